@@ -1,0 +1,65 @@
+# `make run` starts Sightline, `make test` tests it. Everything lives in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := $(wildcard protos/sightline/v1/*.proto)
+STUBS := sightline/v1/.written
+EXTRAS := common,gateway,inference-worker,dialogue,tts,media,local,dev
+
+.PHONY: setup run test check proto train eval bench docs compose-test helm-test help
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+$(VENV)/.installed: pyproject.toml $(wildcard services/*/requirements.txt) $(wildcard sightline/*.txt) $(wildcard deploy/*.txt)
+	$(PYTHON) -c 'import sys; sys.exit("Sightline needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(STUBS): $(VENV)/.installed $(PROTOS)
+	@mkdir -p sightline/v1
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+	@touch sightline/v1/__init__.py $@
+
+proto: $(STUBS) ## write the gRPC stubs
+setup: $(STUBS) ## make .venv, install, write the stubs
+
+# Settings are variables: make run SOURCE=clip.mp4 WORKERS=2 GATEWAY_HTTP_PORT=8081
+run: setup ## start the whole suite here, show it a video and ask about that
+	@$(BIN)/python -m services $(ARGS)
+
+test: setup ## run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+train: setup ## train the built-in model from nothing
+	$(BIN)/python -m training train $(ARGS)
+
+eval: setup ## examine the built-in model through the running engine
+	$(BIN)/python -m training eval $(ARGS)
+
+bench: setup ## measure what is promised, on this machine: tables, JSON, plots
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: setup ## write docs/configuration.md
+	$(BIN)/python docs/configuration.py
+
+check: setup ## ruff, mypy and the layering test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_layering.py
+
+# Needs root where no Docker engine runs: it installs and starts one for the length of the test.
+compose-test: setup ## build the images, run the suite in containers, ask, tear down
+	$(BIN)/python -m deploy.compose_test
+
+HELM := .cache/helm-venv
+$(HELM)/.installed: deploy/helm/tests/requirements.txt
+	$(PYTHON) -m venv $(HELM)
+	$(HELM)/bin/pip install --quiet -r $<
+	@touch $@
+
+helm-test: $(HELM)/.installed ## check the Helm chart without a cluster
+	$(HELM)/bin/python deploy/helm/tests/check.py

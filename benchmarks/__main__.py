@@ -1,0 +1,77 @@
+"""`python -m benchmarks [rows flat reencode batching questions soak] [--quick]`."""
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import REPOSITORY, machine
+from benchmarks.report import Result, show, write
+
+BENCHMARKS = {
+    "batching": "ten sessions in shared steps against one",
+    "reencode": "streaming against reading the window again for every question",
+    "flat": "step time and memory after 200 and after 20,000 frames",
+    "questions": "frame latency with 20 questions in flight and without",
+    "soak": "real footage by every road, then twenty loops of it",
+    "rows": "the article's four rows, on the whole suite with real video",
+}
+RESULTS = REPOSITORY / "benchmarks" / "results"
+QUICK_RESULTS = REPOSITORY / ".cache" / "benchmarks"
+QUIET = 0.1
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    console = Console()
+    folder = arguments.output or (QUICK_RESULTS if arguments.quick else RESULTS)
+    here = machine.describe()
+    console.print(f"{here.cpu}, {here.cores} cores, torch {here.torch}, commit {here.commit}")
+    if here.busy_before > QUIET:
+        share = f"{100 * here.busy_before:.0f} %"
+        console.print(f"[yellow]others use {share} of this machine: figures will be too high")
+    missed = 0
+    for name in arguments.names or BENCHMARKS:
+        result = _run(name, arguments.quick, console)
+        show(result, console)
+        console.print(f"  written to {write(result, here, folder)}\n")
+        missed += len(result.missed)
+    if arguments.quick:
+        console.print("a quick run: too short for its figures to mean anything")
+        return 0
+    return 1 if missed else 0
+
+
+def _run(name: str, quick: bool, console: Console) -> Result:
+    run: Callable[..., Result] = import_module(f"benchmarks.{name}").run
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(name, total=1.0)
+
+        def report(doing: str, done: float) -> None:
+            progress.update(bar, description=f"{name}: {doing}", completed=done)
+
+        return run(report, quick=quick)
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name:<10} {what}" for name, what in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=f"Measures what Sightline promises, on this machine:\n{listed}",
+        epilog="The exit code is 1 when a target was missed.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options: dict[str, Any] = {"nargs": "*", "choices": [*BENCHMARKS, []], "metavar": "name"}
+    parser.add_argument("names", help="which; all without a name", **options)
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--output", type=Path, help="folder of the JSON and the plots")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,37 @@
+"""Pictures to show: single frames for an engine, H.264 clips for publishers."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+CLIP_SEED = 11
+WIDTH, HEIGHT = 640, 360
+
+
+def model_frames(number: int) -> list[bytes]:
+    """Consecutive 128×128 RGB frames of the world that the built-in model knows."""
+    from training.rendering import render
+    from training.world import film
+
+    return [frame.tobytes() for frame in render(film(CLIP_SEED, number))]
+
+
+def write_h264(path: Path, fps: int, seconds: float) -> None:
+    """640×360 as a camera sends it: no B-frames, a keyframe every second.
+
+    The world is square; it is stretched here, and squeezed again where the model's size is square.
+    """
+    from training.clips import pictures
+    from training.world import FRAMES_PER_SECOND, film
+
+    options = {"preset": "veryfast", "tune": "zerolatency", "crf": "23", "g": str(fps), "bf": "0"}
+    shown = film(CLIP_SEED, int(seconds * FRAMES_PER_SECOND))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for picture in pictures(shown, 3, fps):
+            square = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = square.reformat(WIDTH, HEIGHT, "yuv420p")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())

@@ -1,0 +1,63 @@
+"""The suite that `make run` starts, as its real processes, on free ports."""
+
+import contextlib
+import urllib.request
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.samples import Histogram
+from services.local.config import LocalConfig
+from services.local.process import Process
+from services.local.suite import READY_S, Suite
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What runs. Addresses are host:port of gRPC."""
+
+    suite: Suite
+    processes: list[Process]
+
+    @property
+    def gateway(self) -> str:
+        return self.suite.gateway.address
+
+    @property
+    def worker(self) -> str:
+        return self.suite.workers[0].address
+
+    @property
+    def pids(self) -> list[tuple[str, int]]:
+        return [(process.name, process.pid) for process in self.processes if process.pid]
+
+    def worker_histogram(self, name: str) -> Histogram:
+        """A histogram of the worker's /metrics. Blocks."""
+        url = f"http://127.0.0.1:{self.suite.config.worker_http_port}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return Histogram.read(reply.read().decode(), name)
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, *, worker_only: bool = False) -> AsyncIterator[Running]:
+    """Redis, dialogue, tts, one worker and the gateway, or that worker alone, until the context
+    ends. The services' own variables reach them, so that `WORKER_THREADS=1 make bench` measures
+    that. Raises ProcessError for what does not come up."""
+    config = LocalConfig.from_env().on_free_ports().with_ports()
+    redis = folder / "redis"
+    redis.mkdir()
+    suite = Suite(config, folder, redis, lambda process, what: None)
+    try:
+        if worker_only:
+            worker = suite.workers[0]
+            await worker.start()
+            await worker.wait_ready(READY_S)
+            yield Running(suite, [worker])
+        else:
+            await suite.start()
+            yield Running(suite, suite.processes)
+    finally:
+        complaints = await suite.stop()
+        await suite.kill()
+    if complaints:
+        raise RuntimeError("; ".join(complaints))

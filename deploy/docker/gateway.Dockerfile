@@ -1,0 +1,46 @@
+# gateway: live media in, sessions, routing, the page. From the repository's root:
+#   docker build -f deploy/docker/gateway.Dockerfile -t sightline/gateway .
+ARG BASE=python:3.11-slim-bookworm
+
+# The stages `tools` and `stubs` are the same in every Dockerfile here, so they are built once.
+FROM ${BASE} AS tools
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ENV PIP_INDEX_URL=${PIP_INDEX_URL} PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL} \
+    PIP_FIND_LINKS=/wheels PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY deploy/docker/wheels /wheels
+RUN if [ -f /wheels/ca.pem ]; then pip3 config --global set global.cert /wheels/ca.pem; fi
+
+FROM tools AS stubs
+COPY deploy/requirements-dev.txt ./
+RUN python3 -m venv --without-pip /opt/tools \
+ && grep '^grpcio-tools==' requirements-dev.txt > tools.txt \
+ && pip3 --python /opt/tools/bin/python install -r tools.txt
+COPY protos protos
+RUN /opt/tools/bin/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. \
+    protos/sightline/v1/*.proto \
+ && touch sightline/v1/__init__.py
+
+FROM tools AS packages
+COPY services/common/requirements.txt common.txt
+COPY services/gateway/requirements.txt service.txt
+RUN python3 -m venv --without-pip /opt/venv \
+ && pip3 --python /opt/venv/bin/python install -r common.txt -r service.txt
+
+FROM ${BASE}
+RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin sightline
+WORKDIR /app
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    GATEWAY_HOST=0.0.0.0 GATEWAY_GRPC_PORT=50051 GATEWAY_HTTP_PORT=8080 GATEWAY_RTMP_PORT=1935
+COPY --from=packages /opt/venv /opt/venv
+COPY --from=stubs /src/sightline/v1 sightline/v1
+COPY sightline sightline
+COPY services/__init__.py services/
+COPY services/common services/common
+COPY services/gateway services/gateway
+USER 10001
+EXPOSE 50051 8080 1935
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-IS", "-c", \
+    "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['GATEWAY_HTTP_PORT'] + '/healthz', timeout=4)"]
+CMD ["python", "-m", "services.gateway"]

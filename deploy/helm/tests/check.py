@@ -1,0 +1,232 @@
+"""`make helm-test`: the chart, without a cluster.
+
+lint --strict and templates for every file in values/; kubernetes-validate --strict on what comes
+out; every value changes something; nonsense is refused; and what a schema cannot say: selectors
+that meet their pods, ports and addresses that exist.
+"""
+
+import copy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+CHART = HERE.parent / "sightline"
+BIN = Path(sys.executable).parent
+KUBERNETES = ("1.27.0", "1.37.0")  # the oldest that Chart.yaml allows, the newest known
+FOREIGN = ("monitoring.coreos.com/",)  # not Kubernetes' own kinds: no schema to validate with
+Values = dict[str, Any]
+
+
+def main() -> int:
+    problems: list[str] = []
+    rendered: dict[str, str] = {}
+    for file in sorted((HERE / "values").glob("*.yaml")):
+        lint = helm("lint", "--strict", str(CHART), "--values", str(file))
+        template = helm(
+            "template", "trial", str(CHART), "--namespace", "video", "--values", str(file)
+        )
+        problems += [
+            f"{file.name}: helm {run.args[1]}: {run.stdout}{run.stderr}"
+            for run in (lint, template)
+            if run.returncode
+        ]
+        rendered[file.name] = template.stdout
+    print(f"{len(rendered)} value files linted and rendered")
+    for name, text in rendered.items():
+        objects = [item for item in yaml.safe_load_all(text) if item]
+        problems += [f"{name}: {problem}" for problem in (*invalid(objects), *loose_ends(objects))]
+        print(f"{name}: {len(objects)} objects validated for Kubernetes {' and '.join(KUBERNETES)}")
+    unused = list(unused_values())
+    problems += [f"values.yaml: {path} changes nothing" for path in unused]
+    problems += schema_gaps()
+    refused = yaml.safe_load((HERE / "refused.yaml").read_text())
+    for setting, message in refused:
+        run = helm("template", "trial", str(CHART), "--set", setting)
+        if run.returncode == 0 or message not in run.stderr:
+            problems.append(f"{setting} is not refused with {message!r}: {run.stderr.strip()}")
+    print(f"{len(refused)} nonsense values tried")
+    for problem in problems:
+        print(f"PROBLEM {problem}", file=sys.stderr)
+    print("failed" if problems else "passed")
+    return 1 if problems else 0
+
+
+def helm(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(BIN / "helm"), *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+def invalid(objects: list[Values]) -> Iterator[str]:
+    """What kubernetes-validate --strict finds in the objects of Kubernetes' own kinds."""
+    own = [item for item in objects if not item["apiVersion"].startswith(FOREIGN)]
+    if len(own) < 4:
+        yield f"only {len(own)} objects"
+    for item in objects:
+        if item not in own and not (item["metadata"].get("name") and item.get("spec")):
+            yield f"{item['kind']} lacks a name or a spec"
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump_all(own, file)
+        file.flush()
+        for version in KUBERNETES:
+            command = [BIN / "kubernetes-validate", "--strict", "--quiet", "-k", version, file.name]
+            run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            if run.returncode:
+                yield f"Kubernetes {version}: {run.stdout}{run.stderr}"
+
+
+def loose_ends(objects: list[Values]) -> Iterator[str]:
+    """References between objects that lead nowhere."""
+    workloads = [item for item in objects if item["kind"] in ("Deployment", "StatefulSet")]
+    pods = {item["metadata"]["name"]: item["spec"]["template"] for item in workloads}
+    services = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Service"}
+    for name, pod in pods.items():
+        container = pod["spec"]["containers"][0]
+        grace = pod["spec"]["terminationGracePeriodSeconds"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        for variable in container.get("env", []):
+            value = variable.get("value", "")
+            if variable["name"].endswith("_DRAIN_S") and grace < float(value) + 10:
+                yield f"{name} is killed after {grace} s, before its drain of {value} s has ended"
+            for address in value.removeprefix("redis://").removesuffix("/0").split(","):
+                host, _, port = address.rpartition(":")
+                if not host.startswith(("trial-", "watcher-")):
+                    continue
+                service = services.get(
+                    next((part for part in host.split(".")[:2] if part in services), "")
+                )
+                if service is None:
+                    yield f"{name}: {variable['name']} names {address}, which is no service"
+                elif int(port) not in [item["port"] for item in service["spec"]["ports"]]:
+                    yield f"{name}: {variable['name']} names a port that {host} does not have"
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            grpc = container[probe].get("grpc")
+            if grpc and grpc["port"] != ports["grpc"]:
+                yield f"{name}: {probe} asks on {grpc['port']}, gRPC is on {ports['grpc']}"
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        claims = next(item for item in workloads if item["metadata"]["name"] == name)["spec"]
+        there = {volume["name"] for volume in pod["spec"]["volumes"]}
+        there |= {claim["metadata"]["name"] for claim in claims.get("volumeClaimTemplates", [])}
+        if mounted != there:
+            yield f"{name} mounts {mounted} and has the volumes {there}"
+    for item in objects:
+        if item["kind"] == "Service":
+            selector, wanted = (
+                item["spec"]["selector"],
+                {port["targetPort"] for port in item["spec"]["ports"]},
+            )
+        elif item["kind"] in ("PodDisruptionBudget", "NetworkPolicy"):
+            key = "selector" if item["kind"] == "PodDisruptionBudget" else "podSelector"
+            selector, wanted = item["spec"][key]["matchLabels"], set()
+        else:
+            continue
+        chosen = [
+            pod for pod in pods.values() if selector.items() <= pod["metadata"]["labels"].items()
+        ]
+        if len(chosen) != 1:
+            yield f"{item['kind']} {item['metadata']['name']} selects {len(chosen)} workloads"
+        elif not wanted <= {port["name"] for port in chosen[0]["spec"]["containers"][0]["ports"]}:
+            yield f"Service {item['metadata']['name']} targets ports that its pods do not have"
+
+
+def unused_values() -> Iterator[str]:
+    """Leaves of values.yaml that change the output under none of the value files."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    bases = [
+        merged(values, yaml.safe_load(f.read_text()))
+        for f in sorted((HERE / "values").glob("*.yaml"))
+    ]
+    plain = [render(base) for base in bases]
+    count = 0
+    for path in leaves(values):
+        count += 1
+        for base, before in zip(bases, plain, strict=True):
+            changed = copy.deepcopy(base)
+            *parents, last = path
+            place = changed
+            for key in parents:
+                place = place.setdefault(key, {})
+            place[last] = other(place.get(last))
+            if render(changed) != before:
+                break
+        else:
+            yield ".".join(path)
+    print(f"{count} values changed one by one")
+
+
+def leaves(values: Values, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def other(value: Any) -> Any:
+    """A different value of the same type. The schema is switched off while it is tried."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, list):
+        return (
+            [*value, {"key": "other"}]
+            if value and isinstance(value[0], dict)
+            else [*value, "other"]
+        )
+    if isinstance(value, dict):
+        return {**value, "other": "other"}
+    return f"{value or ''}other"
+
+
+def merged(values: Values, over: Values) -> Values:
+    """`over` laid on `values`, as helm does it."""
+    result = copy.deepcopy(values)
+    for key, value in over.items():
+        mergeable = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if mergeable else value
+    return result
+
+
+def render(values: Values) -> str:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values, file)
+        file.flush()
+        run = helm(
+            "template", "trial", str(CHART), "--skip-schema-validation", "--values", file.name
+        )
+    return run.stdout if run.returncode == 0 else f"error: {run.stderr}"
+
+
+def schema_gaps() -> Iterator[str]:
+    """Objects of values.yaml that the schema leaves open, and properties only one of them has."""
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+
+    def compare(part: Values, values: Values, path: str) -> Iterator[str]:
+        if "$ref" in part:
+            part = schema["definitions"][part["$ref"].rpartition("/")[2]]
+        if "properties" not in part:
+            return
+        if part.get("additionalProperties") is not False:
+            yield f"schema: {path or 'the top'} accepts unknown values"
+        for key in sorted(
+            (part["properties"].keys() ^ values.keys()) - {"global", "requests", "limits"}
+        ):
+            yield f"{path}.{key} is in only one of values.yaml and its schema"
+        for key in part["properties"].keys() & values.keys():
+            if isinstance(values[key], dict):
+                yield from compare(
+                    part["properties"][key], values[key], f"{path}.{key}".lstrip(".")
+                )
+
+    yield from compare(schema, yaml.safe_load((CHART / "values.yaml").read_text()), "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

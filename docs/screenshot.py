@@ -1,0 +1,93 @@
+"""Takes the README's picture of the page: `python docs/screenshot.py [--output FILE]`.
+
+Starts a whole suite on free ports, lets it watch a generated clip, and asks and watches through a
+real browser as a person would, at moments whose truth is known. The picture is only taken when
+every answer is right. Needs Debian's chromium and chromium-driver.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from tests.e2e.browser import ENTER, Driver, Page, missing  # noqa: E402
+from tests.suite import Clip, Fact, Suite, write_clip  # noqa: E402
+
+SECONDS = 24
+TRIES = 3
+ANSWERED = "return document.querySelectorAll('.answer[data-state=done]').length === arguments[0]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "docs/images/page.png")
+    parser.add_argument("--seed", type=int, default=9, help="of the generated clip")
+    parser.add_argument("--condition", help="of the watch; by default one that comes and goes")
+    parser.add_argument("--width", type=int, default=1440)
+    parser.add_argument("--height", type=int, default=1000)
+    parser.add_argument("--dark", action="store_true")
+    arguments = parser.parse_args()
+    if reason := missing():
+        sys.exit(reason)
+    with tempfile.TemporaryDirectory() as folder:
+        suite, driver = Suite(Path(folder) / "suite"), Driver(Path(folder))
+        try:
+            suite.start()
+            driver.start()
+            clip = write_clip(suite.media_root, seed=arguments.seed, seconds=SECONDS)
+            suite.open(clip.source, name="shapes")
+            page = driver.page()
+            page.look(width=arguments.width, height=arguments.height, dark=arguments.dark)
+            condition = arguments.condition or clip.passing_condition()
+            if not any(converse(page, suite, clip, condition) for _ in range(TRIES)):
+                sys.exit("no try had every answer right")
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            page.screenshot(arguments.output)
+            print(*page.texts(".question, .answer .words, .events li"), sep="\n")
+        finally:
+            driver.stop()
+            suite.stop()
+
+
+def moments(clip: Clip) -> list[Fact]:
+    """A thing that moves, something that changed, and the fullest scene of a clip."""
+
+    def longest(kind: str, dull: str) -> Fact:
+        facts = [fact for fact in clip.facts if fact.kind == kind and dull not in fact.answer]
+        return max(facts, key=lambda fact: (fact.answer.count(" and "), span(fact)))
+
+    return [longest("direction", "not"), longest("change", "nothing"), longest("scene", "nothing")]
+
+
+def span(fact: Fact) -> float:
+    return fact.until_s - fact.time_s
+
+
+def converse(page: Page, suite: Suite, clip: Clip, condition: str) -> bool:
+    """On a page just loaded, set a watch, let it fire on and off, and ask; False if misled."""
+    (session,) = suite.api("GET", "api/sessions")["sessions"]
+    started_s = int(session["created_ns"]) / 1e9
+    page.goto("about:blank")
+    page.goto(suite.url)
+    page.wait_text("#line-state", "connected")
+    page.type("[name=condition]", condition + ENTER)
+    page.wait("return document.querySelectorAll('.events li').length >= 2", timeout_s=60)
+    for number, fact in enumerate(moments(clip), start=1):
+        middle_s = (fact.time_s + fact.until_s) / 2
+        page.type("#question", fact.question)
+        time.sleep((started_s + middle_s - time.time()) % clip.seconds)
+        page.type("#question", ENTER)
+        page.wait(ANSWERED, number)
+        answer = page.texts(".answer .words")[-1]
+        if answer != fact.answer:
+            print(f"{fact.question} {answer!r} is wrong, it is {fact.answer!r}: once more")
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

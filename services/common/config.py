@@ -1,0 +1,128 @@
+"""Frozen configuration from environment variables.
+
+A service's configuration is a frozen dataclass; each field is one variable, named by the class's
+prefix and the field. Bad values fail at start with the name of the variable.
+"""
+
+import math
+import os
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+
+
+class ConfigError(Exception):
+    """A variable with a bad value; the message names it."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A configuration field: its default, one line for operators, and what values are allowed."""
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvConfig:
+    """Base of every configuration. Subclasses set `prefix` and declare fields with `setting`.
+
+    Field types: str, int, float, bool, Path, tuple[str, ...] (comma separated), or any of them
+    `| None`, where an empty variable means None.
+    """
+
+    prefix: ClassVar[str] = ""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read the environment. Raises ConfigError naming the first bad variable."""
+        environ = os.environ if environ is None else environ
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            name = variable(cls, item)
+            if name in environ:
+                values[item.name] = _parse(name, environ[name], hints[item.name], item.metadata)
+            elif item.default is MISSING and item.default_factory is MISSING:
+                raise ConfigError(f"{name} must be set: {item.metadata.get('help', '')}")
+        return cls(**values)
+
+
+def variable(config: type[EnvConfig], item: Field[Any]) -> str:
+    """The environment variable of a field."""
+    return f"{config.prefix}{item.name.upper()}"
+
+
+def rows(config: type[EnvConfig]) -> Iterator[tuple[str, str, str]]:
+    """(variable, default, help) of every field, for the generated documentation."""
+    for item in fields(config):
+        default = "" if item.default in (None, MISSING, "") else str(item.default)
+        if isinstance(item.default, tuple):
+            default = ",".join(item.default)
+        text = item.metadata.get("help", "")
+        if choices := item.metadata.get("choices"):
+            text += " One of: " + ", ".join(choices) + "."
+        yield variable(config, item), default, text
+
+
+def _parse(name: str, text: str, hint: Any, metadata: Mapping[str, Any]) -> Any:
+    if get_origin(hint) in (types.UnionType, Union):
+        if text == "":
+            return None
+        hint = next(option for option in get_args(hint) if option is not type(None))
+    try:
+        value = _convert(text, hint)
+    except ValueError as error:
+        kind = getattr(hint, "__name__", str(hint))
+        raise ConfigError(f"{name}={text!r} is not a valid {kind}") from error
+    if isinstance(value, float) and not math.isfinite(value):  # NaN would pass any limit
+        raise ConfigError(f"{name}={text!r} is not a finite number")
+    minimum, maximum = metadata.get("minimum"), metadata.get("maximum")
+    if minimum is not None and value < minimum:
+        raise ConfigError(f"{name}={text} is below the minimum {minimum}")
+    if maximum is not None and value > maximum:
+        raise ConfigError(f"{name}={text} is above the maximum {maximum}")
+    choices = metadata.get("choices")
+    if choices and value not in choices:
+        raise ConfigError(f"{name}={text!r} is not one of {', '.join(choices)}")
+    return value
+
+
+def _convert(text: str, hint: Any) -> Any:
+    if hint is bool:
+        if text.lower() in _TRUE:
+            return True
+        if text.lower() in _FALSE:
+            return False
+        raise ValueError(text)
+    if get_origin(hint) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if hint is Path:
+        return Path(text).expanduser()
+    return hint(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig(EnvConfig):
+    """What every service has. `host` is where both ports listen."""
+
+    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 in containers.")
+    grpc_port: int = setting(0, "gRPC port; 0 picks a free one.", minimum=0, maximum=65535)
+    http_port: int = setting(
+        0, "HTTP port of /metrics and /healthz; 0 picks a free one.", minimum=0, maximum=65535
+    )
+    drain_s: float = setting(
+        10.0, "Seconds that running calls get to end after SIGTERM.", minimum=0, maximum=600
+    )
+    log_level: str = setting(
+        "info", "Least level that is logged.", choices=("debug", "info", "warning", "error")
+    )

@@ -1,0 +1,29 @@
+"""Metrics every service has. Labels come from bounded sets, never from ids."""
+
+from prometheus_client import Histogram
+
+RPC_SECONDS = Histogram(
+    "sightline_rpc_seconds",
+    "Duration of gRPC calls, streams included.",
+    ["method", "code"],
+    buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 600),
+)
+
+LATENCY_BUCKETS = (
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    0.03,
+    0.045,
+    0.06,
+    0.09,
+    0.12,
+    0.16,
+    0.21,
+    0.3,
+    0.5,
+    1,
+    2,
+    5,
+)

@@ -1,0 +1,79 @@
+"""Runs the dialogue service: `python -m services.dialogue`.
+
+Redis may be away, at start or later: the service stays SERVING and answers UNAVAILABLE, because a
+restart would not bring Redis back. `sightline_dialogue_redis_up` and the log tell operators.
+"""
+
+import asyncio
+import logging
+import sys
+
+from services.common.config import ConfigError
+from services.common.log import set_up_logging
+from services.common.server import ServiceHost
+from services.common.tasks import cancel_and_wait, spawn
+from services.dialogue.config import DialogueConfig
+from services.dialogue.metrics import REDIS_UP
+from services.dialogue.servicer import DialogueServicer
+from services.dialogue.store import RedisStore
+from sightline.errors import SightlineError
+from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
+
+log = logging.getLogger("services.dialogue")
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # enough to tell a caller that its megabyte is too much
+
+
+async def watch_redis(store: RedisStore, interval_s: float) -> None:
+    """Look after Redis for ever: the gauge is current, the log has each change once."""
+    was_up: bool | None = None
+    while True:
+        reason = ""
+        try:
+            await store.ping()
+        except SightlineError as error:
+            reason = error.message
+        up = not reason
+        REDIS_UP.set(up)
+        if up and not was_up:
+            log.info("redis answers")
+        elif not up and was_up is not False:
+            log.warning("degraded: redis is away", extra={"reason": reason})
+        was_up = up
+        await asyncio.sleep(interval_s)
+
+
+async def serve(config: DialogueConfig) -> None:
+    """Serve until SIGTERM."""
+    store = RedisStore(config)
+    service = dialogue_pb2.DESCRIPTOR.services_by_name["DialogueService"]
+    host = ServiceHost(
+        name="dialogue",
+        config=config,
+        full_names=(service.full_name,),
+        max_message_bytes=MAX_MESSAGE_BYTES,
+    )
+    servicer = DialogueServicer(store, config)
+    dialogue_pb2_grpc.add_DialogueServiceServicer_to_server(servicer, host.server)
+    await host.start()
+    watcher = spawn(watch_redis(store, config.redis_check_s), name="watch redis")
+    try:
+        await host.run()
+    finally:
+        await cancel_and_wait(watcher)
+        await store.aclose()
+
+
+def main() -> int:
+    try:
+        config = DialogueConfig.from_env()
+        set_up_logging("dialogue", config.log_level)
+        asyncio.run(serve(config))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

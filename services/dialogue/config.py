@@ -1,0 +1,39 @@
+"""Configuration of the dialogue service."""
+
+from dataclasses import MISSING, dataclass
+from typing import ClassVar
+
+from services.common.config import ServiceConfig, setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialogueConfig(ServiceConfig):
+    """Where Redis is, and how much of a conversation is kept for how long."""
+
+    prefix: ClassVar[str] = "DIALOGUE_"
+
+    grpc_port: int = setting(50053, "gRPC port; 0 picks a free one.", minimum=0, maximum=65535)
+    redis_url: str = setting(
+        MISSING, "Where Redis is: redis://[user:password@]host:port/database, rediss:// for TLS."
+    )
+    redis_timeout_s: float = setting(
+        1.0, "Longest one answer of Redis may take, connecting included.", minimum=0.05, maximum=60
+    )
+    redis_connections: int = setting(
+        32, "Connections to Redis at most; further calls wait.", minimum=1, maximum=10_000
+    )
+    redis_check_s: float = setting(
+        2.0, "Seconds between looks at whether Redis is there.", minimum=0.1, maximum=600
+    )
+    max_rounds: int = setting(
+        100, "Rounds kept per conversation; the oldest go first.", minimum=1, maximum=1000
+    )
+    ttl_s: int = setting(
+        7 * 24 * 3600,
+        "A conversation is forgotten this long after its last round or opening.",
+        minimum=1,
+        maximum=10 * 365 * 24 * 3600,
+    )
+    max_answer_bytes: int = setting(
+        32 * 1024, "Longest answer that is kept, UTF-8.", minimum=256, maximum=1024 * 1024
+    )

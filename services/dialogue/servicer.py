@@ -1,0 +1,106 @@
+"""The gRPC face of dialogue: checks what callers send, leaves keeping to the store."""
+
+import re
+import secrets
+from collections.abc import Iterable
+
+from services.dialogue.config import DialogueConfig
+from services.dialogue.store import RedisStore
+from sightline.errors import InvalidArgumentError
+from sightline.v1 import dialogue_pb2 as pb
+from sightline.v1 import dialogue_pb2_grpc
+
+DEFAULT_CONTEXT_ROUNDS = 10
+DEFAULT_PAGE_ROUNDS = 100
+MAX_ID_CHARS = 128
+MAX_QUESTION_BYTES = 4096  # the contract's limit for a question
+MAX_REPLY_BYTES = 2 * 1024 * 1024  # well under the 4 MiB that gRPC clients accept by default
+
+_CONVERSATION = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+
+
+class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
+    """Conversations: open, read, append, delete. Errors are those of dialogue.proto."""
+
+    def __init__(self, store: RedisStore, config: DialogueConfig) -> None:
+        self._store = store
+        self._max_answer_bytes = config.max_answer_bytes
+
+    async def Open(self, request: pb.OpenConversationRequest, context: object) -> pb.Conversation:
+        conversation = request.id or secrets.token_urlsafe(16)
+        _check_conversation(conversation)
+        _check_label("session", request.session, required=False)
+        opened = await self._store.open(conversation, request.session)
+        return pb.Conversation(
+            id=conversation,
+            session=opened.session,
+            created_ns=opened.created_ns,
+            rounds=opened.rounds,
+            expires_in_s=opened.expires_in_s,
+        )
+
+    async def Context(self, request: pb.ContextRequest, context: object) -> pb.ContextResponse:
+        _check_conversation(request.conversation)
+        count = request.rounds or DEFAULT_CONTEXT_ROUNDS
+        newest = await self._store.newest(request.conversation, count)
+        # When long answers do not all fit in one reply, the oldest of them stay out.
+        kept = list(_fitting(reversed(newest)))
+        return pb.ContextResponse(rounds=reversed(kept))
+
+    async def Append(self, request: pb.AppendRequest, context: object) -> pb.AppendResponse:
+        _check_conversation(request.conversation)
+        round_ = request.round
+        _check_label("turn", round_.turn, required=True)
+        if not round_.question:
+            raise InvalidArgumentError("the question is empty")
+        _check_size("question", round_.question, MAX_QUESTION_BYTES)
+        _check_size("answer", round_.answer, self._max_answer_bytes)
+        appended = await self._store.append(
+            request.conversation, round_.turn, round_.SerializeToString()
+        )
+        return pb.AppendResponse(rounds=appended.rounds, duplicate=appended.duplicate)
+
+    async def History(self, request: pb.HistoryRequest, context: object) -> pb.HistoryResponse:
+        """A page may be shorter than `limit` when its answers are long; `total` says if it was."""
+        _check_conversation(request.conversation)
+        limit = request.limit or DEFAULT_PAGE_ROUNDS
+        total, page = await self._store.page(request.conversation, request.offset, limit)
+        return pb.HistoryResponse(rounds=_fitting(page), total=total)
+
+    async def Delete(
+        self, request: pb.DeleteConversationRequest, context: object
+    ) -> pb.DeleteConversationResponse:
+        _check_conversation(request.conversation)
+        existed = await self._store.delete(request.conversation)
+        return pb.DeleteConversationResponse(existed=existed)
+
+
+def _fitting(contents: Iterable[bytes]) -> Iterable[pb.Round]:
+    """Rounds from the front as long as they fit in one reply."""
+    size = 0
+    for content in contents:
+        size += len(content)
+        if size > MAX_REPLY_BYTES:
+            return
+        yield pb.Round.FromString(content)
+
+
+def _check_conversation(conversation: str) -> None:
+    if not _CONVERSATION.fullmatch(conversation):
+        raise InvalidArgumentError(
+            f"a conversation's id is 1 to {MAX_ID_CHARS} of A-Z a-z 0-9 _ . : -"
+        )
+
+
+def _check_label(name: str, text: str, *, required: bool) -> None:
+    """Ids that clients choose: short. A zero byte is what the store separates them with."""
+    if required and not text:
+        raise InvalidArgumentError(f"the {name} is empty")
+    if len(text) > MAX_ID_CHARS or "\0" in text:
+        raise InvalidArgumentError(f"the {name} has over {MAX_ID_CHARS} characters or a zero byte")
+
+
+def _check_size(name: str, text: str, limit: int) -> None:
+    size = len(text.encode())
+    if size > limit:
+        raise InvalidArgumentError(f"the {name} has {size} bytes; at most {limit} are kept")

@@ -1,0 +1,241 @@
+"""Conversations in Redis: one hash per conversation, changed only by atomic scripts.
+
+Fields of the hash `sightline:dialogue:<conversation>`:
+
+    session, created_ns   what `open` was told
+    first, next           the kept rounds are numbered first … next-1
+    r:<number>            turn, a zero byte, the round as a serialised `sightline.v1.Round`
+    t:<turn>              the number of that turn's round, which makes appending idempotent
+
+One key means that a conversation expires, is evicted and is deleted as a whole.
+"""
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis.exceptions as redis_errors
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from services.common.config import ConfigError
+from services.dialogue.config import DialogueConfig
+from services.dialogue.metrics import REDIS_ERRORS, REDIS_SECONDS, ROUNDS_APPENDED, ROUNDS_TRIMMED
+from sightline.errors import NotFoundError, ResourceExhaustedError, SightlineError, UnavailableError
+
+KEY = "sightline:dialogue:"
+
+# KEYS: the conversation. In every script the first write is one that Redis refuses when it is out
+# of memory: after a first write it lets the rest of a script pass, so a refusal changes nothing.
+_OPEN = """
+local key = KEYS[1]
+if redis.call('EXISTS', key) == 0 then
+  redis.call('HSET', key, 'session', ARGV[1], 'created_ns', ARGV[2], 'first', 0, 'next', 0)
+end
+redis.call('PEXPIRE', key, ARGV[3])
+local found = redis.call('HMGET', key, 'session', 'created_ns', 'first', 'next')
+return {found[1], found[2], found[4] - found[3]}
+"""
+_APPEND = """
+local key, turn, most = KEYS[1], ARGV[1], tonumber(ARGV[3])
+local ends = redis.call('HMGET', key, 'first', 'next')
+if not ends[1] then return false end
+local first, next = tonumber(ends[1]), tonumber(ends[2])
+if redis.call('HEXISTS', key, 't:' .. turn) == 1 then
+  redis.call('PEXPIRE', key, ARGV[4])
+  return {next - first, 1, 0}
+end
+redis.call('HSET', key, 'r:' .. next, turn .. '\\0' .. ARGV[2], 't:' .. turn, next)
+next = next + 1
+local trimmed = 0
+while next - first > most do
+  local oldest = redis.call('HGET', key, 'r:' .. first)
+  local cut = string.find(oldest, '\\0', 1, true)
+  redis.call('HDEL', key, 'r:' .. first, 't:' .. string.sub(oldest, 1, cut - 1))
+  first = first + 1
+  trimmed = trimmed + 1
+end
+redis.call('HSET', key, 'first', first, 'next', next)
+redis.call('PEXPIRE', key, ARGV[4])
+return {next - first, 0, trimmed}
+"""
+# ARGV: where to begin (negative: that many before the end), how many.
+_READ = """
+local key, count = KEYS[1], tonumber(ARGV[2])
+local ends = redis.call('HMGET', key, 'first', 'next')
+if not ends[1] then return false end
+local first, next = tonumber(ends[1]), tonumber(ends[2])
+local from = tonumber(ARGV[1])
+from = from < 0 and math.max(first, next + from) or first + from
+local names = {}
+for number = from, math.min(from + count, next) - 1 do
+  names[#names + 1] = 'r:' .. number
+end
+local rounds = {}
+if #names > 0 then rounds = redis.call('HMGET', key, unpack(names)) end
+return {next - first, rounds}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A conversation as it is now; `created_ns` since the Unix epoch."""
+
+    session: str
+    created_ns: int
+    rounds: int
+    expires_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`rounds` kept now; `duplicate` when this turn was there already."""
+
+    rounds: int
+    duplicate: bool
+
+
+class RedisStore:
+    """Reads and writes conversations. Rounds are opaque bytes here.
+
+    Every method raises UnavailableError while Redis is away, refuses to write or takes longer than
+    the configured timeout, and ResourceExhaustedError while it is out of memory. Connections are
+    made when needed and again after every failure, so nothing has to be restarted.
+    """
+
+    def __init__(self, config: DialogueConfig) -> None:
+        self._timeout_s = config.redis_timeout_s
+        self._ttl_s = config.ttl_s
+        self._max_rounds = config.max_rounds
+        try:
+            pool: Any = BlockingConnectionPool.from_url(
+                config.redis_url,
+                max_connections=config.redis_connections,
+                timeout=config.redis_timeout_s,
+                socket_timeout=config.redis_timeout_s,
+                socket_connect_timeout=config.redis_timeout_s,
+                # One more try, at once: a pooled connection breaks when Redis restarts. All
+                # scripts are idempotent. A timeout is not tried again: the caller waits.
+                retry=Retry(NoBackoff(), 1, (redis_errors.ConnectionError,)),
+            )
+        except (ValueError, TypeError) as error:  # never repeat the URL: it may hold a password
+            name = f"{config.prefix}REDIS_URL"
+            raise ConfigError(f"{name} is not a Redis URL such as redis://host:6379/0") from error
+        self._redis: Any = Redis.from_pool(pool)
+        self._open_script = self._redis.register_script(_OPEN)
+        self._append_script = self._redis.register_script(_APPEND)
+        self._read_script = self._redis.register_script(_READ)
+
+    async def open(self, conversation: str, session: str) -> Opened:
+        """Create the conversation, or renew the time to live of the one that is there."""
+        arguments = [session, time.time_ns(), self._ttl_s * 1000]
+        found = await self._run("open", self._open_script, conversation, arguments)
+        return Opened(found[0].decode(), int(found[1]), int(found[2]), float(self._ttl_s))
+
+    async def append(self, conversation: str, turn: str, content: bytes) -> Appended:
+        """Add a round and renew the time to live. NotFoundError without such a conversation."""
+        arguments = [turn, content, self._max_rounds, self._ttl_s * 1000]
+        found = await self._run("append", self._append_script, conversation, arguments)
+        if found is None:
+            raise NotFoundError(f"no conversation {conversation!r}")
+        rounds, duplicate, trimmed = found
+        ROUNDS_APPENDED.labels("duplicate" if duplicate else "stored").inc()
+        ROUNDS_TRIMMED.inc(trimmed)
+        return Appended(rounds, bool(duplicate))
+
+    async def newest(self, conversation: str, count: int) -> list[bytes]:
+        """The last `count` rounds, oldest first. NotFoundError without such a conversation."""
+        return (await self._read(conversation, -count, count))[1]
+
+    async def page(self, conversation: str, offset: int, count: int) -> tuple[int, list[bytes]]:
+        """How many rounds are kept, and `count` of them after the `offset` oldest."""
+        return await self._read(conversation, offset, count)
+
+    async def delete(self, conversation: str) -> bool:
+        """Remove the conversation; whether there was one."""
+        with _translated("delete"):
+            async with asyncio.timeout(self._timeout_s):
+                return bool(await self._redis.delete(KEY + conversation))
+
+    async def ping(self) -> None:
+        """Ask whether Redis is there and able to write."""
+        with _translated("ping"):
+            async with asyncio.timeout(self._timeout_s):
+                await self._redis.ping()
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+    async def _read(self, conversation: str, start: int, count: int) -> tuple[int, list[bytes]]:
+        found = await self._run("read", self._read_script, conversation, [start, count])
+        if found is None:
+            raise NotFoundError(f"no conversation {conversation!r}")
+        total, rounds = found
+        return total, [content.partition(b"\0")[2] for content in rounds if content is not None]
+
+    async def _run(
+        self, operation: str, script: Any, conversation: str, arguments: list[Any]
+    ) -> Any:
+        with _translated(operation):
+            async with asyncio.timeout(self._timeout_s):
+                return await script(keys=[KEY + conversation], args=arguments)
+
+
+# What Redis says when it will not do something: the code, the reason for metrics, our error.
+_REFUSALS: dict[str, tuple[str, type[SightlineError], str]] = {
+    "OOM": ("full", ResourceExhaustedError, "Redis is out of memory"),
+    "MISCONF": ("disk", UnavailableError, "Redis cannot write to its disk"),
+    "READONLY": ("readonly", UnavailableError, "Redis is a read-only replica"),
+    "NOREPLICAS": ("readonly", UnavailableError, "Redis has too few replicas to write"),
+    "MASTERDOWN": ("away", UnavailableError, "Redis has lost its primary"),
+    "CLUSTERDOWN": ("away", UnavailableError, "the Redis cluster is down"),
+    "LOADING": ("loading", UnavailableError, "Redis is still loading its data"),
+    "BUSY": ("busy", UnavailableError, "Redis is busy with a script"),
+}
+_CODE = re.compile(r"\b(" + "|".join(_REFUSALS) + r")\b")
+# redis-py cuts these codes off the message and gives a class instead. An error from within a
+# script keeps its code, but somewhere in a message whose form depends on Redis's version.
+_CLASSES: dict[type[Exception], str] = {
+    redis_errors.OutOfMemoryError: "OOM",
+    redis_errors.ReadOnlyError: "READONLY",
+    redis_errors.BusyLoadingError: "LOADING",
+    redis_errors.MasterDownError: "MASTERDOWN",
+    redis_errors.ClusterDownError: "CLUSTERDOWN",
+}
+
+
+@contextlib.contextmanager
+def _translated(operation: str) -> Iterator[None]:
+    """Time an operation and turn what Redis and its client raise into our errors."""
+    started = time.perf_counter()
+    try:
+        yield
+    except (redis_errors.RedisError, OSError, TimeoutError) as error:
+        reason, translated = translate(error)
+        REDIS_ERRORS.labels(operation, reason).inc()
+        raise translated from error
+    finally:
+        REDIS_SECONDS.labels(operation).observe(time.perf_counter() - started)
+
+
+def translate(error: Exception) -> tuple[str, SightlineError]:
+    """(reason for metrics, error for the caller) of what Redis or its client raised."""
+    code = next((code for kind, code in _CLASSES.items() if isinstance(error, kind)), None)
+    if code is None and isinstance(error, redis_errors.ResponseError):
+        match = _CODE.search(str(error))
+        code = match[1] if match else None
+    if code is not None:
+        reason, refusal, message = _REFUSALS[code]
+        return reason, refusal(message)
+    if isinstance(error, TimeoutError | redis_errors.TimeoutError):
+        return "timeout", UnavailableError("Redis does not answer in time")
+    if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
+        return "denied", UnavailableError("Redis refuses our credentials")
+    if isinstance(error, redis_errors.ConnectionError | OSError):
+        return "away", UnavailableError("Redis is away")
+    return "error", UnavailableError("Redis answers with an error")

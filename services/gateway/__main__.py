@@ -1,0 +1,33 @@
+"""Runs the gateway: `python -m services.gateway`."""
+
+import asyncio
+import sys
+
+from services.common.config import ConfigError
+from services.common.log import set_up_logging
+from services.common.server import ServiceHost
+from services.gateway.config import GatewayConfig
+from services.gateway.gateway import Gateway
+from sightline.v1 import gateway_pb2
+
+
+async def main(config: GatewayConfig) -> None:
+    name = gateway_pb2.DESCRIPTOR.services_by_name["SightlineService"].full_name
+    host = ServiceHost(name="gateway", config=config, full_names=(name,))
+    gateway = Gateway(config, host)
+    try:
+        await gateway.start()
+    except BaseException:
+        await gateway.drain()
+        raise
+    await host.run(gateway.drain)
+
+
+if __name__ == "__main__":
+    try:
+        config = GatewayConfig.from_env()
+        set_up_logging("gateway", config.log_level)
+        asyncio.run(main(config))
+    except ConfigError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        sys.exit(2)

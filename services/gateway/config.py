@@ -1,0 +1,110 @@
+"""The gateway's settings, one environment variable each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+from urllib.parse import urlsplit
+
+from services.common.config import ConfigError, ServiceConfig, setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig(ServiceConfig):
+    """Limits are counts unless a name ends in a unit."""
+
+    prefix: ClassVar[str] = "GATEWAY_"
+
+    workers: tuple[str, ...] = setting(
+        ("127.0.0.1:50060",), "Inference workers, host:port, comma separated."
+    )
+    tts: str | None = setting(None, "TTS service, host:port; empty: Speak is unavailable.")
+    media_root: Path | None = setting(
+        None, "Folder that file sources may be read from; empty: no local files."
+    )
+    url_sources: bool = setting(True, "Whether sessions may be created from http, rtsp, rtmp URLs.")
+    rtmp_host: str | None = setting(None, "Address of the RTMP port; empty: that of GATEWAY_HOST.")
+    rtmp_port: int | None = setting(
+        1935, "RTMP port; 0 picks a free one, empty: no RTMP.", minimum=0, maximum=65535
+    )
+    public_host: str = setting("localhost", "Host name in the addresses given to publishers.")
+    public_http_url: str | None = setting(
+        None, "Where browsers reach the HTTP port, e.g. https://sightline.example; empty: derived."
+    )
+    ice_servers: tuple[str, ...] = setting(
+        (), "STUN and TURN URLs for WHIP, stun:host:port or turn:user:password@host:port."
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        (), "Other sites whose pages may use the HTTP API (CORS), e.g. https://app.example."
+    )
+
+    fps: float = setting(
+        0.0, "Frames per second shown to the model; 0: what it prefers.", minimum=0, maximum=120
+    )
+    ring_frames: int = setting(
+        16, "Sampled frames that wait for a worker, per session.", minimum=1, maximum=1024
+    )
+    grace_s: float = setting(
+        60.0, "Seconds a session outlives its publisher.", minimum=0, maximum=86400
+    )
+    unpublished_s: float = setting(
+        600.0, "Seconds a new session waits for its first publisher.", minimum=1, maximum=86400
+    )
+    ended_s: float = setting(
+        600.0, "Seconds a session without viewers outlives its source.", minimum=1, maximum=86400
+    )
+    worker_grace_s: float = setting(
+        30.0, "Seconds a worker keeps a session whose frame stream broke.", minimum=0, maximum=3600
+    )
+    resume_s: float = setting(
+        60.0, "Seconds a viewer's line outlives its connection.", minimum=0, maximum=3600
+    )
+
+    max_sessions: int = setting(64, "Sessions at once.", minimum=1)
+    max_lines: int = setting(256, "Viewers of one session at once.", minimum=1)
+    max_questions: int = setting(8, "Answers in flight per viewer.", minimum=1)
+    max_asks: int = setting(256, "One-shot questions in flight, over all sessions.", minimum=1)
+    max_watches: int = setting(8, "Standing questions per viewer.", minimum=1)
+    max_speaks: int = setting(16, "Speak calls at once.", minimum=1)
+    pending_events: int = setting(
+        1024, "Events that may wait for one slow viewer before it is cut off.", minimum=16
+    )
+    replay_events: int = setting(
+        1024, "Events kept per viewer to be sent again on resume.", minimum=0
+    )
+    replay_bytes: int = setting(
+        8 * 1024 * 1024, "Bytes of events kept or waiting per viewer.", minimum=65536
+    )
+    answer_timeout_s: float = setting(
+        120.0, "Longest time one answer may take.", minimum=1, maximum=3600
+    )
+    open_timeout_s: float = setting(
+        10.0, "Longest time to open a source or to be admitted by a worker.", minimum=1, maximum=120
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Raises ConfigError for bad values, also for those that only make sense together."""
+        config = super(GatewayConfig, cls).from_env(environ)
+        for address in config.workers:
+            _check_address("GATEWAY_WORKERS", address)
+        if not config.workers:
+            raise ConfigError("GATEWAY_WORKERS must name at least one worker")
+        if config.tts is not None:
+            _check_address("GATEWAY_TTS", config.tts)
+        if config.media_root is not None and not config.media_root.is_dir():
+            raise ConfigError(f"GATEWAY_MEDIA_ROOT={config.media_root} is not a folder")
+        for server in config.ice_servers:
+            if not server.startswith(("stun:", "stuns:", "turn:", "turns:")):
+                raise ConfigError(f"GATEWAY_ICE_SERVERS: {server!r} is not a stun: or turn: URL")
+        for origin in config.allowed_origins:
+            parts = urlsplit(origin)
+            if not (parts.scheme and parts.netloc) or parts.path:
+                raise ConfigError(f"GATEWAY_ALLOWED_ORIGINS: {origin!r} is not scheme://host")
+        return config
+
+
+def _check_address(name: str, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{name}: {address!r} is not host:port")

@@ -1,0 +1,116 @@
+"""The gateway, put together: what starts in which order, and what ends in which."""
+
+import asyncio
+import logging
+from collections import Counter
+
+from services.common.config import ConfigError
+from services.common.server import ServiceHost
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway import metrics
+from services.gateway.addresses import Addresses
+from services.gateway.app import HttpApi
+from services.gateway.config import GatewayConfig
+from services.gateway.gate import Gate
+from services.gateway.lines import Lines
+from services.gateway.registry import Sessions
+from services.gateway.router import Router
+from services.gateway.servicer import SightlineServicer
+from services.gateway.session import Plan
+from services.gateway.sources.base import PictureSink, Source
+from services.gateway.sources.file import FileSource
+from services.gateway.sources.rtmp.server import RtmpServer
+from services.gateway.sources.webrtc import WhipEndpoint
+from services.gateway.speaker import Speaker
+from sightline.errors import PermissionDeniedError
+from sightline.v1 import gateway_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+MEASURE_S = 1.0
+
+
+class Gateway:
+    """Every part of the service on one `ServiceHost`, which the caller starts and runs."""
+
+    def __init__(self, config: GatewayConfig, host: ServiceHost) -> None:
+        self._config = config
+        self._host = host
+        self._router = Router(config.workers)
+        self._sessions = Sessions(config, self._router, self._make_source)
+        self._lines = Lines(self._sessions, config)
+        self._speaker = Speaker(config.tts, config.max_speaks)
+        self._whip = WhipEndpoint(Gate(self._sessions, "whip"), ice_servers=config.ice_servers)
+        self._measuring: asyncio.Task[None] | None = None
+        self._rtmp: RtmpServer | None = None
+        if config.rtmp_port is not None:
+            self._rtmp = RtmpServer(
+                Gate(self._sessions, "rtmp"),
+                host=config.rtmp_host or config.host,
+                port=config.rtmp_port,
+            )
+
+    async def start(self) -> None:
+        """Listen on every port. Raises ConfigError, naming the variable, when one is taken."""
+        if self._rtmp is not None:
+            try:
+                await self._rtmp.start()
+            except OSError as error:
+                host = self._config.rtmp_host or self._config.host
+                raise ConfigError(
+                    f"cannot listen on {host}:{self._config.rtmp_port}: "
+                    "choose another port with GATEWAY_RTMP_PORT"
+                ) from error
+            log.info("listening for RTMP", extra={"rtmp": self._rtmp.port})
+        addresses = Addresses(self._config, self._rtmp.port if self._rtmp else None)
+        servicer = SightlineServicer(
+            self._config, self._sessions, self._lines, self._speaker, addresses
+        )
+        gateway_pb2_grpc.add_SightlineServiceServicer_to_server(servicer, self._host.server)
+        api = HttpApi(
+            self._config,
+            self._sessions,
+            self._lines,
+            self._router,
+            addresses=addresses,
+            speech=self._speaker.configured,
+        )
+        self._whip.add_to(self._host.app)
+        api.add_to(self._host.app)
+        self._measuring = spawn(self._measure(), name="gateway:measure")
+        self._router.start()
+        self._sessions.start()
+        await self._host.start()
+        addresses.http_port, addresses.grpc_port = self._host.http_port, self._host.grpc_port
+
+    async def drain(self) -> None:
+        """Send viewers away, let publishers go, free the workers' memory."""
+        self._sessions.refuse()
+        await cancel_and_wait(self._measuring)
+        await self._lines.aclose()
+        if self._rtmp is not None:
+            await self._rtmp.aclose()
+        await self._whip.aclose()
+        await self._sessions.aclose()
+        await asyncio.gather(self._speaker.aclose(), self._router.aclose())
+
+    async def _measure(self) -> None:
+        """What the RTMP server counts, for Prometheus."""
+        counted: Counter[str] = Counter()
+        while self._rtmp is not None:
+            for outcome, count in self._rtmp.counts.items():
+                metrics.RTMP_CONNECTIONS.labels(outcome).inc(count - counted[outcome])
+            counted = Counter(self._rtmp.counts)
+            await asyncio.sleep(MEASURE_S)
+
+    def _make_source(self, plan: Plan, sink: PictureSink) -> Source:
+        if "://" in plan.source and not self._config.url_sources:
+            raise PermissionDeniedError("this server reads no URLs")
+        return FileSource(
+            plan.source,
+            sink,
+            loop=plan.loop,
+            paced=not plan.lossless,
+            root=self._config.media_root,
+            name=f"file:{plan.name or 'session'}",
+        )

@@ -1,0 +1,62 @@
+"""What the gateway measures. Labels come from bounded sets."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.common.metrics import LATENCY_BUCKETS
+
+FRAMES_RECEIVED = Counter(
+    "sightline_frames_received_total", "Frames decoded at the gateway.", ["source"]
+)
+FRAMES_SAMPLED = Counter(
+    "sightline_frames_sampled_total", "Frames chosen by the sessions' frame rates.", ["source"]
+)
+FRAMES_DROPPED = Counter(
+    "sightline_frames_dropped_total", "Sampled frames that no model saw.", ["reason"]
+)
+SOURCE_NOTES = Counter(
+    "sightline_source_notes_total",
+    "Worth knowing about sources, but lost nothing; keyframe_requested counts WebRTC's PLI.",
+    ["what"],
+)
+FRAMES_PROCESSED = Counter(
+    "sightline_frames_processed_total", "Frames acknowledged by workers as understood."
+)
+FRAMES_REPLAYED = Counter(
+    "sightline_frames_replayed_total", "Frames sent again to rebuild a session's state."
+)
+FRAME_ROUND_TRIP = Histogram(
+    "sightline_frame_round_trip_seconds",
+    "Sampled at the gateway to understood by the worker.",
+    buckets=LATENCY_BUCKETS,
+)
+RTMP_CONNECTIONS = Counter(
+    "sightline_rtmp_connections_total", "RTMP connections by what became of them.", ["outcome"]
+)
+SESSIONS = Gauge("sightline_sessions", "Sessions by state.", ["state"])
+SESSIONS_CREATED = Counter("sightline_sessions_created_total", "Sessions created.", ["input"])
+SESSIONS_DELETED = Counter("sightline_sessions_deleted_total", "Sessions deleted.", ["reason"])
+WORKER_STREAMS_BROKEN = Counter(
+    "sightline_worker_streams_broken_total", "Frame streams that ended before their session."
+)
+WORKERS = Gauge("sightline_workers", "Known workers by condition.", ["condition"])
+LINES = Gauge("sightline_lines", "Viewers' lines by condition.", ["condition"])
+LINES_CLOSED = Counter("sightline_lines_closed_total", "Viewers' lines that ended.", ["reason"])
+EVENTS_DROPPED = Counter(
+    "sightline_events_dropped_total", "Events that a viewer never got.", ["reason"]
+)
+ANSWERS = Counter("sightline_answers_total", "Answers relayed.", ["finish_reason"])
+ANSWERS_IN_FLIGHT = Gauge("sightline_answers_in_flight", "Answers being relayed now.")
+ANSWERS_RETRIED = Counter(
+    "sightline_answers_retried_total", "Questions asked again because a worker was away."
+)
+FIRST_TOKEN = Histogram(
+    "sightline_first_token_seconds",
+    "Question at the gateway to the first words of its answer.",
+    buckets=LATENCY_BUCKETS,
+)
+CAPTURE_TO_ANSWER = Histogram(
+    "sightline_capture_to_answer_seconds",
+    "Capture of the newest frame an answer saw to its first words.",
+    buckets=LATENCY_BUCKETS,
+)
+WATCH_EVENTS = Counter("sightline_watch_events_total", "Events of standing questions relayed.")

@@ -1,0 +1,81 @@
+// The gateway's HTTP API. Every failure becomes an ApiError whose message can be shown as it is.
+
+export class ApiError extends Error {
+  constructor(message, { status = 0, code = "" } = {}) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+const BY_STATUS = {
+  401: "The key is wrong or missing.",
+  404: "It no longer exists.",
+  413: "That is too large.",
+  429: "The server has no room for this now. Remove a session, or try again later.",
+  502: "A part of the server is away. Try again in a moment.",
+  503: "A part of the server is away. Try again in a moment.",
+  504: "The server took too long. Try again.",
+};
+
+const DEADLINE_MS = 15_000;
+
+async function request(path, { method = "GET", json, body, headers = {}, signal, timeout_ms = DEADLINE_MS, keepalive = false } = {}) {
+  const deadline = AbortSignal.timeout(timeout_ms);
+  let response;
+  try {
+    response = await fetch(path, {
+      method,
+      keepalive,
+      body: json === undefined ? body : JSON.stringify(json),
+      headers: json === undefined ? headers : { "Content-Type": "application/json", ...headers },
+      signal: signal ? AbortSignal.any([signal, deadline]) : deadline,
+      cache: "no-store",
+    });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    if (deadline.aborted) throw new ApiError("The server did not answer in time.");
+    throw new ApiError("The server cannot be reached.");
+  }
+  if (response.ok) return response;
+  const text = await response.text().catch(() => "");
+  let detail = {};
+  try {
+    detail = JSON.parse(text);
+  } catch {
+    // an answer without a JSON body: its status must do
+  }
+  const message = detail.message || BY_STATUS[response.status] || `The server answered ${response.status}.`;
+  throw new ApiError(message, { status: response.status, code: detail.code ?? "" });
+}
+
+const json = async (path, options) => (await request(path, options)).json();
+const session = (id) => `api/sessions/${encodeURIComponent(id)}`;
+
+export const getInfo = () => json("api/info");
+export const listSessions = async () => (await json("api/sessions")).sessions ?? [];
+export const getSession = (id) => json(session(id));
+export const createSession = (body) => json("api/sessions", { method: "POST", json: body, timeout_ms: 30_000 });
+export const deleteSession = (id, options = {}) => request(session(id), { method: "DELETE", ...options });
+
+/** The newest picture of a session, `width` pixels wide, as a Blob; null where there is none yet. */
+export async function previewOf(id, width, signal) {
+  const response = await request(`${session(id)}/preview.jpg?width=${width}`, { signal, timeout_ms: 5000 });
+  return response.status === 204 ? null : response.blob();
+}
+
+/** Publishes an SDP offer by WHIP. Returns the answer and the path that ends it. */
+export async function publish(path, offer) {
+  const response = await request(path, { method: "POST", body: offer, headers: { "Content-Type": "application/sdp" } });
+  const location = new URL(response.headers.get("Location") ?? path, new URL(path, document.baseURI));
+  return { answer: await response.text(), location: location.pathname };
+}
+
+export const unpublish = (path) => request(path, { method: "DELETE", keepalive: true });
+
+/** The address of a session's viewer line. */
+export function lineAddress(id) {
+  const address = new URL(`${session(id)}/converse`, document.baseURI);
+  address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
+  return address.href;
+}

@@ -1,0 +1,215 @@
+// Wires the page: one room (line, chat, watches) per session that was opened, the list, the picture
+// and the figures of the chosen one.
+
+import { deleteSession, getInfo, listSessions } from "./api.js";
+import { Camera } from "./camera.js";
+import { Chat } from "./chat.js";
+import { byId, confirmed, el, notice, seconds, setText } from "./dom.js";
+import { Figures } from "./figures.js";
+import { Line } from "./line.js";
+import { Preview } from "./preview.js";
+import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
+import { Speech } from "./speech.js";
+import { Watches } from "./watches.js";
+
+const LIST_MS = 2000;
+const LINE_WORDS = { connecting: "connecting …", open: "connected", closed: "not connected" };
+
+const rooms = new Map(); // session id → {line, chat, watches}
+const sessions = new Map();
+let chosen = null; // "" once the page has drawn that there is none
+let suggested = { questions: [], conditions: [] };
+
+const speech = new Speech();
+const preview = new Preview();
+const figures = new Figures();
+const camera = new Camera();
+const list = new SessionList({ onChoose: choose, onRemove: remove });
+const dialog = new NewSession({ onCreated: adopt });
+
+// --- the chosen session -----------------------------------------------------------------------
+
+function choose(id) {
+  if (id === chosen) return;
+  speech.stop();
+  chosen = id;
+  history.replaceState(null, "", id ? `#${encodeURIComponent(id)}` : location.pathname);
+  const room = id ? (rooms.get(id) ?? enter(id)) : null;
+  byId("chat-room").replaceChildren(room?.chat.node ?? el("p", { class: "empty muted", text: "Choose a session to ask about it." }));
+  byId("watches-room").replaceChildren(room?.watches.node ?? el("p", { class: "empty muted", text: "Choose a session to set a watch on it." }));
+  room?.line.setSpeech(byId("speech").checked);
+  showLine();
+  showSession();
+  showList();
+}
+
+function enter(id) {
+  const line = new Line(id, { speech: byId("speech").checked });
+  const room = { line, chat: new Chat(line, speech, suggested.questions), watches: new Watches(line, suggested.conditions) };
+  rooms.set(id, room);
+  line.addEventListener("state", () => {
+    if (line.reason === "gone") forget(id, "That session has been removed.");
+    else if (id === chosen) showLine();
+  });
+  line.addEventListener("started", ({ detail }) => note(detail.session));
+  line.addEventListener("session_state", ({ detail }) => note(detail));
+  line.open();
+  return room;
+}
+
+// the newest word about a session, from its line or from the list
+function note(session) {
+  if (!session?.id) return;
+  sessions.set(session.id, session);
+  if (session.id === chosen) showSession(true);
+  showList();
+}
+
+function adopt(session) {
+  note(session);
+  choose(session.id);
+}
+
+function forget(id, text) {
+  rooms.get(id)?.line.close();
+  rooms.delete(id);
+  sessions.delete(id);
+  if (id === chosen) {
+    choose("");
+    if (text) notice(text, { kind: "plain", for_ms: 6000 });
+  }
+  showList();
+}
+
+async function remove(id) {
+  const session = sessions.get(id);
+  if (!session || !(await confirmed(`Stop watching “${nameOf(session)}” and forget what was seen?`))) return;
+  try {
+    await deleteSession(id);
+  } catch (error) {
+    if (error.status !== 404) return notice(error.message);
+  }
+  forget(id);
+}
+
+// --- showing ----------------------------------------------------------------------------------
+
+function showList() {
+  const ordered = [...sessions.values()].sort((a, b) => Number(b.created_ns ?? 0) - Number(a.created_ns ?? 0));
+  list.show(ordered, chosen);
+}
+
+function showSession(fresh = false) {
+  const session = sessions.get(chosen) ?? null;
+  const badge = byId("picture-state");
+  badge.hidden = !session;
+  setText(byId("picture-title"), session ? nameOf(session) : "No session chosen");
+  if (session) {
+    const [style, text] = stateOf(session);
+    setText(badge, text);
+    badge.dataset.state = style;
+  }
+  setText(byId("picture-facts"), session ? facts(session) : "");
+  preview.show(session);
+  if (fresh || !session) figures.show(session);
+}
+
+function facts(session) {
+  const text = [kindOf(session) && `From ${kindOf(session)}.`];
+  if (session.frame_width) text.push(`The model sees ${session.frame_width} × ${session.frame_height} pixels`);
+  if (session.fps && session.window) {
+    text.push(`${Number(session.fps).toFixed(session.fps % 1 ? 1 : 0)} times a second, and remembers the last ${session.window} frames (${seconds(session.window / session.fps)}).`);
+  }
+  const degraded = session.stats?.degraded ?? [];
+  if (degraded.length) text.push(`Degraded: ${degraded.join(", ").replaceAll("_", " ")}.`);
+  return text.filter(Boolean).join(" ");
+}
+
+let countdown = 0;
+function showLine() {
+  clearTimeout(countdown);
+  const place = byId("line-state");
+  const line = rooms.get(chosen)?.line;
+  place.dataset.state = line?.state ?? "none";
+  if (line?.state !== "lost") return setText(place, line ? LINE_WORDS[line.state] : "");
+  const left = Math.max(0, Math.ceil((line.retryAt - Date.now()) / 1000));
+  place.replaceChildren(`connection lost, trying again${left > 0 ? ` in ${left} s` : ""} `, el("button", { type: "button", class: "quiet", text: "Now", on: { click: line.retry } }));
+  if (left > 0) countdown = setTimeout(showLine, 1000);
+}
+
+function showInfo(info) {
+  const model = info.model ?? {};
+  setText(byId("model"), model.model ? `model ${model.model}` : "");
+  camera.iceServers = info.ice_servers ?? [];
+  byId("speech").disabled = info.speech === false;
+  byId("speech").parentElement.title = info.speech === false ? "This server has no speech service." : "";
+  const knows = info.knows ?? {};
+  suggested = { questions: knows.questions ?? [], conditions: knows.conditions ?? [] };
+  const bullets = (title, lines) => (lines?.length ? [el("h3", { text: title }), el("ul", {}, ...lines.map((text) => el("li", { text })))] : []);
+  const place = byId("knows-text");
+  place.replaceChildren(...(knows.summary ? [el("p", { text: knows.summary })] : []), ...bullets("It can tell", knows.can), ...bullets("It cannot tell", knows.cannot));
+  byId("knows").hidden = place.children.length === 0;
+}
+
+// --- the list, the camera, the start ------------------------------------------------------------
+
+let unreachable = false;
+async function refresh() {
+  try {
+    const found = await listSessions();
+    unreachable = false;
+    const ids = new Set(found.map((session) => session.id));
+    for (const id of sessions.keys()) if (!ids.has(id)) forget(id, "That session has been removed.");
+    for (const session of found) if (session.id !== chosen || !rooms.has(chosen)) sessions.set(session.id, session);
+    showList();
+    if (!chosen && found.length > 0) chooseFirst(found);
+  } catch (error) {
+    if (!unreachable) notice(error.message, { for_ms: 6000 });
+    unreachable = true;
+  }
+}
+
+function chooseFirst(found) {
+  const wanted = decodeURIComponent(location.hash.slice(1));
+  const session = found.find(({ id, name }) => id === wanted || name === wanted) ?? found.find(({ state }) => state === "SESSION_STATE_LIVE") ?? found[0];
+  choose(session.id);
+}
+
+async function keepListing() {
+  if (!document.hidden) await refresh();
+  setTimeout(keepListing, LIST_MS);
+}
+
+camera.addEventListener("change", () => {
+  const button = byId("camera");
+  button.disabled = camera.state === "starting";
+  setText(button, { off: "Use my camera", starting: "Starting …", on: "Stop my camera" }[camera.state]);
+});
+camera.addEventListener("broke", ({ detail }) => notice(detail));
+
+byId("camera").addEventListener("click", async () => {
+  if (camera.state === "on") return camera.stop();
+  try {
+    adopt(await camera.start());
+  } catch (error) {
+    notice(error.message);
+  }
+});
+byId("new-session").addEventListener("click", () => dialog.open());
+byId("speech").addEventListener("change", ({ target }) => {
+  if (target.checked) speech.unlock();
+  else speech.stop();
+  rooms.get(chosen)?.line.setSpeech(target.checked);
+});
+addEventListener("hashchange", () => {
+  const wanted = decodeURIComponent(location.hash.slice(1));
+  if (sessions.has(wanted)) choose(wanted);
+});
+
+try {
+  showInfo(await getInfo());
+} catch (error) {
+  notice(error.message);
+}
+choose(""); // draws the empty rooms
+keepListing();

@@ -1,0 +1,204 @@
+// Questions and answers of one session: streams the words in, tells how long they took and what
+// they were based on. Asks again by itself when the line broke before the answer came.
+
+import { clock, el, milliseconds, newId, notice, plural, seconds, words } from "./dom.js";
+
+const MAX_MESSAGES = 200;
+const MAX_QUESTION_BYTES = 4096; // the contract's limit
+const ENDINGS = {
+  FINISH_REASON_LENGTH: "cut off at the longest length",
+  FINISH_REASON_CANCELLED: "cancelled",
+  FINISH_REASON_ERROR: "ended by an error",
+};
+const DEGRADED = {
+  dialogue_unavailable: "answered without earlier rounds: the conversation store is away",
+  speech_unavailable: "not spoken: the speech service is away",
+};
+
+export class Chat {
+  #open = new Map(); // turn id → round whose answer has not ended; more than one only after cancels
+  #turn = null; // the newest of them, while it is not cancelled
+  #log;
+  #input;
+  #cancel;
+
+  constructor(line, speech, suggestions) {
+    this.line = line;
+    this.speech = speech;
+    this.#log = el("div", { class: "log", role: "log", "aria-live": "polite", "aria-label": "Questions and answers", tabindex: "0" });
+    this.#log.append(el("p", { class: "empty muted", text: "Ask what the model sees. It answers while the video goes on." }));
+    this.#input = el("input", {
+      id: "question",
+      name: "question",
+      autocomplete: "off",
+      enterkeyhint: "send",
+      placeholder: "Ask about the video",
+      "aria-label": "Your question",
+    });
+    this.#cancel = el("button", { type: "button", class: "cancel", text: "Cancel", hidden: true, on: { click: () => this.cancel() } });
+    const form = el("form", { class: "ask" }, this.#input, el("button", { class: "primary", text: "Ask" }), this.#cancel);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.ask(this.#input.value)) this.#input.value = "";
+    });
+    form.addEventListener("keydown", (event) => event.key === "Escape" && this.cancel());
+    const chips = suggestions.map((text) =>
+      el("li", {}, el("button", { type: "button", class: "chip", text, on: { click: () => this.ask(text) } })),
+    );
+    this.node = el(
+      "div",
+      { class: "room" },
+      this.#log,
+      el("div", { class: "bottom" }, chips.length ? el("ul", { class: "chips", "aria-label": "Suggested questions" }, ...chips) : null, form),
+    );
+    this.#listen();
+  }
+
+  /** Asks; a question that is still being answered is cancelled, and its speech stops at once. */
+  ask(text) {
+    const question = text.trim();
+    if (!question) return false;
+    if (new TextEncoder().encode(question).length > MAX_QUESTION_BYTES) {
+      notice(`A question may have at most ${MAX_QUESTION_BYTES} bytes.`, { for_ms: 8000 });
+      return false;
+    }
+    this.cancel();
+    const turn = { id: newId("turn"), question, cancelled: false };
+    turn.words = document.createTextNode("");
+    turn.about = el("p", { class: "about muted small" });
+    turn.node = el(
+      "article",
+      { class: "answer", "aria-busy": "true", data: { turn: turn.id, state: "asked" } },
+      el("p", { class: "words" }, turn.words),
+      turn.about,
+    );
+    this.#append(el("p", { class: "question", text: question }), turn.node);
+    this.#turn = turn;
+    this.#open.set(turn.id, turn);
+    if (this.line.speech) {
+      this.speech.unlock();
+      this.speech.begin(turn.id);
+    }
+    this.#send(turn);
+    this.#buttons();
+    return true;
+  }
+
+  /** Ends the running answer and whatever is being spoken. */
+  cancel() {
+    this.speech.stop();
+    const turn = this.#turn;
+    if (!turn) return;
+    this.#turn = null;
+    turn.cancelled = true;
+    turn.about.textContent = "cancelled";
+    turn.node.dataset.state = "cancelled";
+    turn.node.removeAttribute("aria-busy");
+    this.#send(turn);
+    this.#buttons();
+  }
+
+  #listen() {
+    const on = (kind, handler) => this.line.addEventListener(kind, (event) => handler(event.detail));
+    on("started", ({ resumed }) => {
+      for (const turn of this.#open.values()) {
+        if (resumed !== "line") turn.words.data = ""; // the answer will come from its beginning
+        this.#send(turn); // asking again with the same turn does not ask twice
+      }
+    });
+    on("answer_started", ({ turn: id }) => {
+      const turn = this.#open.get(id);
+      if (!turn || turn.cancelled) return;
+      turn.node.dataset.state = "answering";
+      turn.words.data = turn.about.textContent = "";
+    });
+    on("text_delta", ({ turn: id, text }) => {
+      const turn = this.#open.get(id);
+      if (!turn || turn.cancelled) return;
+      turn.words.appendData(text ?? "");
+      this.#follow();
+    });
+    on("audio_chunk", (chunk) => this.speech.play(chunk));
+    on("answer_done", (done) => this.#done(done));
+    on("error", ({ turn: id, watch, code, message }) => {
+      const turn = this.#open.get(id);
+      const text = message || words(code ?? "error");
+      if (turn) this.#end(turn, turn.cancelled ? "cancelled" : text);
+      else if (!id && !watch) notice(text.replace("speech_unavailable", "Not spoken"), { for_ms: 10_000 });
+    });
+    this.line.addEventListener("state", () => {
+      for (const turn of this.#open.values()) {
+        if (this.line.state === "closed") this.#end(turn, "not answered: the session is gone");
+        else if (this.line.state === "lost" && !turn.cancelled) {
+          turn.about.textContent = "The line broke. The question is asked again when it is back.";
+        }
+      }
+    });
+    this.speech.addEventListener("change", () => this.#buttons());
+  }
+
+  #send({ id, question, cancelled }) {
+    this.line.send(cancelled ? { cancel: { turn: id } } : { ask: { turn: id, text: question } });
+  }
+
+  #done(done) {
+    const turn = this.#open.get(done.turn);
+    if (!turn) return;
+    if (done.text && !turn.cancelled) turn.words.data = done.text;
+    for (const flag of done.degraded ?? []) {
+      turn.node.append(el("p", { class: "degraded small", text: DEGRADED[flag] ?? words(flag) }));
+    }
+    this.#end(turn, aboutAnswer(done), done.finish_reason === "FINISH_REASON_ERROR" ? "failed" : "done");
+  }
+
+  #end(turn, text, state = "failed") {
+    turn.node.dataset.state = turn.cancelled ? "cancelled" : state;
+    turn.node.removeAttribute("aria-busy");
+    turn.about.textContent = text;
+    this.#open.delete(turn.id);
+    if (this.#turn === turn) this.#turn = null;
+    this.#buttons();
+    this.#follow();
+  }
+
+  #append(...nodes) {
+    this.#log.querySelector(".empty")?.remove();
+    this.#log.append(...nodes);
+    while (this.#log.children.length > MAX_MESSAGES) this.#log.firstChild.remove();
+    this.#follow(true);
+  }
+
+  // keeps the newest words in sight, unless the reader has scrolled up
+  #follow(always = false) {
+    const log = this.#log;
+    if (always || log.scrollHeight - log.scrollTop - log.clientHeight < 120) log.scrollTop = log.scrollHeight;
+  }
+
+  #buttons() {
+    const idle = !this.#turn && !this.speech.speaking;
+    if (idle && document.activeElement === this.#cancel) this.#input.focus();
+    this.#cancel.hidden = idle;
+  }
+}
+
+/** "first word after 38 ms · whole answer 121 ms · saw 30 frames: … · knew 2 earlier rounds" */
+function aboutAnswer(done) {
+  return [
+    ENDINGS[done.finish_reason],
+    done.first_token_ms && `first word after ${milliseconds(done.first_token_ms)}`,
+    done.total_ms && `whole answer ${milliseconds(done.total_ms)}`,
+    framesSeen(done),
+    done.history_rounds && `knew ${plural(done.history_rounds, "earlier round")}`,
+  ]
+    .filter(Boolean)
+    .join(" · ");
+}
+
+/** "saw 30 frames: 10:03:08.2 to 10:03:12.0 (3.8 s)" */
+function framesSeen({ frames_seen, first_capture_ns, last_capture_ns }) {
+  if (!frames_seen) return "";
+  const text = `saw ${plural(frames_seen, "frame")}`;
+  if (!first_capture_ns || !last_capture_ns) return text;
+  const span = (Number(last_capture_ns) - Number(first_capture_ns)) / 1e9;
+  return `${text}: ${clock(first_capture_ns, { tenths: true })} to ${clock(last_capture_ns, { tenths: true })} (${seconds(span)})`;
+}

@@ -1,0 +1,97 @@
+// The live picture of one session: asks for the newest JPEG a few times a second, one request at a
+// time, and rests while the page is hidden or the session has no new pictures.
+
+import { previewOf } from "./api.js";
+import { byId, clock, setText } from "./dom.js";
+
+const LIVE_MS = 250;
+const RESTING_MS = 2000; // stalled, ended, or nothing yet
+
+const WAITING = {
+  SESSION_STATE_WAITING: "Waiting for the first picture …",
+  SESSION_STATE_STALLED: "The publisher left. The session waits for it to come back.",
+  SESSION_STATE_ENDED: "The video has ended. It still answers about what it saw.",
+};
+
+export class Preview {
+  #session = null;
+  #abort = null;
+  #timer = 0;
+  #url = "";
+
+  constructor() {
+    this.figure = byId("preview");
+    this.image = byId("preview-image");
+    this.caption = byId("preview-caption");
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.#rest() : this.#poll()));
+  }
+
+  /** Shows this session (null: none). Called again with news of the same one, it only takes notes. */
+  show(session) {
+    const other = session?.id !== this.#session?.id;
+    const woke = !other && session?.state !== this.#session?.state;
+    this.#session = session;
+    if (other) {
+      this.#rest();
+      this.#picture(null);
+    }
+    this.#describe();
+    if ((other || woke) && session && !document.hidden) {
+      this.#rest();
+      this.#poll();
+    }
+  }
+
+  #rest() {
+    clearTimeout(this.#timer);
+    this.#abort?.abort();
+  }
+
+  async #poll() {
+    const session = this.#session;
+    if (!session) return;
+    this.#abort = new AbortController();
+    const { signal } = this.#abort;
+    const begun = performance.now();
+    try {
+      // a request before the first picture could only fail
+      if (Number(session.stats?.frames_received ?? 0) > 0) this.#picture(await previewOf(session.id, this.#width(), signal));
+    } catch {
+      // the line and the list of sessions say what is wrong; the last picture stays
+    }
+    if (signal.aborted) return;
+    const pause = this.#session.state === "SESSION_STATE_LIVE" ? LIVE_MS : RESTING_MS;
+    this.#timer = setTimeout(() => this.#poll(), Math.max(50, pause - (performance.now() - begun)));
+  }
+
+  // as sharp as the screen shows it, in steps, so that the server's pictures are the same for many
+  #width() {
+    const pixels = this.figure.clientWidth * (devicePixelRatio || 1);
+    return Math.min(1280, Math.max(320, Math.ceil(pixels / 320) * 320));
+  }
+
+  #picture(blob) {
+    const old = this.#url;
+    this.#url = blob ? URL.createObjectURL(blob) : "";
+    this.figure.dataset.empty = blob ? "false" : "true";
+    this.image.hidden = !blob;
+    if (blob) this.image.src = this.#url;
+    else this.image.removeAttribute("src");
+    if (old) URL.revokeObjectURL(old);
+  }
+
+  #describe() {
+    const session = this.#session;
+    if (!session) {
+      setText(this.caption, "Choose a session, or start a new one.");
+      this.image.alt = "";
+      return;
+    }
+    this.image.alt = `Newest picture of ${session.name || session.id}`;
+    const shown = this.figure.dataset.empty === "false";
+    const resting = WAITING[session.state];
+    const seen = Number(session.stats?.last_capture_ns ?? 0);
+    const live = seen > 0 ? `Understood up to ${clock(seen, { tenths: true })}` : "";
+    setText(this.caption, resting ?? (shown ? live : "Fetching the picture …"));
+  }
+}

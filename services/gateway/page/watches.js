@@ -1,0 +1,101 @@
+// Standing questions of one session: add a condition, see whether it holds, and every time that its
+// answer changed.
+
+import { clock, el, newId, setText } from "./dom.js";
+
+const MAX_EVENTS = 50; // kept in the list of each watch
+
+const fields = [
+  { name: "interval_s", label: "Check every", value: 1, min: 0.2 },
+  { name: "debounce_s", label: "Must hold for", value: 0.5, min: 0 },
+  { name: "cooldown_s", label: "Pause between events", value: 2, min: 0 },
+];
+
+export class Watches {
+  #watches = new Map();
+  #list = el("ul", { class: "watch-list" });
+  #error = el("p", { class: "error", role: "alert" });
+
+  constructor(line, suggestions) {
+    this.line = line;
+    const options = el("datalist", { id: newId("conditions") }, ...suggestions.map((value) => el("option", { value })));
+    this.input = el("input", {
+      name: "condition",
+      autocomplete: "off",
+      list: options.id,
+      maxlength: 400,
+      "aria-label": "Tell me when",
+      placeholder: suggestions[0] ? `Tell me when … ${suggestions[0]}` : "Tell me when …",
+    });
+    const timing = fields.map(({ name, label, value, min }) =>
+      el("label", {}, `${label} `, el("input", { type: "number", name, value, min, max: 3600, step: "any" }), " s"),
+    );
+    const form = el(
+      "form",
+      { class: "watch-form" },
+      el("div", { class: "row" }, this.input, el("button", { class: "primary", text: "Watch" })),
+      options,
+      el("details", {}, el("summary", { class: "small muted", text: "Timing" }), el("div", { class: "timing" }, ...timing)),
+    );
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const timing = Object.fromEntries(fields.map(({ name }) => [name, Number(form.elements[name].value) || 0]));
+      if (this.add(this.input.value, timing)) this.input.value = "";
+    });
+    this.node = el("div", { class: "room" }, form, this.#error, this.#list);
+    this.#listen();
+  }
+
+  add(text, timing = {}) {
+    const condition = text.trim();
+    setText(this.#error, "");
+    if (!condition) return false;
+    const id = newId("watch");
+    const state = el("span", { class: "badge", text: "not yet", data: { state: "none" } });
+    const remove = el("button", { type: "button", class: "quiet", "aria-label": `Stop watching: ${condition}`, text: "Remove", on: { click: () => this.#remove(id) } });
+    const events = el("ol", { class: "events", role: "log", "aria-label": `Events of: ${condition}` });
+    const node = el("li", { data: { watch: id } }, el("div", { class: "row" }, state, el("span", { class: "condition", text: condition }), remove), events);
+    this.#watches.set(id, { node, state, events, request: { watch: id, condition, ...timing } });
+    this.#list.append(node);
+    this.line.send({ watch: this.#watches.get(id).request });
+    return true;
+  }
+
+  #remove(id) {
+    this.#watches.get(id).node.remove();
+    this.#watches.delete(id);
+    this.line.send({ unwatch: { watch: id } });
+  }
+
+  #listen() {
+    this.line.addEventListener("started", () => {
+      for (const { request } of this.#watches.values()) this.line.send({ watch: request });
+    });
+    this.line.addEventListener("watch_event", ({ detail }) => this.#fire(detail));
+    this.line.addEventListener("error", ({ detail }) => {
+      const watch = this.#watches.get(detail.watch);
+      if (!watch) return;
+      setText(this.#error, `“${watch.request.condition}”: ${detail.message || detail.code}`);
+      watch.node.remove();
+      this.#watches.delete(detail.watch);
+    });
+  }
+
+  #fire({ watch: id, active = false, score = 0, capture_ns }) {
+    const watch = this.#watches.get(id);
+    if (!watch) return;
+    setText(watch.state, active ? "now" : "no more");
+    watch.state.dataset.state = active ? "on" : "off";
+    const time = capture_ns ? clock(capture_ns) : "";
+    watch.events.prepend(
+      el(
+        "li",
+        { class: active ? "on" : "off" },
+        el("time", { text: time }),
+        ` ${active ? "it became true" : "it is no longer true"} `,
+        el("span", { class: "muted", text: `(${Math.round(100 * score)} % yes)` }),
+      ),
+    );
+    while (watch.events.children.length > MAX_EVENTS) watch.events.lastChild.remove();
+  }
+}

@@ -1,0 +1,187 @@
+"""Where sessions are placed: the workers the gateway knows, how full they are, who comes first."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+
+import grpc
+
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway import metrics
+from sightline.errors import ResourceExhaustedError, UnavailableError
+from sightline.v1 import inference_pb2, inference_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.max_send_message_length", 64 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # in truth: how long one connect() may take
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+REPORT_INTERVAL_S = 1.0
+REPORT_PATIENCE_S = 5.0  # a worker that is silent for longer counts as away
+DESCRIBE_TIMEOUT_S = 3.0
+FIRST_CONTACT_S = 2.0  # how long a placement waits while no worker has answered yet
+
+
+class Backoff:
+    """Waits that double from `first_s` to `most_s`, with jitter, until `reset`."""
+
+    def __init__(self, first_s: float = 0.1, most_s: float = 2.0) -> None:
+        self._first_s = first_s
+        self._most_s = most_s
+        self._next_s = first_s
+
+    def reset(self) -> None:
+        self._next_s = self._first_s
+
+    def next_s(self) -> float:
+        """Seconds to wait now; half fixed, half random, so that many callers spread out."""
+        wait_s = self._next_s
+        self._next_s = min(self._most_s, self._next_s * 2)
+        return wait_s * random.uniform(0.5, 1.0)  # spreading, not a secret
+
+
+class Worker:
+    """One inference worker: its channel, its model and its newest load report.
+
+    `description` is None and `load` stale while `answering` is False.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
+        self.description: inference_pb2.ModelDescription | None = None
+        self.load = inference_pb2.LoadReport()
+        self.answering = False
+        self._placed_since_report = 0
+
+    @property
+    def free_sessions(self) -> int:
+        """Sessions that probably fit; the worker itself has the last word."""
+        if not self.answering or self.description is None:
+            return 0
+        most = self.load.max_sessions or self.description.max_sessions
+        return max(0, most - self.load.sessions - self._placed_since_report)
+
+    @property
+    def fullness(self) -> tuple[float, float, float]:
+        """Sorts workers: share of sessions taken, then queue delay, then device time."""
+        most = self.load.max_sessions or (self.description and self.description.max_sessions) or 1
+        taken = (self.load.sessions + self._placed_since_report) / most
+        return (taken, self.load.queue_delay_ms, self.load.device_busy)
+
+    def placed(self) -> None:
+        """Count a session that the next load report will show."""
+        self._placed_since_report += 1
+
+    async def describe(self) -> inference_pb2.ModelDescription:
+        self.description = await self.stub.Describe(
+            inference_pb2.DescribeRequest(), timeout=DESCRIBE_TIMEOUT_S
+        )
+        return self.description
+
+    def report(self, load: inference_pb2.LoadReport) -> None:
+        self.load = load
+        self.answering = True
+        self._placed_since_report = 0
+
+
+class Router:
+    """Follows every worker's load and orders them for a new session.
+
+    The list of workers is fixed. All methods belong to the event loop.
+    """
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self.workers = [Worker(address) for address in dict.fromkeys(addresses)]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._contact = asyncio.Event()
+
+    def start(self) -> None:
+        for worker in self.workers:
+            name = f"router:{worker.address}"
+            self._tasks.append(spawn(self._follow(worker), name=name))
+
+    async def aclose(self) -> None:
+        await cancel_and_wait(*self._tasks)
+        for worker in self.workers:
+            await worker.channel.close()
+
+    async def candidates(self) -> list[Worker]:
+        """Workers with room, the emptiest first.
+
+        Raises UnavailableError when none answers and ResourceExhaustedError when all are full.
+        """
+        if not self._answering():
+            self._contact.clear()
+            try:
+                async with asyncio.timeout(FIRST_CONTACT_S):
+                    await self._contact.wait()
+            except TimeoutError:
+                pass
+        answering = self._answering()
+        if not answering:
+            raise UnavailableError("no inference worker answers")
+        ready = [worker for worker in answering if not worker.load.draining]
+        if not ready:
+            raise UnavailableError("every inference worker is draining")
+        free = [worker for worker in ready if worker.free_sessions > 0]
+        if not free:
+            raise ResourceExhaustedError("no inference worker has room for another session")
+        return sorted(free, key=lambda worker: worker.fullness)
+
+    def descriptions(self) -> list[tuple[str, inference_pb2.ModelDescription]]:
+        """(address, model) of every worker that answers."""
+        return [
+            (worker.address, worker.description)
+            for worker in self._answering()
+            if worker.description is not None
+        ]
+
+    def _answering(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.answering]
+
+    async def _follow(self, worker: Worker) -> None:
+        backoff = Backoff()
+        while True:
+            call = None
+            try:
+                await worker.describe()
+                call = worker.stub.Load(inference_pb2.LoadRequest(interval_s=REPORT_INTERVAL_S))
+                while True:
+                    async with asyncio.timeout(REPORT_PATIENCE_S):
+                        report = await call.read()
+                    if report is grpc.aio.EOF:
+                        break
+                    if not worker.answering:
+                        log.info("worker answers", extra={"worker": worker.address})
+                    worker.report(report)
+                    backoff.reset()
+                    self._contact.set()
+                    self._count()
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
+                reason = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "SILENT"
+                if worker.answering:
+                    log.warning(
+                        "worker is away", extra={"worker": worker.address, "reason": reason}
+                    )
+            finally:
+                if call is not None:
+                    call.cancel()
+                worker.answering = False
+                self._count()
+            await asyncio.sleep(backoff.next_s())
+
+    def _count(self) -> None:
+        answering = self._answering()
+        draining = sum(worker.load.draining for worker in answering)
+        metrics.WORKERS.labels("draining").set(draining)
+        metrics.WORKERS.labels("ready").set(len(answering) - draining)
+        metrics.WORKERS.labels("away").set(len(self.workers) - len(answering))

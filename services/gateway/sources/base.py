@@ -1,0 +1,93 @@
+"""What every source of live video shares: the picture it delivers and whom it delivers to.
+
+A source decodes on a thread of its own and hands each picture to a sink. Sources that wait for
+publishers (RTMP, WHIP) ask a gate, given by their consumer, which sink a key opens.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import av
+
+from sightline.errors import InvalidArgumentError
+
+ClockSource = Literal["stream", "sender_report", "arrival"]
+
+MAX_SIDE = 8192  # pixels
+MAX_PIXELS = 40_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One decoded picture before conversion, in whatever pixel format the source has.
+
+    `capture_ns`: Unix ns; never decreases within one source. `clock_source` says where it comes
+    from: "stream" (the media's own timestamps, laid onto wall clock), "sender_report" (the
+    sender's wall clock, RTP), "arrival" (when it came, for lack of anything better).
+    """
+
+    frame: av.VideoFrame
+    capture_ns: int
+    clock_source: ClockSource
+
+
+class PictureSink(Protocol):
+    """Takes what a source delivers. Every method may be called on the source's decode thread."""
+
+    def picture(self, picture: Picture) -> None:
+        """Take one picture. Must not block, except to push back on a lossless source.
+
+        Raising InvalidArgumentError refuses the source: its publisher is cut off.
+        """
+        ...
+
+    def ended(self, reason: str) -> None:
+        """The source is over: "end", "publisher_left", "idle", "error", "closed". Called once."""
+        ...
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Pictures (or packets, which were pictures) were lost: "corrupt", "decoder_overrun", …"""
+        ...
+
+    def noted(self, what: str, count: int = 1) -> None:
+        """Something worth counting that lost no picture: "non_monotonic", "audio_ignored", …"""
+        ...
+
+
+class PublisherGate(Protocol):
+    """Decides who may publish. The consumer of the RTMP server and the WHIP endpoint gives one
+    to each, so it knows by which road a publisher came.
+    """
+
+    async def accept(self, key: str, peer: str) -> PictureSink:
+        """The sink that `key` opens; the key is taken until `released`.
+
+        `peer` is "host:port". Raises UnauthenticatedError for a wrong key, AlreadyExistsError when
+        somebody else is publishing with it.
+        """
+        ...
+
+    def released(self, key: str) -> None:
+        """The publisher accepted with `key` has left, its sink got `ended`. On the event loop."""
+        ...
+
+
+class Source(Protocol):
+    """The verbs of every source. `aclose` may be called twice, and before `start`."""
+
+    kind: str  # "file", "rtmp", "whip", "push"
+
+    async def start(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise InvalidArgumentError for a picture that no honest source sends."""
+    if width < 1 or height < 1:
+        raise InvalidArgumentError(f"a picture of {width}x{height} pixels is empty")
+    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
+        raise InvalidArgumentError(
+            f"a picture of {width}x{height} pixels is too large: at most {MAX_SIDE} a side "
+            f"and {MAX_PIXELS // 1_000_000} megapixels"
+        )

@@ -1,0 +1,212 @@
+"""Files and URLs, read with PyAV and paced by their own timestamps."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+
+from services.gateway.sources.base import ClockSource, PictureSink
+from services.gateway.sources.clock import ArrivalClock
+from services.gateway.sources.container import SECOND_NS, Reading, locate, open_reading
+from services.gateway.sources.decoder import PictureOutlet
+from sightline.errors import InvalidArgumentError, SightlineError
+
+log = logging.getLogger(__name__)
+
+LATE_NS = SECOND_NS // 2  # further behind than this, the timeline moves instead of racing after
+CLOSE_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """How long a URL may keep us waiting, and how often a lost one is tried again."""
+
+    open_timeout_s: float = 10.0
+    read_timeout_s: float = 10.0
+    reconnects: int = 8  # in a row, without a picture between them
+    backoff_s: float = 0.5  # doubles, with jitter …
+    max_backoff_s: float = 15.0  # … up to this
+
+
+class FileSource:
+    """One file or URL into a sink, on a thread of its own.
+
+    `source` is an http(s), rtsp or rtmp URL, or a path below `root` (None: no local files).
+    `paced`: pictures come at the speed of their timestamps; otherwise as fast as the sink takes
+    them. Capture time of a file is the wall clock at its start plus presentation time, and goes on
+    growing when it loops; live URLs are laid onto the time of arrival.
+    """
+
+    kind = "file"
+
+    def __init__(
+        self,
+        source: str,
+        sink: PictureSink,
+        *,
+        loop: bool = False,
+        paced: bool = True,
+        root: Path | None = None,
+        limits: FileLimits | None = None,
+        name: str = "file",
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._location, self._scheme = locate(source, root)
+        self._sink = sink
+        self._outlet = PictureOutlet(sink)
+        self._loop = loop
+        self._paced = paced
+        self._limits = limits or FileLimits()
+        self._clock_ns = clock_ns
+        self._stop = threading.Event()
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._reading: Reading | None = None
+        self._start_ns = 0  # wall clock at timestamp zero of the running pass
+        self._last_ns = 0  # capture time of the newest picture
+
+    async def start(self) -> None:
+        """Open and read the first picture, then go on in the background.
+
+        Raises InvalidArgumentError when there is no readable video, or an absurd one.
+        """
+        if self._stop.is_set():
+            return
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = loop.create_future()
+        # Not on the loop's shared threads: a few servers that do not answer would take them all.
+        self._thread = threading.Thread(
+            target=self._run, args=(loop, opened), name=self._name, daemon=True
+        )
+        self._thread.start()
+        await opened
+
+    async def aclose(self) -> None:
+        """Stop reading; the sink gets `ended("closed")` unless the source was over before."""
+        self._stop.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT_S)
+
+    # --- the thread ---------------------------------------------------------------------------
+
+    def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[None]) -> None:
+        try:
+            self._reading = self._open()
+        except Exception as error:
+            _settle(loop, opened, error)
+            return
+        _settle(loop, opened, None)
+        reason = "error"
+        try:
+            reason = self._play()
+        except SightlineError as error:
+            log.warning("source refused", extra={"reason": error.message})
+        except Exception:
+            log.exception("source failed")
+        finally:
+            if self._reading is not None:
+                self._reading.container.close()
+            self._sink.ended(reason)
+
+    def _play(self) -> str:
+        """Passes over the source until it is over; returns why."""
+        while self._reading is not None:
+            reading = self._reading
+            num_pictures, broken = self._pass(reading)
+            if self._stop.is_set():
+                return "closed"
+            if not reading.live and not (self._loop and num_pictures):
+                return "error" if broken else "end"
+            reading.container.close()
+            self._reading = self._reopen(wait=reading.live)
+        return "closed" if self._stop.is_set() else "error"
+
+    def _reopen(self, wait: bool) -> Reading | None:
+        """Open again, for a URL several times; None when it stays away."""
+        limits = self._limits
+        for attempt in range(limits.reconnects if self._is_url else 1):
+            if wait or attempt:
+                self._sink.noted("reconnect")
+                delay_s = min(limits.max_backoff_s, limits.backoff_s * 2**attempt)
+                if self._stop.wait(delay_s * random.uniform(0.5, 1.0)):
+                    return None
+            try:
+                return self._open()
+            except InvalidArgumentError as error:
+                log.info("source stays away", extra={"reason": error.message})
+        return None
+
+    def _pass(self, reading: Reading) -> tuple[int, bool]:
+        """Deliver one run over the source: (pictures, whether it broke off)."""
+        self._start_ns = self._next_start_ns(reading.frame_ns)
+        clock = ArrivalClock()
+        num_pictures = 0
+        try:
+            for frame, time_ns in reading.pictures:
+                clock_source: ClockSource = "stream"
+                if reading.live:
+                    capture_ns, clock_source = clock.map(time_ns, self._clock_ns())
+                else:
+                    capture_ns = self._start_ns + time_ns
+                    if self._paced:
+                        capture_ns = self._wait_until(capture_ns)
+                if self._stop.is_set():
+                    break
+                self._last_ns = max(self._last_ns, capture_ns)
+                self._outlet.deliver(frame, capture_ns, clock_source)
+                num_pictures += 1
+        except (av.FFmpegError, OSError) as error:
+            log.info("source broke off", extra={"reason": type(error).__name__})
+            return num_pictures, True
+        return num_pictures, False
+
+    def _open(self) -> Reading:
+        timeout_s = (self._limits.open_timeout_s, self._limits.read_timeout_s)
+        return open_reading(self._location, self._scheme, self._sink, timeout_s)
+
+    def _next_start_ns(self, frame_ns: int) -> int:
+        """Wall clock of a pass's first picture; a pass follows the one before without a gap."""
+        now_ns = self._clock_ns()
+        if not self._last_ns:
+            return now_ns
+        follows_ns = self._last_ns + frame_ns
+        return follows_ns if not self._paced or now_ns - follows_ns < LATE_NS else now_ns
+
+    @property
+    def _is_url(self) -> bool:
+        return self._scheme != "file"
+
+    def _wait_until(self, capture_ns: int) -> int:
+        """Sleep until a picture is due. When reading fell far behind, the timeline moves on."""
+        ahead_ns = capture_ns - self._clock_ns()
+        if ahead_ns > 0:
+            self._stop.wait(ahead_ns / SECOND_NS)
+        elif ahead_ns < -LATE_NS:
+            self._start_ns -= ahead_ns
+            capture_ns -= ahead_ns
+            self._sink.noted("late")
+        return capture_ns
+
+
+def _settle(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], error: Exception | None
+) -> None:
+    """Give a future its result from another thread; whoever waited may have gone."""
+
+    def settle() -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(settle)

@@ -1,0 +1,301 @@
+"""One publisher's connection: commands in, replies out, video to its sink's decoder."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from services.gateway.sources.base import PublisherGate
+from services.gateway.sources.rtmp import RtmpError, handshake, messages
+from services.gateway.sources.rtmp.chunks import ChunkLimits, ChunkReader, ChunkWriter, Message
+from services.gateway.sources.rtmp.flv import FOUR_CC
+from services.gateway.sources.rtmp.messages import Command
+from services.gateway.sources.rtmp.publication import Publication
+from sightline.errors import AlreadyExistsError, SightlineError, UnauthenticatedError
+
+log = logging.getLogger(__name__)
+
+READ_BYTES = 65_536
+CHUNK_BYTES = 4096  # of what we send
+WINDOW_BYTES = 2_500_000  # after this many bytes the peer is to acknowledge
+DEFAULT_ACK_BYTES = 2_500_000  # and we, unless the peer names its own window
+PING = messages.PING_REQUEST.to_bytes(2)
+LINGER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RtmpLimits:
+    """What a connection may take. `setup_s`: from connecting to publishing; `idle_s`: without a
+    single byte once it publishes."""
+
+    setup_s: float = 10.0
+    idle_s: float = 10.0
+    connections: int = 128
+    chunks: ChunkLimits = field(default_factory=ChunkLimits)
+
+
+class RtmpConnection:
+    """Serves one accepted socket; `run` returns when it is over.
+
+    `count` is told why connections end badly: "bad_handshake", "protocol_error", "idle",
+    "setup_timeout", "refused_key", "refused_busy", "refused".
+    """
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        gate: PublisherGate,
+        *,
+        app: str,
+        limits: RtmpLimits,
+        count: Callable[[str], None],
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._reader, self._writer, self._gate = reader, writer, gate
+        self._app = app
+        self._limits = limits
+        self._count = count
+        self._clock_ns = clock_ns
+        address = writer.get_extra_info("peername")  # None when the peer has gone already
+        self.peer = f"{address[0]}:{address[1]}" if address else "unknown"
+        self._chunks = ChunkReader(limits.chunks)
+        self._chunk_writer = ChunkWriter()
+        self._received_bytes = 0
+        self._acknowledged_bytes = 0
+        self._ack_bytes = DEFAULT_ACK_BYTES
+        self._connected = False
+        self._over = "publisher_left"  # why reading ended
+        self._publication: Publication | None = None
+
+    async def run(self) -> None:
+        reason = "publisher_left"
+        try:
+            reason = await self._serve()
+        except RtmpError as error:
+            reason = "protocol_error"
+            self._count("protocol_error" if self._connected else "bad_handshake")
+            log.info("RTMP peer refused", extra={"peer": self.peer, "reason": str(error)})
+            await self._say_goodbye(str(error))
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        except asyncio.CancelledError:
+            reason = "closed"
+            raise
+        finally:
+            try:
+                await self._unpublish(reason)
+                if reason in ("refused", "protocol_error"):
+                    await self._linger()
+            finally:
+                self._writer.close()
+
+    # --- reading ------------------------------------------------------------------------------
+
+    async def _serve(self) -> str:
+        """Reads until the peer leaves; returns the reason. Raises RtmpError."""
+        try:
+            async with asyncio.timeout(self._limits.setup_s):
+                await self._shake_hands()
+                while self._publication is None:
+                    if not await self._read_some():
+                        return self._over
+        except TimeoutError:
+            self._count("setup_timeout")
+            return "idle"
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.idle_s):
+                    if not await self._read_some():
+                        return self._over
+            except TimeoutError:
+                self._count("idle")
+                return "idle"
+
+    async def _shake_hands(self) -> None:
+        handshake.check_version(await self._reader.readexactly(1))
+        c1 = await self._reader.readexactly(handshake.PACKET_BYTES)
+        await self._write(handshake.reply(c1))
+        await self._reader.readexactly(handshake.PACKET_BYTES)  # C2: an echo nobody checks
+        self._received_bytes = 1 + 2 * handshake.PACKET_BYTES
+
+    async def _read_some(self) -> bool:
+        """Handle what has arrived; False at the end of the stream or after a refusal."""
+        data = await self._reader.read(READ_BYTES)
+        if not data:
+            return False
+        arrival_ns = self._clock_ns()
+        self._received_bytes += len(data)
+        for message in self._chunks.feed(data):
+            if not await self._handle(message, arrival_ns):
+                self._over = "refused"
+                return False
+        if self._received_bytes - self._acknowledged_bytes >= self._ack_bytes:
+            self._acknowledged_bytes = self._received_bytes
+            await self._send(messages.acknowledgement(self._received_bytes))
+        return True
+
+    async def _handle(self, message: Message, arrival_ns: int) -> bool:
+        """One message; False ends the connection."""
+        kind = message.type_id
+        if kind in (messages.VIDEO, messages.AUDIO, messages.AGGREGATE):
+            if self._publication is None:
+                return True  # late packets of a stream that was deleted
+            try:
+                self._publication.media(message, arrival_ns)
+            except SightlineError as error:  # pictures of an absurd size
+                raise RtmpError(error.message) from error
+        elif kind in (messages.DATA_AMF0, messages.DATA_AMF3):
+            if self._publication is not None:
+                self._publication.metadata(message)
+        elif kind in (messages.COMMAND_AMF0, messages.COMMAND_AMF3):
+            return await self._command(messages.parse_command(message), message.stream_id)
+        elif kind == messages.WINDOW_SIZE and len(message.payload) >= 4:
+            self._ack_bytes = max(1024, int.from_bytes(message.payload[:4]) // 2)
+        elif kind == messages.USER_CONTROL and message.payload[:2] == PING:
+            timestamp = message.payload[2:6]
+            await self._send(messages.user_control(messages.PING_RESPONSE, timestamp))
+        return True  # acknowledgements and everything else need no answer
+
+    # --- commands -----------------------------------------------------------------------------
+
+    async def _command(self, command: Command, stream_id: int) -> bool:
+        name, transaction = command.name, command.transaction
+        if name == "connect":
+            return await self._connect(command)
+        if not self._connected:
+            raise RtmpError(f"{name} before connect")
+        if name == "publish":
+            return await self._publish(command, stream_id)
+        if name == "createStream":
+            await self._send(messages.result(transaction, None, messages.PUBLISH_STREAM_ID))
+        elif name in ("deleteStream", "closeStream", "FCUnpublish"):
+            if name == "FCUnpublish":
+                await self._answer_fc("onFCUnpublish", "NetStream.Unpublish.Success", command)
+            if self._publication is not None:
+                await self._unpublish("publisher_left")
+                code = "NetStream.Unpublish.Success"
+                await self._status("status", code, "the stream was unpublished")
+        elif name == "FCPublish":
+            await self._answer_fc("onFCPublish", "NetStream.Publish.Start", command)
+        elif name in ("releaseStream", "_checkbw", "getStreamLength"):
+            await self._send(messages.result(transaction, None, None))
+        elif name in ("play", "play2"):
+            code, text = "NetStream.Play.StreamNotFound", "this server only takes streams in"
+            await self._status("error", code, text)
+            self._count("refused")
+            return False
+        elif transaction:
+            code = "NetConnection.Call.Failed"
+            await self._send(messages.error(transaction, code, "no such call"))
+        return True
+
+    async def _connect(self, command: Command) -> bool:
+        properties = command.object if isinstance(command.object, dict) else {}
+        app = str(properties.get("app", "")).split("?")[0].strip("/")
+        if app != self._app:
+            code = "NetConnection.Connect.InvalidApp"
+            text = f"unknown application; publish to /{self._app}/<key>"
+            await self._send(messages.error(command.transaction, code, text))
+            self._count("refused")
+            return False
+        self._connected = True
+        await self._send(messages.window_size(WINDOW_BYTES))
+        await self._send(messages.peer_bandwidth(WINDOW_BYTES))
+        await self._send(messages.set_chunk_size(CHUNK_BYTES))
+        self._chunk_writer.chunk_bytes = CHUNK_BYTES
+        codecs = list(FOUR_CC)
+        server = {"fmsVer": "FMS/3,0,1,123", "capabilities": 31.0, "fourCcList": codecs}
+        info = {
+            "level": "status",
+            "code": "NetConnection.Connect.Success",
+            "description": "connected",
+            "objectEncoding": 0.0,
+            "fourCcList": codecs,
+        }
+        await self._send(messages.result(command.transaction, server, info))
+        return True
+
+    async def _publish(self, command: Command, stream_id: int) -> bool:
+        key = str(command.argument(0) or "").split("?")[0]
+        if self._publication is not None:
+            code, text = "NetStream.Publish.BadName", "this connection already publishes"
+            await self._status("error", code, text, stream_id)
+            self._count("refused")
+            return False
+        try:
+            sink = await self._gate.accept(key, self.peer)
+        except SightlineError as error:
+            code = "NetStream.Publish.BadName"
+            if isinstance(error, UnauthenticatedError):
+                self._count("refused_key")
+                text = error.message or "wrong stream key"
+            elif isinstance(error, AlreadyExistsError):
+                self._count("refused_busy")
+                text = error.message or "somebody else is publishing with this key"
+            else:
+                self._count("refused")
+                code, text = "NetStream.Publish.Failed", error.message
+            await self._status("error", code, text, stream_id)
+            return False
+        self._publication = Publication(key, sink, self.peer)
+        begin = stream_id.to_bytes(4)
+        await self._send(messages.user_control(messages.STREAM_BEGIN, begin))
+        text = "publishing"
+        await self._status("status", "NetStream.Publish.Start", text, stream_id)
+        log.info("RTMP publisher accepted", extra={"peer": self.peer})
+        return True
+
+    async def _unpublish(self, reason: str) -> None:
+        """The publisher is gone: its last pictures, its sink's end, its key."""
+        publication, self._publication = self._publication, None
+        if publication is None:
+            return
+        try:
+            await asyncio.shield(asyncio.to_thread(publication.close, reason))
+        finally:
+            self._gate.released(publication.key)
+            log.info("RTMP publisher left", extra={"peer": self.peer, "reason": reason})
+
+    async def _answer_fc(self, name: str, code: str, command: Command) -> None:
+        text = str(command.argument(0) or "")
+        await self._send(messages.status(0, "status", code, text, name=name))
+
+    # --- writing ------------------------------------------------------------------------------
+
+    async def _status(self, level: str, code: str, text: str, stream_id: int = 0) -> None:
+        stream_id = stream_id or messages.PUBLISH_STREAM_ID
+        await self._send(messages.status(stream_id, level, code, text))
+
+    async def _send(self, message: Message) -> None:
+        stream = messages.COMMAND_STREAM
+        if message.type_id < messages.AUDIO:
+            stream = messages.CONTROL_STREAM
+        elif message.stream_id:
+            stream = messages.STATUS_STREAM
+        await self._write(self._chunk_writer.message(stream, message))
+
+    async def _write(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def _linger(self) -> None:
+        """Let the peer read why it was refused: closing on unread data would reset its socket."""
+        try:
+            async with asyncio.timeout(LINGER_S):
+                self._writer.write_eof()
+                while await self._reader.read(READ_BYTES):
+                    pass
+        except (OSError, TimeoutError):
+            pass
+
+    async def _say_goodbye(self, text: str) -> None:
+        """Tell a publisher why it is cut off, if it still listens."""
+        if self._publication is None:
+            return
+        try:
+            async with asyncio.timeout(1.0):
+                await self._status("error", "NetStream.Publish.Failed", text)
+        except (ConnectionError, TimeoutError):
+            pass

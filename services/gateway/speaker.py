@@ -1,0 +1,68 @@
+"""Speech without a session: a relay to the TTS service."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import grpc
+
+from services.gateway.router import CHANNEL_OPTIONS
+from sightline.errors import (
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnavailableError,
+    error_from_status,
+)
+from sightline.v1 import gateway_pb2, tts_pb2, tts_pb2_grpc
+
+MAX_TEXT_BYTES = 16 * 1024
+SPEAK_TIMEOUT_S = 300.0
+
+
+class Speaker:
+    """`address` None: this suite has no speech."""
+
+    def __init__(self, address: str | None, max_calls: int) -> None:
+        self._max_calls = max_calls
+        self._calls = 0
+        self._channel: grpc.aio.Channel | None = None
+        if address is not None:
+            self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+    @property
+    def configured(self) -> bool:
+        return self._channel is not None
+
+    async def aclose(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def speak(
+        self, request: gateway_pb2.SpeakRequest
+    ) -> AsyncGenerator[gateway_pb2.AudioChunk, None]:
+        """The audio of a text, sentence by sentence. Raises what Speak may answer."""
+        size_bytes = len(request.text.encode())
+        if size_bytes > MAX_TEXT_BYTES:
+            raise InvalidArgumentError(
+                f"a text of {size_bytes} bytes is too long: at most {MAX_TEXT_BYTES}"
+            )
+        if not request.text.strip():
+            raise InvalidArgumentError("the text is empty")
+        if self._channel is None:
+            raise UnavailableError("this server runs without speech")
+        if self._calls >= self._max_calls:
+            raise ResourceExhaustedError(f"{self._calls} texts are being spoken already")
+        self._calls += 1
+        call = tts_pb2_grpc.TtsServiceStub(self._channel).Synthesize(timeout=SPEAK_TIMEOUT_S)
+        try:
+            await call.write(tts_pb2.SynthesizeRequest(text=request.text, voice=request.voice))
+            await call.done_writing()
+            async for reply in call:
+                if reply.audio.pcm:
+                    yield reply.audio
+        except asyncio.InvalidStateError:  # the call ended while the text was being written
+            raise error_from_status(await call.code(), await call.details()) from None
+        except grpc.aio.AioRpcError as error:
+            raise error_from_status(error.code(), error.details()) from None
+        finally:
+            call.cancel()
+            self._calls -= 1

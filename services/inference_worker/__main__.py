@@ -1,0 +1,60 @@
+"""Runs one inference worker: `python -m services.inference_worker`."""
+
+import asyncio
+import logging
+import sys
+
+from services.common.config import ConfigError
+from services.common.log import set_up_logging
+from services.common.server import ServiceHost
+from services.inference_worker.answer import Answerer
+from services.inference_worker.assembly import build_engine
+from services.inference_worker.config import WorkerConfig
+from services.inference_worker.engine import Engine
+from services.inference_worker.errors import ModelError
+from services.inference_worker.peers import DialoguePeer, SpeechPeer
+from services.inference_worker.servicer import InferenceServicer
+from sightline.v1 import inference_pb2
+from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+
+log = logging.getLogger(__name__)
+
+
+async def serve(config: WorkerConfig, engine: Engine) -> None:
+    """Serve until SIGTERM. Health says SERVING once the engine is warm."""
+    name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+    host = ServiceHost(name="inference_worker", config=config, full_names=(name,))
+    history = DialoguePeer(config.dialogue) if config.dialogue else None
+    speech = SpeechPeer(config.tts) if config.tts else None
+    answerer = Answerer(
+        engine=engine,
+        model=engine.model,
+        history=history,
+        speech=speech,
+        question_tokens=config.question_tokens,
+        history_rounds=config.history_rounds,
+    )
+    servicer = InferenceServicer(engine, answerer, config)
+    add_InferenceServiceServicer_to_server(servicer, host.server)
+    await host.start()
+    await asyncio.wrap_future(engine.start())
+    log.info("warm", extra={"model": engine.model.spec.name})
+    await host.run(servicer.drain)
+    for peer in (history, speech):
+        if peer is not None:
+            await peer.aclose()
+    engine.stop()
+
+
+def main() -> None:
+    try:
+        config = WorkerConfig.from_env()
+        set_up_logging("inference_worker", config.log_level)
+        asyncio.run(serve(config, build_engine(config)))
+    except (ConfigError, ModelError) as error:
+        print(f"inference_worker: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

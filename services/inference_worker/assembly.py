@@ -1,0 +1,102 @@
+"""Builds an engine from a configuration: device, dtype, model, pool."""
+
+import logging
+import os
+
+import torch
+
+from services.common.config import ConfigError
+from services.inference_worker import metrics
+from services.inference_worker.config import WorkerConfig
+from services.inference_worker.core import EngineCore, EngineLimits
+from services.inference_worker.engine import Engine
+from services.inference_worker.kv_cache import KVCache
+from services.inference_worker.model.family import StreamingModel, load_model
+from services.inference_worker.runner import Runner
+from services.inference_worker.scheduler import StepLimits
+
+log = logging.getLogger(__name__)
+
+
+def build_engine(config: WorkerConfig) -> Engine:
+    """Load the model and lay out the KV pool; the engine is not started yet.
+
+    Raises ConfigError for settings this machine cannot meet, ModelError for a bad model.
+    """
+    device = _device(config.device)
+    dtype = _dtype(config.dtype, device)
+    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) - 1))
+    model = load_model(config.model, dtype, device)
+    return assemble(model, config, dtype, device)
+
+
+def assemble(
+    model: StreamingModel, config: WorkerConfig, dtype: torch.dtype, device: torch.device
+) -> Engine:
+    """An engine for a model that is already loaded."""
+    decoder = model.decoder.config
+    page_bytes = (
+        2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * config.page_size
+    ) * dtype.itemsize
+    limits = EngineLimits(
+        max_sessions=config.max_sessions,
+        frame_queue=max(config.frame_queue, model.spec.tubelet),
+        branch_tokens=config.branch_tokens,
+        waiting_branches=config.waiting_questions,
+        max_window_segments=max(config.max_window, model.spec.window_segments),
+    )
+    step = StepLimits(
+        tokens=max(config.step_tokens, model.spec.tokens_per_segment),
+        question_tokens=config.step_question_tokens or (64 if device.type == "cpu" else 512),
+        question_sessions=6 if device.type == "cpu" else config.max_sessions,
+        burst_segments=config.burst_segments,
+        batch_wait_s=config.batch_wait_ms / 1000,
+    )
+    cost = EngineCore.shape_of(model, limits, step, 0).cost(config.page_size)
+    pool_bytes = config.kv_memory_bytes or int(_free_bytes(device) * config.kv_fraction)
+    num_pages = min(pool_bytes // page_bytes, cost * config.max_sessions + 1)
+    if num_pages <= cost:
+        raise ConfigError(
+            f"WORKER_KV_MEMORY_BYTES: {pool_bytes} bytes hold {num_pages} KV pages; "
+            f"one session needs {cost} pages of {page_bytes} bytes"
+        )
+    metrics.KV_PAGES_TOTAL.set(num_pages - 1)
+    metrics.KV_BYTES_PER_SESSION.set(cost * page_bytes)
+    log.info(
+        "KV pool laid out",
+        extra={"pages": num_pages, "bytes": num_pages * page_bytes, "pages_per_session": cost},
+    )
+    runner = Runner(
+        model, num_pages=num_pages, page_size=config.page_size, dtype=dtype, device=device
+    )
+    cache = KVCache(num_pages, config.page_size)
+    return Engine(EngineCore(model, runner, cache, step, limits))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"WORKER_DEVICE={name!r} is not a device") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"WORKER_DEVICE={name!r}, but this machine offers no CUDA device")
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        # Without these instructions bfloat16 is emulated, and slower than float32.
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,77 @@
+"""The worker's configuration: WORKER_* variables."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from services.common.config import ServiceConfig, setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig(ServiceConfig):
+    """Configuration of one inference worker: one device, one model."""
+
+    prefix: ClassVar[str] = "WORKER_"
+
+    model: str = setting("builtin", "`builtin`, or a local folder of a model.")
+    device: str = setting("auto", "`auto`, `cpu`, `cuda`, or `cuda:N`. auto: a GPU where one is.")
+    dtype: str = setting(
+        "auto",
+        "Weights, activations and KV. auto: bfloat16 where the device computes in it.",
+        choices=("auto", "bfloat16", "float32"),
+    )
+    threads: int = setting(
+        0,
+        "CPU threads of the model; 0: all cores but one, which is left to everything else.",
+        minimum=0,
+        maximum=256,
+    )
+    kv_memory_bytes: int | None = setting(
+        None, "Bytes of the KV pool; empty: free memory × kv_fraction.", minimum=1
+    )
+    kv_fraction: float = setting(
+        0.25,
+        "Share of the device's free memory that the KV pool takes.",
+        minimum=0.01,
+        maximum=0.95,
+    )
+    page_size: int = setting(16, "Tokens of one KV page.", minimum=1, maximum=1024)
+    max_sessions: int = setting(64, "Sessions at a time, if the pool holds them.", minimum=1)
+    max_window: int = setting(120, "Longest window a session may ask for, in segments.", minimum=1)
+    frame_queue: int = setting(
+        4, "Frames one session may have in flight: the credit given.", minimum=1, maximum=256
+    )
+    branch_tokens: int = setting(
+        4096, "Tokens of questions and answers one session may hold at once.", minimum=64
+    )
+    waiting_questions: int = setting(
+        64, "Questions one session may have waiting beyond that.", minimum=1
+    )
+    question_tokens: int = setting(
+        512, "Longest question, history not counted, in tokens.", minimum=8
+    )
+    batch_wait_ms: float = setting(
+        5.0, "How long a frame may wait for other sessions' frames.", minimum=0, maximum=1000
+    )
+    step_tokens: int = setting(1024, "New tokens one step may hold.", minimum=16)
+    step_question_tokens: int = setting(
+        0,
+        "Tokens of questions and answers one step may hold while video flows, so that frames "
+        "never wait long; 0: 64 on CPUs, 512 on GPUs.",
+        minimum=0,
+    )
+    burst_segments: int = setting(
+        4, "Segments of one session one step may hold (files read faster than live).", minimum=1
+    )
+    watches_per_session: int = setting(64, "Standing questions on one session.", minimum=1)
+    grace_s: float = setting(
+        30.0,
+        "How long a session outlives its frame stream, if the gateway names no time.",
+        minimum=0,
+    )
+    dialogue: str | None = setting(
+        None, "Address of the dialogue service; empty: no history, nothing is kept."
+    )
+    tts: str | None = setting(None, "Address of the TTS service; empty: no speech.")
+    history_rounds: int = setting(
+        10, "Rounds of a conversation given to the model.", minimum=0, maximum=100
+    )

@@ -1,0 +1,487 @@
+"""What the device thread does: sessions, branches, steps and their results.
+
+Nothing here is thread-safe, and nothing here waits: `Engine` calls it from its one thread, tests
+call it by hand. Results go out through callbacks.
+"""
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from services.inference_worker import metrics
+from services.inference_worker.kv_cache import Branch, KVCache, TrunkShape
+from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.runner import Run, Runner, RunOutput
+from services.inference_worker.scheduler import (
+    FLOWING_S,
+    BranchJob,
+    FinishReason,
+    FrameJob,
+    FrameReceipt,
+    Plan,
+    Scheduler,
+    Seen,
+    SessionState,
+    StepLimits,
+)
+from sightline.errors import (
+    AlreadyExistsError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """Bounds of one worker. `branch_tokens`: prompts and answers one session may hold at once;
+    `waiting_branches`: questions one session may have queued beyond that."""
+
+    max_sessions: int
+    frame_queue: int
+    branch_tokens: int
+    waiting_branches: int
+    max_window_segments: int
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Running totals, written by the device thread, read by anyone."""
+
+    busy_s: float = 0.0
+    steps: int = 0
+    frames: int = 0
+
+
+class EngineCore:
+    """Streams sessions through one model on one device, one step at a time."""
+
+    def __init__(
+        self,
+        model: StreamingModel,
+        runner: Runner,
+        cache: KVCache,
+        step_limits: StepLimits,
+        limits: EngineLimits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model = model
+        self.runner = runner
+        self.cache = cache
+        self.limits = limits
+        self.sessions: dict[str, SessionState] = {}
+        self.stats = EngineStats()
+        self.recent_queue_s: deque[float] = deque(maxlen=512)
+        self._scheduler = Scheduler(step_limits, model.spec.tubelet, model.spec.tokens_per_segment)
+        self._clock = clock
+        self._sink_tokens = model.sink_tokens()
+        self._num_branches = 0
+
+    def shape(self, window_segments: int) -> TrunkShape:
+        """What a session of this window holds; 0 means the model's own window."""
+        return self.shape_of(self.model, self.limits, self._scheduler.limits, window_segments)
+
+    @staticmethod
+    def shape_of(
+        model: StreamingModel, limits: EngineLimits, step: StepLimits, window_segments: int
+    ) -> TrunkShape:
+        """`shape`, before there is an engine: the pool is laid out by it."""
+        return TrunkShape(
+            sink_tokens=len(model.sink_tokens()),
+            segment_tokens=model.spec.tokens_per_segment,
+            segment_advance=model.spec.segment_advance,
+            window_segments=window_segments or model.spec.window_segments,
+            branch_tokens=limits.branch_tokens,
+            burst_segments=step.burst_segments,
+        )
+
+    def num_admissible(self) -> int:
+        """Sessions of the default window that would still be admitted."""
+        by_count = self.limits.max_sessions - len(self.sessions)
+        return max(0, min(by_count, self.cache.num_admissible(self.shape(0))))
+
+    # Steps
+
+    def wait_s(self) -> float | None:
+        """How long the next step should wait for company; None when there is nothing to run."""
+        self.open_branches()
+        return self._scheduler.wait_s(list(self.sessions.values()), self._clock())
+
+    def run_step(self) -> None:
+        """Plan and run one step over whatever is ready."""
+        self._step(self._scheduler.plan(list(self.sessions.values()), self._clock()))
+
+    def open_branches(self) -> None:
+        """Give waiting jobs their branch when their frames are in and the reserve has room."""
+        for session in self.sessions.values():
+            while session.frames and session.frames[0].interpolated:
+                self._pass_over(session, session.frames.popleft())
+            if session.rebase_due and not session.running:
+                self._rebase(session)
+            while session.waiting and not session.rebase_due:
+                job = session.waiting[0]
+                length = len(job.pending) + job.max_tokens
+                if session.frames_taken < job.after_frame or not self.cache.can_branch(
+                    session.trunk, length
+                ):
+                    break
+                session.waiting.popleft()
+                job.branch = self.cache.open_branch(session.trunk, length)
+                job.seen = _seen(job.branch)
+                self._num_branches += 1
+                job.order = self._num_branches
+                session.running.append(job)
+
+    def _step(self, plan: Plan) -> None:
+        if plan.empty:
+            return
+        started_s = self._clock()
+        runs: list[Run] = []
+        owners: list[tuple[SessionState, list[FrameJob]] | BranchJob] = []
+        groups = {session.id: n for n, session in enumerate(self.sessions.values())}
+        for session, tubelets in plan.frames:
+            metrics.SEGMENTS_WITHDRAWN.inc(self.cache.relieve(session.trunk))
+            for tubelet in tubelets:
+                runs.append(self._frame_run(groups[session.id], session, tubelet))
+                owners.append((session, tubelet))
+        by_branch = {id(job.branch): s.id for s in self.sessions.values() for job in s.running}
+        for job, count in plan.branches:
+            session_id = by_branch.get(id(job.branch))
+            if session_id is not None:
+                runs.append(self._branch_run(groups[session_id], job, count))
+                owners.append(job)
+        outputs = self._execute(runs)
+        self.cache.end_step()
+        now_s = self._clock()
+        for owner, output in zip(owners, outputs, strict=True):
+            if isinstance(owner, BranchJob):
+                self._advance_branch(owner, output)
+            else:
+                self._acknowledge(*owner, output, started_s, now_s)
+        self._observe(plan, now_s - started_s)
+
+    def _execute(self, runs: list[Run]) -> list[RunOutput | Exception | None]:
+        """Run a step; if it raises, run each part alone so that one failure hurts one caller."""
+        try:
+            return list(self.runner.execute(runs))
+        except Exception:
+            metrics.STEP_FAILURES.labels("batch").inc()
+            log.exception("step failed; running its parts alone", extra={"runs": len(runs)})
+        outputs: list[RunOutput | Exception | None] = []
+        for run in runs:
+            try:
+                outputs += self.runner.execute([run])
+            except Exception:
+                metrics.STEP_FAILURES.labels("run").inc()
+                log.exception("part of a step failed")
+                outputs.append(InternalError("the model failed on this input"))
+        return outputs
+
+    def _frame_run(self, group: int, session: SessionState, tubelet: list[FrameJob]) -> Run:
+        for _ in tubelet:
+            session.frames.popleft()
+        session.frames_taken += len(tubelet)
+        captured_ns = (tubelet[0].capture_ns, tubelet[-1].capture_ns)
+        segment = self.cache.append_segment(session.trunk, captured_ns)
+        if segment.cursor + self.model.spec.segment_advance >= self.model.spec.position_horizon:
+            session.rebase_due = True
+        return Run(
+            group=group,
+            seen=session.trunk.resident()[:-1],
+            own_pages=segment.pages,
+            own_start=0,
+            slots=self.cache.slots(segment.pages, 0, segment.num_tokens),
+            positions=self.model.segment_positions(segment.cursor),
+            frames=[frame.pixels for frame in tubelet],
+            causal=self.model.spec.causal_segments,
+        )
+
+    def _branch_run(self, group: int, job: BranchJob, count: int) -> Run:
+        branch = job.branch
+        assert branch is not None
+        start = branch.num_tokens
+        slots = self.cache.extend(branch, count)
+        tokens, job.pending = job.pending[:count], job.pending[count:]
+        if job.temperature > 0 and job.generator is None:
+            job.generator = torch.Generator().manual_seed(job.seed)
+        return Run(
+            group=group,
+            seen=branch.seen,
+            own_pages=branch.pages,
+            own_start=start,
+            slots=slots,
+            positions=[(branch.cursor + n,) * 3 for n in range(start, start + count)],
+            tokens=tokens,
+            want_output=not job.pending,
+            temperature=job.temperature,
+            generator=job.generator,
+        )
+
+    # Results
+
+    def _advance_branch(self, job: BranchJob, output: RunOutput | Exception | None) -> None:
+        if output is None:  # more of the prompt to come
+            return
+        if isinstance(output, Exception):
+            self._drop(job)
+            job.sink.failed(output)
+            return
+        if not output.finite:
+            self._drop(job)
+            job.sink.failed(InternalError("the model produced no valid scores"))
+            return
+        if job.num_answered == 0:
+            assert job.seen is not None
+            job.sink.started(job.seen)
+        if job.score_only:
+            self._drop(job)
+            job.sink.scored(output.score)
+            return
+        if output.token in self.model.stop_tokens:
+            self._drop(job)
+            job.sink.finished(FinishReason.STOP)
+            return
+        job.sink.token(output.token)
+        job.num_answered += 1
+        job.pending = [output.token]
+        if job.num_answered >= job.max_tokens:
+            self._drop(job)
+            job.sink.finished(FinishReason.LENGTH)
+
+    def _acknowledge(
+        self,
+        session: SessionState,
+        tubelet: list[FrameJob],
+        output: RunOutput | Exception | None,
+        started_s: float,
+        now_s: float,
+    ) -> None:
+        if isinstance(output, Exception):  # the session's state can no longer be trusted
+            self.end_session(session.id, output)
+            for frame in tubelet:
+                frame.done(output)
+            return
+        historical = len(session.trunk.segments) - 1
+        session.reused_segments += historical
+        metrics.SEGMENTS_READ.labels("reused").inc(historical)
+        if tubelet[0].replayed:
+            session.recomputed_segments += 1
+            metrics.SEGMENTS_READ.labels("recomputed").inc()
+        for frame in tubelet:
+            self._receipt(session, frame, started_s, now_s)
+        metrics.FRAMES.labels("understood").inc(len(tubelet))
+        self.stats.frames += len(tubelet)
+
+    def _pass_over(self, session: SessionState, frame: FrameJob) -> None:
+        """An interpolated frame repeats what the model has seen: its visual tokens stay those of
+        the frame before, and time does not advance for the decoder. So the state stays as it is."""
+        session.frames_taken += 1
+        metrics.FRAMES.labels("interpolated").inc()
+        now_s = self._clock()
+        self._receipt(session, frame, now_s, now_s)
+
+    def _receipt(
+        self, session: SessionState, frame: FrameJob, started_s: float, now_s: float
+    ) -> None:
+        queue_s, latency_s = started_s - frame.arrived_s, now_s - frame.arrived_s
+        metrics.FRAME_QUEUE.observe(queue_s)
+        metrics.FRAME_LATENCY.observe(latency_s)
+        self.recent_queue_s.append(queue_s)
+        frame.done(
+            FrameReceipt(
+                frame.sequence,
+                frame.capture_ns,
+                queue_s,
+                latency_s,
+                session.reused_segments,
+                session.recomputed_segments,
+            )
+        )
+
+    def _observe(self, plan: Plan, step_s: float) -> None:
+        self._scheduler.ran(plan, step_s)
+        self.stats.busy_s += step_s
+        self.stats.steps += 1
+        metrics.STEP_SECONDS.observe(step_s)
+        metrics.STEP_TOKENS.observe(plan.num_tokens)
+        metrics.STEP_SEGMENTS.observe(sum(len(tubelets) for _, tubelets in plan.frames))
+        metrics.KV_PAGES_USED.set(self.cache.pool.num_used)
+
+    def _drop(self, job: BranchJob) -> None:
+        """Take a running job off its session and give its pages back."""
+        assert job.branch is not None
+        for session in self.sessions.values():
+            if session.trunk is job.branch.trunk:
+                session.running.remove(job)
+        self.cache.close_branch(job.branch)
+
+    def _rebase(self, session: SessionState) -> None:
+        """Move the window back to just after the sink, before positions leave the range the model
+        was trained for. Only while no branch reads the pages."""
+        trunk = session.trunk
+        delta = trunk.shape.sink_tokens - trunk.segments[0].cursor
+        self.runner.shift([page for s in trunk.segments for page in s.pages], delta)
+        for segment in trunk.segments:
+            segment.cursor += delta
+        trunk.cursor += delta
+        session.rebase_due = False
+        metrics.REBASES.inc()
+
+    # Commands
+
+    def open_session(self, session_id: str, window_segments: int) -> None:
+        if not 0 <= window_segments <= self.limits.max_window_segments:
+            raise InvalidArgumentError(
+                f"window of {window_segments} segments; 1 to {self.limits.max_window_segments}"
+            )
+        if session_id in self.sessions:
+            raise AlreadyExistsError(f"session {session_id} is open")
+        if len(self.sessions) >= self.limits.max_sessions:
+            raise ResourceExhaustedError(f"the worker holds {self.limits.max_sessions} sessions")
+        trunk = self.cache.open_trunk(self.shape(window_segments))
+        sink = Run(
+            group=0,
+            seen=[],
+            own_pages=trunk.sink.pages,
+            own_start=0,
+            slots=self.cache.slots(trunk.sink.pages, 0, trunk.sink.num_tokens),
+            positions=[(n, n, n) for n in range(trunk.sink.num_tokens)],
+            tokens=self._sink_tokens,
+        )
+        try:
+            self.runner.execute([sink])
+        except Exception:
+            self.cache.close_trunk(trunk)
+            raise
+        self.sessions[session_id] = SessionState(session_id, trunk)
+        metrics.SESSIONS.set(len(self.sessions))
+
+    def close_session(self, session_id: str) -> bool:
+        if session_id not in self.sessions:
+            return False
+        self.end_session(session_id, NotFoundError(f"session {session_id} was released"))
+        return True
+
+    def end_session(self, session_id: str, error: Exception) -> None:
+        session = self.sessions.pop(session_id)
+        self.cache.close_trunk(session.trunk)
+        metrics.SESSIONS.set(len(self.sessions))
+        for frame in session.frames:
+            frame.done(error)
+        for job in (*session.running, *session.waiting):
+            job.sink.failed(error)
+
+    def _session(self, session_id: str) -> SessionState:
+        session = self.sessions.get(session_id)
+        if session is None:
+            raise NotFoundError(f"no session {session_id} on this worker")
+        return session
+
+    def submit_frame(self, session_id: str, frame: FrameJob) -> None:
+        try:
+            session = self._session(session_id)
+            if len(session.frames) >= self.limits.frame_queue:
+                raise ResourceExhaustedError("more frames in flight than the credit allows")
+        except Exception as error:
+            metrics.FRAMES.labels("refused").inc()
+            frame.done(error)
+            return
+        since_s = frame.arrived_s - session.last_frame_s
+        if session.frames_submitted and 0 < since_s < FLOWING_S:
+            known_s = session.frame_interval_s or since_s
+            session.frame_interval_s = known_s + 0.2 * (since_s - known_s)
+        session.last_frame_s = frame.arrived_s
+        session.frames_submitted += 1
+        session.frames.append(frame)
+
+    def submit_branch(self, session_id: str, job: BranchJob) -> None:
+        try:
+            session = self._session(session_id)
+            length = len(job.pending) + job.max_tokens
+            if length > self.limits.branch_tokens:
+                raise InvalidArgumentError(
+                    f"question and answer need {length} tokens; {self.limits.branch_tokens} fit"
+                )
+            if len(session.waiting) >= self.limits.waiting_branches:
+                raise ResourceExhaustedError("too many questions are waiting on this session")
+        except Exception as error:
+            job.sink.failed(error)
+            return
+        job.after_frame = (
+            session.frames_submitted - session.frames_submitted % self.model.spec.tubelet
+        )
+        session.waiting.append(job)
+
+    def cancel(self, job: BranchJob) -> None:
+        for session in self.sessions.values():
+            if job in session.running:
+                self._drop(job)
+            elif job in session.waiting:
+                session.waiting.remove(job)
+            else:
+                continue
+            job.sink.finished(FinishReason.CANCELLED)
+            return
+
+    def warm_up(self) -> None:
+        """Run every batch bucket once, so that no user pays for first-use costs: frames of 1, 2,
+        4 … sessions together, a prompt, a decode step, a rebase."""
+        spec = self.model.spec
+        blank = bytes(spec.frame_width * spec.frame_height * 3)
+        count, names = 1, list[str]()
+        while count <= min(16, self.num_admissible() + len(names)):
+            with contextlib.suppress(ResourceExhaustedError):
+                while len(names) < count:
+                    self.open_session(f"warm-up {len(names)}", 0)
+                    names.append(f"warm-up {len(names)}")
+            for session in self.sessions.values():
+                session.frames.extend(
+                    FrameJob(blank, 0, 0, self._clock(), done=_ignore) for _ in range(spec.tubelet)
+                )
+            self.run_step()
+            count *= 2
+        ended = _Discard()
+        for session in self.sessions.values():
+            job = BranchJob(self.model.question_tokens([], "warm up"), 2, ended)
+            session.waiting.append(job)
+        sessions = list(self.sessions.values())
+        while any(session.waiting or session.running for session in sessions):
+            self.open_branches()
+            self.run_step()
+        if sessions:
+            self._rebase(sessions[0])
+        for name in names:
+            self.end_session(name, UnavailableError("warm-up is over"))
+        self.stats = EngineStats()
+        self.recent_queue_s.clear()
+        self.cache.check_integrity()
+
+
+class _Discard:
+    """A sink for results nobody wants."""
+
+    def started(self, seen: Seen) -> None: ...
+    def token(self, token: int) -> None: ...
+    def scored(self, score: float) -> None: ...
+    def finished(self, reason: FinishReason) -> None: ...
+    def failed(self, error: Exception) -> None: ...
+
+
+def _ignore(receipt: FrameReceipt | Exception) -> None:
+    """A frame's `done` for frames nobody asked about."""
+
+
+def _seen(branch: Branch) -> Seen:
+    video = branch.seen[1:]
+    if not video:
+        return Seen(0, 0, 0)
+    return Seen(video[0].captured_ns[0], video[-1].captured_ns[1], len(video))

@@ -1,0 +1,305 @@
+"""Page bookkeeping of the KV pool: trunks, windows, branches. No tensors here.
+
+The pool is a number of equal pages, each holding `page_size` tokens of every layer. Pages are
+reference-counted: a question's branch retains the trunk's pages instead of copying them, so that
+eviction can go on under a running answer and an answer can never change what the frames mean.
+Segments start on a page boundary; evicting one frees whole pages, and a branch never shares a
+partial page that the trunk would still write to. So nothing is ever copied on a branch.
+
+A session's cost is known when it is admitted (`TrunkShape.cost`): an admitted session cannot run
+the pool dry. One thread uses all of this.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from sightline.errors import ResourceExhaustedError
+
+NULL_PAGE = 0
+"""Never handed out; padding in block tables points at it."""
+
+
+class PagePool:
+    """A free list with reference counts."""
+
+    def __init__(self, num_pages: int, page_size: int) -> None:
+        if num_pages < 2 or page_size < 1:
+            raise ValueError("a pool needs two pages or more of at least one token")
+        self.num_pages = num_pages
+        self.page_size = page_size
+        self._references = [0] * num_pages
+        self._references[NULL_PAGE] = 1
+        self._free = list(range(num_pages - 1, NULL_PAGE, -1))
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    @property
+    def num_used(self) -> int:
+        return self.num_pages - 1 - len(self._free)
+
+    def references(self, page: int) -> int:
+        return self._references[page]
+
+    def pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.page_size)
+
+    def allocate(self, count: int) -> list[int]:
+        """`count` pages with one reference each. Raises ResourceExhaustedError, taking none."""
+        if count > len(self._free):
+            raise ResourceExhaustedError(f"KV pool: {count} pages wanted, {len(self._free)} free")
+        pages = [self._free.pop() for _ in range(count)]
+        for page in pages:
+            self._references[page] = 1
+        return pages
+
+    def retain(self, pages: list[int]) -> None:
+        for page in pages:
+            assert self._references[page] > 0, f"page {page} retained while free"
+            self._references[page] += 1
+
+    def release(self, pages: list[int]) -> None:
+        """Drop one reference of each page; a page nobody holds is free at once."""
+        for page in pages:
+            assert self._references[page] > 0, f"page {page} released twice"
+            self._references[page] -= 1
+            if self._references[page] == 0:
+                self._free.append(page)
+
+    def check_integrity(self, held: Counter[int]) -> None:
+        """`held`: how often each page is really referenced. Raises AssertionError."""
+        free = set(self._free)
+        assert len(free) == len(self._free), "a page is free twice"
+        for page, count in enumerate(self._references):
+            assert held[page] == count, f"page {page}: counted {count}, held {held[page]}"
+            assert (count == 0) == (page in free), f"page {page}: free list disagrees"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrunkShape:
+    """What one session holds. `burst_segments`: how many may be appended within one step."""
+
+    sink_tokens: int
+    segment_tokens: int
+    segment_advance: int
+    window_segments: int
+    branch_tokens: int
+    burst_segments: int = 1
+
+    def window_pages(self, page_size: int) -> int:
+        return self.window_segments * -(-self.segment_tokens // page_size)
+
+    def branch_pages(self, page_size: int) -> int:
+        return -(-self.branch_tokens // page_size)
+
+    def cost(self, page_size: int) -> int:
+        """Most pages a session can ever hold: its sink, its window and a step's burst, as much
+        again pinned by branches that outlive eviction, and the branches' own tokens."""
+        per_segment = -(-self.segment_tokens // page_size)
+        return (
+            -(-self.sink_tokens // page_size)
+            + 2 * self.window_pages(page_size)
+            + self.burst_segments * per_segment
+            + self.branch_pages(page_size)
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """The pages of one tubelet (or of the sink). `cursor` is the position it starts at."""
+
+    pages: list[int]
+    num_tokens: int
+    cursor: int
+    captured_ns: tuple[int, int] = (0, 0)  # first and last frame of the tubelet
+
+
+@dataclass(slots=True, eq=False)
+class Trunk:
+    """A session's KV: the sink and the window of recent segments. No question enters it."""
+
+    shape: TrunkShape
+    sink: Segment
+    cursor: int
+    segments: deque[Segment] = field(default_factory=deque)
+    branches: list["Branch"] = field(default_factory=list)
+    branch_pages: int = 0  # promised to open branches
+
+    def resident(self) -> list[Segment]:
+        return [self.sink, *self.segments]
+
+
+@dataclass(slots=True, eq=False)
+class Branch:
+    """One question's KV: the trunk as it was at one moment, and the branch's own pages after it."""
+
+    trunk: Trunk
+    seen: list[Segment]
+    cursor: int
+    promised_pages: int
+    pages: list[int] = field(default_factory=list)
+    num_tokens: int = 0
+    closed: bool = False
+
+
+class KVCache:
+    """Every trunk and branch of one worker, on one pool."""
+
+    def __init__(self, num_pages: int, page_size: int) -> None:
+        self.pool = PagePool(num_pages, page_size)
+        self._trunks: list[Trunk] = []
+        self._committed = 0
+        self._retired: list[Segment] = []
+
+    @property
+    def committed_pages(self) -> int:
+        """Pages promised to admitted sessions."""
+        return self._committed
+
+    def num_admissible(self, shape: TrunkShape) -> int:
+        """How many more sessions of this shape fit."""
+        return max(0, (self.pool.num_pages - 1 - self._committed)) // shape.cost(
+            self.pool.page_size
+        )
+
+    def open_trunk(self, shape: TrunkShape) -> Trunk:
+        """Admit a session and give it its sink pages. Raises ResourceExhaustedError when full."""
+        cost = shape.cost(self.pool.page_size)
+        if self._committed + cost > self.pool.num_pages - 1:
+            raise ResourceExhaustedError(
+                f"no room for another session: it needs {cost} KV pages, "
+                f"{self.pool.num_pages - 1 - self._committed} are not yet promised"
+            )
+        self._committed += cost
+        pages = self.pool.allocate(self.pool.pages_for(shape.sink_tokens))
+        sink = Segment(pages, shape.sink_tokens, 0)
+        trunk = Trunk(shape, sink, cursor=shape.sink_tokens)
+        self._trunks.append(trunk)
+        return trunk
+
+    def append_segment(self, trunk: Trunk, captured_ns: tuple[int, int]) -> Segment:
+        """Room for one more segment; the oldest leaves when the window is full.
+
+        Evicted pages stay readable until `end_step`, because earlier segments of the same step
+        may still attend to them.
+        """
+        shape = trunk.shape
+        pages = self.pool.allocate(self.pool.pages_for(shape.segment_tokens))
+        segment = Segment(pages, shape.segment_tokens, trunk.cursor, captured_ns)
+        trunk.cursor += shape.segment_advance
+        trunk.segments.append(segment)
+        while len(trunk.segments) > shape.window_segments:
+            self._retired.append(trunk.segments.popleft())
+        return segment
+
+    def end_step(self) -> None:
+        """Release what was evicted during the step that just ran."""
+        for segment in self._retired:
+            self.pool.release(segment.pages)
+        self._retired.clear()
+
+    def relieve(self, trunk: Trunk) -> int:
+        """Keep what branches pin of the past within the session's allowance: the oldest evicted
+        segments are taken from the branches that still read them, which then go on without.
+        Returns how many segments that was; call before a step appends segments."""
+        living = {id(segment) for segment in trunk.segments}
+        pinned = {
+            id(segment): segment
+            for branch in trunk.branches
+            for segment in branch.seen[1:]
+            if id(segment) not in living
+        }
+        excess = sum(len(segment.pages) for segment in pinned.values())
+        excess -= trunk.shape.window_pages(self.pool.page_size)
+        taken = 0
+        for segment in pinned.values():  # branches are in order of age, and so are their segments
+            if excess <= 0:
+                break
+            excess -= len(segment.pages)
+            taken += 1
+            for branch in trunk.branches:
+                if segment in branch.seen:
+                    branch.seen.remove(segment)
+                    self.pool.release(segment.pages)
+        return taken
+
+    def can_branch(self, trunk: Trunk, max_tokens: int) -> bool:
+        """Whether the session's reserve has room for a branch of that length now."""
+        wanted = self.pool.pages_for(max_tokens)
+        return trunk.branch_pages + wanted <= trunk.shape.branch_pages(self.pool.page_size)
+
+    def open_branch(self, trunk: Trunk, max_tokens: int) -> Branch:
+        """Snapshot the trunk for one question of at most `max_tokens`, prompt and answer.
+
+        Raises ResourceExhaustedError when the session's reserve is taken (see `can_branch`).
+        """
+        if not self.can_branch(trunk, max_tokens):
+            raise ResourceExhaustedError(f"the session has no room for {max_tokens} more tokens")
+        promised = self.pool.pages_for(max_tokens)
+        branch = Branch(trunk, trunk.resident(), trunk.cursor, promised)
+        for segment in branch.seen:
+            self.pool.retain(segment.pages)
+        trunk.branch_pages += promised
+        trunk.branches.append(branch)
+        return branch
+
+    def extend(self, branch: Branch, count: int) -> list[int]:
+        """Pool slots (page * page_size + offset) of the branch's next `count` tokens.
+
+        Raises ResourceExhaustedError when the branch outgrows what it was promised.
+        """
+        end = branch.num_tokens + count
+        missing = self.pool.pages_for(end) - len(branch.pages)
+        if len(branch.pages) + missing > branch.promised_pages:
+            raise ResourceExhaustedError("the answer is longer than its reserve")
+        if missing > 0:
+            branch.pages += self.pool.allocate(missing)
+        slots = self.slots(branch.pages, branch.num_tokens, end)
+        branch.num_tokens = end
+        return slots
+
+    def slots(self, pages: list[int], start: int, end: int) -> list[int]:
+        size = self.pool.page_size
+        return [pages[n // size] * size + n % size for n in range(start, end)]
+
+    def close_branch(self, branch: Branch) -> None:
+        """Give everything back; closing twice is harmless."""
+        if branch.closed:
+            return
+        branch.closed = True
+        for segment in branch.seen:
+            self.pool.release(segment.pages)
+        self.pool.release(branch.pages)
+        branch.trunk.branch_pages -= branch.promised_pages
+        branch.trunk.branches.remove(branch)
+
+    def close_trunk(self, trunk: Trunk) -> None:
+        """End a session: its branches first, then its pages, at once."""
+        for branch in list(trunk.branches):
+            self.close_branch(branch)
+        for segment in trunk.resident():
+            self.pool.release(segment.pages)
+        self._trunks.remove(trunk)
+        self._committed -= trunk.shape.cost(self.pool.page_size)
+
+    def check_integrity(self) -> None:
+        """Every page is held exactly as often as its count says. Raises AssertionError."""
+        held: Counter[int] = Counter({NULL_PAGE: 1})
+        for trunk in self._trunks:
+            for segment in trunk.resident():
+                held.update(segment.pages)
+            promised = 0
+            for branch in trunk.branches:
+                assert not branch.closed
+                promised += branch.promised_pages
+                held.update(branch.pages)
+                for segment in branch.seen:
+                    held.update(segment.pages)
+            assert promised == trunk.branch_pages, "branch reserve miscounted"
+            assert len(trunk.segments) <= trunk.shape.window_segments
+        for segment in self._retired:
+            held.update(segment.pages)
+        self.pool.check_integrity(held)
+        cost = sum(trunk.shape.cost(self.pool.page_size) for trunk in self._trunks)
+        assert cost == self._committed, "admission miscounted"

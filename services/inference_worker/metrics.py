@@ -1,0 +1,53 @@
+"""What the worker measures. Names are shared with the dashboard, the alerts and the autoscaler."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.common.metrics import LATENCY_BUCKETS
+
+FRAME_LATENCY = Histogram(
+    "sightline_frame_latency_seconds",
+    "A frame's arrival at the engine to the session's state updated.",
+    buckets=LATENCY_BUCKETS,
+)
+FRAME_QUEUE = Histogram(
+    "sightline_frame_queue_seconds",
+    "How long a frame waited for the engine.",
+    buckets=LATENCY_BUCKETS,
+)
+FRAMES = Counter("sightline_worker_frames_total", "Frames by what became of them.", ["outcome"])
+SEGMENTS_READ = Counter(
+    "sightline_kv_segments_total",
+    "Historical segments a frame's step needed: reused from the cache or recomputed.",
+    ["kind"],
+)
+SEGMENTS_WITHDRAWN = Counter(
+    "sightline_kv_segments_withdrawn_total",
+    "Evicted segments taken from answers that outlived the window by another window.",
+)
+FIRST_TOKEN = Histogram(
+    "sightline_worker_first_token_seconds",
+    "Question at the engine to first token.",
+    buckets=LATENCY_BUCKETS,
+)
+ANSWERS = Counter("sightline_worker_answers_total", "Answers by how they ended.", ["finish"])
+WATCH_CHECKS = Counter("sightline_watch_checks_total", "Checks of standing questions.", ["answer"])
+STEP_SECONDS = Histogram(
+    "sightline_step_seconds", "Duration of one engine step.", buckets=LATENCY_BUCKETS
+)
+STEP_TOKENS = Histogram(
+    "sightline_step_tokens",
+    "New tokens in one engine step.",
+    buckets=(1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
+)
+STEP_SEGMENTS = Histogram(
+    "sightline_step_segments", "Segments in one engine step.", buckets=(0, 1, 2, 4, 8, 16, 32)
+)
+SESSIONS = Gauge("sightline_worker_sessions", "Sessions that hold KV memory.")
+KV_PAGES_USED = Gauge("sightline_kv_pages_used", "KV pages in use.")
+KV_PAGES_TOTAL = Gauge("sightline_kv_pages_total", "KV pages of the pool.")
+KV_BYTES_PER_SESSION = Gauge("sightline_kv_bytes_per_session", "KV bytes promised to a session.")
+DEVICE_BUSY = Gauge("sightline_device_busy_ratio", "Share of time the device thread computes.")
+REBASES = Counter("sightline_rebases_total", "Sessions moved back before the position horizon.")
+STEP_FAILURES = Counter(
+    "sightline_step_failures_total", "Steps that raised, by what failed.", ["part"]
+)

@@ -1,0 +1,124 @@
+"""The one decoder that every model family runs on.
+
+The decoder knows nothing of batches, pages or sessions: it maps token embeddings and positions to
+hidden states and asks its caller, an `Attend`, to attend. Training passes dense masks, the engine
+passes block tables, and both run the same weights through the same code.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from services.inference_worker.model.rotary import angles, rotate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderConfig:
+    """Shape of a decoder. `num_kv_heads` < `num_heads` is grouped-query attention."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_size: int
+    norm_eps: float = 1e-6
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    tie_embeddings: bool = True
+
+
+class Attend(Protocol):
+    """Attention over whatever the caller keeps.
+
+    `queries` [..., num_heads, head_dim]; `keys` and `values` [..., num_kv_heads, head_dim], of the
+    tokens in this forward, rotated. Returns [..., num_heads, head_dim].
+    """
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor: ...
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang and Sennrich, 2019)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The same dtype on both sides keeps the fused kernel under autocast.
+        return functional.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer layer: rotary attention, then a SwiGLU MLP."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        query_size = config.num_heads * config.head_dim
+        kv_size = config.num_kv_heads * config.head_dim
+        self.split = (query_size, kv_size, kv_size)
+        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.qkv = nn.Linear(config.hidden_size, sum(self.split), bias=config.qkv_bias)
+        self.output = nn.Linear(query_size, config.hidden_size, bias=False)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.mlp_size, bias=False)
+        self.down = nn.Linear(config.mlp_size, config.hidden_size, bias=False)
+        if config.qk_norm:
+            self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
+
+    def forward(
+        self, index: int, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend
+    ) -> Tensor:
+        queries, keys, values = self.qkv(self.attention_norm(hidden)).split(self.split, dim=-1)
+        queries = queries.unflatten(-1, (self.config.num_heads, self.config.head_dim))
+        keys = keys.unflatten(-1, (self.config.num_kv_heads, self.config.head_dim))
+        values = values.unflatten(-1, (self.config.num_kv_heads, self.config.head_dim))
+        if self.config.qk_norm:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
+        attended = attend(index, rotate(queries, cos, sin), rotate(keys, cos, sin), values)
+        hidden = hidden + self.output(attended.flatten(-2))
+        gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
+        return hidden + self.down(functional.silu(gate) * up)  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """Causal decoder with space-time rotary attention.
+
+    `omega` [head_dim // 2, 3] float32 is kept out of any dtype conversion of the weights by the
+    loader; see `rotary` for its meaning.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.omega = nn.Parameter(torch.zeros(config.head_dim // 2, 3))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, hidden: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Hidden states after the last norm.
+
+        hidden: [..., hidden_size] embeddings of text or vision tokens, in any mixture.
+        positions: [..., 3]. Leading dimensions are the caller's: [tokens] or [batch, tokens].
+        """
+        cos, sin = angles(self.omega, positions)
+        for index, layer in enumerate(self.layers):
+            hidden = layer(index, hidden, cos, sin, attend)
+        normed: Tensor = self.norm(hidden)
+        return normed
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary scores [..., vocab_size] of normed hidden states."""
+        weight: Tensor = self.embedding.weight if self.config.tie_embeddings else self.head.weight
+        return functional.linear(hidden, weight)

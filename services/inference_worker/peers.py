@@ -1,0 +1,330 @@
+"""The worker's clients of dialogue and TTS. Answers never wait for either longer than a deadline.
+
+Both are made on a running event loop, from an address or from a channel that the caller keeps.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+from prometheus_client import Counter, Gauge
+
+from services.common.tasks import cancel_and_wait, spawn
+from services.inference_worker.model.family import Round
+from sightline.errors import UnavailableError, error_from_status
+from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc, gateway_pb2, tts_pb2, tts_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+ROUNDS = Counter(
+    "sightline_worker_rounds_total",
+    "Finished rounds by what became of them: written, duplicate, or dropped and why.",
+    ["outcome"],  # written, duplicate, dropped_full, dropped_refused, dropped_shutdown
+)
+ROUNDS_WAITING = Gauge("sightline_worker_rounds_waiting", "Rounds not yet written to dialogue.")
+CONTEXTS = Counter(
+    "sightline_worker_contexts_total", "Histories asked of dialogue, by outcome.", ["outcome"]
+)
+SPEECHES = Counter("sightline_worker_speeches_total", "Answers spoken, by outcome.", ["outcome"])
+
+CHANNEL_OPTIONS = (
+    # A peer that comes back is found within a second, not after gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # in truth: how long one connect() may take
+    # A peer that vanished without a word is noticed.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
+# Trying again can help. Anything else says that this round will never be taken.
+_PASSING = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,  # Redis is full: it may be emptied
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.ABORTED,
+    }
+)
+_CALLERS_FAULT = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED})
+
+_SpeechCall: TypeAlias = Any  # grpc.aio.StreamStreamCall, whose stubs do not know EOF
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A finished round on its way to dialogue."""
+
+    conversation: str
+    session: str
+    round: dialogue_pb2.Round
+
+
+class DialoguePeer:
+    """Reads and writes conversations without ever holding an answer up.
+
+    Rounds are written in the background, in order, and again until dialogue takes them; at most
+    `max_waiting` wait, then the oldest is dropped and counted. `available` is False from a failure
+    of dialogue until its next success: what an answer's `degraded` says.
+    """
+
+    def __init__(
+        self,
+        peer: str | grpc.aio.Channel,
+        *,
+        context_timeout_s: float = 0.3,
+        append_timeout_s: float = 5.0,
+        flush_timeout_s: float = 3.0,
+        max_waiting: int = 1000,
+        first_backoff_s: float = 0.1,
+        max_backoff_s: float = 2.0,
+    ) -> None:
+        self.available = True
+        self._channel, self._owns_channel = _channel(peer)
+        self._stub = dialogue_pb2_grpc.DialogueServiceStub(self._channel)
+        self._context_timeout_s = context_timeout_s
+        self._append_timeout_s = append_timeout_s
+        self._flush_timeout_s = flush_timeout_s
+        self._max_waiting = max_waiting
+        self._first_backoff_s = first_backoff_s
+        self._max_backoff_s = max_backoff_s
+        self._waiting: deque[_Waiting] = deque()
+        self._on_wire = False  # the first of them is being written
+        self._closing = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        """Rounds that dialogue has not acknowledged yet."""
+        return len(self._waiting)
+
+    async def context(self, conversation: str, rounds: int) -> list[Round] | None:
+        """The last `rounds` rounds, oldest first, those still waiting to be written included.
+
+        While dialogue is away: the waiting ones alone, or None where there are none. Takes no
+        longer than the deadline and raises nothing.
+        """
+        request = dialogue_pb2.ContextRequest(conversation=conversation, rounds=rounds)
+        # Taken before dialogue answers: what is written meanwhile is then seen at least once.
+        waiting = [item.round for item in self._waiting if item.conversation == conversation]
+        kept: list[dialogue_pb2.Round] | None = None
+        try:
+            reply = await self._stub.Context(request, timeout=self._context_timeout_s)
+            kept = list(reply.rounds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:  # new, or expired: begins with a round
+                kept = []
+            else:
+                self._note_failure("context", error)
+        if kept is not None:
+            self._note_success()
+        CONTEXTS.labels("failed" if kept is None else "read").inc()
+        if kept is None and not waiting:
+            return None
+        by_turn = {round_.turn: round_ for round_ in [*(kept or []), *waiting]}
+        newest = list(by_turn.values())[-rounds:] if rounds > 0 else []
+        return [Round(round_.question, round_.answer) for round_ in newest]
+
+    def append(
+        self,
+        conversation: str,
+        *,
+        turn: str,
+        question: str,
+        answer: str,
+        asked_ns: int,
+        capture_ns: int,
+        interrupted: bool,
+        session: str = "",
+    ) -> None:
+        """Hand over a finished round; it is written in the background. `session`: where the
+        conversation takes place, kept if this round is its first."""
+        if self._closing.is_set():
+            ROUNDS.labels("dropped_shutdown").inc()
+            return
+        if len(self._waiting) >= self._max_waiting:
+            del self._waiting[1 if self._on_wire and len(self._waiting) > 1 else 0]
+            ROUNDS.labels("dropped_full").inc()
+        round_ = dialogue_pb2.Round(
+            turn=turn or secrets.token_urlsafe(12),  # without an id of its own it counts as new
+            question=question,
+            answer=answer,
+            asked_ns=asked_ns,
+            capture_ns=capture_ns,
+            interrupted=interrupted,
+        )
+        self._waiting.append(_Waiting(conversation, session, round_))
+        ROUNDS_WAITING.set(len(self._waiting))
+        if self._writer is None or self._writer.done():
+            self._writer = spawn(self._write_all(), name="write rounds")
+
+    async def aclose(self) -> None:
+        """Write what still waits, within `flush_timeout_s`; the rest is dropped and counted."""
+        self._closing.set()
+        if self._writer is not None:
+            await asyncio.wait([self._writer], timeout=self._flush_timeout_s)
+            await cancel_and_wait(self._writer)
+        if self._waiting:
+            ROUNDS.labels("dropped_shutdown").inc(len(self._waiting))
+            log.warning("rounds lost at shutdown", extra={"rounds": len(self._waiting)})
+            self._waiting.clear()
+            ROUNDS_WAITING.set(0)
+        if self._owns_channel:
+            await self._channel.close()
+
+    async def _write_all(self) -> None:
+        """Write until nothing waits. One at a time, so that rounds keep their order."""
+        backoff_s = self._first_backoff_s
+        while self._waiting:
+            item = self._waiting[0]
+            try:
+                outcome = await self._write(item)
+            except grpc.aio.AioRpcError as error:
+                if error.code() in _PASSING:
+                    self._note_failure("append", error)
+                    await self._pause(backoff_s * random.uniform(0.5, 1.0))
+                    backoff_s = min(2 * backoff_s, self._max_backoff_s)
+                    continue
+                outcome = "dropped_refused"
+                log.error(
+                    "round refused",
+                    extra={"code": error.code().name, "reason": error.details()},
+                )
+            else:
+                self._note_success()
+            backoff_s = self._first_backoff_s
+            if self._waiting and self._waiting[0] is item:  # not dropped to make room
+                self._waiting.popleft()
+                ROUNDS.labels(outcome).inc()
+            ROUNDS_WAITING.set(len(self._waiting))
+
+    async def _write(self, item: _Waiting) -> str:
+        request = dialogue_pb2.AppendRequest(conversation=item.conversation, round=item.round)
+        self._on_wire = True
+        try:
+            reply = await self._stub.Append(request, timeout=self._append_timeout_s)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            opening = dialogue_pb2.OpenConversationRequest(
+                id=item.conversation, session=item.session
+            )
+            await self._stub.Open(opening, timeout=self._append_timeout_s)
+            reply = await self._stub.Append(request, timeout=self._append_timeout_s)
+        finally:
+            self._on_wire = False
+        return "duplicate" if reply.duplicate else "written"
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next try; shutting down shortens it."""
+        if self._closing.is_set():
+            await asyncio.sleep(min(seconds, self._first_backoff_s))
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), seconds)
+
+    def _note_failure(self, operation: str, error: grpc.aio.AioRpcError) -> None:
+        if self.available:
+            fields = {"operation": operation, "code": error.code().name, "reason": error.details()}
+            log.warning("dialogue is away", extra=fields)
+        self.available = False
+
+    def _note_success(self) -> None:
+        if not self.available:
+            log.info("dialogue answers again")
+        self.available = True
+
+
+class SpeechPeer:
+    """Speaks answers while they are being written."""
+
+    def __init__(
+        self,
+        peer: str | grpc.aio.Channel,
+        *,
+        connect_timeout_s: float = 1.0,
+        audio_timeout_s: float = 5.0,
+        call_timeout_s: float = 300.0,
+    ) -> None:
+        self._channel, self._owns_channel = _channel(peer)
+        self._stub = tts_pb2_grpc.TtsServiceStub(self._channel)
+        self._connect_timeout_s = connect_timeout_s
+        self._audio_timeout_s = audio_timeout_s
+        self._call_timeout_s = call_timeout_s
+
+    async def speak(
+        self, text: AsyncIterator[str], voice: str
+    ) -> AsyncGenerator[gateway_pb2.AudioChunk, None]:
+        """Audio of `text`, in order, while pieces of text still come. "" is the default voice.
+
+        Raises UnavailableError when TTS does not take the call within `connect_timeout_s`, is lost
+        on the way, or stays silent for `audio_timeout_s` with all text in its hands;
+        InvalidArgumentError for a voice it does not have. Closing the iterator stops synthesis.
+        """
+        call = self._stub.Synthesize(timeout=self._call_timeout_s)
+        writer: asyncio.Task[None] | None = None
+        outcome = "cancelled"
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                with contextlib.suppress(asyncio.InvalidStateError):  # over already: see below why
+                    await call.write(tts_pb2.SynthesizeRequest(voice=voice))
+                await call.initial_metadata()  # TTS sends it as soon as it has taken the call
+            # Not before: gRPC forgets why a call was refused when more is written to it.
+            writer = spawn(_write_text(call, text), name="write text to speak")
+            while (reply := await self._next(call, writer)) is not None:
+                if reply.audio.pcm:
+                    yield reply.audio
+            outcome = "spoken"
+        except TimeoutError:
+            outcome = "failed"
+            raise UnavailableError("the TTS service does not answer in time") from None
+        except grpc.aio.AioRpcError as error:
+            outcome = "failed"
+            if error.code() in _CALLERS_FAULT:
+                raise error_from_status(error.code(), error.details()) from None
+            raise UnavailableError(f"the TTS service is away: {error.details()}") from None
+        finally:
+            call.cancel()
+            await cancel_and_wait(writer)
+            SPEECHES.labels(outcome).inc()
+
+    async def aclose(self) -> None:
+        if self._owns_channel:
+            await self._channel.close()
+
+    async def _next(
+        self, call: _SpeechCall, writer: asyncio.Task[None]
+    ) -> tts_pb2.SynthesizeResponse | None:
+        """The next reply, None at the end. TimeoutError once all text is written and none comes."""
+        reading = asyncio.ensure_future(call.read())
+        try:
+            await asyncio.wait((reading, writer), return_when=asyncio.FIRST_COMPLETED)
+            if writer.done() and not writer.cancelled():
+                writer.result()  # a failure of whoever writes the text is the caller's to know
+            async with asyncio.timeout(self._audio_timeout_s):
+                reply = await reading
+        finally:
+            await cancel_and_wait(reading)
+        return None if reply is grpc.aio.EOF else reply
+
+
+async def _write_text(call: _SpeechCall, text: AsyncIterator[str]) -> None:
+    # The call may end while text is being written; whoever reads from it learns of it.
+    with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+        async for piece in text:
+            await call.write(tts_pb2.SynthesizeRequest(text=piece))
+        await call.done_writing()
+
+
+def _channel(peer: str | grpc.aio.Channel) -> tuple[grpc.aio.Channel, bool]:
+    """A channel, and whether it is ours to close."""
+    if isinstance(peer, str):
+        return grpc.aio.insecure_channel(peer, options=CHANNEL_OPTIONS), True
+    return peer, False

@@ -1,0 +1,312 @@
+"""Tensors: the pool, one forward over a ragged step, sampling.
+
+A step is a list of `Run`s: consecutive new tokens of one trunk or branch, with the pages they may
+see. Linear layers run on all tokens flat, without padding. Attention works per session: the pages
+that any of a session's runs may see are gathered once, whoever and however many ask, and a mask
+says which query sees which slot. So twenty questions about one video read its window once.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from services.inference_worker.kv_cache import NULL_PAGE, Segment
+from services.inference_worker.model.attention import batched_attention
+from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.rotary import shift
+
+_UNSEEN = np.int32(2**30)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Consecutive new tokens. Either `frames` (one tubelet of pictures) or `tokens` (words).
+
+    `group`: the session; runs of one group share one gather. `seen`: whole segments visible to
+    every token. `own_pages`, `own_start`: the run's own sequence, of which its tokens are numbers
+    `own_start` … ; each sees that sequence up to itself, or all of it when `causal` is False.
+    `want_output`: sample after the last token.
+    """
+
+    group: int
+    seen: list[Segment]
+    own_pages: list[int]
+    own_start: int
+    slots: list[int]
+    positions: list[tuple[int, int, int]]
+    tokens: list[int] = field(default_factory=list)
+    frames: list[bytes] = field(default_factory=list)
+    causal: bool = True
+    want_output: bool = False
+    score_only: bool = False
+    temperature: float = 0.0
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """The next token, and for `score_only` runs the probability of yes against no."""
+
+    token: int
+    score: float
+    finite: bool
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Sessions whose attention runs as one padded batch."""
+
+    pages: Tensor  # [groups, pages] int64
+    queries: Tensor  # [groups * queries] int64, rows of the flat step; padding points at row 0
+    shape: tuple[int, int]
+    mask: Tensor  # [heads * groups, queries, slots], additive, model dtype
+    valid: Tensor | None  # rows of the padded batch that are real; None: all of them
+    rows: Tensor  # flat rows they belong to
+
+
+class PagedAttention:
+    """Attention of one step through block tables: writes new keys and values, then attends."""
+
+    def __init__(self, runner: "Runner", slots: Tensor, buckets: list[_Bucket]) -> None:
+        self.runner = runner
+        self.slots = slots
+        self.buckets = buckets
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        key_pool, value_pool = self.runner.keys[layer], self.runner.values[layer]
+        key_pool.flatten(1, 2).index_copy_(1, self.slots, keys.transpose(0, 1))
+        value_pool.flatten(1, 2).index_copy_(1, self.slots, values.transpose(0, 1))
+        out = torch.zeros_like(queries)  # rows of padding must stay numbers
+        for bucket in self.buckets:
+            groups, width = bucket.shape
+            picked = queries.index_select(0, bucket.queries).unflatten(0, (groups, width))
+            attended = batched_attention(
+                picked.permute(2, 0, 1, 3),
+                _gather(key_pool, bucket.pages),
+                _gather(value_pool, bucket.pages),
+                bucket.mask,
+            )
+            attended = attended.permute(1, 2, 0, 3).flatten(0, 1)
+            if bucket.valid is not None:
+                attended = attended.index_select(0, bucket.valid)
+            out.index_copy_(0, bucket.rows, attended)
+        return out
+
+
+def _gather(pool: Tensor, pages: Tensor) -> Tensor:
+    """[heads, pages, page_size, dim] → [heads, groups, slots, dim]: whole pages, no strides."""
+    groups, count = pages.shape
+    picked = pool.index_select(1, pages.flatten())
+    return picked.view(pool.shape[0], groups, count * pool.shape[2], pool.shape[3])
+
+
+class Runner:
+    """Owns the model and the KV tensors. Only the device thread calls it.
+
+    keys, values: per layer [kv_heads, pages, page_size, head_dim]. Heads come first so that what
+    one step gathers is already a batch of matrices.
+    """
+
+    def __init__(
+        self,
+        model: StreamingModel,
+        *,
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.page_size = page_size
+        self.dtype = dtype
+        self.device = device
+        config = model.decoder.config
+        shape = (config.num_kv_heads, num_pages, page_size, config.head_dim)
+        self.keys = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
+        self.values = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
+
+    @torch.inference_mode()
+    def execute(self, runs: list[Run]) -> list[RunOutput | None]:
+        """Run one step. Returns an output for each run that wants one, in order."""
+        order = sorted(range(len(runs)), key=lambda n: runs[n].group)
+        ordered = [runs[n] for n in order]
+        hidden = self._embed(ordered)
+        # Padding rows write to the null page, which every mask hides.
+        padding = _rounded(len(hidden)) - len(hidden)
+        hidden = functional.pad(hidden, (0, 0, 0, padding))
+        places = [p for run in ordered for p in run.positions] + [(0, 0, 0)] * padding
+        positions = torch.tensor(places, device=self.device)
+        targets = [s for run in ordered for s in run.slots] + [0] * padding
+        slots = torch.tensor(targets, device=self.device)
+        attend = PagedAttention(self, slots, self._buckets(ordered))
+        hidden = self.model.decoder(hidden, positions, attend)
+        outputs: list[RunOutput | None] = [None] * len(runs)
+        ends = np.cumsum([len(run.slots) for run in ordered])
+        wanting = [n for n, run in enumerate(ordered) if run.want_output]
+        if wanting:
+            last = [int(ends[n]) - 1 for n in wanting]
+            last += [0] * (_rounded(len(last)) - len(last))
+            rows = torch.tensor(last, device=self.device)
+            logits = self.model.decoder.logits(hidden.index_select(0, rows)).float()
+            sampled = self._sample(logits[: len(wanting)], [ordered[n] for n in wanting])
+            for n, output in zip(wanting, sampled, strict=True):
+                outputs[order[n]] = output
+        return outputs
+
+    def _embed(self, runs: list[Run]) -> Tensor:
+        """Embeddings of all new tokens, flat, in the order of `runs`: [tokens, hidden]."""
+        pictures = [run for run in runs if run.frames]
+        words = [token for run in runs for token in run.tokens]
+        parts: list[Tensor] = []
+        if pictures:
+            spec = self.model.spec
+            count = _rounded(len(pictures))
+            size = spec.tubelet * spec.frame_height * spec.frame_width * 3
+            raw = bytearray(b"".join(frame for run in pictures for frame in run.frames))
+            raw += bytes(size * (count - len(pictures)))
+            pixels = torch.frombuffer(raw, dtype=torch.uint8).to(self.device)
+            pixels = pixels.view(count, spec.tubelet, spec.frame_height, spec.frame_width, 3)
+            seen = self.model.encode(pixels)[: len(pictures)]
+            parts.append(seen.to(self.dtype).flatten(0, 1))
+        if words:
+            ids = torch.tensor(words, device=self.device)
+            parts.append(self.model.decoder.embedding(ids))
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts).index_select(0, self._interleave(runs))
+
+    def _interleave(self, runs: list[Run]) -> Tensor:
+        """Where each flat token is in [all picture tokens, all word tokens]."""
+        picture, word = 0, sum(len(run.slots) for run in runs if run.frames)
+        rows: list[NDArray[np.int64]] = []
+        for run in runs:
+            count = len(run.slots)
+            start = picture if run.frames else word
+            rows.append(np.arange(start, start + count))
+            if run.frames:
+                picture += count
+            else:
+                word += count
+        return torch.as_tensor(np.concatenate(rows), device=self.device)
+
+    def _buckets(self, runs: list[Run]) -> list[_Bucket]:
+        """Sessions grouped by how many queries they bring (next power of two), to bound padding."""
+        groups: dict[int, list[tuple[int, Run]]] = {}
+        row = 0
+        for run in runs:
+            groups.setdefault(run.group, []).append((row, run))
+            row += len(run.slots)
+        sized: dict[int, list[list[tuple[int, Run]]]] = {}
+        for members in groups.values():
+            queries = sum(len(run.slots) for _, run in members)
+            sized.setdefault(max(16, 1 << (queries - 1).bit_length()), []).append(members)
+        return [self._bucket(width, members) for width, members in sized.items()]
+
+    def _bucket(self, width: int, sessions: list[list[tuple[int, Run]]]) -> _Bucket:
+        tables = [_page_table([run for _, run in members]) for members in sessions]
+        widths = [sum(len(run.slots) for _, run in members) for members in sessions]
+        groups = _rounded(len(sessions))
+        widths += [0] * (groups - len(sessions))
+        count = -(-max(len(table) for table in tables) // 8) * 8
+        pages = np.full((groups, count), NULL_PAGE, dtype=np.int64)
+        visible = np.zeros((groups, width, count * self.page_size), dtype=bool)
+        queries = np.zeros((groups, width), dtype=np.int64)
+        for n, (members, table) in enumerate(zip(sessions, tables, strict=True)):
+            pages[n, : len(table)] = list(table)
+            column = 0
+            for row, run in members:
+                size = len(run.slots)
+                queries[n, column : column + size] = np.arange(row, row + size)
+                visible[n, column : column + size] = self._visible(run, table, count)
+                column += size
+        real = np.arange(width)[None, :] < np.array(widths)[:, None]
+        visible[~real, 0] = True  # padding must attend to something, or it is NaN
+        mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
+        mask.masked_fill_(torch.as_tensor(~visible, device=self.device), float("-inf"))
+        flat = torch.as_tensor(queries.reshape(-1), device=self.device)
+        whole = bool(real.all())
+        valid = None if whole else torch.as_tensor(np.flatnonzero(real), device=self.device)
+        return _Bucket(
+            pages=torch.as_tensor(pages, device=self.device),
+            queries=flat,
+            shape=(groups, width),
+            mask=mask.repeat(self.model.decoder.config.num_heads, 1, 1),
+            valid=valid,
+            rows=flat if valid is None else flat.index_select(0, valid),
+        )
+
+    def _visible(self, run: Run, table: dict[int, int], count: int) -> NDArray[np.bool_]:
+        """[queries, slots]: which slots of the group's pages each token of a run sees."""
+        size = self.page_size
+        number = np.full((count, size), _UNSEEN, dtype=np.int32)
+        offsets = np.arange(size, dtype=np.int32)
+        for segment in run.seen:
+            whole, rest = divmod(segment.num_tokens, size)
+            number[[table[page] for page in segment.pages[:whole]]] = -1
+            if rest:
+                number[table[segment.pages[whole]], :rest] = -1
+        for index, page in enumerate(run.own_pages):
+            number[table[page]] = index * size + offsets
+        end = run.own_start + len(run.slots)
+        own = np.arange(run.own_start, end) if run.causal else np.full(len(run.slots), end - 1)
+        return number.reshape(-1)[None, :] <= own[:, None]
+
+    def _sample(self, logits: Tensor, runs: list[Run]) -> list[RunOutput]:
+        """One synchronisation for the whole step."""
+        choice = logits.argmax(dim=-1)
+        for n, run in enumerate(runs):
+            if run.temperature > 0 and run.generator is not None:
+                weights = torch.softmax(logits[n].cpu() / run.temperature, dim=-1)
+                if torch.isfinite(weights).all():
+                    choice[n] = torch.multinomial(weights, 1, generator=run.generator)[0]
+        answers = torch.stack((logits[:, self.model.yes_token], logits[:, self.model.no_token]), -1)
+        scores = torch.softmax(answers, dim=-1)[:, 0]
+        finite = torch.isfinite(logits).all(dim=-1)
+        rows = torch.stack((choice.float(), scores, finite.float()), dim=-1).tolist()
+        return [RunOutput(int(token), score, bool(good)) for token, score, good in rows]
+
+    @torch.inference_mode()
+    def shift(self, pages: list[int], delta: int) -> None:
+        """Rebase: rotate the keys of these pages by `delta` positions, in place."""
+        index = torch.tensor(pages, device=self.device)
+        for keys in self.keys:
+            picked = keys.index_select(1, index).movedim(0, -2)
+            moved = shift(picked, self.model.decoder.omega, delta)
+            keys.index_copy_(1, index, moved.movedim(-2, 0))
+
+
+def _page_table(runs: list[Run]) -> dict[int, int]:
+    """Every page that any of these runs may see, numbered from 0 in order of first mention."""
+    table: dict[int, int] = {}
+    for run in runs:
+        for segment in run.seen:
+            for page in segment.pages:
+                table.setdefault(page, len(table))
+        for page in run.own_pages:
+            table.setdefault(page, len(table))
+    return table
+
+
+def _rounded(count: int) -> int:
+    """The next size that a batch is padded to: 1, 2, 3, 4, 6, 8, 12, 16, then multiples of 16.
+
+    CPU kernels are generated for every new shape, which costs a millisecond and half a megabyte
+    each time; ragged steps would meet new shapes for ever.
+    """
+    if count > 16:
+        return -(-count // 16) * 16
+    return next(size for size in (1, 2, 3, 4, 6, 8, 12, 16) if size >= count)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, because a slot nobody wrote is masked, and masking a NaN leaves a NaN. In host memory
+    they are the system's own zero pages, which cost nothing until a session writes to them."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(raw).view(dtype).view(shape)

@@ -1,0 +1,259 @@
+"""What runs in the next step. No tensors and no clock of its own here.
+
+Frames and questions take turns. A step of frames packs one segment or more of every session that
+has one, oldest first, under a token budget; a lone segment waits a few milliseconds for others,
+because a shared step costs little more than its own. Questions do not ride along: their branches
+remember older frames, and reading those would slow the new one down. A step of questions packs
+decode tokens and parts of prompts; while video flows it is kept short and to few sessions, and not
+begun when a frame is due before it would end, so that a frame finds the device free however many
+people ask.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import islice
+from typing import Any, Protocol
+
+from services.inference_worker.kv_cache import Branch, Trunk
+
+
+class FinishReason(Enum):
+    STOP = "stop"  # the model ended its answer
+    LENGTH = "length"  # the token limit did
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReceipt:
+    """How one frame went: seconds it waited for the engine, and seconds until it was understood."""
+
+    sequence: int
+    capture_ns: int
+    queue_s: float
+    latency_s: float
+    reused_segments: int
+    recomputed_segments: int
+
+
+@dataclass(slots=True, eq=False)
+class FrameJob:
+    """One frame at the engine. `arrived_s` is monotonic; `done` is called from the device thread
+    with a receipt, or with the error that ended its session."""
+
+    pixels: bytes
+    capture_ns: int
+    sequence: int
+    arrived_s: float
+    done: Callable[[FrameReceipt | Exception], None]
+    interpolated: bool = False
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The video a branch was given: capture times of its oldest and newest frame, and how many."""
+
+    first_capture_ns: int
+    last_capture_ns: int
+    num_frames: int
+
+
+class BranchSink(Protocol):
+    """Where a branch's results go. Called from the device thread; must return at once."""
+
+    def started(self, seen: Seen) -> None:
+        """The prompt is understood; a token or a score follows."""
+        ...
+
+    def token(self, token: int) -> None: ...
+
+    def scored(self, score: float) -> None:
+        """For `score_only` jobs: the probability of yes, 0…1. Nothing follows."""
+        ...
+
+    def finished(self, reason: FinishReason) -> None:
+        """The answer is complete. Nothing follows."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Nothing follows."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class BranchJob:
+    """A question or a watch's check. `pending` tokens still have to run; the last one's logits
+    give the next token. `after_frame`: frames submitted to the session before it was asked, which
+    it must see. `max_tokens` bounds the answer alone."""
+
+    pending: list[int]
+    max_tokens: int
+    sink: BranchSink
+    score_only: bool = False
+    temperature: float = 0.0
+    seed: int = 0
+    after_frame: int = 0
+    branch: Branch | None = None
+    seen: Seen | None = None
+    order: int = 0  # of opening
+    num_answered: int = 0
+    generator: Any = None  # the runner's random state, made on first use
+    prompt_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.prompt_tokens = len(self.pending)
+
+
+@dataclass(slots=True, eq=False)
+class SessionState:
+    """A session on the device thread. `frames_taken` counts frames that left the queue.
+    `waiting` jobs have no branch yet; `running` ones do."""
+
+    id: str
+    trunk: Trunk
+    frames: deque[FrameJob] = field(default_factory=deque)
+    waiting: deque[BranchJob] = field(default_factory=deque)
+    running: list[BranchJob] = field(default_factory=list)
+    frames_submitted: int = 0
+    frames_taken: int = 0
+    reused_segments: int = 0
+    recomputed_segments: int = 0
+    last_frame_s: float = 0.0
+    frame_interval_s: float = 0.0  # smoothed; 0: unknown
+    rebase_due: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """The next step. `frames`: per session, whole tubelets to append; `branches`: a job and how
+    many of its pending tokens run now."""
+
+    frames: list[tuple[SessionState, list[list[FrameJob]]]] = field(default_factory=list)
+    branches: list[tuple[BranchJob, int]] = field(default_factory=list)
+    num_tokens: int = 0
+
+    @property
+    def empty(self) -> bool:
+        return not self.frames and not self.branches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLimits:
+    """Bounds of one step. While video flows, a step of questions holds at most `question_tokens`
+    and reads the windows of at most `question_sessions`. `burst_segments`
+    is for sessions that are read faster than live; `batch_wait_s` is how long a segment may wait
+    for company."""
+
+    tokens: int
+    question_tokens: int
+    question_sessions: int
+    burst_segments: int
+    batch_wait_s: float
+
+
+FLOWING_S = 1.0  # a session whose last frame is younger is live
+LATE_S = 0.003  # how long a step of questions waits for a frame that is overdue
+
+
+class Scheduler:
+    """Plans steps over the sessions it is given. Called by the device thread only."""
+
+    def __init__(self, limits: StepLimits, tubelet: int, segment_tokens: int) -> None:
+        self.limits = limits
+        self.tubelet = tubelet
+        self.segment_tokens = segment_tokens
+        self._frames_ran_last = False
+        # Smoothed duration of steps of questions: of answers alone, and with prompts.
+        self._question_step_s = {False: 0.0, True: 0.0}
+        self._turn = 0
+
+    def wait_s(self, sessions: list[SessionState], now_s: float) -> float | None:
+        """How long the next step should wait: 0 to run now, None when there is nothing to run."""
+        ready = [session for session in sessions if len(session.frames) >= self.tubelet]
+        asked = any(session.running for session in sessions)
+        if asked:
+            return 0.0 if ready else self._hold_s(sessions, now_s)
+        if not ready:
+            return None
+        # Sessions whose next frame is likely to come within the wait are worth waiting for.
+        expected = sum(now_s - session.last_frame_s < FLOWING_S for session in sessions)
+        if len(ready) >= expected:
+            return 0.0
+        oldest = min(session.frames[0].arrived_s for session in ready)
+        return max(0.0, oldest + self.limits.batch_wait_s - now_s)
+
+    def _hold_s(self, sessions: list[SessionState], now_s: float) -> float:
+        """How long a step of questions leaves the device to a frame that is about to come. After
+        every step of frames one step of questions runs regardless."""
+        if self._frames_ran_last:
+            return 0.0
+        due_s = [
+            session.last_frame_s + session.frame_interval_s
+            for session in sessions
+            if session.frame_interval_s and now_s - session.last_frame_s < FLOWING_S
+        ]
+        coming = [at_s for at_s in due_s if now_s < at_s + LATE_S]
+        prompts = any(len(job.pending) > 1 for session in sessions for job in session.running)
+        if not coming or min(coming) > now_s + self._question_step_s[prompts]:
+            return 0.0
+        return min(coming) + LATE_S - now_s
+
+    def plan(self, sessions: list[SessionState], now_s: float) -> Plan:
+        """The next step, empty when nothing can run."""
+        plan = Plan()
+        jobs = [(session, job) for session in sessions for job in session.running]
+        if not (self._frames_ran_last and jobs):
+            self._plan_frames(plan, sessions)
+        if jobs and not plan.frames:
+            flowing = any(now_s - session.last_frame_s < FLOWING_S for session in sessions)
+            self._plan_questions(plan, jobs, flowing)
+        return plan
+
+    def ran(self, plan: Plan, step_s: float) -> None:
+        """A planned step has run and took so long."""
+        self._frames_ran_last = bool(plan.frames)
+        if not plan.frames:
+            prompts = any(count > 1 for _, count in plan.branches)
+            self._question_step_s[prompts] += 0.2 * (step_s - self._question_step_s[prompts])
+
+    def _plan_questions(
+        self, plan: Plan, jobs: list[tuple[SessionState, BranchJob]], flowing: bool
+    ) -> None:
+        """A token of every answer under way, then prompts, one after the other: prompts that share
+        steps would all be read late."""
+        budget = self.limits.question_tokens if flowing else self.limits.tokens
+        windows = self.limits.question_sessions if flowing else len(jobs)
+        self._turn += 1
+        answers = [entry for entry in jobs if len(entry[1].pending) == 1]
+        first = self._turn * windows % len(answers) if answers else 0
+        prompts = [entry for entry in jobs if len(entry[1].pending) > 1]
+        prompts.sort(key=lambda entry: entry[1].order)
+        read: set[str] = set()
+        for session, job in answers[first:] + answers[:first] + prompts:
+            if session.id not in read and len(read) >= windows:
+                continue
+            count = min(len(job.pending), budget)
+            if count:
+                read.add(session.id)
+                plan.branches.append((job, count))
+                plan.num_tokens += count
+                budget -= count
+
+    def _plan_frames(self, plan: Plan, sessions: list[SessionState]) -> None:
+        ready = [session for session in sessions if len(session.frames) >= self.tubelet]
+        ready.sort(key=lambda session: session.frames[0].arrived_s)
+        for turn in range(self.limits.burst_segments):
+            for session in ready:
+                if len(session.frames) < (turn + 1) * self.tubelet:
+                    continue
+                if plan.frames and plan.num_tokens + self.segment_tokens > self.limits.tokens:
+                    return
+                start = turn * self.tubelet
+                tubelet = list(islice(session.frames, start, start + self.tubelet))
+                if turn == 0:
+                    plan.frames.append((session, [tubelet]))
+                else:
+                    next(entry for entry in plan.frames if entry[0] is session)[1].append(tubelet)
+                plan.num_tokens += self.segment_tokens

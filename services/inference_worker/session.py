@@ -1,0 +1,102 @@
+"""The asyncio side of sessions: who feeds one, and how long it outlives its feeder."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from services.inference_worker.engine import Engine
+from sightline.errors import FailedPreconditionError, NotFoundError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Attachment:
+    """One StreamFrames call on a session. `replaced` is set when a newer call takes over."""
+
+    replaced: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True, eq=False)
+class WorkerSession:
+    """A session as calls see it. `frames_understood` and `changed` let watches sleep until there
+    is something new; `last_capture_ns` guards the order of frames."""
+
+    id: str
+    grace_s: float
+    attachment: Attachment | None = None
+    expiry: asyncio.TimerHandle | None = None
+    last_capture_ns: int = 0
+    frames_understood: int = 0
+    num_watches: int = 0
+
+
+class Sessions:
+    """Every session of this worker. One event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sessions: dict[str, WorkerSession] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, session_id: str) -> WorkerSession:
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise NotFoundError(f"no session {session_id} on this worker")
+        return session
+
+    async def attach(
+        self, session_id: str, window_segments: int, grace_s: float
+    ) -> tuple[WorkerSession, Attachment, bool]:
+        """Open a session, or take over one that exists (the bool), from whoever feeds it now:
+        a gateway that lost its line reconnects before we notice that the old line is dead."""
+        session = self._sessions.get(session_id)
+        resumed = session is not None
+        if session is None:
+            session = WorkerSession(session_id, grace_s)
+            self._sessions[session_id] = session
+            try:
+                await asyncio.wrap_future(self._engine.open_session(session_id, window_segments))
+            except BaseException:
+                del self._sessions[session_id]
+                raise
+        if session.attachment is not None:
+            session.attachment.replaced.set()
+        if session.expiry is not None:
+            session.expiry.cancel()
+            session.expiry = None
+        session.grace_s = grace_s
+        session.attachment = Attachment()
+        return session, session.attachment, resumed
+
+    def detach(self, session: WorkerSession, attachment: Attachment) -> None:
+        """The feeder left. Unless it was replaced, the session has `grace_s` left to live."""
+        if session.attachment is not attachment or session.id not in self._sessions:
+            return
+        session.attachment = None
+        loop = asyncio.get_running_loop()
+        session.expiry = loop.call_later(session.grace_s, self._expire, session)
+
+    def _expire(self, session: WorkerSession) -> None:
+        if self._sessions.get(session.id) is session and session.attachment is None:
+            log.info("session expired", extra={"session": session.id})
+            del self._sessions[session.id]
+            self._engine.close_session(session.id)
+
+    async def release(self, session_id: str) -> None:
+        """End a session now. Idempotent."""
+        session = self._sessions.pop(session_id, None)
+        if session is None:
+            return
+        if session.expiry is not None:
+            session.expiry.cancel()
+        if session.attachment is not None:
+            session.attachment.replaced.set()
+        await asyncio.wrap_future(self._engine.close_session(session_id))
+
+    def add_watch(self, session: WorkerSession, limit: int) -> None:
+        if session.num_watches >= limit:
+            raise FailedPreconditionError(f"a session has at most {limit} watches")
+        session.num_watches += 1

@@ -1,0 +1,46 @@
+"""Standing questions: when does a change of the answer become an event?"""
+
+from dataclasses import dataclass
+
+NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchRule:
+    """`threshold`: probability of yes above which the condition holds. `debounce_s`: how long a
+    changed answer must hold before it counts. `cooldown_s`: least time between two events."""
+
+    threshold: float = 0.5
+    debounce_s: float = 0.0
+    cooldown_s: float = 0.0
+
+
+class WatchState:
+    """Turns a stream of scores into events. Time is the video's own (capture time of the newest
+    frame seen), so that a slow worker or a fast file changes nothing about what fires.
+
+    A condition that holds at the first look is an event too: before it, nothing was known.
+    """
+
+    def __init__(self, rule: WatchRule) -> None:
+        self.rule = rule
+        self.active = False
+        self._changed_ns: int | None = None
+        self._fired_ns: int | None = None
+
+    def update(self, score: float, capture_ns: int) -> bool:
+        """Take one score. True when `active` just changed: that is an event."""
+        holds = score > self.rule.threshold
+        if holds == self.active:
+            self._changed_ns = None
+            return False
+        if self._changed_ns is None:
+            self._changed_ns = capture_ns
+        if capture_ns - self._changed_ns < self.rule.debounce_s * NS:
+            return False
+        if self._fired_ns is not None and capture_ns - self._fired_ns < self.rule.cooldown_s * NS:
+            return False
+        self.active = holds
+        self._changed_ns = None
+        self._fired_ns = capture_ns
+        return True

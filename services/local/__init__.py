@@ -1,0 +1,1 @@
+"""Runs the whole suite on one machine: for newcomers, development and tests."""

@@ -1,0 +1,100 @@
+"""What is shown: a generated clip with its truth beside it, or a video of the user's."""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.common.config import ConfigError
+from services.local.process import Process
+
+SEED = 1
+SECONDS = 24
+MAKE_S = 300.0
+QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning")
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A question whose right answer is `answer` from `time_s` until `until_s` of the clip."""
+
+    time_s: float
+    until_s: float
+    question: str
+    answer: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    path: Path
+    seconds: float
+    facts: tuple[Fact, ...]
+
+    def truth(self, question: str, time_s: float) -> str | None:
+        """The right answer at a moment of the looped clip; None where nobody can say."""
+        time_s %= self.seconds
+        for fact in self.facts:
+            if fact.question == question and fact.time_s <= time_s < fact.until_s:
+                return fact.answer
+        return None
+
+
+async def sample_clip(cache: Path) -> Clip:
+    """The generated clip, made once and kept in `cache`. Raises ConfigError when that fails."""
+    path = cache / f"sample-{SEED}-{SECONDS}.mp4"
+    if not await asyncio.to_thread(_is_there, path):
+        made = path.with_name(f"making-{os.getpid()}-{path.name}")
+        log = path.with_suffix(".log")
+        length = ("--seed", str(SEED), "--seconds", str(SECONDS))
+        maker = Process("clip", (sys.executable, "-m", "training", "clip", str(made), *length), log)
+        await maker.start()
+        try:
+            code = await asyncio.wait_for(maker.wait(), MAKE_S)
+        finally:
+            await maker.kill()
+        if code != 0:
+            lines = "\n  ".join(maker.last_lines())
+            raise ConfigError(f"the sample clip could not be made:\n  {lines}")
+        made.with_suffix(".json").replace(path.with_suffix(".json"))
+        made.replace(path)
+    return await asyncio.to_thread(_read, path)
+
+
+def _is_there(path: Path) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.exists() and path.with_suffix(".json").exists()
+
+
+def _read(path: Path) -> Clip:
+    told = json.loads(path.with_suffix(".json").read_text())
+    facts = (
+        Fact(fact["time_s"], fact["until_s"], fact["question"], fact["answer"], fact["kind"])
+        for fact in told["facts"]
+    )
+    return Clip(path, float(told["seconds"]), tuple(facts))
+
+
+def publisher_command(path: Path, url: str) -> Sequence[str]:
+    """What publishes a file as a live, looping stream: ffmpeg, or PyAV where that is absent."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        return (sys.executable, "-m", "services.local.publish", str(path), url)
+    loop = ("-re", "-stream_loop", "-1", "-i", str(path))
+    return (program, *QUIET, *loop, *_codec(path), "-an", "-f", "flv", url)
+
+
+def _codec(path: Path) -> Iterator[str]:
+    import av
+
+    with av.open(str(path)) as container:
+        h264 = container.streams.video[0].codec_context.name == "h264"
+    if h264:
+        yield from ("-c:v", "copy")
+    else:
+        yield from ("-c:v", "libx264", "-preset", "veryfast", "-tune", "zerolatency")
+        yield from ("-pix_fmt", "yuv420p", "-g", "50")

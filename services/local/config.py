@@ -1,0 +1,101 @@
+"""What `make run` can be told."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
+
+from services.common.config import ConfigError, EnvConfig, setting, variable
+
+
+def _port(default: int, help: str) -> int:
+    number: int = setting(default, f"{help} 0 picks a free one.", minimum=0, maximum=65535)
+    return number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalConfig(EnvConfig):
+    """The suite on one machine. Variables of the services themselves are passed on to them."""
+
+    prefix: ClassVar[str] = ""
+
+    workers: int = setting(1, "Inference workers.", minimum=1, maximum=16)
+    source: str | None = setting(None, "Video to show, a file or a URL; empty: a generated one.")
+    fps: float = setting(
+        0.0, "Frames per second shown to the model; 0: what it prefers.", minimum=0, maximum=120
+    )
+    dialogue_redis_url: str | None = setting(
+        None,
+        "Redis to keep conversations in; empty: one of the suite's own, thrown away at its end.",
+    )
+    gateway_grpc_port: int = _port(50051, "gRPC of the gateway: SDK and command line.")
+    gateway_http_port: int = _port(8080, "Page, HTTP API and metrics of the gateway.")
+    gateway_rtmp_port: int = _port(1935, "RTMP.")
+    dialogue_grpc_port: int = _port(50053, "gRPC of dialogue.")
+    dialogue_http_port: int = _port(9102, "Metrics of dialogue.")
+    tts_grpc_port: int = _port(50054, "gRPC of tts.")
+    tts_http_port: int = _port(9103, "Metrics of tts.")
+    worker_grpc_port: int = _port(50060, "gRPC of the first worker; others follow.")
+    worker_http_port: int = _port(9110, "Metrics of the first worker; others follow.")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Raises ConfigError for bad values. An empty variable counts as unset."""
+        environ = os.environ if environ is None else environ
+        given = {name: value for name, value in environ.items() if value != ""}
+        return super(LocalConfig, cls).from_env(given)
+
+    def on_free_ports(self) -> Self:
+        """The same with every port picked by the system."""
+        ports: dict[str, Any] = dict.fromkeys(self._port_names(), 0)
+        return replace(self, **ports)
+
+    def with_ports(self) -> Self:
+        """The same with real ports: free ones for 0, and those given checked to be free.
+
+        Raises ConfigError naming the first busy port and its variable.
+        """
+        ports: dict[str, Any] = {}
+        with contextlib.ExitStack() as held:  # until all are picked, so that none comes twice
+            for name in self._port_names():
+                port = getattr(self, name)
+                count = self.workers if name.startswith("worker_") else 1
+                if port == 0:
+                    ports[name] = _take_free(count, held)
+                    continue
+                for number in range(port, port + count):
+                    if not _take(number, held):
+                        free = _take_free(count, held)
+                        raise ConfigError(
+                            f"port {number} is in use: choose another with {name.upper()}, "
+                            f"e.g. {name.upper()}={free}"
+                        )
+        return replace(self, **ports)
+
+    def _port_names(self) -> Iterator[str]:
+        for item in fields(self):
+            if item.name.endswith("_port"):
+                assert variable(type(self), item) == item.name.upper()
+                yield item.name
+
+
+def _take(port: int, held: contextlib.ExitStack) -> int:
+    """The port, bound until `held` closes; 0 picks one. 0 when it is in use."""
+    probe = held.enter_context(socket.socket())
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind(("127.0.0.1", port))
+    except OSError:
+        return 0
+    return int(probe.getsockname()[1])
+
+
+def _take_free(count: int, held: contextlib.ExitStack) -> int:
+    """The first of `count` adjacent free ports."""
+    for _ in range(100):
+        first = _take(0, held)
+        if all(_take(first + more, held) for more in range(1, count)):
+            return first
+    raise ConfigError("no free ports on 127.0.0.1")

@@ -1,0 +1,261 @@
+"""The whole evening: start, show a video, ask about it, stay up, and leave nothing behind."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from services.common.config import ConfigError
+from services.local import tour
+from services.local.clip import Clip, publisher_command, sample_clip
+from services.local.config import LocalConfig
+from services.local.process import ROOT, Process, ProcessError
+from services.local.show import Show
+from services.local.suite import Restarted, Suite
+from sightline import aio
+from sightline.errors import SightlineError
+from sightline.types import Timeouts
+
+T = TypeVar("T")
+
+DEMO, CAMERA = "demo", "camera"
+REDIS = "sightline-redis-"
+PICTURE_S = 30.0
+LONG_S = 24 * 3600.0  # how long the two sessions wait for their publishers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`report`: where the answers are written as JSON. `cache`: logs and the sample clip."""
+
+    cache: Path = ROOT / ".cache"
+    report: Path | None = None
+    exit_after_questions: bool = False
+
+
+class Launcher:
+    """`config` with real ports. `run` once."""
+
+    def __init__(self, config: LocalConfig, options: Options, show: Show) -> None:
+        self._config = config
+        self._options = options
+        self._show = show
+        self._folder = options.cache / "run"
+        self._keys = {name: secrets.token_hex(8) for name in (DEMO, CAMERA)}
+        self._suite: Suite | None = None
+
+    async def run(self) -> int:
+        """Until cancelled, or until the questions are answered. The exit code."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers()
+        with tempfile.TemporaryDirectory(prefix=f"{REDIS}{os.getpid()}-") as redis:
+            self._suite = Suite(self._config, self._folder, Path(redis), self._show.process)
+            code = 0
+            try:
+                code = await self._evening(self._suite)
+            except asyncio.CancelledError:
+                self._show.close()
+                self._show.line("stopping")
+            finally:
+                self._show.close()
+                complaints = await _to_the_end(self._suite.stop())
+            for complaint in complaints:
+                self._show.complaint(complaint)
+            return code or (1 if complaints else 0)
+
+    async def kill(self) -> None:
+        """At once, without draining."""
+        if self._suite is not None:
+            await self._suite.kill()
+
+    async def _evening(self, suite: Suite) -> int:
+        clip = asyncio.create_task(self._find_clip(), name="clip")
+        self._show.starting()
+        try:
+            await suite.start()
+        except ProcessError as error:
+            self._show.started()
+            self._show.failure(str(error), error.process.last_lines())
+            return 1
+        finally:
+            self._show.started()
+            if not suite.gateway.running:
+                clip.cancel()
+                await asyncio.wait([clip])  # its own failure is not the one to tell
+                if not clip.cancelled():
+                    clip.exception()
+        keeper = asyncio.create_task(suite.supervise(), name="supervise")
+        try:
+            return await self._perform(suite, await clip)
+        finally:
+            clip.cancel()
+            keeper.cancel()
+            await asyncio.wait([keeper, clip])
+
+    async def _find_clip(self) -> Clip | None:
+        """The sample; None when the user brings a video."""
+        if self._config.source is not None:
+            return None
+        return await sample_clip(self._options.cache / "clips")
+
+    async def _perform(self, suite: Suite, clip: Clip | None) -> int:
+        timeouts = Timeouts(connect_s=30.0)
+        async with aio.connect(suite.gateway.address, timeouts=timeouts) as client:
+            try:
+                session = await self._open_demo(client)
+                camera = await self._open_camera(client)
+            except SightlineError as error:
+                self._show.failure(f"the video cannot be shown: {error}", [])
+                return 1
+            await self._publish(suite, session, clip)
+            code = await self._ask(session, clip)
+            if self._options.exit_after_questions:
+                return code
+            self._tell_addresses(camera)
+            suite.on_restart = self._reopen_after(suite, client)
+            await self._stay(client)
+        return 0
+
+    # --- the video ---------------------------------------------------------------------------
+
+    @property
+    def _url(self) -> str | None:
+        source = self._config.source
+        return source if source is not None and "://" in source else None
+
+    async def _open_demo(self, client: aio.Client) -> aio.Session:
+        if self._url is not None:
+            return await client.open(self._url, name=DEMO, loop=True, fps=self._config.fps)
+        return await self._open_push(client, DEMO, self._config.fps)
+
+    async def _open_camera(self, client: aio.Client) -> aio.Session:
+        """A second session, empty, for a camera of the user's."""
+        return await self._open_push(client, CAMERA, 0.0)
+
+    async def _open_push(self, client: aio.Client, name: str, fps: float) -> aio.Session:
+        return await client.open(
+            push=True, name=name, key=self._keys[name], fps=fps, grace_s=LONG_S
+        )
+
+    async def _publish(self, suite: Suite, session: aio.Session, clip: Clip | None) -> None:
+        if self._url is not None:
+            return
+        path = clip.path if clip is not None else Path(self._config.source or "")
+        url = f"rtmp://127.0.0.1:{self._config.gateway_rtmp_port}/live/{session.key}"
+        command = await asyncio.to_thread(publisher_command, path, url)
+        log = self._folder / "logs" / "publisher.log"
+        log.write_bytes(b"")
+        codes = (0, 255, -signal.SIGTERM)  # 255 is ffmpeg's after a signal
+        publisher = Process(
+            "publisher", command, log, drain_s=5.0, stopped_codes=codes, most_restart_s=2.0
+        )
+        await suite.add(publisher)
+
+    def _reopen_after(self, suite: Suite, client: aio.Client) -> Restarted:
+        async def reopen(process: Process) -> None:
+            """A gateway that was started again knows no sessions; keys stay what they were."""
+            if process is not suite.gateway:
+                return
+            try:
+                await self._open_demo(client)
+                await self._open_camera(client)
+            except SightlineError as error:
+                self._show.complaint(f"the sessions could not be opened again: {error}")
+
+        return reopen
+
+    # --- questions ---------------------------------------------------------------------------
+
+    async def _ask(self, session: aio.Session, clip: Clip | None) -> int:
+        show = self._show
+        what = "the sample clip" if clip is not None else self._config.source
+        show.line(f"\nThree questions about {what}, live:\n", "bold")
+        try:
+            if not await session.wait_for_picture(PICTURE_S):
+                show.failure(f"no picture came in {PICTURE_S:g} s", self._publisher_log())
+                return 1
+            stage = None if clip is None else tour.Stage(clip, session)
+            if stage is None:
+                await asyncio.sleep(session.info.window / session.info.fps)  # something to tell of
+            told = await tour.ask(session, stage, show.question, show.piece, show.answered)
+        except SightlineError as error:
+            show.failure(f"no answer: {error}", [])
+            return 1
+        if clip is None:
+            show.line("\nThe built-in model knows coloured shapes and nothing else.", "dim")
+        if self._options.report is not None:
+            report = {"answers": [answer.as_dict() for answer in told]}
+            self._options.report.write_text(json.dumps(report, indent=1) + "\n")
+        return 0
+
+    def _publisher_log(self) -> list[str]:
+        log = self._folder / "logs" / "publisher.log"
+        return Process("publisher", (), log).last_lines()
+
+    # --- staying up --------------------------------------------------------------------------
+
+    def _tell_addresses(self, camera: aio.Session) -> None:
+        config = self._config
+        server = f"localhost:{config.gateway_grpc_port}"
+        option = "" if config.gateway_grpc_port == 50051 else f"--server {server} "
+        rows = [
+            ("page", f"http://localhost:{config.gateway_http_port}/"),
+            ("gRPC", server),
+            ("RTMP", f"{camera.rtmp_url}   (publish here: session {CAMERA})"),
+            ("WHIP", camera.whip_url),
+            ("logs", str(self._folder / "logs")),
+        ]
+        commands = [
+            f'.venv/bin/sightline {option}ask {DEMO} "What is in the scene?"',
+            f'.venv/bin/sightline {option}watch {DEMO} "a red circle is there"',
+        ]
+        self._show.addresses(rows, commands)
+        self._show.line("Ctrl-C stops everything.", "dim")
+
+    async def _stay(self, client: aio.Client) -> None:
+        self._show.running()
+        while True:
+            try:
+                self._show.status(await client.sessions())
+            except SightlineError:
+                self._show.away()
+            await asyncio.sleep(1.0)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for `work` whatever signals come meanwhile: a further one kills, see `kill`."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
+
+
+def _remove_leftovers() -> None:
+    """Data of launchers that were killed before they could remove it themselves."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{REDIS}*-*"):
+        owner = folder.name.removeprefix(REDIS).partition("-")[0]
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue
+
+
+def checked(config: LocalConfig) -> LocalConfig:
+    """The configuration with real ports. Raises ConfigError for what cannot work."""
+    if config.source is not None and "://" not in config.source:
+        path = Path(config.source).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"SOURCE={config.source} is neither a file nor a URL")
+        config = replace(config, source=str(path.absolute()))
+    return config.with_ports()

@@ -1,0 +1,193 @@
+"""Every process of the suite, in the order of their dependence."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from services.local.config import LocalConfig
+from services.local.process import Process, ProcessError, describe_exit, is_serving
+from services.local.redis import redis_process
+
+READY_S = 180.0  # a worker loads its model and warms up, on a machine that may be busy
+STABLE_S = 10.0  # a process that ran so long is started again at once when it ends
+LEAST_RESTART_S = 0.5
+
+Report = Callable[[Process, str], None]
+Restarted = Callable[[Process], Awaitable[None]]
+
+
+class Suite:
+    """`config` with real ports. `report` is told what happens to each process.
+
+    `start`, then `supervise` until cancelled, then `stop`. Further processes that depend on the
+    suite (a publisher) join by `add`.
+    """
+
+    def __init__(self, config: LocalConfig, folder: Path, redis: Path, report: Report) -> None:
+        self.config = config
+        self._report = report
+        self._logs = folder / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._stopping = False
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._broken: asyncio.Queue[BaseException] = asyncio.Queue()
+        self.on_restart: Restarted | None = None
+        self.redis: Process | None = None
+        url = config.dialogue_redis_url
+        if url is None:
+            self.redis, url = redis_process(redis, self._logs / "redis.log")
+        dialogue = f"127.0.0.1:{config.dialogue_grpc_port}"
+        tts = f"127.0.0.1:{config.tts_grpc_port}"
+        self.dialogue = self._service(
+            "dialogue",
+            config.dialogue_grpc_port,
+            DIALOGUE_HTTP_PORT=config.dialogue_http_port,
+            DIALOGUE_REDIS_URL=url,
+        )
+        self.tts = self._service("tts", config.tts_grpc_port, TTS_HTTP_PORT=config.tts_http_port)
+        threads = {} if "WORKER_THREADS" in os.environ else _threads(config.workers)
+        self.workers = [
+            self._service(
+                "inference_worker",
+                config.worker_grpc_port + number,
+                label=f"worker-{number}" if config.workers > 1 else "worker",
+                WORKER_HTTP_PORT=config.worker_http_port + number,
+                WORKER_DIALOGUE=dialogue,
+                WORKER_TTS=tts,
+                **threads,
+            )
+            for number in range(config.workers)
+        ]
+        self.gateway = self._service(
+            "gateway",
+            config.gateway_grpc_port,
+            GATEWAY_HTTP_PORT=config.gateway_http_port,
+            GATEWAY_RTMP_PORT=config.gateway_rtmp_port,
+            GATEWAY_WORKERS=",".join(worker.address for worker in self.workers),
+            GATEWAY_TTS=tts,
+        )
+        self._extra: list[Process] = []
+
+    @property
+    def processes(self) -> list[Process]:
+        """Those that others depend on first."""
+        redis = [] if self.redis is None else [self.redis]
+        return [*redis, self.dialogue, self.tts, *self.workers, self.gateway, *self._extra]
+
+    async def start(self) -> None:
+        """Start everything at once and wait until all of it serves.
+
+        Raises ProcessError for the first that ends or takes too long.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for process in self.processes:
+                    group.create_task(self._bring_up(process), name=f"start:{process.name}")
+        except* ProcessError as errors:
+            raise errors.exceptions[0] from None
+
+    async def add(self, process: Process) -> None:
+        """Start a process and keep it running with the rest."""
+        await self._bring_up(process)
+        self._extra.append(process)
+        self._watch(process)
+
+    async def supervise(self) -> None:
+        """Start again what ends, with a growing pause. Until cancelled."""
+        for process in self.processes:
+            self._watch(process)
+        raise await self._broken.get()
+
+    async def stop(self) -> list[str]:
+        """SIGTERM front to back, each when what uses it has ended. Complaints."""
+        self._stopping = True
+        for task in self._watchers.values():
+            task.cancel()
+        redis = [] if self.redis is None else [self.redis]
+        complaints: list[str | None] = []
+        for together in (
+            self._extra,
+            [self.gateway],
+            self.workers,
+            [self.tts, self.dialogue],
+            redis,
+        ):
+            complaints += await asyncio.gather(*(self._stop(process) for process in together))
+        return [complaint for complaint in complaints if complaint is not None]
+
+    async def kill(self) -> None:
+        self._stopping = True
+        await asyncio.gather(*(process.kill() for process in self.processes))
+
+    async def _stop(self, process: Process) -> str | None:
+        if not process.running:
+            return None
+        self._report(process, "stopping")
+        complaint = await process.stop()
+        self._report(process, "stopped")
+        return complaint
+
+    async def _bring_up(self, process: Process) -> None:
+        self._report(process, "starting")
+        await process.start()
+        await process.wait_ready(READY_S)
+        self._report(process, "ready")
+
+    def _watch(self, process: Process) -> None:
+        if process.name not in self._watchers and not self._stopping:
+            task = asyncio.create_task(self._keep(process), name=f"keep:{process.name}")
+            self._watchers[process.name] = task
+            task.add_done_callback(self._note_failure)
+
+    def _note_failure(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._broken.put_nowait(error)
+
+    async def _keep(self, process: Process) -> None:
+        started_s, wait_s = time.monotonic(), LEAST_RESTART_S
+        while True:
+            code = await process.wait()
+            if time.monotonic() - started_s > STABLE_S:
+                wait_s = LEAST_RESTART_S
+            if wait_s == LEAST_RESTART_S:  # the first of a row; the log tells the others
+                self._report(process, f"ended with {describe_exit(code)}; starting it again")
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, process.most_restart_s)
+            started_s = time.monotonic()
+            try:
+                await self._bring_up(process)
+            except ProcessError as error:
+                self._report(process, str(error))
+                await process.kill()
+                continue
+            if self.on_restart is not None:
+                await self.on_restart(process)
+
+    def _service(
+        self, package: str, grpc_port: int, *, label: str = "", **variables: object
+    ) -> Process:
+        prefix = {"inference_worker": "WORKER_"}.get(package, f"{package.upper()}_")
+        address = f"127.0.0.1:{grpc_port}"
+        name = label or package
+        log = self._logs / f"{name}.log"
+        log.write_bytes(b"")
+        return Process(
+            name,
+            (sys.executable, "-m", f"services.{package}"),
+            log,
+            {key: str(value) for key, value in variables.items()}
+            | {f"{prefix}GRPC_PORT": str(grpc_port)},
+            ready=partial(is_serving, address),
+            address=address,
+        )
+
+
+def _threads(workers: int) -> dict[str, object]:
+    """Workers on one machine share its cores."""
+    if workers == 1:
+        return {}
+    return {"WORKER_THREADS": max(1, (os.cpu_count() or 1) // workers)}

@@ -1,0 +1,69 @@
+"""Sightline's client: open a video, ask about it, be told when something happens.
+
+    with sightline.connect("localhost:50051") as client:
+        session = client.open("clip.mp4")
+        for delta in session.ask("What changed?"):
+            print(delta, end="")
+
+`sightline.aio` is the same for asyncio programs.
+"""
+
+from sightline import aio
+from sightline.client import Answer, Client, Conversation, Pusher, Session, Watch, connect
+from sightline.errors import (
+    AlreadyExistsError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    SightlineError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from sightline.types import (
+    AnswerResult,
+    Audio,
+    Event,
+    FinishReason,
+    Packet,
+    PushReport,
+    SessionInfo,
+    SessionState,
+    SessionStats,
+    Timeouts,
+)
+
+__all__ = [
+    "AlreadyExistsError",
+    "Answer",
+    "AnswerResult",
+    "Audio",
+    "Client",
+    "Conversation",
+    "DeadlineExceededError",
+    "Event",
+    "FailedPreconditionError",
+    "FinishReason",
+    "InternalError",
+    "InvalidArgumentError",
+    "NotFoundError",
+    "Packet",
+    "PermissionDeniedError",
+    "PushReport",
+    "Pusher",
+    "ResourceExhaustedError",
+    "Session",
+    "SessionInfo",
+    "SessionState",
+    "SessionStats",
+    "SightlineError",
+    "Timeouts",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "Watch",
+    "aio",
+    "connect",
+]

@@ -1,0 +1,188 @@
+"""The asynchronous client: `async with sightline.aio.connect("localhost:50051") as client`.
+
+This is the implementation; `sightline.connect` is the same for programs without an event loop.
+Everything here belongs to the event loop it was made in.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from sightline.answer import Answer, Watch
+from sightline.calls import Calls
+from sightline.conversation import Conversation
+from sightline.errors import InvalidArgumentError, SightlineError
+from sightline.push import Pusher
+from sightline.session import Session
+from sightline.types import Audio, SessionInfo, Timeouts
+from sightline.v1 import gateway_pb2 as pb
+from sightline.video import VideoFile
+from sightline.wire import session_info
+
+__all__ = ["Answer", "Client", "Conversation", "Pusher", "Session", "Watch", "connect"]
+
+DEFAULT_ADDRESS = "localhost:50051"
+
+
+def connect(
+    address: str = DEFAULT_ADDRESS,
+    *,
+    timeouts: Timeouts | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> "Client":
+    """A client of the gateway at `address`. Without `credentials` the connection is not encrypted.
+
+    Entering it (`async with`) waits for the server and raises UnavailableError where there is none.
+    """
+    return Client(Calls(address, timeouts or Timeouts(), credentials))
+
+
+class Client:
+    """Made by `connect`."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._sessions: set[Session] = set()
+
+    @property
+    def timeouts(self) -> Timeouts:
+        return self._calls.timeouts
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._calls.wait_until_reachable()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop what this client plays or asks. Sessions stay on the server until they are deleted
+        or their grace time without a publisher has passed."""
+        for session in list(self._sessions):
+            await session.aclose()
+        await self._calls.aclose()
+
+    async def open(
+        self,
+        source: str | Path | None = None,
+        *,
+        name: str = "",
+        push: bool = False,
+        key: str = "",
+        on_server: bool = False,
+        realtime: bool = True,
+        loop: bool = False,
+        until_s: float | None = None,
+        lossless: bool | None = None,
+        fps: float = 0.0,
+        window: int = 0,
+        grace_s: float = 0.0,
+    ) -> "Session":
+        """Begin to watch a video.
+
+        - a file on this machine: read here and pushed to the server; in real time, or with
+          `realtime=False` as fast as the model takes it with nothing left out. `until_s` stops
+          at that moment of the video. Returns when the model has seen the first picture.
+        - a URL (rtmp, rtsp, http, https), or with `on_server` a path below the server's media
+          root: read by the server.
+        - nothing, or `push=True`: waits for a publisher (`session.rtmp_url`, `session.whip_url`)
+          or for `session.push`.
+
+        `fps` and `window` (in segments) default to the model's preference, `grace_s` to the
+        server's. `lossless` sessions make their pusher wait instead of dropping frames.
+        Raises FileNotFoundError for a path that is not there, InvalidArgumentError for one that
+        is no video, ResourceExhaustedError where no worker has room.
+        """
+        if source is not None and push:
+            raise InvalidArgumentError("give a source or push=True, not both")
+        remote = source is not None and (on_server or "://" in str(source))
+        file = None
+        if source is not None and not remote:
+            file = await asyncio.to_thread(_local_file, Path(source), until_s)
+        if lossless is None:
+            lossless = file is not None and not realtime
+        options = pb.SessionOptions(
+            name=name,
+            fps=fps,
+            window=window,
+            delivery=pb.DELIVERY_LOSSLESS if lossless else pb.DELIVERY_NEWEST,
+            loop=loop,
+            grace_s=grace_s,
+        )
+        request = pb.CreateSessionRequest(options=options)
+        if remote:
+            request.source = str(source)
+        else:
+            request.push.key = key
+        try:
+            # Not retried: a second try could leave a first session behind that nobody knows of.
+            await self._calls.wait_until_reachable()
+            reply = await self._calls.unary(
+                self._calls.stub.CreateSession, request, self.timeouts.open_s, retry=False
+            )
+        except BaseException:
+            if file is not None:
+                file.close()
+            raise
+        session = Session(self._calls, session_info(reply), reply.key, self._sessions.discard)
+        session.rtmp_url, session.whip_url = reply.rtmp_url, reply.whip_url
+        self._sessions.add(session)
+        try:
+            if file is not None:
+                session.play(file, realtime=realtime, loop=loop)
+            if source is not None:
+                await session.wait_for_picture()
+        except BaseException:  # nobody would know of it
+            with contextlib.suppress(SightlineError):
+                await session.delete()
+            raise
+        return session
+
+    async def sessions(self) -> list[SessionInfo]:
+        """All sessions of this server."""
+        reply = await self._calls.unary(self._calls.stub.ListSessions, pb.ListSessionsRequest())
+        return [session_info(message) for message in reply.sessions]
+
+    async def session(self, id_or_name: str, *, key: str = "") -> "Session":
+        """A session that exists. `key` is needed only to push. Raises NotFoundError."""
+        request = pb.GetSessionRequest(session=id_or_name)
+        reply = await self._calls.unary(self._calls.stub.GetSession, request)
+        session = Session(self._calls, session_info(reply), key, self._sessions.discard)
+        self._sessions.add(session)
+        return session
+
+    async def speak(
+        self, text: str, *, voice: str = "", timeout_s: float | None = None
+    ) -> AsyncIterator[Audio]:
+        """Text to speech, piece by piece. UnavailableError where the server has no voice."""
+        request = pb.SpeakRequest(text=text, voice=voice)
+        limit_s = self.timeouts.answer_s if timeout_s is None else timeout_s
+        async with contextlib.aclosing(
+            self._calls.stream(self._calls.stub.Speak, request, limit_s)
+        ) as chunks:
+            async for chunk in chunks:
+                yield Audio(chunk.sample_rate, chunk.pcm)
+
+
+def _local_file(path: Path, until_s: float | None) -> VideoFile:
+    path = path.expanduser()
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is not a file on this machine (on_server=True looks below the server's "
+            "media root)"
+        )
+    return VideoFile(path, until_s)

@@ -1,0 +1,141 @@
+"""One channel to a gateway: typed errors, deadlines, and retries of what may be retried."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from sightline.errors import (
+    DeadlineExceededError,
+    SightlineError,
+    UnavailableError,
+    error_from_status,
+)
+from sightline.types import Timeouts
+from sightline.v1 import gateway_pb2_grpc
+
+__all__ = ["Calls", "StreamClosedError", "backoff_s", "from_rpc", "send"]
+
+ATTEMPTS = 4
+_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.enable_retries", 0),  # ours know what may be retried
+)
+
+
+def from_rpc(error: grpc.aio.AioRpcError, address: str) -> SightlineError:
+    """The typed error a failed call stands for."""
+    details = error.details() or ""
+    if error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details.lower():
+        details = f"cannot reach {address}"
+    return error_from_status(error.code(), details)
+
+
+class StreamClosedError(Exception):
+    """Nothing more can be sent; the stream's reader learns why."""
+
+
+async def send(call: Any, message: Any) -> None:
+    """Write to a stream like `call.write`, but leave its status to the server.
+
+    When the server has ended the stream a moment ago, `write` declares INTERNAL on its own and
+    the server's reason is lost (seen in grpcio 1.85), so this goes one layer below it. Raises
+    StreamClosedError, or the status of a call that could not be made.
+    """
+    await call.wait_for_connection()
+    if call.done():
+        raise StreamClosedError
+    try:
+        await call._cython_call.send_serialized_message(message.SerializeToString())
+    except cygrpc.InternalError:
+        raise StreamClosedError from None
+
+
+def backoff_s(
+    attempt: int, rng: random.Random, *, least_s: float = 0.1, most_s: float = 2.0
+) -> float:
+    """A wait before try number `attempt` + 1: exponential, with full jitter over its upper half."""
+    ceiling = min(most_s, least_s * 2.0**attempt)
+    return rng.uniform(ceiling / 2, ceiling)
+
+
+class Calls:
+    """The gateway's stub with manners. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        address: str,
+        timeouts: Timeouts,
+        credentials: grpc.ChannelCredentials | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.address = address
+        self.timeouts = timeouts
+        self.rng = rng or random.Random()
+        self.channel = (
+            grpc.aio.insecure_channel(address, options=_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+        )
+        self.stub: Any = gateway_pb2_grpc.SightlineServiceStub(self.channel)
+
+    async def wait_until_reachable(self) -> None:
+        """Raises UnavailableError when nobody answers at the address in `connect_s`."""
+        try:
+            await asyncio.wait_for(self.channel.channel_ready(), self.timeouts.connect_s)
+        except TimeoutError:
+            raise UnavailableError(
+                f"cannot reach {self.address}: nobody answered in {self.timeouts.connect_s:g} s"
+            ) from None
+
+    async def unary(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        timeout_s: float | None = None,
+        *,
+        retry: bool = True,
+    ) -> Any:
+        """Call once, or until it works: UNAVAILABLE is retried a few times within the deadline."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self.timeouts.call_s if timeout_s is None else timeout_s)
+        for attempt in range(ATTEMPTS):
+            try:
+                return await method(request, timeout=max(deadline - loop.time(), 0.001))
+            except grpc.aio.AioRpcError as error:
+                failure = from_rpc(error, self.address)
+                wait_s = backoff_s(attempt, self.rng)
+                last = attempt == ATTEMPTS - 1 or loop.time() + wait_s >= deadline
+                if not retry or last or not isinstance(failure, UnavailableError):
+                    raise failure from None
+            await asyncio.sleep(wait_s)
+        raise AssertionError("unreachable")
+
+    async def stream(
+        self, method: Callable[..., Any], request: Any, timeout_s: float
+    ) -> AsyncGenerator[Any, None]:
+        """The replies of a server stream, which must end in `timeout_s`."""
+        call = method(request, timeout=timeout_s)
+        try:
+            async for reply in call:
+                yield reply
+        except grpc.aio.AioRpcError as error:
+            failure = from_rpc(error, self.address)
+            if isinstance(failure, DeadlineExceededError):
+                failure = DeadlineExceededError(f"no end after {timeout_s:g} s")
+            raise failure from None
+        finally:
+            call.cancel()
+
+    async def aclose(self) -> None:
+        await self.channel.close()

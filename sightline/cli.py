@@ -1,0 +1,195 @@
+"""`sightline`: ask about videos and live sessions from a terminal.
+
+Exit codes: 0 done; 1 an error that none of the others names; 2 wrong usage, or something the
+server or this program cannot read; 3 server away, draining or too slow; 4 no such session;
+5 wrong or missing key; 6 no room on the server; 130 interrupted.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import math
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from sightline import aio, commands
+from sightline.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    SightlineError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from sightline.types import Timeouts
+
+__all__ = ["main", "run"]
+
+CONNECT_S = 3.0
+INTERRUPTED = 130
+_EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (UnavailableError, 3),
+    (DeadlineExceededError, 3),
+    (NotFoundError, 4),
+    (UnauthenticatedError, 5),
+    (PermissionDeniedError, 5),
+    (ResourceExhaustedError, 6),
+    (InvalidArgumentError, 2),
+    (ImportError, 2),
+    (OSError, 2),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its notices about connections are not ours
+    try:
+        return asyncio.run(run(arguments))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return INTERRUPTED
+
+
+async def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command on this event loop. Errors become a line on standard error and a code.
+
+    Raises SystemExit for wrong usage and CancelledError when interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return await _interruptible(options)
+    except (SightlineError, OSError, ImportError) as error:
+        print(f"sightline: {_message(error)}", file=sys.stderr)
+        return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+
+
+async def _interruptible(options: argparse.Namespace) -> int:
+    """Ctrl-C and SIGTERM cancel the command, which then tidies up after itself."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # no signals on this platform's loop
+            loop.add_signal_handler(number, task.cancel)
+    timeouts = Timeouts(connect_s=options.timeout)
+    command: Callable[[aio.Client, argparse.Namespace], Awaitable[int]] = options.command
+    async with aio.connect(options.server, timeouts=timeouts) as client:
+        return await command(client, options)
+
+
+def _message(error: BaseException) -> str:
+    """One line. An OSError's own words would begin with a number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    server = os.environ.get("SIGHTLINE_SERVER") or aio.DEFAULT_ADDRESS
+    parser = argparse.ArgumentParser(
+        prog="sightline",
+        description="Ask about videos and live sessions.",
+        epilog=(__doc__ or "").split("\n\n", 1)[1],
+    )
+    everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    for each in (parser, everywhere):  # before and after the command
+        each.add_argument(
+            "--server",
+            metavar="HOST:PORT",
+            help="the gateway ($SIGHTLINE_SERVER, else localhost:50051)",
+        )
+        each.add_argument(
+            "--timeout",
+            type=_positive,
+            metavar="S",
+            help=f"seconds to wait for the server ({CONNECT_S:g})",
+        )
+    parser.set_defaults(server=server, timeout=CONNECT_S)
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="machine-readable output")
+    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Any, help: str, *parents: Any) -> argparse.ArgumentParser:
+        command = subcommands.add_parser(
+            name, help=help, description=help, parents=[everywhere, *parents]
+        )
+        command.set_defaults(command=run)
+        return command
+
+    ask = add("ask", commands.ask, "ask about a file, a URL or a live session", as_json)
+    ask.add_argument("source", help="a video file, a URL, or a session's id or name")
+    ask.add_argument("question")
+    ask.add_argument(
+        "--at",
+        type=_not_negative,
+        metavar="SECONDS",
+        help="the moment of the video to ask at (its end by default); for a URL, how long to "
+        f"watch before asking ({commands.LOOK_S:g} s by default)",
+    )
+    ask.add_argument("--conversation", metavar="ID", help="continue this conversation")
+    ask.add_argument("--fps", type=_positive, default=0.0, help="frames a second to be looked at")
+
+    watch = add(
+        "watch", commands.watch, "be told when a condition begins or ceases to hold", as_json
+    )
+    watch.add_argument("session", help="a session's id or name")
+    watch.add_argument("condition", help='for example "a red circle is there"')
+    for name, text in (
+        ("interval", "seconds between two checks (1)"),
+        ("debounce", "seconds a change must hold"),
+        ("cooldown", "least seconds between two events"),
+    ):
+        watch.add_argument(f"--{name}", type=_not_negative, default=0.0, metavar="S", help=text)
+    watch.add_argument("--count", type=int, default=0, metavar="N", help="end after N events")
+
+    push = add("push", commands.push, "push a video file into a session", as_json)
+    push.add_argument("file")
+    push.add_argument("--session", required=True, metavar="NAME", help="made if there is none")
+    push.add_argument("--key", help="the key of an existing session, or the one to give a new one")
+    push.add_argument(
+        "--realtime", action="store_true", help="at the video's own pace (else: all, at once)"
+    )
+    push.add_argument("--loop", action="store_true", help="again and again, until Ctrl-C")
+    push.add_argument("--fps", type=_positive, default=0.0, help="frames a second to be looked at")
+
+    add("sessions", commands.sessions, "list what is being watched", as_json)
+    speak = add("speak", commands.speak, "write a text as speech")
+    speak.add_argument("text")
+    speak.add_argument("-o", "--output", required=True, metavar="OUT.wav", help="- for stdout")
+    speak.add_argument("--voice", default="", help="a voice of the server")
+    add("delete", commands.delete, "end a session").add_argument(
+        "session", help="a session's id or name"
+    )
+    return parser
+
+
+def _not_negative(text: str) -> float:
+    value = _number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError("must be positive")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

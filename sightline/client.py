@@ -1,0 +1,355 @@
+"""The client for programs without an event loop: `with sightline.connect(…) as client`.
+
+A thin skin over `sightline.aio`: everything runs on one background event loop, shared by all
+clients of the process, and these classes wait for it. They may be used from several threads.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from sightline import aio
+from sightline.background import background
+from sightline.types import (
+    AnswerResult,
+    Audio,
+    Event,
+    PushReport,
+    SessionInfo,
+    SessionState,
+    SessionStats,
+    Timeouts,
+)
+from sightline.wire import split_frames
+
+__all__ = ["Answer", "Client", "Conversation", "Pusher", "Session", "Watch", "connect"]
+
+
+def connect(
+    address: str = aio.DEFAULT_ADDRESS,
+    *,
+    timeouts: Timeouts | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> "Client":
+    """A client of the gateway at `address`, connected. Without `credentials` the connection is
+    not encrypted. Raises UnavailableError when nobody answers there."""
+
+    async def make() -> aio.Client:
+        return await aio.connect(address, timeouts=timeouts, credentials=credentials).__aenter__()
+
+    return Client(background.run(make()))
+
+
+class Client:
+    """Made by `connect`. See `sightline.aio.Client` for what each method does."""
+
+    def __init__(self, client: aio.Client) -> None:
+        self._client = client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop what this client plays or asks, and disconnect. Sessions stay on the server."""
+        background.run(self._client.aclose())
+
+    def open(
+        self,
+        source: str | Path | None = None,
+        *,
+        name: str = "",
+        push: bool = False,
+        key: str = "",
+        on_server: bool = False,
+        realtime: bool = True,
+        loop: bool = False,
+        until_s: float | None = None,
+        lossless: bool | None = None,
+        fps: float = 0.0,
+        window: int = 0,
+        grace_s: float = 0.0,
+    ) -> "Session":
+        """Begin to watch a video: a file of this machine (played to the server in the
+        background), a URL or, with `on_server`, a file there, or nothing yet (`push=True`)."""
+        session = self._client.open(
+            source,
+            name=name,
+            push=push,
+            key=key,
+            on_server=on_server,
+            realtime=realtime,
+            loop=loop,
+            until_s=until_s,
+            lossless=lossless,
+            fps=fps,
+            window=window,
+            grace_s=grace_s,
+        )
+        return Session(background.run(session))
+
+    def sessions(self) -> list[SessionInfo]:
+        return background.run(self._client.sessions())
+
+    def session(self, id_or_name: str, *, key: str = "") -> "Session":
+        """A session that exists. `key` is needed only to push. Raises NotFoundError."""
+        return Session(background.run(self._client.session(id_or_name, key=key)))
+
+    def speak(
+        self, text: str, *, voice: str = "", timeout_s: float | None = None
+    ) -> Iterator[Audio]:
+        """Text to speech: (sample_rate, pcm) pieces."""
+        return background.iterate(self._client.speak(text, voice=voice, timeout_s=timeout_s))
+
+
+class Session:
+    """One watched video. `with` deletes it at the end. See `sightline.aio.Session`."""
+
+    def __init__(self, session: aio.Session) -> None:
+        self._session = session
+
+    def __repr__(self) -> str:
+        return repr(self._session)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        background.run(self._session.__aexit__(kind, error, traceback))
+
+    @property
+    def id(self) -> str:
+        return self._session.id
+
+    @property
+    def name(self) -> str:
+        return self._session.name
+
+    @property
+    def key(self) -> str:
+        return self._session.key
+
+    @property
+    def rtmp_url(self) -> str:
+        return self._session.rtmp_url
+
+    @property
+    def whip_url(self) -> str:
+        return self._session.whip_url
+
+    @property
+    def info(self) -> SessionInfo:
+        return self._session.info
+
+    @property
+    def state(self) -> SessionState:
+        return self._session.state
+
+    @property
+    def stats(self) -> SessionStats:
+        """As last heard; `refresh` asks."""
+        return self._session.stats
+
+    @property
+    def start_ns(self) -> int | None:
+        return self._session.start_ns
+
+    @property
+    def played(self) -> PushReport:
+        return self._session.played
+
+    def refresh(self) -> SessionInfo:
+        """Ask the server how the session is now."""
+        return background.run(self._session.refresh())
+
+    def delete(self) -> None:
+        """End the video and free its place on the worker."""
+        background.run(self._session.delete())
+
+    def ask(self, text: str, **options: Any) -> "Answer":
+        """Ask about the video as it is now; iterate over the answer for its text.
+
+        Options: `max_tokens`, `temperature`, `seed`, `timeout_s`.
+        """
+        return Answer(background.run(_call(self._session.ask, text, **options)))
+
+    def watch(self, condition: str, **options: Any) -> "Watch":
+        """Iterate over it to be told whenever `condition` begins or ceases to hold.
+
+        Options: `interval_s`, `debounce_s`, `cooldown_s`.
+        """
+        return Watch(background.run(_call(self._session.watch, condition, **options)))
+
+    def conversation(
+        self, id: str = "", *, speech: bool = False, voice: str = ""
+    ) -> "Conversation":
+        """A conversation of its own: a new one, or the one with that id continued."""
+        work = _call(self._session.conversation, id, speech=speech, voice=voice)
+        return Conversation(background.run(work))
+
+    def pusher(self, **options: Any) -> "Pusher":
+        """An open line for frames. Options: `fps`, `codec`, `extradata`."""
+        return Pusher(background.run(_call(self._session.pusher, **options)))
+
+    def push(self, frames: Any, **options: Any) -> PushReport:
+        """Push frames, wait until they are understood, and say what became of them.
+
+        `frames` is one frame or an iterable (run in this thread) of height x width x 3 uint8 RGB
+        arrays, JPEG bytes, (frame, capture_ns) or `Packet`. Options as for `pusher`.
+        """
+        with self.pusher(**options) as pusher:
+            for frame in split_frames(frames):
+                pusher.send(frame)
+            return pusher.end()
+
+    def wait(self) -> PushReport:
+        """Until the file that is played from here is through and understood."""
+        return background.run(self._session.wait())
+
+    def wait_for_picture(self, timeout_s: float = 10.0) -> bool:
+        """Until the model has seen a picture. False if none came in time."""
+        return background.run(self._session.wait_for_picture(timeout_s))
+
+
+class Conversation:
+    """One dialogue about a session, with its own history."""
+
+    def __init__(self, conversation: aio.Conversation) -> None:
+        self._conversation = conversation
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def id(self) -> str:
+        """Known after the first answer."""
+        return self._conversation.id
+
+    def ask(self, text: str, **options: Any) -> "Answer":
+        """As `Session.ask`."""
+        return Answer(background.run(_call(self._conversation.ask, text, **options)))
+
+    def watch(self, condition: str, **options: Any) -> "Watch":
+        """As `Session.watch`."""
+        return Watch(background.run(_call(self._conversation.watch, condition, **options)))
+
+    def close(self) -> None:
+        """Hang up. What was said is kept by the server until it expires."""
+        background.run(self._conversation.aclose())
+
+
+class Answer:
+    """Iterate for text as it comes; `result` is the whole, `audio` the speech."""
+
+    def __init__(self, answer: aio.Answer) -> None:
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[str]:
+        return background.iterate(aiter(self._answer))
+
+    def parts(self) -> Iterator[str | Audio]:
+        """Text and speech in the order they came."""
+        return background.iterate(self._answer.parts())
+
+    def audio(self) -> Iterator[Audio]:
+        """Speech, where the conversation was opened with it."""
+        return background.iterate(self._answer.audio())
+
+    def result(self) -> AnswerResult:
+        """Waits for the end."""
+        return background.run(self._answer.result())
+
+    def cancel(self) -> AnswerResult:
+        """Stop answering. Returns what was said until then."""
+        return background.run(self._answer.cancel())
+
+
+class Watch:
+    """Iterate for events; leaving the loop closes it."""
+
+    def __init__(self, watch: aio.Watch) -> None:
+        self._watch = watch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        return background.iterate(aiter(self._watch))
+
+    @property
+    def dropped(self) -> int:
+        return self._watch.dropped
+
+    def next(self, timeout_s: float | None = None) -> Event | None:
+        """The next event; None once closed. Raises TimeoutError after `timeout_s`."""
+        return background.run(self._watch.next(timeout_s))
+
+    def close(self) -> None:
+        """Stop watching. Idempotent."""
+        background.run(_call(self._watch.close))
+
+
+class Pusher:
+    """`send` frames in capture order; leaving `with` waits until all are understood."""
+
+    def __init__(self, pusher: aio.Pusher) -> None:
+        self._pusher = pusher
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        background.run(self._pusher.__aexit__(kind, error, traceback))
+
+    @property
+    def report(self) -> PushReport:
+        return self._pusher.report
+
+    def send(self, frame: Any, capture_ns: int | None = None) -> None:
+        """One frame; on a lossless session this waits until there is room for it."""
+        background.run(self._pusher.send(frame, capture_ns))
+
+    def end(self) -> PushReport:
+        """No more frames; returns once all are understood or dropped."""
+        return background.run(self._pusher.end())
+
+
+async def _call(function: Any, *arguments: Any, **options: Any) -> Any:
+    """Run something that wants to be called on the event loop."""
+    return function(*arguments, **options)

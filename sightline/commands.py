@@ -1,0 +1,285 @@
+"""What the `sightline` commands do. Each takes a connected client and its options."""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import sys
+import wave
+from collections.abc import Awaitable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sightline import aio
+from sightline.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from sightline.types import AnswerResult, SessionInfo, SessionState
+from sightline.video import VideoFile
+
+__all__ = ["LOOK_S", "ask", "delete", "push", "sessions", "speak", "watch"]
+
+LOOK_S = 4.0  # how long a URL is watched before it is asked about, without --at
+
+
+# --- ask ------------------------------------------------------------------------------------
+
+
+async def ask(client: aio.Client, options: argparse.Namespace) -> int:
+    source = options.source
+    if Path(source).is_file():  # noqa: ASYNC240 - one look, and nothing else runs yet
+        async with await _open_file(client, options) as session:
+            progress = _Progress(session, options.json)
+            await progress.follow(session.wait())
+            return await _tell_answer(session, options)
+    if "://" in source:
+        async with await client.open(source, fps=options.fps) as session:
+            if not await session.wait_for_picture():
+                raise UnavailableError(f"no picture came from {source}")
+            await _look(session, LOOK_S if options.at is None else options.at)
+            return await _tell_answer(session, options)
+    if options.at is not None:
+        raise InvalidArgumentError("--at is for files and URLs; a live session is asked now")
+    try:
+        session = await client.session(source)
+    except NotFoundError as error:
+        raise NotFoundError(f"{source!r} is no file here, and {error}") from error
+    return await _tell_answer(session, options)
+
+
+async def _open_file(client: aio.Client, options: argparse.Namespace) -> aio.Session:
+    return await client.open(
+        options.source, realtime=False, until_s=options.at, fps=options.fps, grace_s=10
+    )
+
+
+async def _look(session: aio.Session, seconds: float) -> None:
+    """Let a live source run until the model has seen so much of it, or it has ended."""
+    first_ns = session.stats.last_capture_ns
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds + 10
+    while session.stats.last_capture_ns - first_ns < seconds * 1e9:
+        if session.state is SessionState.ENDED or loop.time() > deadline:
+            return
+        await asyncio.sleep(0.1)
+        await session.refresh()
+
+
+async def _tell_answer(session: aio.Session, options: argparse.Namespace) -> int:
+    async with session.conversation(options.conversation or "") as conversation:
+        answer = conversation.ask(options.question)
+        try:
+            if not options.json:
+                async for delta in answer:
+                    print(delta, end="", flush=True)
+                print()
+            result = await answer.result()
+        except asyncio.CancelledError:
+            if not options.json:
+                print()
+            raise
+    if options.json:
+        _print_json(_answer_object(session, options.question, result))
+    elif sys.stderr.isatty():
+        seen = f"{result.frames_seen} frames seen, " if result.frames_seen else ""
+        times = f"first token {result.first_token_ms:.0f} ms, all {result.total_ms:.0f} ms"
+        print(f"\033[2m({seen}{times})\033[0m", file=sys.stderr)
+    return 0
+
+
+def _answer_object(session: aio.Session, question: str, result: AnswerResult) -> dict[str, Any]:
+    report = {"question": question, "answer": result.text, **dataclasses.asdict(result)}
+    del report["text"]
+    for times in ("first_token_ms", "total_ms"):
+        report[times] = round(report[times], 1)
+    report["session"] = session.id
+    if session.start_ns is not None:  # a file: when in the video its last frame was
+        report["video_time_s"] = round((result.last_capture_ns - session.start_ns) / 1e9, 3)
+    return report
+
+
+class _Progress:
+    """How far a file is, on a terminal's standard error; silent elsewhere."""
+
+    def __init__(self, session: aio.Session, quiet: bool) -> None:
+        self._session = session
+        self._shown = not quiet and sys.stderr.isatty()
+
+    async def follow(self, work: Awaitable[Any]) -> Any:
+        """Wait for `work` and return its result, telling how it goes."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=0.2)
+                if self._shown:
+                    report = self._session.played
+                    text = f"\r\033[2m{report.understood} frames understood\033[0m "
+                    print(text, end="", file=sys.stderr, flush=True)
+            return task.result()
+        finally:
+            task.cancel()
+            if self._shown:
+                print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+# --- watch ----------------------------------------------------------------------------------
+
+
+async def watch(client: aio.Client, options: argparse.Namespace) -> int:
+    session = await client.session(options.session)
+    watch = session.watch(
+        options.condition,
+        interval_s=options.interval,
+        debounce_s=options.debounce,
+        cooldown_s=options.cooldown,
+    )
+    if sys.stderr.isatty():
+        print(f"\033[2mwatching {session.name}; Ctrl-C ends\033[0m", file=sys.stderr)
+    count = 0
+    async for event in watch:
+        count += 1
+        if options.json:
+            _print_json(dataclasses.asdict(event))
+        else:
+            clock = _clock(event.capture_ns)
+            word = "yes" if event.active else "no "
+            print(f"{clock}  {word}  {event.condition}  ({event.score:.2f})", flush=True)
+        if count == options.count:
+            break
+    return 0
+
+
+def _clock(when_ns: int) -> str:
+    return datetime.fromtimestamp(when_ns / 1e9).strftime("%H:%M:%S.%f")[:-4]
+
+
+# --- push -----------------------------------------------------------------------------------
+
+
+async def push(client: aio.Client, options: argparse.Namespace) -> int:
+    if not Path(options.file).is_file():  # noqa: ASYNC240 - one look, and nothing else runs yet
+        raise FileNotFoundError(2, "no such file", options.file)
+    session, created = await _session_to_push(client, options)
+    if created and not options.json:
+        print(f"session {session.name} ({session.id}), key {session.key}")
+        server = "" if options.server == aio.DEFAULT_ADDRESS else f"--server {options.server} "
+        question = '"What is in the scene?"'
+        print(f"ask it:  sightline {server}ask {session.name} {question}", flush=True)
+    session.play(
+        await asyncio.to_thread(VideoFile, Path(options.file)),
+        realtime=options.realtime,
+        loop=options.loop,
+    )
+    report = await _Progress(session, options.json).follow(session.wait())
+    if options.json:
+        described = {"session": session.id, "name": session.name}
+        _print_json(described | {"key": session.key} | dataclasses.asdict(report))
+    else:
+        text = f"{report.received} frames pushed, {report.understood} understood"
+        print(text + (f", {report.dropped} dropped" if report.dropped else ""))
+    return 0
+
+
+async def _session_to_push(
+    client: aio.Client, options: argparse.Namespace
+) -> tuple[aio.Session, bool]:
+    name = options.session
+    found = [info for info in await client.sessions() if name in (info.id, info.name)]
+    if len(found) > 1:
+        raise InvalidArgumentError(f"several sessions are called {name!r}: give an id")
+    if found and not options.key:
+        raise UnauthenticatedError(f"session {name!r} exists: pushing to it needs its --key")
+    if found:
+        return await client.session(found[0].id, key=options.key), False
+    opened = client.open(
+        push=True,
+        name=name,
+        key=options.key or "",
+        lossless=not options.realtime,
+        fps=options.fps,
+    )
+    return await opened, True
+
+
+# --- the rest -------------------------------------------------------------------------------
+
+
+async def sessions(client: aio.Client, options: argparse.Namespace) -> int:
+    found = await client.sessions()
+    if options.json:
+        _print_json({"sessions": [dataclasses.asdict(info) for info in found]})
+    elif not found:
+        print("no sessions")
+    else:
+        rows = [_HEADINGS, *map(_row, found)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            print("  ".join(cells).rstrip())
+    return 0
+
+
+_HEADINGS: tuple[str, ...] = (
+    "ID",
+    "NAME",
+    "STATE",
+    "SOURCE",
+    "FPS IN/SEEN",
+    "FRAMES",
+    "DROPPED",
+    "P95 MS",
+    "MODEL",
+)
+
+
+def _row(info: SessionInfo) -> tuple[str, ...]:
+    stats = info.stats
+    return (
+        info.id,
+        info.name,
+        info.state,
+        info.source_kind or "-",
+        f"{stats.fps_in:.1f}/{stats.fps_processed:.1f}",
+        str(stats.frames_processed),
+        str(sum(stats.dropped.values())),
+        f"{stats.frame_latency_p95_ms:.0f}",
+        info.model,
+    )
+
+
+async def speak(client: aio.Client, options: argparse.Namespace) -> int:
+    chunks = client.speak(options.text, voice=options.voice)
+    size, rate = 0, 0
+    output: wave.Wave_write | None = None
+    try:
+        async for chunk in chunks:
+            if output is None:
+                target = sys.stdout.buffer if options.output == "-" else options.output
+                output = wave.open(target, "wb")  # noqa: SIM115 - opened when the rate is known
+                output.setnchannels(1)
+                output.setsampwidth(2)
+                output.setframerate(chunk.sample_rate)
+                rate = chunk.sample_rate
+            output.writeframes(chunk.pcm)
+            size += len(chunk.pcm)
+    finally:
+        if output is not None:
+            output.close()
+    if output is None:
+        raise InvalidArgumentError("there is nothing to say in that text")
+    if options.output != "-":
+        print(f"{options.output}: {size / 2 / rate:.1f} s at {rate} Hz")
+    return 0
+
+
+async def delete(client: aio.Client, options: argparse.Namespace) -> int:
+    await (await client.session(options.session)).delete()
+    return 0
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value), flush=True)

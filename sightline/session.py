@@ -1,0 +1,261 @@
+"""One watched video: asking about it, pushing into it, playing a file into it."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from sightline.answer import Answer, Watch
+from sightline.calls import Calls
+from sightline.conversation import Conversation
+from sightline.errors import FailedPreconditionError, NotFoundError
+from sightline.feed import Feed
+from sightline.push import Pusher
+from sightline.types import PushReport, SessionInfo, SessionState, SessionStats
+from sightline.v1 import gateway_pb2 as pb
+from sightline.video import VideoFile
+from sightline.wire import session_info, split_frames
+
+__all__ = ["Session"]
+
+_POLL_S = 0.05
+
+
+class Session:
+    """One watched video. `async with` deletes it at the end.
+
+    `info` and `stats` are as last heard: on opening, every second while a conversation is open,
+    and from `refresh`. `key`, `rtmp_url` and `whip_url` are known to whoever opened it.
+    """
+
+    def __init__(
+        self, calls: Calls, info: SessionInfo, key: str, on_close: Callable[["Session"], None]
+    ) -> None:
+        self.info = info
+        self.key = key
+        self.rtmp_url = ""
+        self.whip_url = ""
+        self._calls = calls
+        self._on_close = on_close
+        self._conversation: Conversation | None = None
+        self._conversations: set[Conversation] = set()
+        self._feed: Feed | None = None
+        self._playing: asyncio.Task[PushReport] | None = None
+
+    def __repr__(self) -> str:
+        return f"<sightline session {self.name} ({self.id}), {self.state}>"
+
+    @property
+    def id(self) -> str:
+        return self.info.id
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def state(self) -> SessionState:
+        return self.info.state
+
+    @property
+    def stats(self) -> SessionStats:
+        return self.info.stats
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(NotFoundError):
+            await self.delete()
+
+    async def refresh(self) -> SessionInfo:
+        """Ask the server how the session is now."""
+        request = pb.GetSessionRequest(session=self.id)
+        self.info = session_info(await self._calls.unary(self._calls.stub.GetSession, request))
+        return self.info
+
+    async def delete(self) -> None:
+        """End the video and free its place on the worker."""
+        await self.aclose()
+        request = pb.DeleteSessionRequest(session=self.id)
+        await self._calls.unary(self._calls.stub.DeleteSession, request)
+
+    async def aclose(self) -> None:
+        """Stop playing, asking and watching from here. The session stays on the server."""
+        self._on_close(self)
+        if self._playing is not None and not self._playing.done():
+            self._playing.cancel()
+            await asyncio.wait([self._playing])
+        for conversation in list(self._conversations):
+            await conversation.aclose()
+
+    # Asking
+
+    def ask(
+        self,
+        text: str,
+        *,
+        max_tokens: int = 0,
+        temperature: float = 0.0,
+        seed: int = 0,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Ask about the video as it is now, in this session's own conversation."""
+        return self._own_conversation().ask(
+            text, max_tokens=max_tokens, temperature=temperature, seed=seed, timeout_s=timeout_s
+        )
+
+    def watch(
+        self,
+        condition: str,
+        *,
+        interval_s: float = 0.0,
+        debounce_s: float = 0.0,
+        cooldown_s: float = 0.0,
+    ) -> Watch:
+        """Be told whenever `condition` begins or ceases to hold.
+
+        It is checked every `interval_s` (0: 1 s); a change must hold for `debounce_s` and comes
+        at most once in `cooldown_s`.
+        """
+        return self._own_conversation().watch(
+            condition, interval_s=interval_s, debounce_s=debounce_s, cooldown_s=cooldown_s
+        )
+
+    def conversation(self, id: str = "", *, speech: bool = False, voice: str = "") -> Conversation:
+        """A conversation of its own: a new one, or the one with that id continued.
+
+        With `speech` its answers are spoken too (`answer.audio()`).
+        """
+        start = pb.Start(session=self.id, conversation=id, speech=speech, voice=voice)
+        conversation = Conversation(self._calls, start, self._heard)
+        self._conversations = {other for other in self._conversations if not other.closed}
+        self._conversations.add(conversation)
+        return conversation
+
+    def _heard(self, info: SessionInfo) -> None:
+        self.info = info
+
+    def _own_conversation(self) -> Conversation:
+        if self._conversation is None or self._conversation.closed:
+            self._conversation = self.conversation()
+        return self._conversation
+
+    # Pushing
+
+    def pusher(
+        self, *, fps: float | None = None, codec: str = "h264", extradata: bytes = b""
+    ) -> Pusher:
+        """An open line for frames, for programs that push one at a time.
+
+        Frames without a time are taken `fps` apart, or as they come. `codec` and `extradata`
+        describe packets.
+        """
+        return Pusher(
+            self._calls,
+            self.id,
+            self.key,
+            lossless=self.info.lossless,
+            fps=fps,
+            codec=codec,
+            extradata=extradata,
+        )
+
+    async def push(
+        self,
+        frames: Any,
+        *,
+        fps: float | None = None,
+        codec: str = "h264",
+        extradata: bytes = b"",
+    ) -> PushReport:
+        """Push frames, wait until they are understood, and say what became of them.
+
+        `frames` is one frame or an iterable of frames: height x width x 3 uint8 RGB arrays, JPEG
+        bytes, (frame, capture_ns) or `Packet`. Frames without a time are taken `fps` apart, or
+        as they come. A plain iterable runs on the event loop; give an async one where it waits.
+        """
+        async with self.pusher(fps=fps, codec=codec, extradata=extradata) as pusher:
+            async for frame in _iterate(split_frames(frames)):
+                await pusher.send(frame)
+            return await pusher.end()
+
+    def play(self, file: VideoFile, *, realtime: bool = True, loop: bool = False) -> None:
+        """Push an opened file in the background. `wait` tells when it is through."""
+        if self._playing is not None and not self._playing.done():
+            raise FailedPreconditionError("this session already plays a file")
+        start_ns = time.time_ns()
+        if not realtime and file.end_s is not None:
+            start_ns -= round(file.end_s * 1e9)  # as if the video ended just now
+        self._feed = Feed(
+            self._calls,
+            self.id,
+            self.key,
+            file,
+            realtime=realtime,
+            loop=loop,
+            lossless=self.info.lossless,
+            start_ns=start_ns,
+        )
+        self._playing = asyncio.create_task(self._feed.run(), name=f"{self.id}:feed")
+        self._playing.add_done_callback(_consume)
+
+    @property
+    def start_ns(self) -> int | None:
+        """Capture time of the first picture of a file that is played from here."""
+        return None if self._feed is None else self._feed.start_ns
+
+    @property
+    def played(self) -> PushReport:
+        """What became of the frames of the file so far."""
+        return PushReport() if self._feed is None else self._feed.report
+
+    async def wait(self) -> PushReport:
+        """Until the file that is played from here is through and understood.
+
+        Raises what stopped it. Returns at once where nothing is played.
+        """
+        if self._playing is None:
+            return PushReport()
+        await asyncio.wait([self._playing])
+        if self._playing.cancelled():
+            raise FailedPreconditionError("the session was closed before the video's end")
+        return self._playing.result()
+
+    async def wait_for_picture(self, timeout_s: float = 10.0) -> bool:
+        """Until the model has seen a picture. False if none came in time.
+
+        Raises what stopped a file that is played from here.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while not (await self.refresh()).stats.frames_processed:
+            if self._playing is not None and self._playing.done():
+                await self.wait()
+                return bool((await self.refresh()).stats.frames_processed)
+            if loop.time() > deadline:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
+
+
+async def _iterate(frames: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    if isinstance(frames, AsyncIterable):
+        async for frame in frames:
+            yield frame
+    else:
+        for frame in frames:
+            yield frame
+
+
+def _consume(task: "asyncio.Task[PushReport]") -> None:
+    """`wait` raises a feed's error; one that nobody waits for is no news for the event loop."""
+    if not task.cancelled():
+        task.exception()

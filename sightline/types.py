@@ -1,0 +1,140 @@
+"""What the SDK takes and gives: plain data, no protobuf.
+
+Times `*_ns` are nanoseconds since the Unix epoch on the clock of the video's capture.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+__all__ = [
+    "AnswerResult",
+    "Audio",
+    "Event",
+    "FinishReason",
+    "Packet",
+    "PushReport",
+    "SessionInfo",
+    "SessionState",
+    "SessionStats",
+    "Timeouts",
+]
+
+
+class SessionState(StrEnum):
+    WAITING = "waiting"  # admitted, no picture yet
+    LIVE = "live"
+    STALLED = "stalled"  # its publisher left; kept for the grace time
+    ENDED = "ended"  # the video came to its end; still answers about what it saw
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"  # `max_tokens` reached
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long the SDK waits before it raises, in seconds. Give your own to `connect`."""
+
+    connect_s: float = 5.0  # until the server is reachable at all
+    call_s: float = 10.0  # one short call, retries included
+    open_s: float = 30.0  # opening a video, which a server may have to fetch first
+    answer_s: float = 120.0  # a question to the end of its answer, reconnects included
+    reconnect_s: float = 30.0  # without a line before open questions and watches fail
+    push_s: float = 60.0  # a pushed frame without any acknowledgement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionStats:
+    fps_in: float = 0.0  # decoded at the gateway
+    fps_processed: float = 0.0  # understood by the model
+    frames_received: int = 0
+    frames_sampled: int = 0  # chosen by the session's frame rate
+    frames_processed: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # sampled frames lost, by reason
+    frame_latency_p50_ms: float = 0.0
+    frame_latency_p95_ms: float = 0.0
+    kv_hit_ratio: float = 0.0
+    last_capture_ns: int = 0  # newest understood frame; 0: none yet
+    clock_source: str = ""
+    degraded: tuple[str, ...] = ()
+    source_width: int = 0
+    source_height: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """A session as the server described it last."""
+
+    id: str
+    name: str
+    state: SessionState
+    source_kind: str  # "file", "rtmp", "whip", "push"; "" before a publisher came
+    source: str
+    model: str
+    window: int  # segments the model keeps
+    fps: float  # frames per second shown to the model
+    frame_width: int  # pixels the model sees
+    frame_height: int
+    worker: str
+    created_ns: int
+    lossless: bool  # its pusher waits for the model instead of losing frames
+    stats: SessionStats
+
+
+class Audio(NamedTuple):
+    """A piece of speech: signed 16-bit little-endian mono PCM."""
+
+    sample_rate: int
+    pcm: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerResult:
+    """A whole answer, and what it took."""
+
+    text: str
+    finish_reason: FinishReason
+    conversation: str
+    prompt_tokens: int  # history and question, without the video
+    answer_tokens: int
+    first_token_ms: float  # question at the worker to first token
+    total_ms: float
+    first_capture_ns: int  # the oldest and newest frame it saw
+    last_capture_ns: int
+    frames_seen: int
+    history_rounds: int
+    degraded: tuple[str, ...]
+    restarted: bool  # the line broke and the question had to be asked again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A watched condition began (`active`) or ceased to hold."""
+
+    watch: str
+    condition: str
+    active: bool
+    score: float  # probability of yes, 0…1
+    capture_ns: int  # newest frame it was judged on
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One encoded access unit, for `push`. `capture_ns` is its presentation time."""
+
+    data: bytes
+    capture_ns: int
+    keyframe: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushReport:
+    """What became of pushed frames. Those the session's rate passes over are in `received` only."""
+
+    received: int = 0
+    understood: int = 0
+    dropped: int = 0
+    understood_capture_ns: int = 0  # capture time of the newest understood one

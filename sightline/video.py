@@ -1,0 +1,162 @@
+"""Video files on the client's side: packets as they are, or pictures. Needs PyAV.
+
+Packets of the codecs a gateway takes travel unchanged: no work here, no loss. Files of other
+codecs, and moments inside a stream with reordered frames (where the packets before a moment
+already hold pictures after it), are decoded here and travel as raw pictures.
+"""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+from sightline.errors import InvalidArgumentError
+from sightline.v1 import gateway_pb2 as pb
+
+__all__ = ["VideoFile", "load_av"]
+
+PACKET_CODECS = frozenset(("h264", "hevc", "vp8", "vp9", "av1", "mjpeg"))
+LARGEST_SIDE = 640  # of decoded pictures; more than any model here looks at
+
+
+def load_av() -> ModuleType:
+    """PyAV, or an ImportError that says what to install."""
+    try:
+        return importlib.import_module("av")
+    except ImportError as error:
+        raise ImportError(
+            "reading video files needs PyAV: pip install 'sightline[media]'"
+        ) from error
+
+
+class VideoFile:
+    """An opened file. Blocking: read it in a thread. Raises InvalidArgumentError for non-videos.
+
+    `until_s` cuts the video: nothing later than that moment is sent. `codec` and `extradata` are
+    what a pusher of its packets announces, "" when pictures are sent instead. `last_s` is the
+    time in the video of the newest message handed out, `end_s` the moment it stops (None: not
+    known before), `frame_s` the mean time between pictures.
+    """
+
+    def __init__(self, path: Path, until_s: float | None = None) -> None:
+        self._av = load_av()
+        self._until_s = until_s
+        self.path = path
+        self.last_s = 0.0
+        try:
+            self._container: Any = self._av.open(str(path))
+        except (self._av.FFmpegError, OSError) as error:
+            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+                raise
+            why = error.strerror or type(error).__name__
+            raise InvalidArgumentError(f"{path} is not a video that can be read: {why}") from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise InvalidArgumentError(f"{path} has no video in it")
+        self._stream = self._container.streams.video[0]
+        context = self._stream.codec_context
+        self._as_packets = context.name in PACKET_CODECS and not (
+            until_s is not None and context.has_b_frames
+        )
+        self.codec = context.name if self._as_packets else ""
+        self.extradata = bytes(context.extradata or b"") if self._as_packets else b""
+        self.end_s = self._end_s()
+        self.frame_s = 1.0 / float(self._stream.average_rate or 25)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._container.close()
+
+    def messages(self, start_ns: int) -> Iterator[tuple[float, pb.PushFramesRequest]]:
+        """(when it is due, message) from the beginning, again at each call.
+
+        Due times are seconds from the start of the video in decoding order; capture times are
+        `start_ns` plus the presentation time.
+        """
+        if self.last_s:
+            self._container.seek(0)
+            self.last_s = 0.0
+        try:
+            yield from self._packets(start_ns) if self._as_packets else self._pictures(start_ns)
+        except self._av.FFmpegError as error:
+            raise InvalidArgumentError(f"{self.path} is broken: {error}") from None
+
+    def _packets(self, start_ns: int) -> Iterator[tuple[float, pb.PushFramesRequest]]:
+        unit = float(self._stream.time_base)
+        first: float | None = None
+        for packet in self._container.demux(self._stream):
+            if packet.pts is None or packet.size == 0:
+                continue
+            shown_s = packet.pts * unit
+            due_s = shown_s if packet.dts is None else min(shown_s, packet.dts * unit)
+            first = shown_s if first is None else first
+            shown_s, due_s = max(0.0, shown_s - first), max(0.0, due_s - first)
+            if self._is_later(shown_s):
+                return
+            self.last_s = max(self.last_s, shown_s)
+            yield (
+                due_s,
+                pb.PushFramesRequest(
+                    packet=pb.PushPacket(
+                        data=bytes(packet),
+                        capture_ns=start_ns + round(shown_s * 1e9),
+                        keyframe=packet.is_keyframe,
+                    )
+                ),
+            )
+
+    def _pictures(self, start_ns: int) -> Iterator[tuple[float, pb.PushFramesRequest]]:
+        unit = float(self._stream.time_base)
+        first: float | None = None
+        for frame in self._container.decode(self._stream):
+            if frame.pts is None:
+                continue
+            shown_s = frame.pts * unit
+            first = shown_s if first is None else first
+            shown_s = max(0.0, shown_s - first)
+            if self._is_later(shown_s):
+                return
+            self.last_s = shown_s
+            width, height = _fit(frame.width, frame.height)
+            picture = frame.reformat(width=width, height=height, format="rgb24")
+            plane = picture.planes[0]
+            rows = memoryview(plane)
+            data = b"".join(
+                rows[row * plane.line_size : row * plane.line_size + width * 3]
+                for row in range(height)
+            )
+            raw = pb.RawPicture(width=width, height=height, data=data)
+            capture_ns = start_ns + round(shown_s * 1e9)
+            yield (
+                shown_s,
+                pb.PushFramesRequest(frame=pb.PushFrame(capture_ns=capture_ns, rgb=raw)),
+            )
+
+    def _is_later(self, shown_s: float) -> bool:
+        return self._until_s is not None and shown_s > self._until_s + 1e-6
+
+    def _end_s(self) -> float | None:
+        if self._stream.duration is not None:
+            duration_s = float(self._stream.duration * self._stream.time_base)
+        elif self._container.duration is not None:
+            duration_s = float(self._container.duration) / float(self._av.time_base)
+        else:
+            return self._until_s
+        return duration_s if self._until_s is None else min(duration_s, self._until_s)
+
+
+def _fit(width: int, height: int) -> tuple[int, int]:
+    """Shrink to LARGEST_SIDE, keeping the shape and even sizes."""
+    scale = min(1.0, LARGEST_SIDE / max(width, height))
+    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)

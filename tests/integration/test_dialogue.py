@@ -1,0 +1,433 @@
+"""Dialogue as its own process in front of a real Redis that is killed, filled and frozen."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+
+from sightline.v1 import dialogue_pb2 as pb
+from sightline.v1 import dialogue_pb2_grpc
+from tests.garbage import throw_at_methods, throw_at_port
+from tests.processes import PREFIXES, REPOSITORY, RedisServer, ServiceProcess, free_port
+
+redis = pytest.importorskip("redis")
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+
+Started = tuple[ServiceProcess, dialogue_pb2_grpc.DialogueServiceStub]
+Start = Callable[..., Started]
+
+
+@pytest.fixture
+def dialogue(
+    redis_server: RedisServer, service_process: Callable[..., ServiceProcess]
+) -> Iterator[Start]:
+    """`dialogue(MAX_ROUNDS=5)`: the service, and a stub for it."""
+    channels = []
+
+    def start(**settings: object) -> Started:
+        environment = {f"DIALOGUE_{name}": value for name, value in settings.items()}
+        process = service_process(
+            "dialogue", **{"DIALOGUE_REDIS_URL": redis_server.url, **environment}
+        )
+        channel = grpc.insecure_channel(process.address)
+        channels.append(channel)
+        return process, dialogue_pb2_grpc.DialogueServiceStub(channel)
+
+    yield start
+    for channel in channels:
+        channel.close()
+
+
+def _append(stub: Any, conversation: str, turn: str, answer: str = "yes", **options: Any) -> Any:
+    round_ = pb.Round(turn=turn, question=f"question {turn}", answer=answer, capture_ns=7)
+    request = pb.AppendRequest(conversation=conversation, round=round_)
+    return stub.Append(request, timeout=10, **options)
+
+
+def _turns(stub: Any, conversation: str) -> list[str]:
+    found: list[str] = []
+    while True:
+        request = pb.HistoryRequest(conversation=conversation, offset=len(found))
+        page = stub.History(request, timeout=10)
+        found += [round_.turn for round_ in page.rounds]
+        if not page.rounds or len(found) >= page.total:
+            return found
+
+
+def _code(call: Callable[..., Any], *arguments: Any, **options: Any) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*arguments, **options)
+    code = caught.value.code()  # type: ignore[attr-defined]
+    assert isinstance(code, grpc.StatusCode)
+    return code
+
+
+def _eventually(call: Callable[[], Any], timeout_s: float = 30) -> Any:
+    """The first result that is not an UNAVAILABLE."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if error.code() is not UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def _metric(process: ServiceProcess, name: str) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{process.http_port}/metrics") as page:
+        for line in page.read().decode().splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+    raise AssertionError(f"no {name}")
+
+
+def test_rounds_stay_in_order_and_bounded_and_count_once(dialogue: Start) -> None:
+    _, stub = dialogue(MAX_ROUNDS=25)
+    opened = stub.Open(pb.OpenConversationRequest(session="s"), timeout=10)
+    assert opened.id
+    assert (opened.rounds, opened.session) == (0, "s")
+    for number in range(40):
+        reply = _append(stub, opened.id, f"t{number}")
+        assert (reply.rounds, reply.duplicate) == (min(number + 1, 25), False)
+    again = _append(stub, opened.id, "t39", answer="another")
+    assert (again.rounds, again.duplicate) == (25, True)
+    assert _turns(stub, opened.id) == [f"t{number}" for number in range(15, 40)]
+
+    context = stub.Context(pb.ContextRequest(conversation=opened.id), timeout=10).rounds
+    assert [round_.turn for round_ in context] == [f"t{number}" for number in range(30, 40)]
+    assert context[-1].answer == "yes"
+    assert context[-1].capture_ns == 7
+    three = stub.Context(pb.ContextRequest(conversation=opened.id, rounds=3), timeout=10).rounds
+    assert [round_.turn for round_ in three] == ["t37", "t38", "t39"]
+    every = stub.Context(pb.ContextRequest(conversation=opened.id, rounds=10**9), timeout=10)
+    assert len(every.rounds) == 25
+
+    page = stub.History(pb.HistoryRequest(conversation=opened.id, offset=20, limit=3), timeout=10)
+    assert ([round_.turn for round_ in page.rounds], page.total) == (["t35", "t36", "t37"], 25)
+    beyond = stub.History(pb.HistoryRequest(conversation=opened.id, offset=99), timeout=10)
+    assert (list(beyond.rounds), beyond.total) == ([], 25)
+    living = stub.Open(pb.OpenConversationRequest(id=opened.id, session="other"), timeout=10)
+    assert (living.rounds, living.session, living.created_ns) == (25, "s", opened.created_ns)
+
+
+def test_delete_leaves_no_key_and_only_takes_its_own(
+    dialogue: Start, redis_server: RedisServer
+) -> None:
+    _, stub = dialogue()
+    for name in ("a", "b"):
+        stub.Open(pb.OpenConversationRequest(id=name), timeout=10)
+        for number in range(30):
+            _append(stub, name, f"{name}{number}")
+    delete = pb.DeleteConversationRequest(conversation="a")
+    assert stub.Delete(delete, timeout=10).existed
+    assert not stub.Delete(delete, timeout=10).existed
+    with redis.Redis.from_url(redis_server.url) as client:
+        left = list(client.scan_iter("*"))
+    assert left
+    assert all(b"b" in key.rpartition(b":")[2] for key in left)
+    assert _code(stub.Context, pb.ContextRequest(conversation="a"), timeout=10) is NOT_FOUND
+    assert _code(_append, stub, "a", "late") is NOT_FOUND
+    assert len(_turns(stub, "b")) == 30
+    assert stub.Delete(pb.DeleteConversationRequest(conversation="b"), timeout=10).existed
+    with redis.Redis.from_url(redis_server.url) as client:
+        assert client.dbsize() == 0
+
+
+def test_time_to_live_starts_anew_with_every_write_and_opening(
+    dialogue: Start, redis_server: RedisServer
+) -> None:
+    _, stub = dialogue(TTL_S=1000)
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+    with redis.Redis.from_url(redis_server.url) as client:
+        (key,) = client.scan_iter("*")
+        for renew in (
+            lambda: _append(stub, "c", "t"),
+            lambda: _append(stub, "c", "t"),
+            lambda: stub.Open(pb.OpenConversationRequest(id="c"), timeout=10),
+        ):
+            client.expire(key, 5)
+            renew()
+            assert 990 < client.ttl(key) <= 1000
+        client.expire(key, 5)
+        stub.Context(pb.ContextRequest(conversation="c"), timeout=10)
+        assert client.ttl(key) <= 5  # reading alone keeps nothing alive
+        client.pexpire(key, 1)
+        time.sleep(0.01)
+    assert _code(stub.Context, pb.ContextRequest(conversation="c"), timeout=10) is NOT_FOUND
+
+
+def test_appends_from_everywhere_at_once_are_atomic(dialogue: Start) -> None:
+    _, stub = dialogue(MAX_ROUNDS=1000)
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+    turns = [f"t{number}" for number in range(200)] * 3  # every turn three times, side by side
+    with ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(lambda turn: _append(stub, "c", turn), turns))
+    assert sum(not reply.duplicate for reply in replies) == 200
+    assert sorted(_turns(stub, "c")) == sorted(set(turns))
+
+
+def test_thousands_of_conversations_keep_apart(dialogue: Start) -> None:
+    _, stub = dialogue()
+
+    def talk(number: int) -> list[str]:
+        name = f"c{number}"
+        stub.Open(pb.OpenConversationRequest(id=name), timeout=30)
+        _append(stub, name, f"{name}-1")
+        _append(stub, name, f"{name}-2")
+        reply = stub.Context(pb.ContextRequest(conversation=name), timeout=30)
+        return [round_.turn for round_ in reply.rounds]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(talk, range(2000)))
+    assert found == [[f"c{number}-1", f"c{number}-2"] for number in range(2000)]
+
+
+def test_redis_killed_while_appending(dialogue: Start, redis_server: RedisServer) -> None:
+    process, stub = dialogue(MAX_ROUNDS=1000, REDIS_CHECK_S=0.1)
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+    acknowledged: list[str] = []
+    refused: set[grpc.StatusCode] = set()
+    enough = threading.Event()
+    stop = threading.Event()
+
+    def append_all_the_time() -> None:
+        number = 0
+        while not stop.is_set():
+            turn = f"t{number}"
+            try:
+                _append(stub, "c", turn)
+            except grpc.RpcError as error:
+                refused.add(error.code())  # the same turn is tried again
+                time.sleep(0.01)
+                continue
+            acknowledged.append(turn)
+            number += 1
+            if number == 50:
+                enough.set()
+
+    writer = threading.Thread(target=append_all_the_time)
+    writer.start()
+    try:
+        assert enough.wait(30)
+        redis_server.kill()
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Context(pb.ContextRequest(conversation="c"), timeout=10)
+        assert caught.value.code() is UNAVAILABLE  # type: ignore[attr-defined]
+        assert "Redis" in caught.value.details()  # type: ignore[attr-defined]
+        _wait_for(lambda: _metric(process, "sightline_dialogue_redis_up") == 0)
+        assert process.serving()
+        before = len(acknowledged)
+        redis_server.start()
+        _wait_for(lambda: len(acknowledged) >= before + 50)
+    finally:
+        stop.set()
+        writer.join(20)
+    assert refused == {UNAVAILABLE}
+    assert _turns(stub, "c") == acknowledged  # nothing lost, nothing twice, nothing out of order
+    messages = [entry["message"] for entry in process.log_entries()]
+    assert "degraded: redis is away" in messages
+    assert messages.index("redis answers") < messages.index("degraded: redis is away")
+
+
+def test_redis_away_from_the_start(dialogue: Start, redis_server: RedisServer) -> None:
+    redis_server.kill()
+    process, stub = dialogue(REDIS_CHECK_S=0.1)
+    request = pb.OpenConversationRequest(id="c")
+    assert _code(stub.Open, request, timeout=10) is UNAVAILABLE
+    assert process.serving()
+    assert _metric(process, "sightline_dialogue_redis_up") == 0
+    redis_server.start()
+    assert _eventually(lambda: stub.Open(request, timeout=10)).id == "c"
+    _wait_for(lambda: _metric(process, "sightline_dialogue_redis_up") == 1)
+
+
+def test_dialogue_killed_and_started_again(dialogue: Start) -> None:
+    process, stub = dialogue()
+    stub.Open(pb.OpenConversationRequest(id="c", session="s"), timeout=10)
+    for number in range(7):
+        _append(stub, "c", f"t{number}")
+    process.kill()
+    assert _code(stub.Context, pb.ContextRequest(conversation="c"), timeout=10) is UNAVAILABLE
+    process.restart()
+    assert _eventually(lambda: _turns(stub, "c")) == [f"t{number}" for number in range(7)]
+    assert _append(stub, "c", "t6").duplicate
+    assert _append(stub, "c", "t7").rounds == 8
+
+
+def test_redis_out_of_memory_refuses_writes_whole_and_still_reads(
+    dialogue: Start, redis_server: RedisServer
+) -> None:
+    process, stub = dialogue()
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+    _append(stub, "c", "before")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("maxmemory", "1")
+        full = grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert _code(_append, stub, "c", "during") is full
+        assert _code(stub.Open, pb.OpenConversationRequest(id="new"), timeout=10) is full
+        assert _turns(stub, "c") == ["before"]
+        assert process.serving()
+        client.config_set("maxmemory", "0")
+        assert not client.exists("sightline:dialogue:new")
+    assert not _append(stub, "c", "during").duplicate
+    assert _turns(stub, "c") == ["before", "during"]
+
+
+def test_redis_that_cannot_write_to_disk(dialogue: Start, redis_server: RedisServer) -> None:
+    _, stub = dialogue()
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+    gone = redis_server.folder / "gone"
+    gone.mkdir()
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("save", "3600 1")
+        client.config_set("dir", str(gone))
+        gone.rmdir()
+        client.bgsave()
+        _wait_for(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+        with pytest.raises(grpc.RpcError, match="disk") as caught:
+            _append(stub, "c", "t")
+        assert caught.value.code() is UNAVAILABLE  # type: ignore[attr-defined]
+        client.config_set("stop-writes-on-bgsave-error", "no")
+    assert _append(stub, "c", "t").rounds == 1
+
+
+def test_redis_turned_into_a_replica(dialogue: Start, redis_server: RedisServer) -> None:
+    _, stub = dialogue()
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.replicaof("127.0.0.1", str(free_port()))
+        with pytest.raises(grpc.RpcError, match="read-only") as caught:
+            _append(stub, "c", "t")
+        assert caught.value.code() is UNAVAILABLE  # type: ignore[attr-defined]
+        client.replicaof("NO", "ONE")
+    assert _append(stub, "c", "t").rounds == 1
+
+
+def test_a_frozen_redis_costs_callers_the_timeout_and_no_more(
+    dialogue: Start, redis_server: RedisServer
+) -> None:
+    process, stub = dialogue(REDIS_TIMEOUT_S=0.3, REDIS_CONNECTIONS=4)
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+    assert redis_server.process is not None
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with ThreadPoolExecutor(12) as pool:  # three times as many as there are connections
+            calls = [pool.submit(_code, _append, stub, "c", f"t{number}") for number in range(12)]
+            assert {call.result() for call in calls} == {UNAVAILABLE}
+        assert time.monotonic() - started < 3
+        assert process.serving()
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    assert _eventually(lambda: _append(stub, "c", "after")).rounds >= 1
+    assert "after" in _turns(stub, "c")
+
+
+def test_absurd_requests_are_refused_clearly(dialogue: Start) -> None:
+    _, stub = dialogue(MAX_ANSWER_BYTES=1000)
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+
+    def append(conversation: str = "c", **fields: Any) -> Any:
+        round_ = pb.Round(**({"turn": "t", "question": "q", "answer": "a"} | fields))
+        request = pb.AppendRequest(conversation=conversation, round=round_)
+        return stub.Append(request, timeout=10)
+
+    for name in ("", "a b", "x" * 129, "*", "é", "a\n"):
+        assert _code(append, name) is INVALID
+    assert _code(stub.Open, pb.OpenConversationRequest(id="a b"), timeout=10) is INVALID
+    session = pb.OpenConversationRequest(session="s" * 129)
+    assert _code(stub.Open, session, timeout=10) is INVALID
+    assert _code(append, turn="") is INVALID
+    assert _code(append, turn="t\0t") is INVALID
+    assert _code(append, question="") is INVALID
+    assert _code(append, question="q" * 1_000_000) is INVALID
+    assert _code(append, answer="é" * 501) is INVALID
+    assert append(turn="é" * 128, answer="é" * 500, question="q" * 4096).rounds == 1
+    assert append(turn="t2", answer="").rounds == 2  # an interrupted answer may be empty
+
+
+def test_long_answers_come_by_shorter_pages(dialogue: Start) -> None:
+    _, stub = dialogue(MAX_ANSWER_BYTES=1_000_000, REDIS_TIMEOUT_S=10)
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+    for number in range(6):
+        _append(stub, "c", f"t{number}", answer="x" * 900_000)
+    context = stub.Context(pb.ContextRequest(conversation="c"), timeout=10)
+    assert [round_.turn for round_ in context.rounds] == ["t4", "t5"]
+    assert _turns(stub, "c") == [f"t{number}" for number in range(6)]
+
+
+def test_garbage_disturbs_nobody(dialogue: Start) -> None:
+    process, stub = dialogue()
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+    throw_at_port(process.grpc_port, seed=1)
+    throw_at_port(process.http_port, seed=2)
+    service = "/sightline.v1.DialogueService/"
+    methods = [service + name for name in ("Open", "Context", "Append", "History", "Delete")]
+    assert throw_at_methods(process.address, methods, seed=3) == {INVALID}
+    assert throw_at_methods(process.address, [service + "Nothing"], seed=4) == {
+        grpc.StatusCode.UNIMPLEMENTED
+    }
+    assert process.serving()
+    assert _append(stub, "c", "t").rounds == 1
+    assert _metric(process, "sightline_dialogue_redis_up") == 1
+    assert "Traceback" not in process.log()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DIALOGUE_REDIS_URL", "http://user:secret@host"),
+        ("DIALOGUE_TTL_S", "0"),
+        ("DIALOGUE_MAX_ROUNDS", "many"),
+    ],
+)
+def test_bad_configuration_is_named_and_ends_with_2(name: str, value: str) -> None:
+    environment = {"DIALOGUE_REDIS_URL": "redis://127.0.0.1:1/0", name: value}
+    result = _run(environment)
+    assert result.returncode == 2
+    assert name in result.stderr
+    assert "secret" not in result.stderr
+
+
+def test_a_taken_port_is_named(dialogue: Start) -> None:
+    process, _ = dialogue()
+    result = _run(
+        {
+            "DIALOGUE_REDIS_URL": "redis://127.0.0.1:1/0",
+            f"{PREFIXES['dialogue']}GRPC_PORT": str(process.grpc_port),
+        }
+    )
+    assert result.returncode == 2
+    assert "DIALOGUE_GRPC_PORT" in result.stderr
+    assert str(process.grpc_port) in result.stderr
+
+
+def _run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "services.dialogue"],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )

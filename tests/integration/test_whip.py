@@ -1,0 +1,307 @@
+"""WHIP with a real WebRTC publisher: ICE, DTLS and SRTP over this machine's own network."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import ClientResponse, ClientSession, web
+from aioice.ice import get_host_addresses
+from aiortc import (
+    RTCConfiguration,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCSessionDescription,
+)
+from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
+
+from services.gateway.sources.webrtc import WhipEndpoint, WhipLimits
+from tests.sources import KEY, OneKeyGate
+
+pytestmark = pytest.mark.skipif(
+    not get_host_addresses(True, True), reason="ICE needs a network address besides loopback"
+)
+SDP = {"Content-Type": "application/sdp"}
+
+
+@dataclass
+class Whip:
+    """A running endpoint, and publishers made for it."""
+
+    gate: OneKeyGate
+    endpoint: WhipEndpoint
+    http: ClientSession
+    base: str
+    peers: list[RTCPeerConnection] = field(default_factory=list)
+
+    async def offer(self, codec: str = "video/VP8", audio: bool = False) -> RTCPeerConnection:
+        """A peer connection with its offer made and its candidates gathered."""
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.peers.append(peer)
+        video = peer.addTransceiver(VideoStreamTrack(), direction="sendonly")
+        known = RTCRtpSender.getCapabilities("video").codecs
+        video.setCodecPreferences([item for item in known if item.mimeType == codec])
+        if audio:
+            peer.addTransceiver(AudioStreamTrack(), direction="sendonly")
+        await peer.setLocalDescription(await peer.createOffer())
+        return peer
+
+    async def post(self, body: str | bytes, key: str = KEY, **headers: str) -> ClientResponse:
+        path = f"/whip/{key}" if key else "/whip"
+        async with self.http.post(self.base + path, data=body, headers=SDP | headers) as response:
+            await response.read()
+            return response
+
+    async def publish(
+        self, codec: str = "video/VP8", audio: bool = False
+    ) -> tuple[RTCPeerConnection, str]:
+        """A publisher on its way, and the Location it got."""
+        peer = await self.offer(codec, audio)
+        response = await self.post(peer.localDescription.sdp)
+        assert response.status == 201
+        answer = await response.text()
+        await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        return peer, response.headers["Location"]
+
+    async def until(self, condition: Callable[[], object], timeout_s: float = 20) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not condition():  # noqa: ASYNC110 - told on other threads
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def whip(request: pytest.FixtureRequest) -> AsyncIterator[Whip]:
+    """An endpoint; parametrize indirectly for other options. Nothing may be left at the end."""
+    options = getattr(request, "param", {})
+    threads = set(threading.enumerate())
+    gate = OneKeyGate()
+    endpoint = WhipEndpoint(gate, **options)
+    app = web.Application()
+    endpoint.add_to(app)
+    await endpoint.start()
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with ClientSession() as http:
+        port = runner.addresses[0][1]
+        harness = Whip(gate, endpoint, http, f"http://127.0.0.1:{port}")
+        yield harness
+        for peer in harness.peers:
+            await peer.close()
+    await endpoint.aclose()
+    await runner.cleanup()
+    assert endpoint.num_publishers == 0
+    assert len(gate.released_keys) == len(gate.sinks)
+    assert all(len(sink.reasons) == 1 for sink in gate.sinks)
+    left = {thread.name for thread in set(threading.enumerate()) - threads}
+    assert not {name for name in left if not name.startswith("asyncio_")}
+
+
+@pytest.mark.parametrize("codec", ["video/VP8", "video/H264"])
+async def test_a_publisher_from_offer_to_delete(whip: Whip, codec: str) -> None:
+    peer, location = await whip.publish(codec, audio=True)
+    await whip.until(
+        lambda: (
+            len(whip.gate.sinks[0].pictures) >= 30
+            and whip.gate.sinks[0].pictures[-1].clock_source == "sender_report"
+        )
+    )
+    (sink,) = whip.gate.sinks
+    first = sink.pictures[0]
+    assert (first.width, first.height) == (640, 480)
+    # Until the first sender report there is nothing but the RTP timestamps.
+    assert first.clock_source == "stream"
+    times = [picture.capture_ns for picture in sink.pictures]
+    assert times == sorted(times)
+    for picture in sink.pictures:
+        assert 0 <= (picture.at_ns - picture.capture_ns) / 1e9 < 10
+    assert sink.notes["keyframe_requested"] >= 1
+    assert sink.notes["audio_ignored"] > 0
+    async with whip.http.delete(whip.base + location) as response:
+        assert response.status == 200
+    assert sink.reasons == ["publisher_left"]
+    assert whip.gate.released_keys == [KEY]
+    async with whip.http.delete(whip.base + location) as response:
+        assert response.status == 404
+    await peer.close()
+    # The same key may publish again.
+    await whip.publish(codec)
+    await whip.until(lambda: len(whip.gate.sinks[1].pictures) >= 5)
+
+
+async def test_a_publisher_that_closes_is_noticed(whip: Whip) -> None:
+    peer, _ = await whip.publish()
+    await whip.until(lambda: whip.gate.sinks[0].pictures)
+    await peer.close()
+    await whip.until(lambda: whip.gate.released_keys)
+    assert whip.gate.sinks[0].reasons == ["publisher_left"]
+
+
+@pytest.mark.parametrize("whip", [{"limits": WhipLimits(idle_s=1.5)}], indirect=True)
+async def test_a_publisher_that_falls_silent_is_given_up(whip: Whip) -> None:
+    peer, _ = await whip.publish()
+    await whip.until(lambda: whip.gate.sinks[0].pictures)
+    peer.getSenders()[0].replaceTrack(None)
+    await whip.until(lambda: whip.gate.released_keys)
+    assert whip.gate.sinks[0].reasons == ["idle"]
+
+
+@pytest.mark.parametrize("whip", [{"limits": WhipLimits(connect_s=0.5)}], indirect=True)
+async def test_a_publisher_that_never_connects_is_given_up(whip: Whip) -> None:
+    peer = await whip.offer()
+    response = await whip.post(peer.localDescription.sdp)
+    assert response.status == 201
+    await whip.until(lambda: whip.gate.released_keys)
+    assert whip.gate.sinks[0].reasons == ["idle"]
+
+
+async def test_an_offer_without_candidates_connects(whip: Whip) -> None:
+    """As OBS sends it: the answer holds all of ours, and our side learns the peer's from its
+    checks."""
+    peer = await whip.offer()
+    lines = peer.localDescription.sdp.splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(("a=candidate", "a=end-of-candidates"))]
+    assert len(kept) < len(lines)
+    response = await whip.post("".join(kept))
+    answer = await response.text()
+    assert "a=candidate" in answer
+    assert "a=end-of-candidates" in answer
+    await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+    await whip.until(lambda: len(whip.gate.sinks[0].pictures) >= 5)
+
+
+async def test_a_packet_lost_for_good_holds_up_nothing_for_long(whip: Whip) -> None:
+    peer, _ = await whip.publish()
+    (sink,) = whip.gate.sinks
+    await whip.until(lambda: len(sink.pictures) >= 10)
+    transport = peer.getSenders()[0].transport
+    send, lost = transport._send_rtp, []
+
+    async def lossy(data: bytes) -> None:
+        if not 192 <= data[1] <= 223:  # RTP, not RTCP
+            lost[:] = lost or [data[2:4]]
+            if data[2:4] == lost[0]:  # every time it is sent again, too
+                return
+        await send(data)
+
+    transport._send_rtp = lossy
+    await whip.until(lambda: sink.drops["packet_lost"])
+    before = len(sink.pictures)
+    await whip.until(lambda: len(sink.pictures) >= before + 10, timeout_s=5)
+    assert sink.notes["keyframe_requested"] >= 2
+
+
+# --- HTTP -----------------------------------------------------------------------------------------
+
+
+async def test_who_is_refused_and_how(whip: Whip) -> None:
+    peer = await whip.offer()
+    offer = peer.localDescription.sdp
+    response = await whip.post(offer, key="wrong")
+    assert response.status == 401
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert (await response.json())["code"] == "UNAUTHENTICATED"
+    assert not whip.gate.sinks
+    assert (await whip.post(offer)).status == 201
+    assert (await whip.post(offer)).status == 409
+    assert len(whip.gate.sinks) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff\xfe\xfd",
+        b"v=0 m=video",
+        b"v=0\r\nm=video x y z\r\n",
+        b"v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\n",
+        b"v=0\r\nm=video\r\n" + b"a=x\r\n" * 20_000,
+    ],
+    ids=["empty", "no text", "no lines", "broken line", "no codec", "too long"],
+)
+async def test_bad_offers(whip: Whip, body: bytes) -> None:
+    response = await whip.post(body)
+    assert response.status == 400
+    assert (await response.json())["code"] == "INVALID_ARGUMENT"
+    assert not whip.gate.busy
+
+
+async def test_offers_that_send_no_video(whip: Whip) -> None:
+    receiver = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    whip.peers.append(receiver)
+    receiver.addTransceiver("video", direction="recvonly")
+    await receiver.setLocalDescription(await receiver.createOffer())
+    speaker = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    whip.peers.append(speaker)
+    speaker.addTrack(AudioStreamTrack())
+    await speaker.setLocalDescription(await speaker.createOffer())
+    for peer in (receiver, speaker):
+        assert (await whip.post(peer.localDescription.sdp)).status == 400
+    assert not whip.gate.busy
+
+
+async def test_cut_offers_never_hurt(whip: Whip) -> None:
+    """A good offer cut off or with a line left out: refused or answered, never an error of ours."""
+    lines = (await whip.offer()).localDescription.sdp.splitlines(keepends=True)
+    for number in range(0, len(lines), 3):
+        for body in ("".join(lines[:number]), "".join(lines[:number] + lines[number + 1 :])):
+            response = await whip.post(body)
+            assert response.status in (201, 400)
+            if response.status == 201:
+                async with whip.http.delete(whip.base + response.headers["Location"]) as deleted:
+                    assert deleted.status == 200
+    assert not whip.gate.busy
+
+
+async def test_the_other_verbs(whip: Whip) -> None:
+    async with whip.http.options(f"{whip.base}/whip/{KEY}") as response:
+        assert response.status == 204
+        assert response.headers["Accept-Post"] == "application/sdp"
+    async with whip.http.post(f"{whip.base}/whip/{KEY}", data="v=0") as response:
+        assert response.status == 415
+    peer, location = await whip.publish()
+    patch = {"Content-Type": "application/trickle-ice-sdpfrag"}
+    async with whip.http.patch(whip.base + location, data="a=x", headers=patch) as response:
+        assert response.status == 405
+        assert response.headers["Allow"] == "DELETE"
+    for method in ("PATCH", "DELETE"):
+        stranger = f"{whip.base}/whip/{KEY}/someone-elses"
+        async with whip.http.request(method, stranger) as response:
+            assert response.status == 404
+    assert peer.connectionState != "closed"
+
+
+async def test_the_key_as_a_bearer_token(whip: Whip) -> None:
+    peer = await whip.offer()
+    offer = peer.localDescription.sdp
+    assert (await whip.post(offer, key="")).status == 401
+    assert (await whip.post(offer, key="", Authorization="Bearer wrong")).status == 401
+    response = await whip.post(offer, key="", Authorization=f"Bearer {KEY}")
+    assert response.status == 201
+    assert response.headers["ETag"].startswith('"')
+
+
+@pytest.mark.parametrize(
+    "whip",
+    [{"ice_servers": ("stun:127.0.0.1:9", "turn:alice:secret@127.0.0.1:9")}],
+    indirect=True,
+)
+async def test_configured_ice_servers_are_told_to_publishers_only(whip: Whip) -> None:
+    peer = await whip.offer()
+    response = await whip.post(peer.localDescription.sdp, key="wrong")
+    assert "Link" not in response.headers
+    response = await whip.post(peer.localDescription.sdp)
+    assert response.status == 201
+    assert response.headers.getall("Link") == [
+        '<stun:127.0.0.1:9>; rel="ice-server"',
+        '<turn:127.0.0.1:9>; rel="ice-server"; username="alice"; credential="secret"; '
+        'credential-type="password"',
+    ]
+
+
+@pytest.mark.parametrize("whip", [{"limits": WhipLimits(publishers=0)}], indirect=True)
+async def test_too_many_publishers(whip: Whip) -> None:
+    peer = await whip.offer()
+    assert (await whip.post(peer.localDescription.sdp)).status == 503
+    assert not whip.gate.sinks

@@ -1,0 +1,265 @@
+"""The worker's contract, against the real process with the built-in model."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+import numpy as np
+import pytest
+
+from sightline.v1 import gateway_pb2, inference_pb2
+from sightline.v1.inference_pb2_grpc import InferenceServiceStub
+from tests.garbage import throw_at_methods, throw_at_port
+from tests.processes import ServiceProcess
+
+PATIENCE_S = 30.0
+METHODS = ("Describe", "StreamFrames", "Answer", "WatchSession", "ReleaseSession")
+
+
+class Feeder:
+    """One StreamFrames call, driven by hand."""
+
+    def __init__(self, stub: InferenceServiceStub, session: str, **options: object) -> None:
+        self._requests: queue.Queue[inference_pb2.StreamFramesRequest | None] = queue.Queue()
+        opening = inference_pb2.OpenStream(session_id=session, **options)
+        self._requests.put(inference_pb2.StreamFramesRequest(open=opening))
+        self.call = stub.StreamFrames(iter(self._requests.get, None), timeout=PATIENCE_S)
+        self.opened = next(self.call).opened
+        self._sequence = 0
+
+    def push(self, pixels: bytes, capture_ns: int) -> inference_pb2.FrameAck:
+        """Send one frame and wait until it is understood."""
+        self.send(pixels, capture_ns)
+        return next(self.call).ack
+
+    def send(self, pixels: bytes, capture_ns: int) -> None:
+        self._sequence += 1
+        frame = inference_pb2.Frame(sequence=self._sequence, capture_ns=capture_ns, pixels=pixels)
+        self._requests.put(inference_pb2.StreamFramesRequest(frame=frame))
+
+    def close(self) -> None:
+        """Half-close; what was sent is understood first."""
+        self._requests.put(None)
+        for _ in self.call:
+            pass
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    environment = {"WORKER_THREADS": "1", "WORKER_KV_MEMORY_BYTES": str(160 << 20)}
+    process = ServiceProcess("inference_worker", environment, tmp_path_factory.mktemp("worker"))
+    process.start(120)
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+def stub(worker: ServiceProcess) -> Iterator[InferenceServiceStub]:
+    with grpc.insecure_channel(worker.address) as channel:
+        yield InferenceServiceStub(channel)
+
+
+@pytest.fixture
+def session(stub: InferenceServiceStub, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = request.node.name
+    yield name
+    stub.ReleaseSession(inference_pb2.ReleaseSessionRequest(session_id=name), timeout=10)
+
+
+def picture(colour: tuple[int, int, int] = (60, 60, 60)) -> bytes:
+    pixels = np.full((128, 128, 3), 60, np.uint8)
+    pixels[40:80, 40:80] = colour
+    return pixels.tobytes()
+
+
+def answer(stub: InferenceServiceStub, session: str, text: str) -> gateway_pb2.AnswerDone:
+    request = inference_pb2.AnswerRequest(
+        session_id=session, question=gateway_pb2.Question(turn="t", text=text)
+    )
+    events = list(stub.Answer(request, timeout=PATIENCE_S))
+    assert events[-1].WhichOneof("event") == "done"
+    deltas = "".join(event.text_delta.text for event in events)
+    assert deltas == events[-1].done.text
+    return events[-1].done
+
+
+def refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code(), caught.value.details()
+
+
+def outcome(call: Callable[[], object]) -> grpc.StatusCode:
+    try:
+        call()
+    except grpc.RpcError as error:
+        return error.code()  # type: ignore[attr-defined]
+    return grpc.StatusCode.OK
+
+
+def test_describe_tells_what_it_takes(stub: InferenceServiceStub) -> None:
+    model = stub.Describe(inference_pb2.DescribeRequest(), timeout=10)
+    assert (model.model, model.frame_width, model.frame_height) == ("builtin", 128, 128)
+    assert (model.tubelet, model.tokens_per_segment, model.window_segments) == (1, 16, 30)
+    assert 0 < model.free_sessions <= model.max_sessions
+    assert model.frame_queue > 0
+
+
+def test_frames_are_acknowledged_and_answers_say_what_they_saw(
+    stub: InferenceServiceStub, session: str
+) -> None:
+    feeder = Feeder(stub, session)
+    assert not feeder.opened.resumed
+    for number in range(1, 36):
+        ack = feeder.push(picture(), number)
+        assert ack.sequence == number
+        assert ack.latency_ms >= ack.queue_ms >= 0
+    assert ack.reused_segments > 0
+    assert ack.recomputed_segments == 0
+    done = answer(stub, session, "What is in the scene?")
+    assert (done.frames_seen, done.first_capture_ns, done.last_capture_ns) == (30, 6, 35)
+    assert done.answer_tokens > 0
+    assert 0 < done.first_token_ms <= done.total_ms
+    feeder.close()
+
+
+def test_a_new_stream_continues_the_session_and_replaces_the_old(
+    stub: InferenceServiceStub, session: str
+) -> None:
+    first = Feeder(stub, session)
+    first.push(picture(), 1)
+    second = Feeder(stub, session)
+    assert second.opened.resumed
+    code, _ = refused(lambda: next(first.call))
+    assert code == grpc.StatusCode.FAILED_PRECONDITION
+    second.push(picture(), 2)
+    assert answer(stub, session, "What do you see?").frames_seen == 2
+    second.close()
+
+
+def test_a_session_outlives_its_stream_for_the_grace_time_only(
+    stub: InferenceServiceStub, session: str
+) -> None:
+    feeder = Feeder(stub, session, grace_s=0.3)
+    feeder.push(picture(), 1)
+    feeder.close()
+    assert answer(stub, session, "What do you see?").frames_seen == 1
+    deadline = time.monotonic() + PATIENCE_S
+    while (code := outcome(lambda: answer(stub, session, "What?"))) == grpc.StatusCode.OK:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert code == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("pixels", "capture_ns"),
+    [(b"", 2), (b"x" * 100, 2), (bytes(128 * 128 * 3 + 1), 2), (picture(), 0)],
+    ids=["empty", "short", "long", "back in time"],
+)
+def test_bad_frames_end_their_stream_and_nothing_else(
+    stub: InferenceServiceStub, session: str, pixels: bytes, capture_ns: int
+) -> None:
+    feeder = Feeder(stub, session)
+    feeder.push(picture(), 1)
+    feeder.send(pixels, capture_ns)
+    code, details = refused(lambda: next(feeder.call))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "frame 2" in details
+    assert answer(stub, session, "What do you see?").frames_seen == 1
+
+
+def test_questions_that_cannot_be_answered_are_refused(
+    stub: InferenceServiceStub, session: str
+) -> None:
+    code, _ = refused(lambda: answer(stub, "nobody", "What do you see?"))
+    assert code == grpc.StatusCode.NOT_FOUND
+    Feeder(stub, session).close()
+    for text in ("", "   ", "what " * 2000):
+        code, _ = refused(lambda text=text: answer(stub, session, text))
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert answer(stub, session, "What do you see?").frames_seen == 0
+
+
+def test_the_first_message_must_open(stub: InferenceServiceStub) -> None:
+    frame = inference_pb2.StreamFramesRequest(frame=inference_pb2.Frame(pixels=picture()))
+    code, _ = refused(lambda: list(stub.StreamFrames(iter([frame]), timeout=10)))
+    assert code == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_sessions_are_admitted_until_the_pool_is_full(stub: InferenceServiceStub) -> None:
+    names: list[str] = []
+    code = grpc.StatusCode.OK
+    while code == grpc.StatusCode.OK and len(names) < 100:
+        names.append(f"crowd-{len(names)}")
+        code = outcome(lambda: Feeder(stub, names[-1]).close())
+    for name in names:
+        stub.ReleaseSession(inference_pb2.ReleaseSessionRequest(session_id=name), timeout=10)
+    assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert len(names) > 2
+    load = next(stub.Load(inference_pb2.LoadRequest(), timeout=10))
+    assert (load.sessions, load.kv_pages_used) == (0, 0)
+
+
+def test_a_cancelled_answer_frees_its_pages(stub: InferenceServiceStub, session: str) -> None:
+    feeder = Feeder(stub, session)
+    feeder.push(picture(), 1)
+    before = next(stub.Load(inference_pb2.LoadRequest(), timeout=10)).kv_pages_used
+    for _ in range(20):
+        request = inference_pb2.AnswerRequest(
+            session_id=session, question=gateway_pb2.Question(text="What is in the scene?")
+        )
+        call = stub.Answer(request, timeout=PATIENCE_S)
+        next(call)
+        call.cancel()
+    deadline = time.monotonic() + PATIENCE_S
+    while next(stub.Load(inference_pb2.LoadRequest(), timeout=10)).kv_pages_used > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    feeder.close()
+
+
+def test_many_questions_at_once_are_all_answered(stub: InferenceServiceStub, session: str) -> None:
+    feeder = Feeder(stub, session)
+    feeder.push(picture(), 1)
+    texts: list[str] = []
+
+    def ask() -> None:
+        texts.append(answer(stub, session, "What is in the scene?").text)
+
+    threads = [threading.Thread(target=ask) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for number in range(2, 12):  # the video goes on
+        feeder.push(picture(), number)
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert len(texts) == 40
+    feeder.close()
+
+
+def test_a_watch_ends_when_its_session_does(stub: InferenceServiceStub, session: str) -> None:
+    feeder = Feeder(stub, session)
+    feeder.push(picture(), 1)
+    watch = gateway_pb2.Watch(watch="w", condition="a red circle is there", interval_s=0.05)
+    call = stub.WatchSession(
+        inference_pb2.WatchRequest(session_id=session, watch=watch), timeout=PATIENCE_S
+    )
+    stub.ReleaseSession(inference_pb2.ReleaseSessionRequest(session_id=session), timeout=10)
+    code, _ = refused(lambda: list(call))
+    assert code == grpc.StatusCode.NOT_FOUND
+
+
+def test_garbage_disturbs_nobody(
+    worker: ServiceProcess, stub: InferenceServiceStub, session: str
+) -> None:
+    feeder = Feeder(stub, session)
+    feeder.push(picture(), 1)
+    throw_at_port(worker.grpc_port, seed=1)
+    throw_at_port(worker.http_port, seed=2)
+    methods = [f"/sightline.v1.InferenceService/{name}" for name in METHODS]
+    assert grpc.StatusCode.OK not in throw_at_methods(worker.address, methods, seed=3, times=3)
+    feeder.push(picture(), 2)
+    assert worker.serving()
+    feeder.close()

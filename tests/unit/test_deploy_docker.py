@@ -1,0 +1,210 @@
+"""Images and the compose file, read as text: what they install, expose, run and set."""
+
+import importlib
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services.common.config import EnvConfig, variable
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCKER = REPOSITORY / "deploy" / "docker"
+CONFIGS = {
+    "gateway": "GatewayConfig",
+    "inference_worker": "WorkerConfig",
+    "dialogue": "DialogueConfig",
+    "tts": "TtsConfig",
+}
+CONTAINERS = {
+    "gateway": "gateway",
+    "worker": "inference_worker",
+    "worker-gpu": "inference_worker",
+    "dialogue": "dialogue",
+    "tts": "tts",
+}
+
+
+def config_of(service: str) -> type[EnvConfig]:
+    config = getattr(importlib.import_module(f"services.{service}.config"), CONFIGS[service])
+    assert issubclass(config, EnvConfig)
+    return config
+
+
+def variables_of(service: str) -> set[str]:
+    config = config_of(service)
+    return {variable(config, item) for item in fields(config)}
+
+
+def instructions(service: str) -> list[list[tuple[str, str]]]:
+    """The stages of a Dockerfile, each a list of (instruction, arguments)."""
+    text = (DOCKER / f"{service}.Dockerfile").read_text()
+    text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
+    stages: list[list[tuple[str, str]]] = [[]]
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, _, arguments = line.partition(" ")
+        if name == "FROM":
+            stages.append([])
+        stages[-1].append((name, " ".join(arguments.split())))
+    return stages
+
+
+def environment_of(service: str) -> dict[str, str]:
+    settings = [value for name, value in instructions(service)[-1] if name == "ENV"]
+    return dict(pair.split("=", 1) for pair in " ".join(settings).split())
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+    return loaded
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_an_image_installs_the_packages_of_its_service_and_common_alone(service: str) -> None:
+    *builders, _ = instructions(service)
+    lists = {
+        source
+        for stage in builders
+        for name, value in stage
+        if name == "COPY"
+        for source in value.split()[:-1]
+        if "requirements" in source
+    }
+    own = {path for path in lists if path.startswith(f"services/{service}/")}
+    assert f"services/{service}/requirements.txt" in own
+    assert lists - own == {"services/common/requirements.txt", "deploy/requirements-dev.txt"}
+    [install] = [value for name, value in builders[-1] if name == "RUN"]
+    assert "common.txt" in install
+    assert "service.txt" in install
+    assert "requirements-dev" not in str(
+        builders[-1]
+    )  # grpcio-tools stay in the stage of the stubs
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_an_image_holds_the_code_of_its_service_alone(service: str) -> None:
+    copied = [value.split() for name, value in instructions(service)[-1] if name == "COPY"]
+    from_here = {source for source, _ in (c for c in copied if not c[0].startswith("--from"))}
+    expected = {"sightline", "services/__init__.py", "services/common", f"services/{service}"}
+    assert from_here == expected
+    for path in from_here:
+        assert (REPOSITORY / path).exists()
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_an_image_runs_its_service_without_a_shell_and_without_root(service: str) -> None:
+    final = instructions(service)[-1]
+    assert ("CMD", f'["python", "-m", "services.{service}"]') in final
+    [user] = [value for name, value in final if name == "USER"]
+    assert int(user) > 0  # a number: Kubernetes cannot tell whether a name is root
+    order = [name for name, _ in final]
+    assert order.index("USER") > max(i for i, name in enumerate(order) if name in ("RUN", "COPY"))
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_an_image_exposes_the_ports_it_sets_and_asks_the_right_one_for_its_health(
+    service: str,
+) -> None:
+    final = instructions(service)[-1]
+    environment = environment_of(service)
+    ports = {value for name, value in environment.items() if name.endswith("_PORT")}
+    [exposed] = [value for name, value in final if name == "EXPOSE"]
+    assert set(exposed.split()) == ports
+    prefix = config_of(service).prefix
+    assert environment[f"{prefix}HOST"] == "0.0.0.0"
+    [health] = [value for name, value in final if name == "HEALTHCHECK"]
+    assert f"'{prefix}HTTP_PORT'" in health
+    assert "/healthz" in health
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_an_image_sets_variables_that_its_service_reads(service: str) -> None:
+    prefix = config_of(service).prefix
+    own = {name for name in environment_of(service) if name.startswith(prefix)}
+    assert own <= variables_of(service)
+
+
+def test_the_shared_stages_are_the_same_in_every_dockerfile() -> None:
+    shared = {service: instructions(service)[1:3] for service in CONFIGS}
+    assert [stage[0][1].split()[-1] for stage in shared["tts"]] == ["tools", "stubs"]
+    assert all(stages == shared["tts"] for stages in shared.values())
+
+
+def test_what_the_images_copy_is_in_the_build_context() -> None:
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    kept = [line[1:] for line in lines if line.startswith("!")]
+    assert "*" in lines
+    for service in CONFIGS:
+        for stage in instructions(service):
+            for name, value in stage:
+                if name == "COPY" and not value.startswith("--from"):
+                    for source in value.split()[:-1]:
+                        assert any(source == path or source.startswith(f"{path}/") for path in kept)
+    patterns = [line for line in lines if not line.startswith("#")]
+    assert not any("weights" in line for line in patterns)  # the worker brings its model
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_compose_sets_variables_that_exist_to_values_they_take(
+    container: str, compose: dict[str, Any]
+) -> None:
+    service = CONTAINERS[container]
+    environment = {
+        name: re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", str(value))
+        for name, value in compose["services"][container]["environment"].items()
+    }
+    assert set(environment) <= variables_of(service)
+    environment.pop("GATEWAY_MEDIA_ROOT", None)  # a folder of the container
+    config_of(service).from_env(environment_of(service) | environment)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_compose_names_peers_where_they_listen(container: str, compose: dict[str, Any]) -> None:
+    found = 0
+    for value in compose["services"][container]["environment"].values():
+        for host, port in re.findall(r"\b([a-z]+):(\d{4,5})\b", str(value)):
+            found += 1
+            if host == "redis":
+                assert port == "6379"
+                continue
+            assert host in compose["services"]
+            assert port in environment_of(CONTAINERS[host]).values()
+    assert found > 0 or container == "tts"
+
+
+def test_compose_is_valid_for_old_and_new(compose: dict[str, Any]) -> None:
+    assert "name" not in compose  # docker-compose 1.29 refuses it
+    assert "version" not in compose  # Compose v2 complains
+    for name, service in compose["services"].items():
+        dockerfile = service.get("build", {}).get("dockerfile")
+        assert name == "redis" or (REPOSITORY / dockerfile).exists()
+        for peer, wait in service.get("depends_on", {}).items():
+            assert wait == {"condition": "service_healthy"}
+            assert "profiles" not in compose["services"][peer]  # refused where it is not chosen
+
+
+def test_one_worker_runs_and_the_gpu_one_takes_its_name(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    optional = {
+        name: service["profiles"] for name, service in services.items() if "profiles" in service
+    }
+    assert optional == {"worker": ["cpu"], "worker-gpu": ["gpu"]}
+    assert "COMPOSE_PROFILES=cpu" in (REPOSITORY / ".env").read_text().splitlines()
+    assert services["worker-gpu"]["networks"]["default"]["aliases"] == ["worker"]
+    [device] = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert services["worker"]["build"]["args"]["TORCH_INDEX"].endswith("/cpu}")
+    assert (
+        services["worker-gpu"]["build"]["args"]["TORCH_INDEX"] == "${SIGHTLINE_CUDA_TORCH_INDEX:-}"
+    )
+
+
+def test_containers_get_longer_to_end_than_their_drain(compose: dict[str, Any]) -> None:
+    for container, service in CONTAINERS.items():
+        grace = compose["services"][container]["stop_grace_period"]
+        drain = config_of(service)().drain_s if service != "dialogue" else 10.0
+        assert float(grace.removesuffix("s")) > drain + 2

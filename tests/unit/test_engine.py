@@ -1,0 +1,346 @@
+"""What must hold of the engine (invariants A, B, D), in float32 to 1e-4, and how it fails."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.inference_worker.model.rotary import angles, rotate, shift
+from services.inference_worker.runner import Run
+from services.inference_worker.scheduler import BranchJob, FinishReason, FrameJob, FrameReceipt
+from sightline.errors import (
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
+from tests.unit.tiny import Bench, Recorder, random_picture, reference_logits, tiny_model
+
+TOLERANCE = 1e-4
+QUESTION = [1, 10, 11, 12, 7]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    frames=st.integers(0, 14),
+    window=st.integers(1, 6),
+    page_size=st.sampled_from([2, 3, 4, 8]),
+    burst=st.integers(1, 3),
+    prefill=st.integers(1, 8),
+    question=st.lists(st.integers(0, 15), min_size=1, max_size=12),
+    seed=st.integers(0, 2**16),
+)
+def test_streamed_logits_equal_a_masked_dense_forward(
+    frames: int,
+    window: int,
+    page_size: int,
+    burst: int,
+    prefill: int,
+    question: list[int],
+    seed: int,
+) -> None:
+    """A before eviction (frames <= window) and B after it."""
+    rng = np.random.default_rng(seed)
+    model = tiny_model(window, seed=seed)
+    bench = Bench(model, page_size=page_size, burst=burst, prefill=prefill)
+    bench.open("s")
+    pictures = [random_picture(rng) for _ in range(frames)]
+    for number, picture in enumerate(pictures):
+        bench.push("s", picture, number)
+    recorder = bench.ask("s", question)
+    bench.run()
+    assert recorder.error is None
+    expected = reference_logits(model, pictures, window, question)[-1]
+    assert torch.allclose(bench.runner.logits[-1], expected, atol=TOLERANCE)
+    bench.cache.check_integrity()
+
+
+def test_every_answer_token_equals_the_dense_forward() -> None:
+    rng = np.random.default_rng(1)
+    model = tiny_model(window=3)
+    bench = Bench(model)
+    bench.open("s")
+    pictures = [random_picture(rng) for _ in range(5)]
+    for number, picture in enumerate(pictures):
+        bench.push("s", picture, number)
+    recorder = bench.ask("s", QUESTION, max_tokens=6)
+    bench.run()
+    assert recorder.ended
+    whole = QUESTION + recorder.tokens
+    expected = reference_logits(model, pictures, 3, whole)
+    for n, logits in enumerate(bench.runner.logits):
+        assert torch.allclose(logits, expected[len(QUESTION) - 1 + n], atol=TOLERANCE)
+
+
+@settings(max_examples=10, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**16))
+def test_any_batch_equals_each_session_alone(data: st.DataObject, seed: int) -> None:
+    """D: sessions that share steps, in any interleaving, get what they would get alone."""
+    rng = np.random.default_rng(seed)
+    model = tiny_model(window=3, seed=seed)
+    bench = Bench(model, burst=2)
+    names = ["a", "b", "c"]
+    pictures: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    asked: list[tuple[Recorder, str, int]] = []
+    for name in names:
+        bench.open(name)
+    for _ in range(data.draw(st.integers(5, 25))):
+        name = data.draw(st.sampled_from(names))
+        action = data.draw(st.sampled_from(["push", "push", "ask", "turn"]))
+        if action == "push":
+            picture = random_picture(rng)
+            pictures[name].append(picture)
+            bench.push(name, picture, len(pictures[name]))
+        elif action == "ask":
+            asked.append((bench.ask(name, QUESTION, max_tokens=4), name, len(pictures[name])))
+        else:
+            bench.turn()
+    bench.run()
+    bench.cache.check_integrity()
+    for recorder, name, submitted in asked:
+        assert recorder.seen is not None
+        newest = recorder.seen.last_capture_ns  # pictures are numbered from 1
+        assert newest >= submitted
+        alone = Bench(model)
+        alone.open("s")
+        for number, picture in enumerate(pictures[name][:newest]):
+            alone.push("s", picture, number)
+        expected = alone.ask("s", QUESTION, max_tokens=4)
+        alone.run()
+        assert recorder.tokens == expected.tokens
+        assert recorder.reason == expected.reason
+
+
+def test_a_branch_leaves_the_trunk_bit_identical() -> None:
+    rng = np.random.default_rng(2)
+    bench = Bench(tiny_model(window=3))
+    bench.open("s")
+    for number in range(5):
+        bench.push("s", random_picture(rng), number)
+    bench.run()
+    trunk = bench.core.sessions["s"].trunk
+    pages = [page for segment in trunk.resident() for page in segment.pages]
+    before = [pool[:, pages].clone() for pool in (*bench.runner.keys, *bench.runner.values)]
+    recorders = [bench.ask("s", QUESTION, max_tokens=8) for _ in range(5)]
+    bench.run()
+    assert all(recorder.ended for recorder in recorders)
+    after = [pool[:, pages] for pool in (*bench.runner.keys, *bench.runner.values)]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_questions_do_not_change_later_answers() -> None:
+    rng = np.random.default_rng(3)
+    pictures = [random_picture(rng) for _ in range(8)]
+    final = []
+    for curious in (False, True):
+        bench = Bench(tiny_model(window=3))
+        bench.open("s")
+        for number, picture in enumerate(pictures):
+            bench.push("s", picture, number)
+            if curious:
+                bench.ask("s", QUESTION, max_tokens=3)
+            bench.run()
+        bench.ask("s", QUESTION)
+        bench.run()
+        final.append(bench.runner.logits[-1])
+    assert torch.allclose(final[0], final[1], atol=TOLERANCE)
+
+
+def test_shifted_keys_equal_keys_rotated_at_the_new_position() -> None:
+    """C at its root: rebasing a rotated key is exact."""
+    torch.manual_seed(0)
+    omega = torch.rand(8, 3)
+    keys = torch.randn(5, 2, 16)
+    positions = torch.randint(40, 100, (5, 3))
+    rotated = rotate(keys, *angles(omega, positions))
+    moved = shift(rotated, omega, -37)
+    assert torch.allclose(moved, rotate(keys, *angles(omega, positions - 37)), atol=TOLERANCE)
+
+
+def test_rebase_keeps_the_window_and_bounds_positions() -> None:
+    """With the sink out of sight, positions enter attention only as differences, so that a stream
+    that is rebased again and again answers as one that never is."""
+    rng = np.random.default_rng(4)
+    pictures = [random_picture(rng) for _ in range(40)]
+    answers, cursors = [], []
+    for horizon in (4096, 20):
+        model = tiny_model(window=3, horizon=horizon)
+        bench = Bench(model)
+        bench.open("s")
+        session = bench.core.sessions["s"]
+        session.trunk.sink.num_tokens = 0  # nobody attends to the sink
+        for number, picture in enumerate(pictures):
+            bench.push("s", picture, number)
+            bench.run()
+            cursors.append((horizon, session.trunk.cursor))
+        bench.ask("s", QUESTION)
+        bench.run()
+        answers.append(bench.runner.logits[-1])
+    assert max(cursor for horizon, cursor in cursors if horizon == 20) <= 21
+    assert max(cursor for horizon, cursor in cursors if horizon == 4096) > 40
+    assert torch.allclose(answers[0], answers[1], atol=1e-3)
+
+
+def test_interpolated_frames_change_nothing_and_are_acknowledged() -> None:
+    rng = np.random.default_rng(5)
+    bench = Bench(tiny_model())
+    bench.open("s")
+    bench.push("s", random_picture(rng), 1)
+    frame = FrameJob(random_picture(rng).tobytes(), 2, 2, 0.0, bench.results.append, True)
+    bench.engine.submit_frame("s", frame)
+    recorder = bench.ask("s", QUESTION)
+    bench.run()
+    assert [receipt.sequence for receipt in bench.results] == [1, 2]
+    assert recorder.seen is not None
+    assert recorder.seen.num_frames == 1
+
+
+def test_a_question_sees_every_frame_submitted_before_it() -> None:
+    rng = np.random.default_rng(6)
+    bench = Bench(tiny_model(window=8))
+    bench.open("s")
+    for number in range(1, 4):
+        bench.push("s", random_picture(rng), number)
+    recorder = bench.ask("s", QUESTION)
+    bench.push("s", random_picture(rng), 4)
+    bench.run()
+    assert recorder.seen is not None
+    assert (recorder.seen.first_capture_ns, recorder.seen.last_capture_ns) in {(1, 3), (1, 4)}
+
+
+def test_cancel_returns_every_page_and_says_so() -> None:
+    bench = Bench(tiny_model())
+    bench.open("s")
+    bench.push("s", random_picture(np.random.default_rng(7)), 1)
+    bench.run()
+    used = bench.cache.pool.num_used
+    recorder = Recorder()
+    job = BranchJob(list(QUESTION), 100, recorder)
+    bench.engine.submit_branch("s", job)
+    bench.turn()
+    bench.turn()
+    bench.engine.cancel(job)
+    bench.run()
+    assert recorder.reason == FinishReason.CANCELLED
+    assert bench.cache.pool.num_used == used
+    bench.cache.check_integrity()
+
+
+def test_a_released_session_fails_its_open_work() -> None:
+    bench = Bench(tiny_model())
+    bench.open("s")
+    bench.push("s", random_picture(np.random.default_rng(8)), 1)
+    recorder = bench.ask("s", QUESTION, max_tokens=8)
+    bench.turn()
+    bench.engine.close_session("s")
+    bench.run()
+    assert isinstance(recorder.error, NotFoundError)
+    assert bench.cache.pool.num_used == 0
+    bench.cache.check_integrity()
+
+
+def test_a_full_pool_refuses_the_next_session_and_serves_the_others() -> None:
+    model = tiny_model()
+    cost = Bench(model).core.shape(0).cost(4)
+    bench = Bench(model, num_pages=2 * cost + 1)
+    bench.open("a")
+    bench.open("b")
+    with pytest.raises(ResourceExhaustedError):
+        bench.open("c")
+    recorder = bench.ask("a", QUESTION)
+    bench.run()
+    assert recorder.ended
+    assert recorder.error is None
+
+
+def test_answers_that_outlive_the_window_never_take_room_from_frames() -> None:
+    """Branches opened at many moments pin old pages; frames go on, and so do the answers."""
+    rng = np.random.default_rng(9)
+    model = tiny_model(window=3)
+    model.stop_tokens = frozenset()  # long answers
+    cost = Bench(model).core.shape(0).cost(4)
+    bench = Bench(model, num_pages=cost + 1)
+    bench.open("s")
+    recorders = []
+    for number in range(40):
+        bench.push("s", random_picture(rng), number)
+        if number % 3 == 0:
+            recorders.append(bench.ask("s", QUESTION, max_tokens=24))
+        bench.turn()
+        bench.turn()
+        bench.turn()
+        bench.cache.check_integrity()
+    withdrawn = min(len(job.branch.seen) for job in bench.core.sessions["s"].running if job.branch)
+    bench.run()
+    assert withdrawn < 4  # some answer had lost part of what it began with
+    assert all(isinstance(result, FrameReceipt) for result in bench.results)
+    assert all(recorder.reason == FinishReason.LENGTH for recorder in recorders)
+    assert all(len(recorder.tokens) == 24 for recorder in recorders)
+
+
+def test_one_bad_part_of_a_step_hurts_only_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tiny_model())
+    for name in ("good", "bad"):
+        bench.open(name)
+    execute = bench.runner.execute
+
+    def faulty(runs: list[Run]) -> list[object]:
+        if any(13 in run.tokens for run in runs):
+            raise RuntimeError("a fault on the device")
+        return execute(runs)
+
+    monkeypatch.setattr(bench.runner, "execute", faulty)
+    good = bench.ask("good", QUESTION, max_tokens=2)
+    bad = bench.ask("bad", [13])
+    bench.run()
+    assert good.error is None
+    assert isinstance(bad.error, InternalError)
+    bench.cache.check_integrity()
+
+
+def test_scores_that_are_not_numbers_fail_the_question() -> None:
+    bench = Bench(tiny_model())
+    bench.open("s")
+    bench.model.decoder.embedding.weight.data[13] = float("nan")
+    bad = bench.ask("s", [13])
+    bench.run()
+    assert isinstance(bad.error, InternalError)
+    assert bench.cache.pool.num_used == bench.cache.pool.pages_for(len(bench.model.sink_tokens()))
+
+
+def test_questions_without_a_session_or_without_end_are_refused() -> None:
+    bench = Bench(tiny_model())
+    bench.open("s")
+    unknown = bench.ask("nobody", QUESTION)
+    endless = bench.ask("s", [1] * 500)
+    bench.run()
+    assert isinstance(unknown.error, NotFoundError)
+    assert isinstance(endless.error, InvalidArgumentError)
+
+
+def test_more_frames_than_credit_are_refused_to_their_sender() -> None:
+    bench = Bench(tiny_model(), frame_queue=2)
+    bench.open("s")
+    picture = random_picture(np.random.default_rng(10))
+    for number in range(3):
+        bench.push("s", picture, number)
+    bench.run()
+    kinds = [type(result) for result in bench.results]
+    assert sorted(kind.__name__ for kind in kinds) == [
+        "FrameReceipt",
+        "FrameReceipt",
+        "ResourceExhaustedError",
+    ]
+
+
+def test_the_thread_warms_up_serves_and_stops() -> None:
+    bench = Bench(tiny_model())
+    bench.engine.start().result(timeout=60)
+    assert bench.cache.pool.num_used == 0
+    bench.engine.open_session("s").result(timeout=10)
+    bench.engine.check_integrity().result(timeout=10)
+    bench.engine.stop()
+    assert bench.cache.pool.num_used == 0
+    with pytest.raises(Exception, match="shutting down"):
+        bench.engine.open_session("t").result(timeout=1)

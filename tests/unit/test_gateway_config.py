@@ -1,0 +1,58 @@
+"""The gateway's settings: what is accepted, and what the refusals name."""
+
+from pathlib import Path
+
+import pytest
+
+from services.common.config import ConfigError
+from services.gateway.addresses import Addresses
+from services.gateway.config import GatewayConfig
+
+
+def test_settings_are_read(tmp_path: Path) -> None:
+    config = GatewayConfig.from_env(
+        {
+            "GATEWAY_WORKERS": "a:1, b:2",
+            "GATEWAY_TTS": "c:3",
+            "GATEWAY_MEDIA_ROOT": str(tmp_path),
+            "GATEWAY_RTMP_PORT": "",
+            "GATEWAY_ICE_SERVERS": "stun:s:1,turn:u:p@t:2",
+            "GATEWAY_ALLOWED_ORIGINS": "https://app.example",
+        }
+    )
+    assert config.workers == ("a:1", "b:2")
+    assert config.rtmp_port is None
+    assert config.media_root == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORKERS", ""),
+        ("WORKERS", "a"),
+        ("WORKERS", "a:x"),
+        ("WORKERS", "a:99999"),
+        ("TTS", "nowhere"),
+        ("MEDIA_ROOT", "/does/not/exist"),
+        ("RTMP_PORT", "70000"),
+        ("ICE_SERVERS", "http://x"),
+        ("ALLOWED_ORIGINS", "app.example"),
+        ("ALLOWED_ORIGINS", "https://app.example/path"),
+        ("MAX_SESSIONS", "0"),
+    ],
+)
+def test_refusals_name_the_variable(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"GATEWAY_{name}"):
+        GatewayConfig.from_env({f"GATEWAY_{name}": value})
+
+
+def test_addresses_follow_the_ports_and_the_public_names() -> None:
+    config = GatewayConfig(public_host="cam.example")
+    addresses = Addresses(config, 1935)
+    addresses.http_port = 8080
+    assert addresses.rtmp == "rtmp://cam.example/live"
+    assert addresses.http == "http://cam.example:8080"
+    assert Addresses(config, 1936).rtmp == "rtmp://cam.example:1936/live"
+    assert Addresses(config, None).rtmp == ""
+    proxied = GatewayConfig(public_http_url="https://cam.example/")
+    assert Addresses(proxied, None).http == "https://cam.example"

@@ -1,0 +1,274 @@
+"""The HTTP interface: JSON, WebSocket, preview pictures, the page, and other sites' pages."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import ClientWebSocketResponse, WSMsgType, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from services.gateway.app import HttpApi
+from services.gateway.session import LIVE
+from tests.unit.fake_worker import ANSWER, FakeWorker
+from tests.unit.gateway_parts import KEY, Parts, eventually, picture, running
+
+
+@contextlib.asynccontextmanager
+async def _served(
+    worker: FakeWorker | None = None, **settings: Any
+) -> AsyncIterator[tuple[Parts, "TestClient[web.Request, web.Application]"]]:
+    async with running(worker or FakeWorker(), **settings) as parts:
+        app = web.Application()
+        HttpApi(
+            parts.config,
+            parts.sessions,
+            parts.lines,
+            parts.router,
+            addresses=parts.addresses,
+            speech=parts.speaker.configured,
+        ).add_to(app)
+        async with TestClient(TestServer(app)) as client:
+            yield parts, client
+
+
+async def _start(socket: ClientWebSocketResponse, **start: Any) -> dict[str, Any]:
+    await socket.send_json({"start": start})
+    return dict((await _until(socket, "started"))["started"])
+
+
+async def _until(socket: ClientWebSocketResponse, kind: str) -> dict[str, Any]:
+    while True:
+        message = await socket.receive(timeout=10)
+        assert message.type is WSMsgType.TEXT, message
+        event: dict[str, Any] = json.loads(message.data)
+        if kind in event:
+            return event
+
+
+async def test_sessions_are_made_listed_and_removed() -> None:
+    async with _served() as (parts, client):
+        wanted = {"push": {"key": KEY}, "options": {"name": "cam", "fps": 5}}
+        reply = await client.post("/api/sessions", json=wanted)
+        assert reply.status == 201
+        created = await reply.json()
+        assert created["key"] == KEY
+        assert created["whip_url"].endswith(f"/whip/{KEY}")
+        listed = (await (await client.get("/api/sessions")).json())["sessions"]
+        assert [session["name"] for session in listed] == ["cam"]
+        assert "key" not in listed[0]
+        one = await (await client.get("/api/sessions/cam")).json()
+        assert one["id"] == created["id"]
+        assert one["fps"] == 5
+        assert (await client.delete(f"/api/sessions/{created['id']}")).status == 204
+        assert (await client.get(f"/api/sessions/{created['id']}")).status == 404
+        assert not parts.sessions.all()
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b'{"push": {"key": "x"}}', 400),
+        (b'{"nonsense": 1}', 400),
+        (b"\xff\xfe\x00", 400),
+        (b'{"source": "' + b"x" * 100_000 + b'"}', 413),
+        (b"[" * 5000, 400),
+    ],
+)
+async def test_bad_bodies_get_an_error_as_json(body: bytes, status: int) -> None:
+    async with _served() as (parts, client):
+        reply = await client.post("/api/sessions", data=body)
+        assert reply.status == status
+        error = await reply.json()
+        assert error["code"] == "INVALID_ARGUMENT"
+        assert error["message"]
+        assert not parts.sessions.all()
+
+
+async def test_errors_carry_the_status_of_their_code() -> None:
+    async with _served(max_sessions=1) as (parts, client):
+        cases = [
+            ("GET", "/api/sessions/none", 404, "NOT_FOUND"),
+            ("DELETE", "/api/sessions/none", 404, "NOT_FOUND"),
+            ("GET", "/api/nothing", 404, "NOT_FOUND"),
+            ("PUT", "/api/sessions", 405, "INVALID_ARGUMENT"),
+            ("GET", "/api/sessions/none/converse", 404, "NOT_FOUND"),
+        ]
+        for method, path, status, code in cases:
+            reply = await client.request(method, path)
+            assert (reply.status, (await reply.json())["code"]) == (status, code)
+        session = await parts.push_session()
+        assert (await client.get(f"/api/sessions/{session.id}/converse")).status == 400
+        reply = await client.post("/api/sessions", json={"push": {}})
+        assert (reply.status, (await reply.json())["code"]) == (429, "RESOURCE_EXHAUSTED")
+
+
+async def test_info_says_what_the_model_knows_and_where_things_are() -> None:
+    async with _served() as (parts, client):
+        await eventually(parts.router.descriptions)
+        info = await (await client.get("/api/info")).json()
+        assert info["model"]["model"] == "fake-builtin"
+        assert info["knows"]["can"]
+        assert info["knows"]["cannot"]
+        assert info["rtmp_url"] == "rtmp://localhost/live"
+        assert info["limits"]["question_bytes"] == 4096
+        assert info["speech"] is False
+        assert info["version"]
+
+
+async def test_info_answers_while_no_worker_does() -> None:
+    worker = FakeWorker()
+    async with _served(worker) as (parts, client):
+        await worker.stop()
+        await eventually(lambda: not parts.router.descriptions())
+        info = await (await client.get("/api/info")).json()
+        assert info["model"] == {}
+        assert info["workers"] == []
+        reply = await client.post("/api/sessions", json={"push": {}})
+        assert (reply.status, (await reply.json())["code"]) == (503, "UNAVAILABLE")
+
+
+async def test_the_preview_is_the_newest_picture_as_jpeg() -> None:
+    async with _served() as (parts, client):
+        session = await parts.push_session(fps=1)
+        path = f"/api/sessions/{session.id}/preview.jpg"
+        assert (await client.get(path)).status == 204
+        session.admit("rtmp").picture(picture(0, width=320, height=240))
+        await eventually(lambda: session.state == LIVE)
+        reply = await client.get(path)
+        assert reply.content_type == "image/jpeg"
+        assert reply.headers["Cache-Control"] == "no-store"
+        assert (await reply.read()).startswith(b"\xff\xd8")
+        assert (await client.get(path, params={"width": "100"})).status == 200
+        for width in ("-1", "x", "9" * 50):
+            assert (await client.get(path, params={"width": width})).status == 400
+
+
+async def test_the_page_is_served_with_its_files_only() -> None:
+    async with _served() as (_, client):
+        reply = await client.get("/")
+        assert reply.status == 200
+        assert "<html" in await reply.text()
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+        assert (await client.get("/app.js")).status == 200
+        for path in ("/../config.py", "/%2e%2e/config.py", "/missing.js"):
+            assert (await client.get(path)).status in (403, 404)
+
+
+# --- WebSocket ------------------------------------------------------------------------------------
+
+
+async def test_a_websocket_is_a_line() -> None:
+    worker = FakeWorker()
+    async with _served(worker) as (parts, client):
+        session = await parts.push_session(name="cam")
+        async with client.ws_connect(f"/api/sessions/{session.id}/converse") as socket:
+            started = await _start(socket, speech=True)
+            assert started["session"]["name"] == "cam"
+            await socket.send_json({"ask": {"turn": "t1", "text": "what happened"}})
+            audio = await _until(socket, "audio_chunk")
+            assert audio["audio_chunk"]["audio"]["sample_rate"] == 16000
+            done = (await _until(socket, "answer_done"))["answer_done"]
+            assert done["text"] == ANSWER
+            assert done["finish_reason"] == "FINISH_REASON_STOP"
+            await socket.send_json({"cancel": {"turn": "none"}})
+            assert (await _until(socket, "error"))["error"]["code"] == "NOT_FOUND"
+        assert worker.asked[0].session_id == session.id
+
+
+async def test_a_websocket_that_broke_is_resumed() -> None:
+    worker = FakeWorker()
+    worker.pause_after = 2
+    async with _served(worker) as (parts, client):
+        session = await parts.push_session()
+        path = f"/api/sessions/{session.id}/converse"
+        async with client.ws_connect(path) as socket:
+            handle = (await _start(socket))["resume_handle"]
+            await socket.send_json({"ask": {"turn": "t1", "text": "what happened"}})
+            last = (await _until(socket, "text_delta"))["sequence"]
+        await eventually(lambda: session.viewers == 0)
+        worker.go_on.set()
+        async with client.ws_connect(path) as socket:
+            started = await _start(socket, resume_handle=handle, last_sequence=last)
+            assert started["resumed"] == "line"
+            assert (await _until(socket, "answer_done"))["answer_done"]["text"] == ANSWER
+        assert len(worker.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "{",
+        "[]",
+        '{"ask": 5}',
+        '{"nothing": {}}',
+        '{"ask": {"turn": "t", "text": "x"}}',
+        "[" * 999,
+    ],
+)
+async def test_nonsense_on_a_websocket_is_told_and_ends_it(message: str) -> None:
+    async with _served() as (parts, client):
+        session = await parts.push_session()
+        async with client.ws_connect(f"/api/sessions/{session.id}/converse") as socket:
+            await socket.send_str(message)
+            error = (await _until(socket, "error"))["error"]
+            assert error["code"] in ("INVALID_ARGUMENT", "FAILED_PRECONDITION")
+            assert (await socket.receive(timeout=5)).type is WSMsgType.CLOSE
+            assert socket.close_code == 1008
+
+
+async def test_a_huge_websocket_message_ends_it() -> None:
+    async with _served() as (parts, client):
+        session = await parts.push_session()
+        path = f"/api/sessions/{session.id}/converse"
+        async with client.ws_connect(path) as other:
+            await _start(other)
+            async with client.ws_connect(path) as socket:
+                await _start(socket)
+                await socket.send_str(json.dumps({"ask": {"text": "x" * 1_000_000}}))
+                while (message := await socket.receive(timeout=5)).type is WSMsgType.TEXT:
+                    pass
+                assert message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
+                assert socket.close_code == 1009
+            await other.send_json({"ask": {"turn": "t", "text": "what happened"}})
+            await _until(other, "answer_done")
+
+
+async def test_a_removed_session_sends_its_websockets_away() -> None:
+    async with _served() as (parts, client):
+        session = await parts.push_session()
+        async with client.ws_connect(f"/api/sessions/{session.id}/converse") as socket:
+            await _start(socket)
+            assert (await client.delete(f"/api/sessions/{session.id}")).status == 204
+            assert (await _until(socket, "go_away"))["go_away"]["reason"] == "session_deleted"
+            assert (await socket.receive(timeout=5)).type is WSMsgType.CLOSE
+
+
+# --- other sites --------------------------------------------------------------------------------
+
+
+async def test_pages_of_other_sites_are_refused_unless_allowed() -> None:
+    friend = "https://friend.example"
+    async with _served(allowed_origins=(friend,)) as (parts, client):
+        session = await parts.push_session()
+        stranger = {"Origin": "https://stranger.example"}
+        assert (await client.get("/api/info", headers=stranger)).status == 403
+        assert (
+            await client.post("/api/sessions", json={"push": {}}, headers=stranger)
+        ).status == 403
+        reply = await client.get(f"/api/sessions/{session.id}/converse", headers=stranger)
+        assert reply.status == 403
+        assert "Access-Control-Allow-Origin" not in reply.headers
+        own = {"Origin": f"http://{client.host}:{client.port}"}
+        assert (await client.get("/api/info", headers=own)).status == 200
+        reply = await client.options("/api/sessions", headers={"Origin": friend})
+        assert reply.status == 204
+        assert reply.headers["Access-Control-Allow-Origin"] == friend
+        reply = await client.get("/api/info", headers={"Origin": friend})
+        assert reply.headers["Access-Control-Allow-Origin"] == friend
+        assert len(parts.sessions.all()) == 1

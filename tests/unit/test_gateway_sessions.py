@@ -1,0 +1,423 @@
+"""Sessions: placement, frames with credit, broken worker streams, publishers, and their end."""
+
+import asyncio
+import time
+
+import grpc
+import pytest
+
+from services.gateway import router
+from services.gateway.gate import Gate
+from services.gateway.session import ENDED, LIVE, STALLED, WAITING
+from sightline.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from sightline.v1 import gateway_pb2 as pb
+from tests.unit.fake_worker import QUEUE, WINDOW, FakeWorker
+from tests.unit.gateway_parts import KEY, SECOND_NS, eventually, picture, running
+
+
+def _captured(worker: FakeWorker, session_id: str) -> list[int]:
+    """Seconds of the frames that the worker understood."""
+    return [frame.capture_ns // SECOND_NS - 1 for frame in worker.frames.get(session_id, [])]
+
+
+# --- placement ------------------------------------------------------------------------------------
+
+
+async def test_sessions_go_to_the_emptiest_worker() -> None:
+    busy, idle = FakeWorker(max_sessions=16), FakeWorker(max_sessions=16)
+    busy.busy_sessions = 12
+    async with running(busy, idle) as parts:
+        await eventually(lambda: all(worker.answering for worker in parts.router.workers))
+        sessions = [await parts.push_session(key=f"key-{n:05}") for n in range(3)]
+        assert {session.link.worker.address for session in sessions} == {idle.address}
+        assert (len(busy.frames), len(idle.frames)) == (0, 3)
+        idle.busy_sessions = 12
+        await eventually(lambda: parts.router.workers[1].load.sessions == 15)
+        fourth = await parts.push_session(key="key-of-the-fourth")
+        assert fourth.link.worker.address == busy.address
+
+
+async def test_a_worker_that_refuses_makes_room_for_another() -> None:
+    full, spare = FakeWorker(), FakeWorker(max_sessions=1)
+    full.full = True
+    async with running(full, spare) as parts:
+        await eventually(lambda: all(worker.answering for worker in parts.router.workers))
+        session = await parts.push_session()
+        assert session.link.worker.address == spare.address
+        with pytest.raises(ResourceExhaustedError):
+            await parts.push_session(key="another-key")
+
+
+async def test_full_draining_and_absent_workers_are_told_apart() -> None:
+    worker = FakeWorker(max_sessions=1)
+    async with running(worker) as parts:
+        await parts.push_session()
+        await eventually(lambda: not parts.router.workers[0].free_sessions)
+        with pytest.raises(ResourceExhaustedError):
+            await parts.push_session(key="another-key")
+        worker.draining = True
+        await eventually(lambda: parts.router.workers[0].load.draining)
+        with pytest.raises(UnavailableError, match="draining"):
+            await parts.push_session(key="another-key")
+        await worker.stop()
+        await eventually(lambda: not parts.router.workers[0].answering)
+        with pytest.raises(UnavailableError, match="answers"):
+            await parts.push_session(key="another-key")
+
+
+async def test_a_worker_that_falls_silent_counts_as_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "REPORT_PATIENCE_S", 0.2)
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        await eventually(lambda: parts.router.workers[0].answering)
+        worker.silent = True
+        await eventually(lambda: not parts.router.workers[0].answering)
+        worker.silent = False
+        await eventually(lambda: parts.router.workers[0].answering)
+
+
+async def test_the_gateway_has_a_limit_of_its_own() -> None:
+    async with running(FakeWorker(), max_sessions=1) as parts:
+        await parts.push_session()
+        with pytest.raises(ResourceExhaustedError, match="1 sessions"):
+            await parts.push_session(key="another-key")
+
+
+# --- frames -----------------------------------------------------------------------------------
+
+
+async def test_frames_reach_the_worker_in_order_and_within_its_credit() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(fps=1)
+        sink = session.admit("rtmp")
+        worker.understanding.clear()
+        for number in range(12):
+            sink.picture(picture(number))
+        await eventually(lambda: session.link.waiting == QUEUE)
+        worker.understanding.set()
+        await eventually(lambda: session.link.processed == 12)
+        assert _captured(worker, session.id) == list(range(12))
+        assert worker.most_in_flight <= QUEUE
+        assert session.state == LIVE
+        assert all(len(frame.pixels) == 16 * 16 * 3 for frame in worker.frames[session.id])
+        stats = session.message().stats
+        assert (stats.frames_received, stats.frames_sampled, stats.frames_processed) == (12, 12, 12)
+        assert stats.frame_latency_p95_ms == 5
+        assert stats.kv_hit_ratio == 0.75
+        assert stats.last_capture_ns == 12 * SECOND_NS
+        assert (stats.source_width, stats.source_height) == (32, 32)
+
+
+async def test_live_frames_drop_the_oldest_and_count_it() -> None:
+    worker = FakeWorker()
+    async with running(worker, ring_frames=2) as parts:
+        session = await parts.push_session(fps=1)
+        sink = session.admit("rtmp")
+        worker.understanding.clear()
+        for number in range(3):
+            sink.picture(picture(number))
+            await eventually(lambda n=number: session.link.waiting == n + 1)
+        for number in range(3, 10):
+            sink.picture(picture(number))
+        worker.understanding.set()
+        await eventually(lambda: session.link.processed == 5)
+        assert _captured(worker, session.id) == [0, 1, 2, 8, 9]
+        assert dict(session.message().stats.dropped) == {"ring_full": 5}
+
+
+async def test_lossless_frames_wait_for_room() -> None:
+    worker = FakeWorker()
+    async with running(worker, ring_frames=2) as parts:
+        session = await parts.push_session(fps=1, delivery=pb.DELIVERY_LOSSLESS)
+        sink = session.admit("push")
+        worker.understanding.clear()
+
+        def play() -> None:
+            for number in range(20):
+                sink.picture(picture(number))
+
+        playing = asyncio.create_task(asyncio.to_thread(play))
+        await eventually(lambda: session.waiting_frames == QUEUE + 2)
+        assert session.credit < 64
+        worker.understanding.set()
+        await playing
+        await eventually(lambda: session.waiting_frames == 0)
+        assert _captured(worker, session.id) == list(range(20))
+        assert not session.message().stats.dropped
+
+
+async def test_a_stream_that_broke_goes_on_where_the_worker_is() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(fps=1)
+        sink = session.admit("rtmp")
+        for number in range(3):
+            sink.picture(picture(number))
+        await eventually(lambda: session.link.processed == 3)
+        await worker.restart(forget=False)
+        await eventually(lambda: len(worker.opened) == 2 and session.link.connected)
+        sink.picture(picture(3))
+        await eventually(lambda: session.link.processed == 4)
+        assert worker.opened[1][1], "the worker knew the session"
+        assert _captured(worker, session.id) == [0, 1, 2, 3]
+
+
+async def test_a_worker_that_forgot_gets_the_last_window_again() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(fps=1)
+        sink = session.admit("rtmp")
+        for number in range(10):
+            sink.picture(picture(number))
+            await eventually(lambda n=number: session.link.processed == n + 1)
+        await worker.stop()
+        await eventually(lambda: not session.link.connected)
+        assert "worker_unavailable" in session.message().stats.degraded
+        sink.picture(picture(10))
+        worker.frames.clear()
+        await worker.start()
+        await eventually(lambda: session.link.processed == 11)
+        assert _captured(worker, session.id) == [*range(10 - WINDOW, 10), 10]
+        assert [frame.replayed for frame in worker.frames[session.id]] == [True] * WINDOW + [False]
+        assert session.message().stats.frames_processed == 11, "what comes again counts once"
+        assert not session.message().stats.degraded
+
+
+async def test_frames_in_flight_when_a_worker_forgets_are_sent_again() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(fps=1)
+        sink = session.admit("rtmp")
+        sink.picture(picture(0))
+        await eventually(lambda: session.link.processed == 1)
+        worker.understanding.clear()
+        for number in range(1, 4):
+            sink.picture(picture(number))
+        await eventually(lambda: session.link.waiting == 3)
+        await worker.restart(forget=True)
+        worker.understanding.set()
+        await eventually(lambda: session.link.processed == 4)
+        assert _captured(worker, session.id) == [0, 1, 2, 3]
+        assert not session.message().stats.dropped
+
+
+async def test_frames_in_flight_when_the_stream_breaks_are_counted_not_repeated() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(fps=1)
+        sink = session.admit("rtmp")
+        worker.understanding.clear()
+        for number in range(3):
+            sink.picture(picture(number))
+        await eventually(lambda: session.link.waiting == 3)
+        await worker.restart(forget=False)
+        worker.understanding.set()
+        await eventually(lambda: session.link.dropped["worker_stream_broken"] == 3)
+        sink.picture(picture(3))
+        await eventually(lambda: session.link.processed == 1)
+
+
+# --- publishers ---------------------------------------------------------------------------------
+
+
+async def test_a_key_opens_one_session_to_one_publisher() -> None:
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session()
+        gate = Gate(parts.sessions, "rtmp")
+        with pytest.raises(UnauthenticatedError):
+            await gate.accept("wrong-key", "1.2.3.4:5")
+        with pytest.raises(UnauthenticatedError):
+            await gate.accept("", "1.2.3.4:5")
+        await gate.accept(KEY, "1.2.3.4:5")
+        with pytest.raises(AlreadyExistsError):
+            await Gate(parts.sessions, "whip").accept(KEY, "1.2.3.4:6")
+        assert session.source_kind == "rtmp"
+
+
+async def test_a_publisher_learns_that_its_session_was_deleted() -> None:
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session()
+        gate = Gate(parts.sessions, "rtmp")
+        sink = await gate.accept(KEY, "a")
+        parts.sessions.delete(session, "requested")
+        with pytest.raises(InvalidArgumentError, match="deleted"):
+            sink.picture(picture(0))
+        again = await parts.push_session()
+        with pytest.raises(AlreadyExistsError):
+            await gate.accept(KEY, "b")
+        gate.released(KEY)
+        await gate.accept(KEY, "b")
+        gate.released("other-key")
+        with pytest.raises(AlreadyExistsError):
+            again.admit("push")
+
+
+async def test_a_publisher_that_left_may_come_back_within_the_grace_time() -> None:
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session(fps=1, grace_s=30)
+        gate = Gate(parts.sessions, "rtmp")
+        assert session.state == WAITING
+        sink = await gate.accept(KEY, "a")
+        sink.picture(picture(0))
+        await eventually(lambda: session.state == LIVE)
+        sink.ended("publisher_left")
+        await eventually(lambda: session.state == STALLED)
+        gate.released(KEY)
+        parts.sessions.tick(session.since_s + 29)
+        assert parts.sessions.all() == [session]
+        again = await gate.accept(KEY, "b")
+        again.picture(picture(1))
+        await eventually(lambda: session.state == LIVE)
+        assert session.message().stats.frames_received == 2
+
+
+async def test_a_session_ends_with_its_grace_time() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(fps=1, grace_s=30)
+        gate = Gate(parts.sessions, "rtmp")
+        sink = await gate.accept(KEY, "a")
+        sink.picture(picture(0))
+        await eventually(lambda: session.state == LIVE)
+        gate.released(KEY)
+        assert session.state == STALLED
+        parts.sessions.tick(session.since_s + 31)
+        assert not parts.sessions.all()
+        with pytest.raises(UnauthenticatedError):
+            await gate.accept(KEY, "a")
+        await eventually(lambda: worker.released == [session.id])
+
+
+async def test_a_session_nobody_publishes_to_or_looks_at_ends() -> None:
+    async with running(FakeWorker(), unpublished_s=60, ended_s=60) as parts:
+        waiting = await parts.push_session()
+        source = pb.CreateSessionRequest(source="clip.mp4")
+        ended = await parts.sessions.create(source)
+        watched = await parts.sessions.create(source)
+        parts.sources[0].sink.ended("end")
+        parts.sources[1].sink.ended("end")
+        await eventually(lambda: ended.state == watched.state == ENDED)
+        watched.viewers = 1
+        parts.sessions.tick(time.monotonic() + 61)
+        assert waiting not in parts.sessions.all()
+        assert parts.sessions.all() == [watched]
+
+
+async def test_a_source_that_fails_says_so() -> None:
+    async with running(FakeWorker()) as parts:
+        session = await parts.sessions.create(pb.CreateSessionRequest(source="clip.mp4"))
+        parts.sources[0].sink.picture(picture(0))
+        await eventually(lambda: session.state == LIVE)
+        parts.sources[0].sink.ended("error")
+        await eventually(lambda: session.state == ENDED)
+        assert session.message().stats.degraded == ["source_failed"]
+        parts.sessions.delete(session, "requested")
+        await eventually(lambda: parts.sources[0].closed)
+
+
+# --- creating -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.CreateSessionRequest(),
+        pb.CreateSessionRequest(source=""),
+        pb.CreateSessionRequest(source="x" * 3000),
+        pb.CreateSessionRequest(push=pb.Push(key="short")),
+        pb.CreateSessionRequest(push=pb.Push(key="with/slash-and-more")),
+        pb.CreateSessionRequest(push=pb.Push(), options=pb.SessionOptions(fps=float("nan"))),
+        pb.CreateSessionRequest(push=pb.Push(), options=pb.SessionOptions(fps=-1)),
+        pb.CreateSessionRequest(push=pb.Push(), options=pb.SessionOptions(fps=1e9)),
+        pb.CreateSessionRequest(push=pb.Push(), options=pb.SessionOptions(name="x" * 99)),
+        pb.CreateSessionRequest(push=pb.Push(), options=pb.SessionOptions(name="a\nb")),
+        pb.CreateSessionRequest(push=pb.Push(), options=pb.SessionOptions(grace_s=-1)),
+        pb.CreateSessionRequest(push=pb.Push(), options=pb.SessionOptions(window=100000)),
+        pb.CreateSessionRequest(push=pb.Push(), options=pb.SessionOptions(delivery=77)),
+    ],
+)
+async def test_absurd_requests_are_refused(request_: pb.CreateSessionRequest) -> None:
+    async with running(FakeWorker()) as parts:
+        with pytest.raises(InvalidArgumentError):
+            await parts.sessions.create(request_)
+        assert not parts.sessions.all()
+
+
+async def test_a_source_that_cannot_be_opened_frees_the_worker() -> None:
+    worker = FakeWorker()
+    async with running(worker, open_timeout_s=0.05) as parts:
+        await eventually(lambda: parts.router.workers[0].answering)
+        for source in ("missing.mp4", "slow.mp4"):
+            with pytest.raises(InvalidArgumentError):
+                await parts.sessions.create(pb.CreateSessionRequest(source=source))
+        await eventually(lambda: len(worker.released) == 2)
+        assert not parts.sessions.all()
+        assert not worker.frames
+
+
+async def test_keys_are_unique_and_told_once() -> None:
+    async with running(FakeWorker()) as parts:
+        created = await parts.stub.CreateSession(
+            pb.CreateSessionRequest(push=pb.Push(), options=pb.SessionOptions(name="cam"))
+        )
+        assert len(created.key) >= 20
+        assert created.rtmp_url == f"rtmp://localhost/live/{created.key}"
+        assert created.whip_url == f"http://localhost:8080/whip/{created.key}"
+        seen = [
+            await parts.stub.GetSession(pb.GetSessionRequest(session=created.id)),
+            await parts.stub.GetSession(pb.GetSessionRequest(session="cam")),
+            (await parts.stub.ListSessions(pb.ListSessionsRequest())).sessions[0],
+        ]
+        assert not any(session.key or session.rtmp_url or session.whip_url for session in seen)
+        with pytest.raises(AlreadyExistsError):
+            await parts.push_session(key=created.key)
+
+
+async def test_sessions_are_found_by_id_or_a_name_of_their_own() -> None:
+    async with running(FakeWorker()) as parts:
+        first = await parts.push_session(key="first-key", name="same")
+        second = await parts.push_session(key="second-key", name="same")
+        third = await parts.push_session(key="third-key", name="other")
+        assert parts.sessions.find(first.id) is first
+        assert parts.sessions.find("other") is third
+        for name in ("same", "missing", ""):
+            with pytest.raises(NotFoundError):
+                parts.sessions.find(name)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await parts.stub.DeleteSession(pb.DeleteSessionRequest(session="missing"))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        await parts.stub.DeleteSession(pb.DeleteSessionRequest(session=second.id))
+        assert parts.sessions.find("same") is first
+
+
+async def test_draining_ends_every_session_and_takes_no_more() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        for number in range(3):
+            await parts.push_session(key=f"key-{number:05}")
+        await parts.sessions.aclose()
+        assert len(worker.released) == 3
+        with pytest.raises(UnavailableError):
+            await parts.push_session(key="another-key")
+
+
+async def test_rates_are_means_of_the_last_seconds() -> None:
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session(fps=1)
+        sink = session.admit("rtmp")
+        parts.sessions.tick(100.0)
+        for number in range(10):
+            sink.picture(picture(number))
+        await eventually(lambda: session.link.processed == 10)
+        parts.sessions.tick(102.0)
+        stats = session.message().stats
+        assert stats.fps_in == pytest.approx(5.0)
+        assert stats.fps_processed == pytest.approx(5.0)

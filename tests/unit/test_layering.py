@@ -1,0 +1,160 @@
+"""Who may import whom. Read from the source, so that nothing has to be installed or run."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SERVICES = sorted(
+    folder.name
+    for folder in (REPOSITORY / "services").iterdir()
+    if (folder / "__init__.py").exists() and folder.name != "common"
+)
+
+
+class Import(NamedTuple):
+    """One import: the module by its full name, where it stands, and whether only a call runs it."""
+
+    module: str
+    line: int
+    lazy: bool
+
+
+def imports(source: str, package: str) -> list[Import]:
+    """Every import of a module in `package`; `from a import b` counts as a and as a.b.
+
+    What stands under `if TYPE_CHECKING:` never runs and is left out.
+    """
+    return list(_walk(ast.parse(source), package, lazy=False))
+
+
+def _walk(node: ast.AST, package: str, *, lazy: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for name in child.names:
+                yield Import(name.name, child.lineno, lazy)
+        elif isinstance(child, ast.ImportFrom):
+            base = child.module or ""
+            if child.level:
+                parents = package.split(".")
+                parents = parents[: len(parents) - child.level + 1]
+                base = ".".join([*parents, base]).rstrip(".")
+            yield Import(base, child.lineno, lazy)
+            for name in child.names:
+                yield Import(f"{base}.{name.name}", child.lineno, lazy)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            yield from _walk(ast.Module(child.orelse, []), package, lazy=lazy)
+        else:
+            called = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _walk(child, package, lazy=lazy or called)
+
+
+def imports_below(folder: str) -> Iterator[tuple[str, Import]]:
+    """(file, import) of every Python file below a folder of the repository."""
+    for path in sorted((REPOSITORY / folder).rglob("*.py")):
+        relative = path.relative_to(REPOSITORY)
+        package = ".".join(relative.parent.parts)
+        for found in imports(path.read_text(), package):
+            yield str(relative), found
+
+
+def is_of(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+def say(file: str, found: Import) -> str:
+    return f"{file}:{found.line} imports {found.module}"
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert {"gateway", "inference_worker", "dialogue", "tts"} <= set(SERVICES)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_services_import_themselves_common_and_the_client_package(service: str) -> None:
+    ours = (f"services.{service}", "services.common")
+    others = [
+        say(file, found)
+        for file, found in imports_below(f"services/{service}")
+        if is_of(found.module, "services") and found.module != "services"
+        if not is_of(found.module, *ours)
+    ]
+    assert not others
+
+
+def test_common_imports_no_service() -> None:
+    others = [
+        say(file, found)
+        for file, found in imports_below("services/common")
+        if is_of(found.module, "services") and found.module != "services"
+        if not is_of(found.module, "services.common")
+    ]
+    assert not others
+
+
+@pytest.mark.parametrize("folder", ["services", "sightline"])
+def test_what_is_served_never_imports_what_trains_measures_or_tests(folder: str) -> None:
+    others = [
+        say(file, found)
+        for file, found in imports_below(folder)
+        if is_of(found.module, "training", "benchmarks", "tests")
+    ]
+    assert not others
+
+
+def test_the_client_package_needs_grpc_and_protobuf_only() -> None:
+    allowed = ("sightline", "grpc", "google.protobuf", *sys.stdlib_module_names)
+    others = [
+        say(file, found)
+        for file, found in imports_below("sightline")
+        if not (is_of(found.module, *allowed) or (is_of(found.module, "av") and found.lazy))
+    ]
+    assert not others
+
+
+@pytest.mark.parametrize("name", ["kv_cache.py", "scheduler.py"])
+def test_page_tables_and_scheduling_know_no_tensors(name: str) -> None:
+    """Not even at second hand: whatever they import at the top is looked at too."""
+    seen: set[str] = set()
+    todo = [REPOSITORY / "services" / "inference_worker" / name]
+    while todo:
+        path = todo.pop()
+        package = ".".join(path.relative_to(REPOSITORY).parent.parts)
+        for found in imports(path.read_text(), package):
+            chain = f"{path.name}:{found.line} imports {found.module}"
+            assert not is_of(found.module, "torch", "transformers", "safetensors"), chain
+            next_path = REPOSITORY / (found.module.replace(".", "/") + ".py")
+            if is_of(found.module, "services") and next_path.exists() and not found.lazy:
+                if found.module not in seen:
+                    todo.append(next_path)
+                seen.add(found.module)
+
+
+def test_the_reader_of_imports_sees_them_all() -> None:
+    source = (
+        "import a.b\n"
+        "from c import d\n"
+        "from . import e\n"
+        "from ..common import f\n"
+        "def g():\n    import h\n"
+        "if TYPE_CHECKING:\n    import i\nelse:\n    import l\n"
+        "try:\n    import j\nexcept ImportError:\n    import k\n"
+    )
+    found = {(item.module, item.lazy) for item in imports(source, "services.tts")}
+    assert found == {
+        ("a.b", False),
+        ("c", False),
+        ("c.d", False),
+        ("services.tts", False),
+        ("services.tts.e", False),
+        ("services.common", False),
+        ("services.common.f", False),
+        ("h", True),
+        ("j", False),
+        ("k", False),
+        ("l", False),
+    }

@@ -1,0 +1,119 @@
+"""The launcher's parts that need no process: ports, questions, truth, readable logs."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from services.common.config import ConfigError
+from services.local import tour
+from services.local.clip import Clip, Fact
+from services.local.config import LocalConfig
+from services.local.launcher import checked
+from services.local.process import Process, describe_exit
+
+CLIP = Clip(
+    Path("clip.mp4"),
+    24.0,
+    (
+        Fact(0.0, 4.0, "What is in the scene?", "nothing", "scene"),
+        Fact(2.0, 3.5, "Which way is the cross moving?", "up", "direction"),
+        Fact(4.0, 9.0, "What is in the scene?", "a red circle", "scene"),
+        Fact(6.0, 8.5, "Which way is the circle moving?", "left", "direction"),
+        Fact(10.0, 11.0, "What changed?", "a red circle disappeared", "change"),
+        Fact(10.0, 14.0, "What changed?", "a blue cross appeared", "change"),
+    ),
+)
+
+
+def test_questions_are_planned_at_telling_moments_in_order() -> None:
+    agenda = tour.plan(CLIP, now_s=0.5)
+    assert [(when, fact.answer) for when, fact in agenda] == [
+        (4.6, "a red circle"),
+        (6.6, "left"),
+        (10.6, "a blue cross appeared"),
+    ]
+
+
+def test_what_is_over_is_planned_for_the_next_loop() -> None:
+    agenda = tour.plan(CLIP, now_s=24 + 7.5)
+    assert [(when, fact.answer) for when, fact in agenda] == [
+        (pytest.approx(24 + 10.6), "a blue cross appeared"),
+        (pytest.approx(48 + 4.6), "a red circle"),
+        (pytest.approx(48 + 6.6), "left"),
+    ]
+
+
+def test_short_moments_serve_where_there_are_no_longer_ones() -> None:
+    short = Clip(CLIP.path, 24.0, (Fact(2.0, 3.5, "Which way?", "up", "direction"),))
+    assert [when for when, _ in tour.plan(short, 0.0)] == [2.6]
+    assert tour.plan(Clip(CLIP.path, 24.0, ()), 0.0) == []
+
+
+def test_truth_loops_with_the_clip() -> None:
+    assert CLIP.truth("What is in the scene?", 5.0) == "a red circle"
+    assert CLIP.truth("What is in the scene?", 24 + 3.0) == "nothing"
+    assert CLIP.truth("What is in the scene?", 12.0) is None
+
+
+def test_a_busy_port_names_itself_its_variable_and_a_free_one() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        free = LocalConfig.from_env({}).on_free_ports()
+        config = LocalConfig.from_env({"GATEWAY_RTMP_PORT": str(port)})
+        config = LocalConfig(
+            **{name: getattr(free, name) for name in free._port_names()}
+            | {"gateway_rtmp_port": config.gateway_rtmp_port}
+        )
+        with pytest.raises(ConfigError, match=rf"port {port} is in use.*GATEWAY_RTMP_PORT=\d+"):
+            config.with_ports()
+
+
+def test_free_ports_are_all_different_and_workers_adjacent() -> None:
+    config = LocalConfig.from_env({"WORKERS": "3"}).on_free_ports().with_ports()
+    ports = [getattr(config, name) for name in config._port_names()]
+    assert 0 not in ports
+    assert len(set(ports)) == len(ports)
+    first = config.worker_grpc_port
+    assert not {first + 1, first + 2} & set(ports)
+
+
+def test_empty_variables_count_as_unset() -> None:
+    assert LocalConfig.from_env({"SOURCE": "", "FPS": ""}).source is None
+    with pytest.raises(ConfigError, match="WORKERS=99"):
+        LocalConfig.from_env({"WORKERS": "99"})
+
+
+def test_a_source_must_be_a_file_or_a_url(tmp_path: Path) -> None:
+    config = LocalConfig.from_env({"SOURCE": str(tmp_path / "no.mp4")}).on_free_ports()
+    with pytest.raises(ConfigError, match="neither a file nor a URL"):
+        checked(config)
+    url = LocalConfig.from_env({"SOURCE": "rtsp://camera/1"}).on_free_ports()
+    assert checked(url).source == "rtsp://camera/1"
+
+
+def test_the_end_of_a_log_is_for_people(tmp_path: Path) -> None:
+    log = tmp_path / "tts.log"
+    entry = {
+        "time": "2026-01-01T10:00:00.123+00:00",
+        "level": "error",
+        "service": "tts",
+        "logger": "x",
+        "message": "no voice",
+        "voice": "xx",
+    }
+    log.write_text("plain words\n" + json.dumps(entry) + "\n[1]\n")
+    assert Process("tts", (), log).last_lines() == [
+        "plain words",
+        "10:00:00.123 error no voice voice=xx",
+        "[1]",
+    ]
+    assert Process("gone", (), tmp_path / "none.log").last_lines() == []
+
+
+def test_exits_are_told_in_words() -> None:
+    assert describe_exit(-9) == "signal SIGKILL"
+    assert describe_exit(2) == "exit code 2"

@@ -1,0 +1,146 @@
+"""What may be pushed, and how video files are read."""
+
+import builtins
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sightline import InvalidArgumentError, Packet
+from sightline.video import LARGEST_SIDE, VideoFile, load_av
+from sightline.wire import frame_message, split_frames
+
+START_NS = 1_000_000_000_000
+
+
+def test_arrays_become_raw_pictures() -> None:
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    message = frame_message(pixels, 7)
+    assert (message.frame.rgb.height, message.frame.rgb.width) == (2, 3)
+    assert message.frame.rgb.data == pixels.tobytes()
+    assert message.frame.capture_ns == 7
+
+
+def test_views_that_are_not_contiguous_are_read_in_order() -> None:
+    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    view = pixels[::2, ::-1]
+    assert frame_message(view, 1).frame.rgb.data == np.ascontiguousarray(view).tobytes()
+
+
+def test_objects_that_offer_an_array_serve_too() -> None:
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    picture = SimpleNamespace()
+    picture_type = type("Picture", (), {"__array__": lambda self: pixels})
+    assert frame_message(picture_type(), 1).frame.rgb.width == 2
+    with pytest.raises(InvalidArgumentError, match="SimpleNamespace"):
+        frame_message(picture, 1)
+
+
+def test_a_time_of_its_own_wins() -> None:
+    assert frame_message((b"\xff\xd8", 5), 9).frame.capture_ns == 5
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"GIF89a",
+        np.zeros((2, 2), np.uint8),
+        np.zeros((2, 2, 4), np.uint8),
+        np.zeros((2, 2, 3), np.float32),
+        np.zeros((2, 2, 3), np.int8),
+        "picture.jpg",
+        None,
+    ],
+    ids=["gif", "grey", "rgba", "float", "signed", "text", "none"],
+)
+def test_what_is_no_frame_is_refused(frame: object) -> None:
+    with pytest.raises(InvalidArgumentError):
+        frame_message(frame, 1)
+
+
+def test_a_single_frame_is_a_list_of_one() -> None:
+    picture = np.zeros((2, 2, 3), np.uint8)
+    for single in (b"\xff\xd8", Packet(b"x", 1), (picture, 3), picture):
+        assert len(split_frames(single)) == 1
+    clip = np.zeros((5, 2, 2, 3), np.uint8)
+    assert len(split_frames(clip)) == 5
+
+
+def write_video(
+    path: Path, *, b_frames: int, codec: str = "libx264", side: int = 64, rate: int = 10
+) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        if codec == "libx264":
+            stream.options = {"bf": str(b_frames), "g": "30", "sc_threshold": "0"}
+        for number in range(40):
+            pixels = np.full((side, side, 3), number * 6, np.uint8)
+            pixels[number : number + 8] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_h264_travels_as_packets(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", b_frames=2)
+    with VideoFile(tmp_path / "a.mp4") as file:
+        assert file.codec == "h264"
+        assert file.extradata
+        assert file.end_s == pytest.approx(4.0)
+        messages = list(file.messages(START_NS))
+        again = list(file.messages(START_NS))
+    assert len(messages) == 40
+    assert messages[0][1].packet.keyframe
+    assert messages[0][1].packet.capture_ns == START_NS
+    shown = sorted(message.packet.capture_ns for _, message in messages)
+    assert np.allclose(np.diff(shown), 1e8, atol=2)
+    due = [when for when, _ in messages]
+    assert due == sorted(due)
+    assert [m.packet.capture_ns for _, m in again] == [m.packet.capture_ns for _, m in messages]
+
+
+def test_a_moment_between_reordered_frames_is_cut_exactly(tmp_path: Path) -> None:
+    write_video(tmp_path / "b.mp4", b_frames=3)
+    with VideoFile(tmp_path / "b.mp4", until_s=1.25) as file:
+        assert file.codec == ""
+        messages = list(file.messages(START_NS))
+    assert len(messages) == 13  # 0.0 … 1.2 s
+    assert messages[-1][1].frame.capture_ns == START_NS + 1_200_000_000
+    assert file.last_s == pytest.approx(1.2)
+
+
+def test_a_moment_without_reordering_needs_no_decoding(tmp_path: Path) -> None:
+    write_video(tmp_path / "c.mp4", b_frames=0)
+    with VideoFile(tmp_path / "c.mp4", until_s=1.0) as file:
+        assert file.codec == "h264"
+        assert len(list(file.messages(START_NS))) == 11
+
+
+def test_other_codecs_travel_as_pictures_that_fit(tmp_path: Path) -> None:
+    write_video(tmp_path / "d.mkv", b_frames=0, codec="ffv1", side=1024)
+    with VideoFile(tmp_path / "d.mkv") as file:
+        assert file.codec == ""
+        _, message = next(file.messages(START_NS))
+    picture = message.frame.rgb
+    assert (picture.width, picture.height) == (LARGEST_SIDE, LARGEST_SIDE)
+    assert len(picture.data) == LARGEST_SIDE**2 * 3
+    assert picture.data[-3:] == picture.data[-6:-3]  # rows without padding
+
+
+def test_files_that_are_no_video_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("no video\n" * 100)
+    with pytest.raises(InvalidArgumentError, match=r"notes\.mp4 is not a video"):
+        VideoFile(tmp_path / "notes.mp4")
+
+
+def test_without_pyav_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise builtins.ModuleNotFoundError(name)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(ImportError, match=r"pip install 'sightline\[media\]'"):
+        load_av()

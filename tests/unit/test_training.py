@@ -1,0 +1,247 @@
+"""Training rows are what the engine serves, and a run learns, resumes and saves."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from services.inference_worker.model.builtin import BuiltinModel
+from services.inference_worker.model.family import BUILTIN_FOLDER, Round
+from training.answerers import DenseAnswerer
+from training.batches import (
+    Batch,
+    Share,
+    draw_branches,
+    make_batch,
+    make_pictures,
+    make_step,
+    new_model,
+)
+from training.evaluate import examine, missed_targets, summarise
+from training.layout import NO_TARGET, SINK, TRUNK, Branch, branch_of, pack, visibility
+from training.questions import Question
+from training.recipe import EVALUATION_SEEDS, HELD_OUT_SEEDS, TRAIN_SEEDS, Mix, Recipe, Stage
+from training.rendering import render
+from training.train import Trainer, publish
+from training.world import Clip, Thing, film
+
+CPU = torch.device("cpu")
+TINY = Recipe(
+    picture_steps=2,
+    picture_batch=6,
+    stages=(
+        Stage(
+            name="motion",
+            steps=1,
+            mixes=(Mix(frames=3, batch=2, text_size=0),),
+            learning_rate=2e-3,
+            final_learning_rate=1e-3,
+            trunk_only=True,
+        ),
+        Stage(
+            name="tiny",
+            steps=10,
+            mixes=(Mix(frames=3, batch=2, text_size=60),),
+            learning_rate=2e-3,
+            final_learning_rate=1e-3,
+            warmup_steps=2,
+        ),
+    ),
+    held_out=(Mix(frames=3, batch=2, text_size=60),),
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> BuiltinModel:
+    torch.manual_seed(0)
+    return new_model()
+
+
+@pytest.mark.parametrize("window", [1, 3, 30])
+def test_who_sees_whom_is_the_served_rule(model: BuiltinModel, window: int) -> None:
+    """Replays a session: what is resident when a token is computed is what it sees."""
+    grid, sink = model.spec.tokens_per_segment, len(model.sink_tokens())
+    num_frames = 6
+    branches = [Branch(1, "a", [7, 8, 9], [10, 5]), Branch(5, "b", [7, 8], [11, 12, 5])]
+    row = pack(model, num_frames, branches, 17, 12)
+    mask = visibility(
+        torch.from_numpy(row.frames)[None], torch.from_numpy(row.branches)[None], window
+    )
+    expected = np.zeros((len(row.tokens), len(row.tokens)), bool)
+    for token in range(sink):
+        expected[token, : token + 1] = True
+    resident: list[int] = []
+    starts = {1: sink + num_frames * grid, 5: sink + num_frames * grid + branches[0].size}
+    for frame in range(num_frames):
+        resident = [*resident, frame][-window:]
+        seen = list(range(sink))
+        for kept in resident:
+            seen += range(sink + kept * grid, sink + (kept + 1) * grid)
+        for token in range(sink + frame * grid, sink + (frame + 1) * grid):
+            expected[token, seen] = True
+        for branch in branches:
+            if branch.frame == frame:
+                for n in range(branch.size):
+                    token = starts[frame] + n
+                    expected[token, seen] = True
+                    expected[token, starts[frame] : token + 1] = True
+    used = sink + num_frames * grid + sum(branch.size for branch in branches)
+    assert np.array_equal(mask[0, 0, :used].numpy(), expected[:used])
+    assert mask[0, 0, used:].any(-1).all()
+
+
+def test_positions_follow_the_cursor(model: BuiltinModel) -> None:
+    grid, sink = model.spec.tokens_per_segment, len(model.sink_tokens())
+    branch = Branch(1, "a", [7, 8, 9], [10, 5])
+    row = pack(model, 3, [branch], 100, 8)
+    assert row.positions[:sink].tolist() == [[n, n, n] for n in range(sink)]
+    for frame in range(3):
+        start = sink + frame * grid
+        expected = model.segment_positions(sink + 100 + frame * model.spec.segment_advance)
+        assert row.positions[start : start + grid].tolist() == [list(p) for p in expected]
+    text, after = sink + 3 * grid, sink + 100 + 2 * model.spec.segment_advance
+    assert row.positions[text : text + 4].tolist() == [[after + n] * 3 for n in range(4)]
+    assert row.frames[:sink].tolist() == [SINK] * sink
+    assert (row.branches[:text] == TRUNK).all()
+
+
+def test_targets_are_the_answer_after_the_prompt(model: BuiltinModel) -> None:
+    question = Question("colour", "what color is it", "red", (("is there a circle", "yes"),))
+    branch = branch_of(model, 0, question)
+    assert branch.prompt == model.question_tokens(
+        [Round("is there a circle", "yes")], question.text
+    )
+    row = pack(model, 1, [branch], 0, branch.size)
+    said = row.targets[row.targets != NO_TARGET]
+    assert model.text(said.tolist()) == "red"
+    assert int(said[-1]) in model.stop_tokens
+    watch = branch_of(model, 0, Question("watch", "a circle is there", "no", is_watch=True))
+    assert watch.prompt == model.watch_tokens("a circle is there")
+    assert watch.answer == [model.no_token]
+
+
+def test_branches_fit_and_are_reproducible(model: BuiltinModel) -> None:
+    clip = film(9, 12)
+    first = draw_branches(model, clip, 120, np.random.default_rng(1))
+    assert first == draw_branches(model, clip, 120, np.random.default_rng(1))
+    assert 0 < sum(branch.size for branch in first) <= 120
+    with pytest.raises(ValueError, match="do not fit"):
+        pack(model, 12, first, 0, 10)
+
+
+def test_training_held_out_and_evaluation_share_no_seed() -> None:
+    recipe = Recipe()
+    first = TRAIN_SEEDS * recipe.seed
+    assert EVALUATION_SEEDS + 100_000 < HELD_OUT_SEEDS
+    assert first > HELD_OUT_SEEDS + 100_000
+    assert max(mix.batch for stage in recipe.stages for mix in stage.mixes) < 1024
+    assert recipe.picture_batch < 1024
+
+
+def test_a_step_depends_on_seed_and_number_alone(model: BuiltinModel) -> None:
+    one, same = make_step(model, TINY, 5, Share()), make_step(model, TINY, 5, Share())
+    other = make_step(model, TINY, 5, Share(1, 2))
+    assert isinstance(one, Batch)
+    assert isinstance(same, Batch)
+    assert isinstance(other, Batch)
+    assert torch.equal(one.pixels, same.pixels)
+    assert torch.equal(one.tokens, same.tokens)
+    assert not torch.equal(one.pixels, other.pixels)
+    assert make_pictures(4, 7, 1).pixels.shape[1:] == (128, 128, 3)
+
+
+def test_a_short_run_reduces_the_loss(tmp_path: Path) -> None:
+    recipe = replace(TINY, picture_steps=0, stages=TINY.stages[1:])
+    trainer = Trainer(recipe, tmp_path / "run", tmp_path / "model", CPU)
+    batch = make_batch(trainer.objectives.model, recipe.stages[0].mixes[0], 5)
+    losses = [float(trainer.learn(batch).total.detach()) for _ in range(8)]
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    console = Console(quiet=True)
+    whole = Trainer(TINY, tmp_path / "whole", tmp_path / "model", CPU)
+    whole.run(console, workers=0, steps=5)
+    first = Trainer(TINY, tmp_path / "broken", tmp_path / "model", CPU)
+    first.run(console, workers=0, steps=3)
+    second = Trainer(TINY, tmp_path / "broken", tmp_path / "model", CPU)
+    assert second.resume()
+    assert second.step == 3
+    second.run(console, workers=0, steps=2)
+    for name, tensor in whole.objectives.state_dict().items():
+        assert torch.equal(tensor, second.objectives.state_dict()[name]), name
+    other = Trainer(replace(TINY, weight_decay=0.5), tmp_path / "broken", tmp_path / "model", CPU)
+    assert not other.resume()
+    assert (tmp_path / "broken" / "curve.csv").exists()
+
+
+def test_a_saved_folder_loads_and_answers_the_same(model: BuiltinModel, tmp_path: Path) -> None:
+    publish(model, tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").stat().st_size <= 20 << 20
+    loaded = BuiltinModel.load(tmp_path / "model", torch.float32, CPU)
+    answerer = DenseAnswerer(loaded)
+    answerer.open()
+    for frame in render(film(1, 3)):
+        answerer.push(frame, 0)
+    answer = answerer.ask("What changed?", ())
+    assert answer == answerer.ask("what changed", ())
+    assert isinstance(answerer.watch("a red circle is there"), bool)
+
+
+def test_an_examination_counts_what_is_right(model: BuiltinModel) -> None:
+    class Parrot(DenseAnswerer):
+        def ask(self, text: str, history: tuple[tuple[str, str], ...]) -> str:
+            return "two"
+
+        def watch(self, condition: str) -> bool:
+            return True
+
+    results = {result.kind: result for result in summarise(examine(Parrot(model), 6))}
+    assert results["colour"].accuracy == 0
+    assert 0 < results["count"].accuracy == results["count"].last_frame < 1
+    assert results["count"].majority >= results["count"].accuracy
+    assert any(line.startswith("colour") for line in missed_targets(list(results.values())))
+
+
+def test_the_shipped_model_answers_what_a_newcomer_types() -> None:
+    shipped = BuiltinModel.load(BUILTIN_FOLDER, torch.float32, CPU)
+    parameters = sum(parameter.numel() for parameter in shipped.parameters())
+    assert 5e6 <= parameters <= 8e6
+    tokens = shipped.question_tokens([], "What colour's the CIRCLE, please?")
+    assert shipped.text(tokens) == "what color is the circle please"
+    typed = shipped.question_tokens([], "<end> <assistant>")
+    assert not set(typed[1:-1]) & shipped.stop_tokens
+
+
+def test_the_shipped_model_sees_moves_and_remembers() -> None:
+    """A red circle moves left above a resting blue square: asked as a newcomer would."""
+    shipped = BuiltinModel.load(BUILTIN_FOLDER, torch.float32, CPU)
+    answerer = DenseAnswerer(shipped)
+    answerer.open()
+    frames = [
+        (
+            Thing(1, "circle", "red", 100 - 4 * step, 36, 36, 36, "left", 5),
+            Thing(2, "square", "blue", 64, 95, 34, 34, "still", 5),
+        )
+        for step in range(8)
+    ]
+    for frame in render(Clip(3, tuple(frames), ())):
+        answerer.push(frame, 0)
+    assert answerer.ask("What do you see?", ()) == "a red circle and a blue square"
+    assert answerer.ask("What is in the scene?", ()) == "a red circle and a blue square"
+    assert answerer.ask("What colour is the circle?", ()) == "red"
+    assert answerer.ask("How many objects are there?", ()) == "two"
+    assert answerer.ask("Which way is the red circle moving?", ()) == "left"
+    assert answerer.ask("Which way is the blue square moving?", ()) == "it is not moving"
+    assert answerer.ask("Is there a red circle?", ()) == "yes"
+    assert answerer.ask("Is there a green circle?", ()) == "no"
+    assert answerer.ask("What changed?", ()) == "nothing changed"
+    assert answerer.watch("a red circle is there")
+    assert not answerer.watch("a red square is there")
+    circle, square = ("Is there a circle?", "yes"), ("Is there a square?", "yes")
+    assert answerer.ask("What colour is it?", (circle,)) == "red"
+    assert answerer.ask("What colour is it?", (square,)) == "blue"
+    assert answerer.ask("What colour is it?", (circle, square)) == "blue"

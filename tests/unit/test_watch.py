@@ -1,0 +1,35 @@
+"""When a standing question fires."""
+
+import pytest
+
+from services.inference_worker.watch import NS, WatchRule, WatchState
+
+
+def fired(rule: WatchRule, scores: list[tuple[float, float]]) -> list[tuple[float, bool]]:
+    """Feed (seconds, score); gives (seconds, active) of every event."""
+    state = WatchState(rule)
+    return [(at_s, state.active) for at_s, score in scores if state.update(score, int(at_s * NS))]
+
+
+def test_each_change_is_one_event() -> None:
+    scores = [(0, 0.1), (1, 0.9), (2, 0.8), (3, 0.2), (4, 0.1)]
+    assert fired(WatchRule(), scores) == [(1, True), (3, False)]
+
+
+def test_a_condition_that_holds_at_first_fires() -> None:
+    assert fired(WatchRule(), [(0, 0.9)]) == [(0, True)]
+
+
+def test_debounce_ignores_a_flicker() -> None:
+    scores = [(0, 0.1), (1, 0.9), (2, 0.1), (3, 0.9), (4, 0.9), (5, 0.9)]
+    assert fired(WatchRule(debounce_s=2), scores) == [(5, True)]
+
+
+def test_cooldown_holds_an_event_back_until_it_is_over() -> None:
+    scores = [(0, 0.9), (1, 0.1), (2, 0.1), (5, 0.1), (6, 0.9), (7, 0.1), (12, 0.1)]
+    assert fired(WatchRule(cooldown_s=5), scores) == [(0, True), (5, False)]
+
+
+@pytest.mark.parametrize("score", [0.5, 0.0])
+def test_half_sure_is_not_yes(score: float) -> None:
+    assert fired(WatchRule(), [(0, score), (1, score)]) == []

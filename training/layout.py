@@ -1,0 +1,120 @@
+"""Clips and questions as the engine serves them: sink, frames, branches, in one row of tokens.
+
+A row is [sink][frame 0]…[frame T−1][branch, branch, …, padding]. What sees what is the served rule:
+a token that belongs to frame f (or to a branch asked after frame f) sees the sink, every token of
+frames f−window+1…f, and the earlier tokens of its own branch. Branches never see each other and
+nothing in the trunk sees a branch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.inference_worker.model.builtin import BuiltinModel
+from services.inference_worker.model.family import Round
+from training.questions import Question
+
+NO_TARGET = -100
+SINK, PADDING = -1, -2
+TRUNK = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A question asked after frame `frame`, as tokens: the prompt, then what must be said."""
+
+    frame: int
+    kind: str
+    prompt: list[int]
+    answer: list[int]
+
+    @property
+    def size(self) -> int:
+        """Tokens it takes in a row: the last answer token is predicted, never read."""
+        return len(self.prompt) + len(self.answer) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One clip's tokens. Frame tokens hold 0: the encoder's output takes their place.
+
+    tokens, targets, frames, branches: [length] int64. `frames` is the frame a token belongs to
+    (SINK, PADDING); `branches` the index of its branch (TRUNK). positions: [length, 3] int64.
+    """
+
+    tokens: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    frames: NDArray[np.int64]
+    branches: NDArray[np.int64]
+
+
+def branch_of(model: BuiltinModel, frame: int, question: Question) -> Branch:
+    if question.is_watch:
+        answer = [model.yes_token if question.answer == "yes" else model.no_token]
+        return Branch(frame, question.kind, model.watch_tokens(question.text), answer)
+    history = [Round(asked, answered) for asked, answered in question.history]
+    prompt = model.question_tokens(history, question.text)
+    answer = [*model.tokenizer.encode(question.answer).ids, *model.stop_tokens]
+    return Branch(frame, question.kind, prompt, answer)
+
+
+def pack(
+    model: BuiltinModel, num_frames: int, branches: list[Branch], offset: int, text_size: int
+) -> Row:
+    """Lay out one row with exactly `text_size` tokens after the frames; branches must fit.
+
+    offset: how far the cursor already was when frame 0 came.
+    """
+    sink = model.sink_tokens()
+    grid = model.spec.tokens_per_segment
+    advance = model.spec.segment_advance
+    text_start = len(sink) + num_frames * grid
+    length = text_start + text_size
+    tokens = np.zeros(length, np.int64)
+    targets = np.full(length, NO_TARGET, np.int64)
+    positions = np.zeros((length, 3), np.int64)
+    frames = np.full(length, PADDING, np.int64)
+    owners = np.full(length, TRUNK, np.int64)
+
+    tokens[: len(sink)] = sink
+    positions[: len(sink)] = np.arange(len(sink))[:, None]
+    frames[: len(sink)] = SINK
+    cursor = len(sink) + offset
+    shape = np.array(model.segment_positions(0))
+    for frame in range(num_frames):
+        span = slice(len(sink) + frame * grid, len(sink) + (frame + 1) * grid)
+        positions[span] = shape + cursor + frame * advance
+        frames[span] = frame
+    at = text_start
+    for index, branch in enumerate(branches):
+        size = branch.size
+        if at + size > length:
+            raise ValueError(f"{len(branches)} branches do not fit into {text_size} tokens")
+        span = slice(at, at + size)
+        tokens[span] = (branch.prompt + branch.answer)[:size]
+        targets[at + len(branch.prompt) - 1 : at + size] = branch.answer
+        after = cursor + (branch.frame + 1) * advance
+        positions[span] = (after + np.arange(size))[:, None]
+        frames[span] = branch.frame
+        owners[span] = index
+        at += size
+    return Row(tokens, targets, positions, frames, owners)
+
+
+def visibility(frames: Tensor, branches: Tensor, window: int) -> Tensor:
+    """Who sees whom, [batch, 1, length, length] boolean, from [batch, length] labels of rows."""
+    length = frames.shape[-1]
+    order = torch.arange(length, device=frames.device)
+    earlier = order[None, :] <= order[:, None]
+    of_query, of_key = frames[:, :, None], frames[:, None, :]
+    branch_query, branch_key = branches[:, :, None], branches[:, None, :]
+    sink_key = (of_key == SINK) & (earlier | (of_query >= 0))
+    trunk_key = (of_key >= 0) & (branch_key == TRUNK)
+    in_window = (of_key <= of_query) & (of_key > of_query - window)
+    own = (branch_key != TRUNK) & (branch_query == branch_key) & earlier
+    itself = torch.eye(length, dtype=torch.bool, device=frames.device)
+    return ((sink_key & (of_query != PADDING)) | (trunk_key & in_window) | own | itself)[:, None]

@@ -1,0 +1,173 @@
+"""What training minimises: answers, and dense truth about every cell.
+
+The auxiliary heads read the encoder's tokens (what a single picture shows) and the trunk's hidden
+states after an early decoder layer (what only time shows: motion and change), early so that the
+layers above can read the result. They are not part of the shipped model.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from services.inference_worker.model.attention import DenseAttention
+from services.inference_worker.model.builtin import BuiltinModel
+from services.inference_worker.model.rotary import angles
+from training.batches import Batch, Pictures
+from training.layout import NO_TARGET, visibility
+from training.truth import CHANNELS, IGNORE, PICTURE_CHANNELS
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Scalars of one step, and what they were read from."""
+
+    total: Tensor
+    parts: dict[str, float]
+
+
+class CellHead(nn.Module):
+    """Reads `channels` and the first of truth's measures, named `measures`, of every cell."""
+
+    def __init__(self, hidden: int, channels: tuple[str, ...], measures: tuple[str, ...]) -> None:
+        super().__init__()
+        self.channels = channels
+        self.measures = measures
+        self.sizes = [CHANNELS[name] for name in channels]
+        self.norm = nn.LayerNorm(hidden)
+        self.linear = nn.Linear(hidden, sum(self.sizes) + 2 * len(measures))
+
+    def forward(self, hidden: Tensor, labels: Tensor, measures: Tensor) -> Losses:
+        """hidden: [cells, hidden]; labels: [cells, all channels]; measures: [cells, all]."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores = self.linear(self.norm(hidden.float()))
+        pieces = scores.split([*self.sizes, *(2 for _ in self.measures)], -1)
+        total = scores.new_zeros(())
+        parts: dict[str, float] = {}
+        columns = list(CHANNELS)
+        for name, logits in zip(self.channels, pieces, strict=False):
+            wanted = labels[:, columns.index(name)]
+            known = wanted != IGNORE
+            if not bool(known.any()):
+                continue
+            logits, wanted = logits[known], wanted[known]
+            total = total + (4.0 if name == "present" else 1.0) * _loss(name, logits, wanted)
+            guessed = logits.argmax(-1)
+            if name in ("present", "change"):  # nothing is the rule there: count the exceptions
+                some = (wanted != 0) | (guessed != 0)
+                guessed, wanted = guessed[some], wanted[some]
+            if len(wanted):
+                parts[name] = float((guessed == wanted).float().mean())
+        for index, (name, guess) in enumerate(
+            zip(self.measures, pieces[len(self.channels) :], strict=True)
+        ):
+            wanted = measures[:, 2 * index : 2 * index + 2]
+            known = ~wanted.isnan().any(-1)
+            if bool(known.any()):
+                error = guess[known] - wanted[known]
+                total = total + 4.0 * functional.smooth_l1_loss(
+                    guess[known], wanted[known], beta=0.1
+                )
+                parts[name] = float(error.detach().abs().mean())
+        return Losses(total, parts)
+
+
+def _named(where: str, losses: Losses) -> dict[str, float]:
+    return {f"{where}/{name}": value for name, value in losses.parts.items()}
+
+
+def _loss(name: str, logits: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy; for changes, rare as they are, cells with and without one weigh the same."""
+    losses = functional.cross_entropy(logits, wanted, reduction="none")
+    some = wanted != 0
+    if name != "change" or not bool(some.any()):
+        return losses.mean()
+    return losses[some].mean() + losses[~some].mean()
+
+
+class Objectives(nn.Module):
+    """The model with its auxiliary heads."""
+
+    def __init__(self, model: BuiltinModel, trunk_layer: int) -> None:
+        super().__init__()
+        hidden = model.config.decoder.hidden_size
+        self.model = model
+        self.trunk_layer = trunk_layer
+        self.picture_head = CellHead(hidden, PICTURE_CHANNELS, ("offset",))
+        self.trunk_head = CellHead(hidden, tuple(CHANNELS), ("offset", "way"))
+
+    def pictures(self, batch: Pictures) -> Losses:
+        """The encoder alone, on single frames."""
+        tokens = self.model.encode(batch.pixels[:, None])
+        return self.picture_head(
+            tokens.flatten(0, 1), batch.labels.flatten(0, 1), batch.measures.flatten(0, 1)
+        )
+
+    def trunk(self, batch: Batch) -> Losses:
+        """The decoder's early layers on frames alone, without any text."""
+        model = self.model
+        vision = self._encode(batch)
+        start = len(model.sink_tokens())
+        end = start + vision.shape[1]
+        words = model.decoder.embedding(batch.tokens[:, :start])
+        hidden = torch.cat((words, vision.to(words.dtype)), dim=1)
+        frames, branches = batch.frames[:, :end], batch.branches[:, :end]
+        attend = DenseAttention(visibility(frames, branches, model.spec.window_segments))
+        cos, sin = angles(model.decoder.omega, batch.positions[:, :end])
+        for index in range(self.trunk_layer + 1):
+            hidden = model.decoder.layers[index](index, hidden, cos, sin, attend)
+        labels, measures = batch.labels.flatten(0, 2), batch.measures.flatten(0, 2)
+        losses = self.trunk_head(hidden[:, start:].flatten(0, 1), labels, measures)
+        return Losses(losses.total, _named("trunk", losses))
+
+    @torch.no_grad()
+    def _encode(self, batch: Batch) -> Tensor:
+        """The finished encoder's tokens of every clip, [batch, frames × cells, hidden]."""
+        vision = self.model.encode(batch.pixels.flatten(0, 1)[:, None])
+        return vision.reshape(len(batch.pixels), -1, vision.shape[-1])
+
+    def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Early trunk states [b, t × cells, h] and final states [b, length, h]."""
+        model = self.model
+        vision = self._encode(batch)
+        start = len(model.sink_tokens())
+        end = start + vision.shape[1]
+        words = model.decoder.embedding(batch.tokens)
+        hidden = torch.cat((words[:, :start], vision.to(words.dtype), words[:, end:]), dim=1)
+        mask = visibility(batch.frames, batch.branches, model.spec.window_segments)
+        early: list[Tensor] = []
+        layer = model.decoder.layers[self.trunk_layer]
+        hook = layer.register_forward_hook(lambda _m, _i, output: early.append(output))
+        try:
+            final = model.decoder(hidden, batch.positions, DenseAttention(mask))
+        finally:
+            hook.remove()
+        return early[0][:, start:end], final
+
+    def answers(self, batch: Batch, trunk_weight: float) -> Losses:
+        """Every question's answer, and the trunk's cells beside it."""
+        early, final = self.run(batch)
+        asked = batch.targets != NO_TARGET
+        logits = self.model.decoder.logits(final[asked]).float()
+        said = functional.cross_entropy(logits, batch.targets[asked])
+        labels, measures = batch.labels.flatten(0, 2), batch.measures.flatten(0, 2)
+        trunk = self.trunk_head(early.flatten(0, 1), labels, measures)
+        total = said + trunk_weight * trunk.total
+        return Losses(total, {"answer": float(said.detach()), **_named("trunk", trunk)})
+
+
+@torch.no_grad()
+def score(objectives: Objectives, batch: Batch) -> tuple[dict[str, list[bool]], Losses]:
+    """Whether each branch's answer is right, token for token, by kind; and the losses."""
+    early, final = objectives.run(batch)
+    asked = batch.targets != NO_TARGET
+    right = torch.zeros_like(asked)
+    right[asked] = objectives.model.decoder.logits(final[asked]).argmax(-1) == batch.targets[asked]
+    by_kind: dict[str, list[bool]] = {}
+    for row, kinds in enumerate(batch.kinds):
+        for index, kind in enumerate(kinds):
+            mine = asked[row] & (batch.branches[row] == index)
+            by_kind.setdefault(kind, []).append(bool(right[row][mine].all()))
+    labels, measures = batch.labels.flatten(0, 2), batch.measures.flatten(0, 2)
+    return by_kind, objectives.trunk_head(early.flatten(0, 1), labels, measures)

@@ -1,0 +1,272 @@
+"""The training loop: schedule, averaging, checkpoints, held-out checks, curve."""
+
+import copy
+import csv
+import json
+import math
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import distributed, nn
+
+from services.inference_worker.model.builtin import BuiltinModel
+from training.batches import Batch, Pictures, Share, make_batch, new_model, stream
+from training.objectives import Losses, Objectives, score
+from training.questions import KINDS
+from training.recipe import HELD_OUT_SEEDS, Recipe
+
+
+class Trainer:
+    """One run of a recipe. `folder` keeps its checkpoint and curve, `output` gets the model."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        output: Path,
+        device: torch.device,
+        share: Share | None = None,
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        self.folder = folder
+        self.output = output
+        self.device = device
+        self.share = share or Share()
+        self.step = 0
+        self.objectives = Objectives(new_model(output.name), recipe.trunk_layer).to(device)
+        self.objectives.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.averaged = copy.deepcopy(self.objectives).requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(self._groups(), lr=0.0, betas=(0.9, 0.98))
+        self.curve: list[dict[str, float]] = []
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Matrices decay; norms, biases, embeddings and Ω do not; heads and Ω learn slower."""
+        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.objectives.named_parameters():
+            role = "omega" if name.endswith("omega") else "other"
+            role = "head" if "_head." in name else role
+            decays = parameter.ndim >= 2 and "embedding" not in name and role != "omega"
+            decays = decays and not name.endswith("places")
+            groups.setdefault((role, decays), []).append(parameter)
+        decay = self.recipe.weight_decay
+        return [
+            {"params": parameters, "role": role, "weight_decay": decay if decays else 0.0}
+            for (role, decays), parameters in groups.items()
+        ]
+
+    # Steps
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step: warm-up, then cosine, anew in every stage."""
+        recipe = self.recipe
+        stage, step = recipe.stage_at(step)
+        if stage is None:
+            top = recipe.picture_learning_rate
+            return _cosine(step, recipe.picture_steps, 50, top, top / 10)
+        top, floor = stage.learning_rate, stage.final_learning_rate
+        return _cosine(step, stage.steps, stage.warmup_steps, top, floor)
+
+    def learn(self, batch: Pictures | Batch) -> Losses:
+        """One optimiser step. The encoder learns from pictures alone and is finished after them."""
+        rate = self.rate(self.step)
+        stage, number = self.recipe.stage_at(self.step)
+        scales = {"omega": self.recipe.omega_scale, "head": self.recipe.head_scale, "other": 1.0}
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * scales[group["role"]]
+        self.objectives.train()
+        if stage is not None:
+            self._finish_encoder(from_average=stage is self.recipe.stages[0] and number == 0)
+        batch = to_device(batch, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            if isinstance(batch, Pictures):
+                losses = self.objectives.pictures(batch)
+            elif stage is not None and stage.trunk_only:
+                losses = self.objectives.trunk(batch)
+            else:
+                losses = self.objectives.answers(batch, self.recipe.trunk_weight)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses.total.backward()
+        self._share_gradients()
+        nn.utils.clip_grad_norm_(self.objectives.parameters(), self.recipe.clip_norm)
+        self.optimiser.step()
+        self.step += 1
+        self._average()
+        return losses
+
+    def _finish_encoder(self, from_average: bool) -> None:
+        encoder = self.objectives.model.encoder
+        if from_average:
+            encoder.load_state_dict(self.averaged.model.encoder.state_dict())
+        encoder.requires_grad_(False).eval()
+
+    def _share_gradients(self) -> None:
+        """Average gradients over the processes of this run."""
+        if self.share.total == 1:
+            return
+        gradients = [p.grad for p in self.objectives.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients]) / self.share.total
+        distributed.all_reduce(flat)
+        for gradient, part in zip(
+            gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True
+        ):
+            gradient.copy_(part.view_as(gradient))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.recipe.ema_decay, self.step / (self.step + 20.0))
+        slow: list[torch.Tensor] = list(self.averaged.parameters())
+        fast: list[torch.Tensor] = list(self.objectives.parameters())
+        torch._foreach_lerp_(slow, fast, 1.0 - decay)
+        for kept, buffer in zip(self.averaged.buffers(), self.objectives.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def run(self, console: Console, workers: int = 1, steps: int | None = None) -> None:
+        """Train to the end of the recipe, or `steps` further steps."""
+        end = self.recipe.total_steps
+        end = end if steps is None else min(end, self.step + steps)
+        columns = (
+            TextColumn("[bold]{task.fields[stage]}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}  {task.fields[news]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        smooth: dict[str, float] = {}
+        with Progress(*columns, console=console, refresh_per_second=1) as progress:
+            bar = progress.add_task("", total=end, completed=self.step, stage="", news="")
+            for batch in stream(self.recipe, self.step, self.share, workers):
+                losses = self.learn(batch)
+                parts = {"loss": float(losses.total.detach()), **losses.parts}
+                for name, value in parts.items():
+                    smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
+                stage = self.recipe.stage_at(self.step - 1)[0]
+                name = stage.name if stage else "pictures"
+                loss = smooth.get("answer", smooth["loss"])
+                progress.update(bar, completed=self.step, stage=name, news=f"loss {loss:.3f}")
+                if self.share.index == 0:
+                    self._report(smooth, end, console)
+                if self.step >= end:
+                    break
+
+    def _report(self, smooth: dict[str, float], end: int, console: Console) -> None:
+        """Log, save, check and publish when it is time to."""
+        if self.step % 50 == 0:
+            self._log(smooth)
+        if self.step % self.recipe.save_every == 0 or self.step >= end:
+            self.save()
+        if self.step % self.recipe.check_every == 0 or self.step >= end:
+            if "answer" not in smooth:
+                console.print(f"step {self.step}: {_summary(smooth)}")
+                return
+            accuracies = self.check()
+            self._log({**smooth, **{f"held-out/{name}": v for name, v in accuracies.items()}})
+            console.print(f"step {self.step}: {_summary(accuracies)}")
+            publish(self.averaged.model, self.output)
+
+    # Measures
+
+    @torch.no_grad()
+    def check(self) -> dict[str, float]:
+        """Accuracy per kind of the averaged model on held-out clips, and of its trunk head."""
+        self.averaged.eval()
+        right: dict[str, list[bool]] = {}
+        trunk: dict[str, float] = {}
+        for index, mix in enumerate(self.recipe.held_out):
+            batch = make_batch(self.averaged.model, mix, HELD_OUT_SEEDS + 1000 * index)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                by_kind, losses = score(self.averaged, to_device(batch, self.device))
+            for kind, answers in by_kind.items():
+                right.setdefault(kind, []).extend(answers)
+            everything = [answer for answers in by_kind.values() for answer in answers]
+            trunk[f"{mix.frames}-frames"] = sum(everything) / len(everything)
+            trunk |= {f"trunk/{name}": value for name, value in losses.parts.items()}
+        everything = [answer for answers in right.values() for answer in answers]
+        result = {"all": sum(everything) / len(everything)}
+        result |= {kind: sum(right[kind]) / len(right[kind]) for kind in KINDS if kind in right}
+        return result | trunk
+
+    def _log(self, row: dict[str, float]) -> None:
+        self.curve.append({"step": self.step, **row})
+        self._write_curve()
+
+    def _write_curve(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = list(dict.fromkeys(name for row in self.curve for name in row))
+        with (self.folder / "curve.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.curve)
+
+    # Checkpoints
+
+    def save(self) -> None:
+        """Write everything a resumed run needs; an interrupted write leaves the old file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "step": self.step,
+            "recipe": json.dumps(asdict(self.recipe)),
+            "objectives": self.objectives.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "curve": self.curve,
+        }
+        path = self.folder / "checkpoint.pt"
+        torch.save(state, path.with_suffix(".partial"))
+        os.replace(path.with_suffix(".partial"), path)
+
+    def resume(self) -> bool:
+        """Continue from this folder's checkpoint if there is one of the same recipe."""
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return False
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["recipe"] != json.dumps(asdict(self.recipe)):
+            return False
+        self.objectives.load_state_dict(state["objectives"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.curve = state["step"], state["curve"]
+        return True
+
+    def compile(self) -> None:
+        """Fuse each decoder layer; shapes stay dynamic because batches differ in length."""
+        for layer in self.objectives.model.decoder.layers:
+            layer.compile(dynamic=True)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on `device`."""
+    moved = {
+        name: getattr(batch, name).to(device)
+        for name in type(batch).__dataclass_fields__
+        if isinstance(getattr(batch, name), torch.Tensor)
+    }
+    return replace(batch, **moved)
+
+
+def publish(model: BuiltinModel, output: Path) -> None:
+    """Write the model folder file by file, each replaced whole: someone may be reading it."""
+    partial = output.parent / f".{output.name}.partial"
+    model.save(partial)
+    output.mkdir(parents=True, exist_ok=True)
+    for path in partial.iterdir():
+        path.chmod(0o644)
+        os.replace(path, output / path.name)
+    partial.rmdir()
+
+
+def _cosine(step: int, steps: int, warmup: int, top: float, floor: float) -> float:
+    if step < warmup:
+        return top * (step + 1) / warmup
+    share = (step - warmup) / max(steps - warmup, 1)
+    return floor + (top - floor) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _summary(values: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.2f}" for name, value in values.items())
