@@ -32,6 +32,6 @@ def write_h264(path: Path, fps: int, seconds: float) -> None:
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for picture in pictures(shown, 3, fps):
             square = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame = square.reformat(WIDTH, HEIGHT, "yuv420p")
+            frame = square.reformat(WIDTH, HEIGHT, "yuv420p", threads=1)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -129,7 +129,8 @@ class VideoFile:
                 return
             self.last_s = shown_s
             width, height = _fit(frame.width, frame.height)
-            picture = frame.reformat(width=width, height=height, format="rgb24")
+            # One thread: with more, libswscale sometimes hands out rows it has not finished.
+            picture = frame.reformat(width=width, height=height, format="rgb24", threads=1)
             plane = picture.planes[0]
             rows = memoryview(plane)
             data = b"".join(

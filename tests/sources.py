@@ -151,7 +151,7 @@ def encode_clip(
     packets = []
     for index in range(num_pictures):
         frame = av.VideoFrame.from_ndarray(picture_array(index, width, height), format="rgb24")
-        frame = frame.reformat(format=encoder.pix_fmt)
+        frame = frame.reformat(format=encoder.pix_fmt, threads=1)
         frame.pts = index
         packets += encoder.encode(frame)
     packets += encoder.encode(None)

@@ -261,7 +261,10 @@ class Sampler:
         return capture_ns + self._offset_ns
 
     def _convert(self, frame: av.VideoFrame, width: int, height: int) -> bytes:
-        """RGB24 of that size. Averages when it shrinks, so that small things do not flicker."""
+        """RGB24 of that size. Averages when it shrinks, so that small things do not flicker.
+
+        One thread: with more, libswscale sometimes hands out rows it has not finished.
+        """
         with self._converting:
             converted = self._reformatter.reformat(
                 frame,

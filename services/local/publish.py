@@ -57,7 +57,9 @@ def _encoded(source: Any, target: Any, video: Any) -> Iterator[Any]:
     number = 0
     while True:
         for frame in source.decode(video):
-            picture = frame.reformat(width=stream.width, height=stream.height, format="yuv420p")
+            picture = frame.reformat(
+                width=stream.width, height=stream.height, format="yuv420p", threads=1
+            )
             picture.pts, picture.time_base = number, 1 / Fraction(rate)
             number += 1
             yield from stream.encode(picture)

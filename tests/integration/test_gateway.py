@@ -120,7 +120,8 @@ def _jpegs(path: Path, count: int) -> Iterator[tuple[int, bytes]]:
         for number, frame in enumerate(container.decode(video=0)):
             if number == count:
                 return
-            yield int(float(frame.time or 0) * 1e9), encode_jpeg(frame.reformat(format="yuvj420p"))
+            small = frame.reformat(format="yuvj420p", threads=1)
+            yield int(float(frame.time or 0) * 1e9), encode_jpeg(small)
 
 
 # --- every road for video -------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -77,6 +78,13 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launcher]]:
             launcher.process.wait()
 
 
+def _told(address: str, *arguments: str) -> Any:
+    """What a command that must succeed printed as JSON."""
+    done = _sightline(address, *arguments, "--json")
+    assert done.returncode == 0, done
+    return json.loads(done.stdout)
+
+
 def _sightline(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sightline.cli", "--server", address, *arguments]
     return subprocess.run(
@@ -111,12 +119,12 @@ def test_a_newcomers_first_evening(launch: Callable[..., Launcher], tmp_path: Pa
 
     address = re.search(r"^gRPC\s+(\S+)", text, re.MULTILINE)
     assert address is not None
-    sessions = json.loads(_sightline(address[1], "sessions", "--json").stdout)["sessions"]
+    sessions = _told(address[1], "sessions")["sessions"]
     assert {info["name"]: info["state"] for info in sessions} == {
         "demo": "live",
         "camera": "waiting",
     }
-    first = json.loads(_sightline(address[1], "ask", "demo", "What changed?", "--json").stdout)
+    first = _told(address[1], "ask", "demo", "What changed?")
     assert first["frames_seen"] > 0
 
     # Redis and dialogue are killed and come back, and the conversation with them.
@@ -126,8 +134,8 @@ def test_a_newcomers_first_evening(launch: Callable[..., Launcher], tmp_path: Pa
             process.kill()
     launcher.wait_for(lambda text: len(re.findall("redis: ready|dialogue: ready", text)) == 4)
     conversation = ("--conversation", first["conversation"])
-    again = _sightline(address[1], "ask", "demo", "And now?", "--json", *conversation)
-    assert json.loads(again.stdout)["history_rounds"] == 1, again
+    again = _told(address[1], "ask", "demo", "And now?", *conversation)
+    assert again["history_rounds"] == 1, again
 
     # So does the gateway, with the sessions that it was shown.
     next(p for p in launcher.children() if "services.gateway" in " ".join(p.cmdline())).kill()

@@ -23,7 +23,7 @@ def _frame(number: int, **kind: Any) -> pb.PushFramesRequest:
 
 def _jpeg(width: int = 32, height: int = 32) -> bytes:
     frame = picture(1, width=width, height=height).frame
-    return encode_jpeg(frame.reformat(format="yuvj420p"))
+    return encode_jpeg(frame.reformat(format="yuvj420p", threads=1))
 
 
 END = pb.PushFramesRequest(end=pb.PushEnd())

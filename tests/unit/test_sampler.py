@@ -114,7 +114,7 @@ def picture(frame: av.VideoFrame, index: int = 0, fps: float = 10) -> Picture:
 @pytest.mark.parametrize("size", [(64, 48), (16, 12), (333, 77), (33, 25)])
 async def test_colours_and_sizes_survive_conversion(pixels: str, size: tuple[int, int]) -> None:
     colour = (200, 200, 200) if pixels == "gray" else (220, 30, 60)
-    frame = solid(colour, *size).reformat(format=pixels)
+    frame = solid(colour, *size).reformat(format=pixels, threads=1)
     ring = sampler(width=33, height=25)
     ring.picture(picture(frame))
     taken = await ring.get()
