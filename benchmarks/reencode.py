@@ -44,10 +44,10 @@ class Reencoder:
         moments = list(range(len(sink)))
         positions = [(n, n, n) for n in moments]
         for frame in range(num_frames):
-            cursor = len(sink) + frame * spec.segment_advance
-            moments += [len(sink) + frame] * spec.tokens_per_segment
-            positions += model.segment_positions(cursor)
-        cursor = len(sink) + num_frames * spec.segment_advance
+            cursor = len(sink) + frame * spec.layout.segment_advance
+            moments += [len(sink) + frame] * spec.layout.segment_tokens
+            positions += model.segment(model.spec.layout, cursor, 0.0).positions
+        cursor = len(sink) + num_frames * spec.layout.segment_advance
         for n in range(len(question)):
             moments.append(len(sink) + num_frames + n)
             positions.append((cursor + n,) * 3)
@@ -68,8 +68,8 @@ class Reencoder:
         """The model's first token about these frames."""
         spec, decoder = self._model.spec, self._model.decoder
         raw = torch.frombuffer(bytearray(b"".join(frames)), dtype=torch.uint8)
-        shape = (self._num_frames, spec.tubelet, spec.frame_height, spec.frame_width, 3)
-        pictures = self._model.encode(raw.view(shape).to(self._device))
+        shape = (self._num_frames, spec.tubelet, spec.layout.height, spec.layout.width, 3)
+        pictures = self._model.encode(raw.view(shape).to(self._device)).tokens
         sink, question = decoder.embedding(self._sink), decoder.embedding(self._question)
         hidden = torch.cat((sink, pictures.flatten(0, 1).to(sink.dtype), question))[None]
         hidden = decoder(hidden, self._positions, self._attend)
@@ -146,7 +146,7 @@ def _result(
     config = model.decoder.config
     large = [matmul_rate(n, n, n, weights.dtype, weights.device) for n in (512, 1024, 2048)]
     own_rate = matmul_rate(
-        model.spec.tokens_per_segment,
+        model.spec.layout.segment_tokens,
         config.hidden_size,
         2 * config.mlp_size,
         weights.dtype,
@@ -164,7 +164,7 @@ def _result(
 
     question = floor(question_tokens, 0, streamed_s, True)
     again = floor(reencoder.num_tokens, window, reencoded_s, True)
-    frame = floor(model.spec.tokens_per_segment, 1, step_s, False)
+    frame = floor(model.spec.layout.segment_tokens, 1, step_s, False)
     ratio = Ratio.of(reencoded_s, streamed_s)
     table = Table(
         f"First token of a question about the last {window} frames",
@@ -172,7 +172,7 @@ def _result(
         [
             question.cells("streaming: on the live trunk", str(question_tokens)),
             again.cells(f"re-encoding {window} frames", str(reencoder.num_tokens)),
-            frame.cells("one frame into the trunk", str(model.spec.tokens_per_segment)),
+            frame.cells("one frame into the trunk", str(model.spec.layout.segment_tokens)),
         ],
     )
     turns = len(streamed_s)
@@ -209,7 +209,7 @@ def _result(
 
 def _encoder_flops(model: StreamingModel) -> float:
     spec = model.spec
-    shape = (1, spec.tubelet, spec.frame_height, spec.frame_width, 3)
+    shape = (1, spec.tubelet, spec.layout.height, spec.layout.width, 3)
     pictures = torch.zeros(shape, dtype=torch.uint8, device=model.decoder.embedding.weight.device)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model.encode(pictures)

@@ -25,6 +25,7 @@ from sightline.errors import (
 )
 from sightline.types import (
     AnswerResult,
+    AskOptions,
     Audio,
     Event,
     FinishReason,
@@ -40,6 +41,7 @@ __all__ = [
     "AlreadyExistsError",
     "Answer",
     "AnswerResult",
+    "AskOptions",
     "Audio",
     "Client",
     "Conversation",

@@ -90,6 +90,7 @@ class Client:
         lossless: bool | None = None,
         fps: float = 0.0,
         window: int = 0,
+        max_pixels: int = 0,
         grace_s: float = 0.0,
     ) -> "Session":
         """Begin to watch a video.
@@ -102,8 +103,9 @@ class Client:
         - nothing, or `push=True`: waits for a publisher (`session.rtmp_url`, `session.whip_url`)
           or for `session.push`.
 
-        `fps` and `window` (in segments) default to the model's preference, `grace_s` to the
-        server's. `lossless` sessions make their pusher wait instead of dropping frames.
+        `fps`, `window` (in segments) and `max_pixels` (of a frame, where the model takes several
+        sizes) default to the model's preference, `grace_s` to the server's. `lossless` sessions
+        make their pusher wait instead of dropping frames.
         Raises FileNotFoundError for a path that is not there, InvalidArgumentError for one that
         is no video, ResourceExhaustedError where no worker has room.
         """
@@ -119,6 +121,7 @@ class Client:
             name=name,
             fps=fps,
             window=window,
+            max_pixels=max_pixels,
             delivery=pb.DELIVERY_LOSSLESS if lossless else pb.DELIVERY_NEWEST,
             loop=loop,
             grace_s=grace_s,

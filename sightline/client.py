@@ -78,6 +78,7 @@ class Client:
         lossless: bool | None = None,
         fps: float = 0.0,
         window: int = 0,
+        max_pixels: int = 0,
         grace_s: float = 0.0,
     ) -> "Session":
         """Begin to watch a video: a file of this machine (played to the server in the
@@ -94,6 +95,7 @@ class Client:
             lossless=lossless,
             fps=fps,
             window=window,
+            max_pixels=max_pixels,
             grace_s=grace_s,
         )
         return Session(background.run(session))
@@ -184,7 +186,7 @@ class Session:
     def ask(self, text: str, **options: Any) -> "Answer":
         """Ask about the video as it is now; iterate over the answer for its text.
 
-        Options: `max_tokens`, `temperature`, `seed`, `timeout_s`.
+        Options: `timeout_s`, and those of `sightline.AskOptions`.
         """
         return Answer(background.run(_call(self._session.ask, text, **options)))
 

@@ -3,12 +3,12 @@
 import secrets
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 from sightline.answer import Answer, Watch
 from sightline.calls import Calls
 from sightline.line import Line
-from sightline.types import SessionInfo
+from sightline.types import AskOptions, SessionInfo
 from sightline.v1 import gateway_pb2 as pb
 
 __all__ = ["Conversation"]
@@ -46,22 +46,10 @@ class Conversation:
         await self._line.aclose()
 
     def ask(
-        self,
-        text: str,
-        *,
-        max_tokens: int = 0,
-        temperature: float = 0.0,
-        seed: int = 0,
-        timeout_s: float | None = None,
+        self, text: str, *, timeout_s: float | None = None, **options: Unpack[AskOptions]
     ) -> Answer:
         """Ask about the video as it is now, with what was said before."""
-        question = pb.Question(
-            turn=secrets.token_hex(8),
-            text=text,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-        )
+        question = pb.Question(turn=secrets.token_hex(8), text=text, **options)
         return self._line.ask(
             question, self._calls.timeouts.answer_s if timeout_s is None else timeout_s
         )

@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from sightline.answer import Answer, Watch
 from sightline.calls import Calls
@@ -13,7 +13,7 @@ from sightline.conversation import Conversation
 from sightline.errors import FailedPreconditionError, NotFoundError
 from sightline.feed import Feed
 from sightline.push import Pusher
-from sightline.types import PushReport, SessionInfo, SessionState, SessionStats
+from sightline.types import AskOptions, PushReport, SessionInfo, SessionState, SessionStats
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
 from sightline.wire import session_info, split_frames
@@ -99,18 +99,10 @@ class Session:
     # Asking
 
     def ask(
-        self,
-        text: str,
-        *,
-        max_tokens: int = 0,
-        temperature: float = 0.0,
-        seed: int = 0,
-        timeout_s: float | None = None,
+        self, text: str, *, timeout_s: float | None = None, **options: Unpack[AskOptions]
     ) -> Answer:
         """Ask about the video as it is now, in this session's own conversation."""
-        return self._own_conversation().ask(
-            text, max_tokens=max_tokens, temperature=temperature, seed=seed, timeout_s=timeout_s
-        )
+        return self._own_conversation().ask(text, timeout_s=timeout_s, **options)
 
     def watch(
         self,

@@ -5,10 +5,11 @@ Times `*_ns` are nanoseconds since the Unix epoch on the clock of the video's ca
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 __all__ = [
     "AnswerResult",
+    "AskOptions",
     "Audio",
     "Event",
     "FinishReason",
@@ -82,6 +83,22 @@ class SessionInfo:
     created_ns: int
     lossless: bool  # its pusher waits for the model instead of losing frames
     stats: SessionStats
+
+
+class AskOptions(TypedDict, total=False):
+    """How a question is answered; what is left out is the server's to choose.
+
+    `temperature` 0 takes the likeliest words. Above, they are drawn with `seed` from the likeliest
+    that have probability `top_p` together. `repetition_penalty` above 1 makes words less likely
+    that were said before. The answer ends before any of the `stop` strings.
+    """
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    repetition_penalty: float
+    stop: list[str]
+    seed: int
 
 
 class Audio(NamedTuple):

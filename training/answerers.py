@@ -68,7 +68,7 @@ class DenseAnswerer:
         model = self.model
         if self._vision is None:
             pixels = torch.from_numpy(np.stack(self._frames))
-            self._vision = model.encode(pixels[:, None]).flatten(0, 1)
+            self._vision = model.encode(pixels[:, None]).tokens.flatten(0, 1)
         frame = len(self._frames) - 1
         row = pack(model, frame + 1, [Branch(frame, "", prompt, [0])], 0, len(prompt))
         hidden = model.decoder.embedding(torch.from_numpy(row.tokens))

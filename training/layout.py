@@ -70,8 +70,8 @@ def pack(
     offset: how far the cursor already was when frame 0 came.
     """
     sink = model.sink_tokens()
-    grid = model.spec.tokens_per_segment
-    advance = model.spec.segment_advance
+    grid = model.spec.layout.segment_tokens
+    advance = model.spec.layout.segment_advance
     text_start = len(sink) + num_frames * grid
     length = text_start + text_size
     tokens = np.zeros(length, np.int64)
@@ -84,7 +84,7 @@ def pack(
     positions[: len(sink)] = np.arange(len(sink))[:, None]
     frames[: len(sink)] = SINK
     cursor = len(sink) + offset
-    shape = np.array(model.segment_positions(0))
+    shape = np.array(model.segment(model.spec.layout, 0, 0.0).positions)
     for frame in range(num_frames):
         span = slice(len(sink) + frame * grid, len(sink) + (frame + 1) * grid)
         positions[span] = shape + cursor + frame * advance

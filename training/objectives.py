@@ -99,7 +99,7 @@ class Objectives(nn.Module):
 
     def pictures(self, batch: Pictures) -> Losses:
         """The encoder alone, on single frames."""
-        tokens = self.model.encode(batch.pixels[:, None])
+        tokens = self.model.encode(batch.pixels[:, None]).tokens
         return self.picture_head(
             tokens.flatten(0, 1), batch.labels.flatten(0, 1), batch.measures.flatten(0, 1)
         )
@@ -124,7 +124,7 @@ class Objectives(nn.Module):
     @torch.no_grad()
     def _encode(self, batch: Batch) -> Tensor:
         """The finished encoder's tokens of every clip, [batch, frames × cells, hidden]."""
-        vision = self.model.encode(batch.pixels.flatten(0, 1)[:, None])
+        vision = self.model.encode(batch.pixels.flatten(0, 1)[:, None]).tokens
         return vision.reshape(len(batch.pixels), -1, vision.shape[-1])
 
     def run(self, batch: Batch) -> tuple[Tensor, Tensor]:

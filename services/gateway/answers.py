@@ -16,6 +16,7 @@ from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
 MAX_QUESTION_BYTES = 4096
 MAX_ID_CHARACTERS = 128
 MAX_ANSWER_TOKENS = 4096
+MAX_STOPS, MAX_STOP_CHARACTERS = 16, 64
 SPEECH_UNAVAILABLE = "speech_unavailable"
 # NOT_FOUND: a worker that was restarted does not know the session until its frame stream is back.
 _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND})
@@ -53,6 +54,14 @@ def check_question(question: gateway_pb2.Question) -> None:
         raise InvalidArgumentError(f"max_tokens is at most {MAX_ANSWER_TOKENS}")
     if not (math.isfinite(question.temperature) and 0 <= question.temperature <= 10):
         raise InvalidArgumentError("temperature is between 0 and 10")
+    if not 0 <= question.top_p <= 1:  # so that NaN is refused as well
+        raise InvalidArgumentError("top_p is between 0 and 1")
+    if question.repetition_penalty and not 1 <= question.repetition_penalty <= 10:
+        raise InvalidArgumentError("repetition_penalty is between 1 and 10")
+    if len(question.stop) > MAX_STOPS:
+        raise InvalidArgumentError(f"at most {MAX_STOPS} stop strings")
+    if not all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in question.stop):
+        raise InvalidArgumentError(f"a stop string has 1 to {MAX_STOP_CHARACTERS} characters")
 
 
 def check_id(what: str, text: str) -> None:

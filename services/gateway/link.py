@@ -48,11 +48,13 @@ class FrameLink:
         next_frame: Callable[[], Awaitable[SampledFrame]],
         *,
         window_segments: int,
+        max_pixels: int,
         window_frames: int,
         grace_s: float,
         open_timeout_s: float,
     ) -> None:
-        """`window_segments` is what the worker is asked for, `window_frames` how many are kept."""
+        """`window_segments` and `max_pixels` of a frame are what the worker is asked for,
+        `window_frames` how many are kept."""
         self.worker = worker
         self.connected = False
         self.processed = 0
@@ -62,7 +64,10 @@ class FrameLink:
         self.reused_segments = 0
         self.recomputed_segments = 0
         self._open_message = inference_pb2.OpenStream(
-            session_id=session_id, window_segments=window_segments, grace_s=grace_s
+            session_id=session_id,
+            window_segments=window_segments,
+            max_pixels=max_pixels,
+            grace_s=grace_s,
         )
         self._next_frame = next_frame
         self._open_timeout_s = open_timeout_s
@@ -198,6 +203,8 @@ class FrameLink:
                 sequence=self._sequence,
                 capture_ns=frame.capture_ns,
                 pixels=frame.pixels,
+                width=frame.width,
+                height=frame.height,
                 layout=inference_pb2.PIXEL_LAYOUT_RGB24,
                 replayed=not fresh,
             )

@@ -289,6 +289,7 @@ class Sessions:
             key=key,
             fps=options.fps or self._config.fps,
             window=options.window,
+            max_pixels=options.max_pixels,
             lossless=options.delivery == gateway_pb2.DELIVERY_LOSSLESS,
             loop=options.loop,
             grace_s=options.grace_s or self._config.grace_s,

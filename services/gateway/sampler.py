@@ -16,6 +16,7 @@ from av.codec.context import Flags
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from services.common.tasks import QueueClosed
+from services.gateway.frame_size import FrameSize
 from services.gateway.sources.base import ClockSource, Picture
 
 SECOND_NS = 1_000_000_000
@@ -109,8 +110,7 @@ class Sampler:
         self,
         *,
         fps: float,
-        width: int,
-        height: int,
+        size: FrameSize,
         loop: asyncio.AbstractEventLoop,
         capacity: int = 8,
         lossless: bool = False,
@@ -119,7 +119,8 @@ class Sampler:
         if capacity < 1:
             raise ValueError("capacity must be at least 1")
         self._rate = FrameRate(fps)
-        self._size = (width, height)
+        self._rule = size
+        self._size = None if size.factor else (size.width, size.height)
         self._loop = loop
         self._capacity = capacity
         self._lossless = lossless
@@ -151,6 +152,8 @@ class Sampler:
             counts.capture_ns = capture_ns
             self._newest = picture
             chosen = self._rate.chooses(capture_ns)
+            if self._size is None:  # the first picture's shape settles it
+                self._size = self._rule.fit(picture.frame.width, picture.frame.height)
             width, height = self._size
         if not chosen:
             return
@@ -202,10 +205,10 @@ class Sampler:
         with self._room:
             self._rate.set_fps(fps)
 
-    def set_size(self, width: int, height: int) -> None:
-        """Frame size from now on; frames already in the ring keep theirs."""
-        with self._room:
-            self._size = (width, height)
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of frames: settled by the first picture, or the default until then."""
+        return self._size or (self._rule.width, self._rule.height)
 
     def counts(self) -> SamplerCounts:
         """A copy."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
+from services.gateway.frame_size import FrameSize
 from services.gateway.link import FrameLink
 from services.gateway.router import Worker
 from services.gateway.sampler import SampledFrame, Sampler
@@ -38,6 +39,7 @@ class Plan:
     key: str
     fps: float
     window: int  # segments; 0: the worker's default
+    max_pixels: int  # of a frame; 0: the worker's default
     lossless: bool
     loop: bool
     grace_s: float
@@ -91,8 +93,7 @@ class Session:
         self.fps = plan.fps or description.preferred_fps or DEFAULT_FPS
         self.sampler = Sampler(
             fps=self.fps,
-            width=description.frame_width,
-            height=description.frame_height,
+            size=FrameSize.of(description, plan.max_pixels),
             loop=asyncio.get_running_loop(),
             capacity=config.ring_frames,
             lossless=plan.lossless,
@@ -103,6 +104,7 @@ class Session:
             worker,
             self._next_frame,
             window_segments=plan.window,
+            max_pixels=plan.max_pixels,
             window_frames=self._window * max(1, description.tubelet),
             grace_s=config.worker_grace_s,
             open_timeout_s=config.open_timeout_s,
@@ -238,8 +240,8 @@ class Session:
             model=self._description.model,
             window=self._window,
             fps=self.fps,
-            frame_width=self._description.frame_width,
-            frame_height=self._description.frame_height,
+            frame_width=self.sampler.size[0],
+            frame_height=self.sampler.size[1],
             worker=self.link.worker.address,
             created_ns=self.created_ns,
             stats=self._stats(),

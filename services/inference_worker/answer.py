@@ -11,7 +11,8 @@ from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker import metrics
 from services.inference_worker.engine import Engine
 from services.inference_worker.model.family import Round, StreamingModel
-from services.inference_worker.scheduler import BranchJob, FinishReason, Seen
+from services.inference_worker.scheduler import BranchJob, FinishReason, Sampling, Seen
+from services.inference_worker.text import AnswerText
 from sightline.errors import InvalidArgumentError, SightlineError
 from sightline.v1 import gateway_pb2, inference_pb2
 
@@ -128,39 +129,44 @@ class Answerer:
         job, line, num_rounds = self._submit(request, rounds)
         done = gateway_pb2.AnswerDone(turn=question.turn, history_rounds=num_rounds)
         voice = self._start_speech(request, degraded)
-        tokens: list[int] = []
+        text = AnswerText(self.model.text, question.stop)
         settled = False
         try:
             while True:
                 kind, value = await line.queue.get()
+                delta = ""
                 if kind == "started":
                     done.first_capture_ns = value.first_capture_ns
                     done.last_capture_ns = value.last_capture_ns
                     done.frames_seen = value.num_frames
                     yield _event(started=gateway_pb2.AnswerStarted(turn=question.turn))
                 elif kind == "token":
-                    tokens.append(value)
-                    if len(tokens) == 1:
+                    if not text.tokens:
                         done.first_token_ms = 1000 * (self.clock() - asked_s)
                         metrics.FIRST_TOKEN.observe(done.first_token_ms / 1000)
-                    whole = self.model.text(tokens)
-                    delta, done.text = whole[len(done.text) :], whole
-                    if delta:
-                        yield _delta(question.turn, delta)
-                        if voice is not None:
-                            voice.write(delta)
+                    delta = text.add(value)
                 elif kind == "failed":
                     settled = True
                     metrics.ANSWERS.labels("error").inc()
                     raise value
                 elif kind == "finished":
                     done.finish_reason = _FINISH[value]
+                    delta = text.rest()
+                if delta:
+                    done.text = text.text
+                    yield _delta(question.turn, delta)
+                    if voice is not None:
+                        voice.write(delta)
+                if text.stopped:
+                    self.engine.cancel(job)
+                    done.finish_reason = gateway_pb2.FINISH_REASON_STOP
+                if done.finish_reason:
                     break
                 if voice is not None:
                     for event in voice.take():
                         yield event
             settled = True
-            done.answer_tokens = len(tokens)
+            done.answer_tokens = len(text.tokens)
             done.prompt_tokens = job.prompt_tokens
             done.total_ms = 1000 * (self.clock() - asked_s)
             self._keep(request, done, asked_ns, interrupted=False)
@@ -211,9 +217,13 @@ class Answerer:
             rounds = rounds[1:]
             tokens = self.model.question_tokens(rounds, question.text)
         line = BranchLine(asyncio.get_running_loop())
-        job = BranchJob(
-            tokens, max_tokens, line, temperature=question.temperature, seed=question.seed
+        sampling = Sampling(
+            temperature=question.temperature,
+            top_p=question.top_p or 1.0,
+            repetition_penalty=question.repetition_penalty or 1.0,
+            seed=question.seed,
         )
+        job = BranchJob(tokens, max_tokens, line, sampling=sampling)
         self.engine.submit_branch(request.session_id, job)
         return job, line, len(rounds)
 

@@ -46,13 +46,13 @@ def assemble(
         max_window_segments=max(config.max_window, model.spec.window_segments),
     )
     step = StepLimits(
-        tokens=max(config.step_tokens, model.spec.tokens_per_segment),
+        tokens=max(config.step_tokens, model.spec.layout.segment_tokens),
         question_tokens=config.step_question_tokens or (64 if device.type == "cpu" else 512),
         question_sessions=6 if device.type == "cpu" else config.max_sessions,
         burst_segments=config.burst_segments,
         batch_wait_s=config.batch_wait_ms / 1000,
     )
-    cost = EngineCore.shape_of(model, limits, step, 0).cost(config.page_size)
+    cost = EngineCore.shape_of(model, limits, step).cost(config.page_size)
     pool_bytes = config.kv_memory_bytes or int(_free_bytes(device) * config.kv_fraction)
     num_pages = min(pool_bytes // page_bytes, cost * config.max_sessions + 1)
     if num_pages <= cost:

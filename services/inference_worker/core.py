@@ -16,7 +16,7 @@ import torch
 from services.inference_worker import metrics
 from services.inference_worker.kv_cache import Branch, KVCache, TrunkShape
 from services.inference_worker.model.family import StreamingModel
-from services.inference_worker.runner import Run, Runner, RunOutput
+from services.inference_worker.runner import Picture, Run, Runner, RunOutput
 from services.inference_worker.scheduler import (
     FLOWING_S,
     BranchJob,
@@ -81,24 +81,28 @@ class EngineCore:
         self.sessions: dict[str, SessionState] = {}
         self.stats = EngineStats()
         self.recent_queue_s: deque[float] = deque(maxlen=512)
-        self._scheduler = Scheduler(step_limits, model.spec.tubelet, model.spec.tokens_per_segment)
+        self._scheduler = Scheduler(step_limits, model.spec.tubelet)
         self._clock = clock
         self._sink_tokens = model.sink_tokens()
         self._num_branches = 0
 
-    def shape(self, window_segments: int) -> TrunkShape:
-        """What a session of this window holds; 0 means the model's own window."""
-        return self.shape_of(self.model, self.limits, self._scheduler.limits, window_segments)
+    def shape(self, window_segments: int = 0, max_pixels: int = 0) -> TrunkShape:
+        """What a session of this window and frame size may hold; 0 means the model's own."""
+        limits = self._scheduler.limits
+        return self.shape_of(self.model, self.limits, limits, window_segments, max_pixels)
 
     @staticmethod
     def shape_of(
-        model: StreamingModel, limits: EngineLimits, step: StepLimits, window_segments: int
+        model: StreamingModel,
+        limits: EngineLimits,
+        step: StepLimits,
+        window_segments: int = 0,
+        max_pixels: int = 0,
     ) -> TrunkShape:
         """`shape`, before there is an engine: the pool is laid out by it."""
         return TrunkShape(
             sink_tokens=len(model.sink_tokens()),
-            segment_tokens=model.spec.tokens_per_segment,
-            segment_advance=model.spec.segment_advance,
+            segment_tokens=model.costliest(max_pixels).segment_tokens,
             window_segments=window_segments or model.spec.window_segments,
             branch_tokens=limits.branch_tokens,
             burst_segments=step.burst_segments,
@@ -107,7 +111,7 @@ class EngineCore:
     def num_admissible(self) -> int:
         """Sessions of the default window that would still be admitted."""
         by_count = self.limits.max_sessions - len(self.sessions)
-        return max(0, min(by_count, self.cache.num_admissible(self.shape(0))))
+        return max(0, min(by_count, self.cache.num_admissible(self.shape())))
 
     # Steps
 
@@ -190,18 +194,29 @@ class EngineCore:
         for _ in tubelet:
             session.frames.popleft()
         session.frames_taken += len(tubelet)
+        layout = tubelet[0].layout
         captured_ns = (tubelet[0].capture_ns, tubelet[-1].capture_ns)
-        segment = self.cache.append_segment(session.trunk, captured_ns)
-        if segment.cursor + self.model.spec.segment_advance >= self.model.spec.position_horizon:
+        if session.first_capture_ns is None:
+            session.first_capture_ns = captured_ns[0]
+        since_s = max(0.0, (sum(captured_ns) / 2 - session.first_capture_ns) / 1e9)
+        words = self.model.segment(layout, session.trunk.cursor, since_s)
+        segment = self.cache.append_segment(
+            session.trunk, len(words.tokens), words.advance, captured_ns
+        )
+        if session.trunk.cursor + layout.segment_advance >= self.model.spec.position_horizon:
             session.rebase_due = True
+        pixels = [frame.pixels for frame in tubelet]
+        pixels += pixels[-1:] * (self.model.spec.tubelet - len(pixels))
+        session.picture = Picture(layout, pixels)
         return Run(
             group=group,
             seen=session.trunk.resident()[:-1],
             own_pages=segment.pages,
             own_start=0,
             slots=self.cache.slots(segment.pages, 0, segment.num_tokens),
-            positions=self.model.segment_positions(segment.cursor),
-            frames=[frame.pixels for frame in tubelet],
+            positions=words.positions,
+            tokens=words.tokens,
+            picture=session.picture,
             causal=self.model.spec.causal_segments,
         )
 
@@ -211,8 +226,8 @@ class EngineCore:
         start = branch.num_tokens
         slots = self.cache.extend(branch, count)
         tokens, job.pending = job.pending[:count], job.pending[count:]
-        if job.temperature > 0 and job.generator is None:
-            job.generator = torch.Generator().manual_seed(job.seed)
+        if job.sampling.temperature > 0 and job.generator is None:
+            job.generator = torch.Generator().manual_seed(job.sampling.seed)
         return Run(
             group=group,
             seen=branch.seen,
@@ -222,7 +237,8 @@ class EngineCore:
             positions=[(branch.cursor + n,) * 3 for n in range(start, start + count)],
             tokens=tokens,
             want_output=not job.pending,
-            temperature=job.temperature,
+            sampling=job.sampling,
+            said=job.said,
             generator=job.generator,
         )
 
@@ -253,6 +269,7 @@ class EngineCore:
         job.sink.token(output.token)
         job.num_answered += 1
         job.pending = [output.token]
+        job.said.append(output.token)
         if job.num_answered >= job.max_tokens:
             self._drop(job)
             job.sink.finished(FinishReason.LENGTH)
@@ -338,7 +355,7 @@ class EngineCore:
 
     # Commands
 
-    def open_session(self, session_id: str, window_segments: int) -> None:
+    def open_session(self, session_id: str, window_segments: int = 0, max_pixels: int = 0) -> None:
         if not 0 <= window_segments <= self.limits.max_window_segments:
             raise InvalidArgumentError(
                 f"window of {window_segments} segments; 1 to {self.limits.max_window_segments}"
@@ -347,7 +364,7 @@ class EngineCore:
             raise AlreadyExistsError(f"session {session_id} is open")
         if len(self.sessions) >= self.limits.max_sessions:
             raise ResourceExhaustedError(f"the worker holds {self.limits.max_sessions} sessions")
-        trunk = self.cache.open_trunk(self.shape(window_segments))
+        trunk = self.cache.open_trunk(self.shape(window_segments, max_pixels))
         sink = Run(
             group=0,
             seen=[],
@@ -436,16 +453,17 @@ class EngineCore:
         """Run every batch bucket once, so that no user pays for first-use costs: frames of 1, 2,
         4 … sessions together, a prompt, a decode step, a rebase."""
         spec = self.model.spec
-        blank = bytes(spec.frame_width * spec.frame_height * 3)
+        blank = bytes(spec.layout.frame_bytes)
         count, names = 1, list[str]()
         while count <= min(16, self.num_admissible() + len(names)):
             with contextlib.suppress(ResourceExhaustedError):
                 while len(names) < count:
-                    self.open_session(f"warm-up {len(names)}", 0)
+                    self.open_session(f"warm-up {len(names)}")
                     names.append(f"warm-up {len(names)}")
             for session in self.sessions.values():
                 session.frames.extend(
-                    FrameJob(blank, 0, 0, self._clock(), done=_ignore) for _ in range(spec.tubelet)
+                    FrameJob(blank, spec.layout, 0, 0, self._clock(), done=_ignore)
+                    for _ in range(spec.tubelet)
                 )
             self.run_step()
             count *= 2

@@ -73,10 +73,12 @@ class Engine:
 
     # Work
 
-    def open_session(self, session_id: str, window_segments: int = 0) -> Future[None]:
+    def open_session(
+        self, session_id: str, window_segments: int = 0, max_pixels: int = 0
+    ) -> Future[None]:
         """Admit a session and prefill its sink. Fails with InvalidArgumentError,
         AlreadyExistsError or ResourceExhaustedError."""
-        return self._post(lambda: self.core.open_session(session_id, window_segments))
+        return self._post(lambda: self.core.open_session(session_id, window_segments, max_pixels))
 
     def close_session(self, session_id: str) -> Future[bool]:
         """Free a session at once; its open work fails with NotFoundError. Gives whether it was."""

@@ -78,11 +78,10 @@ class PagePool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrunkShape:
-    """What one session holds. `burst_segments`: how many may be appended within one step."""
+    """What one session holds at most. `burst_segments`: how many may be appended in one step."""
 
     sink_tokens: int
     segment_tokens: int
-    segment_advance: int
     window_segments: int
     branch_tokens: int
     burst_segments: int = 1
@@ -178,18 +177,22 @@ class KVCache:
         self._trunks.append(trunk)
         return trunk
 
-    def append_segment(self, trunk: Trunk, captured_ns: tuple[int, int]) -> Segment:
+    def append_segment(
+        self, trunk: Trunk, num_tokens: int, advance: int, captured_ns: tuple[int, int]
+    ) -> Segment:
         """Room for one more segment; the oldest leaves when the window is full.
+
+        num_tokens, advance: its own, at most those of the trunk's shape.
 
         Evicted pages stay readable until `end_step`, because earlier segments of the same step
         may still attend to them.
         """
-        shape = trunk.shape
-        pages = self.pool.allocate(self.pool.pages_for(shape.segment_tokens))
-        segment = Segment(pages, shape.segment_tokens, trunk.cursor, captured_ns)
-        trunk.cursor += shape.segment_advance
+        assert num_tokens <= trunk.shape.segment_tokens, "a segment beyond its session's shape"
+        pages = self.pool.allocate(self.pool.pages_for(num_tokens))
+        segment = Segment(pages, num_tokens, trunk.cursor, captured_ns)
+        trunk.cursor += advance
         trunk.segments.append(segment)
-        while len(trunk.segments) > shape.window_segments:
+        while len(trunk.segments) > trunk.shape.window_segments:
             self._retired.append(trunk.segments.popleft())
         return segment
 

@@ -17,20 +17,35 @@ from torch.nn import functional
 
 from services.inference_worker.kv_cache import NULL_PAGE, Segment
 from services.inference_worker.model.attention import batched_attention
-from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.decoder import Deep
+from services.inference_worker.model.family import Encoded, StreamingModel
+from services.inference_worker.model.layout import VISION, FrameLayout
 from services.inference_worker.model.rotary import shift
+from services.inference_worker.scheduler import GREEDY, Sampling
 
 _UNSEEN = np.int32(2**30)
 
 
 @dataclass(slots=True, eq=False)
+class Picture:
+    """One tubelet: its frames' pixels and, once a step has run, what the encoder made of them.
+
+    Segments may share one. `encoded`: tokens [vision_tokens, hidden], and deep ones likewise.
+    """
+
+    layout: FrameLayout
+    pixels: list[bytes]
+    encoded: Encoded | None = None
+
+
+@dataclass(slots=True, eq=False)
 class Run:
-    """Consecutive new tokens. Either `frames` (one tubelet of pictures) or `tokens` (words).
+    """Consecutive new tokens: words, and `VISION` in the places of `picture`'s tokens.
 
     `group`: the session; runs of one group share one gather. `seen`: whole segments visible to
     every token. `own_pages`, `own_start`: the run's own sequence, of which its tokens are numbers
     `own_start` … ; each sees that sequence up to itself, or all of it when `causal` is False.
-    `want_output`: sample after the last token.
+    `want_output`: sample after the last token; `said`: what the repetition penalty looks at.
     """
 
     group: int
@@ -39,18 +54,18 @@ class Run:
     own_start: int
     slots: list[int]
     positions: list[tuple[int, int, int]]
-    tokens: list[int] = field(default_factory=list)
-    frames: list[bytes] = field(default_factory=list)
+    tokens: list[int]
+    picture: Picture | None = None
     causal: bool = True
     want_output: bool = False
-    score_only: bool = False
-    temperature: float = 0.0
+    sampling: Sampling = GREEDY
+    said: list[int] = field(default_factory=list)
     generator: torch.Generator | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunOutput:
-    """The next token, and for `score_only` runs the probability of yes against no."""
+    """The next token, and the probability of yes against no."""
 
     token: int
     score: float
@@ -135,7 +150,7 @@ class Runner:
         """Run one step. Returns an output for each run that wants one, in order."""
         order = sorted(range(len(runs)), key=lambda n: runs[n].group)
         ordered = [runs[n] for n in order]
-        hidden = self._embed(ordered)
+        hidden, deep = self._embed(ordered)
         # Padding rows write to the null page, which every mask hides.
         padding = _rounded(len(hidden)) - len(hidden)
         hidden = functional.pad(hidden, (0, 0, 0, padding))
@@ -144,7 +159,7 @@ class Runner:
         targets = [s for run in ordered for s in run.slots] + [0] * padding
         slots = torch.tensor(targets, device=self.device)
         attend = PagedAttention(self, slots, self._buckets(ordered))
-        hidden = self.model.decoder(hidden, positions, attend)
+        hidden = self.model.decoder(hidden, positions, attend, deep)
         outputs: list[RunOutput | None] = [None] * len(runs)
         ends = np.cumsum([len(run.slots) for run in ordered])
         wanting = [n for n, run in enumerate(ordered) if run.want_output]
@@ -158,41 +173,44 @@ class Runner:
                 outputs[order[n]] = output
         return outputs
 
-    def _embed(self, runs: list[Run]) -> Tensor:
-        """Embeddings of all new tokens, flat, in the order of `runs`: [tokens, hidden]."""
-        pictures = [run for run in runs if run.frames]
+    def _embed(self, runs: list[Run]) -> tuple[Tensor, Deep | None]:
+        """Embeddings [tokens, hidden] of all new tokens, flat, in the order of `runs`, and what the
+        decoder adds to those of pictures on its way."""
         words = [token for run in runs for token in run.tokens]
-        parts: list[Tensor] = []
-        if pictures:
-            spec = self.model.spec
-            count = _rounded(len(pictures))
-            size = spec.tubelet * spec.frame_height * spec.frame_width * 3
-            raw = bytearray(b"".join(frame for run in pictures for frame in run.frames))
-            raw += bytes(size * (count - len(pictures)))
-            pixels = torch.frombuffer(raw, dtype=torch.uint8).to(self.device)
-            pixels = pixels.view(count, spec.tubelet, spec.frame_height, spec.frame_width, 3)
-            seen = self.model.encode(pixels)[: len(pictures)]
-            parts.append(seen.to(self.dtype).flatten(0, 1))
-        if words:
-            ids = torch.tensor(words, device=self.device)
-            parts.append(self.model.decoder.embedding(ids))
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat(parts).index_select(0, self._interleave(runs))
+        pictures = [run.picture for run in runs if run.picture is not None]
+        if not pictures:
+            return self.model.decoder.embedding(torch.tensor(words, device=self.device)), None
+        self._encode([picture for picture in pictures if picture.encoded is None])
+        encoded = [picture.encoded for picture in pictures if picture.encoded is not None]
+        seen = torch.cat([each.tokens for each in encoded]).to(self.dtype)
+        ids = np.array(words)
+        places = torch.as_tensor(np.flatnonzero(ids == VISION), device=self.device)
+        if len(places) == len(words):
+            hidden = seen
+        else:
+            ids[ids == VISION] = 0
+            hidden = self.model.decoder.embedding(torch.as_tensor(ids, device=self.device))
+            hidden.index_copy_(0, places, seen)
+        layers = zip(*(each.deep for each in encoded), strict=True)
+        added = [torch.cat(layer).to(self.dtype) for layer in layers]
+        return hidden, Deep(places, added) if added else None
 
-    def _interleave(self, runs: list[Run]) -> Tensor:
-        """Where each flat token is in [all picture tokens, all word tokens]."""
-        picture, word = 0, sum(len(run.slots) for run in runs if run.frames)
-        rows: list[NDArray[np.int64]] = []
-        for run in runs:
-            count = len(run.slots)
-            start = picture if run.frames else word
-            rows.append(np.arange(start, start + count))
-            if run.frames:
-                picture += count
-            else:
-                word += count
-        return torch.as_tensor(np.concatenate(rows), device=self.device)
+    def _encode(self, pictures: list[Picture]) -> None:
+        """Run the encoder once for all pictures of one size."""
+        sizes: dict[FrameLayout, list[Picture]] = {}
+        for picture in dict.fromkeys(pictures):
+            sizes.setdefault(picture.layout, []).append(picture)
+        for layout, members in sizes.items():
+            tubelet = self.model.spec.tubelet
+            count = _rounded(len(members))
+            raw = bytearray(b"".join(frame for each in members for frame in each.pixels))
+            raw += bytes(layout.frame_bytes * tubelet * (count - len(members)))
+            pixels = torch.frombuffer(raw, dtype=torch.uint8).to(self.device)
+            pixels = pixels.view(count, tubelet, layout.height, layout.width, 3)
+            encoded = self.model.encode(pixels)
+            for n, picture in enumerate(members):
+                deep = tuple(layer[n] for layer in encoded.deep)
+                picture.encoded = Encoded(encoded.tokens[n], deep)
 
     def _buckets(self, runs: list[Run]) -> list[_Bucket]:
         """Sessions grouped by how many queries they bring (next power of two), to bound padding."""
@@ -257,17 +275,20 @@ class Runner:
         return number.reshape(-1)[None, :] <= own[:, None]
 
     def _sample(self, logits: Tensor, runs: list[Run]) -> list[RunOutput]:
-        """One synchronisation for the whole step."""
-        choice = logits.argmax(dim=-1)
-        for n, run in enumerate(runs):
-            if run.temperature > 0 and run.generator is not None:
-                weights = torch.softmax(logits[n].cpu() / run.temperature, dim=-1)
-                if torch.isfinite(weights).all():
-                    choice[n] = torch.multinomial(weights, 1, generator=run.generator)[0]
+        """One synchronisation for the whole step, but for runs that roll dice."""
         answers = torch.stack((logits[:, self.model.yes_token], logits[:, self.model.no_token]), -1)
         scores = torch.softmax(answers, dim=-1)[:, 0]
         finite = torch.isfinite(logits).all(dim=-1)
-        rows = torch.stack((choice.float(), scores, finite.float()), dim=-1).tolist()
+        for n, run in enumerate(runs):
+            if run.sampling.repetition_penalty != 1.0:
+                _penalise(logits[n], run.said, run.sampling.repetition_penalty)
+        choice = logits.argmax(dim=-1)
+        for n, run in enumerate(runs):
+            if run.sampling.temperature > 0 and run.generator is not None:
+                weights = _weights(logits[n].cpu(), run.sampling)
+                if torch.isfinite(weights).all():
+                    choice[n] = torch.multinomial(weights, 1, generator=run.generator)[0]
+        rows = torch.stack((choice.double(), scores.double(), finite.double()), dim=-1).tolist()
         return [RunOutput(int(token), score, bool(good)) for token, score, good in rows]
 
     @torch.inference_mode()
@@ -290,6 +311,23 @@ def _page_table(runs: list[Run]) -> dict[int, int]:
         for page in run.own_pages:
             table.setdefault(page, len(table))
     return table
+
+
+def _penalise(logits: Tensor, said: list[int], penalty: float) -> None:
+    """Make the tokens in `said` less likely, in place."""
+    tokens = torch.tensor(sorted(set(said)), device=logits.device)
+    scores = logits.index_select(0, tokens)
+    logits.index_copy_(0, tokens, torch.where(scores < 0, scores * penalty, scores / penalty))
+
+
+def _weights(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Probabilities to draw from; those outside the nucleus are zero."""
+    weights = torch.softmax(logits / sampling.temperature, dim=-1)
+    if sampling.top_p < 1.0:
+        ordered, tokens = weights.sort(descending=True)
+        before = ordered.cumsum(-1) - ordered  # the likeliest always stays
+        weights[tokens[before >= sampling.top_p]] = 0.0
+    return weights
 
 
 def _rounded(count: int) -> int:

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from services.inference_worker.kv_cache import Branch, Trunk
+from services.inference_worker.model.layout import FrameLayout
 
 
 class FinishReason(Enum):
@@ -43,6 +44,7 @@ class FrameJob:
     with a receipt, or with the error that ended its session."""
 
     pixels: bytes
+    layout: FrameLayout
     capture_ns: int
     sequence: int
     arrived_s: float
@@ -82,18 +84,34 @@ class BranchSink(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen. `temperature` 0: the likeliest. `top_p`: among the likeliest
+    that together have this probability (Holtzman et al., 2020). `repetition_penalty` divides the
+    positive scores of tokens that the prompt or the answer holds already, and multiplies negative
+    ones (Keskar et al., 2019); 1: none."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+GREEDY = Sampling()
+
+
 @dataclass(slots=True, eq=False)
 class BranchJob:
     """A question or a watch's check. `pending` tokens still have to run; the last one's logits
     give the next token. `after_frame`: frames submitted to the session before it was asked, which
-    it must see. `max_tokens` bounds the answer alone."""
+    it must see. `max_tokens` bounds the answer alone. `said`: every token so far, of the prompt
+    and of the answer."""
 
     pending: list[int]
     max_tokens: int
     sink: BranchSink
     score_only: bool = False
-    temperature: float = 0.0
-    seed: int = 0
+    sampling: Sampling = GREEDY
     after_frame: int = 0
     branch: Branch | None = None
     seen: Seen | None = None
@@ -101,15 +119,18 @@ class BranchJob:
     num_answered: int = 0
     generator: Any = None  # the runner's random state, made on first use
     prompt_tokens: int = 0
+    said: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.pending)
+        self.said = list(self.pending)
 
 
 @dataclass(slots=True, eq=False)
 class SessionState:
     """A session on the device thread. `frames_taken` counts frames that left the queue.
-    `waiting` jobs have no branch yet; `running` ones do."""
+    `waiting` jobs have no branch yet; `running` ones do. `picture`: the runner's, of the newest
+    encoded tubelet."""
 
     id: str
     trunk: Trunk
@@ -123,6 +144,8 @@ class SessionState:
     last_frame_s: float = 0.0
     frame_interval_s: float = 0.0  # smoothed; 0: unknown
     rebase_due: bool = False
+    first_capture_ns: int | None = None
+    picture: Any = None
 
 
 @dataclass(slots=True)
@@ -154,16 +177,16 @@ class StepLimits:
 
 
 FLOWING_S = 1.0  # a session whose last frame is younger is live
+PARTIAL_S = 0.25  # a tubelet that gets no more frames for so long, or two intervals, goes as it is
 LATE_S = 0.003  # how long a step of questions waits for a frame that is overdue
 
 
 class Scheduler:
     """Plans steps over the sessions it is given. Called by the device thread only."""
 
-    def __init__(self, limits: StepLimits, tubelet: int, segment_tokens: int) -> None:
+    def __init__(self, limits: StepLimits, tubelet: int) -> None:
         self.limits = limits
         self.tubelet = tubelet
-        self.segment_tokens = segment_tokens
         self._frames_ran_last = False
         # Smoothed duration of steps of questions: of answers alone, and with prompts.
         self._question_step_s = {False: 0.0, True: 0.0}
@@ -171,18 +194,34 @@ class Scheduler:
 
     def wait_s(self, sessions: list[SessionState], now_s: float) -> float | None:
         """How long the next step should wait: 0 to run now, None when there is nothing to run."""
-        ready = [session for session in sessions if len(session.frames) >= self.tubelet]
+        ready = self._ready(sessions, now_s)
         asked = any(session.running for session in sessions)
         if asked:
             return 0.0 if ready else self._hold_s(sessions, now_s)
         if not ready:
-            return None
+            partial = [self._patience_s(session, now_s) for session in sessions if session.frames]
+            return min(partial, default=None)
         # Sessions whose next frame is likely to come within the wait are worth waiting for.
         expected = sum(now_s - session.last_frame_s < FLOWING_S for session in sessions)
         if len(ready) >= expected:
             return 0.0
         oldest = min(session.frames[0].arrived_s for session in ready)
         return max(0.0, oldest + self.limits.batch_wait_s - now_s)
+
+    def _ready(self, sessions: list[SessionState], now_s: float) -> list[SessionState]:
+        """Those with a whole tubelet, or with a part of one that waited long enough."""
+        return [
+            session
+            for session in sessions
+            if len(session.frames) >= self.tubelet
+            or (session.frames and self._patience_s(session, now_s) == 0.0)
+        ]
+
+    def _patience_s(self, session: SessionState, now_s: float) -> float:
+        """How long a part of a tubelet still waits for the rest: a still picture, and the last
+        frame of a video, are completed by repeating them."""
+        until_s = session.last_frame_s + max(PARTIAL_S, 2 * session.frame_interval_s)
+        return max(0.0, until_s - now_s)
 
     def _hold_s(self, sessions: list[SessionState], now_s: float) -> float:
         """How long a step of questions leaves the device to a frame that is about to come. After
@@ -205,7 +244,7 @@ class Scheduler:
         plan = Plan()
         jobs = [(session, job) for session in sessions for job in session.running]
         if not (self._frames_ran_last and jobs):
-            self._plan_frames(plan, sessions)
+            self._plan_frames(plan, self._ready(sessions, now_s))
         if jobs and not plan.frames:
             flowing = any(now_s - session.last_frame_s < FLOWING_S for session in sessions)
             self._plan_questions(plan, jobs, flowing)
@@ -241,19 +280,19 @@ class Scheduler:
                 plan.num_tokens += count
                 budget -= count
 
-    def _plan_frames(self, plan: Plan, sessions: list[SessionState]) -> None:
-        ready = [session for session in sessions if len(session.frames) >= self.tubelet]
+    def _plan_frames(self, plan: Plan, ready: list[SessionState]) -> None:
         ready.sort(key=lambda session: session.frames[0].arrived_s)
         for turn in range(self.limits.burst_segments):
             for session in ready:
-                if len(session.frames) < (turn + 1) * self.tubelet:
-                    continue
-                if plan.frames and plan.num_tokens + self.segment_tokens > self.limits.tokens:
-                    return
                 start = turn * self.tubelet
+                if turn and len(session.frames) < start + self.tubelet:
+                    continue
                 tubelet = list(islice(session.frames, start, start + self.tubelet))
+                size = tubelet[0].layout.segment_tokens
+                if plan.frames and plan.num_tokens + size > self.limits.tokens:
+                    return
                 if turn == 0:
                     plan.frames.append((session, [tubelet]))
                 else:
                     next(entry for entry in plan.frames if entry[0] is session)[1].append(tubelet)
-                plan.num_tokens += self.segment_tokens
+                plan.num_tokens += size

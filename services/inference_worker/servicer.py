@@ -15,6 +15,7 @@ from services.inference_worker import metrics
 from services.inference_worker.answer import Answerer, score
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine import Engine
+from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.scheduler import FrameJob, FrameReceipt
 from services.inference_worker.session import Attachment, Sessions, WorkerSession
 from services.inference_worker.watch import WatchRule, WatchState
@@ -47,8 +48,6 @@ class InferenceServicer(InferenceServiceServicer):
         self._draining = False
         self._num_answers = 0
         self._no_answers = asyncio.Event()
-        spec = engine.model.spec
-        self._frame_bytes = spec.frame_width * spec.frame_height * 3
         self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=64)
 
     async def drain(self) -> None:
@@ -63,11 +62,11 @@ class InferenceServicer(InferenceServiceServicer):
         spec = self._engine.model.spec
         return inference_pb2.ModelDescription(
             model=spec.name,
-            frame_width=spec.frame_width,
-            frame_height=spec.frame_height,
+            frame_width=spec.layout.width,
+            frame_height=spec.layout.height,
             layouts=[inference_pb2.PIXEL_LAYOUT_RGB24],
             tubelet=spec.tubelet,
-            tokens_per_segment=spec.tokens_per_segment,
+            tokens_per_segment=spec.layout.segment_tokens,
             window_segments=spec.window_segments,
             max_window_segments=self._engine.core.limits.max_window_segments,
             preferred_fps=spec.preferred_fps,
@@ -76,6 +75,9 @@ class InferenceServicer(InferenceServiceServicer):
             dtype=self._engine.dtype_name,
             device=self._engine.device_name,
             frame_queue=self._engine.core.limits.frame_queue,
+            size_factor=spec.size_factor,
+            min_pixels=spec.min_pixels,
+            max_pixels=spec.max_pixels,
         )
 
     # Frames
@@ -115,7 +117,7 @@ class InferenceServicer(InferenceServiceServicer):
             raise UnavailableError("the worker is draining")
         grace_s = request.grace_s or self._config.grace_s
         return await self._sessions.attach(
-            request.session_id, request.window_segments, min(grace_s, 3600.0)
+            request.session_id, request.window_segments, request.max_pixels, min(grace_s, 3600.0)
         )
 
     async def _read_frames(
@@ -143,11 +145,12 @@ class InferenceServicer(InferenceServiceServicer):
 
         try:
             async for request in requests:
-                frame = self._checked(request, session)
+                frame, layout = self._checked(request, session)
                 in_flight += 1
                 idle.clear()
                 job = FrameJob(
                     pixels=frame.pixels,
+                    layout=layout,
                     capture_ns=frame.capture_ns,
                     sequence=frame.sequence,
                     arrived_s=time.monotonic(),
@@ -164,7 +167,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     def _checked(
         self, request: inference_pb2.StreamFramesRequest, session: WorkerSession
-    ) -> inference_pb2.Frame:
+    ) -> tuple[inference_pb2.Frame, FrameLayout]:
         if request.WhichOneof("message") != "frame":
             raise FailedPreconditionError("only frames may follow `open`")
         frame = request.frame
@@ -173,17 +176,37 @@ class InferenceServicer(InferenceServiceServicer):
             inference_pb2.PIXEL_LAYOUT_RGB24,
         ):
             raise InvalidArgumentError(f"frame {frame.sequence}: unknown pixel layout")
-        if len(frame.pixels) != self._frame_bytes:
+        layout = self._layout(frame, session)
+        if len(frame.pixels) != layout.frame_bytes:
             raise InvalidArgumentError(
-                f"frame {frame.sequence} has {len(frame.pixels)} bytes, "
-                f"this model takes {self._frame_bytes}"
+                f"frame {frame.sequence} has {len(frame.pixels)} bytes, one of "
+                f"{layout.width}×{layout.height} has {layout.frame_bytes}"
             )
         if frame.capture_ns < session.last_capture_ns and not frame.replayed:
             raise InvalidArgumentError(
                 f"frame {frame.sequence} was captured before the frame that preceded it"
             )
         session.last_capture_ns = max(frame.capture_ns, session.last_capture_ns)
-        return frame
+        session.layout = layout
+        return frame, layout
+
+    def _layout(self, frame: inference_pb2.Frame, session: WorkerSession) -> FrameLayout:
+        """The session's layout. Raises InvalidArgumentError for a frame of another size."""
+        default = self._engine.model.spec.layout
+        width, height = frame.width or default.width, frame.height or default.height
+        layout = session.layout
+        if layout is None:
+            layout = self._engine.model.layout(width, height)
+            if layout.segment_tokens > session.most_tokens:
+                raise InvalidArgumentError(
+                    f"frames of {width}×{height} are more than the session was opened for"
+                )
+        elif (width, height) != (layout.width, layout.height):
+            raise InvalidArgumentError(
+                f"frame {frame.sequence} has {width}×{height} pixels, the session's frames have "
+                f"{layout.width}×{layout.height}"
+            )
+        return layout
 
     async def ReleaseSession(
         self, request: inference_pb2.ReleaseSessionRequest, context: Context

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass, field
 
 from services.inference_worker.engine import Engine
+from services.inference_worker.model.layout import FrameLayout
 from sightline.errors import FailedPreconditionError, NotFoundError
 
 log = logging.getLogger(__name__)
@@ -20,10 +21,13 @@ class Attachment:
 @dataclass(slots=True, eq=False)
 class WorkerSession:
     """A session as calls see it. `frames_understood` and `changed` let watches sleep until there
-    is something new; `last_capture_ns` guards the order of frames."""
+    is something new; `last_capture_ns` guards the order of frames. `layout` is that of the first
+    frame, and then of all; `most_tokens` bounds it, because the session was admitted for that."""
 
     id: str
     grace_s: float
+    most_tokens: int
+    layout: FrameLayout | None = None
     attachment: Attachment | None = None
     expiry: asyncio.TimerHandle | None = None
     last_capture_ns: int = 0
@@ -48,17 +52,19 @@ class Sessions:
         return session
 
     async def attach(
-        self, session_id: str, window_segments: int, grace_s: float
+        self, session_id: str, window_segments: int, max_pixels: int, grace_s: float
     ) -> tuple[WorkerSession, Attachment, bool]:
         """Open a session, or take over one that exists (the bool), from whoever feeds it now:
         a gateway that lost its line reconnects before we notice that the old line is dead."""
         session = self._sessions.get(session_id)
         resumed = session is not None
         if session is None:
-            session = WorkerSession(session_id, grace_s)
+            costliest = self._engine.model.costliest(max_pixels)
+            session = WorkerSession(session_id, grace_s, costliest.segment_tokens)
             self._sessions[session_id] = session
             try:
-                await asyncio.wrap_future(self._engine.open_session(session_id, window_segments))
+                opening = self._engine.open_session(session_id, window_segments, max_pixels)
+                await asyncio.wrap_future(opening)
             except BaseException:
                 del self._sessions[session_id]
                 raise

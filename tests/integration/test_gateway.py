@@ -314,7 +314,7 @@ def test_garbage_at_every_port_disturbs_nobody(watching: Watching, clip: Clip) -
     assert watching.ask(session.id, "what is in the scene").text
     watching.delete(session.id)
     errors = [entry for entry in watching.gateway.log_entries() if entry["level"] == "error"]
-    assert not errors
+    assert not errors, errors
 
 
 @pytest.mark.parametrize(

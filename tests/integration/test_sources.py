@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from services.common.tasks import QueueClosed
+from services.gateway.frame_size import FrameSize
 from services.gateway.sampler import Sampler
 from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.push import PushSource
@@ -397,7 +398,11 @@ async def test_pushed_packets(lossless: bool, global_header: bool, tmp_path: Pat
 async def test_a_lossless_push_is_held_back_by_a_slow_session() -> None:
     clip = encode_clip(num_pictures=30)
     ring = Sampler(
-        fps=15, width=32, height=24, loop=asyncio.get_running_loop(), capacity=4, lossless=True
+        fps=15,
+        size=FrameSize(width=32, height=24),
+        loop=asyncio.get_running_loop(),
+        capacity=4,
+        lossless=True,
     )
     source = PushSource(ring, codec="h264", lossless=True)
     await source.start()
@@ -431,8 +436,7 @@ async def test_real_clips_lose_no_frame(name: str) -> None:
     ended = asyncio.Event()
     ring = Sampler(
         fps=8,
-        width=128,
-        height=128,
+        size=FrameSize(width=128, height=128),
         loop=asyncio.get_running_loop(),
         lossless=True,
         on_ended=lambda _: ended.set(),
@@ -460,7 +464,9 @@ async def test_real_clips_lose_no_frame(name: str) -> None:
 async def test_fifty_loops_do_not_grow(clip: Path) -> None:
     """Memory after ten loops and after fifty."""
     loop = asyncio.get_running_loop()
-    ring = Sampler(fps=15, width=128, height=128, loop=loop, capacity=4, lossless=True)
+    ring = Sampler(
+        fps=15, size=FrameSize(width=128, height=128), loop=loop, capacity=4, lossless=True
+    )
     source = FileSource("clip.mp4", ring, loop=True, paced=False, root=clip.parent)
     process = psutil.Process()
     await source.start()

@@ -187,7 +187,15 @@ def test_interpolated_frames_change_nothing_and_are_acknowledged() -> None:
     bench = Bench(tiny_model())
     bench.open("s")
     bench.push("s", random_picture(rng), 1)
-    frame = FrameJob(random_picture(rng).tobytes(), 2, 2, 0.0, bench.results.append, True)
+    frame = FrameJob(
+        random_picture(rng).tobytes(),
+        bench.model.spec.layout,
+        2,
+        2,
+        0.0,
+        bench.results.append,
+        True,
+    )
     bench.engine.submit_frame("s", frame)
     recorder = bench.ask("s", QUESTION)
     bench.run()

@@ -23,7 +23,6 @@ class CacheMachine(RuleBasedStateMachine):
         shape = TrunkShape(
             sink_tokens=sink,
             segment_tokens=tokens,
-            segment_advance=1,
             window_segments=window,
             branch_tokens=16,
             burst_segments=2,
@@ -41,7 +40,9 @@ class CacheMachine(RuleBasedStateMachine):
         trunk = data.draw(st.sampled_from(self.trunks))
         self.cache.relieve(trunk)
         for _ in range(count):  # an admitted session can never run the pool dry
-            segment = self.cache.append_segment(trunk, (0, 0))
+            segment = self.cache.append_segment(
+                trunk, data.draw(st.integers(1, trunk.shape.segment_tokens)), 1, (0, 0)
+            )
             assert segment is trunk.segments[-1]
         self.cache.check_integrity()
         self.cache.end_step()

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.tasks import QueueClosed
+from services.gateway.frame_size import FrameSize
 from services.gateway.sampler import FrameRate, Sampler
 from services.gateway.sources.base import Picture
 from tests.sources import START_NS
@@ -102,7 +103,8 @@ def solid(colour: tuple[int, int, int], width: int = 64, height: int = 48) -> av
 
 
 def sampler(**options: object) -> Sampler:
-    values = {"fps": 10.0, "width": 32, "height": 24, "loop": asyncio.get_running_loop()} | options
+    size = FrameSize(width=32, height=24)
+    values = {"fps": 10.0, "size": size, "loop": asyncio.get_running_loop()} | options
     return Sampler(**values)  # type: ignore[arg-type]
 
 
@@ -115,7 +117,7 @@ def picture(frame: av.VideoFrame, index: int = 0, fps: float = 10) -> Picture:
 async def test_colours_and_sizes_survive_conversion(pixels: str, size: tuple[int, int]) -> None:
     colour = (200, 200, 200) if pixels == "gray" else (220, 30, 60)
     frame = solid(colour, *size).reformat(format=pixels, threads=1)
-    ring = sampler(width=33, height=25)
+    ring = sampler(size=FrameSize(width=33, height=25))
     ring.picture(picture(frame))
     taken = await ring.get()
     image = np.frombuffer(taken.pixels, np.uint8).reshape(25, 33, 3)
@@ -134,18 +136,55 @@ async def test_shrinking_averages() -> None:
     assert pixels.max() < 155
 
 
-async def test_the_source_may_change_its_size_and_the_session_its_own() -> None:
+async def test_the_source_may_change_its_size_but_frames_keep_theirs() -> None:
     ring = sampler()
     ring.picture(picture(solid((255, 0, 0), 64, 48), 0))
     ring.picture(picture(solid((0, 255, 0), 100, 30), 1))
-    ring.set_size(8, 6)
     ring.picture(picture(solid((0, 0, 255), 20, 20), 2))
     first, second, third = [await ring.get() for _ in range(3)]
     assert first.pixels == bytes([255, 0, 0]) * (32 * 24)
     assert second.pixels == bytes([0, 255, 0]) * (32 * 24)
-    assert third.pixels == bytes([0, 0, 255]) * (8 * 6)
+    assert third.pixels == bytes([0, 0, 255]) * (32 * 24)
     counts = ring.counts()
     assert (counts.source_width, counts.source_height) == (20, 20)
+
+
+async def test_the_first_picture_settles_a_free_size() -> None:
+    ring = sampler(size=FrameSize(width=56, height=56, factor=28, min_pixels=784, max_pixels=4000))
+    assert ring.size == (56, 56)
+    ring.picture(picture(solid((255, 0, 0), 160, 40), 0))
+    ring.picture(picture(solid((0, 255, 0), 40, 160), 1))
+    for _ in range(2):
+        frame = await ring.get()
+        assert (frame.width, frame.height) == ring.size == (140, 28)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.integers(1, 8192),
+    st.integers(1, 8192),
+    st.sampled_from([28, 32]),
+    st.integers(1, 2000),
+    st.integers(0, 1999),
+)
+def test_a_fitted_size_keeps_the_rule_and_nearly_the_shape(
+    width: int, height: int, factor: int, most: int, least: int
+) -> None:
+    most_pixels, least_pixels = most * factor**2, min(most, least) * factor**2
+    rule = FrameSize(
+        width=factor,
+        height=factor,
+        factor=factor,
+        min_pixels=least_pixels,
+        max_pixels=most_pixels,
+    )
+    fitted_width, fitted_height = rule.fit(width, height)
+    assert fitted_width % factor == 0
+    assert fitted_height % factor == 0
+    assert factor**2 <= fitted_width * fitted_height <= most_pixels
+    shape = width / height
+    if 1 / 4 < shape < 4 and fitted_width > 8 * factor and fitted_height > 8 * factor:
+        assert abs(fitted_width / fitted_height / shape - 1) < 0.15
 
 
 # --- the ring -------------------------------------------------------------------------------------

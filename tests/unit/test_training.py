@@ -63,7 +63,7 @@ def model() -> BuiltinModel:
 @pytest.mark.parametrize("window", [1, 3, 30])
 def test_who_sees_whom_is_the_served_rule(model: BuiltinModel, window: int) -> None:
     """Replays a session: what is resident when a token is computed is what it sees."""
-    grid, sink = model.spec.tokens_per_segment, len(model.sink_tokens())
+    grid, sink = model.spec.layout.segment_tokens, len(model.sink_tokens())
     num_frames = 6
     branches = [Branch(1, "a", [7, 8, 9], [10, 5]), Branch(5, "b", [7, 8], [11, 12, 5])]
     row = pack(model, num_frames, branches, 17, 12)
@@ -94,15 +94,16 @@ def test_who_sees_whom_is_the_served_rule(model: BuiltinModel, window: int) -> N
 
 
 def test_positions_follow_the_cursor(model: BuiltinModel) -> None:
-    grid, sink = model.spec.tokens_per_segment, len(model.sink_tokens())
+    grid, sink = model.spec.layout.segment_tokens, len(model.sink_tokens())
     branch = Branch(1, "a", [7, 8, 9], [10, 5])
     row = pack(model, 3, [branch], 100, 8)
     assert row.positions[:sink].tolist() == [[n, n, n] for n in range(sink)]
     for frame in range(3):
         start = sink + frame * grid
-        expected = model.segment_positions(sink + 100 + frame * model.spec.segment_advance)
+        cursor = sink + 100 + frame * model.spec.layout.segment_advance
+        expected = model.segment(model.spec.layout, cursor, 0.0).positions
         assert row.positions[start : start + grid].tolist() == [list(p) for p in expected]
-    text, after = sink + 3 * grid, sink + 100 + 2 * model.spec.segment_advance
+    text, after = sink + 3 * grid, sink + 100 + 2 * model.spec.layout.segment_advance
     assert row.positions[text : text + 4].tolist() == [[after + n] * 3 for n in range(4)]
     assert row.frames[:sink].tolist() == [SINK] * sink
     assert (row.branches[:text] == TRUNK).all()

@@ -156,7 +156,9 @@ class Bench:
         future.result(timeout=0)
 
     def push(self, session: str, picture: np.ndarray, number: int = 0) -> None:
-        frame = FrameJob(picture.tobytes(), number, number, 0.0, self.results.append)
+        frame = FrameJob(
+            picture.tobytes(), self.model.spec.layout, number, number, 0.0, self.results.append
+        )
         self.engine.submit_frame(session, frame)
 
     def ask(self, session: str, tokens: list[int], max_tokens: int = 1) -> Recorder:
@@ -193,20 +195,21 @@ def reference_logits(
     """The oracle: one dense forward over sink, every frame ever seen, and the branch, with a mask
     in which i sees j iff j was resident when i was computed. Logits [len(tokens), vocabulary]."""
     sink = model.sink_tokens()
-    per = model.spec.tokens_per_segment
+    per = model.spec.layout.segment_tokens
     count = len(pictures)
     embedding = model.decoder.embedding
     parts = [embedding(torch.tensor(sink))]
     if pictures:
         stacked = torch.from_numpy(np.stack(pictures)).unsqueeze(1)
-        parts.append(model.encode(stacked).flatten(0, 1))
+        parts.append(model.encode(stacked).tokens.flatten(0, 1))
     parts.append(embedding(torch.tensor(tokens)))
     hidden = torch.cat(parts).unsqueeze(0)
     start = len(sink)
     positions = [(n, n, n) for n in range(start)]
     for n in range(count):
-        positions += model.segment_positions(start + n * model.spec.segment_advance)
-    after = start + count * model.spec.segment_advance
+        cursor = start + n * model.spec.layout.segment_advance
+        positions += model.segment(model.spec.layout, cursor, 0.0).positions
+    after = start + count * model.spec.layout.segment_advance
     positions += [(after + n,) * 3 for n in range(len(tokens))]
     # Which step each token belongs to: sink 0, frame f is f + 1, branch count + 1.
     steps = torch.tensor(

@@ -20,7 +20,9 @@ from torch.nn import functional
 
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.decoder import Decoder, DecoderConfig, Layer
-from services.inference_worker.model.family import Round, StreamSpec
+from services.inference_worker.model.family import Encoded, Round, StreamSpec
+from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
+from sightline.errors import InvalidArgumentError
 
 ARCHITECTURE = "SightlineBuiltin"
 BEGIN, USER, WATCH, ASSISTANT, END = "<begin>", "<user>", "<watch>", "<assistant>", "<end>"
@@ -44,11 +46,14 @@ class BuiltinConfig:
     def spec(self, name: str) -> StreamSpec:
         return StreamSpec(
             name=name,
-            frame_width=self.frame_size,
-            frame_height=self.frame_size,
+            layout=FrameLayout(
+                width=self.frame_size,
+                height=self.frame_size,
+                vision_tokens=self.grid * self.grid,
+                segment_tokens=self.grid * self.grid,
+                segment_advance=1,
+            ),
             tubelet=1,
-            tokens_per_segment=self.grid * self.grid,
-            segment_advance=1,
             causal_segments=False,
             window_segments=self.window_segments,
             position_horizon=self.position_horizon,
@@ -196,14 +201,26 @@ class BuiltinModel(nn.Module):
 
     # StreamingModel
 
-    def encode(self, frames: Tensor) -> Tensor:
+    def layout(self, width: int, height: int) -> FrameLayout:
+        layout = self.spec.layout
+        if (width, height) != (layout.width, layout.height):
+            raise InvalidArgumentError(
+                f"frames of {width}×{height}; this model takes {layout.width}×{layout.height}"
+            )
+        return layout
+
+    def costliest(self, max_pixels: int) -> FrameLayout:
+        return self.spec.layout
+
+    def encode(self, frames: Tensor) -> Encoded:
         dtype = self.decoder.embedding.weight.dtype
         pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).to(dtype) / 127.5 - 1.0
-        return self.encoder(pixels)  # type: ignore[no-any-return]
+        return Encoded(self.encoder(pixels))
 
-    def segment_positions(self, cursor: int) -> list[tuple[int, int, int]]:
+    def segment(self, layout: FrameLayout, cursor: int, seconds: float) -> SegmentTokens:
         grid = range(self.config.grid)
-        return [(cursor, cursor + row, cursor + column) for row in grid for column in grid]
+        positions = [(cursor, cursor + row, cursor + column) for row in grid for column in grid]
+        return SegmentTokens([VISION] * len(positions), positions, layout.segment_advance)
 
     def sink_tokens(self) -> list[int]:
         return [self._token(BEGIN), *self._words(SYSTEM_PROMPT)]

@@ -42,6 +42,18 @@ class Attend(Protocol):
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor: ...
 
 
+@dataclass(slots=True, eq=False)
+class Deep:
+    """Visual features that enter after the first layers (DeepStack, Meng et al., 2024).
+
+    `places` [vision tokens]: their rows among the flat tokens. `layers[n]` [vision tokens, hidden]
+    is added to them after layer n.
+    """
+
+    places: Tensor
+    layers: list[Tensor]
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm (Zhang and Sennrich, 2019)."""
 
@@ -106,15 +118,20 @@ class Decoder(nn.Module):
         if not config.tie_embeddings:
             self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(self, hidden: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self, hidden: Tensor, positions: Tensor, attend: Attend, deep: Deep | None = None
+    ) -> Tensor:
         """Hidden states after the last norm.
 
         hidden: [..., hidden_size] embeddings of text or vision tokens, in any mixture.
-        positions: [..., 3]. Leading dimensions are the caller's: [tokens] or [batch, tokens].
+        positions: [..., 3]. Leading dimensions are the caller's: [tokens] or [batch, tokens];
+        with `deep` they are [tokens].
         """
         cos, sin = angles(self.omega, positions)
         for index, layer in enumerate(self.layers):
             hidden = layer(index, hidden, cos, sin, attend)
+            if deep is not None and index < len(deep.layers):
+                hidden = hidden.index_add(0, deep.places, deep.layers[index])
         normed: Tensor = self.norm(hidden)
         return normed
 

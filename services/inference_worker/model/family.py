@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from services.inference_worker.model.decoder import Decoder
+from services.inference_worker.model.layout import FrameLayout, SegmentTokens
 
 BUILTIN_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "builtin"
 
@@ -16,19 +17,20 @@ BUILTIN_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "builtin"
 class StreamSpec:
     """How a model wants live video, in frames, pixels and tokens.
 
-    `tokens_per_segment` tokens come from one tubelet of `tubelet` frames and move the cursor by
-    `segment_advance`. `causal_segments`: tokens inside a segment see only earlier ones; otherwise
-    a segment's tokens all see each other (causal by frame). `position_horizon`: the largest cursor
-    the model was trained for; keys are rebased before it. `history_rounds`: how many earlier
-    rounds of a conversation the model was trained to read.
+    `layout` is that of frames whose sender has no wish of its own. `size_factor`: sides of other
+    sizes are multiples of it, and have `min_pixels` to `max_pixels` together; 0: there is no other
+    size. `tubelet`: frames encoded together. `causal_segments`: tokens inside a segment see only
+    earlier ones; otherwise a segment's tokens all see each other (causal by frame).
+    `position_horizon`: the largest cursor the model was trained for; keys are rebased before it.
+    `history_rounds`: how many earlier rounds of a conversation the model was trained to read.
     """
 
     name: str
-    frame_width: int
-    frame_height: int
+    layout: FrameLayout
+    size_factor: int = 0
+    min_pixels: int = 0
+    max_pixels: int = 0
     tubelet: int
-    tokens_per_segment: int
-    segment_advance: int
     causal_segments: bool
     window_segments: int
     position_horizon: int
@@ -45,6 +47,15 @@ class Round:
     answer: str
 
 
+@dataclass(slots=True, eq=False)
+class Encoded:
+    """Encoded tubelets. `tokens` [tubelets, vision_tokens, hidden]; `deep`: of the same shape, each
+    added to the hidden states of these tokens after one of the decoder's first layers."""
+
+    tokens: Tensor
+    deep: tuple[Tensor, ...] = ()
+
+
 class StreamingModel(Protocol):
     """A family: vision tower, decoder, and the rules for prompts and positions."""
 
@@ -54,12 +65,22 @@ class StreamingModel(Protocol):
     yes_token: int
     no_token: int
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """[segments, tubelet, height, width, 3] uint8 → [segments, tokens_per_segment, hidden]."""
+    def layout(self, width: int, height: int) -> FrameLayout:
+        """That of frames of this size. Raises InvalidArgumentError for a size it cannot take."""
         ...
 
-    def segment_positions(self, cursor: int) -> list[tuple[int, int, int]]:
-        """Position (t, h, w) of every token of a segment that starts at `cursor`."""
+    def costliest(self, max_pixels: int) -> FrameLayout:
+        """The layout with the most tokens that a budget of pixels a frame allows; 0: the default
+        layout's. Raises InvalidArgumentError for a budget it cannot meet."""
+        ...
+
+    def encode(self, frames: Tensor) -> Encoded:
+        """Frames [tubelets, tubelet, height, width, 3] uint8, all of one layout."""
+        ...
+
+    def segment(self, layout: FrameLayout, cursor: int, seconds: float) -> SegmentTokens:
+        """The segment of a tubelet that starts at `cursor` and was captured `seconds` after the
+        session's first frame."""
         ...
 
     def sink_tokens(self) -> list[int]:

@@ -1,0 +1,36 @@
+"""What frames become: tokens and positions. No tensors here."""
+
+from dataclasses import dataclass
+
+VISION = -1
+"""Where a token of the encoded picture stands among a segment's words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameLayout:
+    """What frames of one size are to a model; all frames of a session share one.
+
+    `width`, `height` in pixels. `vision_tokens` come from one tubelet. `segment_tokens` is the most
+    a segment holds, words around the picture included, and `segment_advance` the most it moves the
+    cursor.
+    """
+
+    width: int
+    height: int
+    vision_tokens: int
+    segment_tokens: int
+    segment_advance: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of one RGB24 frame."""
+        return self.width * self.height * 3
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentTokens:
+    """One segment: token ids with `VISION` where the picture goes, and each one's (t, h, w)."""
+
+    tokens: list[int]
+    positions: list[tuple[int, int, int]]
+    advance: int

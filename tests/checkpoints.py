@@ -1,0 +1,489 @@
+"""Random checkpoints of published families as Hugging Face folders, tiny or of any size.
+
+The weights are those of transformers' own classes, so that a reader of these folders can be
+compared with them, and are drawn far larger than an initialisation, so that attention has peaks
+and an error shows. Needs transformers, which is imported on use; nothing is downloaded.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+
+# Deviations of what is drawn: of matrices over √fan-in, so that attention scores deviate by the
+# square, with norms of queries and keys where a family has them; of tables and of the last matrix
+# over √width, so that logits deviate by it; of biases around 0 and of norms around 1.
+GAIN = 1.3
+TABLE_GAIN = 4.0
+NOISE = 0.2
+NUM_MERGES = 180
+CLIP_FRAMES = 32  # of the largest pictures, in one of Qwen3's clips
+
+QWEN_SPECIALS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+SMOL_SPECIALS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<global-img>",
+    "<fake_token_around_image>",
+    "<image>",
+    "<video>",
+    "<end_of_utterance>",
+)
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SENTENCES = """\
+You are a helpful assistant. You are provided the following series of frames from a video.
+The live video shows a person who walks into the kitchen and puts a red cup on the table.
+What is happening in the video? What changed? Who is there, and what are they doing now?
+Describe the image. Is the door open? The door is open and a dog is standing next to it.
+A white car turns left at the corner, then another car stops and the light changes to green.
+How many people are in the picture? There are three people: two of them are sitting down.
+When did it start? It started about ten seconds ago, and nothing else has moved since then.
+Yes, there is a blue circle on the right. No, the square is not moving; it left the scene.
+Watch the stream and tell me when something falls. I can't see anything that looks wrong.
+"""
+
+SYSTEM_TEMPLATE = """\
+{%- if messages[0]['role'] != 'system' -%}
+{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
+{%- endif -%}
+"""
+QWEN_TEMPLATE = """\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['content'] is string -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}
+{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+{%- elif part['type'] == 'video' -%}
+{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+{%- else -%}
+{{- part['text'] -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}"""
+SMOL_TEMPLATE = """\
+{{- '<|im_start|>' -}}
+{%- for message in messages -%}
+{{- message['role'] | capitalize -}}
+{%- if message['content'] is string -%}
+{{- ': ' + message['content'] -}}
+{%- else -%}
+{{- ':' if message['content'][0]['type'] == 'image' else ': ' -}}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}
+{{- '<image>' -}}
+{%- elif part['type'] == 'video' -%}
+{{- '<video>' -}}
+{%- else -%}
+{{- part['text'] -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{- '<end_of_utterance>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- 'Assistant:' -}}
+{%- endif -%}"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """transformers' names for one family, and its sizes: each of them may be overridden.
+
+    `text` and `vision` are fields of the two inner configurations, `outer` of the one around them.
+    `pixels` bounds the area of a resized picture. Of 64 pairs of a head,
+    `mrope` turn with height, as many with width and the rest with time.
+    """
+
+    classes: str
+    text: Mapping[str, Any]
+    vision: Mapping[str, Any]
+    outer: Mapping[str, Any]
+    pixels: Mapping[str, int]
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    template: str = QWEN_TEMPLATE
+    end: str = "<|im_end|>"
+    mrope: int = 0
+
+    @property
+    def is_qwen(self) -> bool:
+        return self.classes.startswith("Qwen")
+
+
+_TEXT = {
+    "vocab_size": None,  # the tokenizer's
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    # With a published base most pairs of so short a head turn too slowly for a step to matter.
+    "rope_theta": 100.0,
+}
+_QWEN_VISION = {
+    "depth": 3,
+    "num_heads": 2,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+}
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_FAMILIES = {
+    "qwen2_vl": Family(
+        classes="Qwen2VL",
+        text=_TEXT,
+        vision={**_QWEN_VISION, "embed_dim": 32, "mlp_ratio": 2},
+        outer={"tie_word_embeddings": True},
+        pixels={"min_pixels": 4 * 28 * 28, "max_pixels": 64 * 28 * 28},
+        mean=_CLIP_MEAN,
+        std=_CLIP_STD,
+        template=SYSTEM_TEMPLATE + QWEN_TEMPLATE,
+        mrope=24,
+    ),
+    "qwen2_5_vl": Family(
+        classes="Qwen2_5_VL",
+        text=_TEXT,
+        vision={
+            **_QWEN_VISION,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "window_size": 56,  # 2 × 2 tokens: 112 × 84 pixels are four windows, two of them cut
+            "fullatt_block_indexes": [1],
+            "tokens_per_second": 2,
+        },
+        outer={"tie_word_embeddings": False},
+        pixels={"min_pixels": 4 * 28 * 28, "max_pixels": 64 * 28 * 28},
+        mean=_CLIP_MEAN,
+        std=_CLIP_STD,
+        template=SYSTEM_TEMPLATE + QWEN_TEMPLATE,
+        mrope=24,
+    ),
+    "qwen3_vl": Family(
+        classes="Qwen3VL",
+        text={**_TEXT, "head_dim": 32},
+        vision={
+            **_QWEN_VISION,
+            "depth": 4,
+            "patch_size": 16,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 2],
+        },
+        outer={"tie_word_embeddings": False},
+        pixels={"min_pixels": 4 * 32 * 32, "max_pixels": 64 * 32 * 32},
+        mrope=20,
+    ),
+    "smolvlm": Family(
+        classes="SmolVLM",
+        text={**_TEXT, "rms_norm_eps": 1e-5},
+        vision={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 16,
+        },
+        outer={"tie_word_embeddings": False, "scale_factor": 2},
+        pixels={},
+        template=SMOL_TEMPLATE,
+        end="<end_of_utterance>",
+    ),
+}
+
+
+def write_checkpoint(
+    family: str, folder: Path, *, seed: int = 0, shards: int = 1, **overrides: Any
+) -> Path:
+    """Write the folder that `from_pretrained` reads, in float32, and return it.
+
+    The same seed and sizes give the same tensors. Overrides are the names in the family's `text`,
+    `outer` and `pixels`, and those in `vision` with `vision_` before them: `hidden_size=1024,
+    vision_depth=12`. What follows from them (the width of the vision tower's output, the sections
+    of the rotary embedding, the fields of the processors) does follow. Raises TypeError for a name
+    the family lacks and ValueError for a vocabulary smaller than the tokenizer's.
+    """
+    import transformers
+
+    kind = _FAMILIES[family]
+    vision = {f"vision_{name}": value for name, value in kind.vision.items()}
+    sizes = {**kind.text, **vision, **kind.outer, **kind.pixels}
+    if unknown := overrides.keys() - sizes.keys():
+        raise TypeError(f"{family} has no {', '.join(sorted(unknown))}")
+    tokenizer = _tokenizer(qwen=kind.is_qwen)
+    sizes |= {"vocab_size": tokenizer.get_vocab_size(), **overrides}
+    if sizes["vocab_size"] < tokenizer.get_vocab_size():
+        raise ValueError(f"vocab_size is less than the tokenizer's {tokenizer.get_vocab_size()}")
+    text = {name: sizes[name] for name in kind.text}
+    vision = {name: sizes[f"vision_{name}"] for name in kind.vision}
+    outer = {name: sizes[name] for name in kind.outer}
+
+    configure = _qwen_config if kind.is_qwen else _smol_config
+    config = getattr(transformers, f"{kind.classes}Config")(
+        **configure(kind, text, vision, tokenizer), **outer
+    )
+    model = getattr(transformers, f"{kind.classes}ForConditionalGeneration")(config)
+    _draw(model, seed)
+    ends = [tokenizer.token_to_id(kind.end)]
+    if kind.is_qwen:
+        ends.append(tokenizer.token_to_id("<|endoftext|>"))
+    model.generation_config = transformers.GenerationConfig(
+        bos_token_id=config.text_config.bos_token_id,
+        eos_token_id=ends if kind.is_qwen else ends[0],
+        pad_token_id=config.text_config.pad_token_id,
+    )
+    model.save_pretrained(folder, max_shard_size="1TB")
+    if shards > 1:
+        _split(folder, shards)
+
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(kind.template)
+    describe = _qwen_files if kind.is_qwen else _smol_files
+    for name, content in describe(kind, sizes).items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    return folder
+
+
+def _tokenizer(*, qwen: bool) -> Tokenizer:
+    """A byte-level BPE that knows a few English words, split as the family's is."""
+    tokenizer = Tokenizer(models.BPE())
+    if qwen:
+        tokenizer.normalizer = normalizers.NFC()
+        split = pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated")
+        bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    else:
+        split = pre_tokenizers.Digits(individual_digits=True)
+        bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_of])
+    tokenizer.decoder = decoders.ByteLevel()
+    first = [] if qwen else list(SMOL_SPECIALS[:3])  # SmolLM2's come before its words
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(first) + 256 + NUM_MERGES,
+        special_tokens=first,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES.splitlines(), trainer)
+    tokenizer.add_special_tokens(list(QWEN_SPECIALS if qwen else SMOL_SPECIALS))
+    return tokenizer
+
+
+def _qwen_config(
+    kind: Family, text: dict[str, Any], vision: dict[str, Any], tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """The arguments of a Qwen configuration, its rotary embedding named as it was published."""
+    head = text.get("head_dim", text["hidden_size"] // text["num_attention_heads"])
+    side = head // 2 * kind.mrope // 64
+    rope: dict[str, Any] = {"mrope_section": [head // 2 - 2 * side, side, side]}
+    if kind.classes == "Qwen3VL":
+        rope |= {"rope_type": "default", "mrope_interleaved": True}
+    else:
+        rope |= {"type": "mrope"}
+    width = "hidden_size" if kind.classes == "Qwen2VL" else "out_hidden_size"
+    return {
+        "text_config": {
+            **text,
+            "rope_scaling": rope,
+            "bos_token_id": tokenizer.token_to_id("<|endoftext|>"),
+            "eos_token_id": tokenizer.token_to_id(kind.end),
+            "pad_token_id": tokenizer.token_to_id("<|endoftext|>"),
+        },
+        "vision_config": {**vision, width: text["hidden_size"]},
+        "image_token_id": tokenizer.token_to_id("<|image_pad|>"),
+        "video_token_id": tokenizer.token_to_id("<|video_pad|>"),
+        "vision_start_token_id": tokenizer.token_to_id("<|vision_start|>"),
+        "vision_end_token_id": tokenizer.token_to_id("<|vision_end|>"),
+    }
+
+
+def _smol_config(
+    kind: Family, text: dict[str, Any], vision: dict[str, Any], tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """The arguments of a SmolVLM2 configuration: a Llama behind a SigLIP."""
+    return {
+        "text_config": {
+            **text,
+            "model_type": "llama",
+            "bos_token_id": tokenizer.token_to_id("<|im_start|>"),
+            "eos_token_id": tokenizer.token_to_id(kind.end),
+            "pad_token_id": tokenizer.token_to_id("<|im_end|>"),
+        },
+        "vision_config": vision,
+        "image_token_id": tokenizer.token_to_id("<image>"),
+        "pad_token_id": tokenizer.token_to_id("<|im_end|>"),
+    }
+
+
+def _qwen_files(kind: Family, sizes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What stands beside a Qwen's weights, by the name of the file."""
+    shared = {
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "image_mean": kind.mean,
+        "image_std": kind.std,
+        "patch_size": sizes["vision_patch_size"],
+        "temporal_patch_size": sizes["vision_temporal_patch_size"],
+        "merge_size": sizes["vision_spatial_merge_size"],
+        "processor_class": f"{kind.classes}Processor",
+    }
+    least, most = sizes["min_pixels"], sizes["max_pixels"]
+    image: dict[str, Any] = {"size": {"shortest_edge": least, "longest_edge": most}}
+    if kind.classes == "Qwen3VL":  # its videos are bounded by the area of all frames together
+        video: dict[str, Any] = {
+            "size": {"shortest_edge": least, "longest_edge": most * CLIP_FRAMES},
+            "fps": 2,
+            "min_frames": 4,
+            "max_frames": 768,
+            "do_sample_frames": True,
+            "video_processor_type": "Qwen3VLVideoProcessor",
+        }
+    else:
+        image |= {"min_pixels": least, "max_pixels": most}
+        video = {**image, "video_processor_type": "Qwen2VLVideoProcessor"}
+    return {
+        "preprocessor_config.json": {
+            **shared,
+            **image,
+            "image_processor_type": "Qwen2VLImageProcessor",
+        },
+        "video_preprocessor_config.json": {**shared, **video},
+        "tokenizer_config.json": {
+            "tokenizer_class": "Qwen2Tokenizer",
+            "add_prefix_space": False,
+            "additional_special_tokens": QWEN_SPECIALS[1:],
+            "bos_token": None,
+            "clean_up_tokenization_spaces": False,
+            "eos_token": kind.end,
+            "errors": "replace",
+            "model_max_length": sizes["max_position_embeddings"],
+            "pad_token": "<|endoftext|>",
+            "unk_token": None,
+        },
+    }
+
+
+def _smol_files(kind: Family, sizes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What stands beside SmolVLM2's weights, by the name of the file."""
+    side = sizes["vision_image_size"]
+    shared = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_pad": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": kind.mean,
+        "image_std": kind.std,
+        "max_image_size": {"longest_edge": side},
+        "processor_class": "SmolVLMProcessor",
+        "resample": 1,
+        "rescale_factor": 1 / 255,
+        "size": {"longest_edge": 4 * side},
+        "video_sampling": {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": side}},
+    }
+    tokens = (side // sizes["vision_patch_size"] // sizes["scale_factor"]) ** 2
+    return {
+        "preprocessor_config.json": {
+            **shared,
+            "do_image_splitting": True,
+            "image_processor_type": "SmolVLMImageProcessor",
+        },
+        "video_preprocessor_config.json": {
+            **shared,
+            "size": {"longest_edge": side},
+            "video_processor_type": "SmolVLMVideoProcessor",
+        },
+        "processor_config.json": {"image_seq_len": tokens, "processor_class": "SmolVLMProcessor"},
+        "tokenizer_config.json": {
+            "tokenizer_class": "GPT2Tokenizer",
+            "add_prefix_space": False,
+            "additional_special_tokens": SMOL_SPECIALS[3:],
+            "bos_token": "<|im_start|>",
+            "clean_up_tokenization_spaces": False,
+            "end_of_utterance_token": "<end_of_utterance>",
+            "eos_token": kind.end,
+            "fake_image_token": "<fake_token_around_image>",
+            "global_image_token": "<global-img>",
+            "image_token": "<image>",
+            "model_max_length": sizes["max_position_embeddings"],
+            "pad_token": "<|im_end|>",
+            "unk_token": "<|endoftext|>",
+        },
+    }
+
+
+def _draw(model: torch.nn.Module, seed: int) -> None:
+    """Draw every parameter anew."""
+    generator = torch.Generator().manual_seed(seed)
+    tables = ("embed_tokens", "lm_head", "pos_embed", "position_embedding")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            module, _, field = name.rpartition(".")
+            if parameter.ndim > 1:
+                gain = TABLE_GAIN if module.endswith(tables) else GAIN
+                mean, deviation = 0.0, gain / sqrt(parameter[0].numel())
+            elif field == "bias":
+                mean, deviation = 0.0, NOISE
+            else:
+                mean, deviation = GAIN if module.endswith(("q_norm", "k_norm")) else 1.0, NOISE
+            parameter.normal_(mean, deviation, generator=generator)
+
+
+def _split(folder: Path, shards: int) -> None:
+    """Deal the one file of weights out to shards: neighbours, as q and k, come apart."""
+    whole = folder / "model.safetensors"
+    tensors = load_file(whole)
+    names = sorted(tensors)
+    places = {}
+    for number in range(shards):
+        file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        part = {name: tensors[name] for name in names[number::shards]}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    index = {"metadata": {"total_size": size_bytes}, "weight_map": dict(sorted(places.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    whole.unlink()
