@@ -26,7 +26,7 @@ def build_engine(config: WorkerConfig) -> Engine:
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) - 1))
-    model = load_model(config.model, dtype, device)
+    model = load_model(config.model, dtype, device, config.frame_pixels)
     return assemble(model, config, dtype, device)
 
 

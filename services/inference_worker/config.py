@@ -12,7 +12,15 @@ class WorkerConfig(ServiceConfig):
 
     prefix: ClassVar[str] = "WORKER_"
 
-    model: str = setting("builtin", "`builtin`, or a local folder of a model.")
+    model: str = setting(
+        "builtin", "`builtin`, a local folder in Hugging Face layout, or a model of the hub."
+    )
+    frame_pixels: int = setting(
+        200_704,
+        "Pixels of a frame whose session names no number, where the model takes several sizes.",
+        minimum=784,
+        maximum=4_194_304,
+    )
     device: str = setting("auto", "`auto`, `cpu`, `cuda`, or `cuda:N`. auto: a GPU where one is.")
     dtype: str = setting(
         "auto",

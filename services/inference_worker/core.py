@@ -203,8 +203,12 @@ class EngineCore:
         segment = self.cache.append_segment(
             session.trunk, len(words.tokens), words.advance, captured_ns
         )
-        if session.trunk.cursor + layout.segment_advance >= self.model.spec.position_horizon:
-            session.rebase_due = True
+        # A window that fills the model's range all by itself is not moved with every frame.
+        least = session.trunk.shape.sink_tokens + (
+            2 * session.trunk.shape.window_segments * layout.segment_advance
+        )
+        horizon = max(self.model.spec.position_horizon, least)
+        session.rebase_due |= session.trunk.cursor + layout.segment_advance >= horizon
         pixels = [frame.pixels for frame in tubelet]
         pixels += pixels[-1:] * (self.model.spec.tubelet - len(pixels))
         session.picture = Picture(layout, pixels)
@@ -408,6 +412,8 @@ class EngineCore:
             session = self._session(session_id)
             if len(session.frames) >= self.limits.frame_queue:
                 raise ResourceExhaustedError("more frames in flight than the credit allows")
+            if frame.layout.segment_tokens > session.trunk.shape.segment_tokens:
+                raise InvalidArgumentError("the frame is larger than its session was opened for")
         except Exception as error:
             metrics.FRAMES.labels("refused").inc()
             frame.done(error)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from tests.checkpoints import FAMILIES, write_checkpoint
 
-transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)  # tensors this small only lose by being shared out
 
 HEIGHT, WIDTH = 84, 112  # Qwen's in whole tokens of 28; Qwen3's are 96 × 128, SmolVLM's 64 × 64

@@ -1,4 +1,6 @@
-"""What a Docker engine of our own leaves in the packet filter is taken away, and nothing else."""
+"""What a Docker engine of our own leaves behind is taken away, and nothing else."""
+
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +51,27 @@ def test_new_rules_chains_and_policies_are_undone(commands: list[str]) -> None:
 def test_nothing_is_undone_where_nothing_changed(commands: list[str]) -> None:
     engine._restore_rules("iptables", AFTER)
     assert commands == []
+
+
+def test_files_and_control_groups_are_removed_unless_they_were_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new_file, new_folder = (tmp_path / name for name in ("old", "key.json", "run"))
+    old.mkdir()
+    (tmp_path / "forward").write_text("0\n")
+    monkeypatch.setattr(engine, "FILTERS", ())
+    monkeypatch.setattr(engine, "_links", lambda: [])
+    monkeypatch.setattr(engine, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(engine, "FORWARDING", tmp_path / "forward")
+    monkeypatch.setattr(engine, "STRAYS", (old, new_file, new_folder, tmp_path / "never"))
+    with engine._footprint_removed():
+        new_file.write_text("{}")
+        (new_folder / "plugins").mkdir(parents=True)
+        (old / "state").write_text("theirs")
+        (tmp_path / "memory" / "docker" / "buildkit").mkdir(parents=True)
+        (tmp_path / "forward").write_text("1\n")
+    assert not new_file.exists()
+    assert not new_folder.exists()
+    assert not (tmp_path / "memory" / "docker").exists()
+    assert (old / "state").read_text() == "theirs"
+    assert (tmp_path / "forward").read_text() == "0\n"

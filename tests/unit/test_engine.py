@@ -1,5 +1,7 @@
 """What must hold of the engine (invariants A, B, D), in float32 to 1e-4, and how it fails."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -325,6 +327,17 @@ def test_questions_without_a_session_or_without_end_are_refused() -> None:
     bench.run()
     assert isinstance(unknown.error, NotFoundError)
     assert isinstance(endless.error, InvalidArgumentError)
+
+
+def test_a_frame_beyond_the_sessions_size_is_refused() -> None:
+    bench = Bench(tiny_model())
+    bench.open("s")
+    layout = replace(bench.model.spec.layout, segment_tokens=100)
+    frame = FrameJob(b"", layout, 1, 1, 0.0, bench.results.append)
+    bench.engine.submit_frame("s", frame)
+    bench.run()
+    assert isinstance(bench.results[0], InvalidArgumentError)
+    bench.cache.check_integrity()
 
 
 def test_more_frames_than_credit_are_refused_to_their_sender() -> None:

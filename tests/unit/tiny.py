@@ -1,5 +1,7 @@
 """A tiny random model of the built-in family, and an engine on it that a test steps by hand."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -18,8 +20,17 @@ from services.inference_worker.model.builtin import (
     BuiltinModel,
 )
 from services.inference_worker.model.decoder import DecoderConfig
+from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.runner import Run, Runner, RunOutput
-from services.inference_worker.scheduler import BranchJob, FinishReason, FrameJob, Seen, StepLimits
+from services.inference_worker.scheduler import (
+    GREEDY,
+    BranchJob,
+    FinishReason,
+    FrameJob,
+    Sampling,
+    Seen,
+    StepLimits,
+)
 
 torch.set_num_threads(1)  # tensors this small only lose by being shared out
 
@@ -108,7 +119,7 @@ class Bench:
 
     def __init__(
         self,
-        model: BuiltinModel,
+        model: StreamingModel,
         *,
         num_pages: int = 512,
         page_size: int = 4,
@@ -117,13 +128,15 @@ class Bench:
         burst: int = 1,
         prefill: int = 64,
         frame_queue: int = 64,
+        dtype: torch.dtype = torch.float32,
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.model = model
         self.runner = RecordingRunner(
             model,
             num_pages=num_pages,
             page_size=page_size,
-            dtype=torch.float32,
+            dtype=dtype,
             device=torch.device("cpu"),
         )
         self.cache = KVCache(num_pages, page_size)
@@ -145,25 +158,32 @@ class Bench:
                 waiting_branches=32,
                 max_window_segments=64,
             ),
-            clock=lambda: 0.0,
+            clock=clock,
         )
         self.engine = Engine(self.core)
         self.results: list[object] = []
 
-    def open(self, session: str, window: int = 0) -> None:
-        future = self.engine.open_session(session, window)
+    def open(self, session: str, window: int = 0, max_pixels: int = 0) -> None:
+        future = self.engine.open_session(session, window, max_pixels)
         self.run()
         future.result(timeout=0)
 
     def push(self, session: str, picture: np.ndarray, number: int = 0) -> None:
-        frame = FrameJob(
-            picture.tobytes(), self.model.spec.layout, number, number, 0.0, self.results.append
-        )
+        """A frame of any size the model takes, captured at `number` nanoseconds."""
+        layout = self.model.layout(picture.shape[1], picture.shape[0])
+        frame = FrameJob(picture.tobytes(), layout, number, number, 0.0, self.results.append)
         self.engine.submit_frame(session, frame)
 
-    def ask(self, session: str, tokens: list[int], max_tokens: int = 1) -> Recorder:
+    def ask(
+        self,
+        session: str,
+        tokens: list[int],
+        max_tokens: int = 1,
+        sampling: Sampling = GREEDY,
+    ) -> Recorder:
         recorder = Recorder()
-        self.engine.submit_branch(session, BranchJob(list(tokens), max_tokens, recorder))
+        job = BranchJob(list(tokens), max_tokens, recorder, sampling=sampling)
+        self.engine.submit_branch(session, job)
         return recorder
 
     def turn(self) -> None:

@@ -1,5 +1,7 @@
 """What the engine asks of a model family, and how a model is found by name."""
 
+import importlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -7,9 +9,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from services.inference_worker.errors import ModelError
 from services.inference_worker.model.decoder import Decoder
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
 
+# Modules are imported when a model of theirs is loaded: transformers takes seconds and memory that
+# the built-in model has no use for.
+_MODELS = "services.inference_worker.model"
+FAMILIES = {
+    "SightlineBuiltin": (f"{_MODELS}.builtin", "BuiltinModel"),
+    "Qwen2VLForConditionalGeneration": (f"{_MODELS}.qwen_vl", "Qwen2VL"),
+    "Qwen2_5_VLForConditionalGeneration": (f"{_MODELS}.qwen_vl", "Qwen25VL"),
+    "Qwen3VLForConditionalGeneration": (f"{_MODELS}.qwen_vl", "Qwen3VL"),
+    "SmolVLMForConditionalGeneration": (f"{_MODELS}.smolvlm", "SmolVLM"),
+}
 BUILTIN_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "builtin"
 
 
@@ -100,12 +113,34 @@ class StreamingModel(Protocol):
         ...
 
 
-def load_model(name: str, dtype: torch.dtype, device: torch.device) -> StreamingModel:
-    """Load `builtin` or a local folder in Hugging Face layout.
+def load_model(
+    name: str, dtype: torch.dtype, device: torch.device, frame_pixels: int
+) -> StreamingModel:
+    """Load `builtin`, a local folder in Hugging Face layout, or a model of the hub.
 
-    Raises ModelError when the folder is missing, incomplete, or of a family we do not stream.
+    frame_pixels: of a frame whose session has no wish of its own, where the model takes several
+    sizes. Raises ModelError when the model is missing, incomplete, or of a family we do not stream.
     """
-    from services.inference_worker.model.builtin import BuiltinModel
+    from services.inference_worker.model.checkpoint import find_folder
 
-    folder = BUILTIN_FOLDER if name == "builtin" else Path(name)
-    return BuiltinModel.load(folder, dtype, device)
+    folder = BUILTIN_FOLDER if name == "builtin" else find_folder(name)
+    try:
+        architectures = json.loads((folder / "config.json").read_text()).get("architectures", [])
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {folder / 'config.json'}: {error}") from error
+    family = FAMILIES.get(architectures[0] if len(architectures) == 1 else "")
+    if family is None:
+        raise ModelError(
+            f"{name} is {' '.join(map(str, architectures)) or 'of no known architecture'}; "
+            f"this worker streams {', '.join(FAMILIES)}"
+        )
+    module, kind = family
+    if kind == "BuiltinModel":
+        from services.inference_worker.model.builtin import BuiltinModel
+
+        return BuiltinModel.load(folder, dtype, device)
+    published = getattr(importlib.import_module(module), kind)
+    loaded: StreamingModel = published.load(
+        folder, name=name, dtype=dtype, device=device, frame_pixels=frame_pixels
+    )
+    return loaded

@@ -1,0 +1,163 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL, and what was tuned from them.
+
+Two frames make a tubelet. Each gets a vision span of its own, which is where transformers and the
+authors' code agree on positions: within one span of several tubelets they advance differently.
+A span's cell (i, j) sits at (p, p + i, p + j), and the words after it at p + max(rows, columns).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from services.inference_worker.model.family import Encoded
+from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
+from services.inference_worker.model.published import (
+    PublishedModel,
+    inverse_frequencies,
+    normalised,
+)
+from sightline.errors import InvalidArgumentError
+
+LATEST_S = 1e7  # a third of a year: what room is kept for in timestamps
+
+
+class Qwen2VL(PublishedModel):
+    """Qwen2-VL: q, k and v with biases, chunked multimodal RoPE."""
+
+    placeholder = "<|vision_start|><|video_pad|><|vision_end|>"
+    decoder_prefixes = ("model.language_model.", "model.", "language_model.model.")
+    tower_prefixes = ("visual.", "model.visual.")
+    tubelet = 2
+    preferred_fps = 2.0
+
+    @property
+    def size_factor(self) -> int:
+        vision = self.config.vision_config
+        return int(vision.patch_size * vision.spatial_merge_size)
+
+    def timestamp(self, seconds: float) -> list[int]:
+        """Words before a tubelet's vision span."""
+        return []
+
+    def default_layout(self, frame_pixels: int) -> FrameLayout:
+        side = max(1, int(frame_pixels**0.5) // self.size_factor) * self.size_factor
+        return self.layout(side, side)
+
+    def layout(self, width: int, height: int) -> FrameLayout:
+        factor = self.size_factor
+        if width % factor or height % factor or not width or not height:
+            raise InvalidArgumentError(
+                f"frames of {width}×{height}; this model's sides are multiples of {factor}"
+            )
+        return self._layout(width // factor, height // factor)
+
+    def costliest(self, max_pixels: int) -> FrameLayout:
+        cells = (max_pixels or self._pixels(self.spec.layout)) // self.size_factor**2
+        if cells < 1 or max_pixels > self.spec.max_pixels:
+            raise InvalidArgumentError(
+                f"a frame has {self.spec.min_pixels} to {self.spec.max_pixels} pixels"
+            )
+        return self._layout(cells, 1)
+
+    def _layout(self, columns: int, rows: int) -> FrameLayout:
+        words = 2 + len(self.timestamp(LATEST_S))
+        return FrameLayout(
+            width=columns * self.size_factor,
+            height=rows * self.size_factor,
+            vision_tokens=columns * rows,
+            segment_tokens=columns * rows + words,
+            segment_advance=max(columns, rows) + words,
+        )
+
+    @staticmethod
+    def _pixels(layout: FrameLayout) -> int:
+        return layout.width * layout.height
+
+    def segment(self, layout: FrameLayout, cursor: int, seconds: float) -> SegmentTokens:
+        columns, rows = layout.width // self.size_factor, layout.height // self.size_factor
+        before = [*self.timestamp(seconds), self.config.vision_start_token_id]
+        start = cursor + len(before)
+        after = start + max(rows, columns)
+        positions = [(cursor + n,) * 3 for n in range(len(before))]
+        positions += [(start, start + i, start + j) for i in range(rows) for j in range(columns)]
+        positions.append((after,) * 3)
+        tokens = [*before, *[VISION] * (rows * columns), self.config.vision_end_token_id]
+        return SegmentTokens(tokens, positions, after + 1 - cursor)
+
+    def encode(self, frames: Tensor) -> Encoded:
+        vision = self.config.vision_config
+        patch, merge = vision.patch_size, vision.spatial_merge_size
+        tubelets, depth, height, width, _ = frames.shape
+        rows, columns = height // patch, width // patch
+        dtype = self.decoder.embedding.weight.dtype
+        # The patches of one merged cell follow each other; a patch is channels, time, y, x.
+        pixels = normalised(frames, self.preprocessor, dtype).view(
+            tubelets, depth, 3, rows // merge, merge, patch, columns // merge, merge, patch
+        )
+        patches = pixels.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(tubelets * rows * columns, -1)
+        grid = torch.tensor([[1, rows, columns]] * tubelets, device=frames.device)
+        seen = self.tower(patches, grid_thw=grid)
+        deep = tuple(
+            layer.unflatten(0, (tubelets, -1)) for layer in getattr(seen, "deepstack_features", ())
+        )
+        return Encoded(seen.pooler_output.unflatten(0, (tubelets, -1)), deep)
+
+    @staticmethod
+    def make_tower(config: Any) -> nn.Module:
+        from transformers.models.qwen2_vl.modeling_qwen2_vl import (
+            Qwen2VisionTransformerPretrainedModel as Tower,
+        )
+
+        return Tower._from_config(config.vision_config, attn_implementation="sdpa")  # type: ignore[no-any-return]
+
+    @staticmethod
+    def axes(sections: list[int]) -> list[int]:
+        """Which of t, h and w each channel pair measures: one block after the other."""
+        return [axis for axis, size in enumerate(sections) for _ in range(size)]
+
+    @classmethod
+    def omega(cls, config: Any) -> Tensor:
+        text = config.text_config
+        head_dim = cls.decoder_config(config).head_dim
+        frequencies = inverse_frequencies(text, head_dim)
+        axes = torch.tensor(cls.axes(list(text.rope_parameters["mrope_section"])))
+        omega = torch.zeros(head_dim // 2, 3)
+        omega[torch.arange(head_dim // 2), axes] = frequencies
+        return omega
+
+
+class Qwen25VL(Qwen2VL):
+    """Qwen2.5-VL: another tower, with windowed attention. A tubelet that has a vision span of its
+    own is at no distance in time from itself, so its absolute-time positions are those above."""
+
+    @staticmethod
+    def make_tower(config: Any) -> nn.Module:
+        from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+            Qwen2_5_VisionTransformerPretrainedModel as Tower,
+        )
+
+        return Tower._from_config(config.vision_config, attn_implementation="sdpa")  # type: ignore[no-any-return]
+
+
+class Qwen3VL(Qwen2VL):
+    """Qwen3-VL, dense: normed queries and keys, interleaved multimodal RoPE, DeepStack, and the
+    time of each tubelet in words before its vision span."""
+
+    def timestamp(self, seconds: float) -> list[int]:
+        return self.chat.tokens(f"<{min(seconds, LATEST_S):.1f} seconds>")
+
+    @staticmethod
+    def make_tower(config: Any) -> nn.Module:
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel as Tower
+
+        return Tower._from_config(config.vision_config, attn_implementation="sdpa")  # type: ignore[no-any-return]
+
+    @staticmethod
+    def axes(sections: list[int]) -> list[int]:
+        """t, h, w in turn, until h and w have as many as they get."""
+        axes = [0] * sum(sections)
+        for axis in (1, 2):
+            for pair in range(axis, 3 * sections[axis], 3):
+                axes[pair] = axis
+        return axes
