@@ -62,8 +62,7 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-")))
         stack.enter_context(docker_engine(folder / "engine"))
-        if not shutil.which("ffmpeg"):
-            install_packages()
+        install_packages("ffmpeg")
         stack.enter_context(images(folder, (PYTHON, REDIS), _cache()))
         suite = stack.enter_context(_suite(folder))
         _ask_about_a_clip(suite, folder)

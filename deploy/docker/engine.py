@@ -30,6 +30,7 @@ TOOLS = {  # command: Debian package
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 FILTERS = ("iptables", "ip6tables")
+STRAYS = tuple(map(Path, ("/etc/docker/key.json", "/run/docker", "/run/containerd")))
 
 
 class EngineError(Exception):
@@ -73,20 +74,25 @@ def succeeds(*command: str) -> bool:
 @contextlib.contextmanager
 def docker_engine(folder: Path) -> Iterator[None]:
     """A Docker daemon that `docker` and `docker-compose` reach, for the length of the block."""
-    if shutil.which("docker") and succeeds("docker", "info"):
+    if not _answers():
+        if os.geteuid() != 0:
+            raise EngineError("no Docker engine answers, and only root can start one")
+        install_packages()
+    if _answers():  # the machine's own, or the one that systemd starts when docker.io is installed
         log.info("using the Docker engine of this machine")
         yield
         return
-    if os.geteuid() != 0:
-        raise EngineError("no Docker engine answers, and only root can start one")
-    install_packages()
     with _footprint_removed(), _daemon(folder):
         yield
 
 
-def install_packages() -> None:
-    """Install from Debian what is missing of the tools used here."""
-    missing = [package for tool, package in TOOLS.items() if not shutil.which(tool)]
+def _answers() -> bool:
+    return shutil.which("docker") is not None and succeeds("docker", "info")
+
+
+def install_packages(*tools: str) -> None:
+    """Install from Debian what is missing of these tools; of all in TOOLS where none is named."""
+    missing = [TOOLS[tool] for tool in tools or TOOLS if not shutil.which(tool)]
     if missing:
         log.info("installing %s", " ".join(missing))
         run("apt-get", "update", "-q")
@@ -143,11 +149,12 @@ def _mounts_below(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _footprint_removed() -> Iterator[None]:
-    """Undo what a Docker daemon leaves in the kernel when it ends: bridges, filter rules, …"""
+    """Undo what a Docker daemon leaves when it ends: bridges, filter rules, files elsewhere, …"""
     forwarding = FORWARDING.read_text()
     rules = {tool: _rules(tool) for tool in FILTERS}
     groups = set(CONTROL_GROUPS.glob("**/docker"))
     links = set(_links())
+    strays = [path for path in STRAYS if not path.exists()]
     try:
         yield
     finally:
@@ -158,8 +165,14 @@ def _footprint_removed() -> Iterator[None]:
             _restore_rules(tool, rules[tool])
         FORWARDING.write_text(forwarding)
         for group in set(CONTROL_GROUPS.glob("**/docker")) - groups:
-            with contextlib.suppress(OSError):
-                group.rmdir()
+            for folder in sorted(group.glob("**/"), reverse=True):  # BuildKit's is within Docker's
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        for path in strays:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _links() -> list[str]:
@@ -217,7 +230,7 @@ def images(folder: Path, wanted: Sequence[DebianImage], cache: Path | None) -> I
                 archive = (cache or folder) / f"{image.tag.replace(':', '-')}.tar"
                 if not archive.exists():
                     log.info("%s cannot be pulled: making it from Debian's packages", image.tag)
-                    install_packages()
+                    install_packages("debootstrap")
                     make_archive(folder / "root", image, archive)
                 changes = [part for change in image.changes for part in ("--change", change)]
                 run("docker", "import", *changes, archive, image.tag)

@@ -2,7 +2,7 @@
 
 lint --strict and templates for every file in values/; kubernetes-validate --strict on what comes
 out; every value changes something; nonsense is refused; and what a schema cannot say: selectors
-that meet their pods, ports and addresses that exist.
+that meet their pods, ports and addresses that exist, a GPU for each worker that is to have one.
 """
 
 import copy
@@ -40,7 +40,8 @@ def main() -> int:
     print(f"{len(rendered)} value files linted and rendered")
     for name, text in rendered.items():
         objects = [item for item in yaml.safe_load_all(text) if item]
-        problems += [f"{name}: {problem}" for problem in (*invalid(objects), *loose_ends(objects))]
+        found = (*invalid(objects), *loose_ends(objects), *worker_gaps(objects, wants_gpu(name)))
+        problems += [f"{name}: {problem}" for problem in found]
         print(f"{name}: {len(objects)} objects validated for Kubernetes {' and '.join(KUBERNETES)}")
     unused = list(unused_values())
     problems += [f"values.yaml: {path} changes nothing" for path in unused]
@@ -133,6 +134,32 @@ def loose_ends(objects: list[Values]) -> Iterator[str]:
             yield f"{item['kind']} {item['metadata']['name']} selects {len(chosen)} workloads"
         elif not wanted <= {port["name"] for port in chosen[0]["spec"]["containers"][0]["ports"]}:
             yield f"Service {item['metadata']['name']} targets ports that its pods do not have"
+
+
+def wants_gpu(file: str) -> bool:
+    values = yaml.safe_load((HERE / "values" / file).read_text())
+    return bool(values.get("worker", {}).get("gpu", {}).get("enabled", False))
+
+
+def worker_gaps(objects: list[Values], gpu: bool) -> Iterator[str]:
+    """Workers are a StatefulSet; with a GPU each takes one, its taint, its image and its device."""
+    sets = {
+        item["metadata"]["labels"]["app.kubernetes.io/component"]: item["spec"]["template"]["spec"]
+        for item in objects
+        if item["kind"] == "StatefulSet"
+    }
+    if "worker" not in sets:
+        yield "there is no StatefulSet of workers"
+        return
+    container = sets["worker"]["containers"][0]
+    tolerations = sets["worker"].get("tolerations", [])
+    has = {
+        "limit": container["resources"].get("limits", {}).get("nvidia.com/gpu") == 1,
+        "toleration": "nvidia.com/gpu" in [each.get("key") for each in tolerations],
+        "image": container["image"].endswith("-cuda"),
+        "device": {"name": "WORKER_DEVICE", "value": "cuda"} in container["env"],
+    }
+    yield from (f"worker.gpu.enabled is {gpu}: {name}" for name in has if has[name] != gpu)
 
 
 def unused_values() -> Iterator[str]:
