@@ -83,7 +83,12 @@ class Feed:
     def _next(self, done: Any) -> FrameJob:
         self.shown += 1
         return FrameJob(
-            next(self._frames), self.shown * FRAME_NS, self.shown, time.monotonic(), done
+            next(self._frames),
+            self.engine.model.spec.layout,
+            self.shown * FRAME_NS,
+            self.shown,
+            time.monotonic(),
+            done,
         )
 
 

@@ -141,7 +141,9 @@ class EngineAnswerer:
                 receipt.set_result(result)
 
         arrived_s = time.monotonic()
-        job = FrameJob(frame.tobytes(), capture_time_ns, self._sequence, arrived_s, done)
+        layout = self.engine.model.spec.layout
+        pixels = frame.tobytes()
+        job = FrameJob(pixels, layout, capture_time_ns, self._sequence, arrived_s, done)
         self._sequence += 1
         self.engine.submit_frame(self._session, job)
         receipt.result(_TIMEOUT_S)
