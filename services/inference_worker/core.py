@@ -140,7 +140,7 @@ class EngineCore:
                     break
                 session.waiting.popleft()
                 job.branch = self.cache.open_branch(session.trunk, length)
-                job.seen = _seen(job.branch)
+                job.seen = _seen(job.branch, self.model.spec.tubelet)
                 self._num_branches += 1
                 job.order = self._num_branches
                 session.running.append(job)
@@ -504,8 +504,8 @@ def _ignore(receipt: FrameReceipt | Exception) -> None:
     """A frame's `done` for frames nobody asked about."""
 
 
-def _seen(branch: Branch) -> Seen:
+def _seen(branch: Branch, tubelet: int) -> Seen:
     video = branch.seen[1:]
     if not video:
         return Seen(0, 0, 0)
-    return Seen(video[0].captured_ns[0], video[-1].captured_ns[1], len(video))
+    return Seen(video[0].captured_ns[0], video[-1].captured_ns[1], tubelet * len(video))

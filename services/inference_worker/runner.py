@@ -79,7 +79,7 @@ class _Bucket:
     pages: Tensor  # [groups, pages] int64
     queries: Tensor  # [groups * queries] int64, rows of the flat step; padding points at row 0
     shape: tuple[int, int]
-    mask: Tensor  # [heads * groups, queries, slots], additive, model dtype
+    mask: Tensor  # [groups, queries, slots], additive, model dtype
     valid: Tensor | None  # rows of the padded batch that are real; None: all of them
     rows: Tensor  # flat rows they belong to
 
@@ -253,7 +253,7 @@ class Runner:
             pages=torch.as_tensor(pages, device=self.device),
             queries=flat,
             shape=(groups, width),
-            mask=mask.repeat(self.model.decoder.config.num_heads, 1, 1),
+            mask=mask,
             valid=valid,
             rows=flat if valid is None else flat.index_select(0, valid),
         )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from services.inference_worker.model.decoder import Deep
@@ -71,6 +71,13 @@ class Stream:
         return self.transcript.asked(words).logits(window)[-len(words) :]
 
 
+def readable(pair: Pair, recorder: Recorder) -> bool:
+    """Random weights may answer with a picture's token, where transformers expects a picture."""
+    config = pair.ours.config
+    marks = {config.image_token_id, getattr(config, "video_token_id", None)}
+    return not marks & set(recorder.tokens)
+
+
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max())
 
@@ -109,6 +116,7 @@ def test_streamed_logits_equal_transformers(
     recorder = bench.ask("s", question, max_tokens=3)
     bench.run()
     assert recorder.error is None
+    assume(readable(pair, recorder))
     expected = stream.expected(question + recorder.tokens, window)
     for n, logits in enumerate(bench.runner.logits):
         assert difference(logits, expected[len(question) - 1 + n]) < TOLERANCE
@@ -221,6 +229,7 @@ def test_any_batch_equals_each_session_alone(pair: Pair, data: st.DataObject, se
         before = len(bench.runner.logits)
         recorder = bench.ask(name, question, max_tokens=2)
         bench.run()
+        assume(readable(pair, recorder))
         expected = stream.expected(question + recorder.tokens, 3)
         for n, logits in enumerate(bench.runner.logits[before:]):
             assert difference(logits, expected[len(question) - 1 + n]) < TOLERANCE
