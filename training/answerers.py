@@ -3,6 +3,7 @@
 import itertools
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -118,7 +119,9 @@ class EngineAnswerer:
     @classmethod
     def start(cls, model: Path | str = "builtin") -> Self:
         """Build the engine as the worker would, with few sessions, and wait until it is warm."""
-        config = WorkerConfig(model=str(model), max_sessions=2, batch_wait_ms=0.0)
+        config = replace(
+            WorkerConfig.from_env(), model=str(model), max_sessions=2, batch_wait_ms=0.0
+        )
         engine = build_engine(config)
         engine.start().result(_TIMEOUT_S)
         return cls(engine)

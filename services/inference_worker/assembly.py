@@ -12,6 +12,7 @@ from services.inference_worker.core import EngineCore, EngineLimits
 from services.inference_worker.engine import Engine
 from services.inference_worker.kv_cache import KVCache
 from services.inference_worker.model.family import StreamingModel, load_model
+from services.inference_worker.model.quantise import quantise
 from services.inference_worker.runner import Runner
 from services.inference_worker.scheduler import StepLimits
 
@@ -27,6 +28,7 @@ def build_engine(config: WorkerConfig) -> Engine:
     dtype = _dtype(config.dtype, device)
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) - 1))
     model = load_model(config.model, dtype, device, config.frame_pixels)
+    quantise(model, config.quantization)
     return assemble(model, config, dtype, device)
 
 

@@ -27,6 +27,11 @@ class WorkerConfig(ServiceConfig):
         "Weights, activations and KV. auto: bfloat16 where the device computes in it.",
         choices=("auto", "bfloat16", "float32"),
     )
+    quantization: str = setting(
+        "none",
+        "`int8`: the decoder's matrices in 8 bits with a scale per row; halves their memory.",
+        choices=("none", "int8"),
+    )
     threads: int = setting(
         0,
         "CPU threads of the model; 0: all cores but one, which is left to everything else.",

@@ -1,5 +1,6 @@
 """Published families in our engine against transformers' own forward (invariants A–D)."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import Round
+from services.inference_worker.model.quantise import quantise
 from services.inference_worker.model.rotary import angles, rotate
 from services.inference_worker.scheduler import Sampling
 from tests.checkpoints import FAMILIES
@@ -358,6 +360,26 @@ def test_half_precision_is_near(pair: Pair) -> None:
     model.float()
     model.load_state_dict(state)
     exact, near = streams
+    assert float((exact - near).abs().mean()) < 0.1 * float(exact.std())
+
+
+def test_eight_bits_are_near(pair: Pair) -> None:
+    """int8 with a scale per row errs by 1/256 of a row's largest weight at most."""
+    pair = Pair(copy.deepcopy(pair.ours), pair.theirs, pair.folder)
+    question = pair.ours.question_tokens([], "What changed?")
+    logits = []
+    for kind in ("none", "int8"):
+        quantise(pair.ours, kind)
+        rng = np.random.default_rng(8)
+        bench = bench_of(pair)
+        stream = Stream(pair, bench, "s", size_of(pair, 3, 2))
+        for _ in range(3):
+            stream.show(rng)
+        bench.ask("s", question)
+        bench.run()
+        logits.append(bench.runner.logits[-1])
+    exact, near = logits
+    assert not torch.equal(exact, near)
     assert float((exact - near).abs().mean()) < 0.1 * float(exact.std())
 
 
