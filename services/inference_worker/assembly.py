@@ -46,6 +46,7 @@ def assemble(
         branch_tokens=config.branch_tokens,
         waiting_branches=config.waiting_questions,
         max_window_segments=max(config.max_window, model.spec.window_segments),
+        reuse_below=config.reuse_below,
     )
     step = StepLimits(
         tokens=max(config.step_tokens, model.spec.layout.segment_tokens),

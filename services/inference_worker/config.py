@@ -75,6 +75,14 @@ class WorkerConfig(ServiceConfig):
     burst_segments: int = setting(
         4, "Segments of one session one step may hold (files read faster than live).", minimum=1
     )
+    reuse_below: float = setting(
+        0.0,
+        "A picture is not encoded, and the last one's visual tokens are used again, where no block "
+        "of 16×16 pixels differs from that by so much: mean absolute difference, in levels of "
+        "0…255. 0: every picture is encoded, which is exact.",
+        minimum=0,
+        maximum=255,
+    )
     watches_per_session: int = setting(64, "Standing questions on one session.", minimum=1)
     grace_s: float = setting(
         30.0,

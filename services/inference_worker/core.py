@@ -29,6 +29,7 @@ from services.inference_worker.scheduler import (
     SessionState,
     StepLimits,
 )
+from services.inference_worker.stillness import largest_change
 from sightline.errors import (
     AlreadyExistsError,
     InternalError,
@@ -44,13 +45,15 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
     """Bounds of one worker. `branch_tokens`: prompts and answers one session may hold at once;
-    `waiting_branches`: questions one session may have queued beyond that."""
+    `waiting_branches`: questions one session may have queued beyond that. `reuse_below`: a tubelet
+    that changed less since the last encoded one is not encoded (`largest_change`); 0: all are."""
 
     max_sessions: int
     frame_queue: int
     branch_tokens: int
     waiting_branches: int
     max_window_segments: int
+    reuse_below: float = 0.0
 
 
 @dataclass(slots=True)
@@ -211,7 +214,7 @@ class EngineCore:
         session.rebase_due |= session.trunk.cursor + layout.segment_advance >= horizon
         pixels = [frame.pixels for frame in tubelet]
         pixels += pixels[-1:] * (self.model.spec.tubelet - len(pixels))
-        session.picture = Picture(layout, pixels)
+        session.picture = self._picture(session.picture, Picture(layout, pixels))
         return Run(
             group=group,
             seen=session.trunk.resident()[:-1],
@@ -223,6 +226,21 @@ class EngineCore:
             picture=session.picture,
             causal=self.model.spec.causal_segments,
         )
+
+    def _picture(self, last: Picture | None, new: Picture) -> Picture:
+        """`last` again where `new` hardly differs. `last` is always one that was encoded, so that
+        a slow drift is noticed once it adds up."""
+        below = self.limits.reuse_below
+        if (
+            below
+            and last is not None
+            and last.layout == new.layout
+            and largest_change(last.pixels, new.pixels, new.layout) < below
+        ):
+            metrics.PICTURES.labels("reused").inc()
+            return last
+        metrics.PICTURES.labels("encoded").inc()
+        return new
 
     def _branch_run(self, group: int, job: BranchJob, count: int) -> Run:
         branch = job.branch

@@ -15,6 +15,11 @@ FRAME_QUEUE = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 FRAMES = Counter("sightline_worker_frames_total", "Frames by what became of them.", ["outcome"])
+PICTURES = Counter(
+    "sightline_worker_pictures_total",
+    "Pictures (tubelets) by what gave their visual tokens: encoded, or reused as hardly changed.",
+    ["outcome"],
+)
 SEGMENTS_READ = Counter(
     "sightline_kv_segments_total",
     "Historical segments a frame's step needed: reused from the cache or recomputed.",

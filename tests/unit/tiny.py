@@ -129,6 +129,7 @@ class Bench:
         prefill: int = 64,
         frame_queue: int = 64,
         dtype: torch.dtype = torch.float32,
+        reuse_below: float = 0.0,
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.model = model
@@ -157,6 +158,7 @@ class Bench:
                 branch_tokens=branch_tokens,
                 waiting_branches=32,
                 max_window_segments=64,
+                reuse_below=reuse_below,
             ),
             clock=clock,
         )
