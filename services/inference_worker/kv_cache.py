@@ -7,7 +7,8 @@ Segments start on a page boundary; evicting one frees whole pages, and a branch 
 partial page that the trunk would still write to. So nothing is ever copied on a branch.
 
 A session's cost is known when it is admitted (`TrunkShape.cost`): an admitted session cannot run
-the pool dry. One thread uses all of this.
+the pool dry. A parked session has neither pages nor a promise until it is brought back. One thread
+uses all of this.
 """
 
 from collections import Counter, deque
@@ -116,7 +117,10 @@ class Segment:
 
 @dataclass(slots=True, eq=False)
 class Trunk:
-    """A session's KV: the sink and the window of recent segments. No question enters it."""
+    """A session's KV: the sink and the window of recent segments. No question enters it.
+
+    `parked`: None, or how many pages each resident segment had when they were given up.
+    """
 
     shape: TrunkShape
     sink: Segment
@@ -124,6 +128,7 @@ class Trunk:
     segments: deque[Segment] = field(default_factory=deque)
     branches: list["Branch"] = field(default_factory=list)
     branch_pages: int = 0  # promised to open branches
+    parked: list[int] | None = None
 
     def resident(self) -> list[Segment]:
         return [self.sink, *self.segments]
@@ -153,29 +158,60 @@ class KVCache:
 
     @property
     def committed_pages(self) -> int:
-        """Pages promised to admitted sessions."""
+        """Pages promised to admitted sessions that are not parked."""
         return self._committed
 
-    def num_admissible(self, shape: TrunkShape) -> int:
-        """How many more sessions of this shape fit."""
-        return max(0, (self.pool.num_pages - 1 - self._committed)) // shape.cost(
-            self.pool.page_size
-        )
+    @property
+    def free_pages(self) -> int:
+        """Pages that are not yet promised."""
+        return self.pool.num_pages - 1 - self._committed
+
+    def num_admissible(self, shape: TrunkShape, spare_pages: int = 0) -> int:
+        """How many more sessions of this shape fit, if so many promised pages are given up."""
+        return (self.free_pages + spare_pages) // shape.cost(self.pool.page_size)
 
     def open_trunk(self, shape: TrunkShape) -> Trunk:
         """Admit a session and give it its sink pages. Raises ResourceExhaustedError when full."""
-        cost = shape.cost(self.pool.page_size)
-        if self._committed + cost > self.pool.num_pages - 1:
-            raise ResourceExhaustedError(
-                f"no room for another session: it needs {cost} KV pages, "
-                f"{self.pool.num_pages - 1 - self._committed} are not yet promised"
-            )
-        self._committed += cost
+        self._promise(shape)
         pages = self.pool.allocate(self.pool.pages_for(shape.sink_tokens))
         sink = Segment(pages, shape.sink_tokens, 0)
         trunk = Trunk(shape, sink, cursor=shape.sink_tokens)
         self._trunks.append(trunk)
         return trunk
+
+    def _promise(self, shape: TrunkShape) -> None:
+        cost = shape.cost(self.pool.page_size)
+        if cost > self.free_pages:
+            raise ResourceExhaustedError(
+                f"no room in the KV pool: a session needs {cost} pages, "
+                f"{self.free_pages} are not yet promised"
+            )
+        self._committed += cost
+
+    def pages(self, trunk: Trunk) -> list[int]:
+        """The pages of all that is resident, in the order of its tokens."""
+        return [page for segment in trunk.resident() for page in segment.pages]
+
+    def park(self, trunk: Trunk) -> None:
+        """Give up a session's pages and its promise; somebody has copied their content. Only
+        while no branch reads them, and between steps."""
+        assert trunk.parked is None, "parked twice"
+        assert not trunk.branches, "parked under a branch"
+        trunk.parked = [len(segment.pages) for segment in trunk.resident()]
+        for segment in trunk.resident():
+            self.pool.release(segment.pages)
+            segment.pages = []
+        self._committed -= trunk.shape.cost(self.pool.page_size)
+
+    def bring_back(self, trunk: Trunk) -> list[int]:
+        """Admit a parked session again. Gives its new pages, for the content of the old ones in
+        the same order. Raises ResourceExhaustedError when full; it stays parked then."""
+        assert trunk.parked is not None, "brought back without being parked"
+        self._promise(trunk.shape)
+        for segment, count in zip(trunk.resident(), trunk.parked, strict=True):
+            segment.pages = self.pool.allocate(count)
+        trunk.parked = None
+        return self.pages(trunk)
 
     def append_segment(
         self, trunk: Trunk, num_tokens: int, advance: int, captured_ns: tuple[int, int]
@@ -188,6 +224,7 @@ class KVCache:
         may still attend to them.
         """
         assert num_tokens <= trunk.shape.segment_tokens, "a segment beyond its session's shape"
+        assert trunk.parked is None, "a segment of a parked session"
         pages = self.pool.allocate(self.pool.pages_for(num_tokens))
         segment = Segment(pages, num_tokens, trunk.cursor, captured_ns)
         trunk.cursor += advance
@@ -239,6 +276,7 @@ class KVCache:
         """
         if not self.can_branch(trunk, max_tokens):
             raise ResourceExhaustedError(f"the session has no room for {max_tokens} more tokens")
+        assert trunk.parked is None, "a branch off a parked session"
         promised = self.pool.pages_for(max_tokens)
         branch = Branch(trunk, trunk.resident(), trunk.cursor, promised)
         for segment in branch.seen:
@@ -284,7 +322,8 @@ class KVCache:
         for segment in trunk.resident():
             self.pool.release(segment.pages)
         self._trunks.remove(trunk)
-        self._committed -= trunk.shape.cost(self.pool.page_size)
+        if trunk.parked is None:
+            self._committed -= trunk.shape.cost(self.pool.page_size)
 
     def check_integrity(self) -> None:
         """Every page is held exactly as often as its count says. Raises AssertionError."""
@@ -301,8 +340,12 @@ class KVCache:
                     held.update(segment.pages)
             assert promised == trunk.branch_pages, "branch reserve miscounted"
             assert len(trunk.segments) <= trunk.shape.window_segments
+            if trunk.parked is not None:
+                assert not trunk.branches, "a branch reads a parked session"
+                assert not self.pages(trunk), "a parked session holds pages"
         for segment in self._retired:
             held.update(segment.pages)
         self.pool.check_integrity(held)
-        cost = sum(trunk.shape.cost(self.pool.page_size) for trunk in self._trunks)
+        resident = [trunk for trunk in self._trunks if trunk.parked is None]
+        cost = sum(trunk.shape.cost(self.pool.page_size) for trunk in resident)
         assert cost == self._committed, "admission miscounted"

@@ -1,5 +1,7 @@
 """Page accounts under random operations: `check_integrity` after every step."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -10,7 +12,8 @@ from sightline.errors import ResourceExhaustedError
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Sessions open, frames come, questions start, grow and end, in any order."""
+    """Sessions open, frames come, questions start, grow and end, sessions are parked and return,
+    in any order."""
 
     @initialize(pages=st.integers(60, 300), size=st.sampled_from([1, 4, 16]))
     def start(self, pages: int, size: int) -> None:
@@ -34,10 +37,54 @@ class CacheMachine(RuleBasedStateMachine):
         except ResourceExhaustedError:
             assert room == 0
 
-    @precondition(lambda self: self.trunks)
+    @property
+    def resident(self) -> list[Trunk]:
+        return [trunk for trunk in self.trunks if trunk.parked is None]
+
+    @precondition(lambda self: any(not trunk.branches for trunk in self.resident))
+    @rule(data=st.data())
+    def park(self, data: st.DataObject) -> None:
+        idle = [trunk for trunk in self.resident if not trunk.branches]
+        trunk = data.draw(st.sampled_from(idle))
+        cost = trunk.shape.cost(self.cache.pool.page_size)
+        free, promised = self.cache.pool.num_free, self.cache.committed_pages
+        pages = self.cache.pages(trunk)
+        self.cache.park(trunk)
+        assert self.cache.pool.num_free == free + len(pages)
+        assert self.cache.committed_pages == promised - cost
+        assert trunk.parked == [len(segment) for segment in self.layout(trunk, pages)]
+
+    def layout(self, trunk: Trunk, pages: list[int]) -> list[list[int]]:
+        """`pages` shared out among the segments by their tokens."""
+        rest, shares = list(pages), []
+        for segment in trunk.resident():
+            count = self.cache.pool.pages_for(segment.num_tokens)
+            shares.append(rest[:count])
+            del rest[:count]
+        assert not rest
+        return shares
+
+    @precondition(lambda self: len(self.resident) < len(self.trunks))
+    @rule(data=st.data())
+    def bring_back(self, data: st.DataObject) -> None:
+        parked = [trunk for trunk in self.trunks if trunk.parked is not None]
+        trunk = data.draw(st.sampled_from(parked))
+        fits = self.cache.free_pages >= trunk.shape.cost(self.cache.pool.page_size)
+        try:
+            pages = self.cache.bring_back(trunk)
+        except ResourceExhaustedError:
+            assert not fits
+            assert trunk.parked is not None
+            return
+        assert fits
+        assert trunk.parked is None
+        assert max(Counter(pages).values()) == 1
+        assert [segment.pages for segment in trunk.resident()] == self.layout(trunk, pages)
+
+    @precondition(lambda self: self.resident)
     @rule(data=st.data(), count=st.integers(1, 2))
     def append(self, data: st.DataObject, count: int) -> None:
-        trunk = data.draw(st.sampled_from(self.trunks))
+        trunk = data.draw(st.sampled_from(self.resident))
         self.cache.relieve(trunk)
         for _ in range(count):  # an admitted session can never run the pool dry
             segment = self.cache.append_segment(
@@ -47,10 +94,10 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.check_integrity()
         self.cache.end_step()
 
-    @precondition(lambda self: self.trunks)
+    @precondition(lambda self: self.resident)
     @rule(data=st.data(), tokens=st.integers(1, 16))
     def open_branch(self, data: st.DataObject, tokens: int) -> None:
-        trunk = data.draw(st.sampled_from(self.trunks))
+        trunk = data.draw(st.sampled_from(self.resident))
         fits = self.cache.can_branch(trunk, tokens)
         try:
             self.branches.append(self.cache.open_branch(trunk, tokens))
@@ -118,3 +165,21 @@ def test_releasing_twice_is_caught() -> None:
     pool.release(pages)
     with pytest.raises(AssertionError):
         pool.release(pages)
+
+
+def test_a_session_under_a_question_cannot_be_parked() -> None:
+    cache = KVCache(100, 4)
+    shape = TrunkShape(sink_tokens=4, segment_tokens=4, window_segments=2, branch_tokens=8)
+    trunk = cache.open_trunk(shape)
+    branch = cache.open_branch(trunk, 8)
+    with pytest.raises(AssertionError, match="branch"):
+        cache.park(trunk)
+    cache.close_branch(branch)
+    cache.park(trunk)
+    with pytest.raises(AssertionError, match="parked"):
+        cache.open_branch(trunk, 8)
+    with pytest.raises(AssertionError, match="parked"):
+        cache.append_segment(trunk, 4, 1, (0, 0))
+    assert (cache.pool.num_used, cache.committed_pages) == (0, 0)
+    cache.close_trunk(trunk)
+    cache.check_integrity()
