@@ -47,6 +47,7 @@ def assemble(
         waiting_branches=config.waiting_questions,
         max_window_segments=max(config.max_window, model.spec.window_segments),
         reuse_below=config.reuse_below,
+        park_after_s=config.park_after_s,
     )
     step = StepLimits(
         tokens=max(config.step_tokens, model.spec.layout.segment_tokens),

@@ -48,7 +48,17 @@ class WorkerConfig(ServiceConfig):
         maximum=0.95,
     )
     page_size: int = setting(16, "Tokens of one KV page.", minimum=1, maximum=1024)
-    max_sessions: int = setting(64, "Sessions at a time, if the pool holds them.", minimum=1)
+    max_sessions: int = setting(
+        64, "Sessions at a time, parked ones included, if the pool holds the others.", minimum=1
+    )
+    park_after_s: float = setting(
+        60.0,
+        "A session without a frame or a question for so long is parked: its KV pages move to host "
+        "memory and come back with its next frame or question. Where the pool is full, idle "
+        "sessions are parked sooner. 0: never.",
+        minimum=0,
+        maximum=31_536_000,
+    )
     max_window: int = setting(120, "Longest window a session may ask for, in segments.", minimum=1)
     frame_queue: int = setting(
         4, "Frames one session may have in flight: the credit given.", minimum=1, maximum=256

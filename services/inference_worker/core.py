@@ -16,6 +16,7 @@ import torch
 from services.inference_worker import metrics
 from services.inference_worker.kv_cache import Branch, KVCache, TrunkShape
 from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.parking import Parking
 from services.inference_worker.runner import Picture, Run, Runner, RunOutput
 from services.inference_worker.scheduler import (
     FLOWING_S,
@@ -46,7 +47,8 @@ log = logging.getLogger(__name__)
 class EngineLimits:
     """Bounds of one worker. `branch_tokens`: prompts and answers one session may hold at once;
     `waiting_branches`: questions one session may have queued beyond that. `reuse_below`: a tubelet
-    that changed less since the last encoded one is not encoded (`largest_change`); 0: all are."""
+    that changed less since the last encoded one is not encoded (`largest_change`); 0: all are.
+    `park_after_s`: see `Parking`."""
 
     max_sessions: int
     frame_queue: int
@@ -54,6 +56,7 @@ class EngineLimits:
     waiting_branches: int
     max_window_segments: int
     reuse_below: float = 0.0
+    park_after_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -86,6 +89,7 @@ class EngineCore:
         self.recent_queue_s: deque[float] = deque(maxlen=512)
         self._scheduler = Scheduler(step_limits, model.spec.tubelet)
         self._clock = clock
+        self._parking = Parking(self.sessions, cache, runner, limits.park_after_s, clock)
         self._sink_tokens = model.sink_tokens()
         self._num_branches = 0
 
@@ -114,25 +118,29 @@ class EngineCore:
     def num_admissible(self) -> int:
         """Sessions of the default window that would still be admitted."""
         by_count = self.limits.max_sessions - len(self.sessions)
-        return max(0, min(by_count, self.cache.num_admissible(self.shape())))
+        by_room = self.cache.num_admissible(self.shape(), self._parking.spare_pages())
+        return max(0, min(by_count, by_room))
 
     # Steps
 
     def wait_s(self) -> float | None:
-        """How long the next step should wait for company; None when there is nothing to run."""
+        """How long the next step should wait for company, or for a session to be parked; None
+        when there is nothing to do."""
         self.open_branches()
-        return self._scheduler.wait_s(list(self.sessions.values()), self._clock())
+        wait_s = self._scheduler.wait_s(list(self.sessions.values()), self._clock())
+        return self._parking.wait_s() if wait_s is None else wait_s
 
     def run_step(self) -> None:
-        """Plan and run one step over whatever is ready."""
+        """Plan and run one step over whatever is ready, and park a session that is due."""
         self._step(self._scheduler.plan(list(self.sessions.values()), self._clock()))
+        self._parking.park_one()
 
     def open_branches(self) -> None:
         """Give waiting jobs their branch when their frames are in and the reserve has room."""
         for session in self.sessions.values():
             while session.frames and session.frames[0].interpolated:
                 self._pass_over(session, session.frames.popleft())
-            if session.rebase_due and not session.running:
+            if session.rebase_due and not session.running and session.parked is None:
                 self._rebase(session)
             while session.waiting and not session.rebase_due:
                 job = session.waiting[0]
@@ -361,6 +369,7 @@ class EngineCore:
         for session in self.sessions.values():
             if session.trunk is job.branch.trunk:
                 session.running.remove(job)
+                session.active_s = self._clock()
         self.cache.close_branch(job.branch)
 
     def _rebase(self, session: SessionState) -> None:
@@ -386,7 +395,9 @@ class EngineCore:
             raise AlreadyExistsError(f"session {session_id} is open")
         if len(self.sessions) >= self.limits.max_sessions:
             raise ResourceExhaustedError(f"the worker holds {self.limits.max_sessions} sessions")
-        trunk = self.cache.open_trunk(self.shape(window_segments, max_pixels))
+        shape = self.shape(window_segments, max_pixels)
+        self._parking.admit(shape.cost(self.cache.pool.page_size))
+        trunk = self.cache.open_trunk(shape)
         sink = Run(
             group=0,
             seen=[],
@@ -401,7 +412,7 @@ class EngineCore:
         except Exception:
             self.cache.close_trunk(trunk)
             raise
-        self.sessions[session_id] = SessionState(session_id, trunk)
+        self.sessions[session_id] = SessionState(session_id, trunk, active_s=self._clock())
         metrics.SESSIONS.set(len(self.sessions))
 
     def close_session(self, session_id: str) -> bool:
@@ -413,6 +424,7 @@ class EngineCore:
     def end_session(self, session_id: str, error: Exception) -> None:
         session = self.sessions.pop(session_id)
         self.cache.close_trunk(session.trunk)
+        self._parking.forget(session)
         metrics.SESSIONS.set(len(self.sessions))
         for frame in session.frames:
             frame.done(error)
@@ -432,6 +444,8 @@ class EngineCore:
                 raise ResourceExhaustedError("more frames in flight than the credit allows")
             if frame.layout.segment_tokens > session.trunk.shape.segment_tokens:
                 raise InvalidArgumentError("the frame is larger than its session was opened for")
+            if not frame.interpolated:  # those ask nothing of the cache
+                self._parking.bring_back(session)
         except Exception as error:
             metrics.FRAMES.labels("refused").inc()
             frame.done(error)
@@ -441,6 +455,7 @@ class EngineCore:
             known_s = session.frame_interval_s or since_s
             session.frame_interval_s = known_s + 0.2 * (since_s - known_s)
         session.last_frame_s = frame.arrived_s
+        session.active_s = self._clock()
         session.frames_submitted += 1
         session.frames.append(frame)
 
@@ -454,12 +469,14 @@ class EngineCore:
                 )
             if len(session.waiting) >= self.limits.waiting_branches:
                 raise ResourceExhaustedError("too many questions are waiting on this session")
+            self._parking.bring_back(session)
         except Exception as error:
             job.sink.failed(error)
             return
         job.after_frame = (
             session.frames_submitted - session.frames_submitted % self.model.spec.tubelet
         )
+        session.active_s = self._clock()
         session.waiting.append(job)
 
     def cancel(self, job: BranchJob) -> None:
@@ -476,6 +493,7 @@ class EngineCore:
     def warm_up(self) -> None:
         """Run every batch bucket once, so that no user pays for first-use costs: frames of 1, 2,
         4 … sessions together, a prompt, a decode step, a rebase."""
+        self._parking.paused = True
         spec = self.model.spec
         blank = bytes(spec.layout.frame_bytes)
         count, names = 1, list[str]()
@@ -503,6 +521,7 @@ class EngineCore:
             self._rebase(sessions[0])
         for name in names:
             self.end_session(name, UnavailableError("warm-up is over"))
+        self._parking.paused = False
         self.stats = EngineStats()
         self.recent_queue_s.clear()
         self.cache.check_integrity()

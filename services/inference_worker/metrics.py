@@ -47,7 +47,21 @@ STEP_TOKENS = Histogram(
 STEP_SEGMENTS = Histogram(
     "sightline_step_segments", "Segments in one engine step.", buckets=(0, 1, 2, 4, 8, 16, 32)
 )
-SESSIONS = Gauge("sightline_worker_sessions", "Sessions that hold KV memory.")
+SESSIONS = Gauge("sightline_worker_sessions", "Sessions that are open, parked ones included.")
+PARKED_SESSIONS = Gauge(
+    "sightline_worker_parked_sessions", "Sessions whose KV pages are in host memory."
+)
+PARKED_BYTES = Gauge("sightline_worker_parked_bytes", "Host memory of parked sessions.")
+PARKS = Counter(
+    "sightline_worker_parks_total",
+    "Sessions parked: because they were idle, or to make room for another.",
+    ["reason"],
+)
+RETURNS = Counter(
+    "sightline_worker_returns_total",
+    "Parked sessions that were wanted: returned, refused for want of room, or failed.",
+    ["outcome"],
+)
 KV_PAGES_USED = Gauge("sightline_kv_pages_used", "KV pages in use.")
 KV_PAGES_TOTAL = Gauge("sightline_kv_pages_total", "KV pages of the pool.")
 KV_BYTES_PER_SESSION = Gauge("sightline_kv_bytes_per_session", "KV bytes promised to a session.")

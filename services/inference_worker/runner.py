@@ -209,8 +209,9 @@ class Runner:
             pixels = pixels.view(count, tubelet, layout.height, layout.width, 3)
             encoded = self.model.encode(pixels)
             for n, picture in enumerate(members):
-                deep = tuple(layer[n] for layer in encoded.deep)
-                picture.encoded = Encoded(encoded.tokens[n], deep)
+                # Copies: a picture that is kept for reuse must not keep its neighbours.
+                deep = tuple(layer[n].clone() for layer in encoded.deep)
+                picture.encoded = Encoded(encoded.tokens[n].clone(), deep)
 
     def _buckets(self, runs: list[Run]) -> list[_Bucket]:
         """Sessions grouped by how many queries they bring (next power of two), to bound padding."""
@@ -299,6 +300,28 @@ class Runner:
             picked = keys.index_select(1, index).movedim(0, -2)
             moved = shift(picked, self.model.decoder.omega, delta)
             keys.index_copy_(1, index, moved.movedim(-2, 0))
+
+    @torch.inference_mode()
+    def save(self, pages: list[int]) -> Tensor:
+        """A copy of these pages in host memory, which is pinned where the device is CUDA:
+        [2 * layers, kv_heads, pages, page_size, head_dim]. On CUDA it is complete when the work
+        queued so far is; only `restore`, which queues behind that, may read it."""
+        index = torch.tensor(pages, device=self.device)
+        pools = [*self.keys, *self.values]
+        heads, _, size, dim = pools[0].shape
+        shape = (len(pools), heads, len(pages), size, dim)
+        pinned = self.device.type == "cuda"
+        saved = torch.empty(shape, dtype=self.dtype, pin_memory=pinned)
+        for copy, pool in zip(saved, pools, strict=True):
+            copy.copy_(pool.index_select(1, index), non_blocking=pinned)
+        return saved
+
+    @torch.inference_mode()
+    def restore(self, pages: list[int], saved: Tensor) -> None:
+        """Write what `save` gave into these pages."""
+        index = torch.tensor(pages, device=self.device)
+        for copy, pool in zip(saved, [*self.keys, *self.values], strict=True):
+            pool.index_copy_(1, index, copy.to(self.device, non_blocking=True))
 
 
 def _page_table(runs: list[Run]) -> dict[int, int]:

@@ -130,7 +130,8 @@ class BranchJob:
 class SessionState:
     """A session on the device thread. `frames_taken` counts frames that left the queue.
     `waiting` jobs have no branch yet; `running` ones do. `picture`: the runner's, of the newest
-    encoded tubelet."""
+    encoded tubelet. `active_s`: when it last had a frame or a question, or ended an answer.
+    `parked`: the runner's copy of its pages, while it has none."""
 
     id: str
     trunk: Trunk
@@ -146,6 +147,13 @@ class SessionState:
     rebase_due: bool = False
     first_capture_ns: int | None = None
     picture: Any = None
+    active_s: float = 0.0
+    parked: Any = None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to do."""
+        return not (self.frames or self.waiting or self.running)
 
 
 @dataclass(slots=True)

@@ -130,6 +130,7 @@ class Bench:
         frame_queue: int = 64,
         dtype: torch.dtype = torch.float32,
         reuse_below: float = 0.0,
+        park_after_s: float = 0.0,
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.model = model
@@ -159,6 +160,7 @@ class Bench:
                 waiting_branches=32,
                 max_window_segments=64,
                 reuse_below=reuse_below,
+                park_after_s=park_after_s,
             ),
             clock=clock,
         )
