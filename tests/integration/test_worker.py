@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -263,3 +264,43 @@ def test_garbage_disturbs_nobody(
     feeder.push(picture(), 2)
     assert worker.serving()
     feeder.close()
+
+
+def test_sessions_take_turns_in_room_for_one(tmp_path: Path) -> None:
+    """An idle session costs nothing, makes room, and remembers what it saw."""
+    environment = {
+        "WORKER_THREADS": "1",
+        "WORKER_KV_MEMORY_BYTES": str(28 << 20),
+        "WORKER_PARK_AFTER_S": "0.3",
+    }
+    process = ServiceProcess("inference_worker", environment, tmp_path)
+    process.start(120)
+    try:
+        with grpc.insecure_channel(process.address) as channel:
+            stub = InferenceServiceStub(channel)
+            colours = {"red": (255, 0, 0), "blue": (0, 0, 255)}
+            feeders = {}
+            for name, colour in colours.items():
+                feeders[name] = Feeder(stub, name)
+                for number in range(1, 9):
+                    feeders[name].push(picture(colour), number)
+                wait_for_idle_pool(stub)
+            for number in range(9, 12):
+                for name, colour in colours.items():
+                    feeders[name].push(picture(colour), number)
+                    done = answer(stub, name, "What colour is the square?")
+                    assert (done.frames_seen, name in done.text) == (number, True)
+                    wait_for_idle_pool(stub)
+            load = next(stub.Load(inference_pb2.LoadRequest(), timeout=10))
+            assert load.sessions == 2
+            for feeder in feeders.values():
+                feeder.close()
+    finally:
+        process.stop()
+
+
+def wait_for_idle_pool(stub: InferenceServiceStub) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while next(stub.Load(inference_pb2.LoadRequest(), timeout=10)).kv_pages_used:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
