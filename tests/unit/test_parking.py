@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.inference_worker import metrics
+from services.inference_worker.runner import Run, RunOutput
 from services.inference_worker.scheduler import BranchJob, FinishReason, FrameJob, FrameReceipt
 from sightline.errors import InternalError, NotFoundError, ResourceExhaustedError
 from tests.unit.tiny import Bench, Recorder, random_picture, tiny_model
@@ -362,6 +363,23 @@ def test_a_device_that_fails_to_park_or_to_restore_loses_nothing(
     assert place.parked() == ["s"]
     place.check()
     assert torch.equal(place.logits("s"), expected)
+
+
+def test_nobody_is_parked_while_the_engine_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-up gives its sessions work behind the back of the commands, and may be slow."""
+    place = Place(room=2)
+    execute = place.runner.execute
+
+    def slow(runs: list[Run]) -> list[RunOutput | None]:
+        place.clock.now_s += 2 * AFTER_S
+        return execute(runs)
+
+    monkeypatch.setattr(place.runner, "execute", slow)
+    parks = [counted(metrics.PARKS, reason) for reason in ("idle", "room")]
+    place.core.warm_up()
+    assert [counted(metrics.PARKS, reason) for reason in ("idle", "room")] == parks
+    assert not place.core.sessions
+    place.check()
 
 
 def test_the_thread_wakes_by_itself_to_park() -> None:
