@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -30,8 +31,9 @@ def started_engine() -> Engine:
 
 
 class Feed:
-    """One session's frames. `show` waits for each frame; `start` keeps one frame in flight, sent by
-    the device thread's own callback, until `stop`: as fast as the engine takes them."""
+    """One session's frames, a tubelet at a time, which for most models is one frame. `show` waits
+    for each; `start` keeps one in flight, sent by the device thread's own callback, until `stop`:
+    as fast as the engine takes them."""
 
     def __init__(self, engine: Engine, session: str, frames: list[bytes]) -> None:
         self.engine = engine
@@ -45,18 +47,23 @@ class Feed:
         engine.open_session(session).result(TIMEOUT_S)
 
     def show(self) -> FrameReceipt:
-        """One frame; its receipt. Raises what ended the session."""
-        receipts: queue.Queue[FrameReceipt | Exception] = queue.Queue()
-        self.engine.submit_frame(self.session, self._next(receipts.put))
-        receipt = receipts.get(timeout=TIMEOUT_S)
-        if isinstance(receipt, Exception):
-            raise receipt
-        return receipt
+        """One tubelet; the receipt of its last frame. Raises what ended the session."""
+        return show_together([self])[0]
+
+    def step_s(self) -> float:
+        """One tubelet; the seconds of the step that took it."""
+        receipt = self.show()
+        return receipt.latency_s - receipt.queue_s
+
+    def send(self, done: Callable[[FrameReceipt | Exception], None]) -> None:
+        """One tubelet; `done` is that of its last frame."""
+        for left in reversed(range(self.engine.model.spec.tubelet)):
+            self.engine.submit_frame(self.session, self._next(_ignore if left else done))
 
     def start(self) -> None:
         self.count, self._running = 0, True
         self._ended.clear()
-        self.engine.submit_frame(self.session, self._next(self._understood))
+        self.send(self._understood)
 
     def stop(self) -> None:
         """Returns when no frame is in flight. Raises what ended the session."""
@@ -74,9 +81,9 @@ class Feed:
             self._error = receipt
             self._ended.set()
             return
-        self.count += 1
+        self.count += self.engine.model.spec.tubelet
         if self._running:
-            self.engine.submit_frame(self.session, self._next(self._understood))
+            self.send(self._understood)
         else:
             self._ended.set()
 
@@ -90,6 +97,24 @@ class Feed:
             time.monotonic(),
             done,
         )
+
+
+def show_together(feeds: list[Feed]) -> list[FrameReceipt]:
+    """A tubelet of each at one time; their receipts. Raises what ended a session."""
+    receipts: queue.Queue[FrameReceipt | Exception] = queue.Queue()
+    for feed in feeds:
+        feed.send(receipts.put)
+    received = []
+    for _ in feeds:
+        receipt = receipts.get(timeout=TIMEOUT_S)
+        if isinstance(receipt, Exception):
+            raise receipt
+        received.append(receipt)
+    return received
+
+
+def _ignore(receipt: FrameReceipt | Exception) -> None:
+    """Of a tubelet's frames the last one tells all."""
 
 
 @dataclass(slots=True)
@@ -128,14 +153,24 @@ class Asked:
         self.ended_s = time.perf_counter()
         self.done.set()
 
+    def wait(self) -> None:
+        """For the whole answer. Raises what the engine says."""
+        if not self.done.wait(TIMEOUT_S):
+            raise TimeoutError("no answer")
+        if self.error is not None:
+            raise self.error
 
-def ask(engine: Engine, session: str, text: str, max_tokens: int = 16) -> Asked:
-    """Ask and wait for the whole answer. Raises what the engine says."""
+
+def begin(engine: Engine, session: str, text: str, max_tokens: int = 16) -> Asked:
+    """Ask; the answer comes in its own time."""
     tokens = engine.model.question_tokens([], text)
     asked = Asked(time.perf_counter())
     engine.submit_branch(session, BranchJob(tokens, max_tokens, asked))
-    if not asked.done.wait(TIMEOUT_S):
-        raise TimeoutError("no answer")
-    if asked.error is not None:
-        raise asked.error
+    return asked
+
+
+def ask(engine: Engine, session: str, text: str, max_tokens: int = 16) -> Asked:
+    """Ask and wait for the whole answer. Raises what the engine says."""
+    asked = begin(engine, session, text, max_tokens)
+    asked.wait()
     return asked
