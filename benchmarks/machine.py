@@ -100,6 +100,21 @@ def matmul_rate(
     return 2 * rows * inner * columns / best_s
 
 
+def copy_rate(device: torch.device, size_bytes: int = 2**28) -> float:
+    """Bytes per second that a copy reads and writes, taken together: the best of many. The size is
+    beyond any cache."""
+    source = torch.ones(size_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best_s, end_s = float("inf"), time.perf_counter() + 0.5
+    while time.perf_counter() < end_s:
+        started_s = time.perf_counter()
+        target.copy_(source)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best_s = min(best_s, time.perf_counter() - started_s)
+    return 2 * size_bytes / best_s
+
+
 class CpuMeter:
     """Processor time of named processes, and of everything else, since `start`."""
 

@@ -1,0 +1,98 @@
+"""The least work of a step, and how long this machine's best rates would take for it.
+
+Counted are the matrix products, the attention over what each token really sees, and one reading of
+every weight and of every session's keys and values. No padding, no copies, no activations.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.machine import copy_rate, matmul_rate
+from services.inference_worker.model.decoder import DecoderConfig
+from services.inference_worker.model.family import StreamingModel
+
+SQUARES = (512, 1024, 2048)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """FLOP/s of matrix products, at their best and at one frame's shape, and bytes/s of a copy."""
+
+    flops: float
+    frame_flops: float
+    bytes: float
+
+    @classmethod
+    def of(cls, model: StreamingModel, tokens: int) -> "Rates":
+        """Of the model's device and dtype, with the threads torch has now. `tokens`: of a step."""
+        weights, config = model.decoder.embedding.weight, model.decoder.config
+        size = (tokens, config.hidden_size, 2 * config.mlp_size)
+        own = matmul_rate(*size, weights.dtype, weights.device)
+        large = [matmul_rate(n, n, n, weights.dtype, weights.device) for n in SQUARES]
+        return cls(max(*large, own), own, copy_rate(weights.device))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """FLOPs to be computed and bytes to be read, at least."""
+
+    flops: float
+    bytes: float
+
+    def floor_s(self, rates: Rates) -> float:
+        return max(self.flops / rates.flops, self.bytes / rates.bytes)
+
+
+def frame_work(model: StreamingModel, sessions: int, tokens: int, seen: int) -> Work:
+    """One segment of `tokens` in each of `sessions`, each of which holds `seen` tokens already."""
+    config, layers = model.decoder.config, model.decoder.layers
+    assert isinstance(model, nn.Module)
+    tower = sum(p.numel() for name, p in model.named_parameters() if not _of_decoder(name))
+    flops = tower_flops(model, sessions)
+    flops += sessions * (2.0 * _count(layers) * tokens + attention_flops(config, tokens, seen))
+    read = (_count(layers) + tower) * _item_bytes(model)
+    return Work(flops, read + sessions * kv_bytes(config, seen, _item_bytes(model)))
+
+
+def decode_work(model: StreamingModel, sessions: int, seen: int) -> Work:
+    """The next token of one answer in each of `sessions`."""
+    config = model.decoder.config
+    weights = _count(model.decoder.layers) + config.vocab_size * config.hidden_size
+    flops = sessions * (2.0 * weights + attention_flops(config, 1, seen))
+    read = weights * _item_bytes(model)
+    return Work(flops, read + sessions * kv_bytes(config, seen, _item_bytes(model)))
+
+
+def attention_flops(config: DecoderConfig, tokens: int, seen: int) -> float:
+    """Two products per visible pair and head; new tokens see `seen` and each other causally."""
+    pairs = tokens * seen + tokens * (tokens + 1) / 2
+    return 4.0 * pairs * config.num_heads * config.head_dim * config.num_layers
+
+
+def kv_bytes(config: DecoderConfig, tokens: int, item_bytes: int) -> float:
+    """Keys and values of all layers."""
+    return 2.0 * tokens * config.num_kv_heads * config.head_dim * config.num_layers * item_bytes
+
+
+def tower_flops(model: StreamingModel, tubelets: int) -> float:
+    spec = model.spec
+    shape = (tubelets, spec.tubelet, spec.layout.height, spec.layout.width, 3)
+    pictures = torch.zeros(shape, dtype=torch.uint8, device=model.decoder.embedding.weight.device)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model.encode(pictures)
+    return float(counter.get_total_flops())
+
+
+def _of_decoder(name: str) -> bool:
+    return name.startswith("decoder.")
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _item_bytes(model: StreamingModel) -> int:
+    return int(model.decoder.embedding.weight.element_size())
