@@ -6,7 +6,7 @@ PROTOS := $(wildcard protos/sightline/v1/*.proto)
 STUBS := sightline/v1/.written
 EXTRAS := common,gateway,inference-worker,dialogue,tts,media,local,dev
 
-.PHONY: setup run test check proto train eval bench docs compose-test helm-test help
+.PHONY: setup run test check proto train eval bench bench-engine docs compose-test helm-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -41,6 +41,9 @@ eval: setup ## examine the built-in model through the running engine
 
 bench: setup ## measure what is promised, on this machine: tables, JSON, plots
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-engine: setup ## the engine on published families, against transformers and the floor
+	$(BIN)/python -m benchmarks engine $(ARGS)
 
 docs: setup ## write docs/configuration.md
 	$(BIN)/python docs/configuration.py

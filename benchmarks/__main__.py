@@ -1,4 +1,4 @@
-"""`python -m benchmarks [rows flat reencode batching questions soak] [--quick]`."""
+"""`python -m benchmarks [engine rows flat reencode batching questions soak] [--quick]`."""
 
 import argparse
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from benchmarks import REPOSITORY, machine
 from benchmarks.report import Result, show, write
 
 BENCHMARKS = {
+    "engine": "published families: frames, questions, answers, against transformers and the floor",
     "batching": "ten sessions in shared steps against one",
     "reencode": "streaming against reading the window again for every question",
     "flat": "step time and memory after 200 and after 20,000 frames",

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks import rows
+from benchmarks import engine, rows
+from benchmarks.floor import Rates, Work, attention_flops, kv_bytes
+from benchmarks.growth import Growth
 from benchmarks.machine import CpuMeter, Machine
 from benchmarks.questions import Measured as QuestionsMeasured
 from benchmarks.report import Result, Table, Target, show, write
 from benchmarks.samples import Histogram, Latency, Ratio, chunk_medians, percentile, slope
+from services.inference_worker.model.decoder import DecoderConfig
 
 EXPOSITION = """\
 # HELP sightline_frame_latency_seconds A frame's way.
@@ -259,3 +262,81 @@ def test_cpu_meter_names_what_it_was_given() -> None:
     assert set(cores) == {"me", "others"}
     assert cores["others"] >= 0.0
     assert meter.rss_mib()["me"] > 1.0
+
+
+class TestFloor:
+    config = DecoderConfig(
+        vocab_size=10,
+        hidden_size=8,
+        num_layers=3,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=2,
+        mlp_size=16,
+    )
+
+    def test_attention_counts_the_pairs_that_are_seen(self) -> None:
+        """Two tokens after five: 6 + 7 pairs, two products of 2 multiplications and additions."""
+        assert attention_flops(self.config, 2, 5) == 4 * 13 * 4 * 2 * 3
+
+    def test_keys_and_values_of_every_layer(self) -> None:
+        assert kv_bytes(self.config, 5, 2) == 2 * 5 * 2 * 2 * 3 * 2
+
+    def test_the_slower_resource_is_the_floor(self) -> None:
+        rates = Rates(flops=1e9, frame_flops=5e8, bytes=1e6)
+        assert Work(flops=2e9, bytes=1e6).floor_s(rates) == 2.0
+        assert Work(flops=1e9, bytes=3e6).floor_s(rates) == 3.0
+
+
+def published(**changes: Any) -> engine.Measured:
+    """A family as it should be."""
+    work = Work(1e9, 1e6)
+    steps = [engine.Step(name, work, 0.07, 0.1) for name in ("one", "eight", "token", "tokens")]
+    values: dict[str, Any] = {
+        "family": "a family",
+        "dtype": "bfloat16",
+        "device": "cpu",
+        "parameters": {"decoder": 2_000_000, "tower": 1_000_000, "embedding": 1_000_000},
+        "segment_tokens": 66,
+        "tubelet": 2,
+        "question_tokens": 20,
+        "window_tokens": 2000,
+        "sessions": 100,
+        "session_mib": 12.0,
+        "rates": Rates(1e12, 5e11, 3e10),
+        "step_s": [0.06],
+        "batch_s": [0.1],
+        "streamed_s": [0.1, 0.2],
+        "reencoded_s": [3.0, 5.0],
+        "one_tokens_per_s": [20.0],
+        "all_tokens_per_s": [80.0],
+        "steps": steps,
+        "growth": Growth([0.1] * 60, [0.1, 0.1], [0.1, 0.11], [0.1, 0.4], [2, 400]),
+    }
+    return engine.Measured(**{**values, **changes})
+
+
+class TestEngine:
+    def missed(self, found: engine.Measured) -> list[str]:
+        return [t.what.partition(": ")[2] for t in engine.targets(found) if not t.met]
+
+    def test_every_promise_has_its_own_verdict(self) -> None:
+        assert self.missed(published()) == []
+        slow = published(reencoded_s=[1.0, 2.0])
+        assert self.missed(slow) == ["first token, re-encoding against streaming"]
+        ageing = published(growth=Growth([], [0.1], [0.12], [], []))
+        assert self.missed(ageing) == ["step, an old stream against a young one"]
+        steps = [engine.Step("", Work(1.0, 1.0), floor, 1.0) for floor in (0.9, 0.5, 0.9, 0.9)]
+        wasteful = published(steps=steps)
+        assert self.missed(wasteful) == ["share of the floor, 8 sessions' frames"]
+
+    def test_a_growing_cache_is_read_around_an_age(self) -> None:
+        growth = Growth(theirs_s=[n / 100 for n in range(100)], theirs_frames=list(range(100)))
+        assert growth.theirs_at(50) == 0.5
+        assert growth.theirs_at(1000) == 0.95
+
+    def test_tells_of_every_family(self, tmp_path: Path) -> None:
+        told = engine.result([published(), published(family="another")], engine.QUICK)
+        assert [len(table.rows) for table in told.tables] == [2, 2, 8, 2]
+        assert len(told.targets) == 6
+        assert write(told, MACHINE, tmp_path).with_suffix(".png").exists()
