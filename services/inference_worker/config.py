@@ -79,7 +79,7 @@ class WorkerConfig(ServiceConfig):
     step_question_tokens: int = setting(
         0,
         "Tokens of questions and answers one step may hold while video flows, so that frames "
-        "never wait long; 0: 64 on CPUs, 512 on GPUs.",
+        "never wait long; 0: 32 on CPUs, 512 on GPUs.",
         minimum=0,
     )
     burst_segments: int = setting(

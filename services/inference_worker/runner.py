@@ -214,7 +214,7 @@ class Runner:
                 picture.encoded = Encoded(encoded.tokens[n].clone(), deep)
 
     def _buckets(self, runs: list[Run]) -> list[_Bucket]:
-        """Sessions grouped by how many queries they bring (next power of two), to bound padding."""
+        """Sessions grouped by how many queries they bring, rounded, so that padding is little."""
         groups: dict[int, list[tuple[int, Run]]] = {}
         row = 0
         for run in runs:
@@ -223,7 +223,7 @@ class Runner:
         sized: dict[int, list[list[tuple[int, Run]]]] = {}
         for members in groups.values():
             queries = sum(len(run.slots) for _, run in members)
-            sized.setdefault(max(16, 1 << (queries - 1).bit_length()), []).append(members)
+            sized.setdefault(_rounded(queries), []).append(members)
         return [self._bucket(width, members) for width, members in sized.items()]
 
     def _bucket(self, width: int, sessions: list[list[tuple[int, Run]]]) -> _Bucket:
