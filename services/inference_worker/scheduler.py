@@ -173,7 +173,7 @@ class Plan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLimits:
     """Bounds of one step. While video flows, a step of questions holds at most `question_tokens`
-    and reads the windows of at most `question_sessions`. `burst_segments`
+    (twice that if there is one question) and reads the windows of at most `question_sessions`. `burst_segments`
     is for sessions that are read faster than live; `batch_wait_s` is how long a segment may wait
     for company."""
 
@@ -270,7 +270,9 @@ class Scheduler:
     ) -> None:
         """A token of every answer under way, then prompts, one after the other: prompts that share
         steps would all be read late."""
-        budget = self.limits.question_tokens if flowing else self.limits.tokens
+        # One question alone is read in fewer steps: it is many of them that would delay frames.
+        alone = 2 if len(jobs) == 1 else 1
+        budget = alone * self.limits.question_tokens if flowing else self.limits.tokens
         windows = self.limits.question_sessions if flowing else len(jobs)
         self._turn += 1
         answers = [entry for entry in jobs if len(entry[1].pending) == 1]
