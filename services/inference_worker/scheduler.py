@@ -173,9 +173,9 @@ class Plan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLimits:
     """Bounds of one step. While video flows, a step of questions holds at most `question_tokens`
-    (twice that if there is one question) and reads the windows of at most `question_sessions`. `burst_segments`
-    is for sessions that are read faster than live; `batch_wait_s` is how long a segment may wait
-    for company."""
+    (twice that if there is one question) and reads the windows of at most `question_sessions`.
+    `burst_segments` is for sessions that are read faster than live; `batch_wait_s` is how long a
+    segment may wait for company."""
 
     tokens: int
     question_tokens: int
