@@ -22,7 +22,6 @@ from services.inference_worker.errors import ModelError
 from services.inference_worker.model.decoder import Decoder, DecoderConfig, Layer
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
-from sightline.errors import InvalidArgumentError
 
 ARCHITECTURE = "SightlineBuiltin"
 BEGIN, USER, WATCH, ASSISTANT, END = "<begin>", "<user>", "<watch>", "<assistant>", "<end>"
@@ -202,12 +201,8 @@ class BuiltinModel(nn.Module):
     # StreamingModel
 
     def layout(self, width: int, height: int) -> FrameLayout:
-        layout = self.spec.layout
-        if (width, height) != (layout.width, layout.height):
-            raise InvalidArgumentError(
-                f"frames of {width}×{height}; this model takes {layout.width}×{layout.height}"
-            )
-        return layout
+        self.spec.layout.check_only(width, height)
+        return self.spec.layout
 
     def costliest(self, max_pixels: int) -> FrameLayout:
         return self.spec.layout

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sightline.errors import InvalidArgumentError
+
 VISION = -1
 """Where a token of the encoded picture stands among a segment's words."""
 
@@ -25,6 +27,13 @@ class FrameLayout:
     def frame_bytes(self) -> int:
         """Of one RGB24 frame."""
         return self.width * self.height * 3
+
+    def check_only(self, width: int, height: int) -> None:
+        """For models of one size. Raises InvalidArgumentError for frames of another."""
+        if (width, height) != (self.width, self.height):
+            raise InvalidArgumentError(
+                f"frames of {width}×{height}; this model takes {self.width}×{self.height}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from services.inference_worker.model.layout import FrameLayout, SegmentTokens
 WINDOW_SEGMENTS = 30
 HISTORY_ROUNDS = 10
 MAX_ANSWER_TOKENS = 512
+LATEST_S = 1e7  # a third of a year: what room is kept for in timestamps
 BRANCH_POSITIONS = 4096  # kept free below the position horizon for questions and answers
 WATCH = 'Is this true right now: "{condition}"? Answer with Yes or No only.'
 

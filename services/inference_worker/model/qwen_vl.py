@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from services.inference_worker.model.family import Encoded
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
 from services.inference_worker.model.published import (
+    LATEST_S,
     PublishedModel,
     inverse_frequencies,
     normalised,
 )
 from sightline.errors import InvalidArgumentError
-
-LATEST_S = 1e7  # a third of a year: what room is kept for in timestamps
 
 
 class Qwen2VL(PublishedModel):

@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from services.inference_worker.model.family import Encoded
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
 from services.inference_worker.model.published import (
+    LATEST_S,
     PublishedModel,
     inverse_frequencies,
     normalised,
 )
-from sightline.errors import InvalidArgumentError
-
-LATEST_S = 1e7  # a third of a year: what room is kept for in timestamps
 
 
 class Tower(nn.Module):
@@ -71,12 +69,8 @@ class SmolVLM(PublishedModel):
         )
 
     def layout(self, width: int, height: int) -> FrameLayout:
-        layout = self.spec.layout
-        if (width, height) != (layout.width, layout.height):
-            raise InvalidArgumentError(
-                f"frames of {width}×{height}; this model takes {layout.width}×{layout.height}"
-            )
-        return layout
+        self.spec.layout.check_only(width, height)
+        return self.spec.layout
 
     def costliest(self, max_pixels: int) -> FrameLayout:
         return self.spec.layout
