@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import select
 import time
 import urllib.request
 from array import array
@@ -228,10 +229,13 @@ async def test_a_crash_of_the_engine_costs_one_sentence(service_process: Start) 
     async with _stub(process) as stub:
         waiting = stub.Synthesize(timeout=60)
         await waiting.write(pb.SynthesizeRequest(text="And th"))
-        call = stub.Synthesize(timeout=60)
-        await call.write(pb.SynthesizeRequest(text=f"{SENTENCE} " * 500))
-        await call.read()
         (engine,) = service.children()
+        engine.suspend()
+        call = stub.Synthesize(timeout=60)
+        await call.write(pb.SynthesizeRequest(text=f"{SENTENCE} And"))
+        # Killed between two sentences it would cost none: the next would get a new engine.
+        with open(f"/proc/{engine.pid}/fd/0", "rb") as asked:
+            await _until(lambda: bool(select.select([asked], [], [], 0)[0]))
         engine.kill()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in _rest(call):
