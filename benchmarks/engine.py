@@ -240,7 +240,6 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
         ),
     ]
     pages = engine.core.shape().cost(engine.core.cache.pool.page_size)
-    page_bytes = 2 * len(engine.core.runner.keys) * engine.core.runner.keys[0][:, 0].nbytes
     return Measured(
         family=family,
         dtype=engine.dtype_name,
@@ -255,7 +254,7 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
         question_tokens=len(question),
         window_tokens=trunk_tokens + len(question),
         sessions=sessions,
-        session_mib=pages * page_bytes / 2**20,
+        session_mib=pages * engine.core.runner.store.page_bytes / 2**20,
         rates=rates,
         step_s=step_s,
         batch_s=batch_s,

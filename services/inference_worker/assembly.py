@@ -11,6 +11,7 @@ from services.inference_worker.config import WorkerConfig
 from services.inference_worker.core import EngineCore, EngineLimits
 from services.inference_worker.engine import Engine
 from services.inference_worker.kv_cache import KVCache
+from services.inference_worker.kv_store import KVStore
 from services.inference_worker.model.family import StreamingModel, load_model
 from services.inference_worker.model.quantise import quantise
 from services.inference_worker.runner import Runner
@@ -36,10 +37,14 @@ def assemble(
     model: StreamingModel, config: WorkerConfig, dtype: torch.dtype, device: torch.device
 ) -> Engine:
     """An engine for a model that is already loaded."""
-    decoder = model.decoder.config
-    page_bytes = (
-        2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * config.page_size
-    ) * dtype.itemsize
+    page_bytes = KVStore(  # one page that takes no memory tells what each will cost
+        model.decoder.config,
+        config.kv_dtype,
+        num_pages=1,
+        page_size=config.page_size,
+        dtype=dtype,
+        device=torch.device("meta"),
+    ).page_bytes
     limits = EngineLimits(
         max_sessions=config.max_sessions,
         frame_queue=max(config.frame_queue, model.spec.tubelet),
@@ -71,7 +76,12 @@ def assemble(
         extra={"pages": num_pages, "bytes": num_pages * page_bytes, "pages_per_session": cost},
     )
     runner = Runner(
-        model, num_pages=num_pages, page_size=config.page_size, dtype=dtype, device=device
+        model,
+        num_pages=num_pages,
+        page_size=config.page_size,
+        dtype=dtype,
+        device=device,
+        kv_dtype=config.kv_dtype,
     )
     cache = KVCache(num_pages, config.page_size)
     return Engine(EngineCore(model, runner, cache, step, limits))
@@ -91,7 +101,8 @@ def _device(name: str) -> torch.device:
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:

@@ -24,8 +24,10 @@ class WorkerConfig(ServiceConfig):
     device: str = setting("auto", "`auto`, `cpu`, `cuda`, or `cuda:N`. auto: a GPU where one is.")
     dtype: str = setting(
         "auto",
-        "Weights, activations and KV. auto: bfloat16 where the device computes in it.",
-        choices=("auto", "bfloat16", "float32"),
+        "Weights, activations and KV. auto: bfloat16 where the device computes in it, else float32."
+        " float16: half the memory on GPUs without bfloat16 (Volta, Turing), if the model stays "
+        "below 65504; one that does not answers with errors.",
+        choices=("auto", "bfloat16", "float16", "float32"),
     )
     quantization: str = setting(
         "none",
@@ -37,6 +39,13 @@ class WorkerConfig(ServiceConfig):
         "CPU threads of the model; 0: all cores but one, which is left to everything else.",
         minimum=0,
         maximum=256,
+    )
+    kv_dtype: str = setting(
+        "auto",
+        "What keys and values are kept in. auto: the model's own, exact. `int8`, `fp8` (e4m3): 8 "
+        "bits with a scale per token and head, so that nearly twice as many sessions fit; int8 is "
+        "the nearer. Steps take longer on CPUs.",
+        choices=("auto", "int8", "fp8"),
     )
     kv_memory_bytes: int | None = setting(
         None, "Bytes of the KV pool; empty: free memory × kv_fraction.", minimum=1

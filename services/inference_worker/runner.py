@@ -6,7 +6,6 @@ that any of a session's runs may see are gathered once, whoever and however many
 says which query sees which slot. So twenty questions about one video read its window once.
 """
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from services.inference_worker.kv_cache import NULL_PAGE, Segment
+from services.inference_worker.kv_store import KVStore
 from services.inference_worker.model.attention import batched_attention
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import Encoded, StreamingModel
 from services.inference_worker.model.layout import VISION, FrameLayout
-from services.inference_worker.model.rotary import shift
 from services.inference_worker.scheduler import GREEDY, Sampling
 
 _UNSEEN = np.int32(2**30)
@@ -87,23 +86,20 @@ class _Bucket:
 class PagedAttention:
     """Attention of one step through block tables: writes new keys and values, then attends."""
 
-    def __init__(self, runner: "Runner", slots: Tensor, buckets: list[_Bucket]) -> None:
-        self.runner = runner
+    def __init__(self, store: KVStore, slots: Tensor, buckets: list[_Bucket]) -> None:
+        self.store = store
         self.slots = slots
         self.buckets = buckets
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        key_pool, value_pool = self.runner.keys[layer], self.runner.values[layer]
-        key_pool.flatten(1, 2).index_copy_(1, self.slots, keys.transpose(0, 1))
-        value_pool.flatten(1, 2).index_copy_(1, self.slots, values.transpose(0, 1))
+        self.store.write(layer, self.slots, keys, values)
         out = torch.zeros_like(queries)  # rows of padding must stay numbers
         for bucket in self.buckets:
             groups, width = bucket.shape
             picked = queries.index_select(0, bucket.queries).unflatten(0, (groups, width))
             attended = batched_attention(
                 picked.permute(2, 0, 1, 3),
-                _gather(key_pool, bucket.pages),
-                _gather(value_pool, bucket.pages),
+                *self.store.gather(layer, bucket.pages),
                 bucket.mask,
             )
             attended = attended.permute(1, 2, 0, 3).flatten(0, 1)
@@ -113,19 +109,9 @@ class PagedAttention:
         return out
 
 
-def _gather(pool: Tensor, pages: Tensor) -> Tensor:
-    """[heads, pages, page_size, dim] → [heads, groups, slots, dim]: whole pages, no strides."""
-    groups, count = pages.shape
-    picked = pool.index_select(1, pages.flatten())
-    return picked.view(pool.shape[0], groups, count * pool.shape[2], pool.shape[3])
-
-
 class Runner:
-    """Owns the model and the KV tensors. Only the device thread calls it.
-
-    keys, values: per layer [kv_heads, pages, page_size, head_dim]. Heads come first so that what
-    one step gathers is already a batch of matrices.
-    """
+    """Owns the model and the KV tensors, kept as `kv_dtype` says (see `KVStore`). Only the device
+    thread calls it."""
 
     def __init__(
         self,
@@ -135,15 +121,20 @@ class Runner:
         page_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        kv_dtype: str = "auto",
     ) -> None:
         self.model = model
         self.page_size = page_size
         self.dtype = dtype
         self.device = device
-        config = model.decoder.config
-        shape = (config.num_kv_heads, num_pages, page_size, config.head_dim)
-        self.keys = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
-        self.values = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
+        self.store = KVStore(
+            model.decoder.config,
+            kv_dtype,
+            num_pages=num_pages,
+            page_size=page_size,
+            dtype=dtype,
+            device=device,
+        )
 
     @torch.inference_mode()
     def execute(self, runs: list[Run]) -> list[RunOutput | None]:
@@ -158,7 +149,7 @@ class Runner:
         positions = torch.tensor(places, device=self.device)
         targets = [s for run in ordered for s in run.slots] + [0] * padding
         slots = torch.tensor(targets, device=self.device)
-        attend = PagedAttention(self, slots, self._buckets(ordered))
+        attend = PagedAttention(self.store, slots, self._buckets(ordered))
         hidden = self.model.decoder(hidden, positions, attend, deep)
         outputs: list[RunOutput | None] = [None] * len(runs)
         ends = np.cumsum([len(run.slots) for run in ordered])
@@ -295,33 +286,17 @@ class Runner:
     @torch.inference_mode()
     def shift(self, pages: list[int], delta: int) -> None:
         """Rebase: rotate the keys of these pages by `delta` positions, in place."""
-        index = torch.tensor(pages, device=self.device)
-        for keys in self.keys:
-            picked = keys.index_select(1, index).movedim(0, -2)
-            moved = shift(picked, self.model.decoder.omega, delta)
-            keys.index_copy_(1, index, moved.movedim(-2, 0))
+        self.store.shift(pages, self.model.decoder.omega, delta)
 
     @torch.inference_mode()
     def save(self, pages: list[int]) -> Tensor:
-        """A copy of these pages in host memory, which is pinned where the device is CUDA:
-        [2 * layers, kv_heads, pages, page_size, head_dim]. On CUDA it is complete when the work
-        queued so far is; only `restore`, which queues behind that, may read it."""
-        index = torch.tensor(pages, device=self.device)
-        pools = [*self.keys, *self.values]
-        heads, _, size, dim = pools[0].shape
-        shape = (len(pools), heads, len(pages), size, dim)
-        pinned = self.device.type == "cuda"
-        saved = torch.empty(shape, dtype=self.dtype, pin_memory=pinned)
-        for copy, pool in zip(saved, pools, strict=True):
-            copy.copy_(pool.index_select(1, index), non_blocking=pinned)
-        return saved
+        """A copy of these pages in host memory; see `KVStore.save`."""
+        return self.store.save(pages)
 
     @torch.inference_mode()
     def restore(self, pages: list[int], saved: Tensor) -> None:
         """Write what `save` gave into these pages."""
-        index = torch.tensor(pages, device=self.device)
-        for copy, pool in zip(saved, [*self.keys, *self.values], strict=True):
-            pool.index_copy_(1, index, copy.to(self.device, non_blocking=True))
+        self.store.restore(pages, saved)
 
 
 def _page_table(runs: list[Run]) -> dict[int, int]:
@@ -362,12 +337,3 @@ def _rounded(count: int) -> int:
     if count > 16:
         return -(-count // 16) * 16
     return next(size for size in (1, 2, 3, 4, 6, 8, 12, 16) if size >= count)
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros, because a slot nobody wrote is masked, and masking a NaN leaves a NaN. In host memory
-    they are the system's own zero pages, which cost nothing until a session writes to them."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(raw).view(dtype).view(shape)

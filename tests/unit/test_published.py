@@ -335,8 +335,10 @@ def test_a_rebase_equals_keys_that_were_never_rotated(pair: Pair) -> None:
     assert rebases >= 2
 
 
-def test_half_precision_is_near(pair: Pair) -> None:
-    """bfloat16 keeps eight bits: logits of deviation 4 stay within a tenth of that on average."""
+@pytest.mark.parametrize(("half", "bound"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_half_precision_is_near(pair: Pair, half: torch.dtype, bound: float) -> None:
+    """bfloat16 keeps eight bits: logits of deviation 4 stay within a tenth of that on average;
+    float16 keeps eleven."""
     rng = np.random.default_rng(6)
     streams = []
     model = pair.ours
@@ -346,7 +348,7 @@ def test_half_precision_is_near(pair: Pair) -> None:
     question = model.question_tokens([], "What changed?")
     omega = model.decoder.omega.clone()
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, half):
         model.to(dtype)
         model.decoder.omega.data = omega
         bench = bench_of(pair, window=4, dtype=dtype)
@@ -360,7 +362,7 @@ def test_half_precision_is_near(pair: Pair) -> None:
     model.float()
     model.load_state_dict(state)
     exact, near = streams
-    assert float((exact - near).abs().mean()) < 0.1 * float(exact.std())
+    assert 0 < float((exact - near).abs().mean()) < bound * float(exact.std())
 
 
 def test_eight_bits_are_near(pair: Pair) -> None:
@@ -381,6 +383,30 @@ def test_eight_bits_are_near(pair: Pair) -> None:
     exact, near = logits
     assert not torch.equal(exact, near)
     assert float((exact - near).abs().mean()) < 0.1 * float(exact.std())
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("int8", 0.02), ("fp8", 0.1)])
+def test_keys_and_values_in_eight_bits_are_near(pair: Pair, kind: str, bound: float) -> None:
+    """Mean error of logits over their deviation, after evictions: 0.5 to 1.1 % were measured in
+    int8, 2 to 7 % in fp8. Steps that are cut and shared otherwise find the same (D)."""
+    question = pair.ours.question_tokens([], "What changed?")
+    logits = []
+    for kept, options in (("auto", {}), (kind, {}), (kind, {"burst": 3, "prefill": 5})):
+        rng = np.random.default_rng(8)
+        bench = bench_of(pair, kv_dtype=kept, **options)
+        stream = Stream(pair, bench, "s", size_of(pair, 3, 2))
+        other = Stream(pair, bench, "other", size_of(pair, 2, 2))
+        for n in range(7):
+            stream.show(rng)
+            if options:
+                other.show(np.random.default_rng(n))
+        bench.run()
+        bench.ask("s", question)
+        bench.run()
+        logits.append(bench.runner.logits[-1])
+    exact, near, shared = logits
+    assert 0 < float((exact - near).abs().mean()) < bound * float(exact.std())
+    assert float((shared - near).abs().mean()) < 0.02 * float(exact.std())
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])

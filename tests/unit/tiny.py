@@ -129,6 +129,7 @@ class Bench:
         prefill: int = 64,
         frame_queue: int = 64,
         dtype: torch.dtype = torch.float32,
+        kv_dtype: str = "auto",
         reuse_below: float = 0.0,
         park_after_s: float = 0.0,
         clock: Callable[[], float] = lambda: 0.0,
@@ -140,6 +141,7 @@ class Bench:
             page_size=page_size,
             dtype=dtype,
             device=torch.device("cpu"),
+            kv_dtype=kv_dtype,
         )
         self.cache = KVCache(num_pages, page_size)
         self.core = EngineCore(

@@ -1,0 +1,175 @@
+"""Keys and values of every layer, in pages: as the model computed them, or in 8 bits.
+
+A step writes its new tokens first and then gathers all that it sees, those among it: a token is
+attended as it is stored, in its own step as in every later one. So in 8 bits, too, an answer does
+not depend on how steps were batched or cut, but for what that changes in the last bits of the
+model's own arithmetic: they may now and then round a stored number to its neighbour.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.inference_worker.model.decoder import DecoderConfig
+from services.inference_worker.model.rotary import shift
+
+EIGHT_BITS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
+_LEAST_SCALE = 1e-30  # of tokens that are all zero
+
+
+class Pages:
+    """Keys or values of one layer, exact.
+
+    parts: [kv_heads, pages, page_size, …] each. Heads come first so that what one step gathers is
+    already a batch of matrices.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self.parts = [_zeros(shape, dtype, device)]
+
+    def write(self, slots: Tensor, new: Tensor) -> None:
+        """Store `new` [kv_heads, tokens, head_dim], of any floating dtype, in `slots` [tokens]."""
+        (pool,) = self.parts
+        pool.flatten(1, 2).index_copy_(1, slots, new.to(pool.dtype))
+
+    def read(self, pages: Tensor, dtype: torch.dtype) -> Tensor:
+        """[kv_heads, pages, page_size, head_dim] of `pages` [pages], as `dtype`."""
+        return self.parts[0].index_select(1, pages).to(dtype)
+
+
+class EightBitPages(Pages):
+    """Keys or values of one layer in `kind`, a key of EIGHT_BITS, with a scale for each token and
+    head, so that a token's largest number is the kind's largest.
+
+    A number errs by 1/254 of its token's largest in int8, by 1/16 of itself in fp8: int8 is nearer
+    on the whole, fp8 for small numbers beside a large one. fp8 could do without a scale, but not
+    for any checkpoint: keys of some go past its 448, and values below 1/64 would lose their bits.
+    Scales are bfloat16, which has the range for it, and are rounded before they are divided by.
+    """
+
+    def __init__(self, shape: tuple[int, ...], kind: str, device: torch.device) -> None:
+        self.kind, self.largest = EIGHT_BITS[kind]
+        # Codes are kept as plain bytes: not every device indexes float8.
+        codes = _zeros(shape, torch.uint8, device)
+        self.parts = [codes, _zeros((*shape[:-1], 1), torch.bfloat16, device)]
+
+    def write(self, slots: Tensor, new: Tensor) -> None:
+        codes, scales = self.parts
+        new = new.float()
+        # One of NaN or infinity makes the scale that, so that it is not hidden by its code.
+        scale = new.abs().amax(-1, keepdim=True).div_(self.largest).clamp_min_(_LEAST_SCALE)
+        scale = scale.to(scales.dtype)
+        coded = new / scale
+        if not self.kind.is_floating_point:
+            coded.round_()
+        coded = coded.clamp_(-self.largest, self.largest).to(self.kind).view(codes.dtype)
+        codes.flatten(1, 2).index_copy_(1, slots, coded)
+        scales.flatten(1, 2).index_copy_(1, slots, scale)
+
+    def read(self, pages: Tensor, dtype: torch.dtype) -> Tensor:
+        codes, scales = (part.index_select(1, pages) for part in self.parts)
+        # In place, and computed in float32 where dtype is float16, which has no room for scales.
+        return codes.view(self.kind).to(dtype).mul_(scales)
+
+
+class KVStore:
+    """The KV tensors of a decoder. Only the device thread calls it.
+
+    kind: "auto", in `dtype`, the model's own, or a key of EIGHT_BITS. What is read is in `dtype`.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        kind: str,
+        *,
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.dtype = dtype
+        self.device = device
+        self.page_size = page_size
+        shape = (config.num_kv_heads, num_pages, page_size, config.head_dim)
+
+        def pages() -> Pages:
+            if kind == "auto":
+                return Pages(shape, dtype, device)
+            return EightBitPages(shape, kind, device)
+
+        self.keys = [pages() for _ in range(config.num_layers)]
+        self.values = [pages() for _ in range(config.num_layers)]
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """Every tensor, those of the widest numbers first."""
+        parts = [part for pages in (*self.keys, *self.values) for part in pages.parts]
+        return sorted(parts, key=lambda part: -part.itemsize)
+
+    @property
+    def page_bytes(self) -> int:
+        """What one page costs, over all layers."""
+        return sum(part[:, 0].nbytes for part in self.parts)
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store new tokens. slots: [tokens]. keys, values: [tokens, kv_heads, head_dim]."""
+        self.keys[layer].write(slots, keys.transpose(0, 1))
+        self.values[layer].write(slots, values.transpose(0, 1))
+
+    def gather(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [kv_heads, groups, slots, head_dim] of `pages` [groups, pages]."""
+        groups, count = pages.shape
+        index = pages.flatten()
+        keys = self.keys[layer].read(index, self.dtype)
+        values = self.values[layer].read(index, self.dtype)
+        shape = (keys.shape[0], groups, count * self.page_size, keys.shape[-1])
+        return keys.view(shape), values.view(shape)
+
+    def shift(self, pages: list[int], omega: Tensor, delta: int) -> None:
+        """Rotate the keys of these pages by `delta` positions, in place. In 8 bits they are rounded
+        once more, which is all that a window meets: it has moved on before its next rebase."""
+        index = torch.tensor(pages, device=self.device)
+        offsets = torch.arange(self.page_size, device=self.device)
+        slots = (index[:, None] * self.page_size + offsets).flatten()
+        for keys in self.keys:
+            moved = shift(keys.read(index, torch.float32), omega, delta)
+            keys.write(slots, moved.flatten(1, 2))
+
+    def save(self, pages: list[int]) -> Tensor:
+        """A copy of these pages in host memory, pinned where the device is CUDA: [bytes] uint8.
+        There it is complete when the work queued so far is; only `restore`, which queues behind
+        that, may read it."""
+        index = torch.tensor(pages, device=self.device)
+        pinned = self.device.type == "cuda"
+        saved = torch.empty(len(pages) * self.page_bytes, dtype=torch.uint8, pin_memory=pinned)
+        for part, copy in self._copies(saved, len(pages)):
+            copy.copy_(part.index_select(1, index), non_blocking=pinned)
+        return saved
+
+    def restore(self, pages: list[int], saved: Tensor) -> None:
+        """Write what `save` gave into these pages, bit for bit."""
+        index = torch.tensor(pages, device=self.device)
+        for part, copy in self._copies(saved, len(pages)):
+            part.index_copy_(1, index, copy.to(self.device, non_blocking=True))
+
+    def _copies(self, saved: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each part with its place in a copy of `count` pages."""
+        start = 0
+        for part in self.parts:
+            heads, _, size, width = part.shape
+            end = start + heads * count * size * width * part.itemsize
+            yield part, saved[start:end].view(part.dtype).view(heads, count, size, width)
+            start = end
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, because a slot nobody wrote is masked, and masking a NaN leaves a NaN. In host memory
+    they are the system's own zero pages, which cost nothing until a session writes to them."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(raw).view(dtype).view(shape)
