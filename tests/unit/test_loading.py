@@ -1,6 +1,7 @@
 """Checkpoints that cannot be served are refused, each with what is wrong with it."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.family import StreamingModel, load_model
 from tests.checkpoints import FAMILIES, write_checkpoint
+from tests.load_peak import TENS_OF_MEGABYTES, load_peak
 
 
 def load(folder: Path) -> StreamingModel:
@@ -39,6 +41,19 @@ def test_shards_make_no_difference(family: str, tmp_path: Path) -> None:
     assert not any(value.is_meta for value in [*one.parameters(), *one.buffers()])
     states = one.state_dict(), three.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_loading_takes_the_weights_and_one_shard(tmp_path: Path) -> None:
+    """Host memory at its peak, pages of mapped files among it, while float32 becomes bfloat16.
+    Where the weights go to a device, the shard remains (tests/gpu). Measured: 0.7 of the largest;
+    it is mapped and read piece by piece."""
+    small = write_checkpoint("qwen2_5_vl", tmp_path / "small")
+    folder = write_checkpoint("qwen2_5_vl", tmp_path / "model", shards=4, **TENS_OF_MEGABYTES)
+    shards = [shard.stat().st_size for shard in folder.glob("*.safetensors")]
+    assert sum(shards) > 2 * max(shards) > 50e6
+    peak, weights = load_peak(small, folder, "cpu")
+    assert 0.4 * sum(shards) < weights < peak < weights + 1.2 * max(shards)
 
 
 def test_another_architecture_is_named_with_what_is_supported(folder: Path) -> None:
