@@ -129,6 +129,15 @@ class KVStore:
         shape = (keys.shape[0], groups, count * self.page_size, keys.shape[-1])
         return keys.view(shape), values.view(shape)
 
+    def clear(self, pages: list[int]) -> None:
+        """Zeros in pages that are begun and not filled at once. What another session left there is
+        masked, but masking a NaN leaves a NaN: one session's must not become the next one's."""
+        if not pages:
+            return
+        index = torch.tensor(pages, device=self.device)
+        for part in self.parts:
+            part.index_fill_(1, index, 0)
+
     def shift(self, pages: list[int], omega: Tensor, delta: int) -> None:
         """Rotate the keys of these pages by `delta` positions, in place. In 8 bits they are rounded
         once more, which is all that a window meets: it has moved on before its next rebase."""

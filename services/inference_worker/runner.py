@@ -149,6 +149,7 @@ class Runner:
         positions = torch.tensor(places, device=self.device)
         targets = [s for run in ordered for s in run.slots] + [0] * padding
         slots = torch.tensor(targets, device=self.device)
+        self.store.clear(_begun(ordered, self.page_size))
         attend = PagedAttention(self.store, slots, self._buckets(ordered))
         hidden = self.model.decoder(hidden, positions, attend, deep)
         outputs: list[RunOutput | None] = [None] * len(runs)
@@ -309,6 +310,16 @@ def _page_table(runs: list[Run]) -> dict[int, int]:
         for page in run.own_pages:
             table.setdefault(page, len(table))
     return table
+
+
+def _begun(runs: list[Run], page_size: int) -> list[int]:
+    """Pages that these runs begin and do not fill."""
+    begun = []
+    for run in runs:
+        index, rest = divmod(run.own_start + len(run.slots), page_size)
+        if 0 < rest <= len(run.slots):
+            begun.append(run.own_pages[index])
+    return begun
 
 
 def _penalise(logits: Tensor, said: list[int], penalty: float) -> None:

@@ -8,6 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.inference_worker.assembly import build_engine
+from services.inference_worker.config import WorkerConfig
 from services.inference_worker.model.rotary import angles, rotate, shift
 from services.inference_worker.runner import Run
 from services.inference_worker.scheduler import BranchJob, FinishReason, FrameJob, FrameReceipt
@@ -318,6 +320,27 @@ def test_scores_that_are_not_numbers_fail_the_question() -> None:
     assert bench.cache.pool.num_used == bench.cache.pool.pages_for(len(bench.model.sink_tokens()))
 
 
+def test_what_is_not_a_number_stays_in_its_session() -> None:
+    """Pages are used again, and the next session may fill only a part of them."""
+    rng = np.random.default_rng(11)
+    bench = Bench(tiny_model(), page_size=16, branch_tokens=64)
+    weight = bench.model.decoder.embedding.weight.data
+    kept = weight[13].clone()
+    weight[13] = float("nan")
+    bench.open("bad")
+    recorders = [bench.ask("bad", [13] * 15) for _ in range(4)]
+    bench.run()
+    assert all(isinstance(recorder.error, InternalError) for recorder in recorders)
+    bench.engine.close_session("bad")
+    weight[13] = kept
+    bench.open("good")
+    for number in range(4):
+        bench.push("good", random_picture(rng), number)
+    recorder = bench.ask("good", QUESTION)
+    bench.run()
+    assert recorder.error is None
+
+
 def test_questions_without_a_session_or_without_end_are_refused() -> None:
     bench = Bench(tiny_model())
     bench.open("s")
@@ -352,6 +375,20 @@ def test_more_frames_than_credit_are_refused_to_their_sender() -> None:
         "FrameReceipt",
         "ResourceExhaustedError",
     ]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_worker_runs_in_the_precision_it_is_told(dtype: str) -> None:
+    config = WorkerConfig.from_env({"WORKER_DTYPE": dtype, "WORKER_KV_MEMORY_BYTES": str(2**26)})
+    engine = build_engine(replace(config, threads=1, max_sessions=1))
+    core = engine.core
+    assert engine.dtype_name == dtype
+    core.open_session("s")
+    recorder = Recorder()
+    core.submit_branch("s", BranchJob(engine.model.question_tokens([], "What?"), 4, recorder))
+    while not recorder.ended:
+        engine.turn()
+    assert recorder.error is None
 
 
 def test_the_thread_warms_up_serves_and_stops() -> None:
