@@ -1,6 +1,7 @@
 """Runs one inference worker: `python -m services.inference_worker`."""
 
 import asyncio
+import gc
 import logging
 import sys
 
@@ -18,6 +19,10 @@ from sightline.v1 import inference_pb2
 from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 log = logging.getLogger(__name__)
+
+# The device thread gives the GIL up in every kernel and wants it back after; by default whoever
+# has it then may keep it for 5 ms.
+GIL_SWITCH_S = 0.0002
 
 
 async def serve(config: WorkerConfig, engine: Engine) -> None:
@@ -38,6 +43,8 @@ async def serve(config: WorkerConfig, engine: Engine) -> None:
     add_InferenceServiceServicer_to_server(servicer, host.server)
     await host.start()
     await asyncio.wrap_future(engine.start())
+    gc.collect()
+    gc.freeze()  # the libraries' objects are never garbage; looking through them stops every thread
     log.info("warm", extra={"model": engine.model.spec.name})
     await host.run(servicer.drain)
     for peer in (history, speech):
@@ -50,6 +57,7 @@ def main() -> None:
     try:
         config = WorkerConfig.from_env()
         set_up_logging("inference_worker", config.log_level)
+        sys.setswitchinterval(GIL_SWITCH_S)
         asyncio.run(serve(config, build_engine(config)))
     except (ConfigError, ModelError) as error:
         print(f"inference_worker: {error}", file=sys.stderr)

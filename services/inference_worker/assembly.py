@@ -56,7 +56,7 @@ def assemble(
     )
     step = StepLimits(
         tokens=max(config.step_tokens, model.spec.layout.segment_tokens),
-        question_tokens=config.step_question_tokens or (32 if device.type == "cpu" else 512),
+        question_tokens=config.step_question_tokens or (16 if device.type == "cpu" else 512),
         question_sessions=4 if device.type == "cpu" else config.max_sessions,
         burst_segments=config.burst_segments,
         batch_wait_s=config.batch_wait_ms / 1000,

@@ -88,7 +88,7 @@ class WorkerConfig(ServiceConfig):
     step_question_tokens: int = setting(
         0,
         "Tokens of questions and answers one step may hold while video flows, so that frames "
-        "never wait long; 0: 32 on CPUs, 512 on GPUs.",
+        "never wait long; 0: 16 on CPUs, 512 on GPUs.",
         minimum=0,
     )
     burst_segments: int = setting(

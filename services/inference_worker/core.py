@@ -182,7 +182,7 @@ class EngineCore:
                 self._advance_branch(owner, output)
             else:
                 self._acknowledge(*owner, output, started_s, now_s)
-        self._observe(plan, now_s - started_s)
+        self._observe(plan, now_s - started_s, now_s)
 
     def _execute(self, runs: list[Run]) -> list[RunOutput | Exception | None]:
         """Run a step; if it raises, run each part alone so that one failure hurts one caller."""
@@ -354,8 +354,8 @@ class EngineCore:
             )
         )
 
-    def _observe(self, plan: Plan, step_s: float) -> None:
-        self._scheduler.ran(plan, step_s)
+    def _observe(self, plan: Plan, step_s: float, now_s: float) -> None:
+        self._scheduler.ran(plan, step_s, now_s)
         self.stats.busy_s += step_s
         self.stats.steps += 1
         metrics.STEP_SECONDS.observe(step_s)

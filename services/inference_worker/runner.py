@@ -256,11 +256,11 @@ class Runner:
         size = self.page_size
         number = np.full((count, size), _UNSEEN, dtype=np.int32)
         offsets = np.arange(size, dtype=np.int32)
+        whole = [page for each in run.seen for page in each.pages[: each.num_tokens // size]]
+        number[[table[page] for page in whole]] = -1
         for segment in run.seen:
-            whole, rest = divmod(segment.num_tokens, size)
-            number[[table[page] for page in segment.pages[:whole]]] = -1
-            if rest:
-                number[table[segment.pages[whole]], :rest] = -1
+            if rest := segment.num_tokens % size:
+                number[table[segment.pages[segment.num_tokens // size]], :rest] = -1
         for index, page in enumerate(run.own_pages):
             number[table[page]] = index * size + offsets
         end = run.own_start + len(run.slots)

@@ -1,12 +1,12 @@
 """What runs in the next step. No tensors and no clock of its own here.
 
-Frames and questions take turns. A step of frames packs one segment or more of every session that
+Frames go first. A step of frames packs one segment or more of every session that
 has one, oldest first, under a token budget; a lone segment waits a few milliseconds for others,
 because a shared step costs little more than its own. Questions do not ride along: their branches
 remember older frames, and reading those would slow the new one down. A step of questions packs
-decode tokens and parts of prompts; while video flows it is kept short and to few sessions, and not
-begun when a frame is due before it would end, so that a frame finds the device free however many
-people ask.
+decode tokens and parts of prompts; it runs when no frame waits, and every now and then even if some
+do. While video flows it is kept short and to few sessions, and not begun when a frame is due before
+it would end, so that a frame finds the device free however many people ask.
 """
 
 from collections import deque
@@ -186,6 +186,7 @@ class StepLimits:
 
 FLOWING_S = 1.0  # a session whose last frame is younger is live
 PARTIAL_S = 0.25  # a tubelet that gets no more frames for so long, or two intervals, goes as it is
+QUESTIONS_WAIT_S = 0.05  # frames keep questions from the device no longer than this
 LATE_S = 0.003  # how long a step of questions waits for a frame that is overdue
 
 
@@ -196,6 +197,7 @@ class Scheduler:
         self.limits = limits
         self.tubelet = tubelet
         self._frames_ran_last = False
+        self._questions_ran_s = float("-inf")
         # Smoothed duration of steps of questions: of answers alone, and with prompts.
         self._question_step_s = {False: 0.0, True: 0.0}
         self._turn = 0
@@ -232,8 +234,8 @@ class Scheduler:
         return max(0.0, until_s - now_s)
 
     def _hold_s(self, sessions: list[SessionState], now_s: float) -> float:
-        """How long a step of questions leaves the device to a frame that is about to come. After
-        every step of frames one step of questions runs regardless."""
+        """How long a step of questions leaves the device to a frame that is about to come. Right
+        after a step of frames it does not: where many sessions stream, a frame is always due."""
         if self._frames_ran_last:
             return 0.0
         due_s = [
@@ -251,17 +253,19 @@ class Scheduler:
         """The next step, empty when nothing can run."""
         plan = Plan()
         jobs = [(session, job) for session in sessions for job in session.running]
-        if not (self._frames_ran_last and jobs):
+        overdue = self._frames_ran_last and now_s > self._questions_ran_s + QUESTIONS_WAIT_S
+        if not (jobs and overdue):
             self._plan_frames(plan, self._ready(sessions, now_s))
         if jobs and not plan.frames:
             flowing = any(now_s - session.last_frame_s < FLOWING_S for session in sessions)
             self._plan_questions(plan, jobs, flowing)
         return plan
 
-    def ran(self, plan: Plan, step_s: float) -> None:
-        """A planned step has run and took so long."""
+    def ran(self, plan: Plan, step_s: float, now_s: float) -> None:
+        """A planned step has run, took so long and ended now."""
         self._frames_ran_last = bool(plan.frames)
         if not plan.frames:
+            self._questions_ran_s = now_s
             prompts = any(count > 1 for _, count in plan.branches)
             self._question_step_s[prompts] += 0.2 * (step_s - self._question_step_s[prompts])
 

@@ -69,6 +69,12 @@ async def _until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
         await asyncio.sleep(0.05)
 
 
+def _has_input(pid: int) -> bool:
+    """Whether a process has something to read on its standard input."""
+    with open(f"/proc/{pid}/fd/0", "rb") as pipe:
+        return bool(select.select([pipe], [], [], 0)[0])
+
+
 async def test_it_speaks(service_process: Start) -> None:
     process = service_process("tts")
     async with _stub(process) as stub:
@@ -234,8 +240,7 @@ async def test_a_crash_of_the_engine_costs_one_sentence(service_process: Start) 
         call = stub.Synthesize(timeout=60)
         await call.write(pb.SynthesizeRequest(text=f"{SENTENCE} And"))
         # Killed between two sentences it would cost none: the next would get a new engine.
-        with open(f"/proc/{engine.pid}/fd/0", "rb") as asked:
-            await _until(lambda: bool(select.select([asked], [], [], 0)[0]))
+        await _until(lambda: _has_input(engine.pid))
         engine.kill()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in _rest(call):
