@@ -153,7 +153,8 @@ class Launcher:
         command = await asyncio.to_thread(publisher_command, path, url)
         log = self._folder / "logs" / "publisher.log"
         log.write_bytes(b"")
-        codes = (0, 255, -signal.SIGTERM)  # 255 is ffmpeg's after a signal
+        # After a signal ffmpeg says 255, or 1 while it connects.
+        codes = (0, 1, 255, -signal.SIGTERM)
         publisher = Process(
             "publisher", command, log, drain_s=5.0, stopped_codes=codes, most_restart_s=2.0
         )
