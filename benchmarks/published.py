@@ -20,8 +20,7 @@ from services.inference_worker.model.published import PublishedModel
 
 MAX_SESSIONS = 1024  # more than the pool holds
 
-# Widths, heads and proportions of the smallest published models, with fewer layers; SmolVLM2's
-# decoder is that of its 256M whole. Frames of 224 × 224, SmolVLM2's of 256 × 256.
+# Widths, heads and proportions of the smallest published models, with fewer layers. Frames of 224 × 224, SmolVLM2's of 256 × 256.
 _QWEN2 = {
     "hidden_size": 896,
     "intermediate_size": 4864,
@@ -61,7 +60,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "smolvlm": {
         "hidden_size": 576,
         "intermediate_size": 1536,
-        "num_hidden_layers": 30,
+        "num_hidden_layers": 16,
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
         "rope_theta": 100_000.0,

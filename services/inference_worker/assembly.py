@@ -1,5 +1,7 @@
 """Builds an engine from a configuration: device, dtype, model, pool."""
 
+import contextlib
+import ctypes
 import logging
 import os
 
@@ -37,6 +39,7 @@ def assemble(
     model: StreamingModel, config: WorkerConfig, dtype: torch.dtype, device: torch.device
 ) -> Engine:
     """An engine for a model that is already loaded."""
+    _keep_freed_memory()
     page_bytes = KVStore(  # one page that takes no memory tells what each will cost
         model.decoder.config,
         config.kv_dtype,
@@ -57,7 +60,7 @@ def assemble(
     step = StepLimits(
         tokens=max(config.step_tokens, model.spec.layout.segment_tokens),
         question_tokens=config.step_question_tokens or (16 if device.type == "cpu" else 512),
-        question_sessions=4 if device.type == "cpu" else config.max_sessions,
+        question_sessions=3 if device.type == "cpu" else config.max_sessions,
         burst_segments=config.burst_segments,
         batch_wait_s=config.batch_wait_ms / 1000,
     )
@@ -85,6 +88,16 @@ def assemble(
     )
     cache = KVCache(num_pages, config.page_size)
     return Engine(EngineCore(model, runner, cache, step, limits))
+
+
+def _keep_freed_memory() -> None:
+    """glibc hands freed memory back to the system, and the next step's tensors fault it in again,
+    page by page: a third of the time of a step of ten frames on a CPU. It may keep some."""
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 32 * 2**20)  # the most it takes
+        libc.mallopt(trim_threshold, 256 * 2**20)
 
 
 def _device(name: str) -> torch.device:

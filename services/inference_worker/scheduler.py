@@ -172,8 +172,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLimits:
-    """Bounds of one step. While video flows, a step of questions holds at most `question_tokens`
-    (twice that if there is one question) and reads the windows of at most `question_sessions`.
+    """Bounds of one step. While video flows, a step of questions holds `question_tokens`, or a
+    few times that, and reads the windows of at most `question_sessions`.
     `burst_segments` is for sessions that are read faster than live; `batch_wait_s` is how long a
     segment may wait for company."""
 
@@ -186,7 +186,8 @@ class StepLimits:
 
 FLOWING_S = 1.0  # a session whose last frame is younger is live
 PARTIAL_S = 0.25  # a tubelet that gets no more frames for so long, or two intervals, goes as it is
-QUESTIONS_WAIT_S = 0.05  # frames keep questions from the device no longer than this
+QUESTIONS_WAIT_S = 0.03  # frames keep questions from the device no longer than this
+KEPT_WAITING = 3  # a step of questions that frames kept waiting holds so much more
 LATE_S = 0.003  # how long a step of questions waits for a frame that is overdue
 
 
@@ -258,7 +259,7 @@ class Scheduler:
             self._plan_frames(plan, self._ready(sessions, now_s))
         if jobs and not plan.frames:
             flowing = any(now_s - session.last_frame_s < FLOWING_S for session in sessions)
-            self._plan_questions(plan, jobs, flowing)
+            self._plan_questions(plan, jobs, flowing, overdue)
         return plan
 
     def ran(self, plan: Plan, step_s: float, now_s: float) -> None:
@@ -270,13 +271,18 @@ class Scheduler:
             self._question_step_s[prompts] += 0.2 * (step_s - self._question_step_s[prompts])
 
     def _plan_questions(
-        self, plan: Plan, jobs: list[tuple[SessionState, BranchJob]], flowing: bool
+        self,
+        plan: Plan,
+        jobs: list[tuple[SessionState, BranchJob]],
+        flowing: bool,
+        overdue: bool,
     ) -> None:
         """A token of every answer under way, then prompts, one after the other: prompts that share
         steps would all be read late."""
-        # One question alone is read in fewer steps: it is many of them that would delay frames.
-        alone = 2 if len(jobs) == 1 else 1
-        budget = alone * self.limits.question_tokens if flowing else self.limits.tokens
+        # Long prompts must be read in time where frames leave few steps; and it is many questions
+        # that would delay frames, one alone is read in fewer steps.
+        times = KEPT_WAITING if overdue else 2 if len(jobs) == 1 else 1
+        budget = times * self.limits.question_tokens if flowing else self.limits.tokens
         windows = self.limits.question_sessions if flowing else len(jobs)
         self._turn += 1
         answers = [entry for entry in jobs if len(entry[1].pending) == 1]
