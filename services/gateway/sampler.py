@@ -264,20 +264,8 @@ class Sampler:
         return capture_ns + self._offset_ns
 
     def _convert(self, frame: av.VideoFrame, width: int, height: int) -> bytes:
-        """RGB24 of that size. Averages when it shrinks, so that small things do not flicker.
-
-        One thread: with more, libswscale sometimes hands out rows it has not finished.
-        """
         with self._converting:
-            converted = self._reformatter.reformat(
-                frame,
-                width,
-                height,
-                "rgb24",
-                interpolation=_interpolation(frame, width, height),
-                threads=1,
-            )
-        return _rows(converted)
+            return to_rgb(self._reformatter, frame, width, height)
 
     def _encode_preview(self, frame: av.VideoFrame, max_width: int) -> bytes:
         width = min(max_width, frame.width) // 2 * 2 or 2
@@ -309,6 +297,23 @@ class Sampler:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:  # the loop is closed: nobody is left to tell
             self._closed = True
+
+
+def to_rgb(reformatter: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> bytes:
+    """RGB24 of that size, as the model sees it; training on files uses it too.
+
+    Averages when it shrinks, so that small things do not flicker. One thread: with more,
+    libswscale sometimes hands out rows it has not finished.
+    """
+    converted = reformatter.reformat(
+        frame,
+        width,
+        height,
+        "rgb24",
+        interpolation=_interpolation(frame, width, height),
+        threads=1,
+    )
+    return _rows(converted)
 
 
 def encode_jpeg(frame: av.VideoFrame, quality: int = 4) -> bytes:

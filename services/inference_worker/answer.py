@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker import metrics
 from services.inference_worker.engine import Engine
-from services.inference_worker.model.family import Round, StreamingModel
+from services.inference_worker.model.family import Round, StreamingModel, prompt_within
 from services.inference_worker.scheduler import BranchJob, FinishReason, Sampling, Seen
 from services.inference_worker.text import AnswerText
 from sightline.errors import InvalidArgumentError, SightlineError
@@ -212,10 +212,7 @@ class Answerer:
         limit = self.model.spec.max_answer_tokens
         max_tokens = min(question.max_tokens or limit, limit)
         room = self.engine.core.limits.branch_tokens - max_tokens
-        tokens = self.model.question_tokens(rounds, question.text)
-        while rounds and len(tokens) > room:
-            rounds = rounds[1:]
-            tokens = self.model.question_tokens(rounds, question.text)
+        tokens, rounds = prompt_within(room, self.model, rounds, question.text)
         line = BranchLine(asyncio.get_running_loop())
         sampling = Sampling(
             temperature=question.temperature,

@@ -116,6 +116,11 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
+    return fast_dtype(device)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it, else float32."""
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:

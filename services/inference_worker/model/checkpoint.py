@@ -13,7 +13,7 @@ from tqdm import tqdm
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.decoder import DecoderConfig
 
-_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 _NAMED = 5  # tensors that an error names
 
 
@@ -30,7 +30,7 @@ def find_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # the hub's client has no common root for what can go wrong
         raise ModelError(f"cannot fetch {name} from the hub: {error}") from error
 
@@ -44,21 +44,22 @@ class Place:
 
 
 class Checkpoint:
-    """The safetensors of a folder, in one file or in shards. `names`: every tensor."""
+    """The safetensors of a folder, in one file or in shards. `names`: every tensor; `shards`: those
+    of each file."""
 
     def __init__(self, folder: Path) -> None:
-        self._shards: dict[Path, list[str]] = {}
+        self.shards: dict[Path, list[str]] = {}
         index = folder / "model.safetensors.index.json"
         try:
             if index.is_file():
                 for name, file in json.loads(index.read_text())["weight_map"].items():
-                    self._shards.setdefault(folder / file, []).append(name)
+                    self.shards.setdefault(folder / file, []).append(name)
             else:
                 with safe_open(folder / "model.safetensors", "pt") as shard:
-                    self._shards[folder / "model.safetensors"] = list(shard.keys())
+                    self.shards[folder / "model.safetensors"] = list(shard.keys())
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise ModelError(f"cannot read the weights at {folder}: {error}") from error
-        self.names = {name for names in self._shards.values() for name in names}
+        self.names = {name for names in self.shards.values() for name in names}
 
     def prefix(self, *candidates: str, probe: str) -> str:
         """The one of `candidates` that `probe` has here; the layout changed over the years."""
@@ -123,7 +124,7 @@ class Checkpoint:
     def _tensors(self, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
         progress = tqdm(total=len(wanted), desc="weights", unit="tensor", disable=None, leave=False)
         with progress:
-            for file, names in self._shards.items():
+            for file, names in self.shards.items():
                 try:
                     with safe_open(file, "pt") as shard:
                         for name in names:

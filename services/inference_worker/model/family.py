@@ -113,6 +113,18 @@ class StreamingModel(Protocol):
         ...
 
 
+def prompt_within(
+    room: int, model: StreamingModel, rounds: list[Round], question: str
+) -> tuple[list[int], list[Round]]:
+    """The question's tokens with as many of the last rounds as fit into `room` tokens, and those
+    rounds. The question itself is never cut."""
+    tokens = model.question_tokens(rounds, question)
+    while rounds and len(tokens) > room:
+        rounds = rounds[1:]
+        tokens = model.question_tokens(rounds, question)
+    return tokens, rounds
+
+
 def load_model(
     name: str, dtype: torch.dtype, device: torch.device, frame_pixels: int
 ) -> StreamingModel:
