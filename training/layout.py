@@ -15,6 +15,7 @@ from torch import Tensor
 
 from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.model.family import Round
+from services.inference_worker.model.layout import VISION
 from training.questions import Question
 
 NO_TARGET = -100
@@ -39,7 +40,8 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One clip's tokens. Frame tokens hold 0: the encoder's output takes their place.
+    """One clip's tokens. Those of pictures hold 0 (`pack`) or VISION (`arrange`): the encoder's
+    output takes their place.
 
     tokens, targets, frames, branches: [length] int64. `frames` is the frame a token belongs to
     (SINK, PADDING); `branches` the index of its branch (TRUNK). positions: [length, 3] int64.
@@ -50,6 +52,16 @@ class Row:
     positions: NDArray[np.int64]
     frames: NDArray[np.int64]
     branches: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A segment at its place: tokens [size], VISION where the picture goes, positions [size, 3],
+    and the cursor behind it."""
+
+    tokens: list[int]
+    positions: NDArray[np.int64]
+    after: int
 
 
 def branch_of(model: BuiltinModel, frame: int, question: Question) -> Branch:
@@ -70,9 +82,25 @@ def pack(
     offset: how far the cursor already was when frame 0 came.
     """
     sink = model.sink_tokens()
-    grid = model.spec.layout.segment_tokens
-    advance = model.spec.layout.segment_advance
-    text_start = len(sink) + num_frames * grid
+    segment = model.segment(model.spec.layout, len(sink) + offset, 0.0)
+    positions = np.array(segment.positions)
+    spans = []
+    for frame in range(num_frames):
+        moved = frame * segment.advance
+        after = len(sink) + offset + moved + segment.advance
+        spans.append(Span(segment.tokens, positions + moved, after))
+    row = arrange(sink, spans, branches, text_size)
+    row.tokens[row.tokens == VISION] = 0
+    return row
+
+
+def arrange(sink: list[int], spans: list[Span], branches: list[Branch], text_size: int) -> Row:
+    """Lay out the segments of a trunk in order, then branches in exactly `text_size` tokens.
+
+    A branch's `frame` is the number of the last segment it sees. Raises ValueError for branches
+    that do not fit.
+    """
+    text_start = len(sink) + sum(len(span.tokens) for span in spans)
     length = text_start + text_size
     tokens = np.zeros(length, np.int64)
     targets = np.full(length, NO_TARGET, np.int64)
@@ -83,13 +111,11 @@ def pack(
     tokens[: len(sink)] = sink
     positions[: len(sink)] = np.arange(len(sink))[:, None]
     frames[: len(sink)] = SINK
-    cursor = len(sink) + offset
-    shape = np.array(model.segment(model.spec.layout, 0, 0.0).positions)
-    for frame in range(num_frames):
-        span = slice(len(sink) + frame * grid, len(sink) + (frame + 1) * grid)
-        positions[span] = shape + cursor + frame * advance
-        frames[span] = frame
-    at = text_start
+    at = len(sink)
+    for number, segment in enumerate(spans):
+        span = slice(at, at + len(segment.tokens))
+        tokens[span], positions[span], frames[span] = segment.tokens, segment.positions, number
+        at = span.stop
     for index, branch in enumerate(branches):
         size = branch.size
         if at + size > length:
@@ -97,16 +123,18 @@ def pack(
         span = slice(at, at + size)
         tokens[span] = (branch.prompt + branch.answer)[:size]
         targets[at + len(branch.prompt) - 1 : at + size] = branch.answer
-        after = cursor + (branch.frame + 1) * advance
-        positions[span] = (after + np.arange(size))[:, None]
+        positions[span] = (spans[branch.frame].after + np.arange(size))[:, None]
         frames[span] = branch.frame
         owners[span] = index
         at += size
     return Row(tokens, targets, positions, frames, owners)
 
 
-def visibility(frames: Tensor, branches: Tensor, window: int) -> Tensor:
-    """Who sees whom, [batch, 1, length, length] boolean, from [batch, length] labels of rows."""
+def visibility(frames: Tensor, branches: Tensor, window: int, causal: bool = False) -> Tensor:
+    """Who sees whom, [batch, 1, length, length] boolean, from [batch, length] labels of rows.
+
+    causal: a segment's tokens see only earlier ones of it, as published models have it.
+    """
     length = frames.shape[-1]
     order = torch.arange(length, device=frames.device)
     earlier = order[None, :] <= order[:, None]
@@ -115,6 +143,8 @@ def visibility(frames: Tensor, branches: Tensor, window: int) -> Tensor:
     sink_key = (of_key == SINK) & (earlier | (of_query >= 0))
     trunk_key = (of_key >= 0) & (branch_key == TRUNK)
     in_window = (of_key <= of_query) & (of_key > of_query - window)
+    if causal:  # branches stand behind the trunk: all of it is earlier
+        in_window &= earlier
     own = (branch_key != TRUNK) & (branch_query == branch_key) & earlier
     itself = torch.eye(length, dtype=torch.bool, device=frames.device)
     return ((sink_key & (of_query != PADDING)) | (trunk_key & in_window) | own | itself)[:, None]

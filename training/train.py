@@ -5,6 +5,8 @@ import csv
 import json
 import math
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -68,9 +70,9 @@ class Trainer:
         stage, step = recipe.stage_at(step)
         if stage is None:
             top = recipe.picture_learning_rate
-            return _cosine(step, recipe.picture_steps, 50, top, top / 10)
+            return cosine(step, recipe.picture_steps, 50, top, top / 10)
         top, floor = stage.learning_rate, stage.final_learning_rate
-        return _cosine(step, stage.steps, stage.warmup_steps, top, floor)
+        return cosine(step, stage.steps, stage.warmup_steps, top, floor)
 
     def learn(self, batch: Pictures | Batch) -> Losses:
         """One optimiser step. The encoder learns from pictures alone and is finished after them."""
@@ -251,17 +253,29 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def publish(model: BuiltinModel, output: Path) -> None:
-    """Write the model folder file by file, each replaced whole: someone may be reading it."""
+    """Write the model's folder."""
+    replace_folder(output, model.save)
+
+
+def replace_folder(output: Path, write: Callable[[Path], None]) -> None:
+    """Fill `output` with what `write` writes into a folder, file by file, each replaced whole:
+    someone may be reading it. Weights that were there before and are not written again go."""
     partial = output.parent / f".{output.name}.partial"
-    model.save(partial)
+    shutil.rmtree(partial, ignore_errors=True)
+    write(partial)
     output.mkdir(parents=True, exist_ok=True)
+    written = {path.name for path in partial.iterdir()}
     for path in partial.iterdir():
         path.chmod(0o644)
         os.replace(path, output / path.name)
     partial.rmdir()
+    for path in output.glob("*.safetensors*"):
+        if path.name not in written:
+            path.unlink()
 
 
-def _cosine(step: int, steps: int, warmup: int, top: float, floor: float) -> float:
+def cosine(step: int, steps: int, warmup: int, top: float, floor: float) -> float:
+    """Learning rate: linear from `top` / `warmup` to `top`, then half a cosine down to `floor`."""
     if step < warmup:
         return top * (step + 1) / warmup
     share = (step - warmup) / max(steps - warmup, 1)
