@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(wildcard protos/sightline/v1/*.proto)
 STUBS := sightline/v1/.written
-EXTRAS := common,gateway,inference-worker,dialogue,tts,media,local,dev
+EXTRAS := common,gateway,inference-worker,dialogue,tts,training,media,local,dev
 
 .PHONY: setup run test check proto train eval bench bench-engine docs compose-test helm-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
-$(VENV)/.installed: pyproject.toml $(wildcard services/*/requirements.txt) $(wildcard sightline/*.txt) $(wildcard deploy/*.txt)
+$(VENV)/.installed: pyproject.toml $(wildcard services/*/requirements.txt) $(wildcard training/*.txt) $(wildcard sightline/*.txt) $(wildcard deploy/*.txt)
 	$(PYTHON) -c 'import sys; sys.exit("Sightline needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.13.0

@@ -1,7 +1,9 @@
-"""`python -m training train | eval | clip`."""
+"""`python -m training train | eval | tune | clip`."""
 
 import argparse
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -36,6 +38,37 @@ def _clip(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from services.inference_worker.errors import ModelError
+    from training.recipe import FOLDER
+    from training.recordings import DataError
+    from training.tune import Tuning, tune
+
+    tuning = Tuning(
+        model=arguments.model,
+        data=arguments.data,
+        output=arguments.output,
+        folder=arguments.folder or FOLDER.parent / "tuning" / arguments.output.resolve().name,
+        steps=arguments.steps,
+        learning_rate=arguments.learning_rate,
+        rank=arguments.rank,
+        tower=arguments.tower,
+        batch=arguments.batch,
+        fps=arguments.fps,
+        frame_pixels=arguments.frame_pixels,
+        seed=arguments.seed,
+        device=arguments.device,
+    )
+    try:
+        tune(tuning, Console(), arguments.resume)
+    except (DataError, ModelError) as error:
+        print(f"cannot tune: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
@@ -63,6 +96,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 1 if missed else 0
 
 
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """A number above zero; argparse says so where it is not."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not above zero")
+        return value
+
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     from services.inference_worker.model.family import BUILTIN_FOLDER
     from training.recipe import FOLDER
@@ -81,6 +126,24 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True)
     train.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     train.set_defaults(run=_train)
+    tune = commands.add_parser("tune", help="teach a model from your own video")
+    tune.add_argument("--model", default="builtin", help="`builtin`, a folder, or of the hub")
+    tune.add_argument("--data", type=Path, required=True, help="JSONL: training/recordings.py")
+    tune.add_argument("--output", type=Path, required=True, help="the tuned model's folder")
+    tune.add_argument("--folder", type=Path, help="checkpoint and curve; .cache/tuning/<output>")
+    tune.add_argument("--steps", type=_positive(int), default=200)
+    tune.add_argument("--batch", type=_positive(int), default=4, help="clips of a step")
+    tune.add_argument("--learning-rate", type=_positive(float), help="1e-4 built-in, 2e-4 LoRA")
+    tune.add_argument("--rank", type=_positive(int), default=16, help="of LoRA")
+    tune.add_argument("--tower", action="store_true", help="LoRA in the vision tower too")
+    tune.add_argument("--fps", type=_positive(float), help="of sampling; the model's own")
+    tune.add_argument("--frame-pixels", type=_positive(int), default=200_704)
+    tune.add_argument("--seed", type=int, default=1)
+    tune.add_argument(
+        "--device", default="auto", help="`cpu`, `cuda`, `cuda:N`; a GPU where one is"
+    )
+    tune.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True)
+    tune.set_defaults(run=_tune)
     clip = commands.add_parser("clip", help="write a sample video and its truth as .json")
     clip.add_argument("path", type=Path)
     clip.add_argument("--seed", type=int, default=1)

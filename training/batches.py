@@ -4,6 +4,7 @@ Step k's batch depends on the recipe's seed and k only, so a resumed run sees wh
 would have seen.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -53,6 +55,33 @@ class Batch:
 def new_model(name: str = "builtin") -> BuiltinModel:
     """The shipped architecture with random weights."""
     return BuiltinModel(default_config(len(words())), build_tokenizer(), name=name)
+
+
+def with_words(model: BuiltinModel, texts: list[str], seed: int) -> tuple[BuiltinModel, list[str]]:
+    """The same model with those words of `texts` in its vocabulary that it lacks, and which they
+    are. Their embeddings are drawn as the others' were when they were new."""
+    state = json.loads(model.tokenizer.to_str())
+    if state["model"]["type"] != "WordLevel":
+        return model, []
+    known = state["model"]["vocab"]
+    split = model.tokenizer.pre_tokenizer.pre_tokenize_str
+    normal = model.tokenizer.normalizer
+    spelt = [normal.normalize_str(text) if normal else text for text in texts]
+    words = [word for text in spelt for word, _ in split(text)]
+    new = [word for word in dict.fromkeys(words) if word not in known]
+    if not new:
+        return model, []
+    first = max(model.config.decoder.vocab_size, max(known.values()) + 1)
+    known |= {word: first + number for number, word in enumerate(new)}
+    decoder = replace(model.config.decoder, vocab_size=first + len(new))
+    torch.manual_seed(seed)
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    larger = BuiltinModel(replace(model.config, decoder=decoder), tokenizer, model.spec.name)
+    tensors = larger.state_dict()
+    for name, tensor in model.state_dict().items():
+        tensors[name][: len(tensor)].copy_(tensor) if tensor.ndim else tensors[name].copy_(tensor)
+    device = model.decoder.embedding.weight.device
+    return larger.prepare(torch.float32, device), new
 
 
 def draw_pace(rng: Generator) -> Pace:

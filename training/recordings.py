@@ -1,0 +1,271 @@
+"""Users' own video as training data: a JSONL of conversations about clips, and their frames.
+
+One line is one clip of a video and one conversation about it. Times are seconds of the video;
+`start` and `end` may be left out, and a relative path begins where the JSONL is:
+
+    {"video": "kitchen.mp4", "start": 3.0, "end": 21.5, "conversation": [
+        {"at": 8.0, "question": "Who is there?", "answer": "A cook."},
+        {"at": 14.5, "question": "What is she doing?", "answer": "Cutting an onion."}]}
+
+Frames become what the gateway makes of them: the same timestamps, choice by rate, and resizing.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from services.gateway.frame_size import FrameSize
+from services.gateway.sampler import FrameRate, to_rgb
+from services.gateway.sources.base import Picture
+from services.gateway.sources.container import Reading, open_reading
+from sightline.errors import InvalidArgumentError
+
+SECOND_NS = 1_000_000_000
+TOLERANCE_S = 1e-6
+OVER_S = 1.0  # how much later than the last picture a time may lie: lengths are often rounded
+
+
+class DataError(ValueError):
+    """The data cannot be trained on; the message names file, line and field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question asked at a moment of the video, and the answer to learn. `where`: its place in
+    the file, for messages."""
+
+    where: str
+    at_s: float
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One line: a clip from `start_s` to `end_s` (None: the end of the video) and its turns, in
+    order of time."""
+
+    where: str
+    video: Path
+    start_s: float
+    end_s: float | None
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """A clip's frames: pixels [frames, height, width, 3] uint8, on disk until they are read, and
+    times [frames] in seconds of the video."""
+
+    pixels: NDArray[np.uint8]
+    times_s: NDArray[np.float64]
+
+
+def read_recordings(path: Path) -> list[Recording]:
+    """Every line of a JSONL; empty ones are passed over. Raises DataError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    recordings = [
+        _recording(f"{path}:{number}", line, path.parent)
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
+    if not recordings:
+        raise DataError(f"{path}: has no clips")
+    return recordings
+
+
+def _recording(where: str, line: str, folder: Path) -> Recording:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+    fields = _Fields(f"{where}: ", value, ("video", "start", "end", "conversation"))
+    video = folder / fields.text("video")
+    if not video.is_file():
+        raise fields.error("video", f"there is no file {video}")
+    start_s = fields.seconds("start", 0.0)
+    end_s = fields.seconds("end") if "end" in value else None
+    if end_s is not None and end_s <= start_s:
+        raise fields.error("end", f"{end_s:g} is not after the start, {start_s:g}")
+    rounds = value.get("conversation")
+    if not isinstance(rounds, list) or not rounds:
+        raise fields.error("conversation", "must be a list of at least one question")
+    turns: list[Turn] = []
+    for index, each in enumerate(rounds):
+        place = f"{where}: conversation[{index}]"
+        turn = _Fields(f"{place}.", each, ("at", "question", "answer"))
+        at_s = turn.seconds("at")
+        if at_s < start_s or (end_s is not None and at_s > end_s):
+            until = "the video's end" if end_s is None else f"{end_s:g}"
+            raise turn.error("at", f"{at_s:g} is outside the clip, {start_s:g} to {until}")
+        if turns and at_s < turns[-1].at_s:
+            raise turn.error("at", f"{at_s:g} is before the question above, {turns[-1].at_s:g}")
+        turns.append(Turn(place, at_s, turn.text("question"), turn.text("answer")))
+    return Recording(where, video.resolve(), start_s, end_s, tuple(turns))
+
+
+class _Fields:
+    """Reads one JSON object; `prefix` is what a message says before a field's name."""
+
+    def __init__(self, prefix: str, value: Any, known: Sequence[str]) -> None:
+        self._prefix = prefix
+        if not isinstance(value, dict):
+            raise DataError(f"{prefix.rstrip(': .')}: must be an object with {', '.join(known)}")
+        self._value: dict[str, Any] = value
+        if unknown := sorted(value.keys() - set(known)):
+            raise self.error(unknown[0], f"no such field; there are {', '.join(known)}")
+
+    def error(self, name: str, what: str) -> DataError:
+        return DataError(f"{self._prefix}{name}: {what}")
+
+    def text(self, name: str) -> str:
+        found = self._value.get(name)
+        if not isinstance(found, str) or not found.strip():
+            raise self.error(name, "must be text, and is missing or empty")
+        return found.strip()
+
+    def seconds(self, name: str, default: float | None = None) -> float:
+        found = self._value.get(name, default)
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise self.error(name, "must be a number of seconds, and is missing or something else")
+        if not math.isfinite(found) or found < 0:
+            raise self.error(name, f"must be a number of seconds from 0 on, not {found}")
+        return float(found)
+
+
+def read_footage(
+    recordings: Sequence[Recording],
+    fps: float,
+    size: FrameSize,
+    folder: Path,
+    done: Callable[[], None] = lambda: None,
+) -> list[Footage]:
+    """The frames of every clip, in order, as a session of `fps` that begins with it samples them.
+
+    Every video is read once, from its beginning, for all of its clips. Frames wait in `folder`, so
+    that memory holds one video's unfinished clips only. `done` is called after each clip. Raises
+    DataError for what cannot be read, and for times when the video is already over.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    takers: dict[Path, list[_Taker]] = {}
+    for number, recording in enumerate(recordings):
+        taker = _Taker(recording, fps, size, folder / f"{number}.npy", done)
+        takers.setdefault(recording.video, []).append(taker)
+    for video, members in takers.items():
+        _play(video, members)
+    return [
+        Footage(np.load(taker.path, mmap_mode="r"), np.array(taker.times_s))
+        for taker in sorted(
+            (taker for members in takers.values() for taker in members),
+            key=lambda taker: int(taker.path.stem),
+        )
+    ]
+
+
+def _play(video: Path, takers: "list[_Taker]") -> None:
+    """Show a video's pictures to those who want some of them."""
+    try:
+        reading = open_reading(f"file:{video}", "file", _Unbothered(), (10.0, 10.0))
+    except InvalidArgumentError as error:
+        raise takers[0].error("video", f"{video}: {error.message}") from error
+    try:
+        last_s, waiting = _show(reading, takers)
+    except (av.FFmpegError, OSError) as error:
+        raise takers[0].error("video", f"{video} cannot be read to its end: {error}") from error
+    finally:
+        reading.container.close()
+    for taker in waiting:
+        taker.finish(last_s)
+
+
+def _show(reading: Reading, takers: "Iterable[_Taker]") -> tuple[float, "list[_Taker]"]:
+    """Returns when the last picture was shown, and who was still waiting for more."""
+    waiting, time_s = list(takers), 0.0
+    for frame, time_ns in reading.pictures:
+        time_s = time_ns / SECOND_NS
+        for taker in [taker for taker in waiting if taker.is_over(time_s)]:
+            taker.finish(time_s)
+            waiting.remove(taker)
+        if not waiting:
+            break
+        for taker in waiting:
+            taker.take(frame, time_ns)
+    return time_s, waiting
+
+
+class _Taker:
+    """Takes one clip's frames out of a video that passes by."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        fps: float,
+        size: FrameSize,
+        path: Path,
+        done: Callable[[], None],
+    ) -> None:
+        self.recording = recording
+        self.path = path
+        self.times_s: list[float] = []
+        self._rate = FrameRate(fps)
+        self._rule = size
+        self._size: tuple[int, int] | None = None
+        self._pixels: list[bytes] = []
+        self._reformatter = VideoReformatter()
+        self._done = done
+
+    def error(self, name: str, what: str) -> DataError:
+        return DataError(f"{self.recording.where}: {name}: {what}")
+
+    def is_over(self, time_s: float) -> bool:
+        end_s = self.recording.end_s
+        return end_s is not None and time_s > end_s + TOLERANCE_S
+
+    def take(self, frame: av.VideoFrame, time_ns: int) -> None:
+        time_s = time_ns / SECOND_NS
+        if time_s < self.recording.start_s - TOLERANCE_S:
+            return
+        if self._size is None:  # the first picture's shape settles it
+            self._size = self._rule.fit(frame.width, frame.height)
+        if self._rate.chooses(time_ns):
+            self._pixels.append(to_rgb(self._reformatter, frame, *self._size))
+            self.times_s.append(time_s)
+
+    def finish(self, last_s: float) -> None:
+        """The clip is over, or the video, whose newest picture is at `last_s`."""
+        recording = self.recording
+        if not self._pixels:
+            raise self.error("start", f"there is no picture after {recording.start_s:g} s")
+        if recording.end_s is not None and recording.end_s > last_s + OVER_S:
+            raise self.error("end", f"{recording.end_s:g}, but the video ends at {last_s:.2f} s")
+        for turn in recording.turns:
+            if turn.at_s > last_s + OVER_S:
+                raise DataError(
+                    f"{turn.where}.at: {turn.at_s:g}, but the video ends at {last_s:.2f} s"
+                )
+        assert self._size is not None
+        width, height = self._size
+        frames = np.frombuffer(b"".join(self._pixels), np.uint8)
+        np.save(self.path, frames.reshape(len(self._pixels), height, width, 3))
+        self._pixels.clear()
+        self._done()
+
+
+class _Unbothered:
+    """Where a reading's remarks go: a broken packet is passed over, as it is when it is served."""
+
+    def picture(self, picture: Picture) -> None: ...
+    def ended(self, reason: str) -> None: ...
+    def dropped(self, reason: str, count: int = 1) -> None: ...
+    def noted(self, what: str, count: int = 1) -> None: ...
