@@ -6,7 +6,7 @@ PROTOS := $(wildcard protos/sightline/v1/*.proto)
 STUBS := sightline/v1/.written
 EXTRAS := common,gateway,inference-worker,dialogue,tts,training,media,local,dev
 
-.PHONY: setup run test check proto train eval bench bench-engine docs compose-test helm-test help
+.PHONY: setup run test check proto train eval bench bench-engine docs compose-test helm-test tune tune-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -33,8 +33,14 @@ run: setup ## start the whole suite here, show it a video and ask about that
 test: setup ## run every test
 	$(BIN)/python -m pytest $(ARGS)
 
+tune-test: setup ## tune on real footage and ask the running worker
+	$(BIN)/python -m pytest -m slow tests/integration/test_tune.py $(ARGS)
+
 train: setup ## train the built-in model from nothing
 	$(BIN)/python -m training train $(ARGS)
+
+tune: setup ## teach a model from your own video: make tune ARGS="--data clips.jsonl --output DIR"
+	$(BIN)/python -m training tune $(ARGS)
 
 eval: setup ## examine the built-in model through the running engine
 	$(BIN)/python -m training eval $(ARGS)

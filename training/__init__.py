@@ -1,1 +1,2 @@
-"""Trains the built-in model on generated video and measures it through the running engine."""
+"""Trains the built-in model on generated video, measures it through the running engine, and tunes
+models on users' own video."""

@@ -41,6 +41,7 @@ def _clip(arguments: argparse.Namespace) -> int:
 def _tune(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from services.common.config import ConfigError
     from services.inference_worker.errors import ModelError
     from training.recipe import FOLDER
     from training.recordings import DataError
@@ -63,7 +64,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     )
     try:
         tune(tuning, Console(), arguments.resume)
-    except (DataError, ModelError) as error:
+    except (ConfigError, DataError, ModelError) as error:
         print(f"cannot tune: {error}", file=sys.stderr)
         return 2
     return 0

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -91,8 +92,7 @@ class Tuner:
     def __init__(self, tuning: Tuning, console: Console) -> None:
         self.tuning = tuning
         self.console = console
-        cuda = tuning.device == "auto" and torch.cuda.is_available()
-        self.device = torch.device("cuda" if cuda else tuning.device.replace("auto", "cpu"))
+        self.device = _device(tuning.device)
         self.dtype = fast_dtype(self.device)
         self.step = 0
         self.curve: list[dict[str, float]] = []
@@ -352,6 +352,18 @@ class Tuner:
         figure.savefig(self.tuning.folder / "curve.png", dpi=110)
 
 
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"--device {name} is not a device") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"--device {name}, but this machine offers no CUDA device")
+    return device
+
+
 class RowAttention(DenseAttention):
     """Attention in one row of tokens, without the dimension of a batch that DeepStack excludes."""
 
@@ -367,4 +379,5 @@ def tune(tuning: Tuning, console: Console, resume: bool) -> None:
     tuner.run()
     tuner.publish()
     tuner.draw_curve()
+    shutil.rmtree(tuning.folder / "frames")
     console.print(f"written to {tuning.output}; curve in {tuning.folder}", markup=False)

@@ -321,6 +321,8 @@ def test_a_tuned_folder_answers_through_the_engine(
     """Overfit on one clip, written, loaded by the worker, shown the clip and asked: the labels."""
     steps, rate = (400, 5e-3) if model.name == "builtin" else (100, 1e-2)
     tuner = tuner_of(model, folder, tmp_path, steps=steps, learning_rate=rate)
+    adapted = all(name.startswith("decoder.layers.") for name in tuner.trained)
+    assert adapted is (model.name != "builtin")
     tuner.run()
     tuner.publish()
     tuner.draw_curve()
@@ -349,6 +351,7 @@ def test_transformers_reads_the_tuned_folder_alike(
     import transformers
 
     tuner = tuner_of(model, folder, tmp_path, steps=8, learning_rate=1e-2, tower=True)
+    assert {name.split(".")[0] for name in tuner.trained} == {"decoder", "tower"}
     before = tuner.scores(tuner.pieces[0], 0).detach()
     tuner.run()
     tuner.publish()
@@ -445,6 +448,12 @@ def test_the_command_says_what_is_wrong(
     monkeypatch.setattr(sys, "argv", [*command, "--folder", str(tmp_path / "run")])
     assert main() == 2
     assert f"cannot tune: {data}:1: video: must be text" in capsys.readouterr().err
+    line = {"video": "a.mp4", "conversation": [{"at": 1, "question": "a", "answer": "b"}]}
+    data.write_text(json.dumps(line))
+    (tmp_path / "a.mp4").touch()
+    monkeypatch.setattr(sys, "argv", [*command, "--device", "quantum"])
+    assert main() == 2
+    assert "--device quantum is not a device" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", [*command, "--steps", "0"])
     with pytest.raises(SystemExit):
         main()
