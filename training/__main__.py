@@ -67,6 +67,9 @@ def _tune(arguments: argparse.Namespace) -> int:
     except (ConfigError, DataError, ModelError) as error:
         print(f"cannot tune: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -27,6 +27,7 @@ from training.__main__ import main
 from training.batches import with_words
 from training.pieces import Piece, cut, trunk_of
 from training.recordings import DataError, Footage, Recording, Turn, read_footage, read_recordings
+from training.train import replace_folder
 from training.tune import Tuner, Tuning
 
 CPU = torch.device("cpu")
@@ -315,6 +316,8 @@ def test_the_built_in_model_learns_words_and_forgets_none() -> None:
 # What comes out
 
 
+# Of Qwen's three the one with DeepStack and timestamps: each takes seconds.
+@pytest.mark.parametrize("model", ["builtin", "qwen3_vl", "smolvlm"], indirect=True)
 def test_a_tuned_folder_answers_through_the_engine(
     model: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -431,6 +434,17 @@ def test_without_peft_the_message_says_what_to_install(
     model = write_model("smolvlm", tmp_path)
     with pytest.raises(ModelError, match=r"needs peft: pip install 'sightline\[training\]'"):
         tuner_of(model, folder, tmp_path)
+
+
+def test_weights_of_before_do_not_stay_beside_new_ones(tmp_path: Path) -> None:
+    output = tmp_path / "tuned"
+    output.mkdir()
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "README.md"):
+        (output / name).touch()
+    replace_folder(output, tiny_model().save)
+    names = {"config.json", "model.safetensors", "tokenizer.json", "README.md"}
+    assert {path.name for path in output.iterdir()} == names
+    assert {path.name for path in tmp_path.iterdir()} == {"tuned"}
 
 
 def test_the_model_itself_is_not_written_over(folder: Path, tmp_path: Path) -> None:
