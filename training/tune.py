@@ -106,11 +106,11 @@ class Tuner:
             self.model, new = with_words(self.model, texts, tuning.seed)
             if new:
                 console.print(f"words the model learns: {', '.join(new)}", markup=False)
-        self.pieces = self._read(recordings)
         self._source = BUILTIN_FOLDER if tuning.model == "builtin" else find_folder(tuning.model)
         if tuning.output.exists() and tuning.output.samefile(self._source):
             raise ModelError(f"{tuning.output} holds the model itself: choose another --output")
         self.adapters = self._unfreeze()
+        self.pieces = self._read(recordings)
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(self.trained.values(), lr=0.0, weight_decay=0.0)
 
