@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 640, 360
 def model_frames(number: int) -> list[bytes]:
     """Consecutive 128×128 RGB frames of the world that the built-in model knows."""
     from training.rendering import render
-    from training.world import film
+    from training.world.shapes import film
 
     return [frame.tobytes() for frame in render(film(CLIP_SEED, number))]
 
@@ -23,7 +23,7 @@ def write_h264(path: Path, fps: int, seconds: float) -> None:
     The world is square; it is stretched here, and squeezed again where the model's size is square.
     """
     from training.clips import pictures
-    from training.world import FRAMES_PER_SECOND, film
+    from training.world.shapes import FRAMES_PER_SECOND, film
 
     options = {"preset": "veryfast", "tune": "zerolatency", "crf": "23", "g": str(fps), "bf": "0"}
     shown = film(CLIP_SEED, int(seconds * FRAMES_PER_SECOND))

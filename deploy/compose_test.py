@@ -36,7 +36,7 @@ from deploy.docker.engine import (
     succeeds,
 )
 from training.clips import write_clip
-from training.world import Clip, Thing
+from training.world.shapes import Clip, Thing
 
 log = logging.getLogger("compose-test")
 

@@ -23,7 +23,7 @@ from training.recipe import TRAIN_SEEDS, Mix, Recipe
 from training.rendering import Scene, render
 from training.truth import cell_truth
 from training.vocabulary import build_tokenizer, words
-from training.world import Clip, Pace, film
+from training.world.shapes import Clip, Pace, film
 
 _PICTURE_MOMENTS = (0, 9, 18)
 

@@ -21,7 +21,7 @@ from training.questions import (
 )
 from training.rendering import Pixels, Scene
 from training.vocabulary import NUMBERS
-from training.world import FRAMES_PER_SECOND, Change, Clip, Pace, Thing, film
+from training.world.shapes import FRAMES_PER_SECOND, Change, Clip, Pace, Thing, film
 
 STORY_PACE = Pace(
     start_things=(1.0,),

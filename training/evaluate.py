@@ -20,7 +20,7 @@ from training.batches import draw_pace
 from training.questions import KINDS, TARGET_KINDS, Question, ask, small_talk
 from training.recipe import EVALUATION_SEEDS
 from training.rendering import Pixels, render
-from training.world import FRAMES_PER_SECOND, Clip, film
+from training.world.shapes import FRAMES_PER_SECOND, Clip, film
 
 FRAME_NS = int(1e9 / FRAMES_PER_SECOND)
 TARGET_OVERALL, TARGET_KIND = 0.85, 0.75

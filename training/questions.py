@@ -13,7 +13,7 @@ from numpy.random import Generator
 
 from training import phrasings
 from training.vocabulary import COLOURS, DIRECTIONS, NUMBERS, PLURALS, SHAPES
-from training.world import Change, Clip, Thing
+from training.world.shapes import Change, Clip, Thing
 
 WINDOW = 30
 _WINDOW_BLUR = 5

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from training.world import SIZE, Clip, Thing
+from training.world.shapes import SIZE, Clip, Thing
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.float32]

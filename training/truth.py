@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from training.questions import motion_of
 from training.vocabulary import COLOURS, DIRECTIONS, SHAPES
-from training.world import SIZE, Clip
+from training.world.shapes import SIZE, Clip
 
 IGNORE = -100
 FRESH_FRAMES = 4

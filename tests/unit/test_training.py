@@ -26,7 +26,7 @@ from training.questions import Question
 from training.recipe import EVALUATION_SEEDS, HELD_OUT_SEEDS, TRAIN_SEEDS, Mix, Recipe, Stage
 from training.rendering import render
 from training.train import Trainer, publish
-from training.world import Clip, Thing, film
+from training.world.shapes import Clip, Thing, film
 
 CPU = torch.device("cpu")
 TINY = Recipe(

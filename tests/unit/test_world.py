@@ -8,7 +8,7 @@ from training.questions import DONT_KNOW, KINDS, Question, ask, last_change, uni
 from training.rendering import RGB, Scene, render
 from training.truth import CHANNELS, cell_truth
 from training.vocabulary import COLOURS, build_tokenizer
-from training.world import SIZE, Clip, Pace, film
+from training.world.shapes import SIZE, Clip, Pace, film
 
 SEEDS = range(40)
 

@@ -1,0 +1,53 @@
+"""The clips and questions that the shipped weights were trained on and are examined with.
+
+Truth and questions are compared exactly; pixels nearly, as sines may round by the processor.
+"""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from training.batches import draw_branches, draw_pace, new_model
+from training.clips import facts, story
+from training.evaluate import questions_of
+from training.recipe import EVALUATION_SEEDS, TRAIN_SEEDS
+from training.rendering import render
+from training.world.shapes import film
+
+
+def digest(*things: object) -> str:
+    return hashlib.sha256(repr(things).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("seed", "truth", "questions", "mean", "green"),
+    [
+        (EVALUATION_SEEDS, "46a5a4629ed84bb9", "cbb9313f3b2ecc83", 68.692, [65, 70, 66, 64, 57]),
+        (EVALUATION_SEEDS + 5, "6471b23ca1872a93", "8242cfc4f60edc4f", 103.146, [105, 98, 92]),
+        (TRAIN_SEEDS + 1024, "e2475e84f185b415", "0de90c1be0c3536e", 108.839, [46, 99, 103, 126]),
+    ],
+)
+def test_a_seed_means_the_same_clip_for_ever(
+    seed: int, truth: str, questions: str, mean: float, green: list[int]
+) -> None:
+    rng = np.random.default_rng((seed, 4))
+    clip = film(seed, 40, draw_pace(rng))
+    asked = [
+        (frame, [(q.kind, q.text, q.answer, q.history, q.is_watch) for q in found])
+        for frame, found in questions_of(clip, rng)
+    ]
+    assert digest(clip.frames, clip.changes) == truth
+    assert digest(asked) == questions
+    pixels = render(clip)
+    assert abs(float(pixels.mean()) - mean) < 0.05
+    sampled = pixels[::13, 40::37, 30::41, 1].ravel()[: len(green)].astype(int)
+    assert np.abs(sampled - green).max() <= 2
+
+
+def test_the_sample_stream_and_the_branches_of_a_batch_stay_too() -> None:
+    clip = story(1, 24.0)
+    assert digest(clip.frames, clip.changes) == "f724d197a07a0f25"
+    assert digest(facts(clip)) == "84943abee05282a1"
+    drawn = draw_branches(new_model(), film(9, 12), 200, np.random.default_rng(1))
+    assert digest(drawn) == "bb87c7f511a73269"
