@@ -49,7 +49,7 @@ def sprite(shape: str, width: int, height: int, shift_x: int, shift_y: int) -> M
 
 
 @lru_cache(maxsize=1)
-def _noise() -> NDArray[np.int16]:
+def noise_strip() -> NDArray[np.int16]:
     """A long strip of unit noise × 16, cut at random places: drawing anew costs ten times more."""
     strip = np.random.default_rng(7).normal(0, 16, _NOISE_LENGTH)
     return strip.astype(np.int16)
@@ -116,7 +116,7 @@ class Scene:
 
     def weather(self, frames: Pixels) -> None:
         """Add in place what lenses, sensors and codecs add. frames: [n, side, side, 3]."""
-        strip = _noise()
+        strip = noise_strip()
         for frame in frames:
             if self.thin_chroma:
                 wide = frame.astype(np.int16)
