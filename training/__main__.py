@@ -1,4 +1,4 @@
-"""`python -m training train | eval | tune | clip`."""
+"""`python -m training train | eval | tune | clip | sheet | atlas`."""
 
 import argparse
 import os
@@ -33,8 +33,28 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _clip(arguments: argparse.Namespace) -> int:
     from training.clips import write_sample
+    from training.world.video import write_video
 
-    write_sample(arguments.path, arguments.seed, arguments.seconds, arguments.scale, arguments.fps)
+    what = (arguments.path, arguments.seed, arguments.seconds, arguments.scale, arguments.fps)
+    if arguments.world == "shapes":
+        write_sample(*what)
+    else:
+        write_video(*what, world=arguments.world)
+    return 0
+
+
+def _sheet(arguments: argparse.Namespace) -> int:
+    from training.world.sheet import write_sheet
+
+    seeds = range(arguments.seed, arguments.seed + arguments.clips)
+    write_sheet(arguments.path, seeds, arguments.world, arguments.split, length=arguments.frames)
+    return 0
+
+
+def _atlas(arguments: argparse.Namespace) -> int:
+    from training.world.atlas import write_atlas
+
+    write_atlas(emoji_font=arguments.font)
     return 0
 
 
@@ -115,6 +135,7 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 def _parser() -> argparse.ArgumentParser:
     from services.inference_worker.model.family import BUILTIN_FOLDER
     from training.recipe import FOLDER
+    from training.world.atlas import EMOJI_FONT
 
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -154,7 +175,21 @@ def _parser() -> argparse.ArgumentParser:
     clip.add_argument("--seconds", type=float, default=24.0)
     clip.add_argument("--scale", type=int, default=4, help="times 128 pixels")
     clip.add_argument("--fps", type=int, default=24)
+    clip.add_argument("--world", choices=("shapes", "street", "shop"), default="shapes")
     clip.set_defaults(run=_clip)
+    sheet = commands.add_parser("sheet", help="draw clips with questions and answers as a PNG")
+    sheet.add_argument("path", type=Path)
+    sheet.add_argument("--seed", type=int, default=1)
+    sheet.add_argument("--clips", type=int, default=5)
+    sheet.add_argument("--frames", type=int, default=40)
+    sheet.add_argument("--world", choices=("street", "shop"), default="street")
+    sheet.add_argument("--split", choices=("train", "held_out"), default="train")
+    sheet.set_defaults(run=_sheet)
+    atlas = commands.add_parser(
+        "atlas", help="draw the sprites of the wide world from an emoji font"
+    )
+    atlas.add_argument("--font", type=Path, default=EMOJI_FONT, help="NotoColorEmoji.ttf")
+    atlas.set_defaults(run=_atlas)
     check = commands.add_parser("eval", help="measure a model through the running engine")
     check.add_argument("--clips", type=int, default=60)
     check.add_argument("--model", default="builtin", help="`builtin`, or a model folder")

@@ -1,7 +1,7 @@
 """Video files of the world, with the truth beside them: samples, demonstrations, benchmarks."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -68,17 +68,22 @@ def pictures(clip: Clip, scale: int, fps: float) -> Iterator[Pixels]:
 
 
 def write_clip(path: Path, clip: Clip, scale: int = 4, fps: int = 24) -> list[Fact]:
-    """Encode H.264 as a camera would: no B-frames, a keyframe every second. Returns the truth."""
+    """Write the clip as a video. Returns the truth."""
+    encode(path, pictures(clip, scale, fps), fps)
+    return facts(clip)
+
+
+def encode(path: Path, pictures: Iterable[Pixels], fps: int) -> None:
+    """H.264 as a camera sends it: no B-frames, a keyframe every second. Square RGB pictures."""
     options = {"preset": "veryfast", "crf": "20", "bf": "0", "g": str(fps), "sc_threshold": "0"}
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
-        for picture in pictures(clip, scale, fps):
+        for picture in pictures:
             if not stream.width or stream.width != picture.shape[1]:
                 stream.width, stream.height = picture.shape[1], picture.shape[0]
                 stream.pix_fmt = "yuv420p"
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    return facts(clip)
 
 
 def story(seed: int, seconds: float) -> Clip:
@@ -127,6 +132,11 @@ def facts(clip: Clip) -> list[Fact]:
 
     What changed is told only after the window has filled, so that it also holds when looped.
     """
+    return spans(len(clip), lambda frame: _true_at(clip, frame))
+
+
+def spans(num_frames: int, true_at: Callable[[int], Iterable[tuple[str, str, str]]]) -> list[Fact]:
+    """What `true_at` says of single frames, (question, answer, kind), as spans of time."""
     open_facts: dict[tuple[str, str, str], int] = {}
     found: list[Fact] = []
 
@@ -134,14 +144,14 @@ def facts(clip: Clip) -> list[Fact]:
         start = open_facts.pop(key) / FRAMES_PER_SECOND
         found.append(Fact(start, *key, end / FRAMES_PER_SECOND))
 
-    for frame in range(len(clip)):
-        now = set(_true_at(clip, frame))
+    for frame in range(num_frames):
+        now = set(true_at(frame))
         for key in [key for key in open_facts if key not in now]:
             close(key, frame)
         for key in now:
             open_facts.setdefault(key, frame)
     for key in list(open_facts):
-        close(key, len(clip))
+        close(key, num_frames)
     return sorted(found, key=lambda fact: (fact.time_s, fact.question))
 
 
@@ -149,9 +159,10 @@ def write_sample(path: Path, seed: int, seconds: float, scale: int = 4, fps: int
     """Write a story to `path` and its truth to the same name with .json."""
     clip = story(seed, seconds)
     told = write_clip(path, clip, scale, fps)
-    sidecar = {
-        "seconds": len(clip) / FRAMES_PER_SECOND,
-        "fps": fps,
-        "facts": [asdict(fact) for fact in told],
-    }
+    write_truth(path, len(clip) / FRAMES_PER_SECOND, fps, told)
+
+
+def write_truth(path: Path, seconds: float, fps: int, told: list[Fact]) -> None:
+    """The facts beside a video, as JSON of the same name."""
+    sidecar = {"seconds": seconds, "fps": fps, "facts": [asdict(fact) for fact in told]}
     path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n")

@@ -5,41 +5,21 @@ is debatable there (something half in the picture, a motion just begun, a change
 of the window) or where the kind has nothing to ask about.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable
 
 from numpy.random import Generator
 
 from training import phrasings
 from training.vocabulary import COLOURS, DIRECTIONS, NUMBERS, PLURALS, SHAPES
+from training.world.question import WINDOW, Question, pick
 from training.world.shapes import Change, Clip, Thing
 
-WINDOW = 30
 _WINDOW_BLUR = 5
 _STEADY = 3
 DONT_KNOW = "i do not know"
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One branch: earlier rounds as (question, answer), then a question or a watch condition."""
-
-    kind: str
-    text: str
-    answer: str
-    history: tuple[tuple[str, str], ...] = ()
-    is_watch: bool = False
-
-
 Ask = Callable[[Clip, int, Generator], Question | None]
-
-
-T = TypeVar("T")
-
-
-def pick(rng: Generator, options: Sequence[T]) -> T:
-    return options[int(rng.integers(len(options)))]
 
 
 # Truth at a moment

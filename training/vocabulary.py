@@ -4,6 +4,8 @@ The vocabulary is closed: what the generated world can show, the words people as
 and everyday words that let the model notice a question it cannot answer. Anything else is <unk>.
 """
 
+from collections.abc import Iterable
+
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 
@@ -53,9 +55,13 @@ def words() -> list[str]:
     return list(dict.fromkeys(ordered))
 
 
-def build_tokenizer() -> Tokenizer:
-    """A word-level tokenizer that lower-cases, drops punctuation and reads colour as color."""
-    vocabulary = {word: index for index, word in enumerate(words())}
+def build_tokenizer(more: Iterable[str] = ()) -> Tokenizer:
+    """A word-level tokenizer that lower-cases, drops punctuation and reads colour as color.
+
+    more: words of a wider world, which follow those of the shapes.
+    """
+    ordered = dict.fromkeys([*words(), *more])
+    vocabulary = {word: index for index, word in enumerate(ordered)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence(
         [

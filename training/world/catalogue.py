@@ -83,7 +83,7 @@ SIGN_WORDS = tuple(_SIGN_WORDS.split())
 DRAWINGS = ("house", "sun", "tree", "boat", "fish", "star", "heart", "cup", "flower", "face")
 ACTS = (
     *("still", "left", "right", "up", "down"),
-    *("up and left", "up and right", "down and left", "down and right"),
+    *("up left", "up right", "down left", "down right"),
     *("grow", "shrink", "blink", "hide", "swap", "hold", "draw"),
 )
 DIRECTIONS = ACTS[1:9]

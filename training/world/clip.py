@@ -56,7 +56,7 @@ class Event:
     sure: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Clip:
     """n frames of m things. pixels: [n, side, side, 3] uint8; the rest is in units of 1/128 side.
 

@@ -164,7 +164,7 @@ def events_of(
     """What can be seen to happen, in the order of its completion.
 
     Coming and going is read off what shows; the plans say how. The rest is planned, and `sure` only
-    where its things were there before and after. What began before the film did is left out.
+    where all of it lies in the film and its things were there before and after.
     """
     found: list[Event] = []
     blinks = [plan for plan in plans if plan.kind == "blinked"]
@@ -185,16 +185,22 @@ def events_of(
             if any(_matches(plan, thing.ident, span) for plan in blinks):
                 continue
             kind = "came" if state == 1 else "went"
-            how = next(
-                (p.how for p in plans if p.kind == kind and _matches(p, thing.ident, span)), "?"
+            plan = next(
+                (p for p in plans if p.kind == kind and _matches(p, thing.ident, span)), None
             )
-            found.append(Event(kind, start, frame, (thing.ident,), how, was_known >= 0))
+            whose, how = (plan.things, plan.how) if plan else ((thing.ident,), "?")
+            # What nobody planned is something else passing over it.
+            sure = was_known >= 0 and plan is not None
+            found.append(Event(kind, start, frame, whose, how, sure))
     for plan in plans:
         if plan.kind in ("came", "went"):
             continue
         start = int(np.searchsorted(times, plan.start, "right"))
         frame = int(np.searchsorted(times, plan.end - 1e-6, "left"))
-        if frame >= len(times) or start == 0:
+        if start >= len(times) or (frame == 0 and plan.end <= times[0]):
+            continue
+        if start == 0 or frame >= len(times):  # begun before the film, or not over with it
+            found.append(Event(plan.kind, start, frame, plan.things, plan.how, sure=False))
             continue
         seen = presence[start - 1 : frame + 1][:, list(plan.things)]
         if plan.kind == "blinked":
@@ -210,4 +216,4 @@ def events_of(
 
 
 def _matches(plan: Plan, ident: int, span: tuple[float, float]) -> bool:
-    return ident in plan.things and span[1] > plan.start - 1e-6 and span[0] < plan.end + _SLACK_S
+    return ident == plan.things[0] and span[1] > plan.start - 1e-6 and span[0] < plan.end + _SLACK_S

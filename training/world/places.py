@@ -12,10 +12,10 @@ WAYS = {
     (1, 0): "right",
     (0, -1): "up",
     (0, 1): "down",
-    (-1, -1): "up and left",
-    (1, -1): "up and right",
-    (-1, 1): "down and left",
-    (1, 1): "down and right",
+    (-1, -1): "up left",
+    (1, -1): "up right",
+    (-1, 1): "down left",
+    (1, 1): "down right",
 }
 EDGES = {(-1, 0): "left", (1, 0): "right", (0, -1): "top", (0, 1): "bottom"}
 _SLOW, _FAST = (13.0, 20.0), (46.0, 80.0)  # units per second; nothing moves at a pace between

@@ -114,6 +114,7 @@ class Shop(Stage):
             self.plan("repriced", middle - 0.01, middle, actor, how=f"{price} {lower}")
             tag = cheaper
         tag.hide(end)
+        self.plan("went", end, end, tag)
         return end
 
     def _tag(self, actor: Actor, price: int, time: float) -> Actor:
@@ -123,4 +124,5 @@ class Shop(Stage):
         tag = self.add("tag", "price", look, min(max(x, 20), 108), 42.0, 27.0, layer=6)
         tag.belongs_to(actor)
         tag.show(time)
+        self.plan("came", time, time, tag)
         return tag

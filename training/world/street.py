@@ -312,7 +312,7 @@ class Street(Places):
                 pace = self.between(40, 70)
                 end = time + THIRD * float(np.hypot(dx, dy)) / pace
                 self.walk(actor, time, end, x, y, way)
-                self.plan("went", time, end, actor, how="behind")
+                self.plan("went", time, end, actor, cover, how="behind")
                 self.quit(cell, end)
                 actor.busy_until = 1e9
                 outs = [
@@ -327,7 +327,7 @@ class Street(Places):
                     done = start + THIRD / pace
                     self.walk(actor, start, done, x, y, out)
                     self.settle(actor, target, done)
-                    self.plan("came", start, done, actor, how="behind")
+                    self.plan("came", start, done, actor, cover, how="behind")
                     self.free_from[target] = done
                 return end
         return None

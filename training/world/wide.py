@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from training.world.camera import Camera, draw_backdrop, draw_camera, shutter_times
+from training.world.camera import Backdrop, Camera, draw_backdrop, draw_camera, shutter_times
 from training.world.clip import Clip
 from training.world.film import shoot
 from training.world.shop import Shop
@@ -13,6 +13,15 @@ from training.world.street import Street
 
 World = Literal["street", "shop"]
 FRAMES_PER_SECOND = 8.0
+
+
+def direct(seed: int, seconds: float, world: World, split: Split) -> tuple[Script, Backdrop]:
+    """What happens in the clip with this seed, and where. A longer one begins the same."""
+    backdrop = draw_backdrop(np.random.default_rng((seed, 10)), table=world == "shop")
+    rng = np.random.default_rng((seed, 11))
+    if world == "shop":
+        return Shop(rng, backdrop.ground, split, seconds).direct(), backdrop
+    return Street(rng, backdrop.ground, split, seconds).direct(), backdrop
 
 
 def film(
@@ -30,25 +39,11 @@ def film(
     split: "train" never shows an object do what is held out for it, "held_out" mostly does.
     clean: through a perfect camera. The same seconds at another fps or scale tell the same story.
     """
-    look = np.random.default_rng((seed, 10))
-    backdrop = draw_backdrop(look, table=world == "shop")
+    script, backdrop = direct(seed, length / fps, world, split)
+    look = np.random.default_rng((seed, 14))
     camera = Camera() if clean else draw_camera(look)
     times = shutter_times(look, camera, length, fps)
-    rng = np.random.default_rng((seed, 11))
-    seconds = length / fps
-    script: Script
-    if world == "shop":
-        script = Shop(rng, backdrop.ground, split, seconds).direct()
-    else:
-        script = Street(rng, backdrop.ground, split, seconds).direct()
+    paint = np.random.default_rng((seed, 12))
     return shoot(
-        script,
-        backdrop,
-        camera,
-        times,
-        np.random.default_rng((seed, 12)),
-        seed=seed,
-        world=world,
-        fps=fps,
-        scale=scale,
+        script, backdrop, camera, times, paint, seed=seed, world=world, fps=fps, scale=scale
     )

@@ -1,0 +1,29 @@
+"""What is asked, in every world."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from numpy.random import Generator
+
+WINDOW = 30  # frames that the model can look back on
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One branch: earlier rounds as (question, answer), then a question or a watch condition."""
+
+    kind: str
+    text: str
+    answer: str
+    history: tuple[tuple[str, str], ...] = ()
+    is_watch: bool = False
+
+
+def pick(rng: Generator, options: Sequence[T]) -> T:
+    return options[int(rng.integers(len(options)))]
+
+
+def yes(truth: bool) -> str:
+    return "yes" if truth else "no"
