@@ -1,6 +1,7 @@
 """Films a script: paints every frame, measures what shows of each thing, and writes the truth."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -182,7 +183,7 @@ def events_of(
             was_known, known, start = known, int(state), min(since + 1, frame)
             since = frame
             span = (float(times[max(start - 1, 0)]), float(times[frame]))
-            if any(_matches(plan, thing.ident, span) for plan in blinks):
+            if any(_matches(plan, thing.ident, span, -0.2) for plan in blinks):
                 continue
             kind = "came" if state == 1 else "went"
             plan = next(
@@ -195,7 +196,9 @@ def events_of(
     for plan in plans:
         if plan.kind in ("came", "went"):
             continue
-        start = int(np.searchsorted(times, plan.start, "right"))
+        # Motion shows after its first moment, a blink in it.
+        side: Literal["left", "right"] = "left" if plan.kind == "blinked" else "right"
+        start = int(np.searchsorted(times, plan.start, side))
         frame = int(np.searchsorted(times, plan.end - 1e-6, "left"))
         if start >= len(times) or (frame == 0 and plan.end <= times[0]):
             continue
@@ -215,5 +218,5 @@ def events_of(
     return tuple(sorted(found, key=lambda event: (event.frame, event.start)))
 
 
-def _matches(plan: Plan, ident: int, span: tuple[float, float]) -> bool:
-    return ident == plan.things[0] and span[1] > plan.start - 1e-6 and span[0] < plan.end + _SLACK_S
+def _matches(plan: Plan, ident: int, span: tuple[float, float], slack_s: float = _SLACK_S) -> bool:
+    return ident == plan.things[0] and span[1] > plan.start - 1e-6 and span[0] < plan.end + slack_s

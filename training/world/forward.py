@@ -97,6 +97,8 @@ def _count(clip: Clip, frame: int, rng: Generator) -> Condition | None:
         return number(frame) == wanted if clip.settled(frame) else None
 
     name = GROUP_PLURALS[group] if group else "objects"
+    if wanted == 1:
+        name = name.replace("pieces", "piece").removesuffix("s")
     return Condition(say(rng, "watch_count", NUMBERS[wanted], name), holds)
 
 

@@ -158,7 +158,7 @@ def moving(clip: Clip, frame: int, rng: Generator) -> tuple[Thing, str] | None:
 
 def ask_direction(clip: Clip, frame: int, rng: Generator) -> Question | None:
     found = moving(clip, frame, rng)
-    if found is None or (found[1] == "still" and rng.random() < 0.6):
+    if found is None or (found[1] == "still" and rng.random() < 0.88):
         return None
     name = pick(rng, clip.names(found[0].ident))
     answer = "it is not moving" if found[1] == "still" else found[1]
@@ -256,6 +256,6 @@ def ask_prohibited(clip: Clip, frame: int, rng: Generator) -> Question | None:
     if len(shown) == 1 and rng.random() < 0.4:
         answer = with_article(clip.full_name(shown[0].ident))
         return Question("prohibited", say(rng, "which_prohibited"), answer)
-    if not shown and rng.random() < 0.7:
+    if not shown and rng.random() < 0.88:
         return None
     return Question("prohibited", say(rng, "prohibited"), yes(bool(shown)))

@@ -28,6 +28,7 @@ class Shop(Stage):
         self.seconds = seconds
         self.shelf: dict[float, Actor] = {}
         self.banner: Actor | None = None
+        self.prices: dict[int, int] = {}  # of what was shown before
         self.side = self.one(("left", "right"))
 
     def direct(self) -> Script:
@@ -103,13 +104,14 @@ class Shop(Stage):
         end = time + self.between(0.9, 2.6)
         if actor.thing.group == "prohibited" or self.chance(0.12):
             return end
-        price = int(self.rng.choice(PRICES))
+        price = self.prices.setdefault(actor.thing.ident, int(self.rng.choice(PRICES)))
         tag = self._tag(actor, price, time + 0.25)
         if self.chance(0.35) and price > 5:
             middle = time + 0.25 + self.between(0.5, 1.0)
             end = max(end, middle + 0.6)
             tag.hide(middle)
             lower = max(int(price * self.between(0.5, 0.85)), 2)
+            self.prices[actor.thing.ident] = lower
             cheaper = self._tag(actor, lower, middle)
             self.plan("repriced", middle - 0.01, middle, actor, how=f"{price} {lower}")
             tag = cheaper

@@ -104,8 +104,9 @@ def whereabouts(clip: Clip, event: Event) -> str:
 
 # The words of answers that no table of questions holds.
 WORDS = (
-    "yes no nothing in at the on a an is it and middle top bottom left right up down not moving "
-    "appeared disappeared came out from behind went to was drawn hand brought took away changed "
-    "places with moved crossed grew shrank blinked once twice three times held put price fell "
+    "yes no nothing in at the on a an is it and middle top bottom left right up down not moving",
+    "appeared disappeared came out from behind went to was drawn hand brought took away changed",
+    "places with moved crossed grew shrank blinked once twice three times held put price fell",
     "dollars sign that says holds happened fast slowly just",
+    "object animal vehicle plant shape piece of",
 )

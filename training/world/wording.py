@@ -152,7 +152,7 @@ ASKED: dict[str, tuple[str, ...]] = {
     # watches
     "watch_there": ("{} is there", "there is {}", "{} appears", "you see {}", "{}"),
     "watch_gone": ("the {} is gone", "the {} is no longer there", "the {} disappears"),
-    "watch_count": ("there are {} {}", "exactly {} {} are there", "you see {} {}"),
+    "watch_count": ("you see {} {}", "you see exactly {} {}", "{} {} in the picture"),
     "watch_held": ("the hand holds {}", "{} is held up", "the hand picks up {}", "{} is shown"),
     "watch_moving": ("the {} is moving {}", "the {} goes {}"),
     "watch_place": ("the {} is {at}", "the {} arrives {at}"),
