@@ -172,7 +172,7 @@ def ask_appearances(clip: Clip, frame: int, rng: Generator) -> Question | None:
     never = [pair for pair in counts if pair[1] == 0]
     roll = rng.random()
     options = often if often and roll < 0.7 else never if roll < 0.08 else counts
-    if not options or (options is counts and not often and roll < 0.9):
+    if not options or (options is counts and not often and roll < 0.94):
         return None
     thing, number = pick(rng, options)
     name = pick(rng, clip.names(thing.ident))
@@ -221,7 +221,7 @@ def ask_went(clip: Clip, frame: int, rng: Generator) -> Question | None:
 
 def ask_origin(clip: Clip, frame: int, rng: Generator) -> Question | None:
     event = _last_of(clip, frame, "came", True, rng)
-    if event is None:
+    if event is None or (event.how == "hand" and rng.random() < 0.5):
         return None
     name = pick(rng, clip.names(event.things[0]))
     return Question("origin", say(rng, "origin", name), whereabouts(clip, event))

@@ -172,6 +172,8 @@ def ask_speed(clip: Clip, frame: int, rng: Generator) -> Question | None:
     speed = clip.speed(frame, found[0].ident)
     if _SLOW < speed < _FAST or (speed < _FAST and clip.visible[frame, found[0].ident] < 0.98):
         return None
+    if speed < _FAST and rng.random() < 0.4:  # what is slow moves for longer
+        return None
     name = pick(rng, clip.names(found[0].ident))
     return Question("speed", say(rng, "speed", name), "fast" if speed >= _FAST else "slowly")
 
