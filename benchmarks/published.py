@@ -20,7 +20,8 @@ from services.inference_worker.model.published import PublishedModel
 
 MAX_SESSIONS = 1024  # more than the pool holds
 
-# Widths, heads and proportions of the smallest published models, with fewer layers. Frames of 224 × 224, SmolVLM2's of 256 × 256.
+# Widths, heads and proportions of the smallest published models, with fewer layers. Frames of
+# 224 × 224, SmolVLM2's of 256 × 256.
 _QWEN2 = {
     "hidden_size": 896,
     "intermediate_size": 4864,
