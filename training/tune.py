@@ -26,7 +26,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from services.gateway.frame_size import FrameSize
-from services.inference_worker.assembly import fast_dtype
+from services.inference_worker.assembly import fast_dtype, find_device
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.attention import DenseAttention
@@ -86,13 +86,13 @@ class Tuning:
 class Tuner:
     """One run. `folder` keeps its frames, checkpoint and curve; `output` gets the model.
 
-    Raises DataError for the data, ModelError for the model.
+    Raises DataError for the data, ModelError for the model, ConfigError for the device.
     """
 
     def __init__(self, tuning: Tuning, console: Console) -> None:
         self.tuning = tuning
         self.console = console
-        self.device = _device(tuning.device)
+        self.device = find_device(tuning.device, f"--device {tuning.device}")
         self.dtype = fast_dtype(self.device)
         self.step = 0
         self.curve: list[dict[str, float]] = []
@@ -352,18 +352,6 @@ class Tuner:
         figure.savefig(self.tuning.folder / "curve.png", dpi=110)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ModelError(f"--device {name} is not a device") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"--device {name}, but this machine offers no CUDA device")
-    return device
-
-
 class RowAttention(DenseAttention):
     """Attention in one row of tokens, without the dimension of a batch that DeepStack excludes."""
 
@@ -372,7 +360,7 @@ class RowAttention(DenseAttention):
 
 
 def tune(tuning: Tuning, console: Console, resume: bool) -> None:
-    """Run to the end and write the model. Raises DataError and ModelError."""
+    """Run to the end and write the model. Raises what `Tuner` does."""
     tuner = Tuner(tuning, console)
     if resume and tuner.resume():
         console.print(f"resuming at step {tuner.step}")

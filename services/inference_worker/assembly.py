@@ -27,7 +27,7 @@ def build_engine(config: WorkerConfig) -> Engine:
 
     Raises ConfigError for settings this machine cannot meet, ModelError for a bad model.
     """
-    device = _device(config.device)
+    device = find_device(config.device, f"WORKER_DEVICE={config.device!r}")
     dtype = _dtype(config.dtype, device)
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) - 1))
     model = load_model(config.model, dtype, device, config.frame_pixels)
@@ -100,15 +100,16 @@ def _keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 256 * 2**20)
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str, setting: str) -> torch.device:
+    """`auto`, or one by torch's name. Raises ConfigError, which begins with `setting`."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"WORKER_DEVICE={name!r} is not a device") from error
+        raise ConfigError(f"{setting} is not a device") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"WORKER_DEVICE={name!r}, but this machine offers no CUDA device")
+        raise ConfigError(f"{setting}, but this machine offers no CUDA device")
     return device
 
 

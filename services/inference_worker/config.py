@@ -88,7 +88,8 @@ class WorkerConfig(ServiceConfig):
     step_question_tokens: int = setting(
         0,
         "Tokens of questions and answers one step may hold while video flows, so that frames "
-        "never wait long; 0: 16 on CPUs, 512 on GPUs.",
+        "never wait long (a lone question: twice that; after frames kept questions waiting: three "
+        "times); 0: 16 on CPUs, 512 on GPUs.",
         minimum=0,
     )
     burst_segments: int = setting(

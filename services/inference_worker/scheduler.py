@@ -1,12 +1,12 @@
 """What runs in the next step. No tensors and no clock of its own here.
 
-Frames go first. A step of frames packs one segment or more of every session that
-has one, oldest first, under a token budget; a lone segment waits a few milliseconds for others,
-because a shared step costs little more than its own. Questions do not ride along: their branches
-remember older frames, and reading those would slow the new one down. A step of questions packs
-decode tokens and parts of prompts; it runs when no frame waits, and every now and then even if some
-do. While video flows it is kept short and to few sessions, and not begun when a frame is due before
-it would end, so that a frame finds the device free however many people ask.
+Frames go first. A step of frames packs one segment or more of every session that has one, oldest
+first, under a token budget; a lone segment waits a few milliseconds for others, because a shared
+step costs little more than its own. Questions do not ride along: their branches remember older
+frames, and reading those would slow the new one down. A step of questions packs decode tokens and
+parts of prompts; it runs when no frame waits, and every now and then even if some do. While video
+flows it is kept short and to few sessions, and not begun when a frame is due before it would end,
+so that a frame finds the device free however many people ask.
 """
 
 from collections import deque
