@@ -17,7 +17,7 @@ from services.inference_worker import metrics
 from services.inference_worker.kv_cache import Branch, KVCache, TrunkShape
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.parking import Parking
-from services.inference_worker.runner import Picture, Run, Runner, RunOutput
+from services.inference_worker.runner import Runner
 from services.inference_worker.scheduler import (
     FLOWING_S,
     BranchJob,
@@ -30,6 +30,7 @@ from services.inference_worker.scheduler import (
     SessionState,
     StepLimits,
 )
+from services.inference_worker.step import Picture, Run, RunOutput
 from services.inference_worker.stillness import largest_change
 from sightline.errors import (
     AlreadyExistsError,

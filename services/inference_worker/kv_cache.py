@@ -6,13 +6,19 @@ eviction can go on under a running answer and an answer can never change what th
 Segments start on a page boundary; evicting one frees whole pages, and a branch never shares a
 partial page that the trunk would still write to. So nothing is ever copied on a branch.
 
-A session's cost is known when it is admitted (`TrunkShape.cost`): an admitted session cannot run
-the pool dry. A parked session has neither pages nor a promise until it is brought back. One thread
-uses all of this.
+A session's cost is known when it is admitted (`TrunkShape.cost`), and that many pages are reserved
+for it: an admitted session cannot run out. They lie in a row where the pool has such a row, and a
+session uses the first free one of its own, so that a window, which moves for ever, stays within a
+few pages more than it holds. Where it does, its keys are read in place (see `paged_attention`).
+A parked session has neither pages nor a reservation until it is brought back. One thread uses all
+of this.
 """
 
+import heapq
 from collections import Counter, deque
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from sightline.errors import ResourceExhaustedError
 
@@ -20,25 +26,36 @@ NULL_PAGE = 0
 """Never handed out; padding in block tables points at it."""
 
 
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """Pages that one session may use. `free`: a heap of those that it does not."""
+
+    pages: list[int]
+    free: list[int]
+
+
 class PagePool:
-    """A free list with reference counts."""
+    """Pages with reference counts, reserved by session."""
 
     def __init__(self, num_pages: int, page_size: int) -> None:
         if num_pages < 2 or page_size < 1:
             raise ValueError("a pool needs two pages or more of at least one token")
         self.num_pages = num_pages
         self.page_size = page_size
+        self.num_used = 0
         self._references = [0] * num_pages
         self._references[NULL_PAGE] = 1
-        self._free = list(range(num_pages - 1, NULL_PAGE, -1))
+        self._owners: list[Reservation | None] = [None] * num_pages
+        self._unreserved = np.ones(num_pages, dtype=bool)
+        self._unreserved[NULL_PAGE] = False
 
     @property
-    def num_free(self) -> int:
-        return len(self._free)
+    def num_unreserved(self) -> int:
+        return int(self._unreserved.sum())
 
     @property
-    def num_used(self) -> int:
-        return self.num_pages - 1 - len(self._free)
+    def num_reserved(self) -> int:
+        return self.num_pages - 1 - self.num_unreserved
 
     def references(self, page: int) -> int:
         return self._references[page]
@@ -46,13 +63,45 @@ class PagePool:
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
-    def allocate(self, count: int) -> list[int]:
-        """`count` pages with one reference each. Raises ResourceExhaustedError, taking none."""
-        if count > len(self._free):
-            raise ResourceExhaustedError(f"KV pool: {count} pages wanted, {len(self._free)} free")
-        pages = [self._free.pop() for _ in range(count)]
+    def reserve(self, count: int) -> Reservation:
+        """`count` pages, in a row if there is one. Raises ResourceExhaustedError, taking none."""
+        places = np.flatnonzero(self._unreserved)
+        if count > len(places):
+            raise ResourceExhaustedError(
+                f"no room in the KV pool: a session needs {count} pages, "
+                f"{len(places)} are not reserved"
+            )
+        in_row = np.flatnonzero(places[count - 1 :] - places[: len(places) - count + 1] < count)
+        first = int(in_row[0]) if len(in_row) else 0
+        pages = places[first : first + count].tolist()
+        reservation = Reservation(pages, list(pages))  # ascending: a heap already
+        self._unreserved[pages] = False
+        for page in pages:
+            self._owners[page] = reservation
+        return reservation
+
+    def give_back(self, reservation: Reservation) -> None:
+        """End a reservation of which no page is used."""
+        assert len(reservation.free) == len(reservation.pages), "given back while in use"
+        for page in reservation.pages:
+            self._owners[page] = None
+        self._unreserved[reservation.pages] = True
+
+    def allocate(self, reservation: Reservation, count: int) -> list[int]:
+        """The first `count` free pages of a reservation, with one reference each."""
+        assert count <= len(reservation.free), "a session beyond its reservation"
+        return self._use([heapq.heappop(reservation.free) for _ in range(count)])
+
+    def allocate_at(self, reservation: Reservation, places: list[int]) -> list[int]:
+        """The pages with these numbers in a reservation; they must be free."""
+        pages = [reservation.pages[place] for place in places]
+        reservation.free = sorted(set(reservation.free) - set(pages))
+        return self._use(pages)
+
+    def _use(self, pages: list[int]) -> list[int]:
         for page in pages:
             self._references[page] = 1
+        self.num_used += len(pages)
         return pages
 
     def retain(self, pages: list[int]) -> None:
@@ -66,15 +115,25 @@ class PagePool:
             assert self._references[page] > 0, f"page {page} released twice"
             self._references[page] -= 1
             if self._references[page] == 0:
-                self._free.append(page)
+                owner = self._owners[page]
+                assert owner is not None, f"page {page} used without a reservation"
+                heapq.heappush(owner.free, page)
+                self.num_used -= 1
 
-    def check_integrity(self, held: Counter[int]) -> None:
+    def check_integrity(self, held: Counter[int], reservations: list[Reservation]) -> None:
         """`held`: how often each page is really referenced. Raises AssertionError."""
-        free = set(self._free)
-        assert len(free) == len(self._free), "a page is free twice"
+        reserved = [page for reservation in reservations for page in reservation.pages]
+        free = [page for reservation in reservations for page in reservation.free]
+        assert len(set(reserved)) == len(reserved), "a page is reserved twice"
+        assert len(set(free)) == len(free), "a page is free twice"
+        assert set(free) <= set(reserved), "a page is free beyond its reservation"
+        unreserved = set(range(self.num_pages)) - set(reserved) - {NULL_PAGE}
+        assert unreserved == set(np.flatnonzero(self._unreserved).tolist()), "reserved by nobody"
+        idle = unreserved | set(free)
         for page, count in enumerate(self._references):
             assert held[page] == count, f"page {page}: counted {count}, held {held[page]}"
-            assert (count == 0) == (page in free), f"page {page}: free list disagrees"
+            assert (count == 0) == (page in idle), f"page {page}: free list disagrees"
+        assert self.num_used == self.num_pages - 1 - len(idle), "use miscounted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,16 +178,18 @@ class Segment:
 class Trunk:
     """A session's KV: the sink and the window of recent segments. No question enters it.
 
-    `parked`: None, or how many pages each resident segment had when they were given up.
+    `parked`: None, or which pages of its reservation each resident segment had when they were
+    given up.
     """
 
     shape: TrunkShape
+    reservation: Reservation
     sink: Segment
     cursor: int
     segments: deque[Segment] = field(default_factory=deque)
     branches: list["Branch"] = field(default_factory=list)
     branch_pages: int = 0  # promised to open branches
-    parked: list[int] | None = None
+    parked: list[list[int]] | None = None
 
     def resident(self) -> list[Segment]:
         return [self.sink, *self.segments]
@@ -153,63 +214,45 @@ class KVCache:
     def __init__(self, num_pages: int, page_size: int) -> None:
         self.pool = PagePool(num_pages, page_size)
         self._trunks: list[Trunk] = []
-        self._committed = 0
         self._retired: list[Segment] = []
 
-    @property
-    def committed_pages(self) -> int:
-        """Pages promised to admitted sessions that are not parked."""
-        return self._committed
-
-    @property
-    def free_pages(self) -> int:
-        """Pages that are not yet promised."""
-        return self.pool.num_pages - 1 - self._committed
-
     def num_admissible(self, shape: TrunkShape, spare_pages: int = 0) -> int:
-        """How many more sessions of this shape fit, if so many promised pages are given up."""
-        return (self.free_pages + spare_pages) // shape.cost(self.pool.page_size)
+        """How many more sessions of this shape fit, if so many reserved pages are given up."""
+        return (self.pool.num_unreserved + spare_pages) // shape.cost(self.pool.page_size)
 
     def open_trunk(self, shape: TrunkShape) -> Trunk:
         """Admit a session and give it its sink pages. Raises ResourceExhaustedError when full."""
-        self._promise(shape)
-        pages = self.pool.allocate(self.pool.pages_for(shape.sink_tokens))
+        reservation = self.pool.reserve(shape.cost(self.pool.page_size))
+        pages = self.pool.allocate(reservation, self.pool.pages_for(shape.sink_tokens))
         sink = Segment(pages, shape.sink_tokens, 0)
-        trunk = Trunk(shape, sink, cursor=shape.sink_tokens)
+        trunk = Trunk(shape, reservation, sink, cursor=shape.sink_tokens)
         self._trunks.append(trunk)
         return trunk
-
-    def _promise(self, shape: TrunkShape) -> None:
-        cost = shape.cost(self.pool.page_size)
-        if cost > self.free_pages:
-            raise ResourceExhaustedError(
-                f"no room in the KV pool: a session needs {cost} pages, "
-                f"{self.free_pages} are not yet promised"
-            )
-        self._committed += cost
 
     def pages(self, trunk: Trunk) -> list[int]:
         """The pages of all that is resident, in the order of its tokens."""
         return [page for segment in trunk.resident() for page in segment.pages]
 
     def park(self, trunk: Trunk) -> None:
-        """Give up a session's pages and its promise; somebody has copied their content. Only
+        """Give up a session's pages and its reservation; somebody has copied their content. Only
         while no branch reads them, and between steps."""
         assert trunk.parked is None, "parked twice"
         assert not trunk.branches, "parked under a branch"
-        trunk.parked = [len(segment.pages) for segment in trunk.resident()]
+        places = {page: place for place, page in enumerate(trunk.reservation.pages)}
+        trunk.parked = [[places[page] for page in each.pages] for each in trunk.resident()]
         for segment in trunk.resident():
             self.pool.release(segment.pages)
             segment.pages = []
-        self._committed -= trunk.shape.cost(self.pool.page_size)
+        self.pool.give_back(trunk.reservation)
 
     def bring_back(self, trunk: Trunk) -> list[int]:
         """Admit a parked session again. Gives its new pages, for the content of the old ones in
-        the same order. Raises ResourceExhaustedError when full; it stays parked then."""
+        the same order; they lie to each other as those did, so that sums over them are the same
+        to the last bit. Raises ResourceExhaustedError when full; it stays parked then."""
         assert trunk.parked is not None, "brought back without being parked"
-        self._promise(trunk.shape)
-        for segment, count in zip(trunk.resident(), trunk.parked, strict=True):
-            segment.pages = self.pool.allocate(count)
+        trunk.reservation = self.pool.reserve(trunk.shape.cost(self.pool.page_size))
+        for segment, places in zip(trunk.resident(), trunk.parked, strict=True):
+            segment.pages = self.pool.allocate_at(trunk.reservation, places)
         trunk.parked = None
         return self.pages(trunk)
 
@@ -225,7 +268,7 @@ class KVCache:
         """
         assert num_tokens <= trunk.shape.segment_tokens, "a segment beyond its session's shape"
         assert trunk.parked is None, "a segment of a parked session"
-        pages = self.pool.allocate(self.pool.pages_for(num_tokens))
+        pages = self.pool.allocate(trunk.reservation, self.pool.pages_for(num_tokens))
         segment = Segment(pages, num_tokens, trunk.cursor, captured_ns)
         trunk.cursor += advance
         trunk.segments.append(segment)
@@ -295,7 +338,7 @@ class KVCache:
         if len(branch.pages) + missing > branch.promised_pages:
             raise ResourceExhaustedError("the answer is longer than its reserve")
         if missing > 0:
-            branch.pages += self.pool.allocate(missing)
+            branch.pages += self.pool.allocate(branch.trunk.reservation, missing)
         slots = self.slots(branch.pages, branch.num_tokens, end)
         branch.num_tokens = end
         return slots
@@ -323,7 +366,7 @@ class KVCache:
             self.pool.release(segment.pages)
         self._trunks.remove(trunk)
         if trunk.parked is None:
-            self._committed -= trunk.shape.cost(self.pool.page_size)
+            self.pool.give_back(trunk.reservation)
 
     def check_integrity(self) -> None:
         """Every page is held exactly as often as its count says. Raises AssertionError."""
@@ -345,7 +388,8 @@ class KVCache:
                 assert not self.pages(trunk), "a parked session holds pages"
         for segment in self._retired:
             held.update(segment.pages)
-        self.pool.check_integrity(held)
         resident = [trunk for trunk in self._trunks if trunk.parked is None]
-        cost = sum(trunk.shape.cost(self.pool.page_size) for trunk in resident)
-        assert cost == self._committed, "admission miscounted"
+        for trunk in resident:
+            cost = trunk.shape.cost(self.pool.page_size)
+            assert len(trunk.reservation.pages) == cost, "admission miscounted"
+        self.pool.check_integrity(held, [trunk.reservation for trunk in resident])

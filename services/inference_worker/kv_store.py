@@ -1,6 +1,6 @@
 """Keys and values of every layer, in pages: as the model computed them, or in 8 bits.
 
-A step writes its new tokens first and then gathers all that it sees, those among it: a token is
+A step writes its new tokens first and then reads all that it sees, those among it: a token is
 attended as it is stored, in its own step as in every later one. So in 8 bits, too, an answer does
 not depend on how steps were batched or cut, but for what that changes in the last bits of the
 model's own arithmetic: they may now and then round a stored number to its neighbour.
@@ -8,6 +8,7 @@ model's own arithmetic: they may now and then round a stored number to its neigh
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,26 @@ from services.inference_worker.model.rotary import shift
 
 EIGHT_BITS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
 _LEAST_SCALE = 1e-30  # of tokens that are all zero
+
+
+@dataclass(frozen=True, slots=True)
+class PageRows:
+    """`groups` rows of `count` consecutive pages; each begins `stride` pages after the last."""
+
+    first: int
+    stride: int
+    groups: int
+    count: int
+
+    def view(self, pool: Tensor) -> Tensor:
+        """[groups, kv_heads, slots, …] of a pool [kv_heads, pages, page_size, …], in place."""
+        heads, _, size, width = pool.shape
+        by_head, by_page, by_slot, _ = pool.stride()
+        return pool.as_strided(
+            (self.groups, heads, self.count * size, width),
+            (self.stride * by_page, by_head, by_slot, 1),
+            pool.storage_offset() + self.first * by_page,
+        )
 
 
 class Pages:
@@ -38,6 +59,10 @@ class Pages:
     def read(self, pages: Tensor, dtype: torch.dtype) -> Tensor:
         """[kv_heads, pages, page_size, head_dim] of `pages` [pages], as `dtype`."""
         return self.parts[0].index_select(1, pages).to(dtype)
+
+    def read_rows(self, rows: PageRows, dtype: torch.dtype) -> Tensor:
+        """[groups, kv_heads, slots, head_dim] of whole rows, as `dtype`; not copied if it is."""
+        return rows.view(self.parts[0]).to(dtype)
 
 
 class EightBitPages(Pages):
@@ -70,7 +95,13 @@ class EightBitPages(Pages):
         scales.flatten(1, 2).index_copy_(1, slots, scale)
 
     def read(self, pages: Tensor, dtype: torch.dtype) -> Tensor:
-        codes, scales = (part.index_select(1, pages) for part in self.parts)
+        return self._decoded([part.index_select(1, pages) for part in self.parts], dtype)
+
+    def read_rows(self, rows: PageRows, dtype: torch.dtype) -> Tensor:
+        return self._decoded([rows.view(part) for part in self.parts], dtype)
+
+    def _decoded(self, parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+        codes, scales = parts
         # In place, and computed in float32 where dtype is float16, which has no room for scales.
         return codes.view(self.kind).to(dtype).mul_(scales)
 
@@ -94,6 +125,7 @@ class KVStore:
         self.dtype = dtype
         self.device = device
         self.page_size = page_size
+        self.heads_per_kv_head = config.num_heads // config.num_kv_heads
         shape = (config.num_kv_heads, num_pages, page_size, config.head_dim)
 
         def pages() -> Pages:
@@ -120,14 +152,21 @@ class KVStore:
         self.keys[layer].write(slots, keys.transpose(0, 1))
         self.values[layer].write(slots, values.transpose(0, 1))
 
-    def gather(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [kv_heads, groups, slots, head_dim] of `pages` [groups, pages]."""
+    def read(self, layer: int, pages: Tensor | PageRows) -> tuple[Tensor, Tensor]:
+        """Keys and values [groups, kv_heads, slots, head_dim] of rows, where they lie if they are
+        exact, or gathered from `pages` [groups, pages]."""
+        keys, values = self.keys[layer], self.values[layer]
+        if isinstance(pages, PageRows):
+            return keys.read_rows(pages, self.dtype), values.read_rows(pages, self.dtype)
         groups, count = pages.shape
         index = pages.flatten()
-        keys = self.keys[layer].read(index, self.dtype)
-        values = self.values[layer].read(index, self.dtype)
-        shape = (keys.shape[0], groups, count * self.page_size, keys.shape[-1])
-        return keys.view(shape), values.view(shape)
+
+        def gathered(part: Pages) -> Tensor:
+            read = part.read(index, self.dtype)
+            slots = read.view(len(read), groups, count * self.page_size, read.shape[-1])
+            return slots.transpose(0, 1)
+
+        return gathered(keys), gathered(values)
 
     def clear(self, pages: list[int]) -> None:
         """Zeros in pages that are begun and not filled at once. What another session left there is

@@ -57,7 +57,7 @@ class Parking:
                 log.exception("parking failed", extra={"session": session.id})
 
     def spare_pages(self) -> int:
-        """Promised pages that idle sessions would yield to a new one. Any thread may ask."""
+        """Reserved pages that idle sessions would yield to a new one. Any thread may ask."""
         return sum(self._cost(session) for session in self._idle(self._yield_s))
 
     def admit(self, cost: int) -> None:
@@ -113,7 +113,7 @@ class Parking:
     def _make_room(self, cost: int, least_s: float) -> None:
         """Park idle sessions until a session of that cost fits; nobody, if it would not then."""
         idle = self._idle(least_s)
-        missing = cost - self._cache.free_pages
+        missing = cost - self._cache.pool.num_unreserved
         if missing > sum(self._cost(session) for session in idle):
             return
         for session in idle:

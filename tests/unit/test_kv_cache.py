@@ -47,12 +47,14 @@ class CacheMachine(RuleBasedStateMachine):
         idle = [trunk for trunk in self.resident if not trunk.branches]
         trunk = data.draw(st.sampled_from(idle))
         cost = trunk.shape.cost(self.cache.pool.page_size)
-        free, promised = self.cache.pool.num_free, self.cache.committed_pages
+        used, unreserved = self.cache.pool.num_used, self.cache.pool.num_unreserved
         pages = self.cache.pages(trunk)
         self.cache.park(trunk)
-        assert self.cache.pool.num_free == free + len(pages)
-        assert self.cache.committed_pages == promised - cost
-        assert trunk.parked == [len(segment) for segment in self.layout(trunk, pages)]
+        assert self.cache.pool.num_used == used - len(pages)
+        assert self.cache.pool.num_unreserved == unreserved + cost
+        shares = self.layout(trunk, pages)
+        assert trunk.parked is not None
+        assert [len(places) for places in trunk.parked] == [len(share) for share in shares]
 
     def layout(self, trunk: Trunk, pages: list[int]) -> list[list[int]]:
         """`pages` shared out among the segments by their tokens."""
@@ -69,7 +71,7 @@ class CacheMachine(RuleBasedStateMachine):
     def bring_back(self, data: st.DataObject) -> None:
         parked = [trunk for trunk in self.trunks if trunk.parked is not None]
         trunk = data.draw(st.sampled_from(parked))
-        fits = self.cache.free_pages >= trunk.shape.cost(self.cache.pool.page_size)
+        fits = self.cache.pool.num_unreserved >= trunk.shape.cost(self.cache.pool.page_size)
         try:
             pages = self.cache.bring_back(trunk)
         except ResourceExhaustedError:
@@ -80,6 +82,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert trunk.parked is None
         assert max(Counter(pages).values()) == 1
         assert [segment.pages for segment in trunk.resident()] == self.layout(trunk, pages)
+        assert set(pages) <= set(trunk.reservation.pages)
 
     @precondition(lambda self: self.resident)
     @rule(data=st.data(), count=st.integers(1, 2))
@@ -138,7 +141,6 @@ class CacheMachine(RuleBasedStateMachine):
     def holds(self) -> None:
         if hasattr(self, "cache"):
             self.cache.check_integrity()
-            assert self.cache.pool.num_used <= self.cache.committed_pages
 
     def teardown(self) -> None:
         if hasattr(self, "cache"):
@@ -151,17 +153,58 @@ TestCache = CacheMachine.TestCase
 TestCache.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_allocation_takes_all_or_nothing() -> None:
+def test_a_reservation_takes_all_or_nothing() -> None:
     pool = PagePool(4, 16)
-    pool.allocate(2)
+    pool.reserve(2)
     with pytest.raises(ResourceExhaustedError):
-        pool.allocate(2)
-    assert pool.num_free == 1
+        pool.reserve(2)
+    assert pool.num_unreserved == 1
+
+
+def test_pages_are_reserved_in_a_row_where_there_is_one() -> None:
+    pool = PagePool(10, 16)
+    first, second, third = pool.reserve(2), pool.reserve(2), pool.reserve(2)
+    assert [each.pages for each in (first, second, third)] == [[1, 2], [3, 4], [5, 6]]
+    pool.give_back(second)
+    assert pool.reserve(3).pages == [7, 8, 9]
+    assert pool.reserve(2).pages == [3, 4]
+    pool.give_back(first)
+    pool.give_back(third)
+    assert pool.reserve(3).pages == [1, 2, 5]  # no three are left together
+
+
+def test_the_first_free_page_of_a_reservation_is_used_next() -> None:
+    pool = PagePool(10, 16)
+    pool.reserve(3)
+    mine = pool.reserve(4)
+    assert pool.allocate(mine, 3) == [4, 5, 6]
+    pool.release([5])
+    pool.release([4])
+    assert pool.allocate(mine, 3) == [4, 5, 7]
+    with pytest.raises(AssertionError, match="beyond"):
+        pool.allocate(mine, 1)
+
+
+def test_a_moving_window_stays_within_a_few_pages() -> None:
+    """What a session reads is a row of pages hardly longer than what it holds."""
+    cache = KVCache(400, 4)
+    shape = TrunkShape(sink_tokens=6, segment_tokens=8, window_segments=10, branch_tokens=20)
+    trunks = [cache.open_trunk(shape) for _ in range(3)]
+    for _ in range(60):
+        for trunk in trunks:
+            branch = cache.open_branch(trunk, 8)
+            cache.extend(branch, 6)
+            cache.append_segment(trunk, 8, 1, (0, 0))
+            cache.end_step()
+            cache.close_branch(branch)
+    for trunk in trunks:
+        pages = cache.pages(trunk)
+        assert max(pages) - min(pages) < len(pages) + 6
 
 
 def test_releasing_twice_is_caught() -> None:
     pool = PagePool(4, 16)
-    pages = pool.allocate(1)
+    pages = pool.allocate(pool.reserve(3), 1)
     pool.release(pages)
     with pytest.raises(AssertionError):
         pool.release(pages)
@@ -180,6 +223,6 @@ def test_a_session_under_a_question_cannot_be_parked() -> None:
         cache.open_branch(trunk, 8)
     with pytest.raises(AssertionError, match="parked"):
         cache.append_segment(trunk, 4, 1, (0, 0))
-    assert (cache.pool.num_used, cache.committed_pages) == (0, 0)
+    assert (cache.pool.num_used, cache.pool.num_unreserved) == (0, 99)
     cache.close_trunk(trunk)
     cache.check_integrity()

@@ -112,13 +112,13 @@ def test_keys_are_rotated_where_they_lie(kind: str, bound: float) -> None:
     """C with rounded keys: what a rebase adds is one more rounding; values are not touched."""
     store, pages = filled(kind), torch.tensor([[1, 4]])
     omega = torch.rand(5, 3)
-    before = [store.gather(layer, pages) for layer in range(DECODER.num_layers)]
+    before = [store.read(layer, pages) for layer in range(DECODER.num_layers)]
     others = store.save([0, 2, 3, 5, 6, 7])
     store.shift([1, 4], omega, -37)
     assert torch.equal(store.save([0, 2, 3, 5, 6, 7]), others)
     turn = angles(omega, torch.full((3,), -37.0))
     for layer, (keys, values) in enumerate(before):
-        moved, same = store.gather(layer, pages)
+        moved, same = store.read(layer, pages)
         assert torch.equal(same, values)
         assert float((moved - rotate(keys, *turn)).abs().max()) < bound * float(keys.abs().max())
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.inference_worker import metrics
-from services.inference_worker.runner import Run, RunOutput
 from services.inference_worker.scheduler import BranchJob, FinishReason, FrameJob, FrameReceipt
+from services.inference_worker.step import Run, RunOutput
 from sightline.errors import InternalError, NotFoundError, ResourceExhaustedError
 from tests.unit.tiny import Bench, Recorder, random_picture, tiny_model
 
@@ -132,7 +132,8 @@ def test_an_idle_session_holds_no_pages_and_no_promise() -> None:
     assert place.parked() == []
     place.pass_time(1)
     assert place.parked() == ["s"]
-    assert (place.cache.pool.num_used, place.cache.committed_pages) == (0, 0)
+    assert place.cache.pool.num_used == 0
+    assert place.cache.pool.num_reserved == 0
     assert place.core.num_admissible() >= admissible
     assert counted(metrics.PARKS, "idle") == parks + 1
     assert metrics.KV_PAGES_USED._value.get() == 0
@@ -300,7 +301,8 @@ def test_closing_and_cancelling_while_parked() -> None:
     place.core.end_session("t", InternalError("gone"))
     place.check()
     assert not place.core.sessions
-    assert (place.cache.pool.num_used, place.cache.committed_pages) == (0, 0)
+    assert place.cache.pool.num_used == 0
+    assert place.cache.pool.num_reserved == 0
     place.bench.open("s")  # the name is free
     assert place.parked() == []
 
@@ -397,7 +399,8 @@ def test_the_thread_wakes_by_itself_to_park() -> None:
     bench.engine.open_session("s").result(timeout=10)
     assert parked.wait(10)
     bench.engine.stop()
-    assert (bench.cache.committed_pages, bench.cache.pool.num_used) == (0, 0)
+    assert bench.cache.pool.num_used == 0
+    assert bench.cache.pool.num_reserved == 0
 
 
 @settings(max_examples=15, deadline=None)

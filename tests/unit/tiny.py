@@ -21,7 +21,7 @@ from services.inference_worker.model.builtin import (
 )
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.model.family import StreamingModel
-from services.inference_worker.runner import Run, Runner, RunOutput
+from services.inference_worker.runner import Runner
 from services.inference_worker.scheduler import (
     GREEDY,
     BranchJob,
@@ -31,6 +31,7 @@ from services.inference_worker.scheduler import (
     Seen,
     StepLimits,
 )
+from services.inference_worker.step import Run, RunOutput
 
 torch.set_num_threads(1)  # tensors this small only lose by being shared out
 
