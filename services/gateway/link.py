@@ -61,6 +61,7 @@ class FrameLink:
         self.dropped: Counter[str] = Counter()
         self.latencies_ms: deque[float] = deque(maxlen=NUM_LATENCIES)
         self.last_capture_ns = 0
+        self.refused_s = float("-inf")  # when the worker last had no room for the session's frames
         self.reused_segments = 0
         self.recomputed_segments = 0
         self._open_message = inference_pb2.OpenStream(
@@ -165,10 +166,9 @@ class FrameLink:
             while (reply := await call.read()) is not grpc.aio.EOF:
                 if reply.WhichOneof("message") == "ack":
                     self._acknowledge(reply.ack)
-            code, details = await call.code(), await call.details()
-            return f"{code.name} {details or ''}".strip()
+            return self._ended(await call.code(), await call.details())
         except grpc.aio.AioRpcError as error:
-            return f"{error.code().name} {error.details() or ''}".strip()
+            return self._ended(error.code(), error.details())
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -177,6 +177,11 @@ class FrameLink:
         finally:
             call.cancel()
             await cancel_and_wait(sender)
+
+    def _ended(self, code: grpc.StatusCode, details: str | None) -> str:
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            self.refused_s = time.monotonic()
+        return f"{code.name} {details or ''}".strip()
 
     async def _send(self, call: Any) -> None:
         try:

@@ -283,6 +283,8 @@ class Session:
         flags = [flag for flag, at_s in self._degraded.items() if at_s > oldest_s]
         if not self.link.connected:
             flags.append("worker_unavailable")
+        if self.link.refused_s > oldest_s:
+            flags.append("worker_full")
         if self._source_failed:
             flags.append("source_failed")
         return flags

@@ -118,6 +118,8 @@ class EngineCore:
 
     def num_admissible(self) -> int:
         """Sessions of the default window that would still be admitted."""
+        if self._parking.num_waiting:
+            return 0
         by_count = self.limits.max_sessions - len(self.sessions)
         by_room = self.cache.num_admissible(self.shape(), self._parking.spare_pages())
         return max(0, min(by_count, by_room))
@@ -125,25 +127,34 @@ class EngineCore:
     # Steps
 
     def wait_s(self) -> float | None:
-        """How long the next step should wait for company, or for a session to be parked; None
-        when there is nothing to do."""
+        """How long the next step should wait for company, for a session's turn, or for one to be
+        parked; None when there is nothing to do."""
+        self._parking.take_turns()
         self.open_branches()
-        wait_s = self._scheduler.wait_s(list(self.sessions.values()), self._clock())
-        return self._parking.wait_s() if wait_s is None else wait_s
+        wait_s = self._scheduler.wait_s(self._resident(), self._clock())
+        if wait_s is None or self._parking.num_waiting:
+            waits_s = (wait_s, self._parking.wait_s())
+            return min((one_s for one_s in waits_s if one_s is not None), default=None)
+        return wait_s
 
     def run_step(self) -> None:
         """Plan and run one step over whatever is ready, and park a session that is due."""
-        self._step(self._scheduler.plan(list(self.sessions.values()), self._clock()))
+        self._step(self._scheduler.plan(self._resident(), self._clock()))
         self._parking.park_one()
+
+    def _resident(self) -> list[SessionState]:
+        return [session for session in self.sessions.values() if session.parked is None]
 
     def open_branches(self) -> None:
         """Give waiting jobs their branch when their frames are in and the reserve has room."""
         for session in self.sessions.values():
             while session.frames and session.frames[0].interpolated:
                 self._pass_over(session, session.frames.popleft())
-            if session.rebase_due and not session.running and session.parked is None:
+            if session.parked is not None:
+                continue
+            if session.rebase_due and not session.running:
                 self._rebase(session)
-            while session.waiting and not session.rebase_due:
+            while session.waiting and not (session.rebase_due or session.leaving):
                 job = session.waiting[0]
                 length = len(job.pending) + job.max_tokens
                 if session.frames_taken < job.after_frame or not self.cache.can_branch(
@@ -413,7 +424,8 @@ class EngineCore:
         except Exception:
             self.cache.close_trunk(trunk)
             raise
-        self.sessions[session_id] = SessionState(session_id, trunk, active_s=self._clock())
+        now_s = self._clock()
+        self.sessions[session_id] = SessionState(session_id, trunk, active_s=now_s, moved_s=now_s)
         metrics.SESSIONS.set(len(self.sessions))
 
     def close_session(self, session_id: str) -> bool:
@@ -445,8 +457,6 @@ class EngineCore:
                 raise ResourceExhaustedError("more frames in flight than the credit allows")
             if frame.layout.segment_tokens > session.trunk.shape.segment_tokens:
                 raise InvalidArgumentError("the frame is larger than its session was opened for")
-            if not frame.interpolated:  # those ask nothing of the cache
-                self._parking.bring_back(session)
         except Exception as error:
             metrics.FRAMES.labels("refused").inc()
             frame.done(error)
@@ -470,7 +480,6 @@ class EngineCore:
                 )
             if len(session.waiting) >= self.limits.waiting_branches:
                 raise ResourceExhaustedError("too many questions are waiting on this session")
-            self._parking.bring_back(session)
         except Exception as error:
             job.sink.failed(error)
             return

@@ -131,7 +131,9 @@ class SessionState:
     """A session on the device thread. `frames_taken` counts frames that left the queue.
     `waiting` jobs have no branch yet; `running` ones do. `picture`: the runner's, of the newest
     encoded tubelet. `active_s`: when it last had a frame or a question, or ended an answer.
-    `parked`: the runner's copy of its pages, while it has none."""
+    `parked`: the runner's copy of its pages, while it has none. `moved_s`: when it came to the
+    device, or left it. `wanted_s`: since when its work waits for its pages. `leaving`: it gets no
+    new branches, because its place goes to another."""
 
     id: str
     trunk: Trunk
@@ -149,11 +151,26 @@ class SessionState:
     picture: Any = None
     active_s: float = 0.0
     parked: Any = None
+    moved_s: float = 0.0
+    wanted_s: float | None = None
+    leaving: bool = False
 
     @property
     def idle(self) -> bool:
         """Nothing to do."""
         return not (self.frames or self.waiting or self.running)
+
+    @property
+    def wanted(self) -> bool:
+        """Parked, with work that needs its pages; interpolated frames do not."""
+        if self.parked is None:
+            return False
+        return bool(self.waiting) or any(not frame.interpolated for frame in self.frames)
+
+    @property
+    def asked(self) -> bool:
+        """Somebody waits for an answer; checks of watches can wait."""
+        return any(not job.score_only for job in (*self.running, *self.waiting))
 
 
 @dataclass(slots=True)

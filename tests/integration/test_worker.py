@@ -270,7 +270,8 @@ def test_sessions_take_turns_in_room_for_one(tmp_path: Path) -> None:
     """An idle session costs nothing, makes room, and remembers what it saw."""
     environment = {
         "WORKER_THREADS": "1",
-        "WORKER_KV_MEMORY_BYTES": str(28 << 20),
+        "WORKER_DTYPE": "float32",
+        "WORKER_KV_MEMORY_BYTES": str(56 << 20),
         "WORKER_PARK_AFTER_S": "0.3",
     }
     process = ServiceProcess("inference_worker", environment, tmp_path)

@@ -35,6 +35,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.draining = False
         self.full = False
         self.silent = False
+        self.refuse_frames = False
         self.frames: dict[str, list[ipb.Frame]] = {}  # understood, by session
         self.most_in_flight = 0
         self.opened: list[tuple[ipb.OpenStream, bool]] = []
@@ -129,6 +130,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                 frame = await waiting.get()
                 if frame is None:
                     return
+                if self.refuse_frames:
+                    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no turn")
                 await self.understanding.wait()
                 if understood and frame.capture_ns < understood[-1].capture_ns:
                     await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "back in time")

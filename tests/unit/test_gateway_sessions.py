@@ -170,6 +170,18 @@ async def test_a_stream_that_broke_goes_on_where_the_worker_is() -> None:
         assert _captured(worker, session.id) == [0, 1, 2, 3]
 
 
+async def test_a_worker_without_room_for_frames_is_named() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(fps=1)
+        worker.refuse_frames = True
+        session.admit("rtmp").picture(picture(0))
+        await eventually(lambda: "worker_full" in session.message().stats.degraded)
+        worker.refuse_frames = False
+        await eventually(lambda: session.link.connected)
+        assert session.message().stats.degraded == ["worker_full"], "for some seconds"
+
+
 async def test_a_worker_that_forgot_gets_the_last_window_again() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
