@@ -6,7 +6,7 @@ PROTOS := $(wildcard protos/sightline/v1/*.proto)
 STUBS := sightline/v1/.written
 EXTRAS := common,gateway,inference-worker,dialogue,tts,training,media,local,dev
 
-.PHONY: setup run test check proto train eval bench bench-engine docs compose-test helm-test tune tune-test help
+.PHONY: setup run test check proto train eval bench bench-engine docs dashboard compose-test helm-test tune tune-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -53,6 +53,9 @@ bench-engine: setup ## the engine on published families, against transformers an
 
 docs: setup ## write docs/configuration.md
 	$(BIN)/python docs/configuration.py
+
+dashboard: setup ## write the chart's Grafana dashboard
+	$(BIN)/python deploy/helm/dashboard.py
 
 check: setup ## ruff, mypy and the layering test
 	$(BIN)/ruff check .

@@ -87,7 +87,25 @@ def assemble(
         kv_dtype=config.kv_dtype,
     )
     cache = KVCache(num_pages, config.page_size)
-    return Engine(EngineCore(model, runner, cache, step, limits))
+    engine = Engine(EngineCore(model, runner, cache, step, limits))
+    _tell(engine, config)
+    return engine
+
+
+def _tell(engine: Engine, config: WorkerConfig) -> None:
+    """What metrics read when they are asked."""
+    metrics.WORKER.info(
+        {
+            "model": engine.model.spec.name,
+            "device": engine.device_name,
+            "dtype": engine.dtype_name,
+            "kv_dtype": config.kv_dtype,
+            "quantization": config.quantization,
+        }
+    )
+    metrics.QUESTIONS.labels("running").set_function(lambda: engine.num_running)
+    metrics.QUESTIONS.labels("waiting").set_function(lambda: engine.num_waiting)
+    metrics.KV_PAGES_PROMISED.set_function(lambda: engine.core.cache.pool.num_reserved)
 
 
 def _keep_freed_memory() -> None:

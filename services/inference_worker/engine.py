@@ -58,6 +58,11 @@ class Engine:
         return sum(len(session.running) for session in list(self.core.sessions.values()))
 
     @property
+    def num_waiting(self) -> int:
+        """Questions and checks that do not hold one yet."""
+        return sum(len(session.waiting) for session in list(self.core.sessions.values()))
+
+    @property
     def dtype_name(self) -> str:
         return str(self.core.runner.dtype).removeprefix("torch.")
 

@@ -1,9 +1,13 @@
 """What the worker measures. Names are shared with the dashboard, the alerts and the autoscaler."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Info
 
 from services.common.metrics import LATENCY_BUCKETS
 
+WORKER = Info(
+    "sightline_worker",
+    "What runs here: model, device, dtype, kv_dtype and quantization.",
+)
 FRAME_LATENCY = Histogram(
     "sightline_frame_latency_seconds",
     "A frame's arrival at the engine to the session's state updated.",
@@ -35,6 +39,11 @@ FIRST_TOKEN = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 ANSWERS = Counter("sightline_worker_answers_total", "Answers by how they ended.", ["finish"])
+QUESTIONS = Gauge(
+    "sightline_worker_questions",
+    "Questions and checks of watches: running, or waiting for room or for their session.",
+    ["state"],
+)
 WATCH_CHECKS = Counter("sightline_watch_checks_total", "Checks of standing questions.", ["answer"])
 STEP_SECONDS = Histogram(
     "sightline_step_seconds", "Duration of one engine step.", buckets=LATENCY_BUCKETS
@@ -67,6 +76,9 @@ RETURNS = Counter(
     ["outcome"],
 )
 KV_PAGES_USED = Gauge("sightline_kv_pages_used", "KV pages in use.")
+KV_PAGES_PROMISED = Gauge(
+    "sightline_kv_pages_promised", "KV pages that sessions on the device may come to hold."
+)
 KV_PAGES_TOTAL = Gauge("sightline_kv_pages_total", "KV pages of the pool.")
 KV_BYTES_PER_SESSION = Gauge("sightline_kv_bytes_per_session", "KV bytes promised to a session.")
 DEVICE_BUSY = Gauge("sightline_device_busy_ratio", "Share of time the device thread computes.")

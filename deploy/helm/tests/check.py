@@ -1,11 +1,13 @@
 """`make helm-test`: the chart, without a cluster.
 
 lint --strict and templates for every file in values/; kubernetes-validate --strict on what comes
-out; every value changes something; nonsense is refused; and what a schema cannot say: selectors
-that meet their pods, ports and addresses that exist, a GPU for each worker that is to have one.
+out; every value changes something; nonsense is refused; alerts and dashboard hold PromQL; and what
+a schema cannot say: selectors that meet their pods, ports and addresses that exist, a GPU for each
+worker that is to have one.
 """
 
 import copy
+import json
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import yaml
 
 HERE = Path(__file__).resolve().parent
@@ -46,6 +49,7 @@ def main() -> int:
     unused = list(unused_values())
     problems += [f"values.yaml: {path} changes nothing" for path in unused]
     problems += schema_gaps()
+    problems += unreadable_expressions()
     refused = yaml.safe_load((HERE / "refused.yaml").read_text())
     for setting, message in refused:
         run = helm("template", "trial", str(CHART), "--set", setting)
@@ -160,6 +164,25 @@ def worker_gaps(objects: list[Values], gpu: bool) -> Iterator[str]:
         "device": {"name": "WORKER_DEVICE", "value": "cuda"} in container["env"],
     }
     yield from (f"worker.gpu.enabled is {gpu}: {name}" for name in has if has[name] != gpu)
+
+
+def unreadable_expressions() -> Iterator[str]:
+    """What is no PromQL in the alerts and the dashboard."""
+    rules = yaml.safe_load((CHART / "monitoring" / "alerts.yaml").read_text())
+    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
+    named = [(rule["alert"], rule["expr"]) for rule in alerts]
+    dashboard = json.loads((CHART / "monitoring" / "dashboard.json").read_text())
+    named += [
+        (panel["title"], target["expr"].replace("$__rate_interval", "5m"))
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+    ]
+    for name, expression in named:
+        try:
+            promql_parser.parse(expression)
+        except ValueError as error:
+            yield f"{name}: {expression}: {error}"
+    print(f"{len(named)} PromQL expressions parsed")
 
 
 def unused_values() -> Iterator[str]:

@@ -1,0 +1,248 @@
+"""Writes the chart's Grafana dashboard from the panels below: `make dashboard`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PATH = Path(__file__).parent / "sightline" / "monitoring" / "dashboard.json"
+WIDTH, HEIGHT = 8, 7  # of a panel; a row is 24 wide
+SOURCE = {"type": "prometheus", "uid": "${source}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Curves over time. `curves`: an expression and the legend of its series."""
+
+    title: str
+    unit: str
+    curves: tuple[tuple[str, str], ...]
+
+
+def rate(metric: str, by: str = "") -> str:
+    grouped = f" by ({by})" if by else ""
+    return f"sum{grouped} (rate({metric}[$__rate_interval]))"
+
+
+def counted(title: str, metric: str, by: str = "") -> Panel:
+    """A counter, per second."""
+    return Panel(title, "ops", ((rate(metric, by), f"{{{{{by}}}}}" if by else "all"),))
+
+
+def timed(title: str, metric: str) -> Panel:
+    """A histogram of seconds, as quantiles."""
+    return quantiles(title, "s", metric)
+
+
+def quantiles(title: str, unit: str, metric: str) -> Panel:
+    buckets = rate(f"{metric}_bucket", "le")
+    shares = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
+    return Panel(
+        title, unit, tuple((f"histogram_quantile({q}, {buckets})", name) for q, name in shares)
+    )
+
+
+def gauge(title: str, metric: str, by: str = "instance", unit: str = "short") -> Panel:
+    return Panel(title, unit, ((f"sum by ({by}) ({metric})", f"{{{{{by}}}}}"),))
+
+
+ROWS: dict[str, tuple[Panel, ...]] = {
+    "Users": (
+        gauge("Sessions", "sightline_sessions", "state"),
+        timed("Frame latency in the engine (target: 200 ms)", "sightline_frame_latency_seconds"),
+        timed("First token, at the gateway", "sightline_first_token_seconds"),
+        timed("Capture to answer", "sightline_capture_to_answer_seconds"),
+        counted("Answers", "sightline_answers_total", "finish_reason"),
+        Panel(
+            "Frames dropped (target: 0.1 %)",
+            "percentunit",
+            (
+                (
+                    f"{rate('sightline_frames_dropped_total', 'reason')} / ignoring (reason) "
+                    f"group_left {rate('sightline_frames_sampled_total')}",
+                    "{{reason}}",
+                ),
+            ),
+        ),
+    ),
+    "Frames": (
+        counted("Received", "sightline_frames_received_total", "source"),
+        counted("Sampled", "sightline_frames_sampled_total", "source"),
+        Panel(
+            "Processed and replayed",
+            "ops",
+            (
+                (rate("sightline_frames_processed_total"), "processed"),
+                (rate("sightline_frames_replayed_total"), "replayed"),
+            ),
+        ),
+        timed("Sampled to understood", "sightline_frame_round_trip_seconds"),
+        timed("Waiting for the engine", "sightline_frame_queue_seconds"),
+        counted("At the worker", "sightline_worker_frames_total", "outcome"),
+        counted("Pictures encoded and reused", "sightline_worker_pictures_total", "outcome"),
+        counted("Notes about sources", "sightline_source_notes_total", "what"),
+        counted("RTMP connections", "sightline_rtmp_connections_total", "outcome"),
+    ),
+    "KV memory and parking": (
+        Panel(
+            "KV pool",
+            "percentunit",
+            (
+                ("sightline_kv_pages_used / sightline_kv_pages_total", "used, {{instance}}"),
+                (
+                    "sightline_kv_pages_promised / sightline_kv_pages_total",
+                    "promised, {{instance}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Sessions of a worker",
+            "short",
+            (
+                ("sightline_worker_sessions", "open, {{instance}}"),
+                ("sightline_worker_parked_sessions", "parked, {{instance}}"),
+                ("sightline_worker_waiting_sessions", "waiting for room, {{instance}}"),
+            ),
+        ),
+        gauge("Host memory of parked sessions", "sightline_worker_parked_bytes", unit="bytes"),
+        counted("Sessions parked", "sightline_worker_parks_total", "reason"),
+        counted("Parked sessions wanted", "sightline_worker_returns_total", "outcome"),
+        gauge("KV bytes of a session", "sightline_kv_bytes_per_session", unit="bytes"),
+        Panel(
+            "KV hits (target: 100 %)",
+            "percentunit",
+            (
+                (
+                    rate('sightline_kv_segments_total{kind="reused"}')
+                    + f" / {rate('sightline_kv_segments_total')}",
+                    "reused",
+                ),
+            ),
+        ),
+        counted("Segments withdrawn from answers", "sightline_kv_segments_withdrawn_total"),
+        counted("Rebases", "sightline_rebases_total"),
+    ),
+    "Engine": (
+        gauge(
+            "Device busy (70 to 85 % is well used)",
+            "sightline_device_busy_ratio",
+            unit="percentunit",
+        ),
+        timed("A step", "sightline_step_seconds"),
+        counted("Steps that failed", "sightline_step_failures_total", "part"),
+        quantiles("Tokens of a step", "short", "sightline_step_tokens"),
+        quantiles("Segments of a step", "short", "sightline_step_segments"),
+        Panel(
+            "Models",
+            "short",
+            (("sightline_worker_info", "{{instance}}: {{model}} {{dtype}}, KV {{kv_dtype}}"),),
+        ),
+        gauge("Questions and checks", "sightline_worker_questions", "state"),
+        timed("First token, at the worker", "sightline_worker_first_token_seconds"),
+        counted("Answers of workers", "sightline_worker_answers_total", "finish"),
+    ),
+    "Gateway": (
+        gauge("Workers", "sightline_workers", "condition"),
+        counted("Frame streams broken", "sightline_worker_streams_broken_total"),
+        Panel(
+            "Sessions made and ended",
+            "ops",
+            (
+                (rate("sightline_sessions_created_total", "input"), "made: {{input}}"),
+                (rate("sightline_sessions_deleted_total", "reason"), "ended: {{reason}}"),
+            ),
+        ),
+        gauge("Viewers' lines", "sightline_lines", "condition"),
+        counted("Lines closed", "sightline_lines_closed_total", "reason"),
+        counted("Events lost", "sightline_events_dropped_total", "reason"),
+        Panel(
+            "Answers under way and asked again",
+            "short",
+            (
+                ("sum (sightline_answers_in_flight)", "under way"),
+                (rate("sightline_answers_retried_total"), "asked again, per second"),
+            ),
+        ),
+        counted("Checks of watches", "sightline_watch_checks_total", "answer"),
+        counted("Events of watches", "sightline_watch_events_total"),
+    ),
+    "Dialogue, speech and calls": (
+        gauge("Redis answers", "sightline_dialogue_redis_up"),
+        timed("Redis operations", "sightline_dialogue_redis_seconds"),
+        counted("Redis errors", "sightline_dialogue_redis_errors_total", "reason"),
+        Panel(
+            "Rounds of conversations",
+            "ops",
+            (
+                (rate("sightline_dialogue_rounds_appended_total", "result"), "{{result}}"),
+                (rate("sightline_dialogue_rounds_trimmed_total"), "trimmed"),
+                (rate("sightline_worker_rounds_total", "outcome"), "of workers: {{outcome}}"),
+            ),
+        ),
+        gauge("Rounds not written yet", "sightline_worker_rounds_waiting"),
+        counted("Histories read", "sightline_worker_contexts_total", "outcome"),
+        counted("Answers spoken", "sightline_worker_speeches_total", "outcome"),
+        timed("First audio", "sightline_tts_first_audio_seconds"),
+        timed("A sentence", "sightline_tts_sentence_seconds"),
+        counted("Sentences", "sightline_tts_sentences_total", "outcome"),
+        Panel(
+            "Texts being spoken, and audio per second",
+            "short",
+            (
+                ("sum (sightline_tts_streams)", "texts"),
+                (rate("sightline_tts_audio_seconds_total"), "seconds of audio"),
+            ),
+        ),
+        counted("Texts spoken", "sightline_tts_streams_ended_total", "reason"),
+        counted("Calls that failed", 'sightline_rpc_seconds_count{code!="OK"}', "code"),
+        timed("Calls", "sightline_rpc_seconds"),
+    ),
+}
+
+
+def dashboard() -> str:
+    """The whole file."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for title, row in ROWS.items():
+        place = {"x": 0, "y": y, "w": 24, "h": 1}
+        panels.append({"id": len(panels) + 1, "type": "row", "title": title, "gridPos": place})
+        y += 1
+        for number, panel in enumerate(row):
+            place = {
+                "x": number % 3 * WIDTH,
+                "y": y + number // 3 * HEIGHT,
+                "w": WIDTH,
+                "h": HEIGHT,
+            }
+            panels.append({"id": len(panels) + 1, "gridPos": place, **_panel(panel)})
+        y += -(-len(row) // 3) * HEIGHT
+    source = {"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+    whole = {
+        "uid": "sightline",
+        "title": "Sightline",
+        "tags": ["sightline"],
+        "schemaVersion": 39,
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {"list": [source]},
+        "panels": panels,
+    }
+    return json.dumps(whole, indent=1) + "\n"
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    return {
+        "type": "timeseries",
+        "title": panel.title,
+        "datasource": SOURCE,
+        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "targets": [
+            {"refId": chr(65 + number), "datasource": SOURCE, "expr": expr, "legendFormat": legend}
+            for number, (expr, legend) in enumerate(panel.curves)
+        ],
+    }
+
+
+if __name__ == "__main__":
+    PATH.write_text(dashboard())
