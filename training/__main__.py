@@ -1,4 +1,4 @@
-"""`python -m training train | eval | tune | clip | sheet | atlas`."""
+"""`python -m training train | eval | examination | tune | clip | sheet | atlas`."""
 
 import argparse
 import os
@@ -95,29 +95,61 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
+
+    from services.common.config import ConfigError
+    from services.inference_worker.errors import ModelError
+    from training.examination.report import show
+    from training.examination.run import Options, examine
+    from training.recordings import DataError
+
+    options = Options(
+        model=arguments.model,
+        world=arguments.world,
+        data=arguments.data,
+        clips=arguments.clips,
+        setups=arguments.conditions,
+        fps=arguments.fps,
+        max_tokens=arguments.max_tokens,
+        report=arguments.report,
+    )
+    console = Console()
+    try:
+        report = examine(options, console)
+    except (ConfigError, DataError, ModelError) as error:
+        print(f"cannot examine: {error}", file=sys.stderr)
+        return 2
+    show(report, console)
+    console.print(f"written to {options.path}; plot and mistakes beside it", markup=False)
+    for miss in report.missed:
+        console.print(f"[red]missed[/red] {miss}")
+    return 1 if report.missed else 0
+
+
+def _examination(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
-    from training import evaluate
-    from training.answerers import EngineAnswerer
+    from services.gateway.frame_size import FrameSize
+    from training.examination.exchange import write
+    from training.examination.worlds import cases
+    from training.world.shapes import SIZE
 
-    console = Console()
-    answerer = EngineAnswerer.start(arguments.model)
-    try:
-        with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task("held-out clips", total=arguments.clips)
-            asked = evaluate.examine(
-                answerer, arguments.clips, lambda done: progress.update(bar, completed=done)
-            )
-    finally:
-        answerer.stop()
-    results = evaluate.summarise(asked)
-    evaluate.show(results, console)
-    evaluate.write(results, asked, arguments.report)
-    console.print(f"written to {arguments.report}")
-    missed = evaluate.missed_targets(results)
-    for miss in missed:
-        console.print(f"[red]missed[/red] {miss}")
-    return 1 if missed else 0
+    side = int(SIZE) * arguments.scale
+    made = cases(arguments.world, arguments.clips, FrameSize(width=side, height=side))
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("clips", total=arguments.clips)
+        number = write(arguments.path, made, lambda: progress.advance(bar))
+    print(f"{number} clips in {arguments.path}")
+    return 0
+
+
+def _conditions(text: str) -> tuple[str, ...]:
+    from training.examination.setups import SETUPS
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in names if name not in SETUPS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"{text}: there are {', '.join(SETUPS)}")
+    return tuple(name for name in SETUPS if name in names)
 
 
 def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
@@ -134,6 +166,8 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
 def _parser() -> argparse.ArgumentParser:
     from services.inference_worker.model.family import BUILTIN_FOLDER
+    from training.examination.setups import SETUPS
+    from training.examination.worlds import WORLDS
     from training.recipe import FOLDER
     from training.world.atlas import EMOJI_FONT
 
@@ -191,11 +225,28 @@ def _parser() -> argparse.ArgumentParser:
     atlas.add_argument("--font", type=Path, default=EMOJI_FONT, help="NotoColorEmoji.ttf")
     atlas.set_defaults(run=_atlas)
     check = commands.add_parser("eval", help="measure a model through the running engine")
-    check.add_argument("--clips", type=int, default=60)
-    check.add_argument("--model", default="builtin", help="`builtin`, or a model folder")
-    report = FOLDER.parent.parent / "benchmarks" / "results" / "eval-builtin.json"
-    check.add_argument("--report", type=Path, default=report, help="JSON; the plot goes beside it")
+    check.add_argument("--model", default="builtin", help="what the worker's WORKER_MODEL takes")
+    check.add_argument("--world", choices=WORLDS, default="shapes")
+    check.add_argument("--data", type=Path, help="JSONL in the world's place: docs/evaluation.md")
+    check.add_argument("--clips", type=_positive(int), help="60 of a world, all of a JSONL")
+    check.add_argument("--fps", type=_positive(float), help="of a JSONL's videos; the model's own")
+    asked = check.add_mutually_exclusive_group()
+    default = [name for name, setup in SETUPS.items() if setup.is_default]
+    asked.add_argument(
+        "--conditions", type=_conditions, default=tuple(default), help=f"of {', '.join(SETUPS)}"
+    )
+    asked.add_argument(
+        "--all", action="store_const", const=tuple(SETUPS), dest="conditions", help="every one"
+    )
+    check.add_argument("--max-tokens", type=_positive(int), default=96, help="of an answer")
+    check.add_argument("--report", type=Path, help="JSON; plot and mistakes go beside it")
     check.set_defaults(run=_evaluate)
+    write = commands.add_parser("examination", help="write an examination for other systems")
+    write.add_argument("path", type=Path, help="the JSONL; its videos go into a folder beside it")
+    write.add_argument("--world", choices=WORLDS, default="shop")
+    write.add_argument("--clips", type=_positive(int), default=60)
+    write.add_argument("--scale", type=_positive(int), default=1, help="times 128 pixels")
+    write.set_defaults(run=_examination)
     return parser
 
 

@@ -2,10 +2,12 @@
 
 import itertools
 import time
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from pathlib import Path
-from typing import Self
+from functools import partial
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine import Engine
 from services.inference_worker.model.attention import DenseAttention
 from services.inference_worker.model.builtin import BuiltinModel
-from services.inference_worker.model.family import Round
+from services.inference_worker.model.family import Round, prompt_within
 from services.inference_worker.scheduler import (
     BranchJob,
     FinishReason,
@@ -24,9 +26,10 @@ from services.inference_worker.scheduler import (
     Seen,
 )
 from training.layout import Branch, branch_of, pack, visibility
-from training.questions import Question
 from training.rendering import Pixels
+from training.world.question import Question
 
+ANSWER_TOKENS = 96
 _TIMEOUT_S = 120.0
 
 
@@ -107,67 +110,115 @@ class _Heard:
 class EngineAnswerer:
     """The worker's own engine in this process: its device thread, paged cache and scheduler.
 
-    Everything is done as the worker does it except gRPC. Raises what the engine raises.
+    Everything is done as the worker does it except gRPC. A question sees whole tubelets only, as
+    one does that comes while the next frame is on its way. Raises what the engine raises.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, max_tokens: int) -> None:
+        """`max_tokens` of an answer, where the model's own bound is not less."""
         self.engine = engine
+        self._max_tokens = min(max_tokens, engine.model.spec.max_answer_tokens)
         self._numbers = itertools.count()
         self._session = ""
+        self._window = 0
         self._sequence = 0
+        self._partial: list[tuple[Pixels, int, bool]] = []
+        self._pending: deque[Future[FrameReceipt]] = deque()
 
     @classmethod
-    def start(cls, model: Path | str = "builtin") -> Self:
-        """Build the engine as the worker would, with few sessions, and wait until it is warm."""
-        config = replace(
-            WorkerConfig.from_env(), model=str(model), max_sessions=2, batch_wait_ms=0.0
+    def start(cls, config: WorkerConfig, max_tokens: int = ANSWER_TOKENS) -> Self:
+        """Build the engine as the worker would, with few sessions, and wait until it is warm.
+        Raises ConfigError and ModelError."""
+        engine = build_engine(
+            replace(config, max_sessions=2, batch_wait_ms=0.0, step_question_tokens=512)
         )
-        engine = build_engine(config)
         engine.start().result(_TIMEOUT_S)
-        return cls(engine)
+        return cls(engine, max_tokens)
 
     def stop(self) -> None:
         self.engine.stop()
 
-    def open(self) -> None:
+    def open(self, window_segments: int = 0) -> None:
         self._session = f"examination {next(self._numbers)}"
+        self._window = window_segments
         self._sequence = 0
-        self.engine.open_session(self._session).result(_TIMEOUT_S)
+        self._partial.clear()
 
-    def push(self, frame: Pixels, capture_time_ns: int) -> None:
-        receipt: Future[FrameReceipt] = Future()
+    def push(self, frame: Pixels, capture_time_ns: int, interpolated: bool = False) -> None:
+        self._partial.append((frame, capture_time_ns, interpolated))
+        if len(self._partial) == self.engine.model.spec.tubelet:
+            self._submit()
 
-        def done(result: FrameReceipt | Exception) -> None:
-            if isinstance(result, Exception):
-                receipt.set_exception(result)
-            else:
-                receipt.set_result(result)
+    def settle(self) -> None:
+        self._submit()
+        while self._pending:
+            self._pending.popleft().result(_TIMEOUT_S)
 
-        arrived_s = time.monotonic()
-        layout = self.engine.model.spec.layout
-        pixels = frame.tobytes()
-        job = FrameJob(pixels, layout, capture_time_ns, self._sequence, arrived_s, done)
-        self._sequence += 1
-        self.engine.submit_frame(self._session, job)
-        receipt.result(_TIMEOUT_S)
+    def _submit(self) -> None:
+        """Hand over the frames that wait; never more in flight than its credit."""
+        for frame, capture_ns, interpolated in self._partial:
+            layout = self.engine.model.layout(frame.shape[1], frame.shape[0])
+            if not self._sequence:
+                pixels = layout.width * layout.height if self.engine.model.spec.size_factor else 0
+                opening = self.engine.open_session(self._session, self._window, pixels)
+                opening.result(_TIMEOUT_S)
+            while len(self._pending) >= self.engine.core.limits.frame_queue:
+                self._pending.popleft().result(_TIMEOUT_S)
+            receipt: Future[FrameReceipt] = Future()
+            job = FrameJob(
+                frame.tobytes(),
+                layout,
+                capture_ns,
+                self._sequence,
+                time.monotonic(),
+                partial(_settle, receipt),
+                interpolated,
+            )
+            self._pending.append(receipt)
+            self._sequence += 1
+            self.engine.submit_frame(self._session, job)
+        self._partial.clear()
 
-    def ask(self, text: str, history: tuple[tuple[str, str], ...]) -> str:
+    def ask(self, questions: Sequence[Question]) -> list[str]:
         model = self.engine.model
-        tokens = model.question_tokens([Round(*past) for past in history], text)
-        heard = _Heard()
-        job = BranchJob(tokens, model.spec.max_answer_tokens, heard)
-        self.engine.submit_branch(self._session, job)
-        said = heard.result.result(_TIMEOUT_S)
-        assert isinstance(said, list)
-        return model.text(said)
+        heard: list[_Heard] = []
+        for question in questions:
+            rounds = kept_rounds(question, model.spec.history_rounds)
+            room = self.engine.core.limits.branch_tokens - self._max_tokens
+            tokens, _ = prompt_within(room, model, rounds, question.text)
+            heard.append(self._branch(tokens, self._max_tokens))
+        return [model.text(cast(list[int], each.result.result(_TIMEOUT_S))) for each in heard]
 
-    def watch(self, condition: str) -> bool:
+    def scores(self, conditions: Sequence[str]) -> list[float]:
+        model = self.engine.model
+        heard = [self._branch(model.watch_tokens(c), 1, score_only=True) for c in conditions]
+        return [cast(float, each.result.result(_TIMEOUT_S)) for each in heard]
+
+    def _branch(self, tokens: list[int], limit: int, *, score_only: bool = False) -> _Heard:
+        if not self._sequence:  # nobody is asked before there is a picture
+            self._submit()
         heard = _Heard()
-        tokens = self.engine.model.watch_tokens(condition)
-        self.engine.submit_branch(self._session, BranchJob(tokens, 1, heard, score_only=True))
-        score = heard.result.result(_TIMEOUT_S)
-        assert isinstance(score, float)
-        return score > 0.5
+        job = BranchJob(tokens, limit, heard, score_only=score_only)
+        self.engine.submit_branch(self._session, job)
+        return heard
+
+    def change_worker(self) -> None:
+        raise NotImplementedError("only a worker behind gRPC can be changed")
 
     def close(self) -> None:
-        self.engine.close_session(self._session).result(_TIMEOUT_S)
+        if self._sequence:
+            while self._pending:
+                self._pending.popleft().result(_TIMEOUT_S)
+            self.engine.close_session(self._session).result(_TIMEOUT_S)
+
+
+def kept_rounds(question: Question, most: int) -> list[Round]:
+    """The last `most` rounds of a question's history."""
+    return [Round(*past) for past in question.history[max(len(question.history) - most, 0) :]]
+
+
+def _settle(receipt: Future[FrameReceipt], result: FrameReceipt | Exception) -> None:
+    if isinstance(result, Exception):
+        receipt.set_exception(result)
+    else:
+        receipt.set_result(result)

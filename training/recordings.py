@@ -26,6 +26,7 @@ from services.gateway.frame_size import FrameSize
 from services.gateway.sampler import FrameRate, to_rgb
 from services.gateway.sources.base import Picture
 from services.gateway.sources.container import Reading, open_reading
+from services.inference_worker.model.family import StreamSpec
 from sightline.errors import InvalidArgumentError
 
 SECOND_NS = 1_000_000_000
@@ -71,51 +72,48 @@ class Footage:
 
 def read_recordings(path: Path) -> list[Recording]:
     """Every line of a JSONL; empty ones are passed over. Raises DataError."""
+    return [_recording(where, value, path.parent) for where, value in read_lines(path)]
+
+
+def read_lines(path: Path) -> list[tuple[str, Any]]:
+    """(place for messages, JSON value) of every line that is not empty. Raises DataError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    recordings = [
-        _recording(f"{path}:{number}", line, path.parent)
+    lines = [
+        _parsed(f"{path}:{number}", line)
         for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     ]
-    if not recordings:
+    if not lines:
         raise DataError(f"{path}: has no clips")
-    return recordings
+    return lines
 
 
-def _recording(where: str, line: str, folder: Path) -> Recording:
+def _parsed(where: str, line: str) -> tuple[str, Any]:
     try:
-        value = json.loads(line)
+        return where, json.loads(line)
     except ValueError as error:
         raise DataError(f"{where}: not JSON: {error}") from error
-    fields = _Fields(f"{where}: ", value, ("video", "start", "end", "conversation"))
-    video = folder / fields.text("video")
-    if not video.is_file():
-        raise fields.error("video", f"there is no file {video}")
-    start_s = fields.seconds("start", 0.0)
-    end_s = fields.seconds("end") if "end" in value else None
-    if end_s is not None and end_s <= start_s:
-        raise fields.error("end", f"{end_s:g} is not after the start, {start_s:g}")
-    rounds = value.get("conversation")
-    if not isinstance(rounds, list) or not rounds:
-        raise fields.error("conversation", "must be a list of at least one question")
+
+
+def _recording(where: str, value: Any, folder: Path) -> Recording:
+    fields = Fields(f"{where}: ", value, ("video", "start", "end", "conversation"))
+    video = fields.file("video", folder)
+    span = fields.span()
     turns: list[Turn] = []
-    for index, each in enumerate(rounds):
+    for index, each in enumerate(fields.objects("conversation", "question")):
         place = f"{where}: conversation[{index}]"
-        turn = _Fields(f"{place}.", each, ("at", "question", "answer"))
-        at_s = turn.seconds("at")
-        if at_s < start_s or (end_s is not None and at_s > end_s):
-            until = "the video's end" if end_s is None else f"{end_s:g}"
-            raise turn.error("at", f"{at_s:g} is outside the clip, {start_s:g} to {until}")
+        turn = Fields(f"{place}.", each, ("at", "question", "answer"))
+        at_s = turn.seconds_within("at", span)
         if turns and at_s < turns[-1].at_s:
             raise turn.error("at", f"{at_s:g} is before the question above, {turns[-1].at_s:g}")
         turns.append(Turn(place, at_s, turn.text("question"), turn.text("answer")))
-    return Recording(where, video.resolve(), start_s, end_s, tuple(turns))
+    return Recording(where, video, *span, tuple(turns))
 
 
-class _Fields:
+class Fields:
     """Reads one JSON object; `prefix` is what a message says before a field's name."""
 
     def __init__(self, prefix: str, value: Any, known: Sequence[str]) -> None:
@@ -126,6 +124,12 @@ class _Fields:
         if unknown := sorted(value.keys() - set(known)):
             raise self.error(unknown[0], f"no such field; there are {', '.join(known)}")
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._value
+
+    def __getitem__(self, name: str) -> Any:
+        return self._value.get(name)
+
     def error(self, name: str, what: str) -> DataError:
         return DataError(f"{self._prefix}{name}: {what}")
 
@@ -135,6 +139,36 @@ class _Fields:
             raise self.error(name, "must be text, and is missing or empty")
         return found.strip()
 
+    def file(self, name: str, folder: Path) -> Path:
+        """A file that is there; a relative path begins in `folder`."""
+        path = folder / self.text(name)
+        if not path.is_file():
+            raise self.error(name, f"there is no file {path}")
+        return path.resolve()
+
+    def objects(self, name: str, what: str) -> list[Any]:
+        """A list that is not empty."""
+        found = self._value.get(name)
+        if not isinstance(found, list) or not found:
+            raise self.error(name, f"must be a list of at least one {what}")
+        return found
+
+    def span(self) -> tuple[float, float | None]:
+        """`start` and `end`, which may be left out."""
+        start_s = self.seconds("start", 0.0)
+        end_s = self.seconds("end") if "end" in self else None
+        if end_s is not None and end_s <= start_s:
+            raise self.error("end", f"{end_s:g} is not after the start, {start_s:g}")
+        return start_s, end_s
+
+    def seconds_within(self, name: str, span: tuple[float, float | None]) -> float:
+        found = self.seconds(name)
+        start_s, end_s = span
+        if found < start_s or (end_s is not None and found > end_s):
+            until = "the video's end" if end_s is None else f"{end_s:g}"
+            raise self.error(name, f"{found:g} is outside the clip, {start_s:g} to {until}")
+        return found
+
     def seconds(self, name: str, default: float | None = None) -> float:
         found = self._value.get(name, default)
         if isinstance(found, bool) or not isinstance(found, int | float):
@@ -142,6 +176,18 @@ class _Fields:
         if not math.isfinite(found) or found < 0:
             raise self.error(name, f"must be a number of seconds from 0 on, not {found}")
         return float(found)
+
+
+def frame_size(spec: StreamSpec) -> FrameSize:
+    """The gateway's rule for a model's frames, without a budget of the session's own."""
+    layout = spec.layout
+    return FrameSize(
+        width=layout.width,
+        height=layout.height,
+        factor=spec.size_factor,
+        min_pixels=spec.min_pixels,
+        max_pixels=min(layout.width * layout.height, spec.max_pixels),
+    )
 
 
 def read_footage(

@@ -137,9 +137,9 @@ class Scene:
                 frame[:] = np.clip(shaken, 0, 255, out=shaken)
 
 
-def render(clip: Clip) -> Pixels:
-    """[frames, 128, 128, 3] RGB as the model sees it."""
-    scene = Scene(clip.seed)
+def render(clip: Clip, scale: int = 1) -> Pixels:
+    """[frames, 128 × scale, 128 × scale, 3] RGB as the model sees it; larger ones are clean."""
+    scene = Scene(clip.seed, scale, clean=scale > 1)
     frames = np.empty((len(clip), scene.side, scene.side, 3), np.uint8)
     for things, out in zip(clip.frames, frames, strict=True):
         scene.draw(things, out)

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from services.gateway.frame_size import FrameSize
 from services.inference_worker.assembly import fast_dtype, find_device
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.errors import ModelError
@@ -44,7 +43,7 @@ from services.inference_worker.model.layout import VISION
 from training.batches import with_words
 from training.layout import NO_TARGET, arrange, visibility
 from training.pieces import Piece, cut
-from training.recordings import Recording, read_footage, read_recordings
+from training.recordings import Recording, frame_size, read_footage, read_recordings
 from training.train import cosine, replace_folder
 
 ENCODED_TOGETHER = 8  # tubelets
@@ -130,14 +129,7 @@ class Tuner:
 
     def _read(self, recordings: list[Recording]) -> list[Piece]:
         config = WorkerConfig.from_env()
-        layout = self.spec.layout
-        size = FrameSize(
-            width=layout.width,
-            height=layout.height,
-            factor=self.spec.size_factor,
-            min_pixels=self.spec.min_pixels,
-            max_pixels=min(layout.width * layout.height, self.spec.max_pixels),
-        )
+        size = frame_size(self.spec)
         fps = self.tuning.fps or self.spec.preferred_fps
         with Progress(console=self.console, transient=True) as progress:
             bar = progress.add_task("reading clips", total=len(recordings))

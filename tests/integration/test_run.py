@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(400)
 START_S = 240
 STOP_S = 60
 UP = "Ctrl-C stops everything."
-EVALUATION = REPOSITORY / "benchmarks" / "results" / "eval-builtin.json"
+EVALUATION = REPOSITORY / "benchmarks" / "results" / "eval-builtin-shapes.json"
 
 
 class Launcher:

@@ -10,7 +10,7 @@ import pytest
 
 from training.batches import draw_branches, draw_pace, new_model
 from training.clips import facts, story
-from training.evaluate import questions_of
+from training.examination.worlds import questions_of
 from training.recipe import EVALUATION_SEEDS, TRAIN_SEEDS
 from training.rendering import render
 from training.world.shapes import film

@@ -20,7 +20,6 @@ from training.batches import (
     make_step,
     new_model,
 )
-from training.evaluate import examine, missed_targets, summarise
 from training.layout import NO_TARGET, SINK, TRUNK, Branch, branch_of, pack, visibility
 from training.questions import Question
 from training.recipe import EVALUATION_SEEDS, HELD_OUT_SEEDS, TRAIN_SEEDS, Mix, Recipe, Stage
@@ -190,21 +189,6 @@ def test_a_saved_folder_loads_and_answers_the_same(model: BuiltinModel, tmp_path
     answer = answerer.ask("What changed?", ())
     assert answer == answerer.ask("what changed", ())
     assert isinstance(answerer.watch("a red circle is there"), bool)
-
-
-def test_an_examination_counts_what_is_right(model: BuiltinModel) -> None:
-    class Parrot(DenseAnswerer):
-        def ask(self, text: str, history: tuple[tuple[str, str], ...]) -> str:
-            return "two"
-
-        def watch(self, condition: str) -> bool:
-            return True
-
-    results = {result.kind: result for result in summarise(examine(Parrot(model), 6))}
-    assert results["colour"].accuracy == 0
-    assert 0 < results["count"].accuracy == results["count"].last_frame < 1
-    assert results["count"].majority >= results["count"].accuracy
-    assert any(line.startswith("colour") for line in missed_targets(list(results.values())))
 
 
 def test_the_shipped_model_answers_what_a_newcomer_types() -> None:

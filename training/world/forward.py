@@ -1,7 +1,8 @@
 """Watches: conditions that are false, true or debatable at every frame, and when they come true."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sized
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -22,10 +23,12 @@ Truth = bool | None
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What is watched for, in words, and whether it holds at a frame; None where debatable."""
+    """What is watched for, in words, and whether it holds at a frame of a clip of any world; None
+    where debatable."""
 
     text: str
-    holds: Callable[[Clip, int], Truth]
+    holds: Callable[[Any, int], Truth]
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,10 @@ class Watch:
     asked: int
     earliest: int | None
     when: int | None
+    kind: str = ""
 
 
-Make = Callable[[Clip, int, Generator], Condition | None]
+Make = Callable[[Any, int, Generator], Condition | None]
 
 
 def _objects(clip: Clip) -> list[Thing]:
@@ -210,8 +214,9 @@ CONDITIONS: dict[str, tuple[Make, float]] = {
 
 def draw_condition(clip: Clip, frame: int, rng: Generator) -> Condition | None:
     weights = np.array([weight for _, weight in CONDITIONS.values()])
-    kind = int(rng.choice(len(weights), p=weights / weights.sum()))
-    return list(CONDITIONS.values())[kind][0](clip, frame, rng)
+    kind = list(CONDITIONS)[int(rng.choice(len(weights), p=weights / weights.sum()))]
+    found = CONDITIONS[kind][0](clip, frame, rng)
+    return found and replace(found, kind=kind)
 
 
 def ask_watch(clip: Clip, frame: int, rng: Generator) -> Question | None:
@@ -228,12 +233,19 @@ def ask_watch(clip: Clip, frame: int, rng: Generator) -> Question | None:
 def draw_watch(clip: Clip, asked: int, rng: Generator) -> Watch | None:
     """A watch set at a moment when its condition surely does not hold."""
     condition = draw_condition(clip, asked, rng)
-    if condition is None or condition.holds(clip, asked) is not False:
+    return expected(condition, clip, asked) if condition else None
+
+
+def expected(condition: Condition, clip: Sized, asked: int) -> Watch | None:
+    """The condition watched for after frame `asked`; None where it may hold there already, or
+    where nobody can tell whether it ever does."""
+    if condition.holds(clip, asked) is not False:
         return None
+    watch = Watch(condition.text, asked, None, None, condition.kind)
     earliest: int | None = None
     for frame in range(asked + 1, len(clip)):
         truth = condition.holds(clip, frame)
         if truth:
-            return Watch(condition.text, asked, frame if earliest is None else earliest, frame)
+            return replace(watch, earliest=frame if earliest is None else earliest, when=frame)
         earliest = None if truth is False else frame if earliest is None else earliest
-    return Watch(condition.text, asked, None, None) if earliest is None else None
+    return watch if earliest is None else None

@@ -1,16 +1,20 @@
 """A contact sheet: clips as strips of frames, and under them questions with their answers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from training.rendering import Pixels
 from training.world.asking import KINDS, ask
 from training.world.clip import Clip
 from training.world.forward import draw_watch
+from training.world.question import WINDOW
 from training.world.stage import Split
 from training.world.wide import World, film
 
+_SIDE = 128  # pixels
 _STRIP = 10  # frames of a strip
 _LINE = 15  # pixels
 _GAP = 6
@@ -45,28 +49,46 @@ def write_sheet(
     kinds: Sequence[str] = tuple(KINDS),
     limit: int = 7,
 ) -> None:
-    """One block per seed, two side by side: the frames before the asked one, then what is asked."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    blocks: list[Image.Image] = []
-    font = ImageFont.load_default(12)
+    """One block per seed: the frames before the asked one, then what is asked."""
+    blocks: list[Block] = []
     for seed in seeds:
         clip = film(seed, length, world, split)
         frame = length - 1 - seed % 4
-        shown = np.unique(np.linspace(max(frame - 29, 0), frame, _STRIP).astype(int))
         lines = questions_at(clip, frame, kinds, limit)
-        height = 128 + _LINE + _LINE * (limit + 1) + _GAP
-        block = Image.new("RGB", (128 * _STRIP, height), "white")
-        draw = ImageDraw.Draw(block)
-        for place, index in enumerate(shown):
-            block.paste(Image.fromarray(clip.pixels[index]), (128 * place, _LINE))
-            draw.text((128 * place + 2, 0), f"seed {seed} frame {index}", "black", font)
-        for row, line in enumerate(lines):
-            draw.text((4, 128 + _LINE * (row + 1) + 2), line, "black", font)
-        blocks.append(block)
-    sheet = Image.new("RGB", (128 * _STRIP, sum(block.height for block in blocks)), "white")
+        blocks.append(block_of(f"seed {seed}", clip.pixels, frame, lines))
+    draw_blocks(path, blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A strip of captioned pictures, and lines of text under it."""
+
+    pictures: list[tuple[str, Pixels]]
+    lines: list[str]
+
+
+def block_of(name: str, pixels: Pixels, frame: int, lines: list[str]) -> Block:
+    """The window that ends with `frame` of a clip, in as many frames as a strip holds."""
+    shown = np.unique(np.linspace(max(frame - WINDOW + 1, 0), frame, _STRIP).astype(int))
+    return Block([(f"{name} frame {index}", pixels[index]) for index in shown], lines)
+
+
+def draw_blocks(path: Path, blocks: Sequence[Block]) -> None:
+    """One block below the other; pictures of other sizes are shrunk or enlarged."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(12)
+    heights = [_SIDE + _LINE * (len(block.lines) + 1) + _GAP for block in blocks]
+    sheet = Image.new("RGB", (_SIDE * _STRIP, max(sum(heights), 1)), "white")
+    draw = ImageDraw.Draw(sheet)
     top = 0
-    for block in blocks:
-        sheet.paste(block, (0, top))
-        top += block.height
+    for block, height in zip(blocks, heights, strict=True):
+        for place, (caption, picture) in enumerate(block.pictures):
+            small = Image.fromarray(np.asarray(picture))
+            small.thumbnail((_SIDE, _SIDE))
+            sheet.paste(small, (_SIDE * place, top + _LINE))
+            draw.text((_SIDE * place + 2, top), caption, "black", font)
+        for row, line in enumerate(block.lines):
+            draw.text((4, top + _SIDE + _LINE * (row + 1) + 2), line, "black", font)
+        top += height
     sheet.save(path)

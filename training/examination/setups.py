@@ -1,0 +1,211 @@
+"""Under which circumstances a case is sat, and the sitting itself: frames, watches, questions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.random import Generator
+
+from services.gateway.sampler import FrameRate
+from services.inference_worker.watch import WatchRule, WatchState
+from training.examination.cases import Case, Item, Standing
+from training.recordings import SECOND_NS, TOLERANCE_S, Footage
+from training.rendering import Pixels
+from training.world.question import Question
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """One column of the report; what it leaves at its default is as served.
+
+    window_segments: 0 is the model's own. newest: a new session with so many frames alone.
+    worker_changes: before every moment the worker forgets the session and gets the gateway's
+    window again. lost: share of frames replaced by the one before, flagged as interpolated.
+    rate: share of the clip's frame rate. is_default: asked when nothing is named.
+    """
+
+    title: str
+    window_segments: int = 0
+    newest: int = 0
+    dialogue: bool = True
+    worker_changes: bool = False
+    quantization: str = "none"
+    lost: float = 0.0
+    rate: float = 1.0
+    is_default: bool = True
+
+
+FULL, LAST_FRAME = "full", "last_frame"
+SETUPS: dict[str, Setup] = {
+    FULL: Setup(title="as served"),
+    LAST_FRAME: Setup(title="last frame only", newest=1),
+    "last_4": Setup(title="last 4 frames only", newest=4),
+    "window_8": Setup(title="window 8", window_segments=8),
+    "no_dialogue": Setup(title="no dialogue", dialogue=False, is_default=False),
+    "new_worker": Setup(title="new worker", worker_changes=True),
+    "lost_5": Setup(title="5 % lost", lost=0.05, is_default=False),
+    "half_rate": Setup(title="half fps", rate=0.5, is_default=False),
+    "int8": Setup(title="int8", quantization="int8", is_default=False),
+}
+
+
+class Answerer(Protocol):
+    """Something that watches one video at a time and answers about it. Calls block."""
+
+    def open(self, window_segments: int = 0) -> None:
+        """Begin a new, empty video."""
+        ...
+
+    def push(self, frame: Pixels, capture_time_ns: int, interpolated: bool = False) -> None:
+        """Show the next frame [height, width, 3]; it counts for what is asked later."""
+        ...
+
+    def settle(self) -> None:
+        """No frame follows: one that waits for a partner is understood without."""
+        ...
+
+    def ask(self, questions: Sequence[Question]) -> list[str]: ...
+
+    def scores(self, conditions: Sequence[str]) -> list[float]:
+        """How probably each condition holds now, 0…1."""
+        ...
+
+    def change_worker(self) -> None:
+        """Lose the session; what is left is what the gateway's window gives back."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was said to an item, and the newest frame that was shown by then."""
+
+    item: Item
+    said: str
+    frame: int
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """When a watch said that its condition came true, in seconds of the clip."""
+
+    standing: Standing
+    times_s: tuple[float, ...]
+
+
+class _Shown(NamedTuple):
+    """A frame as it arrives: `picture` is its place in the footage; `until_s`: when the next one
+    comes."""
+
+    picture: int
+    time_s: float
+    until_s: float
+    interpolated: bool
+
+
+def shown(footage: Footage, setup: Setup, rng: Generator) -> list[_Shown]:
+    """The frames that reach the worker."""
+    times_s = footage.times_s.tolist()
+    rate = None
+    if setup.rate < 1 and len(times_s) > 1:
+        rate = FrameRate(setup.rate / float(np.median(np.diff(footage.times_s))))
+    kept = [
+        index
+        for index, time_s in enumerate(times_s)
+        if rate is None or rate.chooses(round(time_s * SECOND_NS))
+    ]
+    found: list[_Shown] = []
+    for place, index in enumerate(kept):
+        until_s = times_s[kept[place + 1]] if place + 1 < len(kept) else float("inf")
+        lost = bool(found) and bool(rng.random() < setup.lost)
+        pixels = found[-1].picture if lost else index
+        found.append(_Shown(pixels, times_s[index], until_s, lost))
+    return found
+
+
+def sit(
+    answerer: Answerer, case: Case, setup: Setup, rng: Generator
+) -> tuple[list[Answer], list[Firing]]:
+    """Show a case's frames one after another; at each one check its watches and ask its items."""
+    frames = shown(case.footage, setup, rng)
+    watches = [_Watched(standing) for standing in case.standings]
+    answers: list[Answer] = []
+    if not setup.newest:
+        answerer.open(setup.window_segments)
+    waiting = sorted(case.items, key=lambda item: item.at_s)
+    for place, frame in enumerate(frames):
+        due = [item for item in waiting if item.at_s + TOLERANCE_S < frame.until_s]
+        del waiting[: len(due)]
+        active = [watch for watch in watches if watch.is_checked_at(frame.time_s)]
+        if setup.newest and not (due or active):
+            continue
+        if setup.newest:
+            answerer.open()
+            newest = frames[max(place + 1 - setup.newest, 0) : place + 1]
+        else:
+            newest = [frame]
+        for each in newest:
+            pixels = case.footage.pixels[each.picture]
+            answerer.push(pixels, round(each.time_s * SECOND_NS), each.interpolated)
+        if setup.newest:
+            answerer.settle()
+        if due and setup.worker_changes:
+            answerer.change_worker()
+        if active:
+            scores = answerer.scores([watch.standing.condition for watch in active])
+            for watch, score in zip(active, scores, strict=True):
+                watch.update(score, frame.time_s)
+        if due:
+            said = _put(answerer, due, setup.dialogue)
+            answers += [Answer(i, s, frame.picture) for i, s in zip(due, said, strict=True)]
+        if setup.newest:
+            answerer.close()
+    if not setup.newest:
+        answerer.close()
+    return answers, [Firing(watch.standing, tuple(watch.times_s)) for watch in watches]
+
+
+def _put(answerer: Answerer, items: list[Item], dialogue: bool) -> list[str]:
+    """What is said to each item: words, or a condition's yes or no as a watch decides it."""
+    asked = [item.question for item in items if not item.question.is_watch]
+    if not dialogue:
+        asked = [Question(q.kind, q.text, q.answer) for q in asked]
+    conditions = [item.question.text for item in items if item.question.is_watch]
+    words = iter(answerer.ask(asked) if asked else [])
+    scores = iter(answerer.scores(conditions) if conditions else [])
+    return [
+        ("yes" if next(scores) > WatchRule().threshold else "no")
+        if item.question.is_watch
+        else next(words)
+        for item in items
+    ]
+
+
+class _Watched:
+    """A watch under way: the worker's own rule turns scores into events."""
+
+    def __init__(self, standing: Standing) -> None:
+        self.standing = standing
+        self.times_s: list[float] = []
+        self._state = WatchState(WatchRule())
+
+    def is_checked_at(self, time_s: float) -> bool:
+        asked_s, until_s = self.standing.asked_s, self.standing.until_s
+        return asked_s - TOLERANCE_S <= time_s <= until_s + TOLERANCE_S
+
+    def update(self, score: float, time_s: float) -> None:
+        if self._state.update(score, round(time_s * SECOND_NS)) and self._state.active:
+            self.times_s.append(time_s)
+
+
+Sat = tuple[Case, list[Answer], list[Firing]]
+
+
+def sit_all(answerer: Answerer, cases: Iterable[Case], setup: Setup) -> list[Sat]:
+    """Every case under one setup. Which frames are lost depends on the case's place alone."""
+    return [
+        (case, *sit(answerer, case, setup, np.random.default_rng((index, 6))))
+        for index, case in enumerate(cases)
+    ]

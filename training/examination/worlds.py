@@ -1,0 +1,170 @@
+"""Cases from the generated worlds: clips, combinations and seeds that no training has seen."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.random import Generator
+
+from services.gateway.frame_size import FrameSize
+from services.gateway.sampler import to_rgb
+from training import watches
+from training.batches import draw_pace
+from training.examination.cases import Case, Class, Event, Item, Standing
+from training.questions import KINDS, ask, small_talk
+from training.recipe import EVALUATION_SEEDS
+from training.recordings import Footage
+from training.rendering import Pixels, render
+from training.world import asking, forward, shapes, wide
+from training.world.forward import Make, Watch, expected
+from training.world.question import Question
+
+World = Literal["shapes", "street", "shop"]
+WORLDS: tuple[World, ...] = get_args(World)
+FRAMES_PER_SECOND = 8.0
+IN_TIME_S = 0.5  # how much later than its event a watch may speak
+CLASSES: dict[str, Class] = {"change": "backward", "followup": "backward"}
+CLASSES |= dict.fromkeys(("watch", "absent", "unknown"), "other")  # others are of real time
+TEMPORAL = ("direction", "moving", "speed", "change")
+DESCRIPTIONS = ("scene", "story")
+_LENGTHS = (6, 12, 20, 30, 40, 60)
+_WIDE_LENGTHS = (16, 24, 32, 44, 60)
+_MOMENTS = 3  # of a clip
+_WIDE_MOMENTS = 4
+_WATCHES = 3  # of a clip, at most
+_KINDS, _TRIES = 2, 12  # for each of them, until one has something to wait for
+_HAPPENS = 0.75  # share of watches whose condition comes true
+
+
+def cases(world: World, num_clips: int, size: FrameSize) -> Iterator[Case]:
+    """The first clips of a world's examination, in the size that the model takes."""
+    # Painted at least as large as the model wants them: nothing is gained by enlarging.
+    wanted = max(size.width, size.height) or round(size.max_pixels**0.5)
+    scale = max(1, -(-wanted // int(shapes.SIZE)))
+    for index in range(num_clips):
+        seed = EVALUATION_SEEDS + index
+        make = _shapes if world == "shapes" else _wide
+        pixels, items, standings = make(world, seed, index, scale)
+        times_s = np.arange(len(pixels)) / FRAMES_PER_SECOND
+        footage = Footage(fitted(pixels, size), times_s)
+        yield Case(f"{world} {seed}", footage, tuple(items), tuple(standings))
+
+
+def fitted(pixels: Pixels, size: FrameSize) -> Pixels:
+    """Frames [n, height, width, 3] in the model's size, resized as the gateway does."""
+    height, width = pixels.shape[1:3]
+    columns, rows = size.fit(width, height)
+    if (columns, rows) == (width, height):
+        return pixels
+    reformatter = VideoReformatter()
+    frames = (av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in pixels)
+    raw = b"".join(to_rgb(reformatter, frame, columns, rows) for frame in frames)
+    return np.frombuffer(raw, np.uint8).reshape(len(pixels), rows, columns, 3)
+
+
+Made = tuple[Pixels, list[Item], list[Standing]]
+
+
+def _shapes(world: World, seed: int, index: int, scale: int) -> Made:
+    rng = np.random.default_rng((seed, 4))
+    clip = shapes.film(seed, _LENGTHS[index % len(_LENGTHS)], draw_pace(rng))
+    items = [
+        _item(frame, CLASSES.get(question.kind, "realtime"), question)
+        for frame, questions in questions_of(clip, rng)
+        for question in questions
+    ]
+    return render(clip, scale), items, _standings(clip, watches.CONDITIONS, seed)
+
+
+def _wide(world: World, seed: int, index: int, scale: int) -> Made:
+    assert world != "shapes"
+    length = _WIDE_LENGTHS[index % len(_WIDE_LENGTHS)]
+    clip = wide.film(seed, length, world, "held_out", scale=scale)
+    rng = np.random.default_rng((seed, 4))
+    items: list[Item] = []
+    for frame in _moments(length, _WIDE_MOMENTS, rng):
+        for kind, rule in asking.KINDS.items():
+            question = asking.ask(clip, frame, kind, rng)
+            if question is not None:
+                # A watch counts by its times; whether it holds now is told beside it.
+                items.append(_item(frame, "other" if question.is_watch else rule.of, question))
+    return clip.pixels, items, _standings(clip, forward.CONDITIONS, seed)
+
+
+def _moments(length: int, number: int, rng: Generator) -> list[int]:
+    """A few frames, the last among them."""
+    moments = {length - 1}
+    while len(moments) < min(number, length):
+        moments.add(int(rng.integers(length)))
+    return sorted(moments)
+
+
+def questions_of(clip: shapes.Clip, rng: Generator) -> Iterator[tuple[int, list[Question]]]:
+    """A few moments of a clip of shapes, with a question of every kind each."""
+    for frame in _moments(len(clip), _MOMENTS, rng):
+        found: list[Question] = []
+        for kind in KINDS:
+            question = ask(clip, frame, kind, rng)
+            if question is None:
+                continue
+            if not question.is_watch and (question.history or kind != "followup"):
+                history = (small_talk(clip, frame, rng) + question.history)[-10:]
+                question = Question(question.kind, question.text, question.answer, history)
+            found.append(question)
+        yield frame, found
+
+
+def _item(frame: int, of: Class, question: Question) -> Item:
+    return Item(
+        at_s=frame / FRAMES_PER_SECOND,
+        of=of,
+        question=question,
+        temporal=question.kind in TEMPORAL or (of == "backward" and question.kind != "followup"),
+        by_facts=question.kind in DESCRIPTIONS,
+    )
+
+
+def _standings(clip: Any, conditions: dict[str, tuple[Make, float]], seed: int) -> list[Standing]:
+    """Watches of kinds drawn by weight; fewer where the clip has nothing for them."""
+    rng = np.random.default_rng((seed, 5))
+    weights = np.array([weight for _, weight in conditions.values()])
+    found: list[Standing] = []
+    for _ in range(_WATCHES):
+        happens = bool(rng.random() < _HAPPENS)
+        kinds = rng.choice(list(conditions), _KINDS, replace=False, p=weights / weights.sum())
+        watches = (_watch(clip, str(kind), conditions[kind][0], happens, rng) for kind in kinds)
+        watch = next((watch for watch in watches if watch is not None), None)
+        if watch is not None:
+            found.append(_standing(watch, len(clip)))
+    return found
+
+
+def _watch(clip: Any, kind: str, make: Make, happens: bool, rng: Generator) -> Watch | None:
+    """Set in the first two thirds of a clip, for something that then happens or never does."""
+    for _ in range(_TRIES):
+        asked = int(rng.integers(-(-2 * len(clip) // 3)))
+        condition = make(clip, asked, rng)
+        watch = expected(replace(condition, kind=kind), clip, asked) if condition else None
+        if watch is not None and (watch.when is not None) is happens:
+            return watch
+    return None
+
+
+def _standing(watch: Watch, length: int) -> Standing:
+    """Until a little after the first event: what comes later is not known."""
+    end_s = (length - 1) / FRAMES_PER_SECOND
+    events: tuple[Event, ...] = ()
+    if watch.when is not None and watch.earliest is not None:
+        at_s = watch.when / FRAMES_PER_SECOND
+        events = (Event(watch.earliest / FRAMES_PER_SECOND, at_s),)
+        end_s = min(end_s, at_s + IN_TIME_S)
+    return Standing(
+        kind=f"when {watch.kind}",
+        condition=watch.text,
+        asked_s=watch.asked / FRAMES_PER_SECOND,
+        until_s=end_s,
+        events=events,
+    )
