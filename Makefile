@@ -42,7 +42,7 @@ train: setup ## train the built-in model from nothing
 tune: setup ## teach a model from your own video: make tune ARGS="--data clips.jsonl --output DIR"
 	$(BIN)/python -m training tune $(ARGS)
 
-eval: setup ## examine the built-in model through the running engine
+eval: setup ## examine a model through the running engine: make eval ARGS="--world shop"
 	$(BIN)/python -m training eval $(ARGS)
 
 bench: setup ## measure what is promised, on this machine: tables, JSON, plots

@@ -206,6 +206,8 @@ def test_a_watch_says_when_its_answer_turns_to_yes() -> None:
     assert firing.times_s == (0.75, 1.25)  # neither before it was set nor after it ended
     _, _, (firing,) = sat(SETUPS["last_frame"], scores)
     assert firing.times_s == (0.75, 1.25)
+    _, _, (firing,) = sat(SETUPS["debounce"], scores)
+    assert firing.times_s == (1.5,)
 
 
 def test_few_frames_alone_are_new_sessions() -> None:

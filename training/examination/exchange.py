@@ -108,14 +108,12 @@ def _standing_line(standing: Standing) -> dict[str, Any]:
     }
 
 
-def read(
-    path: Path, fps: float, size: FrameSize, folder: Path, done: Callable[[], None] = lambda: None
-) -> list[Case]:
+def read(path: Path, fps: float, size: FrameSize, folder: Path) -> list[Case]:
     """Every line as a case, sampled at `fps` and resized as the gateway does; frames of videos wait
     in `folder`. Raises DataError with file, line and field."""
     plans = [_Plan(where, value, path.parent) for where, value in read_lines(path)]
     videos = [plan.recording for plan in plans if plan.recording is not None]
-    footage = iter(read_footage(videos, fps, size, folder, done))
+    footage = iter(read_footage(videos, fps, size, folder))
     return [
         Case(
             plan.where,

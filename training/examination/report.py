@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -136,16 +137,15 @@ def _title(name: str) -> str:
 
 def show(report: Report, console: Console) -> None:
     how = "marked by containment" if report.identity.free else "marked by exact words"
-    table = Table(
-        title=f"{report.identity.model} on {report.identity.world}, {how}", title_justify="left"
-    )
+    title = f"{report.identity.model} on {report.identity.world}, {how}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("", "asked", *map(_title, report.columns)):
         table.add_column(heading, justify="left" if not heading else "right")
     last_class = [name for name, is_class in report.rows if is_class][-1:]
     for row in report.rows:
         figures = [report.figure(column, row) for column in report.columns]
         asked = max(figure.asked for figure in figures if figure)
-        cells = [f"{figure.score:.3f}" if figure else "" for figure in figures]
+        cells = [f"{figure.score:.2f}" if figure else "" for figure in figures]
         table.add_row(row[0], str(asked), *cells, end_section=row[1] and [row[0]] == last_class)
     console.print(table)
     console.print(
@@ -154,6 +154,14 @@ def show(report: Report, console: Console) -> None:
     )
     full = report.columns.get(FULL)
     if full is not None:
+        parts = {**full.classes, **full.kinds}.items()
+        apart = [
+            f"{name} {figure.precision:.2f} / {figure.recall:.2f}"
+            for name, figure in parts
+            if figure.precision != figure.recall
+        ]
+        if apart:
+            console.print(f"As served, precision / recall: {', '.join(apart)}.")
         console.print(
             f"As served: {full.empty:.2%} of answers empty, {full.repetitive:.2%} repetitive, "
             f"{full.words:.1f} words on average."

@@ -73,6 +73,7 @@ class _Examination:
         self.console = console
         self.folder = folder
         self.report: Report | None = None
+        self._read: list[Case] = []
 
     def sit(self, quantization: str) -> None:
         """Every setup for which the model's weights are of this kind."""
@@ -105,8 +106,10 @@ class _Examination:
         options, size = self.options, frame_size(spec)
         if options.data is None:
             return lambda: worlds.cases(options.world, options.clips or DEFAULT_CLIPS, size)
-        found = exchange.read(options.data, options.fps or spec.preferred_fps, size, self.folder)
-        return lambda: found[: options.clips]
+        if not self._read:
+            fps = options.fps or spec.preferred_fps
+            self._read = exchange.read(options.data, fps, size, self.folder)[: options.clips]
+        return lambda: self._read
 
     def _begin(self, answerer: EngineAnswerer, cases: list[Case]) -> Report:
         identity = _identity(self.options, answerer.engine, cases)

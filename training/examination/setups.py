@@ -22,7 +22,8 @@ class Setup:
     window_segments: 0 is the model's own. newest: a new session with so many frames alone.
     worker_changes: before every moment the worker forgets the session and gets the gateway's
     window again. lost: share of frames replaced by the one before, flagged as interpolated.
-    rate: share of the clip's frame rate. is_default: asked when nothing is named.
+    rate: share of the clip's frame rate. debounce_s: of watches. is_default: asked when nothing is
+    named.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Setup:
     quantization: str = "none"
     lost: float = 0.0
     rate: float = 1.0
+    debounce_s: float = 0.0
     is_default: bool = True
 
 
@@ -46,6 +48,7 @@ SETUPS: dict[str, Setup] = {
     "new_worker": Setup(title="new worker", worker_changes=True),
     "lost_5": Setup(title="5 % lost", lost=0.05, is_default=False),
     "half_rate": Setup(title="half fps", rate=0.5, is_default=False),
+    "debounce": Setup(title="debounce 0.25 s", debounce_s=0.25, is_default=False),
     "int8": Setup(title="int8", quantization="int8", is_default=False),
 }
 
@@ -130,7 +133,8 @@ def sit(
 ) -> tuple[list[Answer], list[Firing]]:
     """Show a case's frames one after another; at each one check its watches and ask its items."""
     frames = shown(case.footage, setup, rng)
-    watches = [_Watched(standing) for standing in case.standings]
+    rule = WatchRule(debounce_s=setup.debounce_s)
+    watches = [_Watched(standing, rule) for standing in case.standings]
     answers: list[Answer] = []
     if not setup.newest:
         answerer.open(setup.window_segments)
@@ -186,10 +190,10 @@ def _put(answerer: Answerer, items: list[Item], dialogue: bool) -> list[str]:
 class _Watched:
     """A watch under way: the worker's own rule turns scores into events."""
 
-    def __init__(self, standing: Standing) -> None:
+    def __init__(self, standing: Standing, rule: WatchRule) -> None:
         self.standing = standing
         self.times_s: list[float] = []
-        self._state = WatchState(WatchRule())
+        self._state = WatchState(rule)
 
     def is_checked_at(self, time_s: float) -> bool:
         asked_s, until_s = self.standing.asked_s, self.standing.until_s
