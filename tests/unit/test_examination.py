@@ -291,6 +291,23 @@ def test_an_examination_survives_its_file(tmp_path: Path) -> None:
         assert difference.mean() < 8  # what H.264 takes
 
 
+def test_a_part_of_a_video_is_a_clip(tmp_path: Path) -> None:
+    case = Case("clip", footage(24, fps=8.0), (item("red", at_s=2.0),), ())
+    exchange.write(tmp_path / "e.jsonl", [case])
+    line = json.loads((tmp_path / "e.jsonl").read_text())
+    (tmp_path / "e.jsonl").write_text(json.dumps({**line, "start": 1.0, "end": 2.5}))
+    (part,) = exchange.read(tmp_path / "e.jsonl", 4.0, SMALL, tmp_path / "frames")
+    assert part.footage.times_s.tolist() == [1 + n / 4 for n in range(7)]
+    for change, complaint in (({"end": 1.5}, "at: 2 is outside"), ({"start": 3}, "at: 2 is out")):
+        (tmp_path / "e.jsonl").write_text(json.dumps({**line, **change}))
+        with pytest.raises(DataError, match=complaint):
+            exchange.read(tmp_path / "e.jsonl", 4.0, SMALL, tmp_path / "frames")
+    late = {**line, "questions": [{**line["questions"][0], "at": 9.0}]}
+    (tmp_path / "e.jsonl").write_text(json.dumps(late))
+    with pytest.raises(DataError, match=r"1: questions\[0\]\.at: 9, but the video ends at 2\.88 s"):
+        exchange.read(tmp_path / "e.jsonl", 4.0, SMALL, tmp_path / "frames")
+
+
 def test_a_folder_of_pictures_is_a_clip(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for n in range(3):
@@ -465,13 +482,15 @@ def test_published_models_stand_in_the_same_table(
 
 
 def test_columns_of_the_same_examination_come_together(
-    tiny: Path, data: Path, tmp_path: Path
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = examined(tiny, data, tmp_path, "full")
     both = examined(tiny, data, tmp_path, "last_frame")
     assert list(both.columns) == ["majority", "full", "last_frame"]
     assert both.columns["full"].kinds["k"].asked == first.columns["full"].kinds["k"].asked
     assert both.some_mistakes == first.some_mistakes
+    monkeypatch.setenv("WORKER_REUSE_BELOW", "3")
+    assert "full" not in examined(tiny, data, tmp_path, "last_frame").columns
     line, *_ = data.read_text().splitlines()
     (data.parent / "other.jsonl").write_text(line)
     other = examined(tiny, data.parent / "other.jsonl", tmp_path, "last_frame")

@@ -27,7 +27,8 @@ _TOLD = 40  # mistakes in the JSON
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """What must be the same for two columns to stand in one table. `questions`: a digest of all
-    that was asked; `weights`: of the model's files. `free`: how answers were marked."""
+    that was asked; `weights`: of the model's files. `free`: how answers were marked. `settings`:
+    the worker's that change answers, where they are not the default."""
 
     model: str
     weights: str
@@ -38,6 +39,8 @@ class Identity:
     free: bool
     dtype: str
     device: str
+    max_tokens: int
+    settings: dict[str, Any]
 
 
 @dataclass(slots=True)

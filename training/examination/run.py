@@ -26,6 +26,7 @@ from training.examination.worker import WorkerAnswerer
 from training.recordings import frame_size
 
 DEFAULT_CLIPS = 60
+_SETTINGS = ("frame_pixels", "quantization", "kv_dtype", "reuse_below")  # that change answers
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 
@@ -156,6 +157,7 @@ def _identity(options: Options, engine: Engine, cases: list[Case]) -> Identity:
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as opened:
             weights.update(hashlib.file_digest(opened, "sha256").digest())
+    chosen, usual = WorkerConfig.from_env(), WorkerConfig()
     fps = worlds.FRAMES_PER_SECOND
     if options.data is not None:
         fps = options.fps or engine.model.spec.preferred_fps
@@ -169,4 +171,10 @@ def _identity(options: Options, engine: Engine, cases: list[Case]) -> Identity:
         free=not isinstance(engine.model, BuiltinModel),
         dtype=engine.dtype_name,
         device=engine.device_name,
+        max_tokens=min(options.max_tokens, engine.model.spec.max_answer_tokens),
+        settings={
+            name: getattr(chosen, name)
+            for name in _SETTINGS
+            if getattr(chosen, name) != getattr(usual, name)
+        },
     )

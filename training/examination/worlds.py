@@ -1,5 +1,6 @@
 """Cases from the generated worlds: clips, combinations and seeds that no training has seen."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -42,8 +43,7 @@ _HAPPENS = 0.75  # share of watches whose condition comes true
 def cases(world: World, num_clips: int, size: FrameSize) -> Iterator[Case]:
     """The first clips of a world's examination, in the size that the model takes."""
     # Painted at least as large as the model wants them: nothing is gained by enlarging.
-    wanted = max(size.width, size.height) or round(size.max_pixels**0.5)
-    scale = max(1, -(-wanted // int(shapes.SIZE)))
+    scale = max(1, math.ceil(max(size.width, size.height) / shapes.SIZE))
     for index in range(num_clips):
         seed = EVALUATION_SEEDS + index
         make = _shapes if world == "shapes" else _wide
