@@ -1,0 +1,326 @@
+"""The kernels of `block_attention`, in Triton.
+
+KIND: 0 for keys and values as they are, 1 for int8, 2 for e4m3; the latter are plain bytes in the
+pool, with a bfloat16 scale a token and head.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _decoded(codes, KIND: tl.constexpr, dtype: tl.constexpr):
+    """Plain bytes as what they stand for, exact in any dtype; e4m3 256 times too small: its bits
+    are those of a float16 but for the exponent's offset, which needs no instruction of its own."""
+    if KIND == 1:
+        numbers = codes.to(tl.int8, bitcast=True).to(tl.float32)
+    else:
+        wide = codes.to(tl.int16)
+        half = ((wide & 0x80) << 8) | ((wide & 0x7F) << 7)
+        numbers = half.to(tl.float16, bitcast=True).to(tl.float32)
+    return numbers.to(dtype)
+
+
+@triton.jit
+def _encoded(numbers, KIND: tl.constexpr):
+    """float32 within the kind's range as bytes, ties to even."""
+    if KIND == 1:
+        # Adding 1.5 · 2^23 leaves no bits for a fraction.
+        codes = ((numbers + 12582912.0) - 12582912.0).to(tl.int32)
+    else:
+        bits = numbers.to(tl.int32, bitcast=True)
+        size = bits & 0x7FFFFFFF
+        # 20 of 23 bits of fraction go, and the exponent's offset is 7, not 127.
+        normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - 960
+        # Below 2^-6 there are only multiples of 2^-9, which is the last bit of 2^14.
+        small = (tl.abs(numbers) + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
+        codes = tl.where(size < 0x3C800000, small, normal) | ((bits >> 24) & 0x80)
+    return (codes & 0xFF).to(tl.uint8)
+
+
+@triton.jit
+def _stored(new, pool, scales, place, inside, KIND: tl.constexpr, DIM: tl.constexpr):
+    """`new` [heads, dim] into slots whose first elements are at `place` [heads, dim]."""
+    if KIND == 0:
+        tl.store(pool + place, new.to(pool.dtype.element_ty), mask=inside)
+    else:
+        wide = new.to(tl.float32)
+        largest: tl.constexpr = 127.0 if KIND == 1 else 448.0
+        scale = tl.maximum(tl.div_rn(tl.max(tl.abs(wide), 1), largest), 1e-30)
+        # One that is no number must show in the scale; a maximum passes over it.
+        bad = tl.max((wide != wide).to(tl.int32), 1) > 0
+        scale = tl.where(bad, float("nan"), scale)
+        # To the nearest bfloat16 by its bits, because the interpreter would cut them off.
+        bits = scale.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
+        scale = bits.to(tl.float32, bitcast=True).to(tl.bfloat16)
+        codes = tl.div_rn(wide, tl.broadcast_to(scale.to(tl.float32)[:, None], wide.shape))
+        codes = tl.minimum(tl.maximum(codes, -largest), largest)
+        tl.store(pool + place, _encoded(codes, KIND), mask=inside)
+        first = tl.arange(0, place.shape[1])[None, :] == 0
+        spread = tl.broadcast_to(scale[:, None], place.shape)
+        tl.store(scales + place // DIM, spread, mask=inside & first)
+
+
+@triton.jit
+def write_kernel(
+    keys,
+    values,
+    key_pool,
+    value_pool,
+    key_scales,
+    value_scales,
+    slots,
+    key_token,
+    key_head,
+    value_token,
+    value_head,
+    pool_head,
+    HEADS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    KIND: tl.constexpr,
+):
+    """One token."""
+    token = tl.program_id(0)
+    slot = tl.load(slots + token).to(tl.int64)
+    head = tl.arange(0, BLOCK_HEADS)[:, None]
+    channel = tl.arange(0, BLOCK_DIM)[None, :]
+    inside = (head < HEADS) & (channel < DIM)
+    place = head.to(tl.int64) * pool_head + slot * DIM + channel
+    new = tl.load(keys + token * key_token + head * key_head + channel, mask=inside, other=0.0)
+    _stored(new, key_pool, key_scales, place, inside, KIND, DIM)
+    new = tl.load(
+        values + token * value_token + head * value_head + channel, mask=inside, other=0.0
+    )
+    _stored(new, value_pool, value_scales, place, inside, KIND, DIM)
+
+
+@triton.jit
+def _step(
+    sums,
+    norm,
+    most,
+    query,
+    key_pool,
+    value_pool,
+    key_scales,
+    value_scales,
+    slot,
+    shown,
+    visible,
+    scale,
+    KIND: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    """One block of slots into the running softmax. slot: [slots] int64 numbers in a head's part of
+    the pool. shown [slots]: whether any row sees it; the others are not read, so that whatever
+    lies there cannot spoil the sums. visible: [rows, slots]."""
+    channel = tl.arange(0, BLOCK_DIM)
+    place = slot[:, None] * DIM + channel[None, :]
+    inside = shown[:, None] & (channel < DIM)[None, :]
+    if KIND == 0:
+        key = tl.load(key_pool + place, mask=inside, other=0.0)
+        value = tl.load(value_pool + place, mask=inside, other=0.0)
+    else:
+        key = _decoded(tl.load(key_pool + place, mask=inside, other=0), KIND, query.dtype)
+        value = _decoded(tl.load(value_pool + place, mask=inside, other=0), KIND, query.dtype)
+    scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+    if KIND != 0:  # a scale for a slot scales its whole column, and its value's weight
+        unit: tl.constexpr = 1.0 if KIND == 1 else 256.0
+        key_scale = tl.load(key_scales + slot, mask=shown, other=0.0).to(tl.float32)
+        value_scale = tl.load(value_scales + slot, mask=shown, other=0.0).to(tl.float32)
+        scores *= (key_scale * unit)[None, :]
+    scores = tl.where(visible, scores, float("-inf"))
+    higher = tl.maximum(most, tl.max(scores, 1))
+    base = tl.where(higher == float("-inf"), 0.0, higher)  # rows that have seen nothing yet
+    weights = tl.exp2(scores - base[:, None])
+    fade = tl.exp2(most - base)
+    norm = norm * fade + tl.sum(weights, 1)
+    if KIND != 0:
+        weights *= (value_scale * unit)[None, :]
+    sums = sums * fade[:, None]
+    sums = tl.dot(weights.to(value.dtype), value, sums, input_precision="ieee")
+    return sums, norm, higher
+
+
+@triton.jit
+def attend_kernel(
+    queries,
+    key_pool,
+    value_pool,
+    key_scales,
+    value_scales,
+    out,
+    partial_sums,
+    partial_norms,
+    tiles,
+    limits,
+    starts,
+    lists,
+    scale,
+    tokens,
+    query_token,
+    query_head,
+    pool_head,
+    KV_HEADS: tl.constexpr,
+    SHARING: tl.constexpr,
+    PAGE: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    SLOTS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    KIND: tl.constexpr,
+):
+    """A tile of queries with one KV head, over one share of the tile's pages.
+
+    Tiles of a session have neighbouring numbers, so that programs that run at one time read the
+    same pages from the L2 cache.
+    """
+    tile = tiles + tl.program_id(0) * 6
+    head = tl.program_id(1)
+    split = tl.program_id(2)
+    first = tl.load(tile)
+    count = tl.load(tile + 1)
+    if count == 0:
+        return
+    whole_at = tl.load(tile + 2)
+    whole_slots = tl.load(tile + 3) * PAGE
+    masked_at = tl.load(tile + 4)
+    masked_slots = tl.load(tile + 5) * PAGE
+
+    row = tl.arange(0, ROWS)
+    token = first + row // SHARING
+    real = row < count * SHARING
+    channel = tl.arange(0, BLOCK_DIM)
+    query_at = token * query_token + (head * SHARING + row % SHARING) * query_head
+    query = tl.load(
+        queries + query_at[:, None] + channel[None, :],
+        mask=real[:, None] & (channel < DIM)[None, :],
+        other=0.0,
+    )
+    limit = tl.load(limits + token, mask=real, other=0)
+    start = tl.load(starts + token, mask=real, other=0)
+    scale *= 1.4426950408889634  # powers of two are what the device computes
+    pool_at = head.to(tl.int64) * pool_head
+    key_pool += pool_at
+    value_pool += pool_at
+    if KIND != 0:
+        key_scales += pool_at // DIM
+        value_scales += pool_at // DIM
+
+    sums = tl.zeros((ROWS, BLOCK_DIM), dtype=tl.float32)
+    norm = tl.zeros((ROWS,), dtype=tl.float32)
+    most = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+    offset = tl.arange(0, SLOTS)
+    whole_blocks = tl.cdiv(whole_slots, SLOTS)
+    blocks = whole_blocks + tl.cdiv(masked_slots, SLOTS)
+    share = tl.cdiv(blocks, SPLITS)
+    begin = split * share
+    end = tl.minimum(begin + share, blocks)
+    for block in range(begin, tl.minimum(end, whole_blocks)):
+        number = block * SLOTS + offset
+        shown = number < whole_slots
+        page = tl.load(lists + whole_at + number // PAGE, mask=shown, other=0)
+        slot = page.to(tl.int64) * PAGE + number % PAGE
+        sums, norm, most = _step(
+            sums,
+            norm,
+            most,
+            query,
+            key_pool,
+            value_pool,
+            key_scales,
+            value_scales,
+            slot,
+            shown,
+            shown[None, :] & real[:, None],
+            scale,
+            KIND,
+            DIM,
+            BLOCK_DIM,
+        )
+    for block in range(tl.maximum(begin, whole_blocks), end):
+        number = (block - whole_blocks) * SLOTS + offset
+        listed = number < masked_slots
+        index = number // PAGE
+        page = tl.load(lists + masked_at + index, mask=listed, other=0)
+        slot = page.to(tl.int64) * PAGE + number % PAGE
+        reach = tl.load(
+            lists + start[:, None] + index[None, :],
+            mask=listed[None, :] & real[:, None],
+            other=0,
+        )
+        reach = tl.where(reach < 0, limit[:, None] + 2 + reach, reach)
+        visible = (number % PAGE)[None, :] < reach
+        sums, norm, most = _step(
+            sums,
+            norm,
+            most,
+            query,
+            key_pool,
+            value_pool,
+            key_scales,
+            value_scales,
+            slot,
+            tl.max(visible.to(tl.int32), 0) > 0,
+            visible,
+            scale,
+            KIND,
+            DIM,
+            BLOCK_DIM,
+        )
+
+    out_at = (token * KV_HEADS + head) * SHARING + row % SHARING
+    if SPLITS == 1:
+        # Padding has seen nothing and gets zeros; what is no number stays none.
+        norm = tl.where(norm == 0.0, 1.0, norm)
+        tl.store(
+            out + out_at[:, None] * DIM + channel[None, :],
+            (sums / norm[:, None]).to(out.dtype.element_ty),
+            mask=real[:, None] & (channel < DIM)[None, :],
+        )
+    else:
+        out_at = out_at.to(tl.int64) + split.to(tl.int64) * tokens * KV_HEADS * SHARING
+        tl.store(
+            partial_sums + out_at[:, None] * DIM + channel[None, :],
+            sums,
+            mask=real[:, None] & (channel < DIM)[None, :],
+        )
+        tl.store(partial_norms + out_at * 2, norm, mask=real)
+        tl.store(partial_norms + out_at * 2 + 1, most, mask=real)
+
+
+@triton.jit
+def join_kernel(
+    partial_sums,
+    partial_norms,
+    out,
+    tokens,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
+):
+    """The shares of one query head's pages, into one."""
+    at = tl.program_id(0) * HEADS + tl.program_id(1)
+    split = tl.arange(0, SPLITS)
+    channel = tl.arange(0, BLOCK_DIM)
+    part = split.to(tl.int64) * tokens * HEADS + at
+    norm = tl.load(partial_norms + part * 2)
+    most = tl.load(partial_norms + part * 2 + 1)
+    highest = tl.max(most, 0)
+    base = tl.where(highest == float("-inf"), 0.0, highest)
+    weight = tl.exp2(most - base)
+    sums = tl.load(
+        partial_sums + part[:, None] * DIM + channel[None, :],
+        mask=(channel < DIM)[None, :],
+        other=0.0,
+    )
+    norm = tl.sum(norm * weight, 0)
+    norm = tl.where(norm == 0.0, 1.0, norm)
+    result = tl.sum(sums * weight[:, None], 0) / norm
+    tl.store(out + at * DIM + channel, result.to(out.dtype.element_ty), mask=channel < DIM)

@@ -1,0 +1,160 @@
+"""Who sees what in a step, small enough to be uploaded with every step: no masks, no rectangles.
+
+The queries of one session stand next to each other among the step's flat tokens. They are cut into
+tiles, and the tiles of a session share two lists of pages: those that every token of all its runs
+sees whole, which need no mask, and the others. Of these a run has one number a page:
+
+- n ≥ 0: its tokens see the page's first n slots (part of a segment; 0: nothing);
+- n < 0: the page is the run's own and holds its tokens from number -1 - n on; a token sees those
+  numbered up to its own `limit`.
+
+Only numpy here: the tables are made on the host while the device runs what was queued before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.inference_worker.step import Run
+
+Ints = NDArray[np.int32]
+TILE_FIELDS = 6
+MAX_SPLITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """One step's attention.
+
+    tiles: [tiles, 6] first query, number of queries, where the list of whole pages starts in
+    `lists` and how long it is, and the same of the list of masked pages; none overlap, and all
+    queries are in one, those of padding in tiles without pages.
+    limits: [tokens] number of each query in its run's own sequence, or of the last one it sees.
+    starts: [tokens] where its run's numbers for the masked pages start in `lists`.
+    lists: pages, and numbers of masked pages.
+    tile_queries: the most queries of a tile. most_pages: of a tile.
+    """
+
+    tiles: Ints
+    limits: Ints
+    starts: Ints
+    lists: Ints
+    tile_queries: int
+    most_pages: int
+
+
+def tables(
+    runs: Sequence[Run], page_size: int, tile_queries: int, num_tokens: int, num_tiles: int = 0
+) -> Tables:
+    """Of runs in the order of their groups, whose tokens are padded to `num_tokens`. The tiles are
+    padded to `num_tiles`, if there are fewer, with some that have no queries."""
+    limits = np.zeros(num_tokens, dtype=np.int32)
+    starts = np.zeros(num_tokens, dtype=np.int32)
+    tiles: list[Ints] = []
+    lists: list[Ints] = []
+    length = row = first = most = 0
+    while first < len(runs):
+        last = first
+        while last < len(runs) and runs[last].group == runs[first].group:
+            last += 1
+        members = runs[first:last]
+        whole, masked, numbers = _pages(members, page_size)
+        lists += [whole, masked, numbers.reshape(-1)]
+        places = (length, len(whole), length + len(whole), len(masked))
+        length += len(whole) + len(masked)
+        most = max(most, len(whole) + len(masked))
+        begin = row
+        for run in members:
+            end = row + len(run.slots)
+            own_end = run.own_start + len(run.slots)
+            limits[row:end] = np.arange(run.own_start, own_end) if run.causal else own_end - 1
+            starts[row:end] = length
+            length += len(masked)
+            row = end
+        tiles.append(_cut(begin, row, tile_queries, places))
+        first = last
+    tiles.append(_cut(row, num_tokens, tile_queries, (0, 0, 0, 0)))
+    found = np.concatenate(tiles)
+    missing = max(0, num_tiles - len(found))
+    return Tables(
+        tiles=np.pad(found, ((0, missing), (0, 0))),
+        limits=limits,
+        starts=starts,
+        lists=np.concatenate([*lists, np.zeros(1, dtype=np.int32)]),
+        tile_queries=tile_queries,
+        most_pages=most,
+    )
+
+
+def largest_group(runs: Sequence[Run]) -> int:
+    """Queries of the session that has the most."""
+    return max(_sizes(runs).values())
+
+
+def num_tiles(runs: Sequence[Run], tile_queries: int, num_tokens: int) -> int:
+    """How many tiles `tables` makes of these runs."""
+    sizes = list(_sizes(runs).values())
+    return sum(-(-size // tile_queries) for size in (*sizes, num_tokens - sum(sizes)))
+
+
+def _sizes(runs: Sequence[Run]) -> dict[int, int]:
+    sizes: dict[int, int] = {}
+    for run in runs:
+        sizes[run.group] = sizes.get(run.group, 0) + len(run.slots)
+    return sizes
+
+
+def num_splits(programs: int, blocks: int, tokens: int, multiprocessors: int) -> int:
+    """Over how many programs the pages of a tile are shared out: a power of two, so that shapes
+    recur. Enough that `programs` times it gives every multiprocessor two, but at least two blocks
+    for each, and no more partial results than 4096 tokens' worth."""
+    splits = 1
+    while (
+        splits < MAX_SPLITS
+        and programs * splits < 2 * multiprocessors
+        and 4 * splits <= blocks
+        and 2 * splits * tokens <= 4096
+    ):
+        splits *= 2
+    return splits
+
+
+def _pages(runs: Sequence[Run], page_size: int) -> tuple[Ints, Ints, Ints]:
+    """A session's pages seen whole by all of its runs, the others, and the runs' numbers of those
+    [runs, masked]."""
+    found = [_of_run(run, page_size) for run in runs]
+    if len(found) == 1:
+        pages, numbers = found[0][0], found[0][1][None]
+    else:
+        pages, where = np.unique(np.concatenate([each for each, _ in found]), return_inverse=True)
+        numbers = np.zeros((len(runs), len(pages)), dtype=np.int32)
+        of = np.repeat(np.arange(len(runs)), [len(each) for each, _ in found])
+        numbers[of, where] = np.concatenate([each for _, each in found])
+    whole = (numbers == page_size).all(axis=0)
+    return pages[whole], pages[~whole], numbers[:, ~whole]
+
+
+def _of_run(run: Run, page_size: int) -> tuple[Ints, Ints]:
+    pages: list[int] = []
+    numbers: list[int] = []
+    for segment in run.seen:
+        filled, rest = divmod(segment.num_tokens, page_size)
+        pages += segment.pages[: filled + (rest > 0)]
+        numbers += [page_size] * filled
+        if rest:
+            numbers.append(rest)
+    own = -(-(run.own_start + len(run.slots)) // page_size)
+    pages += run.own_pages[:own]
+    numbers += range(-1, -1 - own * page_size, -page_size)
+    return np.array(pages, dtype=np.int32), np.array(numbers, dtype=np.int32)
+
+
+def _cut(begin: int, end: int, size: int, places: tuple[int, int, int, int]) -> Ints:
+    firsts = np.arange(begin, end, size, dtype=np.int32)
+    found = np.empty((len(firsts), TILE_FIELDS), dtype=np.int32)
+    found[:, 0] = firsts
+    found[:, 1] = np.minimum(size, end - firsts)
+    found[:, 2:] = places
+    return found
