@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.util
 import logging
 import os
 
@@ -40,6 +41,7 @@ def assemble(
 ) -> Engine:
     """An engine for a model that is already loaded."""
     _keep_freed_memory()
+    _check_attention(config.attention, device)
     page_bytes = KVStore(  # one page that takes no memory tells what each will cost
         model.decoder.config,
         config.kv_dtype,
@@ -85,6 +87,8 @@ def assemble(
         dtype=dtype,
         device=device,
         kv_dtype=config.kv_dtype,
+        attention=config.attention,
+        step_tokens=max(step.tokens, step.question_tokens),
     )
     cache = KVCache(num_pages, config.page_size)
     engine = Engine(EngineCore(model, runner, cache, step, limits))
@@ -106,6 +110,16 @@ def _tell(engine: Engine, config: WorkerConfig) -> None:
     metrics.QUESTIONS.labels("running").set_function(lambda: engine.num_running)
     metrics.QUESTIONS.labels("waiting").set_function(lambda: engine.num_waiting)
     metrics.KV_PAGES_PROMISED.set_function(lambda: engine.core.cache.pool.num_reserved)
+
+
+def _check_attention(attention: str, device: torch.device) -> None:
+    if attention != "block":
+        return
+    setting = f"WORKER_ATTENTION={attention!r}"
+    if importlib.util.find_spec("triton") is None:
+        raise ConfigError(f"{setting} needs triton, which is not installed")
+    if device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
+        raise ConfigError(f"{setting} needs a GPU; the device is {device}")
 
 
 def _keep_freed_memory() -> None:

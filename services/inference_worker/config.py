@@ -47,6 +47,13 @@ class WorkerConfig(ServiceConfig):
         "the nearer. Steps take longer on CPUs.",
         choices=("auto", "int8", "fp8"),
     )
+    attention: str = setting(
+        "auto",
+        "`block`: a kernel reads keys and values where they lie in the pool; needs a GPU and "
+        "Triton. `gather`: they are copied together first. auto: block where the device is CUDA "
+        "and Triton is installed, which comes with torch's CUDA builds.",
+        choices=("auto", "gather", "block"),
+    )
     kv_memory_bytes: int | None = setting(
         None, "Bytes of the KV pool; empty: free memory × kv_fraction.", minimum=1
     )

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -186,7 +187,7 @@ class EngineCore:
             if session_id is not None:
                 runs.append(self._branch_run(groups[session_id], job, count))
                 owners.append(job)
-        outputs = self._execute(runs)
+        outputs = self._execute(runs, self._waiting_pictures())
         self.cache.end_step()
         now_s = self._clock()
         for owner, output in zip(owners, outputs, strict=True):
@@ -196,10 +197,10 @@ class EngineCore:
                 self._acknowledge(*owner, output, started_s, now_s)
         self._observe(plan, now_s - started_s, now_s)
 
-    def _execute(self, runs: list[Run]) -> list[RunOutput | Exception | None]:
+    def _execute(self, runs: list[Run], ahead: list[Picture]) -> list[RunOutput | Exception | None]:
         """Run a step; if it raises, run each part alone so that one failure hurts one caller."""
         try:
-            return list(self.runner.execute(runs))
+            return list(self.runner.execute(runs, ahead))
         except Exception:
             metrics.STEP_FAILURES.labels("batch").inc()
             log.exception("step failed; running its parts alone", extra={"runs": len(runs)})
@@ -232,9 +233,7 @@ class EngineCore:
         )
         horizon = max(self.model.spec.position_horizon, least)
         session.rebase_due |= session.trunk.cursor + layout.segment_advance >= horizon
-        pixels = [frame.pixels for frame in tubelet]
-        pixels += pixels[-1:] * (self.model.spec.tubelet - len(pixels))
-        session.picture = self._picture(session.picture, Picture(layout, pixels))
+        session.picture = self._picture(session.picture, self._new_picture(tubelet))
         return Run(
             group=group,
             seen=session.trunk.resident()[:-1],
@@ -246,6 +245,30 @@ class EngineCore:
             picture=session.picture,
             causal=self.model.spec.causal_segments,
         )
+
+    def _new_picture(self, tubelet: list[FrameJob]) -> Picture:
+        """Of a whole tubelet, or of one that is completed by repeating its last frame. The same
+        again if it was made when the tubelet waited."""
+        pixels = [frame.pixels for frame in tubelet]
+        pixels += pixels[-1:] * (self.model.spec.tubelet - len(pixels))
+        waited = tubelet[0].picture
+        if waited is not None and all(a is b for a, b in zip(waited.pixels, pixels, strict=True)):
+            return waited  # type: ignore[no-any-return]
+        return Picture(tubelet[0].layout, pixels)
+
+    def _waiting_pictures(self) -> list[Picture]:
+        """The next whole tubelet of every session that has one left, for a device that can encode
+        them while this step's decoder runs. Not where some might turn out not to be needed."""
+        if not self.runner.overlaps or self.limits.reuse_below:
+            return []
+        size = self.model.spec.tubelet
+        pictures = []
+        for session in self.sessions.values():
+            tubelet = list(islice(session.frames, size))
+            if len(tubelet) == size and not tubelet[0].interpolated:
+                tubelet[0].picture = self._new_picture(tubelet)
+                pictures.append(tubelet[0].picture)
+        return pictures
 
     def _picture(self, last: Picture | None, new: Picture) -> Picture:
         """`last` again where `new` hardly differs. `last` is always one that was encoded, so that
@@ -269,7 +292,8 @@ class EngineCore:
         slots = self.cache.extend(branch, count)
         tokens, job.pending = job.pending[:count], job.pending[count:]
         if job.sampling.temperature > 0 and job.generator is None:
-            job.generator = torch.Generator().manual_seed(job.sampling.seed)
+            generator = torch.Generator(self.runner.device)
+            job.generator = generator.manual_seed(job.sampling.seed)
         return Run(
             group=group,
             seen=branch.seen,

@@ -56,6 +56,11 @@ STEP_TOKENS = Histogram(
 STEP_SEGMENTS = Histogram(
     "sightline_step_segments", "Segments in one engine step.", buckets=(0, 1, 2, 4, 8, 16, 32)
 )
+DEVICE_STEPS = Counter(
+    "sightline_worker_device_steps_total",
+    "Steps on a GPU with block tables: replayed from a graph, captured into one, or eager.",
+    ["how"],
+)
 SESSIONS = Gauge("sightline_worker_sessions", "Sessions that are open, parked ones included.")
 PARKED_SESSIONS = Gauge(
     "sightline_worker_parked_sessions", "Sessions whose KV pages are in host memory."

@@ -1,26 +1,43 @@
 """Tensors: the pool, one forward over a ragged step, sampling.
 
 Linear layers run on all tokens of a step flat, without padding; attention by session, see
-`paged_attention`.
+`paged_attention`, or on GPUs `block_steps`.
 """
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from services.inference_worker.graphs import Graphs, cuda_recorder
 from services.inference_worker.kv_store import KVStore
 from services.inference_worker.model.decoder import Deep
-from services.inference_worker.model.family import Encoded, StreamingModel
-from services.inference_worker.model.layout import VISION, FrameLayout
+from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.layout import VISION
 from services.inference_worker.paged_attention import PagedAttention
 from services.inference_worker.scheduler import Sampling
 from services.inference_worker.step import Picture, Run, RunOutput, rounded
+from services.inference_worker.upload import upload
+from services.inference_worker.vision import Vision
+
+if TYPE_CHECKING:  # it needs triton
+    from services.inference_worker.block_steps import BlockSteps
+
+log = logging.getLogger(__name__)
 
 
 class Runner:
     """Owns the model and the KV tensors, kept as `kv_dtype` says (see `KVStore`). Only the device
-    thread calls it."""
+    thread calls it.
+
+    attention: "gather", or "block", which reads the pages where they lie and needs triton; "auto":
+    block where the device is CUDA and triton works. step_tokens: of most steps (see `BlockSteps`).
+    """
 
     def __init__(
         self,
@@ -31,6 +48,8 @@ class Runner:
         dtype: torch.dtype,
         device: torch.device,
         kv_dtype: str = "auto",
+        attention: str = "auto",
+        step_tokens: int = 1024,
     ) -> None:
         self.model = model
         self.page_size = page_size
@@ -44,12 +63,65 @@ class Runner:
             dtype=dtype,
             device=device,
         )
+        self.vision = Vision(model, device)
+        self.blocks = self._block_steps(attention, step_tokens)
+
+    @property
+    def attention(self) -> str:
+        return "gather" if self.blocks is None else "block"
+
+    def _block_steps(self, attention: str, step_tokens: int) -> "BlockSteps | None":
+        cuda = self.device.type == "cuda"
+        if attention == "gather" or (attention == "auto" and not cuda):
+            return None
+        if attention == "auto" and importlib.util.find_spec("triton") is None:
+            log.warning("no triton: attention gathers keys and values, which takes longer")
+            return None
+        from services.inference_worker.block_steps import BlockSteps
+
+        return BlockSteps(
+            self.model,
+            self.store,
+            self.vision,
+            dtype=self.dtype,
+            graphs=Graphs(cuda_recorder(self.device)) if cuda else None,
+            most_tokens=step_tokens,
+        )
 
     @torch.inference_mode()
-    def execute(self, runs: list[Run]) -> list[RunOutput | None]:
-        """Run one step. Returns an output for each run that wants one, in order."""
+    def execute(self, runs: list[Run], ahead: Sequence[Picture] = ()) -> list[RunOutput | None]:
+        """Run one step. Returns an output for each run that wants one, in order, when the device
+        is done.
+
+        ahead: pictures that no run needs yet, to be encoded while the decoder runs. Only where
+        `overlaps` is true.
+        """
         order = sorted(range(len(runs)), key=lambda n: runs[n].group)
         ordered = [runs[n] for n in order]
+        ends = np.cumsum([len(run.slots) for run in ordered])
+        wanting = [n for n, run in enumerate(ordered) if run.want_output]
+        last = [int(ends[n]) - 1 for n in wanting]
+        if self.blocks is not None:
+            hidden: Tensor = self.blocks.forward(ordered, last, ahead)
+        else:
+            hidden = self._forward(ordered, last)
+        outputs: list[RunOutput | None] = [None] * len(runs)
+        if wanting:
+            logits = self.model.decoder.logits(hidden).float()
+            sampled = self._sample(logits[: len(wanting)], [ordered[n] for n in wanting])
+            for n, output in zip(wanting, sampled, strict=True):
+                outputs[order[n]] = output
+        elif self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()  # else it is only queued
+        return outputs
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether pictures can be encoded while a decoder runs."""
+        return self.blocks is not None and self.vision.stream is not None
+
+    def _forward(self, ordered: list[Run], last: list[int]) -> Tensor:
+        """Hidden states [rounded, hidden] of the rows `last` of runs in the order of groups."""
         hidden, deep = self._embed(ordered)
         # Padding rows write to the null page, which every mask hides.
         padding = rounded(len(hidden)) - len(hidden)
@@ -60,19 +132,9 @@ class Runner:
         slots = torch.tensor(targets, device=self.device)
         self.store.clear(_begun(ordered, self.page_size))
         attend = PagedAttention(self.store, slots, ordered)
-        hidden = self.model.decoder(hidden, positions, attend, deep)
-        outputs: list[RunOutput | None] = [None] * len(runs)
-        ends = np.cumsum([len(run.slots) for run in ordered])
-        wanting = [n for n, run in enumerate(ordered) if run.want_output]
-        if wanting:
-            last = [int(ends[n]) - 1 for n in wanting]
-            last += [0] * (rounded(len(last)) - len(last))
-            rows = torch.tensor(last, device=self.device)
-            logits = self.model.decoder.logits(hidden.index_select(0, rows)).float()
-            sampled = self._sample(logits[: len(wanting)], [ordered[n] for n in wanting])
-            for n, output in zip(wanting, sampled, strict=True):
-                outputs[order[n]] = output
-        return outputs
+        normed: Tensor = self.model.decoder(hidden, positions, attend, deep)
+        last = last + [0] * (rounded(len(last)) - len(last))
+        return normed.index_select(0, torch.tensor(last, device=self.device))
 
     def _embed(self, runs: list[Run]) -> tuple[Tensor, Deep | None]:
         """Embeddings [tokens, hidden] of all new tokens, flat, in the order of `runs`, and what the
@@ -81,8 +143,8 @@ class Runner:
         pictures = [run.picture for run in runs if run.picture is not None]
         if not pictures:
             return self.model.decoder.embedding(torch.tensor(words, device=self.device)), None
-        self._encode([picture for picture in pictures if picture.encoded is None])
-        encoded = [picture.encoded for picture in pictures if picture.encoded is not None]
+        self.vision.encode(pictures)
+        encoded = self.vision.await_(pictures)
         seen = torch.cat([each.tokens for each in encoded]).to(self.dtype)
         ids = np.array(words)
         places = torch.as_tensor(np.flatnonzero(ids == VISION), device=self.device)
@@ -96,38 +158,19 @@ class Runner:
         added = [torch.cat(layer).to(self.dtype) for layer in layers]
         return hidden, Deep(places, added) if added else None
 
-    def _encode(self, pictures: list[Picture]) -> None:
-        """Run the encoder once for all pictures of one size."""
-        sizes: dict[FrameLayout, list[Picture]] = {}
-        for picture in dict.fromkeys(pictures):
-            sizes.setdefault(picture.layout, []).append(picture)
-        for layout, members in sizes.items():
-            tubelet = self.model.spec.tubelet
-            count = rounded(len(members))
-            raw = bytearray(b"".join(frame for each in members for frame in each.pixels))
-            raw += bytes(layout.frame_bytes * tubelet * (count - len(members)))
-            pixels = torch.frombuffer(raw, dtype=torch.uint8).to(self.device)
-            pixels = pixels.view(count, tubelet, layout.height, layout.width, 3)
-            encoded = self.model.encode(pixels)
-            for n, picture in enumerate(members):
-                # Copies: a picture that is kept for reuse must not keep its neighbours.
-                deep = tuple(layer[n].clone() for layer in encoded.deep)
-                picture.encoded = Encoded(encoded.tokens[n].clone(), deep)
-
     def _sample(self, logits: Tensor, runs: list[Run]) -> list[RunOutput]:
-        """One synchronisation for the whole step, but for runs that roll dice."""
+        """One synchronisation for the whole step, dice included."""
         answers = torch.stack((logits[:, self.model.yes_token], logits[:, self.model.no_token]), -1)
         scores = torch.softmax(answers, dim=-1)[:, 0]
         finite = torch.isfinite(logits).all(dim=-1)
         for n, run in enumerate(runs):
             if run.sampling.repetition_penalty != 1.0:
-                _penalise(logits[n], run.said, run.sampling.repetition_penalty)
+                (said,) = upload([np.unique(np.array(run.said, dtype=np.int64))], self.device)
+                _penalise(logits[n], said, run.sampling.repetition_penalty)
         choice = logits.argmax(dim=-1)
         for n, run in enumerate(runs):
             if run.sampling.temperature > 0 and run.generator is not None:
-                weights = _weights(logits[n].cpu(), run.sampling)
-                if torch.isfinite(weights).all():
-                    choice[n] = torch.multinomial(weights, 1, generator=run.generator)[0]
+                choice[n] = _drawn(_weights(logits[n], run.sampling), run.generator)
         rows = torch.stack((choice.double(), scores.double(), finite.double()), dim=-1).tolist()
         return [RunOutput(int(token), score, bool(good)) for token, score, good in rows]
 
@@ -157,9 +200,8 @@ def _begun(runs: list[Run], page_size: int) -> list[int]:
     return begun
 
 
-def _penalise(logits: Tensor, said: list[int], penalty: float) -> None:
-    """Make the tokens in `said` less likely, in place."""
-    tokens = torch.tensor(sorted(set(said)), device=logits.device)
+def _penalise(logits: Tensor, tokens: Tensor, penalty: float) -> None:
+    """Make these tokens less likely, in place."""
     scores = logits.index_select(0, tokens)
     logits.index_copy_(0, tokens, torch.where(scores < 0, scores * penalty, scores / penalty))
 
@@ -170,5 +212,11 @@ def _weights(logits: Tensor, sampling: Sampling) -> Tensor:
     if sampling.top_p < 1.0:
         ordered, tokens = weights.sort(descending=True)
         before = ordered.cumsum(-1) - ordered  # the likeliest always stays
-        weights[tokens[before >= sampling.top_p]] = 0.0
+        weights.scatter_(0, tokens, ordered.masked_fill(before >= sampling.top_p, 0.0))
     return weights
+
+
+def _drawn(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """One draw: the first of exponential clocks to ring, as in torch.multinomial, which would ask
+    the device whether the weights are numbers. Where they are not, the step says so anyway."""
+    return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax()

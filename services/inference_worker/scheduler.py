@@ -41,7 +41,8 @@ class FrameReceipt:
 @dataclass(slots=True, eq=False)
 class FrameJob:
     """One frame at the engine. `arrived_s` is monotonic; `done` is called from the device thread
-    with a receipt, or with the error that ended its session."""
+    with a receipt, or with the error that ended its session. `picture`: the runner's, of the
+    tubelet that begins with this frame, if it was made before its step."""
 
     pixels: bytes
     layout: FrameLayout
@@ -51,6 +52,7 @@ class FrameJob:
     done: Callable[[FrameReceipt | Exception], None]
     interpolated: bool = False
     replayed: bool = False
+    picture: Any = None
 
 
 @dataclass(frozen=True, slots=True)

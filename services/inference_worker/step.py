@@ -1,6 +1,7 @@
 """What a step is made of: runs of new tokens, and what comes of them."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -15,11 +16,13 @@ class Picture:
     """One tubelet: its frames' pixels and, once a step has run, what the encoder made of them.
 
     Segments may share one. `encoded`: tokens [vision_tokens, hidden], and deep ones likewise.
+    `ready`: on CUDA, the event after which they may be read on another stream than the encoder's.
     """
 
     layout: FrameLayout
     pixels: list[bytes]
     encoded: Encoded | None = None
+    ready: Any = None
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +63,7 @@ def rounded(count: int) -> int:
     """The next size that a batch is padded to: 1, 2, 3, 4, 6, 8, 12, 16, then multiples of 16.
 
     CPU kernels are generated for every new shape, which costs a millisecond and half a megabyte
-    each time; ragged steps would meet new shapes for ever.
+    each time; ragged steps would meet new shapes for ever. A GPU records a graph for each.
     """
     if count > 16:
         return -(-count // 16) * 16

@@ -1,6 +1,7 @@
-"""The block-table kernels, interpreted on the CPU, against dense attention in float64.
-The interpreter cannot multiply bfloat16."""
+"""The block-table kernels, interpreted on the CPU, against dense attention in float64, and an
+engine that runs on them against one that gathers. The interpreter cannot multiply bfloat16."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from services.inference_worker.kv_cache import Segment
 from services.inference_worker.kv_store import EightBitPages, KVStore, Pages
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.step import Run
+from tests.unit.tiny import Bench, random_picture, reference_logits, tiny_model
 
 triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
 if not triton.knobs.runtime.interpret:
@@ -27,6 +29,7 @@ from services.inference_worker.block_attention import (  # noqa: E402
 )
 
 CPU = torch.device("cpu")
+QUESTION = [1, 10, 11, 12, 7]
 
 
 @dataclass(slots=True)
@@ -316,3 +319,79 @@ def test_a_kernel_that_saw_too_much_would_be_noticed() -> None:
     off = replace(right, limits=right.limits - 1)
     other = attend(store.keys[0], store.values[0], queries, off)
     assert not torch.allclose(out, other, atol=1e-3, equal_nan=True)
+
+
+# The engine
+
+
+def shown(bench: Bench, number: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    bench.open("s")
+    pictures = [random_picture(rng) for _ in range(number)]
+    for index, picture in enumerate(pictures):
+        bench.push("s", picture, index)
+    bench.run()
+    return pictures
+
+
+def test_an_engine_on_block_tables_equals_a_masked_dense_forward() -> None:
+    """A and B: before an eviction and after it, in every token of an answer."""
+    for frames in (2, 5):
+        model = tiny_model(window=3)
+        bench = Bench(model, page_size=3, attention="block")
+        assert bench.runner.attention == "block"
+        pictures = shown(bench, frames)
+        recorder = bench.ask("s", QUESTION, max_tokens=3)
+        bench.run()
+        expected = reference_logits(model, pictures, 3, QUESTION + recorder.tokens)
+        for n, logits in enumerate(bench.runner.logits):
+            assert torch.allclose(logits, expected[len(QUESTION) - 1 + n], atol=1e-4)
+        bench.cache.check_integrity()
+
+
+@pytest.mark.parametrize("kind", ["auto", "int8"])
+def test_sessions_that_share_steps_get_what_gathering_gives(kind: str) -> None:
+    """D: several sessions, bursts, several questions about one, prompts cut into parts."""
+
+    def play(attention: str) -> list[torch.Tensor]:
+        bench = Bench(tiny_model(window=3), attention=attention, kv_dtype=kind, burst=2, prefill=3)
+        rng = np.random.default_rng(2)
+        for name in ("a", "b"):
+            bench.open(name)
+            for number in range(4 if name == "a" else 1):
+                bench.push(name, random_picture(rng), number)
+        bench.run()
+        for name in ("a", "a", "b"):
+            bench.ask(name, QUESTION, max_tokens=2)
+        bench.run()
+        bench.cache.check_integrity()
+        return bench.runner.logits
+
+    gathered, ours = play("gather"), play("block")
+    assert len(gathered) == len(ours) > 4
+    for plain, logits in zip(gathered, ours, strict=True):
+        assert torch.allclose(plain, logits, atol=1e-4 if kind == "auto" else 0.05)
+
+
+@pytest.mark.parametrize("window", [2])
+def test_recorded_steps_equal_those_that_are_launched(window: int) -> None:
+    """What CUDA would replay is run again here: it may read nothing but the static inputs."""
+    from services.inference_worker.graphs import Graphs
+
+    recorded: list[Callable[[], None]] = []
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        recorded.append(work)
+        return work
+
+    logits = []
+    for graphs in (None, Graphs(record)):
+        bench = Bench(tiny_model(window=window), attention="block")
+        assert bench.runner.blocks is not None
+        bench.runner.blocks.graphs = graphs
+        shown(bench, 4)
+        bench.ask("s", QUESTION, max_tokens=3)
+        bench.run()
+        logits.append(torch.stack(bench.runner.logits))
+    assert recorded
+    assert torch.allclose(*logits, atol=1e-6)

@@ -131,6 +131,7 @@ class Bench:
         frame_queue: int = 64,
         dtype: torch.dtype = torch.float32,
         kv_dtype: str = "auto",
+        attention: str = "auto",
         reuse_below: float = 0.0,
         park_after_s: float = 0.0,
         clock: Callable[[], float] = lambda: 0.0,
@@ -143,6 +144,7 @@ class Bench:
             dtype=dtype,
             device=torch.device("cpu"),
             kv_dtype=kv_dtype,
+            attention=attention,
         )
         self.cache = KVCache(num_pages, page_size)
         self.core = EngineCore(
