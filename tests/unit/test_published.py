@@ -460,3 +460,24 @@ def test_rotation_in_the_reference_is_the_engines(pair: Pair) -> None:
     positions = torch.randint(0, 50, (4, 3))
     turned = UnrotatedKeys(omega, 1)._turn(keys.double(), positions)
     assert torch.allclose(turned.float(), rotate(keys, *angles(omega, positions)), atol=1e-5)
+
+
+def test_towers_that_attend_by_spans_see_the_same(pair: Pair) -> None:
+    """As they do on GPUs: in windows that are whole or cut by the edge, and one picture or more."""
+    plain = pair.ours
+    if not plain.size_factor:
+        pytest.skip("one picture is one sequence of this tower")
+    ours = copy.deepcopy(plain)
+    ours._grids.clear()  # type: ignore[attr-defined]
+    ours.use_spans()
+    rng = np.random.default_rng(8)
+    for columns, rows, number in ((4, 4, 3), (5, 3, 2), (1, 1, 1), (7, 6, 1)):
+        width, height = size_of(pair, columns, rows)
+        shape = (number, plain.tubelet, height, width, 3)
+        frames = torch.tensor(rng.integers(0, 256, shape, dtype=np.uint8))
+        with torch.inference_mode():
+            once, again, expected = ours.encode(frames), ours.encode(frames), plain.encode(frames)
+        assert torch.allclose(once.tokens, expected.tokens, atol=1e-4)
+        assert torch.equal(once.tokens, again.tokens)
+        for layer, deep in zip(once.deep, expected.deep, strict=True):
+            assert torch.allclose(layer, deep, atol=1e-4)

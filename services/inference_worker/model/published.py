@@ -6,7 +6,7 @@ writes around a picture. The tower is transformers' own; the decoder is ours.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -155,6 +155,22 @@ class PublishedModel(nn.Module, ABC):
         frame_pixels: int,
     ) -> Self:
         """Read a folder. Raises ModelError for whatever does not fit."""
+        model = cls.on_meta(folder, name=name, device=device, frame_pixels=frame_pixels)
+        checkpoint = Checkpoint(folder)
+        tied = model.config.tie_word_embeddings
+        checkpoint.load(
+            model,
+            model.places(checkpoint),
+            dtype=dtype,
+            device=device,
+            unused=frozenset({"lm_head.weight"}) if tied else frozenset(),
+        )
+        return model.finished(device)
+
+    @classmethod
+    def on_meta(cls, folder: Path, *, name: str, device: torch.device, frame_pixels: int) -> Self:
+        """Everything of a folder but its weights: parameters have no memory yet. Whoever gives
+        them some calls `finished` then."""
         try:
             config = AutoConfig.from_pretrained(folder)
             preprocessor = _preprocessor(folder)
@@ -164,18 +180,20 @@ class PublishedModel(nn.Module, ABC):
         with torch.device("meta"):
             model = cls(config, chat, preprocessor, name, frame_pixels)
         _restore_buffers(model.tower, device)
-        checkpoint = Checkpoint(folder)
         del model.decoder.omega  # computed, not stored
-        checkpoint.load(
-            model,
-            model.places(checkpoint),
-            dtype=dtype,
-            device=device,
-            unused=frozenset({"lm_head.weight"}) if config.tie_word_embeddings else frozenset(),
-        )
-        omega = cls.omega(config).to(dtype=torch.float32, device=device)
-        model.decoder.omega = nn.Parameter(omega, requires_grad=False)
-        return model.eval()
+        return model
+
+    def finished(self, device: torch.device) -> Self:
+        """Ready to run, once every parameter has its values."""
+        omega = self.omega(self.config).to(dtype=torch.float32, device=device)
+        self.decoder.omega = nn.Parameter(omega, requires_grad=False)
+        if device.type == "cuda":
+            self.use_spans()
+        return self.eval()
+
+    def use_spans(self) -> None:
+        """Let the tower attend in as few launches as it can, where launches are what takes time."""
+        return
 
     def places(self, checkpoint: Checkpoint) -> dict[str, Place]:
         """Where each tensor of a checkpoint goes."""
@@ -202,15 +220,23 @@ def inverse_frequencies(text_config: Any, head_dim: int) -> Tensor:
 
 def normalised(frames: Tensor, preprocessor: dict[str, Any], dtype: torch.dtype) -> Tensor:
     """[…, height, width, 3] uint8 → […, 3, height, width], as the preprocessor's file says."""
-    mean, std = _channels(preprocessor, "image_mean"), _channels(preprocessor, "image_std")
+    mean, std = (_channels(preprocessor, name) for name in ("image_mean", "image_std"))
     scale = float(preprocessor.get("rescale_factor", 1 / 255))
-    shift = torch.tensor(mean, device=frames.device) / scale
-    width = torch.tensor(std, device=frames.device) / scale
+    shift, width = _scaled(mean, std, scale, frames.device)
     return ((frames.to(torch.float32) - shift) / width).movedim(-1, -3).to(dtype)
 
 
-def _channels(preprocessor: dict[str, Any], key: str) -> Sequence[float]:
-    return [float(value) for value in preprocessor.get(key, (0.5, 0.5, 0.5))]
+@lru_cache(maxsize=16)
+def _scaled(
+    mean: tuple[float, ...], std: tuple[float, ...], scale: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """On the device once: sending them with every picture would be waited for."""
+    with torch.inference_mode(False):  # tuning may be who uses them next
+        return torch.tensor(mean, device=device) / scale, torch.tensor(std, device=device) / scale
+
+
+def _channels(preprocessor: dict[str, Any], key: str) -> tuple[float, ...]:
+    return tuple(float(value) for value in preprocessor.get(key, (0.5, 0.5, 0.5)))
 
 
 def _preprocessor(folder: Path) -> dict[str, Any]:

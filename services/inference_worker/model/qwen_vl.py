@@ -9,6 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.vision_utils import (
+    get_vision_cu_seqlens,
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+    get_vision_window_index,
+)
 
 from services.inference_worker.model.family import Encoded
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
@@ -18,7 +24,11 @@ from services.inference_worker.model.published import (
     inverse_frequencies,
     normalised,
 )
+from services.inference_worker.model.spans import NAME as SPANS
+from services.inference_worker.model.spans import Spans, use_spans
 from sightline.errors import InvalidArgumentError
+
+MOST_GRIDS = 64  # batches × sizes of pictures
 
 
 class Qwen2VL(PublishedModel):
@@ -29,6 +39,10 @@ class Qwen2VL(PublishedModel):
     tower_prefixes = ("visual.", "model.visual.")
     tubelet = 2
     preferred_fps = 2.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._grids: dict[tuple[int, int, int, torch.device], dict[str, Any]] = {}
 
     @property
     def size_factor(self) -> int:
@@ -95,12 +109,55 @@ class Qwen2VL(PublishedModel):
             tubelets, depth, 3, rows // merge, merge, patch, columns // merge, merge, patch
         )
         patches = pixels.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(tubelets * rows * columns, -1)
-        grid = torch.tensor([[1, rows, columns]] * tubelets, device=frames.device)
-        seen = self.tower(patches, grid_thw=grid)
+        seen = self.tower(patches, **self._of_grid(tubelets, rows, columns, frames.device))
         deep = tuple(
             layer.unflatten(0, (tubelets, -1)) for layer in getattr(seen, "deepstack_features", ())
         )
         return Encoded(seen.pooler_output.unflatten(0, (tubelets, -1)), deep)
+
+    def use_spans(self) -> None:
+        use_spans(self.tower, self.windowed)
+
+    @property
+    def windowed(self) -> list[int]:
+        """Blocks of the tower that attend within windows of a picture."""
+        return []
+
+    def _of_grid(
+        self, tubelets: int, rows: int, columns: int, device: torch.device
+    ) -> dict[str, Any]:
+        """What the tower makes of a batch's grid, made once for each: it would ask the device for
+        it every time, and wait. The lengths of its spans stay on the host, where it wants them."""
+        key = (tubelets, rows, columns, device)
+        if key not in self._grids:
+            if len(self._grids) >= MOST_GRIDS:
+                self._grids.clear()
+            with torch.inference_mode(False):  # tuning may be who uses them next
+                self._grids[key] = self._new_grid(tubelets, rows, columns, device)
+        return self._grids[key]
+
+    def _new_grid(
+        self, tubelets: int, rows: int, columns: int, device: torch.device
+    ) -> dict[str, Any]:
+        grid = torch.tensor([[1, rows, columns]] * tubelets)
+        found = {"grid_thw": grid, **self._grid_arguments(grid)}
+        spans = {name: each for name, each in found.items() if name.startswith("cu_")}
+        found = {name: each.to(device) for name, each in found.items()} | spans
+        tower: Any = self.tower
+        if tower.config._attn_implementation != SPANS:
+            return found
+        whole = spans["cu_seqlens"]
+        windows = spans.get("cu_window_seqlens", whole)
+        known = [Spans(each.diff().tolist(), device) for each in (whole, windows)]
+        one = {name: each[[0, -1]] for name, each in spans.items()}
+        return found | one | {"spans": known}
+
+    def _grid_arguments(self, grid: Tensor) -> dict[str, Tensor]:
+        merge = self.config.vision_config.spatial_merge_size
+        return {
+            "position_ids": get_vision_position_ids(grid, merge),
+            "cu_seqlens": get_vision_cu_seqlens(grid),
+        }
 
     @staticmethod
     def make_tower(config: Any) -> nn.Module:
@@ -130,6 +187,22 @@ class Qwen25VL(Qwen2VL):
     """Qwen2.5-VL: another tower, with windowed attention. A tubelet that has a vision span of its
     own is at no distance in time from itself, so its absolute-time positions are those above."""
 
+    @property
+    def windowed(self) -> list[int]:
+        vision = self.config.vision_config
+        return [n for n in range(vision.depth) if n not in vision.fullatt_block_indexes]
+
+    def _grid_arguments(self, grid: Tensor) -> dict[str, Tensor]:
+        vision = self.config.vision_config
+        index, lengths = get_vision_window_index(
+            grid,
+            spatial_merge_size=vision.spatial_merge_size,
+            window_size=vision.window_size,
+            patch_size=vision.patch_size,
+        )
+        arguments = super()._grid_arguments(grid)
+        return arguments | {"window_index": index, "cu_window_seqlens": lengths}
+
     @staticmethod
     def make_tower(config: Any) -> nn.Module:
         from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
@@ -145,6 +218,19 @@ class Qwen3VL(Qwen2VL):
 
     def timestamp(self, seconds: float) -> list[int]:
         return self.chat.tokens(f"<{min(seconds, LATEST_S):.1f} seconds>")
+
+    def _grid_arguments(self, grid: Tensor) -> dict[str, Tensor]:
+        vision = self.config.vision_config
+        tower: Any = self.tower
+        indices, weights = get_vision_interpolation_indices_and_weights(
+            grid,
+            num_grid_per_side=tower.num_grid_per_side,
+            mode=tower.interpolation_mode,
+            align_corners=tower.interpolation_align_corners,
+            spatial_merge_size=vision.spatial_merge_size,
+        )
+        arguments = super()._grid_arguments(grid)
+        return arguments | {"interp_indices": indices, "interp_weights": weights}
 
     @staticmethod
     def make_tower(config: Any) -> nn.Module:
