@@ -6,7 +6,7 @@ PROTOS := $(wildcard protos/sightline/v1/*.proto)
 STUBS := sightline/v1/.written
 EXTRAS := common,gateway,inference-worker,dialogue,tts,training,media,local,dev
 
-.PHONY: setup run test check proto train eval bench bench-engine docs dashboard compose-test helm-test tune tune-test help
+.PHONY: setup run test check proto train eval bench bench-engine bench-gpu docs dashboard compose-test helm-test tune tune-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -50,6 +50,9 @@ bench: setup ## measure what is promised, on this machine: tables, JSON, plots
 
 bench-engine: setup ## the engine on published families, against transformers and the floor
 	$(BIN)/python -m benchmarks engine $(ARGS)
+
+bench-gpu: setup ## models of 7 and 8 billion parameters on this machine's GPU
+	$(BIN)/python -m benchmarks gpu $(ARGS)
 
 docs: setup ## write docs/configuration.md
 	$(BIN)/python docs/configuration.py

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [engine rows flat flat-long reencode batching questions soak]`."""
+"""`python -m benchmarks [engine gpu rows flat flat-long reencode batching questions soak]`."""
 
 import argparse
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from benchmarks.report import Result, show, write
 
 BENCHMARKS = {
     "engine": "published families: frames, questions, answers, against transformers and the floor",
+    "gpu": "7 and 8 billion parameters on one GPU: the article's rows, and attention alone",
     "batching": "ten sessions in shared steps against one",
     "reencode": "streaming against reading the window again for every question",
     "flat": "step time and memory after 200 and after 20,000 frames",
@@ -22,7 +23,7 @@ BENCHMARKS = {
     "soak": "real footage by every road, then twenty loops of it",
     "rows": "the article's four rows, on the whole suite with real video",
 }
-APART = ("engine", "flat-long")  # each takes as long as all others together
+APART = ("engine", "gpu", "flat-long")  # each takes as long as all others together
 RESULTS = REPOSITORY / "benchmarks" / "results"
 QUICK_RESULTS = REPOSITORY / ".cache" / "benchmarks"
 QUIET = 0.1
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     options: dict[str, Any] = {"nargs": "*", "choices": [*BENCHMARKS, []], "metavar": "name"}
     parser.add_argument(
-        "names", help="which; without a name all but engine and flat-long", **options
+        "names", help="which; without a name all but engine, gpu and flat-long", **options
     )
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--output", type=Path, help="folder of the JSON and the plots")

@@ -233,9 +233,16 @@ _FAMILIES = {
 
 
 def write_checkpoint(
-    family: str, folder: Path, *, seed: int = 0, shards: int = 1, **overrides: Any
+    family: str,
+    folder: Path,
+    *,
+    seed: int = 0,
+    shards: int = 1,
+    weights: bool = True,
+    **overrides: Any,
 ) -> Path:
-    """Write the folder that `from_pretrained` reads, in float32, and return it.
+    """Write the folder that `from_pretrained` reads, in float32, and return it. Without `weights`
+    it holds everything else.
 
     The same seed and sizes give the same tensors. Overrides are the names in the family's `text`,
     `outer` and `pixels`, and those in `vision` with `vision_` before them: `hidden_size=1024,
@@ -262,19 +269,26 @@ def write_checkpoint(
     config = getattr(transformers, f"{kind.classes}Config")(
         **configure(kind, text, vision, tokenizer), **outer
     )
-    model = getattr(transformers, f"{kind.classes}ForConditionalGeneration")(config)
-    _draw(model, seed)
     ends = [tokenizer.token_to_id(kind.end)]
     if kind.is_qwen:
         ends.append(tokenizer.token_to_id("<|endoftext|>"))
-    model.generation_config = transformers.GenerationConfig(
+    generation = transformers.GenerationConfig(
         bos_token_id=config.text_config.bos_token_id,
         eos_token_id=ends if kind.is_qwen else ends[0],
         pad_token_id=config.text_config.pad_token_id,
     )
-    model.save_pretrained(folder, max_shard_size="1TB")
-    if shards > 1:
-        _split(folder, shards)
+    name = f"{kind.classes}ForConditionalGeneration"
+    if weights:
+        model = getattr(transformers, name)(config)
+        _draw(model, seed)
+        model.generation_config = generation
+        model.save_pretrained(folder, max_shard_size="1TB")
+        if shards > 1:
+            _split(folder, shards)
+    else:
+        config.architectures = [name]
+        config.save_pretrained(folder)
+        generation.save_pretrained(folder)
 
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(kind.template)
