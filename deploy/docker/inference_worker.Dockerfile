@@ -35,10 +35,15 @@ RUN python3 -m venv --without-pip /opt/venv \
     -r common.txt -r service.txt
 
 FROM ${BASE}
+# What attends on a GPU is compiled there when the worker starts, with a C compiler.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN if [ -z "${TORCH_INDEX}" ]; then apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*; fi
 RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin sightline
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    WORKER_HOST=0.0.0.0 WORKER_GRPC_PORT=50060 WORKER_HTTP_PORT=8080
+    TRITON_CACHE_DIR=/tmp/triton WORKER_HOST=0.0.0.0 WORKER_GRPC_PORT=50060 WORKER_HTTP_PORT=8080
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=stubs /src/sightline/v1 sightline/v1
 COPY sightline sightline

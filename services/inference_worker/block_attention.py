@@ -147,6 +147,7 @@ def attend(key_pages: Pages, value_pages: Pages, queries: Tensor, where: Where) 
         where.lists,
         dim**-0.5,
         tokens,
+        splits,
         queries.stride(0),
         queries.stride(1),
         key_pool.stride(0),
@@ -157,7 +158,7 @@ def attend(key_pages: Pages, value_pages: Pages, queries: Tensor, where: Where) 
         BLOCK_DIM=block_dim,
         ROWS=how.rows,
         SLOTS=how.slots,
-        SPLITS=splits,
+        SPLIT=splits > 1,
         KIND=_kind(key_pages),
         num_warps=how.warps,
         num_stages=how.stages,
@@ -168,10 +169,10 @@ def attend(key_pages: Pages, value_pages: Pages, queries: Tensor, where: Where) 
             norms,
             out,
             tokens,
+            splits,
             HEADS=heads,
             DIM=dim,
             BLOCK_DIM=block_dim,
-            SPLITS=splits,
             num_warps=4,
         )
     return out

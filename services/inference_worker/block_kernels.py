@@ -146,7 +146,7 @@ def _step(
     return sums, norm, higher
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "splits"])  # or steps would wait for a compiler
 def attend_kernel(
     queries,
     key_pool,
@@ -162,6 +162,7 @@ def attend_kernel(
     lists,
     scale,
     tokens,
+    splits,
     query_token,
     query_head,
     pool_head,
@@ -172,7 +173,7 @@ def attend_kernel(
     BLOCK_DIM: tl.constexpr,
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT: tl.constexpr,
     KIND: tl.constexpr,
 ):
     """A tile of queries with one KV head, over one share of the tile's pages.
@@ -218,7 +219,7 @@ def attend_kernel(
     offset = tl.arange(0, SLOTS)
     whole_blocks = tl.cdiv(whole_slots, SLOTS)
     blocks = whole_blocks + tl.cdiv(masked_slots, SLOTS)
-    share = tl.cdiv(blocks, SPLITS)
+    share = tl.cdiv(blocks, splits)
     begin = split * share
     end = tl.minimum(begin + share, blocks)
     for block in range(begin, tl.minimum(end, whole_blocks)):
@@ -275,7 +276,7 @@ def attend_kernel(
         )
 
     out_at = (token * KV_HEADS + head) * SHARING + row % SHARING
-    if SPLITS == 1:
+    if not SPLIT:
         # Padding has seen nothing and gets zeros; what is no number stays none.
         norm = tl.where(norm == 0.0, 1.0, norm)
         tl.store(
@@ -294,33 +295,33 @@ def attend_kernel(
         tl.store(partial_norms + out_at * 2 + 1, most, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "splits"])
 def join_kernel(
     partial_sums,
     partial_norms,
     out,
     tokens,
+    splits,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
-    SPLITS: tl.constexpr,
 ):
     """The shares of one query head's pages, into one."""
     at = tl.program_id(0) * HEADS + tl.program_id(1)
-    split = tl.arange(0, SPLITS)
     channel = tl.arange(0, BLOCK_DIM)
-    part = split.to(tl.int64) * tokens * HEADS + at
-    norm = tl.load(partial_norms + part * 2)
-    most = tl.load(partial_norms + part * 2 + 1)
-    highest = tl.max(most, 0)
-    base = tl.where(highest == float("-inf"), 0.0, highest)
-    weight = tl.exp2(most - base)
-    sums = tl.load(
-        partial_sums + part[:, None] * DIM + channel[None, :],
-        mask=(channel < DIM)[None, :],
-        other=0.0,
-    )
-    norm = tl.sum(norm * weight, 0)
+    sums = tl.zeros((BLOCK_DIM,), dtype=tl.float32)
+    norm = 0.0
+    most = float("-inf")
+    for split in range(splits):
+        part = split * tokens * HEADS + at
+        higher = tl.maximum(most, tl.load(partial_norms + part * 2 + 1))
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        fade = tl.exp2(most - base)
+        weight = tl.exp2(tl.load(partial_norms + part * 2 + 1) - base)
+        place = part.to(tl.int64) * DIM + channel
+        found = tl.load(partial_sums + place, mask=channel < DIM, other=0.0)
+        sums = sums * fade + found * weight
+        norm = norm * fade + tl.load(partial_norms + part * 2) * weight
+        most = higher
     norm = tl.where(norm == 0.0, 1.0, norm)
-    result = tl.sum(sums * weight[:, None], 0) / norm
-    tl.store(out + at * DIM + channel, result.to(out.dtype.element_ty), mask=channel < DIM)
+    tl.store(out + at * DIM + channel, (sums / norm).to(out.dtype.element_ty), mask=channel < DIM)

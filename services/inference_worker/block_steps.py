@@ -5,7 +5,7 @@ device; the one thing of a step that does is reading its tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from services.inference_worker.block_tables import (
     tables,
 )
 from services.inference_worker.graphs import Graphs
+from services.inference_worker.kv_cache import NULL_PAGE
 from services.inference_worker.kv_store import KVStore
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import Encoded, StreamingModel
@@ -56,6 +57,23 @@ class BlockSteps:
         self.device = store.device
         self._multiprocessors = _multiprocessors(store.device)
         self._static: _Static | None = None
+
+    @torch.inference_mode()
+    def probe(self) -> None:
+        """Attend once in every way, from and to the null page, so that all is compiled before the
+        first step. Raises what keeps the kernels from running."""
+        config = self.model.decoder.config
+        where = self._laid_out([Run(0, [], [NULL_PAGE], 0, [0], [(0, 0, 0)], [0])], [0]).where
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
+        queries = torch.zeros(1, config.num_heads, config.head_dim, **options)
+        keys = torch.zeros(1, config.num_kv_heads, config.head_dim, **options)
+        sharing = self.store.heads_per_kv_head
+        for rows in (1, 64, 128):
+            how = tiling(rows, sharing, config.head_dim, self.dtype.itemsize)
+            for splits in (1, 2):
+                way = replace(where, tiling=how, splits=splits)
+                out = BlockAttention(self.store, way)(0, queries, keys, keys)
+                assert not out.any(), "zero attended to zero"
 
     def forward(
         self, runs: Sequence[Run], last: Sequence[int], ahead: Sequence[Picture] = ()
@@ -94,7 +112,7 @@ class BlockSteps:
         config = self.model.decoder.config
         words = np.array([token for run in runs for token in run.tokens], dtype=np.int64)
         tokens = rounded(len(words))
-        sharing = config.num_heads // config.num_kv_heads
+        sharing = self.store.heads_per_kv_head
         rows = sharing * largest_group(runs)
         how = tiling(rows, sharing, config.head_dim, self.dtype.itemsize)
         tiles = rounded(num_tiles(runs, how.rows // sharing, tokens))

@@ -79,7 +79,7 @@ class Runner:
             return None
         from services.inference_worker.block_steps import BlockSteps
 
-        return BlockSteps(
+        blocks = BlockSteps(
             self.model,
             self.store,
             self.vision,
@@ -87,6 +87,16 @@ class Runner:
             graphs=Graphs(cuda_recorder(self.device)) if cuda else None,
             most_tokens=step_tokens,
         )
+        try:
+            if cuda:
+                self._use_device()
+                blocks.probe()
+        except Exception:  # no C compiler, an old driver, another kind of GPU: Triton has many
+            if attention == "block":
+                raise
+            log.warning("Triton does not work here: attention gathers", exc_info=True)
+            return None
+        return blocks
 
     @torch.inference_mode()
     def execute(self, runs: list[Run], ahead: Sequence[Picture] = ()) -> list[RunOutput | None]:
@@ -96,6 +106,7 @@ class Runner:
         ahead: pictures that no run needs yet, to be encoded while the decoder runs. Only where
         `overlaps` is true.
         """
+        self._use_device()
         order = sorted(range(len(runs)), key=lambda n: runs[n].group)
         ordered = [runs[n] for n in order]
         ends = np.cumsum([len(run.slots) for run in ordered])
@@ -114,6 +125,11 @@ class Runner:
         elif self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # else it is only queued
         return outputs
+
+    def _use_device(self) -> None:
+        """Triton launches on the thread's current device, wherever the tensors are."""
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)
 
     @property
     def overlaps(self) -> bool:

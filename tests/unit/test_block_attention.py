@@ -324,6 +324,12 @@ def test_a_kernel_that_saw_too_much_would_be_noticed() -> None:
 # The engine
 
 
+def test_what_a_gpu_is_probed_with_runs() -> None:
+    blocks = Bench(tiny_model(), attention="block").runner.blocks
+    assert blocks is not None
+    blocks.probe()
+
+
 def shown(bench: Bench, number: int) -> list[np.ndarray]:
     rng = np.random.default_rng(1)
     bench.open("s")
