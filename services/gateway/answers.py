@@ -1,7 +1,6 @@
 """Questions on their way to a worker and answers on their way back."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator
 from typing import Protocol
@@ -10,13 +9,9 @@ import grpc
 
 from services.gateway import metrics
 from services.gateway.router import Backoff
-from sightline.errors import InvalidArgumentError, error_from_status
+from sightline.errors import error_from_status
 from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
 
-MAX_QUESTION_BYTES = 4096
-MAX_ID_CHARACTERS = 128
-MAX_ANSWER_TOKENS = 4096
-MAX_STOPS, MAX_STOP_CHARACTERS = 16, 64
 SPEECH_UNAVAILABLE = "speech_unavailable"
 # NOT_FOUND: a worker that was restarted does not know the session until its frame stream is back.
 _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND})
@@ -38,36 +33,6 @@ class Answerable(Protocol):
     @property
     def stub(self) -> inference_pb2_grpc.InferenceServiceStub: ...
     def note_degraded(self, flags: list[str]) -> None: ...
-
-
-def check_question(question: gateway_pb2.Question) -> None:
-    """Raise InvalidArgumentError for a question no worker should see."""
-    check_id("turn", question.turn)
-    size_bytes = len(question.text.encode())
-    if size_bytes > MAX_QUESTION_BYTES:
-        raise InvalidArgumentError(
-            f"a question of {size_bytes} bytes is too long: at most {MAX_QUESTION_BYTES}"
-        )
-    if not question.text.strip():
-        raise InvalidArgumentError("the question is empty")
-    if question.max_tokens > MAX_ANSWER_TOKENS:
-        raise InvalidArgumentError(f"max_tokens is at most {MAX_ANSWER_TOKENS}")
-    if not (math.isfinite(question.temperature) and 0 <= question.temperature <= 10):
-        raise InvalidArgumentError("temperature is between 0 and 10")
-    if not 0 <= question.top_p <= 1:  # so that NaN is refused as well
-        raise InvalidArgumentError("top_p is between 0 and 1")
-    if question.repetition_penalty and not 1 <= question.repetition_penalty <= 10:
-        raise InvalidArgumentError("repetition_penalty is between 1 and 10")
-    if len(question.stop) > MAX_STOPS:
-        raise InvalidArgumentError(f"at most {MAX_STOPS} stop strings")
-    if not all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in question.stop):
-        raise InvalidArgumentError(f"a stop string has 1 to {MAX_STOP_CHARACTERS} characters")
-
-
-def check_id(what: str, text: str) -> None:
-    """Raise InvalidArgumentError for an id of a client that is too long to carry around."""
-    if len(text) > MAX_ID_CHARACTERS:
-        raise InvalidArgumentError(f"{what} is at most {MAX_ID_CHARACTERS} characters long")
 
 
 async def stream_answer(

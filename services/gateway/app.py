@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from services.gateway import answers
+from services.common import checks
 from services.gateway.addresses import Addresses
 from services.gateway.config import GatewayConfig
 from services.gateway.knowledge import knowledge_of
@@ -169,7 +169,7 @@ class HttpApi:
                     "viewers_per_session": self._config.max_lines,
                     "questions_in_flight": self._config.max_questions,
                     "watches": self._config.max_watches,
-                    "question_bytes": answers.MAX_QUESTION_BYTES,
+                    "question_bytes": checks.MAX_QUESTION_BYTES,
                 },
             }
         )

@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.common.checks import check_question
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
-from services.gateway.answers import check_question, stream_answer
+from services.gateway.answers import stream_answer
 from services.gateway.config import GatewayConfig
 from services.gateway.outbox import Outbox, OutboxFullError
 from services.gateway.session import Session

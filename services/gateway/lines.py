@@ -5,9 +5,9 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
+from services.common.checks import check_id
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
-from services.gateway.answers import check_id
 from services.gateway.config import GatewayConfig
 from services.gateway.converse import RECONNECT_WITHIN_S, Line, Send, conversation_of
 from services.gateway.registry import Sessions

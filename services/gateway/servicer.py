@@ -7,8 +7,9 @@ from typing import Any
 
 import grpc
 
+from services.common.checks import check_id, check_question
 from services.gateway.addresses import Addresses
-from services.gateway.answers import check_id, check_question, stream_answer
+from services.gateway.answers import stream_answer
 from services.gateway.config import GatewayConfig
 from services.gateway.lines import Lines
 from services.gateway.pushing import Push

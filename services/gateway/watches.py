@@ -1,21 +1,18 @@
 """Standing questions of one viewer, relayed from the worker that asks them."""
 
 import asyncio
-import math
 from typing import Any, Protocol
 
 import grpc
 
+from services.common.checks import check_watch
 from services.common.tasks import spawn
 from services.gateway import metrics
-from services.gateway.answers import check_id
 from services.gateway.router import Backoff
 from services.gateway.session import Session
-from sightline.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from sightline.errors import NotFoundError, ResourceExhaustedError
 from sightline.v1 import gateway_pb2, inference_pb2
 
-MAX_CONDITION_BYTES = 1024
-MAX_SECONDS = 86400
 _RETRYABLE = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
 )
@@ -51,7 +48,7 @@ class Watches:
 
         Raises InvalidArgumentError, and ResourceExhaustedError for one too many.
         """
-        _check(watch)
+        check_watch(watch)
         if (running := self._running.get(watch.watch)) is not None:
             if running[0] == watch:
                 return
@@ -94,17 +91,3 @@ class Watches:
             finally:
                 call.cancel()
             await asyncio.sleep(backoff.next_s())
-
-
-def _check(watch: gateway_pb2.Watch) -> None:
-    check_id("watch", watch.watch)
-    if not watch.watch:
-        raise InvalidArgumentError("a watch needs an id")
-    if not watch.condition.strip():
-        raise InvalidArgumentError("the condition is empty")
-    if len(watch.condition.encode()) > MAX_CONDITION_BYTES:
-        raise InvalidArgumentError(f"a condition has at most {MAX_CONDITION_BYTES} bytes")
-    for name in ("interval_s", "debounce_s", "cooldown_s"):
-        value = getattr(watch, name)
-        if not (math.isfinite(value) and 0 <= value <= MAX_SECONDS):
-            raise InvalidArgumentError(f"{name} is between 0 and {MAX_SECONDS} seconds")

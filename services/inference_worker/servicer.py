@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from grpc.aio import ServicerContext
 
+from services.common.checks import check_id, check_question, check_seconds, check_watch
 from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker import metrics
 from services.inference_worker.answer import Answerer, score
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 Context = ServicerContext[Any, Any]
 Receipts = asyncio.Queue[FrameReceipt | Exception | None]
 
-MAX_CONDITION_CHARS = 1024
 LOAD_WINDOW_S = 5.0
 
 
@@ -115,6 +115,7 @@ class InferenceServicer(InferenceServiceServicer):
             raise InvalidArgumentError("session_id must have 1 to 128 characters")
         if self._draining:
             raise UnavailableError("the worker is draining")
+        check_seconds("grace_s", request.grace_s)
         grace_s = request.grace_s or self._config.grace_s
         return await self._sessions.attach(
             request.session_id, request.window_segments, request.max_pixels, min(grace_s, 3600.0)
@@ -220,6 +221,8 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: inference_pb2.AnswerRequest, context: Context
     ) -> AsyncIterator[inference_pb2.AnswerEvent]:
         self._accepts_questions(request.session_id)
+        check_question(request.question)
+        check_id("conversation", request.conversation)
         self._num_answers += 1
         try:
             async for event in self._answerer.answer(request):
@@ -234,8 +237,7 @@ class InferenceServicer(InferenceServiceServicer):
     ) -> AsyncIterator[gateway_pb2.WatchEvent]:
         session = self._accepts_questions(request.session_id)
         watch = request.watch
-        if not 0 < len(watch.condition.strip()) <= MAX_CONDITION_CHARS:
-            raise InvalidArgumentError(f"a condition has 1 to {MAX_CONDITION_CHARS} characters")
+        check_watch(watch)
         tokens = self._engine.model.watch_tokens(watch.condition)
         if len(tokens) > self._config.question_tokens:
             raise InvalidArgumentError(f"the condition has {len(tokens)} tokens; too many")
@@ -275,6 +277,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def Load(
         self, request: inference_pb2.LoadRequest, context: Context
     ) -> AsyncIterator[inference_pb2.LoadReport]:
+        check_seconds("interval_s", request.interval_s)
         interval_s = min(max(request.interval_s or 1.0, 0.1), 60.0)
         while True:
             yield self._load()

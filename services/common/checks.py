@@ -1,0 +1,62 @@
+"""What the contract allows in a request, for every service that takes it from strangers."""
+
+import math
+
+from sightline.errors import InvalidArgumentError
+from sightline.v1 import gateway_pb2
+
+MAX_QUESTION_BYTES = 4096
+MAX_ID_CHARACTERS = 128
+MAX_ANSWER_TOKENS = 4096
+MAX_STOPS, MAX_STOP_CHARACTERS = 16, 64
+MAX_CONDITION_BYTES = 1024
+MAX_SECONDS = 86400
+
+
+def check_question(question: gateway_pb2.Question) -> None:
+    """Raise InvalidArgumentError for a question no engine should see."""
+    check_id("turn", question.turn)
+    size_bytes = len(question.text.encode())
+    if size_bytes > MAX_QUESTION_BYTES:
+        raise InvalidArgumentError(
+            f"a question of {size_bytes} bytes is too long: at most {MAX_QUESTION_BYTES}"
+        )
+    if not question.text.strip():
+        raise InvalidArgumentError("the question is empty")
+    if question.max_tokens > MAX_ANSWER_TOKENS:
+        raise InvalidArgumentError(f"max_tokens is at most {MAX_ANSWER_TOKENS}")
+    if not (math.isfinite(question.temperature) and 0 <= question.temperature <= 10):
+        raise InvalidArgumentError("temperature is between 0 and 10")
+    if not 0 <= question.top_p <= 1:  # so that NaN is refused as well
+        raise InvalidArgumentError("top_p is between 0 and 1")
+    if question.repetition_penalty and not 1 <= question.repetition_penalty <= 10:
+        raise InvalidArgumentError("repetition_penalty is between 1 and 10")
+    if len(question.stop) > MAX_STOPS:
+        raise InvalidArgumentError(f"at most {MAX_STOPS} stop strings")
+    if not all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in question.stop):
+        raise InvalidArgumentError(f"a stop string has 1 to {MAX_STOP_CHARACTERS} characters")
+
+
+def check_watch(watch: gateway_pb2.Watch) -> None:
+    """Raise InvalidArgumentError for a standing question no engine should see."""
+    check_id("watch", watch.watch)
+    if not watch.watch:
+        raise InvalidArgumentError("a watch needs an id")
+    if not watch.condition.strip():
+        raise InvalidArgumentError("the condition is empty")
+    if len(watch.condition.encode()) > MAX_CONDITION_BYTES:
+        raise InvalidArgumentError(f"a condition has at most {MAX_CONDITION_BYTES} bytes")
+    for name in ("interval_s", "debounce_s", "cooldown_s"):
+        check_seconds(name, getattr(watch, name))
+
+
+def check_id(what: str, text: str) -> None:
+    """Raise InvalidArgumentError for an id of a client that is too long to carry around."""
+    if len(text) > MAX_ID_CHARACTERS:
+        raise InvalidArgumentError(f"{what} is at most {MAX_ID_CHARACTERS} characters long")
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Raise InvalidArgumentError for what is no time to wait: a NaN would never end, or at once."""
+    if not (math.isfinite(value) and 0 <= value <= MAX_SECONDS):
+        raise InvalidArgumentError(f"{name} is between 0 and {MAX_SECONDS} seconds")
