@@ -43,6 +43,9 @@ async def serve(config: WorkerConfig, engine: Engine) -> None:
     add_InferenceServiceServicer_to_server(servicer, host.server)
     await host.start()
     await asyncio.wrap_future(engine.start())
+    loop = asyncio.get_running_loop()
+    # A worker without its device thread ends, so that it is started again.
+    engine.ended.add_done_callback(lambda _: loop.call_soon_threadsafe(host.stopping.set))
     gc.collect()
     gc.freeze()  # the libraries' objects are never garbage; looking through them stops every thread
     log.info("warm", extra={"model": engine.model.spec.name})

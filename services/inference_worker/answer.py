@@ -202,8 +202,6 @@ class Answerer:
         self, request: inference_pb2.AnswerRequest, rounds: list[Round]
     ) -> tuple[BranchJob, BranchLine, int]:
         question = request.question
-        if not question.text.strip():
-            raise InvalidArgumentError("the question is empty")
         alone = self.model.question_tokens([], question.text)
         if len(alone) > self.question_tokens:
             raise InvalidArgumentError(

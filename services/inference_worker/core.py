@@ -178,15 +178,30 @@ class EngineCore:
         groups = {session.id: n for n, session in enumerate(self.sessions.values())}
         for session, tubelets in plan.frames:
             metrics.SEGMENTS_WITHDRAWN.inc(self.cache.relieve(session.trunk))
-            for tubelet in tubelets:
-                runs.append(self._frame_run(groups[session.id], session, tubelet))
-                owners.append((session, tubelet))
+            start = len(runs)
+            try:
+                for tubelet in tubelets:
+                    runs.append(self._frame_run(groups[session.id], session, tubelet))
+                    owners.append((session, tubelet))
+            except ResourceExhaustedError as error:  # what was promised is not there: our fault
+                log.exception("no pages for a frame", extra={"session": session.id})
+                taken = tubelets[: len(runs) - start + 1]
+                del runs[start:], owners[start:]
+                self.end_session(session.id, error)
+                for frame in (frame for tubelet in taken for frame in tubelet):
+                    frame.done(error)
         by_branch = {id(job.branch): s.id for s in self.sessions.values() for job in s.running}
         for job, count in plan.branches:
             session_id = by_branch.get(id(job.branch))
-            if session_id is not None:
+            if session_id is None:
+                continue
+            try:
                 runs.append(self._branch_run(groups[session_id], job, count))
                 owners.append(job)
+            except ResourceExhaustedError as error:
+                log.exception("no pages for an answer", extra={"session": session_id})
+                self._drop(job)
+                job.sink.failed(error)
         outputs = self._execute(runs, self._waiting_pictures())
         self.cache.end_step()
         now_s = self._clock()
@@ -467,6 +482,14 @@ class EngineCore:
             frame.done(error)
         for job in (*session.running, *session.waiting):
             job.sink.failed(error)
+
+    def reset(self, error: Exception) -> None:
+        """End every session, because nobody knows what state they are in. Raises AssertionError
+        where pages are lost all the same."""
+        for session_id in list(self.sessions):
+            self.end_session(session_id, error)
+        self.cache.end_step()
+        self.cache.check_integrity()
 
     def _session(self, session_id: str) -> SessionState:
         session = self.sessions.get(session_id)

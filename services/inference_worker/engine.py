@@ -4,16 +4,20 @@ Any thread may call the methods below; they return at once. The thread carries o
 lets `EngineCore` run a step, and goes on until it is stopped.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from services.inference_worker import metrics
 from services.inference_worker.core import EngineCore
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.scheduler import BranchJob, FrameJob
-from sightline.errors import UnavailableError
+from sightline.errors import InternalError, UnavailableError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -28,6 +32,8 @@ class Engine:
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
         self._warm: Future[None] = Future()
+        self.ended: Future[None] = Future()
+        """Done when the device thread is no more."""
 
     @property
     def model(self) -> StreamingModel:
@@ -109,6 +115,8 @@ class Engine:
         future: Future[T] = Future()
 
         def carry_out() -> None:
+            if not future.set_running_or_notify_cancel():  # nobody waits for it any more
+                return
             try:
                 future.set_result(work())
             except Exception as error:
@@ -131,10 +139,24 @@ class Engine:
             self._warm.set_exception(error)
             return
         self._warm.set_result(None)
-        while self.turn():
-            pass
-        for session_id in list(self.core.sessions):
-            self.core.end_session(session_id, UnavailableError("the worker is shutting down"))
+        try:
+            while self._survives():
+                pass
+            for session_id in list(self.core.sessions):
+                self.core.end_session(session_id, UnavailableError("the worker is shutting down"))
+        finally:
+            self._stopping = True
+            self.ended.set_result(None)
+
+    def _survives(self) -> bool:
+        """`turn`, with a defect of ours costing the sessions there are, but not the worker."""
+        try:
+            return self.turn()
+        except Exception:
+            metrics.STEP_FAILURES.labels("engine").inc()
+            log.exception("the engine failed; every session ends")
+            self.core.reset(InternalError("the engine failed"))
+            return True
 
     def turn(self) -> bool:
         """Wait for work and do some of it. False when the engine stops."""

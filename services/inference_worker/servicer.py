@@ -90,22 +90,23 @@ class InferenceServicer(InferenceServiceServicer):
             raise FailedPreconditionError("the first message must be `open`")
         session, attachment, resumed = await self._open(first.open)
         credit = self._engine.core.limits.frame_queue
-        yield inference_pb2.StreamFramesResponse(
-            opened=inference_pb2.Opened(credit=credit, resumed=resumed)
-        )
         receipts: Receipts = asyncio.Queue()  # bounded by the credit
-        reader = spawn(
-            self._read_frames(request_iterator, session, receipts), name=f"{session.id}:frames"
-        )
-        replaced = spawn(_replaced(attachment, receipts), name=f"{session.id}:replaced")
-        try:
+        tasks: list[asyncio.Task[None]] = []
+        try:  # from here on the session is this call's, even if the caller is gone already
+            yield inference_pb2.StreamFramesResponse(
+                opened=inference_pb2.Opened(credit=credit, resumed=resumed)
+            )
+            frames = self._read_frames(request_iterator, session, receipts)
+            tasks.append(spawn(frames, name=f"{session.id}:frames"))
+            replaced = _replaced(attachment, receipts)
+            tasks.append(spawn(replaced, name=f"{session.id}:replaced"))
             while (receipt := await receipts.get()) is not None:
                 if isinstance(receipt, Exception):
                     raise receipt
                 session.frames_understood += 1
                 yield inference_pb2.StreamFramesResponse(ack=_ack(receipt, credit))
         finally:
-            await cancel_and_wait(reader, replaced)
+            await cancel_and_wait(*tasks)
             self._sessions.detach(session, attachment)
 
     async def _open(

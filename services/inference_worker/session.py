@@ -28,6 +28,7 @@ class WorkerSession:
     grace_s: float
     most_tokens: int
     layout: FrameLayout | None = None
+    opening: asyncio.Future[None] | None = None
     attachment: Attachment | None = None
     expiry: asyncio.TimerHandle | None = None
     last_capture_ns: int = 0
@@ -62,12 +63,10 @@ class Sessions:
             costliest = self._engine.model.costliest(max_pixels)
             session = WorkerSession(session_id, grace_s, costliest.segment_tokens)
             self._sessions[session_id] = session
-            try:
-                opening = self._engine.open_session(session_id, window_segments, max_pixels)
-                await asyncio.wrap_future(opening)
-            except BaseException:
-                del self._sessions[session_id]
-                raise
+            opening = self._engine.open_session(session_id, window_segments, max_pixels)
+            session.opening = asyncio.wrap_future(opening)
+            session.opening.add_done_callback(_heard)
+        await self._opened(session)
         if session.attachment is not None:
             session.attachment.replaced.set()
         if session.expiry is not None:
@@ -77,13 +76,33 @@ class Sessions:
         session.attachment = Attachment()
         return session, session.attachment, resumed
 
+    async def _opened(self, session: WorkerSession) -> None:
+        """Wait until the engine has admitted it, with everybody else who does. Raises what the
+        engine says."""
+        assert session.opening is not None
+        try:
+            await asyncio.shield(session.opening)
+        except asyncio.CancelledError:  # this caller left, not the session
+            self._let_expire(session)
+            raise
+        except Exception:
+            if self._sessions.get(session.id) is session:
+                del self._sessions[session.id]
+            raise
+        if self._sessions.get(session.id) is not session:
+            raise NotFoundError(f"session {session.id} was released")
+
     def detach(self, session: WorkerSession, attachment: Attachment) -> None:
         """The feeder left. Unless it was replaced, the session has `grace_s` left to live."""
         if session.attachment is not attachment or session.id not in self._sessions:
             return
         session.attachment = None
-        loop = asyncio.get_running_loop()
-        session.expiry = loop.call_later(session.grace_s, self._expire, session)
+        self._let_expire(session)
+
+    def _let_expire(self, session: WorkerSession) -> None:
+        if session.attachment is None and session.expiry is None:
+            loop = asyncio.get_running_loop()
+            session.expiry = loop.call_later(session.grace_s, self._expire, session)
 
     def _expire(self, session: WorkerSession) -> None:
         if self._sessions.get(session.id) is session and session.attachment is None:
@@ -106,3 +125,9 @@ class Sessions:
         if session.num_watches >= limit:
             raise FailedPreconditionError(f"a session has at most {limit} watches")
         session.num_watches += 1
+
+
+def _heard(opening: asyncio.Future[None]) -> None:
+    """Those who wait are told; where all of them left, asyncio would complain."""
+    if not opening.cancelled():
+        opening.exception()
