@@ -1,5 +1,6 @@
 """What must hold of the engine (invariants A, B, D), in float32 to 1e-4, and how it fails."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from sightline.errors import (
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
+    UnavailableError,
 )
 from tests.unit.tiny import Bench, Recorder, random_picture, reference_logits, tiny_model
 
@@ -400,4 +402,27 @@ def test_the_thread_warms_up_serves_and_stops() -> None:
     bench.engine.stop()
     assert bench.cache.pool.num_used == 0
     with pytest.raises(Exception, match="shutting down"):
+        bench.engine.open_session("t").result(timeout=1)
+
+
+def test_work_that_nobody_waits_for_any_more_is_not_begun() -> None:
+    bench = Bench(tiny_model())
+    opening = bench.engine.open_session("s")
+    assert opening.cancel()
+    bench.run()
+    assert not bench.core.sessions
+    bench.open("s")
+
+
+def test_a_thread_that_cannot_go_on_says_so_and_takes_no_more_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(tiny_model())
+    bench.engine.start().result(timeout=60)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    for name in ("open_branches", "reset"):
+        monkeypatch.setattr(bench.core, name, lambda *_: 1 / 0)
+    bench.engine.open_session("s")
+    assert bench.engine.ended.result(timeout=10) is None
+    with pytest.raises(UnavailableError):
         bench.engine.open_session("t").result(timeout=1)
