@@ -88,8 +88,12 @@ class PagePool:
         self._unreserved[reservation.pages] = True
 
     def allocate(self, reservation: Reservation, count: int) -> list[int]:
-        """The first `count` free pages of a reservation, with one reference each."""
-        assert count <= len(reservation.free), "a session beyond its reservation"
+        """The first `count` free pages of a reservation, with one reference each. Raises
+        ResourceExhaustedError, taking none, which would mean that a session's cost is wrong."""
+        if count > len(reservation.free):
+            raise ResourceExhaustedError(
+                f"a session beyond its reservation: {count} pages, {len(reservation.free)} left"
+            )
         return self._use([heapq.heappop(reservation.free) for _ in range(count)])
 
     def allocate_at(self, reservation: Reservation, places: list[int]) -> list[int]:

@@ -184,13 +184,14 @@ async def test_pages_that_are_missing_cost_the_session_that_needs_them(
         feeder = worker.feeder("s")
         await feeder.open()
         await feeder.show()
-        pool = worker.bench.cache.pool
-        with monkeypatch.context() as broken:
-            broken.setattr(pool, "_free", [])
+        allocate = worker.bench.cache.pool.allocate
+        with monkeypatch.context() as broken:  # as if it had a thousand pages more to find
+            broken.setattr(
+                worker.bench.cache.pool,
+                "allocate",
+                lambda reservation, count: allocate(reservation, count + 1000),
+            )
             assert (await refused(feeder.show()))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
-            broken.undo()
-        # The list that the session's pages went back to is gone with the fault.
-        pool._free = [page for page in range(1, pool.num_pages) if not pool.references(page)]
         assert (await refused(worker.said("s")))[0] == grpc.StatusCode.NOT_FOUND
         await worker.release("s")
         await worker.serves("t")

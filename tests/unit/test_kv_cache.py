@@ -181,7 +181,7 @@ def test_the_first_free_page_of_a_reservation_is_used_next() -> None:
     pool.release([5])
     pool.release([4])
     assert pool.allocate(mine, 3) == [4, 5, 7]
-    with pytest.raises(AssertionError, match="beyond"):
+    with pytest.raises(ResourceExhaustedError, match="beyond"):
         pool.allocate(mine, 1)
 
 
