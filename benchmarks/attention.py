@@ -47,7 +47,7 @@ class Timed:
     way: str
     case: str
     seconds: float | None
-    error: float
+    error: float | None
     note: str = ""
 
 
@@ -252,7 +252,7 @@ def compare(
                 seconds = _seconds(work, device, times)
         except Exception as error:  # a candidate this machine or torch build cannot run
             note = f"{type(error).__name__}: {error}".splitlines()[0][:NOTE]
-            yield Timed(name, case.name, None, float("nan"), note)
+            yield Timed(name, case.name, None, None, note)
             continue
         difference = float((out - expected).abs().max() / expected.abs().max())
         yield Timed(name, case.name, seconds, difference)
