@@ -222,8 +222,8 @@ def _measure(family: str, sizes: Mapping[str, Any], effort: Effort, tell: Report
     runner = engine.core.runner
     segment = model.spec.layout.segment_tokens
     cases = [
-        Case(name=f"{n} × {queries}", sessions=n, queries=queries, window_pages=effort.window_pages)
-        for queries in (1, segment)
+        Case(name=f"{n} × {name}", sessions=n, queries=queries, window_pages=effort.window_pages)
+        for name, queries in (("a token", 1), ("a segment", segment))
         for n in (1, effort.users)
     ]
     pages = engine.core.shape().cost(engine.core.cache.pool.page_size)
@@ -579,7 +579,7 @@ def _ways_table(m: Measured) -> Table:
         return f"{1e6 * way.seconds:.0f} (±{way.error:.0e})"
 
     rows = [(name, *(cell(name, case) for case in cases)) for name in names]
-    headings = ("sessions × new tokens", *cases)
+    headings = ("sessions × what is new", *cases)
     return Table(f"{m.model}: attention of one layer, µs (largest difference)", headings, rows)
 
 
@@ -605,6 +605,6 @@ def _draw(figure: Any, measured: list[Measured]) -> None:
             if found:
                 right.plot(*zip(*found, strict=True), marker="o", label=f"{m.model}: {way}")
     right.set_yscale("log")
-    right.set_xlabel("sessions × new tokens")
+    right.set_xlabel("sessions × what is new")
     right.set_ylabel("attention of a layer (µs)")
     right.legend(fontsize=7)
