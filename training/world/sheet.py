@@ -91,4 +91,4 @@ def draw_blocks(path: Path, blocks: Sequence[Block]) -> None:
         for row, line in enumerate(block.lines):
             draw.text((4, top + _SIDE + _LINE * (row + 1) + 2), line, "black", font)
         top += height
-    sheet.save(path)
+    sheet.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)  # a third of the bytes
