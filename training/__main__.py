@@ -4,21 +4,32 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from services.inference_worker.model.family import BUILTIN_FOLDER
     from training.processes import Launch, launch
-    from training.recipe import Recipe
+    from training.recipe import FOLDER, RecipeError, load_recipe
 
+    try:
+        recipe = load_recipe(arguments.recipe)
+    except RecipeError as error:
+        print(f"cannot train: {error}", file=sys.stderr)
+        return 2
+    if arguments.seed is not None:
+        recipe = replace(recipe, seed=arguments.seed)
+    name = Path(arguments.recipe).stem
+    ships = name == "shapes"
     processes = arguments.processes or 1
     if arguments.processes is None and arguments.device == "cpu":
         processes = min(os.cpu_count() or 1, 4)
     launch(
         Launch(
-            recipe=Recipe(seed=arguments.seed),
-            folder=arguments.folder,
-            output=arguments.output,
+            recipe=recipe,
+            folder=arguments.folder or FOLDER / name,
+            output=arguments.output or (BUILTIN_FOLDER if ships else FOLDER / name / "model"),
             device=arguments.device,
             processes=processes,
             port=arguments.port,
@@ -165,19 +176,18 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from services.inference_worker.model.family import BUILTIN_FOLDER
     from training.examination.setups import SETUPS
     from training.examination.worlds import WORLDS
-    from training.recipe import FOLDER
     from training.world.atlas import EMOJI_FONT
 
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train the built-in model from nothing")
-    train.add_argument("--seed", type=int, default=1)
+    train = commands.add_parser("train", help="train a model by a recipe")
+    train.add_argument("--recipe", default="shapes", help="of training/recipes, or a TOML file")
+    train.add_argument("--seed", type=int, help="another than the recipe's")
     train.add_argument("--device", default="cpu")
-    train.add_argument("--folder", type=Path, default=FOLDER, help="checkpoint and curve")
-    train.add_argument("--output", type=Path, default=BUILTIN_FOLDER, help="the model's folder")
+    train.add_argument("--folder", type=Path, help="checkpoint, curve, plot")
+    train.add_argument("--output", type=Path, help="the model's folder")
     train.add_argument("--processes", type=int, help="share every batch among these (cores, ≤ 4)")
     train.add_argument("--workers", type=int, default=1, help="each process's makers of batches")
     train.add_argument("--port", type=int, default=29517, help="where these processes meet")

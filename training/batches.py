@@ -5,8 +5,9 @@ would have seen.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,15 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from services.inference_worker.model.builtin import BuiltinModel, default_config
+from services.inference_worker.model.family import BUILTIN_FOLDER
 from training.layout import Branch, branch_of, pack
-from training.questions import KINDS, Question, ask, small_talk
 from training.recipe import TRAIN_SEEDS, Mix, Recipe
-from training.rendering import Scene, render
-from training.truth import cell_truth
-from training.vocabulary import build_tokenizer, words
-from training.world.shapes import Clip, Pace, film
-
-_PICTURE_MOMENTS = (0, 9, 18)
+from training.vocabulary import build_tokenizer
+from training.world.stage import Split
+from training.worlds import Take, Truth, World, find_world
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +47,30 @@ class Batch:
     branches: Tensor
     labels: Tensor
     measures: Tensor
+    calm: Tensor
     kinds: tuple[tuple[str, ...], ...]
 
 
-def new_model(name: str = "builtin") -> BuiltinModel:
-    """The shipped architecture with random weights."""
-    return BuiltinModel(default_config(len(words())), build_tokenizer(), name=name)
+def new_model(recipe: Recipe, name: str = "builtin") -> BuiltinModel:
+    """What the recipe begins with: random weights, or those of another model that has learnt the
+    words of this world. Raises ModelError for a folder without a model."""
+    more = world_of(recipe).words
+    if recipe.start:
+        folder = BUILTIN_FOLDER if recipe.start == "builtin" else Path(recipe.start)
+        start = BuiltinModel.load(folder, torch.float32, torch.device("cpu"))
+        model, _ = with_words(start, list(more), recipe.seed)
+        return model.requires_grad_(True)
+    tokenizer = build_tokenizer(more)
+    size = asdict(recipe.size)
+    stem = size.pop("stem_channels")
+    size["num_kv_heads"] = size["num_heads"]
+    config = default_config(tokenizer.get_vocab_size())
+    config = replace(config, decoder=replace(config.decoder, **size), stem_channels=stem)
+    return BuiltinModel(config, tokenizer, name=name)
+
+
+def world_of(recipe: Recipe) -> World:
+    return find_world(recipe.world, recipe.trade, recipe.talk)
 
 
 def with_words(model: BuiltinModel, texts: list[str], seed: int) -> tuple[BuiltinModel, list[str]]:
@@ -84,41 +100,15 @@ def with_words(model: BuiltinModel, texts: list[str], seed: int) -> tuple[Builti
     return larger.prepare(torch.float32, device), new
 
 
-def draw_pace(rng: Generator) -> Pace:
-    """Worlds differ in how much happens."""
-    slow = float(rng.uniform(1.5, 3.0))
-    return Pace(
-        change_rate=float(rng.choice([0.03, 0.08, 0.16])),
-        move_share=float(rng.choice([0.5, 0.8, 0.95])),
-        speed=(slow, slow + float(rng.uniform(1.0, 4.5))),
-    )
-
-
-def draw_question(clip: Clip, frame: int, rng: Generator) -> Question | None:
-    """One question at this moment, of a kind drawn by weight, maybe after earlier small talk."""
-    kinds = list(KINDS)
-    weights = np.array([weight for _, weight in KINDS.values()])
-    kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
-    question = ask(clip, frame, kind, rng)
-    if question is None or question.is_watch:
-        return question
-    talk = small_talk(clip, frame, rng)
-    if not talk:
-        return question
-    history = (talk + question.history)[-10:]
-    if kind == "followup" and not question.history:
-        return question
-    return Question(question.kind, question.text, question.answer, history)
-
-
-def draw_branches(model: BuiltinModel, clip: Clip, text_size: int, rng: Generator) -> list[Branch]:
-    """Fill `text_size` tokens with questions at random moments; later moments a little likelier."""
+def draw_branches(
+    model: BuiltinModel, take: Take, weights: Mapping[str, float], text_size: int, rng: Generator
+) -> list[Branch]:
+    """Fill `text_size` tokens with questions at random moments."""
     branches: list[Branch] = []
     room, misses = text_size, 0
     while misses < 12:
-        frame = int(len(clip) * rng.random() ** 0.7)
-        question = draw_question(clip, frame, rng)
-        branch = None if question is None else branch_of(model, frame, question)
+        asked = take.ask(weights, rng)
+        branch = None if asked is None else branch_of(model, *asked)
         if branch is None or branch.size > room:
             misses += 1
             continue
@@ -127,20 +117,25 @@ def draw_branches(model: BuiltinModel, clip: Clip, text_size: int, rng: Generato
     return branches
 
 
-def make_batch(model: BuiltinModel, mix: Mix, seed: int) -> Batch:
-    """`mix.batch` clips with seeds from `seed` on."""
-    rows, pixels, labels, measures, kinds = [], [], [], [], []
+def make_batch(
+    model: BuiltinModel,
+    world: World,
+    mix: Mix,
+    seed: int,
+    weights: Mapping[str, float] | None = None,
+    split: Split = "train",
+) -> Batch:
+    """`mix.batch` clips with seeds from `seed` on. weights: of the kinds asked, the world's own."""
+    rows, pixels, truths, kinds = [], [], list[Truth](), []
     for index in range(mix.batch):
         rng = np.random.default_rng((seed + index, 2))
-        clip = film(seed + index, mix.frames, draw_pace(rng))
-        branches = draw_branches(model, clip, mix.text_size, rng)
+        take = world.film(seed + index, mix.frames, rng, split)
+        branches = draw_branches(model, take, weights or world.kinds, mix.text_size, rng)
         offset = int(rng.integers(model.spec.position_horizon - 128))
         rows.append(pack(model, mix.frames, branches, offset, mix.text_size))
         kinds.append(tuple(branch.kind for branch in branches))
-        pixels.append(render(clip))
-        cell_labels, cell_measures = cell_truth(clip, model.config.grid)
-        labels.append(cell_labels)
-        measures.append(cell_measures)
+        pixels.append(take.pixels)
+        truths.append(take.truth(model.config.grid))
     return Batch(
         pixels=torch.from_numpy(np.stack(pixels)),
         tokens=torch.from_numpy(np.stack([row.tokens for row in rows])),
@@ -148,29 +143,24 @@ def make_batch(model: BuiltinModel, mix: Mix, seed: int) -> Batch:
         positions=torch.from_numpy(np.stack([row.positions for row in rows])),
         frames=torch.from_numpy(np.stack([row.frames for row in rows])),
         branches=torch.from_numpy(np.stack([row.branches for row in rows])),
-        labels=torch.from_numpy(np.stack(labels)),
-        measures=torch.from_numpy(np.stack(measures)),
+        labels=torch.from_numpy(np.stack([truth.labels for truth in truths])),
+        measures=torch.from_numpy(np.stack([truth.measures for truth in truths])),
+        calm=torch.from_numpy(np.stack([truth.calm for truth in truths])),
         kinds=tuple(kinds),
     )
 
 
-def make_pictures(grid: int, count: int, seed: int) -> Pictures:
+def make_pictures(world: World, grid: int, count: int, seed: int) -> Pictures:
     """`count` frames, a few far apart from each clip."""
     pixels: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.int64]] = []
     measures: list[NDArray[np.float32]] = []
     while len(pixels) < count:
         rng = np.random.default_rng((seed + len(pixels), 3))
-        clip = film(seed + len(pixels), _PICTURE_MOMENTS[-1] + 1, draw_pace(rng))
-        scene = Scene(clip.seed)
-        cell_labels, cell_measures = cell_truth(clip, grid)
-        frames = np.empty((len(_PICTURE_MOMENTS), scene.side, scene.side, 3), np.uint8)
-        for out, moment in zip(frames, _PICTURE_MOMENTS, strict=True):
-            scene.draw(clip.frames[moment], out)
-        scene.weather(frames)
+        frames, truth = world.pictures(seed + len(pixels), rng, grid)
         pixels.extend(frames)
-        labels.extend(cell_labels[list(_PICTURE_MOMENTS)])
-        measures.extend(cell_measures[list(_PICTURE_MOMENTS)])
+        labels.extend(truth.labels)
+        measures.extend(truth.measures)
     return Pictures(
         torch.from_numpy(np.stack(pixels)),
         torch.from_numpy(np.stack(labels)),
@@ -196,22 +186,25 @@ class Schedule(IterableDataset[Pictures | Batch]):
 
     def __iter__(self) -> Iterator[Pictures | Batch]:
         torch.set_num_threads(1)
-        model = new_model()
+        model, world = new_model(self.recipe), world_of(self.recipe)
         worker = get_worker_info()
         # The loader takes from its workers in turn, so every num_workers-th step keeps the order.
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.first_step + first, self.recipe.total_steps, stride):
-            yield make_step(model, self.recipe, step, self.share)
+            yield make_step(model, world, self.recipe, step, self.share)
 
 
-def make_step(model: BuiltinModel, recipe: Recipe, step: int, share: Share) -> Pictures | Batch:
+def make_step(
+    model: BuiltinModel, world: World, recipe: Recipe, step: int, share: Share
+) -> Pictures | Batch:
     """A process's share of the batch of one optimiser step."""
     seed = TRAIN_SEEDS * recipe.seed + step * 1024 + share.index * (1024 // share.total)
     stage, step = recipe.stage_at(step)
     if stage is None:
-        return make_pictures(model.config.grid, recipe.picture_batch // share.total, seed)
+        return make_pictures(world, model.config.grid, recipe.picture_batch // share.total, seed)
     mix = stage.mixes[step % len(stage.mixes)]
-    return make_batch(model, replace(mix, batch=max(mix.batch // share.total, 1)), seed)
+    mine = replace(mix, batch=max(mix.batch // share.total, 1))
+    return make_batch(model, world, mine, seed, stage.kinds or recipe.kinds)
 
 
 def stream(

@@ -5,6 +5,8 @@ states after an early decoder layer (what only time shows: motion and change), e
 layers above can read the result. They are not part of the shipped model.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +18,7 @@ from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.model.rotary import angles
 from training.batches import Batch, Pictures
 from training.layout import NO_TARGET, visibility
-from training.truth import CHANNELS, IGNORE, PICTURE_CHANNELS
+from training.worlds import IGNORE, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +30,36 @@ class Losses:
 
 
 class CellHead(nn.Module):
-    """Reads `channels` and the first of truth's measures, named `measures`, of every cell."""
+    """Reads those of the world's channels that are `read`, and the first of truth's measures,
+    named `measures`, of every cell."""
 
-    def __init__(self, hidden: int, channels: tuple[str, ...], measures: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        channels: Mapping[str, int],
+        read: tuple[str, ...],
+        measures: tuple[str, ...],
+    ) -> None:
         super().__init__()
-        self.channels = channels
+        self.columns = {name: list(channels).index(name) for name in read}
         self.measures = measures
-        self.sizes = [CHANNELS[name] for name in channels]
+        self.sizes = [channels[name] for name in read]
         self.norm = nn.LayerNorm(hidden)
         self.linear = nn.Linear(hidden, sum(self.sizes) + 2 * len(measures))
 
+    def guess(self, hidden: Tensor) -> Sequence[Tensor]:
+        """Scores of each channel that is read, then each measure, [..., its size]."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores: Tensor = self.linear(self.norm(hidden.float()))
+        return scores.split([*self.sizes, *(2 for _ in self.measures)], -1)
+
     def forward(self, hidden: Tensor, labels: Tensor, measures: Tensor) -> Losses:
         """hidden: [cells, hidden]; labels: [cells, all channels]; measures: [cells, all]."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            scores = self.linear(self.norm(hidden.float()))
-        pieces = scores.split([*self.sizes, *(2 for _ in self.measures)], -1)
-        total = scores.new_zeros(())
+        pieces = self.guess(hidden)
+        total = pieces[0].new_zeros(())
         parts: dict[str, float] = {}
-        columns = list(CHANNELS)
-        for name, logits in zip(self.channels, pieces, strict=False):
-            wanted = labels[:, columns.index(name)]
+        for (name, column), logits in zip(self.columns.items(), pieces, strict=False):
+            wanted = labels[:, column]
             known = wanted != IGNORE
             if not bool(known.any()):
                 continue
@@ -60,7 +72,7 @@ class CellHead(nn.Module):
             if len(wanted):
                 parts[name] = float((guessed == wanted).float().mean())
         for index, (name, guess) in enumerate(
-            zip(self.measures, pieces[len(self.channels) :], strict=True)
+            zip(self.measures, pieces[len(self.columns) :], strict=True)
         ):
             wanted = measures[:, 2 * index : 2 * index + 2]
             known = ~wanted.isnan().any(-1)
@@ -86,16 +98,25 @@ def _loss(name: str, logits: Tensor, wanted: Tensor) -> Tensor:
     return losses[some].mean() + losses[~some].mean()
 
 
+def _divergence(one: Tensor, other: Tensor) -> Tensor:
+    """Jensen-Shannon, [n] from scores [n, classes]."""
+    ones, others = one.log_softmax(-1), other.log_softmax(-1)
+    middle = torch.logaddexp(ones, others) - math.log(2)
+    parts = ones.exp() * (ones - middle) + others.exp() * (others - middle)
+    return 0.5 * parts.sum(-1)
+
+
 class Objectives(nn.Module):
     """The model with its auxiliary heads."""
 
-    def __init__(self, model: BuiltinModel, trunk_layer: int) -> None:
+    def __init__(self, model: BuiltinModel, world: World, trunk_layer: int) -> None:
         super().__init__()
         hidden = model.config.decoder.hidden_size
         self.model = model
         self.trunk_layer = trunk_layer
-        self.picture_head = CellHead(hidden, PICTURE_CHANNELS, ("offset",))
-        self.trunk_head = CellHead(hidden, tuple(CHANNELS), ("offset", "way"))
+        channels, seen = world.channels, world.picture_channels
+        self.picture_head = CellHead(hidden, channels, seen, ("offset",))
+        self.trunk_head = CellHead(hidden, channels, tuple(channels), ("offset", "way"))
 
     def pictures(self, batch: Pictures) -> Losses:
         """The encoder alone, on single frames."""
@@ -145,7 +166,7 @@ class Objectives(nn.Module):
             hook.remove()
         return early[0][:, start:end], final
 
-    def answers(self, batch: Batch, trunk_weight: float) -> Losses:
+    def answers(self, batch: Batch, trunk_weight: float, consistency_weight: float) -> Losses:
         """Every question's answer, and the trunk's cells beside it."""
         early, final = self.run(batch)
         asked = batch.targets != NO_TARGET
@@ -154,7 +175,31 @@ class Objectives(nn.Module):
         labels, measures = batch.labels.flatten(0, 2), batch.measures.flatten(0, 2)
         trunk = self.trunk_head(early.flatten(0, 1), labels, measures)
         total = said + trunk_weight * trunk.total
-        return Losses(total, {"answer": float(said.detach()), **_named("trunk", trunk)})
+        parts = {"answer": float(said.detach()), **_named("trunk", trunk)}
+        if consistency_weight:
+            jumps = self.jumps(early, batch).mean()
+            total = total + consistency_weight * jumps
+            parts["jumps"] = float(jumps.detach())
+        return Losses(total, parts)
+
+    def jumps(self, early: Tensor, batch: Batch) -> Tensor:
+        """The temporal consistency loss (the article, section 2.2.3): how much what is understood
+        of a cell changes from one frame to the next, [pairs of cells].
+
+        A Jensen-Shannon divergence per channel of the trunk's head. Pairs count where the world
+        says that nothing happened: both frames calm, and the same true of the cell in both.
+        """
+        count = batch.labels.shape[1]
+        cells = early.unflatten(1, (count, -1))
+        same = (batch.labels[:, 1:] == batch.labels[:, :-1]).all(-1)
+        same &= (batch.calm[:, 1:] & batch.calm[:, :-1])[..., None]
+        before = self.trunk_head.guess(cells[:, :-1][same])
+        after = self.trunk_head.guess(cells[:, 1:][same])
+        number = len(self.trunk_head.columns)
+        return sum(
+            (_divergence(*pair) for pair in zip(before[:number], after[:number], strict=True)),
+            start=early.new_zeros(int(same.sum()), dtype=torch.float32),
+        )
 
 
 @torch.no_grad()

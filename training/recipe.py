@@ -1,12 +1,24 @@
-"""Everything a training run depends on, in one frozen place."""
+"""Everything a training run depends on, in one frozen place: a TOML file in `recipes`."""
 
+import dataclasses
+import tomllib
+import types
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
+
+from training.world.shop import Trade
 
 FOLDER = Path(__file__).resolve().parent.parent / ".cache" / "training"
+RECIPES = Path(__file__).with_name("recipes")
 TRAIN_SEEDS = 1 << 40
 HELD_OUT_SEEDS = 1 << 20
 EVALUATION_SEEDS = 1 << 10
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read; says which name is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +34,8 @@ class Mix:
 class Stage:
     """`steps` optimiser steps over batches drawn from `mixes` in turn.
 
-    `trunk_only`: frames without questions, through the decoder's early layers alone.
+    learns: from the "trunk"'s truth alone, through the decoder's early layers, or from "answers".
+    kinds: of the questions asked, with weights; empty: the recipe's.
     """
 
     name: str
@@ -31,81 +44,51 @@ class Stage:
     learning_rate: float
     final_learning_rate: float
     warmup_steps: int = 50
-    trunk_only: bool = False
+    learns: Literal["trunk", "answers"] = "answers"
+    kinds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Of a model made from nothing; the default is the shipped one's."""
+
+    hidden_size: int = 256
+    num_layers: int = 5
+    num_heads: int = 4
+    mlp_size: int = 768
+    stem_channels: int = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A run from nothing. Sizes in clips, frames and tokens, rates per optimiser step."""
+    """A run. Sizes in clips, frames and tokens, rates per optimiser step.
+
+    world: as in `worlds.find_world`; trade narrows its shop, talk is the share of its questions
+    with earlier rounds. kinds: of questions, with weights; empty: the world's own. start: "" is a
+    model of `size` from nothing, else "builtin" or a model's folder. consistency_weight: of the
+    temporal consistency loss.
+    """
 
     seed: int = 1
-    picture_steps: int = 300
+    world: str = "shapes"
+    trade: Trade = field(default_factory=Trade)
+    talk: float = 0.3
+    kinds: dict[str, float] = field(default_factory=dict)
+    start: str = ""
+    size: Size = field(default_factory=Size)
+    picture_steps: int = 0
     picture_batch: int = 192
     picture_learning_rate: float = 2e-3
-    stages: tuple[Stage, ...] = field(
-        default=(
-            Stage(
-                name="motion",
-                steps=300,
-                mixes=(
-                    Mix(frames=7, batch=40, text_size=0),
-                    Mix(frames=9, batch=40, text_size=0),
-                ),
-                learning_rate=8e-4,
-                final_learning_rate=5e-4,
-                trunk_only=True,
-            ),
-            Stage(
-                name="short",
-                steps=600,
-                mixes=(
-                    Mix(frames=8, batch=24, text_size=176),
-                    Mix(frames=6, batch=24, text_size=160),
-                    Mix(frames=11, batch=20, text_size=192),
-                ),
-                learning_rate=8e-4,
-                final_learning_rate=6e-4,
-            ),
-            Stage(
-                name="long",
-                steps=650,
-                mixes=(
-                    Mix(frames=16, batch=12, text_size=256),
-                    Mix(frames=30, batch=8, text_size=288),
-                    Mix(frames=6, batch=24, text_size=160),
-                    Mix(frames=44, batch=6, text_size=320),
-                ),
-                learning_rate=6e-4,
-                final_learning_rate=2e-5,
-                warmup_steps=1,
-            ),
-            Stage(
-                name="polish",
-                steps=300,
-                mixes=(
-                    Mix(frames=12, batch=16, text_size=240),
-                    Mix(frames=30, batch=8, text_size=304),
-                    Mix(frames=20, batch=12, text_size=288),
-                    Mix(frames=42, batch=6, text_size=336),
-                ),
-                learning_rate=4e-4,
-                final_learning_rate=1e-5,
-                warmup_steps=15,
-            ),
-        )
-    )
+    stages: tuple[Stage, ...] = ()
     weight_decay: float = 0.02
     clip_norm: float = 1.0
     omega_scale: float = 0.3
     head_scale: float = 0.5
     trunk_weight: float = 0.5
+    consistency_weight: float = 0.0
     trunk_layer: int = 2
     ema_decay: float = 0.995
-    held_out: tuple[Mix, ...] = (
-        Mix(frames=8, batch=32, text_size=200),
-        Mix(frames=30, batch=12, text_size=300),
-        Mix(frames=44, batch=6, text_size=300),
-    )
+    held_out: tuple[Mix, ...] = ()
     check_every: int = 250
     save_every: int = 100
 
@@ -123,3 +106,53 @@ class Recipe:
                 return stage, step
             step -= stage.steps
         raise ValueError("past the end of the recipe")
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe of ours by name, or a TOML file by path. Raises RecipeError."""
+    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    try:
+        table = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        ours = ", ".join(sorted(found.stem for found in RECIPES.glob("*.toml")))
+        raise RecipeError(f"no recipe {name!r}; ours are {ours}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    recipe: Recipe = _read(Recipe, table, path.name)
+    if not recipe.total_steps:
+        raise RecipeError(f"{path.name}: neither picture_steps nor stages")
+    return recipe
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """`value` of a TOML file as `kind`, all names known and all types right."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise RecipeError(f"{where}: a table is wanted, not {value!r}")
+        hints = typing.get_type_hints(kind)
+        for name in value:
+            if name not in hints:
+                raise RecipeError(f"{where}: unknown name {name!r}")
+        read = {name: _read(hints[name], v, f"{where}: {name}") for name, v in value.items()}
+        try:
+            return kind(**read)  # type: ignore[operator]
+        except TypeError as error:
+            raise RecipeError(f"{where}: {error}") from error
+    if origin is tuple and isinstance(value, list):
+        if arguments[-1] is Ellipsis:
+            return tuple(_read(arguments[0], v, f"{where}[{n}]") for n, v in enumerate(value))
+        if len(arguments) == len(value):
+            return tuple(_read(a, v, where) for a, v in zip(arguments, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {name: _read(arguments[1], v, f"{where}.{name}") for name, v in value.items()}
+    if origin in (typing.Union, types.UnionType):
+        wanted = [argument for argument in arguments if argument is not type(None)]
+        return _read(wanted[0], value, where)
+    if origin is Literal and value in arguments:
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and origin is None and type(value) is kind:
+        return value
+    raise RecipeError(f"{where}: {value!r} is not {kind}")

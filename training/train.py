@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import distributed, nn
 
+from services.inference_worker.assembly import fast_dtype
 from services.inference_worker.model.builtin import BuiltinModel
-from training.batches import Batch, Pictures, Share, make_batch, new_model, stream
+from training.batches import Batch, Pictures, Share, make_batch, new_model, stream, world_of
 from training.objectives import Losses, Objectives, score
-from training.questions import KINDS
 from training.recipe import HELD_OUT_SEEDS, Recipe
 
 
@@ -41,7 +41,10 @@ class Trainer:
         self.device = device
         self.share = share or Share()
         self.step = 0
-        self.objectives = Objectives(new_model(output.name), recipe.trunk_layer).to(device)
+        self.dtype = fast_dtype(device)
+        self.world = world_of(recipe)
+        model = new_model(recipe, output.name)
+        self.objectives = Objectives(model, self.world, recipe.trunk_layer).to(device)
         self.objectives.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.objectives).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self._groups(), lr=0.0, betas=(0.9, 0.98))
@@ -85,13 +88,15 @@ class Trainer:
         if stage is not None:
             self._finish_encoder(from_average=stage is self.recipe.stages[0] and number == 0)
         batch = to_device(batch, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with self._arithmetic():
             if isinstance(batch, Pictures):
                 losses = self.objectives.pictures(batch)
-            elif stage is not None and stage.trunk_only:
+            elif stage is not None and stage.learns == "trunk":
                 losses = self.objectives.trunk(batch)
             else:
-                losses = self.objectives.answers(batch, self.recipe.trunk_weight)
+                losses = self.objectives.answers(
+                    batch, self.recipe.trunk_weight, self.recipe.consistency_weight
+                )
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         self._share_gradients()
@@ -100,6 +105,10 @@ class Trainer:
         self.step += 1
         self._average()
         return losses
+
+    def _arithmetic(self) -> torch.autocast:
+        """bfloat16 where the device computes in it: elsewhere it is far slower than float32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _finish_encoder(self, from_average: bool) -> None:
         encoder = self.objectives.model.encoder
@@ -180,8 +189,10 @@ class Trainer:
         right: dict[str, list[bool]] = {}
         trunk: dict[str, float] = {}
         for index, mix in enumerate(self.recipe.held_out):
-            batch = make_batch(self.averaged.model, mix, HELD_OUT_SEEDS + 1000 * index)
-            with torch.autocast(self.device.type, torch.bfloat16):
+            seed, weights = HELD_OUT_SEEDS + 1000 * index, self.recipe.kinds
+            model = self.averaged.model
+            batch = make_batch(model, self.world, mix, seed, weights, "held_out")
+            with self._arithmetic():
                 by_kind, losses = score(self.averaged, to_device(batch, self.device))
             for kind, answers in by_kind.items():
                 right.setdefault(kind, []).extend(answers)
@@ -190,7 +201,9 @@ class Trainer:
             trunk |= {f"trunk/{name}": value for name, value in losses.parts.items()}
         everything = [answer for answers in right.values() for answer in answers]
         result = {"all": sum(everything) / len(everything)}
-        result |= {kind: sum(right[kind]) / len(right[kind]) for kind in KINDS if kind in right}
+        result |= {
+            kind: sum(right[kind]) / len(right[kind]) for kind in self.world.kinds if kind in right
+        }
         return result | trunk
 
     def _log(self, row: dict[str, float]) -> None:

@@ -8,12 +8,13 @@ import hashlib
 import numpy as np
 import pytest
 
-from training.batches import draw_branches, draw_pace, new_model
+from training.batches import Batch, Share, draw_branches, make_step, new_model, world_of
 from training.clips import facts, story
 from training.examination.worlds import questions_of
-from training.recipe import EVALUATION_SEEDS, TRAIN_SEEDS
+from training.recipe import EVALUATION_SEEDS, TRAIN_SEEDS, load_recipe
 from training.rendering import render
 from training.world.shapes import film
+from training.worlds import ShapesTake, ShapesWorld, draw_pace
 
 
 def digest(*things: object) -> str:
@@ -49,5 +50,19 @@ def test_the_sample_stream_and_the_branches_of_a_batch_stay_too() -> None:
     clip = story(1, 24.0)
     assert digest(clip.frames, clip.changes) == "f724d197a07a0f25"
     assert digest(facts(clip)) == "84943abee05282a1"
-    drawn = draw_branches(new_model(), film(9, 12), 200, np.random.default_rng(1))
+    model, take = new_model(load_recipe("shapes")), ShapesTake(film(9, 12))
+    drawn = draw_branches(model, take, ShapesWorld.kinds, 200, np.random.default_rng(1))
     assert digest(drawn) == "bb87c7f511a73269"
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(310, "a1ac192006bf3bb0"), (700, "5bf6aa128d48f9b4"), (1700, "b09eb847e853e7f8")],
+)
+def test_a_step_of_the_shipped_recipe_stays_too(step: int, expected: str) -> None:
+    recipe = load_recipe("shapes")
+    model = new_model(recipe)
+    batch = make_step(model, world_of(recipe), recipe, step, Share(1, 8))
+    assert isinstance(batch, Batch)
+    told = (batch.tokens, batch.targets, batch.positions, batch.labels)
+    assert digest(*(tensor.tolist() for tensor in told), batch.kinds) == expected

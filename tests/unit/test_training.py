@@ -1,5 +1,6 @@
 """Training rows are what the engine serves, and a run learns, resumes and saves."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +20,26 @@ from training.batches import (
     make_pictures,
     make_step,
     new_model,
+    world_of,
 )
 from training.layout import NO_TARGET, SINK, TRUNK, Branch, branch_of, pack, visibility
+from training.objectives import Objectives
 from training.questions import Question
-from training.recipe import EVALUATION_SEEDS, HELD_OUT_SEEDS, TRAIN_SEEDS, Mix, Recipe, Stage
+from training.recipe import (
+    EVALUATION_SEEDS,
+    HELD_OUT_SEEDS,
+    RECIPES,
+    TRAIN_SEEDS,
+    Mix,
+    Recipe,
+    RecipeError,
+    Stage,
+    load_recipe,
+)
 from training.rendering import render
 from training.train import Trainer, publish
 from training.world.shapes import Clip, Thing, film
+from training.worlds import ShapesTake, ShapesWorld, find_world
 
 CPU = torch.device("cpu")
 TINY = Recipe(
@@ -38,7 +52,7 @@ TINY = Recipe(
             mixes=(Mix(frames=3, batch=2, text_size=0),),
             learning_rate=2e-3,
             final_learning_rate=1e-3,
-            trunk_only=True,
+            learns="trunk",
         ),
         Stage(
             name="tiny",
@@ -56,7 +70,7 @@ TINY = Recipe(
 @pytest.fixture(scope="module")
 def model() -> BuiltinModel:
     torch.manual_seed(0)
-    return new_model()
+    return new_model(TINY)
 
 
 @pytest.mark.parametrize("window", [1, 3, 30])
@@ -124,16 +138,16 @@ def test_targets_are_the_answer_after_the_prompt(model: BuiltinModel) -> None:
 
 
 def test_branches_fit_and_are_reproducible(model: BuiltinModel) -> None:
-    clip = film(9, 12)
-    first = draw_branches(model, clip, 120, np.random.default_rng(1))
-    assert first == draw_branches(model, clip, 120, np.random.default_rng(1))
+    take, kinds = ShapesTake(film(9, 12)), ShapesWorld.kinds
+    first = draw_branches(model, take, kinds, 120, np.random.default_rng(1))
+    assert first == draw_branches(model, take, kinds, 120, np.random.default_rng(1))
     assert 0 < sum(branch.size for branch in first) <= 120
     with pytest.raises(ValueError, match="do not fit"):
         pack(model, 12, first, 0, 10)
 
 
 def test_training_held_out_and_evaluation_share_no_seed() -> None:
-    recipe = Recipe()
+    recipe = load_recipe("shapes")
     first = TRAIN_SEEDS * recipe.seed
     assert EVALUATION_SEEDS + 100_000 < HELD_OUT_SEEDS
     assert first > HELD_OUT_SEEDS + 100_000
@@ -142,21 +156,93 @@ def test_training_held_out_and_evaluation_share_no_seed() -> None:
 
 
 def test_a_step_depends_on_seed_and_number_alone(model: BuiltinModel) -> None:
-    one, same = make_step(model, TINY, 5, Share()), make_step(model, TINY, 5, Share())
-    other = make_step(model, TINY, 5, Share(1, 2))
+    world = world_of(TINY)
+    one, same = (make_step(model, world, TINY, 5, Share()) for _ in range(2))
+    other = make_step(model, world, TINY, 5, Share(1, 2))
     assert isinstance(one, Batch)
     assert isinstance(same, Batch)
     assert isinstance(other, Batch)
     assert torch.equal(one.pixels, same.pixels)
     assert torch.equal(one.tokens, same.tokens)
     assert not torch.equal(one.pixels, other.pixels)
-    assert make_pictures(4, 7, 1).pixels.shape[1:] == (128, 128, 3)
+    assert make_pictures(world, 4, 7, 1).pixels.shape[1:] == (128, 128, 3)
+
+
+def test_every_recipe_of_ours_can_be_read_and_made(tmp_path: Path) -> None:
+    for path in RECIPES.glob("*.toml"):
+        recipe = load_recipe(path.stem)
+        known = world_of(recipe).kinds
+        for kinds in (recipe.kinds, *(stage.kinds for stage in recipe.stages)):
+            assert set(kinds) <= set(known), path.stem
+        made = new_model(recipe)
+        assert sum(parameter.numel() for parameter in made.parameters()) <= 10e6
+    for text, told in (
+        ("picture_steps = 1\ncolour = 3", "unknown name 'colour'"),
+        ("picture_steps = 'many'", "picture_steps: 'many'"),
+        ("[[stages]]\nname = 'a'", "stages\\[0\\]: .*missing"),
+        ("world = 'shop'", "neither"),
+        ("world = ", "Invalid value"),
+    ):
+        (tmp_path / "own.toml").write_text(text)
+        with pytest.raises(RecipeError, match=told):
+            load_recipe(str(tmp_path / "own.toml"))
+    with pytest.raises(RecipeError, match=r"ours are .*shapes"):
+        load_recipe("nowhere")
+
+
+@pytest.mark.parametrize("name", ["smoke", "shop-cpu"])
+def test_a_batch_of_the_wide_world_is_in_its_words(name: str) -> None:
+    recipe = load_recipe(name)
+    made, world = new_model(recipe), world_of(recipe)
+    batch = make_batch(made, world, Mix(frames=24, batch=2, text_size=300), 7, recipe.kinds)
+    unknown = made.tokenizer.token_to_id("<unk>")
+    said = (batch.tokens == unknown) & (batch.branches != TRUNK)
+    assert int(said.sum()) <= 6  # "zzz": words that nobody knows
+    assert not (batch.targets == unknown).any()
+    assert batch.labels.shape == (2, 24, 16, len(world.channels))
+    sizes = torch.tensor(list(world.channels.values()))
+    assert (batch.labels < sizes).all()
+    assert batch.calm.shape == (2, 24)
+    assert sum(len(kinds) for kinds in batch.kinds) > 20
+    assert recipe.kinds.keys() >= {kind for row in batch.kinds for kind in row} or not recipe.kinds
+
+
+def test_rare_kinds_are_asked_as_often_as_they_weigh() -> None:
+    world, asked = find_world("street"), Counter[str]()
+    weights = dict.fromkeys(("crossed", "blinks", "order", "earlier_place", "colour"), 1.0)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        take = world.film(seed, 40, rng)
+        for _ in range(10):
+            question = take.ask(weights, rng)
+            asked[question[1].kind if question else "nothing"] += 1
+    assert min(asked[kind] for kind in weights) > 0.1 * max(asked[kind] for kind in weights)
+
+
+def test_understanding_that_jumps_costs_where_nothing_happens() -> None:
+    recipe = load_recipe("smoke")
+    objectives = Objectives(new_model(recipe), world_of(recipe), 1)
+    batch = make_batch(objectives.model, world_of(recipe), Mix(frames=6, batch=1, text_size=40), 3)
+    labels, calm = torch.zeros_like(batch.labels), torch.ones_like(batch.calm)
+    labels[:, 3:, 5, 1] = 7  # another thing stands in one cell from frame 3 on
+    batch = replace(batch, labels=labels, calm=calm)
+    steady = torch.randn(1, 1, 16, 128).expand(1, 6, 16, 128)
+    assert float(objectives.jumps(steady.flatten(1, 2), batch).detach().abs().max()) < 1e-6
+    changed = steady.clone()
+    changed[:, 3:, 5] += torch.randn(128)
+    assert float(objectives.jumps(changed.flatten(1, 2), batch).detach().abs().max()) < 1e-6
+    jumping = steady.clone()
+    jumping[:, 3:, 6] += torch.randn(128)
+    assert float(objectives.jumps(jumping.flatten(1, 2), batch).detach().max()) > 0.1
+    calm[:, 3] = False
+    excused = objectives.jumps(jumping.flatten(1, 2), replace(batch, calm=calm))
+    assert float(excused.detach().abs().max()) < 1e-6
 
 
 def test_a_short_run_reduces_the_loss(tmp_path: Path) -> None:
     recipe = replace(TINY, picture_steps=0, stages=TINY.stages[1:])
     trainer = Trainer(recipe, tmp_path / "run", tmp_path / "model", CPU)
-    batch = make_batch(trainer.objectives.model, recipe.stages[0].mixes[0], 5)
+    batch = make_batch(trainer.objectives.model, trainer.world, recipe.stages[0].mixes[0], 5)
     losses = [float(trainer.learn(batch).total.detach()) for _ in range(8)]
     assert losses[-1] < 0.75 * losses[0]
 

@@ -13,7 +13,6 @@ from numpy.random import Generator
 from services.gateway.frame_size import FrameSize
 from services.gateway.sampler import to_rgb
 from training import watches
-from training.batches import draw_pace
 from training.examination.cases import Case, Class, Event, Item, Standing
 from training.questions import KINDS, ask, small_talk
 from training.recipe import EVALUATION_SEEDS
@@ -22,6 +21,7 @@ from training.rendering import Pixels, render
 from training.world import asking, forward, shapes, wide
 from training.world.forward import Make, Watch, expected
 from training.world.question import Question
+from training.worlds import draw_pace
 
 World = Literal["shapes", "street", "shop"]
 WORLDS: tuple[World, ...] = get_args(World)

@@ -1,12 +1,12 @@
 """All kinds of questions about the wide world, in OVO-Bench's three classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 
-from training.world import backward, captions, dialogue, forward, realtime
+from training.world import backward, captions, dialogue, forward, outside, realtime
 from training.world.catalogue import (
     DRAWINGS,
     GROUP_PLURALS,
@@ -17,7 +17,7 @@ from training.world.catalogue import (
     with_article,
 )
 from training.world.clip import Clip
-from training.world.question import Question
+from training.world.question import Question, pick
 from training.world.shop import BANNERS
 from training.world.telling import WORDS
 from training.world.wording import ASKED, NUMBERS
@@ -65,11 +65,29 @@ KINDS: dict[str, Kind] = {
     "story": Kind(captions.ask_story, "backward", 1.8),
     "watch": Kind(forward.ask_watch, "forward", 3.0),
 }
+# What a model must know of itself; in no class, since OVO-Bench asks nothing of the sort.
+OUTSIDE: dict[str, Kind] = {
+    "absent": Kind(outside.ask_absent, "realtime", 0.6),
+    "unknown": Kind(outside.ask_unknown, "realtime", 0.4),
+}
+ALL_KINDS = KINDS | OUTSIDE
+_NO_TALK = ("watch", "followup", "scene", "story")
 
 
 def ask(clip: Clip, frame: int, kind: str, rng: Generator) -> Question | None:
     """A question of this kind after this frame, None where there is nothing sure to ask."""
-    return KINDS[kind].ask(clip, frame, rng)
+    return ALL_KINDS[kind].ask(clip, frame, rng)
+
+
+def small_talk(
+    clip: Clip, frame: int, kinds: Sequence[str], rng: Generator
+) -> tuple[tuple[str, str], ...]:
+    """Earlier rounds that do not matter: one to three, now and then up to ten. They were asked at
+    earlier moments, so that their answers may no longer be true."""
+    number = int(rng.integers(1, 4) if rng.random() < 0.9 else rng.integers(4, 11))
+    fit = [kind for kind in kinds if kind not in _NO_TALK]
+    asked = [ask(clip, int(rng.integers(frame + 1)), pick(rng, fit), rng) for _ in range(number)]
+    return tuple((past.text, past.answer) for past in asked if past is not None)
 
 
 def draw_question(clip: Clip, frame: int, rng: Generator) -> Question | None:

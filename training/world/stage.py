@@ -117,6 +117,8 @@ class Stage:
         self.ground = np.array(ground)
         self.split = split
         self.script = Script()
+        self.tints: tuple[str, ...] = TINTS
+        self.withholds_looks = False  # whether the split is of nouns and colours too
         hands = [index for index, item in enumerate(items()) if item.group == "hand"]
         self.skin = hands[int(rng.integers(len(hands)))]  # of every hand in this clip
 
@@ -145,20 +147,25 @@ class Stage:
         """Someone new in this clip who may do `acts`, and the colour; None when nobody is found."""
         taken = {(a.thing.noun, a.thing.colour) for a in self.script.actors}
         plain = {a.thing.noun for a in self.script.actors if not a.thing.colour}
-        options = in_groups(*groups)
+        options = self.offered(groups)
         wants_held_out = self.split == "held_out" and bool(acts) and self.chance(0.7)
         for _ in range(40):
             item = options[int(self.rng.integers(len(options)))]
-            colour = self.paint(of=TINTS) if item.tintable else ""
+            colour = self.paint(of=self.tints) if item.tintable else ""
+            shows = (*acts, colour) if self.withholds_looks and colour else acts
             if item.noun in plain or (item.noun, colour) in taken:
                 continue
             shown = PAINTS[colour] if colour else mean_colour(items().index(item))
-            if not self.stands_out(shown) or not self.allows(item.noun, *acts):
+            if not self.stands_out(shown) or not self.allows(item.noun, *shows):
                 continue
-            if wants_held_out and not any(is_held_out(item.noun, act) for act in acts):
+            if wants_held_out and not any(is_held_out(item.noun, act) for act in shows):
                 continue
             return item, colour
         return None
+
+    def offered(self, groups: tuple[str, ...]) -> Sequence[Item]:
+        """Who can be cast at all."""
+        return in_groups(*groups)
 
     def add(
         self, kind: Kind, noun: str, look: Look, x: float, y: float, size: float, layer: float = 0.0

@@ -7,7 +7,7 @@ import numpy as np
 from training.world.camera import Backdrop, Camera, draw_backdrop, draw_camera, shutter_times
 from training.world.clip import Clip
 from training.world.film import shoot
-from training.world.shop import Shop
+from training.world.shop import Shop, Trade
 from training.world.stage import Script, Split
 from training.world.street import Street
 
@@ -15,12 +15,14 @@ World = Literal["street", "shop"]
 FRAMES_PER_SECOND = 8.0
 
 
-def direct(seed: int, seconds: float, world: World, split: Split) -> tuple[Script, Backdrop]:
+def direct(
+    seed: int, seconds: float, world: World, split: Split, trade: Trade | None = None
+) -> tuple[Script, Backdrop]:
     """What happens in the clip with this seed, and where. A longer one begins the same."""
     backdrop = draw_backdrop(np.random.default_rng((seed, 10)), table=world == "shop")
     rng = np.random.default_rng((seed, 11))
     if world == "shop":
-        return Shop(rng, backdrop.ground, split, seconds).direct(), backdrop
+        return Shop(rng, backdrop.ground, split, seconds, trade).direct(), backdrop
     return Street(rng, backdrop.ground, split, seconds).direct(), backdrop
 
 
@@ -33,13 +35,15 @@ def film(
     fps: float = FRAMES_PER_SECOND,
     scale: int = 1,
     clean: bool = False,
+    trade: Trade | None = None,
 ) -> Clip:
     """`length` frames of the clip with this seed; everything in it follows from the arguments.
 
     split: "train" never shows an object do what is held out for it, "held_out" mostly does.
-    clean: through a perfect camera. The same seconds at another fps or scale tell the same story.
+    clean: through a perfect camera. trade: what a narrower shop deals in. The same seconds at
+    another fps or scale tell the same story.
     """
-    script, backdrop = direct(seed, length / fps, world, split)
+    script, backdrop = direct(seed, length / fps, world, split, trade)
     look = np.random.default_rng((seed, 14))
     camera = Camera() if clean else draw_camera(look)
     times = shutter_times(look, camera, length, fps)

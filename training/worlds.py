@@ -1,0 +1,219 @@
+"""The worlds that a recipe can train on, behind one face: filmed clips that ask and tell the truth.
+
+Everything a world makes follows from the seeds it is given.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from training import questions, truth
+from training.rendering import Pixels, Scene, render
+from training.world import asking, cells, shapes, wide
+from training.world.question import Question, pick
+from training.world.shop import Trade
+from training.world.stage import Split
+
+IGNORE = cells.IGNORE
+_PICTURE_MOMENTS = (0, 9, 18)
+_PICTURES_PER_STORY = 6
+_ROUNDS_KEPT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Of every cell of every frame. labels: [frames, cells, channels] int64, IGNORE where one does
+    not apply. measures: [frames, cells, 4] float32 in cells, NaN where unknown: offset from the
+    cell's middle, and the way come of late. calm: [frames] bool: nothing happens there.
+    """
+
+    labels: NDArray[np.int64]
+    measures: NDArray[np.float32]
+    calm: NDArray[np.bool_]
+
+    def of(self, moments: list[int]) -> "Truth":
+        return Truth(self.labels[moments], self.measures[moments], self.calm[moments])
+
+
+class Take(Protocol):
+    """A filmed clip."""
+
+    pixels: Pixels
+
+    def ask(self, weights: Mapping[str, float], rng: Generator) -> tuple[int, Question] | None:
+        """A moment and a question after it, of a kind drawn by weight; None where that fails."""
+        ...
+
+    def truth(self, grid: int) -> Truth: ...
+
+
+class World(Protocol):
+    """Where clips come from. channels: of truth's labels, with their numbers of classes.
+    picture_channels: those that a single picture shows. kinds: of questions, with weights. words:
+    those that the vocabulary of the shapes lacks."""
+
+    channels: Mapping[str, int]
+    picture_channels: tuple[str, ...]
+    kinds: Mapping[str, float]
+    words: tuple[str, ...]
+
+    def film(self, seed: int, frames: int, rng: Generator, split: Split = "train") -> Take: ...
+
+    def pictures(self, seed: int, rng: Generator, grid: int) -> tuple[Pixels, Truth]:
+        """A few pictures of one story, far apart."""
+        ...
+
+
+# Coloured shapes
+
+
+def draw_pace(rng: Generator) -> shapes.Pace:
+    """Worlds differ in how much happens."""
+    slow = float(rng.uniform(1.5, 3.0))
+    return shapes.Pace(
+        change_rate=float(rng.choice([0.03, 0.08, 0.16])),
+        move_share=float(rng.choice([0.5, 0.8, 0.95])),
+        speed=(slow, slow + float(rng.uniform(1.0, 4.5))),
+    )
+
+
+def _draw_kind(weights: Mapping[str, float], rng: Generator) -> str:
+    shares = np.array(list(weights.values()))
+    return list(weights)[int(rng.choice(len(shares), p=shares / shares.sum()))]
+
+
+def _draw_moment(length: int, rng: Generator) -> int:
+    """Later ones are a little likelier: they have a past."""
+    return int(length * rng.random() ** 0.7)
+
+
+class ShapesTake:
+    def __init__(self, clip: shapes.Clip) -> None:
+        self.clip = clip
+        self.pixels = render(clip)
+
+    def ask(self, weights: Mapping[str, float], rng: Generator) -> tuple[int, Question] | None:
+        frame = _draw_moment(len(self.clip), rng)
+        question = questions.ask(self.clip, frame, _draw_kind(weights, rng), rng)
+        if question is None or question.is_watch:
+            return None if question is None else (frame, question)
+        talk = questions.small_talk(self.clip, frame, rng)
+        if talk and (question.kind != "followup" or question.history):
+            question = after(talk, question)
+        return frame, question
+
+    def truth(self, grid: int) -> Truth:
+        labels, measures = truth.cell_truth(self.clip, grid)
+        calm = np.ones(len(self.clip), bool)
+        for change in self.clip.changes:
+            calm[max(change.frame - 1, 0) : change.frame + 2] = False
+        calm &= [self.clip.settled(frame) for frame in range(len(self.clip))]
+        return Truth(labels, measures, calm)
+
+
+def after(talk: tuple[tuple[str, str], ...], question: Question) -> Question:
+    """The question with earlier rounds before its own."""
+    history = (talk + question.history)[-_ROUNDS_KEPT:]
+    return Question(question.kind, question.text, question.answer, history)
+
+
+class ShapesWorld:
+    channels: Mapping[str, int] = truth.CHANNELS
+    picture_channels = truth.PICTURE_CHANNELS
+    kinds: Mapping[str, float] = {name: weight for name, (_, weight) in questions.KINDS.items()}
+    words: tuple[str, ...] = ()
+
+    def film(self, seed: int, frames: int, rng: Generator, split: Split = "train") -> Take:
+        return ShapesTake(shapes.film(seed, frames, draw_pace(rng)))
+
+    def pictures(self, seed: int, rng: Generator, grid: int) -> tuple[Pixels, Truth]:
+        clip = shapes.film(seed, _PICTURE_MOMENTS[-1] + 1, draw_pace(rng))
+        scene = Scene(clip.seed)
+        labels, measures = truth.cell_truth(clip, grid)
+        frames = np.empty((len(_PICTURE_MOMENTS), scene.side, scene.side, 3), np.uint8)
+        for out, moment in zip(frames, _PICTURE_MOMENTS, strict=True):
+            scene.draw(clip.frames[moment], out)
+        scene.weather(frames)
+        calm = np.ones(len(clip), bool)
+        return frames, Truth(labels, measures, calm).of(list(_PICTURE_MOMENTS))
+
+
+# The wide world
+
+
+class WideTake:
+    """tries: how many moments are looked at until one has something to ask of the kind drawn, so
+    that rare kinds are asked as often as common ones wherever a clip has them at all."""
+
+    def __init__(self, clip: wide.Clip, talk: float, tries: int = 8) -> None:
+        self.clip = clip
+        self.pixels = clip.pixels
+        self.talk = talk
+        self.tries = tries
+
+    def ask(self, weights: Mapping[str, float], rng: Generator) -> tuple[int, Question] | None:
+        kind = _draw_kind(weights, rng)
+        for _ in range(self.tries):
+            frame = _draw_moment(len(self.clip), rng)
+            question = asking.ask(self.clip, frame, kind, rng)
+            if question is not None:
+                return frame, self._after_talk(frame, question, weights, rng)
+        return None
+
+    def _after_talk(
+        self, frame: int, question: Question, weights: Mapping[str, float], rng: Generator
+    ) -> Question:
+        if question.is_watch or rng.random() >= self.talk:
+            return question
+        return after(asking.small_talk(self.clip, frame, list(weights), rng), question)
+
+    def truth(self, grid: int) -> Truth:
+        return Truth(
+            cells.cell_truth(self.clip, grid),
+            cells.cell_measures(self.clip, grid),
+            cells.is_calm(self.clip),
+        )
+
+
+@dataclass(frozen=True)
+class WideWorld:
+    """Street and shop, or one of them. trade: what the shop deals in. talk: share of questions
+    with earlier rounds that do not matter."""
+
+    scenes: tuple[wide.World, ...] = ("street", "shop")
+    trade: Trade = field(default_factory=Trade)
+    talk: float = 0.3
+    channels: Mapping[str, int] = field(default_factory=cells.channels)
+    picture_channels: tuple[str, ...] = cells.PICTURE_CHANNELS
+    kinds: Mapping[str, float] = field(
+        default_factory=lambda: {name: kind.weight for name, kind in asking.ALL_KINDS.items()}
+    )
+    words: tuple[str, ...] = field(default_factory=lambda: tuple(asking.words()))
+
+    def film(self, seed: int, frames: int, rng: Generator, split: Split = "train") -> Take:
+        scene = pick(rng, self.scenes)
+        return WideTake(wide.film(seed, frames, scene, split, trade=self.trade), self.talk)
+
+    def pictures(self, seed: int, rng: Generator, grid: int) -> tuple[Pixels, Truth]:
+        """A second apart: what moves is not told of by these."""
+        scene, number = pick(rng, self.scenes), _PICTURES_PER_STORY
+        clip = wide.film(seed, number, scene, fps=1.0, trade=self.trade)
+        return clip.pixels, WideTake(clip, 0.0).truth(grid)
+
+
+def find_world(name: str, trade: Trade | None = None, talk: float = 0.3) -> World:
+    """Raises ValueError for a name that no world has."""
+    scenes: dict[str, tuple[wide.World, ...]] = {
+        "street": ("street",),
+        "shop": ("shop",),
+        "wide": ("street", "shop"),
+    }
+    if name == "shapes":
+        return ShapesWorld()
+    if name not in scenes:
+        raise ValueError(f"no world {name!r}: shapes, {', '.join(scenes)}")
+    return WideWorld(scenes[name], trade or Trade(), talk)
