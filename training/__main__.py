@@ -1,4 +1,4 @@
-"""`python -m training train | eval | examination | tune | clip | sheet | atlas`."""
+"""`python -m training train | ablate | eval | examination | tune | clip | sheet | atlas`."""
 
 import argparse
 import os
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -39,6 +41,27 @@ def _train(arguments: argparse.Namespace) -> int:
             compile=arguments.compile,
         )
     )
+    return 0
+
+
+def _ablate(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from training.ablation import ablate, report
+    from training.recipe import FOLDER, RecipeError, load_recipe
+
+    console = Console()
+    try:
+        recipe = load_recipe(arguments.recipe)
+        if not isinstance(getattr(recipe, arguments.name, None), float):
+            raise RecipeError(f"a recipe has no number {arguments.name!r}")
+    except RecipeError as error:
+        print(f"cannot train: {error}", file=sys.stderr)
+        return 2
+    folder = FOLDER / f"ablation-{Path(arguments.recipe).stem}"
+    found = ablate(recipe, arguments.name, arguments.values, folder, arguments.device, console)
+    path = arguments.report or RESULTS / f"ablation-{arguments.name}.json"
+    report(arguments.name, found, recipe, path, console)
     return 0
 
 
@@ -195,6 +218,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True)
     train.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     train.set_defaults(run=_train)
+    ablate = commands.add_parser("ablate", help="train with one number changed, and compare")
+    ablate.add_argument("--recipe", default="consistency", help="as of train")
+    ablate.add_argument("--name", default="consistency_weight", help="of the recipe's number")
+    ablate.add_argument("--values", type=float, nargs="+", default=[0.0, 0.5])
+    ablate.add_argument("--device", default="cpu")
+    ablate.add_argument("--report", type=Path, help="JSON; the plot goes beside it")
+    ablate.set_defaults(run=_ablate)
     tune = commands.add_parser("tune", help="teach a model from your own video")
     tune.add_argument("--model", default="builtin", help="`builtin`, a folder, or of the hub")
     tune.add_argument("--data", type=Path, required=True, help="JSONL: training/recordings.py")

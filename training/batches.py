@@ -1,11 +1,7 @@
-"""Batches of generated clips, made in a background process while the model trains.
-
-Step k's batch depends on the recipe's seed and k only, so a resumed run sees what an unbroken one
-would have seen.
-"""
+"""The model that a recipe begins with, and batches of generated clips."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,12 +11,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from services.inference_worker.model.builtin import BuiltinModel, default_config
 from services.inference_worker.model.family import BUILTIN_FOLDER
 from training.layout import Branch, branch_of, pack
-from training.recipe import TRAIN_SEEDS, Mix, Recipe
+from training.recipe import Mix, Recipe
 from training.vocabulary import build_tokenizer
 from training.world.stage import Split
 from training.worlds import Take, Truth, World, find_world
@@ -166,56 +161,3 @@ def make_pictures(world: World, grid: int, count: int, seed: int) -> Pictures:
         torch.from_numpy(np.stack(labels)),
         torch.from_numpy(np.stack(measures)),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Which part of every batch a process makes and learns from: number `index` of `total`."""
-
-    index: int = 0
-    total: int = 1
-
-
-class Schedule(IterableDataset[Pictures | Batch]):
-    """The batches of a recipe from `first_step` on, in order."""
-
-    def __init__(self, recipe: Recipe, first_step: int, share: Share) -> None:
-        self.recipe = recipe
-        self.first_step = first_step
-        self.share = share
-
-    def __iter__(self) -> Iterator[Pictures | Batch]:
-        torch.set_num_threads(1)
-        model, world = new_model(self.recipe), world_of(self.recipe)
-        worker = get_worker_info()
-        # The loader takes from its workers in turn, so every num_workers-th step keeps the order.
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in range(self.first_step + first, self.recipe.total_steps, stride):
-            yield make_step(model, world, self.recipe, step, self.share)
-
-
-def make_step(
-    model: BuiltinModel, world: World, recipe: Recipe, step: int, share: Share
-) -> Pictures | Batch:
-    """A process's share of the batch of one optimiser step."""
-    seed = TRAIN_SEEDS * recipe.seed + step * 1024 + share.index * (1024 // share.total)
-    stage, step = recipe.stage_at(step)
-    if stage is None:
-        return make_pictures(world, model.config.grid, recipe.picture_batch // share.total, seed)
-    mix = stage.mixes[step % len(stage.mixes)]
-    mine = replace(mix, batch=max(mix.batch // share.total, 1))
-    return make_batch(model, world, mine, seed, stage.kinds or recipe.kinds)
-
-
-def stream(
-    recipe: Recipe, first_step: int, share: Share, workers: int = 1
-) -> Iterator[Pictures | Batch]:
-    """Iterate over the recipe's batches; `workers` 0 makes them in the calling thread."""
-    loader = DataLoader(
-        Schedule(recipe, first_step, share),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        multiprocessing_context="spawn" if workers else None,
-    )
-    return iter(loader)

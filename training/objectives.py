@@ -6,8 +6,9 @@ layers above can read the result. They are not part of the shipped model.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,37 @@ def _divergence(one: Tensor, other: Tensor) -> Tensor:
     return 0.5 * parts.sum(-1)
 
 
+class Rows(Protocol):
+    """Tokens in the served layout, [clips, length, …] as in `layout.Row`."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def frames(self) -> Tensor: ...
+    @property
+    def branches(self) -> Tensor: ...
+
+
+@torch.no_grad()
+def encode(model: BuiltinModel, pixels: Tensor) -> Tensor:
+    """The finished encoder's tokens of clips [n, t, …], [n, t × cells, hidden]."""
+    vision = model.encode(pixels.flatten(0, 1)[:, None]).tokens
+    return vision.reshape(len(pixels), -1, vision.shape[-1])
+
+
+def final_states(model: BuiltinModel, rows: Rows, vision: Tensor) -> Tensor:
+    """The decoder's last states [clips, length, hidden]."""
+    start = len(model.sink_tokens())
+    end = start + vision.shape[1]
+    words = model.decoder.embedding(rows.tokens)
+    hidden = torch.cat((words[:, :start], vision.to(words.dtype), words[:, end:]), dim=1)
+    mask = visibility(rows.frames, rows.branches, model.spec.window_segments)
+    final: Tensor = model.decoder(hidden, rows.positions, DenseAttention(mask))
+    return final
+
+
 class Objectives(nn.Module):
     """The model with its auxiliary heads."""
 
@@ -114,6 +146,7 @@ class Objectives(nn.Module):
         hidden = model.config.decoder.hidden_size
         self.model = model
         self.trunk_layer = trunk_layer
+        self.lessons: nn.Module | None = None  # a teacher's, where there is one
         channels, seen = world.channels, world.picture_channels
         self.picture_head = CellHead(hidden, channels, seen, ("offset",))
         self.trunk_head = CellHead(hidden, channels, tuple(channels), ("offset", "way"))
@@ -128,7 +161,7 @@ class Objectives(nn.Module):
     def trunk(self, batch: Batch) -> Losses:
         """The decoder's early layers on frames alone, without any text."""
         model = self.model
-        vision = self._encode(batch)
+        vision = encode(model, batch.pixels)
         start = len(model.sink_tokens())
         end = start + vision.shape[1]
         words = model.decoder.embedding(batch.tokens[:, :start])
@@ -142,32 +175,29 @@ class Objectives(nn.Module):
         losses = self.trunk_head(hidden[:, start:].flatten(0, 1), labels, measures)
         return Losses(losses.total, _named("trunk", losses))
 
-    @torch.no_grad()
-    def _encode(self, batch: Batch) -> Tensor:
-        """The finished encoder's tokens of every clip, [batch, frames × cells, hidden]."""
-        vision = self.model.encode(batch.pixels.flatten(0, 1)[:, None]).tokens
-        return vision.reshape(len(batch.pixels), -1, vision.shape[-1])
-
     def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Early trunk states [b, t × cells, h] and final states [b, length, h]."""
         model = self.model
-        vision = self._encode(batch)
+        vision = encode(model, batch.pixels)
         start = len(model.sink_tokens())
-        end = start + vision.shape[1]
-        words = model.decoder.embedding(batch.tokens)
-        hidden = torch.cat((words[:, :start], vision.to(words.dtype), words[:, end:]), dim=1)
-        mask = visibility(batch.frames, batch.branches, model.spec.window_segments)
         early: list[Tensor] = []
         layer = model.decoder.layers[self.trunk_layer]
         hook = layer.register_forward_hook(lambda _m, _i, output: early.append(output))
         try:
-            final = model.decoder(hidden, batch.positions, DenseAttention(mask))
+            final = final_states(model, batch, vision)
         finally:
             hook.remove()
-        return early[0][:, start:end], final
+        return early[0][:, start : start + vision.shape[1]], final
 
-    def answers(self, batch: Batch, trunk_weight: float, consistency_weight: float) -> Losses:
-        """Every question's answer, and the trunk's cells beside it."""
+    def answers(
+        self,
+        batch: Batch,
+        trunk_weight: float,
+        consistency_weight: float,
+        teach: Callable[[Batch, Tensor, Tensor], Losses] | None = None,
+    ) -> Losses:
+        """Every question's answer, and the trunk's cells beside it. teach: what a teacher makes of
+        the batch, the final states and the answers' logits."""
         early, final = self.run(batch)
         asked = batch.targets != NO_TARGET
         logits = self.model.decoder.logits(final[asked]).float()
@@ -177,9 +207,13 @@ class Objectives(nn.Module):
         total = said + trunk_weight * trunk.total
         parts = {"answer": float(said.detach()), **_named("trunk", trunk)}
         if consistency_weight:
-            jumps = self.jumps(early, batch).mean()
+            found = self.jumps(early, batch)
+            jumps = found.sum() / max(len(found), 1)
             total = total + consistency_weight * jumps
             parts["jumps"] = float(jumps.detach())
+        if teach is not None:
+            taught = teach(batch, final, logits)
+            total, parts = total + taught.total, parts | taught.parts
         return Losses(total, parts)
 
     def jumps(self, early: Tensor, batch: Batch) -> Tensor:

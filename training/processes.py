@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 from torch import distributed, multiprocessing
 
-from training.batches import Share
 from training.recipe import Recipe
+from training.schedule import Share
 from training.train import Trainer
 
 

@@ -34,8 +34,10 @@ class Mix:
 class Stage:
     """`steps` optimiser steps over batches drawn from `mixes` in turn.
 
-    learns: from the "trunk"'s truth alone, through the decoder's early layers, or from "answers".
-    kinds: of the questions asked, with weights; empty: the recipe's.
+    learns: from the "trunk"'s truth alone, through the decoder's early layers, from "answers", or
+    by "preference" among them. kinds: of the questions asked, with weights; empty: the recipe's.
+    pairs: a JSONL of people's preferences, "" for the model's own mistakes on generated clips.
+    beta, anchor: as in `preference.judge`.
     """
 
     name: str
@@ -44,8 +46,22 @@ class Stage:
     learning_rate: float
     final_learning_rate: float
     warmup_steps: int = 50
-    learns: Literal["trunk", "answers"] = "answers"
+    learns: Literal["trunk", "answers", "preference"] = "answers"
     kinds: dict[str, float] = field(default_factory=dict)
+    pairs: str = ""
+    beta: float = 0.1
+    anchor: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teaching:
+    """What a smaller model learns from a larger one of the same words. folder: the teacher's.
+    answers, hidden: weights of the losses in `distillation`. temperature: of the answers."""
+
+    folder: str
+    answers: float = 1.0
+    hidden: float = 0.1
+    temperature: float = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +92,7 @@ class Recipe:
     kinds: dict[str, float] = field(default_factory=dict)
     start: str = ""
     size: Size = field(default_factory=Size)
+    teacher: Teaching | None = None
     picture_steps: int = 0
     picture_batch: int = 192
     picture_learning_rate: float = 2e-3

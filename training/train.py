@@ -1,7 +1,6 @@
 """The training loop: schedule, averaging, checkpoints, held-out checks, curve."""
 
 import copy
-import csv
 import json
 import math
 import os
@@ -11,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,9 +18,14 @@ from torch import distributed, nn
 
 from services.inference_worker.assembly import fast_dtype
 from services.inference_worker.model.builtin import BuiltinModel
-from training.batches import Batch, Pictures, Share, make_batch, new_model, stream, world_of
-from training.objectives import Losses, Objectives, score
-from training.recipe import HELD_OUT_SEEDS, Recipe
+from training import curve
+from training.batches import Batch, Pictures, make_batch, new_model, world_of
+from training.distillation import Lessons
+from training.layout import NO_TARGET
+from training.objectives import Losses, Objectives, encode, final_states, score
+from training.preference import Pairs, judge, mine
+from training.recipe import HELD_OUT_SEEDS, Recipe, Stage
+from training.schedule import Made, Share, stream
 
 
 class Trainer:
@@ -45,6 +50,9 @@ class Trainer:
         self.world = world_of(recipe)
         model = new_model(recipe, output.name)
         self.objectives = Objectives(model, self.world, recipe.trunk_layer).to(device)
+        if recipe.teacher is not None:
+            self.objectives.lessons = Lessons(recipe.teacher, model).to(device)
+        self.reference: BuiltinModel | None = None  # what went into a stage of preference
         self.objectives.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.objectives).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self._groups(), lr=0.0, betas=(0.9, 0.98))
@@ -77,7 +85,7 @@ class Trainer:
         top, floor = stage.learning_rate, stage.final_learning_rate
         return cosine(step, stage.steps, stage.warmup_steps, top, floor)
 
-    def learn(self, batch: Pictures | Batch) -> Losses:
+    def learn(self, batch: Made) -> Losses:
         """One optimiser step. The encoder learns from pictures alone and is finished after them."""
         rate = self.rate(self.step)
         stage, number = self.recipe.stage_at(self.step)
@@ -87,16 +95,11 @@ class Trainer:
         self.objectives.train()
         if stage is not None:
             self._finish_encoder(from_average=stage is self.recipe.stages[0] and number == 0)
+        if stage is not None and stage.learns == "preference" and number == 0:
+            self._begin_preference()
         batch = to_device(batch, self.device)
         with self._arithmetic():
-            if isinstance(batch, Pictures):
-                losses = self.objectives.pictures(batch)
-            elif stage is not None and stage.learns == "trunk":
-                losses = self.objectives.trunk(batch)
-            else:
-                losses = self.objectives.answers(
-                    batch, self.recipe.trunk_weight, self.recipe.consistency_weight
-                )
+            losses = self._losses(batch, stage)
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         self._share_gradients()
@@ -105,6 +108,51 @@ class Trainer:
         self.step += 1
         self._average()
         return losses
+
+    def _losses(self, batch: Made, stage: Stage | None) -> Losses:
+        objectives, recipe = self.objectives, self.recipe
+        if isinstance(batch, Pictures):
+            return objectives.pictures(batch)
+        assert stage is not None
+        if isinstance(batch, Pairs) or stage.learns == "preference":
+            return self._preference(batch, stage)
+        if stage.learns == "trunk":
+            return objectives.trunk(batch)
+        lessons = objectives.lessons
+        return objectives.answers(
+            batch,
+            recipe.trunk_weight,
+            recipe.consistency_weight,
+            lessons.losses if isinstance(lessons, Lessons) else None,
+        )
+
+    def _begin_preference(self) -> None:
+        """The average of what was learnt so far is both where the stage begins and what it is
+        compared with."""
+        self.objectives.load_state_dict(self.averaged.state_dict())
+        self.reference = copy.deepcopy(self.averaged.model).eval()
+
+    def _preference(self, batch: Batch | Pairs, stage: Stage) -> Losses:
+        """From people's pairs, or from the mistakes that the reference makes in a batch. Where it
+        makes none, only what is true is learnt."""
+        assert self.reference is not None
+        policy = self.objectives.model
+        vision = encode(policy, batch.pixels)
+        pairs: Pairs | None
+        if isinstance(batch, Batch):
+            seed = (self.recipe.seed, 6, self.step, self.share.index)
+            pairs = mine(self.reference, batch, vision, np.random.default_rng(seed))
+        else:
+            pairs = batch
+        if pairs is None:
+            assert isinstance(batch, Batch)
+            asked = batch.targets != NO_TARGET
+            scores = policy.decoder.logits(final_states(policy, batch, vision)[asked]).float()
+            said = nn.functional.cross_entropy(scores, batch.targets[asked])
+            return Losses(stage.anchor * said, {"pairs": 0.0})
+        judged = judge(policy, self.reference, pairs, vision, stage.beta, stage.anchor)
+        parts = {"preference": float(judged.loss.detach()), "pairs": float(pairs.count)}
+        return Losses(judged.loss, parts | {"margin": judged.margin, "surer": judged.sure})
 
     def _arithmetic(self) -> torch.autocast:
         """bfloat16 where the device computes in it: elsewhere it is far slower than float32."""
@@ -178,6 +226,7 @@ class Trainer:
             accuracies = self.check()
             self._log({**smooth, **{f"held-out/{name}": v for name, v in accuracies.items()}})
             console.print(f"step {self.step}: {_summary(accuracies)}")
+            curve.draw(self.curve, self.folder)
             publish(self.averaged.model, self.output)
 
     # Measures
@@ -208,15 +257,7 @@ class Trainer:
 
     def _log(self, row: dict[str, float]) -> None:
         self.curve.append({"step": self.step, **row})
-        self._write_curve()
-
-    def _write_curve(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        names = list(dict.fromkeys(name for row in self.curve for name in row))
-        with (self.folder / "curve.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.curve)
+        curve.write(self.curve, self.folder)
 
     # Checkpoints
 
@@ -229,6 +270,7 @@ class Trainer:
             "objectives": self.objectives.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "reference": None if self.reference is None else self.reference.state_dict(),
             "curve": self.curve,
         }
         path = self.folder / "checkpoint.pt"
@@ -246,6 +288,9 @@ class Trainer:
         self.objectives.load_state_dict(state["objectives"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if state["reference"] is not None:
+            self.reference = copy.deepcopy(self.averaged.model).eval()
+            self.reference.load_state_dict(state["reference"])
         self.step, self.curve = state["step"], state["curve"]
         return True
 

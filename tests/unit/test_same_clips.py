@@ -8,11 +8,12 @@ import hashlib
 import numpy as np
 import pytest
 
-from training.batches import Batch, Share, draw_branches, make_step, new_model, world_of
+from training.batches import Batch, draw_branches, new_model, world_of
 from training.clips import facts, story
 from training.examination.worlds import questions_of
 from training.recipe import EVALUATION_SEEDS, TRAIN_SEEDS, load_recipe
 from training.rendering import render
+from training.schedule import Share, make_step
 from training.world.shapes import film
 from training.worlds import ShapesTake, ShapesWorld, draw_pace
 
