@@ -220,7 +220,8 @@ class Trainer:
         if self.step % self.recipe.save_every == 0 or self.step >= end:
             self.save()
         if self.step % self.recipe.check_every == 0 or self.step >= end:
-            if "answer" not in smooth:
+            stage = self.recipe.stage_at(self.step - 1)[0]
+            if stage is None or stage.learns == "trunk":
                 console.print(f"step {self.step}: {_summary(smooth)}")
                 return
             accuracies = self.check()
