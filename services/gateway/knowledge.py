@@ -11,7 +11,7 @@ BUILTIN: dict[str, Any] = {
     "can": [
         "circles, squares, triangles and crosses in red, green, blue, yellow, pink and white",
         "the colour or the shape of one of them",
-        "how many there are, up to four, all or of one kind",
+        "how many there are, up to three, all or of one kind",
         "whether a certain one is there",
         "which way one moves: left, right, up, down, or not at all",
         "what changed last: something appeared, disappeared or turned to another colour",

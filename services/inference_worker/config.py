@@ -49,9 +49,10 @@ class WorkerConfig(ServiceConfig):
     )
     attention: str = setting(
         "auto",
-        "`block`: a kernel reads keys and values where they lie in the pool; needs a GPU and "
-        "Triton. `gather`: they are copied together first. auto: block where the device is CUDA "
-        "and Triton is installed, which comes with torch's CUDA builds.",
+        "`block`: a kernel of ours walks the pages of keys and values; needs a GPU and Triton. "
+        "`gather`: torch's kernel, in place where a session's pages lie in a row, and over a copy "
+        "where they do not. auto: block where the device is CUDA and Triton is installed, which "
+        "comes with torch's CUDA builds.",
         choices=("auto", "gather", "block"),
     )
     kv_memory_bytes: int | None = setting(
