@@ -24,7 +24,7 @@ from tests.suite import Clip, write_clip
 
 FOOTAGE = REPOSITORY.parent / "shared" / "media"
 PATIENCE_S = 60.0
-WORKER = {"WORKER_THREADS": "1", "WORKER_KV_MEMORY_BYTES": str(256 << 20)}
+WORKER = {"WORKER_THREADS": "1", "WORKER_KV_MEMORY_BYTES": str(512 << 20)}
 
 
 @dataclass(slots=True)
@@ -331,7 +331,7 @@ def test_garbage_at_every_port_disturbs_nobody(watching: Watching, clip: Clip) -
 def test_sources_that_are_none_are_refused(watching: Watching, source: str, code: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         watching.create(source)
-    assert caught.value.code().name == code  # type: ignore[attr-defined]
+    assert caught.value.code().name == code, caught.value.details()  # type: ignore[attr-defined]
 
 
 def test_nothing_secret_is_logged(watching: Watching, clip: Clip) -> None:
