@@ -6,6 +6,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.examination.worlds import Scope
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
@@ -134,22 +138,23 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from services.inference_worker.errors import ModelError
     from training.examination.report import show
     from training.examination.run import Options, examine
+    from training.recipe import RecipeError
     from training.recordings import DataError
 
-    options = Options(
-        model=arguments.model,
-        world=arguments.world,
-        data=arguments.data,
-        clips=arguments.clips,
-        setups=arguments.conditions,
-        fps=arguments.fps,
-        max_tokens=arguments.max_tokens,
-        report=arguments.report,
-    )
     console = Console()
     try:
+        options = Options(
+            model=arguments.model,
+            scope=_scope(arguments),
+            data=arguments.data,
+            clips=arguments.clips,
+            setups=arguments.conditions,
+            fps=arguments.fps,
+            max_tokens=arguments.max_tokens,
+            report=arguments.report,
+        )
         report = examine(options, console)
-    except (ConfigError, DataError, ModelError) as error:
+    except (ConfigError, DataError, ModelError, RecipeError) as error:
         print(f"cannot examine: {error}", file=sys.stderr)
         return 2
     show(report, console)
@@ -168,12 +173,20 @@ def _examination(arguments: argparse.Namespace) -> int:
     from training.world.shapes import SIZE
 
     side = int(SIZE) * arguments.scale
-    made = cases(arguments.world, arguments.clips, FrameSize(width=side, height=side))
+    made = cases(_scope(arguments), arguments.clips, FrameSize(width=side, height=side))
     with Progress(transient=True) as progress:
         bar = progress.add_task("clips", total=arguments.clips)
         number = write(arguments.path, made, lambda: progress.advance(bar))
     print(f"{number} clips in {arguments.path}")
     return 0
+
+
+def _scope(arguments: argparse.Namespace) -> "Scope":
+    from training.examination.worlds import Scope
+
+    if arguments.recipe:
+        return Scope.of_recipe(arguments.recipe)
+    return Scope.of(arguments.world)
 
 
 def _conditions(text: str) -> tuple[str, ...]:
@@ -266,16 +279,18 @@ def _parser() -> argparse.ArgumentParser:
     atlas.set_defaults(run=_atlas)
     check = commands.add_parser("eval", help="measure a model through the running engine")
     check.add_argument("--model", default="builtin", help="what the worker's WORKER_MODEL takes")
-    check.add_argument("--world", choices=WORLDS, default="shapes")
-    check.add_argument("--data", type=Path, help="JSONL in the world's place: docs/evaluation.md")
+    asked = check.add_mutually_exclusive_group()
+    asked.add_argument("--world", choices=WORLDS, default="shapes")
+    asked.add_argument("--recipe", help="what a model trained by it knows of its world")
+    asked.add_argument("--data", type=Path, help="JSONL in the world's place: docs/evaluation.md")
     check.add_argument("--clips", type=_positive(int), help="60 of a world, all of a JSONL")
     check.add_argument("--fps", type=_positive(float), help="of a JSONL's videos; the model's own")
-    asked = check.add_mutually_exclusive_group()
+    columns = check.add_mutually_exclusive_group()
     default = [name for name, setup in SETUPS.items() if setup.is_default]
-    asked.add_argument(
+    columns.add_argument(
         "--conditions", type=_conditions, default=tuple(default), help=f"of {', '.join(SETUPS)}"
     )
-    asked.add_argument(
+    columns.add_argument(
         "--all", action="store_const", const=tuple(SETUPS), dest="conditions", help="every one"
     )
     check.add_argument("--max-tokens", type=_positive(int), default=96, help="of an answer")
@@ -283,7 +298,9 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_evaluate)
     write = commands.add_parser("examination", help="write an examination for other systems")
     write.add_argument("path", type=Path, help="the JSONL; its videos go into a folder beside it")
-    write.add_argument("--world", choices=WORLDS, default="shop")
+    whose = write.add_mutually_exclusive_group()
+    whose.add_argument("--world", choices=WORLDS, default="shop")
+    whose.add_argument("--recipe", help="what a model trained by it knows of its world")
     write.add_argument("--clips", type=_positive(int), default=60)
     write.add_argument("--scale", type=_positive(int), default=1, help="times 128 pixels")
     write.set_defaults(run=_examination)

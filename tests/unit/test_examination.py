@@ -32,7 +32,8 @@ from training.examination.scoring import (
 )
 from training.examination.setups import SETUPS, Answer, Answerer, Firing, Setup, shown, sit
 from training.examination.worker import WorkerAnswerer
-from training.recipe import EVALUATION_SEEDS, HELD_OUT_SEEDS
+from training.examination.worlds import Scope
+from training.recipe import EVALUATION_SEEDS, HELD_OUT_SEEDS, load_recipe
 from training.recordings import DataError, Footage
 from training.rendering import Pixels
 from training.world.question import Question
@@ -245,8 +246,8 @@ def test_a_new_worker_comes_before_every_moment() -> None:
 
 
 @pytest.mark.parametrize("world", worlds.WORLDS)
-def test_a_world_is_examined_in_all_classes_on_seeds_of_its_own(world: worlds.World) -> None:
-    cases = list(worlds.cases(world, 10, FrameSize(width=128, height=128)))
+def test_a_world_is_examined_in_all_classes_on_seeds_of_its_own(world: str) -> None:
+    cases = list(worlds.cases(Scope.of(world), 10, FrameSize(width=128, height=128)))
     assert [int(case.name.split()[1]) - EVALUATION_SEEDS for case in cases] == list(range(10))
     assert EVALUATION_SEEDS + 10_000 < HELD_OUT_SEEDS
     items = [each for case in cases for each in case.items]
@@ -264,12 +265,22 @@ def test_a_world_is_examined_in_all_classes_on_seeds_of_its_own(world: worlds.Wo
                 assert each.asked_s < event.earliest_s <= event.at_s <= each.until_s
 
 
+def test_a_recipe_narrows_its_world_to_what_it_teaches() -> None:
+    scope = Scope.of_recipe("shop-cpu")
+    cases = list(worlds.cases(scope, 6, FrameSize(width=128, height=128)))
+    items = [each for case in cases for each in case.items]
+    assert {each.question.kind for each in items} <= set(load_recipe("shop-cpu").kinds)
+    prices = {each.question.answer for each in items if each.question.kind == "price"}
+    assert prices <= {f"{price} dollars" for price in scope.trade.prices}  # type: ignore[union-attr]
+    assert any(each.question.history for each in items if each.question.kind != "followup")
+
+
 def test_a_model_gets_frames_of_its_size_painted_large_enough() -> None:
     rule = FrameSize(width=448, height=448, factor=28, min_pixels=784, max_pixels=112 * 112)
-    (case,) = worlds.cases("shapes", 1, rule)
+    (case,) = worlds.cases(worlds.SHAPES, 1, rule)
     assert case.footage.pixels.shape[1:] == (112, 112, 3)
-    (small,) = worlds.cases("shapes", 1, SMALL)
-    (large,) = worlds.cases("shapes", 1, FrameSize(width=256, height=256))
+    (small,) = worlds.cases(worlds.SHAPES, 1, SMALL)
+    (large,) = worlds.cases(worlds.SHAPES, 1, FrameSize(width=256, height=256))
     assert large.items == small.items == case.items
     assert large.footage.pixels.shape[1:] == (256, 256, 3)
 
@@ -278,7 +289,7 @@ def test_a_model_gets_frames_of_its_size_painted_large_enough() -> None:
 
 
 def test_an_examination_survives_its_file(tmp_path: Path) -> None:
-    made = list(worlds.cases("street", 2, FrameSize(width=128, height=128)))
+    made = list(worlds.cases(Scope.of("street"), 2, FrameSize(width=128, height=128)))
     assert exchange.write(tmp_path / "street.jsonl", made) == 2
     read = exchange.read(
         tmp_path / "street.jsonl", 8.0, FrameSize(width=128, height=128), tmp_path / "frames"
@@ -536,5 +547,7 @@ def test_the_command_writes_and_takes_an_examination(
     assert "missed" in capsys.readouterr().out
     assert run(*ask[:3], "--data", str(tmp_path / "none"), "--report", report) == 2
     assert "none: cannot be read" in capsys.readouterr().err
+    assert run("eval", "--recipe", "none") == 2
+    assert "no recipe 'none'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run("eval", "--conditions", "full,window_9")

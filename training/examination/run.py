@@ -36,7 +36,7 @@ class Options:
     world. fps: of sampling the JSONL's videos; None is what the model streams at."""
 
     model: str = "builtin"
-    world: worlds.World = "shapes"
+    scope: worlds.Scope = worlds.SHAPES
     data: Path | None = None
     clips: int | None = None
     setups: Sequence[str] = tuple(name for name, setup in SETUPS.items() if setup.is_default)
@@ -46,7 +46,7 @@ class Options:
 
     @property
     def subject(self) -> str:
-        return self.data.stem if self.data else self.world
+        return self.data.stem if self.data else self.scope.name
 
     @property
     def path(self) -> Path:
@@ -106,7 +106,7 @@ class _Examination:
         """What gives the cases once more, for each setup."""
         options, size = self.options, frame_size(spec)
         if options.data is None:
-            return lambda: worlds.cases(options.world, options.clips or DEFAULT_CLIPS, size)
+            return lambda: worlds.cases(options.scope, options.clips or DEFAULT_CLIPS, size)
         if not self._read:
             fps = options.fps or spec.preferred_fps
             self._read = exchange.read(options.data, fps, size, self.folder)[: options.clips]

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -15,42 +16,70 @@ from services.gateway.sampler import to_rgb
 from training import watches
 from training.examination.cases import Case, Class, Event, Item, Standing
 from training.questions import KINDS, ask, small_talk
-from training.recipe import EVALUATION_SEEDS
+from training.recipe import EVALUATION_SEEDS, load_recipe
 from training.recordings import Footage
 from training.rendering import Pixels, render
 from training.world import asking, forward, shapes, wide
 from training.world.forward import Make, Watch, expected
 from training.world.question import Question
-from training.worlds import draw_pace
+from training.world.shop import Trade
+from training.worlds import after, draw_pace
 
-World = Literal["shapes", "street", "shop"]
-WORLDS: tuple[World, ...] = get_args(World)
+WORLDS = ("shapes", "street", "shop", "wide")
 FRAMES_PER_SECOND = 8.0
 IN_TIME_S = 0.5  # how much later than its event a watch may speak
-CLASSES: dict[str, Class] = {"change": "backward", "followup": "backward"}
-CLASSES |= dict.fromkeys(("watch", "absent", "unknown"), "other")  # others are of real time
+# Watches count by their times; whether one holds now is told beside them.
+UNCOUNTED = ("watch", "absent", "unknown")
+OF_SHAPES: dict[str, Class] = {"change": "backward", "followup": "backward"}  # else real time
 TEMPORAL = ("direction", "moving", "speed", "change")
 DESCRIPTIONS = ("scene", "story")
 _LENGTHS = (6, 12, 20, 30, 40, 60)
 _WIDE_LENGTHS = (16, 24, 32, 44, 60)
 _MOMENTS = 3  # of a clip
 _WIDE_MOMENTS = 4
+_TALK = 0.3  # share of the wide world's questions with earlier rounds that do not matter
 _WATCHES = 3  # of a clip, at most
 _KINDS, _TRIES = 2, 12  # for each of them, until one has something to wait for
 _HAPPENS = 0.75  # share of watches whose condition comes true
 
 
-def cases(world: World, num_clips: int, size: FrameSize) -> Iterator[Case]:
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is examined of a world: `trade` narrows its shop, `kinds` its questions; () are all."""
+
+    name: str = "shapes"
+    world: str = "shapes"
+    trade: Trade | None = None
+    kinds: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, world: str) -> Self:
+        return cls(world, world)
+
+    @classmethod
+    def of_recipe(cls, name: str) -> Self:
+        """What a model trained by it can know. Raises RecipeError."""
+        recipe = load_recipe(name)
+        return cls(Path(name).stem, recipe.world, recipe.trade, tuple(recipe.kinds))
+
+    def asks(self, kind: str) -> bool:
+        return not self.kinds or kind in self.kinds
+
+
+SHAPES = Scope()
+
+
+def cases(scope: Scope, num_clips: int, size: FrameSize) -> Iterator[Case]:
     """The first clips of a world's examination, in the size that the model takes."""
     # Painted at least as large as the model wants them: nothing is gained by enlarging.
     scale = max(1, math.ceil(max(size.width, size.height) / shapes.SIZE))
     for index in range(num_clips):
         seed = EVALUATION_SEEDS + index
-        make = _shapes if world == "shapes" else _wide
-        pixels, items, standings = make(world, seed, index, scale)
+        make = _shapes if scope.world == "shapes" else _wide
+        pixels, items, standings = make(scope, seed, index, scale)
         times_s = np.arange(len(pixels)) / FRAMES_PER_SECOND
         footage = Footage(fitted(pixels, size), times_s)
-        yield Case(f"{world} {seed}", footage, tuple(items), tuple(standings))
+        yield Case(f"{scope.name} {seed}", footage, tuple(items), tuple(standings))
 
 
 def fitted(pixels: Pixels, size: FrameSize) -> Pixels:
@@ -68,29 +97,34 @@ def fitted(pixels: Pixels, size: FrameSize) -> Pixels:
 Made = tuple[Pixels, list[Item], list[Standing]]
 
 
-def _shapes(world: World, seed: int, index: int, scale: int) -> Made:
+def _shapes(scope: Scope, seed: int, index: int, scale: int) -> Made:
     rng = np.random.default_rng((seed, 4))
     clip = shapes.film(seed, _LENGTHS[index % len(_LENGTHS)], draw_pace(rng))
     items = [
-        _item(frame, CLASSES.get(question.kind, "realtime"), question)
+        _item(frame, OF_SHAPES.get(question.kind, "realtime"), question)
         for frame, questions in questions_of(clip, rng)
         for question in questions
+        if scope.asks(question.kind)
     ]
     return render(clip, scale), items, _standings(clip, watches.CONDITIONS, seed)
 
 
-def _wide(world: World, seed: int, index: int, scale: int) -> Made:
-    assert world != "shapes"
+def _wide(scope: Scope, seed: int, index: int, scale: int) -> Made:
+    scenes: tuple[wide.World, ...] = ("street", "shop")
+    scene = next((s for s in scenes if s == scope.world), scenes[index % 2])
     length = _WIDE_LENGTHS[index % len(_WIDE_LENGTHS)]
-    clip = wide.film(seed, length, world, "held_out", scale=scale)
+    clip = wide.film(seed, length, scene, "held_out", scale=scale, trade=scope.trade)
     rng = np.random.default_rng((seed, 4))
+    kinds = [kind for kind in asking.ALL_KINDS if scope.asks(kind)]
     items: list[Item] = []
     for frame in _moments(length, _WIDE_MOMENTS, rng):
-        for kind, rule in asking.KINDS.items():
+        for kind in kinds:
             question = asking.ask(clip, frame, kind, rng)
-            if question is not None:
-                # A watch counts by its times; whether it holds now is told beside it.
-                items.append(_item(frame, "other" if question.is_watch else rule.of, question))
+            if question is None:
+                continue
+            if not question.is_watch and rng.random() < _TALK:
+                question = after(asking.small_talk(clip, frame, kinds, rng), question)
+            items.append(_item(frame, asking.ALL_KINDS[kind].of, question))
     return clip.pixels, items, _standings(clip, forward.CONDITIONS, seed)
 
 
@@ -120,7 +154,7 @@ def questions_of(clip: shapes.Clip, rng: Generator) -> Iterator[tuple[int, list[
 def _item(frame: int, of: Class, question: Question) -> Item:
     return Item(
         at_s=frame / FRAMES_PER_SECOND,
-        of=of,
+        of="other" if question.kind in UNCOUNTED else of,
         question=question,
         temporal=question.kind in TEMPORAL or (of == "backward" and question.kind != "followup"),
         by_facts=question.kind in DESCRIPTIONS,
