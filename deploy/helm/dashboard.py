@@ -130,6 +130,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         timed("A step", "sightline_step_seconds"),
         counted("Steps that failed", "sightline_step_failures_total", "part"),
+        counted("Steps on a GPU", "sightline_worker_device_steps_total", "how"),
         quantiles("Tokens of a step", "short", "sightline_step_tokens"),
         quantiles("Segments of a step", "short", "sightline_step_segments"),
         Panel(
