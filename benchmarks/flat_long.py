@@ -152,10 +152,10 @@ def _result(engine: Engine, samples: list[_Sample]) -> Result:
 
 def _draw(figure: Any, samples: list[_Sample]) -> None:
     left, middle, right = figure.subplots(1, 3)
-    frames = [sample.frames for sample in samples]
+    frames = [sample.frames / 1000 for sample in samples]
     left.plot(frames, [1000 * s.step_s for s in samples], linewidth=0.8, label="step")
     left.plot(frames, [1000 * s.young_s for s in samples], linewidth=0.8, label="young session's")
-    left.set_ylabel("median of 1,000 (ms)")
+    left.set_ylabel("median step (ms)")
     left.legend()
     middle.plot(frames, [sample.ratio for sample in samples], linewidth=0.8)
     middle.set_ylabel("step, old against young")
@@ -165,5 +165,5 @@ def _draw(figure: Any, samples: list[_Sample]) -> None:
     right.set_ylabel("memory (MiB)")
     right.legend()
     for axes in (left, middle, right):
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("frames")
+        axes.set_xlabel("thousand frames")
+        axes.set_ylim(0, 1.2 * axes.dataLim.ymax)
