@@ -89,6 +89,11 @@ class InferenceServicer(InferenceServiceServicer):
         if first is None or first.WhichOneof("message") != "open":
             raise FailedPreconditionError("the first message must be `open`")
         session, attachment, resumed = await self._open(first.open)
+        # Whatever becomes of this generator: one that a lost caller left behind may be finalised
+        # only when garbage is collected.
+        context.add_done_callback(
+            lambda _: self._sessions.detach(session, attachment)  # type: ignore[arg-type]
+        )
         credit = self._engine.core.limits.frame_queue
         receipts: Receipts = asyncio.Queue()  # bounded by the credit
         tasks: list[asyncio.Task[None]] = []
