@@ -89,15 +89,16 @@ class InferenceServicer(InferenceServiceServicer):
         if first is None or first.WhichOneof("message") != "open":
             raise FailedPreconditionError("the first message must be `open`")
         session, attachment, resumed = await self._open(first.open)
-        # Whatever becomes of this generator: one that a lost caller left behind may be finalised
-        # only when garbage is collected.
+        # From here on the session is this call's, even if the caller is gone already. Not in the
+        # `finally` below: of a generator that a lost caller left behind, it may run only when
+        # garbage is collected.
         context.add_done_callback(
             lambda _: self._sessions.detach(session, attachment)  # type: ignore[arg-type]
         )
         credit = self._engine.core.limits.frame_queue
         receipts: Receipts = asyncio.Queue()  # bounded by the credit
         tasks: list[asyncio.Task[None]] = []
-        try:  # from here on the session is this call's, even if the caller is gone already
+        try:
             yield inference_pb2.StreamFramesResponse(
                 opened=inference_pb2.Opened(credit=credit, resumed=resumed)
             )
@@ -112,7 +113,6 @@ class InferenceServicer(InferenceServiceServicer):
                 yield inference_pb2.StreamFramesResponse(ack=_ack(receipt, credit))
         finally:
             await cancel_and_wait(*tasks)
-            self._sessions.detach(session, attachment)
 
     async def _open(
         self, request: inference_pb2.OpenStream
