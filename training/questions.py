@@ -11,12 +11,11 @@ from numpy.random import Generator
 
 from training import phrasings
 from training.vocabulary import COLOURS, DIRECTIONS, NUMBERS, PLURALS, SHAPES
-from training.world.question import WINDOW, Question, pick
+from training.world.question import DONT_KNOW, WINDOW, Question, pick
 from training.world.shapes import Change, Clip, Thing
 
 _WINDOW_BLUR = 5
 _STEADY = 3
-DONT_KNOW = "i do not know"
 
 
 Ask = Callable[[Clip, int, Generator], Question | None]

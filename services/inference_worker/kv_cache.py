@@ -57,9 +57,6 @@ class PagePool:
     def num_reserved(self) -> int:
         return self.num_pages - 1 - self.num_unreserved
 
-    def references(self, page: int) -> int:
-        return self._references[page]
-
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 

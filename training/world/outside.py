@@ -4,10 +4,9 @@ from numpy.random import Generator
 
 from training.world.catalogue import TINTS, items
 from training.world.clip import Clip
-from training.world.question import Question, pick
+from training.world.question import DONT_KNOW, Question, pick
 from training.world.realtime import say
 
-DONT_KNOW = "i do not know"
 _UNKNOWN = (
     "who is the {}",
     "who is {}",

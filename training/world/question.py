@@ -7,6 +7,7 @@ from typing import TypeVar
 from numpy.random import Generator
 
 WINDOW = 30  # frames that the model can look back on
+DONT_KNOW = "i do not know"
 T = TypeVar("T")
 
 
