@@ -5,10 +5,11 @@ every weight and of every session's keys and values. No padding, no copies, no a
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.machine import copy_rate, matmul_rate
 from services.inference_worker.model.decoder import DecoderConfig
@@ -81,9 +82,20 @@ def tower_flops(model: StreamingModel, tubelets: int) -> float:
     spec = model.spec
     shape = (tubelets, spec.tubelet, spec.layout.height, spec.layout.width, 3)
     pictures = torch.zeros(shape, dtype=torch.uint8, device=model.decoder.embedding.weight.device)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    with torch.inference_mode(), counter:
         model.encode(pictures)
     return float(counter.get_total_flops())
+
+
+def _attention_flops(queries: Any, keys: Any, values: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(queries, keys, values))  # type: ignore[no-untyped-call]
+
+
+# The counter knows the kernels of GPUs, and takes what it does not know for nothing.
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+}
 
 
 def _of_decoder(name: str) -> bool:

@@ -5,13 +5,16 @@ import json
 import os
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
+from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import engine, rows
-from benchmarks.floor import Rates, Work, attention_flops, kv_bytes
+from benchmarks.floor import Rates, Work, attention_flops, kv_bytes, tower_flops
 from benchmarks.growth import Growth
 from benchmarks.machine import CpuMeter, Machine
 from benchmarks.questions import Measured as QuestionsMeasured
@@ -281,6 +284,15 @@ class TestFloor:
 
     def test_keys_and_values_of_every_layer(self) -> None:
         assert kv_bytes(self.config, 5, 2) == 2 * 5 * 2 * 2 * 3 * 2
+
+    def test_a_towers_attention_counts_on_a_cpu_too(self) -> None:
+        queries = torch.zeros(2, 4, 8, 16)
+        model: Any = SimpleNamespace(
+            spec=SimpleNamespace(tubelet=1, layout=SimpleNamespace(height=1, width=1)),
+            decoder=SimpleNamespace(embedding=torch.nn.Embedding(1, 1)),
+            encode=lambda _: scaled_dot_product_attention(queries, queries, queries),
+        )
+        assert tower_flops(model, 1) == 4 * queries.numel() * 8
 
     def test_the_slower_resource_is_the_floor(self) -> None:
         rates = Rates(flops=1e9, frame_flops=5e8, bytes=1e6)
