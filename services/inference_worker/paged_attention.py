@@ -74,7 +74,7 @@ class PagedAttention:
         return out
 
     def _call(self, sessions: list[_Session]) -> _Call:
-        width = rounded(sessions[0].num_queries)
+        width = max(session.num_queries for session in sessions)
         count = max(session.count for session in sessions)
         size = self.store.page_size
         visible = np.zeros((len(sessions), width, count * size), dtype=bool)

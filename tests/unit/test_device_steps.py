@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from services.common.config import ConfigError
 from services.inference_worker import metrics
-from services.inference_worker.assembly import assemble
+from services.inference_worker.assembly import _page_size, assemble
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.graphs import Graphs
 from services.inference_worker.runner import Runner
@@ -153,6 +154,19 @@ def test_block_attention_without_a_gpu_is_refused_by_name(monkeypatch: pytest.Mo
     model, config = tiny_model(), WorkerConfig(attention="block", kv_memory_bytes=2**24)
     with pytest.raises(ConfigError, match="WORKER_ATTENTION='block' needs"):
         assemble(model, config, torch.float32, CPU)
+
+
+@pytest.mark.parametrize(("tokens", "size"), [(64, 16), (66, 22), (82, 21), (96, 16)])
+def test_pages_fill_segments_where_their_rest_would_be_read(tokens: int, size: int) -> None:
+    model = tiny_model()
+    layout = replace(model.spec.layout, segment_tokens=tokens)
+    model.spec = replace(model.spec, layout=layout)
+    assert _page_size(model, "auto", CPU) == size
+    assert _page_size(model, "block", CPU) == _page_size(model, "auto", torch.device("cuda")) == 16
+    given = WorkerConfig(kv_memory_bytes=2**26)
+    for config in (given, replace(given, page_size=5)):
+        pool = assemble(model, config, torch.float32, CPU).core.cache.pool
+        assert pool.page_size == config.page_size or size
 
 
 def test_a_cpu_gathers() -> None:
