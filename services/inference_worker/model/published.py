@@ -187,12 +187,11 @@ class PublishedModel(nn.Module, ABC):
         """Ready to run, once every parameter has its values."""
         omega = self.omega(self.config).to(dtype=torch.float32, device=device)
         self.decoder.omega = nn.Parameter(omega, requires_grad=False)
-        if device.type == "cuda":
-            self.use_spans()
+        self.use_spans()
         return self.eval()
 
     def use_spans(self) -> None:
-        """Let the tower attend in as few launches as it can, where launches are what takes time."""
+        """Let the tower attend in as few calls as it can."""
         return
 
     def places(self, checkpoint: Checkpoint) -> dict[str, Place]:

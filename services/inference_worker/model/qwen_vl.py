@@ -5,10 +5,11 @@ authors' code agree on positions: within one span of several tubelets they advan
 A span's cell (i, j) sits at (p, p + i, p + j), and the words after it at p + max(rows, columns).
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.vision_utils import (
     get_vision_cu_seqlens,
     get_vision_interpolation_indices_and_weights,
@@ -31,6 +32,20 @@ from sightline.errors import InvalidArgumentError
 MOST_GRIDS = 64  # batches × sizes of pictures
 
 
+class Patches(nn.Conv3d):
+    """A convolution over pictures that are one patch each, as the matrix product that it is, which
+    takes a third as long on a CPU."""
+
+    @classmethod
+    def like(cls, conv: nn.Conv3d) -> Self:
+        sizes: Any = conv.kernel_size
+        return cls(conv.in_channels, conv.out_channels, sizes, sizes, bias=conv.bias is not None)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """[patches, channels, time, y, x] → [patches, hidden]."""
+        return functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
+
+
 class Qwen2VL(PublishedModel):
     """Qwen2-VL: q, k and v with biases, chunked multimodal RoPE."""
 
@@ -42,6 +57,8 @@ class Qwen2VL(PublishedModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        embed: Any = self.tower.patch_embed
+        embed.proj = Patches.like(embed.proj)
         self._grids: dict[tuple[int, int, int, torch.device], dict[str, Any]] = {}
 
     @property

@@ -34,7 +34,7 @@ class Spans:
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """[1, tokens, heads, dim] of [1, heads, tokens, dim] each."""
-        whole = torch.empty_like(queries)
+        whole = queries.new_empty((queries.shape[2], queries.shape[1], queries.shape[3]))
         for length, places in self.groups:
             picked = [
                 each if places is None else each.index_select(2, places)
@@ -44,12 +44,12 @@ class Spans:
                 each[0].unflatten(1, (-1, length)).transpose(0, 1) for each in picked
             )
             seen = functional.scaled_dot_product_attention(query, key, value, scale=scale)
-            seen = seen.transpose(0, 1).flatten(1, 2)[None]
+            seen = seen.transpose(1, 2).flatten(0, 1)  # which is how kernels lay it out
             if places is None:
                 whole = seen
             else:
-                whole.index_copy_(2, places, seen)
-        return whole.transpose(1, 2)
+                whole.index_copy_(0, places, seen)
+        return whole[None]
 
 
 def use_spans(tower: Any, windowed: Sequence[int] = ()) -> None:
