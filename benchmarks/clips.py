@@ -10,11 +10,12 @@ WIDTH, HEIGHT = 640, 360
 
 
 def model_frames(number: int) -> list[bytes]:
-    """Consecutive 128×128 RGB frames of the world that the built-in model knows."""
-    from training.rendering import render
-    from training.world.shapes import film
+    """Consecutive 128×128 RGB frames of the shop that the built-in model knows."""
+    from training.recipe import load_recipe
+    from training.world.wide import film
 
-    return [frame.tobytes() for frame in render(film(CLIP_SEED, number))]
+    clip = film(CLIP_SEED, number, "shop", trade=load_recipe("builtin").trade)
+    return [frame.tobytes() for frame in clip.pixels]
 
 
 def write_h264(path: Path, fps: int, seconds: float) -> None:
@@ -22,15 +23,15 @@ def write_h264(path: Path, fps: int, seconds: float) -> None:
 
     The world is square; it is stretched here, and squeezed again where the model's size is square.
     """
-    from training.clips import pictures
-    from training.world.shapes import FRAMES_PER_SECOND, film
+    from training.recipe import load_recipe
+    from training.world.video import pictures
 
     options = {"preset": "veryfast", "tune": "zerolatency", "crf": "23", "g": str(fps), "bf": "0"}
-    shown = film(CLIP_SEED, int(seconds * FRAMES_PER_SECOND))
+    trade = load_recipe("builtin").trade
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for picture in pictures(shown, 3, fps):
+        for picture in pictures(CLIP_SEED, seconds, "shop", 3, fps, trade):
             square = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame = square.reformat(WIDTH, HEIGHT, "yuv420p", threads=1)
             container.mux(stream.encode(frame))

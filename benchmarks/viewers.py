@@ -14,9 +14,9 @@ from sightline.v1 import gateway_pb2, gateway_pb2_grpc
 QUESTIONS = (
     "What is in the scene?",
     "How many objects are there?",
-    "What changed?",
-    "Is there a red circle?",
-    "What colour is the square?",
+    "What came last?",
+    "Is there a red shirt?",
+    "What is the hand holding?",
 )
 ANSWER_TIMEOUT_S = 30.0
 

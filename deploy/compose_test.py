@@ -105,6 +105,7 @@ class Suite:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(REPOSITORY / name, target)
         self.environment = {
+            "WORKER_MODEL": "shapes",
             "SIGHTLINE_TAG": PROJECT,
             "SIGHTLINE_BUILD_NETWORK": "host",
             **{f"GATEWAY_{name}_PORT": str(port) for name, port in self.ports.items()},

@@ -34,15 +34,19 @@ def main() -> None:
     if reason := missing():
         sys.exit(reason)
     with tempfile.TemporaryDirectory() as folder:
-        suite, driver = Suite(Path(folder) / "suite"), Driver(Path(folder))
+        shown = {"inference_worker": {"WORKER_MODEL": "builtin"}}
+        suite = Suite(Path(folder) / "suite", environment=shown)
+        driver = Driver(Path(folder))
         try:
             suite.start()
             driver.start()
-            clip = write_clip(suite.media_root, seed=arguments.seed, seconds=SECONDS)
-            suite.open(clip.source, name="shapes")
+            clip = write_clip(
+                suite.media_root, seed=arguments.seed, seconds=SECONDS, model="builtin"
+            )
+            suite.open(clip.source, name="shop")
             page = driver.page()
             page.look(width=arguments.width, height=arguments.height, dark=arguments.dark)
-            condition = arguments.condition or clip.passing_condition()
+            condition = arguments.condition or f"the hand is holding {longest(clip, 'held').answer}"
             if not any(converse(page, suite, clip, condition) for _ in range(TRIES)):
                 sys.exit("no try had every answer right")
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -54,13 +58,13 @@ def main() -> None:
 
 
 def moments(clip: Clip) -> list[Fact]:
-    """A thing that moves, something that changed, and the fullest scene of a clip."""
+    """A price, what was shown before, and the fullest scene of a clip."""
+    return [longest(clip, kind) for kind in ("price", "before", "scene")]
 
-    def longest(kind: str, dull: str) -> Fact:
-        facts = [fact for fact in clip.facts if fact.kind == kind and dull not in fact.answer]
-        return max(facts, key=lambda fact: (fact.answer.count(" and "), span(fact)))
 
-    return [longest("direction", "not"), longest("change", "nothing"), longest("scene", "nothing")]
+def longest(clip: Clip, kind: str) -> Fact:
+    facts = [fact for fact in clip.facts if fact.kind == kind and fact.answer != "nothing"]
+    return max(facts, key=lambda fact: (fact.answer.count(" and "), span(fact)))
 
 
 def span(fact: Fact) -> float:

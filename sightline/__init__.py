@@ -2,7 +2,7 @@
 
     with sightline.connect("localhost:50051") as client:
         session = client.open("clip.mp4")
-        for delta in session.ask("What changed?"):
+        for delta in session.ask("What do you see?"):
             print(delta, end="")
 
 `sightline.aio` is the same for asyncio programs.

@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         "watch", commands.watch, "be told when a condition begins or ceases to hold", as_json
     )
     watch.add_argument("session", help="a session's id or name")
-    watch.add_argument("condition", help='for example "a red circle is there"')
+    watch.add_argument("condition", help='for example "a phone is there"')
     for name, text in (
         ("interval", "seconds between two checks (1)"),
         ("debounce", "seconds a change must hold"),

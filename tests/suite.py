@@ -89,9 +89,9 @@ class Suite:
             folder,
         )
         self.tts = ServiceProcess("tts", extra.get("tts", {}), folder) if speech else None
+        worker = {"WORKER_MODEL": "shapes", **extra.get("inference_worker", {})}
         self.workers = [
-            ServiceProcess("inference_worker", extra.get("inference_worker", {}), folder)
-            for _ in range(num_workers)
+            ServiceProcess("inference_worker", worker, folder) for _ in range(num_workers)
         ]
         gateway = {
             "GATEWAY_MEDIA_ROOT": str(self.media_root),
@@ -170,13 +170,17 @@ class Suite:
                 self.api("DELETE", f"api/sessions/{session['id']}")
 
 
-def write_clip(folder: Path, *, seed: int, seconds: float) -> Clip:
-    """Generate a clip of the built-in model's world and its truth. A seed always gives the same."""
+def write_clip(folder: Path, *, seed: int, seconds: float, model: str = "shapes") -> Clip:
+    """Generate a clip of a shipped model's world and its truth. A seed always gives the same."""
     from training.clips import write_sample
+    from training.recipe import load_recipe
+    from training.world.video import write_video
 
-    path = folder / f"shapes-{seed}-{seconds:g}.mp4"
-    if not path.exists():
+    path = folder / f"{model}-{seed}-{seconds:g}.mp4"
+    if not path.exists() and model == "shapes":
         write_sample(path, seed, seconds)
+    elif not path.exists():
+        write_video(path, seed, seconds, trade=load_recipe(model).trade)
     truth = json.loads(path.with_suffix(".json").read_text())
     facts = tuple(Fact(**fact) for fact in truth["facts"])
     return Clip(path, truth["seconds"], facts)

@@ -15,7 +15,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from services.inference_worker.model.family import BUILTIN_FOLDER
+    from services.inference_worker.model.family import SHIPPED, WEIGHTS
     from training.processes import Launch, launch
     from training.recipe import FOLDER, RecipeError, load_recipe
 
@@ -27,7 +27,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.seed is not None:
         recipe = replace(recipe, seed=arguments.seed)
     name = Path(arguments.recipe).stem
-    ships = name == "shapes"
+    output = WEIGHTS / name if name in SHIPPED else FOLDER / name / "model"
     processes = arguments.processes or 1
     if arguments.processes is None and arguments.device == "cpu":
         processes = min(os.cpu_count() or 1, 4)
@@ -35,7 +35,7 @@ def _train(arguments: argparse.Namespace) -> int:
         Launch(
             recipe=recipe,
             folder=arguments.folder or FOLDER / name,
-            output=arguments.output or (BUILTIN_FOLDER if ships else FOLDER / name / "model"),
+            output=arguments.output or output,
             device=arguments.device,
             processes=processes,
             port=arguments.port,
@@ -71,13 +71,22 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 def _clip(arguments: argparse.Namespace) -> int:
     from training.clips import write_sample
+    from training.recipe import RecipeError, load_recipe
     from training.world.video import write_video
 
+    world, trade = arguments.world, None
+    if arguments.recipe is not None:
+        try:
+            recipe = load_recipe(arguments.recipe)
+        except RecipeError as error:
+            print(f"no clip: {error}", file=sys.stderr)
+            return 2
+        world, trade = recipe.world, recipe.trade
     what = (arguments.path, arguments.seed, arguments.seconds, arguments.scale, arguments.fps)
-    if arguments.world == "shapes":
+    if world == "shapes":
         write_sample(*what)
     else:
-        write_video(*what, world=arguments.world)
+        write_video(*what, world="shop" if world == "wide" else world, trade=trade)
     return 0
 
 
@@ -181,12 +190,20 @@ def _examination(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _knows(arguments: argparse.Namespace) -> str:
+    """The recipe of a shipped model, the built-in one's for any other."""
+    from services.inference_worker.model.family import SHIPPED
+
+    model = getattr(arguments, "model", "")
+    return model if model in SHIPPED else "builtin"
+
+
 def _scope(arguments: argparse.Namespace) -> "Scope":
     from training.examination.worlds import Scope
 
-    if arguments.recipe:
-        return Scope.of_recipe(arguments.recipe)
-    return Scope.of(arguments.world)
+    if arguments.world:
+        return Scope.of(arguments.world)
+    return Scope.of_recipe(arguments.recipe or _knows(arguments))
 
 
 def _conditions(text: str) -> tuple[str, ...]:
@@ -219,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a model by a recipe")
-    train.add_argument("--recipe", default="shapes", help="of training/recipes, or a TOML file")
+    train.add_argument("--recipe", default="builtin", help="of training/recipes, or a TOML file")
     train.add_argument("--seed", type=int, help="another than the recipe's")
     train.add_argument("--device", default="cpu")
     train.add_argument("--folder", type=Path, help="checkpoint, curve, plot")
@@ -262,7 +279,9 @@ def _parser() -> argparse.ArgumentParser:
     clip.add_argument("--seconds", type=float, default=24.0)
     clip.add_argument("--scale", type=int, default=4, help="times 128 pixels")
     clip.add_argument("--fps", type=int, default=24)
-    clip.add_argument("--world", choices=("shapes", "street", "shop"), default="shapes")
+    shown = clip.add_mutually_exclusive_group()
+    shown.add_argument("--world", choices=("shapes", "street", "shop"), default="shapes")
+    shown.add_argument("--recipe", help="what a model trained by it knows of its world")
     clip.set_defaults(run=_clip)
     sheet = commands.add_parser("sheet", help="draw clips with questions and answers as a PNG")
     sheet.add_argument("path", type=Path)
@@ -280,8 +299,10 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("eval", help="measure a model through the running engine")
     check.add_argument("--model", default="builtin", help="what the worker's WORKER_MODEL takes")
     asked = check.add_mutually_exclusive_group()
-    asked.add_argument("--world", choices=WORLDS, default="shapes")
-    asked.add_argument("--recipe", help="what a model trained by it knows of its world")
+    asked.add_argument("--world", choices=WORLDS)
+    asked.add_argument(
+        "--recipe", help="what a model trained by it knows of its world; a shipped model's own"
+    )
     asked.add_argument("--data", type=Path, help="JSONL in the world's place: docs/evaluation.md")
     check.add_argument("--clips", type=_positive(int), help="60 of a world, all of a JSONL")
     check.add_argument("--fps", type=_positive(float), help="of a JSONL's videos; the model's own")
@@ -299,8 +320,8 @@ def _parser() -> argparse.ArgumentParser:
     write = commands.add_parser("examination", help="write an examination for other systems")
     write.add_argument("path", type=Path, help="the JSONL; its videos go into a folder beside it")
     whose = write.add_mutually_exclusive_group()
-    whose.add_argument("--world", choices=WORLDS, default="shop")
-    whose.add_argument("--recipe", help="what a model trained by it knows of its world")
+    whose.add_argument("--world", choices=WORLDS)
+    whose.add_argument("--recipe", help="what a model trained by it knows; the built-in one's")
     write.add_argument("--clips", type=_positive(int), default=60)
     write.add_argument("--scale", type=_positive(int), default=1, help="times 128 pixels")
     write.set_defaults(run=_examination)

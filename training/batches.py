@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from services.inference_worker.model.builtin import BuiltinModel, default_config
-from services.inference_worker.model.family import BUILTIN_FOLDER
+from services.inference_worker.model.family import model_folder
 from training.layout import Branch, branch_of, pack
 from training.recipe import Mix, Recipe
 from training.vocabulary import build_tokenizer
@@ -51,7 +50,7 @@ def new_model(recipe: Recipe, name: str = "builtin") -> BuiltinModel:
     words of this world. Raises ModelError for a folder without a model."""
     more = world_of(recipe).words
     if recipe.start:
-        folder = BUILTIN_FOLDER if recipe.start == "builtin" else Path(recipe.start)
+        folder = model_folder(recipe.start)
         start = BuiltinModel.load(folder, torch.float32, torch.device("cpu"))
         model, _ = with_words(start, list(more), recipe.seed)
         return model.requires_grad_(True)

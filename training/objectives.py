@@ -19,6 +19,7 @@ from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.model.rotary import angles
 from training.batches import Batch, Pictures
 from training.layout import NO_TARGET, visibility
+from training.withheld import Withheld
 from training.worlds import IGNORE, World
 
 
@@ -148,6 +149,7 @@ class Objectives(nn.Module):
         self.trunk_layer = trunk_layer
         self.lessons: nn.Module | None = None  # a teacher's, where there is one
         channels, seen = world.channels, world.picture_channels
+        self.withheld = Withheld(world.withheld, model.tokenizer)
         self.picture_head = CellHead(hidden, channels, seen, ("offset",))
         self.trunk_head = CellHead(hidden, channels, tuple(channels), ("offset", "way"))
 
@@ -201,7 +203,8 @@ class Objectives(nn.Module):
         early, final = self.run(batch)
         asked = batch.targets != NO_TARGET
         logits = self.model.decoder.logits(final[asked]).float()
-        said = functional.cross_entropy(logits, batch.targets[asked])
+        weighed = self.withheld.of_answers(logits, batch.tokens, batch.targets, batch.branches)
+        said = functional.cross_entropy(weighed, batch.targets[asked])
         labels, measures = batch.labels.flatten(0, 2), batch.measures.flatten(0, 2)
         trunk = self.trunk_head(early.flatten(0, 1), labels, measures)
         total = said + trunk_weight * trunk.total

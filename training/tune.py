@@ -30,14 +30,13 @@ from services.inference_worker.config import WorkerConfig
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.attention import DenseAttention
 from services.inference_worker.model.builtin import BuiltinModel
-from services.inference_worker.model.checkpoint import find_folder
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import (
-    BUILTIN_FOLDER,
     Encoded,
     StreamingModel,
     StreamSpec,
     load_model,
+    model_folder,
 )
 from services.inference_worker.model.layout import VISION
 from training.batches import with_words
@@ -105,7 +104,7 @@ class Tuner:
             self.model, new = with_words(self.model, texts, tuning.seed)
             if new:
                 console.print(f"words the model learns: {', '.join(new)}", markup=False)
-        self._source = BUILTIN_FOLDER if tuning.model == "builtin" else find_folder(tuning.model)
+        self._source = model_folder(tuning.model)
         if tuning.output.exists() and tuning.output.samefile(self._source):
             raise ModelError(f"{tuning.output} holds the model itself: choose another --output")
         self.adapters = self._unfreeze()

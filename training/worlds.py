@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from training import questions, truth
 from training.rendering import Pixels, Scene, render
+from training.withheld import Pairs
 from training.world import asking, cells, shapes, wide
+from training.world.catalogue import is_held_out
 from training.world.question import Question, pick
 from training.world.shop import Trade
 from training.world.stage import Split
@@ -22,6 +24,7 @@ IGNORE = cells.IGNORE
 _PICTURE_MOMENTS = (0, 9, 18)
 _PICTURES_PER_STORY = 6
 _ROUNDS_KEPT = 10
+_NEAR_FRAMES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,14 @@ class Take(Protocol):
 class World(Protocol):
     """Where clips come from. channels: of truth's labels, with their numbers of classes.
     picture_channels: those that a single picture shows. kinds: of questions, with weights. words:
-    those that the vocabulary of the shapes lacks."""
+    those that the vocabulary of the shapes lacks. withheld: words that training never says
+    together."""
 
     channels: Mapping[str, int]
     picture_channels: tuple[str, ...]
     kinds: Mapping[str, float]
     words: tuple[str, ...]
+    withheld: Pairs
 
     def film(self, seed: int, frames: int, rng: Generator, split: Split = "train") -> Take: ...
 
@@ -126,6 +131,7 @@ class ShapesWorld:
     picture_channels = truth.PICTURE_CHANNELS
     kinds: Mapping[str, float] = {name: weight for name, (_, weight) in questions.KINDS.items()}
     words: tuple[str, ...] = ()
+    withheld: Pairs = ()
 
     def film(self, seed: int, frames: int, rng: Generator, split: Split = "train") -> Take:
         return ShapesTake(shapes.film(seed, frames, draw_pace(rng)))
@@ -158,11 +164,18 @@ class WideTake:
     def ask(self, weights: Mapping[str, float], rng: Generator) -> tuple[int, Question] | None:
         kind = _draw_kind(weights, rng)
         for _ in range(self.tries):
-            frame = _draw_moment(len(self.clip), rng)
+            frame = self._moment(kind, rng)
             question = asking.ask(self.clip, frame, kind, rng)
             if question is not None:
                 return frame, self._after_talk(frame, question, weights, rng)
         return None
+
+    def _moment(self, kind: str, rng: Generator) -> int:
+        """Of watches every other one is near something that happens: there they can be wrong."""
+        if kind != "watch" or not self.clip.events or rng.random() < 0.5:
+            return _draw_moment(len(self.clip), rng)
+        near = pick(rng, self.clip.events).frame + int(rng.integers(-_NEAR_FRAMES, _NEAR_FRAMES))
+        return min(max(near, 0), len(self.clip) - 1)
 
     def _after_talk(
         self, frame: int, question: Question, weights: Mapping[str, float], rng: Generator
@@ -193,6 +206,16 @@ class WideWorld:
         default_factory=lambda: {name: kind.weight for name, kind in asking.ALL_KINDS.items()}
     )
     words: tuple[str, ...] = field(default_factory=lambda: tuple(asking.words()))
+
+    @property
+    def withheld(self) -> Pairs:
+        """Nouns and prices of a narrow shop, whose motions no answer names."""
+        return tuple(
+            (str(price), noun)
+            for noun in self.trade.nouns
+            for price in self.trade.prices
+            if is_held_out(noun, f"${price}")
+        )
 
     def film(self, seed: int, frames: int, rng: Generator, split: Split = "train") -> Take:
         scene = pick(rng, self.scenes)

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-BUILTIN: dict[str, Any] = {
+SHAPES: dict[str, Any] = {
     "summary": (
-        "The built-in model is small and was trained on generated video only: plain coloured "
-        "shapes on a plain ground. It watches real video without failing, but what it says about "
-        "anything other than such shapes is a guess."
+        "This model is small and was trained on generated video only: plain coloured shapes on a "
+        "plain ground. It watches real video without failing, but what it says about anything "
+        "other than such shapes is a guess."
     ),
     "can": [
         "circles, squares, triangles and crosses in red, green, blue, yellow, pink and white",
@@ -41,6 +41,46 @@ BUILTIN: dict[str, Any] = {
 }
 
 
+BUILTIN: dict[str, Any] = {
+    "summary": (
+        "The built-in model is small and was trained on generated video of one live shop: twenty "
+        "products on a table and in a hand, price tags and banners. It watches real video without "
+        "failing, but what it says about anything else is a guess."
+    ),
+    "can": [
+        "shirts, dresses, scarves, gloves, socks, caps, heels, purses, books and yarn in red, "
+        "yellow, green, blue and pink",
+        "crowns, phones, cameras, teddies, guitars, footballs, robots and umbrellas; guns and "
+        "knives, which are prohibited",
+        "what there is, how many things, where one stands, which colour it has",
+        "what the hand is holding, and what it held before",
+        "prices and banners, and what a price was before",
+        "what is gone, what was there, what came last",
+        'follow-up questions about "it"',
+    ],
+    "cannot": [
+        "people, animals, vehicles, or any real object",
+        "sizes, distances, exact positions or times",
+        "anything older than the window of frames it remembers",
+        "sound",
+    ],
+    "questions": [
+        "What do you see?",
+        "What is the hand holding?",
+        "What was held up before the phone?",
+        "How much is the phone?",
+        "What does the sign say?",
+        "Is anything prohibited shown?",
+    ],
+    "conditions": [
+        "a phone is there",
+        "the hand is holding a red shirt",
+        "something prohibited is shown",
+    ],
+}
+KNOWN = {"builtin": BUILTIN, "shapes": SHAPES}
+
+
 def knowledge_of(model: str) -> dict[str, Any]:
     """What is known about a model by its name; {} for one that nobody wrote about."""
-    return BUILTIN if "builtin" in model.lower() else {}
+    return KNOWN.get(model, {})

@@ -13,7 +13,9 @@ class WorkerConfig(ServiceConfig):
     prefix: ClassVar[str] = "WORKER_"
 
     model: str = setting(
-        "builtin", "`builtin`, a local folder in Hugging Face layout, or a model of the hub."
+        "builtin",
+        "`builtin`, which knows a live shop, `shapes`, which knows coloured shapes, a local folder "
+        "in Hugging Face layout, or a model of the hub.",
     )
     frame_pixels: int = setting(
         200_704,

@@ -13,9 +13,32 @@ from services.common.config import ConfigError
 from services.local.process import Process
 
 SEED = 1
-SECONDS = 24
-MAKE_S = 300.0
+MAKE_S = 600.0
 QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning")
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What a shipped model is shown. `about`: all that it knows. `condition`: worth a watch."""
+
+    name: str
+    seconds: int
+    about: str
+    condition: str
+
+
+STORIES = {
+    story.name: story
+    for story in (
+        Story("builtin", 150, "a live shop", "something prohibited is shown"),
+        Story("shapes", 24, "coloured shapes", "a red circle is there"),
+    )
+}
+
+
+def story_of(model: str) -> Story:
+    """The built-in model's for one that is not shipped."""
+    return STORIES.get(model, STORIES["builtin"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +67,15 @@ class Clip:
         return None
 
 
-async def sample_clip(cache: Path) -> Clip:
+async def sample_clip(cache: Path, story: Story) -> Clip:
     """The generated clip, made once and kept in `cache`. Raises ConfigError when that fails."""
-    path = cache / f"sample-{SEED}-{SECONDS}.mp4"
+    path = cache / f"{story.name}-{SEED}-{story.seconds}.mp4"
     if not await asyncio.to_thread(_is_there, path):
         made = path.with_name(f"making-{os.getpid()}-{path.name}")
         log = path.with_suffix(".log")
-        length = ("--seed", str(SEED), "--seconds", str(SECONDS))
-        maker = Process("clip", (sys.executable, "-m", "training", "clip", str(made), *length), log)
+        what = ("--recipe", story.name, "--seed", str(SEED), "--seconds", str(story.seconds))
+        what += ("--scale", "3")  # 384 pixels a side: larger ones are painted for a minute
+        maker = Process("clip", (sys.executable, "-m", "training", "clip", str(made), *what), log)
         await maker.start()
         try:
             code = await asyncio.wait_for(maker.wait(), MAKE_S)

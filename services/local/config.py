@@ -22,6 +22,9 @@ class LocalConfig(EnvConfig):
     prefix: ClassVar[str] = ""
 
     workers: int = setting(1, "Inference workers.", minimum=1, maximum=16)
+    worker_model: str = setting(
+        "builtin", "What watches, as in WORKER_MODEL; `builtin` and `shapes` are shown their world."
+    )
     source: str | None = setting(None, "Video to show, a file or a URL; empty: a generated one.")
     fps: float = setting(
         0.0, "Frames per second shown to the model; 0: what it prefers.", minimum=0, maximum=120

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from services.common.config import ConfigError
 from services.local import tour
-from services.local.clip import Clip, publisher_command, sample_clip
+from services.local.clip import STORIES, Clip, publisher_command, sample_clip, story_of
 from services.local.config import LocalConfig
 from services.local.process import ROOT, Process, ProcessError
 from services.local.show import Show
@@ -51,6 +51,7 @@ class Launcher:
         self._folder = options.cache / "run"
         self._keys = {name: secrets.token_hex(8) for name in (DEMO, CAMERA)}
         self._suite: Suite | None = None
+        self._story = story_of(config.worker_model)
 
     async def run(self) -> int:
         """Until cancelled, or until the questions are answered. The exit code."""
@@ -93,6 +94,8 @@ class Launcher:
                 if not clip.cancelled():
                     clip.exception()
         keeper = asyncio.create_task(suite.supervise(), name="supervise")
+        if not clip.done():
+            self._show.line(f"painting {self._story.seconds} s of {self._story.about}, once", "dim")
         try:
             return await self._perform(suite, await clip)
         finally:
@@ -104,7 +107,7 @@ class Launcher:
         """The sample; None when the user brings a video."""
         if self._config.source is not None:
             return None
-        return await sample_clip(self._options.cache / "clips")
+        return await sample_clip(self._options.cache / "clips", self._story)
 
     async def _perform(self, suite: Suite, clip: Clip | None) -> int:
         timeouts = Timeouts(connect_s=30.0)
@@ -190,8 +193,8 @@ class Launcher:
         except SightlineError as error:
             show.failure(f"no answer: {error}", [])
             return 1
-        if clip is None:
-            show.line("\nThe built-in model knows coloured shapes and nothing else.", "dim")
+        if clip is None and self._config.worker_model in STORIES:
+            show.line(f"\nThis model knows {self._story.about} and nothing else.", "dim")
         if self._options.report is not None:
             report = {"answers": [answer.as_dict() for answer in told]}
             self._options.report.write_text(json.dumps(report, indent=1) + "\n")
@@ -216,7 +219,7 @@ class Launcher:
         ]
         commands = [
             f'.venv/bin/sightline {option}ask {DEMO} "What is in the scene?"',
-            f'.venv/bin/sightline {option}watch {DEMO} "a red circle is there"',
+            f'.venv/bin/sightline {option}watch {DEMO} "{self._story.condition}"',
         ]
         self._show.addresses(rows, commands)
         self._show.line("Ctrl-C stops everything.", "dim")

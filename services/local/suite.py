@@ -56,6 +56,7 @@ class Suite:
                 config.worker_grpc_port + number,
                 label=f"worker-{number}" if config.workers > 1 else "worker",
                 WORKER_HTTP_PORT=config.worker_http_port + number,
+                WORKER_MODEL=config.worker_model,
                 WORKER_DIALOGUE=dialogue,
                 WORKER_TTS=tts,
                 **threads,

@@ -11,8 +11,8 @@ from sightline import aio
 
 LEAST_SHOWN_S = 0.6  # how long a fact must have held when it is asked about …
 LEAST_LEFT_S = (1.6, 0.8)  # … and must still hold: better longer, for a machine that is busy
-ANYTHING = ("What is in the scene?", "How many objects are there?", "What changed?")
-KINDS = (("direction",), ("scene", "colour"), ("change",))
+ANYTHING = ("What is in the scene?", "How many objects are there?", "What came last?")
+KINDS = (("held", "direction"), ("price", "scene"), ("before", "change"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

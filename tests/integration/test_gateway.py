@@ -24,7 +24,11 @@ from tests.suite import Clip, write_clip
 
 FOOTAGE = REPOSITORY.parent / "shared" / "media"
 PATIENCE_S = 60.0
-WORKER = {"WORKER_THREADS": "1", "WORKER_KV_MEMORY_BYTES": str(512 << 20)}
+WORKER = {
+    "WORKER_MODEL": "shapes",
+    "WORKER_THREADS": "1",
+    "WORKER_KV_MEMORY_BYTES": str(512 << 20),
+}
 
 
 @dataclass(slots=True)

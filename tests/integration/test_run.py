@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(400)
 START_S = 240
 STOP_S = 60
 UP = "Ctrl-C stops everything."
-EVALUATION = REPOSITORY / "benchmarks" / "results" / "eval-builtin-shapes.json"
+EVALUATION = REPOSITORY / "benchmarks" / "results" / "eval-builtin.json"
 
 
 class Launcher:
@@ -124,7 +124,7 @@ def test_a_newcomers_first_evening(launch: Callable[..., Launcher], tmp_path: Pa
         "demo": "live",
         "camera": "waiting",
     }
-    first = _told(address[1], "ask", "demo", "What changed?")
+    first = _told(address[1], "ask", "demo", "What came last?")
     assert first["frames_seen"] > 0
 
     # Redis and dialogue are killed and come back, and the conversation with them.

@@ -49,7 +49,11 @@ class Feeder:
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    environment = {"WORKER_THREADS": "1", "WORKER_KV_MEMORY_BYTES": str(160 << 20)}
+    environment = {
+        "WORKER_MODEL": "shapes",
+        "WORKER_THREADS": "1",
+        "WORKER_KV_MEMORY_BYTES": str(160 << 20),
+    }
     process = ServiceProcess("inference_worker", environment, tmp_path_factory.mktemp("worker"))
     process.start(120)
     yield process
@@ -102,7 +106,7 @@ def outcome(call: Callable[[], object]) -> grpc.StatusCode:
 
 def test_describe_tells_what_it_takes(stub: InferenceServiceStub) -> None:
     model = stub.Describe(inference_pb2.DescribeRequest(), timeout=10)
-    assert (model.model, model.frame_width, model.frame_height) == ("builtin", 128, 128)
+    assert (model.model, model.frame_width, model.frame_height) == ("shapes", 128, 128)
     assert (model.tubelet, model.tokens_per_segment, model.window_segments) == (1, 16, 30)
     assert 0 < model.free_sessions <= model.max_sessions
     assert model.frame_queue > 0

@@ -78,7 +78,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
 
     def description(self) -> ipb.ModelDescription:
         return ipb.ModelDescription(
-            model="fake-builtin",
+            model="builtin",
             frame_width=SIZE,
             frame_height=SIZE,
             layouts=[ipb.PIXEL_LAYOUT_RGB24],

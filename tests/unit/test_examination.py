@@ -266,10 +266,10 @@ def test_a_world_is_examined_in_all_classes_on_seeds_of_its_own(world: str) -> N
 
 
 def test_a_recipe_narrows_its_world_to_what_it_teaches() -> None:
-    scope = Scope.of_recipe("shop-cpu")
+    scope = Scope.of_recipe("builtin")
     cases = list(worlds.cases(scope, 6, FrameSize(width=128, height=128)))
     items = [each for case in cases for each in case.items]
-    assert {each.question.kind for each in items} <= set(load_recipe("shop-cpu").kinds)
+    assert {each.question.kind for each in items} <= set(load_recipe("builtin").kinds)
     prices = {each.question.answer for each in items if each.question.kind == "price"}
     assert prices <= {f"{price} dollars" for price in scope.trade.prices}  # type: ignore[union-attr]
     assert any(each.question.history for each in items if each.question.kind != "followup")

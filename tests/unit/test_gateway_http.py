@@ -111,7 +111,7 @@ async def test_info_says_what_the_model_knows_and_where_things_are() -> None:
     async with _served() as (parts, client):
         await eventually(parts.router.descriptions)
         info = await (await client.get("/api/info")).json()
-        assert info["model"]["model"] == "fake-builtin"
+        assert info["model"]["model"] == "builtin"
         assert info["knows"]["can"]
         assert info["knows"]["cannot"]
         assert info["rtmp_url"] == "rtmp://localhost/live"

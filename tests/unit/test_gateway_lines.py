@@ -83,7 +83,7 @@ async def test_an_answer_comes_word_by_word() -> None:
         started = viewer.events[0].started
         assert started.resumed == ""
         assert started.conversation
-        assert started.session.model == "fake-builtin"
+        assert started.session.model == "builtin"
         assert worker.asked[0].conversation == started.conversation
         assert not worker.asked[0].speech
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from services.inference_worker.model.builtin import BuiltinModel
-from services.inference_worker.model.family import BUILTIN_FOLDER, Round
+from services.inference_worker.model.family import WEIGHTS, Round
 from training.answerers import DenseAnswerer
 from training.batches import (
     Batch,
@@ -188,7 +188,7 @@ def test_every_recipe_of_ours_can_be_read_and_made(tmp_path: Path) -> None:
         load_recipe("nowhere")
 
 
-@pytest.mark.parametrize("name", ["smoke", "shop-cpu"])
+@pytest.mark.parametrize("name", ["smoke", "builtin"])
 def test_a_batch_of_the_wide_world_is_in_its_words(name: str) -> None:
     recipe = load_recipe(name)
     made, world = new_model(recipe), world_of(recipe)
@@ -262,7 +262,7 @@ def test_a_saved_folder_loads_and_answers_the_same(model: BuiltinModel, tmp_path
 
 
 def test_the_shipped_model_answers_what_a_newcomer_types() -> None:
-    shipped = BuiltinModel.load(BUILTIN_FOLDER, torch.float32, CPU)
+    shipped = BuiltinModel.load(WEIGHTS / "shapes", torch.float32, CPU)
     parameters = sum(parameter.numel() for parameter in shipped.parameters())
     assert 5e6 <= parameters <= 8e6
     tokens = shipped.question_tokens([], "What colour's the CIRCLE, please?")
@@ -273,7 +273,7 @@ def test_the_shipped_model_answers_what_a_newcomer_types() -> None:
 
 def test_the_shipped_model_sees_moves_and_remembers() -> None:
     """A red circle moves left above a resting blue square: asked as a newcomer would."""
-    shipped = BuiltinModel.load(BUILTIN_FOLDER, torch.float32, CPU)
+    shipped = BuiltinModel.load(WEIGHTS / "shapes", torch.float32, CPU)
     answerer = DenseAnswerer(shipped)
     answerer.open()
     frames = [

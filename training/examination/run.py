@@ -14,8 +14,7 @@ from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine import Engine
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.builtin import BuiltinModel
-from services.inference_worker.model.checkpoint import find_folder
-from services.inference_worker.model.family import BUILTIN_FOLDER, StreamSpec
+from services.inference_worker.model.family import StreamSpec, model_folder
 from training.answerers import ANSWER_TOKENS, EngineAnswerer
 from training.examination import exchange, worlds
 from training.examination.cases import Case
@@ -50,8 +49,8 @@ class Options:
 
     @property
     def path(self) -> Path:
-        name = Path(self.model).name
-        return self.report or RESULTS / f"eval-{name}-{self.subject}.json"
+        names = dict.fromkeys((Path(self.model).name, self.subject))
+        return self.report or RESULTS / f"eval-{'-'.join(names)}.json"
 
 
 def examine(options: Options, console: Console) -> Report:
@@ -152,7 +151,7 @@ def _advancing(
 
 def _identity(options: Options, engine: Engine, cases: list[Case]) -> Identity:
     asked = repr([(case.items, case.standings) for case in cases])
-    folder = BUILTIN_FOLDER if options.model == "builtin" else find_folder(options.model)
+    folder = model_folder(options.model)
     weights = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as opened:

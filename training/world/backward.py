@@ -277,9 +277,10 @@ def _shown(clip: Clip, start: int, frame: int) -> tuple[int, ...]:
     return tuple(int(held_now[k]) for k in changed if held_now[k] >= 0)
 
 
-def ask_shown_before(clip: Clip, frame: int, rng: Generator) -> Question | None:
+def shown_before(clip: Clip, frame: int) -> tuple[Thing, Thing] | None:
+    """What the hand holds up, and what it held up before that."""
     current = held(clip, frame)
-    if not isinstance(current, Thing) or not clip.names(current.ident):
+    if not isinstance(current, Thing):
         return None
 
     def before(start: int) -> int | None:
@@ -287,10 +288,15 @@ def ask_shown_before(clip: Clip, frame: int, rng: Generator) -> Question | None:
         return shown[-2] if len(shown) > 1 and shown[-2] != shown[-1] else None
 
     found = stable(frame, before)
-    if found is None:
+    return None if found is None else (current, clip.things[found])
+
+
+def ask_shown_before(clip: Clip, frame: int, rng: Generator) -> Question | None:
+    found = shown_before(clip, frame)
+    if found is None or not clip.names(found[0].ident):
         return None
-    name = pick(rng, clip.names(current.ident))
-    answer = with_article(clip.full_name(found))
+    name = pick(rng, clip.names(found[0].ident))
+    answer = with_article(clip.full_name(found[1].ident))
     return Question("shown_before", say(rng, "shown_before", name), answer)
 
 

@@ -18,6 +18,7 @@ _PLACES = (
     *("top left", "top", "top right", "left", "middle", "right"),
     *("bottom left", "bottom", "bottom right"),
 )
+_HOLDS = 0.35
 Truth = bool | None
 
 
@@ -220,8 +221,8 @@ def draw_condition(clip: Clip, frame: int, rng: Generator) -> Condition | None:
 
 
 def ask_watch(clip: Clip, frame: int, rng: Generator) -> Question | None:
-    """A condition and whether it holds now, as many yes as no where the clip allows."""
-    wanted = rng.random() < 0.5
+    """A condition and whether it holds now. Oftener not: one that is watched mostly does not."""
+    wanted = rng.random() < _HOLDS
     for _ in range(6):
         condition = draw_condition(clip, frame, rng)
         truth = condition.holds(clip, frame) if condition else None

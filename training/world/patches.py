@@ -158,7 +158,7 @@ def patch(look: Look, stage: int, size: float, angle: float, x: float, y: float)
     whole_x, rest_x = divmod(steps_x, _SUBPIXELS)
     whole_y, rest_y = divmod(steps_y, _SUBPIXELS)
     rounded, steps = max(round(size), 2), round(angle / ANGLE_STEP)
-    make = _warped if rounded <= _CACHED_UP_TO else _warped.__wrapped__
+    make = _warped if rounded <= _CACHED_UP_TO else _warped_large
     pixels, box, area = make(look, stage, rounded, steps, rest_x, rest_y)
     left, top = whole_x - pixels.shape[1] // 2, whole_y - pixels.shape[0] // 2
     moved = (box[0] + left, box[1] + top, box[2] + left, box[3] + top)
@@ -199,3 +199,7 @@ def _warped(
         return pixels, (half_w, half_h, half_w, half_h), 0.0
     box = (int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1)
     return pixels, box, float(pixels[..., 3].sum())
+
+
+# Large ones take up to megabytes: only what lies still from frame to frame is worth keeping.
+_warped_large = lru_cache(maxsize=32)(_warped.__wrapped__)

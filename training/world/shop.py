@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from training.world.catalogue import TINTS, Item, in_groups, items
+from training.world.catalogue import TINTS, Item, in_groups, is_held_out, items
 from training.world.hand import lower_hand, pick_up, put_down, raise_hand
 from training.world.patches import Look
 from training.world.stage import Actor, Script, Split, Stage
@@ -24,7 +24,8 @@ class Trade:
     """What a shop deals in; sizes and places in units.
 
     nouns: everything it has, () for all there is. A narrow shop that names them has no prices but
-    `prices`, and holds out nouns in a colour or at a price where the wide one holds out motions.
+    `prices`, and holds out nouns at a price and nouns that a hand picks up from the table; the wide
+    one holds out nouns that are held up at all.
     """
 
     nouns: tuple[str, ...] = ()
@@ -53,7 +54,7 @@ class Shop(Stage):
         self.seconds = seconds
         self.trade = trade or Trade()
         self.tints = self.trade.tints
-        self.withholds_looks = bool(self.trade.nouns)
+        self.narrow = bool(self.trade.nouns)
         self.shelf: dict[float, Actor] = {}
         self.banner: Actor | None = None
         self.prices: dict[int, int] = {}  # of what was shown before
@@ -84,10 +85,12 @@ class Shop(Stage):
             look = Look(hosts[int(self.rng.integers(len(hosts)))])
             x = 24.0 if self.side == "left" else 104.0
             self.add("host", "host", look, x, self.between(34, 42), 42, layer=-2).show(time)
+        # In training everything may lie there, though not be picked up.
+        lifts = ("lift",) if self.narrow and self.split == "held_out" else ()
         shelves = self.trade.shelves
         number = int(self.rng.integers(1, min(len(shelves), 3) + 1))
         for index in self.rng.permutation(len(shelves))[:number]:
-            found = self.cast(("product",))
+            found = self.cast(("product",), *lifts)
             if found is None:
                 continue
             x = shelves[int(index)]
@@ -116,7 +119,8 @@ class Shop(Stage):
 
     def _show_from_table(self, time: float) -> float:
         """Pick a product up, show it, lay it back."""
-        places = [x for x, a in self.shelf.items() if self.allows(a.thing.noun, "hold")]
+        act = "lift" if self.narrow else "hold"
+        places = [x for x, a in self.shelf.items() if self.allows(a.thing.noun, act)]
         if not places:
             return time + 0.1
         x = places[int(self.rng.integers(len(places)))]
@@ -139,8 +143,7 @@ class Shop(Stage):
         end = time + self.between(0.9, 2.6)
         if actor.thing.group == "prohibited" or self.chance(0.12):
             return end
-        noun, narrow = actor.thing.noun, self.withholds_looks
-        prices = [p for p in self.trade.prices if not narrow or self.allows(noun, f"${p}")]
+        prices = self._prices(actor.thing.noun)
         price = self.prices.setdefault(actor.thing.ident, int(self.rng.choice(prices)))
         tag = self._tag(actor, price, time + 0.25)
         if self.chance(0.35) and price > max(prices[0], 5):
@@ -148,7 +151,7 @@ class Shop(Stage):
             end = max(end, middle + 0.6)
             tag.hide(middle)
             lower = max(int(price * self.between(0.5, 0.85)), 2)
-            if narrow:
+            if self.narrow:
                 lower = max([p for p in prices if p <= lower], default=prices[0])
             self.prices[actor.thing.ident] = lower
             cheaper = self._tag(actor, lower, middle)
@@ -157,6 +160,15 @@ class Shop(Stage):
         tag.hide(end)
         self.plan("went", end, end, tag)
         return end
+
+    def _prices(self, noun: str) -> list[int]:
+        """Those it may have. Held-out clips mostly show what is held out."""
+        held_out = [p for p in self.trade.prices if is_held_out(noun, f"${p}")]
+        if not self.narrow:
+            return list(self.trade.prices)
+        if self.split == "held_out" and held_out and self.chance(0.7):
+            return held_out
+        return [p for p in self.trade.prices if self.allows(noun, f"${p}")]
 
     def _tag(self, actor: Actor, price: int, time: float) -> Actor:
         x = actor.at("x", time)

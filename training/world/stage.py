@@ -118,7 +118,6 @@ class Stage:
         self.split = split
         self.script = Script()
         self.tints: tuple[str, ...] = TINTS
-        self.withholds_looks = False  # whether the split is of nouns and colours too
         hands = [index for index, item in enumerate(items()) if item.group == "hand"]
         self.skin = hands[int(rng.integers(len(hands)))]  # of every hand in this clip
 
@@ -152,13 +151,12 @@ class Stage:
         for _ in range(40):
             item = options[int(self.rng.integers(len(options)))]
             colour = self.paint(of=self.tints) if item.tintable else ""
-            shows = (*acts, colour) if self.withholds_looks and colour else acts
             if item.noun in plain or (item.noun, colour) in taken:
                 continue
             shown = PAINTS[colour] if colour else mean_colour(items().index(item))
-            if not self.stands_out(shown) or not self.allows(item.noun, *shows):
+            if not self.stands_out(shown) or not self.allows(item.noun, *acts):
                 continue
-            if wants_held_out and not any(is_held_out(item.noun, act) for act in shows):
+            if wants_held_out and not any(is_held_out(item.noun, act) for act in acts):
                 continue
             return item, colour
         return None

@@ -7,12 +7,14 @@ import numpy as np
 
 from training.clips import encode, spans, write_truth
 from training.rendering import Pixels
+from training.world.backward import shown_before
 from training.world.camera import Camera
 from training.world.captions import scene
 from training.world.catalogue import DIRECTIONS, with_article
 from training.world.clip import Clip, Thing
 from training.world.film import shoot
 from training.world.realtime import held, nameable, priced, readable
+from training.world.shop import Trade
 from training.world.telling import said
 from training.world.wide import FRAMES_PER_SECOND, World, direct, film
 from training.world.wording import NUMBERS, at
@@ -20,9 +22,11 @@ from training.world.wording import NUMBERS, at
 _PIECE = 48  # frames painted at a time
 
 
-def pictures(seed: int, seconds: float, world: World, scale: int, fps: float) -> Iterator[Pixels]:
+def pictures(
+    seed: int, seconds: float, world: World, scale: int, fps: float, trade: Trade | None = None
+) -> Iterator[Pixels]:
     """[128 × scale, 128 × scale, 3] pictures of a story, through a perfect camera."""
-    script, backdrop = direct(seed, seconds, world, "train")
+    script, backdrop = direct(seed, seconds, world, "train", trade)
     times = np.arange(int(seconds * fps)) / fps
     for start in range(0, len(times), _PIECE):
         rng = np.random.default_rng((seed, 12))
@@ -47,6 +51,10 @@ def true_at(clip: Clip, frame: int) -> Iterator[tuple[str, str, str]]:
         name = clip.full_name(thing.ident) if isinstance(thing, Thing) else thing
         answer = with_article(name) if isinstance(thing, Thing) else name
         yield "What is the hand holding?", answer, "held"
+    before = shown_before(clip, frame)
+    if before is not None:
+        now, then = (clip.full_name(thing.ident) for thing in before)
+        yield f"What was held up before the {now}?", with_article(then), "before"
     price = priced(clip, frame)
     if price is not None:
         yield f"How much is the {clip.full_name(price[0].ident)}?", price[1], "price"
@@ -65,10 +73,18 @@ def true_at(clip: Clip, frame: int) -> Iterator[tuple[str, str, str]]:
 
 
 def write_video(
-    path: Path, seed: int, seconds: float, scale: int = 4, fps: int = 24, *, world: World = "shop"
+    path: Path,
+    seed: int,
+    seconds: float,
+    scale: int = 4,
+    fps: int = 24,
+    *,
+    world: World = "shop",
+    trade: Trade | None = None,
 ) -> None:
-    """Write a story to `path` and its truth to the same name with .json."""
-    encode(path, pictures(seed, seconds, world, scale, fps), fps)
-    clip = film(seed, int(seconds * FRAMES_PER_SECOND), world, clean=True)
+    """Write a story to `path` and its truth to the same name with .json. trade: what a narrower
+    shop deals in."""
+    encode(path, pictures(seed, seconds, world, scale, fps, trade), fps)
+    clip = film(seed, int(seconds * FRAMES_PER_SECOND), world, clean=True, trade=trade)
     told = spans(len(clip), lambda frame: true_at(clip, frame))
     write_truth(path, len(clip) / FRAMES_PER_SECOND, fps, told)

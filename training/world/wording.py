@@ -141,6 +141,8 @@ ASKED: dict[str, tuple[str, ...]] = {
         "describe the scene",
         "what do you see",
         "what is in the picture",
+        "what is in the scene",
+        "what is shown",
         "describe what you see now",
     ),
     "story": (
@@ -153,7 +155,13 @@ ASKED: dict[str, tuple[str, ...]] = {
     "watch_there": ("{} is there", "there is {}", "{} appears", "you see {}", "{}"),
     "watch_gone": ("the {} is gone", "the {} is no longer there", "the {} disappears"),
     "watch_count": ("you see {} {}", "you see exactly {} {}", "{} {} in the picture"),
-    "watch_held": ("the hand holds {}", "{} is held up", "the hand picks up {}", "{} is shown"),
+    "watch_held": (
+        "the hand holds {}",
+        "the hand is holding {}",
+        "{} is held up",
+        "the hand picks up {}",
+        "{} is shown",
+    ),
     "watch_moving": ("the {} is moving {}", "the {} goes {}"),
     "watch_place": ("the {} is {at}", "the {} arrives {at}"),
     "watch_sign": ("a sign says {}", "you can read {}", "the word {} is shown"),

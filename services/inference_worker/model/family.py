@@ -23,7 +23,9 @@ FAMILIES = {
     "Qwen3VLForConditionalGeneration": (f"{_MODELS}.qwen_vl", "Qwen3VL"),
     "SmolVLMForConditionalGeneration": (f"{_MODELS}.smolvlm", "SmolVLM"),
 }
-BUILTIN_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "builtin"
+SHIPPED = ("builtin", "shapes")
+"""Models that come with the worker: of a live shop, and of coloured shapes."""
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,17 +127,23 @@ def prompt_within(
     return tokens, rounds
 
 
+def model_folder(name: str) -> Path:
+    """Of a model that is shipped, a local one, or one of the hub, which is downloaded once. Raises
+    ModelError for one that is nowhere."""
+    from services.inference_worker.model.checkpoint import find_folder
+
+    return WEIGHTS / name if name in SHIPPED else find_folder(name)
+
+
 def load_model(
     name: str, dtype: torch.dtype, device: torch.device, frame_pixels: int
 ) -> StreamingModel:
-    """Load `builtin`, a local folder in Hugging Face layout, or a model of the hub.
+    """Load a model that is shipped, a local folder in Hugging Face layout, or one of the hub.
 
     frame_pixels: of a frame whose session has no wish of its own, where the model takes several
     sizes. Raises ModelError when the model is missing, incomplete, or of a family we do not stream.
     """
-    from services.inference_worker.model.checkpoint import find_folder
-
-    folder = BUILTIN_FOLDER if name == "builtin" else find_folder(name)
+    folder = model_folder(name)
     try:
         architectures = json.loads((folder / "config.json").read_text()).get("architectures", [])
     except (OSError, ValueError) as error:
