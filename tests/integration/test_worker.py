@@ -273,6 +273,7 @@ def test_garbage_disturbs_nobody(
 def test_sessions_take_turns_in_room_for_one(tmp_path: Path) -> None:
     """An idle session costs nothing, makes room, and remembers what it saw."""
     environment = {
+        "WORKER_MODEL": "shapes",
         "WORKER_THREADS": "1",
         "WORKER_DTYPE": "float32",
         "WORKER_KV_MEMORY_BYTES": str(56 << 20),

@@ -295,7 +295,8 @@ def test_questions_are_in_the_vocabulary_and_have_no_answer_for_all(kind: str) -
         said = question.answer
         assert tokenizer.decode(tokenizer.encode(said).ids) == said
     shares = Counter(question.answer for question in found).most_common(1)
-    assert shares[0][1] / len(found) <= 0.65, shares
+    # Conditions that are watched mostly do not hold.
+    assert shares[0][1] / len(found) <= (0.72 if kind == "watch" else 0.65), shares
     assert len({question.text for question in found}) >= 3
 
 
