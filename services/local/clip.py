@@ -74,8 +74,9 @@ async def sample_clip(cache: Path, story: Story) -> Clip:
         made = path.with_name(f"making-{os.getpid()}-{path.name}")
         log = path.with_suffix(".log")
         what = ("--recipe", story.name, "--seed", str(SEED), "--seconds", str(story.seconds))
-        what += ("--scale", "3")  # 384 pixels a side: larger ones are painted for a minute
-        maker = Process("clip", (sys.executable, "-m", "training", "clip", str(made), *what), log)
+        size = ("--scale", "3")  # 384 pixels a side: larger ones are painted for a minute
+        command = (sys.executable, "-m", "training", "clip", str(made), *what, *size)
+        maker = Process("clip", command, log)
         await maker.start()
         try:
             code = await asyncio.wait_for(maker.wait(), MAKE_S)

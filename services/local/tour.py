@@ -11,6 +11,7 @@ from sightline import aio
 
 LEAST_SHOWN_S = 0.6  # how long a fact must have held when it is asked about …
 LEAST_LEFT_S = (1.6, 0.8)  # … and must still hold: better longer, for a machine that is busy
+PATIENCE_S = 10.0  # for a longer one
 ANYTHING = ("What is in the scene?", "How many objects are there?", "What came last?")
 KINDS = (("held", "direction"), ("price", "scene"), ("before", "change"))
 
@@ -64,15 +65,17 @@ def _first_of(clip: Clip, kinds: Sequence[str], now_s: float) -> tuple[float, Fa
     facts = [fact for fact in clip.facts if fact.kind in kinds]
     # Something that is there says more than an empty picture.
     telling = [fact for fact in facts if fact.answer != "nothing"]
+    found: list[tuple[float, Fact]] = []
     for left_s in LEAST_LEFT_S:
         moments = [
             (when, fact)
             for fact in telling or facts
             if (when := _next_moment(clip, fact, now_s, left_s)) is not None
         ]
-        if moments:
-            return min(moments, key=lambda item: item[0])
-    return None
+        found += sorted(moments, key=lambda item: item[0])[:1]
+        if found and found[0][0] - now_s <= PATIENCE_S:
+            break
+    return min(found, key=lambda item: item[0], default=None)
 
 
 def _next_moment(clip: Clip, fact: Fact, now_s: float, left_s: float) -> float | None:
