@@ -36,7 +36,7 @@ test: setup ## run every test
 tune-test: setup ## tune on real footage and ask the running worker
 	$(BIN)/python -m pytest -m slow tests/integration/test_tune.py $(ARGS)
 
-train: setup ## train the built-in model from nothing
+train: setup ## train the built-in model by its recipe, from the model of shapes
 	$(BIN)/python -m training train $(ARGS)
 
 tune: setup ## teach a model from your own video: make tune ARGS="--data clips.jsonl --output DIR"

@@ -166,7 +166,7 @@ def test_pages_fill_segments_where_their_rest_would_be_read(tokens: int, size: i
     given = WorkerConfig(kv_memory_bytes=2**26)
     for config in (given, replace(given, page_size=5)):
         pool = assemble(model, config, torch.float32, CPU).core.cache.pool
-        assert pool.page_size == config.page_size or size
+        assert pool.page_size == (config.page_size or size)
 
 
 def test_a_cpu_gathers() -> None:
