@@ -10,9 +10,11 @@ import torch
 import transformers
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from transformers.activations import GELUTanh
 
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import Round
+from services.inference_worker.model.gelu import SigmoidGelu
 from services.inference_worker.model.quantise import quantise
 from services.inference_worker.model.rotary import angles, rotate
 from services.inference_worker.scheduler import Sampling
@@ -481,3 +483,18 @@ def test_towers_that_attend_by_spans_see_the_same(pair: Pair) -> None:
         assert torch.equal(once.tokens, again.tokens)
         for layer, deep in zip(once.deep, expected.deep, strict=True):
             assert torch.allclose(layer, deep, atol=1e-4)
+
+
+def test_gelu_by_a_sigmoid_is_the_towers_gelu(pair: Pair) -> None:
+    ours, theirs = (
+        sum(isinstance(module, kind) for module in model.modules())
+        for model, kind in ((pair.ours.tower, SigmoidGelu), (pair.theirs, GELUTanh))
+    )
+    assert ours == theirs
+    x = torch.linspace(-12.0, 12.0, 4801)
+    exact = GELUTanh()(x.double())
+    with torch.inference_mode():
+        assert (SigmoidGelu()(x) - exact).abs().max() < 2e-6
+        for half in (torch.bfloat16, torch.float16):
+            rounded = GELUTanh()(x.to(half).double()).to(half)
+            assert torch.allclose(SigmoidGelu()(x.to(half)), rounded, rtol=0.01, atol=1e-6)
