@@ -10,15 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
-
-import torch
 
 from services.inference_worker import metrics
 from services.inference_worker.kv_cache import Branch, KVCache, TrunkShape
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.parking import Parking
 from services.inference_worker.runner import Runner
+from services.inference_worker.runs import RunMaking
 from services.inference_worker.scheduler import (
     FLOWING_S,
     BranchJob,
@@ -32,7 +30,6 @@ from services.inference_worker.scheduler import (
     StepLimits,
 )
 from services.inference_worker.step import Picture, Run, RunOutput
-from services.inference_worker.stillness import largest_change
 from sightline.errors import (
     AlreadyExistsError,
     InternalError,
@@ -92,7 +89,7 @@ class EngineCore:
         self._scheduler = Scheduler(step_limits, model.spec.tubelet)
         self._clock = clock
         self._parking = Parking(self.sessions, cache, runner, limits.park_after_s, clock)
-        self._sink_tokens = model.sink_tokens()
+        self._making = RunMaking(model, cache, runner, limits.reuse_below)
         self._num_branches = 0
 
     def shape(self, window_segments: int = 0, max_pixels: int = 0) -> TrunkShape:
@@ -181,7 +178,7 @@ class EngineCore:
             start = len(runs)
             try:
                 for tubelet in tubelets:
-                    runs.append(self._frame_run(groups[session.id], session, tubelet))
+                    runs.append(self._making.of_tubelet(groups[session.id], session, tubelet))
                     owners.append((session, tubelet))
             except ResourceExhaustedError as error:  # what was promised is not there: our fault
                 log.exception("no pages for a frame", extra={"session": session.id})
@@ -196,13 +193,13 @@ class EngineCore:
             if session_id is None:
                 continue
             try:
-                runs.append(self._branch_run(groups[session_id], job, count))
+                runs.append(self._making.of_branch(groups[session_id], job, count))
                 owners.append(job)
             except ResourceExhaustedError as error:
                 log.exception("no pages for an answer", extra={"session": session_id})
                 self._drop(job)
                 job.sink.failed(error)
-        outputs = self._execute(runs, self._waiting_pictures())
+        outputs = self._execute(runs, self._making.waiting_pictures(self.sessions.values()))
         self.cache.end_step()
         now_s = self._clock()
         for owner, output in zip(owners, outputs, strict=True):
@@ -228,100 +225,6 @@ class EngineCore:
                 log.exception("part of a step failed")
                 outputs.append(InternalError("the model failed on this input"))
         return outputs
-
-    def _frame_run(self, group: int, session: SessionState, tubelet: list[FrameJob]) -> Run:
-        for _ in tubelet:
-            session.frames.popleft()
-        session.frames_taken += len(tubelet)
-        layout = tubelet[0].layout
-        captured_ns = (tubelet[0].capture_ns, tubelet[-1].capture_ns)
-        if session.first_capture_ns is None:
-            session.first_capture_ns = captured_ns[0]
-        since_s = max(0.0, (sum(captured_ns) / 2 - session.first_capture_ns) / 1e9)
-        words = self.model.segment(layout, session.trunk.cursor, since_s)
-        segment = self.cache.append_segment(
-            session.trunk, len(words.tokens), words.advance, captured_ns
-        )
-        # A window that fills the model's range all by itself is not moved with every frame.
-        least = session.trunk.shape.sink_tokens + (
-            2 * session.trunk.shape.window_segments * layout.segment_advance
-        )
-        horizon = max(self.model.spec.position_horizon, least)
-        session.rebase_due |= session.trunk.cursor + layout.segment_advance >= horizon
-        session.picture = self._picture(session.picture, self._new_picture(tubelet))
-        return Run(
-            group=group,
-            seen=session.trunk.resident()[:-1],
-            own_pages=segment.pages,
-            own_start=0,
-            slots=self.cache.slots(segment.pages, 0, segment.num_tokens),
-            positions=words.positions,
-            tokens=words.tokens,
-            picture=session.picture,
-            causal=self.model.spec.causal_segments,
-        )
-
-    def _new_picture(self, tubelet: list[FrameJob]) -> Picture:
-        """Of a whole tubelet, or of one that is completed by repeating its last frame. The same
-        again if it was made when the tubelet waited."""
-        pixels = [frame.pixels for frame in tubelet]
-        pixels += pixels[-1:] * (self.model.spec.tubelet - len(pixels))
-        waited = tubelet[0].picture
-        if waited is not None and all(a is b for a, b in zip(waited.pixels, pixels, strict=True)):
-            return waited  # type: ignore[no-any-return]
-        return Picture(tubelet[0].layout, pixels)
-
-    def _waiting_pictures(self) -> list[Picture]:
-        """The next whole tubelet of every session that has one left, for a device that can encode
-        them while this step's decoder runs. Not where some might turn out not to be needed."""
-        if not self.runner.overlaps or self.limits.reuse_below:
-            return []
-        size = self.model.spec.tubelet
-        pictures = []
-        for session in self.sessions.values():
-            tubelet = list(islice(session.frames, size))
-            if len(tubelet) == size and not tubelet[0].interpolated:
-                tubelet[0].picture = self._new_picture(tubelet)
-                pictures.append(tubelet[0].picture)
-        return pictures
-
-    def _picture(self, last: Picture | None, new: Picture) -> Picture:
-        """`last` again where `new` hardly differs. `last` is always one that was encoded, so that
-        a slow drift is noticed once it adds up."""
-        below = self.limits.reuse_below
-        if (
-            below
-            and last is not None
-            and last.layout == new.layout
-            and largest_change(last.pixels, new.pixels, new.layout) < below
-        ):
-            metrics.PICTURES.labels("reused").inc()
-            return last
-        metrics.PICTURES.labels("encoded").inc()
-        return new
-
-    def _branch_run(self, group: int, job: BranchJob, count: int) -> Run:
-        branch = job.branch
-        assert branch is not None
-        start = branch.num_tokens
-        slots = self.cache.extend(branch, count)
-        tokens, job.pending = job.pending[:count], job.pending[count:]
-        if job.sampling.temperature > 0 and job.generator is None:
-            generator = torch.Generator(self.runner.device)
-            job.generator = generator.manual_seed(job.sampling.seed)
-        return Run(
-            group=group,
-            seen=branch.seen,
-            own_pages=branch.pages,
-            own_start=start,
-            slots=slots,
-            positions=[(branch.cursor + n,) * 3 for n in range(start, start + count)],
-            tokens=tokens,
-            want_output=not job.pending,
-            sampling=job.sampling,
-            said=job.said,
-            generator=job.generator,
-        )
 
     # Results
 
@@ -449,17 +352,8 @@ class EngineCore:
         shape = self.shape(window_segments, max_pixels)
         self._parking.admit(shape.cost(self.cache.pool.page_size))
         trunk = self.cache.open_trunk(shape)
-        sink = Run(
-            group=0,
-            seen=[],
-            own_pages=trunk.sink.pages,
-            own_start=0,
-            slots=self.cache.slots(trunk.sink.pages, 0, trunk.sink.num_tokens),
-            positions=[(n, n, n) for n in range(trunk.sink.num_tokens)],
-            tokens=self._sink_tokens,
-        )
         try:
-            self.runner.execute([sink])
+            self.runner.execute([self._making.of_sink(trunk)])
         except Exception:
             self.cache.close_trunk(trunk)
             raise

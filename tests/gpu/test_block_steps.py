@@ -142,7 +142,7 @@ def test_pictures_encoded_ahead_are_those_of_their_steps() -> None:
         model = tiny_model(window=3).prepare(torch.float32, torch.device("cuda"))
         core = core_of(model, attention="block")
         if not ahead:
-            core._waiting_pictures = list  # type: ignore[method-assign]
+            core._making.waiting_pictures = lambda sessions: []  # type: ignore[method-assign]
         core.open_session("s")
         rng = np.random.default_rng(2)
         for number in range(8):

@@ -117,7 +117,9 @@ def test_pictures_that_wait_are_encoded_ahead_once_and_used(
 
             def forward(ordered: list, last: list, plain=plain, bench=bench) -> torch.Tensor:  # type: ignore[no-untyped-def, type-arg]
                 out = plain(ordered, last)
-                bench.runner.vision.encode(bench.core._waiting_pictures())
+                bench.runner.vision.encode(
+                    bench.core._making.waiting_pictures(bench.core.sessions.values())
+                )
                 return out
 
             monkeypatch.setattr(bench.runner, "_forward", forward)
@@ -146,7 +148,7 @@ def test_pictures_are_not_encoded_ahead_where_some_might_be_reused(
     for number in range(2):
         bench.push("s", random_picture(np.random.default_rng(1)), number)
     bench.turn()
-    assert bench.core._waiting_pictures() == []
+    assert bench.core._making.waiting_pictures(bench.core.sessions.values()) == []
 
 
 def test_block_attention_without_a_gpu_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
