@@ -27,7 +27,7 @@ def test_the_whole_of_it_runs(family: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("WORKER_DTYPE", "float32")  # the interpreter multiplies no bfloat16
     monkeypatch.setenv("WORKER_KV_MEMORY_BYTES", str(64 * 2**20))
     monkeypatch.setenv("WORKER_MAX_SESSIONS", "2")
-    models = {"qwen3_vl": gpu.TINY.models["qwen3_vl"]}
+    models = {family: gpu.TINY.models[family]}
     tiny = replace(
         gpu.TINY,
         models=models,
