@@ -17,6 +17,7 @@ from training.withheld import Pairs
 from training.world import asking, cells, shapes, wide
 from training.world.catalogue import is_held_out
 from training.world.question import Question, pick
+from training.world.realtime import priced
 from training.world.shop import Trade
 from training.world.stage import Split
 
@@ -153,12 +154,14 @@ class ShapesWorld:
 
 class WideTake:
     """tries: how many moments are looked at until one has something to ask of the kind drawn, so
-    that rare kinds are asked as often as common ones wherever a clip has them at all."""
+    that rare kinds are asked as often as common ones wherever a clip has them at all. withheld:
+    prices and nouns that no question denies of each other."""
 
-    def __init__(self, clip: wide.Clip, talk: float, tries: int = 8) -> None:
+    def __init__(self, clip: wide.Clip, talk: float, withheld: Pairs = (), tries: int = 8) -> None:
         self.clip = clip
         self.pixels = clip.pixels
         self.talk = talk
+        self.withheld = withheld
         self.tries = tries
 
     def ask(self, weights: Mapping[str, float], rng: Generator) -> tuple[int, Question] | None:
@@ -166,9 +169,17 @@ class WideTake:
         for _ in range(self.tries):
             frame = self._moment(kind, rng)
             question = asking.ask(self.clip, frame, kind, rng)
-            if question is not None:
+            if question is not None and not self._denies_withheld(frame, question):
                 return frame, self._after_talk(frame, question, weights, rng)
         return None
+
+    def _denies_withheld(self, frame: int, question: Question) -> bool:
+        """A watch for a price: it need not name the thing that shows another one."""
+        if not question.is_watch or question.answer != "no" or not self.withheld:
+            return False
+        shown = priced(self.clip, frame)
+        words = question.text.split()
+        return shown is not None and any((w, shown[0].noun) in self.withheld for w in words)
 
     def _moment(self, kind: str, rng: Generator) -> int:
         """Of watches every other one is near something that happens: there they can be wrong."""
@@ -219,7 +230,8 @@ class WideWorld:
 
     def film(self, seed: int, frames: int, rng: Generator, split: Split = "train") -> Take:
         scene = pick(rng, self.scenes)
-        return WideTake(wide.film(seed, frames, scene, split, trade=self.trade), self.talk)
+        clip = wide.film(seed, frames, scene, split, trade=self.trade)
+        return WideTake(clip, self.talk, self.withheld if split == "train" else ())
 
     def pictures(self, seed: int, rng: Generator, grid: int) -> tuple[Pixels, Truth]:
         """A second apart: what moves is not told of by these."""

@@ -19,7 +19,7 @@ from training.world.catalogue import ACTS, DIRECTIONS, Item, in_groups, is_held_
 from training.world.cells import cell_truth, channels, is_calm, nouns
 from training.world.clip import Clip
 from training.world.film import shoot
-from training.world.forward import draw_watch
+from training.world.forward import ask_watch, draw_watch
 from training.world.patches import Look
 from training.world.question import Question
 from training.world.realtime import ask_count, ask_direction, ask_where
@@ -340,6 +340,26 @@ def test_the_count_is_of_what_stands_in_the_picture() -> None:
     assert answers["animals"] == "three"
     places = {q.text: q.answer for _ in range(40) if (q := ask_where(clip, 2, rng))}
     assert set(places.values()) == {"at the bottom"}  # one of many owls has no name
+
+
+def test_a_watch_may_hold_of_what_is_gone_and_fail_of_a_sign_never_shown() -> None:
+    """Neither can be where a condition is thought of in the frame that answers it."""
+    rng = np.random.default_rng(4)
+    gone, unread = set[str](), set[str]()
+    for seed in range(12):
+        clip = film(seed, 40, "shop")
+        signs = {thing.text for thing in clip.things if thing.kind == "sign"}
+        for _ in range(300):
+            question = ask_watch(clip, int(rng.integers(len(clip))), rng)
+            if question is None:
+                continue
+            if question.text.endswith(("is gone", "is no longer there", "disappears")):
+                gone.add(question.answer)
+            shown = question.text.removeprefix("you can read ").removeprefix("a sign says ")
+            if shown != question.text and shown not in signs:
+                unread.add(question.answer)
+    assert gone == {"yes", "no"}
+    assert unread == {"no"}
 
 
 def test_a_watch_comes_true_when_its_condition_does() -> None:

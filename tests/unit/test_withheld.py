@@ -13,8 +13,9 @@ from training.vocabulary import build_tokenizer
 from training.withheld import Withheld
 from training.world import wide
 from training.world.catalogue import is_held_out
+from training.world.realtime import priced
 from training.world.stage import Split
-from training.worlds import ShapesWorld
+from training.worlds import ShapesWorld, WideTake
 
 TOKENIZER = build_tokenizer(["scarf", "book", "12", "20", "dollars"])
 PAIRS = (("12", "scarf"), ("20", "book"))
@@ -84,3 +85,23 @@ def test_losses_stay_finite_on_both_splits() -> None:
             losses = objectives.answers(batch, 0.5, 0.0)
         assert losses.total.isfinite()
         assert np.isfinite(list(losses.parts.values())).all()
+
+
+def test_no_watch_of_training_denies_a_withheld_price_of_what_is_shown() -> None:
+    recipe = load_recipe("builtin")
+    world = world_of(recipe)
+    denied: dict[Split, int] = {"train": 0, "held_out": 0}
+    for split in denied:
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            take = world.film(seed, 40, rng, split)
+            assert isinstance(take, WideTake)
+            for _ in range(100):
+                frame, question = take.ask({"watch": 1.0}, rng) or (0, None)
+                shown = priced(take.clip, frame)
+                if question is None or question.answer == "yes" or shown is None:
+                    continue
+                words = question.text.split()
+                denied[split] += any((w, shown[0].noun) in world.withheld for w in words)
+    assert denied["train"] == 0
+    assert denied["held_out"] > 0

@@ -4,7 +4,7 @@ Everything asked is answered from here. What is half in the picture, half hidden
 debatable: `there` is None, and whoever asks keeps silent about it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,7 +63,8 @@ class Clip:
     boxes: [n, m, 4] left, top, right, bottom, cut to the picture; visible: [n, m] share 0…1 of the
     whole thing's area that shows; acts: [n, m] index in ACTS of what the thing is doing; sizes:
     [n, m] longer side; holding: [n] the thing held up by a hand, −1 for none; times: [n] seconds of
-    the world's clock, which stands still in a repeated frame and jumps over a dropped one.
+    the world's clock, which stands still in a repeated frame and jumps over a dropped one. texts:
+    what its signs and tags might have said.
     """
 
     seed: int
@@ -79,6 +80,7 @@ class Clip:
     times: NDArray[np.float64]
     events: tuple[Event, ...]
     presence: NDArray[np.int8] = field(repr=False)  # 1 there, 0 not, −1 debatable
+    texts: Mapping[Kind, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.times)

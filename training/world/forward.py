@@ -1,24 +1,33 @@
 """Watches: conditions that are false, true or debatable at every frame, and when they come true."""
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
 from training.world.catalogue import DIRECTIONS, GROUP_PLURALS, with_article
-from training.world.clip import Clip, Thing
+from training.world.clip import Clip, Kind, Thing
 from training.world.question import Question, pick, yes
 from training.world.realtime import claim, held, priced, readable, say
-from training.world.telling import said
+from training.world.telling import aloud
 from training.world.wording import NUMBERS
 
 _PLACES = (
     *("top left", "top", "top right", "left", "middle", "right"),
     *("bottom left", "bottom", "bottom right"),
 )
-_HOLDS = 0.35
+_HOLDS = 0.45  # of those asked for; it is harder to find than one that does not
+_HOLDS_SELDOM = {"gone": 0.9}  # harder still: something must have left
+_TRIES = 8
+_NEVER_READ = 0.3  # share of texts that mostly nothing in the clip says
+# Lessons oftener compare words with what is written, which is learnt last, and mostly where
+# something is.
+_TAUGHT = {"price": 3.0, "sign": 2.0, "gone": 2.0}
+_WRITTEN: dict[str, Kind] = {"price": "tag", "sign": "sign"}
+_WRITTEN_NOW = 0.8
 Truth = bool | None
 
 
@@ -160,9 +169,9 @@ def _place(clip: Clip, frame: int, rng: Generator) -> Condition | None:
 
 def _sign(clip: Clip, frame: int, rng: Generator) -> Condition | None:
     signs = [t for t in clip.things if t.kind == "sign"]
-    if not signs:
+    text = _text(clip, signs, rng)
+    if not text:
         return None
-    text = pick(rng, signs).text
 
     def holds(clip: Clip, frame: int) -> Truth:
         mine = [t.ident for t in signs if t.text == text]
@@ -175,9 +184,9 @@ def _sign(clip: Clip, frame: int, rng: Generator) -> Condition | None:
 
 def _price(clip: Clip, frame: int, rng: Generator) -> Condition | None:
     tags = [t for t in clip.things if t.kind == "tag"]
-    if not tags:
+    wanted = aloud(_text(clip, tags, rng))
+    if not wanted:
         return None
-    wanted = said(clip, pick(rng, tags).ident)
 
     def holds(clip: Clip, frame: int) -> Truth:
         found = priced(clip, frame)
@@ -186,6 +195,16 @@ def _price(clip: Clip, frame: int, rng: Generator) -> Condition | None:
         return False if not clip.visible[frame, [t.ident for t in tags]].any() else None
 
     return Condition(say(rng, "watch_price", wanted.split()[0]), holds)
+
+
+def _text(clip: Clip, written: list[Thing], rng: Generator) -> str:
+    """What one of these says, or what one might have said; "" where none of them is there."""
+    if not written:
+        return ""
+    others = clip.texts.get(written[0].kind, ())
+    if others and rng.random() < _NEVER_READ:
+        return pick(rng, others)
+    return pick(rng, written).text
 
 
 def _prohibited(clip: Clip, frame: int, rng: Generator) -> Condition | None:
@@ -213,18 +232,28 @@ CONDITIONS: dict[str, tuple[Make, float]] = {
 }
 
 
-def draw_condition(clip: Clip, frame: int, rng: Generator) -> Condition | None:
-    weights = np.array([weight for _, weight in CONDITIONS.values()])
-    kind = list(CONDITIONS)[int(rng.choice(len(weights), p=weights / weights.sum()))]
+def draw_condition(clip: Clip, frame: int, rng: Generator, kind: str) -> Condition | None:
     found = CONDITIONS[kind][0](clip, frame, rng)
     return found and replace(found, kind=kind)
 
 
+def _draw_kind(rng: Generator, often: Mapping[str, float] = MappingProxyType({})) -> str:
+    """By weight; `often`: times as likely."""
+    weights = np.array([w * often.get(kind, 1.0) for kind, (_, w) in CONDITIONS.items()])
+    return list(CONDITIONS)[int(rng.choice(len(weights), p=weights / weights.sum()))]
+
+
 def ask_watch(clip: Clip, frame: int, rng: Generator) -> Question | None:
-    """A condition and whether it holds now. Oftener not: one that is watched mostly does not."""
-    wanted = rng.random() < _HOLDS
-    for _ in range(6):
-        condition = draw_condition(clip, frame, rng)
+    """A condition and whether it holds now. Oftener not: one that is watched mostly does not. Every
+    other one was thought of earlier, as a watch is: only then can a thing be gone since."""
+    kind = _draw_kind(rng, _TAUGHT)
+    wanted = rng.random() < _HOLDS_SELDOM.get(kind, _HOLDS)
+    written = _WRITTEN.get(kind)
+    if written and not clip.present(frame, (written,)) and rng.random() < _WRITTEN_NOW:
+        return None
+    for _ in range(_TRIES):
+        asked = frame if rng.random() < 0.5 else int(rng.integers(frame + 1))
+        condition = draw_condition(clip, asked, rng, kind)
         truth = condition.holds(clip, frame) if condition else None
         if condition is not None and truth is wanted:
             return Question("watch", condition.text, yes(wanted), is_watch=True)
@@ -233,7 +262,7 @@ def ask_watch(clip: Clip, frame: int, rng: Generator) -> Question | None:
 
 def draw_watch(clip: Clip, asked: int, rng: Generator) -> Watch | None:
     """A watch set at a moment when its condition surely does not hold."""
-    condition = draw_condition(clip, asked, rng)
+    condition = draw_condition(clip, asked, rng, _draw_kind(rng))
     return expected(condition, clip, asked) if condition else None
 
 

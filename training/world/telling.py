@@ -26,7 +26,10 @@ def called(clip: Clip, ident: int) -> str:
 
 def said(clip: Clip, ident: int) -> str:
     """The text of a sign or tag as one reads it aloud."""
-    text = clip.things[ident].text
+    return aloud(clip.things[ident].text)
+
+
+def aloud(text: str) -> str:
     return f"{text[1:]} dollars" if text.startswith("$") else text
 
 

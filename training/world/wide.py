@@ -1,11 +1,13 @@
 """Clips of the wide world by seed: `film` is all that training and examination call."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from training.world.camera import Backdrop, Camera, draw_backdrop, draw_camera, shutter_times
-from training.world.clip import Clip
+from training.world.catalogue import SIGN_WORDS
+from training.world.clip import Clip, Kind
 from training.world.film import shoot
 from training.world.shop import Shop, Trade
 from training.world.stage import Script, Split
@@ -48,6 +50,15 @@ def film(
     camera = Camera() if clean else draw_camera(look)
     times = shutter_times(look, camera, length, fps)
     paint = np.random.default_rng((seed, 12))
-    return shoot(
+    clip = shoot(
         script, backdrop, camera, times, paint, seed=seed, world=world, fps=fps, scale=scale
     )
+    return replace(clip, texts=texts_of(world, trade))
+
+
+def texts_of(world: World, trade: Trade | None) -> dict[Kind, tuple[str, ...]]:
+    """What signs and tags may say."""
+    if world == "street":
+        return {"sign": SIGN_WORDS}
+    trade = trade or Trade()
+    return {"sign": trade.banners, "tag": tuple(f"${price}" for price in trade.prices)}
