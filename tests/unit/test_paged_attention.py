@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from services.inference_worker.kv_cache import Segment
 from services.inference_worker.kv_store import KVStore, PageRows
+from services.inference_worker.model.attention import product_attention
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.paged_attention import PagedAttention
 from services.inference_worker.step import Run, rounded
@@ -174,3 +176,19 @@ def _frame(group: int, first: int) -> Run:
         tokens=[],
         causal=False,
     )
+
+
+@pytest.mark.parametrize("groups", [1, 3, 9])
+def test_products_attend_as_the_fused_kernel_does(groups: int) -> None:
+    """In several parts where the scores are many; keys and values of any strides."""
+    heads, count, slots, dim = 2, 130, 2048, 16
+    torch.manual_seed(groups)
+    queries = torch.randn(groups, heads, count, dim)
+    keys, values = torch.randn(2, groups, slots, heads, dim).transpose(2, 3)
+    mask = torch.zeros(groups, 1, count, slots)
+    mask.masked_fill_(torch.rand(mask.shape) < 0.5, -torch.inf)[..., 0] = 0.0
+    exact = functional.scaled_dot_product_attention(queries, keys, values, mask)
+    assert torch.allclose(product_attention(queries, keys, values, mask), exact, atol=1e-5)
+    halves = (each.bfloat16() for each in (queries, keys, values, mask))
+    near = product_attention(*halves).float()
+    assert (near - exact).abs().mean() < 0.01 * exact.abs().mean()
