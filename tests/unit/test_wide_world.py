@@ -343,7 +343,7 @@ def test_the_count_is_of_what_stands_in_the_picture() -> None:
 
 
 def test_a_watch_may_hold_of_what_is_gone_and_fail_of_a_sign_never_shown() -> None:
-    """Neither can be where a condition is thought of in the frame that answers it."""
+    """Only what is thought of before the frame that answers, or is in no clip, can be either."""
     rng = np.random.default_rng(4)
     gone, unread = set[str](), set[str]()
     for seed in range(12):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -232,12 +231,7 @@ CONDITIONS: dict[str, tuple[Make, float]] = {
 }
 
 
-def draw_condition(clip: Clip, frame: int, rng: Generator, kind: str) -> Condition | None:
-    found = CONDITIONS[kind][0](clip, frame, rng)
-    return found and replace(found, kind=kind)
-
-
-def _draw_kind(rng: Generator, often: Mapping[str, float] = MappingProxyType({})) -> str:
+def _draw_kind(rng: Generator, often: Mapping[str, float]) -> str:
     """By weight; `often`: times as likely."""
     weights = np.array([w * often.get(kind, 1.0) for kind, (_, w) in CONDITIONS.items()])
     return list(CONDITIONS)[int(rng.choice(len(weights), p=weights / weights.sum()))]
@@ -253,7 +247,7 @@ def ask_watch(clip: Clip, frame: int, rng: Generator) -> Question | None:
         return None
     for _ in range(_TRIES):
         asked = frame if rng.random() < 0.5 else int(rng.integers(frame + 1))
-        condition = draw_condition(clip, asked, rng, kind)
+        condition = CONDITIONS[kind][0](clip, asked, rng)
         truth = condition.holds(clip, frame) if condition else None
         if condition is not None and truth is wanted:
             return Question("watch", condition.text, yes(wanted), is_watch=True)
@@ -262,8 +256,9 @@ def ask_watch(clip: Clip, frame: int, rng: Generator) -> Question | None:
 
 def draw_watch(clip: Clip, asked: int, rng: Generator) -> Watch | None:
     """A watch set at a moment when its condition surely does not hold."""
-    condition = draw_condition(clip, asked, rng, _draw_kind(rng))
-    return expected(condition, clip, asked) if condition else None
+    kind = _draw_kind(rng, {})
+    condition = CONDITIONS[kind][0](clip, asked, rng)
+    return expected(replace(condition, kind=kind), clip, asked) if condition else None
 
 
 def expected(condition: Condition, clip: Sized, asked: int) -> Watch | None:
