@@ -4,6 +4,7 @@ Counted are the matrix products, the attention over what each token really sees,
 every weight and of every session's keys and values. No padding, no copies, no activations.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +83,7 @@ def tower_flops(model: StreamingModel, tubelets: int) -> float:
     spec = model.spec
     shape = (tubelets, spec.tubelet, spec.layout.height, spec.layout.width, 3)
     pictures = torch.zeros(shape, dtype=torch.uint8, device=model.decoder.embedding.weight.device)
-    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    counter = FlopCounterMode(display=False, custom_mapping=_ON_CPUS)
     with torch.inference_mode(), counter:
         model.encode(pictures)
     return float(counter.get_total_flops())
@@ -92,9 +93,14 @@ def _attention_flops(queries: Any, keys: Any, values: Any, *_: Any, **__: Any) -
     return int(sdpa_flop_count(queries, keys, values))  # type: ignore[no-untyped-call]
 
 
+def _linear_flops(inputs: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return int(2 * math.prod(inputs) * weight[0])
+
+
 # The counter knows the kernels of GPUs, and takes what it does not know for nothing.
-_CPU_ATTENTION = {
+_ON_CPUS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.mkldnn._linear_pointwise: _linear_flops,
 }
 
 

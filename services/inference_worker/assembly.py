@@ -16,6 +16,7 @@ from services.inference_worker.engine import Engine
 from services.inference_worker.kv_cache import KVCache
 from services.inference_worker.kv_store import KVStore
 from services.inference_worker.model.family import StreamingModel, load_model
+from services.inference_worker.model.packed import pack
 from services.inference_worker.model.quantise import quantise
 from services.inference_worker.runner import Runner
 from services.inference_worker.scheduler import StepLimits
@@ -33,6 +34,7 @@ def build_engine(config: WorkerConfig) -> Engine:
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) - 1))
     model = load_model(config.model, dtype, device, config.frame_pixels)
     quantise(model, config.quantization)
+    pack(model)
     return assemble(model, config, dtype, device)
 
 

@@ -64,6 +64,10 @@ class Pages:
         """[groups, kv_heads, slots, head_dim] of whole rows, as `dtype`; not copied if it is."""
         return rows.view(self.parts[0]).to(dtype)
 
+    def read_places(self, places: Tensor, dtype: torch.dtype) -> Tensor:
+        """[places, head_dim] of `places` in the pool as it lies, a head after the other."""
+        return self.parts[0].flatten(0, 2).index_select(0, places).to(dtype)
+
 
 class EightBitPages(Pages):
     """Keys or values of one layer in `kind`, a key of EIGHT_BITS, with a scale for each token and
@@ -99,6 +103,10 @@ class EightBitPages(Pages):
 
     def read_rows(self, rows: PageRows, dtype: torch.dtype) -> Tensor:
         return self._decoded([rows.view(part) for part in self.parts], dtype)
+
+    def read_places(self, places: Tensor, dtype: torch.dtype) -> Tensor:
+        parts = [part.flatten(0, 2).index_select(0, places) for part in self.parts]
+        return self._decoded(parts, dtype)
 
     def _decoded(self, parts: list[Tensor], dtype: torch.dtype) -> Tensor:
         codes, scales = parts
@@ -167,6 +175,20 @@ class KVStore:
             return slots.transpose(0, 1)
 
         return gathered(keys), gathered(values)
+
+    def places(self, slots: Tensor) -> Tensor:
+        """Where `slots` [slots] lie in a pool, of every head: what `gather` wants."""
+        heads, pages, size, _ = self.parts[0].shape
+        starts = torch.arange(heads, device=self.device) * (pages * size)
+        return (starts[:, None] + slots).flatten()
+
+    def gather(self, layer: int, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of keys and values [kv_heads, slots, head_dim] at `places`."""
+        keys, values = (
+            each.read_places(places, self.dtype).unflatten(0, (self.parts[0].shape[0], -1))
+            for each in (self.keys[layer], self.values[layer])
+        )
+        return keys, values
 
     def clear(self, pages: list[int]) -> None:
         """Zeros in pages that are begun and not filled at once. What another session left there is

@@ -5,9 +5,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+from services.inference_worker import paged_attention
 from services.inference_worker.kv_cache import Segment
 from services.inference_worker.kv_store import KVStore, PageRows
-from services.inference_worker.model.attention import product_attention
+from services.inference_worker.model.attention import (
+    full_attention,
+    grouped_attention,
+    product_attention,
+)
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.paged_attention import PagedAttention
 from services.inference_worker.step import Run, rounded
@@ -135,6 +140,18 @@ def test_every_token_attends_to_what_it_sees(layout: str, seed: int) -> None:
     assert float((got - wanted).abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("seed", range(12))
+def test_products_attend_to_the_same(
+    layout: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether few queries are padded or, being many, are not."""
+    monkeypatch.setattr(paged_attention, "prefers_products", lambda *_: True)
+    monkeypatch.setattr(paged_attention, "_MANY_QUERIES", 2 + seed % 5)
+    got, wanted = Step(layout, seed).attend()
+    assert float((got - wanted).abs().max()) < 1e-5
+
+
 def _reads(store: KVStore, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     read, kinds = store.read, list[object]()
 
@@ -178,17 +195,41 @@ def _frame(group: int, first: int) -> Run:
     )
 
 
-@pytest.mark.parametrize("groups", [1, 3, 9])
-def test_products_attend_as_the_fused_kernel_does(groups: int) -> None:
-    """In several parts where the scores are many; keys and values of any strides."""
-    heads, count, slots, dim = 2, 130, 2048, 16
-    torch.manual_seed(groups)
-    queries = torch.randn(groups, heads, count, dim)
-    keys, values = torch.randn(2, groups, slots, heads, dim).transpose(2, 3)
-    mask = torch.zeros(groups, 1, count, slots)
-    mask.masked_fill_(torch.rand(mask.shape) < 0.5, -torch.inf)[..., 0] = 0.0
-    exact = functional.scaled_dot_product_attention(queries, keys, values, mask)
-    assert torch.allclose(product_attention(queries, keys, values, mask), exact, atol=1e-5)
-    halves = (each.bfloat16() for each in (queries, keys, values, mask))
-    near = product_attention(*halves).float()
+@pytest.mark.parametrize("heads", [1, 3, 9])
+def test_products_attend_as_the_fused_kernel_does(heads: int) -> None:
+    """In several parts where the scores are many; the mask is of the last slots."""
+    count, slots, dim, masked = 130, 2048, 16, 96
+    torch.manual_seed(heads)
+    queries, keys, values = (torch.randn(heads, n, dim) for n in (count, slots, slots))
+    mask = torch.zeros(count, masked).masked_fill_(torch.rand(count, masked) < 0.5, -torch.inf)
+    whole = functional.pad(mask, (slots - masked, 0))
+    exact = functional.scaled_dot_product_attention(queries, keys, values, whole)
+    tensors = (queries * dim**-0.5, keys, values, mask)
+    assert torch.allclose(product_attention(*tensors), exact, atol=1e-5)
+    near = product_attention(*(each.bfloat16() for each in tensors)).float()
     assert (near - exact).abs().mean() < 0.01 * exact.abs().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_full_attention_is_that_of_the_fused_kernel(dtype: torch.dtype) -> None:
+    queries, keys, values = torch.randn(3, 5, 40, 2, 16).to(dtype).transpose(2, 3)
+    exact = functional.scaled_dot_product_attention(
+        queries.double(), keys.double(), values.double(), scale=0.3
+    )
+    near = full_attention(queries, keys, values, 0.3)
+    assert (near - exact).abs().max() < (1e-5 if dtype is torch.float32 else 0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_single_query_attends_as_any_other(count: int, dtype: torch.dtype) -> None:
+    queries = torch.randn(2, count, 3, 16).to(dtype)
+    keys, values = torch.randn(2, 2, 3, 40, 16).to(dtype)
+    mask = torch.zeros(2, 1, count, 40, dtype=dtype)
+    mask[0, ..., 30:] = -torch.inf
+    exact = functional.scaled_dot_product_attention(
+        queries.transpose(1, 2).double(), keys.double(), values.double(), mask.double()
+    )
+    near = grouped_attention(queries, keys, values, mask).transpose(1, 2)
+    assert near.shape == exact.shape
+    assert (near - exact).abs().max() < (1e-5 if dtype is torch.float32 else 0.03)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_MANY_QUERIES = 64  # below that, keys are copied for a product at no gain
-_MOST_SCORES = 2**22  # of one product: what caches hold
+_MANY_ROWS = 32  # with fewer, reading keys and values once more for a copy costs what it saves
+_MOST_SCORES = 2**21  # of one product: what caches hold
 
 
 def _repeat_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -41,30 +41,54 @@ def grouped_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tenso
     kv_heads = keys.shape[1]
     shared = queries.view(groups, count, kv_heads, -1, dim).permute(0, 2, 3, 1, 4)
     shared = shared.reshape(groups, kv_heads, -1, dim)
-    slow = shared.dtype is torch.bfloat16 and shared.device.type == "cpu"
-    by_products = slow and shared.shape[2] >= _MANY_QUERIES
-    attend = product_attention if by_products else functional.scaled_dot_product_attention
-    out = attend(shared, keys, values, mask)
-    out = out.view(groups, kv_heads, num_heads // kv_heads, count, dim).permute(0, 3, 1, 2, 4)
+    rows = shared.shape[2]
+    if rows == 1 and _slow(queries.dtype, queries.device):  # for one row it takes a slower way yet
+        shared = shared.expand(-1, -1, 2, -1)
+        mask = mask.expand(-1, -1, 2, -1)
+    out = functional.scaled_dot_product_attention(shared, keys, values, mask)[:, :, :rows]
+    out = out.reshape(groups, kv_heads, num_heads // kv_heads, count, dim).permute(0, 3, 1, 2, 4)
     return out.reshape(groups, count, num_heads, dim)
 
 
-def product_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """softmax(QKᵀ / √dim + mask) V as two matrix products, as many groups at once as caches bear.
+def prefers_products(dtype: torch.dtype, device: torch.device, rows: int) -> bool:
+    """Whether so many queries of a head attend faster by `product_attention`."""
+    return _slow(dtype, device) and rows >= _MANY_ROWS
 
-    queries: [groups, heads, queries, dim]; the rest as in `grouped_attention`. PyTorch's fused
-    kernel takes more than twice as long for many queries in bfloat16 on CPUs. It keeps scores in
-    float32; these are rounded to bfloat16, as models' own eager code has them.
+
+def _slow(dtype: torch.dtype, device: torch.device) -> bool:
+    """In bfloat16 on CPUs, PyTorch's fused kernel takes up to three times as long as two products,
+    and longer for one row than for two."""
+    return dtype is torch.bfloat16 and device.type == "cpu"
+
+
+def product_attention(
+    scaled: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """softmax(QKᵀ + mask) V as two matrix products, as many heads at once as caches bear.
+
+    scaled: Q / √dim, [heads, queries, dim]; keys, values: [heads, slots, dim]; mask: additive,
+    [queries, last], of the last slots and for every head. The fused kernel keeps scores in float32;
+    these are rounded to the inputs' dtype, as models' own eager code has them.
     """
-    scores_of_one = queries.shape[1] * queries.shape[2] * keys.shape[2]
-    size = max(1, _MOST_SCORES // scores_of_one)
-    scaled = queries * queries.shape[-1] ** -0.5
-    out = torch.empty_like(queries)
-    for start in range(0, len(queries), size):
+    size = max(1, _MOST_SCORES // (scaled.shape[1] * keys.shape[1]))
+    out = torch.empty_like(scaled)
+    for start in range(0, len(scaled), size):
         part = slice(start, start + size)
-        scores = scaled[part] @ keys[part].transpose(-1, -2)
-        out[part] = scores.add_(mask[part]).softmax(-1) @ values[part]
+        scores = torch.bmm(scaled[part], keys[part].transpose(1, 2))
+        if mask is not None:
+            scores[..., scores.shape[-1] - mask.shape[-1] :] += mask
+        torch.bmm(scores.softmax(-1), values[part], out=out[part])
     return out
+
+
+def full_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Attention in which all see all, on [batch, heads, tokens, dim] tensors."""
+    if not _slow(queries.dtype, queries.device):
+        return functional.scaled_dot_product_attention(queries, keys, values, scale=scale)
+    scaled = queries.new_empty(queries.shape)  # in its own order, whatever that of `queries` is
+    torch.mul(queries, scale, out=scaled)
+    heads = (each.flatten(0, 1) for each in (scaled, keys, values))
+    return product_attention(*heads).view(queries.shape)
 
 
 class DenseAttention:

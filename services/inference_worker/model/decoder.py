@@ -115,6 +115,7 @@ class Decoder(nn.Module):
         self.omega = nn.Parameter(torch.zeros(config.head_dim // 2, 3))
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.head: nn.Module | None = None
         if not config.tie_embeddings:
             self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -137,5 +138,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary scores [..., vocab_size] of normed hidden states."""
-        weight: Tensor = self.embedding.weight if self.config.tie_embeddings else self.head.weight
-        return functional.linear(hidden, weight)
+        if self.head is None:
+            return functional.linear(hidden, self.embedding.weight)
+        logits: Tensor = self.head(hidden)
+        return logits

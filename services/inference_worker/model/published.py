@@ -20,7 +20,6 @@ from services.inference_worker.model.chat import Chat
 from services.inference_worker.model.checkpoint import Checkpoint, Place, decoder_places
 from services.inference_worker.model.decoder import Decoder, DecoderConfig
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
-from services.inference_worker.model.gelu import use_sigmoid_gelu
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
 
 WINDOW_SEGMENTS = 30
@@ -189,7 +188,6 @@ class PublishedModel(nn.Module, ABC):
         omega = self.omega(self.config).to(dtype=torch.float32, device=device)
         self.decoder.omega = nn.Parameter(omega, requires_grad=False)
         self.use_spans()
-        use_sigmoid_gelu(self.tower)
         return self.eval()
 
     def use_spans(self) -> None:

@@ -25,7 +25,11 @@ def angles(omega: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate channel pairs (j, j + pairs) of x [..., heads, 2 * pairs]; keeps x's dtype."""
     first, second = x.to(torch.float32).chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    turned = (
+        torch.addcmul(first * cos, second, sin, value=-1),
+        torch.addcmul(second * cos, first, sin),
+    )
+    return torch.cat([half.to(x.dtype) for half in turned], dim=-1)
 
 
 def shift(keys: Tensor, omega: Tensor, delta: int) -> Tensor:

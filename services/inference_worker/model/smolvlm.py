@@ -16,6 +16,7 @@ from services.inference_worker.model.published import (
     inverse_frequencies,
     normalised,
 )
+from services.inference_worker.model.spans import use_whole_pictures
 
 
 class Tower(nn.Module):
@@ -88,6 +89,9 @@ class SmolVLM(PublishedModel):
     def encode(self, frames: Tensor) -> Encoded:
         dtype = self.decoder.embedding.weight.dtype
         return Encoded(self.tower(normalised(frames[:, 0], self.preprocessor, dtype)))
+
+    def use_spans(self) -> None:
+        use_whole_pictures(self.tower.vision_model)
 
     @staticmethod
     def make_tower(config: Any) -> nn.Module:
