@@ -65,7 +65,7 @@ class Pages:
         return rows.view(self.parts[0]).to(dtype)
 
     def read_places(self, places: Tensor, dtype: torch.dtype) -> Tensor:
-        """[places, head_dim] of `places` in the pool as it lies, a head after the other."""
+        """[places, head_dim] of `places` [places] in the pool as it lies, head after head."""
         return self.parts[0].flatten(0, 2).index_select(0, places).to(dtype)
 
 
@@ -133,6 +133,7 @@ class KVStore:
         self.dtype = dtype
         self.device = device
         self.page_size = page_size
+        self.num_heads = config.num_heads
         self.heads_per_kv_head = config.num_heads // config.num_kv_heads
         shape = (config.num_kv_heads, num_pages, page_size, config.head_dim)
 
@@ -177,15 +178,15 @@ class KVStore:
         return gathered(keys), gathered(values)
 
     def places(self, slots: Tensor) -> Tensor:
-        """Where `slots` [slots] lie in a pool, of every head: what `gather` wants."""
+        """Where `slots` [groups, slots] lie in a pool, [groups, kv_heads, slots]."""
         heads, pages, size, _ = self.parts[0].shape
         starts = torch.arange(heads, device=self.device) * (pages * size)
-        return (starts[:, None] + slots).flatten()
+        return starts[:, None] + slots[:, None]
 
     def gather(self, layer: int, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of keys and values [kv_heads, slots, head_dim] at `places`."""
+        """Copies of keys and values [groups, kv_heads, slots, head_dim] at `places`."""
         keys, values = (
-            each.read_places(places, self.dtype).unflatten(0, (self.parts[0].shape[0], -1))
+            each.read_places(places.flatten(), self.dtype).unflatten(0, places.shape)
             for each in (self.keys[layer], self.values[layer])
         )
         return keys, values

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.inference_worker import paged_attention
+from services.inference_worker import paged_attention, paged_products
 from services.inference_worker.kv_cache import Segment
 from services.inference_worker.kv_store import KVStore, PageRows
+from services.inference_worker.model import attention
 from services.inference_worker.model.attention import (
     full_attention,
     grouped_attention,
@@ -145,9 +146,10 @@ def test_every_token_attends_to_what_it_sees(layout: str, seed: int) -> None:
 def test_products_attend_to_the_same(
     layout: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether few queries are padded or, being many, are not."""
+    """Of many sessions at once or of each, and whether their queries, being few, are padded."""
     monkeypatch.setattr(paged_attention, "prefers_products", lambda *_: True)
-    monkeypatch.setattr(paged_attention, "_MANY_QUERIES", 2 + seed % 5)
+    monkeypatch.setattr(paged_products, "MOST_SCORES", 2 ** (10 + seed))
+    monkeypatch.setattr(paged_products, "_MANY_QUERIES", 2 + seed % 5)
     got, wanted = Step(layout, seed).attend()
     assert float((got - wanted).abs().max()) < 1e-5
 
@@ -195,14 +197,15 @@ def _frame(group: int, first: int) -> Run:
     )
 
 
-@pytest.mark.parametrize("heads", [1, 3, 9])
-def test_products_attend_as_the_fused_kernel_does(heads: int) -> None:
-    """In several parts where the scores are many; the mask is of the last slots."""
-    count, slots, dim, masked = 130, 2048, 16, 96
-    torch.manual_seed(heads)
-    queries, keys, values = (torch.randn(heads, n, dim) for n in (count, slots, slots))
-    mask = torch.zeros(count, masked).masked_fill_(torch.rand(count, masked) < 0.5, -torch.inf)
-    whole = functional.pad(mask, (slots - masked, 0))
+@pytest.mark.parametrize("groups", [1, 3])
+def test_products_attend_as_the_fused_kernel_does(groups: int) -> None:
+    """Heads of several groups; a group's mask is of the last slots."""
+    heads, count, slots, dim, masked = 2, 130, 512, 16, 96
+    torch.manual_seed(groups)
+    queries, keys, values = (torch.randn(groups * heads, n, dim) for n in (count, slots, slots))
+    hidden = torch.rand(groups, 1, count, masked) < 0.5
+    mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+    whole = functional.pad(mask, (slots - masked, 0)).expand(-1, heads, -1, -1).flatten(0, 1)
     exact = functional.scaled_dot_product_attention(queries, keys, values, whole)
     tensors = (queries * dim**-0.5, keys, values, mask)
     assert torch.allclose(product_attention(*tensors), exact, atol=1e-5)
@@ -210,8 +213,13 @@ def test_products_attend_as_the_fused_kernel_does(heads: int) -> None:
     assert (near - exact).abs().mean() < 0.01 * exact.abs().mean()
 
 
+@pytest.mark.parametrize("most", [1, 4000, 2**21])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_full_attention_is_that_of_the_fused_kernel(dtype: torch.dtype) -> None:
+def test_full_attention_is_that_of_the_fused_kernel(
+    dtype: torch.dtype, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts of any size."""
+    monkeypatch.setattr(attention, "MOST_SCORES", most)
     queries, keys, values = torch.randn(3, 5, 40, 2, 16).to(dtype).transpose(2, 3)
     exact = functional.scaled_dot_product_attention(
         queries.double(), keys.double(), values.double(), scale=0.3

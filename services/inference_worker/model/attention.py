@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_MANY_ROWS = 32  # with fewer, reading keys and values once more for a copy costs what it saves
-_MOST_SCORES = 2**21  # of one product: what caches hold
+MOST_SCORES = 2**21  # to be had of one product: what caches hold
+_MANY_ROWS = 12  # with fewer, reading keys and values once more for a copy costs what it saves
 
 
 def _repeat_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -64,21 +64,18 @@ def _slow(dtype: torch.dtype, device: torch.device) -> bool:
 def product_attention(
     scaled: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """softmax(QKᵀ + mask) V as two matrix products, as many heads at once as caches bear.
+    """softmax(QKᵀ + mask) V as two matrix products.
 
     scaled: Q / √dim, [heads, queries, dim]; keys, values: [heads, slots, dim]; mask: additive,
-    [queries, last], of the last slots and for every head. The fused kernel keeps scores in float32;
-    these are rounded to the inputs' dtype, as models' own eager code has them.
+    [groups, 1, queries, last], of the last slots; the heads are those of one group after the other.
+    The fused kernel keeps scores in float32; these are rounded to the inputs' dtype, as models' own
+    eager code has them.
     """
-    size = max(1, _MOST_SCORES // (scaled.shape[1] * keys.shape[1]))
-    out = torch.empty_like(scaled)
-    for start in range(0, len(scaled), size):
-        part = slice(start, start + size)
-        scores = torch.bmm(scaled[part], keys[part].transpose(1, 2))
-        if mask is not None:
-            scores[..., scores.shape[-1] - mask.shape[-1] :] += mask
-        torch.bmm(scores.softmax(-1), values[part], out=out[part])
-    return out
+    scores = torch.bmm(scaled, keys.transpose(1, 2))
+    if mask is not None:
+        grouped = scores.view(len(mask), -1, *scores.shape[1:])
+        grouped[..., grouped.shape[-1] - mask.shape[-1] :] += mask
+    return torch.bmm(scores.softmax(-1), values)
 
 
 def full_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
@@ -87,8 +84,9 @@ def full_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) 
         return functional.scaled_dot_product_attention(queries, keys, values, scale=scale)
     scaled = queries.new_empty(queries.shape)  # in its own order, whatever that of `queries` is
     torch.mul(queries, scale, out=scaled)
-    heads = (each.flatten(0, 1) for each in (scaled, keys, values))
-    return product_attention(*heads).view(queries.shape)
+    size = max(1, MOST_SCORES // queries.shape[2] ** 2)
+    parts = zip(*(each.flatten(0, 1).split(size) for each in (scaled, keys, values)), strict=True)
+    return torch.cat([product_attention(*part) for part in parts]).view(queries.shape)
 
 
 class DenseAttention:
