@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.samples import Histogram
 from services.local.config import LocalConfig
-from services.local.process import Process
+from services.local.process import Process, ProcessError
 from services.local.suite import READY_S, Suite
 
 
@@ -56,6 +56,9 @@ async def running(folder: Path, *, worker_only: bool = False) -> AsyncIterator[R
         else:
             await suite.start()
             yield Running(suite, suite.processes)
+    except ProcessError as error:
+        error.add_note("\n".join(error.process.last_lines()))
+        raise
     finally:
         complaints = await suite.stop()
         await suite.kill()

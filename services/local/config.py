@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import random
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 from services.common.config import ConfigError, EnvConfig, setting, variable
+
+_UNASSIGNED = range(20_000, 32_000)  # below what systems give to connections
 
 
 def _port(default: int, help: str) -> int:
@@ -84,21 +87,22 @@ class LocalConfig(EnvConfig):
                 yield item.name
 
 
-def _take(port: int, held: contextlib.ExitStack) -> int:
-    """The port, bound until `held` closes; 0 picks one. 0 when it is in use."""
+def _take(port: int, held: contextlib.ExitStack) -> bool:
+    """Whether the port is free; it is bound until `held` closes."""
     probe = held.enter_context(socket.socket())
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         probe.bind(("127.0.0.1", port))
     except OSError:
-        return 0
-    return int(probe.getsockname()[1])
+        return False
+    return True
 
 
 def _take_free(count: int, held: contextlib.ExitStack) -> int:
-    """The first of `count` adjacent free ports."""
+    """The first of `count` adjacent free ports. None that the system gives to connections: one of
+    those might have it before the process for which it is meant."""
     for _ in range(100):
-        first = _take(0, held)
-        if all(_take(first + more, held) for more in range(1, count)):
+        first = random.choice(_UNASSIGNED)
+        if all(_take(first + more, held) for more in range(count)):
             return first
     raise ConfigError("no free ports on 127.0.0.1")
