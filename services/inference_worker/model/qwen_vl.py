@@ -165,8 +165,7 @@ class Qwen2VL(PublishedModel):
         whole = spans["cu_seqlens"]
         windows = spans.get("cu_window_seqlens", whole)
         known = [Spans(each.diff().tolist(), device) for each in (whole, windows)]
-        one = {name: each[[0, -1]] for name, each in spans.items()}
-        return found | one | {"spans": known}
+        return found | {"spans": known}
 
     def _grid_arguments(self, grid: Tensor) -> dict[str, Tensor]:
         merge = self.config.vision_config.spatial_merge_size
