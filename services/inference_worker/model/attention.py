@@ -80,7 +80,7 @@ def product_attention(
 
 def full_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """Attention in which all see all, on [batch, heads, tokens, dim] tensors."""
-    if not _slow(queries.dtype, queries.device):
+    if torch.is_grad_enabled() or not _slow(queries.dtype, queries.device):
         return functional.scaled_dot_product_attention(queries, keys, values, scale=scale)
     scaled = queries.new_empty(queries.shape)  # in its own order, whatever that of `queries` is
     torch.mul(queries, scale, out=scaled)
