@@ -20,7 +20,7 @@ from services.inference_worker.kv_cache import NULL_PAGE
 from services.inference_worker.kv_store import KVStore, PageRows
 from services.inference_worker.model.attention import grouped_attention, prefers_products
 from services.inference_worker.paged_products import PagedProducts
-from services.inference_worker.paged_sessions import StepSession, sessions_of, split
+from services.inference_worker.paged_sessions import StepSession, additive, sessions_of, split
 from services.inference_worker.step import Run, rounded
 
 
@@ -80,8 +80,6 @@ class PagedAttention:
         real = np.arange(width)[None, :] < widths[:, None]
         visible[~real, 0] = True  # padding must attend to something, or it is NaN
         device = self.store.device
-        mask = torch.zeros(visible.shape, dtype=self.store.dtype, device=device)
-        mask.masked_fill_(torch.as_tensor(~visible, device=device), float("-inf"))
         flat = torch.as_tensor(queries.reshape(-1), device=device)
         whole = bool(real.all())
         valid = None if whole else torch.as_tensor(np.flatnonzero(real), device=device)
@@ -89,7 +87,7 @@ class PagedAttention:
             pages=self._pages(sessions, count),
             queries=flat,
             shape=(len(sessions), width),
-            mask=mask.repeat(1, self.store.heads_per_kv_head, 1)[:, None],
+            mask=additive(~visible, self.store),
             valid=valid,
             rows=flat if valid is None else flat.index_select(0, valid),
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from services.inference_worker.kv_store import KVStore
 from services.inference_worker.model.attention import MOST_SCORES, product_attention
-from services.inference_worker.paged_sessions import StepSession, split
+from services.inference_worker.paged_sessions import StepSession, additive, split
 from services.inference_worker.step import rounded
 
 _MANY_QUERIES = 32  # of a session in one step: a frame's
@@ -104,15 +104,13 @@ class PagedProducts:
         return len(seen.slots) == len(part[0].slots) and scores <= MOST_SCORES
 
     def _pair(self, first: int, part: list[_Seen]) -> _Pair:
-        device, masked = self.store.device, max(seen.hidden.shape[1] for seen in part)
-        hidden = np.zeros((len(part), 1, self.padded, masked), dtype=bool)
-        for own, seen in zip(hidden[:, 0], part, strict=True):
+        masked = max(seen.hidden.shape[1] for seen in part)
+        hidden = np.zeros((len(part), self.padded, masked), dtype=bool)
+        for own, seen in zip(hidden, part, strict=True):
             own[: len(seen.hidden), masked - seen.hidden.shape[1] :] = seen.hidden
-        mask = torch.zeros(hidden.shape, dtype=self.store.dtype, device=device)
-        mask.masked_fill_(torch.as_tensor(hidden, device=device), float("-inf"))
-        slots = torch.as_tensor(np.stack([seen.slots for seen in part]), device=device)
+        slots = np.stack([seen.slots for seen in part])
         return _Pair(
             sessions=slice(first, first + len(part)),
-            places=self.store.places(slots),
-            mask=mask.repeat(1, 1, self.store.heads_per_kv_head, 1),
+            places=self.store.places(torch.as_tensor(slots, device=self.store.device)),
+            mask=additive(hidden, self.store),
         )

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from services.inference_worker.kv_store import KVStore
 from services.inference_worker.step import Run
 
 SPARSE = 1.5
@@ -65,6 +68,14 @@ def sessions_of(runs: list[Run]) -> list[StepSession]:
     for members in grouped.values():
         sessions.append(StepSession.of(members, sessions[-1].end if sessions else 0))
     return sessions
+
+
+def additive(hidden: NDArray[np.bool_], store: KVStore) -> Tensor:
+    """The mask of what is `hidden` [groups, queries, slots]: [groups, 1, shared × queries, slots],
+    the queries' rows once for every head of those that share keys."""
+    mask = torch.zeros(hidden.shape, dtype=store.dtype, device=store.device)
+    mask.masked_fill_(torch.as_tensor(hidden, device=store.device), float("-inf"))
+    return mask.repeat(1, store.heads_per_kv_head, 1)[:, None]
 
 
 def split(items: Iterable[T], fits: Callable[[list[T], T], bool]) -> Iterator[list[T]]:

@@ -82,7 +82,8 @@ def full_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) 
     """Attention in which all see all, on [batch, heads, tokens, dim] tensors."""
     if torch.is_grad_enabled() or not _slow(queries.dtype, queries.device):
         return functional.scaled_dot_product_attention(queries, keys, values, scale=scale)
-    scaled = queries.new_empty(queries.shape)  # in its own order, whatever that of `queries` is
+    # In its own order, whatever that of `queries` is; what writes in place has no gradients.
+    scaled = queries.new_empty(queries.shape)
     torch.mul(queries, scale, out=scaled)
     size = max(1, MOST_SCORES // queries.shape[2] ** 2)
     parts = zip(*(each.flatten(0, 1).split(size) for each in (scaled, keys, values)), strict=True)

@@ -25,7 +25,7 @@ from services.inference_worker.model.published import (
     inverse_frequencies,
     normalised,
 )
-from services.inference_worker.model.spans import SpanAttention, Spans, use_spans
+from services.inference_worker.model.spans import Spans, use_spans
 from sightline.errors import InvalidArgumentError
 
 MOST_GRIDS = 64  # batches × sizes of pictures
@@ -159,9 +159,6 @@ class Qwen2VL(PublishedModel):
         found = {"grid_thw": grid, **self._grid_arguments(grid)}
         spans = {name: each for name, each in found.items() if name.startswith("cu_")}
         found = {name: each.to(device) for name, each in found.items()} | spans
-        tower: Any = self.tower
-        if not isinstance(tower.blocks[0].attn, SpanAttention):
-            return found
         whole = spans["cu_seqlens"]
         windows = spans.get("cu_window_seqlens", whole)
         known = [Spans(each.diff().tolist(), device) for each in (whole, windows)]
