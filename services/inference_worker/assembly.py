@@ -23,6 +23,8 @@ from services.inference_worker.scheduler import StepLimits
 
 log = logging.getLogger(__name__)
 
+_MOMENTS_S = (1.0, 60.0, 3600.0)  # a segment that tells the time grows with its digits
+
 
 def build_engine(config: WorkerConfig) -> Engine:
     """Load the model and lay out the KV pool; the engine is not started yet.
@@ -104,7 +106,8 @@ def _page_size(model: StreamingModel, attention: str, device: torch.device) -> i
     66 tokens in pages of 16 a fifth. Our own kernel was measured with pages of 16."""
     if device.type != "cpu" or attention == "block":
         return 16
-    return min(range(16, 33), key=lambda size: -model.spec.layout.segment_tokens % size)
+    lengths = [len(model.segment(model.spec.layout, 0, s).tokens) for s in _MOMENTS_S]
+    return min(range(16, 33), key=lambda size: sum(-(-n // size) * size for n in lengths))
 
 
 def _tell(engine: Engine, config: WorkerConfig) -> None:

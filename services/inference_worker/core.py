@@ -231,13 +231,13 @@ class EngineCore:
     def _advance_branch(self, job: BranchJob, output: RunOutput | Exception | None) -> None:
         if output is None:  # more of the prompt to come
             return
+        if isinstance(output, RunOutput) and not output.finite:
+            output = InternalError("the model produced no valid scores")
         if isinstance(output, Exception):
+            assert job.branch is not None
+            self.runner.clear(job.branch.pages)  # the session's next steps may read over them
             self._drop(job)
             job.sink.failed(output)
-            return
-        if not output.finite:
-            self._drop(job)
-            job.sink.failed(InternalError("the model produced no valid scores"))
             return
         if job.num_answered == 0:
             assert job.seen is not None
@@ -353,6 +353,7 @@ class EngineCore:
         self._parking.admit(shape.cost(self.cache.pool.page_size))
         trunk = self.cache.open_trunk(shape)
         try:
+            self.runner.clear(trunk.reservation.stale)
             self.runner.execute([self._making.of_sink(trunk)])
         except Exception:
             self.cache.close_trunk(trunk)

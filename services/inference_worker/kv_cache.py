@@ -9,7 +9,7 @@ partial page that the trunk would still write to. So nothing is ever copied on a
 A session's cost is known when it is admitted (`TrunkShape.cost`), and that many pages are reserved
 for it: an admitted session cannot run out. They lie in a row where the pool has such a row, and a
 session uses the first free one of its own, so that a window, which moves for ever, stays within a
-few pages more than it holds. Where it does, its keys are read in place (see `paged_attention`).
+few pages more than it holds. Its keys are then read in place (see `paged_attention`).
 A parked session has neither pages nor a reservation until it is brought back. One thread uses all
 of this.
 """
@@ -28,10 +28,18 @@ NULL_PAGE = 0
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """Pages that one session may use. `free`: a heap of those that it does not."""
+    """Pages that one session may use, ascending. `free`: a heap of those that it does not;
+    `stale`: those that others used, whose numbers must not be read."""
 
     pages: list[int]
     free: list[int]
+    stale: list[int]
+
+    @property
+    def row(self) -> range | None:
+        """The pages, where they lie in a row."""
+        row = range(self.pages[0], self.pages[-1] + 1)
+        return row if len(row) == len(self.pages) else None
 
 
 class PagePool:
@@ -48,6 +56,7 @@ class PagePool:
         self._owners: list[Reservation | None] = [None] * num_pages
         self._unreserved = np.ones(num_pages, dtype=bool)
         self._unreserved[NULL_PAGE] = False
+        self._used = np.zeros(num_pages, dtype=bool)  # since they were last reserved
 
     @property
     def num_unreserved(self) -> int:
@@ -71,8 +80,10 @@ class PagePool:
         in_row = np.flatnonzero(places[count - 1 :] - places[: len(places) - count + 1] < count)
         first = int(in_row[0]) if len(in_row) else 0
         pages = places[first : first + count].tolist()
-        reservation = Reservation(pages, list(pages))  # ascending: a heap already
+        stale = [page for page in pages if self._used[page]]
+        reservation = Reservation(pages, list(pages), stale)  # ascending: a heap already
         self._unreserved[pages] = False
+        self._used[pages] = False
         for page in pages:
             self._owners[page] = reservation
         return reservation
@@ -102,6 +113,7 @@ class PagePool:
     def _use(self, pages: list[int]) -> list[int]:
         for page in pages:
             self._references[page] = 1
+        self._used[pages] = True
         self.num_used += len(pages)
         return pages
 

@@ -23,19 +23,20 @@ _LEAST_SCALE = 1e-30  # of tokens that are all zero
 
 @dataclass(frozen=True, slots=True)
 class PageRows:
-    """`groups` rows of `count` consecutive pages; each begins `stride` pages after the last."""
+    """`groups` rows of `slots` consecutive slots. Each begins with a page: the first with page
+    `first`, each other one `stride` pages after the last."""
 
     first: int
     stride: int
     groups: int
-    count: int
+    slots: int
 
     def view(self, pool: Tensor) -> Tensor:
         """[groups, kv_heads, slots, …] of a pool [kv_heads, pages, page_size, …], in place."""
-        heads, _, size, width = pool.shape
+        heads, _, _, width = pool.shape
         by_head, by_page, by_slot, _ = pool.stride()
         return pool.as_strided(
-            (self.groups, heads, self.count * size, width),
+            (self.groups, heads, self.slots, width),
             (self.stride * by_page, by_head, by_slot, 1),
             pool.storage_offset() + self.first * by_page,
         )
@@ -63,10 +64,6 @@ class Pages:
     def read_rows(self, rows: PageRows, dtype: torch.dtype) -> Tensor:
         """[groups, kv_heads, slots, head_dim] of whole rows, as `dtype`; not copied if it is."""
         return rows.view(self.parts[0]).to(dtype)
-
-    def read_places(self, places: Tensor, dtype: torch.dtype) -> Tensor:
-        """[places, head_dim] of `places` [places] in the pool as it lies, head after head."""
-        return self.parts[0].flatten(0, 2).index_select(0, places).to(dtype)
 
 
 class EightBitPages(Pages):
@@ -103,10 +100,6 @@ class EightBitPages(Pages):
 
     def read_rows(self, rows: PageRows, dtype: torch.dtype) -> Tensor:
         return self._decoded([rows.view(part) for part in self.parts], dtype)
-
-    def read_places(self, places: Tensor, dtype: torch.dtype) -> Tensor:
-        parts = [part.flatten(0, 2).index_select(0, places) for part in self.parts]
-        return self._decoded(parts, dtype)
 
     def _decoded(self, parts: list[Tensor], dtype: torch.dtype) -> Tensor:
         codes, scales = parts
@@ -177,23 +170,9 @@ class KVStore:
 
         return gathered(keys), gathered(values)
 
-    def places(self, slots: Tensor) -> Tensor:
-        """Where `slots` [groups, slots] lie in a pool, [groups, kv_heads, slots]."""
-        heads, pages, size, _ = self.parts[0].shape
-        starts = torch.arange(heads, device=self.device) * (pages * size)
-        return starts[:, None] + slots[:, None]
-
-    def gather(self, layer: int, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of keys and values [groups, kv_heads, slots, head_dim] at `places`."""
-        keys, values = (
-            each.read_places(places.flatten(), self.dtype).unflatten(0, places.shape)
-            for each in (self.keys[layer], self.values[layer])
-        )
-        return keys, values
-
     def clear(self, pages: list[int]) -> None:
-        """Zeros in pages that are begun and not filled at once. What another session left there is
-        masked, but masking a NaN leaves a NaN: one session's must not become the next one's."""
+        """Zeros in these pages, whose numbers are nobody's any more but may be read: what is not
+        seen is masked, but masking a NaN leaves a NaN."""
         if not pages:
             return
         index = torch.tensor(pages, device=self.device)

@@ -1,22 +1,14 @@
 """Whose tokens a step computes, and which slots of the pool each of them sees."""
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from services.inference_worker.kv_store import KVStore
-from services.inference_worker.step import Run
+from services.inference_worker.step import Run, rounded
 
-SPARSE = 1.5
-"""Pages are gathered when the row they lie in holds so many times as many."""
+_SPARSE = 1.5  # pages are gathered when the row they lie in holds so many times as many
 _UNSEEN = np.int32(2**30)
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -24,70 +16,67 @@ class StepSession:
     """One session's part of a step: its runs, whose rows are `num_queries` of the flat step from
     `start` on.
 
-    `places`: for every page that one of them may see, its number among those that are read,
-    which are `count` from `first` on, or `count` gathered ones when `first` is None.
+    `places`: for every page that one of them may see, its number among those that are read. They
+    are `slots` slots from page `first` of `row` on, or as many of gathered pages when `row` is
+    None. `width`: what `num_queries` is padded to.
     """
 
     runs: list[Run]
     start: int
     num_queries: int
+    width: int
     places: dict[int, int]
-    first: int | None
-    count: int
+    row: range | None
+    first: int
+    slots: int
 
     @classmethod
-    def of(cls, runs: list[Run], start: int) -> "StepSession":
+    def of(cls, runs: list[Run], start: int, page_size: int) -> "StepSession":
         pages = dict[int, None]()
         for run in runs:
             for segment in run.seen:
                 pages.update(dict.fromkeys(segment.pages))
             pages.update(dict.fromkeys(run.own_pages))
         num_queries = sum(len(run.slots) for run in runs)
-        first, last = min(pages), max(pages)
-        if last - first + 1 <= SPARSE * len(pages):
+        # Of frames there are many queries, and nearly always as many.
+        frames = all(run.picture is not None for run in runs)
+        width = num_queries if frames else rounded(num_queries)
+        row, first, count = runs[0].row, min(pages), max(pages) - min(pages) + 1
+        if row is not None and count <= _SPARSE * len(pages):
             places = {page: page - first for page in pages}
-            return cls(runs, start, num_queries, places, first, last - first + 1)
+            slots = min(_more(count * page_size), (row.stop - first) * page_size)
+            return cls(runs, start, num_queries, width, places, row, first, slots)
         places = {page: number for number, page in enumerate(pages)}
-        return cls(runs, start, num_queries, places, None, -(-len(pages) // 8) * 8)
+        slots = -(-len(pages) // 8) * 8 * page_size
+        return cls(runs, start, num_queries, width, places, None, 0, slots)
 
     @property
     def end(self) -> int:
         return self.start + self.num_queries
 
-    def visible(self, count: int, page_size: int) -> NDArray[np.bool_]:
-        """[queries, slots]: which slots of the first `count` pages read each query sees."""
-        return np.concatenate([_visible(run, self.places, count, page_size) for run in self.runs])
+    def visible(self, slots: int, page_size: int) -> NDArray[np.bool_]:
+        """[queries, slots]: which of the first `slots` that are read each query sees."""
+        count = -(-slots // page_size)
+        seen = [_visible(run, self.places, count, page_size) for run in self.runs]
+        return np.concatenate(seen)[:, :slots]
 
 
-def sessions_of(runs: list[Run]) -> list[StepSession]:
+def sessions_of(runs: list[Run], page_size: int) -> list[StepSession]:
     """Of runs that are in order of their groups, which are the sessions."""
     grouped: dict[int, list[Run]] = {}
     for run in runs:
         grouped.setdefault(run.group, []).append(run)
     sessions = list[StepSession]()
     for members in grouped.values():
-        sessions.append(StepSession.of(members, sessions[-1].end if sessions else 0))
+        start = sessions[-1].end if sessions else 0
+        sessions.append(StepSession.of(members, start, page_size))
     return sessions
 
 
-def additive(hidden: NDArray[np.bool_], store: KVStore) -> Tensor:
-    """The mask of what is `hidden` [groups, queries, slots]: [groups, 1, shared × queries, slots],
-    the queries' rows once for every head of those that share keys."""
-    mask = torch.zeros(hidden.shape, dtype=store.dtype, device=store.device)
-    mask.masked_fill_(torch.as_tensor(hidden, device=store.device), float("-inf"))
-    return mask.repeat(1, store.heads_per_kv_head, 1)[:, None]
-
-
-def split(items: Iterable[T], fits: Callable[[list[T], T], bool]) -> Iterator[list[T]]:
-    """Consecutive items in parts: each goes to the last one if it fits there."""
-    part = list[T]()
-    for item in items:
-        if part and not fits(part, item):
-            yield part
-            part = []
-        part.append(item)
-    if part:
-        yield part
+def _more(slots: int) -> int:
+    """A sixteenth more at most, so that sessions of many lengths meet in few shapes."""
+    unit = max(32, (1 << slots.bit_length()) // 32)
+    return -(-slots // unit) * unit
 
 
 def _visible(run: Run, places: dict[int, int], count: int, page_size: int) -> NDArray[np.bool_]:

@@ -169,6 +169,7 @@ class Parking:
             return False
         pages = self._cache.bring_back(session.trunk)
         try:
+            self._runner.clear(session.trunk.reservation.stale)
             self._runner.restore(pages, session.parked)
         except Exception as error:
             self._cache.park(session.trunk)

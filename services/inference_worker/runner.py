@@ -196,6 +196,11 @@ class Runner:
         self.store.shift(pages, self.model.decoder.omega, delta)
 
     @torch.inference_mode()
+    def clear(self, pages: list[int]) -> None:
+        """Zeros in these pages; see `KVStore.clear`."""
+        self.store.clear(pages)
+
+    @torch.inference_mode()
     def save(self, pages: list[int]) -> Tensor:
         """A copy of these pages in host memory; see `KVStore.save`."""
         return self.store.save(pages)

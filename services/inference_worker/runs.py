@@ -39,6 +39,7 @@ class RunMaking:
             slots=self._cache.slots(trunk.sink.pages, 0, trunk.sink.num_tokens),
             positions=[(n, n, n) for n in range(trunk.sink.num_tokens)],
             tokens=self._sink_tokens,
+            row=trunk.reservation.row,
         )
 
     def of_tubelet(self, group: int, session: SessionState, tubelet: list[FrameJob]) -> Run:
@@ -69,6 +70,7 @@ class RunMaking:
             slots=self._cache.slots(segment.pages, 0, segment.num_tokens),
             positions=words.positions,
             tokens=words.tokens,
+            row=session.trunk.reservation.row,
             picture=session.picture,
             causal=self._model.spec.causal_segments,
         )
@@ -90,6 +92,7 @@ class RunMaking:
             slots=slots,
             positions=[(branch.cursor + n,) * 3 for n in range(start, start + count)],
             tokens=tokens,
+            row=branch.trunk.reservation.row,
             want_output=not job.pending,
             sampling=job.sampling,
             said=job.said,

@@ -32,6 +32,7 @@ class Run:
     `group`: the session, whose runs read its pages together. `seen`: whole segments visible to
     every token. `own_pages`, `own_start`: the run's own sequence, of which its tokens are numbers
     `own_start` … ; each sees that sequence up to itself, or all of it when `causal` is False.
+    `row`: every page of the session's, if they lie in a row, none of them with another's numbers.
     `want_output`: sample after the last token; `said`: what the repetition penalty looks at.
     """
 
@@ -42,6 +43,7 @@ class Run:
     slots: list[int]
     positions: list[tuple[int, int, int]]
     tokens: list[int]
+    row: range | None = None
     picture: Picture | None = None
     causal: bool = True
     want_output: bool = False

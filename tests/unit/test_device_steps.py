@@ -13,6 +13,7 @@ from services.inference_worker import metrics
 from services.inference_worker.assembly import _page_size, assemble
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.graphs import Graphs
+from services.inference_worker.model.layout import FrameLayout, SegmentTokens
 from services.inference_worker.runner import Runner
 from services.inference_worker.step import Picture
 from services.inference_worker.upload import packed_bytes, upload
@@ -158,11 +159,22 @@ def test_block_attention_without_a_gpu_is_refused_by_name(monkeypatch: pytest.Mo
         assemble(model, config, torch.float32, CPU)
 
 
-@pytest.mark.parametrize(("tokens", "size"), [(64, 16), (66, 22), (82, 21), (96, 16)])
-def test_pages_fill_segments_where_their_rest_would_be_read(tokens: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("tokens", "size"), [((64,), 16), ((66,), 22), ((82,), 21), ((96,), 16), ((60, 62, 63), 21)]
+)
+def test_pages_fill_segments_where_their_rest_would_be_read(
+    tokens: tuple[int, ...], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as they are, not as they could be at most."""
     model = tiny_model()
-    layout = replace(model.spec.layout, segment_tokens=tokens)
+    layout = replace(model.spec.layout, segment_tokens=99)
     model.spec = replace(model.spec, layout=layout)
+    lengths = dict(zip((1.0, 60.0, 3600.0), tokens * 3, strict=False))
+
+    def segment(_layout: FrameLayout, _cursor: int, seconds: float) -> SegmentTokens:
+        return SegmentTokens([0] * lengths[seconds], [(0, 0, 0)] * lengths[seconds], 1)
+
+    monkeypatch.setattr(model, "segment", segment)
     assert _page_size(model, "auto", CPU) == size
     assert _page_size(model, "block", CPU) == _page_size(model, "auto", torch.device("cuda")) == 16
     given = WorkerConfig(kv_memory_bytes=2**26)

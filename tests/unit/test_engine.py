@@ -326,25 +326,47 @@ def test_scores_that_are_not_numbers_fail_the_question() -> None:
     assert bench.cache.pool.num_used == bench.cache.pool.pages_for(len(bench.model.sink_tokens()))
 
 
-def test_what_is_not_a_number_stays_in_its_session() -> None:
-    """Pages are used again, and the next session may fill only a part of them."""
-    rng = np.random.default_rng(11)
-    bench = Bench(tiny_model(), page_size=16, branch_tokens=64)
+def _ask_nonsense(bench: Bench, session: str) -> None:
+    """Questions at once, and all fail: their pages hold no numbers."""
     weight = bench.model.decoder.embedding.weight.data
     kept = weight[13].clone()
     weight[13] = float("nan")
-    bench.open("bad")
-    recorders = [bench.ask("bad", [13] * 15) for _ in range(4)]
+    recorders = [bench.ask(session, [13] * 15) for _ in range(4)]
     bench.run()
     assert all(isinstance(recorder.error, InternalError) for recorder in recorders)
-    bench.engine.close_session("bad")
     weight[13] = kept
+
+
+def test_what_is_not_a_number_stays_in_its_session() -> None:
+    """Pages are used again, and the next session may fill only a part of them, and reads over
+    those that it does not use."""
+    rng = np.random.default_rng(11)
+    bench = Bench(tiny_model(), page_size=16, branch_tokens=64)
+    bench.open("bad")
+    _ask_nonsense(bench, "bad")
+    for part in bench.runner.store.parts:  # as frames might leave it that were never asked about
+        part[:, bench.engine.core.sessions["bad"].trunk.reservation.pages] = float("nan")
+    bench.cache.pool._used[:] = True
+    bench.engine.close_session("bad")
     bench.open("good")
     for number in range(4):
         bench.push("good", random_picture(rng), number)
     recorder = bench.ask("good", QUESTION)
     bench.run()
     assert recorder.error is None
+
+
+def test_what_is_not_a_number_ends_with_its_question() -> None:
+    """The session goes on, in the pages that the question had and over them."""
+    rng = np.random.default_rng(12)
+    bench = Bench(tiny_model(), page_size=16, branch_tokens=64)
+    bench.open("s")
+    _ask_nonsense(bench, "s")
+    for number in range(8):
+        bench.push("s", random_picture(rng), number)
+        recorder = bench.ask("s", QUESTION)
+        bench.run()
+        assert recorder.error is None
 
 
 def test_questions_without_a_session_or_without_end_are_refused() -> None:

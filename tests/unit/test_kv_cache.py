@@ -173,6 +173,26 @@ def test_pages_are_reserved_in_a_row_where_there_is_one() -> None:
     assert pool.reserve(3).pages == [1, 2, 5]  # no three are left together
 
 
+def test_pages_that_others_used_are_told() -> None:
+    pool = PagePool(10, 16)
+    first = pool.reserve(4)
+    pool.release(pool.allocate(first, 2))
+    pool.give_back(first)
+    second = pool.reserve(6)
+    assert (first.stale, second.stale) == ([], [1, 2])
+    pool.give_back(second)
+    assert pool.reserve(9).stale == []  # the one before has cleared them
+
+
+def test_a_row_is_one_without_gaps() -> None:
+    pool = PagePool(10, 16)
+    first, second, third = pool.reserve(2), pool.reserve(2), pool.reserve(2)
+    assert second.row == range(3, 5)
+    for each in (first, third):
+        pool.give_back(each)
+    assert pool.reserve(6).row is None
+
+
 def test_the_first_free_page_of_a_reservation_is_used_next() -> None:
     pool = PagePool(10, 16)
     pool.reserve(3)

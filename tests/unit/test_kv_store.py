@@ -56,21 +56,6 @@ def answers(bench: Bench, session: str) -> torch.Tensor:
     return bench.runner.logits[-1]
 
 
-@pytest.mark.parametrize("kind", ["auto", *KINDS])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_slots_are_gathered_as_pages_are_read(kind: str, dtype: torch.dtype) -> None:
-    """Any slots, of several groups at once."""
-    store = filled(kind, dtype)
-    pages = torch.tensor([[4, 1], [7, 2]])
-    slots = (pages[..., None] * store.page_size + torch.arange(store.page_size)).flatten(1)
-    order = torch.tensor([5, 0, 3, 3, 1])
-    for layer in range(DECODER.num_layers):
-        read = store.read(layer, pages)
-        gathered = store.gather(layer, store.places(slots[:, order]))
-        for one, other in zip(read, gathered, strict=True):
-            assert torch.equal(one[:, :, order], other)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**16), power=st.integers(-5, 4), dtype=st.sampled_from(DTYPES))

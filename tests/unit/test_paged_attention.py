@@ -3,17 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
-from services.inference_worker import paged_attention, paged_products
 from services.inference_worker.kv_cache import Segment
 from services.inference_worker.kv_store import KVStore, PageRows
-from services.inference_worker.model import attention
-from services.inference_worker.model.attention import (
-    full_attention,
-    grouped_attention,
-    product_attention,
-)
+from services.inference_worker.model import fused
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.paged_attention import PagedAttention
 from services.inference_worker.step import Run, rounded
@@ -52,25 +45,23 @@ class Step:
         taken = set[int]()
         for group in range(int(self.rng.integers(1, 6))):
             pages = self._pages(layout, group)
-            taken |= set(pages)
-            self.runs += self._session(group, pages)
-        inside = list[int]()  # holes of a row are read and masked: in use they hold numbers too
-        if layout == "rows with holes":
-            inside = [first + n for first in range(1, PAGES, 20) for n in range(13)]
+            row = None if layout == "scattered" else range(1 + 20 * group, 21 + 20 * group)
+            taken |= set(row or pages)  # all of a row is read and masked: it holds numbers
+            self.runs += self._session(group, pages, row)
         for part in self.store.parts:
-            for page in set(range(1, PAGES)) - taken - set(inside):
+            for page in set(range(1, PAGES)) - taken:
                 part[:, page] = float("nan")
 
     def _pages(self, layout: str, group: int) -> list[int]:
         first = 1 + 20 * group
         if layout == "rows":
             return list(range(first, first + 10))
-        if layout == "rows with holes":
+        if layout == "rows with holes":  # to the very end of the row
             inner = self.rng.choice(np.arange(first + 1, first + 12), 8, replace=False)
             return [first, *sorted(inner.tolist()), first + 12]
         return self.rng.choice(np.arange(1 + group, PAGES, 6), 10, replace=False).tolist()
 
-    def _session(self, group: int, pages: list[int]) -> list[Run]:
+    def _session(self, group: int, pages: list[int], row: range | None) -> list[Run]:
         """A sink, two segments, and one run or two that add to a page or two of their own."""
         seen = [Segment(pages[:1], 3, 0), Segment(pages[1:3], 7, 3), Segment(pages[3:5], 8, 4)]
         runs = []
@@ -88,6 +79,7 @@ class Step:
                     slots=slots,
                     positions=[],
                     tokens=[],
+                    row=row,
                     causal=bool(self.rng.integers(2)),
                 )
             )
@@ -135,21 +127,13 @@ class Step:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("least_scores", [1, 2**60])
 @pytest.mark.parametrize("seed", range(12))
-def test_every_token_attends_to_what_it_sees(layout: str, seed: int) -> None:
-    got, wanted = Step(layout, seed).attend()
-    assert float((got - wanted).abs().max()) < 1e-5
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("seed", range(12))
-def test_products_attend_to_the_same(
-    layout: str, seed: int, monkeypatch: pytest.MonkeyPatch
+def test_every_token_attends_to_what_it_sees(
+    layout: str, least_scores: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many sessions at once or of each, and whether their queries, being few, are padded."""
-    monkeypatch.setattr(paged_attention, "prefers_products", lambda *_: True)
-    monkeypatch.setattr(paged_products, "MOST_SCORES", 2 ** (10 + seed))
-    monkeypatch.setattr(paged_products, "_MANY_QUERIES", 2 + seed % 5)
+    """By oneDNN's kernel, where there is one, and by PyTorch's."""
+    monkeypatch.setattr(fused, "_LEAST_SCORES", least_scores)
     got, wanted = Step(layout, seed).attend()
     assert float((got - wanted).abs().max()) < 1e-5
 
@@ -173,7 +157,19 @@ def test_sessions_in_a_row_are_read_where_they_lie(monkeypatch: pytest.MonkeyPat
     kinds = _reads(step.store, monkeypatch)
     got, wanted = step.attend()
     assert float((got - wanted).abs().max()) < 1e-5
-    assert kinds == [PageRows(1, 20, 3, 7), PageRows(81, 20, 2, 7)]
+    assert kinds == [PageRows(1, 20, 3, 32), PageRows(81, 20, 2, 32)]
+
+
+def test_no_row_is_read_beyond_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Step("rows", 0)
+    step.runs = [_frame(0, 1, length=7)]
+    for part in step.store.parts:
+        part[:, 8:] = float("nan")
+        part[:, :8].normal_()
+    kinds = _reads(step.store, monkeypatch)
+    got, wanted = step.attend()
+    assert float((got - wanted).abs().max()) < 1e-5
+    assert kinds == [PageRows(1, 7, 1, 28)]
 
 
 def test_scattered_pages_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +179,7 @@ def test_scattered_pages_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(isinstance(kind, torch.Tensor) for kind in kinds)
 
 
-def _frame(group: int, first: int) -> Run:
+def _frame(group: int, first: int, length: int = 20) -> Run:
     seen = [Segment([first + n], PAGE, n) for n in range(6)]
     return Run(
         group=group,
@@ -193,53 +189,6 @@ def _frame(group: int, first: int) -> Run:
         slots=[(first + 6) * PAGE + n for n in range(PAGE)],
         positions=[],
         tokens=[],
+        row=range(first, first + length),
         causal=False,
     )
-
-
-@pytest.mark.parametrize("groups", [1, 3])
-def test_products_attend_as_the_fused_kernel_does(groups: int) -> None:
-    """Heads of several groups; a group's mask is of the last slots."""
-    heads, count, slots, dim, masked = 2, 130, 512, 16, 96
-    torch.manual_seed(groups)
-    queries, keys, values = (torch.randn(groups * heads, n, dim) for n in (count, slots, slots))
-    hidden = torch.rand(groups, 1, count, masked) < 0.5
-    mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-    whole = functional.pad(mask, (slots - masked, 0)).expand(-1, heads, -1, -1).flatten(0, 1)
-    exact = functional.scaled_dot_product_attention(queries, keys, values, whole)
-    tensors = (queries * dim**-0.5, keys, values, mask)
-    assert torch.allclose(product_attention(*tensors), exact, atol=1e-5)
-    near = product_attention(*(each.bfloat16() for each in tensors)).float()
-    assert (near - exact).abs().mean() < 0.01 * exact.abs().mean()
-
-
-@pytest.mark.parametrize("most", [1, 4000, 2**21])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_full_attention_is_that_of_the_fused_kernel(
-    dtype: torch.dtype, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In parts of any size."""
-    monkeypatch.setattr(attention, "MOST_SCORES", most)
-    queries, keys, values = torch.randn(3, 5, 40, 2, 16).to(dtype).transpose(2, 3)
-    exact = functional.scaled_dot_product_attention(
-        queries.double(), keys.double(), values.double(), scale=0.3
-    )
-    for inference in (True, False):  # for gradients, the fused kernel
-        with torch.inference_mode(inference):
-            near = full_attention(queries, keys, values, 0.3)
-        assert (near - exact).abs().max() < (1e-5 if dtype is torch.float32 else 0.03)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_single_query_attends_as_any_other(count: int, dtype: torch.dtype) -> None:
-    queries = torch.randn(2, count, 3, 16).to(dtype)
-    keys, values = torch.randn(2, 2, 3, 40, 16).to(dtype)
-    mask = torch.zeros(2, 1, count, 40, dtype=dtype)
-    mask[0, ..., 30:] = -torch.inf
-    exact = functional.scaled_dot_product_attention(
-        queries.transpose(1, 2).double(), keys.double(), values.double(), mask.double()
-    )
-    near = grouped_attention(queries, keys, values, mask).transpose(1, 2)
-    assert near.shape == exact.shape
-    assert (near - exact).abs().max() < (1e-5 if dtype is torch.float32 else 0.03)

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MOST_SCORES = 2**21  # to be had of one product: what caches hold
-_MANY_ROWS = 12  # with fewer, reading keys and values once more for a copy costs what it saves
+from services.inference_worker.model.fused import scaled_attention
 
 
 def _repeat_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -40,54 +39,20 @@ def grouped_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tenso
     groups, count, num_heads, dim = queries.shape
     kv_heads = keys.shape[1]
     shared = queries.view(groups, count, kv_heads, -1, dim).permute(0, 2, 3, 1, 4)
-    shared = shared.reshape(groups, kv_heads, -1, dim)
-    rows = shared.shape[2]
-    if rows == 1 and _slow(queries.dtype, queries.device):  # for one row it takes a slower way yet
-        shared = shared.expand(-1, -1, 2, -1)
-        mask = mask.expand(-1, -1, 2, -1)
-    out = functional.scaled_dot_product_attention(shared, keys, values, mask)[:, :, :rows]
-    out = out.reshape(groups, kv_heads, num_heads // kv_heads, count, dim).permute(0, 3, 1, 2, 4)
+    scaled = queries.new_empty(shared.shape)
+    torch.mul(shared, dim**-0.5, out=scaled)
+    out = scaled_attention(scaled.flatten(2, 3), keys, values, mask)
+    out = out.view(groups, kv_heads, num_heads // kv_heads, count, dim).permute(0, 3, 1, 2, 4)
     return out.reshape(groups, count, num_heads, dim)
-
-
-def prefers_products(dtype: torch.dtype, device: torch.device, rows: int) -> bool:
-    """Whether so many queries of a head attend faster by `product_attention`."""
-    return _slow(dtype, device) and rows >= _MANY_ROWS
-
-
-def _slow(dtype: torch.dtype, device: torch.device) -> bool:
-    """In bfloat16 on CPUs, PyTorch's fused kernel takes up to three times as long as two products,
-    and longer for one row than for two."""
-    return dtype is torch.bfloat16 and device.type == "cpu"
-
-
-def product_attention(
-    scaled: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
-) -> Tensor:
-    """softmax(QKᵀ + mask) V as two matrix products.
-
-    scaled: Q / √dim, [heads, queries, dim]; keys, values: [heads, slots, dim]; mask: additive,
-    [groups, 1, queries, last], of the last slots; the heads are those of one group after the other.
-    The fused kernel keeps scores in float32; these are rounded to the inputs' dtype, as models' own
-    eager code has them.
-    """
-    scores = torch.bmm(scaled, keys.transpose(1, 2))
-    if mask is not None:
-        grouped = scores.view(len(mask), -1, *scores.shape[1:])
-        grouped[..., grouped.shape[-1] - mask.shape[-1] :] += mask
-    return torch.bmm(scores.softmax(-1), values)
 
 
 def full_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """Attention in which all see all, on [batch, heads, tokens, dim] tensors."""
-    if torch.is_grad_enabled() or not _slow(queries.dtype, queries.device):
+    if torch.is_grad_enabled():  # what writes in place has no gradients
         return functional.scaled_dot_product_attention(queries, keys, values, scale=scale)
-    # In its own order, whatever that of `queries` is; what writes in place has no gradients.
-    scaled = queries.new_empty(queries.shape)
+    scaled = queries.new_empty(queries.shape)  # in its own order, whatever that of `queries` is
     torch.mul(queries, scale, out=scaled)
-    size = max(1, MOST_SCORES // queries.shape[2] ** 2)
-    parts = zip(*(each.flatten(0, 1).split(size) for each in (scaled, keys, values)), strict=True)
-    return torch.cat([product_attention(*part) for part in parts]).view(queries.shape)
+    return scaled_attention(scaled, keys, values)
 
 
 class DenseAttention:

@@ -1,0 +1,127 @@
+"""Attention of one kernel that keeps a head's scores in the cache: for CPUs.
+
+PyTorch's own fused kernel takes two to five times as long in bfloat16, and up to twice in float32.
+oneDNN has a better one, which compiles a graph for one shape; the interpreter of TorchScript is
+PyTorch's way to it. Shapes should be few: a new one takes some milliseconds to compile.
+"""
+
+import logging
+import os
+import platform
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+log = logging.getLogger(__name__)
+
+# oneDNN would keep what was compiled for 1,024 shapes, each with its own megabytes. They are kept
+# here, and there are fewer. It reads this when it compiles first.
+os.environ.setdefault("DNNL_GRAPH_COMPILED_PARTITION_CACHE_CAPACITY", "0")
+_SHAPES = 128
+_SCORES = 2**24  # of one call, if a group has no more: those of a new shape are once held in memory
+_MOST_SCORES = 2**26
+_LEAST_SCORES = 512  # of a head: with fewer, starting the kernel is most of its time
+_MACHINES = ("x86_64", "AMD64")
+
+
+def scaled_attention(
+    scaled: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """softmax(QKᵀ + mask) V, by the faster kernel there is.
+
+    scaled: Q / √dim, [groups, heads, queries, dim]; keys, values: [groups, heads, slots, dim], of
+    any strides; mask: additive, [groups, 1, queries, slots]. Returns the shape of `scaled`.
+    In bfloat16 scores are rounded to that, as models' own eager code has them.
+    """
+    groups, heads, rows, _ = scaled.shape
+    scores = rows * keys.shape[2]
+    if (
+        scores < _LEAST_SCORES
+        or heads * scores > _MOST_SCORES
+        or torch.is_grad_enabled()
+        or scaled.device.type != "cpu"
+        or not _works(scaled.dtype)
+    ):
+        return functional.scaled_dot_product_attention(scaled, keys, values, mask, scale=1.0)
+    tensors = (scaled, keys, values) if mask is None else (scaled, keys, values, mask)
+    at_once = max(1, _SCORES // (heads * scores))
+    if groups > at_once:
+        parts = zip(*(each.split(at_once) for each in tensors), strict=True)
+        return torch.cat([_compiled(part) for part in parts])
+    return _compiled(tensors)
+
+
+def _compiled(tensors: tuple[Tensor, ...]) -> Tensor:
+    layouts = tuple((each.shape, each.stride()) for each in tensors)
+    return _kernel(tensors[0].dtype, torch.get_num_threads(), layouts)(*tensors)
+
+
+class _Kernel:
+    """What runs tensors of one shape. It holds a buffer for each thread."""
+
+    def __init__(self, masked: bool) -> None:
+        graph = torch._C.parse_ir(_graph(masked))
+        self._function = torch._C._create_function_from_graph("attention", graph)
+        self._seen = False
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        if not self._seen:
+            self._function(*tensors)  # step by step, to see their shapes; the next call compiles
+            self._seen = True
+        out: Tensor = self._function(*tensors)
+        return out
+
+
+@lru_cache(_SHAPES)
+def _kernel(_dtype: torch.dtype, _num_threads: int, layouts: tuple[Any, ...]) -> _Kernel:
+    return _Kernel(masked=len(layouts) == 4)
+
+
+def _graph(masked: bool) -> str:
+    inputs, scores = "%queries : Tensor, %keys : Tensor, %values : Tensor", "%products"
+    add = ""
+    if masked:
+        inputs, scores = inputs + ", %mask : Tensor", "%scores"
+        add = "%scores : Tensor = aten::add(%products, %mask, %one)"
+    return f"""
+graph({inputs}):
+  %one : int = prim::Constant[value=1]()
+  %last : int = prim::Constant[value=-1]()
+  %before : int = prim::Constant[value=-2]()
+  %none : NoneType = prim::Constant()
+  %turned : Tensor = aten::transpose(%keys, %before, %last)
+  %products : Tensor = aten::matmul(%queries, %turned)
+  {add}
+  %weights : Tensor = aten::softmax({scores}, %last, %none)
+  %out : Tensor = aten::matmul(%weights, %values)
+  return (%out)
+"""
+
+
+@lru_cache
+@torch.inference_mode()
+def _works(dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch, on this machine, has the kernel: it is none of its public
+    names, and a graph that it did not fuse would run slower than the other one."""
+    if dtype not in (torch.float32, torch.bfloat16) or platform.machine() not in _MACHINES:
+        return False
+    try:
+        torch._C._jit_set_llga_enabled(True)
+        torch._C._jit_set_num_profiled_runs(1)  # type: ignore[arg-type]
+        queries, mask = (
+            torch.ones(1, 2, 32, 16, dtype=dtype),
+            torch.zeros(1, 1, 32, 32, dtype=dtype),
+        )
+        for tensors in ((queries, queries, queries), (queries, queries, queries, mask)):
+            out = _compiled(tensors)
+            fused = "oneDNNFusionGroup" in str(torch._C._last_executed_optimized_graph())
+            if not fused or not torch.equal(out, queries):
+                log.warning("oneDNN does not fuse attention here: PyTorch's kernel is used")
+                return False
+    except (AttributeError, RuntimeError):
+        log.warning("no oneDNN kernel of attention: PyTorch's is used", exc_info=True)
+        return False
+    return True
