@@ -74,8 +74,8 @@ def sessions_of(runs: list[Run], page_size: int) -> list[StepSession]:
 
 
 def _more(slots: int) -> int:
-    """A sixteenth more at most, so that sessions of many lengths meet in few shapes."""
-    unit = max(32, (1 << slots.bit_length()) // 32)
+    """A 32nd more at most, so that sessions of many lengths meet in few shapes."""
+    unit = max(32, (1 << slots.bit_length()) // 64)
     return -(-slots // unit) * unit
 
 
