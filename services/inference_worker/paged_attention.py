@@ -99,7 +99,8 @@ class PagedAttention:
 
 
 def _together(sessions: list[StepSession]) -> Iterator[list[StepSession]]:
-    """By call: those of one shape, and whose rows follow each other or who have none."""
+    """By call: those of one shape, and whose rows follow each other or who have none; as many as a
+    power of two, because there is a kernel for every number."""
     alike: dict[tuple[int, int, int], list[StepSession]] = {}
     for session in sessions:
         length = 0 if session.row is None else len(session.row)
@@ -110,6 +111,13 @@ def _together(sessions: list[StepSession]) -> Iterator[list[StepSession]]:
         for n in range(1, len(members)):
             # A row must be the next one, read from the same place on.
             if length and members[n].first - members[n - 1].first != length:
-                yield members[begun:n]
+                yield from _powers(members[begun:n])
                 begun = n
-        yield members[begun:]
+        yield from _powers(members[begun:])
+
+
+def _powers(sessions: list[StepSession]) -> Iterator[list[StepSession]]:
+    while sessions:
+        count = 1 << len(sessions).bit_length() - 1
+        yield sessions[:count]
+        sessions = sessions[count:]

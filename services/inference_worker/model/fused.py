@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +22,6 @@ log = logging.getLogger(__name__)
 # here, and there are fewer. It reads this when it compiles first.
 os.environ.setdefault("DNNL_GRAPH_COMPILED_PARTITION_CACHE_CAPACITY", "0")
 _SHAPES = 128
-_SCORES = 2**24  # of one call, if a group has no more: those of a new shape are once held in memory
-_MOST_SCORES = 2**26
 _LEAST_SCORES = 512  # of a head: with fewer, starting the kernel is most of its time
 _MACHINES = ("x86_64", "AMD64")
 
@@ -36,27 +35,43 @@ def scaled_attention(
     any strides; mask: additive, [groups, 1, queries, slots]. Returns the shape of `scaled`.
     In bfloat16 scores are rounded to that, as models' own eager code has them.
     """
-    groups, heads, rows, _ = scaled.shape
-    scores = rows * keys.shape[2]
     if (
-        scores < _LEAST_SCORES
-        or heads * scores > _MOST_SCORES
+        scaled.shape[2] * keys.shape[2] < _LEAST_SCORES
         or torch.is_grad_enabled()
         or scaled.device.type != "cpu"
         or not _works(scaled.dtype)
     ):
         return functional.scaled_dot_product_attention(scaled, keys, values, mask, scale=1.0)
     tensors = (scaled, keys, values) if mask is None else (scaled, keys, values, mask)
-    at_once = max(1, _SCORES // (heads * scores))
-    if groups > at_once:
-        parts = zip(*(each.split(at_once) for each in tensors), strict=True)
-        return torch.cat([_compiled(part) for part in parts])
     return _compiled(tensors)
 
 
 def _compiled(tensors: tuple[Tensor, ...]) -> Tensor:
     layouts = tuple((each.shape, each.stride()) for each in tensors)
     return _kernel(tensors[0].dtype, torch.get_num_threads(), layouts)(*tensors)
+
+
+class _OnlyShapes(TorchDispatchMode):
+    """Operators make tensors without numbers in them."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Tensor:
+        if func is torch.ops.aten.matmul.default:
+            left, right = args
+            return torch.empty(*left.shape[:-1], right.shape[-1], dtype=left.dtype)
+        if func is torch.ops.aten.transpose.int:
+            out: Tensor = func(*args, **(kwargs or {}))
+            return out
+        return torch.empty_like(args[0])  # a sum with the mask, or a softmax
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # PyTorch would import its compiler, of 150 MB, for that
+        return False
 
 
 class _Kernel:
@@ -69,7 +84,8 @@ class _Kernel:
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         if not self._seen:
-            self._function(*tensors)  # step by step, to see their shapes; the next call compiles
+            with _OnlyShapes():  # the first call notes shapes, the next one compiles
+                self._function(*tensors)
             self._seen = True
         out: Tensor = self._function(*tensors)
         return out
