@@ -62,20 +62,24 @@ def run(report: Report, *, quick: bool) -> Result:
         media = Path(folder, "media")
         # For this suite alone: benchmarks that follow in this process have other folders.
         with patch.dict(os.environ, GATEWAY_MEDIA_ROOT=str(media)):
-            soaked = asyncio.run(_run(media, 3 if quick else LOOPS, report, quick))
+            clips = _clips(media, quick)
+            soaked = asyncio.run(_run(clips, 3 if quick else LOOPS, report, Path(folder)))
     return _result(soaked)
 
 
-async def _run(media: Path, loops: int, report: Report, quick: bool) -> list[Soaked]:
+def _clips(media: Path, quick: bool) -> list[Path]:
     media.mkdir()
     for name in NAMES[: 1 if quick else None]:
         if (FOOTAGE / name).exists():
             shutil.copy(FOOTAGE / name, media)
     if not list(media.iterdir()):
         write_h264(media / "generated.mp4", 25, 20.0)
+    return sorted(media.iterdir())
+
+
+async def _run(clips: list[Path], loops: int, report: Report, folder: Path) -> list[Soaked]:
     soaked = []
-    clips = sorted(media.iterdir())
-    async with running(media.parent) as suite, aio.connect(suite.gateway) as client:
+    async with running(folder) as suite, aio.connect(suite.gateway) as client:
         for number, path in enumerate(clips):
             share = number / len(clips)
             packets, fps, seconds = _shape(path)

@@ -52,9 +52,9 @@ class WorkerConfig(ServiceConfig):
     attention: str = setting(
         "auto",
         "`block`: a kernel of ours walks the pages of keys and values; needs a GPU and Triton. "
-        "`gather`: torch's kernel, in place where a session's pages lie in a row, and over a copy "
-        "where they do not. auto: block where the device is CUDA and Triton is installed, which "
-        "comes with torch's CUDA builds.",
+        "`gather`: oneDNN's kernel on x86 CPUs, or torch's, in place where a session's pages lie "
+        "in a row, and over a copy where they do not. auto: block where the device is CUDA and "
+        "Triton is installed, which comes with torch's CUDA builds.",
         choices=("auto", "gather", "block"),
     )
     kv_memory_bytes: int | None = setting(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.inference_worker.step import Run, rounded
+from services.inference_worker.step import Run
 
 _SPARSE = 1.5  # pages are gathered when the row they lie in holds so many times as many
 _UNSEEN = np.int32(2**30)
@@ -38,13 +38,14 @@ class StepSession:
                 pages.update(dict.fromkeys(segment.pages))
             pages.update(dict.fromkeys(run.own_pages))
         num_queries = sum(len(run.slots) for run in runs)
-        # Of frames there are many queries, and nearly always as many.
-        frames = all(run.picture is not None for run in runs)
-        width = num_queries if frames else rounded(num_queries)
+        # One frame and one token are what most steps bring, and meet in few shapes as they are.
+        usual = num_queries == 1 or (len(runs) == 1 and runs[0].picture is not None)
+        width = num_queries if usual else _more(num_queries, 2)
         row, first, count = runs[0].row, min(pages), max(pages) - min(pages) + 1
         if row is not None and count <= _SPARSE * len(pages):
             places = {page: page - first for page in pages}
-            slots = min(_more(count * page_size), (row.stop - first) * page_size)
+            slots = _more(count * page_size, 32 if usual else 8, least=32)
+            slots = min(slots, (row.stop - first) * page_size)
             return cls(runs, start, num_queries, width, places, row, first, slots)
         places = {page: number for number, page in enumerate(pages)}
         slots = -(-len(pages) // 8) * 8 * page_size
@@ -73,10 +74,11 @@ def sessions_of(runs: list[Run], page_size: int) -> list[StepSession]:
     return sessions
 
 
-def _more(slots: int) -> int:
-    """A 32nd more at most, so that sessions of many lengths meet in few shapes."""
-    unit = max(32, (1 << slots.bit_length()) // 64)
-    return -(-slots // unit) * unit
+def _more(count: int, parts: int, least: int = 1) -> int:
+    """Up to a multiple of `least`, and at most one of `parts` of it more than that takes, so that
+    few shapes are met: there is a kernel for each."""
+    unit = max(least, (1 << (count - 1).bit_length()) // (2 * parts))
+    return -(-count // unit) * unit
 
 
 def _visible(run: Run, places: dict[int, int], count: int, page_size: int) -> NDArray[np.bool_]:

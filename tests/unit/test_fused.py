@@ -69,6 +69,17 @@ def test_all_see_all(dtype: torch.dtype) -> None:
         assert (near - exact).abs().max() < NEAR[dtype]
 
 
+def test_outside_inference_mode_it_is_pytorchs() -> None:
+    """With or without gradients."""
+    queries, keys, values = torch.randn(3, 1, 2, 40, 16).unbind()
+    exact = _exact(queries / 4, keys, values)
+    fused._kernel.cache_clear()
+    with torch.no_grad():
+        near = full_attention(queries, keys, values, 0.25)
+    assert (near - exact).abs().max() < 1e-5
+    assert fused._kernel.cache_info().currsize == 0
+
+
 def test_gradients_reach_what_attends() -> None:
     queries, keys, values = torch.randn(3, 1, 2, 40, 16, requires_grad=True).unbind()
     full_attention(queries, keys, values, 0.25).sum().backward()

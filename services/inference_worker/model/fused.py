@@ -29,7 +29,7 @@ _MACHINES = ("x86_64", "AMD64")
 def scaled_attention(
     scaled: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """softmax(QKᵀ + mask) V, by the faster kernel there is.
+    """softmax(QKᵀ + mask) V, by the faster kernel there is; oneDNN's only in inference mode.
 
     scaled: Q / √dim, [groups, heads, queries, dim]; keys, values: [groups, heads, slots, dim], of
     any strides; mask: additive, [groups, 1, queries, slots]. Returns the shape of `scaled`.
@@ -37,7 +37,7 @@ def scaled_attention(
     """
     if (
         scaled.shape[2] * keys.shape[2] < _LEAST_SCORES
-        or torch.is_grad_enabled()
+        or not torch.is_inference_mode_enabled()
         or scaled.device.type != "cpu"
         or not _works(scaled.dtype)
     ):
@@ -52,7 +52,8 @@ def _compiled(tensors: tuple[Tensor, ...]) -> Tensor:
 
 
 class _OnlyShapes(TorchDispatchMode):
-    """Operators make tensors without numbers in them."""
+    """The graph's operators make tensors without numbers in them. In inference mode, where they
+    arrive as they stand there."""
 
     def __torch_dispatch__(
         self,
