@@ -13,7 +13,8 @@ import psutil
 import torch
 
 from benchmarks import REPOSITORY
-from services.inference_worker.model.packed import PackedLinear, can_pack
+from services.inference_worker.model.onednn import is_faster
+from services.inference_worker.model.packed import PackedLinear
 
 SERVICE_PREFIXES = ("GATEWAY_", "WORKER_", "DIALOGUE_", "TTS_")
 _TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
@@ -92,7 +93,7 @@ def matmul_rate(
     left = torch.randn(rows, inner).to(device, dtype)
     right = torch.randn(inner, columns).to(device, dtype)
     ways = [lambda: torch.mm(left, right)]
-    if can_pack(right):
+    if is_faster(dtype, device):
         ordered = PackedLinear(right.T.contiguous(), None)
         ways.append(lambda: ordered(left))
     best_s = float("inf")

@@ -10,7 +10,7 @@ import torch
 
 from services.common.config import ConfigError
 from services.inference_worker import metrics
-from services.inference_worker.assembly import _page_size, assemble
+from services.inference_worker.assembly import _MOMENTS_S, _page_size, assemble
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.graphs import Graphs
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
@@ -169,7 +169,7 @@ def test_pages_fill_segments_where_their_rest_would_be_read(
     model = tiny_model()
     layout = replace(model.spec.layout, segment_tokens=99)
     model.spec = replace(model.spec, layout=layout)
-    lengths = dict(zip((1.0, 60.0, 3600.0), tokens * 3, strict=False))
+    lengths = dict(zip(_MOMENTS_S, tokens * 3, strict=False))
 
     def segment(_layout: FrameLayout, _cursor: int, seconds: float) -> SegmentTokens:
         return SegmentTokens([0] * lengths[seconds], [(0, 0, 0)] * lengths[seconds], 1)

@@ -81,8 +81,10 @@ def test_outside_inference_mode_it_is_pytorchs() -> None:
 
 
 def test_gradients_reach_what_attends() -> None:
-    queries, keys, values = torch.randn(3, 1, 2, 40, 16, requires_grad=True).unbind()
-    full_attention(queries, keys, values, 0.25).sum().backward()
+    tensors = torch.randn(3, 1, 2, 40, 16, requires_grad=True)
+    full_attention(*tensors.unbind(), 0.25).square().sum().backward()
+    assert tensors.grad is not None
+    assert all(each.any() for each in tensors.grad)
 
 
 @pytest.mark.usefixtures("kernel")

@@ -56,7 +56,7 @@ class Step:
         first = 1 + 20 * group
         if layout == "rows":
             return list(range(first, first + 10))
-        if layout == "rows with holes":  # to the very end of the row
+        if layout == "rows with holes":
             inner = self.rng.choice(np.arange(first + 1, first + 12), 8, replace=False)
             return [first, *sorted(inner.tolist()), first + 12]
         return self.rng.choice(np.arange(1 + group, PAGES, 6), 10, replace=False).tolist()

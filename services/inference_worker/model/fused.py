@@ -7,7 +7,6 @@ PyTorch's way to it. Shapes should be few: a new one takes some milliseconds to 
 
 import logging
 import os
-import platform
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from services.inference_worker.model.onednn import is_faster
+
 log = logging.getLogger(__name__)
 
 # oneDNN would keep what was compiled for 1,024 shapes, each with its own megabytes. They are kept
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("DNNL_GRAPH_COMPILED_PARTITION_CACHE_CAPACITY", "0")
 _SHAPES = 128
 _LEAST_SCORES = 512  # of a head: with fewer, starting the kernel is most of its time
-_MACHINES = ("x86_64", "AMD64")
 
 
 def scaled_attention(
@@ -38,7 +38,7 @@ def scaled_attention(
     if (
         scaled.shape[2] * keys.shape[2] < _LEAST_SCORES
         or not torch.is_inference_mode_enabled()
-        or scaled.device.type != "cpu"
+        or not is_faster(scaled.dtype, scaled.device)
         or not _works(scaled.dtype)
     ):
         return functional.scaled_dot_product_attention(scaled, keys, values, mask, scale=1.0)
@@ -123,8 +123,6 @@ graph({inputs}):
 def _works(dtype: torch.dtype) -> bool:
     """Whether this build of PyTorch, on this machine, has the kernel: it is none of its public
     names, and a graph that it did not fuse would run slower than the other one."""
-    if dtype not in (torch.float32, torch.bfloat16) or platform.machine() not in _MACHINES:
-        return False
     try:
         torch._C._jit_set_llga_enabled(True)
         torch._C._jit_set_num_profiled_runs(1)  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ them in order once; these are the same two operators, called without a compiler.
 
 import copy
 import logging
-import platform
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers.activations import GELUTanh
 
 from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.onednn import is_faster
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ def pack(model: StreamingModel) -> None:
     stay as they are. The last matrix of a model that shares it with the embedding is held twice:
     reading it is much of an answer's token."""
     assert isinstance(model, nn.Module)
-    if not can_pack(model.decoder.embedding.weight):
+    embedding = model.decoder.embedding.weight
+    if not is_faster(embedding.dtype, embedding.device):
         return
     for module in list(model.modules()):
         gelus = {
@@ -92,7 +93,7 @@ def pack(model: StreamingModel) -> None:
                 if name in gelus:
                     setattr(module, _GELU_AFTER[name], nn.Identity())
     if model.decoder.head is None:
-        model.decoder.head = PackedLinear(model.decoder.embedding.weight, None)
+        model.decoder.head = PackedLinear(embedding, None)
     log.info("layers packed")
 
 
@@ -100,14 +101,3 @@ def _gelu(activation: nn.Module | None) -> str | None:
     if isinstance(activation, GELUTanh):
         return "tanh"
     return activation.approximate if isinstance(activation, nn.GELU) else None
-
-
-def can_pack(weight: Tensor) -> bool:
-    """Whether layers with such weights run faster packed, on their device."""
-    if weight.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if weight.dtype is torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype is torch.float32
