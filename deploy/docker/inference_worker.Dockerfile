@@ -35,11 +35,10 @@ RUN python3 -m venv --without-pip /opt/venv \
     -r common.txt -r service.txt
 
 FROM ${BASE}
-# What attends on a GPU is compiled there when the worker starts, with a C compiler.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN if [ -z "${TORCH_INDEX}" ]; then apt-get update \
+# When the worker starts, kernels are compiled for its CPU or GPU.
+RUN apt-get update \
  && apt-get install --yes --no-install-recommends gcc libc6-dev \
- && rm -rf /var/lib/apt/lists/*; fi
+ && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin sightline
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from services.inference_worker.model.decoder import DecoderConfig
+from services.inference_worker.model.kernels import kernels_for
 from services.inference_worker.model.rotary import shift
 
 EIGHT_BITS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
@@ -53,9 +54,14 @@ class Pages:
         self.parts = [_zeros(shape, dtype, device)]
 
     def write(self, slots: Tensor, new: Tensor) -> None:
-        """Store `new` [kv_heads, tokens, head_dim], of any floating dtype, in `slots` [tokens]."""
-        (pool,) = self.parts
-        pool.flatten(1, 2).index_copy_(1, slots, new.to(pool.dtype))
+        """Store `new` [tokens, kv_heads, head_dim], of any floating dtype, in `slots` [tokens]."""
+        pool = self.parts[0].flatten(1, 2)
+        new = new.to(pool.dtype)
+        kernels = kernels_for(new)
+        if kernels is not None:
+            kernels.scatter(new, slots, pool)
+        else:
+            pool.index_copy_(1, slots, new.transpose(0, 1))
 
     def read(self, pages: Tensor, dtype: torch.dtype) -> Tensor:
         """[kv_heads, pages, page_size, head_dim] of `pages` [pages], as `dtype`."""
@@ -84,7 +90,7 @@ class EightBitPages(Pages):
 
     def write(self, slots: Tensor, new: Tensor) -> None:
         codes, scales = self.parts
-        new = new.float()
+        new = new.transpose(0, 1).float()
         # One of NaN or infinity makes the scale that, so that it is not hidden by its code.
         scale = new.abs().amax(-1, keepdim=True).div_(self.largest).clamp_min_(_LEAST_SCALE)
         scale = scale.to(scales.dtype)
@@ -151,8 +157,8 @@ class KVStore:
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store new tokens. slots: [tokens]. keys, values: [tokens, kv_heads, head_dim]."""
-        self.keys[layer].write(slots, keys.transpose(0, 1))
-        self.values[layer].write(slots, values.transpose(0, 1))
+        self.keys[layer].write(slots, keys)
+        self.values[layer].write(slots, values)
 
     def read(self, layer: int, pages: Tensor | PageRows) -> tuple[Tensor, Tensor]:
         """Keys and values [groups, kv_heads, slots, head_dim] of rows, where they lie if they are
@@ -187,7 +193,7 @@ class KVStore:
         slots = (index[:, None] * self.page_size + offsets).flatten()
         for keys in self.keys:
             moved = shift(keys.read(index, torch.float32), omega, delta)
-            keys.write(slots, moved.flatten(1, 2))
+            keys.write(slots, moved.flatten(1, 2).transpose(0, 1))
 
     def save(self, pages: list[int]) -> Tensor:
         """A copy of these pages in host memory, pinned where the device is CUDA: [bytes] uint8.

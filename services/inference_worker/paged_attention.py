@@ -42,16 +42,22 @@ class PagedAttention:
         self.store = store
         self.slots = slots
         sessions = sessions_of(runs, store.page_size)
+        self._num_tokens = sessions[-1].end
         self._calls = [self._call(members) for members in _together(sessions)]
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         self.store.write(layer, self.slots, keys, values)
-        out = torch.zeros_like(queries)  # rows of padding must stay numbers
+        out = torch.empty_like(queries)
+        out[self._num_tokens :] = 0  # rows of padding must be numbers
         for call in self._calls:
             picked = queries[call.queries].unflatten(0, call.shape)
-            attended = grouped_attention(picked, *self.store.read(layer, call.pages), call.mask)
-            attended = attended.flatten(0, 1)
-            out[call.rows] = attended if call.valid is None else attended[call.valid]
+            pages = self.store.read(layer, call.pages)
+            if isinstance(call.rows, slice) and call.valid is None:
+                into = out[call.rows].unflatten(0, call.shape)
+                grouped_attention(picked, *pages, call.mask, into)
+            else:
+                attended = grouped_attention(picked, *pages, call.mask).flatten(0, 1)
+                out[call.rows] = attended if call.valid is None else attended[call.valid]
         return out
 
     def _call(self, sessions: list[StepSession]) -> _Call:

@@ -66,7 +66,7 @@ def test_a_number_comes_back_within_its_bound(
     torch.manual_seed(seed)
     new = (torch.randn(2, 6, 16) * 10.0**power * torch.rand(2, 6, 16) ** 4).to(dtype)
     pages = EightBitPages((2, 3, 2, 16), kind, CPU)
-    pages.write(torch.arange(6), new)
+    pages.write(torch.arange(6), new.transpose(0, 1))
     back = pages.read(torch.arange(3), dtype).flatten(1, 2).float()
     exact = new.float()
     largest = exact.abs().amax(-1, keepdim=True)
@@ -84,7 +84,7 @@ def test_nothing_is_nothing_and_no_number_stays_none(kind: str) -> None:
     pages = EightBitPages((1, 1, 4, 4), kind, CPU)
     new = torch.zeros(1, 3, 4)
     new[0, 1, 2], new[0, 2, 2] = float("nan"), float("inf")
-    pages.write(torch.arange(3), new)
+    pages.write(torch.arange(3), new.transpose(0, 1))
     for dtype in DTYPES:
         zero, *bad, never_written = pages.read(torch.tensor([0]), dtype)[0, 0]
         assert not zero.any()

@@ -28,22 +28,27 @@ def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     return out.transpose(1, 2)
 
 
-def grouped_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+def grouped_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, out: Tensor | None = None
+) -> Tensor:
     """Scaled dot-product attention in which the query heads that share keys are rows of one
     product, so that keys are read once.
 
     queries: [groups, queries, num_heads, dim]; keys, values: [groups, kv_heads, slots, dim], of any
     strides; mask: [groups, 1, shared × queries, slots] additive, the queries' rows once for every
-    head of those that share. Returns the shape of `queries`.
+    head of those that share. Returns the shape of `queries`; in `out` if there is one.
     """
-    groups, count, num_heads, dim = queries.shape
-    kv_heads = keys.shape[1]
-    shared = queries.view(groups, count, kv_heads, -1, dim).permute(0, 2, 3, 1, 4)
+    if out is None:
+        out = queries.new_empty(queries.shape)
+    groups, count, _, dim = queries.shape
+    shared, to = (
+        each.view(groups, count, keys.shape[1], -1, dim).permute(0, 2, 3, 1, 4)
+        for each in (queries, out)
+    )
     scaled = queries.new_empty(shared.shape)
     torch.mul(shared, dim**-0.5, out=scaled)
-    out = scaled_attention(scaled.flatten(2, 3), keys, values, mask)
-    out = out.view(groups, kv_heads, num_heads // kv_heads, count, dim).permute(0, 3, 1, 2, 4)
-    return out.reshape(groups, count, num_heads, dim)
+    to.copy_(scaled_attention(scaled.flatten(2, 3), keys, values, mask).view(shared.shape))
+    return out
 
 
 def full_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:

@@ -6,12 +6,13 @@ passes block tables, and both run the same weights through the same code.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from services.inference_worker.model.kernels import kernels_for
 from services.inference_worker.model.rotary import angles, rotate
 
 
@@ -62,9 +63,27 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
+    @classmethod
+    def like(cls, theirs: Any) -> Self:
+        """With the weight of one of transformers'."""
+        ours = cls(len(theirs.weight), theirs.variance_epsilon)
+        ours.weight = theirs.weight
+        return ours
+
     def forward(self, x: Tensor) -> Tensor:
+        kernels = kernels_for(x)
+        if kernels is not None and self.weight.dtype is x.dtype:
+            return kernels.rms_norm(x, self.weight, self.eps)
         # The same dtype on both sides keeps the fused kernel under autocast.
         return functional.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """SiLU of `gate` times `up`, which have the same shape and strides (Shazeer, 2020)."""
+    kernels = kernels_for(gate)
+    if kernels is not None and gate.dim() == 2:
+        return kernels.swiglu(gate, up)
+    return functional.silu(gate) * up
 
 
 class Layer(nn.Module):
@@ -98,7 +117,7 @@ class Layer(nn.Module):
         attended = attend(index, rotate(queries, cos, sin), rotate(keys, cos, sin), values)
         hidden = hidden + self.output(attended.flatten(-2))
         gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
-        return hidden + self.down(functional.silu(gate) * up)  # type: ignore[no-any-return]
+        return hidden + self.down(swiglu(gate, up))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):

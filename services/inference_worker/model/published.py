@@ -187,11 +187,11 @@ class PublishedModel(nn.Module, ABC):
         """Ready to run, once every parameter has its values."""
         omega = self.omega(self.config).to(dtype=torch.float32, device=device)
         self.decoder.omega = nn.Parameter(omega, requires_grad=False)
-        self.use_spans()
+        self.adapt_tower()
         return self.eval()
 
-    def use_spans(self) -> None:
-        """Let the tower attend in as few calls as it can."""
+    def adapt_tower(self) -> None:
+        """Put ours in the place of the tower's parts where it is faster. Names of tensors stay."""
         return
 
     def places(self, checkpoint: Checkpoint) -> dict[str, Place]:

@@ -17,6 +17,7 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
+from services.inference_worker.model.decoder import RMSNorm, swiglu
 from services.inference_worker.model.family import Encoded
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
 from services.inference_worker.model.published import (
@@ -43,6 +44,20 @@ class Patches(nn.Conv3d):
     def forward(self, patches: Tensor) -> Tensor:
         """[patches, channels, time, y, x] → [patches, hidden]."""
         return functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
+
+
+class GatedMLP(nn.Module):
+    """In the place of Qwen2.5-VL's, with its layers."""
+
+    def __init__(self, theirs: Any) -> None:
+        super().__init__()
+        self.gate_proj: nn.Module = theirs.gate_proj
+        self.up_proj: nn.Module = theirs.up_proj
+        self.down_proj: nn.Module = theirs.down_proj
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(swiglu(self.gate_proj(hidden), self.up_proj(hidden)))
+        return out
 
 
 class Qwen2VL(PublishedModel):
@@ -131,7 +146,7 @@ class Qwen2VL(PublishedModel):
         )
         return Encoded(seen.pooler_output.unflatten(0, (tubelets, -1)), deep)
 
-    def use_spans(self) -> None:
+    def adapt_tower(self) -> None:
         use_spans(self.tower, self.windowed)
 
     @property
@@ -203,6 +218,15 @@ class Qwen25VL(Qwen2VL):
     def windowed(self) -> list[int]:
         vision = self.config.vision_config
         return [n for n in range(vision.depth) if n not in vision.fullatt_block_indexes]
+
+    def adapt_tower(self) -> None:
+        super().adapt_tower()
+        tower: Any = self.tower
+        tower.merger.ln_q = RMSNorm.like(tower.merger.ln_q)
+        for block in tower.blocks:
+            block.norm1, block.norm2 = RMSNorm.like(block.norm1), RMSNorm.like(block.norm2)
+            if isinstance(block.mlp.act_fn, nn.SiLU):
+                block.mlp = GatedMLP(block.mlp)
 
     def _grid_arguments(self, grid: Tensor) -> dict[str, Tensor]:
         vision = self.config.vision_config

@@ -9,6 +9,8 @@ computed in float32: a bfloat16 angle is wrong by whole turns after a few hundre
 import torch
 from torch import Tensor
 
+from services.inference_worker.model.kernels import kernels_for
+
 
 def angles(omega: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every token's angles.
@@ -24,6 +26,10 @@ def angles(omega: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate channel pairs (j, j + pairs) of x [..., heads, 2 * pairs]; keeps x's dtype."""
+    if cos.dim() == x.dim() == 3 and len(cos) == len(x):
+        kernels = kernels_for(x)
+        if kernels is not None:
+            return kernels.rotate(x, cos, sin)
     first, second = x.to(torch.float32).chunk(2, dim=-1)
     turned = (
         torch.addcmul(first * cos, second, sin, value=-1),

@@ -90,7 +90,7 @@ class SmolVLM(PublishedModel):
         dtype = self.decoder.embedding.weight.dtype
         return Encoded(self.tower(normalised(frames[:, 0], self.preprocessor, dtype)))
 
-    def use_spans(self) -> None:
+    def adapt_tower(self) -> None:
         use_whole_pictures(self.tower.vision_model)
 
     @staticmethod

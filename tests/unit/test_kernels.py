@@ -1,0 +1,163 @@
+"""Kernels compiled here, against PyTorch in float64; and PyTorch in their place."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from services.inference_worker.kv_store import Pages
+from services.inference_worker.model import kernels
+from services.inference_worker.model.decoder import RMSNorm, swiglu
+from services.inference_worker.model.kernels import Kernels, kernels_for
+from services.inference_worker.model.rotary import rotate
+
+DTYPES = [torch.float32, torch.bfloat16]
+ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
+TOKENS = [1, 3, 700]  # of the last, threads share
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(params=["compiled", "PyTorch"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "PyTorch":
+        monkeypatch.setattr(kernels, "_DEFINES", {})
+    else:
+        _compiled_here(torch.float32)
+
+
+def _compiled_here(dtype: torch.dtype) -> Kernels:
+    found = kernels._compiled(dtype)
+    if found is None:
+        pytest.skip("no C compiler")
+    return found
+
+
+def _near(found: Tensor, exact: Tensor, times: float = 4) -> None:
+    """To within what rounding the result, and PyTorch its steps, may change."""
+    assert found.shape == exact.shape
+    assert found.is_contiguous()
+    off = (found.double() - exact).abs()
+    assert (off <= times * ROUNDING[found.dtype] * (1 + exact.abs())).all(), off.max()
+
+
+def _strided(tokens: int, heads: int, size: int, dtype: torch.dtype) -> Tensor:
+    """[tokens, heads, size], between other numbers of the same tokens."""
+    return torch.randn(tokens, heads + 3, size).to(dtype)[:, 1 : heads + 1]
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_norms(dtype: torch.dtype, tokens: int) -> None:
+    for x in (torch.randn(tokens, 77).to(dtype), _strided(tokens, 5, 16, dtype)):
+        norm = RMSNorm(x.shape[-1], 1e-3).to(dtype)
+        norm.weight.copy_(torch.randn(x.shape[-1]))
+        exact = functional.rms_norm(x.double(), x.shape[-1:], norm.weight.double(), 1e-3)
+        _near(norm(x).contiguous(), exact)
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_rotation(dtype: torch.dtype, tokens: int) -> None:
+    x = _strided(tokens, 5, 2 * 11, dtype)
+    theta = 100 * torch.randn(tokens, 1, 22)[..., :11]  # its rows, too, lie apart
+    cos, sin = theta.cos(), theta.sin()
+    first, second = x.double().chunk(2, dim=-1)
+    exact = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    _near(rotate(x, cos, sin), exact)
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_gates(dtype: torch.dtype, tokens: int) -> None:
+    both = 8 * torch.randn(tokens, 2 * 33).to(dtype)
+    both[0, :4] = torch.tensor([-1e4, 1e4, -90.0, 0.0])
+    gate, up = both.chunk(2, dim=-1)
+    exact = functional.silu(gate.double()) * up.double()
+    _near(swiglu(gate, up), exact)
+    _near(swiglu(gate.contiguous(), up.contiguous()), exact)
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_keys_are_written_to_their_slots(dtype: torch.dtype, tokens: int) -> None:
+    pages = Pages((2, 60, 14, 16), dtype, torch.device("cpu"))
+    slots = torch.randperm(60 * 14)[:tokens]
+    new = _strided(tokens, 2, 16, dtype)
+    pages.write(slots, new)
+    pool = pages.parts[0].flatten(1, 2)
+    assert torch.equal(pool[:, slots], new.transpose(0, 1))
+    pool[:, slots] = 0
+    assert not pool.any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_no_number_stays_none(dtype: torch.dtype) -> None:
+    """A session whose numbers broke must be found out, and no other token be touched."""
+    found = _compiled_here(dtype)
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        x = torch.ones(3, 1, 8, dtype=dtype)
+        x[1, 0, 5] = bad
+        ones = torch.ones(8, dtype=dtype)
+        turns = torch.ones(3, 1, 4)
+        for out in (
+            found.rms_norm(x, ones, 1e-6),
+            found.rotate(x, turns, turns),
+            found.swiglu(x[:, 0], -x[:, 0]),
+        ):
+            assert torch.isfinite(out[[0, 2]]).all()
+            assert not torch.isfinite(out[1]).all()
+    # All bits of a NaN set: rounding it would give a zero.
+    full = torch.full((1, 8), -1, dtype=torch.int32).view(torch.float32).to(dtype)
+    assert found.swiglu(full, full).isnan().all()
+
+
+def test_rounding_is_pytorchs() -> None:
+    """To the nearest, and halves to the even."""
+    found = _compiled_here(torch.bfloat16)
+    x = torch.randn(1, 1000, 64).bfloat16()
+    cos, sin = torch.full((1, 1, 32), 0.75), torch.full((1, 1, 32), 0.25)
+    first, second = x.float().chunk(2, dim=-1)  # products are exact
+    exact = torch.cat((first * 0.75 - second * 0.25, second * 0.75 + first * 0.25), dim=-1)
+    assert torch.equal(found.rotate(x, cos, sin), exact.bfloat16())
+
+
+def test_what_they_do_not_take() -> None:
+    _compiled_here(torch.float32)
+    x = torch.ones(4, 6, 8)
+    assert kernels_for(x) is not None
+    assert kernels_for(x.half()) is None
+    assert kernels_for(x.transpose(0, 1)[:, :2]) is None  # heads lie apart
+    assert kernels_for(x[..., ::2]) is None
+    assert kernels_for(x[None]) is None
+    assert kernels_for(x.to("meta")) is None
+    with torch.inference_mode(False):
+        assert kernels_for(torch.ones(4, 6, 8)) is None
+
+
+@pytest.mark.parametrize(("compiler", "said"), [("/no/cc", "no C compiler"), ("false", "compile")])
+def test_without_a_compiler_pytorch_computes(
+    compiler: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    kernels._compiled.cache_clear()
+    with caplog.at_level(logging.INFO):
+        assert kernels_for(torch.ones(4, 8)) is None
+    assert said in caplog.text
+    gate = torch.randn(4, 8)
+    assert torch.equal(swiglu(gate, gate), functional.silu(gate) * gate)
+    kernels._compiled.cache_clear()
