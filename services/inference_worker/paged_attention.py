@@ -18,13 +18,13 @@ from torch import Tensor
 from services.inference_worker.kv_cache import NULL_PAGE
 from services.inference_worker.kv_store import KVStore, PageRows
 from services.inference_worker.model.attention import grouped_attention
-from services.inference_worker.paged_sessions import StepSession, sessions_of
+from services.inference_worker.paged_parts import StepPart, parts_of
 from services.inference_worker.step import Run
 
 
 @dataclass(slots=True)
 class _Call:
-    """Sessions whose attention is one padded batch."""
+    """Parts of the step whose attention is one padded batch."""
 
     pages: Tensor | PageRows
     queries: Tensor | slice  # [groups * queries], rows of the flat step; padding points at row 0
@@ -41,9 +41,9 @@ class PagedAttention:
     def __init__(self, store: KVStore, slots: Tensor, runs: list[Run]) -> None:
         self.store = store
         self.slots = slots
-        sessions = sessions_of(runs, store.page_size)
-        self._num_tokens = sessions[-1].end
-        self._calls = [self._call(members) for members in _together(sessions)]
+        parts = parts_of(runs, store.page_size)
+        self._num_tokens = parts[-1].end
+        self._calls = [self._call(members) for members in _together(parts)]
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         self.store.write(layer, self.slots, keys, values)
@@ -60,22 +60,22 @@ class PagedAttention:
                 out[call.rows] = attended if call.valid is None else attended[call.valid]
         return out
 
-    def _call(self, sessions: list[StepSession]) -> _Call:
-        width, slots, size = sessions[0].width, sessions[0].slots, self.store.page_size
-        visible = np.zeros((len(sessions), width, slots), dtype=bool)
-        queries = np.zeros((len(sessions), width), dtype=np.int64)
-        for n, session in enumerate(sessions):
-            queries[n, : session.num_queries] = np.arange(session.start, session.end)
-            visible[n, : session.num_queries] = session.visible(slots, size)
-        widths = np.array([session.num_queries for session in sessions])
+    def _call(self, parts: list[StepPart]) -> _Call:
+        width, slots, size = parts[0].width, parts[0].slots, self.store.page_size
+        visible = np.zeros((len(parts), width, slots), dtype=bool)
+        queries = np.zeros((len(parts), width), dtype=np.int64)
+        for n, part in enumerate(parts):
+            queries[n, : part.num_queries] = np.arange(part.start, part.end)
+            visible[n, : part.num_queries] = part.visible(slots, size)
+        widths = np.array([part.num_queries for part in parts])
         real = np.arange(width)[None, :] < widths[:, None]
         visible[~real, 0] = True  # padding must attend to something, or it is NaN
         flat = queries.reshape(-1)
         whole = bool(real.all())
         return _Call(
-            pages=self._pages(sessions),
+            pages=self._pages(parts),
             queries=self._index(flat),
-            shape=(len(sessions), width),
+            shape=(len(parts), width),
             mask=self._additive(~visible),
             valid=None if whole else self._index(np.flatnonzero(real)),
             rows=self._index(flat[real.reshape(-1)]),
@@ -94,36 +94,44 @@ class PagedAttention:
             return slice(int(rows[0]), int(rows[-1]) + 1)
         return torch.as_tensor(rows, device=self.store.device)
 
-    def _pages(self, sessions: list[StepSession]) -> Tensor | PageRows:
-        first = sessions[0]
+    def _pages(self, parts: list[StepPart]) -> Tensor | PageRows:
+        first = parts[0]
         if first.row is not None:
-            return PageRows(first.first, len(first.row), len(sessions), first.slots)
-        pages = np.full((len(sessions), first.slots // self.store.page_size), NULL_PAGE)
-        for row, session in zip(pages, sessions, strict=True):
-            row[: len(session.places)] = list(session.places)
+            stride = parts[1].first - first.first if len(parts) > 1 else 0
+            return PageRows(first.first, stride, len(parts), first.slots)
+        pages = np.full((len(parts), first.slots // self.store.page_size), NULL_PAGE)
+        for row, part in zip(pages, parts, strict=True):
+            row[: len(part.places)] = list(part.places)
         return torch.as_tensor(pages, device=self.store.device)
 
 
-def _together(sessions: list[StepSession]) -> Iterator[list[StepSession]]:
-    """By call: those of one shape, and whose rows follow each other or who have none; as many as a
-    power of two, because there is a kernel for every number."""
-    alike: dict[tuple[int, int, int], list[StepSession]] = {}
-    for session in sessions:
-        length = 0 if session.row is None else len(session.row)
-        alike.setdefault((session.width, session.slots, length), []).append(session)
+def _together(parts: list[StepPart]) -> Iterator[list[StepPart]]:
+    """By call: those of one shape, who read one row or rows that follow each other, or have none;
+    as many as a power of two, because there is a kernel for every number."""
+    alike: dict[tuple[int, int, int], list[StepPart]] = {}
+    for part in parts:
+        length = 0 if part.row is None else len(part.row)
+        alike.setdefault((part.width, part.slots, length), []).append(part)
     for (_, _, length), members in alike.items():
-        members.sort(key=lambda session: session.first)
+        # Whole bursts, which read one row, or first frames of all sessions and then second ones:
+        # whichever gives fewer calls.
+        if (members[-1].number + 1) ** 2 < len(members):
+            members.sort(key=lambda part: (part.number, part.first))
+        else:
+            members.sort(key=lambda part: (part.first, part.number))
         begun = 0
         for n in range(1, len(members)):
-            # A row must be the next one, read from the same place on.
-            if length and members[n].first - members[n - 1].first != length:
+            apart = members[n].first - members[n - 1].first
+            same = members[begun + 1].first - members[begun].first
+            # Other strides would do, but there is a kernel for each.
+            if length and (apart != same or apart not in (0, length)):
                 yield from _powers(members[begun:n])
                 begun = n
         yield from _powers(members[begun:])
 
 
-def _powers(sessions: list[StepSession]) -> Iterator[list[StepSession]]:
-    while sessions:
-        count = 1 << len(sessions).bit_length() - 1
-        yield sessions[:count]
-        sessions = sessions[count:]
+def _powers(parts: list[StepPart]) -> Iterator[list[StepPart]]:
+    while parts:
+        count = 1 << len(parts).bit_length() - 1
+        yield parts[:count]
+        parts = parts[count:]

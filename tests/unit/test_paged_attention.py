@@ -8,8 +8,9 @@ from services.inference_worker.kv_cache import Segment
 from services.inference_worker.kv_store import KVStore, PageRows
 from services.inference_worker.model import fused
 from services.inference_worker.model.decoder import DecoderConfig
+from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.paged_attention import PagedAttention
-from services.inference_worker.step import Run, rounded
+from services.inference_worker.step import Picture, Run, rounded
 
 PAGE, PAGES = 4, 120
 CONFIG = DecoderConfig(
@@ -21,6 +22,7 @@ CONFIG = DecoderConfig(
     head_dim=8,
     mlp_size=8,
 )
+LAYOUT = FrameLayout(width=1, height=1, vision_tokens=4, segment_tokens=4, segment_advance=1)
 LAYOUTS = ("rows", "rows with holes", "scattered")
 
 
@@ -157,7 +159,32 @@ def test_sessions_in_a_row_are_read_where_they_lie(monkeypatch: pytest.MonkeyPat
     kinds = _reads(step.store, monkeypatch)
     got, wanted = step.attend()
     assert float((got - wanted).abs().max()) < 1e-5
-    assert kinds == [PageRows(1, 20, 2, 32), PageRows(41, 20, 1, 32), PageRows(81, 20, 2, 32)]
+    assert kinds == [PageRows(1, 20, 2, 32), PageRows(41, 0, 1, 32), PageRows(81, 20, 2, 32)]
+
+
+@pytest.mark.parametrize(
+    ("frames", "reads"),
+    [
+        ({0: 3}, [PageRows(1, 0, 2, 32), PageRows(1, 0, 1, 32)]),
+        ({0: 4, 1: 4}, [PageRows(1, 0, 4, 32), PageRows(21, 0, 4, 32)]),
+        ({0: 2, 1: 2, 2: 2, 3: 2}, [PageRows(1, 20, 4, 32), PageRows(1, 20, 4, 32)]),
+    ],
+)
+def test_frames_of_a_burst_are_read_like_those_of_other_sessions(
+    frames: dict[int, int], reads: list[PageRows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Step("rows", 0)
+    step.runs = [
+        _frame(group, 1 + 20 * group, number=number)
+        for group, count in frames.items()
+        for number in range(count)
+    ]
+    for part in step.store.parts:
+        part.normal_()
+    kinds = _reads(step.store, monkeypatch)
+    got, wanted = step.attend()
+    assert float((got - wanted).abs().max()) < 1e-5
+    assert kinds == reads
 
 
 def test_no_row_is_read_beyond_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +196,7 @@ def test_no_row_is_read_beyond_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = _reads(step.store, monkeypatch)
     got, wanted = step.attend()
     assert float((got - wanted).abs().max()) < 1e-5
-    assert kinds == [PageRows(1, 7, 1, 28)]
+    assert kinds == [PageRows(1, 0, 1, 28)]
 
 
 def test_scattered_pages_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,14 +206,17 @@ def test_scattered_pages_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(isinstance(kind, torch.Tensor) for kind in kinds)
 
 
-def _frame(group: int, first: int, length: int = 20) -> Run:
-    seen = [Segment([first + n], PAGE, n) for n in range(6)]
+def _frame(group: int, first: int, length: int = 20, number: int = 0) -> Run:
+    """The `number`th of a burst."""
+    page = first + 4 + number
+    seen = [Segment([each], PAGE, each) for each in range(first, page)]
     return Run(
         group=group,
         seen=seen,
-        own_pages=[first + 6],
+        own_pages=[page],
         own_start=0,
-        slots=[(first + 6) * PAGE + n for n in range(PAGE)],
+        slots=[page * PAGE + n for n in range(PAGE)],
+        picture=Picture(LAYOUT, []),
         positions=[],
         tokens=[],
         row=range(first, first + length),

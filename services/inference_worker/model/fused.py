@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 # oneDNN would keep what was compiled for 1,024 shapes, each with its own megabytes. They are kept
 # here, and there are fewer. It reads this when it compiles first.
 os.environ.setdefault("DNNL_GRAPH_COMPILED_PARTITION_CACHE_CAPACITY", "0")
-_SHAPES = 128
+_SHAPES = 64
 _LEAST_SCORES = 512  # of a head: with fewer, starting the kernel is most of its time
 
 

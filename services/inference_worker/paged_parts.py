@@ -1,6 +1,8 @@
-"""Whose tokens a step computes, and which slots of the pool each of them sees."""
+"""Which tokens of a step attend together, and which slots of the pool each of them sees."""
 
+from collections import Counter
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +14,18 @@ _UNSEEN = np.int32(2**30)
 
 
 @dataclass(slots=True)
-class StepSession:
-    """One session's part of a step: its runs, whose rows are `num_queries` of the flat step from
-    `start` on.
+class StepPart:
+    """What is read together: one frame, or all else that a session has in a step. Its rows are
+    `num_queries` of the flat step from `start` on.
 
     `places`: for every page that one of them may see, its number among those that are read. They
     are `slots` slots from page `first` of `row` on, or as many of gathered pages when `row` is
-    None. `width`: what `num_queries` is padded to.
+    None. `width`: what `num_queries` is padded to. `number`: of parts of the same session before.
     """
 
     runs: list[Run]
     start: int
+    number: int
     num_queries: int
     width: int
     places: dict[int, int]
@@ -31,7 +34,7 @@ class StepSession:
     slots: int
 
     @classmethod
-    def of(cls, runs: list[Run], start: int, page_size: int) -> "StepSession":
+    def of(cls, runs: list[Run], start: int, number: int, page_size: int) -> "StepPart":
         pages = dict[int, None]()
         for run in runs:
             for segment in run.seen:
@@ -39,17 +42,17 @@ class StepSession:
             pages.update(dict.fromkeys(run.own_pages))
         num_queries = sum(len(run.slots) for run in runs)
         # One frame and one token are what most steps bring, and meet in few shapes as they are.
-        usual = num_queries == 1 or (len(runs) == 1 and runs[0].picture is not None)
-        width = num_queries if usual else _more(num_queries, 2)
+        usual = num_queries == 1 or runs[0].picture is not None
+        width = num_queries if usual else _more(num_queries, 1)
         row, first, count = runs[0].row, min(pages), max(pages) - min(pages) + 1
         if row is not None and count <= _SPARSE * len(pages):
             places = {page: page - first for page in pages}
-            slots = _more(count * page_size, 32 if usual else 8, least=32)
+            slots = _more(count * page_size, 32 if usual else 4, least=32)
             slots = min(slots, (row.stop - first) * page_size)
-            return cls(runs, start, num_queries, width, places, row, first, slots)
-        places = {page: number for number, page in enumerate(pages)}
+            return cls(runs, start, number, num_queries, width, places, row, first, slots)
+        places = {page: index for index, page in enumerate(pages)}
         slots = -(-len(pages) // 8) * 8 * page_size
-        return cls(runs, start, num_queries, width, places, None, 0, slots)
+        return cls(runs, start, number, num_queries, width, places, None, 0, slots)
 
     @property
     def end(self) -> int:
@@ -62,16 +65,17 @@ class StepSession:
         return np.concatenate(seen)[:, :slots]
 
 
-def sessions_of(runs: list[Run], page_size: int) -> list[StepSession]:
+def parts_of(runs: list[Run], page_size: int) -> list[StepPart]:
     """Of runs that are in order of their groups, which are the sessions."""
-    grouped: dict[int, list[Run]] = {}
-    for run in runs:
-        grouped.setdefault(run.group, []).append(run)
-    sessions = list[StepSession]()
-    for members in grouped.values():
-        start = sessions[-1].end if sessions else 0
-        sessions.append(StepSession.of(members, start, page_size))
-    return sessions
+    parts = list[StepPart]()
+    numbers = Counter[int]()
+    start = 0
+    # The frames of a burst see different pages, and are as alike as those of as many sessions.
+    for (group, _), members in groupby(runs, lambda run: (run.group, run.picture and id(run))):
+        parts.append(StepPart.of(list(members), start, numbers[group], page_size))
+        start = parts[-1].end
+        numbers[group] += 1
+    return parts
 
 
 def _more(count: int, parts: int, least: int = 1) -> int:
