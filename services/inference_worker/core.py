@@ -234,9 +234,7 @@ class EngineCore:
         if isinstance(output, RunOutput) and not output.finite:
             output = InternalError("the model produced no valid scores")
         if isinstance(output, Exception):
-            assert job.branch is not None
-            self.runner.clear(job.branch.pages)  # the session's next steps may read over them
-            self._drop(job)
+            self._drop(job, clear=True)
             job.sink.failed(output)
             return
         if job.num_answered == 0:
@@ -317,9 +315,12 @@ class EngineCore:
         metrics.STEP_SEGMENTS.observe(sum(len(tubelets) for _, tubelets in plan.frames))
         metrics.KV_PAGES_USED.set(self.cache.pool.num_used)
 
-    def _drop(self, job: BranchJob) -> None:
-        """Take a running job off its session and give its pages back."""
+    def _drop(self, job: BranchJob, clear: bool = False) -> None:
+        """Take a running job off its session and give its pages back. `clear`: they may hold what
+        is no number, and the session's next steps read over them."""
         assert job.branch is not None
+        if clear:
+            self.runner.clear(job.branch.pages)
         for session in self.sessions.values():
             if session.trunk is job.branch.trunk:
                 session.running.remove(job)
@@ -434,7 +435,7 @@ class EngineCore:
     def cancel(self, job: BranchJob) -> None:
         for session in self.sessions.values():
             if job in session.running:
-                self._drop(job)
+                self._drop(job, clear=not job.num_answered)
             elif job in session.waiting:
                 session.waiting.remove(job)
             else:

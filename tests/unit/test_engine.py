@@ -326,14 +326,22 @@ def test_scores_that_are_not_numbers_fail_the_question() -> None:
     assert bench.cache.pool.num_used == bench.cache.pool.pages_for(len(bench.model.sink_tokens()))
 
 
-def _ask_nonsense(bench: Bench, session: str) -> None:
-    """Questions at once, and all fail: their pages hold no numbers."""
+def _ask_nonsense(bench: Bench, session: str, cancelled: bool = False) -> None:
+    """Questions at once, and all fail, or nobody wants them before they do: their pages hold no
+    numbers."""
     weight = bench.model.decoder.embedding.weight.data
     kept = weight[13].clone()
     weight[13] = float("nan")
     recorders = [bench.ask(session, [13] * 15) for _ in range(4)]
+    if cancelled:
+        bench.turn()
+        bench.turn()
+        jobs = list(bench.core.sessions[session].running)
+        assert any(job.branch and job.branch.num_tokens for job in jobs)
+        for job in jobs:
+            bench.engine.cancel(job)
     bench.run()
-    assert all(isinstance(recorder.error, InternalError) for recorder in recorders)
+    assert cancelled or all(isinstance(recorder.error, InternalError) for recorder in recorders)
     weight[13] = kept
 
 
@@ -356,12 +364,13 @@ def test_what_is_not_a_number_stays_in_its_session() -> None:
     assert recorder.error is None
 
 
-def test_what_is_not_a_number_ends_with_its_question() -> None:
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_is_not_a_number_ends_with_its_question(cancelled: bool) -> None:
     """The session goes on, in the pages that the question had and over them."""
     rng = np.random.default_rng(12)
-    bench = Bench(tiny_model(), page_size=16, branch_tokens=64)
+    bench = Bench(tiny_model(), page_size=16, branch_tokens=64, prefill=40)
     bench.open("s")
-    _ask_nonsense(bench, "s")
+    _ask_nonsense(bench, "s", cancelled)
     for number in range(8):
         bench.push("s", random_picture(rng), number)
         recorder = bench.ask("s", QUESTION)
