@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.feed import Feed, ask, begin, show_together
+from benchmarks.feed import Feed, ask, begin, show_together, together_s
 from benchmarks.floor import Rates, Work, decode_work, frame_work
 from benchmarks.growth import CHUNK, YOUNG, Growth, grow
 from benchmarks.published import (
@@ -44,7 +44,6 @@ MAX_AGE_RATIO = 1.1
 MIN_SHARE = 0.6
 QUIET_S = 1.2  # after so long without a frame, a session's questions have the device to themselves
 PAUSE_S = 0.02  # lets the other side's threads go to sleep
-MEETINGS = 20  # how often sessions may miss each other's step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +181,7 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
             tell("filling windows", 0.5 + 0.1 * shown / spec.window_segments)
             show_together(feeds)
         tell("frames", 0.6)
-        batch_s = [_together_s(feeds) for _ in range(effort.steps)]
+        batch_s = [together_s(feeds) for _ in range(effort.steps)]
         time.sleep(QUIET_S)
         step_s = [feeds[0].step_s() for _ in range(effort.steps)]
 
@@ -265,16 +264,6 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
         steps=steps,
         growth=growth,
     )
-
-
-def _together_s(feeds: list[Feed]) -> float:
-    """Seconds of a step that took a tubelet of each. Raises RuntimeError when they never meet."""
-    for _ in range(MEETINGS):
-        receipts = show_together(feeds)
-        steps_s = {round(receipt.latency_s - receipt.queue_s, 6) for receipt in receipts}
-        if len(steps_s) == 1:  # two steps never take the same time
-            return steps_s.pop()
-    raise RuntimeError(f"{len(feeds)} segments never shared a step: WORKER_STEP_TOKENS?")
 
 
 def _tokens_per_s(feeds: list[Feed], length: int) -> float:

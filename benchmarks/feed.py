@@ -21,6 +21,7 @@ from services.inference_worker.scheduler import (
 
 TIMEOUT_S = 120.0
 FRAME_NS = 125_000_000
+MEETINGS = 20  # how often sessions may miss each other's step
 
 
 def started_engine() -> Engine:
@@ -111,6 +112,16 @@ def show_together(feeds: list[Feed]) -> list[FrameReceipt]:
             raise receipt
         received.append(receipt)
     return received
+
+
+def together_s(feeds: list[Feed]) -> float:
+    """Seconds of a step that took a tubelet of each. Raises RuntimeError when they never meet."""
+    for _ in range(MEETINGS):
+        receipts = show_together(feeds)
+        steps_s = {round(receipt.latency_s - receipt.queue_s, 6) for receipt in receipts}
+        if len(steps_s) == 1:  # two steps never take the same time
+            return steps_s.pop()
+    raise RuntimeError(f"{len(feeds)} segments never shared a step: WORKER_STEP_TOKENS?")
 
 
 def _ignore(receipt: FrameReceipt | Exception) -> None:

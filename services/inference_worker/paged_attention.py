@@ -72,11 +72,13 @@ class PagedAttention:
         visible[~real, 0] = True  # padding must attend to something, or it is NaN
         flat = queries.reshape(-1)
         whole = bool(real.all())
+        # oneDNN would take seconds for groups that begin at the same place.
+        groups = 1 if _read_one_row(parts) else len(parts)
         return _Call(
-            pages=self._pages(parts),
+            pages=self._pages(parts, groups),
             queries=self._index(flat),
-            shape=(len(parts), width),
-            mask=self._additive(~visible),
+            shape=(groups, len(flat) // groups),
+            mask=self._additive(~visible.reshape(groups, -1, slots)),
             valid=None if whole else self._index(np.flatnonzero(real)),
             rows=self._index(flat[real.reshape(-1)]),
         )
@@ -94,15 +96,19 @@ class PagedAttention:
             return slice(int(rows[0]), int(rows[-1]) + 1)
         return torch.as_tensor(rows, device=self.store.device)
 
-    def _pages(self, parts: list[StepPart]) -> Tensor | PageRows:
+    def _pages(self, parts: list[StepPart], groups: int) -> Tensor | PageRows:
         first = parts[0]
         if first.row is not None:
-            stride = parts[1].first - first.first if len(parts) > 1 else 0
-            return PageRows(first.first, stride, len(parts), first.slots)
-        pages = np.full((len(parts), first.slots // self.store.page_size), NULL_PAGE)
+            return PageRows(first.first, len(first.row), groups, first.slots)
+        pages = np.full((groups, first.slots // self.store.page_size), NULL_PAGE)
         for row, part in zip(pages, parts, strict=True):
             row[: len(part.places)] = list(part.places)
         return torch.as_tensor(pages, device=self.store.device)
+
+
+def _read_one_row(parts: list[StepPart]) -> bool:
+    """Frames of one burst."""
+    return parts[0].row is not None and parts[0].first == parts[-1].first
 
 
 def _together(parts: list[StepPart]) -> Iterator[list[StepPart]]:
@@ -123,7 +129,6 @@ def _together(parts: list[StepPart]) -> Iterator[list[StepPart]]:
         for n in range(1, len(members)):
             apart = members[n].first - members[n - 1].first
             same = members[begun + 1].first - members[begun].first
-            # Other strides would do, but there is a kernel for each.
             if length and (apart != same or apart not in (0, length)):
                 yield from _powers(members[begun:n])
                 begun = n

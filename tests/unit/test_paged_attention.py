@@ -159,18 +159,18 @@ def test_sessions_in_a_row_are_read_where_they_lie(monkeypatch: pytest.MonkeyPat
     kinds = _reads(step.store, monkeypatch)
     got, wanted = step.attend()
     assert float((got - wanted).abs().max()) < 1e-5
-    assert kinds == [PageRows(1, 20, 2, 32), PageRows(41, 0, 1, 32), PageRows(81, 20, 2, 32)]
+    assert kinds == [PageRows(1, 20, 2, 32), PageRows(41, 20, 1, 32), PageRows(81, 20, 2, 32)]
 
 
 @pytest.mark.parametrize(
     ("frames", "reads"),
     [
-        ({0: 3}, [PageRows(1, 0, 2, 32), PageRows(1, 0, 1, 32)]),
-        ({0: 4, 1: 4}, [PageRows(1, 0, 4, 32), PageRows(21, 0, 4, 32)]),
-        ({0: 2, 1: 2, 2: 2, 3: 2}, [PageRows(1, 20, 4, 32), PageRows(1, 20, 4, 32)]),
+        ({0: 3}, [PageRows(1, 20, 1, 32)] * 2),
+        ({0: 4, 1: 4}, [PageRows(1, 20, 1, 32), PageRows(21, 20, 1, 32)]),
+        ({0: 2, 1: 2, 2: 2, 3: 2}, [PageRows(1, 20, 4, 32)] * 2),
     ],
 )
-def test_frames_of_a_burst_are_read_like_those_of_other_sessions(
+def test_frames_of_a_burst_read_their_row_together(
     frames: dict[int, int], reads: list[PageRows], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Step("rows", 0)
@@ -196,7 +196,7 @@ def test_no_row_is_read_beyond_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = _reads(step.store, monkeypatch)
     got, wanted = step.attend()
     assert float((got - wanted).abs().max()) < 1e-5
-    assert kinds == [PageRows(1, 0, 1, 28)]
+    assert kinds == [PageRows(1, 7, 1, 28)]
 
 
 def test_scattered_pages_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:

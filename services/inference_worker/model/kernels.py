@@ -82,7 +82,7 @@ def kernels_for(x: Tensor) -> Kernels | None:
         return None
     if x.dim() == 3 and x.shape[1] > 1 and x.stride(1) != x.shape[2]:
         return None
-    return _compiled(x.dtype)
+    return compiled(x.dtype)
 
 
 def _threads(x: Tensor) -> int:
@@ -90,7 +90,8 @@ def _threads(x: Tensor) -> int:
 
 
 @lru_cache
-def _compiled(dtype: torch.dtype) -> Kernels | None:
+def compiled(dtype: torch.dtype) -> Kernels | None:
+    """Compiled now, if they were not yet; None where that fails, which is logged."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernels.so"
@@ -98,7 +99,7 @@ def _compiled(dtype: torch.dtype) -> Kernels | None:
         command = [*compiler, *_FLAGS, _DEFINES[dtype], str(_SOURCE), "-o", str(library), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-            compiled = Kernels(ctypes.CDLL(str(library)))
+            kernels = Kernels(ctypes.CDLL(str(library)))
         except FileNotFoundError:
             log.info("no C compiler: norms and rotations are PyTorch's, which takes longer")
         except subprocess.CalledProcessError as error:
@@ -107,5 +108,5 @@ def _compiled(dtype: torch.dtype) -> Kernels | None:
             log.warning("kernels do not load here", exc_info=True)
         else:
             log.info("kernels compiled")
-            return compiled
+            return kernels
     return None
