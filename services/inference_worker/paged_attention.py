@@ -72,7 +72,7 @@ class PagedAttention:
         visible[~real, 0] = True  # padding must attend to something, or it is NaN
         flat = queries.reshape(-1)
         whole = bool(real.all())
-        # oneDNN would take seconds for groups that begin at the same place.
+        # Groups that begin at the same place are not for oneDNN (see `scaled_attention`).
         groups = 1 if _read_one_row(parts) else len(parts)
         return _Call(
             pages=self._pages(parts, groups),

@@ -80,6 +80,17 @@ def test_outside_inference_mode_it_is_pytorchs() -> None:
     assert fused._kernel.cache_info().currsize == 0
 
 
+def test_what_oneDNN_is_slow_for_is_pytorchs() -> None:
+    """Groups that begin at the same place: for some shapes hundreds of times as long."""
+    queries, keys = torch.randn(2, 2, 3, 40, 16).unbind()
+    shared = keys[:1].expand(2, -1, -1, -1)
+    fused._kernel.cache_clear()
+    with torch.inference_mode():
+        near = scaled_attention(queries, shared, shared)
+    assert fused._kernel.cache_info().currsize == 0
+    assert (near - _exact(queries, shared, shared)).abs().max() < 1e-5
+
+
 def test_gradients_reach_what_attends() -> None:
     tensors = torch.randn(3, 1, 2, 40, 16, requires_grad=True)
     full_attention(*tensors.unbind(), 0.25).square().sum().backward()

@@ -12,6 +12,7 @@ from services.inference_worker.kv_store import Pages
 from services.inference_worker.model import kernels
 from services.inference_worker.model.decoder import RMSNorm, swiglu
 from services.inference_worker.model.kernels import Kernels, kernels_for
+from services.inference_worker.model.qwen_vl import QuickGELU
 from services.inference_worker.model.rotary import rotate
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -91,6 +92,15 @@ def test_gates(dtype: torch.dtype, tokens: int) -> None:
 @pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", TOKENS)
+def test_quick_gelu(dtype: torch.dtype, tokens: int) -> None:
+    x = 8 * torch.randn(tokens, 33).to(dtype)
+    x[0, :4] = torch.tensor([-1e4, 1e4, -90.0, 0.0])
+    _near(QuickGELU()(x), x.double() * torch.sigmoid(1.702 * x.double()))
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens", TOKENS)
 def test_keys_are_written_to_their_slots(dtype: torch.dtype, tokens: int) -> None:
     pages = Pages((2, 60, 14, 16), dtype, torch.device("cpu"))
     slots = torch.randperm(60 * 14)[:tokens]
@@ -115,6 +125,7 @@ def test_what_is_no_number_stays_none(dtype: torch.dtype) -> None:
             found.rms_norm(x, ones, 1e-6),
             found.rotate(x, turns, turns),
             found.swiglu(x[:, 0], -x[:, 0]),
+            found.quick_gelu(-x[:, 0] if bad == -torch.inf else x[:, 0]),
         ):
             assert torch.isfinite(out[[0, 2]]).all()
             assert not torch.isfinite(out[1]).all()

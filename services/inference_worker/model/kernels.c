@@ -94,6 +94,19 @@ void swiglu(const number *restrict gate, const number *restrict up, ptrdiff_t st
     }
 }
 
+void quick_gelu(const number *restrict x, ptrdiff_t stride, number *restrict out, ptrdiff_t tokens,
+                ptrdiff_t size, int threads)
+{
+    PARALLEL
+    for (ptrdiff_t token = 0; token < tokens; token++) {
+        const number *from = x + token * stride;
+        number *to = out + token * size;
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < size; i++)
+            to[i] = store(load(from[i]) / (1 + expf(-1.702f * load(from[i]))));
+    }
+}
+
 void scatter(const number *restrict x, ptrdiff_t stride, const int64_t *restrict slots,
              number *restrict pool, ptrdiff_t pool_stride, ptrdiff_t tokens, ptrdiff_t heads,
              ptrdiff_t size, int threads)

@@ -29,6 +29,7 @@ _ARGUMENTS = {
     "rms_norm": [_ADDRESS, _COUNT, _ADDRESS, ctypes.c_float, _ADDRESS, *[_COUNT] * 3, _INT],
     "rotate": [_ADDRESS, _COUNT, _ADDRESS, _ADDRESS, _COUNT, _ADDRESS, *[_COUNT] * 3, _INT],
     "swiglu": [_ADDRESS, _ADDRESS, _COUNT, _ADDRESS, *[_COUNT] * 2, _INT],
+    "quick_gelu": [_ADDRESS, _COUNT, _ADDRESS, *[_COUNT] * 2, _INT],
     "scatter": [_ADDRESS, _COUNT, _ADDRESS, _ADDRESS, _COUNT, *[_COUNT] * 3, _INT],
 }
 
@@ -64,6 +65,12 @@ class Kernels:
         out = torch.empty(gate.shape, dtype=gate.dtype)
         where = (gate.data_ptr(), up.data_ptr(), gate.stride(0), out.data_ptr())
         self._library.swiglu(*where, *gate.shape, _threads(gate))
+        return out
+
+    def quick_gelu(self, x: Tensor) -> Tensor:
+        """x · σ(1.702 x) of x [tokens, size]."""
+        out = torch.empty(x.shape, dtype=x.dtype)
+        self._library.quick_gelu(x.data_ptr(), x.stride(0), out.data_ptr(), *x.shape, _threads(x))
         return out
 
     def scatter(self, x: Tensor, slots: Tensor, pool: Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.activations import QuickGELUActivation
 from transformers.vision_utils import (
     get_vision_cu_seqlens,
     get_vision_interpolation_indices_and_weights,
@@ -19,6 +20,7 @@ from transformers.vision_utils import (
 
 from services.inference_worker.model.decoder import RMSNorm, swiglu
 from services.inference_worker.model.family import Encoded
+from services.inference_worker.model.kernels import kernels_for
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
 from services.inference_worker.model.published import (
     LATEST_S,
@@ -44,6 +46,16 @@ class Patches(nn.Conv3d):
     def forward(self, patches: Tensor) -> Tensor:
         """[patches, channels, time, y, x] → [patches, hidden]."""
         return functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
+
+
+class QuickGELU(nn.Module):
+    """In the place of Qwen2-VL's activation (Hendrycks and Gimpel, 2016)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernels = kernels_for(x)
+        if kernels is not None and x.dim() == 2:
+            return kernels.quick_gelu(x)
+        return x * torch.sigmoid(1.702 * x)
 
 
 class GatedMLP(nn.Module):
@@ -148,6 +160,10 @@ class Qwen2VL(PublishedModel):
 
     def adapt_tower(self) -> None:
         use_spans(self.tower, self.windowed)
+        tower: Any = self.tower
+        for block in tower.blocks:
+            if isinstance(getattr(block.mlp, "act", None), QuickGELUActivation):
+                block.mlp.act = QuickGELU()
 
     @property
     def windowed(self) -> list[int]:
