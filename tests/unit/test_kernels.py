@@ -144,6 +144,17 @@ def test_rounding_is_pytorchs() -> None:
     assert torch.equal(found.rotate(x, cos, sin), exact.bfloat16())
 
 
+def test_other_angles_are_pytorchs() -> None:
+    """One for all tokens, or of less precision."""
+    x = torch.randn(3, 2, 8)
+    theta = torch.randn(1, 1, 4)
+    exact = rotate(x.double(), theta.double().cos(), theta.double().sin())
+    assert (rotate(x, theta.cos(), theta.sin()) - exact).abs().max() < 1e-5
+    rounded = theta.bfloat16().expand(3, -1, -1)
+    exact = rotate(x.double(), rounded.cos().double(), rounded.sin().double())
+    assert (rotate(x, rounded.cos(), rounded.sin()) - exact).abs().max() < 1e-5
+
+
 def test_what_they_do_not_take() -> None:
     _compiled_here(torch.float32)
     x = torch.ones(4, 6, 8)

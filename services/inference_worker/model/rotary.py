@@ -26,10 +26,10 @@ def angles(omega: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate channel pairs (j, j + pairs) of x [..., heads, 2 * pairs]; keeps x's dtype."""
-    if cos.dim() == x.dim() == 3 and len(cos) == len(x):
-        kernels = kernels_for(x)
-        if kernels is not None:
-            return kernels.rotate(x, cos, sin)
+    kernels = kernels_for(x)
+    whole = cos.dim() == x.dim() == 3 and len(cos) == len(x) and cos.dtype is torch.float32
+    if kernels is not None and whole:
+        return kernels.rotate(x, cos, sin)
     first, second = x.to(torch.float32).chunk(2, dim=-1)
     turned = (
         torch.addcmul(first * cos, second, sin, value=-1),
