@@ -4,7 +4,6 @@ in their place, by turns on the same engine: the built-in model, and shapes of p
 
 import statistics
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,13 +60,10 @@ def run(report: Report, *, quick: bool) -> Result:
             one[name], many[name] = Steps(), Steps()
             for turn in range(turns):
                 report(name, (number + turn / turns) / len(MODELS))
-                for taken, context in (
-                    (lambda found: found.kernels_s, nullcontext()),
-                    (lambda found: found.pytorch_s, _without()),
-                ):
-                    with context:
-                        taken(one[name]).append(_median(steps, feeds[:1]))
-                        taken(many[name]).append(_median(steps, feeds))
+                for found, shown in ((one[name], feeds[:1]), (many[name], feeds)):
+                    found.kernels_s.append(_median_s(shown, steps))
+                    with patch.object(kernels, "compiled", lambda dtype: None):
+                        found.pytorch_s.append(_median_s(shown, steps))
         finally:
             engine.stop()
     return _result(engine, one, many)
@@ -82,11 +78,7 @@ def _engine(name: str, quick: bool) -> tuple[Engine, list[bytes]]:
     return engine, noise(model, model.spec.window_segments * model.spec.tubelet)
 
 
-def _without() -> AbstractContextManager[Any]:
-    return patch.object(kernels, "compiled", lambda dtype: None)
-
-
-def _median(steps: int, feeds: list[Feed]) -> float:
+def _median_s(feeds: list[Feed], steps: int) -> float:
     return statistics.median(together_s(feeds) for _ in range(steps))
 
 

@@ -87,6 +87,8 @@ def test_gates(dtype: torch.dtype, tokens: int) -> None:
     exact = functional.silu(gate.double()) * up.double()
     _near(swiglu(gate, up), exact)
     _near(swiglu(gate.contiguous(), up.contiguous()), exact)
+    heads = both.view(tokens, 6, 11)  # halves of three heads, each whole
+    _near(swiglu(heads[:, :3], heads[:, 3:]), exact.view(tokens, 3, 11))
 
 
 @pytest.mark.usefixtures("either")

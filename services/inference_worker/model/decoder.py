@@ -81,7 +81,7 @@ class RMSNorm(nn.Module):
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """SiLU of `gate` times `up`, which have the same shape and strides (Shazeer, 2020)."""
     kernels = kernels_for(gate)
-    if kernels is not None and gate.dim() == 2:
+    if kernels is not None:
         return kernels.swiglu(gate, up)
     return functional.silu(gate) * up
 

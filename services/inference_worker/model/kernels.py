@@ -61,16 +61,17 @@ class Kernels:
         return out
 
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
-        """SiLU of `gate` times `up`, [tokens, size] both, of the same strides."""
+        """SiLU of `gate` times `up`, of the same shape and strides."""
         out = torch.empty(gate.shape, dtype=gate.dtype)
         where = (gate.data_ptr(), up.data_ptr(), gate.stride(0), out.data_ptr())
-        self._library.swiglu(*where, *gate.shape, _threads(gate))
+        self._library.swiglu(*where, len(gate), gate.shape[1:].numel(), _threads(gate))
         return out
 
     def quick_gelu(self, x: Tensor) -> Tensor:
-        """x · σ(1.702 x) of x [tokens, size]."""
+        """x · σ(1.702 x)."""
         out = torch.empty(x.shape, dtype=x.dtype)
-        self._library.quick_gelu(x.data_ptr(), x.stride(0), out.data_ptr(), *x.shape, _threads(x))
+        where = (x.data_ptr(), x.stride(0), out.data_ptr())
+        self._library.quick_gelu(*where, len(x), x.shape[1:].numel(), _threads(x))
         return out
 
     def scatter(self, x: Tensor, slots: Tensor, pool: Tensor) -> None:
