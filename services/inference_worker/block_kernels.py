@@ -98,6 +98,30 @@ def write_kernel(
 
 
 @triton.jit
+def _visible(numbers, limit, start, count, block, PAGE: tl.constexpr, SLOTS: tl.constexpr):
+    """[rows, slots] whether a row sees a slot of a block of a tile's `count` pages, by its run's
+    numbers of them, which begin at `start`."""
+    if SLOTS % PAGE == 0:  # one number a page, and not the same one for each of its slots
+        index = block * (SLOTS // PAGE) + tl.arange(0, SLOTS // PAGE)
+        reach = _reach(numbers, limit, start, count, index)
+        visible = tl.arange(0, PAGE)[None, None, :] < reach[:, :, None]
+        visible = tl.reshape(visible, (reach.shape[0], SLOTS))
+    else:
+        number = block * SLOTS + tl.arange(0, SLOTS)
+        reach = _reach(numbers, limit, start, count, number // PAGE)
+        visible = (number % PAGE)[None, :] < reach
+    return visible
+
+
+@triton.jit
+def _reach(numbers, limit, start, count, index):
+    """[rows, pages] how many slots of pages a row sees."""
+    listed = (index < count)[None, :]
+    reach = tl.load(numbers + start[:, None] + index[None, :], mask=listed, other=0)
+    return tl.where(reach < 0, limit[:, None] + 2 + reach, reach)
+
+
+@triton.jit
 def _step(
     sums,
     norm,
@@ -181,17 +205,15 @@ def attend_kernel(
     Tiles of a session have neighbouring numbers, so that programs that run at one time read the
     same pages from the L2 cache.
     """
-    tile = tiles + tl.program_id(0) * 6
+    tile = tiles + tl.program_id(0) * 4
     head = tl.program_id(1)
     split = tl.program_id(2)
     first = tl.load(tile)
     count = tl.load(tile + 1)
     if count == 0:
         return
-    whole_at = tl.load(tile + 2)
-    whole_slots = tl.load(tile + 3) * PAGE
-    masked_at = tl.load(tile + 4)
-    masked_slots = tl.load(tile + 5) * PAGE
+    lists += tl.load(tile + 2)
+    pages = tl.load(tile + 3)
 
     row = tl.arange(0, ROWS)
     token = first + row // SHARING
@@ -216,47 +238,14 @@ def attend_kernel(
     sums = tl.zeros((ROWS, BLOCK_DIM), dtype=tl.float32)
     norm = tl.zeros((ROWS,), dtype=tl.float32)
     most = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
-    offset = tl.arange(0, SLOTS)
-    whole_blocks = tl.cdiv(whole_slots, SLOTS)
-    blocks = whole_blocks + tl.cdiv(masked_slots, SLOTS)
+    blocks = tl.cdiv(pages * PAGE, SLOTS)
     share = tl.cdiv(blocks, splits)
     begin = split * share
-    end = tl.minimum(begin + share, blocks)
-    for block in range(begin, tl.minimum(end, whole_blocks)):
-        number = block * SLOTS + offset
-        shown = number < whole_slots
-        page = tl.load(lists + whole_at + number // PAGE, mask=shown, other=0)
-        slot = page.to(tl.int64) * PAGE + number % PAGE
-        sums, norm, most = _step(
-            sums,
-            norm,
-            most,
-            query,
-            key_pool,
-            value_pool,
-            key_scales,
-            value_scales,
-            slot,
-            shown,
-            shown[None, :] & real[:, None],
-            scale,
-            KIND,
-            DIM,
-            BLOCK_DIM,
-        )
-    for block in range(tl.maximum(begin, whole_blocks), end):
-        number = (block - whole_blocks) * SLOTS + offset
-        listed = number < masked_slots
+    for block in range(begin, tl.minimum(begin + share, blocks)):
+        number = block * SLOTS + tl.arange(0, SLOTS)
         index = number // PAGE
-        page = tl.load(lists + masked_at + index, mask=listed, other=0)
-        slot = page.to(tl.int64) * PAGE + number % PAGE
-        reach = tl.load(
-            lists + start[:, None] + index[None, :],
-            mask=listed[None, :] & real[:, None],
-            other=0,
-        )
-        reach = tl.where(reach < 0, limit[:, None] + 2 + reach, reach)
-        visible = (number % PAGE)[None, :] < reach
+        page = tl.load(lists + index, mask=index < pages, other=0)
+        written = tl.load(lists + pages + index, mask=index < pages, other=0)
         sums, norm, most = _step(
             sums,
             norm,
@@ -266,9 +255,9 @@ def attend_kernel(
             value_pool,
             key_scales,
             value_scales,
-            slot,
-            tl.max(visible.to(tl.int32), 0) > 0,
-            visible,
+            page.to(tl.int64) * PAGE + number % PAGE,
+            number % PAGE < written,
+            _visible(lists + 2 * pages, limit, start, pages, block, PAGE, SLOTS),
             scale,
             KIND,
             DIM,

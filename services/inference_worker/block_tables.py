@@ -1,10 +1,10 @@
 """Who sees what in a step, small enough to be uploaded with every step: no masks, no rectangles.
 
 The queries of one session stand next to each other among the step's flat tokens. They are cut into
-tiles, and the tiles of a session share two lists of pages: those that every token of all its runs
-sees whole, which need no mask, and the others. Of these a run has one number a page:
+tiles, and the tiles of a session share one list of pages: all that any token of its runs sees. A
+run has one number a page:
 
-- n ≥ 0: its tokens see the page's first n slots (part of a segment; 0: nothing);
+- n ≥ 0: its tokens see the page's first n slots (0: nothing);
 - n < 0: the page is the run's own and holds its tokens from number -1 - n on; a token sees those
   numbered up to its own `limit`.
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from services.inference_worker.step import Run
 
 Ints = NDArray[np.int32]
-TILE_FIELDS = 6
+TILE_FIELDS = 4
 MAX_SPLITS = 64
 
 
@@ -28,12 +28,13 @@ MAX_SPLITS = 64
 class Tables:
     """One step's attention.
 
-    tiles: [tiles, 6] first query, number of queries, where the list of whole pages starts in
-    `lists` and how long it is, and the same of the list of masked pages; none overlap, and all
-    queries are in one, those of padding in tiles without pages.
+    tiles: [tiles, 4] first query, number of queries, where the session's part of `lists` starts,
+    and its number of pages; no tiles overlap, and all queries are in one, those of padding in tiles
+    without pages.
     limits: [tokens] number of each query in its run's own sequence, or of the last one it sees.
-    starts: [tokens] where its run's numbers for the masked pages start in `lists`.
-    lists: pages, and numbers of masked pages.
+    starts: [tokens] where its run's numbers start among those of its session.
+    lists: of each session its pages, how many slots of each anybody sees, which are the only ones
+    to be read, and the runs' numbers of them [runs, pages].
     tile_queries: the most queries of a tile. most_pages: of a tile.
     """
 
@@ -60,22 +61,21 @@ def tables(
         while last < len(runs) and runs[last].group == runs[first].group:
             last += 1
         members = runs[first:last]
-        whole, masked, numbers = _pages(members, page_size)
-        lists += [whole, masked, numbers.reshape(-1)]
-        places = (length, len(whole), length + len(whole), len(masked))
-        length += len(whole) + len(masked)
-        most = max(most, len(whole) + len(masked))
+        pages, seen, numbers = _pages(members, page_size)
+        lists += [pages, seen, numbers.reshape(-1)]
+        places = (length, len(pages))
+        length += (2 + len(members)) * len(pages)
+        most = max(most, len(pages))
         begin = row
-        for run in members:
+        for n, run in enumerate(members):
             end = row + len(run.slots)
             own_end = run.own_start + len(run.slots)
             limits[row:end] = np.arange(run.own_start, own_end) if run.causal else own_end - 1
-            starts[row:end] = length
-            length += len(masked)
+            starts[row:end] = n * len(pages)
             row = end
         tiles.append(_cut(begin, row, tile_queries, places))
         first = last
-    tiles.append(_cut(row, num_tokens, tile_queries, (0, 0, 0, 0)))
+    tiles.append(_cut(row, num_tokens, tile_queries, (0, 0)))
     found = np.concatenate(tiles)
     missing = max(0, num_tiles - len(found))
     return Tables(
@@ -122,21 +122,19 @@ def num_splits(programs: int, blocks: int, tokens: int, multiprocessors: int) ->
 
 
 def _pages(runs: Sequence[Run], page_size: int) -> tuple[Ints, Ints, Ints]:
-    """A session's pages seen whole by all of its runs, the others, and the runs' numbers of those
-    [runs, masked]."""
+    """All pages that any run of a session sees, how many slots of each the run that sees the most
+    does, and the runs' numbers of them [runs, pages]."""
     found = [_of_run(run, page_size) for run in runs]
-    if len(found) == 1:
-        pages, numbers = found[0][0], found[0][1][None]
-    else:
-        pages, where = np.unique(np.concatenate([each for each, _ in found]), return_inverse=True)
-        numbers = np.zeros((len(runs), len(pages)), dtype=np.int32)
-        of = np.repeat(np.arange(len(runs)), [len(each) for each, _ in found])
-        numbers[of, where] = np.concatenate([each for _, each in found])
-    whole = (numbers == page_size).all(axis=0)
-    return pages[whole], pages[~whole], numbers[:, ~whole]
+    pages, where = np.unique(np.concatenate([each for each, _, _ in found]), return_inverse=True)
+    of = np.repeat(np.arange(len(runs)), [len(each) for each, _, _ in found])
+    numbers, seen = np.zeros((2, len(runs), len(pages)), dtype=np.int32)
+    numbers[of, where] = np.concatenate([each for _, each, _ in found])
+    seen[of, where] = np.concatenate([each for _, _, each in found])
+    return pages, seen.max(axis=0), numbers
 
 
-def _of_run(run: Run, page_size: int) -> tuple[Ints, Ints]:
+def _of_run(run: Run, page_size: int) -> tuple[Ints, Ints, Ints]:
+    """A run's pages, its numbers of them, and how many slots of each its last token sees."""
     pages: list[int] = []
     numbers: list[int] = []
     for segment in run.seen:
@@ -145,13 +143,20 @@ def _of_run(run: Run, page_size: int) -> tuple[Ints, Ints]:
         numbers += [page_size] * filled
         if rest:
             numbers.append(rest)
-    own = -(-(run.own_start + len(run.slots)) // page_size)
+    own_end = run.own_start + len(run.slots)
+    own = -(-own_end // page_size)
     pages += run.own_pages[:own]
-    numbers += range(-1, -1 - own * page_size, -page_size)
-    return np.array(pages, dtype=np.int32), np.array(numbers, dtype=np.int32)
+    before = range(0, own * page_size, page_size)
+    seen = numbers + [min(page_size, own_end - number) for number in before]
+    numbers += [-1 - number for number in before]
+    return _ints(pages), _ints(numbers), _ints(seen)
 
 
-def _cut(begin: int, end: int, size: int, places: tuple[int, int, int, int]) -> Ints:
+def _ints(numbers: list[int]) -> Ints:
+    return np.array(numbers, dtype=np.int32)
+
+
+def _cut(begin: int, end: int, size: int, places: tuple[int, int]) -> Ints:
     firsts = np.arange(begin, end, size, dtype=np.int32)
     found = np.empty((len(firsts), TILE_FIELDS), dtype=np.int32)
     found[:, 0] = firsts

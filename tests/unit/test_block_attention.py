@@ -228,16 +228,15 @@ def test_a_window_is_listed_once_for_all_questions_about_it() -> None:
     other = Run(0, window[1:], [20, 21], 3, [83, 84], [], [])  # one whose past was withdrawn
     found = tables([*asked, other], 4, tile_queries=16, num_tokens=7)
     (tile,) = found.tiles
-    first, count, whole_at, num_whole, masked_at, num_masked = tile
-    assert (first, count) == (0, 7)
-    assert found.lists[whole_at : whole_at + num_whole].tolist() == [4]
-    masked = found.lists[masked_at : masked_at + num_masked].tolist()
-    assert masked == [1, 2, 3, 5, 10, 11, 12, 13, 14, 20, 21]
+    first, count, at, num_pages = tile.tolist()
+    assert (first, count, found.most_pages) == (0, 7, num_pages)
+    pages, seen, *numbers = found.lists[at : at + 8 * num_pages].reshape(8, num_pages).tolist()
+    assert pages == [1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 20, 21]
+    assert seen == [4, 4, 4, 4, 2, 3, 3, 3, 3, 3, 4, 1]
     assert found.limits.tolist() == [2, 2, 2, 2, 2, 3, 4]
-    of_other = found.lists[found.starts[5] :][:num_masked].tolist()
-    assert of_other == [0, 0, 0, 2, 0, 0, 0, 0, 0, -1, -5]
-    of_first = found.lists[found.starts[0] :][:num_masked].tolist()
-    assert of_first == [4, 4, 4, 2, -1, 0, 0, 0, 0, 0, 0]
+    assert found.starts.tolist() == [num_pages * run for run in (0, 1, 2, 3, 4, 5, 5)]
+    assert numbers[0] == [4, 4, 4, 4, 2, -1, 0, 0, 0, 0, 0, 0]
+    assert numbers[5] == [0, 0, 0, 4, 2, 0, 0, 0, 0, 0, -1, -5]
 
 
 def test_tiles_cover_every_row_once_and_never_two_sessions() -> None:

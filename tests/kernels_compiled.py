@@ -1,0 +1,119 @@
+"""What the attention kernels become for a GPU that is not here: Triton and its assembler need none.
+
+Run as a module, in a process of its own: the tests' own process interprets the kernels.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+ROWS = (1, 64, 128)  # of the largest group: a kind of tiling each
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """`stack_bytes` of a thread: what did not fit in its registers. `shared_bytes` of a program."""
+
+    name: str
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+
+
+def compiled(capability: int, kinds: list[str]) -> list[Compiled]:
+    """For a GPU of this compute capability (90: Hopper), with heads of 128 in bfloat16, seven to a
+    KV head. kinds: "auto", "int8" or "fp8"."""
+    command = [sys.executable, "-m", "tests.kernels_compiled", str(capability), *kinds]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+    return [Compiled(**json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def main() -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import JITFunction, driver
+
+    capability, *kinds = sys.argv[1:]
+
+    class Absent:
+        """The driver of a device that kernels are compiled for and never launched on."""
+
+        def get_current_target(self) -> Any:
+            return GPUTarget("cuda", int(capability), 32)
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+    driver.set_active(Absent())
+    found: list[tuple[str, Any]] = []
+    plain = JITFunction.run
+
+    def run(self: Any, *args: Any, **options: Any) -> Any:
+        kernel = plain(self, *args, **options | {"warmup": True})
+        found.append((self.__name__, kernel))
+        return kernel
+
+    JITFunction.run = run
+    for kind in kinds:
+        for case in _launches(kind):
+            for name, kernel in found:
+                usage = _usage(kernel, triton.knobs.nvidia.cuobjdump.path)
+                shared = kernel.metadata.shared
+                print(json.dumps(asdict(Compiled(f"{name}, {kind}, {case}", *usage, shared))))
+            found.clear()
+
+
+def _launches(kind: str) -> Iterator[str]:
+    """Every launch that steps make, and what each was for."""
+    from services.inference_worker.block_attention import BlockAttention, Where, tiling
+    from services.inference_worker.kv_store import KVStore
+    from services.inference_worker.model.decoder import DecoderConfig
+
+    heads, kv_heads, dim, dtype = 28, 4, 128, torch.bfloat16
+    config = DecoderConfig(
+        vocab_size=8,
+        hidden_size=8,
+        num_layers=1,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=dim,
+        mlp_size=8,
+    )
+    cpu = torch.device("cpu")
+    store = KVStore(config, kind, num_pages=4, page_size=16, dtype=dtype, device=cpu)
+    queries = torch.zeros(16, heads, dim, dtype=dtype)
+    fresh = torch.zeros(16, kv_heads, dim, dtype=dtype)
+    numbers = torch.zeros(16, dtype=torch.int32)
+    slots, tiles = torch.zeros(16, dtype=torch.int64), torch.zeros(16, 4, dtype=torch.int32)
+    for rows in ROWS:
+        how = tiling(rows, heads // kv_heads, dim, dtype.itemsize)
+        where = Where(slots, tiles, numbers, numbers, numbers, how, splits=1)
+        for splits in (1, 2):
+            attention = BlockAttention(store, replace(where, splits=splits))
+            attention(0, queries, fresh, fresh)
+            yield f"{rows} rows, {splits} splits"
+
+
+def _usage(kernel: Any, disassembler: str) -> tuple[int, int]:
+    """Registers, and bytes of stack."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [disassembler, "-res-usage", file.name]
+        text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    registers, stack = re.findall(r"REG:(\d+) STACK:(\d+)", text)[0]
+    return int(registers), int(stack)
+
+
+if __name__ == "__main__":
+    main()
