@@ -17,6 +17,7 @@ from torch import Tensor
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.model.kernels import kernels_for
 from services.inference_worker.model.rotary import shift
+from services.inference_worker.upload import upload
 
 EIGHT_BITS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
 _LEAST_SCALE = 1e-30  # of tokens that are all zero
@@ -181,14 +182,14 @@ class KVStore:
         seen is masked, but masking a NaN leaves a NaN."""
         if not pages:
             return
-        index = torch.tensor(pages, device=self.device)
+        index = self._uploaded(pages)
         for part in self.parts:
             part.index_fill_(1, index, 0)
 
     def shift(self, pages: list[int], omega: Tensor, delta: int) -> None:
         """Rotate the keys of these pages by `delta` positions, in place. In 8 bits they are rounded
         once more, which is all that a window meets: it has moved on before its next rebase."""
-        index = torch.tensor(pages, device=self.device)
+        index = self._uploaded(pages)
         offsets = torch.arange(self.page_size, device=self.device)
         slots = (index[:, None] * self.page_size + offsets).flatten()
         for keys in self.keys:
@@ -199,7 +200,7 @@ class KVStore:
         """A copy of these pages in host memory, pinned where the device is CUDA: [bytes] uint8.
         There it is complete when the work queued so far is; only `restore`, which queues behind
         that, may read it."""
-        index = torch.tensor(pages, device=self.device)
+        index = self._uploaded(pages)
         pinned = self.device.type == "cuda"
         saved = torch.empty(len(pages) * self.page_bytes, dtype=torch.uint8, pin_memory=pinned)
         for part, copy in self._copies(saved, len(pages)):
@@ -208,9 +209,13 @@ class KVStore:
 
     def restore(self, pages: list[int], saved: Tensor) -> None:
         """Write what `save` gave into these pages, bit for bit."""
-        index = torch.tensor(pages, device=self.device)
+        index = self._uploaded(pages)
         for part, copy in self._copies(saved, len(pages)):
             part.index_copy_(1, index, copy.to(self.device, non_blocking=True))
+
+    def _uploaded(self, pages: list[int]) -> Tensor:
+        """Their numbers [pages] on the device, which is not waited for."""
+        return upload([np.array(pages, dtype=np.int64)], self.device)[0]
 
     def _copies(self, saved: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Each part with its place in a copy of `count` pages."""

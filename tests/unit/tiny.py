@@ -130,6 +130,7 @@ class Bench:
         prefill: int = 64,
         frame_queue: int = 64,
         dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
         kv_dtype: str = "auto",
         attention: str = "auto",
         reuse_below: float = 0.0,
@@ -142,7 +143,7 @@ class Bench:
             num_pages=num_pages,
             page_size=page_size,
             dtype=dtype,
-            device=torch.device("cpu"),
+            device=device or torch.device("cpu"),
             kv_dtype=kv_dtype,
             attention=attention,
         )

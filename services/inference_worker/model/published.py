@@ -231,7 +231,8 @@ def _scaled(
 ) -> tuple[Tensor, Tensor]:
     """On the device once: sending them with every picture would be waited for."""
     with torch.inference_mode(False):  # tuning may be who uses them next
-        return torch.tensor(mean, device=device) / scale, torch.tensor(std, device=device) / scale
+        shift, width = (torch.tensor(each) / scale for each in (mean, std))
+        return shift.to(device), width.to(device)
 
 
 def _channels(preprocessor: dict[str, Any], key: str) -> tuple[float, ...]:
