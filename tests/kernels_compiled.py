@@ -1,4 +1,4 @@
-"""What the attention kernels become for a GPU that is not here: Triton and its assembler need none.
+"""What the kernels become for a GPU that is not here: Triton and its assembler need none.
 
 Run as a module, in a process of its own: the tests' own process interprets the kernels.
 """
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class Compiled:
     """`stack_bytes` of a thread: what did not fit in its registers. `shared_bytes` of a program."""
 
     name: str
+    case: str
     registers: int
     stack_bytes: int
     shared_bytes: int
@@ -64,17 +66,35 @@ def main() -> None:
         return kernel
 
     JITFunction.run = run
-    for kind in kinds:
-        for case in _launches(kind):
+    for number, kind in enumerate(kinds):
+        launches = _launches(kind) if number else chain(_between(), _launches(kind))
+        for case in launches:
             for name, kernel in found:
                 usage = _usage(kernel, triton.knobs.nvidia.cuobjdump.path)
                 shared = kernel.metadata.shared
-                print(json.dumps(asdict(Compiled(f"{name}, {kind}, {case}", *usage, shared))))
+                print(json.dumps(asdict(Compiled(name, f"{kind}, {case}", *usage, shared))))
             found.clear()
 
 
+def _between() -> Iterator[str]:
+    """Launches between matrix products, in the sizes of Qwen2.5-VL-7B; when they are made."""
+    from services.inference_worker.model.gpu_kernels import GpuKernels
+
+    kernels = GpuKernels()
+    hidden = torch.zeros(16, 3584, dtype=torch.bfloat16)
+    kernels.rms_norm(hidden, hidden[0], 1e-6)
+    both = torch.zeros(16, 2, 18_944, dtype=torch.bfloat16)
+    kernels.swiglu(both[:, 0], both[:, 1])
+    kernels.quick_gelu(both[:, 0])
+    queries, angles = torch.zeros(16, 28, 128, dtype=torch.bfloat16), torch.zeros(16, 1, 64)
+    kernels.rotate(queries, angles, angles)
+    slots = torch.zeros(16, dtype=torch.int64)
+    kernels.scatter(queries, slots, torch.zeros(28, 16, 128, dtype=torch.bfloat16))
+    yield "between products"
+
+
 def _launches(kind: str) -> Iterator[str]:
-    """Every launch that steps make, and what each was for."""
+    """Launches of attention, all that steps make; when they are made, what they were for."""
     from services.inference_worker.block_attention import BlockAttention, Where, tiling
     from services.inference_worker.kv_store import KVStore
     from services.inference_worker.model.decoder import DecoderConfig

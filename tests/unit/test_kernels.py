@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from services.inference_worker.model.decoder import RMSNorm, swiglu
 from services.inference_worker.model.kernels import Kernels, kernels_for
 from services.inference_worker.model.qwen_vl import QuickGELU
 from services.inference_worker.model.rotary import rotate
+from tests.unit.tiny import Bench, random_picture, tiny_model
 
 DTYPES = [torch.float32, torch.bfloat16]
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
@@ -26,12 +28,13 @@ def inference() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["compiled", "PyTorch"])
+@pytest.fixture(params=["compiled", "interpreted", "PyTorch"])
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "PyTorch":
-        monkeypatch.setattr(kernels, "compiled", lambda dtype: None)
-    else:
+    if request.param == "compiled":
         _compiled_here(torch.float32)
+        return
+    found = None if request.param == "PyTorch" else _interpreted()
+    monkeypatch.setattr(kernels, "compiled", lambda dtype: found)
 
 
 def _compiled_here(dtype: torch.dtype) -> Kernels:
@@ -39,6 +42,16 @@ def _compiled_here(dtype: torch.dtype) -> Kernels:
     if found is None:
         pytest.skip("no C compiler")
     return found
+
+
+def _interpreted() -> Kernels:
+    """A GPU's."""
+    triton = pytest.importorskip("triton", reason="a GPU's kernels are written in Triton")
+    if not triton.knobs.runtime.interpret:
+        pytest.skip("needs TRITON_INTERPRET=1, set before triton is imported")
+    from services.inference_worker.model.gpu_kernels import GpuKernels
+
+    return GpuKernels()
 
 
 def _near(found: Tensor, exact: Tensor, times: float = 4) -> None:
@@ -80,6 +93,7 @@ def test_rotation(dtype: torch.dtype, tokens: int) -> None:
 @pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.filterwarnings("ignore:overflow")
 def test_gates(dtype: torch.dtype, tokens: int) -> None:
     both = 8 * torch.randn(tokens, 2 * 33).to(dtype)
     both[0, :4] = torch.tensor([-1e4, 1e4, -90.0, 0.0])
@@ -94,6 +108,7 @@ def test_gates(dtype: torch.dtype, tokens: int) -> None:
 @pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.filterwarnings("ignore:overflow")
 def test_quick_gelu(dtype: torch.dtype, tokens: int) -> None:
     x = 8 * torch.randn(tokens, 33).to(dtype)
     x[0, :4] = torch.tensor([-1e4, 1e4, -90.0, 0.0])
@@ -115,9 +130,11 @@ def test_keys_are_written_to_their_slots(dtype: torch.dtype, tokens: int) -> Non
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_is_no_number_stays_none(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("interpreted", [False, True])
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
+def test_what_is_no_number_stays_none(dtype: torch.dtype, interpreted: bool) -> None:
     """A session whose numbers broke must be found out, and no other token be touched."""
-    found = _compiled_here(dtype)
+    found = _interpreted() if interpreted else _compiled_here(dtype)
     for bad in (torch.nan, torch.inf, -torch.inf):
         x = torch.ones(3, 1, 8, dtype=dtype)
         x[1, 0, 5] = bad
@@ -185,3 +202,29 @@ def test_without_a_compiler_pytorch_computes(
     gate = torch.randn(4, 8)
     assert torch.equal(swiglu(gate, gate), functional.silu(gate) * gate)
     kernels.compiled.cache_clear()
+
+
+def test_an_engine_on_a_gpus_kernels_answers_as_on_pytorchs_operators(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logits = []
+    for found in (None, _interpreted()):
+        monkeypatch.setattr(kernels, "compiled", lambda dtype, found=found: found)
+        bench = Bench(tiny_model(window=2))
+        bench.open("s")
+        rng = np.random.default_rng(1)
+        for number in range(3):
+            bench.push("s", random_picture(rng), number)
+        bench.run()
+        bench.ask("s", [1, 10, 11, 12, 7], max_tokens=2)
+        bench.run()
+        logits.append(torch.stack(bench.runner.logits))
+    assert torch.allclose(*logits, atol=1e-4)
+
+
+def test_a_gpu_on_which_triton_does_not_work(caplog: pytest.LogCaptureFixture) -> None:
+    _interpreted()
+    absent = torch.device("cuda", 77)
+    assert kernels.on_gpu(absent) is None
+    assert kernels.on_gpu(absent) is None
+    assert caplog.text.count("Triton does not work here") == 1

@@ -1,11 +1,12 @@
-"""What stands between matrix products, each in one pass over memory: for CPUs with a C compiler.
+"""What stands between matrix products, each in one pass over memory.
 
-PyTorch takes a pass for every operator, in bfloat16 with copies to float32 and back. `kernels.c` is
-compiled for this machine when a model runs first, which takes a fifth of a second; where that fails
-PyTorch's operators run instead.
+PyTorch takes a pass for every operator, in bfloat16 with copies to float32 and back. For CPUs
+`kernels.c` is compiled for this machine when a model runs first, which takes a fifth of a second;
+for GPUs there is `gpu_kernels`. Where that fails PyTorch's operators run instead.
 """
 
 import ctypes
+import importlib.util
 import logging
 import os
 import shlex
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -34,8 +36,58 @@ _ARGUMENTS = {
 }
 
 
-class Kernels:
-    """Of one dtype. Results are contiguous, and have no gradients."""
+class Kernels(Protocol):
+    """Results are contiguous, and have no gradients."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Of x [tokens, size] or [tokens, heads, size], along the last; weight [size]."""
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """As `rotary.rotate`. x: [tokens, heads, 2 * pairs]; cos, sin: [tokens, 1, pairs] float32,
+        both of the same strides."""
+
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        """SiLU of `gate` times `up`, of the same shape and strides."""
+
+    def quick_gelu(self, x: Tensor) -> Tensor:
+        """x · σ(1.702 x)."""
+
+    def scatter(self, x: Tensor, slots: Tensor, pool: Tensor) -> None:
+        """Copy x [tokens, heads, size] to pool [heads, slots, size], contiguous; slots [tokens]
+        int64, those that two tokens share get either."""
+
+
+def kernels_for(x: Tensor) -> Kernels | None:
+    """Those that take `x`, [tokens, size] or [tokens, heads, size], in inference mode; a token's
+    numbers must lie in a row."""
+    if x.dim() not in (2, 3) or x.stride(-1) != 1 or not torch.is_inference_mode_enabled():
+        return None
+    if x.dim() == 3 and x.shape[1] > 1 and x.stride(1) != x.shape[2]:
+        return None
+    if x.device.type == "cuda":
+        return on_gpu(x.device) if x.is_floating_point() else None
+    return compiled(x.dtype) if x.device.type == "cpu" and x.dtype in _DEFINES else None
+
+
+@lru_cache
+def on_gpu(device: torch.device) -> Kernels | None:
+    """Triton's, tried now if they were not yet; None where it does not work, which is logged."""
+    if importlib.util.find_spec("triton") is None:
+        log.info("no triton: norms and rotations are PyTorch's, which takes longer")
+        return None
+    try:
+        from services.inference_worker.model.gpu_kernels import GpuKernels
+
+        kernels = GpuKernels()
+        kernels.quick_gelu(torch.zeros(1, 16, device=device))
+    except Exception:  # no C compiler, an old driver, another kind of GPU: Triton has many
+        log.warning("Triton does not work here: norms and rotations are PyTorch's", exc_info=True)
+        return None
+    return kernels
+
+
+class _CpuKernels:
+    """Of one dtype."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         for name, arguments in _ARGUMENTS.items():
@@ -44,7 +96,6 @@ class Kernels:
         self._library = library
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Of x [tokens, size] or [tokens, heads, size], along the last; weight [size]."""
         out = torch.empty(x.shape, dtype=x.dtype)
         heads = x.shape[1] if x.dim() == 3 else 1
         where = (x.data_ptr(), x.stride(0), weight.data_ptr(), eps, out.data_ptr())
@@ -52,8 +103,6 @@ class Kernels:
         return out
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """As `rotary.rotate`. x: [tokens, heads, 2 * pairs]; cos, sin: [tokens, 1, pairs] float32,
-        both of the same strides."""
         out = torch.empty(x.shape, dtype=x.dtype)
         turns = (cos.data_ptr(), sin.data_ptr(), cos.stride(0))
         where = (x.data_ptr(), x.stride(0), *turns, out.data_ptr())
@@ -61,36 +110,20 @@ class Kernels:
         return out
 
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
-        """SiLU of `gate` times `up`, of the same shape and strides."""
         out = torch.empty(gate.shape, dtype=gate.dtype)
         where = (gate.data_ptr(), up.data_ptr(), gate.stride(0), out.data_ptr())
         self._library.swiglu(*where, len(gate), gate.shape[1:].numel(), _threads(gate))
         return out
 
     def quick_gelu(self, x: Tensor) -> Tensor:
-        """x · σ(1.702 x)."""
         out = torch.empty(x.shape, dtype=x.dtype)
         where = (x.data_ptr(), x.stride(0), out.data_ptr())
         self._library.quick_gelu(*where, len(x), x.shape[1:].numel(), _threads(x))
         return out
 
     def scatter(self, x: Tensor, slots: Tensor, pool: Tensor) -> None:
-        """Copy x [tokens, heads, size] to pool [heads, slots, size], contiguous; slots [tokens]
-        int64, those that two tokens share get either."""
         where = (x.data_ptr(), x.stride(0), slots.data_ptr(), pool.data_ptr(), pool.stride(0))
         self._library.scatter(*where, *x.shape, _threads(x))
-
-
-def kernels_for(x: Tensor) -> Kernels | None:
-    """Those that take `x`, [tokens, size] or [tokens, heads, size] on a CPU, in inference mode;
-    a token's numbers must lie in a row."""
-    if x.device.type != "cpu" or x.dtype not in _DEFINES or not torch.is_inference_mode_enabled():
-        return None
-    if x.dim() not in (2, 3) or x.stride(-1) != 1:
-        return None
-    if x.dim() == 3 and x.shape[1] > 1 and x.stride(1) != x.shape[2]:
-        return None
-    return compiled(x.dtype)
 
 
 def _threads(x: Tensor) -> int:
@@ -107,7 +140,7 @@ def compiled(dtype: torch.dtype) -> Kernels | None:
         command = [*compiler, *_FLAGS, _DEFINES[dtype], str(_SOURCE), "-o", str(library), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-            kernels = Kernels(ctypes.CDLL(str(library)))
+            kernels = _CpuKernels(ctypes.CDLL(str(library)))
         except FileNotFoundError:
             log.info("no C compiler: norms and rotations are PyTorch's, which takes longer")
         except subprocess.CalledProcessError as error:
