@@ -3,6 +3,8 @@
 Fake tensors know their shape, dtype and device and have no numbers: an operator on two devices at
 once raises, and so does whatever needs a number on the host, which would wait for a GPU. Kernels of
 attention have tests of their own and are left out here, and so are the bytes of uploads.
+
+PyTorch gets another kind of device for it, which stays: `test_away` runs this in its own process.
 """
 
 import copy
@@ -42,7 +44,7 @@ block_attention = pytest.importorskip(
     "services.inference_worker.block_attention", reason="the kernels are written in Triton"
 )
 
-_setup_privateuseone_for_python_backend("away")  # of this process, and of no use to other tests
+_setup_privateuseone_for_python_backend("away")
 AWAY = torch.device("away", 0)
 SECOND_NS = 1_000_000_000
 
