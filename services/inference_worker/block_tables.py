@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from services.inference_worker.kv_cache import Segment
 from services.inference_worker.step import Run
 
 Ints = NDArray[np.int32]
@@ -124,36 +125,42 @@ def num_splits(programs: int, blocks: int, tokens: int, multiprocessors: int) ->
 def _pages(runs: Sequence[Run], page_size: int) -> tuple[Ints, Ints, Ints]:
     """All pages that any run of a session sees, how many slots of each the run that sees the most
     does, and the runs' numbers of them [runs, pages]."""
-    found = [_of_run(run, page_size) for run in runs]
-    pages, where = np.unique(np.concatenate([each for each, _, _ in found]), return_inverse=True)
-    of = np.repeat(np.arange(len(runs)), [len(each) for each, _, _ in found])
-    numbers, seen = np.zeros((2, len(runs), len(pages)), dtype=np.int32)
-    numbers[of, where] = np.concatenate([each for _, each, _ in found])
-    seen[of, where] = np.concatenate([each for _, _, each in found])
-    return pages, seen.max(axis=0), numbers
+    windows: dict[tuple[int, ...], tuple[Ints, Ints]] = {}
+    keys = [tuple(map(id, run.seen)) for run in runs]  # most of a session's see the same
+    for key, run in zip(keys, runs, strict=True):
+        if key not in windows:
+            windows[key] = _window(run.seen, page_size)
+    pages = next(iter(windows.values()))[0]
+    if len(windows) > 1:
+        pages = np.unique(np.concatenate([each for each, _ in windows.values()]))
+    ends = [run.own_start + len(run.slots) for run in runs]
+    owned = [-(-end // page_size) for end in ends]
+    numbers = np.zeros((len(runs), len(pages) + sum(owned)), dtype=np.int32)
+    for row, key in zip(numbers, keys, strict=True):
+        its_pages, filled = windows[key]
+        row[slice(len(pages)) if len(windows) == 1 else np.searchsorted(pages, its_pages)] = filled
+    seen = numbers.max(axis=0)
+    start = len(pages)
+    for row, count, end in zip(numbers, owned, ends, strict=True):
+        row[start : start + count] = np.arange(-1, -1 - count * page_size, -page_size)
+        seen[start : start + count] = page_size
+        start += count
+        seen[start - 1] = (end - 1) % page_size + 1
+    own = [page for run, count in zip(runs, owned, strict=True) for page in run.own_pages[:count]]
+    return np.concatenate((pages, np.array(own, dtype=np.int32))), seen, numbers
 
 
-def _of_run(run: Run, page_size: int) -> tuple[Ints, Ints, Ints]:
-    """A run's pages, its numbers of them, and how many slots of each its last token sees."""
+def _window(segments: Sequence[Segment], page_size: int) -> tuple[Ints, Ints]:
+    """Pages of whole segments, and how many slots of each they fill."""
     pages: list[int] = []
-    numbers: list[int] = []
-    for segment in run.seen:
-        filled, rest = divmod(segment.num_tokens, page_size)
-        pages += segment.pages[: filled + (rest > 0)]
-        numbers += [page_size] * filled
-        if rest:
-            numbers.append(rest)
-    own_end = run.own_start + len(run.slots)
-    own = -(-own_end // page_size)
-    pages += run.own_pages[:own]
-    before = range(0, own * page_size, page_size)
-    seen = numbers + [min(page_size, own_end - number) for number in before]
-    numbers += [-1 - number for number in before]
-    return _ints(pages), _ints(numbers), _ints(seen)
-
-
-def _ints(numbers: list[int]) -> Ints:
-    return np.array(numbers, dtype=np.int32)
+    ends, rests = list[int](), list[int]()
+    for segment in segments:
+        pages += segment.pages[: -(-segment.num_tokens // page_size)]
+        ends.append(len(pages) - 1)
+        rests.append((segment.num_tokens - 1) % page_size + 1)
+    filled = np.full(len(pages), page_size, dtype=np.int32)
+    filled[ends] = rests
+    return np.array(pages, dtype=np.int32), filled
 
 
 def _cut(begin: int, end: int, size: int, places: tuple[int, int]) -> Ints:
