@@ -1,0 +1,40 @@
+"""That the benchmark of kernels runs, at tiny shapes; its figures mean nothing here."""
+
+import pytest
+import torch
+
+from benchmarks import kernels as benchmark
+from services.inference_worker.model import kernels
+
+
+@pytest.fixture
+def one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "MODELS", ("smolvlm",))
+    monkeypatch.setenv("WORKER_DEVICE", "cpu")
+    monkeypatch.setenv("WORKER_DTYPE", "float32")
+
+
+@pytest.mark.usefixtures("one_model")
+def test_steps_run_with_kernels_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = kernels.compiled(torch.float32)
+    if compiled is None:
+        pytest.skip("no C compiler")
+    asked = list[torch.dtype]()
+
+    def noted(dtype: torch.dtype) -> kernels.Kernels | None:
+        asked.append(dtype)
+        return compiled
+
+    monkeypatch.setattr(kernels, "compiled", noted)
+    result = benchmark.run(lambda doing, done: None, quick=True)
+    assert len(asked) > 1  # by the model, not only by the benchmark
+    for steps in (result.figures["one"]["smolvlm"], result.figures["many"]["smolvlm"]):
+        assert len(steps.kernels_s) == len(steps.pytorch_s) == 2
+        assert min(steps.kernels_s + steps.pytorch_s) > 0
+
+
+@pytest.mark.usefixtures("one_model")
+def test_where_nothing_is_compiled_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "compiled", lambda dtype: None)
+    with pytest.raises(RuntimeError, match="no kernels are compiled"):
+        benchmark.run(lambda doing, done: None, quick=True)
