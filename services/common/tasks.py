@@ -26,12 +26,13 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel tasks and wait until they have ended; their errors were logged by `spawn`."""
-    waiting = [task for task in tasks if task is not None and not task.done()]
+    """Cancel tasks and wait until they have ended. Their errors are passed over: they were logged
+    by `spawn`, or come, as when a connection breaks, after one that the caller has seen."""
+    waiting = [task for task in tasks if task is not None]
     for task in waiting:
         task.cancel()
-    if waiting:
-        await asyncio.gather(*waiting, return_exceptions=True)
+    # Those that have ended, too: asyncio would report an error that nobody asked for.
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 class QueueClosed(Exception):  # noqa: N818 - a signal, like StopAsyncIteration

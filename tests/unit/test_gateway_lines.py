@@ -1,6 +1,7 @@
 """Viewers' lines over gRPC: answers, cancelling, watches, breaks, and viewers who do not read."""
 
 import asyncio
+import gc
 from typing import Any
 
 import grpc
@@ -421,6 +422,34 @@ async def test_a_stream_nobody_reads_does_not_last(monkeypatch: pytest.MonkeyPat
         worker.answer = ANSWER
         await other.ask("what happened")
         await other.until("answer_done")
+
+
+async def test_a_connection_that_breaks_both_ways_at_once_is_no_error_of_ours() -> None:
+    """What is never asked for, asyncio reports when it is collected."""
+    reported: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: reported.append(context))
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session()
+        broken = asyncio.Event()
+
+        async def send(event: pb.ServerEvent) -> None:
+            await broken.wait()
+            raise ConnectionError("sending")
+
+        async def incoming() -> Any:
+            yield pb.ClientEvent(start=pb.Start(session=session.id))
+            await broken.wait()
+            raise ConnectionError("receiving")
+
+        serving = asyncio.create_task(parts.lines.serve(incoming(), send))
+        await eventually(lambda: len(broken._waiters) == 2)
+        broken.set()
+        await asyncio.wait({serving})
+        assert isinstance(serving.exception(), ConnectionError)
+        del serving
+        gc.collect()
+    assert not reported
 
 
 async def test_a_draining_gateway_takes_nobody() -> None:
