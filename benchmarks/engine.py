@@ -14,7 +14,7 @@ import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,25 +87,26 @@ QUICK = Effort(
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A kind of step: the least work, and what it took."""
+    """A kind of step: the least work, how long that would take, and what the step took, by turns
+    with the machine's rates where it waits for products."""
 
     name: str
     work: Work
-    floor_s: float
-    measured_s: float
+    floor_s: list[float]
+    measured_s: list[float]
 
     @property
     def share(self) -> float:
         """Of the floor; 1 is perfect."""
-        return self.floor_s / self.measured_s
+        return Ratio.of(self.floor_s, self.measured_s).median
 
     def cells(self) -> tuple[str, ...]:
         return (
             self.name,
             f"{self.work.flops / 1e9:.1f}",
             f"{self.work.bytes / 1e6:.0f}",
-            f"{1000 * self.floor_s:.1f}",
-            f"{1000 * self.measured_s:.1f}",
+            f"{1000 * statistics.median(self.floor_s):.1f}",
+            f"{1000 * statistics.median(self.measured_s):.1f}",
             f"{100 * self.share:.0f} %",
         )
 
@@ -169,6 +170,13 @@ def _family(family: str, folder: Path, effort: Effort, report: Report) -> Measur
     return _measure(family, large, growth, effort, report)
 
 
+def _by_turns(
+    rates: Callable[[], Rates], step_s: Callable[[], float], turns: int
+) -> tuple[list[Rates], list[float]]:
+    found = [(rates(), step_s()) for _ in range(turns)]
+    return [each for each, _ in found], [spent_s for _, spent_s in found]
+
+
 def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Report) -> Measured:
     tell("loading", 0.4)
     engine, model = published_engine(folder, effort.pixels)
@@ -181,9 +189,12 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
             tell("filling windows", 0.5 + 0.1 * shown / spec.window_segments)
             show_together(feeds)
         tell("frames", 0.6)
-        batch_s = [together_s(feeds) for _ in range(effort.steps)]
+        rates = Rates.of(model, SESSIONS * spec.layout.segment_tokens)
+        batch_rates, batch_s = _by_turns(
+            lambda: rates.again(model), lambda: together_s(feeds), effort.steps
+        )
         time.sleep(QUIET_S)
-        step_s = [feeds[0].step_s() for _ in range(effort.steps)]
+        step_rates, step_s = _by_turns(lambda: rates.again(model), feeds[0].step_s, effort.steps)
 
         theirs = Theirs(model, folder)
         question = model.question_tokens([], QUESTION)
@@ -207,35 +218,35 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
         one = [_tokens_per_s(feeds[:1], length) for _ in range(effort.answers)]
         every = [_tokens_per_s(feeds, length) for _ in range(effort.answers)]
         engine.check_integrity().result()
-        rates = Rates.of(model, SESSIONS * spec.layout.segment_tokens)
     finally:
         engine.stop()
     trunk_tokens = int(window["input_ids"].shape[1]) - len(question)
     segment = (trunk_tokens - len(model.sink_tokens())) // spec.window_segments
 
-    def step(name: str, work: Work, measured_s: float) -> Step:
-        return Step(name, work, work.floor_s(rates), measured_s)
+    def step(name: str, work: Work, turns: list[Rates], measured_s: list[float]) -> Step:
+        return Step(name, work, [work.floor_s(each) for each in turns], measured_s)
 
+    seen = trunk_tokens - segment
+    after = trunk_tokens + len(question)
     steps = [
-        step(
-            "a frame segment",
-            frame_work(model, 1, segment, trunk_tokens - segment),
-            statistics.median(step_s),
-        ),
+        step("a frame segment", frame_work(model, 1, segment, seen), step_rates, step_s),
         step(
             f"{SESSIONS} frame segments",
-            frame_work(model, SESSIONS, segment, trunk_tokens - segment),
-            statistics.median(batch_s),
+            frame_work(model, SESSIONS, segment, seen),
+            batch_rates,
+            batch_s,
         ),
         step(
             "an answer's token",
-            decode_work(model, 1, trunk_tokens + len(question)),
-            1 / statistics.median(one),
+            decode_work(model, 1, after),
+            [rates] * len(one),
+            [1 / rate for rate in one],
         ),
         step(
             f"a token of {SESSIONS} answers",
-            decode_work(model, SESSIONS, trunk_tokens + len(question)),
-            SESSIONS / statistics.median(every),
+            decode_work(model, SESSIONS, after),
+            [rates] * len(every),
+            [SESSIONS / rate for rate in every],
         ),
     ]
     pages = engine.core.shape().cost(engine.core.cache.pool.page_size)
@@ -321,7 +332,8 @@ def result(measured: list[Measured], effort: Effort) -> Result:
         notes=[
             f"{torch.get_num_threads()} threads, random weights; window of 30 segments, "
             f"{first.window_tokens} tokens with the question; Qwen's segments are two frames",
-            f"floor: the larger of FLOPs and bytes at this machine's best: {rates}",
+            "floor: the larger of FLOPs and bytes at this machine's best, for frames measured again "
+            f"before every step: {rates}",
             "transformers: pictures prepared beforehand and positions given, neither of which is "
             "timed",
             "growth: 4 layers of width 256 and frames of at most 112 × 112 (SmolVLM 128 × 128), "

@@ -5,7 +5,7 @@ every weight and of every session's keys and values. No padding, no copies, no a
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,20 +21,30 @@ SQUARES = (512, 1024, 2048)
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """FLOP/s of matrix products, at their best and at one frame's shape, and bytes/s of a copy."""
+    """FLOP/s of matrix products, at their best and at one frame's shape, and bytes/s of a copy.
+    `size`: rows, inner and columns of the best."""
 
     flops: float
     frame_flops: float
     bytes: float
+    size: tuple[int, int, int]
 
     @classmethod
     def of(cls, model: StreamingModel, tokens: int) -> "Rates":
         """Of the model's device and dtype, with the threads torch has now. `tokens`: of a step."""
         weights, config = model.decoder.embedding.weight, model.decoder.config
-        size = (tokens, config.hidden_size, 2 * config.mlp_size)
-        own = matmul_rate(*size, weights.dtype, weights.device)
-        large = [matmul_rate(n, n, n, weights.dtype, weights.device) for n in SQUARES]
-        return cls(max(*large, own), own, copy_rate(weights.device))
+        own = (tokens, config.hidden_size, 2 * config.mlp_size)
+        sizes = [own, *((n, n, n) for n in SQUARES)]
+        flops = {size: matmul_rate(*size, weights.dtype, weights.device) for size in sizes}
+        best = max(sizes, key=lambda size: flops[size])
+        return cls(flops[best], flops[own], copy_rate(weights.device), best)
+
+    def again(self, model: StreamingModel) -> "Rates":
+        """The same with the best product measured now, as long as a few steps take: rates change
+        with what else the machine does."""
+        weights = model.decoder.embedding.weight
+        flops = matmul_rate(*self.size, weights.dtype, weights.device, seconds=0.2)
+        return replace(self, flops=flops)
 
 
 @dataclass(frozen=True, slots=True)

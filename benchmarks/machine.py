@@ -86,10 +86,15 @@ def _commit() -> str:
 
 
 def matmul_rate(
-    rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device
+    rows: int,
+    inner: int,
+    columns: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    seconds: float = 0.5,
 ) -> float:
-    """FLOP/s of a matrix product of this size: the best of many, with the threads torch has now, in
-    the order of PyTorch or, on CPUs, in that of oneDNN."""
+    """FLOP/s of a matrix product of this size: the best of many, which take so many seconds, with
+    the threads torch has now, in the order of PyTorch or, on CPUs, in that of oneDNN."""
     left = torch.randn(rows, inner).to(device, dtype)
     right = torch.randn(inner, columns).to(device, dtype)
     ways = [lambda: torch.mm(left, right)]
@@ -99,7 +104,7 @@ def matmul_rate(
     best_s = float("inf")
     with torch.inference_mode():
         for way in ways:
-            end_s = time.perf_counter() + 0.5 / len(ways)
+            end_s = time.perf_counter() + seconds / len(ways)
             while time.perf_counter() < end_s:
                 started_s = time.perf_counter()
                 way()

@@ -295,7 +295,7 @@ class TestFloor:
         assert tower_flops(model, 1) == 4 * queries.numel() * 8
 
     def test_the_slower_resource_is_the_floor(self) -> None:
-        rates = Rates(flops=1e9, frame_flops=5e8, bytes=1e6)
+        rates = Rates(flops=1e9, frame_flops=5e8, bytes=1e6, size=(8, 8, 8))
         assert Work(flops=2e9, bytes=1e6).floor_s(rates) == 2.0
         assert Work(flops=1e9, bytes=3e6).floor_s(rates) == 3.0
 
@@ -303,7 +303,7 @@ class TestFloor:
 def published(**changes: Any) -> engine.Measured:
     """A family as it should be."""
     work = Work(1e9, 1e6)
-    steps = [engine.Step(name, work, 0.07, 0.1) for name in ("one", "eight", "token", "tokens")]
+    steps = [engine.Step(name, work, [0.07], [0.1]) for name in ("one", "eight", "token", "tokens")]
     values: dict[str, Any] = {
         "family": "a family",
         "dtype": "bfloat16",
@@ -315,7 +315,7 @@ def published(**changes: Any) -> engine.Measured:
         "window_tokens": 2000,
         "sessions": 100,
         "session_mib": 12.0,
-        "rates": Rates(1e12, 5e11, 3e10),
+        "rates": Rates(1e12, 5e11, 3e10, (8, 8, 8)),
         "step_s": [0.06],
         "batch_s": [0.1],
         "streamed_s": [0.1, 0.2],
@@ -338,7 +338,7 @@ class TestEngine:
         assert self.missed(slow) == ["first token, re-encoding against streaming"]
         ageing = published(growth=Growth([], [0.1], [0.12], [], []))
         assert self.missed(ageing) == ["step, an old stream against a young one"]
-        steps = [engine.Step("", Work(1.0, 1.0), floor, 1.0) for floor in (0.9, 0.5, 0.9, 0.9)]
+        steps = [engine.Step("", Work(1.0, 1.0), [floor], [1.0]) for floor in (0.9, 0.5, 0.9, 0.9)]
         wasteful = published(steps=steps)
         assert self.missed(wasteful) == ["share of the floor, 8 sessions' frames"]
 
