@@ -332,7 +332,7 @@ def result(measured: list[Measured], effort: Effort) -> Result:
         notes=[
             f"{torch.get_num_threads()} threads, random weights; window of 30 segments, "
             f"{first.window_tokens} tokens with the question; Qwen's segments are two frames",
-            "floor: the larger of FLOPs and bytes at this machine's best, for frames measured again "
+            "floor: the larger of FLOPs and bytes at this machine's best, for frames measured anew "
             f"before every step: {rates}",
             "transformers: pictures prepared beforehand and positions given, neither of which is "
             "timed",
