@@ -14,7 +14,7 @@ import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,8 +126,6 @@ class Measured:
     sessions: int
     session_mib: float
     rates: Rates
-    step_s: list[float]
-    batch_s: list[float]
     streamed_s: list[float]
     reencoded_s: list[float]
     one_tokens_per_s: list[float]
@@ -142,6 +140,16 @@ class Measured:
     @property
     def batch_share(self) -> float:
         return self.steps[1].share
+
+    @property
+    def step_s(self) -> list[float]:
+        """Of one segment."""
+        return self.steps[0].measured_s
+
+    @property
+    def batch_s(self) -> list[float]:
+        """Of a segment in each session."""
+        return self.steps[1].measured_s
 
 
 def run(report: Report, *, quick: bool) -> Result:
@@ -170,13 +178,6 @@ def _family(family: str, folder: Path, effort: Effort, report: Report) -> Measur
     return _measure(family, large, growth, effort, report)
 
 
-def _by_turns(
-    rates: Callable[[], Rates], step_s: Callable[[], float], turns: int
-) -> tuple[list[Rates], list[float]]:
-    found = [(rates(), step_s()) for _ in range(turns)]
-    return [each for each, _ in found], [spent_s for _, spent_s in found]
-
-
 def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Report) -> Measured:
     tell("loading", 0.4)
     engine, model = published_engine(folder, effort.pixels)
@@ -190,11 +191,9 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
             show_together(feeds)
         tell("frames", 0.6)
         rates = Rates.of(model, SESSIONS * spec.layout.segment_tokens)
-        batch_rates, batch_s = _by_turns(
-            lambda: rates.again(model), lambda: together_s(feeds), effort.steps
-        )
+        together = [(rates.again(model), together_s(feeds)) for _ in range(effort.steps)]
         time.sleep(QUIET_S)
-        step_rates, step_s = _by_turns(lambda: rates.again(model), feeds[0].step_s, effort.steps)
+        alone = [(rates.again(model), feeds[0].step_s()) for _ in range(effort.steps)]
 
         theirs = Theirs(model, folder)
         question = model.question_tokens([], QUESTION)
@@ -223,30 +222,22 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
     trunk_tokens = int(window["input_ids"].shape[1]) - len(question)
     segment = (trunk_tokens - len(model.sink_tokens())) // spec.window_segments
 
-    def step(name: str, work: Work, turns: list[Rates], measured_s: list[float]) -> Step:
-        return Step(name, work, [work.floor_s(each) for each in turns], measured_s)
+    def step(name: str, work: Work, turns: list[tuple[Rates, float]]) -> Step:
+        floor_s = [work.floor_s(now) for now, _ in turns]
+        return Step(name, work, floor_s, [spent_s for _, spent_s in turns])
 
     seen = trunk_tokens - segment
     after = trunk_tokens + len(question)
     steps = [
-        step("a frame segment", frame_work(model, 1, segment, seen), step_rates, step_s),
+        step("a frame segment", frame_work(model, 1, segment, seen), alone),
+        step(f"{SESSIONS} frame segments", frame_work(model, SESSIONS, segment, seen), together),
         step(
-            f"{SESSIONS} frame segments",
-            frame_work(model, SESSIONS, segment, seen),
-            batch_rates,
-            batch_s,
-        ),
-        step(
-            "an answer's token",
-            decode_work(model, 1, after),
-            [rates] * len(one),
-            [1 / rate for rate in one],
+            "an answer's token", decode_work(model, 1, after), [(rates, 1 / rate) for rate in one]
         ),
         step(
             f"a token of {SESSIONS} answers",
             decode_work(model, SESSIONS, after),
-            [rates] * len(every),
-            [SESSIONS / rate for rate in every],
+            [(rates, SESSIONS / rate) for rate in every],
         ),
     ]
     pages = engine.core.shape().cost(engine.core.cache.pool.page_size)
@@ -266,8 +257,6 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
         sessions=sessions,
         session_mib=pages * engine.core.runner.store.page_bytes / 2**20,
         rates=rates,
-        step_s=step_s,
-        batch_s=batch_s,
         streamed_s=streamed_s,
         reencoded_s=reencoded_s,
         one_tokens_per_s=one,

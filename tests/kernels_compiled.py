@@ -97,18 +97,10 @@ def _launches(kind: str) -> Iterator[str]:
     """Launches of attention, all that steps make; when they are made, what they were for."""
     from services.inference_worker.block_attention import BlockAttention, Where, tiling
     from services.inference_worker.kv_store import KVStore
-    from services.inference_worker.model.decoder import DecoderConfig
+    from tests.unit.tiny import attention_config
 
     heads, kv_heads, dim, dtype = 28, 4, 128, torch.bfloat16
-    config = DecoderConfig(
-        vocab_size=8,
-        hidden_size=8,
-        num_layers=1,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=dim,
-        mlp_size=8,
-    )
+    config = attention_config(heads, kv_heads, dim)
     cpu = torch.device("cpu")
     store = KVStore(config, kind, num_pages=4, page_size=16, dtype=dtype, device=cpu)
     queries = torch.zeros(16, heads, dim, dtype=dtype)

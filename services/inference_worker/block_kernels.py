@@ -245,7 +245,7 @@ def attend_kernel(
         number = block * SLOTS + tl.arange(0, SLOTS)
         index = number // PAGE
         page = tl.load(lists + index, mask=index < pages, other=0)
-        written = tl.load(lists + pages + index, mask=index < pages, other=0)
+        seen = tl.load(lists + pages + index, mask=index < pages, other=0)
         sums, norm, most = _step(
             sums,
             norm,
@@ -256,7 +256,7 @@ def attend_kernel(
             key_scales,
             value_scales,
             page.to(tl.int64) * PAGE + number % PAGE,
-            number % PAGE < written,
+            number % PAGE < seen,
             _visible(lists + 2 * pages, limit, start, pages, block, PAGE, SLOTS),
             scale,
             KIND,

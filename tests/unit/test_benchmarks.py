@@ -316,8 +316,6 @@ def published(**changes: Any) -> engine.Measured:
         "sessions": 100,
         "session_mib": 12.0,
         "rates": Rates(1e12, 5e11, 3e10, (8, 8, 8)),
-        "step_s": [0.06],
-        "batch_s": [0.1],
         "streamed_s": [0.1, 0.2],
         "reencoded_s": [3.0, 5.0],
         "one_tokens_per_s": [20.0],

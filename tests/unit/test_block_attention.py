@@ -13,7 +13,7 @@ from services.inference_worker.kv_cache import Segment
 from services.inference_worker.kv_store import EightBitPages, KVStore, Pages
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.step import Run
-from tests.unit.tiny import Bench, random_picture, reference_logits, tiny_model
+from tests.unit.tiny import Bench, attention_config, random_picture, reference_logits, tiny_model
 
 triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
 if not triton.knobs.runtime.interpret:
@@ -83,18 +83,6 @@ def random_step(rng: np.random.Generator, page_size: int, sessions: int) -> Step
             for token in range(start, end):
                 visible.append(before + slots(own, 0, token + 1 if causal else end))
     return Step(runs, visible, 40 * sessions, page_size)
-
-
-def config(heads: int, kv_heads: int, head_dim: int) -> DecoderConfig:
-    return DecoderConfig(
-        vocab_size=8,
-        hidden_size=8,
-        num_layers=1,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        mlp_size=8,
-    )
 
 
 def store_of(step: Step, shape: DecoderConfig, kind: str, dtype: torch.dtype) -> KVStore:
@@ -172,7 +160,7 @@ def test_any_step_is_dense_attention_over_what_each_token_sees(
     kind: str, heads: int, kv_heads: int, head_dim: int, page_size: int, rows: int, splits: int
 ) -> None:
     rng = np.random.default_rng(heads * head_dim + page_size)
-    shape, how = config(heads, kv_heads, head_dim), Tiling(rows, 16, 4, 2)
+    shape, how = attention_config(heads, kv_heads, head_dim), Tiling(rows, 16, 4, 2)
     step = random_step(rng, page_size, sessions=2)
     out, expected = run_step(step, shape, how, kind=kind, splits=splits)
     tokens = len(step.slots)
@@ -184,7 +172,7 @@ def test_any_step_is_dense_attention_over_what_each_token_sees(
 def test_steps_of_many_shapes(seed: int) -> None:
     rng = np.random.default_rng(seed)
     kv_heads, sharing = int(rng.integers(1, 3)), int(rng.integers(1, 6))
-    shape = config(kv_heads * sharing, kv_heads, int(rng.choice([16, 20, 32])))
+    shape = attention_config(kv_heads * sharing, kv_heads, int(rng.choice([16, 20, 32])))
     how = Tiling(int(rng.choice([16, 32])), int(rng.choice([16, 32])), 4, 2)
     step = random_step(rng, int(rng.integers(1, 9)), sessions=int(rng.integers(1, 3)))
     kind = str(rng.choice(["auto", "int8", "fp8"]))
@@ -195,7 +183,9 @@ def test_steps_of_many_shapes(seed: int) -> None:
 
 def test_half_precision_is_as_near_as_its_bits_allow() -> None:
     step = random_step(np.random.default_rng(3), 4, sessions=1)
-    out, expected = run_step(step, config(4, 2, 32), Tiling(16, 16, 4, 2), dtype=torch.float16)
+    out, expected = run_step(
+        step, attention_config(4, 2, 32), Tiling(16, 16, 4, 2), dtype=torch.float16
+    )
     assert float((out.double() - expected).abs().max()) < 0.003
 
 
@@ -204,7 +194,7 @@ def test_what_is_no_number_stays_in_its_session(splits: int) -> None:
     """In both stores of a session: its new tokens and what it had."""
     rng = np.random.default_rng(5)
     step = random_step(rng, 4, sessions=3)
-    shape, how = config(2, 1, 16), Tiling(32, 16, 4, 2)
+    shape, how = attention_config(2, 1, 16), Tiling(32, 16, 4, 2)
     tokens = len(step.slots)
     groups = [run.group for run in step.runs for _ in run.slots]
     bad = groups.index(1)  # its first row
@@ -309,7 +299,7 @@ def test_what_is_no_number_shows_in_8_bits(kind: str) -> None:
 def test_a_kernel_that_saw_too_much_would_be_noticed() -> None:
     """The tests above can fail: a limit that is off by one changes what comes out."""
     step = random_step(np.random.default_rng(7), 4, sessions=2)
-    shape, how = config(2, 1, 16), Tiling(16, 16, 4, 2)
+    shape, how = attention_config(2, 1, 16), Tiling(16, 16, 4, 2)
     tokens = len(step.slots)
     store = store_of(step, shape, "auto", torch.float32)
     queries, keys, values = torch.randn(3, tokens, 2, 16)

@@ -12,24 +12,15 @@ from services.common.config import ConfigError
 from services.inference_worker.assembly import assemble
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.kv_store import EightBitPages, KVStore
-from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.model.family import StreamingModel, load_model
 from services.inference_worker.model.rotary import angles, rotate
-from tests.unit.tiny import Bench, Recorder, random_picture, tiny_model
+from tests.unit.tiny import Bench, Recorder, attention_config, random_picture, tiny_model
 
 CPU = torch.device("cpu")
 QUESTION = [1, 10, 11, 12, 7]
 KINDS = ("int8", "fp8")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-DECODER = DecoderConfig(
-    vocab_size=8,
-    hidden_size=8,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=10,
-    mlp_size=8,
-)
+DECODER = attention_config(4, 2, 10, num_layers=2)
 
 
 def store_of(kind: str, dtype: torch.dtype = torch.float32) -> KVStore:

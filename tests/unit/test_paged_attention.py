@@ -7,21 +7,13 @@ import torch
 from services.inference_worker.kv_cache import Segment
 from services.inference_worker.kv_store import KVStore, PageRows
 from services.inference_worker.model import fused
-from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.paged_attention import PagedAttention
 from services.inference_worker.step import Picture, Run, rounded
+from tests.unit.tiny import attention_config
 
 PAGE, PAGES = 4, 120
-CONFIG = DecoderConfig(
-    vocab_size=8,
-    hidden_size=8,
-    num_layers=1,
-    num_heads=6,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_size=8,
-)
+CONFIG = attention_config(6, 2, 8)
 LAYOUT = FrameLayout(width=1, height=1, vision_tokens=4, segment_tokens=4, segment_advance=1)
 LAYOUTS = ("rows", "rows with holes", "scattered")
 

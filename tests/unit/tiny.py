@@ -73,6 +73,21 @@ def tiny_model(window: int = 4, horizon: int = 4096, seed: int = 0) -> BuiltinMo
     return model.prepare(torch.float32, torch.device("cpu"))
 
 
+def attention_config(
+    heads: int, kv_heads: int, head_dim: int, num_layers: int = 1
+) -> DecoderConfig:
+    """Of a decoder of which only the attention is looked at."""
+    return DecoderConfig(
+        vocab_size=8,
+        hidden_size=8,
+        num_layers=num_layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        mlp_size=8,
+    )
+
+
 class RecordingRunner(Runner):
     """Keeps the logits of every sampled run, in the order of sampling."""
 

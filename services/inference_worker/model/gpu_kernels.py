@@ -5,7 +5,6 @@ PyTorch's operators is eight of them. Importing this needs triton. With TRITON_I
 kernels run on the CPU, for tests.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -17,7 +16,7 @@ class GpuKernels:
     """Those of `kernels.Kernels`, of every floating dtype."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        out = _like(x)
+        out = x.new_empty(x.shape)
         heads = x.shape[1] if x.dim() == 3 else 1
         size = x.shape[-1]
         block = triton.next_power_of_2(size)
@@ -25,7 +24,7 @@ class GpuKernels:
         return out
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        out = _like(x)
+        out = x.new_empty(x.shape)
         tokens, heads, size = x.shape
         _rotate[(tokens,)](
             x,
@@ -42,14 +41,14 @@ class GpuKernels:
         return out
 
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
-        out = _like(gate)
+        out = gate.new_empty(gate.shape)
         size = gate.shape[1:].numel()
         grid = (len(gate), triton.cdiv(size, _BLOCK))
         _swiglu[grid](gate, up, out, gate.stride(0), size, BLOCK=_BLOCK)
         return out
 
     def quick_gelu(self, x: Tensor) -> Tensor:
-        out = _like(x)
+        out = x.new_empty(x.shape)
         size = x.shape[1:].numel()
         grid = (len(x), triton.cdiv(size, _BLOCK))
         _quick_gelu[grid](x, out, x.stride(0), size, BLOCK=_BLOCK)
@@ -60,10 +59,6 @@ class GpuKernels:
         _scatter[(tokens, heads)](
             x, slots, pool, x.stride(0), pool.stride(0), size, BLOCK=triton.next_power_of_2(size)
         )
-
-
-def _like(x: Tensor) -> Tensor:
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 @triton.jit
