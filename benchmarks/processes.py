@@ -33,9 +33,16 @@ class Running:
 
     def worker_histogram(self, name: str) -> Histogram:
         """A histogram of the worker's /metrics. Blocks."""
-        url = f"http://127.0.0.1:{self.suite.config.worker_http_port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as reply:
-            return Histogram.read(reply.read().decode(), name)
+        return _histogram(self.suite.config.worker_metrics_port, name)
+
+    def gateway_histogram(self, name: str) -> Histogram:
+        """A histogram of the gateway's /metrics. Blocks."""
+        return _histogram(self.suite.config.gateway_metrics_port, name)
+
+
+def _histogram(port: int, name: str) -> Histogram:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        return Histogram.read(reply.read().decode(), name)
 
 
 @contextlib.asynccontextmanager

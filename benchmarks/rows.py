@@ -1,10 +1,10 @@
 """The article's four rows, measured on the whole suite as real processes with real H.264 streams.
 
-Frame latency is the worker's own histogram (arrival at the engine to state updated), over all
-frames of the measured time. The article calls its figures end to end, so the way from the camera
-is measured too, in a phase of its own after that: one session after the other is asked as often as
-possible which frame it has understood, and a frame's latency is the first time it was seen to be,
-minus its capture time; that can only be too high.
+Frame latency is the gateway's own histogram (chosen by its sampler to the worker's word that it is
+understood, by one clock), over all frames of the measured time. The article calls its figures end
+to end, so the way from the camera is measured too, in a phase of its own after that: one session
+after the other is asked as often as possible which frame it has understood, and a frame's latency
+is the first time it was seen to be, minus its capture time; that can only be too high.
 """
 
 import asyncio
@@ -83,7 +83,8 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One row's figures. `frame_*`: at the engine; `capture_to_understood`: from the camera."""
+    """One row's figures. `frame_*`: from the gateway's sampler; `capture_to_understood`: from the
+    camera."""
 
     row: Row
     seconds: float
@@ -229,10 +230,11 @@ class _RowRun:
 
     async def _snapshot(self, ids: list[str]) -> _Snapshot:
         latency, queue, step = await asyncio.gather(
+            asyncio.to_thread(self.suite.gateway_histogram, "sightline_frame_latency_seconds"),
             *(
                 asyncio.to_thread(self.suite.worker_histogram, f"sightline_{name}_seconds")
-                for name in ("frame_latency", "frame_queue", "step")
-            )
+                for name in ("frame_queue", "step")
+            ),
         )
         sessions = {session: (await self._get(session)).stats for session in ids}
         return _Snapshot(time.monotonic(), latency, queue, step, sessions)
@@ -353,7 +355,8 @@ def _result(rows: list[Measured], model: inference_pb2.ModelDescription) -> Resu
         dtype=model.dtype,
         device=model.device,
         notes=[
-            "frame: arrival at the engine to state updated, all frames of the measured time",
+            "frame: sampled at the gateway to understood, its ring included, all frames of the "
+            "measured time",
             "from the camera: capture to seen as understood, by polling: at most "
             f"{1000 * PROBE_EVERY_S:.0f} ms and a call too high",
             f"dialogue: every user asks every {ASK_EVERY_S:g} s, with up to 10 rounds of history",

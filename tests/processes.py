@@ -84,18 +84,18 @@ class ServiceProcess:
     """`python -m services.<name>` as its own process.
 
     Ports default to 0 and are read back from the service's log, so parallel runs never collide.
-    `grpc_port`, `http_port` and `address` are real once `start` has returned.
+    `grpc_port`, `http_port`, `metrics_port` and `address` are real once `start` has returned.
     """
 
     def __init__(self, name: str, environment: Mapping[str, str], folder: Path) -> None:
         self.name = name
         self.prefix = PREFIXES[name]
-        ports = {f"{self.prefix}GRPC_PORT": "0", f"{self.prefix}HTTP_PORT": "0"}
+        ports = {f"{self.prefix}{kind}_PORT": "0" for kind in ("GRPC", "HTTP", "METRICS")}
         self.environment = ports | dict(environment)
         self.log_path = folder / f"{name}-{time.monotonic_ns()}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.grpc_port = 0
-        self.http_port = 0
+        self.http_port = self.metrics_port = 0
 
     @property
     def address(self) -> str:
@@ -133,6 +133,7 @@ class ServiceProcess:
         """Start again, on the ports it had."""
         self.environment[f"{self.prefix}GRPC_PORT"] = str(self.grpc_port)
         self.environment[f"{self.prefix}HTTP_PORT"] = str(self.http_port)
+        self.environment[f"{self.prefix}METRICS_PORT"] = str(self.metrics_port)
         self.start(timeout_s)
 
     def kill(self) -> None:
@@ -190,6 +191,7 @@ class ServiceProcess:
         for entry in self.log_entries():
             if entry.get("message") == "listening":
                 self.grpc_port, self.http_port = entry["grpc"], entry["http"]
+                self.metrics_port = entry["metrics"]
                 return True
         return False
 

@@ -29,13 +29,13 @@ def counted(title: str, metric: str, by: str = "") -> Panel:
     return Panel(title, "ops", ((rate(metric, by), f"{{{{{by}}}}}" if by else "all"),))
 
 
-def timed(title: str, metric: str) -> Panel:
-    """A histogram of seconds, as quantiles."""
-    return quantiles(title, "s", metric)
+def timed(title: str, metric: str, only: str = "") -> Panel:
+    """A histogram of seconds, as quantiles; `only`: label matchers."""
+    return quantiles(title, "s", metric, only)
 
 
-def quantiles(title: str, unit: str, metric: str) -> Panel:
-    buckets = rate(f"{metric}_bucket", "le")
+def quantiles(title: str, unit: str, metric: str, only: str = "") -> Panel:
+    buckets = rate(f"{metric}_bucket{only}", "le")
     shares = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
     return Panel(
         title, unit, tuple((f"histogram_quantile({q}, {buckets})", name) for q, name in shares)
@@ -49,7 +49,16 @@ def gauge(title: str, metric: str, by: str = "instance", unit: str = "short") ->
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Users": (
         gauge("Sessions", "sightline_sessions", "state"),
-        timed("Frame latency in the engine (target: 200 ms)", "sightline_frame_latency_seconds"),
+        timed(
+            "Frame latency, sampled to understood (target: 200 ms)",
+            "sightline_frame_latency_seconds",
+            '{delivery="newest"}',
+        ),
+        Panel(
+            "Newest understood frame's age",
+            "s",
+            (("max by (state, of) (sightline_newest_frame_age_seconds)", "{{state}} {{of}}"),),
+        ),
         timed("First token, at the gateway", "sightline_first_token_seconds"),
         timed("Capture to answer", "sightline_capture_to_answer_seconds"),
         counted("Answers", "sightline_answers_total", "finish_reason"),
@@ -76,7 +85,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (rate("sightline_frames_replayed_total"), "replayed"),
             ),
         ),
-        timed("Sampled to understood", "sightline_frame_round_trip_seconds"),
+        timed("Latency at the worker", "sightline_worker_frame_latency_seconds"),
         timed("Waiting for the engine", "sightline_frame_queue_seconds"),
         counted("At the worker", "sightline_worker_frames_total", "outcome"),
         counted("Pictures encoded and reused", "sightline_worker_pictures_total", "outcome"),
@@ -123,11 +132,22 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         counted("Rebases", "sightline_rebases_total"),
     ),
     "Engine": (
-        gauge(
-            "Device busy (70 to 85 % is well used)",
-            "sightline_device_busy_ratio",
-            unit="percentunit",
+        Panel(
+            "Device used, by its own count (70 to 85 % is well used)",
+            "percentunit",
+            (("sightline_device_utilisation_ratio", "{{source}} {{instance}}"),),
         ),
+        Panel(
+            "Device memory",
+            "percentunit",
+            (
+                (
+                    "sightline_device_memory_used_bytes / sightline_device_memory_total_bytes",
+                    "{{source}} {{instance}}",
+                ),
+            ),
+        ),
+        gauge("The engine's thread is busy", "sightline_engine_busy_ratio", unit="percentunit"),
         timed("A step", "sightline_step_seconds"),
         counted("Steps that failed", "sightline_step_failures_total", "part"),
         counted("Steps on a GPU", "sightline_worker_device_steps_total", "how"),

@@ -113,12 +113,18 @@ def _convert(text: str, hint: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig(EnvConfig):
-    """What every service has. `host` is where both ports listen."""
+    """What every service has. `host` is where its ports listen."""
 
     host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 in containers.")
     grpc_port: int = setting(0, "gRPC port; 0 picks a free one.", minimum=0, maximum=65535)
     http_port: int = setting(
-        0, "HTTP port of /metrics and /healthz; 0 picks a free one.", minimum=0, maximum=65535
+        0, "HTTP port of /healthz; 0 picks a free one.", minimum=0, maximum=65535
+    )
+    metrics_port: int = setting(
+        0,
+        "HTTP port of /metrics, for operators alone; 0 picks a free one.",
+        minimum=0,
+        maximum=65535,
     )
     drain_s: float = setting(
         10.0, "Seconds that running calls get to end after SIGTERM.", minimum=0, maximum=600

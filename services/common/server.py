@@ -46,9 +46,11 @@ class ServiceHost:
     """One process's servers.
 
     `name` is the service's short name ("tts"); `full_names` the gRPC services it serves, for
-    health and reflection. `app` takes further HTTP routes (the gateway's page). `grpc_port` and
-    `http_port` hold the real ports after `start`. `stopping` is set by SIGTERM or SIGINT, so that
-    a long warm-up can give up. Messages over `max_message_bytes` are refused before they are read.
+    health and reflection. `app` takes further HTTP routes (the gateway's page); figures are on a
+    port of their own, which whoever reaches `app` need not reach. `grpc_port`, `http_port` and
+    `metrics_port` hold the real ports after `start`. `stopping` is set by SIGTERM or SIGINT, so
+    that a long warm-up can give up. Messages over `max_message_bytes` are refused before they are
+    read.
     """
 
     name: str
@@ -59,9 +61,10 @@ class ServiceHost:
     app: web.Application = field(init=False)
     grpc_port: int = field(init=False, default=0)
     http_port: int = field(init=False, default=0)
+    metrics_port: int = field(init=False, default=0)
     stopping: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _health: health.aio.HealthServicer = field(init=False)
-    _runner: web.AppRunner | None = field(init=False, default=None)
+    _runners: list[web.AppRunner] = field(init=False, default_factory=list)
     _serving: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -78,10 +81,9 @@ class ServiceHost:
         reflection.enable_server_reflection(names, self.server)
         self.app = web.Application()
         self.app.router.add_get("/healthz", self._healthz)
-        self.app.router.add_get("/metrics", self._metrics)
 
     async def start(self) -> None:
-        """Listen on both ports; health stays NOT_SERVING until `set_serving(True)`.
+        """Listen on all ports; health stays NOT_SERVING until `set_serving(True)`.
 
         From here on SIGTERM and SIGINT end the service in order, even before `run`.
         Raises ConfigError, naming the variable, when a port is taken.
@@ -100,22 +102,34 @@ class ServiceHost:
                 f"cannot listen on {address}: choose another port with {variable}"
             ) from error
         logging.getLogger("aiohttp.server").addFilter(_is_worth_logging)
-        self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, self.config.host, self.config.http_port).start()
-        except OSError as error:
-            variable = f"{self.config.prefix}HTTP_PORT"
-            raise ConfigError(
-                f"cannot listen on {self.config.host}:{self.config.http_port}: "
-                f"choose another port with {variable}"
-            ) from error
-        self.http_port = self._runner.addresses[0][1]
+        figures = web.Application()
+        figures.router.add_get("/metrics", self._metrics)
+        self.http_port = await self._listen(self.app, self.config.http_port, "HTTP_PORT")
+        self.metrics_port = await self._listen(figures, self.config.metrics_port, "METRICS_PORT")
         await self.server.start()
         log.info(
             "listening",
-            extra={"host": self.config.host, "grpc": self.grpc_port, "http": self.http_port},
+            extra={
+                "host": self.config.host,
+                "grpc": self.grpc_port,
+                "http": self.http_port,
+                "metrics": self.metrics_port,
+            },
         )
+
+    async def _listen(self, app: web.Application, port: int, variable: str) -> int:
+        """Serve `app`; the real port. Raises ConfigError, naming the variable, when it is taken."""
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        self._runners.append(runner)
+        try:
+            await web.TCPSite(runner, self.config.host, port).start()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {self.config.host}:{port}: "
+                f"choose another port with {self.config.prefix}{variable}"
+            ) from error
+        return int(runner.addresses[0][1])
 
     async def set_serving(self, serving: bool) -> None:
         """Tell health checks whether this service is ready for work."""
@@ -147,10 +161,10 @@ class ServiceHost:
         log.info("stopped")
 
     async def stop(self) -> None:
-        """Stop both servers. Streams that never end by themselves get a short grace."""
+        """Stop all servers. Streams that never end by themselves get a short grace."""
         await self.server.stop(min(self.config.drain_s, 2.0))
-        if self._runner is not None:
-            await self._runner.cleanup()
+        for runner in self._runners:
+            await runner.cleanup()
 
     async def _healthz(self, request: web.Request) -> web.Response:
         status = 200 if self._serving else 503

@@ -12,6 +12,7 @@ import grpc
 
 from services.common.tasks import QueueClosed, cancel_and_wait, spawn
 from services.gateway import metrics
+from services.gateway.latency import Latencies
 from services.gateway.router import Backoff, Worker
 from services.gateway.sampler import SampledFrame
 from sightline.errors import SightlineError, UnavailableError, error_from_status
@@ -19,7 +20,6 @@ from sightline.v1 import inference_pb2
 
 log = logging.getLogger(__name__)
 
-NUM_LATENCIES = 256  # acknowledgements that the percentiles look back on
 RELEASE_TIMEOUT_S = 3.0
 
 
@@ -31,7 +31,6 @@ class _Sent:
     sequence: int
     frame: SampledFrame
     fresh: bool
-    sent_s: float
 
 
 class FrameLink:
@@ -52,14 +51,16 @@ class FrameLink:
         window_frames: int,
         grace_s: float,
         open_timeout_s: float,
+        delivery: str,
     ) -> None:
         """`window_segments` and `max_pixels` of a frame are what the worker is asked for,
-        `window_frames` how many are kept."""
+        `window_frames` how many are kept, `delivery` what latencies are counted under."""
         self.worker = worker
         self.connected = False
         self.processed = 0
         self.dropped: Counter[str] = Counter()
-        self.latencies_ms: deque[float] = deque(maxlen=NUM_LATENCIES)
+        self.latencies = Latencies()
+        self.newest_s: float | None = None  # when the newest understood frame was sampled
         self.last_capture_ns = 0
         self.refused_s = float("-inf")  # when the worker last had no room for the session's frames
         self.reused_segments = 0
@@ -72,6 +73,7 @@ class FrameLink:
         )
         self._next_frame = next_frame
         self._open_timeout_s = open_timeout_s
+        self._observed = metrics.FRAME_LATENCY.labels(delivery)
         self._kept: deque[SampledFrame] = deque(maxlen=window_frames)
         self._in_flight: deque[_Sent] = deque()
         self._again: deque[tuple[SampledFrame, bool]] = deque()
@@ -203,7 +205,7 @@ class FrameLink:
                 except QueueClosed:
                     return
             self._sequence += 1
-            self._in_flight.append(_Sent(self._sequence, frame, fresh, time.monotonic()))
+            self._in_flight.append(_Sent(self._sequence, frame, fresh))
             message = inference_pb2.Frame(
                 sequence=self._sequence,
                 capture_ns=frame.capture_ns,
@@ -225,9 +227,11 @@ class FrameLink:
             self._kept.append(sent.frame)
             if sent.fresh:
                 self.processed += 1
-                metrics.FRAME_ROUND_TRIP.observe(now - sent.sent_s)
+                latency_s = now - sent.frame.sampled_s
+                self._observed.observe(latency_s)
+                self.latencies.add(now, latency_s)
+                self.newest_s = sent.frame.sampled_s
         self._credit = ack.credit
-        self.latencies_ms.append(ack.latency_ms)
         self.last_capture_ns = ack.capture_ns
         self.reused_segments = ack.reused_segments
         self.recomputed_segments = ack.recomputed_segments

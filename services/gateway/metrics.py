@@ -24,10 +24,16 @@ FRAMES_PROCESSED = Counter(
 FRAMES_REPLAYED = Counter(
     "sightline_frames_replayed_total", "Frames sent again to rebuild a session's state."
 )
-FRAME_ROUND_TRIP = Histogram(
-    "sightline_frame_round_trip_seconds",
-    "Sampled at the gateway to understood by the worker.",
+FRAME_LATENCY = Histogram(
+    "sightline_frame_latency_seconds",
+    "Frame chosen by the sampler to the worker's word that it is understood, by one clock.",
+    ["delivery"],  # newest: live; lossless: its publisher waits for the model
     buckets=LATENCY_BUCKETS,
+)
+FRAME_AGE = Gauge(
+    "sightline_newest_frame_age_seconds",
+    "Since the newest understood frame of a session was sampled: quantiles over the sessions.",
+    ["state", "of"],  # of: p50, p95, max
 )
 RTMP_CONNECTIONS = Counter(
     "sightline_rtmp_connections_total", "RTMP connections by what became of them.", ["outcome"]

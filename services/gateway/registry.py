@@ -167,9 +167,11 @@ class Sessions:
     def tick(self, now_s: float) -> None:
         """Once a second: figures, and the sessions whose time is over."""
         states: Counter[str] = Counter()
+        ages_s: dict[str, list[float]] = {name: [] for name in STATE_NAMES.values()}
         for session in list(self._sessions.values()):
             session.tick(now_s)
             states[STATE_NAMES[session.state]] += 1
+            ages_s[STATE_NAMES[session.state]].append(session.frame_age_s(now_s))
             if reason := self._overdue(session, now_s):
                 self.delete(session, reason)
                 continue
@@ -177,6 +179,10 @@ class Sessions:
                 listener.session_changed(session)
         for name in STATE_NAMES.values():
             metrics.SESSIONS.labels(name).set(states[name])
+            ages = sorted(ages_s[name]) or [0.0]
+            for of, share in (("p50", 0.5), ("p95", 0.95), ("max", 1.0)):
+                age_s = ages[min(len(ages) - 1, int(share * len(ages)))]
+                metrics.FRAME_AGE.labels(name, of).set(age_s)
 
     # --- inside -----------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ the session's rate chooses are converted, on the decode thread.
 
 import asyncio
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class SampledFrame:
     height: int
     capture_ns: int
     clock_source: ClockSource
+    sampled_s: float  # time.monotonic() when the rate chose its picture
 
 
 @dataclass(slots=True)
@@ -157,8 +159,9 @@ class Sampler:
             width, height = self._size
         if not chosen:
             return
+        sampled_s = time.monotonic()
         pixels = self._convert(picture.frame, width, height)
-        frame = SampledFrame(pixels, width, height, capture_ns, picture.clock_source)
+        frame = SampledFrame(pixels, width, height, capture_ns, picture.clock_source, sampled_s)
         with self._room:
             while self._lossless and len(self._ring) >= self._capacity and not self._closed:
                 self._room.wait()

@@ -108,6 +108,7 @@ class Session:
             window_frames=self._window * max(1, description.tubelet),
             grace_s=config.worker_grace_s,
             open_timeout_s=config.open_timeout_s,
+            delivery="lossless" if plan.lossless else "newest",
         )
         self._degraded: dict[str, float] = {}
         self._source_failed = False
@@ -211,6 +212,11 @@ class Session:
         dropped = self.sampler.counts().dropped.total() + self.link.dropped.total()
         return Progress(self.link.processed, dropped, self.link.last_capture_ns)
 
+    def frame_age_s(self, now_s: float) -> float:
+        """Since the newest understood frame was sampled; without one, since its state began."""
+        newest_s = self.link.newest_s
+        return max(0.0, now_s - (self.since_s if newest_s is None else newest_s))
+
     def tick(self, now_s: float) -> None:
         """Once a second: rates, and the counters that Prometheus reads."""
         counts = self.sampler.counts()
@@ -253,7 +259,7 @@ class Session:
     def _stats(self) -> gateway_pb2.SessionStats:
         counts = self.sampler.counts()
         link = self.link
-        latencies = sorted(link.latencies_ms)
+        p50_ms, p95_ms = link.latencies.percentiles_ms(time.monotonic(), (0.50, 0.95))
         history = link.reused_segments + link.recomputed_segments
         return gateway_pb2.SessionStats(
             fps_in=self._rate(lambda tick: tick.received),
@@ -262,8 +268,8 @@ class Session:
             frames_sampled=counts.sampled,
             frames_processed=link.processed,
             dropped=counts.dropped + link.dropped,
-            frame_latency_p50_ms=_percentile(latencies, 0.50),
-            frame_latency_p95_ms=_percentile(latencies, 0.95),
+            frame_latency_p50_ms=p50_ms,
+            frame_latency_p95_ms=p95_ms,
             kv_hit_ratio=link.reused_segments / history if history else 1.0,
             last_capture_ns=link.last_capture_ns,
             clock_source=counts.clock_source or "",
@@ -288,10 +294,3 @@ class Session:
         if self._source_failed:
             flags.append("source_failed")
         return flags
-
-
-def _percentile(ordered: list[float], share: float) -> float:
-    """Nearest rank; 0 for no values."""
-    if not ordered:
-        return 0.0
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

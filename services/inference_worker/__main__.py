@@ -8,11 +8,13 @@ import sys
 from services.common.config import ConfigError
 from services.common.log import set_up_logging
 from services.common.server import ServiceHost
+from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker.answer import Answerer
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine import Engine
 from services.inference_worker.errors import ModelError
+from services.inference_worker.meter import meter_of, watch
 from services.inference_worker.peers import DialoguePeer, SpeechPeer
 from services.inference_worker.servicer import InferenceServicer
 from sightline.v1 import inference_pb2
@@ -49,7 +51,10 @@ async def serve(config: WorkerConfig, engine: Engine) -> None:
     gc.collect()
     gc.freeze()  # the libraries' objects are never garbage; looking through them stops every thread
     log.info("warm", extra={"model": engine.model.spec.name})
+    meter = meter_of(engine.core.runner.device)
+    watching = spawn(watch(meter), name="watch device") if meter else None
     await host.run(servicer.drain)
+    await cancel_and_wait(watching)
     for peer in (history, speech):
         if peer is not None:
             await peer.aclose()

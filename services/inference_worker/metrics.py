@@ -9,7 +9,7 @@ WORKER = Info(
     "What runs here: model, device, dtype, kv_dtype and quantization.",
 )
 FRAME_LATENCY = Histogram(
-    "sightline_frame_latency_seconds",
+    "sightline_worker_frame_latency_seconds",
     "A frame's arrival at the engine to the session's state updated.",
     buckets=LATENCY_BUCKETS,
 )
@@ -86,8 +86,31 @@ KV_PAGES_PROMISED = Gauge(
 )
 KV_PAGES_TOTAL = Gauge("sightline_kv_pages_total", "KV pages of the pool.")
 KV_BYTES_PER_SESSION = Gauge("sightline_kv_bytes_per_session", "KV bytes promised to a session.")
-DEVICE_BUSY = Gauge("sightline_device_busy_ratio", "Share of time the device thread computes.")
+ENGINE_BUSY = Gauge(
+    "sightline_engine_busy_ratio", "Share of time the device thread is within steps."
+)
+DEVICE_UTILISATION = Gauge(
+    "sightline_device_utilisation_ratio",
+    "Mean of 15 s. nvml: share of time a kernel ran on the GPU; process: of the cores it may use.",
+    ["source"],
+)
+DEVICE_MEMORY_USED = Gauge(
+    "sightline_device_memory_used_bytes",
+    "nvml: of the GPU, by anybody; process: of it.",
+    ["source"],
+)
+DEVICE_MEMORY_TOTAL = Gauge(
+    "sightline_device_memory_total_bytes",
+    "nvml: of the GPU; process: what it may take.",
+    ["source"],
+)
 REBASES = Counter("sightline_rebases_total", "Sessions moved back before the position horizon.")
 STEP_FAILURES = Counter(
     "sightline_step_failures_total", "Steps that raised, by what failed.", ["part"]
 )
+
+
+def forget_device(source: str) -> None:
+    """Figures that are no longer read are not shown as if they were."""
+    for gauge in (DEVICE_UTILISATION, DEVICE_MEMORY_USED, DEVICE_MEMORY_TOTAL):
+        gauge.remove(source)

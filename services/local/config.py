@@ -37,14 +37,15 @@ class LocalConfig(EnvConfig):
         "Redis to keep conversations in; empty: one of the suite's own, thrown away at its end.",
     )
     gateway_grpc_port: int = _port(50051, "gRPC of the gateway: SDK and command line.")
-    gateway_http_port: int = _port(8080, "Page, HTTP API and metrics of the gateway.")
+    gateway_http_port: int = _port(8080, "Page and HTTP API of the gateway.")
+    gateway_metrics_port: int = _port(9101, "Metrics of the gateway.")
     gateway_rtmp_port: int = _port(1935, "RTMP.")
     dialogue_grpc_port: int = _port(50053, "gRPC of dialogue.")
-    dialogue_http_port: int = _port(9102, "Metrics of dialogue.")
+    dialogue_metrics_port: int = _port(9102, "Metrics of dialogue.")
     tts_grpc_port: int = _port(50054, "gRPC of tts.")
-    tts_http_port: int = _port(9103, "Metrics of tts.")
+    tts_metrics_port: int = _port(9103, "Metrics of tts.")
     worker_grpc_port: int = _port(50060, "gRPC of the first worker; others follow.")
-    worker_http_port: int = _port(9110, "Metrics of the first worker; others follow.")
+    worker_metrics_port: int = _port(9110, "Metrics of the first worker; others follow.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:

@@ -45,17 +45,19 @@ class Suite:
         self.dialogue = self._service(
             "dialogue",
             config.dialogue_grpc_port,
-            DIALOGUE_HTTP_PORT=config.dialogue_http_port,
+            DIALOGUE_METRICS_PORT=config.dialogue_metrics_port,
             DIALOGUE_REDIS_URL=url,
         )
-        self.tts = self._service("tts", config.tts_grpc_port, TTS_HTTP_PORT=config.tts_http_port)
+        self.tts = self._service(
+            "tts", config.tts_grpc_port, TTS_METRICS_PORT=config.tts_metrics_port
+        )
         threads = {} if "WORKER_THREADS" in os.environ else _threads(config.workers)
         self.workers = [
             self._service(
                 "inference_worker",
                 config.worker_grpc_port + number,
                 label=f"worker-{number}" if config.workers > 1 else "worker",
-                WORKER_HTTP_PORT=config.worker_http_port + number,
+                WORKER_METRICS_PORT=config.worker_metrics_port + number,
                 WORKER_MODEL=config.worker_model,
                 WORKER_DIALOGUE=dialogue,
                 WORKER_TTS=tts,
@@ -67,6 +69,7 @@ class Suite:
             "gateway",
             config.gateway_grpc_port,
             GATEWAY_HTTP_PORT=config.gateway_http_port,
+            GATEWAY_METRICS_PORT=config.gateway_metrics_port,
             GATEWAY_RTMP_PORT=config.gateway_rtmp_port,
             GATEWAY_WORKERS=",".join(worker.address for worker in self.workers),
             GATEWAY_TTS=tts,

@@ -93,7 +93,7 @@ def _wait_for(condition: Callable[[], bool], timeout_s: float = 20) -> None:
 
 
 def _metric(process: ServiceProcess, name: str) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{process.http_port}/metrics") as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{process.metrics_port}/metrics") as page:
         for line in page.read().decode().splitlines():
             if line.startswith(f"{name} "):
                 return float(line.split()[1])

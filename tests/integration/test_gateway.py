@@ -395,7 +395,7 @@ def test_sigterm_sends_viewers_away_and_frees_the_worker(own: Watching) -> None:
     assert "session not released" not in messages
 
 
-@pytest.mark.parametrize("name", ["RTMP_PORT", "GRPC_PORT", "HTTP_PORT"])
+@pytest.mark.parametrize("name", ["RTMP_PORT", "GRPC_PORT", "HTTP_PORT", "METRICS_PORT"])
 def test_a_busy_port_is_named_with_its_variable(
     watching: Watching, tmp_path: Path, name: str
 ) -> None:
@@ -403,6 +403,7 @@ def test_a_busy_port_is_named_with_its_variable(
         "RTMP_PORT": watching.rtmp_port,
         "GRPC_PORT": watching.gateway.grpc_port,
         "HTTP_PORT": watching.gateway.http_port,
+        "METRICS_PORT": watching.gateway.metrics_port,
     }
     environment = {"GATEWAY_RTMP_PORT": "0", f"GATEWAY_{name}": str(ports[name])}
     second = ServiceProcess("gateway", environment, tmp_path)
@@ -413,12 +414,26 @@ def test_a_busy_port_is_named_with_its_variable(
     assert "Traceback" not in second.log()
 
 
+def test_who_reaches_the_page_does_not_reach_the_figures(watching: Watching) -> None:
+    import urllib.error
+    import urllib.request
+
+    page = f"http://127.0.0.1:{watching.gateway.http_port}"
+    with urllib.request.urlopen(f"{page}/healthz", timeout=10) as reply:
+        assert json.load(reply)["serving"]
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{page}/metrics", timeout=10)
+    figures = f"http://127.0.0.1:{watching.gateway.metrics_port}"
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{figures}/", timeout=10)
+
+
 def test_metrics_have_the_suite_s_names(watching: Watching, clip: Clip) -> None:
     import urllib.request
 
     session = watching.create(clip.source, loop=True)
     watching.wait(session.id, lambda state: state.stats.frames_processed >= 8)
-    url = f"http://127.0.0.1:{watching.gateway.http_port}/metrics"
+    url = f"http://127.0.0.1:{watching.gateway.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=10) as reply:
         text = reply.read().decode()
     for metric in (
@@ -429,6 +444,8 @@ def test_metrics_have_the_suite_s_names(watching: Watching, clip: Clip) -> None:
         'sightline_workers{condition="ready"} 1.0',
         "sightline_answers_total",
         "sightline_first_token_seconds_bucket",
+        'sightline_frame_latency_seconds_bucket{delivery="newest",le="0.2"}',
+        'sightline_newest_frame_age_seconds{of="max",state="live"}',
     ):
         assert metric in text, metric
     assert session.id not in text

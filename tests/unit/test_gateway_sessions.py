@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
-from services.gateway import router
+from services.gateway import metrics, router
 from services.gateway.gate import Gate
 from services.gateway.session import ENDED, LIVE, STALLED, WAITING
 from sightline.errors import (
@@ -110,10 +111,50 @@ async def test_frames_reach_the_worker_in_order_and_within_its_credit() -> None:
         assert all(len(frame.pixels) == 16 * 16 * 3 for frame in worker.frames[session.id])
         stats = session.message().stats
         assert (stats.frames_received, stats.frames_sampled, stats.frames_processed) == (12, 12, 12)
-        assert stats.frame_latency_p95_ms == 5
+        assert 0 < stats.frame_latency_p50_ms <= stats.frame_latency_p95_ms
         assert stats.kv_hit_ratio == 0.75
         assert stats.last_capture_ns == 12 * SECOND_NS
         assert (stats.source_width, stats.source_height) == (32, 32)
+
+
+async def test_a_frame_s_latency_and_age_begin_at_the_sampler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(fps=1)
+        earlier = SimpleNamespace(monotonic=lambda: time.monotonic() - 0.25)
+        monkeypatch.setattr("services.gateway.sampler.time", earlier)
+        before = _share_of_latencies(within_s=0.2)
+        session.admit("rtmp").picture(picture(0))
+        await eventually(lambda: session.link.processed == 1)
+        assert session.message().stats.frame_latency_p50_ms > 245
+        assert session.frame_age_s(time.monotonic()) > 0.25
+        within, total = _share_of_latencies(within_s=0.2)
+        assert (within, total) == (before[0], before[1] + 1)
+
+
+def _share_of_latencies(within_s: float) -> tuple[float, float]:
+    """How many frames of live sessions were understood in time, and how many in all."""
+    histogram = metrics.FRAME_LATENCY.labels("newest")
+    samples = {
+        sample.labels["le"]: sample.value
+        for sample in histogram.collect()[0].samples
+        if sample.name.endswith("_bucket")
+    }
+    return samples[str(within_s)], samples["+Inf"]
+
+
+async def test_the_newest_frame_s_age_is_told_by_state() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(fps=1)
+        session.admit("rtmp").picture(picture(0))
+        await eventually(lambda: session.link.processed == 1)
+        parts.sessions.tick(time.monotonic() + 3)
+        for of in ("p50", "p95", "max"):
+            assert 3 <= metrics.FRAME_AGE.labels("live", of)._value.get() < 10
+        assert metrics.FRAME_AGE.labels("stalled", "max")._value.get() == 0
 
 
 async def test_live_frames_drop_the_oldest_and_count_it() -> None:
