@@ -26,10 +26,14 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
+    secret: bool = False,
 ) -> Any:
-    """A configuration field: its default, one line for operators, and what values are allowed."""
+    """A configuration field: its default, one line for operators, and what values are allowed.
+
+    What is `secret` is in no text that is made of the configuration.
+    """
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

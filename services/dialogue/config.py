@@ -1,6 +1,7 @@
 """Configuration of the dialogue service."""
 
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from services.common.config import ServiceConfig, setting
@@ -14,7 +15,13 @@ class DialogueConfig(ServiceConfig):
 
     grpc_port: int = setting(50053, "gRPC port; 0 picks a free one.", minimum=0, maximum=65535)
     redis_url: str = setting(
-        MISSING, "Where Redis is: redis://[user:password@]host:port/database, rediss:// for TLS."
+        MISSING,
+        "Where Redis is: redis://[user:password@]host:port/database, rediss:// for TLS, or "
+        "unix:///path/of/socket.",
+        secret=True,
+    )
+    redis_password_file: Path | None = setting(
+        None, "File with the password of Redis, where the URL holds none."
     )
     redis_timeout_s: float = setting(
         1.0, "Longest one answer of Redis may take, connecting included.", minimum=0.05, maximum=60

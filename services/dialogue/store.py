@@ -115,6 +115,7 @@ class RedisStore:
         try:
             pool: Any = BlockingConnectionPool.from_url(
                 config.redis_url,
+                **_password(config),
                 max_connections=config.redis_connections,
                 timeout=config.redis_timeout_s,
                 socket_timeout=config.redis_timeout_s,
@@ -184,6 +185,19 @@ class RedisStore:
         with _translated(operation):
             async with asyncio.timeout(self._timeout_s):
                 return await script(keys=[KEY + conversation], args=arguments)
+
+
+def _password(config: DialogueConfig) -> dict[str, str]:
+    """Of the file, where one is named; a password in the URL goes before it."""
+    path = config.redis_password_file
+    if path is None:
+        return {}
+    try:
+        password = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        name = f"{config.prefix}REDIS_PASSWORD_FILE"
+        raise ConfigError(f"{name}={str(path)!r} cannot be read") from error
+    return {"password": password} if password else {}
 
 
 # What Redis says when it will not do something: the code, the reason for metrics, our error.

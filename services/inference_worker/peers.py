@@ -71,8 +71,9 @@ class DialoguePeer:
     """Reads and writes conversations without ever holding an answer up.
 
     Rounds are written in the background, in order, and again until dialogue takes them; at most
-    `max_waiting` wait, then the oldest is dropped and counted. `available` is False from a failure
-    of dialogue until its next success: what an answer's `degraded` says.
+    `max_waiting` wait, then the oldest is dropped and counted. `available` is what an answer's
+    `degraded` says: False from a failure until the same works again, for a Redis that is full is
+    read as ever and takes nothing.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class DialoguePeer:
         first_backoff_s: float = 0.1,
         max_backoff_s: float = 2.0,
     ) -> None:
-        self.available = True
+        self._failing: set[str] = set()  # of "read", "write"
         self._channel, self._owns_channel = _channel(peer)
         self._stub = dialogue_pb2_grpc.DialogueServiceStub(self._channel)
         self._context_timeout_s = context_timeout_s
@@ -99,6 +100,11 @@ class DialoguePeer:
         self._on_wire = False  # the first of them is being written
         self._closing = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether dialogue gives and takes rounds, as far as is known."""
+        return not self._failing
 
     @property
     def num_waiting(self) -> int:
@@ -122,9 +128,9 @@ class DialoguePeer:
             if error.code() is grpc.StatusCode.NOT_FOUND:  # new, or expired: begins with a round
                 kept = []
             else:
-                self._note_failure("context", error)
+                self._note_failure("read", error)
         if kept is not None:
-            self._note_success()
+            self._note_success("read")
         CONTEXTS.labels("failed" if kept is None else "read").inc()
         if kept is None and not waiting:
             return None
@@ -188,7 +194,7 @@ class DialoguePeer:
                 outcome = await self._write(item)
             except grpc.aio.AioRpcError as error:
                 if error.code() in _PASSING:
-                    self._note_failure("append", error)
+                    self._note_failure("write", error)
                     await self._pause(backoff_s * random.uniform(0.5, 1.0))
                     backoff_s = min(2 * backoff_s, self._max_backoff_s)
                     continue
@@ -197,8 +203,7 @@ class DialoguePeer:
                     "round refused",
                     extra={"code": error.code().name, "reason": error.details()},
                 )
-            else:
-                self._note_success()
+            self._note_success("write")  # a round that it will not have says nothing of others
             backoff_s = self._first_backoff_s
             if self._waiting and self._waiting[0] is item:  # not dropped to make room
                 self._waiting.popleft()
@@ -234,12 +239,13 @@ class DialoguePeer:
         if self.available:
             fields = {"operation": operation, "code": error.code().name, "reason": error.details()}
             log.warning("dialogue is away", extra=fields)
-        self.available = False
+        self._failing.add(operation)
 
-    def _note_success(self) -> None:
-        if not self.available:
-            log.info("dialogue answers again")
-        self.available = True
+    def _note_success(self, operation: str) -> None:
+        if operation in self._failing:
+            self._failing.remove(operation)
+            if self.available:
+                log.info("dialogue answers again")
 
 
 class SpeechPeer:

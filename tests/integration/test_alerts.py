@@ -148,6 +148,10 @@ CASES = {
     "RedisAway": Case(
         held("sightline_dialogue_redis_up", 0), held("sightline_dialogue_redis_up", 1)
     ),
+    "RedisFull": Case(
+        jumping('sightline_dialogue_redis_errors_total{reason="full"}', 1),
+        jumping('sightline_dialogue_redis_errors_total{reason="timeout"}', 9),
+    ),
     "RoundsLost": Case(
         jumping('sightline_worker_rounds_total{outcome="dropped_full"}', 1),
         jumping('sightline_worker_rounds_total{outcome="written"}', 50),

@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -271,6 +272,29 @@ def test_dialogue_killed_and_started_again(dialogue: Start) -> None:
     assert _eventually(lambda: _turns(stub, "c")) == [f"t{number}" for number in range(7)]
     assert _append(stub, "c", "t6").duplicate
     assert _append(stub, "c", "t7").rounds == 8
+
+
+def test_a_password_comes_from_a_file_and_is_in_no_text(
+    dialogue: Start, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    password = "open-sesame-7"
+    file = tmp_path / "password"
+    file.write_text(f"{password}\n")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("requirepass", password)
+        process, stub = dialogue(REDIS_PASSWORD_FILE=file, LOG_LEVEL="debug")
+        stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+        assert _append(stub, "c", "t0").rounds == 1
+        with_url = redis_server.url.replace("//", f"//:{password}@")
+        other, stub = dialogue(REDIS_URL=with_url, LOG_LEVEL="debug")
+        assert _append(stub, "c", "t1").rounds == 2
+        client.config_set("requirepass", "changed")
+        client.client_kill_filter(skipme=True)
+        for each in (other, process):
+            _wait_for(lambda each=each: _metric(each, "sightline_dialogue_redis_up") == 0)
+            _wait_for(lambda each=each: "refuses our credentials" in each.log())
+            assert password not in each.log()
+        client.config_set("requirepass", "")
 
 
 def test_redis_out_of_memory_refuses_writes_whole_and_still_reads(

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import redis
+
 from services.inference_worker.model.family import Round
 from services.inference_worker.peers import DialoguePeer
 from tests.processes import RedisServer, ServiceProcess
@@ -62,6 +64,36 @@ async def test_history_survives_redis_and_dialogue_being_killed(
     await _written(peer)
     assert await peer.context("c", 4) == _rounds(range(2, 6))
     await peer.aclose()
+
+
+async def test_a_full_redis_degrades_answers_until_it_takes_rounds_again(
+    redis_server: RedisServer, service_process: Callable[..., ServiceProcess]
+) -> None:
+    dialogue = service_process("dialogue", DIALOGUE_REDIS_URL=redis_server.url)
+    peer = DialoguePeer(dialogue.address, context_timeout_s=5.0)
+    _append(peer, 0)
+    await _written(peer)
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+        _append(peer, 1)
+        for _ in range(3):  # reading goes on; that does not mean that all is well
+            assert await peer.context("c", 10) == _rounds(range(2))
+            await _until_unavailable(peer)
+        assert await peer.context("new", 10) == []
+        assert not peer.available
+        client.config_set("maxmemory", "0")
+    await _written(peer)
+    assert peer.available
+    assert await peer.context("c", 10) == _rounds(range(2))
+    await peer.aclose()
+
+
+async def _until_unavailable(peer: DialoguePeer) -> None:
+    deadline = time.monotonic() + 20
+    while peer.available:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
 
 
 async def test_what_waits_is_written_when_the_worker_ends(
