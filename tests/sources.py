@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from services.gateway.sources.base import Picture
+from services.gateway.sources.base import DecodeBudget, Picture
 from sightline.errors import AlreadyExistsError, UnauthenticatedError
 
 START_NS = 1_790_000_000_000_000_000
@@ -37,6 +37,7 @@ class RecordingSink:
     drops: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     newest: Picture | None = None
+    budget: DecodeBudget = field(default_factory=DecodeBudget)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def picture(self, picture: Picture) -> None:

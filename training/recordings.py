@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from services.gateway.frame_size import FrameSize
 from services.gateway.sampler import FrameRate, to_rgb
-from services.gateway.sources.base import Picture
-from services.gateway.sources.container import Reading, open_reading
+from services.gateway.sources.base import DecodeBudget, Picture
+from services.gateway.sources.container import Reading, open_file
 from services.inference_worker.model.family import StreamSpec
 from sightline.errors import InvalidArgumentError
 
@@ -222,7 +222,7 @@ def read_footage(
 def _play(video: Path, takers: "list[_Taker]") -> None:
     """Show a video's pictures to those who want some of them."""
     try:
-        reading = open_reading(f"file:{video}", "file", _Unbothered(), (10.0, 10.0))
+        reading = open_file(video, _Unbothered())
     except InvalidArgumentError as error:
         raise takers[0].error("video", f"{video}: {error.message}") from error
     try:
@@ -230,7 +230,7 @@ def _play(video: Path, takers: "list[_Taker]") -> None:
     except (av.FFmpegError, OSError) as error:
         raise takers[0].error("video", f"{video} cannot be read to its end: {error}") from error
     finally:
-        reading.container.close()
+        reading.close()
     for taker in waiting:
         taker.finish(last_s)
 
@@ -310,6 +310,8 @@ class _Taker:
 
 class _Unbothered:
     """Where a reading's remarks go: a broken packet is passed over, as it is when it is served."""
+
+    budget = DecodeBudget()
 
     def picture(self, picture: Picture) -> None: ...
     def ended(self, reason: str) -> None: ...

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from grpc.aio import ServerInterceptor, ServicerContext
 
 from services.common.metrics import RPC_SECONDS
+from services.common.redaction import redacted
 from sightline.errors import InvalidArgumentError, SightlineError
 
 log = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class _Outcome:
             self.code = grpc.StatusCode.CANCELLED
             raise error
         self.code, message = self._status_of(error)
-        await context.abort(self.code, message[:MAX_DETAIL_CHARS])
+        await context.abort(self.code, redacted(message)[:MAX_DETAIL_CHARS])
 
     def _status_of(self, error: Exception) -> tuple[grpc.StatusCode, str]:
         error = _one_of_group(error)

@@ -5,6 +5,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from services.common.redaction import redacted
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -26,7 +28,18 @@ class JsonFormatter(logging.Formatter):
         entry |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
+        return json.dumps(_shown(entry), default=str)
+
+
+def _shown(value: object) -> object:
+    """The value without what no log may hold: passwords and tokens in URLs, however deep."""
+    if isinstance(value, dict):
+        return {key: _shown(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_shown(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return redacted(str(value))
 
 
 def set_up_logging(service: str, level: str) -> None:

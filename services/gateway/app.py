@@ -19,6 +19,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from services.common import checks
+from services.common.redaction import redacted
 from services.gateway.addresses import Addresses
 from services.gateway.config import GatewayConfig
 from services.gateway.knowledge import knowledge_of
@@ -288,7 +289,7 @@ def _as_json(message: Message) -> dict[str, Any]:
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"code": code, "message": message}, status=status)
+    return web.json_response({"code": code, "message": redacted(message)}, status=status)
 
 
 def _ice_server(url: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
 from services.common.config import ConfigError, ServiceConfig, setting
+from services.gateway.sources.reach import Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,22 @@ class GatewayConfig(ServiceConfig):
         None, "Folder that file sources may be read from; empty: no local files."
     )
     url_sources: bool = setting(True, "Whether sessions may be created from http, rtsp, rtmp URLs.")
+    url_allow: tuple[str, ...] = setting(
+        (),
+        "Where URL sources may lead besides the public internet: networks, hosts and patterns of "
+        "hosts, each with a port or for any, e.g. 10.1.0.0/16,camera.lan:554,*.cam.lan.",
+    )
+    decoder_bytes: int = setting(
+        256 * 1024 * 1024,
+        "Bytes of pictures that a session's decoder may keep to refer to.",
+        minimum=1024 * 1024,
+    )
+    picture_s: float = setting(
+        2.0,
+        "Seconds of a processor that one picture may take to decode; a source of slower ones ends.",
+        minimum=0.01,
+        maximum=60,
+    )
     rtmp_host: str | None = setting(None, "Address of the RTMP port; empty: that of GATEWAY_HOST.")
     rtmp_port: int | None = setting(
         1935, "RTMP port; 0 picks a free one, empty: no RTMP.", minimum=0, maximum=65535
@@ -94,6 +111,11 @@ class GatewayConfig(ServiceConfig):
             _check_address("GATEWAY_TTS", config.tts)
         if config.media_root is not None and not config.media_root.is_dir():
             raise ConfigError(f"GATEWAY_MEDIA_ROOT={config.media_root} is not a folder")
+        for rule in config.url_allow:
+            try:
+                Rule.parse(rule)
+            except ValueError as error:
+                raise ConfigError(f"GATEWAY_URL_ALLOW: {error}") from None
         for server in config.ice_servers:
             if not server.startswith(("stun:", "stuns:", "turn:", "turns:")):
                 raise ConfigError(f"GATEWAY_ICE_SERVERS: {server!r} is not a stun: or turn: URL")

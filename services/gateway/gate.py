@@ -45,6 +45,7 @@ class _Door:
     def __init__(self, session: Session, sink: PictureSink) -> None:
         self._session = session
         self._sink = sink
+        self.budget = sink.budget
         self.ended = sink.ended
         self.dropped = sink.dropped
         self.noted = sink.noted

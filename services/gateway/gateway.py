@@ -19,6 +19,7 @@ from services.gateway.servicer import SightlineServicer
 from services.gateway.session import Plan
 from services.gateway.sources.base import PictureSink, Source
 from services.gateway.sources.file import FileSource
+from services.gateway.sources.reach import Reach
 from services.gateway.sources.rtmp.server import RtmpServer
 from services.gateway.sources.webrtc import WhipEndpoint
 from services.gateway.speaker import Speaker
@@ -37,6 +38,7 @@ class Gateway:
         self._config = config
         self._host = host
         self._router = Router(config.workers)
+        self._reach = Reach(config.url_allow)
         self._sessions = Sessions(config, self._router, self._make_source)
         self._lines = Lines(self._sessions, config)
         self._speaker = Speaker(config.tts, config.max_speaks)
@@ -112,5 +114,6 @@ class Gateway:
             loop=plan.loop,
             paced=not plan.lossless,
             root=self._config.media_root,
+            reach=self._reach,
             name=f"file:{plan.name or 'session'}",
         )

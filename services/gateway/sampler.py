@@ -17,13 +17,15 @@ from av.codec.context import Flags
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from services.common.tasks import QueueClosed
+from services.common.threads import on_thread
 from services.gateway.frame_size import FrameSize
-from services.gateway.sources.base import ClockSource, Picture
+from services.gateway.sources.base import MAX_AHEAD_NS, ClockSource, DecodeBudget, Picture
 
 SECOND_NS = 1_000_000_000
 PREVIEW_WIDTH = 640  # pixels
 SLOW_SOURCE = 0.98  # a source whose interval is at least this much of the wanted one loses no frame
 REWIND_NS = SECOND_NS  # capture times that fall back further start a new timeline
+DEFAULT_BUDGET = DecodeBudget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ class Sampler:
         capacity: int = 8,
         lossless: bool = False,
         on_ended: Callable[[str], None] | None = None,
+        budget: DecodeBudget = DEFAULT_BUDGET,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         if capacity < 1:
             raise ValueError("capacity must be at least 1")
@@ -124,6 +128,8 @@ class Sampler:
         self._rule = size
         self._size = None if size.factor else (size.width, size.height)
         self._loop = loop
+        self.budget = budget
+        self._clock_ns = clock_ns
         self._capacity = capacity
         self._lossless = lossless
         self._on_ended = on_ended
@@ -240,7 +246,7 @@ class Sampler:
             previous, previous_width, jpeg = self._preview
             if previous is picture and previous_width == max_width:
                 return jpeg
-        jpeg = await asyncio.to_thread(self._encode_preview, picture.frame, max_width)
+        jpeg = await on_thread(self._encode_preview, picture.frame, max_width, name="preview")
         self._preview = (picture, max_width, jpeg)
         return jpeg
 
@@ -257,8 +263,13 @@ class Sampler:
 
     def _on_timeline(self, capture_ns: int) -> int:
         """Capture times of a session never decrease, also when a publisher starts anew with
-        earlier ones: those go on where the last ones ended."""
+        earlier ones: those go on where the last ones ended. Nor are they later than our clock by
+        more than a day, whatever a source says: they travel as 64 bits, and later frames follow."""
         last_ns = self._counts.capture_ns
+        latest_ns = self._clock_ns() + MAX_AHEAD_NS
+        if capture_ns + self._offset_ns > max(latest_ns, last_ns + REWIND_NS):
+            self._offset_ns = min(0, latest_ns - capture_ns)
+            self.noted("capture_time_ahead")
         if capture_ns + self._offset_ns < last_ns:
             if last_ns - capture_ns - self._offset_ns > REWIND_NS:
                 self._offset_ns = last_ns - capture_ns + 1

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.common.redaction import redacted
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
@@ -14,7 +15,7 @@ from services.gateway.frame_size import FrameSize
 from services.gateway.link import FrameLink
 from services.gateway.router import Worker
 from services.gateway.sampler import SampledFrame, Sampler
-from services.gateway.sources.base import PictureSink, Source
+from services.gateway.sources.base import DecodeBudget, PictureSink, Source
 from sightline.errors import AlreadyExistsError, FailedPreconditionError
 from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
 
@@ -98,6 +99,7 @@ class Session:
             capacity=config.ring_frames,
             lossless=plan.lossless,
             on_ended=self._source_ended,
+            budget=DecodeBudget(decoder_bytes=config.decoder_bytes, picture_s=config.picture_s),
         )
         self.link = FrameLink(
             self.id,
@@ -236,13 +238,13 @@ class Session:
         self._counted_notes = counts.noted
 
     def message(self) -> gateway_pb2.Session:
-        """The session as viewers see it: without its key."""
+        """The session as viewers see it: without its key, its source without passwords."""
         return gateway_pb2.Session(
             id=self.id,
             name=self.name,
             state=self.state,
             source_kind=self.source_kind,
-            source=self.plan.source,
+            source=redacted(self.plan.source),
             model=self._description.model,
             window=self._window,
             fps=self.fps,

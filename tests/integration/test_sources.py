@@ -18,6 +18,7 @@ from services.gateway.frame_size import FrameSize
 from services.gateway.sampler import Sampler
 from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.push import PushSource
+from services.gateway.sources.reach import Reach
 from sightline.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -29,6 +30,7 @@ from tests.sources import START_NS, RecordingSink, encode_clip, picture_array, w
 SECOND_NS = 1_000_000_000
 MEDIA = Path(__file__).resolve().parents[3] / "shared" / "media"
 needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason=f"needs the clips in {MEDIA}")
+LOOPBACK = Reach(["127.0.0.1"])
 SHORT = FileLimits(open_timeout_s=1.0, read_timeout_s=1.0, reconnects=2, backoff_s=0.05)
 
 
@@ -242,7 +244,7 @@ async def web(clip_bytes: bytes) -> AsyncIterator[str]:
 
 async def test_a_file_over_http(web: str) -> None:
     sink = RecordingSink()
-    await play(FileSource(f"{web}/clip", sink, paced=False), sink)
+    await play(FileSource(f"{web}/clip", sink, paced=False, reach=LOOPBACK), sink)
     assert len(sink.pictures) == 30
     assert sink.reasons == ["end"]
 
@@ -251,7 +253,7 @@ async def test_a_file_over_http(web: str) -> None:
 async def test_a_server_that_does_not_answer_is_given_up(web: str, path: str) -> None:
     """And the event loop goes on meanwhile."""
     sink = RecordingSink()
-    opening = asyncio.create_task(FileSource(f"{web}{path}", sink, limits=SHORT).start())
+    opening = asyncio.create_task(FileSource(f"{web}{path}", sink, limits=SHORT, reach=LOOPBACK).start())
     beats = 0
     while not opening.done():
         await asyncio.sleep(0.02)
@@ -277,7 +279,8 @@ async def test_a_live_url_is_opened_again_until_it_stays_away(tmp_path: Path) ->
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     sink = RecordingSink()
-    await play(FileSource(f"http://127.0.0.1:{port}/live.ts", sink, limits=SHORT), sink)
+    url = f"http://127.0.0.1:{port}/live.ts"
+    await play(FileSource(url, sink, limits=SHORT, reach=LOOPBACK), sink)
     server.close()
     await server.wait_closed()
     assert sink.reasons == ["error"]
@@ -289,7 +292,8 @@ async def test_a_live_url_is_opened_again_until_it_stays_away(tmp_path: Path) ->
 
 @pytest.mark.parametrize("scheme", ["http", "https", "rtsp", "rtmp"])
 async def test_nobody_there(scheme: str, free_port: int) -> None:
-    source = FileSource(f"{scheme}://127.0.0.1:{free_port}/x", RecordingSink(), limits=SHORT)
+    url = f"{scheme}://127.0.0.1:{free_port}/x"
+    source = FileSource(url, RecordingSink(), limits=SHORT, reach=LOOPBACK)
     with pytest.raises(InvalidArgumentError, match="cannot open") as caught:
         await source.start()
     assert "127.0.0.1" not in str(caught.value)

@@ -15,6 +15,16 @@ ClockSource = Literal["stream", "sender_report", "arrival"]
 
 MAX_SIDE = 8192  # pixels
 MAX_PIXELS = 40_000_000
+MAX_AHEAD_NS = 86_400_000_000_000  # a capture time may be later than our clock by a day
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeBudget:
+    """What the decoder of one session may take. `decoder_bytes`: of the pictures that it keeps for
+    others to refer to; `picture_s`: time of a processor for one packet."""
+
+    decoder_bytes: int = 256 * 1024 * 1024
+    picture_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,11 @@ class Picture:
 
 class PictureSink(Protocol):
     """Takes what a source delivers. Every method may be called on the source's decode thread."""
+
+    @property
+    def budget(self) -> DecodeBudget:
+        """What the decoder that feeds this sink may take."""
+        ...
 
     def picture(self, picture: Picture) -> None:
         """Take one picture. Must not block, except to push back on a lossless source.

@@ -1,33 +1,24 @@
-"""Opening files and URLs, safely: where they may lead, what they may be, how long they may take."""
+"""Reading a container of video: which formats and codecs, which stream, at what times."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Self
 
 import av
 from av.container import InputContainer
+from av.stream import Discard
 
 from services.gateway.sources.base import MAX_PIXELS, PictureSink, check_size
-from sightline.errors import InvalidArgumentError, PermissionDeniedError
+from services.gateway.sources.budget import DecodeGuard
+from sightline.errors import InvalidArgumentError
 
 SECOND_NS = 1_000_000_000
 LEAP_NS = 60 * SECOND_NS  # timestamps that leap further start a new timeline, …
 REWIND_NS = SECOND_NS  # … as do those that fall back further
 PROBE_PACKETS = 2000  # without a picture in this many, a file is unreadable
 
-# What a URL may lead to: a playlist must not name files of ours, nor a file other files.
-_PROTOCOLS = {
-    "file": "file",
-    "http": "http,https,httpproxy,tcp,tls,crypto,data",
-    "https": "http,https,httpproxy,tcp,tls,crypto,data",
-    "rtsp": "rtsp,rtp,srtp,udp,tcp,tls",
-    "rtsps": "rtsp,rtsps,rtp,srtp,udp,tcp,tls",
-    "rtmp": "rtmp,tcp",
-    "rtmps": "rtmps,rtmp,tcp,tls",
-}
-_LIVE = ("rtsp", "rtsps", "rtmp", "rtmps")
-_FILE_FORMATS = (
+FILE_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2",
     "matroska,webm",
     "avi",
@@ -46,83 +37,87 @@ _FILE_FORMATS = (
     "mxf",
     "nut",
 )
+# Of the hundreds that libavcodec has: what cameras, recorders and editors write.
+_CODECS = frozenset(
+    {
+        "av1",
+        "dnxhd",
+        "dvvideo",
+        "ffv1",
+        "flv1",
+        "gif",
+        "h263",
+        "h264",
+        "hevc",
+        "libdav1d",
+        "mjpeg",
+        "mpeg1video",
+        "mpeg2video",
+        "mpeg4",
+        "msmpeg4v1",
+        "msmpeg4v2",
+        "msmpeg4v3",
+        "msmpeg4",
+        "prores",
+        "rawvideo",
+        "theora",
+        "vc1",
+        "vp8",
+        "vp9",
+        "wmv1",
+        "wmv2",
+        "wmv3",
+    }
+)
+# For whatever is opened: what libavformat may look at and decode before we know what it is.
+PROBE_OPTIONS = {
+    "max_pixels": str(MAX_PIXELS),
+    "max_streams": "64",
+    "threads": "1",
+}
 
 
-def locate(source: str, root: Path | None) -> tuple[str, str]:
-    """(what to open, its scheme) of a source a caller named.
-
-    Raises InvalidArgumentError for an unknown scheme or a missing file, PermissionDeniedError for
-    a path outside `root`, also through a symbolic link.
-    """
-    if "\0" in source or not source:
-        raise InvalidArgumentError("the source is empty or malformed")
-    scheme = urlsplit(source).scheme.lower() if "://" in source else "file"
-    if scheme not in _PROTOCOLS:
-        known = ", ".join(name for name in _PROTOCOLS if name != "file")
-        raise InvalidArgumentError(f"cannot read {scheme}:// sources; known are {known} and paths")
-    if scheme != "file":
-        return source, scheme
-    if root is None:
-        raise PermissionDeniedError("local files are not allowed: no media folder is configured")
-    path = source.removeprefix("file://")
+def open_file(path: Path, sink: PictureSink) -> "Reading":
+    """Open a file, and decode its first picture. Blocks. Raises InvalidArgumentError."""
+    options = PROBE_OPTIONS | {
+        "protocol_whitelist": "file",  # a playlist must not name files of ours
+        "format_whitelist": ",".join(FILE_FORMATS),
+    }
     try:
-        folder = root.resolve(strict=True)
-        resolved = (folder / path).resolve()
-    except (OSError, RuntimeError) as error:
-        raise InvalidArgumentError("the source's path cannot be resolved") from error
-    if not resolved.is_relative_to(folder):
-        raise PermissionDeniedError("the path is outside the media folder")
-    if not resolved.is_file():
-        raise InvalidArgumentError("no such file in the media folder")
-    return f"file:{resolved}", scheme
-
-
-def open_reading(
-    location: str, scheme: str, sink: PictureSink, timeout_s: tuple[float, float]
-) -> "Reading":
-    """Open what `locate` found, and decode its first picture. Blocks.
-
-    `timeout_s`: to open a URL, and for each read from it. Raises InvalidArgumentError.
-    """
-    options = {"protocol_whitelist": _PROTOCOLS[scheme]}
-    if scheme == "file":
-        options["format_whitelist"] = ",".join(_FILE_FORMATS)
-    elif scheme.startswith("rtsp"):
-        options["rtsp_transport"] = "tcp"
-    elif scheme.startswith("http"):
-        options |= {"reconnect": "1", "reconnect_delay_max": "4"}
-    is_url = scheme != "file"
-    try:
-        container = av.open(location, "r", options=options, timeout=timeout_s if is_url else None)
+        container = av.open(f"file:{path}", "r", options=options)
+        return Reading.of(container, False, sink, lambda: None)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InvalidArgumentError(f"cannot open the source: {_reason(error)}") from error
-    try:
-        live = scheme in _LIVE or (is_url and container.duration is None)
-        return Reading(container, live, sink)
-    except BaseException:
-        container.close()
-        raise
 
 
 class Reading:
     """An open container whose first picture is decoded. `live`: it has no timeline of its own.
 
-    `pictures` are (frame, presentation time in ns since the first one).
+    `pictures` are (frame, presentation time in ns since the first one). Iterating raises
+    InvalidArgumentError for what is beyond the sink's budget.
     """
 
-    def __init__(self, container: InputContainer, live: bool, sink: PictureSink) -> None:
-        self.container = container
+    def __init__(
+        self, container: InputContainer, live: bool, sink: PictureSink, on_close: Callable[[], None]
+    ) -> None:
+        self._container = container
+        self._on_close = on_close
         self.live = live
         self._sink = sink
-        if not container.streams.video:
+        stream = container.streams.best("video")
+        if not isinstance(stream, av.VideoStream):
             raise InvalidArgumentError("the source has no video")
-        self._stream = container.streams.video[0]
+        self._stream = stream
+        for other in container.streams:  # a master playlist's other variants are not even fetched
+            if other.index != stream.index:
+                other.discard = Discard.all
         context = self._stream.codec_context
-        if context is None:
+        if context is None or context.name not in _CODECS:
             raise InvalidArgumentError("the source has video of an unknown codec")
         check_size(context.width or 1, context.height or 1)
         context.thread_count = 1
         context.options = {"max_pixels": str(MAX_PIXELS)}
+        self._guard = DecodeGuard(sink.budget, context.name, context.extradata or b"")
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.frame_ns = round(SECOND_NS / rate) if rate and rate < 1000 else SECOND_NS // 25
         frames = self._decode()
@@ -135,19 +130,41 @@ class Reading:
         check_size(first.width, first.height)
         self.pictures = self._timed(itertools.chain([first], frames))
 
+    @classmethod
+    def of(
+        cls, container: InputContainer, live: bool, sink: PictureSink, on_close: Callable[[], None]
+    ) -> Self:
+        """The same; the container is closed when it cannot be read. `on_close` ends what is behind
+        it."""
+        try:
+            return cls(container, live, sink, on_close)
+        except BaseException:
+            container.close()
+            raise
+
+    def close(self) -> None:
+        self._on_close()
+        self._container.close()
+
     def _decode(self) -> Iterator[av.VideoFrame]:
         """Pictures in presentation order; broken packets are counted and skipped."""
         num_pictures = num_packets = 0
-        for packet in self.container.demux(self._stream):
+        for packet in self._container.demux(self._stream):
             num_packets += 1
             if not num_pictures and num_packets > PROBE_PACKETS:
                 return
+            if packet.size and not self._guard.packet(bytes(packet)):
+                self._sink.dropped("corrupt")
+                continue
             try:
-                frames = packet.decode()
+                with self._guard.work():
+                    frames = packet.decode()
             except (av.error.InvalidDataError, av.error.ArgumentError, EOFError):
                 if packet.size:
                     self._sink.dropped("corrupt")
                 continue
+            for frame in frames:
+                self._guard.picture(frame)
             num_pictures += len(frames)
             yield from frames
 

@@ -19,6 +19,7 @@ from services.gateway.sources.base import (
     PictureSink,
     check_size,
 )
+from services.gateway.sources.budget import DecodeGuard
 from sightline.errors import InvalidArgumentError
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class BitstreamDecoder:
         self._context.options = {"max_pixels": str(MAX_PIXELS)}
         if codec == "av1":
             self._context.flags |= Flags.low_delay  # dav1d would hold frames back
+        # Raises InvalidArgumentError for extradata that announce too much.
+        self._guard = DecodeGuard(outlet.sink.budget, codec, extradata)
         if extradata:
             self._context.extradata = extradata
         try:
@@ -103,9 +106,10 @@ class BitstreamDecoder:
         """Decode one packet and deliver what comes out of it; returns how many pictures.
 
         A broken bitstream is counted ("corrupt") and gives none. Raises InvalidArgumentError for
-        pictures of an absurd size, counted "absurd_size".
+        pictures of an absurd size, counted "absurd_size", and for those that are beyond the sink's
+        budget, counted "over_budget".
         """
-        if not packet.data:
+        if not packet.data or not self._within_budget(packet.data):
             self._outlet.sink.dropped("corrupt")
             return 0
         unit: av.Packet[Any] = av.Packet(packet.data)
@@ -120,7 +124,11 @@ class BitstreamDecoder:
     def _decode(self, unit: "av.Packet[Any] | None", fallback_ns: int, clock: ClockSource) -> int:
         sink = self._outlet.sink
         try:
-            frames = self._context.decode(unit)
+            with self._guard.work():
+                frames = self._context.decode(unit)
+        except InvalidArgumentError:
+            sink.dropped("over_budget")
+            raise
         except EOFError:  # nothing in this packet that the decoder knows
             sink.dropped("corrupt")
             return 0
@@ -134,9 +142,17 @@ class BitstreamDecoder:
             sink.dropped("corrupt")
             return 0
         for frame in frames:
+            self._guard.picture(frame)
             capture_ns = frame.pts if frame.pts is not None else fallback_ns
             self._outlet.deliver(frame, capture_ns, clock)
         return len(frames)
+
+    def _within_budget(self, data: bytes) -> bool:
+        try:
+            return self._guard.packet(data)
+        except InvalidArgumentError:
+            self._outlet.sink.dropped("over_budget")
+            raise
 
     def _is_absurd(self, error: Exception) -> bool:
         """Whether `max_pixels` made the decoder refuse, for which libavcodec has no own error."""

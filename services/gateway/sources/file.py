@@ -12,10 +12,13 @@ from pathlib import Path
 
 import av
 
+from services.common.threads import on_thread
 from services.gateway.sources.base import ClockSource, PictureSink
 from services.gateway.sources.clock import ArrivalClock
-from services.gateway.sources.container import SECOND_NS, Reading, locate, open_reading
+from services.gateway.sources.container import SECOND_NS, Reading
 from services.gateway.sources.decoder import PictureOutlet
+from services.gateway.sources.opening import Opening, locate
+from services.gateway.sources.reach import Reach
 from sightline.errors import InvalidArgumentError, SightlineError
 
 log = logging.getLogger(__name__)
@@ -38,7 +41,8 @@ class FileLimits:
 class FileSource:
     """One file or URL into a sink, on a thread of its own.
 
-    `source` is an http(s), rtsp or rtmp URL, or a path below `root` (None: no local files).
+    `source` is an http(s), rtsp or rtmp URL within `reach` (None: what is public), or a path below
+    `root` (None: no local files).
     `paced`: pictures come at the speed of their timestamps; otherwise as fast as the sink takes
     them. Capture time of a file is the wall clock at its start plus presentation time, and goes on
     growing when it loops; live URLs are laid onto the time of arrival.
@@ -54,11 +58,13 @@ class FileSource:
         loop: bool = False,
         paced: bool = True,
         root: Path | None = None,
+        reach: Reach | None = None,
         limits: FileLimits | None = None,
         name: str = "file",
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._location, self._scheme = locate(source, root)
+        self._place = locate(source, root)
+        self._reach = reach or Reach()
         self._sink = sink
         self._outlet = PictureOutlet(sink)
         self._loop = loop
@@ -68,6 +74,7 @@ class FileSource:
         self._stop = threading.Event()
         self._name = name
         self._thread: threading.Thread | None = None
+        self._opening: Opening | None = None
         self._reading: Reading | None = None
         self._start_ns = 0  # wall clock at timestamp zero of the running pass
         self._last_ns = 0  # capture time of the newest picture
@@ -91,8 +98,10 @@ class FileSource:
     async def aclose(self) -> None:
         """Stop reading; the sink gets `ended("closed")` unless the source was over before."""
         self._stop.set()
+        if self._opening is not None:
+            self._opening.abort()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT_S)
+            await on_thread(self._thread.join, CLOSE_TIMEOUT_S, name=f"{self._name}:close")
 
     # --- the thread ---------------------------------------------------------------------------
 
@@ -112,7 +121,7 @@ class FileSource:
             log.exception("source failed")
         finally:
             if self._reading is not None:
-                self._reading.container.close()
+                self._reading.close()
             self._sink.ended(reason)
 
     def _play(self) -> str:
@@ -124,7 +133,7 @@ class FileSource:
                 return "closed"
             if not reading.live and not (self._loop and num_pictures):
                 return "error" if broken else "end"
-            reading.container.close()
+            reading.close()
             self._reading = self._reopen(wait=reading.live)
         return "closed" if self._stop.is_set() else "error"
 
@@ -169,7 +178,10 @@ class FileSource:
 
     def _open(self) -> Reading:
         timeout_s = (self._limits.open_timeout_s, self._limits.read_timeout_s)
-        return open_reading(self._location, self._scheme, self._sink, timeout_s)
+        self._opening = Opening(self._place, self._reach, timeout_s)
+        if self._stop.is_set():
+            self._opening.abort()
+        return self._opening.open(self._sink)
 
     def _next_start_ns(self, frame_ns: int) -> int:
         """Wall clock of a pass's first picture; a pass follows the one before without a gap."""
@@ -181,7 +193,7 @@ class FileSource:
 
     @property
     def _is_url(self) -> bool:
-        return self._scheme != "file"
+        return not isinstance(self._place, Path)
 
     def _wait_until(self, capture_ns: int) -> int:
         """Sleep until a picture is due. When reading fell far behind, the timeline moves on."""

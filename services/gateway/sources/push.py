@@ -1,15 +1,21 @@
 """Pictures that a program pushes over gRPC: JPEG, raw RGB, or encoded packets."""
 
-import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import av
 import numpy as np
 
-from services.gateway.sources.base import ClockSource, PictureSink, check_size
+from services.common.threads import Lane, on_thread
+from services.gateway.sources.base import (
+    MAX_AHEAD_NS,
+    ClockSource,
+    PictureSink,
+    check_size,
+)
 from services.gateway.sources.bitstream import is_keyframe, jpeg_size
+from services.gateway.sources.budget import check_scans
 from services.gateway.sources.decoder import (
     BitstreamDecoder,
     EncodedPacket,
@@ -55,7 +61,7 @@ class PushSource:
             self._bitstream = BitstreamDecoder(self._outlet, codec, extradata)
         elif codec:
             self._live = PacketDecoder(sink, codec, extradata, name=name)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._lane = Lane(name)
         self._closed = False
 
     async def start(self) -> None:
@@ -66,6 +72,7 @@ class PushSource:
         """Take one JPEG picture. Raises InvalidArgumentError when it is broken or absurd."""
         self._no_codec()
         check_size(*jpeg_size(data))
+        check_scans(data)
         await self._on_thread(self._decode_jpeg, data, *self._captured(capture_ns))
 
     async def rgb(self, width: int, height: int, data: bytes, capture_ns: int = 0) -> None:
@@ -114,11 +121,12 @@ class PushSource:
         self._closed = True
         try:
             if flush and self._bitstream is not None:
-                await self._on_thread(self._bitstream.flush)
+                await self._lane.run(self._bitstream.flush)
             if self._live is not None:
-                await asyncio.to_thread(self._live.close, flush=flush, timeout_s=CLOSE_TIMEOUT_S)
+                closing = partial(self._live.close, flush=flush, timeout_s=CLOSE_TIMEOUT_S)
+                await on_thread(closing, name="push:close")
         finally:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._lane.close()
             self._sink.ended(reason)
 
     def _no_codec(self) -> None:
@@ -126,20 +134,23 @@ class PushSource:
             raise InvalidArgumentError("`open` named a codec, so packets are expected")
 
     def _captured(self, capture_ns: int) -> tuple[int, ClockSource]:
+        now_ns = self._clock_ns()
         if capture_ns < 0:
             raise InvalidArgumentError("capture_ns must not be negative")
-        return (capture_ns, "stream") if capture_ns else (self._clock_ns(), "arrival")
+        if capture_ns - now_ns > MAX_AHEAD_NS:
+            raise InvalidArgumentError(
+                f"capture_ns {capture_ns} is more than a day later than this server's clock"
+            )
+        return (capture_ns, "stream") if capture_ns else (now_ns, "arrival")
 
     def _stamped(self, capture_ns: int, keyframe: bool) -> tuple[int, bool, ClockSource]:
         stamp_ns, clock_source = self._captured(capture_ns)
         return stamp_ns, keyframe, clock_source
 
     async def _on_thread(self, work: Callable[..., object], *args: object) -> None:
-        try:
-            future = asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-        except RuntimeError as error:
-            raise FailedPreconditionError("the push has ended") from error
-        await future
+        if self._closed:
+            raise FailedPreconditionError("the push has ended")
+        await self._lane.run(work, *args)
 
     def _decode_jpeg(self, data: bytes, capture_ns: int, clock_source: ClockSource) -> None:
         if self._jpeg is None:

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from aiortc import RTCRtpReceiver
 from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket
 
-from services.gateway.sources.base import ClockSource, Picture, PictureSink
+from services.common.threads import on_thread
+from services.gateway.sources.base import ClockSource, DecodeBudget, Picture, PictureSink
 from services.gateway.sources.bitstream import is_keyframe
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.decoder import EncodedPacket, PacketDecoder
@@ -123,6 +124,10 @@ class RtpVideo:
 
     # --- from the decoder, on its thread ------------------------------------------------------
 
+    @property
+    def budget(self) -> DecodeBudget:
+        return self._sink.budget
+
     def picture(self, picture: Picture) -> None:
         now_s = time.monotonic()
         self._interval_s += 0.1 * (min(1.0, now_s - self.picture_s) - self._interval_s)
@@ -169,7 +174,8 @@ class RtpVideo:
 
     async def close(self, reason: str) -> None:
         """The publisher has left: the last pictures, then the sink's `ended`."""
-        await asyncio.to_thread(self._decoder.close, flush=reason != "closed")
+        flush = reason != "closed"
+        await on_thread(lambda: self._decoder.close(flush=flush), name="whip:close")
         self._sink.ended(reason)
 
     async def _ask_for_keyframe(self, ssrcs: list[int]) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from services.common.threads import on_thread
 from services.gateway.sources.base import PublisherGate
 from services.gateway.sources.rtmp import RtmpError, handshake, messages
 from services.gateway.sources.rtmp.chunks import ChunkLimits, ChunkReader, ChunkWriter, Message
@@ -253,7 +254,7 @@ class RtmpConnection:
         if publication is None:
             return
         try:
-            await asyncio.shield(asyncio.to_thread(publication.close, reason))
+            await asyncio.shield(on_thread(publication.close, reason, name="rtmp:close"))
         finally:
             self._gate.released(publication.key)
             log.info("RTMP publisher left", extra={"peer": self.peer, "reason": reason})
