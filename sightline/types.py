@@ -86,17 +86,22 @@ class SessionInfo:
 
 
 class AskOptions(TypedDict, total=False):
-    """How a question is answered; what is left out is the server's to choose.
+    """How a question is answered; what is left out is the model's own to choose.
 
-    `temperature` 0 takes the likeliest words. Above, they are drawn with `seed` from the likeliest
-    that have probability `top_p` together. `repetition_penalty` above 1 makes words less likely
-    that were said before. The answer ends before any of the `stop` strings.
+    `temperature` 0 takes the likeliest words. Above, they are drawn among the `top_k` likeliest
+    (0: all), and of those among the likeliest that have probability `top_p` together; the same
+    `seed` draws the same. `repetition_penalty` above 1 makes words less likely that were said
+    before, `presence_penalty` those that the answer has already, and `frequency_penalty` the more
+    the more often it has them (both −2 to 2). The answer ends before any of the `stop` strings.
     """
 
     max_tokens: int
     temperature: float
+    top_k: int
     top_p: float
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
     stop: list[str]
     seed: int
 

@@ -8,6 +8,7 @@ from sightline.v1 import gateway_pb2
 MAX_QUESTION_BYTES = 4096
 MAX_ID_CHARACTERS = 128
 MAX_ANSWER_TOKENS = 4096
+MAX_TOP_K = 100_000
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 64
 MAX_CONDITION_BYTES = 1024
 MAX_SECONDS = 86400
@@ -31,6 +32,11 @@ def check_question(question: gateway_pb2.Question) -> None:
         raise InvalidArgumentError("top_p is between 0 and 1")
     if question.repetition_penalty and not 1 <= question.repetition_penalty <= 10:
         raise InvalidArgumentError("repetition_penalty is between 1 and 10")
+    if question.top_k > MAX_TOP_K:
+        raise InvalidArgumentError(f"top_k is at most {MAX_TOP_K}")
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not -2 <= getattr(question, name) <= 2:
+            raise InvalidArgumentError(f"{name} is between -2 and 2")
     if len(question.stop) > MAX_STOPS:
         raise InvalidArgumentError(f"at most {MAX_STOPS} stop strings")
     if not all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in question.stop):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker import metrics
 from services.inference_worker.engine import Engine
 from services.inference_worker.model.family import Round, StreamingModel, prompt_within
-from services.inference_worker.scheduler import BranchJob, FinishReason, Sampling, Seen
+from services.inference_worker.model.sampling import Sampling
+from services.inference_worker.scheduler import BranchJob, FinishReason, Seen
 from services.inference_worker.text import AnswerText
 from sightline.errors import InvalidArgumentError, SightlineError
 from sightline.v1 import gateway_pb2, inference_pb2
@@ -212,12 +214,7 @@ class Answerer:
         room = self.engine.core.limits.branch_tokens - max_tokens
         tokens, rounds = prompt_within(room, self.model, rounds, question.text)
         line = BranchLine(asyncio.get_running_loop())
-        sampling = Sampling(
-            temperature=question.temperature,
-            top_p=question.top_p or 1.0,
-            repetition_penalty=question.repetition_penalty or 1.0,
-            seed=question.seed,
-        )
+        sampling = sampling_of(question, self.model.sampling)
         job = BranchJob(tokens, max_tokens, line, sampling=sampling)
         self.engine.submit_branch(request.session_id, job)
         return job, line, len(rounds)
@@ -252,6 +249,21 @@ class Answerer:
             interrupted=interrupted,
             session=request.session_id,
         )
+
+
+def sampling_of(question: gateway_pb2.Question, usual: Sampling) -> Sampling:
+    """What a question asks for, and what is usual for the model where it says nothing. Without a
+    seed every answer is drawn anew."""
+    given = question.HasField
+    return Sampling(
+        temperature=question.temperature if given("temperature") else usual.temperature,
+        top_k=question.top_k if given("top_k") else usual.top_k,
+        top_p=question.top_p or usual.top_p,
+        repetition_penalty=question.repetition_penalty or usual.repetition_penalty,
+        presence_penalty=question.presence_penalty,
+        frequency_penalty=question.frequency_penalty,
+        seed=question.seed if given("seed") else secrets.randbits(63),
+    )
 
 
 class _Voice:

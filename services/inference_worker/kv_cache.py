@@ -179,12 +179,14 @@ class TrunkShape:
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """The pages of one tubelet (or of the sink). `cursor` is the position it starts at."""
+    """The pages of one tubelet (or of the sink). `cursor` is the position it starts at; `words`:
+    the tokens it holds, each once."""
 
     pages: list[int]
     num_tokens: int
     cursor: int
     captured_ns: tuple[int, int] = (0, 0)  # first and last frame of the tubelet
+    words: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True, eq=False)

@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from services.inference_worker.choice import draw, penalise
 from services.inference_worker.graphs import Graphs, cuda_recorder
 from services.inference_worker.kv_store import KVStore
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.layout import VISION
 from services.inference_worker.paged_attention import PagedAttention
-from services.inference_worker.scheduler import Sampling
 from services.inference_worker.step import Picture, Run, RunOutput, rounded
-from services.inference_worker.upload import upload
 from services.inference_worker.vision import Vision
 
 if TYPE_CHECKING:  # it needs triton
@@ -180,13 +179,11 @@ class Runner:
         scores = torch.softmax(answers, dim=-1)[:, 0]
         finite = torch.isfinite(logits).all(dim=-1)
         for n, run in enumerate(runs):
-            if run.sampling.repetition_penalty != 1.0:
-                (said,) = upload([np.unique(np.array(run.said, dtype=np.int64))], self.device)
-                _penalise(logits[n], said, run.sampling.repetition_penalty)
+            penalise(logits[n], run.sampling, run.said, run.answered)
         choice = logits.argmax(dim=-1)
         for n, run in enumerate(runs):
-            if run.sampling.temperature > 0 and run.generator is not None:
-                choice[n] = _drawn(_weights(logits[n], run.sampling), run.generator)
+            if run.sampling.drawn and run.generator is not None:
+                choice[n] = draw(logits[n], run.sampling, run.generator)
         rows = torch.stack((choice.double(), scores.double(), finite.double()), dim=-1).tolist()
         return [RunOutput(int(token), score, bool(good)) for token, score, good in rows]
 
@@ -219,25 +216,3 @@ def _begun(runs: list[Run], page_size: int) -> list[int]:
         if 0 < rest <= len(run.slots):
             begun.append(run.own_pages[index])
     return begun
-
-
-def _penalise(logits: Tensor, tokens: Tensor, penalty: float) -> None:
-    """Make these tokens less likely, in place."""
-    scores = logits.index_select(0, tokens)
-    logits.index_copy_(0, tokens, torch.where(scores < 0, scores * penalty, scores / penalty))
-
-
-def _weights(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Probabilities to draw from; those outside the nucleus are zero."""
-    weights = torch.softmax(logits / sampling.temperature, dim=-1)
-    if sampling.top_p < 1.0:
-        ordered, tokens = weights.sort(descending=True)
-        before = ordered.cumsum(-1) - ordered  # the likeliest always stays
-        weights.scatter_(0, tokens, ordered.masked_fill(before >= sampling.top_p, 0.0))
-    return weights
-
-
-def _drawn(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """One draw: the first of exponential clocks to ring, as in torch.multinomial, which would ask
-    the device whether the weights are numbers. Where they are not, the step says so anyway."""
-    return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax()

@@ -6,8 +6,9 @@ from itertools import islice
 import torch
 
 from services.inference_worker import metrics
-from services.inference_worker.kv_cache import KVCache, Trunk
+from services.inference_worker.kv_cache import Branch, KVCache, Trunk
 from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.layout import VISION
 from services.inference_worker.runner import Runner
 from services.inference_worker.scheduler import BranchJob, FrameJob, SessionState
 from services.inference_worker.step import Picture, Run
@@ -55,6 +56,7 @@ class RunMaking:
         segment = self._cache.append_segment(
             session.trunk, len(words.tokens), words.advance, captured_ns
         )
+        segment.words = frozenset(words.tokens)
         # A window that fills the model's range all by itself is not moved with every frame.
         least = session.trunk.shape.sink_tokens + (
             2 * session.trunk.shape.window_segments * layout.segment_advance
@@ -81,7 +83,7 @@ class RunMaking:
         start = branch.num_tokens
         slots = self._cache.extend(branch, count)
         tokens, job.pending = job.pending[:count], job.pending[count:]
-        if job.sampling.temperature > 0 and job.generator is None:
+        if job.sampling.drawn and job.generator is None:
             generator = torch.Generator(self._runner.device)
             job.generator = generator.manual_seed(job.sampling.seed)
         return Run(
@@ -95,9 +97,19 @@ class RunMaking:
             row=branch.trunk.reservation.row,
             want_output=not job.pending,
             sampling=job.sampling,
-            said=job.said,
+            said=self._said(job, branch),
+            answered=job.said[job.prompt_tokens :],
             generator=job.generator,
         )
+
+    def _said(self, job: BranchJob, branch: Branch) -> list[int]:
+        """All that stands before the next token, as `generate` of transformers looks at it."""
+        if job.sampling.repetition_penalty == 1.0:
+            return []
+        seen = {word for segment in branch.seen[1:] for word in segment.words}
+        picture = self._model.vision_token
+        words = [picture if word == VISION else word for word in seen]
+        return [*self._sink_tokens, *(word for word in words if word is not None), *job.said]
 
     def waiting_pictures(self, sessions: Iterable[SessionState]) -> list[Picture]:
         """The next whole tubelet of every session that has one left, for a device that can encode

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from services.inference_worker.kv_cache import Branch, Trunk
 from services.inference_worker.model.layout import FrameLayout
+from services.inference_worker.model.sampling import GREEDY, Sampling
 
 
 class FinishReason(Enum):
@@ -84,22 +85,6 @@ class BranchSink(Protocol):
     def failed(self, error: Exception) -> None:
         """Nothing follows."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen. `temperature` 0: the likeliest. `top_p`: among the likeliest
-    that together have this probability (Holtzman et al., 2020). `repetition_penalty` divides the
-    positive scores of tokens that the prompt or the answer holds already, and multiplies negative
-    ones (Keskar et al., 2019); 1: none."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-
-
-GREEDY = Sampling()
 
 
 @dataclass(slots=True, eq=False)

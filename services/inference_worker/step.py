@@ -8,7 +8,7 @@ import torch
 from services.inference_worker.kv_cache import Segment
 from services.inference_worker.model.family import Encoded
 from services.inference_worker.model.layout import FrameLayout
-from services.inference_worker.scheduler import GREEDY, Sampling
+from services.inference_worker.model.sampling import GREEDY, Sampling
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +33,8 @@ class Run:
     every token. `own_pages`, `own_start`: the run's own sequence, of which its tokens are numbers
     `own_start` … ; each sees that sequence up to itself, or all of it when `causal` is False.
     `row`: every page of the session's, if they lie in a row, none of them with another's numbers.
-    `want_output`: sample after the last token; `said`: what the repetition penalty looks at.
+    `want_output`: sample after the last token; `said`, `answered`: what penalties look at, see
+    `choice`.
     """
 
     group: int
@@ -49,6 +50,7 @@ class Run:
     want_output: bool = False
     sampling: Sampling = GREEDY
     said: list[int] = field(default_factory=list)
+    answered: list[int] = field(default_factory=list)
     generator: torch.Generator | None = None
 
 

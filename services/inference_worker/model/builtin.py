@@ -22,6 +22,7 @@ from services.inference_worker.errors import ModelError
 from services.inference_worker.model.decoder import Decoder, DecoderConfig, Layer
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
+from services.inference_worker.model.sampling import GREEDY
 
 ARCHITECTURE = "SightlineBuiltin"
 BEGIN, USER, WATCH, ASSISTANT, END = "<begin>", "<user>", "<watch>", "<assistant>", "<end>"
@@ -129,6 +130,8 @@ class BuiltinModel(nn.Module):
         self.spec = config.spec(name)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config.decoder)
+        self.sampling = GREEDY
+        self.vision_token: int | None = None
         self.stop_tokens = frozenset({self._token(END)})
         self.yes_token = self._token("yes")
         self.no_token = self._token("no")

@@ -1,6 +1,5 @@
 """A published model's tokenizer and chat template: words to tokens and back."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from transformers import AutoTokenizer
 
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.family import Round
+from services.inference_worker.model.folder import chat_template
 
 _BREAK = "\u200b"  # put into a viewer's words where they spell a control token: width zero
 
@@ -19,12 +19,15 @@ class Chat:
     so far and the question, is the branch. `placeholder`: how the template writes a video.
     """
 
-    def __init__(self, folder: Path, placeholder: str) -> None:
+    def __init__(self, folder: Path, placeholder: str, template: str | None = None) -> None:
+        """template: that of the family, where it has one for every checkpoint; else the folder's.
+        Raises ModelError for a folder whose words cannot be had."""
+        own = template or chat_template(folder)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            self._template = _template(folder) or self.tokenizer.chat_template
-        except (OSError, ValueError, KeyError) as error:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # transformers and tokenizers raise whatever comes to them
             raise ModelError(f"cannot read the tokenizer at {folder}: {error}") from error
+        self._template = own or _default(self.tokenizer.chat_template)
         if not self.tokens("yes"):  # what an absent file gives
             raise ModelError(f"the tokenizer at {folder} knows no words")
         if not self._template:
@@ -33,7 +36,17 @@ class Chat:
         self._control = sorted(
             {str(token) for token in self.tokenizer.get_added_vocab()}, key=len, reverse=True
         )
-        self.stop_tokens = _stop_tokens(folder, self.tokenizer.eos_token_id)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether an answer begins inside a thought, also when none is wanted."""
+        return self.after_video([], "").rstrip().endswith("<think>")
+
+    def check_fits(self, vocab_size: int) -> None:
+        """Raise ModelError for words that the model has no row for."""
+        last = max(self.tokenizer.get_vocab().values())
+        if last >= vocab_size:
+            raise ModelError(f"the tokenizer has token {last}, the model {vocab_size} words")
 
     def before_video(self) -> str:
         """What every session begins with."""
@@ -64,7 +77,11 @@ class Chat:
         messages += [_message("user", self._plain(question))]
         messages[0]["content"].insert(0, {"type": "video"})
         rendered = self.tokenizer.apply_chat_template(
-            messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            messages,
+            chat_template=self._template,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # some templates ask
         )
         before, found, after = str(rendered).partition(self._placeholder)
         if not found:
@@ -83,18 +100,6 @@ def _message(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
-def _template(folder: Path) -> str | None:
-    """The processor's template, where it has one of its own."""
-    jinja, old = folder / "chat_template.jinja", folder / "chat_template.json"
-    if jinja.is_file():
-        return jinja.read_text()
-    if old.is_file():
-        return str(json.loads(old.read_text())["chat_template"])
-    return None
-
-
-def _stop_tokens(folder: Path, default: int | None) -> frozenset[int]:
-    file = folder / "generation_config.json"
-    found = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
-    listed = found if isinstance(found, list) else [found]
-    return frozenset(int(token) for token in [*listed, default] if token is not None)
+def _default(template: Any) -> str | None:
+    """A tokenizer's template; some have several."""
+    return template.get("default") if isinstance(template, dict) else template

@@ -1,6 +1,6 @@
 """Folders in Hugging Face layout: which one is meant, and its tensors, straight to the device."""
 
-import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,22 @@ from tqdm import tqdm
 
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.decoder import DecoderConfig
+from services.inference_worker.model.folder import read_json
+from services.inference_worker.model.refusals import refuse_other_layouts, weights_error
 
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 _NAMED = 5  # tensors that an error names
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+# What old versions of transformers saved and nobody reads: it is computed.
+_STRAYS = re.compile(r"rotary_(pos_)?emb\.inv_freq$|(^|\.)position_ids$")
+_QUANTISED = (
+    ".qweight",
+    ".qzeros",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".weight_packed",
+    ".absmax",
+)
 
 
 def find_folder(name: str) -> Path:
@@ -23,8 +36,12 @@ def find_folder(name: str) -> Path:
     Raises ModelError for a folder that is not there, or a hub that does not have it.
     """
     folder = Path(name).expanduser()
+    if folder.is_dir():
+        refuse_other_layouts(name, folder)
     if (folder / "config.json").is_file():
         return folder
+    if name.endswith(".gguf"):
+        raise ModelError(f"{name} is a GGUF file, which is llama.cpp's, not a folder of a model")
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(f"no model at {name}: {folder / 'config.json'} is missing")
     from huggingface_hub import snapshot_download
@@ -49,16 +66,23 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.shards: dict[Path, list[str]] = {}
-        index = folder / "model.safetensors.index.json"
-        try:
-            if index.is_file():
-                for name, file in json.loads(index.read_text())["weight_map"].items():
-                    self.shards.setdefault(folder / file, []).append(name)
-            else:
-                with safe_open(folder / "model.safetensors", "pt") as shard:
-                    self.shards[folder / "model.safetensors"] = list(shard.keys())
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise ModelError(f"cannot read the weights at {folder}: {error}") from error
+        whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+        if whole.is_file():
+            try:
+                with safe_open(whole, "pt") as shard:
+                    self.shards[whole] = list(shard.keys())
+            except (OSError, SafetensorError) as error:
+                raise ModelError(f"cannot read {whole}: {error}") from error
+        elif index.is_file():
+            places = read_json(index).get("weight_map")
+            if not isinstance(places, dict) or not places:
+                raise ModelError(f"cannot read {index}: it has no weight_map")
+            for name, file in places.items():
+                if not isinstance(file, str) or Path(file).name != file:
+                    raise ModelError(f"cannot read {index}: {name} is in {file!r}")
+                self.shards.setdefault(folder / file, []).append(name)
+        else:
+            raise weights_error(folder)
         self.names = {name for names in self.shards.values() for name in names}
 
     def prefix(self, *candidates: str, probe: str) -> str:
@@ -67,7 +91,31 @@ class Checkpoint:
             if candidate + probe in self.names:
                 return candidate
         tried = ", ".join(candidate + probe for candidate in candidates)
-        raise ModelError(f"the checkpoint has none of {tried}")
+        raise ModelError(f"the checkpoint has none of {tried}{self._hint()}")
+
+    def first(self, *candidates: str) -> str | None:
+        """The first of these tensors that is here."""
+        return next((name for name in candidates if name in self.names), None)
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two tensors hold the same numbers."""
+        files = {name: file for file, names in self.shards.items() for name in names}
+        found = []
+        try:
+            for name in (one, other):
+                with safe_open(files[name], "pt") as shard:
+                    found.append(shard.get_tensor(name))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"cannot read {files[name]}: {error}") from error
+        return torch.equal(*found)
+
+    def _hint(self) -> str:
+        """What is amiss, where names of tensors tell."""
+        if any(name.endswith(_QUANTISED) for name in self.names):
+            return "; its tensors are quantised, which this worker does not read"
+        if any(".lora_" in name for name in self.names):
+            return "; it holds an adapter that was not merged into its model"
+        return ""
 
     def load(
         self,
@@ -91,6 +139,9 @@ class Checkpoint:
         rows = dict.fromkeys(parameters, 0)
         for name, tensor in self._tensors(set(places)):
             place = places[name]
+            if tensor.dtype not in _DTYPES:
+                kind = str(tensor.dtype).removeprefix("torch.")
+                raise ModelError(f"tensor {name} is quantised: {kind} cannot be read as it is")
             shape = parameters[place.parameter].shape
             fits = tensor.shape[1:] == shape[1:] and place.row + len(tensor) <= shape[0]
             if not fits:
@@ -114,10 +165,11 @@ class Checkpoint:
     def _check(self, places: dict[str, Place], wanted: set[str], unused: frozenset[str]) -> None:
         missing = sorted(set(places) - self.names)
         if missing:
-            raise ModelError(f"tensors missing in the checkpoint: {_some(missing)}")
-        extra = sorted(self.names - set(places) - unused)
+            raise ModelError(f"tensors missing in the checkpoint: {_some(missing)}{self._hint()}")
+        left = self.names - set(places) - unused
+        extra = sorted(name for name in left if not _STRAYS.search(name))
         if extra:
-            raise ModelError(f"tensors this model has no use for: {_some(extra)}")
+            raise ModelError(f"tensors this model has no use for: {_some(extra)}{self._hint()}")
         orphans = sorted(wanted - {place.parameter for place in places.values()})
         assert not orphans, f"parameters without a source: {orphans}"
 

@@ -1,7 +1,6 @@
 """What the engine asks of a model family, and how a model is found by name."""
 
 import importlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +11,7 @@ from torch import Tensor
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.decoder import Decoder
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
+from services.inference_worker.model.sampling import Sampling
 
 # Modules are imported when a model of theirs is loaded: transformers takes seconds and memory that
 # the built-in model has no use for.
@@ -22,6 +22,12 @@ FAMILIES = {
     "Qwen2_5_VLForConditionalGeneration": (f"{_MODELS}.qwen_vl", "Qwen25VL"),
     "Qwen3VLForConditionalGeneration": (f"{_MODELS}.qwen_vl", "Qwen3VL"),
     "SmolVLMForConditionalGeneration": (f"{_MODELS}.smolvlm", "SmolVLM"),
+}
+_OF_TYPE = {  # for folders that name no architecture
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+    "smolvlm": "SmolVLMForConditionalGeneration",
 }
 SHIPPED = ("builtin", "shapes")
 """Models that come with the worker: of a live shop, and of coloured shapes."""
@@ -72,13 +78,19 @@ class Encoded:
 
 
 class StreamingModel(Protocol):
-    """A family: vision tower, decoder, and the rules for prompts and positions."""
+    """A family: vision tower, decoder, and the rules for prompts and positions.
+
+    `sampling`: of questions that say nothing of it. `vision_token`: what stands for a picture's
+    tokens where only words can, if anything does.
+    """
 
     spec: StreamSpec
     decoder: Decoder
+    sampling: Sampling
     stop_tokens: frozenset[int]
     yes_token: int
     no_token: int
+    vision_token: int | None
 
     def layout(self, width: int, height: int) -> FrameLayout:
         """That of frames of this size. Raises InvalidArgumentError for a size it cannot take."""
@@ -144,23 +156,39 @@ def load_model(
     sizes. Raises ModelError when the model is missing, incomplete, or of a family we do not stream.
     """
     folder = model_folder(name)
-    try:
-        architectures = json.loads((folder / "config.json").read_text()).get("architectures", [])
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {folder / 'config.json'}: {error}") from error
-    family = FAMILIES.get(architectures[0] if len(architectures) == 1 else "")
-    if family is None:
-        raise ModelError(
-            f"{name} is {' '.join(map(str, architectures)) or 'of no known architecture'}; "
-            f"this worker streams {', '.join(FAMILIES)}"
-        )
-    module, kind = family
+    module, kind = _family(name, folder)
     if kind == "BuiltinModel":
         from services.inference_worker.model.builtin import BuiltinModel
 
         return BuiltinModel.load(folder, dtype, device)
     published = getattr(importlib.import_module(module), kind)
-    loaded: StreamingModel = published.load(
-        folder, name=name, dtype=dtype, device=device, frame_pixels=frame_pixels
-    )
+    try:
+        loaded: StreamingModel = published.load(
+            folder, name=name, dtype=dtype, device=device, frame_pixels=frame_pixels
+        )
+    except ModelError:
+        raise
+    except Exception as error:  # a folder may hold anything, and transformers believes it
+        raise ModelError(f"cannot load {name}: {type(error).__name__}: {error}") from error
     return loaded
+
+
+def _family(name: str, folder: Path) -> tuple[str, str]:
+    """Module and class that serve a folder."""
+    from services.inference_worker.model.folder import read_json
+    from services.inference_worker.model.refusals import (
+        architecture_error,
+        refuse_other_layouts,
+        refuse_quantised,
+    )
+
+    refuse_other_layouts(name, folder)
+    config = read_json(folder / "config.json")
+    architectures = config.get("architectures")
+    named = architectures if isinstance(architectures, list) else []
+    found = str(named[0]) if named else _OF_TYPE.get(str(config.get("model_type")), "")
+    family = FAMILIES.get(found)
+    if family is None:
+        raise architecture_error(name, found, ", ".join(FAMILIES))
+    refuse_quantised(name, config)
+    return family

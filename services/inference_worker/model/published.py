@@ -4,7 +4,6 @@ A family is a subclass with its vision tower, the names of its tensors, its posi
 writes around a picture. The tower is transformers' own; the decoder is ours.
 """
 
-import json
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from pathlib import Path
@@ -20,19 +19,30 @@ from services.inference_worker.model.chat import Chat
 from services.inference_worker.model.checkpoint import Checkpoint, Place, decoder_places
 from services.inference_worker.model.decoder import Decoder, DecoderConfig
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
+from services.inference_worker.model.folder import (
+    generation,
+    preprocessor,
+    stop_tokens,
+    usual_sampling,
+)
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
+from services.inference_worker.model.refusals import thoughts_error
+from services.inference_worker.model.sizes import check_sizes
 
 WINDOW_SEGMENTS = 30
 HISTORY_ROUNDS = 10
 MAX_ANSWER_TOKENS = 512
 LATEST_S = 1e7  # a third of a year: what room is kept for in timestamps
 BRANCH_POSITIONS = 4096  # kept free below the position horizon for questions and answers
+HEADS = ("lm_head.weight", "language_model.lm_head.weight", "model.lm_head.weight")
 WATCH = 'Is this true right now: "{condition}"? Answer with Yes or No only.'
 
 
 class PublishedModel(nn.Module, ABC):
     """Implements `StreamingModel`. `load` makes one; see the abstract parts for a family's own."""
 
+    model_type: ClassVar[str]  # transformers' name for the family
+    colours: ClassVar[tuple[tuple[float, ...], ...]]  # mean and deviation where a folder has none
     placeholder: ClassVar[str]
     decoder_prefixes: ClassVar[tuple[str, ...]]
     tower_prefixes: ClassVar[tuple[str, ...]]
@@ -40,19 +50,25 @@ class PublishedModel(nn.Module, ABC):
     tubelet: ClassVar[int] = 1
     preferred_fps: ClassVar[float]
 
-    def __init__(
-        self, config: Any, chat: Chat, preprocessor: dict[str, Any], name: str, frame_pixels: int
-    ) -> None:
+    def __init__(self, config: Any, chat: Chat, folder: Path, name: str, frame_pixels: int) -> None:
         super().__init__()
         self.config = config
         self.chat = chat
-        self.preprocessor = preprocessor
+        self.preprocessor = preprocessor(folder, self.colours)
+        usual = generation(folder)
+        self.sampling = usual_sampling(usual)
         self.tower = self.make_tower(config)
         self.decoder = Decoder(self.decoder_config(config))
-        self.stop_tokens = chat.stop_tokens
+        end = usual.get("eos_token_id")
+        if end is None:
+            end = config.text_config.eos_token_id
+        self.stop_tokens = stop_tokens(end, chat.tokenizer.eos_token_id)
+        single = self.tubelet == 1
+        self.vision_token: int | None = config.image_token_id if single else config.video_token_id
         self.yes_token = chat.first_token(self.answer_prefix + "Yes")
         self.no_token = chat.first_token(self.answer_prefix + "No")
         self._sink_tokens = chat.tokens(chat.before_video() + self.intro)
+        positions = config.text_config.max_position_embeddings
         self.spec = StreamSpec(
             name=name,
             layout=self.default_layout(frame_pixels),
@@ -62,7 +78,7 @@ class PublishedModel(nn.Module, ABC):
             tubelet=self.tubelet,
             causal_segments=True,
             window_segments=WINDOW_SEGMENTS,
-            position_horizon=config.text_config.max_position_embeddings - BRANCH_POSITIONS,
+            position_horizon=positions - min(BRANCH_POSITIONS, positions // 2),
             preferred_fps=self.preferred_fps,
             history_rounds=HISTORY_ROUNDS,
             max_answer_tokens=MAX_ANSWER_TOKENS,
@@ -91,6 +107,11 @@ class PublishedModel(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, frames: Tensor) -> Encoded: ...
+
+    @staticmethod
+    def chat_template() -> str | None:
+        """The family's own, if it has one whatever a folder says."""
+        return None
 
     @staticmethod
     @abstractmethod
@@ -155,33 +176,65 @@ class PublishedModel(nn.Module, ABC):
         frame_pixels: int,
     ) -> Self:
         """Read a folder. Raises ModelError for whatever does not fit."""
-        model = cls.on_meta(folder, name=name, device=device, frame_pixels=frame_pixels)
         checkpoint = Checkpoint(folder)
-        tied = model.config.tie_word_embeddings
+        model = cls.on_meta(
+            folder,
+            name=name,
+            device=device,
+            frame_pixels=frame_pixels,
+            untied=cls._untied(checkpoint),
+        )
         checkpoint.load(
             model,
             model.places(checkpoint),
             dtype=dtype,
             device=device,
-            unused=frozenset({"lm_head.weight"}) if tied else frozenset(),
+            unused=frozenset(HEADS) if model.config.tie_word_embeddings else frozenset(),
         )
         return model.finished(device)
 
     @classmethod
-    def on_meta(cls, folder: Path, *, name: str, device: torch.device, frame_pixels: int) -> Self:
+    def on_meta(
+        cls,
+        folder: Path,
+        *,
+        name: str,
+        device: torch.device,
+        frame_pixels: int,
+        untied: bool = False,
+    ) -> Self:
         """Everything of a folder but its weights: parameters have no memory yet. Whoever gives
-        them some calls `finished` then."""
+        them some calls `finished` then. untied: the last matrix is its own, whatever the
+        configuration says."""
         try:
-            config = AutoConfig.from_pretrained(folder)
-            preprocessor = _preprocessor(folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # transformers raises whatever comes to it
             raise ModelError(f"cannot read the configuration at {folder}: {error}") from error
-        chat = Chat(folder, cls.placeholder)
+        if config.model_type != cls.model_type:
+            raise ModelError(
+                f"config.json: model_type is {config.model_type}, not {cls.model_type}"
+            )
+        if untied:
+            config.tie_word_embeddings = False
+        check_sizes(config)
+        chat = Chat(folder, cls.placeholder, cls.chat_template())
+        if chat.thinks:
+            raise thoughts_error(name)
+        chat.check_fits(config.text_config.vocab_size)
         with torch.device("meta"):
-            model = cls(config, chat, preprocessor, name, frame_pixels)
+            model = cls(config, chat, folder, name, frame_pixels)
         _restore_buffers(model.tower, device)
         del model.decoder.omega  # computed, not stored
         return model
+
+    @classmethod
+    def _untied(cls, checkpoint: Checkpoint) -> bool:
+        """Whether the last matrix is there and another than the embeddings. Where a configuration
+        ties the two all the same, transformers believes the weights."""
+        head = checkpoint.first(*HEADS)
+        prefix = checkpoint.prefix(*cls.decoder_prefixes, probe="norm.weight")
+        words = checkpoint.first(f"{prefix}embed_tokens.weight")
+        return head is not None and words is not None and not checkpoint.same(head, words)
 
     def finished(self, device: torch.device) -> Self:
         """Ready to run, once every parameter has its values."""
@@ -196,8 +249,12 @@ class PublishedModel(nn.Module, ABC):
 
     def places(self, checkpoint: Checkpoint) -> dict[str, Place]:
         """Where each tensor of a checkpoint goes."""
-        decoder = checkpoint.prefix(*self.decoder_prefixes, probe="embed_tokens.weight")
-        places = decoder_places(self.decoder.config, decoder, "lm_head.weight")
+        decoder = checkpoint.prefix(*self.decoder_prefixes, probe="norm.weight")
+        head = checkpoint.first(*HEADS)
+        places = decoder_places(self.decoder.config, decoder, head or HEADS[0])
+        words = f"{decoder}embed_tokens.weight"
+        if head is not None and self.decoder.config.tie_embeddings and not checkpoint.first(words):
+            places[head] = places.pop(words)  # the one of the two that was kept
         names = [name for name, _ in self.tower.named_parameters()]
         tower = checkpoint.prefix(*self.tower_prefixes, probe=names[0])
         return places | {tower + name: Place(f"tower.{name}") for name in names}
@@ -219,9 +276,8 @@ def inverse_frequencies(text_config: Any, head_dim: int) -> Tensor:
 
 def normalised(frames: Tensor, preprocessor: dict[str, Any], dtype: torch.dtype) -> Tensor:
     """[…, height, width, 3] uint8 → […, 3, height, width], as the preprocessor's file says."""
-    mean, std = (_channels(preprocessor, name) for name in ("image_mean", "image_std"))
-    scale = float(preprocessor.get("rescale_factor", 1 / 255))
-    shift, width = _scaled(mean, std, scale, frames.device)
+    mean, std = preprocessor["image_mean"], preprocessor["image_std"]
+    shift, width = _scaled(mean, std, preprocessor["rescale_factor"], frames.device)
     return ((frames.to(torch.float32) - shift) / width).movedim(-1, -3).to(dtype)
 
 
@@ -233,17 +289,6 @@ def _scaled(
     with torch.inference_mode(False):  # tuning may be who uses them next
         shift, width = (torch.tensor(each) / scale for each in (mean, std))
         return shift.to(device), width.to(device)
-
-
-def _channels(preprocessor: dict[str, Any], key: str) -> tuple[float, ...]:
-    return tuple(float(value) for value in preprocessor.get(key, (0.5, 0.5, 0.5)))
-
-
-def _preprocessor(folder: Path) -> dict[str, Any]:
-    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
-        if (folder / name).is_file():
-            return dict(json.loads((folder / name).read_text()))
-    raise ModelError(f"{folder} has no preprocessor_config.json")
 
 
 def _restore_buffers(tower: nn.Module, device: torch.device) -> None:

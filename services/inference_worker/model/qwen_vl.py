@@ -20,6 +20,7 @@ from transformers.vision_utils import (
 
 from services.inference_worker.model.decoder import RMSNorm, swiglu
 from services.inference_worker.model.family import Encoded
+from services.inference_worker.model.folder import CLIP, HALVES
 from services.inference_worker.model.kernels import kernels_for
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
 from services.inference_worker.model.published import (
@@ -75,6 +76,8 @@ class GatedMLP(nn.Module):
 class Qwen2VL(PublishedModel):
     """Qwen2-VL: q, k and v with biases, chunked multimodal RoPE."""
 
+    model_type = "qwen2_vl"
+    colours = CLIP
     placeholder = "<|vision_start|><|video_pad|><|vision_end|>"
     decoder_prefixes = ("model.language_model.", "model.", "language_model.model.")
     tower_prefixes = ("visual.", "model.visual.")
@@ -230,6 +233,8 @@ class Qwen25VL(Qwen2VL):
     """Qwen2.5-VL: another tower, with windowed attention. A tubelet that has a vision span of its
     own is at no distance in time from itself, so its absolute-time positions are those above."""
 
+    model_type = "qwen2_5_vl"
+
     @property
     def windowed(self) -> list[int]:
         vision = self.config.vision_config
@@ -267,6 +272,9 @@ class Qwen25VL(Qwen2VL):
 class Qwen3VL(Qwen2VL):
     """Qwen3-VL, dense: normed queries and keys, interleaved multimodal RoPE, DeepStack, and the
     time of each tubelet in words before its vision span."""
+
+    model_type = "qwen3_vl"
+    colours = HALVES
 
     def timestamp(self, seconds: float) -> list[int]:
         return self.chat.tokens(f"<{min(seconds, LATEST_S):.1f} seconds>")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from services.inference_worker.model.family import Encoded
+from services.inference_worker.model.folder import HALVES
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
 from services.inference_worker.model.published import (
     LATEST_S,
@@ -48,9 +49,13 @@ class SmolVLM(PublishedModel):
     tower_prefixes = ("model.",)
     answer_prefix = " "
     preferred_fps = 1.0
-    # The published prompt also says how many frames there are and how long the video is, which of
-    # a live one nobody knows.
-    intro = "You are provided the following series of frames from a live video.\n"
+    model_type = "smolvlm"
+    colours = HALVES
+    # The prompt it was trained with tells how many frames there are and how long the video is: of a
+    # live one, as many as the window holds at one a second.
+    intro = (
+        "You are provided the following series of thirty frames from a 0:00:30 [H:MM:SS] video.\n"
+    )
     outro = "\n\n"
 
     @property
@@ -92,6 +97,14 @@ class SmolVLM(PublishedModel):
 
     def adapt_tower(self) -> None:
         use_whole_pictures(self.tower.vision_model)
+
+    @staticmethod
+    def chat_template() -> str:
+        """Published folders have a template for pictures alone; for videos transformers takes one
+        of its own, whatever the folder says."""
+        from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
+
+        return str(DEFAULT_CHAT_TEMPLATE)
 
     @staticmethod
     def make_tower(config: Any) -> nn.Module:
