@@ -88,6 +88,10 @@ KV_PAGES_TOTAL = Gauge("sightline_kv_pages_total", "KV pages of the pool.")
 KV_BYTES_PER_SESSION = Gauge("sightline_kv_bytes_per_session", "KV bytes promised to a session.")
 DEVICE_BUSY = Gauge("sightline_device_busy_ratio", "Share of time the device thread computes.")
 REBASES = Counter("sightline_rebases_total", "Sessions moved back before the position horizon.")
+ANSWERS_PAUSED = Counter(
+    "sightline_worker_answers_paused_total",
+    "Times that an answer gave its KV pages to an older one or to frames, to go on later.",
+)
 STEP_FAILURES = Counter(
     "sightline_step_failures_total", "Steps that raised, by what failed.", ["part"]
 )
