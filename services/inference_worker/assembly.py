@@ -60,6 +60,7 @@ def assemble(
         frame_queue=max(config.frame_queue, model.spec.tubelet),
         branch_tokens=config.branch_tokens,
         waiting_branches=config.waiting_questions,
+        waiting_tokens=config.waiting_tokens,
         max_window_segments=max(config.max_window, model.spec.window_segments),
         reuse_below=config.reuse_below,
         park_after_s=config.park_after_s,

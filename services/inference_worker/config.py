@@ -89,10 +89,19 @@ class WorkerConfig(ServiceConfig):
         4, "Frames one session may have in flight: the credit given.", minimum=1, maximum=256
     )
     branch_tokens: int = setting(
-        4096, "Tokens of questions and answers one session may hold at once.", minimum=64
+        4096,
+        "Tokens of the longest question with its answer, and what the answers of one session that "
+        "are under way share; they take it as they grow.",
+        minimum=64,
     )
     waiting_questions: int = setting(
-        64, "Questions one session may have waiting beyond that.", minimum=1
+        2048, "Questions one session may have waiting beyond those under way.", minimum=1
+    )
+    waiting_tokens: int = setting(
+        1_048_576,
+        "Tokens of waiting questions and their history, over all sessions; one question of each "
+        "session may always wait.",
+        minimum=1,
     )
     question_tokens: int = setting(
         512, "Longest question, history not counted, in tokens.", minimum=8

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.inference_worker import metrics
-from services.inference_worker.kv_cache import Branch, KVCache, TrunkShape
+from services.inference_worker.branching import Branching
+from services.inference_worker.kv_cache import KVCache, TrunkShape
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.parking import Parking
 from services.inference_worker.runner import Runner
@@ -44,16 +45,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """Bounds of one worker. `branch_tokens`: prompts and answers one session may hold at once;
-    `waiting_branches`: questions one session may have queued beyond that. `reuse_below`: a tubelet
-    that changed less since the last encoded one is not encoded (`largest_change`); 0: all are.
-    `park_after_s`: see `Parking`."""
+    """Bounds of one worker. `branch_tokens`: of a question with its answer, and what the answers of
+    one session share. `waiting_branches`: questions one session may have queued beyond those under
+    way; `waiting_tokens`: of all that are queued, but for one of each session. `reuse_below`: a
+    tubelet that changed less since the last encoded one is not encoded (`largest_change`); 0: all
+    are. `park_after_s`: see `Parking`."""
 
     max_sessions: int
     frame_queue: int
     branch_tokens: int
     waiting_branches: int
     max_window_segments: int
+    waiting_tokens: int = 2**20
     reuse_below: float = 0.0
     park_after_s: float = 0.0
 
@@ -90,7 +93,7 @@ class EngineCore:
         self._clock = clock
         self._parking = Parking(self.sessions, cache, runner, limits.park_after_s, clock)
         self._making = RunMaking(model, cache, runner, limits.reuse_below)
-        self._num_branches = 0
+        self._branching = Branching(model, cache, runner, limits.branch_tokens)
 
     def shape(self, window_segments: int = 0, max_pixels: int = 0) -> TrunkShape:
         """What a session of this window and frame size may hold; 0 means the model's own."""
@@ -144,27 +147,23 @@ class EngineCore:
         return [session for session in self.sessions.values() if session.parked is None]
 
     def open_branches(self) -> None:
-        """Give waiting jobs their branch when their frames are in and the reserve has room."""
-        for session in self.sessions.values():
+        """Move windows back that are due, and give waiting jobs their branch when their frames are
+        in and there is room."""
+        prompt_tokens = self._scheduler.prompt_tokens(self._resident(), self._clock())
+        for session in list(self.sessions.values()):
             while session.frames and session.frames[0].interpolated:
                 self._pass_over(session, session.frames.popleft())
             if session.parked is not None:
                 continue
-            if session.rebase_due and not session.running:
-                self._rebase(session)
-            while session.waiting and not (session.rebase_due or session.leaving):
-                job = session.waiting[0]
-                length = len(job.pending) + job.max_tokens
-                if session.frames_taken < job.after_frame or not self.cache.can_branch(
-                    session.trunk, length
-                ):
-                    break
-                session.waiting.popleft()
-                job.branch = self.cache.open_branch(session.trunk, length)
-                job.seen = _seen(job.branch, self.model.spec.tubelet)
-                self._num_branches += 1
-                job.order = self._num_branches
-                session.running.append(job)
+            try:
+                if session.rebase_due:
+                    self._branching.rebase(session)
+                if session.running or session.waiting:
+                    self._branching.open(session, prompt_tokens)
+            except Exception:  # nobody knows how far its keys were moved
+                metrics.STEP_FAILURES.labels("rebase").inc()
+                log.exception("rebase failed", extra={"session": session.id})
+                self.end_session(session.id, InternalError("the session could not be moved back"))
 
     def _step(self, plan: Plan) -> None:
         if plan.empty:
@@ -174,7 +173,8 @@ class EngineCore:
         owners: list[tuple[SessionState, list[FrameJob]] | BranchJob] = []
         groups = {session.id: n for n, session in enumerate(self.sessions.values())}
         for session, tubelets in plan.frames:
-            metrics.SEGMENTS_WITHDRAWN.inc(self.cache.relieve(session.trunk))
+            sizes = [tubelet[0].layout.segment_tokens for tubelet in tubelets]
+            self._branching.make_room(session, sizes)
             start = len(runs)
             try:
                 for tubelet in tubelets:
@@ -187,12 +187,14 @@ class EngineCore:
                 self.end_session(session.id, error)
                 for frame in (frame for tubelet in taken for frame in tubelet):
                     frame.done(error)
-        by_branch = {id(job.branch): s.id for s in self.sessions.values() for job in s.running}
-        for job, count in plan.branches:
-            session_id = by_branch.get(id(job.branch))
+        # The oldest first: whoever is in the step already need not pause for those who follow.
+        for job, count in sorted(plan.branches, key=lambda entry: entry[0].order):
+            session_id = self._under_way(job)
             if session_id is None:
                 continue
             try:
+                if not self._branching.find_pages(self.sessions[session_id], job, count):
+                    continue
                 runs.append(self._making.of_branch(groups[session_id], job, count))
                 owners.append(job)
             except ResourceExhaustedError as error:
@@ -319,25 +321,18 @@ class EngineCore:
         """Take a running job off its session and give its pages back. `clear`: they may hold what
         is no number, and the session's next steps read over them."""
         assert job.branch is not None
+        assert job.session is not None
         if clear:
             self.runner.clear(job.branch.pages)
-        for session in self.sessions.values():
-            if session.trunk is job.branch.trunk:
-                session.running.remove(job)
-                session.active_s = self._clock()
+        job.session.running.remove(job)
+        job.session.active_s = self._clock()
         self.cache.close_branch(job.branch)
 
-    def _rebase(self, session: SessionState) -> None:
-        """Move the window back to just after the sink, before positions leave the range the model
-        was trained for. Only while no branch reads the pages."""
-        trunk = session.trunk
-        delta = trunk.shape.sink_tokens - trunk.segments[0].cursor
-        self.runner.shift([page for s in trunk.segments for page in s.pages], delta)
-        for segment in trunk.segments:
-            segment.cursor += delta
-        trunk.cursor += delta
-        session.rebase_due = False
-        metrics.REBASES.inc()
+    def _under_way(self, job: BranchJob) -> str | None:
+        """The session of a planned job; None when that has ended, or it paused for an older one."""
+        if job.branch is None or job.branch.closed or job.paused or job.session is None:
+            return None
+        return job.session.id
 
     # Commands
 
@@ -423,6 +418,9 @@ class EngineCore:
                 )
             if len(session.waiting) >= self.limits.waiting_branches:
                 raise ResourceExhaustedError("too many questions are waiting on this session")
+            queued = sum(other.waiting_tokens for other in self.sessions.values())
+            if session.waiting and queued + len(job.pending) > self.limits.waiting_tokens:
+                raise ResourceExhaustedError("too much text is waiting on this worker")
         except Exception as error:
             job.sink.failed(error)
             return
@@ -430,18 +428,18 @@ class EngineCore:
             session.frames_submitted - session.frames_submitted % self.model.spec.tubelet
         )
         session.active_s = self._clock()
-        session.waiting.append(job)
+        session.enqueue(job)
 
     def cancel(self, job: BranchJob) -> None:
-        for session in self.sessions.values():
-            if job in session.running:
-                self._drop(job, clear=not job.num_answered)
-            elif job in session.waiting:
-                session.waiting.remove(job)
-            else:
-                continue
-            job.sink.finished(FinishReason.CANCELLED)
+        if job.branch is not None:
+            if job.branch.closed:
+                return
+            self._drop(job, clear=not job.num_answered)
+        elif job.session is not None and job in job.session.waiting:
+            job.session.withdraw(job)
+        else:
             return
+        job.sink.finished(FinishReason.CANCELLED)
 
     def warm_up(self) -> None:
         """Run every batch bucket once, so that no user pays for first-use costs: frames of 1, 2,
@@ -465,13 +463,13 @@ class EngineCore:
         ended = _Discard()
         for session in self.sessions.values():
             job = BranchJob(self.model.question_tokens([], "warm up"), 2, ended)
-            session.waiting.append(job)
+            session.enqueue(job)
         sessions = list(self.sessions.values())
         while any(session.waiting or session.running for session in sessions):
             self.open_branches()
             self.run_step()
         if sessions:
-            self._rebase(sessions[0])
+            self._branching.rebase(sessions[0])
         for name in names:
             self.end_session(name, UnavailableError("warm-up is over"))
         self._parking.paused = False
@@ -492,10 +490,3 @@ class _Discard:
 
 def _ignore(receipt: FrameReceipt | Exception) -> None:
     """A frame's `done` for frames nobody asked about."""
-
-
-def _seen(branch: Branch, tubelet: int) -> Seen:
-    video = branch.seen[1:]
-    if not video:
-        return Seen(0, 0, 0)
-    return Seen(video[0].captured_ns[0], video[-1].captured_ns[1], tubelet * len(video))

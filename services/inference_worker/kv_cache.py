@@ -7,16 +7,17 @@ Segments start on a page boundary; evicting one frees whole pages, and a branch 
 partial page that the trunk would still write to. So nothing is ever copied on a branch.
 
 A session's cost is known when it is admitted (`TrunkShape.cost`), and that many pages are reserved
-for it: an admitted session cannot run out. They lie in a row where the pool has such a row, and a
-session uses the first free one of its own, so that a window, which moves for ever, stays within a
-few pages more than it holds. Its keys are then read in place (see `paged_attention`).
+for it: its frames cannot run out. They lie in a row where the pool has such a row, and a session
+uses the first free one of its own, so that a window, which moves for ever, stays within a few pages
+more than it holds. Its keys are then read in place (see `paged_attention`). Branches take pages as
+they grow; `branching` says whose turn it is when there are none.
 A parked session has neither pages nor a reservation until it is brought back. One thread uses all
 of this.
 """
 
 import heapq
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -117,6 +118,10 @@ class PagePool:
         self.num_used += len(pages)
         return pages
 
+    def is_shared(self, pages: list[int]) -> bool:
+        """Whether anybody else holds one of these pages."""
+        return any(self._references[page] > 1 for page in pages)
+
     def retain(self, pages: list[int]) -> None:
         for page in pages:
             assert self._references[page] > 0, f"page {page} retained while free"
@@ -167,7 +172,10 @@ class TrunkShape:
 
     def cost(self, page_size: int) -> int:
         """Most pages a session can ever hold: its sink, its window and a step's burst, as much
-        again pinned by branches that outlive eviction, and the branches' own tokens."""
+        again pinned by branches that outlive eviction or a rebase, and the branches' own tokens.
+
+        That is what a session gets along with, not the most it would like: when branches of many
+        ages pin more than a window, or answers hold more than their share, they make room."""
         per_segment = -(-self.segment_tokens // page_size)
         return (
             -(-self.sink_tokens // page_size)
@@ -193,8 +201,8 @@ class Segment:
 class Trunk:
     """A session's KV: the sink and the window of recent segments. No question enters it.
 
-    `parked`: None, or which pages of its reservation each resident segment had when they were
-    given up.
+    `branch_pages`: that branches hold beside what they see. `parked`: None, or which pages of its
+    reservation each resident segment had when they were given up.
     """
 
     shape: TrunkShape
@@ -203,11 +211,16 @@ class Trunk:
     cursor: int
     segments: deque[Segment] = field(default_factory=deque)
     branches: list["Branch"] = field(default_factory=list)
-    branch_pages: int = 0  # promised to open branches
+    branch_pages: int = 0
     parked: list[list[int]] | None = None
 
     def resident(self) -> list[Segment]:
         return [self.sink, *self.segments]
+
+    @property
+    def num_free(self) -> int:
+        """Pages of its own that nobody holds."""
+        return len(self.reservation.free)
 
 
 @dataclass(slots=True, eq=False)
@@ -217,7 +230,6 @@ class Branch:
     trunk: Trunk
     seen: list[Segment]
     cursor: int
-    promised_pages: int
     pages: list[int] = field(default_factory=list)
     num_tokens: int = 0
     closed: bool = False
@@ -297,10 +309,12 @@ class KVCache:
             self.pool.release(segment.pages)
         self._retired.clear()
 
-    def relieve(self, trunk: Trunk) -> int:
-        """Keep what branches pin of the past within the session's allowance: the oldest evicted
-        segments are taken from the branches that still read them, which then go on without.
-        Returns how many segments that was; call before a step appends segments."""
+    def withdraw(self, trunk: Trunk, wanted: int, least: int = 0) -> int:
+        """Take the oldest evicted segments from the branches that still read them, which then go on
+        without, until `wanted` pages are free or no more than `least` pages of the past are left.
+        Returns how many segments that was. Not within a step, whose runs may read them."""
+        if trunk.num_free >= wanted:
+            return 0
         living = {id(segment) for segment in trunk.segments}
         pinned = {
             id(segment): segment
@@ -308,13 +322,12 @@ class KVCache:
             for segment in branch.seen[1:]
             if id(segment) not in living
         }
-        excess = sum(len(segment.pages) for segment in pinned.values())
-        excess -= trunk.shape.window_pages(self.pool.page_size)
+        left = sum(len(segment.pages) for segment in pinned.values())
         taken = 0
         for segment in pinned.values():  # branches are in order of age, and so are their segments
-            if excess <= 0:
+            if trunk.num_free >= wanted or left <= least:
                 break
-            excess -= len(segment.pages)
+            left -= len(segment.pages)
             taken += 1
             for branch in trunk.branches:
                 if segment in branch.seen:
@@ -322,41 +335,66 @@ class KVCache:
                     self.pool.release(segment.pages)
         return taken
 
-    def can_branch(self, trunk: Trunk, max_tokens: int) -> bool:
-        """Whether the session's reserve has room for a branch of that length now."""
-        wanted = self.pool.pages_for(max_tokens)
-        return trunk.branch_pages + wanted <= trunk.shape.branch_pages(self.pool.page_size)
+    def pinned_window(self, trunk: Trunk) -> int:
+        """Pages of the window that a branch reads as well: a rebase needs as many free ones."""
+        shared = [each for each in trunk.segments if self.pool.is_shared(each.pages)]
+        return sum(len(segment.pages) for segment in shared)
 
-    def open_branch(self, trunk: Trunk, max_tokens: int) -> Branch:
-        """Snapshot the trunk for one question of at most `max_tokens`, prompt and answer.
+    def rebase(self, trunk: Trunk) -> tuple[int, list[int], list[int]]:
+        """Let the window begin right after the sink again. Returns by how many positions its keys
+        are to be moved, its pages, and the pages that it has from now on: the same ones, or new
+        ones where a branch goes on reading the old. Raises ResourceExhaustedError, changing
+        nothing, when fewer than `pinned_window` pages are free."""
+        assert trunk.parked is None, "a rebase of a parked session"
+        fresh = self.pool.allocate(trunk.reservation, self.pinned_window(trunk))
+        delta = trunk.shape.sink_tokens - trunk.segments[0].cursor
+        old: list[int] = []
+        new: list[int] = []
+        for n, segment in enumerate(trunk.segments):
+            old += segment.pages
+            if self.pool.is_shared(segment.pages):
+                pages, fresh = fresh[: len(segment.pages)], fresh[len(segment.pages) :]
+                self.pool.release(segment.pages)
+                segment = replace(segment, pages=pages)
+                trunk.segments[n] = segment
+            segment.cursor += delta
+            new += segment.pages
+        trunk.cursor += delta
+        return delta, old, new
 
-        Raises ResourceExhaustedError when the session's reserve is taken (see `can_branch`).
-        """
-        if not self.can_branch(trunk, max_tokens):
-            raise ResourceExhaustedError(f"the session has no room for {max_tokens} more tokens")
+    def open_branch(self, trunk: Trunk) -> Branch:
+        """Snapshot the trunk for one question. It takes no pages before it grows."""
         assert trunk.parked is None, "a branch off a parked session"
-        promised = self.pool.pages_for(max_tokens)
-        branch = Branch(trunk, trunk.resident(), trunk.cursor, promised)
+        branch = Branch(trunk, trunk.resident(), trunk.cursor)
         for segment in branch.seen:
             self.pool.retain(segment.pages)
-        trunk.branch_pages += promised
         trunk.branches.append(branch)
         return branch
+
+    def missing(self, branch: Branch, count: int) -> int:
+        """Pages that the branch's next `count` tokens take beyond those it has."""
+        return self.pool.pages_for(branch.num_tokens + count) - len(branch.pages)
 
     def extend(self, branch: Branch, count: int) -> list[int]:
         """Pool slots (page * page_size + offset) of the branch's next `count` tokens.
 
-        Raises ResourceExhaustedError when the branch outgrows what it was promised.
+        Raises ResourceExhaustedError, taking none, when fewer than `missing` pages are free.
         """
         end = branch.num_tokens + count
-        missing = self.pool.pages_for(end) - len(branch.pages)
-        if len(branch.pages) + missing > branch.promised_pages:
-            raise ResourceExhaustedError("the answer is longer than its reserve")
-        if missing > 0:
-            branch.pages += self.pool.allocate(branch.trunk.reservation, missing)
+        fresh = self.pool.allocate(branch.trunk.reservation, max(0, self.missing(branch, count)))
+        branch.pages += fresh
+        branch.trunk.branch_pages += len(fresh)
         slots = self.slots(branch.pages, branch.num_tokens, end)
         branch.num_tokens = end
         return slots
+
+    def empty_branch(self, branch: Branch) -> None:
+        """Give a branch's own pages back; it can grow again from its first token, and still sees
+        what it saw."""
+        self.pool.release(branch.pages)
+        branch.trunk.branch_pages -= len(branch.pages)
+        branch.pages = []
+        branch.num_tokens = 0
 
     def slots(self, pages: list[int], start: int, end: int) -> list[int]:
         size = self.pool.page_size
@@ -367,10 +405,9 @@ class KVCache:
         if branch.closed:
             return
         branch.closed = True
+        self.empty_branch(branch)
         for segment in branch.seen:
             self.pool.release(segment.pages)
-        self.pool.release(branch.pages)
-        branch.trunk.branch_pages -= branch.promised_pages
         branch.trunk.branches.remove(branch)
 
     def close_trunk(self, trunk: Trunk) -> None:
@@ -389,14 +426,14 @@ class KVCache:
         for trunk in self._trunks:
             for segment in trunk.resident():
                 held.update(segment.pages)
-            promised = 0
+            branch_pages = 0
             for branch in trunk.branches:
                 assert not branch.closed
-                promised += branch.promised_pages
+                branch_pages += len(branch.pages)
                 held.update(branch.pages)
                 for segment in branch.seen:
                     held.update(segment.pages)
-            assert promised == trunk.branch_pages, "branch reserve miscounted"
+            assert branch_pages == trunk.branch_pages, "pages of branches miscounted"
             assert len(trunk.segments) <= trunk.shape.window_segments
             if trunk.parked is not None:
                 assert not trunk.branches, "a branch reads a parked session"

@@ -186,15 +186,24 @@ class KVStore:
         for part in self.parts:
             part.index_fill_(1, index, 0)
 
-    def shift(self, pages: list[int], omega: Tensor, delta: int) -> None:
-        """Rotate the keys of these pages by `delta` positions, in place. In 8 bits they are rounded
-        once more, which is all that a window meets: it has moved on before its next rebase."""
-        index = self._uploaded(pages)
+    def shift(self, pages: list[int], into: list[int], omega: Tensor, delta: int) -> None:
+        """Write the keys of these pages, rotated by `delta` positions, and their values into the
+        pages `into`: the same ones, or free ones where somebody goes on reading the old. In 8 bits
+        keys are rounded once more, which is all that a window meets: it has moved on before its
+        next rebase."""
+        index, target = self._uploaded(pages), self._uploaded(into)
         offsets = torch.arange(self.page_size, device=self.device)
-        slots = (index[:, None] * self.page_size + offsets).flatten()
+        slots = (target[:, None] * self.page_size + offsets).flatten()
         for keys in self.keys:
             moved = shift(keys.read(index, torch.float32), omega, delta)
             keys.write(slots, moved.flatten(1, 2).transpose(0, 1))
+        copied = [(old, new) for old, new in zip(pages, into, strict=True) if old != new]
+        if not copied:
+            return
+        index, target = (self._uploaded(list(each)) for each in zip(*copied, strict=True))
+        for values in self.values:
+            for part in values.parts:
+                part.index_copy_(1, target, part.index_select(1, index))
 
     def save(self, pages: list[int]) -> Tensor:
         """A copy of these pages in host memory, pinned where the device is CUDA: [bytes] uint8.

@@ -105,6 +105,10 @@ DEVICE_MEMORY_TOTAL = Gauge(
     ["source"],
 )
 REBASES = Counter("sightline_rebases_total", "Sessions moved back before the position horizon.")
+ANSWERS_PAUSED = Counter(
+    "sightline_worker_answers_paused_total",
+    "Times that an answer gave its KV pages to an older one or to frames, to go on later.",
+)
 STEP_FAILURES = Counter(
     "sightline_step_failures_total", "Steps that raised, by what failed.", ["part"]
 )

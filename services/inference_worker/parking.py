@@ -233,9 +233,9 @@ class Parking:
 
 def _refuse(session: SessionState, error: Exception) -> None:
     """Fail what waits for a parked session; the session itself stays as it is."""
-    frames, jobs = list(session.frames), list(session.waiting)
+    frames = list(session.frames)
+    jobs = [session.dequeue() for _ in range(len(session.waiting))]
     session.frames.clear()
-    session.waiting.clear()
     session.frames_taken += len(frames)
     session.wanted_s = None
     metrics.FRAMES.labels("refused").inc(len(frames))

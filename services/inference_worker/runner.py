@@ -188,9 +188,9 @@ class Runner:
         return [RunOutput(int(token), score, bool(good)) for token, score, good in rows]
 
     @torch.inference_mode()
-    def shift(self, pages: list[int], delta: int) -> None:
-        """Rebase: rotate the keys of these pages by `delta` positions, in place."""
-        self.store.shift(pages, self.model.decoder.omega, delta)
+    def shift(self, pages: list[int], into: list[int], delta: int) -> None:
+        """Rebase: move what is in these pages by `delta` positions, into others or in place."""
+        self.store.shift(pages, into, self.model.decoder.omega, delta)
 
     @torch.inference_mode()
     def clear(self, pages: list[int]) -> None:

@@ -92,7 +92,8 @@ class BranchJob:
     """A question or a watch's check. `pending` tokens still have to run; the last one's logits
     give the next token. `after_frame`: frames submitted to the session before it was asked, which
     it must see. `max_tokens` bounds the answer alone. `said`: every token so far, of the prompt
-    and of the answer."""
+    and of the answer. `paused`: its branch gave its pages back, and reads all of that again when
+    there is room."""
 
     pending: list[int]
     max_tokens: int
@@ -102,7 +103,9 @@ class BranchJob:
     after_frame: int = 0
     branch: Branch | None = None
     seen: Seen | None = None
+    session: "SessionState | None" = None  # that it was asked of
     order: int = 0  # of opening
+    paused: bool = False
     num_answered: int = 0
     generator: Any = None  # the runner's random state, made on first use
     prompt_tokens: int = 0
@@ -112,21 +115,27 @@ class BranchJob:
         self.prompt_tokens = len(self.pending)
         self.said = list(self.pending)
 
+    def pause(self) -> None:
+        """Begin again with all that was said, which gives the same token next."""
+        self.paused = True
+        self.pending = list(self.said)
+
 
 @dataclass(slots=True, eq=False)
 class SessionState:
     """A session on the device thread. `frames_taken` counts frames that left the queue.
-    `waiting` jobs have no branch yet; `running` ones do. `picture`: the runner's, of the newest
-    encoded tubelet. `active_s`: when it last had a frame or a question, or ended an answer.
-    `parked`: the runner's copy of its pages, while it has none. `moved_s`: when it came to the
-    device, or left it. `wanted_s`: since when its work waits for its pages. `leaving`: it gets no
-    new branches, because its place goes to another."""
+    `waiting` jobs have no branch yet, `waiting_tokens` in all; `running` ones do. `picture`: the
+    runner's, of the newest encoded tubelet. `active_s`: when it last had a frame or a question, or
+    ended an answer. `parked`: the runner's copy of its pages, while it has none. `moved_s`: when it
+    came to the device, or left it. `wanted_s`: since when its work waits for its pages. `leaving`:
+    it gets no new branches, because its place goes to another."""
 
     id: str
     trunk: Trunk
     frames: deque[FrameJob] = field(default_factory=deque)
     waiting: deque[BranchJob] = field(default_factory=deque)
     running: list[BranchJob] = field(default_factory=list)
+    waiting_tokens: int = 0
     frames_submitted: int = 0
     frames_taken: int = 0
     reused_segments: int = 0
@@ -141,6 +150,29 @@ class SessionState:
     moved_s: float = 0.0
     wanted_s: float | None = None
     leaving: bool = False
+
+    def enqueue(self, job: BranchJob) -> None:
+        """Let a job wait for its branch."""
+        job.session = self
+        self.waiting.append(job)
+        self.waiting_tokens += job.prompt_tokens
+
+    def dequeue(self) -> BranchJob:
+        """The job that waits for longest; it waits no more."""
+        job = self.waiting.popleft()
+        self.waiting_tokens -= job.prompt_tokens
+        return job
+
+    def withdraw(self, job: BranchJob) -> None:
+        """Let a waiting job wait no more."""
+        self.waiting.remove(job)
+        self.waiting_tokens -= job.prompt_tokens
+
+    @property
+    def unread_tokens(self) -> int:
+        """Of prompts that are being read."""
+        reading = (len(job.pending) for job in self.running if not job.paused)
+        return sum(count for count in reading if count > 1)
 
     @property
     def idle(self) -> bool:
@@ -257,14 +289,20 @@ class Scheduler:
     def plan(self, sessions: list[SessionState], now_s: float) -> Plan:
         """The next step, empty when nothing can run."""
         plan = Plan()
-        jobs = [(session, job) for session in sessions for job in session.running]
+        jobs = [(each, job) for each in sessions for job in each.running if not job.paused]
         overdue = self._frames_ran_last and now_s > self._questions_ran_s + QUESTIONS_WAIT_S
         if not (jobs and overdue):
             self._plan_frames(plan, self._ready(sessions, now_s))
         if jobs and not plan.frames:
-            flowing = any(now_s - session.last_frame_s < FLOWING_S for session in sessions)
-            self._plan_questions(plan, jobs, flowing, overdue)
+            self._plan_questions(plan, jobs, _flowing(sessions, now_s), overdue)
         return plan
+
+    def prompt_tokens(self, sessions: list[SessionState], now_s: float) -> int:
+        """How much of a session's prompts is worth opening branches for: what a step can read.
+        Questions that are read later should see newer frames."""
+        if not _flowing(sessions, now_s):
+            return self.limits.tokens
+        return KEPT_WAITING * self.limits.question_tokens
 
     def ran(self, plan: Plan, step_s: float, now_s: float) -> None:
         """A planned step has run, took so long and ended now."""
@@ -320,3 +358,8 @@ class Scheduler:
                 else:
                     next(entry for entry in plan.frames if entry[0] is session)[1].append(tubelet)
                 plan.num_tokens += size
+
+
+def _flowing(sessions: list[SessionState], now_s: float) -> bool:
+    """Whether one of them is live."""
+    return any(now_s - session.last_frame_s < FLOWING_S for session in sessions)

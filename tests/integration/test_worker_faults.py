@@ -208,15 +208,15 @@ async def test_questions_and_answers_beyond_the_reserve_are_refused(
         code, details = await refused(worker.said("s", "red " * 100))
         assert code == grpc.StatusCode.INVALID_ARGUMENT
         assert "64 fit" in details
-        # Accounts that are wrong: the answer outgrows what its branch was promised.
-        open_branch = worker.bench.cache.open_branch
+        # Accounts that are wrong: there are no pages for what was admitted.
+        allocate = worker.bench.cache.pool.allocate
         with monkeypatch.context() as broken:
             broken.setattr(
-                worker.bench.cache, "open_branch", lambda trunk, _: open_branch(trunk, 8)
+                worker.bench.cache.pool, "allocate", lambda pages, _: allocate(pages, 10_000)
             )
             code, details = await refused(worker.said("s"))
         assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "longer than its reserve" in details
+        assert "beyond its reservation" in details
         await worker.settle(used)
         assert (await worker.said("s")).answer_tokens == 8
 

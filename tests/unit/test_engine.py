@@ -368,7 +368,7 @@ def test_what_is_not_a_number_stays_in_its_session() -> None:
 def test_what_is_not_a_number_ends_with_its_question(cancelled: bool) -> None:
     """The session goes on, in the pages that the question had and over them."""
     rng = np.random.default_rng(12)
-    bench = Bench(tiny_model(), page_size=16, branch_tokens=64, prefill=40)
+    bench = Bench(tiny_model(), page_size=16, branch_tokens=256, prefill=40)
     bench.open("s")
     _ask_nonsense(bench, "s", cancelled)
     for number in range(8):

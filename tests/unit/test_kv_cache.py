@@ -12,8 +12,8 @@ from sightline.errors import ResourceExhaustedError
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Sessions open, frames come, questions start, grow and end, sessions are parked and return,
-    in any order."""
+    """Sessions open, frames come, windows move back, questions start, grow, pause and end, sessions
+    are parked and return, in any order."""
 
     @initialize(pages=st.integers(60, 300), size=st.sampled_from([1, 4, 16]))
     def start(self, pages: int, size: int) -> None:
@@ -88,38 +88,78 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(1, 2))
     def append(self, data: st.DataObject, count: int) -> None:
         trunk = data.draw(st.sampled_from(self.resident))
-        self.cache.relieve(trunk)
-        for _ in range(count):  # an admitted session can never run the pool dry
-            segment = self.cache.append_segment(
-                trunk, data.draw(st.integers(1, trunk.shape.segment_tokens)), 1, (0, 0)
-            )
+        sizes = [data.draw(st.integers(1, trunk.shape.segment_tokens)) for _ in range(count)]
+        wanted = sum(self.cache.pool.pages_for(size) for size in sizes)
+        self.make_room(trunk, wanted)
+        for size in sizes:  # an admitted session can never run the pool dry
+            segment = self.cache.append_segment(trunk, size, 1, (0, 0))
             assert segment is trunk.segments[-1]
         self.cache.check_integrity()
         self.cache.end_step()
 
+    def make_room(self, trunk: Trunk, wanted: int) -> None:
+        """By what may be asked of branches, as a whole: nothing they hold stands in the way."""
+        for branch in trunk.branches[1:]:
+            self.cache.empty_branch(branch)
+        self.cache.withdraw(trunk, wanted)
+        assert trunk.num_free >= wanted
+
+    @precondition(lambda self: any(trunk.segments for trunk in self.resident))
+    @rule(data=st.data())
+    def rebase(self, data: st.DataObject) -> None:
+        trunk = data.draw(st.sampled_from([each for each in self.resident if each.segments]))
+        wanted = self.cache.pinned_window(trunk)
+        self.make_room(trunk, wanted)
+        shapes = [(len(each.pages), each.num_tokens) for each in trunk.segments]
+        seen = [[list(each.pages) for each in branch.seen] for branch in trunk.branches]
+        cursors = [[each.cursor for each in branch.seen] for branch in trunk.branches]
+        delta, old, new = self.cache.rebase(trunk)
+        assert trunk.segments[0].cursor == trunk.shape.sink_tokens
+        assert delta <= 0
+        assert len(set(new)) == len(new) == len(old)
+        assert sum(a != b for a, b in zip(old, new, strict=True)) == wanted
+        assert self.cache.pages(trunk) == trunk.sink.pages + new
+        assert [(len(each.pages), each.num_tokens) for each in trunk.segments] == shapes
+        # What branches read stays where it is, and what it is.
+        assert [[each.pages for each in branch.seen] for branch in trunk.branches] == seen
+        assert [[each.cursor for each in branch.seen] for branch in trunk.branches] == cursors
+        assert self.cache.pinned_window(trunk) == 0
+
     @precondition(lambda self: self.resident)
-    @rule(data=st.data(), tokens=st.integers(1, 16))
-    def open_branch(self, data: st.DataObject, tokens: int) -> None:
+    @rule(data=st.data())
+    def open_branch(self, data: st.DataObject) -> None:
         trunk = data.draw(st.sampled_from(self.resident))
-        fits = self.cache.can_branch(trunk, tokens)
-        try:
-            self.branches.append(self.cache.open_branch(trunk, tokens))
-            assert fits
-        except ResourceExhaustedError:
-            assert not fits
+        free = trunk.num_free
+        self.branches.append(self.cache.open_branch(trunk))
+        assert trunk.num_free == free  # nothing is copied, nothing is kept for later
 
     @precondition(lambda self: self.branches)
     @rule(data=st.data(), tokens=st.integers(1, 8))
     def extend(self, data: st.DataObject, tokens: int) -> None:
         branch = data.draw(st.sampled_from(self.branches))
-        before = branch.num_tokens
+        before, wanted = branch.num_tokens, self.cache.missing(branch, tokens)
+        # Of one question, as long as its session allows.
+        if before + tokens > branch.trunk.shape.branch_tokens:
+            return
+        free = branch.trunk.num_free
         try:
             slots = self.cache.extend(branch, tokens)
         except ResourceExhaustedError:
+            assert wanted > free
             assert branch.num_tokens == before
             return
         assert len(set(slots)) == tokens
         assert {slot // self.cache.pool.page_size for slot in slots} <= set(branch.pages)
+
+    @precondition(lambda self: self.branches)
+    @rule(data=st.data())
+    def empty_branch(self, data: st.DataObject) -> None:
+        branch = data.draw(st.sampled_from(self.branches))
+        count, seen = len(branch.pages), list(branch.seen)
+        free = branch.trunk.num_free
+        self.cache.empty_branch(branch)
+        assert branch.trunk.num_free == free + count
+        assert branch.seen == seen
 
     @precondition(lambda self: self.branches)
     @rule(data=st.data())
@@ -212,7 +252,7 @@ def test_a_moving_window_stays_within_a_few_pages() -> None:
     trunks = [cache.open_trunk(shape) for _ in range(3)]
     for _ in range(60):
         for trunk in trunks:
-            branch = cache.open_branch(trunk, 8)
+            branch = cache.open_branch(trunk)
             cache.extend(branch, 6)
             cache.append_segment(trunk, 8, 1, (0, 0))
             cache.end_step()
@@ -234,13 +274,13 @@ def test_a_session_under_a_question_cannot_be_parked() -> None:
     cache = KVCache(100, 4)
     shape = TrunkShape(sink_tokens=4, segment_tokens=4, window_segments=2, branch_tokens=8)
     trunk = cache.open_trunk(shape)
-    branch = cache.open_branch(trunk, 8)
+    branch = cache.open_branch(trunk)
     with pytest.raises(AssertionError, match="branch"):
         cache.park(trunk)
     cache.close_branch(branch)
     cache.park(trunk)
     with pytest.raises(AssertionError, match="parked"):
-        cache.open_branch(trunk, 8)
+        cache.open_branch(trunk)
     with pytest.raises(AssertionError, match="parked"):
         cache.append_segment(trunk, 4, 1, (0, 0))
     assert (cache.pool.num_used, cache.pool.num_unreserved) == (0, 99)

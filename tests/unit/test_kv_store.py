@@ -105,7 +105,7 @@ def test_keys_are_rotated_where_they_lie(kind: str, bound: float) -> None:
     omega = torch.rand(5, 3)
     before = [store.read(layer, pages) for layer in range(DECODER.num_layers)]
     others = store.save([0, 2, 3, 5, 6, 7])
-    store.shift([1, 4], omega, -37)
+    store.shift([1, 4], [1, 4], omega, -37)
     assert torch.equal(store.save([0, 2, 3, 5, 6, 7]), others)
     turn = angles(omega, torch.full((3,), -37.0))
     for layer, (keys, values) in enumerate(before):

@@ -43,6 +43,7 @@ class StreamSpec:
     size. `tubelet`: frames encoded together. `causal_segments`: tokens inside a segment see only
     earlier ones; otherwise a segment's tokens all see each other (causal by frame).
     `position_horizon`: the largest cursor the model was trained for; keys are rebased before it.
+    `branch_positions`: how many the model has beyond that, for questions and answers; 0: unknown.
     `history_rounds`: how many earlier rounds of a conversation the model was trained to read.
     """
 
@@ -58,6 +59,7 @@ class StreamSpec:
     preferred_fps: float
     history_rounds: int
     max_answer_tokens: int
+    branch_positions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

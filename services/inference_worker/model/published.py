@@ -82,6 +82,7 @@ class PublishedModel(nn.Module, ABC):
             preferred_fps=self.preferred_fps,
             history_rounds=HISTORY_ROUNDS,
             max_answer_tokens=MAX_ANSWER_TOKENS,
+            branch_positions=BRANCH_POSITIONS,
         )
 
     # What a family says
