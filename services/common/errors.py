@@ -12,21 +12,72 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc.aio import ServerInterceptor, ServicerContext
 
+from services.common.admission import Admission, CallLimits
 from services.common.metrics import RPC_SECONDS
+from services.common.places import Trusted
 from services.common.redaction import redacted
-from sightline.errors import InvalidArgumentError, SightlineError
+from sightline.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    SightlineError,
+    UnavailableError,
+    error_from_status,
+)
 
 log = logging.getLogger(__name__)
 
 MAX_DETAIL_CHARS = 1000  # a status travels in a header, and headers have a limit of 8 KiB
+# Trailing metadata of errors that a service raised on purpose: their words are meant for callers.
+# What grpc itself says of a peer that is away holds addresses, and is meant for operators.
+ON_PURPOSE = ("sightline-error", "1")
+_UNCOUNTED = ("/grpc.health.v1.Health/Check",)  # a full service is not a sick one
+
+
+def error_of_peer(error: grpc.aio.AioRpcError, peer: str) -> SightlineError:
+    """What a caller of ours is told when a call to another service failed.
+
+    `peer` is its name in a sentence: "the model". The peer's own words are passed on; grpc's go
+    to the log.
+    """
+    return error_of_status(error.code(), error.details(), error.trailing_metadata(), peer)
+
+
+async def error_of_call(call: Any, peer: str) -> SightlineError:
+    """The same for a call that is over."""
+    return error_of_status(
+        await call.code(), await call.details(), await call.trailing_metadata(), peer
+    )
+
+
+def error_of_status(
+    code: grpc.StatusCode, details: str | None, trailing: Any, peer: str
+) -> SightlineError:
+    if ON_PURPOSE in [(name, value) for name, value in trailing or ()]:
+        return error_from_status(code, details)
+    log.warning("a peer failed", extra={"peer": peer, "code": code.name, "reason": details or ""})
+    name = peer[:1].upper() + peer[1:]
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceededError(f"{name} took too long: try again")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return ResourceExhaustedError(f"{name} has no room for this now: try again later")
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return UnavailableError(f"{name} is restarting: try again in some seconds")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return UnavailableError(f"{name} runs another version than this server")
+    return InternalError(f"{name} failed")
 
 
 class ErrorInterceptor(ServerInterceptor):
     """Turns domain errors into their status and unknown ones into INTERNAL without detail.
 
-    Bytes that are not the request's message are INVALID_ARGUMENT. Also times every call, because
-    this is the one place that sees them all.
+    Bytes that are not the request's message are INVALID_ARGUMENT. Also times every call and
+    counts it against the limits of `admission`, because this is the one place that sees them all.
     """
+
+    def __init__(self, admission: Admission | None = None) -> None:
+        self._admission = admission or Admission(CallLimits(), Trusted())
 
     async def intercept_service(
         self,
@@ -38,28 +89,52 @@ class ErrorInterceptor(ServerInterceptor):
             return handler
         method = handler_call_details.method
         decode = _decoder(handler.request_deserializer)
+        # Every call is served as one that streams its requests: a single one is then read inside
+        # the call, where it takes its turn, and where a failure still gets its status.
         if handler.response_streaming:
             behaviour = handler.stream_stream or handler.unary_stream
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            wrap = _wrap_streaming
+            make, run = grpc.stream_stream_rpc_method_handler, _run_streaming
         else:
             behaviour = handler.stream_unary or handler.unary_unary
-            make = (
-                grpc.stream_unary_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_unary_rpc_method_handler
-            )
-            wrap = _wrap_unary
-        if handler.request_streaming:
-            wrapped = wrap(behaviour, method)
-            return make(wrapped, decode, handler.response_serializer)
-        # A single request is decoded inside the call, where a failure still gets its status.
-        wrapped = wrap(lambda raw, context: behaviour(decode(raw), context), method)
-        return make(wrapped, None, handler.response_serializer)
+            make, run = grpc.stream_unary_rpc_method_handler, _run_unary
+        streams = handler.request_streaming
+
+        async def call(requests: AsyncIterator[bytes], context: ServicerContext[Any, Any]) -> Any:
+            outcome = _Outcome(method)
+            with outcome.timed():
+                try:
+                    place = self._admission.place(context)
+                    counted = method not in _UNCOUNTED
+                    with self._admission.call(place, streams) if counted else _nothing():
+                        if streams:
+                            request: Any = _Decoded(requests, decode)
+                        else:
+                            request = decode(await self._admission.first(requests, place))
+                        return await run(behaviour, request, context)
+                except Exception as error:
+                    await outcome.abort(error, context)
+
+        return make(call, None, handler.response_serializer)
+
+
+_nothing = contextlib.nullcontext
+
+
+class _Decoded:
+    """A stream of requests. Not a generator, which one cancelled wait for a message would end."""
+
+    def __init__(self, raw: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> None:
+        self._raw = raw
+        self._iterator: AsyncIterator[bytes] | None = None
+        self._decode = decode
+
+    def __aiter__(self) -> "_Decoded":
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._iterator is None:  # not before: one that nobody reads would be complained about
+            self._iterator = aiter(self._raw)
+        return self._decode(await anext(self._iterator))
 
 
 def _decoder(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
@@ -74,32 +149,20 @@ def _decoder(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], A
     return decode
 
 
-def _wrap_unary(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-    async def call(request: Any, context: ServicerContext[Any, Any]) -> Any:
-        outcome = _Outcome(method)
-        with outcome.timed():
-            try:
-                return await behaviour(request, context)
-            except Exception as error:
-                await outcome.abort(error, context)
-
-    return call
+async def _run_unary(
+    behaviour: Callable[..., Any], request: Any, context: ServicerContext[Any, Any]
+) -> Any:
+    return await behaviour(request, context)
 
 
-def _wrap_streaming(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-    async def call(request: Any, context: ServicerContext[Any, Any]) -> None:
-        outcome = _Outcome(method)
-        with outcome.timed():
-            try:
-                result = behaviour(request, context)
-                if hasattr(result, "__aiter__"):
-                    await _send_all(result, context)
-                else:  # a library servicer that writes through the context
-                    await result
-            except Exception as error:
-                await outcome.abort(error, context)
-
-    return call
+async def _run_streaming(
+    behaviour: Callable[..., Any], request: Any, context: ServicerContext[Any, Any]
+) -> None:
+    result = behaviour(request, context)
+    if hasattr(result, "__aiter__"):
+        await _send_all(result, context)
+    else:  # a library servicer that writes through the context
+        await result
 
 
 async def _send_all(replies: AsyncIterator[Any], context: ServicerContext[Any, Any]) -> None:
@@ -140,14 +203,15 @@ class _Outcome:
             self.code = grpc.StatusCode.CANCELLED
             raise error
         self.code, message = self._status_of(error)
-        await context.abort(self.code, redacted(message)[:MAX_DETAIL_CHARS])
+        await context.abort(self.code, redacted(message)[:MAX_DETAIL_CHARS], (ON_PURPOSE,))
 
     def _status_of(self, error: Exception) -> tuple[grpc.StatusCode, str]:
         error = _one_of_group(error)
         if isinstance(error, SightlineError):
             return error.code, error.message
-        if isinstance(error, grpc.aio.AioRpcError):  # a peer's refusal, passed on as it came
-            return error.code(), error.details() or ""
+        if isinstance(error, grpc.aio.AioRpcError):
+            refusal = error_of_peer(error, "a part of the service")
+            return refusal.code, refusal.message
         log.error("unhandled error", extra={"method": self.method}, exc_info=error)
         return grpc.StatusCode.INTERNAL, "internal error"
 

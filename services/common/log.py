@@ -1,11 +1,26 @@
-"""JSON logs: one object a line on standard error, constant messages, fields beside them."""
+"""JSON logs: one object a line on standard error, constant messages, fields beside them.
+
+Strangers can make a service say the same thing often, so each kind of line has a limit; what was
+withheld is counted and said. They can also choose how long a line is, so texts are cut.
+"""
 
 import json
 import logging
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TextIO
 
 from services.common.redaction import redacted
+
+MAX_LINES = 50  # of one kind in WINDOW_S
+MAX_TRACEBACKS = 5  # likewise
+WINDOW_S = 10.0
+MAX_KINDS = 512
+MAX_TEXT = 2_000  # characters of a field
+MAX_TRACEBACK = 20_000
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -23,11 +38,15 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "service": self.service,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _cut(record.getMessage(), MAX_TEXT),
         }
-        entry |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        entry |= {
+            key: _cut(value, MAX_TEXT) if isinstance(value, str) else value
+            for key, value in vars(record).items()
+            if key not in _STANDARD
+        }
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
+            entry["traceback"] = _cut(self.formatException(record.exc_info), MAX_TRACEBACK)
         return json.dumps(_shown(entry), default=str)
 
 
@@ -42,8 +61,85 @@ def _shown(value: object) -> object:
     return redacted(str(value))
 
 
+@dataclass(slots=True)
+class _Kind:
+    """Lines of one logger, level and message since `since_s`."""
+
+    since_s: float
+    first: logging.LogRecord
+    admitted: int = 0
+    withheld: int = 0
+
+
+class Sparing:
+    """How many lines of each kind pass. `clock` is in seconds and never goes back."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._kinds: dict[tuple[str, int, str], _Kind] = {}
+
+    def pass_on(self, record: logging.LogRecord) -> list[logging.LogRecord]:
+        """What is to be written now: notices of what was withheld, and the record if it may."""
+        now_s = self._clock()
+        written = [_notice(kind) for kind in self._over(now_s) if kind.withheld]
+        key = (record.name, record.levelno, str(record.msg)[:200])
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= MAX_KINDS:  # messages are constant; whose are not share a kind
+                key = (record.name, record.levelno, "")
+            kind = self._kinds.setdefault(key, _Kind(now_s, record))
+        if kind.admitted < (MAX_TRACEBACKS if record.exc_info else MAX_LINES):
+            kind.admitted += 1
+            written.append(record)
+        else:
+            kind.withheld += 1
+        return written
+
+    def rest(self) -> list[logging.LogRecord]:
+        """Notices of everything withheld and not said yet."""
+        return [_notice(kind) for kind in self._over(float("inf")) if kind.withheld]
+
+    def _over(self, now_s: float) -> list[_Kind]:
+        ended = [key for key, kind in self._kinds.items() if now_s - kind.since_s >= WINDOW_S]
+        return [self._kinds.pop(key) for key in ended]
+
+
+class SparingHandler(logging.StreamHandler[TextIO]):
+    """Writes what `Sparing` passes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._sparing = Sparing()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for passed in self._sparing.pass_on(record):
+            super().emit(passed)
+
+    def close(self) -> None:
+        for notice in self._sparing.rest():
+            super().emit(notice)
+        super().close()
+
+
 def set_up_logging(service: str, level: str) -> None:
     """Send the whole process's logs to standard error as JSON. Call once, from `__main__`."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = SparingHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
+def _notice(kind: _Kind) -> logging.LogRecord:
+    fields = {
+        "name": kind.first.name,
+        "levelno": kind.first.levelno,
+        "levelname": kind.first.levelname,
+        "msg": "lines withheld",
+        "of": _cut(str(kind.first.msg), 200),
+        "withheld": kind.withheld,
+        "window_s": WINDOW_S,
+    }
+    return logging.makeLogRecord(fields)

@@ -1,12 +1,18 @@
 """Metrics every service has. Labels come from bounded sets, never from ids."""
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 
 RPC_SECONDS = Histogram(
     "sightline_rpc_seconds",
     "Duration of gRPC calls, streams included.",
     ["method", "code"],
     buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 600),
+)
+
+REFUSED = Counter(
+    "sightline_refused_total",
+    "Connections, calls and requests that were refused or cut off at a port, before their work.",
+    ["port", "reason"],
 )
 
 # What is promised lies exactly on an edge, so that the share within it is counted, not guessed:

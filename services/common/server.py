@@ -16,14 +16,35 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from services.common import descriptors
+from services.common.admission import Admission, CallLimits
 from services.common.config import ConfigError, ServiceConfig
 from services.common.errors import ErrorInterceptor
+from services.common.listener import DoorLimits, Listener, Visit
+from services.common.metrics import REFUSED
+from services.common.places import Trusted
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024  # an uncompressed 8K RGB frame is refused by its own check
+MAX_MESSAGE_BYTES = 1024 * 1024  # of a request; a reply may have MAX_REPLY_BYTES
+MAX_REPLY_BYTES = 64 * 1024 * 1024
+MAX_GRPC_CONNECTIONS = 2048
+KEEP_ALIVE_S = 30.0  # between two HTTP requests of a connection
 GRPC_OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is refused, not load-balanced
+    ("grpc.server_handshake_timeout_ms", 10_000),  # for whoever connects and says nothing
+    (
+        "grpc.max_connection_idle_ms",
+        300_000,
+    ),  # without a call; channels connect again by themselves
+    (
+        "grpc.max_concurrent_streams",
+        512,
+    ),  # of one connection; a channel keeps further calls waiting
+    # What may arrive of a message before it is asked for. With probing, grpc would raise this to
+    # megabytes a call for whoever sends fast.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 128 * 1024),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -49,14 +70,20 @@ class ServiceHost:
     health and reflection. `app` takes further HTTP routes (the gateway's page); figures are on a
     port of their own, which whoever reaches `app` need not reach. `grpc_port`, `http_port` and
     `metrics_port` hold the real ports after `start`. `stopping` is set by SIGTERM or SIGINT, so
-    that a long warm-up can give up. Messages over `max_message_bytes` are refused before they are
-    read.
+    that a long warm-up can give up. Requests over `max_message_bytes` are refused before they are
+    read; `doors` and `calls` say what strangers may hold of the HTTP ports and the gRPC port, and
+    `trusted` whose addresses are not counted.
     """
 
     name: str
     config: ServiceConfig
     full_names: Sequence[str]
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    doors: DoorLimits = field(default_factory=DoorLimits)
+    calls: CallLimits = field(default_factory=CallLimits)
+    trusted: Trusted = field(default_factory=Trusted)
+    admission: Admission = field(init=False)
+    max_descriptors: int = field(init=False)
     server: grpc.aio.Server = field(init=False)
     app: web.Application = field(init=False)
     grpc_port: int = field(init=False, default=0)
@@ -64,22 +91,26 @@ class ServiceHost:
     metrics_port: int = field(init=False, default=0)
     stopping: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _health: health.aio.HealthServicer = field(init=False)
-    _runners: list[web.AppRunner] = field(init=False, default_factory=list)
+    _sites: list[tuple[web.AppRunner, Listener]] = field(init=False, default_factory=list)
     _serving: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        self.max_descriptors = descriptors.raise_limit()
+        connections = min(MAX_GRPC_CONNECTIONS, self.max_descriptors // 4)
         limits = (
             ("grpc.max_receive_message_length", self.max_message_bytes),
-            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.max_send_message_length", MAX_REPLY_BYTES),
+            ("grpc.max_allowed_incoming_connections", connections),
         )
+        self.admission = Admission(self.calls, self.trusted)
         self.server = grpc.aio.server(
-            interceptors=[ErrorInterceptor()], options=(*GRPC_OPTIONS, *limits)
+            interceptors=[ErrorInterceptor(self.admission)], options=(*GRPC_OPTIONS, *limits)
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         names = (*self.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self.server)
-        self.app = web.Application()
+        self.app = web.Application(middlewares=[self._attend])
         self.app.router.add_get("/healthz", self._healthz)
 
     async def start(self) -> None:
@@ -102,7 +133,7 @@ class ServiceHost:
                 f"cannot listen on {address}: choose another port with {variable}"
             ) from error
         logging.getLogger("aiohttp.server").addFilter(_is_worth_logging)
-        figures = web.Application()
+        figures = web.Application(middlewares=[self._attend])
         figures.router.add_get("/metrics", self._metrics)
         self.http_port = await self._listen(self.app, self.config.http_port, "HTTP_PORT")
         self.metrics_port = await self._listen(figures, self.config.metrics_port, "METRICS_PORT")
@@ -119,17 +150,38 @@ class ServiceHost:
 
     async def _listen(self, app: web.Application, port: int, variable: str) -> int:
         """Serve `app`; the real port. Raises ConfigError, naming the variable, when it is taken."""
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        # Bodies are taken as they come: nothing here needs a compressed one, and a few bytes of
+        # those can be a gigabyte.
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=1.0,
+            keepalive_timeout=KEEP_ALIVE_S,
+            lingering_time=2.0,
+            auto_decompress=False,
+        )
         await runner.setup()
-        self._runners.append(runner)
+
+        def protocol(visit: Visit) -> asyncio.Protocol:
+            if runner.server is None:
+                raise ConnectionAbortedError("the service has stopped")
+            return runner.server()
+
+        listener = Listener(
+            protocol,
+            limits=self.doors.within(self.max_descriptors // 4),
+            trusted=self.trusted,
+            count=lambda reason: REFUSED.labels("http", reason).inc(),
+        )
+        self._sites.append((runner, listener))
         try:
-            await web.TCPSite(runner, self.config.host, port).start()
+            await listener.start(self.config.host, port)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {self.config.host}:{port}: "
                 f"choose another port with {self.config.prefix}{variable}"
             ) from error
-        return int(runner.addresses[0][1])
+        return listener.port
 
     async def set_serving(self, serving: bool) -> None:
         """Tell health checks whether this service is ready for work."""
@@ -163,8 +215,31 @@ class ServiceHost:
     async def stop(self) -> None:
         """Stop all servers. Streams that never end by themselves get a short grace."""
         await self.server.stop(min(self.config.drain_s, 2.0))
-        for runner in self._runners:
+        for runner, listener in self._sites:
+            await listener.aclose()
             await runner.cleanup()
+
+    @web.middleware
+    async def _attend(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        """A request has come whole, so its connection no longer is one that only holds a place."""
+        visits = (listener.visit_of(request.transport) for _, listener in self._sites)
+        visit = next((visit for visit in visits if visit is not None), None)
+        if visit is not None:
+            visit.settle()
+        try:
+            if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+                REFUSED.labels("http", "compressed").inc()
+                message = "compressed bodies are not read: send it without Content-Encoding"
+                error = {"code": "INVALID_ARGUMENT", "message": message}
+                return web.json_response(error, status=415)
+            return await handler(request)
+        finally:
+            if visit is not None:
+                visit.wait(KEEP_ALIVE_S)
 
     async def _healthz(self, request: web.Request) -> web.Response:
         status = 200 if self._serving else 503

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from services.common.admission import CallLimits
 from services.common.config import ConfigError
 from services.common.log import set_up_logging
 from services.common.server import ServiceHost
@@ -10,10 +11,21 @@ from services.gateway.config import GatewayConfig
 from services.gateway.gateway import Gateway
 from sightline.v1 import gateway_pb2
 
+# A picture that is longer comes in parts (PushPart). Everything else is far below.
+MAX_MESSAGE_BYTES = 2 * 1024 * 1024
+MAX_STREAMS_PER_PLACE = 256
+
 
 async def main(config: GatewayConfig) -> None:
     name = gateway_pb2.DESCRIPTOR.services_by_name["SightlineService"].full_name
-    host = ServiceHost(name="gateway", config=config, full_names=(name,))
+    host = ServiceHost(
+        name="gateway",
+        config=config,
+        full_names=(name,),
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        calls=CallLimits(calls_per_place=2048, streams_per_place=MAX_STREAMS_PER_PLACE),
+        trusted=config.trusted(),
+    )
     gateway = Gateway(config, host)
     try:
         await gateway.start()

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -19,9 +18,11 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from services.common import checks
+from services.common.metrics import REFUSED
 from services.common.redaction import redacted
 from services.gateway.addresses import Addresses
 from services.gateway.config import GatewayConfig
+from services.gateway.hosts import host_name, may_probe, netloc_of
 from services.gateway.knowledge import knowledge_of
 from services.gateway.lines import Lines
 from services.gateway.registry import Sessions
@@ -60,7 +61,10 @@ _CODE_OF_STATUS = {
     404: "NOT_FOUND",
     405: "INVALID_ARGUMENT",
     413: "INVALID_ARGUMENT",
+    415: "INVALID_ARGUMENT",
+    421: "PERMISSION_DENIED",
 }
+PROBES = ("/healthz", "/metrics")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -87,6 +91,8 @@ class HttpApi:
         self._router = router
         self._addresses = addresses
         self._speech = speech
+        self._hosts = config.hosts()
+        self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
 
     def add_to(self, app: web.Application) -> None:
         """Before the application starts; other routes must have been added before the page's."""
@@ -100,18 +106,22 @@ class HttpApi:
         app.router.add_get(one + "/preview.jpg", self._preview)
         app.router.add_get(one + "/converse", self._converse)
         app.router.add_get("/api/{path:.*}", self._nothing)
-        app.router.add_get("/", self._index)
-        app.router.add_static("/", PAGE)
+        app.router.add_get("/", self._page)
+        app.router.add_get("/{file}", self._page)
 
     # --- around every request ---------------------------------------------------------------
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuses other sites' pages unless they are allowed, and turns errors into JSON."""
+        """Refuses other names than ours and other sites' pages, unless they are allowed, and turns
+        errors into JSON.
+        """
         origin = request.headers.get("Origin", "")
         allowed = origin in self._config.allowed_origins
         try:
+            self._check_host(request)
             if origin and not allowed and not self._is_own(origin, request):
+                REFUSED.labels("http", "origin").inc()
                 raise PermissionDeniedError("this site may not use the API")
             if request.method == "OPTIONS" and allowed:
                 response: web.StreamResponse = web.Response(status=204)
@@ -131,23 +141,59 @@ class HttpApi:
             log.exception("unhandled error", extra={"resource": where})
             response = _error(500, "INTERNAL", "internal error")
         if not response.prepared:
-            response.headers.setdefault("X-Content-Type-Options", "nosniff")
-            if request.path.startswith("/api/"):
-                response.headers.setdefault("Cache-Control", "no-store")
-            elif isinstance(response, web.FileResponse):
-                response.headers["Cache-Control"] = "no-cache"
+            self._add_headers(request, response)
             if allowed:
                 response.headers["Access-Control-Allow-Origin"] = origin
                 response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, PATCH"
                 response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
                 response.headers["Access-Control-Expose-Headers"] = "Location, ETag, Link"
-                response.headers["Vary"] = "Origin"
+                response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         return response
+
+    def _check_host(self, request: web.Request) -> None:
+        """Raise HTTPMisdirectedRequest for a request that was meant for another name."""
+        hosts = request.headers.getall("Host", [])
+        host = hosts[0] if hosts else ""
+        if len(hosts) == 1 and request.path in PROBES and may_probe(host):
+            return
+        local = request.transport.get_extra_info("sockname") if request.transport else None
+        local_address = str(local[0]) if isinstance(local, tuple) else ""
+        # Browsers always send one, so without it nobody can have been led here.
+        if not hosts or (len(hosts) == 1 and self._hosts.allow(host, local_address)):
+            return
+        REFUSED.labels("http", "host").inc()
+        log.warning(
+            "host refused: if it is a name of this server, add it to GATEWAY_ALLOWED_HOSTS",
+            extra={"host": host[:256]},
+        )
+        raise web.HTTPMisdirectedRequest(reason="this server does not go by that name")
 
     def _is_own(self, origin: str, request: web.Request) -> bool:
         """Whether a page of this gateway asks; behind a proxy that has its public address."""
-        public = urlsplit(self._config.public_http_url or "").netloc
-        return urlsplit(origin).netloc in {request.host, public} - {""}
+        public = netloc_of(self._config.public_http_url or "")
+        host = request.headers.get("Host", "").lower()
+        return netloc_of(origin) in {host, public} - {""}
+
+    def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """What tells browsers to be careful with a response."""
+        headers = response.headers
+        headers.setdefault("X-Content-Type-Options", "nosniff")
+        headers.setdefault("Referrer-Policy", "no-referrer")
+        headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+        headers.setdefault("Vary", "Origin")
+        if request.path.startswith("/api/"):
+            headers.setdefault("Cache-Control", "no-store")
+        elif isinstance(response, web.FileResponse):
+            headers["Cache-Control"] = "no-cache"
+            # Some browsers do not count a WebSocket of the same host as 'self'.
+            host = request.headers.get("Host", "")
+            line = f" ws://{host} wss://{host}" if host_name(host) else ""
+            framing = " ".join(self._config.allowed_origins) or "'none'"
+            headers["Content-Security-Policy"] = (
+                "default-src 'none'; script-src 'self'; style-src 'self'; "
+                f"img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'{line}; "
+                f"base-uri 'none'; form-action 'none'; frame-ancestors {framing}"
+            )
 
     # --- sessions ---------------------------------------------------------------------------
 
@@ -242,8 +288,12 @@ class HttpApi:
     async def _nothing(self, request: web.Request) -> web.StreamResponse:
         raise NotFoundError("the API has nothing here")
 
-    async def _index(self, request: web.Request) -> web.FileResponse:
-        return web.FileResponse(PAGE / "index.html")
+    async def _page(self, request: web.Request) -> web.FileResponse:
+        """One of the page's files, which are all there is: no path is made of what was asked."""
+        file = self._files.get(request.match_info.get("file", "index.html"))
+        if file is None:
+            raise NotFoundError("nothing is here")
+        return web.FileResponse(file)
 
 
 async def _events(

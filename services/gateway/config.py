@@ -7,6 +7,8 @@ from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
 from services.common.config import ConfigError, ServiceConfig, setting
+from services.common.places import Trusted
+from services.gateway.hosts import Hosts, host_name, netloc_of
 from services.gateway.sources.reach import Rule
 
 
@@ -53,6 +55,16 @@ class GatewayConfig(ServiceConfig):
     )
     allowed_origins: tuple[str, ...] = setting(
         (), "Other sites whose pages may use the HTTP API (CORS), e.g. https://app.example."
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (),
+        "Further names that browsers may reach the HTTP port by, e.g. *.example.org; those of "
+        "GATEWAY_PUBLIC_HOST and GATEWAY_PUBLIC_HTTP_URL, localhost and the address itself are.",
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        "Addresses and networks (CIDR) of reverse proxies: no limit per address holds for them, "
+        "and their X-Forwarded-For says whose it is.",
     )
 
     fps: float = setting(
@@ -123,7 +135,24 @@ class GatewayConfig(ServiceConfig):
             parts = urlsplit(origin)
             if not (parts.scheme and parts.netloc) or parts.path:
                 raise ConfigError(f"GATEWAY_ALLOWED_ORIGINS: {origin!r} is not scheme://host")
+        try:
+            config.hosts()
+        except ValueError as error:
+            raise ConfigError(f"GATEWAY_ALLOWED_HOSTS: {error}") from None
+        try:
+            config.trusted()
+        except ValueError as error:
+            raise ConfigError(f"GATEWAY_TRUSTED_PROXIES: {error}") from None
         return config
+
+    def hosts(self) -> Hosts:
+        """The names that browsers may know this gateway by. Raises ValueError."""
+        public = (self.public_host, netloc_of(self.public_http_url or ""))
+        return Hosts([*self.allowed_hosts, *(name for name in public if host_name(name))])
+
+    def trusted(self) -> Trusted:
+        """Raises ValueError."""
+        return Trusted(self.trusted_proxies)
 
 
 def _check_address(name: str, address: str) -> None:

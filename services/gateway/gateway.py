@@ -20,7 +20,7 @@ from services.gateway.session import Plan
 from services.gateway.sources.base import PictureSink, Source
 from services.gateway.sources.file import FileSource
 from services.gateway.sources.reach import Reach
-from services.gateway.sources.rtmp.server import RtmpServer
+from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
 from services.gateway.sources.webrtc import WhipEndpoint
 from services.gateway.speaker import Speaker
 from sightline.errors import PermissionDeniedError
@@ -50,6 +50,8 @@ class Gateway:
                 Gate(self._sessions, "rtmp"),
                 host=config.rtmp_host or config.host,
                 port=config.rtmp_port,
+                doors=RTMP_DOORS.within(host.max_descriptors // 8),
+                trusted=host.trusted,
             )
 
     async def start(self) -> None:

@@ -1,6 +1,7 @@
 """The RTMP server against real publishers, and against peers that mean no good."""
 
 import asyncio
+import contextlib
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import av
 import pytest
 
+from services.common.listener import DoorLimits
 from services.gateway.sources.rtmp import amf0
 from services.gateway.sources.rtmp.chunks import ChunkLimits, ChunkWriter, Message
 from services.gateway.sources.rtmp.connection import RtmpLimits
@@ -30,7 +32,8 @@ FRAME_MS = 40
 class Harness:
     def __init__(self, limits: RtmpLimits) -> None:
         self.gate = OneKeyGate()
-        self.server = RtmpServer(self.gate, port=0, limits=limits)
+        doors = DoorLimits(waiting=8, waiting_per_place=8)
+        self.server = RtmpServer(self.gate, port=0, limits=limits, doors=doors)
 
     def url(self, key: str = KEY) -> str:
         return f"rtmp://127.0.0.1:{self.server.port}/live/{key}"
@@ -44,9 +47,7 @@ class Harness:
 @pytest.fixture
 async def rtmp() -> AsyncIterator[Harness]:
     """A running server with short limits; at the end nothing may be left of it."""
-    limits = RtmpLimits(
-        setup_s=2.0, idle_s=2.0, connections=8, chunks=ChunkLimits(message_bytes=1_000_000)
-    )
+    limits = RtmpLimits(setup_s=2.0, idle_s=2.0, chunks=ChunkLimits(message_bytes=1_000_000))
     threads = set(threading.enumerate())
     harness = Harness(limits)
     await harness.server.start()
@@ -393,16 +394,56 @@ async def test_those_who_never_publish_and_those_who_fall_silent_are_cut_off(rtm
     assert rtmp.gate.sinks[0].reasons == ["idle"]
 
 
-async def test_too_many_connections_are_turned_away(rtmp: Harness) -> None:
-    peers = [await RtmpPeer.open(rtmp.server.port) for _ in range(8)]
-    extra = await RtmpPeer.open(rtmp.server.port, handshake=False)
-    assert await extra.closed()
-    assert rtmp.server.counts["too_many_connections"] == 1
-    for peer in peers:
+async def test_held_connections_shut_no_publisher_out(rtmp: Harness) -> None:
+    """Who says nothing leaves for who comes later; a publisher leaves for nobody."""
+    held = [await RtmpPeer.open(rtmp.server.port, handshake=False) for _ in range(50)]
+    async with await RtmpPeer.open(rtmp.server.port) as publisher:
+        assert (await publisher.publish(KEY))["code"] == "NetStream.Publish.Start"
+        held += [await RtmpPeer.open(rtmp.server.port, handshake=False) for _ in range(50)]
+        await rtmp.until(lambda: rtmp.server.num_connections <= 8 + 1)
+        assert rtmp.server.counts["evicted"] >= 100 - 8
+        assert await held[0].closed()
+        await publisher.call("_checkbw", 7, None)
+        assert await publisher.command("_result")
+    for peer in held:
         peer.writer.close()
-    await rtmp.until(lambda: rtmp.server.num_connections == 0)
+
+
+async def test_strangers_may_say_little(rtmp: Harness) -> None:
+    """A message as long as a frame, or many short ones, end a connection without the key."""
+    long = b"\x03\x00\x00\x00\x00\xff\xff\x14\x00\x00\x00\x00" + bytes(128)
     async with await RtmpPeer.open(rtmp.server.port) as peer:
-        assert (await peer.publish(KEY))["code"] == "NetStream.Publish.Start"
+        peer.writer.write(long)
+        assert await peer.closed()
+    assert rtmp.server.counts["bad_handshake"] == 1
+    async with await RtmpPeer.open(rtmp.server.port) as peer:
+        await peer.connect()
+        with contextlib.suppress(ConnectionError):
+            for number in range(2, 2000):
+                await peer.call("createStream", number, None, "x" * 60)
+        assert await peer.closed()
+    assert rtmp.server.counts["setup_bytes"] == 1
+
+
+async def test_many_small_pieces_are_read_slowly_and_delay_nobody(rtmp: Harness) -> None:
+    loop = asyncio.get_running_loop()
+    longest_s = 0.0
+
+    async def beat() -> None:
+        nonlocal longest_s
+        while True:
+            started_s = loop.time()
+            await asyncio.sleep(0.005)
+            longest_s = max(longest_s, loop.time() - started_s)
+
+    pieces = ChunkWriter().message(6, Message(8, 1, 0, b"\xaf")) + b"\xc6\xaf" * 30_000
+    async with await RtmpPeer.open(rtmp.server.port) as peer:
+        await peer.publish(KEY)
+        beating = asyncio.create_task(beat())
+        peer.writer.write(pieces)
+        await rtmp.until(lambda: rtmp.server.counts["throttled"] > 3)
+        beating.cancel()
+    assert longest_s < 0.25
 
 
 async def test_closing_the_server_ends_its_publishers(rtmp: Harness) -> None:

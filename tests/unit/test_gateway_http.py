@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
 
 from services.gateway.app import HttpApi
+from services.gateway.hosts import Hosts, may_probe
 from services.gateway.session import LIVE
 from tests.unit.fake_worker import ANSWER, FakeWorker
 from tests.unit.gateway_parts import KEY, Parts, eventually, picture, running
@@ -272,3 +274,122 @@ async def test_pages_of_other_sites_are_refused_unless_allowed() -> None:
         reply = await client.get("/api/info", headers={"Origin": friend})
         assert reply.headers["Access-Control-Allow-Origin"] == friend
         assert len(parts.sessions.all()) == 1
+
+
+# --- names of ours ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "rebound.example",
+        "rebound.example:8080",
+        "localhost.rebound.example",
+        "203.0.113.9",
+        "127.0.0.1.rebound.example",
+        "[::2]",
+        "http://[::1",
+        "localhost\tx",
+        "user@localhost",
+        "",
+    ],
+)
+async def test_a_host_that_is_no_name_of_ours_is_refused(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """DNS rebinding: a page whose own name resolves to us is, to its browser, a page of ours."""
+    async with _served(public_http_url="https://live.example") as (parts, client):
+        session = await parts.push_session()
+        rebound = {"Host": host, "Origin": f"http://{host}"}
+        for path in ("/", "/api/sessions", f"/api/sessions/{session.id}/converse"):
+            reply = await client.get(path, headers={"Host": host})
+            assert reply.status == 421
+            assert await reply.json() == {
+                "code": "PERMISSION_DENIED",
+                "message": "this server does not go by that name",
+            }
+        assert (
+            await client.post("/api/sessions", json={"push": {}}, headers=rebound)
+        ).status == 421
+        assert (await client.options("/api/sessions", headers=rebound)).status == 421
+        assert len(parts.sessions.all()) == 1
+        assert "GATEWAY_ALLOWED_HOSTS" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("localhost:1", "http://localhost:1"),
+        ("LOCALHOST", "http://localhost"),
+        ("127.0.0.1:7", "http://127.0.0.1:7"),
+        ("[::1]:8080", "http://[::1]:8080"),
+        ("live.example", "https://live.example"),
+        ("public.example:9", "http://public.example:9"),
+        ("a.b.wide.example", "http://a.b.wide.example"),
+        ("inner", "https://live.example"),
+    ],
+)
+async def test_a_name_of_ours_is_let_in(host: str, origin: str) -> None:
+    async with _served(
+        public_host="public.example",
+        public_http_url="https://live.example/",
+        allowed_hosts=("*.wide.example", "inner:80"),
+    ) as (_, client):
+        reply = await client.get("/api/info", headers={"Host": host, "Origin": origin})
+        assert reply.status == 200
+
+
+async def test_the_address_that_was_connected_to_is_a_name_of_ours() -> None:
+    hosts = Hosts([])
+    assert hosts.allow("10.1.2.3:8080", "10.1.2.3")
+    assert hosts.allow("[fd00::5]:8080", "fd00::5")
+    assert not hosts.allow("10.1.2.4:8080", "10.1.2.3")
+    assert not hosts.allow("wide.example", "10.1.2.3")
+
+
+@pytest.mark.parametrize(
+    ("host", "may"),
+    [("10.1.2.3:8080", True), ("gateway:8080", True), ("[fd00::1]", True), ("evil.example", False)],
+)
+async def test_probes_come_by_address_or_by_a_name_within_the_cluster(host: str, may: bool) -> None:
+    assert may_probe(host) is may
+
+
+@pytest.mark.parametrize("origin", ["http://[::1", "null", "//", "http://", "x" * 5000])
+async def test_an_origin_that_is_none_is_refused(origin: str) -> None:
+    async with _served() as (_, client):
+        assert (await client.get("/api/info", headers={"Origin": origin})).status == 403
+
+
+async def test_responses_tell_browsers_to_be_careful() -> None:
+    async with _served() as (_, client):
+        page = await client.get("/")
+        policy = page.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "script-src 'self';" in policy
+        for path in ("/", "/api/info", "/api/none", "/missing"):
+            headers = (await client.get(path)).headers
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert headers["Referrer-Policy"] == "no-referrer"
+            assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../app.py",
+        "/..%2fapp.py",
+        "/%2e%2e/app.py",
+        "/%2e%2e%2fapp.py",
+        "/..%5capp.py",
+        "//etc/passwd",
+        "/%2fetc%2fpasswd",
+        "/page%00.html",
+        "/" + "x" * 4000,
+    ],
+)
+async def test_nothing_but_the_page_is_served(path: str) -> None:
+    async with _served() as (_, client):
+        reply = await client.session.get(URL(str(client.make_url("/"))[:-1] + path, encoded=True))
+        assert reply.status in (400, 403, 404), reply.status

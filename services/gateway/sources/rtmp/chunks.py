@@ -23,11 +23,18 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChunkLimits:
-    """What one connection may make us hold."""
+    """What one connection may make us hold, and how small the pieces may be."""
 
     message_bytes: int = 16 * 1024 * 1024
     partial_bytes: int = 32 * 1024 * 1024  # of all unfinished messages together
     chunk_streams: int = 64
+    least_chunk_bytes: int = (
+        64  # publishers use 128 and more; each chunk costs as much as a big one
+    )
+
+
+# Before a key was right: enough for `connect` and `publish`, which have some hundred bytes.
+STRANGER = ChunkLimits(message_bytes=16 * 1024, partial_bytes=16 * 1024, chunk_streams=8)
 
 
 @dataclass(slots=True)
@@ -51,7 +58,8 @@ class ChunkReader:
     """
 
     def __init__(self, limits: ChunkLimits | None = None) -> None:
-        self._limits = limits or ChunkLimits()
+        self.limits = limits or ChunkLimits()  # may be replaced at any time
+        self.num_chunks = 0
         self._buffer = bytearray()
         self._streams: dict[int, _ChunkStream] = {}
         self._chunk_bytes = DEFAULT_CHUNK_BYTES
@@ -125,7 +133,7 @@ class ChunkReader:
             if not resumes or value == stream.field_ms:
                 position += 4
                 field_ms = value
-        if length > self._limits.message_bytes:
+        if length > self.limits.message_bytes:
             raise RtmpError(f"a message of {length} bytes is over the limit")
         missing = length - len(stream.payload) if resumes else length
         size = min(missing, self._chunk_bytes)
@@ -133,7 +141,7 @@ class ChunkReader:
             return 0, None
 
         if chunk_stream_id not in self._streams:
-            if len(self._streams) >= self._limits.chunk_streams:
+            if len(self._streams) >= self.limits.chunk_streams:
                 raise RtmpError("too many chunk streams")
             self._streams[chunk_stream_id] = stream
         if not resumes:
@@ -145,8 +153,9 @@ class ChunkReader:
             stream.unfinished = True
         stream.payload += buffer[position : position + size]
         self._partial_bytes += size
-        if self._partial_bytes > self._limits.partial_bytes:
+        if self._partial_bytes > self.limits.partial_bytes:
             raise RtmpError("too many unfinished messages")
+        self.num_chunks += 1
         message = None
         if len(stream.payload) == stream.length:
             payload = bytes(stream.payload)
@@ -161,7 +170,7 @@ class ChunkReader:
 
     def _set_chunk_size(self, payload: bytes) -> None:
         size = int.from_bytes(payload[:4])
-        if len(payload) < 4 or not 1 <= size <= 0x7FFFFFFF:
+        if len(payload) < 4 or not self.limits.least_chunk_bytes <= size <= 0x7FFFFFFF:
             raise RtmpError("a chunk size that cannot be")
         self._chunk_bytes = size
 

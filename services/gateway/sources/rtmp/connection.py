@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from services.common.threads import on_thread
 from services.gateway.sources.base import PublisherGate
 from services.gateway.sources.rtmp import RtmpError, handshake, messages
-from services.gateway.sources.rtmp.chunks import ChunkLimits, ChunkReader, ChunkWriter, Message
+from services.gateway.sources.rtmp.chunks import (
+    STRANGER,
+    ChunkLimits,
+    ChunkReader,
+    ChunkWriter,
+    Message,
+)
 from services.gateway.sources.rtmp.flv import FOUR_CC
 from services.gateway.sources.rtmp.messages import Command
 from services.gateway.sources.rtmp.publication import Publication
@@ -18,6 +24,8 @@ from sightline.errors import AlreadyExistsError, SightlineError, Unauthenticated
 log = logging.getLogger(__name__)
 
 READ_BYTES = 65_536
+SLICE_BYTES = 4096  # parsed at once; then, if that was many small chunks, others have their turn
+SLICE_CHUNKS = 128
 CHUNK_BYTES = 4096  # of what we send
 WINDOW_BYTES = 2_500_000  # after this many bytes the peer is to acknowledge
 DEFAULT_ACK_BYTES = 2_500_000  # and we, unless the peer names its own window
@@ -27,12 +35,17 @@ LINGER_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RtmpLimits:
-    """What a connection may take. `setup_s`: from connecting to publishing; `idle_s`: without a
-    single byte once it publishes."""
+    """What a connection may take. `handshake_s` and `setup_s`: from connecting to having shaken
+    hands and to publishing; `idle_s`: without a single byte once it publishes. `setup_bytes`: all
+    it may say before its key was right, in messages of `stranger`; after that `chunks` holds.
+    `chunks_per_s`: chunks and messages that are read; who sends more is read more slowly."""
 
+    handshake_s: float = 5.0
     setup_s: float = 10.0
+    setup_bytes: int = 64 * 1024
     idle_s: float = 10.0
-    connections: int = 128
+    chunks_per_s: float = 8000.0
+    stranger: ChunkLimits = STRANGER
     chunks: ChunkLimits = field(default_factory=ChunkLimits)
 
 
@@ -40,7 +53,8 @@ class RtmpConnection:
     """Serves one accepted socket; `run` returns when it is over.
 
     `count` is told why connections end badly: "bad_handshake", "protocol_error", "idle",
-    "setup_timeout", "refused_key", "refused_busy", "refused".
+    "setup_timeout", "setup_bytes", "refused_key", "refused_busy", "refused"; and how often one was
+    "throttled". `settled` is called once its key was right.
     """
 
     def __init__(
@@ -52,16 +66,20 @@ class RtmpConnection:
         app: str,
         limits: RtmpLimits,
         count: Callable[[str], None],
+        settled: Callable[[], None] = lambda: None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._reader, self._writer, self._gate = reader, writer, gate
         self._app = app
         self._limits = limits
         self._count = count
+        self._settled = settled
         self._clock_ns = clock_ns
         address = writer.get_extra_info("peername")  # None when the peer has gone already
         self.peer = f"{address[0]}:{address[1]}" if address else "unknown"
-        self._chunks = ChunkReader(limits.chunks)
+        self._chunks = ChunkReader(limits.stranger)
+        self._allowance = limits.chunks_per_s  # chunks it may send at once
+        self._allowed_s = time.monotonic()
         self._chunk_writer = ChunkWriter()
         self._received_bytes = 0
         self._acknowledged_bytes = 0
@@ -98,10 +116,14 @@ class RtmpConnection:
         """Reads until the peer leaves; returns the reason. Raises RtmpError."""
         try:
             async with asyncio.timeout(self._limits.setup_s):
-                await self._shake_hands()
+                async with asyncio.timeout(self._limits.handshake_s):
+                    await self._shake_hands()
                 while self._publication is None:
                     if not await self._read_some():
                         return self._over
+                    if self._publication is None and self._said_bytes > self._limits.setup_bytes:
+                        self._count("setup_bytes")
+                        return "refused"
         except TimeoutError:
             self._count("setup_timeout")
             return "idle"
@@ -121,6 +143,11 @@ class RtmpConnection:
         await self._reader.readexactly(handshake.PACKET_BYTES)  # C2: an echo nobody checks
         self._received_bytes = 1 + 2 * handshake.PACKET_BYTES
 
+    @property
+    def _said_bytes(self) -> int:
+        """Without the handshake."""
+        return self._received_bytes - 1 - 2 * handshake.PACKET_BYTES
+
     async def _read_some(self) -> bool:
         """Handle what has arrived; False at the end of the stream or after a refusal."""
         data = await self._reader.read(READ_BYTES)
@@ -128,14 +155,29 @@ class RtmpConnection:
             return False
         arrival_ns = self._clock_ns()
         self._received_bytes += len(data)
-        for message in self._chunks.feed(data):
-            if not await self._handle(message, arrival_ns):
-                self._over = "refused"
-                return False
+        for start in range(0, len(data), SLICE_BYTES):
+            before, num_messages = self._chunks.num_chunks, 0
+            for message in self._chunks.feed(data[start : start + SLICE_BYTES]):
+                num_messages += 1
+                if not await self._handle(message, arrival_ns):
+                    self._over = "refused"
+                    return False
+            await self._give_way(self._chunks.num_chunks - before + num_messages)
         if self._received_bytes - self._acknowledged_bytes >= self._ack_bytes:
             self._acknowledged_bytes = self._received_bytes
             await self._send(messages.acknowledgement(self._received_bytes))
         return True
+
+    async def _give_way(self, num_pieces: int) -> None:
+        """Let others have their turn after many small pieces, and wait if there were too many."""
+        now_s, rate = time.monotonic(), self._limits.chunks_per_s
+        grown = self._allowance + (now_s - self._allowed_s) * rate
+        self._allowance, self._allowed_s = min(rate, grown) - num_pieces, now_s
+        if self._allowance < 0:
+            self._count("throttled")
+            await asyncio.sleep(-self._allowance / rate)
+        elif num_pieces > SLICE_CHUNKS:
+            await asyncio.sleep(0)
 
     async def _handle(self, message: Message, arrival_ns: int) -> bool:
         """One message; False ends the connection."""
@@ -241,6 +283,8 @@ class RtmpConnection:
             await self._status("error", code, text, stream_id)
             return False
         self._publication = Publication(key, sink, self.peer)
+        self._chunks.limits = self._limits.chunks
+        self._settled()
         begin = stream_id.to_bytes(4)
         await self._send(messages.user_control(messages.STREAM_BEGIN, begin))
         text = "publishing"

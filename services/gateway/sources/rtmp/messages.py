@@ -13,6 +13,8 @@ DATA_AMF3, COMMAND_AMF3, DATA_AMF0, COMMAND_AMF0, AGGREGATE = 15, 17, 18, 20, 22
 STREAM_BEGIN, PING_REQUEST, PING_RESPONSE = 0, 6, 7  # user control events
 
 CONTROL_STREAM, COMMAND_STREAM, STATUS_STREAM = 2, 3, 5  # chunk streams we write on
+MAX_PARTS = 1024  # of an aggregate message
+MAX_COMMAND_BYTES = 64 * 1024  # of a command or metadata
 PUBLISH_STREAM_ID = 1  # the one message stream `createStream` hands out
 
 
@@ -32,6 +34,8 @@ class Command:
 def parse_command(message: Message) -> Command:
     """Raises RtmpError when the payload is no command."""
     payload = message.payload
+    if len(payload) > MAX_COMMAND_BYTES:
+        raise RtmpError("a command that is too long")
     if message.type_id == COMMAND_AMF3:  # AMF0 behind a format byte, as every publisher sends it
         payload = payload[1:]
     values = amf0.decode(payload)
@@ -42,6 +46,8 @@ def parse_command(message: Message) -> Command:
 
 def parse_metadata(message: Message) -> dict[str, Any] | None:
     """What `onMetaData` says, None for other data messages. Raises RtmpError."""
+    if len(message.payload) > MAX_COMMAND_BYTES:
+        raise RtmpError("metadata that is too long")
     payload = message.payload[1:] if message.type_id == DATA_AMF3 else message.payload
     values = amf0.decode(payload)
     if values[:1] == ["@setDataFrame"]:
@@ -57,6 +63,8 @@ def parse_aggregate(message: Message) -> list[Message]:
     parts: list[Message] = []
     position, first_ms = 0, None
     while position < len(payload):
+        if len(parts) == MAX_PARTS:
+            raise RtmpError("an aggregate message of too many parts")
         if position + 11 > len(payload):
             raise RtmpError("an aggregate message ends too early")
         size = int.from_bytes(payload[position + 1 : position + 4])

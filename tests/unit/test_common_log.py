@@ -1,0 +1,61 @@
+"""Logs that strangers cannot fill: each kind of line has a limit, and what was withheld is said."""
+
+import io
+import json
+import logging
+
+import pytest
+
+from services.common import log as logs
+from services.common.log import JsonFormatter, Sparing, SparingHandler
+
+
+class _Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def _record(message: str = "knock", level: int = logging.WARNING) -> logging.LogRecord:
+    return logging.makeLogRecord({"name": "door", "levelno": level, "msg": message})
+
+
+def test_a_kind_of_line_has_a_limit_and_its_count_is_said() -> None:
+    clock = _Clock()
+    sparing = Sparing(clock)
+    passed = [record for _ in range(1000) for record in sparing.pass_on(_record())]
+    assert len(passed) == logs.MAX_LINES
+    assert len(sparing.pass_on(_record("another message"))) == 1
+    clock.now_s += logs.WINDOW_S
+    notice, other = sparing.pass_on(_record("a third"))
+    assert (notice.of, notice.withheld) == ("knock", 1000 - logs.MAX_LINES)  # type: ignore[attr-defined]
+    assert other.msg == "a third"
+    assert len(sparing.pass_on(_record())) == 1
+
+
+def test_messages_that_are_not_constant_do_not_fill_memory() -> None:
+    sparing = Sparing(_Clock())
+    passed = sum(len(sparing.pass_on(_record(f"number {n}"))) for n in range(10_000))
+    assert passed <= logs.MAX_KINDS + logs.MAX_LINES
+    assert len(sparing._kinds) <= logs.MAX_KINDS + 1
+
+
+def test_what_is_withheld_at_the_end_is_said_at_the_end() -> None:
+    stream = io.StringIO()
+    handler = SparingHandler(stream)
+    handler.setFormatter(JsonFormatter("gateway"))
+    for _ in range(logs.MAX_LINES + 5):
+        handler.handle(_record())
+    handler.close()
+    entries = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert entries[-1]["withheld"] == 5
+    assert entries[-1]["of"] == "knock"
+    assert len(entries) == logs.MAX_LINES + 1
+
+
+@pytest.mark.parametrize("field", ["msg", "reason"])
+def test_strangers_do_not_choose_how_long_a_line_is(field: str) -> None:
+    record = _record()
+    setattr(record, field, "x" * 1_000_000)
+    assert len(JsonFormatter("gateway").format(record)) < 3 * logs.MAX_TEXT
