@@ -253,7 +253,9 @@ async def test_a_file_over_http(web: str) -> None:
 async def test_a_server_that_does_not_answer_is_given_up(web: str, path: str) -> None:
     """And the event loop goes on meanwhile."""
     sink = RecordingSink()
-    opening = asyncio.create_task(FileSource(f"{web}{path}", sink, limits=SHORT, reach=LOOPBACK).start())
+    opening = asyncio.create_task(
+        FileSource(f"{web}{path}", sink, limits=SHORT, reach=LOOPBACK).start()
+    )
     beats = 0
     while not opening.done():
         await asyncio.sleep(0.02)
