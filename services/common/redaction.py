@@ -35,7 +35,8 @@ _HARMLESS = frozenset(
         "width",
     }
 )
-_PLAIN_VALUE = re.compile(r"[A-Za-z]{0,10}[0-9]{0,4}")
+_PLAIN_VALUE = re.compile(r"[A-Za-z]{0,8}|[0-9]{1,4}")
+_NAME = re.compile(r"[A-Za-z_-]{1,32}")
 # Schemes whose path ends with a key that publishes or plays.
 _KEYED = ("rtmp", "rtmps", "rtmpt", "rtmpe", "srt")
 
@@ -58,10 +59,10 @@ def _without_secrets(scheme: str, rest: str) -> str:
     authority, path, query, fragment = _split(rest)
     if "@" in authority:
         authority = f"{HIDDEN}@{authority.rpartition('@')[2]}"
-    parts = path.split("/")
+    parts = re.split(r"([/\\])", path)  # with its separators: "", "/", "live", "/", "key"
     if scheme.lower() in _KEYED:
-        parts = [*parts[:2], *(HIDDEN if part else part for part in parts[2:])]
-    shown = f"{scheme}://{authority}{'/'.join(_part(part) for part in parts)}"
+        parts[4:] = [HIDDEN if part.strip("/\\") else part for part in parts[4:]]
+    shown = f"{scheme}://{authority}{''.join(_part(part) for part in parts)}"
     if query is not None:
         shown += f"?{_query(query)}"
     if fragment is not None:
@@ -99,7 +100,7 @@ def _assignment(piece: str) -> str:
         return HIDDEN
     if name.lower() in _HARMLESS and _PLAIN_VALUE.fullmatch(value):
         return piece
-    return f"{name if name.isidentifier() else HIDDEN}={HIDDEN}"
+    return f"{name if _NAME.fullmatch(name) else HIDDEN}={HIDDEN}"
 
 
 def _part(part: str) -> str:

@@ -96,9 +96,11 @@ class Opening:
             options = PROBE_OPTIONS | {
                 "protocol_whitelist": "http,https,crypto",
                 "format_whitelist": ",".join(_WEB_FORMATS),
+                # Playlists: connections are ours. libavformat ends the process where it believes
+                # that it has one of its own to use again.
+                "http_persistent": "0",
+                "http_multiple": "0",
             }
-            if first.is_playlist:
-                options["http_persistent"] = "0"
             container = av.open(
                 files.name(url),
                 "r",

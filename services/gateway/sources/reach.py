@@ -23,6 +23,8 @@ _NOT_GLOBAL = (
     ipaddress.ip_network("fec0::/10"),  # site-local, of old
     ipaddress.ip_network("100.64.0.0/10"),
     ipaddress.ip_network("192.88.99.0/24"),
+    ipaddress.ip_network("192.0.0.0/24"),  # in part global to some versions of Python
+    ipaddress.ip_network("2001::/23"),
 )
 _GLOB = re.compile(r"[A-Za-z0-9_*?-]+(?:\.[A-Za-z0-9_*?-]+)*")
 

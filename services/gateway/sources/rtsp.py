@@ -13,6 +13,7 @@ from services.gateway.sources.url import SourceUrl
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 256 * 1024
+LEAST_PACKET_BYTES = 8  # of shorter ones libavformat reads what is inside as a message
 MAX_PENDING = 16  # requests without a reply
 _INTERLEAVED = 0x24  # "$"
 _END = re.compile(rb"\r?\n\r?\n")
@@ -34,14 +35,14 @@ _TRANSPORT = re.compile(r"RTP/AVP/TCP|unicast|interleaved=\d{1,3}(-\d{1,3})?|ssr
 
 @dataclass(slots=True)
 class _Message:
-    """`headers`: names in small letters; those that come several times keep all their values."""
+    """`headers`: names as they were written, because cameras may not know them in other letters."""
 
     first: str
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytes = b""
 
     def all(self, name: str) -> list[str]:
-        return [value for key, value in self.headers if key == name]
+        return [value for key, value in self.headers if key.lower() == name]
 
     def one(self, name: str) -> str:
         return next(iter(self.all(name)), "")
@@ -92,7 +93,8 @@ class RtspPipe:
         self._server += data
         while (item := _next(self._server)) is not None:
             if isinstance(item, bytes):
-                self.to_player += item
+                if len(item) >= 4 + LEAST_PACKET_BYTES:
+                    self.to_player += item
             elif status := _STATUS.fullmatch(item.first):
                 self._reply(int(status[1]), item)
             elif request := _REQUEST.fullmatch(item.first):
@@ -120,7 +122,7 @@ class RtspPipe:
         self._sequence += 1
         self._asked[str(self._sequence)] = asked
         headers = [("CSeq", str(self._sequence))]
-        headers += [header for header in asked.message.headers if header[0] != "cseq"]
+        headers += [header for header in asked.message.headers if header[0].lower() != "cseq"]
         if self._challenges and self._credentials is not None:
             answer = self._credentials.answer(self._challenges, asked.method, asked.uri)
             if answer is not None:
@@ -143,7 +145,7 @@ class RtspPipe:
             self._send(asked)
             return
         headers = [("CSeq", asked.sequence)]
-        headers += [header for header in message.headers if header[0] in _PASSED_ON]
+        headers += [header for header in message.headers if header[0].lower() in _PASSED_ON]
         if transport := message.one("transport"):
             parts = [part.strip() for part in transport.split(";")]
             headers.append(("Transport", ";".join(filter(_TRANSPORT.fullmatch, parts))))
@@ -177,7 +179,7 @@ def _next(buffer: bytearray) -> bytes | _Message | None:
         found = _HEADER.fullmatch(line)
         if found is None:
             raise UnreachableError("a malformed RTSP header")
-        headers.append((found[1].lower(), found[2].strip()))
+        headers.append((found[1], found[2].strip()))
     message = _Message(lines[0], headers)
     length = message.one("content-length") or "0"
     if not length.isdecimal() or len(length) > 7 or int(length) > MAX_BODY_BYTES:
@@ -185,6 +187,6 @@ def _next(buffer: bytearray) -> bytes | _Message | None:
     if len(buffer) < end.end() + int(length):
         return None
     message.body = bytes(buffer[end.end() : end.end() + int(length)])
-    message.headers = [header for header in headers if header[0] != "content-length"]
+    message.headers = [header for header in headers if header[0].lower() != "content-length"]
     del buffer[: end.end() + int(length)]
     return message

@@ -1,0 +1,344 @@
+"""URLs as sources: where they may lead, by redirects, playlists, relays and names that change."""
+
+import asyncio
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import padding
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from services.gateway.sources.file import FileLimits, FileSource
+from services.gateway.sources.opening import NOT_OPENED
+from services.gateway.sources.reach import Reach
+from sightline.errors import InvalidArgumentError
+from tests.conftest import RedisServer
+from tests.rtmp_player_server import RtmpPlayerServer
+from tests.rtsp_server import RtspServer
+from tests.sources import RecordingSink, write_clip
+
+SHORT = FileLimits(open_timeout_s=4.0, read_timeout_s=2.0, reconnects=1, backoff_s=0.05)
+ELSEWHERE = "127.0.0.2"  # an address of this machine that no rule of these tests allows
+KEY, IV = bytes(range(16)), bytes(range(16, 32))
+
+
+class Site:
+    """A web server on every loopback address: `pages` by path; `asked` (address, path) of each
+    request. A page is bytes, with a type or a function of the request's header."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        self.asked: list[tuple[str, str]] = []
+        self.authorized: list[str] = []
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                address = self.request.getsockname()[0]
+                site.asked.append((address, self.path))
+                site.authorized.append(self.headers.get("Authorization", ""))
+                status, headers, body = site.pages.get(self.path, (404, {}, b""))
+                if headers.get("Needs") and not self.headers.get("Authorization"):
+                    status, headers, body = 401, {"WWW-Authenticate": headers["Needs"]}, b""
+                wanted = self.headers.get("Range", "")
+                if status == 200 and wanted:
+                    first = int(wanted.removeprefix("bytes=").partition("-")[0])
+                    status, body = 206, body[first:]
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Accept-Ranges", "bytes")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *arguments: object) -> None: ...
+
+        self._server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def url(self, path: str, address: str = "127.0.0.1") -> str:
+        return f"http://{address}:{self.port}{path}"
+
+    def page(self, path: str, body: bytes | str = b"", status: int = 200, **headers: str) -> None:
+        body = body.encode() if isinstance(body, str) else body
+        self.pages[path] = (
+            status,
+            {name.replace("_", "-"): v for name, v in headers.items()},
+            body,
+        )
+
+    def redirect(self, path: str, location: str) -> None:
+        self.page(path, status=302, Location=location)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site()
+    clip = write_clip(tmp_path / "clip.mp4", seconds=1)
+    site.page("/clip.mp4", clip.read_bytes())
+    segment = write_clip(tmp_path / "segment.ts", seconds=1).read_bytes()
+    site.page("/segment.ts", segment)
+    padder = padding.PKCS7(128).padder()
+    encryptor = Cipher(algorithms.AES(KEY), modes.CBC(IV)).encryptor()
+    padded = padder.update(segment) + padder.finalize()
+    site.page("/secret.ts", encryptor.update(padded) + encryptor.finalize())
+    site.page("/key", KEY)
+    yield site
+    site.close()
+
+
+def playlist(segment: str, key: str = "") -> str:
+    line = f'#EXT-X-KEY:METHOD=AES-128,URI="{key}",IV=0x{IV.hex()}\n' if key else ""
+    return (
+        "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n"
+        f"{line}#EXTINF:1.0,\n{segment}\n#EXT-X-ENDLIST\n"
+    )
+
+
+async def play(url: str, reach: Reach) -> RecordingSink:
+    sink = RecordingSink()
+    source = FileSource(url, sink, paced=False, limits=SHORT, reach=reach)
+    try:
+        await source.start()
+        await asyncio.to_thread(sink.wait_for_end, 20)
+    finally:
+        await source.aclose()
+    return sink
+
+
+async def refusal(url: str, reach: Reach) -> str:
+    """What the caller reads. A source that begins and then breaks off is refused as well."""
+    try:
+        sink = await play(url, reach)
+    except InvalidArgumentError as error:
+        return error.message
+    assert not sink.pictures, "it was read"
+    return ""
+
+
+async def test_without_a_rule_nothing_of_this_machine_is_asked(site: Site) -> None:
+    for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"):
+        assert await refusal(f"http://{host}:{site.port}/clip.mp4", Reach()) == NOT_OPENED
+    assert not site.asked
+
+
+@pytest.mark.parametrize("rule", ["127.0.0.1", "127.0.0.1/32", "127.0.0.0/31", "localhost"])
+async def test_a_rule_opens_what_it_names(site: Site, rule: str) -> None:
+    host = "localhost" if rule == "localhost" else "127.0.0.1"
+    sink = await play(site.url("/clip.mp4", host), Reach([rule]))
+    assert len(sink.pictures) == 15
+    assert sink.reasons == ["end"]
+
+
+async def test_a_rule_may_be_for_one_port(site: Site) -> None:
+    assert (
+        len((await play(site.url("/clip.mp4"), Reach([f"127.0.0.1:{site.port}"]))).pictures) == 15
+    )
+    site.asked.clear()
+    assert await refusal(site.url("/clip.mp4"), Reach(["127.0.0.1:1"])) == NOT_OPENED
+    assert not site.asked
+
+
+async def test_redirects_are_followed_and_looked_at(site: Site) -> None:
+    allowed = Reach(["127.0.0.1"])
+    site.redirect("/near", "/clip.mp4")
+    site.redirect("/far", site.url("/clip.mp4", ELSEWHERE))
+    site.redirect("/far-in-two", "/far")
+    site.redirect("/round", "/round")
+    site.redirect("/file", "file:///etc/passwd")
+    site.redirect("/rtsp", f"rtsp://127.0.0.1:{site.port}/x")
+    site.redirect("/odd", f"http://0x7f000001:{site.port}/clip.mp4")
+    assert len((await play(site.url("/near"), allowed)).pictures) == 15
+    for path in ("/far", "/far-in-two", "/round", "/file", "/rtsp", "/odd"):
+        assert await refusal(site.url(path), allowed) == NOT_OPENED
+    assert {address for address, _ in site.asked} == {"127.0.0.1"}
+    assert len(site.asked) < 20
+
+
+async def test_playlists_are_read(site: Site) -> None:
+    """A master playlist whose variants, key and segments are relative, absolute and encrypted."""
+    allowed = Reach(["127.0.0.1"])
+    site.page("/live.m3u8", playlist("segment.ts"))
+    site.page("/typed", playlist("/segment.ts"), Content_Type="application/vnd.apple.mpegurl")
+    site.page("/encrypted.m3u8", playlist("secret.ts", "/key"))
+    site.page(
+        "/master.m3u8",
+        "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1000\nlive.m3u8\n"
+        f"#EXT-X-STREAM-INF:BANDWIDTH=90000\n{site.url('/encrypted.m3u8')}\n",
+    )
+    for path in ("/live.m3u8", "/typed", "/encrypted.m3u8", "/master.m3u8"):
+        sink = await play(site.url(path), allowed)
+        assert len(sink.pictures) == 15, path
+        assert not sink.drops, path
+
+
+async def test_no_playlist_leads_elsewhere(site: Site) -> None:
+    allowed = Reach(["127.0.0.1"])
+    far = site.url("/segment.ts", ELSEWHERE)
+    site.redirect("/moved.ts", far)
+    site.page("/variant.m3u8", playlist("segment.ts"))
+    site.page("/segment-far.m3u8", playlist(far))
+    site.page("/segment-moved.m3u8", playlist("/moved.ts"))
+    site.page("/key-far.m3u8", playlist("secret.ts", site.url("/key", ELSEWHERE)))
+    site.page("/file.m3u8", playlist("file:///etc/passwd"))
+    site.page("/tcp.m3u8", playlist(f"tcp://127.0.0.1:{site.port}/"))
+    site.page("/crypto.m3u8", playlist("crypto+file:///etc/passwd", "/key"))
+    site.page(
+        "/master.m3u8",
+        f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{site.url('/variant.m3u8', ELSEWHERE)}\n",
+    )
+    for path in [name for name in site.pages if name.endswith(".m3u8") and name != "/variant.m3u8"]:
+        assert await refusal(site.url(path), allowed) in (NOT_OPENED, ""), path
+    assert {address for address, _ in site.asked} == {"127.0.0.1"}
+
+
+async def test_a_playlist_without_an_end(site: Site) -> None:
+    lines = "#EXTINF:1.0,\nsegment.ts\n" * 400_000
+    site.page("/long.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n" + lines)
+    assert await refusal(site.url("/long.m3u8"), Reach(["127.0.0.1"])) == NOT_OPENED
+
+
+async def test_a_name_is_resolved_once(site: Site) -> None:
+    """A name that means an allowed address when it is looked at and another one a moment later."""
+    answers = iter(["127.0.0.1", ELSEWHERE, ELSEWHERE, ELSEWHERE])
+    reach = Reach(["127.0.0.1"], resolve=lambda host, port: [next(answers)])
+    with pytest.raises(InvalidArgumentError):
+        await play(f"http://rebinding.example:{site.port}/nothing", reach)
+    assert site.asked == [("127.0.0.1", "/nothing")]
+    site.asked.clear()
+    answers = iter([ELSEWHERE])
+    assert await refusal(f"http://rebinding.example:{site.port}/clip.mp4", reach) == NOT_OPENED
+    assert not site.asked
+
+
+@pytest.mark.parametrize(
+    "challenge", ['Basic realm="x"', 'Digest realm="x", nonce="n", qop="auth"']
+)
+async def test_passwords_go_to_their_own_server_only(site: Site, challenge: str) -> None:
+    site.page("/locked.mp4", site.pages["/clip.mp4"][2], Needs=challenge)
+    url = f"http://user:pa%3Ass@127.0.0.1:{site.port}/locked.mp4"
+    assert len((await play(url, Reach(["127.0.0.1"]))).pictures) == 15
+    assert site.authorized[0] == ""
+    assert site.authorized[1].startswith(challenge.split()[0])
+    site.authorized.clear()
+    site.redirect("/away", site.url("/locked.mp4", ELSEWHERE))
+    both = Reach(["127.0.0.0/8"])
+    assert await refusal(f"http://user:secret@127.0.0.1:{site.port}/away", both) == NOT_OPENED
+    assert not any(site.authorized)
+
+
+# --- RTSP and RTMP --------------------------------------------------------------------------------
+
+
+@contextmanager
+def rtsp(**options: object) -> Iterator[RtspServer]:
+    server = RtspServer(**options)  # type: ignore[arg-type]
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+async def first_pictures(url: str, reach: Reach, count: int = 10) -> RecordingSink:
+    sink = RecordingSink()
+    source = FileSource(url, sink, limits=SHORT, reach=reach)
+    try:
+        await source.start()
+        await asyncio.to_thread(sink.wait_for_pictures, count, 20)
+    finally:
+        await source.aclose()
+    return sink
+
+
+@pytest.mark.parametrize("challenge", ["", 'Basic realm="cam"', 'Digest realm="cam", nonce="abc"'])
+async def test_a_camera_is_read_through_the_relay(challenge: str) -> None:
+    with rtsp(challenge=challenge) as server:
+        url = f"rtsp://admin:pa%40ss@127.0.0.1:{server.port}/live/main?channel=1"
+        await first_pictures(url, Reach([f"127.0.0.1:{server.port}"]))
+        assert server.asked[0] == f"OPTIONS rtsp://127.0.0.1:{server.port}/live/main?channel=1"
+        assert all("pa" not in asked.replace("param", "") for asked in server.asked)
+        assert server.accepted or not challenge
+
+
+async def test_an_rtsp_redirect_is_looked_at() -> None:
+    with rtsp() as camera, rtsp(moved=f"rtsp://127.0.0.1:{camera.port}/there") as first:
+        await first_pictures(f"rtsp://127.0.0.1:{first.port}/here", Reach(["127.0.0.1"]))
+        assert camera.asked
+    with rtsp() as camera, rtsp(moved=f"rtsp://{ELSEWHERE}:{camera.port}/there") as first:
+        url = f"rtsp://127.0.0.1:{first.port}/here"
+        assert await refusal(url, Reach(["127.0.0.1"])) == NOT_OPENED
+        assert first.asked
+        assert not camera.asked
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.0 200 OK\r\n\r\n",
+        b"RTSP/1.0 302 Moved\r\nCSeq: 1\r\nLocation: rtsp://127.0.0.2:1/\r\n\r\n",
+        b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Length: 99999999\r\n\r\n",
+        b"RTSP/1.0 200 OK\r\nCSeq: 9\r\n\r\n",
+        b"RTSP/1.0 200 OK\r\nno header\r\n\r\n",
+        b"REDIRECT rtsp://127.0.0.2/ RTSP/1.0\r\nCSeq: 1\r\nLocation: rtsp://127.0.0.2:1/\r\n\r\n",
+        b"-ERR unknown command\r\n" * 3000,
+        b"\x16\x03\x01" + bytes(1000),
+    ],
+)
+async def test_servers_that_say_other_things(reply: bytes) -> None:
+    with rtsp(always=reply) as server:
+        source = FileSource(
+            f"rtsp://127.0.0.1:{server.port}/x",
+            RecordingSink(),
+            limits=FileLimits(open_timeout_s=0.5),
+            reach=Reach(["127.0.0.1"]),
+        )
+        with pytest.raises(InvalidArgumentError, match="cannot open"):
+            await source.start()
+
+
+INJECTIONS: list[Callable[[int], str]] = [
+    lambda port: f"rtsp://127.0.0.1:{port}/a\r\nSET injected 1\r\nDEL victim\r\n",
+    lambda port: f"rtsp://127.0.0.1:{port}/a\nSET injected 1\nDEL victim\n",
+    lambda port: f"rtsp://127.0.0.1:{port}/a%0d%0aSET%20injected%201%0d%0aDEL%20victim%0d%0a",
+    lambda port: f"rtsp://127.0.0.1:{port}/a%0D%0ADEL%20victim%0D%0A",
+    lambda port: f"rtsp://u:p\r\nDEL victim\r\n@127.0.0.1:{port}/",
+    lambda port: f"rtsp://u%0d%0aDEL%20victim%0d%0a:p@127.0.0.1:{port}/",
+    lambda port: f"rtsp://127.0.0.1:{port}/a\u2028DEL victim\u2028",
+    lambda port: f"rtsp://127.0.0.1:{port}\\\r\nDEL victim\r\n/",
+    lambda port: f"rtmp://127.0.0.1:{port}/a\r\nDEL victim\r\n/b",
+    lambda port: f"http://127.0.0.1:{port}/a\r\nDEL victim\r\n",
+    lambda port: f"http://127.0.0.1:{port}/a HTTP/1.1\r\nDEL victim\r\n",
+]
+
+
+@pytest.mark.parametrize("number", range(len(INJECTIONS)))
+def test_no_url_speaks_to_redis(redis_server: RedisServer, number: int) -> None:
+    """Even where the operator allows the address."""
+    redis = pytest.importorskip("redis")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.set("victim", "alive")
+        url = INJECTIONS[number](redis_server.port)
+        with pytest.raises(InvalidArgumentError):
+            asyncio.run(play(url, Reach(["127.0.0.0/8"])))
+        assert client.get("victim") == b"alive"
+        assert client.get("injected") is None
+
+
+async def test_rtmp_is_read_through_the_relay(tmp_path: Path) -> None:
+    server = RtmpPlayerServer(write_clip(tmp_path / "clip.mp4", seconds=2))
+    url = f"rtmp://127.0.0.1:{server.port}/live/room/stream?token=x"
+    await first_pictures(url, Reach(["127.0.0.1"]))
+    server.close()
+    assert server.connected["tcUrl"] == f"rtmp://127.0.0.1:{server.port}/live/room"
+    assert server.connected["app"] == "live/room"
+    assert server.played == "stream?token=x"
