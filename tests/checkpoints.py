@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from tests import templates
+
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 
 # Deviations of what is drawn: of matrices over √fan-in, so that attention scores deviate by the
@@ -50,9 +52,10 @@ SMOL_SPECIALS = (
     "<global-img>",
     "<fake_token_around_image>",
     "<image>",
-    "<video>",
     "<end_of_utterance>",
 )
+QWEN_WORDS = ("<tool_call>", "</tool_call>", "<|fim_prefix|>", "<think>", "</think>")
+"""Tokens that are added and not special: they are written out where an answer has them."""
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -68,56 +71,6 @@ When did it start? It started about ten seconds ago, and nothing else has moved 
 Yes, there is a blue circle on the right. No, the square is not moving; it left the scene.
 Watch the stream and tell me when something falls. I can't see anything that looks wrong.
 """
-
-SYSTEM_TEMPLATE = """\
-{%- if messages[0]['role'] != 'system' -%}
-{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
-{%- endif -%}
-"""
-QWEN_TEMPLATE = """\
-{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}
-{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
-{%- elif part['type'] == 'video' -%}
-{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
-{%- else -%}
-{{- part['text'] -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}"""
-SMOL_TEMPLATE = """\
-{{- '<|im_start|>' -}}
-{%- for message in messages -%}
-{{- message['role'] | capitalize -}}
-{%- if message['content'] is string -%}
-{{- ': ' + message['content'] -}}
-{%- else -%}
-{{- ':' if message['content'][0]['type'] == 'image' else ': ' -}}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}
-{{- '<image>' -}}
-{%- elif part['type'] == 'video' -%}
-{{- '<video>' -}}
-{%- else -%}
-{{- part['text'] -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{- '<end_of_utterance>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- 'Assistant:' -}}
-{%- endif -%}"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +89,7 @@ class Family:
     pixels: Mapping[str, int]
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    template: str = QWEN_TEMPLATE
+    template: str = templates.QWEN2_VL
     end: str = "<|im_end|>"
     mrope: int = 0
 
@@ -167,7 +120,7 @@ _QWEN_VISION = {
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-_FAMILIES = {
+FAMILY = {
     "qwen2_vl": Family(
         classes="Qwen2VL",
         text=_TEXT,
@@ -176,7 +129,6 @@ _FAMILIES = {
         pixels={"min_pixels": 4 * 28 * 28, "max_pixels": 64 * 28 * 28},
         mean=_CLIP_MEAN,
         std=_CLIP_STD,
-        template=SYSTEM_TEMPLATE + QWEN_TEMPLATE,
         mrope=24,
     ),
     "qwen2_5_vl": Family(
@@ -194,7 +146,6 @@ _FAMILIES = {
         pixels={"min_pixels": 4 * 28 * 28, "max_pixels": 64 * 28 * 28},
         mean=_CLIP_MEAN,
         std=_CLIP_STD,
-        template=SYSTEM_TEMPLATE + QWEN_TEMPLATE,
         mrope=24,
     ),
     "qwen3_vl": Family(
@@ -211,6 +162,7 @@ _FAMILIES = {
         },
         outer={"tie_word_embeddings": False},
         pixels={"min_pixels": 4 * 32 * 32, "max_pixels": 64 * 32 * 32},
+        template=templates.QWEN3_VL,
         mrope=20,
     ),
     "smolvlm": Family(
@@ -226,7 +178,7 @@ _FAMILIES = {
         },
         outer={"tie_word_embeddings": False, "scale_factor": 2},
         pixels={},
-        template=SMOL_TEMPLATE,
+        template=templates.SMOLVLM2,
         end="<end_of_utterance>",
     ),
 }
@@ -252,7 +204,7 @@ def write_checkpoint(
     """
     import transformers
 
-    kind = _FAMILIES[family]
+    kind = FAMILY[family]
     vision = {f"vision_{name}": value for name, value in kind.vision.items()}
     sizes = {**kind.text, **vision, **kind.outer, **kind.pixels}
     if unknown := overrides.keys() - sizes.keys():
@@ -284,7 +236,7 @@ def write_checkpoint(
         model.generation_config = generation
         model.save_pretrained(folder, max_shard_size="1TB")
         if shards > 1:
-            _split(folder, shards)
+            split_shards(folder, shards)
     else:
         config.architectures = [name]
         config.save_pretrained(folder)
@@ -319,6 +271,7 @@ def _tokenizer(*, qwen: bool) -> Tokenizer:
     )
     tokenizer.train_from_iterator(SENTENCES.splitlines(), trainer)
     tokenizer.add_special_tokens(list(QWEN_SPECIALS if qwen else SMOL_SPECIALS))
+    tokenizer.add_tokens(list(QWEN_WORDS) if qwen else [])
     return tokenizer
 
 
@@ -486,7 +439,7 @@ def _draw(model: torch.nn.Module, seed: int) -> None:
             parameter.normal_(mean, deviation, generator=generator)
 
 
-def _split(folder: Path, shards: int) -> None:
+def split_shards(folder: Path, shards: int) -> None:
     """Deal the one file of weights out to shards: neighbours, as q and k, come apart."""
     whole = folder / "model.safetensors"
     tensors = load_file(whole)

@@ -15,7 +15,7 @@ import torch
 from services.inference_worker.model.family import load_model
 from services.inference_worker.model.layout import VISION
 from services.inference_worker.model.published import PublishedModel
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import FAMILY, write_checkpoint
 
 SMALL_PIXELS = 12_544  # 112 × 112
 
@@ -30,12 +30,19 @@ class Pair:
 
     @classmethod
     def of(cls, family: str, folder: Path, **overrides: Any) -> "Pair":
+        write_checkpoint(family, folder, shards=2, **overrides)
+        return cls.read(folder)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Pair":
+        """A folder that is there already, in float32."""
         import transformers
 
-        write_checkpoint(family, folder, shards=2, **overrides)
         ours = load_model(str(folder), torch.float32, torch.device("cpu"), SMALL_PIXELS)
         assert isinstance(ours, PublishedModel)
-        theirs = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
+        theirs = transformers.AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32
+        ).eval()
         return cls(ours, theirs, folder)
 
 
@@ -97,7 +104,8 @@ class Transcript:
         inputs: dict[str, Any] = {"input_ids": ids.masked_fill(vision, token)}
         if not self.tubelets:
             return inputs
-        mean, std = (np.array(model.preprocessor[f"image_{name}"]) for name in ("mean", "std"))
+        kind = FAMILY[config.model_type]
+        mean, std = np.array(kind.mean), np.array(kind.std)
         pixels = [(tubelet / 255 - mean) / std for tubelet in self.tubelets]
         if model.tubelet == 1:
             stacked = np.stack(pixels)[:, 0].transpose(0, 3, 1, 2)

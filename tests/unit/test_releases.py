@@ -1,0 +1,75 @@
+"""Published checkpoints load as they are published, stream, and equal transformers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from services.inference_worker.errors import ModelError
+from services.inference_worker.model.family import load_model
+from services.inference_worker.model.sampling import Sampling
+from tests.published import Pair, Transcript
+from tests.releases import ANSWERING, THINKING, Release, resave, write_release
+from tests.unit.tiny import Bench
+
+TOLERANCE = 2e-4
+SECOND_NS = 1_000_000_000
+WINDOW = 2
+
+USUAL = {
+    "qwen2_vl": Sampling(temperature=0.01, top_k=1, top_p=0.001),
+    "qwen2_5_vl": Sampling(temperature=1e-6, top_k=50, repetition_penalty=1.05),
+    "qwen3_vl": Sampling(temperature=0.7, top_k=20, top_p=0.8),
+    "smolvlm": Sampling(top_k=50),
+}
+
+
+@pytest.fixture(params=["published", "resaved"])
+def layout(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.mark.parametrize("release", ANSWERING, ids=str)
+def test_a_release_streams_and_equals_transformers(
+    release: Release, layout: str, tmp_path: Path
+) -> None:
+    """Three tubelets in a window of two, then a question: the logits of its every token."""
+    folder = write_release(release, tmp_path / "published")
+    if layout == "resaved":
+        folder = resave(release, folder, tmp_path / "resaved")
+        assert not list(folder.glob("*preprocessor_config.json"))
+    pair = Pair.read(folder)
+    model = pair.ours
+    assert model.sampling == USUAL[release.family]
+    bench = Bench(model, num_pages=2048, branch_tokens=200)
+    factor = model.size_factor
+    side = model.spec.layout.width
+    width, height = (3 * factor, 2 * factor) if factor else (side, side)
+    bench.open("s", window=WINDOW, max_pixels=width * height)
+    transcript = Transcript(pair)
+    rng = np.random.default_rng(1)
+    for tubelet in range(3):
+        start = tubelet * model.tubelet
+        shape = (model.tubelet, height, width, 3)
+        frames = list(rng.integers(0, 256, shape, dtype=np.uint8))
+        for n, frame in enumerate(frames):
+            bench.push("s", frame, (start + n) * SECOND_NS)
+        bench.run()
+        transcript.show(frames, start + (model.tubelet - 1) / 2)
+    question = model.question_tokens([], "What changed in the picture?")
+    bench.ask("s", question)
+    bench.run()
+    expected = transcript.asked(question).logits(WINDOW)[-1]
+    assert float((bench.runner.logits[-1] - expected).abs().max()) < TOLERANCE
+
+
+@pytest.mark.parametrize("release", THINKING, ids=str)
+def test_a_model_that_thinks_aloud_is_named_with_what_to_take(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_release(release, tmp_path / release.name)
+    monkeypatch.chdir(tmp_path)
+    instead = release.name.replace("Thinking", "Instruct")
+    with pytest.raises(ModelError, match=f"begins every answer with <think>.*take {instead}"):
+        load_model(release.name, torch.float32, torch.device("cpu"), 12_544)
