@@ -112,6 +112,17 @@ class Receiving:
             following.granted.set()
 
 
+def place_of_call(context: Any, trusted: Trusted) -> str:
+    """Where the caller is; "" where limits per address do not hold."""
+    forwarded = ""
+    host = host_of_peer(context.peer())
+    if host in trusted:
+        for name, value in context.invocation_metadata() or ():
+            if name == "x-forwarded-for" and isinstance(value, str):
+                forwarded = value
+    return trusted.place(host, forwarded)
+
+
 class Admission:
     """The calls of one server. One event loop."""
 
@@ -123,14 +134,7 @@ class Admission:
         self._receiving: dict[str, Receiving] = {}
 
     def place(self, context: Any) -> str:
-        """Where the caller is; "" where limits per address do not hold."""
-        forwarded = ""
-        host = host_of_peer(context.peer())
-        if host in self._trusted:
-            for name, value in context.invocation_metadata() or ():
-                if name == "x-forwarded-for" and isinstance(value, str):
-                    forwarded = value
-        return self._trusted.place(host, forwarded)
+        return place_of_call(context, self._trusted)
 
     @contextlib.contextmanager
     def call(self, place: str, streams: bool) -> Iterator[None]:
