@@ -20,7 +20,7 @@ from sightline.errors import (
 )
 from sightline.types import PushReport
 from sightline.v1 import gateway_pb2 as pb
-from sightline.wire import frame_message, push_report
+from sightline.wire import frame_message, push_messages, push_report
 
 __all__ = ["Pusher"]
 
@@ -96,7 +96,8 @@ class Pusher:
             await self._write(pb.PushFramesRequest(open=self._open))
         while self._lossless and self.sent >= self._allowed:
             await self._next_ack()
-        await self._write(message)
+        for part in push_messages(message):
+            await self._write(part)
         self.sent += 1
 
     async def end(self) -> PushReport:

@@ -1,6 +1,7 @@
 """Between the contract's messages and the SDK's own types."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from sightline.errors import InvalidArgumentError
@@ -20,10 +21,13 @@ __all__ = [
     "answer_result",
     "event",
     "frame_message",
+    "push_messages",
     "push_report",
     "session_info",
     "split_frames",
 ]
+
+PART_BYTES = 1024 * 1024  # of a pushed message that is longer; servers take twice that
 
 _STATES = {
     pb.SESSION_STATE_WAITING: SessionState.WAITING,
@@ -142,6 +146,18 @@ def frame_message(frame: Any, capture_ns: int | None = None) -> pb.PushFramesReq
     height, width, data = _pixels(frame)
     picture = pb.RawPicture(width=width, height=height, data=data)
     return pb.PushFramesRequest(frame=pb.PushFrame(capture_ns=when, rgb=picture))
+
+
+def push_messages(message: pb.PushFramesRequest) -> Iterator[pb.PushFramesRequest]:
+    """A pushed message as the server takes it: as it is, or in parts where it is long."""
+    if message.ByteSize() <= PART_BYTES:
+        yield message
+        return
+    whole = memoryview(message.SerializeToString())
+    for start in range(0, len(whole), PART_BYTES):
+        end = start + PART_BYTES
+        part = pb.PushPart(data=bytes(whole[start:end]), last=end >= len(whole))
+        yield pb.PushFramesRequest(part=part)
 
 
 def _pixels(frame: Any) -> tuple[int, int, bytes]:

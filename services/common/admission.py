@@ -26,38 +26,43 @@ PATIENCE_S = 1.0  # that a message may take while others wait for its turn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallLimits:
-    """`calls` at once, over all and of one place; `streams_per_place`: of those, which stream
-    their requests, so that a message of each may be on its way at any time. `receiving`: single
-    requests on their way, of one place. `first_message_s`: how long one may take to come."""
+    """What callers may hold of one gRPC port.
+
+    `calls` at once, over all and of one place; `streams_per_place`: of those, how many stream their
+    requests, because a message of each may be on its way at any time; `streams_per_connection`:
+    calls that one connection carries. `receiving`: single requests of one place that are on their
+    way; `request_s`: how long each may take.
+    """
 
     calls: int = 8192
     calls_per_place: int = 4096
     streams_per_place: int = 4096
-    receiving: int = 16
-    first_message_s: float = 10.0
+    streams_per_connection: int = 4096
+    receiving: int = 64
+    request_s: float = 10.0
 
 
 @dataclass(slots=True, eq=False)
 class _Turn:
     """One message being received. `cut`: others wait, and this one took too long."""
 
+    task: asyncio.Task[Any] | None
     began_s: float = field(default_factory=time.monotonic)
     granted: asyncio.Event = field(default_factory=asyncio.Event)
     cut: bool = False
-    task: asyncio.Task[Any] | None = None
 
 
 class Receiving:
-    """Turns of one place: `most` messages on their way at once.
+    """Turns of one place: `most` messages on their way at once, the others in order.
 
-    The newest waits shortest: who sends slowly, or many, keeps those waiting who came with it. A
-    message that has taken `PATIENCE_S` while others wait is given up for the next one.
+    While others wait, messages that have taken `PATIENCE_S` are given up: whoever sends slowly
+    keeps those waiting who came with it, and not for long.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._active: deque[_Turn] = deque()  # oldest first
-        self._waiting: list[_Turn] = []
+        self._active: set[_Turn] = set()
+        self._waiting: deque[_Turn] = deque()
 
     @property
     def idle(self) -> bool:
@@ -66,20 +71,11 @@ class Receiving:
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait for a turn and have it. Raises ResourceExhaustedError when it is cut short."""
-        turn = _Turn(task=asyncio.current_task())
+        turn = _Turn(asyncio.current_task())
         if len(self._active) < self._most:
-            self._active.append(turn)
+            self._active.add(turn)
         else:
-            self._waiting.append(turn)
-            try:
-                while not turn.granted.is_set():
-                    self._cut_oldest()
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(PATIENCE_S / 4):
-                            await turn.granted.wait()
-            except BaseException:
-                self._leave(turn)
-                raise
+            await self._wait(turn)
         turn.began_s = time.monotonic()
         try:
             yield
@@ -87,29 +83,52 @@ class Receiving:
             if turn.cut and turn.task is not None:
                 turn.task.uncancel()
                 raise ResourceExhaustedError(
-                    "the message came too slowly while others waited"
+                    "the request came too slowly while others waited"
                 ) from None
             raise
         finally:
             self._leave(turn)
 
-    def _cut_oldest(self) -> None:
-        oldest = self._active[0] if self._active else None
-        if oldest is None or oldest.cut or time.monotonic() - oldest.began_s < PATIENCE_S:
-            return
-        oldest.cut = True
-        if oldest.task is not None:
-            oldest.task.cancel()
+    async def _wait(self, turn: _Turn) -> None:
+        self._waiting.append(turn)
+        try:
+            while not turn.granted.is_set():
+                if self._waiting[0] is turn:
+                    self._cut_slow()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PATIENCE_S / 4):
+                        await turn.granted.wait()
+        except BaseException:
+            self._leave(turn)
+            raise
+
+    def _cut_slow(self) -> None:
+        now_s = time.monotonic()
+        for turn in self._active:
+            if not turn.cut and now_s - turn.began_s > PATIENCE_S and turn.task is not None:
+                turn.cut = True
+                turn.task.cancel()
 
     def _leave(self, turn: _Turn) -> None:
-        if turn in self._waiting:
+        with contextlib.suppress(ValueError):
             self._waiting.remove(turn)
-        if turn in self._active:
-            self._active.remove(turn)
-        if self._waiting and len(self._active) < self._most:
-            following = self._waiting.pop()
-            self._active.append(following)
+        self._active.discard(turn)
+        while self._waiting and len(self._active) < self._most:
+            following = self._waiting.popleft()
+            following.began_s = time.monotonic()
+            self._active.add(following)
             following.granted.set()
+
+
+def place_of_call(context: Any, trusted: Trusted) -> str:
+    """Where the caller is; "" where limits per address do not hold."""
+    forwarded = ""
+    host = host_of_peer(context.peer())
+    if host in trusted:
+        for name, value in context.invocation_metadata() or ():
+            if name == "x-forwarded-for" and isinstance(value, str):
+                forwarded = value
+    return trusted.place(host, forwarded)
 
 
 class Admission:
@@ -123,14 +142,7 @@ class Admission:
         self._receiving: dict[str, Receiving] = {}
 
     def place(self, context: Any) -> str:
-        """Where the caller is; "" where limits per address do not hold."""
-        forwarded = ""
-        host = host_of_peer(context.peer())
-        if host in self._trusted:
-            for name, value in context.invocation_metadata() or ():
-                if name == "x-forwarded-for" and isinstance(value, str):
-                    forwarded = value
-        return self._trusted.place(host, forwarded)
+        return place_of_call(context, self._trusted)
 
     @contextlib.contextmanager
     def call(self, place: str, streams: bool) -> Iterator[None]:
@@ -161,7 +173,7 @@ class Admission:
         """
         receiving = self._receiving.setdefault(place, Receiving(self._limits.receiving))
         try:
-            async with asyncio.timeout(self._limits.first_message_s), receiving.turn():
+            async with receiving.turn(), asyncio.timeout(self._limits.request_s):
                 raw = await anext(aiter(requests), None)
         except TimeoutError:
             REFUSED.labels("grpc", "no_message").inc()

@@ -101,6 +101,8 @@ class ServiceHost:
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", MAX_REPLY_BYTES),
             ("grpc.max_allowed_incoming_connections", connections),
+            # Of one connection; a channel keeps further calls waiting.
+            ("grpc.max_concurrent_streams", self.calls.streams_per_connection),
         )
         self.admission = Admission(self.calls, self.trusted)
         self.server = grpc.aio.server(

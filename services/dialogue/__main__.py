@@ -21,8 +21,6 @@ from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
 
 log = logging.getLogger("services.dialogue")
 
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # enough to tell a caller that its megabyte is too much
-
 
 async def watch_redis(store: RedisStore, interval_s: float) -> None:
     """Look after Redis for ever: the gauge is current, the log has each change once."""
@@ -51,7 +49,6 @@ async def serve(config: DialogueConfig) -> None:
         name="dialogue",
         config=config,
         full_names=(service.full_name,),
-        max_message_bytes=MAX_MESSAGE_BYTES,
     )
     servicer = DialogueServicer(store, config)
     dialogue_pb2_grpc.add_DialogueServiceServicer_to_server(servicer, host.server)

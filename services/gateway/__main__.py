@@ -13,7 +13,7 @@ from sightline.v1 import gateway_pb2
 
 # A picture that is longer comes in parts (PushPart). Everything else is far below.
 MAX_MESSAGE_BYTES = 2 * 1024 * 1024
-MAX_STREAMS_PER_PLACE = 256
+CALLS = CallLimits(calls_per_place=2048, streams_per_place=256, streams_per_connection=512)
 
 
 async def main(config: GatewayConfig) -> None:
@@ -23,7 +23,7 @@ async def main(config: GatewayConfig) -> None:
         config=config,
         full_names=(name,),
         max_message_bytes=MAX_MESSAGE_BYTES,
-        calls=CallLimits(calls_per_place=2048, streams_per_place=MAX_STREAMS_PER_PLACE),
+        calls=CALLS,
         trusted=config.trusted(),
     )
     gateway = Gateway(config, host)

@@ -1,17 +1,21 @@
 """Questions on their way to a worker and answers on their way back."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
 import grpc
 
+from services.common.errors import error_of_peer
 from services.gateway import metrics
+from services.gateway.quotas import Asker, Turns
 from services.gateway.router import Backoff
-from sightline.errors import error_from_status
+from sightline.errors import NotFoundError, SightlineError, UnavailableError
 from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
 
+MODEL = "the model"
 SPEECH_UNAVAILABLE = "speech_unavailable"
 # NOT_FOUND: a worker that was restarted does not know the session until its frame stream is back.
 _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND})
@@ -32,18 +36,37 @@ class Answerable(Protocol):
     def alive(self) -> bool: ...
     @property
     def stub(self) -> inference_pb2_grpc.InferenceServiceStub: ...
+    @property
+    def turns(self) -> Turns: ...
     def note_degraded(self, flags: list[str]) -> None: ...
 
 
 async def stream_answer(
-    session: Answerable, request: inference_pb2.AnswerRequest, timeout_s: float
+    session: Answerable,
+    request: inference_pb2.AnswerRequest,
+    asker: Asker,
+    *,
+    wait_s: float,
+    timeout_s: float,
 ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
-    """Relay one answer, event by event, within `timeout_s`.
+    """Relay one answer, event by event: after at most `wait_s` until it is the asker's turn, within
+    `timeout_s`.
 
     A worker that is away before its first event is asked again; once words have come a failure is
     raised as the SightlineError of its status. Closing the iterator cancels the answer.
     """
     asked_s = time.monotonic()
+    async with session.turns.turn(asker, wait_s):
+        events = _relay(session, request, asked_s, timeout_s)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
+
+async def _relay(
+    session: Answerable, request: inference_pb2.AnswerRequest, asked_s: float, timeout_s: float
+) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
+    begun_s = time.monotonic()
     first_words_ns = 0
     backoff = Backoff(0.05, 1.0)
     finish = "error"
@@ -51,7 +74,7 @@ async def stream_answer(
     try:
         for attempt in range(_RETRIES + 1):
             begun = speechless = False
-            left_s = timeout_s - (time.monotonic() - asked_s)
+            left_s = timeout_s - (time.monotonic() - begun_s)
             call = session.stub.Answer(request, timeout=max(0.001, left_s))
             try:
                 async for event in call:
@@ -75,7 +98,7 @@ async def stream_answer(
             except grpc.aio.AioRpcError as error:
                 retry = error.code() in _RETRYABLE and not begun and session.alive
                 if not retry or attempt == _RETRIES:
-                    raise error_from_status(error.code(), error.details()) from None
+                    raise _refusal(error, session) from None
                 metrics.ANSWERS_RETRIED.inc()
             finally:
                 call.cancel()
@@ -87,3 +110,13 @@ async def stream_answer(
     finally:
         metrics.ANSWERS_IN_FLIGHT.dec()
         metrics.ANSWERS.labels(finish).inc()
+
+
+def _refusal(error: grpc.aio.AioRpcError, session: Answerable) -> SightlineError:
+    """What the asker is told. A worker that does not know a session which is there has been started
+    again, and will know it in a moment."""
+    if error.code() is grpc.StatusCode.NOT_FOUND:
+        if not session.alive:
+            return NotFoundError("the session was deleted")
+        return UnavailableError("The model is restarting: try again in some seconds")
+    return error_of_peer(error, MODEL)

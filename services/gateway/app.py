@@ -92,6 +92,7 @@ class HttpApi:
         self._addresses = addresses
         self._speech = speech
         self._hosts = config.hosts()
+        self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
 
     def add_to(self, app: web.Application) -> None:
@@ -266,7 +267,7 @@ class HttpApi:
 
         code, last = WSCloseCode.OK, None
         try:
-            await self._lines.serve(_events(socket, session), send)
+            await self._lines.serve(_events(socket, session), send, self._place(request))
         except (DisconnectedError, ConnectionError):
             pass
         except SightlineError as error:
@@ -284,6 +285,10 @@ class HttpApi:
                 pass
         await socket.close(code=code)
         return socket
+
+    def _place(self, request: web.Request) -> str:
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+        return self._trusted.place(request.remote or "", forwarded)
 
     async def _nothing(self, request: web.Request) -> web.StreamResponse:
         raise NotFoundError("the API has nothing here")

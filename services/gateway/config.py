@@ -14,7 +14,8 @@ from services.gateway.sources.reach import Rule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig(ServiceConfig):
-    """Limits are counts unless a name ends in a unit."""
+    """Limits are counts unless a name ends in a unit. Of what viewers share (lines, watches, asks
+    and speaks) one address may have half of what the others leave."""
 
     prefix: ClassVar[str] = "GATEWAY_"
 
@@ -92,8 +93,20 @@ class GatewayConfig(ServiceConfig):
     max_sessions: int = setting(64, "Sessions at once.", minimum=1)
     max_lines: int = setting(256, "Viewers of one session at once.", minimum=1)
     max_questions: int = setting(8, "Answers in flight per viewer.", minimum=1)
-    max_asks: int = setting(256, "One-shot questions in flight, over all sessions.", minimum=1)
+    max_asks: int = setting(2048, "One-shot questions in flight, over all sessions.", minimum=1)
+    session_answers: int = setting(
+        64,
+        "Answers of one session that its worker makes at once; further questions wait, and viewers "
+        "take turns.",
+        minimum=1,
+    )
+    max_wait_s: float = setting(
+        600.0, "Longest time a question may wait for its turn.", minimum=1, maximum=86400
+    )
     max_watches: int = setting(8, "Standing questions per viewer.", minimum=1)
+    session_watches: int = setting(
+        64, "Standing questions on one session, over all viewers.", minimum=1
+    )
     max_speaks: int = setting(16, "Speak calls at once.", minimum=1)
     pending_events: int = setting(
         1024, "Events that may wait for one slow viewer before it is cut off.", minimum=16

@@ -21,6 +21,7 @@ from services.gateway import metrics
 from services.gateway.answers import stream_answer
 from services.gateway.config import GatewayConfig
 from services.gateway.outbox import Outbox, OutboxFullError
+from services.gateway.quotas import Asker
 from services.gateway.session import Session
 from services.gateway.watches import Watches
 from sightline.errors import (
@@ -54,8 +55,11 @@ class _Answer:
 class Line:
     """One viewer's conversation on one session. All methods belong to the event loop."""
 
-    def __init__(self, session: Session, start: gateway_pb2.Start, config: GatewayConfig) -> None:
+    def __init__(
+        self, session: Session, start: gateway_pb2.Start, config: GatewayConfig, place: str = ""
+    ) -> None:
         self.session = session
+        self.place = place
         self.conversation = start.conversation or secrets.token_urlsafe(12)
         self.handle = _make_handle(self.conversation)
         self._speech = start.speech
@@ -68,7 +72,7 @@ class Line:
         )
         self._answers: dict[str, _Answer] = {}
         self._finished: OrderedDict[str, gateway_pb2.AnswerDone] = OrderedDict()
-        self._watches = Watches(session, config.max_watches, self)
+        self._watches = Watches(session, config.max_watches, place, self)
         self._sender: asyncio.Task[None] | None = None
         self._half_closed = False
         self._detached_s: float | None = time.monotonic()
@@ -201,7 +205,13 @@ class Line:
             speech=self._speech,
             voice=self._voice,
         )
-        events = stream_answer(self.session, request, self._config.answer_timeout_s)
+        events = stream_answer(
+            self.session,
+            request,
+            Asker(self.place, self.handle),
+            wait_s=self._config.max_wait_s,
+            timeout_s=self._config.answer_timeout_s,
+        )
         try:
             async for event in events:
                 match event.WhichOneof("event"):

@@ -6,10 +6,12 @@ import time
 from collections.abc import AsyncIterator
 
 from services.common.checks import check_id
+from services.common.metrics import REFUSED
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.converse import RECONNECT_WITHIN_S, Line, Send, conversation_of
+from services.gateway.quotas import share
 from services.gateway.registry import Sessions
 from services.gateway.session import Session
 from sightline.errors import (
@@ -36,8 +38,13 @@ class Lines:
         self._draining = False
         sessions.listen(self)
 
-    async def serve(self, incoming: AsyncIterator[gateway_pb2.ClientEvent], send: Send) -> None:
-        """Serve one connection, from `start` until it ends.
+    async def serve(
+        self,
+        incoming: AsyncIterator[gateway_pb2.ClientEvent],
+        send: Send,
+        place: str = "",
+    ) -> None:
+        """Serve one connection from `place`, from `start` until it ends.
 
         Raises FailedPreconditionError when something else comes first, NotFoundError for an
         unknown session, and what the transport raises.
@@ -51,7 +58,7 @@ class Lines:
             return
         if first.WhichOneof("event") != "start":
             raise FailedPreconditionError("the first message must be `start`")
-        line = self.open(first.start)
+        line = self.open(first.start, place)
         session = line.session
         session.viewers += 1
         session.touch()
@@ -61,7 +68,7 @@ class Lines:
             session.viewers -= 1
             session.touch()
 
-    def open(self, start: gateway_pb2.Start) -> Line:
+    def open(self, start: gateway_pb2.Start, place: str = "") -> Line:
         """The line that `start` resumes, or a new one; greeted, ready to be served."""
         check_id("conversation", start.conversation)
         if self._draining:
@@ -72,11 +79,11 @@ class Lines:
             old.adopt(start)
             old.greet("line", start.last_sequence)
             return old
-        self._make_room(session)
+        self._make_room(session, place)
         if not start.conversation and start.resume_handle:
             start.conversation = conversation_of(start.resume_handle)
         resumed = "conversation" if start.conversation else ""
-        line = Line(session, start, self._config)
+        line = Line(session, start, self._config, place)
         self._lines[line.handle] = line
         line.greet(resumed)
         return line
@@ -120,14 +127,22 @@ class Lines:
     def _of(self, session: Session) -> list[Line]:
         return [line for line in self._lines.values() if line.session is session]
 
-    def _make_room(self, session: Session) -> None:
-        """Raise ResourceExhaustedError when all the session's lines have a viewer."""
+    def _make_room(self, session: Session, place: str) -> None:
+        """Raise ResourceExhaustedError when all the session's lines have a viewer, or all those
+        that `place` may have."""
+        most = self._config.max_lines
         lines = self._of(session)
-        if len(lines) < self._config.max_lines:
+        here = [line for line in lines if place and line.place == place]
+        if here and len(here) >= share(most, len(lines) - len(here)):
+            lines, whose = here, "viewers from your address"
+        elif len(lines) >= most:
+            whose = "viewers"
+        else:
             return
         left = [line for line in lines if line.detached_s is not None]
         if not left:
-            raise ResourceExhaustedError(f"{len(lines)} viewers are on this session already")
+            REFUSED.labels("gateway", "quota").inc()
+            raise ResourceExhaustedError(f"{len(lines)} {whose} are on this session already")
         oldest = min(left, key=lambda line: line.detached_s or 0.0)
         oldest.close("crowded_out")
         del self._lines[oldest.handle]

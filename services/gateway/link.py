@@ -10,12 +10,14 @@ from typing import Any
 
 import grpc
 
+from services.common.errors import error_of_call, error_of_peer
 from services.common.tasks import QueueClosed, cancel_and_wait, spawn
 from services.gateway import metrics
+from services.gateway.answers import MODEL
 from services.gateway.latency import Latencies
 from services.gateway.router import Backoff, Worker
 from services.gateway.sampler import SampledFrame
-from sightline.errors import SightlineError, UnavailableError, error_from_status
+from sightline.errors import SightlineError, UnavailableError
 from sightline.v1 import inference_pb2
 
 log = logging.getLogger(__name__)
@@ -116,14 +118,14 @@ class FrameLink:
                 await call.write(inference_pb2.StreamFramesRequest(open=self._open_message))
                 reply = await call.read()
             if reply is grpc.aio.EOF:
-                raise error_from_status(await call.code(), await call.details())
+                raise await error_of_call(call, MODEL)
             if reply.WhichOneof("message") != "opened":
                 raise UnavailableError("the worker did not open the stream")
         except TimeoutError:
             call.cancel()
             raise UnavailableError("the worker did not answer in time") from None
         except grpc.aio.AioRpcError as error:
-            raise error_from_status(error.code(), error.details()) from None
+            raise error_of_peer(error, MODEL) from None
         except BaseException:
             call.cancel()
             raise

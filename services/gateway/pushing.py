@@ -5,6 +5,7 @@ import hmac
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from services.common.tasks import cancel_and_wait
+from services.gateway.parts import joined
 from services.gateway.registry import Sessions
 from services.gateway.session import Session
 from services.gateway.sources.push import PushSource
@@ -61,7 +62,8 @@ class Push:
         taker = None
         try:
             await source.start()
-            taker = asyncio.create_task(self._take(incoming, source), name=f"{session.id}:push")
+            taking = self._take(joined(incoming), source)
+            taker = asyncio.create_task(taking, name=f"{session.id}:push")
             async for ack in self._acknowledge(session, taker):
                 yield ack
         finally:

@@ -7,15 +7,17 @@ from typing import Any
 
 import grpc
 
+from services.common.admission import place_of_call
 from services.common.checks import check_id, check_question
 from services.gateway.addresses import Addresses
 from services.gateway.answers import stream_answer
 from services.gateway.config import GatewayConfig
 from services.gateway.lines import Lines
 from services.gateway.pushing import Push
+from services.gateway.quotas import Asker, Shares
 from services.gateway.registry import Sessions
 from services.gateway.speaker import Speaker
-from sightline.errors import ResourceExhaustedError, UnavailableError
+from sightline.errors import UnavailableError
 from sightline.v1 import gateway_pb2, gateway_pb2_grpc, inference_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,7 +39,8 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         self._lines = lines
         self._speaker = speaker
         self._addresses = addresses
-        self._asks = 0
+        self._trusted = config.trusted()
+        self._asks = Shares(config.max_asks, "questions are in flight")
 
     async def CreateSession(
         self, request: gateway_pb2.CreateSessionRequest, context: Context
@@ -73,7 +76,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def Converse(
         self, request_iterator: AsyncIterator[gateway_pb2.ClientEvent], context: Context
     ) -> None:
-        await self._lines.serve(request_iterator, context.write)
+        await self._lines.serve(request_iterator, context.write, self._place(context))
 
     async def Ask(
         self, request: gateway_pb2.AskRequest, context: Context
@@ -81,25 +84,27 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         check_question(request.question)
         check_id("conversation", request.conversation)
         session = self._sessions.find(request.session)
-        if self._asks >= self._config.max_asks:
-            raise ResourceExhaustedError(f"{self._asks} questions are in flight already")
         conversation = request.conversation or secrets.token_urlsafe(12)
         if not request.question.turn:
             request.question.turn = secrets.token_urlsafe(8)
         question = inference_pb2.AnswerRequest(
             session_id=session.id, conversation=conversation, question=request.question
         )
-        self._asks += 1
-        session.touch()
-        try:
-            events = stream_answer(session, question, self._config.answer_timeout_s)
+        place = self._place(context)
+        with self._asks.one(place):
+            session.touch()
+            events = stream_answer(
+                session,
+                question,
+                Asker(place),
+                wait_s=self._config.max_wait_s,
+                timeout_s=self._config.answer_timeout_s,
+            )
             done = None
             async with contextlib.aclosing(events):
                 async for event in events:
                     if event.WhichOneof("event") == "done":
                         done = event.done
-        finally:
-            self._asks -= 1
         if done is None:
             raise UnavailableError("the answer ended before it was done")
         done.turn = request.question.turn
@@ -108,6 +113,11 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def Speak(
         self, request: gateway_pb2.SpeakRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.AudioChunk]:
-        async with contextlib.aclosing(self._speaker.speak(request)) as chunks:
+        async with contextlib.aclosing(
+            self._speaker.speak(request, self._place(context))
+        ) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    def _place(self, context: Context) -> str:
+        return place_of_call(context, self._trusted)

@@ -13,6 +13,7 @@ from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.frame_size import FrameSize
 from services.gateway.link import FrameLink
+from services.gateway.quotas import Shares, Turns
 from services.gateway.router import Worker
 from services.gateway.sampler import SampledFrame, Sampler
 from services.gateway.sources.base import DecodeBudget, PictureSink, Source
@@ -112,6 +113,8 @@ class Session:
             open_timeout_s=config.open_timeout_s,
             delivery="lossless" if plan.lossless else "newest",
         )
+        self.turns = Turns(config.session_answers)
+        self.watch_shares = Shares(config.session_watches, "watches are on this session")
         self._degraded: dict[str, float] = {}
         self._source_failed = False
         self._ticks: deque[_Tick] = deque(maxlen=RATE_S + 1)

@@ -5,12 +5,12 @@ from collections.abc import AsyncGenerator
 
 import grpc
 
+from services.common.errors import error_of_call, error_of_peer
+from services.gateway.quotas import Shares
 from services.gateway.router import CHANNEL_OPTIONS
 from sightline.errors import (
     InvalidArgumentError,
-    ResourceExhaustedError,
     UnavailableError,
-    error_from_status,
 )
 from sightline.v1 import gateway_pb2, tts_pb2, tts_pb2_grpc
 
@@ -22,8 +22,7 @@ class Speaker:
     """`address` None: this suite has no speech."""
 
     def __init__(self, address: str | None, max_calls: int) -> None:
-        self._max_calls = max_calls
-        self._calls = 0
+        self._calls = Shares(max_calls, "texts are being spoken")
         self._channel: grpc.aio.Channel | None = None
         if address is not None:
             self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
@@ -37,7 +36,7 @@ class Speaker:
             await self._channel.close()
 
     async def speak(
-        self, request: gateway_pb2.SpeakRequest
+        self, request: gateway_pb2.SpeakRequest, place: str = ""
     ) -> AsyncGenerator[gateway_pb2.AudioChunk, None]:
         """The audio of a text, sentence by sentence. Raises what Speak may answer."""
         size_bytes = len(request.text.encode())
@@ -49,9 +48,7 @@ class Speaker:
             raise InvalidArgumentError("the text is empty")
         if self._channel is None:
             raise UnavailableError("this server runs without speech")
-        if self._calls >= self._max_calls:
-            raise ResourceExhaustedError(f"{self._calls} texts are being spoken already")
-        self._calls += 1
+        self._calls.take(place)
         call = tts_pb2_grpc.TtsServiceStub(self._channel).Synthesize(timeout=SPEAK_TIMEOUT_S)
         try:
             await call.write(tts_pb2.SynthesizeRequest(text=request.text, voice=request.voice))
@@ -60,9 +57,9 @@ class Speaker:
                 if reply.audio.pcm:
                     yield reply.audio
         except asyncio.InvalidStateError:  # the call ended while the text was being written
-            raise error_from_status(await call.code(), await call.details()) from None
+            raise await error_of_call(call, "speech") from None
         except grpc.aio.AioRpcError as error:
-            raise error_from_status(error.code(), error.details()) from None
+            raise error_of_peer(error, "speech") from None
         finally:
             call.cancel()
-            self._calls -= 1
+            self._calls.give(place)

@@ -6,8 +6,10 @@ from typing import Any, Protocol
 import grpc
 
 from services.common.checks import check_watch
+from services.common.errors import error_of_peer
 from services.common.tasks import spawn
 from services.gateway import metrics
+from services.gateway.answers import MODEL
 from services.gateway.router import Backoff
 from services.gateway.session import Session
 from sightline.errors import NotFoundError, ResourceExhaustedError
@@ -31,9 +33,10 @@ class WatchOwner(Protocol):
 class Watches:
     """The watches of one line by the viewer's ids. All methods belong to the event loop."""
 
-    def __init__(self, session: Session, most: int, owner: WatchOwner) -> None:
+    def __init__(self, session: Session, most: int, place: str, owner: WatchOwner) -> None:
         self._session = session
         self._most = most
+        self._place = place
         self._owner = owner
         self._running: dict[str, tuple[gateway_pb2.Watch, asyncio.Task[Any]]] = {}
 
@@ -57,7 +60,10 @@ class Watches:
             raise ResourceExhaustedError(
                 f"at most {self._most} watches on one line: unwatch one first"
             )
+        shares, place = self._session.watch_shares, self._place
+        shares.take(place)
         task = spawn(self._follow(watch), name=f"{self._session.id}:watch")
+        task.add_done_callback(lambda _: shares.give(place))
         self._running[watch.watch] = (watch, task)
 
     def remove(self, watch: str) -> None:
@@ -84,7 +90,8 @@ class Watches:
                         self._owner.put(gateway_pb2.ServerEvent(watch_event=event))
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _RETRYABLE:
-                    self._owner.fail(error.code().name, error.details() or "", watch=watch.watch)
+                    refusal = error_of_peer(error, MODEL)
+                    self._owner.fail(refusal.code.name, refusal.message, watch=watch.watch)
                     self._running.pop(watch.watch, None)
                     self._owner.settle()
                     return

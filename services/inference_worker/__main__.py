@@ -7,7 +7,7 @@ import sys
 
 from services.common.config import ConfigError
 from services.common.log import set_up_logging
-from services.common.server import ServiceHost
+from services.common.server import MAX_MESSAGE_BYTES, ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker.answer import Answerer
 from services.inference_worker.assembly import build_engine
@@ -30,7 +30,14 @@ GIL_SWITCH_S = 0.0002
 async def serve(config: WorkerConfig, engine: Engine) -> None:
     """Serve until SIGTERM. Health says SERVING once the engine is warm."""
     name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
-    host = ServiceHost(name="inference_worker", config=config, full_names=(name,))
+    spec = engine.model.spec
+    frame_bytes = 3 * max(spec.max_pixels, spec.layout.width * spec.layout.height)
+    host = ServiceHost(
+        name="inference_worker",
+        config=config,
+        full_names=(name,),
+        max_message_bytes=frame_bytes + MAX_MESSAGE_BYTES,
+    )
     history = DialoguePeer(config.dialogue) if config.dialogue else None
     speech = SpeechPeer(config.tts) if config.tts else None
     answerer = Answerer(

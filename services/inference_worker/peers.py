@@ -295,7 +295,7 @@ class SpeechPeer:
             outcome = "failed"
             if error.code() in _CALLERS_FAULT:
                 raise error_from_status(error.code(), error.details()) from None
-            raise UnavailableError(f"the TTS service is away: {error.details()}") from None
+            raise UnavailableError("the TTS service is away") from None
         finally:
             call.cancel()
             await cancel_and_wait(writer)

@@ -13,8 +13,6 @@ from services.tts.servicer import TtsServicer
 from services.tts.synthesis import Synthesis
 from sightline.v1 import tts_pb2, tts_pb2_grpc
 
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-
 
 async def serve(config: TtsConfig, engine: Engine) -> None:
     """Serve until SIGTERM. SERVING once the engine has spoken a first word."""
@@ -23,7 +21,6 @@ async def serve(config: TtsConfig, engine: Engine) -> None:
         name="tts",
         config=config,
         full_names=(tts_pb2.DESCRIPTOR.services_by_name["TtsService"].full_name,),
-        max_message_bytes=MAX_MESSAGE_BYTES,
     )
     servicer = TtsServicer(synthesis, config)
     tts_pb2_grpc.add_TtsServiceServicer_to_server(servicer, host.server)

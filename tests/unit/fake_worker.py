@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from services.common.errors import ON_PURPOSE
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import inference_pb2 as ipb
 from sightline.v1 import inference_pb2_grpc
@@ -215,4 +216,4 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
     async def _fail(self, method: str, context: Any) -> None:
         self.calls[method] += 1
         if self.failures.get(method):
-            await context.abort(self.failures[method].pop(0), "told to")
+            await context.abort(self.failures[method].pop(0), "told to", (ON_PURPOSE,))

@@ -185,3 +185,25 @@ async def test_a_stream_that_fails_half_way_keeps_what_it_sent() -> None:
         assert (await call.read()).text == "one"
         with pytest.raises(grpc.aio.AioRpcError, match="then gone"):
             await call.read()
+
+
+@pytest.mark.parametrize("timeout_s", [0.2, 20.0])
+async def test_grpcs_own_words_about_a_peer_stay_in_the_log(
+    timeout_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever asks is told what to do, not which address refused a connection."""
+    address = "127.0.0.1:9"
+
+    async def behaviour(request: Any, context: Any) -> Any:
+        async with grpc.aio.insecure_channel(address) as peer:
+            stub = dialogue_pb2_grpc.DialogueServiceStub(peer)
+            return await stub.Delete(pb.DeleteConversationRequest(), timeout=timeout_s)
+
+    async with _served(behaviour) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(DELETE)(b"", timeout=30)
+    details = caught.value.details() or ""
+    assert "try again" in details
+    for word in (address, "127", "ipv4", "connect", "last error", "StatusCode"):
+        assert word not in details
+    assert "a peer failed" in caplog.text

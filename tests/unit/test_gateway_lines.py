@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from services.gateway import converse
+from services.gateway import answers, converse
 from services.gateway.converse import conversation_of
 from services.gateway.session import LIVE
 from sightline.v1 import gateway_pb2 as pb
@@ -241,7 +241,23 @@ async def test_an_answer_that_breaks_in_the_middle_is_an_error_not_a_repetition(
         await worker.stop()
         error = (await viewer.until("error")).error
         assert (error.turn, error.code) == ("t1", "UNAVAILABLE")
+        assert error.message == "The model is restarting: try again in some seconds"
         assert len(worker.asked) == 1
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE])
+async def test_a_worker_that_stays_away_is_told_in_words_for_people(
+    code: grpc.StatusCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_RETRIES", 1)
+    worker = FakeWorker()
+    worker.failures["Answer"] = [code] * 2
+    async with running(worker) as parts:
+        viewer = await _viewer(parts)
+        await viewer.ask("what happened")
+        error = (await viewer.until("error")).error
+        assert error.code == "UNAVAILABLE"
+        assert error.message in ("The model is restarting: try again in some seconds", "told to")
 
 
 # --- breaks ---------------------------------------------------------------------------------------

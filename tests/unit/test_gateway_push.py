@@ -1,15 +1,19 @@
 """PushFrames: pictures of every form, acknowledgements, credit, and what is refused."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
+from services.gateway.parts import joined
 from services.gateway.sampler import encode_jpeg
 from services.gateway.session import ENDED, LIVE, STALLED
+from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2 as pb
+from sightline.wire import push_messages
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import KEY, SECOND_NS, Parts, eventually, picture, running
 
@@ -286,3 +290,56 @@ async def test_large_raw_pictures_pass() -> None:
         await asyncio.gather(pusher.send(_frame(0, rgb=raw), END))
         assert (await pusher.rest()).understood == 1
         assert session.message().stats.source_width == 1280
+
+
+async def test_a_picture_too_large_for_one_message_comes_in_parts() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(fps=1)
+        data = np.zeros((2160, 3840, 3), np.uint8).tobytes()
+        whole = _frame(0, rgb=pb.RawPicture(width=3840, height=2160, data=data))
+        messages = list(push_messages(whole))
+        assert all(message.ByteSize() < 2 * 1024 * 1024 for message in messages)
+        pusher = Pusher(parts)
+        await pusher.open(session.id)
+        await asyncio.gather(pusher.send(*messages, _frame(1), END))
+        last = await pusher.rest()
+        assert (last.received, last.understood) == (2, 2)
+        assert session.message().stats.source_width in (4, 3840)
+
+
+def _part(data: bytes, *, last: bool = False) -> pb.PushFramesRequest:
+    return pb.PushFramesRequest(part=pb.PushPart(data=data, last=last))
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([_part(b"\xff" * 9, last=True)], "no message"),
+        ([_part(b"", last=True)], "only a frame"),
+        ([_part(END.SerializeToString(), last=True)], "only a frame"),
+        ([_part(_part(b"x", last=True).SerializeToString(), last=True)], "only a frame"),
+        ([_part(b"x"), END], "before the parts"),
+        ([_part(b"x")], "not all there"),
+        ([_part(bytes(1024 * 1024))] * 65, "too large"),
+    ],
+)
+async def test_parts_that_are_no_message_are_refused(
+    messages: list[pb.PushFramesRequest], words: str
+) -> None:
+    async def incoming() -> AsyncIterator[pb.PushFramesRequest]:
+        for message in messages:
+            yield message
+
+    with pytest.raises(InvalidArgumentError, match=words):
+        async for _ in joined(incoming()):
+            pass
+
+
+async def test_parts_before_the_key_are_refused() -> None:
+    async with running(FakeWorker()) as parts:
+        await parts.push_session()
+        pusher = Pusher(parts)
+        await pusher.send(_part(b"x"))
+        code, _ = await pusher.refusal()
+        assert code is Code.FAILED_PRECONDITION

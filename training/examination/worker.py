@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -97,7 +98,9 @@ class WorkerAnswerer:
         assert not interpolated, "the gateway sends no interpolated frames"
         height, width = frame.shape[:2]
         self._partial.append(
-            SampledFrame(frame.tobytes(), width, height, capture_time_ns, "arrival")
+            SampledFrame(
+                frame.tobytes(), width, height, capture_time_ns, "arrival", time.monotonic()
+            )
         )
         if len(self._partial) == self._engine.model.spec.tubelet:
             self.settle()

@@ -1,0 +1,125 @@
+"""What one viewer may have of what viewers share, and whose question is next.
+
+Viewers need no account, so a viewer is who asks over one line, and all viewers at one place (see
+`services.common.places`) share what a place may have.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from services.common.metrics import REFUSED
+from sightline.errors import DeadlineExceededError, ResourceExhaustedError
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Whose a question is. `place` is "" where limits per address do not hold."""
+
+    place: str = ""
+    viewer: str = ""
+
+
+def share(most: int, others: int) -> int:
+    """How many one place may have, of `most`, where other places have `others`: half of what they
+    leave. So whoever comes later finds room."""
+    return max(1, (most - others + 1) // 2)
+
+
+class Shares:
+    """A bounded number of something (`what`), shared by places."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self._most = most
+        self._what = what
+        self._taken: Counter[str] = Counter()
+
+    def take(self, place: str) -> None:
+        """Count one more. Raises ResourceExhaustedError for one too many."""
+        total, mine = self._taken.total(), self._taken[place]
+        if total >= self._most:
+            raise self._refusal(f"{total} {self._what} already: try again later")
+        if place and mine >= share(self._most, total - mine):
+            raise self._refusal(f"{mine} {self._what} from your address already: end one first")
+        self._taken[place] += 1
+
+    def give(self, place: str) -> None:
+        self._taken[place] -= 1
+        if not self._taken[place]:
+            del self._taken[place]
+
+    @contextlib.contextmanager
+    def one(self, place: str) -> Iterator[None]:
+        """`take`, and `give` at the end."""
+        self.take(place)
+        try:
+            yield
+        finally:
+            self.give(place)
+
+    def _refusal(self, message: str) -> ResourceExhaustedError:
+        REFUSED.labels("gateway", "quota").inc()
+        return ResourceExhaustedError(message)
+
+
+class Turns:
+    """A session's questions: `most` with the worker at once; the others wait, and places take
+    turns, and at each place its viewers. One event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._running = 0
+        self._waiting: OrderedDict[str, OrderedDict[str, deque[asyncio.Future[None]]]]
+        self._waiting = OrderedDict()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, asker: Asker, timeout_s: float) -> AsyncIterator[None]:
+        """Wait for a turn and have it. Raises DeadlineExceededError when none comes."""
+        if self._running < self._most:
+            self._running += 1
+        else:
+            await self._wait(asker, timeout_s)
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._go_on()
+
+    async def _wait(self, asker: Asker, timeout_s: float) -> None:
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        viewers = self._waiting.setdefault(asker.place, OrderedDict())
+        viewers.setdefault(asker.viewer, deque()).append(granted)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await granted
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if granted.done() and not granted.cancelled():  # given and given up in one moment
+                self._running -= 1
+                self._go_on()
+            else:
+                self._leave(asker, granted)
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceededError("too many questions wait: try again later") from None
+            raise
+
+    def _leave(self, asker: Asker, granted: "asyncio.Future[None]") -> None:
+        viewers = self._waiting[asker.place]
+        viewers[asker.viewer].remove(granted)
+        if not viewers[asker.viewer]:
+            del viewers[asker.viewer]
+        if not viewers:
+            del self._waiting[asker.place]
+
+    def _go_on(self) -> None:
+        while self._waiting and self._running < self._most:
+            place, viewers = self._waiting.popitem(last=False)
+            viewer, questions = viewers.popitem(last=False)
+            granted = questions.popleft()
+            if questions:  # to the end of the row, as with its place
+                viewers[viewer] = questions
+            if viewers:
+                self._waiting[place] = viewers
+            self._running += 1
+            granted.set_result(None)
