@@ -1,7 +1,10 @@
 """Runs the gateway: `python -m services.gateway`."""
 
 import asyncio
+import logging
+import os
 import sys
+import threading
 
 from services.common.config import ConfigError
 from services.common.log import set_up_logging
@@ -31,3 +34,8 @@ if __name__ == "__main__":
     except ConfigError as error:
         print(f"gateway: {error}", file=sys.stderr)
         sys.exit(2)
+    if any(thread.daemon for thread in threading.enumerate()):
+        # A picture is still being decoded. Nobody waits for that, and taking the interpreter down
+        # around it could crash.
+        logging.shutdown()
+        os._exit(0)
