@@ -72,7 +72,7 @@ class Suite:
             GATEWAY_RTMP_PORT=config.gateway_rtmp_port,
             GATEWAY_WORKERS=",".join(worker.address for worker in self.workers),
             GATEWAY_TTS=tts,
-            **_reach(config.source),
+            GATEWAY_URL_ALLOW=_reach(config.source),
         )
         self._extra: list[Process] = []
 
@@ -190,19 +190,19 @@ class Suite:
         )
 
 
-def _reach(source: str | None) -> dict[str, object]:
+def _reach(source: str | None) -> str:
     """Lets the gateway read the URL that the operator typed, also in a private network or on this
     machine: that host and port, and whatever GATEWAY_URL_ALLOW names already."""
     try:
         parts = urlsplit(source or "")
         port = parts.port or _PORTS.get(parts.scheme)
     except ValueError:  # the gateway says what is wrong with it
-        return {}
-    if not parts.hostname or port is None:
-        return {}
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        parts, port = urlsplit(""), None
     given = os.environ.get("GATEWAY_URL_ALLOW", "")
-    return {"GATEWAY_URL_ALLOW": ",".join(filter(None, (given, f"{host}:{port}")))}
+    if not parts.hostname or port is None:
+        return given
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return ",".join(filter(None, (given, f"{host}:{port}")))
 
 
 def _threads(workers: int) -> dict[str, object]:

@@ -123,12 +123,12 @@ def test_exits_are_told_in_words() -> None:
 @pytest.mark.parametrize(
     ("source", "given", "allowed"),
     [
-        (None, "", None),
-        ("/videos/clip.mp4", "", None),
+        (None, "", ""),
+        ("/videos/clip.mp4", "10.0.0.1", "10.0.0.1"),
         ("rtsp://user:word@192.168.1.7/live", "", "192.168.1.7:554"),
         ("http://localhost:8081/a.m3u8", "10.0.0.0/8", "10.0.0.0/8,localhost:8081"),
         ("http://[::1]/x", "", "[::1]:80"),
-        ("http://[::1", "", None),
+        ("http://[::1", "", ""),
     ],
 )
 def test_the_typed_source_may_be_on_this_machine(
@@ -136,7 +136,7 @@ def test_the_typed_source_may_be_on_this_machine(
     monkeypatch: pytest.MonkeyPatch,
     source: str | None,
     given: str,
-    allowed: str | None,
+    allowed: str,
 ) -> None:
     """And nothing else of it."""
     monkeypatch.setenv("GATEWAY_URL_ALLOW", given)
