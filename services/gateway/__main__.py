@@ -1,7 +1,10 @@
 """Runs the gateway: `python -m services.gateway`."""
 
 import asyncio
+import logging
+import os
 import sys
+import threading
 
 from services.common.admission import CallLimits
 from services.common.config import ConfigError
@@ -43,3 +46,8 @@ if __name__ == "__main__":
     except ConfigError as error:
         print(f"gateway: {error}", file=sys.stderr)
         sys.exit(2)
+    if any(thread.daemon for thread in threading.enumerate()):
+        # A picture is still being decoded. Nobody waits for that, and taking the interpreter down
+        # around it could crash.
+        logging.shutdown()
+        os._exit(0)

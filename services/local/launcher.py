@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from services.common.config import ConfigError
+from services.common.redaction import redacted
 from services.local import tour
 from services.local.clip import STORIES, Clip, publisher_command, sample_clip, story_of
 from services.local.config import LocalConfig
@@ -180,7 +181,7 @@ class Launcher:
 
     async def _ask(self, session: aio.Session, clip: Clip | None) -> int:
         show = self._show
-        what = "the sample clip" if clip is not None else self._config.source
+        what = "the sample clip" if clip is not None else redacted(self._config.source or "")
         show.line(f"\nThree questions about {what}, live:\n", "bold")
         try:
             if not await session.wait_for_picture(PICTURE_S):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from services.local.config import LocalConfig
 from services.local.process import Process, ProcessError, describe_exit, is_serving
@@ -15,6 +16,7 @@ from services.local.redis import redis_process
 READY_S = 180.0  # a worker loads its model and warms up, on a machine that may be busy
 STABLE_S = 10.0  # a process that ran so long is started again at once when it ends
 LEAST_RESTART_S = 0.5
+_PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443}
 
 Report = Callable[[Process, str], None]
 Restarted = Callable[[Process], Awaitable[None]]
@@ -73,6 +75,7 @@ class Suite:
             GATEWAY_RTMP_PORT=config.gateway_rtmp_port,
             GATEWAY_WORKERS=",".join(worker.address for worker in self.workers),
             GATEWAY_TTS=tts,
+            GATEWAY_URL_ALLOW=_reach(config.source),
         )
         self._extra: list[Process] = []
 
@@ -188,6 +191,21 @@ class Suite:
             ready=partial(is_serving, address),
             address=address,
         )
+
+
+def _reach(source: str | None) -> str:
+    """Lets the gateway read the URL that the operator typed, also in a private network or on this
+    machine: that host and port, and whatever GATEWAY_URL_ALLOW names already."""
+    try:
+        parts = urlsplit(source or "")
+        port = parts.port or _PORTS.get(parts.scheme)
+    except ValueError:  # the gateway says what is wrong with it
+        parts, port = urlsplit(""), None
+    given = os.environ.get("GATEWAY_URL_ALLOW", "")
+    if not parts.hostname or port is None:
+        return given
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return ",".join(filter(None, (given, f"{host}:{port}")))
 
 
 def _threads(workers: int) -> dict[str, object]:

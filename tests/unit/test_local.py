@@ -12,6 +12,7 @@ from services.local.clip import Clip, Fact
 from services.local.config import LocalConfig
 from services.local.launcher import checked
 from services.local.process import Process, describe_exit
+from services.local.suite import Suite
 
 CLIP = Clip(
     Path("clip.mp4"),
@@ -117,3 +118,28 @@ def test_the_end_of_a_log_is_for_people(tmp_path: Path) -> None:
 def test_exits_are_told_in_words() -> None:
     assert describe_exit(-9) == "signal SIGKILL"
     assert describe_exit(2) == "exit code 2"
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "allowed"),
+    [
+        (None, "", ""),
+        ("/videos/clip.mp4", "10.0.0.1", "10.0.0.1"),
+        ("rtsp://user:word@192.168.1.7/live", "", "192.168.1.7:554"),
+        ("http://localhost:8081/a.m3u8", "10.0.0.0/8", "10.0.0.0/8,localhost:8081"),
+        ("http://[::1]/x", "", "[::1]:80"),
+        ("http://[::1", "", ""),
+    ],
+)
+def test_the_typed_source_may_be_on_this_machine(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str | None,
+    given: str,
+    allowed: str,
+) -> None:
+    """And nothing else of it."""
+    monkeypatch.setenv("GATEWAY_URL_ALLOW", given)
+    config = LocalConfig(source=source, dialogue_redis_url="redis://x").on_free_ports()
+    suite = Suite(config, tmp_path, tmp_path, lambda process, what: None)
+    assert suite.gateway.environment.get("GATEWAY_URL_ALLOW") == allowed
