@@ -29,7 +29,8 @@ class History(Protocol):
     """Earlier rounds of a conversation, and where finished ones go. `available` is False while
     what is kept cannot be reached."""
 
-    available: bool
+    @property
+    def available(self) -> bool: ...
 
     async def context(self, conversation: str, rounds: int) -> list[Round] | None:
         """The last rounds, oldest first; None when they cannot be had now."""
