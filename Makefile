@@ -6,7 +6,7 @@ PROTOS := $(wildcard protos/sightline/v1/*.proto)
 STUBS := sightline/v1/.written
 EXTRAS := common,gateway,inference-worker,dialogue,tts,training,media,local,dev
 
-.PHONY: setup run test check proto train eval bench bench-engine bench-gpu docs dashboard compose-test helm-test tune tune-test help
+.PHONY: setup run test check proto train eval bench bench-engine bench-gpu docs dashboard images push locks compose-test helm-test tune tune-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -65,6 +65,22 @@ check: setup ## ruff, mypy and the layering test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_layering.py
+
+# Images of the suite: make images IMAGES="gateway tts" TAG=1.2, make push REGISTRY=registry.example.com
+TAG ?=
+REPOSITORY ?= sightline
+IMAGE_ARGS = $(IMAGES) --repository $(REPOSITORY) $(if $(TAG),--tag $(TAG)) $(ARGS)
+
+images: ## build the images, with a list of what is in each
+	$(PYTHON) -m deploy.images build $(IMAGE_ARGS)
+
+push: ## push them: make push REGISTRY=registry.example.com
+	$(PYTHON) -m deploy.images push $(IMAGE_ARGS) --registry "$(REGISTRY)"
+
+UV := .cache/uv-venv
+locks: ## write the exact versions and hashes that the images are built of
+	test -x $(UV)/bin/uv || { $(PYTHON) -m venv $(UV) && $(UV)/bin/pip install --quiet uv; }
+	PATH="$(UV)/bin:$$PATH" $(PYTHON) -m deploy.locks $(ARGS)
 
 # Needs root where no Docker engine runs: it installs and starts one for the length of the test.
 compose-test: setup ## build the images, run the suite in containers, ask, tear down

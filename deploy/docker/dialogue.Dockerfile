@@ -13,34 +13,45 @@ COPY deploy/docker/wheels /wheels
 RUN if [ -f /wheels/ca.pem ]; then pip3 config --global set global.cert /wheels/ca.pem; fi
 
 FROM tools AS stubs
-COPY deploy/requirements-dev.txt ./
+COPY deploy/docker/locks/tools.lock ./
 RUN python3 -m venv --without-pip /opt/tools \
- && grep '^grpcio-tools==' requirements-dev.txt > tools.txt \
- && pip3 --python /opt/tools/bin/python install -r tools.txt
+ && pip3 --python /opt/tools/bin/python install --require-hashes -r tools.lock
 COPY protos protos
 RUN /opt/tools/bin/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. \
     protos/sightline/v1/*.proto \
  && touch sightline/v1/__init__.py
 
 FROM tools AS packages
-COPY services/common/requirements.txt common.txt
-COPY services/dialogue/requirements.txt service.txt
+COPY deploy/docker/locks/dialogue.lock ./
 RUN python3 -m venv --without-pip /opt/venv \
- && pip3 --python /opt/venv/bin/python install -r common.txt -r service.txt
+ && pip3 --python /opt/venv/bin/python install --require-hashes -r dialogue.lock
+# The list of what the image brings (CycloneDX), beside it in /usr/share/sightline.
+COPY --from=stubs /opt/tools /opt/tools
+RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o sbom.cdx.json \
+    /opt/venv/bin/python
 
 FROM ${BASE}
 RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin sightline
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    DIALOGUE_HOST=0.0.0.0 DIALOGUE_GRPC_PORT=50053 DIALOGUE_HTTP_PORT=8080
+    DIALOGUE_HOST=0.0.0.0 DIALOGUE_GRPC_PORT=50053 DIALOGUE_HTTP_PORT=8080 DIALOGUE_METRICS_PORT=9090
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=stubs /src/sightline/v1 sightline/v1
+COPY --from=packages /src/sbom.cdx.json /usr/share/sightline/sbom.cdx.json
 COPY sightline sightline
 COPY services/__init__.py services/
 COPY services/common services/common
 COPY services/dialogue services/dialogue
 USER 10001
-EXPOSE 50053 8080
+EXPOSE 50053 8080 9090
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-IS", "-c", \
     "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['DIALOGUE_HTTP_PORT'] + '/healthz', timeout=4)"]
+ARG VERSION=0.1.0
+ARG REVISION=
+LABEL org.opencontainers.image.title="sightline/dialogue" \
+      org.opencontainers.image.description="Conversations in Redis" \
+      org.opencontainers.image.vendor="Sightline" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
 CMD ["python", "-m", "services.dialogue"]

@@ -13,10 +13,9 @@ COPY deploy/docker/wheels /wheels
 RUN if [ -f /wheels/ca.pem ]; then pip3 config --global set global.cert /wheels/ca.pem; fi
 
 FROM tools AS stubs
-COPY deploy/requirements-dev.txt ./
+COPY deploy/docker/locks/tools.lock ./
 RUN python3 -m venv --without-pip /opt/tools \
- && grep '^grpcio-tools==' requirements-dev.txt > tools.txt \
- && pip3 --python /opt/tools/bin/python install -r tools.txt
+ && pip3 --python /opt/tools/bin/python install --require-hashes -r tools.lock
 COPY protos protos
 RUN /opt/tools/bin/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. \
     protos/sightline/v1/*.proto \
@@ -25,25 +24,36 @@ RUN /opt/tools/bin/python -m grpc_tools.protoc -I protos --python_out=. --grpc_p
 # PIPER=1 brings the packages that a Piper voice (TTS_PIPER_VOICE) needs; they are GPL-3.
 FROM tools AS packages
 ARG PIPER=
-COPY services/common/requirements.txt common.txt
-COPY services/tts/requirements.txt service.txt
-COPY services/tts/requirements-piper.txt piper.txt
+COPY deploy/docker/locks/tts*.lock ./
 RUN python3 -m venv --without-pip /opt/venv \
- && pip3 --python /opt/venv/bin/python install -r common.txt -r service.txt ${PIPER:+-r piper.txt}
+ && pip3 --python /opt/venv/bin/python install --require-hashes -r tts${PIPER:+-piper}.lock
+# The list of what the image brings (CycloneDX), beside it in /usr/share/sightline.
+COPY --from=stubs /opt/tools /opt/tools
+RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o sbom.cdx.json \
+    /opt/venv/bin/python
 
 FROM ${BASE}
 RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin sightline
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    TTS_HOST=0.0.0.0 TTS_GRPC_PORT=50054 TTS_HTTP_PORT=8080
+    TTS_HOST=0.0.0.0 TTS_GRPC_PORT=50054 TTS_HTTP_PORT=8080 TTS_METRICS_PORT=9090
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=stubs /src/sightline/v1 sightline/v1
+COPY --from=packages /src/sbom.cdx.json /usr/share/sightline/sbom.cdx.json
 COPY sightline sightline
 COPY services/__init__.py services/
 COPY services/common services/common
 COPY services/tts services/tts
 USER 10001
-EXPOSE 50054 8080
+EXPOSE 50054 8080 9090
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-IS", "-c", \
     "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['TTS_HTTP_PORT'] + '/healthz', timeout=4)"]
+ARG VERSION=0.1.0
+ARG REVISION=
+LABEL org.opencontainers.image.title="sightline/tts" \
+      org.opencontainers.image.description="Text to speech" \
+      org.opencontainers.image.vendor="Sightline" \
+      org.opencontainers.image.licenses="Apache-2.0 AND GPL-3.0-or-later" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
 CMD ["python", "-m", "services.tts"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy import images
 from services.common.config import EnvConfig, variable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -64,25 +65,41 @@ def compose() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("service", CONFIGS)
-def test_an_image_installs_the_packages_of_its_service_and_common_alone(service: str) -> None:
-    *builders, _ = instructions(service)
-    lists = {
-        source
-        for stage in builders
-        for name, value in stage
-        if name == "COPY"
-        for source in value.split()[:-1]
-        if "requirements" in source
+def test_an_image_installs_what_its_locks_hold_and_nothing_else(service: str) -> None:
+    *builders, final = instructions(service)
+    runs = [value for stage in builders for name, value in stage if name == "RUN"]
+    installs = [run for run in runs if " install " in run]
+    assert len(installs) == 2  # tools and packages
+    assert all("--require-hashes" in run for run in installs)
+    copied = [value for name, value in builders[-1] if name == "COPY" and "locks" in value]
+    assert copied[0].startswith(f"deploy/docker/locks/{service}")
+    assert "/opt/tools" not in str(final)  # what writes stubs and lists stays out
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_an_image_says_what_it_is_and_what_is_in_it(service: str) -> None:
+    final = instructions(service)[-1]
+    [labels] = [value for name, value in final if name == "LABEL"]
+    for label in ("title", "description", "licenses", "version", "revision"):
+        assert f"org.opencontainers.image.{label}=" in labels
+    assert ("COPY", f"--from=packages /src/sbom.cdx.json {images.SBOM}") in final
+
+
+def test_what_is_built_is_what_the_compose_file_runs(compose: dict[str, Any]) -> None:
+    run = {
+        service["image"]
+        for name, service in compose["services"].items()
+        if not name.startswith("redis")
     }
-    own = {path for path in lists if path.startswith(f"services/{service}/")}
-    assert f"services/{service}/requirements.txt" in own
-    assert lists - own == {"services/common/requirements.txt", "deploy/requirements-dev.txt"}
-    [install] = [value for name, value in builders[-1] if name == "RUN"]
-    assert "common.txt" in install
-    assert "service.txt" in install
-    assert "requirements-dev" not in str(
-        builders[-1]
-    )  # grpcio-tools stay in the stage of the stubs
+    tag = images.version()
+    expected = {
+        f"${{SIGHTLINE_REPOSITORY:-sightline}}/{image.name}:${{SIGHTLINE_TAG:-{tag}}}"
+        f"{image.suffix}${{{image.variable}:-}}"
+        for image in images.IMAGES
+    }
+    assert run == expected
+    dockerfiles = {path.name.removesuffix(".Dockerfile") for path in DOCKER.glob("*.Dockerfile")}
+    assert {image.name for image in images.IMAGES} == dockerfiles
 
 
 @pytest.mark.parametrize("service", CONFIGS)
@@ -157,7 +174,9 @@ def test_compose_sets_variables_that_exist_to_values_they_take(
         name: re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", str(value))
         for name, value in compose["services"][container]["environment"].items()
     }
-    assert set(environment) <= variables_of(service)
+    hub = {name for name in environment if name.startswith("HF_")}  # read by its own client
+    assert hub == ({"HF_ENDPOINT", "HF_TOKEN_PATH"} if service == "inference_worker" else set())
+    assert set(environment) - hub <= variables_of(service)
     environment.pop("GATEWAY_MEDIA_ROOT", None)  # a folder of the container
     config_of(service).from_env(environment_of(service) | environment)
 
@@ -181,9 +200,11 @@ def test_compose_is_valid_for_old_and_new(compose: dict[str, Any]) -> None:
     assert "version" not in compose  # Compose v2 complains
     for name, service in compose["services"].items():
         dockerfile = service.get("build", {}).get("dockerfile")
-        assert name == "redis" or (REPOSITORY / dockerfile).exists()
+        assert name.startswith("redis") or (REPOSITORY / dockerfile).exists()
         for peer, wait in service.get("depends_on", {}).items():
-            assert wait == {"condition": "service_healthy"}
+            lives = "healthcheck" in compose["services"][peer] or peer in CONTAINERS
+            until = "service_healthy" if lives else "service_completed_successfully"
+            assert wait == {"condition": until}
             assert "profiles" not in compose["services"][peer]  # refused where it is not chosen
 
 
@@ -198,9 +219,49 @@ def test_one_worker_runs_and_the_gpu_one_takes_its_name(compose: dict[str, Any])
     [device] = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
     assert services["worker"]["build"]["args"]["TORCH_INDEX"].endswith("/cpu}")
-    assert (
-        services["worker-gpu"]["build"]["args"]["TORCH_INDEX"] == "${SIGHTLINE_CUDA_TORCH_INDEX:-}"
-    )
+    built = services["worker-gpu"]["build"]["args"]
+    assert built["TORCH"] == "cuda"
+    assert built["TORCH_INDEX"] == "${SIGHTLINE_CUDA_TORCH_INDEX:-}"
+
+
+def test_redis_wants_a_password_and_is_reached_by_dialogue_alone(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert services["redis"]["networks"] == ["conversations"]
+    assert compose["networks"]["conversations"] == {"internal": True}
+    near = {name for name, each in services.items() if "conversations" in each.get("networks", ())}
+    assert near == {"redis", "dialogue"}
+    command = services["redis"]["command"]
+    assert command[:2] == ["redis-server", "/secret/redis.conf"]
+    options = dict(zip(command[2::2], command[3::2], strict=True))
+    assert options["--protected-mode"] == "yes"
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert "--maxmemory" in options
+    assert "ports" not in services["redis"]
+    knowing = {
+        name
+        for name, each in services.items()
+        if any(str(volume).startswith("redis-password:") for volume in each.get("volumes", ()))
+    }
+    assert knowing == {"redis-password", "redis", "dialogue"}
+
+
+def test_figures_are_not_published(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert not any("9090" in port for port in service.get("ports", ())), name
+        assert bool(service.get("ports")) == (name == "gateway")
+
+
+def test_a_worker_keeps_what_it_downloads_and_compiles_on_a_volume(
+    compose: dict[str, Any],
+) -> None:
+    environment = environment_of("inference_worker")
+    for variable_ in ("HF_HOME", "TRITON_CACHE_DIR"):
+        assert environment[variable_].startswith("/cache/")
+    for name in ("worker", "worker-gpu"):
+        service = compose["services"][name]
+        assert service["read_only"]
+        assert "${SIGHTLINE_CACHE:-cache}:/cache" in service["volumes"]
+        assert any(str(volume).endswith(":/models:ro") for volume in service["volumes"])
 
 
 def test_containers_get_longer_to_end_than_their_drain(compose: dict[str, Any]) -> None:

@@ -37,10 +37,11 @@ def test_a_template_sets_variables_that_its_service_reads(name: str) -> None:
 def test_a_template_has_the_ports_of_the_image(name: str) -> None:
     environment = environment_of(TEMPLATES[name])
     prefix = config_of(TEMPLATES[name]).prefix
-    ports = dict(re.findall(r'"(grpc|http)" (\d+)', template(name)))
+    ports = dict(re.findall(r'"(grpc|http|metrics)" (\d+)', template(name)))
     assert ports == {
         "grpc": environment[f"{prefix}GRPC_PORT"],
         "http": environment[f"{prefix}HTTP_PORT"],
+        "metrics": environment[f"{prefix}METRICS_PORT"],
     }
 
 

@@ -19,10 +19,12 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 
-{{/* [registry/]repository/<image>:<tag>. Context: root, image. */}}
+{{/* [registry/]repository/<image>:<tag>[@digest]. Context: root, image, suffix of the tag. */}}
 {{- define "sightline.image" -}}
 {{- $image := .root.Values.image -}}
-{{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository }}/{{ .image }}:{{ $image.tag | default .root.Chart.AppVersion }}
+{{- $suffix := .suffix | default "" -}}
+{{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository }}/{{ .image }}:{{ $image.tag | default .root.Chart.AppVersion }}{{ $suffix }}
+{{- with index $image.digests (printf "%s%s" .image $suffix) }}@{{ . }}{{ end }}
 {{- end -}}
 
 {{/* host:port of a service. Context: root, name, port. */}}
@@ -37,7 +39,9 @@ One service. Context:
   kind    Deployment or StatefulSet; the Service of a StatefulSet is headless
   image   whole image reference
   user    numeric user it runs as
-  ports   name → number; "grpc" is also what health is asked on
+  ports   name → number; "grpc" is also what health is asked on; "metrics" gets a Service of its own,
+          which stays inside the cluster whatever the other one does
+  startup seconds that it may take to load and warm up
   probe   replaces the gRPC health check
   args    replaces the image's arguments
   prefix  of its environment variables; none: it is not ours and is not told to log or drain
@@ -88,6 +92,7 @@ spec:
         runAsUser: {{ .user }}
         runAsGroup: {{ .user }}
         fsGroup: {{ .user }}
+        fsGroupChangePolicy: OnRootMismatch # a cache of models holds many files
         seccompProfile: { type: RuntimeDefault }
       {{- with $root.Values.image.pullSecrets }}
       imagePullSecrets:
@@ -129,7 +134,7 @@ spec:
             {{- toYaml $probe | nindent 12 }}
             periodSeconds: 2
             timeoutSeconds: 2
-            failureThreshold: 150 # five minutes to load and warm up
+            failureThreshold: {{ div (add (.startup | default 300) 1) 2 }}
           readinessProbe:
             {{- toYaml $probe | nindent 12 }}
             periodSeconds: 5
@@ -188,9 +193,23 @@ spec:
   {{- end }}
   selector: {{- include "sightline.selector" . | nindent 4 }}
   ports:
-    {{- range $name, $port := .ports }}
+    {{- range $name, $port := omit .ports "metrics" }}
     - { name: {{ $name }}, port: {{ $port }}, targetPort: {{ $name }} }
     {{- end }}
+{{- if hasKey .ports "metrics" }}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ $fullname }}-metrics
+  labels: {{- include "sightline.labels" . | nindent 4 }}
+spec:
+  clusterIP: None
+  publishNotReadyAddresses: true # a pod that is not ready is one to look at
+  selector: {{- include "sightline.selector" . | nindent 4 }}
+  ports:
+    - { name: metrics, port: {{ .ports.metrics }}, targetPort: metrics }
+{{- end }}
 {{- with $values.podDisruptionBudget }}
 {{- if .enabled }}
 ---
