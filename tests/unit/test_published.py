@@ -442,12 +442,13 @@ def test_sampling_follows_its_rules(pair: Pair, penalty: float) -> None:
     greedy = answer(Sampling(repetition_penalty=penalty))
     narrow = Sampling(temperature=1.5, top_p=1e-6, seed=9, repetition_penalty=penalty)
     assert answer(narrow) == greedy
-    said = list(question)
+    said = stream.transcript.asked(question).inputs()["input_ids"][0].tolist()
     processor = transformers.RepetitionPenaltyLogitsProcessor(penalty)
     for token in greedy:
-        logits = stream.expected(said, 4)[-1:]
+        logits = stream.expected(question, 4)[-1:]
         assert int(processor(torch.tensor([said]), logits).argmax()) == token
         said.append(token)
+        question = [*question, token]
 
 
 def test_the_words_of_a_viewer_are_never_control_tokens(pair: Pair) -> None:

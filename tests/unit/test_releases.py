@@ -73,3 +73,31 @@ def test_a_model_that_thinks_aloud_is_named_with_what_to_take(
     instead = release.name.replace("Thinking", "Instruct")
     with pytest.raises(ModelError, match=f"begins every answer with <think>.*take {instead}"):
         load_model(release.name, torch.float32, torch.device("cpu"), 12_544)
+
+
+@pytest.mark.parametrize("release", [ANSWERING[0], ANSWERING[5], ANSWERING[-2]], ids=str)
+def test_an_answer_is_that_of_generate(release: Release, tmp_path: Path) -> None:
+    """By what generation_config.json says and nothing else: nearly no temperature, a penalty on
+    whatever stands in the prompt, and several ends."""
+    pair = Pair.read(write_release(release, tmp_path))
+    model = pair.ours
+    bench = Bench(model, num_pages=2048, branch_tokens=200)
+    side = model.size_factor * 2 or model.spec.layout.width
+    bench.open("s", window=4, max_pixels=side**2)
+    transcript = Transcript(pair)
+    rng = np.random.default_rng(2)
+    for tubelet in range(3):
+        frames = list(rng.integers(0, 256, (model.tubelet, side, side, 3), dtype=np.uint8))
+        for n, frame in enumerate(frames):
+            bench.push("s", frame, (tubelet * model.tubelet + n) * SECOND_NS)
+        bench.run()
+        transcript.show(frames, tubelet * model.tubelet + (model.tubelet - 1) / 2)
+    question = model.question_tokens([], "What changed?")
+    recorder = bench.ask("s", question, max_tokens=12, sampling=model.sampling)
+    bench.run()
+    inputs = transcript.asked(question).inputs()
+    with torch.inference_mode():
+        whole = pair.theirs.generate(**inputs, max_new_tokens=12)
+    theirs = whole[0, inputs["input_ids"].shape[1] :].tolist()
+    ended = recorder.tokens if len(recorder.tokens) == 12 else [*recorder.tokens, theirs[-1]]
+    assert ended == theirs
