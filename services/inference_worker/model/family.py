@@ -9,9 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from services.inference_worker import loading
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.decoder import Decoder
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
+from services.inference_worker.sizes import parameters_in
 
 # Modules are imported when a model of theirs is loaded: transformers takes seconds and memory that
 # the built-in model has no use for.
@@ -145,8 +147,9 @@ def load_model(
     """
     folder = model_folder(name)
     try:
-        architectures = json.loads((folder / "config.json").read_text()).get("architectures", [])
-    except (OSError, ValueError) as error:
+        described = json.loads((folder / "config.json").read_text())
+        architectures = described.get("architectures", [])
+    except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"cannot read {folder / 'config.json'}: {error}") from error
     family = FAMILIES.get(architectures[0] if len(architectures) == 1 else "")
     if family is None:
@@ -155,6 +158,13 @@ def load_model(
             f"this worker streams {', '.join(FAMILIES)}"
         )
     module, kind = family
+    if name not in SHIPPED:
+        progress = loading.current.get()
+        parameters = parameters_in(folder)
+        progress.admit(name, described, parameters)
+        progress.begin(
+            loading.LOADING, sum(each.stat().st_size for each in folder.glob("*.safetensors"))
+        )
     if kind == "BuiltinModel":
         from services.inference_worker.model.builtin import BuiltinModel
 
