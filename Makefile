@@ -1,66 +1,83 @@
-# `make run` starts Sightline, `make test` tests it. Everything lives in .venv.
+# `make run` starts Sightline, `make test` tests it. Everything lives in .venv: what running needs, and
+# for targets that develop it what they need on top.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PROTOS := $(wildcard protos/sightline/v1/*.proto)
-STUBS := sightline/v1/.written
-EXTRAS := common,gateway,inference-worker,dialogue,tts,training,media,local,dev
+PIP := $(BIN)/pip --disable-pip-version-check
+RUNNING := $(filter-out %-piper.txt, $(wildcard services/*/requirements.txt)) deploy/requirements-local.txt
+DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
+CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup run test check proto train eval bench bench-engine bench-gpu docs dashboard images push locks compose-test helm-test tune tune-test help
+.PHONY: setup develop run models test check proto train eval bench bench-engine bench-gpu docs dashboard images push locks compose-test helm-test tune tune-test client-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
-$(VENV)/.installed: pyproject.toml $(wildcard services/*/requirements.txt) $(wildcard training/*.txt) $(wildcard sightline/*.txt) $(wildcard deploy/*.txt)
-	$(PYTHON) -c 'import sys; sys.exit("Sightline needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -e '.[$(EXTRAS)]'
+$(VENV)/.running: $(RUNNING) sightline/requirements-media.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Sightline needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	@echo "Installing what running needs into $(VENV), once; torch is the large one."
+	@$(PYTHON) -m venv $(VENV)
+	$(PIP) install $(addprefix -r ,$(RUNNING)) -r sightline/requirements-media.txt
 	@touch $@
 
-$(STUBS): $(VENV)/.installed $(PROTOS)
-	@mkdir -p sightline/v1
-	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
-	@touch sightline/v1/__init__.py $@
+# The client, in place; building it writes the stubs of the contract into sightline/v1.
+$(VENV)/.stubs: $(VENV)/.running $(CONTRACT)
+	$(PIP) install --no-deps -e .
+	@touch $@
 
-proto: $(STUBS) ## write the gRPC stubs
-setup: $(STUBS) ## make .venv, install, write the stubs
+$(VENV)/.developing: $(VENV)/.stubs $(DEVELOPING)
+	@echo "Installing developers' tools into $(VENV), once."
+	$(PIP) install $(addprefix -r ,$(DEVELOPING))
+	@touch $@
 
-# Settings are variables: make run SOURCE=clip.mp4 WORKERS=2 GATEWAY_HTTP_PORT=8081
+proto: $(VENV)/.stubs ## write the gRPC stubs
+setup: $(VENV)/.stubs ## make .venv with what running needs
+develop: $(VENV)/.developing ## … and with what testing, training and measuring need
+
+# Settings are variables: make run SOURCE=clip.mp4 MODEL=small WORKERS=2 GATEWAY_HTTP_PORT=8081
 run: setup ## start the whole suite here, show it a video and ask about that
 	@$(BIN)/python -m services $(ARGS)
 
-test: setup ## run every test
+models: setup ## what MODEL may be, and what each needs
+	@$(BIN)/sightline models
+
+test: develop ## run every test
 	$(BIN)/python -m pytest $(ARGS)
 
-tune-test: setup ## tune on real footage and ask the running worker
+client-test: develop ## the client from a clean clone in an empty environment
+	$(BIN)/python -m pytest -m slow tests/integration/test_client_wheel.py $(ARGS)
+
+tune-test: develop ## tune on real footage and ask the running worker
 	$(BIN)/python -m pytest -m slow tests/integration/test_tune.py $(ARGS)
 
-train: setup ## train the built-in model by its recipe, from the model of shapes
-	$(BIN)/python -m training train $(ARGS)
+# Into OUTPUT; the weights that are shipped are written over by name only: OUTPUT=shipped.
+SHIPPED := services/inference_worker/weights/builtin
+OUTPUT ?= .cache/training/$(shell date +%Y-%m-%d-%H%M)
+train: develop ## train the built-in model by its recipe, from the model of shapes
+	$(BIN)/python -m training train --output $(if $(filter shipped,$(OUTPUT)),$(SHIPPED),$(OUTPUT)) $(ARGS)
 
-tune: setup ## teach a model from your own video: make tune ARGS="--data clips.jsonl --output DIR"
+tune: develop ## teach a model from your own video: make tune ARGS="--data clips.jsonl --output DIR"
 	$(BIN)/python -m training tune $(ARGS)
 
-eval: setup ## examine a model through the running engine: make eval ARGS="--world shop"
+eval: develop ## examine a model through the running engine: make eval ARGS="--world shop"
 	$(BIN)/python -m training eval $(ARGS)
 
-bench: setup ## measure what is promised, on this machine: tables, JSON, plots
+bench: develop ## measure what is promised, on this machine: tables, JSON, plots
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-engine: setup ## the engine on published families, against transformers and the floor
+bench-engine: develop ## the engine on published families, against transformers and the floor
 	$(BIN)/python -m benchmarks engine $(ARGS)
 
-bench-gpu: setup ## models of 7 and 8 billion parameters on this machine's GPU
+bench-gpu: develop ## models of 7 and 8 billion parameters on this machine's GPU
 	$(BIN)/python -m benchmarks gpu $(ARGS)
 
-docs: setup ## write docs/configuration.md
-	$(BIN)/python docs/configuration.py
+docs: develop ## write docs/configuration.md
+	$(BIN)/python -m docs.configuration
 
-dashboard: setup ## write the chart's Grafana dashboard
-	$(BIN)/python deploy/helm/dashboard.py
+dashboard: develop ## write the chart's Grafana dashboard
+	$(BIN)/python -m deploy.helm.dashboard
 
-check: setup ## ruff, mypy and the layering test
+check: develop ## ruff, mypy and the layering test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -83,7 +100,7 @@ locks: ## write the exact versions and hashes that the images are built of
 	PATH="$(UV)/bin:$$PATH" $(PYTHON) -m deploy.locks $(ARGS)
 
 # Needs root where no Docker engine runs: it installs and starts one for the length of the test.
-compose-test: setup ## build the images, run the suite in containers, ask, tear down
+compose-test: develop ## build the images, run the suite in containers, ask, tear down
 	$(BIN)/python -m deploy.compose_test
 
 HELM := .cache/helm-venv

@@ -36,6 +36,7 @@ from sightline.types import (
     SessionStats,
     Timeouts,
 )
+from sightline.version import __version__
 
 __all__ = [
     "AlreadyExistsError",
@@ -66,6 +67,7 @@ __all__ = [
     "UnauthenticatedError",
     "UnavailableError",
     "Watch",
+    "__version__",
     "aio",
     "connect",
 ]

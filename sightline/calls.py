@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import grpc
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from sightline.errors import (
     DeadlineExceededError,
@@ -33,9 +32,19 @@ _OPTIONS = (
 )
 
 
+_LOST_REASON = "Internal error from Core"  # grpc's words for the status it makes up
+
+
 def from_rpc(error: grpc.aio.AioRpcError, address: str) -> SightlineError:
-    """The typed error a failed call stands for."""
+    """The typed error a failed call stands for.
+
+    A write to a stream that the server has ended a moment ago makes grpc declare INTERNAL by
+    itself, and the server's own status is lost (grpcio 1.76 to 1.85). All that is known then is
+    that the stream is over; streams whose end has a reason to tell carry it in a last message.
+    """
     details = error.details() or ""
+    if error.code() is grpc.StatusCode.INTERNAL and details == _LOST_REASON:
+        return UnavailableError("the server ended the stream")
     if error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details.lower():
         details = f"cannot reach {address}"
     return error_from_status(error.code(), details)
@@ -46,18 +55,12 @@ class StreamClosedError(Exception):
 
 
 async def send(call: Any, message: Any) -> None:
-    """Write to a stream like `call.write`, but leave its status to the server.
-
-    When the server has ended the stream a moment ago, `write` declares INTERNAL on its own and
-    the server's reason is lost (seen in grpcio 1.85), so this goes one layer below it. Raises
-    StreamClosedError, or the status of a call that could not be made.
-    """
+    """Write to a stream. Raises StreamClosedError where it has ended meanwhile, or the status of a
+    call that could not be made."""
     await call.wait_for_connection()
-    if call.done():
-        raise StreamClosedError
     try:
-        await call._cython_call.send_serialized_message(message.SerializeToString())
-    except cygrpc.InternalError:
+        await call.write(message)
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         raise StreamClosedError from None
 
 

@@ -23,11 +23,10 @@ from sightline.errors import (
     ResourceExhaustedError,
     SightlineError,
     UnavailableError,
-    error_from_status,
 )
 from sightline.types import Audio, SessionInfo
 from sightline.v1 import gateway_pb2 as pb
-from sightline.wire import session_info
+from sightline.wire import error_of, session_info
 
 __all__ = ["Line"]
 
@@ -152,7 +151,7 @@ class Line:
                 failure: SightlineError = await self._connection()
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc(error, self._calls.address)
-                if error.code() not in _BROKEN:
+                if error.code() not in _BROKEN and not isinstance(failure, UnavailableError):
                     self._fail(failure)
                     return
             except SightlineError as error:
@@ -212,7 +211,7 @@ class Line:
     def _begin(self, first: pb.ServerEvent) -> None:
         """Take the server's `started` and tell it what it may not know."""
         if first.WhichOneof("event") == "error":
-            raise _error_of(first.error)
+            raise error_of(first.error)
         if first.WhichOneof("event") != "started":
             raise FailedPreconditionError("the server did not begin with `started`")
         started = first.started
@@ -270,7 +269,7 @@ class Line:
             self._refuse(message.error)
 
     def _refuse(self, message: pb.ErrorEvent) -> None:
-        error = _error_of(message)
+        error = error_of(message)
         if message.turn:
             if (answer := self._answers.pop(message.turn, None)) is None:
                 return
@@ -293,8 +292,3 @@ async def _write(
     with contextlib.suppress(grpc.aio.AioRpcError, StreamClosedError):
         while True:
             await send(call, await outbox.get())
-
-
-def _error_of(message: pb.ErrorEvent) -> SightlineError:
-    code = getattr(grpc.StatusCode, message.code, grpc.StatusCode.UNKNOWN)
-    return error_from_status(code, message.message)

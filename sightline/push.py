@@ -20,7 +20,7 @@ from sightline.errors import (
 )
 from sightline.types import PushReport
 from sightline.v1 import gateway_pb2 as pb
-from sightline.wire import frame_message, push_messages, push_report
+from sightline.wire import error_of, frame_message, push_messages, push_report
 
 __all__ = ["Pusher"]
 
@@ -160,6 +160,9 @@ class Pusher:
     ) -> None:
         try:
             async for message in call:
+                if message.HasField("error"):
+                    self._error = error_of(message.error)
+                    return
                 self.report = push_report(message)
                 self._allowed = message.received + message.credit
                 self._acked.set()

@@ -26,7 +26,7 @@ def load_av() -> ModuleType:
         return importlib.import_module("av")
     except ImportError as error:
         raise ImportError(
-            "reading video files needs PyAV: pip install 'sightline[media]'"
+            "reading video files needs PyAV: pip install 'sightline-live[media]'"
         ) from error
 
 

@@ -4,7 +4,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from sightline.errors import InvalidArgumentError
+import grpc
+
+from sightline.errors import InvalidArgumentError, SightlineError, error_from_status
 from sightline.types import (
     AnswerResult,
     Event,
@@ -19,6 +21,7 @@ from sightline.v1 import gateway_pb2 as pb
 
 __all__ = [
     "answer_result",
+    "error_of",
     "event",
     "frame_message",
     "push_messages",
@@ -176,3 +179,9 @@ def _pixels(frame: Any) -> tuple[int, int, bytes]:
             f"a frame must be height x width x 3 uint8, not {shape} of format {view.format!r}"
         )
     return shape[0], shape[1], view.tobytes()
+
+
+def error_of(message: pb.ErrorEvent) -> SightlineError:
+    """The typed error that an event tells of."""
+    code = getattr(grpc.StatusCode, message.code, grpc.StatusCode.UNKNOWN)
+    return error_from_status(code, message.message)

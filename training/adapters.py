@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from services.inference_worker.errors import ModelError
-from services.inference_worker.model.checkpoint import HUB_FILES, Checkpoint
+from services.inference_worker.model.checkpoint import Checkpoint
+from services.inference_worker.model.hub import WANTED
 from services.inference_worker.model.published import PublishedModel
 
 _NAME = "default"  # peft's for the only adapter of a model
@@ -29,7 +30,8 @@ class Adapters:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
             raise ModelError(
-                f"tuning a published model needs peft: pip install 'sightline[training]' ({error})"
+                "tuning a published model needs peft: "
+                f"pip install -r training/requirements.txt ({error})"
             ) from error
         self.model = model
         self._checkpoint = Checkpoint(folder)
@@ -52,7 +54,7 @@ class Adapters:
         """A folder like the one the model came from, with the additions in its matrices: the same
         files, tensors and types. One file of weights is in memory at a time."""
         output.mkdir(parents=True)
-        for pattern in HUB_FILES:
+        for pattern in WANTED:
             for path in self._folder.glob(pattern):
                 if not path.name.endswith(".safetensors"):
                     shutil.copyfile(path, output / path.name)

@@ -8,7 +8,6 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from sightline.errors import (
     SightlineError,
 )
 from sightline.v1 import gateway_pb2
+from sightline.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class HttpApi:
         model = _as_json(described[0][1]) if described else {}
         return web.json_response(
             {
-                "version": _version(),
+                "version": __version__,
                 "model": model,
                 "knows": knowledge_of(described[0][1].model) if described else {},
                 "workers": [_as_json(description) for _, description in described],
@@ -355,10 +355,3 @@ def _ice_server(url: str) -> dict[str, str]:
         return {"urls": url}
     user, _, password = credentials.partition(":")
     return {"urls": f"{scheme}:{host}", "username": user, "credential": password}
-
-
-def _version() -> str:
-    try:
-        return metadata.version("sightline")
-    except metadata.PackageNotFoundError:  # run from its sources, as images do
-        return "0"

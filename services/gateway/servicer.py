@@ -17,7 +17,7 @@ from services.gateway.pushing import Push
 from services.gateway.quotas import Asker, Shares
 from services.gateway.registry import Sessions
 from services.gateway.speaker import Speaker
-from sightline.errors import UnavailableError
+from sightline.errors import SightlineError, UnavailableError
 from sightline.v1 import gateway_pb2, gateway_pb2_grpc, inference_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -69,9 +69,15 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         request_iterator: AsyncIterator[gateway_pb2.PushFramesRequest],
         context: Context,
     ) -> AsyncIterator[gateway_pb2.PushFramesResponse]:
-        async with contextlib.aclosing(Push(self._sessions).run(request_iterator)) as acks:
-            async for ack in acks:
-                yield ack
+        try:
+            async with contextlib.aclosing(Push(self._sessions).run(request_iterator)) as acks:
+                async for ack in acks:
+                    yield ack
+        except SightlineError as error:
+            # Once more in the status; but grpc loses that where its client is writing just then.
+            reason = gateway_pb2.ErrorEvent(code=error.code.name, message=error.message)
+            yield gateway_pb2.PushFramesResponse(error=reason)
+            raise
 
     async def Converse(
         self, request_iterator: AsyncIterator[gateway_pb2.ClientEvent], context: Context

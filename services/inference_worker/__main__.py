@@ -1,19 +1,27 @@
 """Runs one inference worker: `python -m services.inference_worker`."""
 
 import asyncio
+import contextlib
 import gc
 import logging
+import os
 import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from services.common.config import ConfigError
 from services.common.log import set_up_logging
 from services.common.server import MAX_MESSAGE_BYTES, ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
+from services.inference_worker import loading
 from services.inference_worker.answer import Answerer
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine import Engine
 from services.inference_worker.errors import ModelError
+from services.inference_worker.front import Front
+from services.inference_worker.loading import Loading
 from services.inference_worker.meter import meter_of, watch
 from services.inference_worker.peers import DialoguePeer, SpeechPeer
 from services.inference_worker.servicer import InferenceServicer
@@ -22,50 +30,109 @@ from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_serv
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # The device thread gives the GIL up in every kernel and wants it back after; by default whoever
 # has it then may keep it for 5 ms.
 GIL_SWITCH_S = 0.0002
 
+LARGEST_FRAME_PIXELS = 1280 * 32 * 32  # that any published family takes unless told of larger ones
 
-async def serve(config: WorkerConfig, engine: Engine) -> None:
-    """Serve until SIGTERM. Health says SERVING once the engine is warm."""
+
+async def serve(config: WorkerConfig) -> bool:
+    """Serve until SIGTERM; gives whether a model was ready by then.
+
+    Health says SERVING once the engine is warm; until then Describe tells how far the model is.
+    Raises ModelError or ConfigError for a model that cannot be served.
+    """
     name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
-    spec = engine.model.spec
-    frame_bytes = 3 * max(spec.max_pixels, spec.layout.width * spec.layout.height)
+    # Before there is a model to ask: the largest frames that any family takes.
+    frame_bytes = 3 * max(config.frame_pixels, LARGEST_FRAME_PIXELS)
     host = ServiceHost(
         name="inference_worker",
         config=config,
         full_names=(name,),
         max_message_bytes=frame_bytes + MAX_MESSAGE_BYTES,
     )
+    progress = Loading()
+    front = Front(config.model, progress)
+    add_InferenceServiceServicer_to_server(front, host.server)
+    await host.start()
     history = DialoguePeer(config.dialogue) if config.dialogue else None
     speech = SpeechPeer(config.tts) if config.tts else None
-    answerer = Answerer(
-        engine=engine,
-        model=engine.model,
-        history=history,
-        speech=speech,
-        question_tokens=config.question_tokens,
-        history_rounds=config.history_rounds,
-    )
-    servicer = InferenceServicer(engine, answerer, config)
-    add_InferenceServiceServicer_to_server(servicer, host.server)
-    await host.start()
-    await asyncio.wrap_future(engine.start())
     loop = asyncio.get_running_loop()
-    # A worker without its device thread ends, so that it is started again.
-    engine.ended.add_done_callback(lambda _: loop.call_soon_threadsafe(host.stopping.set))
-    gc.collect()
-    gc.freeze()  # the libraries' objects are never garbage; looking through them stops every thread
-    log.info("warm", extra={"model": engine.model.spec.name})
-    meter = meter_of(engine.core.runner.device)
-    watching = spawn(watch(meter), name="watch device") if meter else None
-    await host.run(servicer.drain)
-    await cancel_and_wait(watching)
-    for peer in (history, speech):
-        if peer is not None:
-            await peer.aclose()
-    engine.stop()
+    engine: Engine | None = None
+    watching: asyncio.Task[None] | None = None
+    try:
+        engine = await _unless_stopped(host, _in_thread(_load, config, progress))
+        if engine is not None:
+            answerer = Answerer(
+                engine=engine,
+                model=engine.model,
+                history=history,
+                speech=speech,
+                question_tokens=config.question_tokens,
+                history_rounds=config.history_rounds,
+            )
+            front.servicer = InferenceServicer(engine, answerer, config)
+            # Without its device thread a worker ends, so that it is started again.
+            engine.ended.add_done_callback(lambda _: loop.call_soon_threadsafe(host.stopping.set))
+            gc.collect()
+            gc.freeze()  # the libraries' objects are never garbage; a look through them stops all
+            log.info("warm", extra={"model": engine.model.spec.name})
+            meter = meter_of(engine.core.runner.device)
+            watching = spawn(watch(meter), name="watch device") if meter else None
+        await host.run(front.drain)
+        return engine is not None
+    except BaseException:
+        await host.stop()
+        raise
+    finally:
+        await cancel_and_wait(watching)
+        for peer in (history, speech):
+            if peer is not None:
+                await peer.aclose()
+        if engine is not None:
+            engine.stop()
+
+
+def _load(config: WorkerConfig, progress: Loading) -> Engine:
+    """The warm engine. In a thread of its own: it takes seconds to minutes."""
+    engine = build_engine(config, progress)
+    progress.begin(loading.WARMING)
+    engine.start().result()
+    return engine
+
+
+async def _unless_stopped(host: ServiceHost, work: asyncio.Future[T]) -> T | None:
+    """What `work` gives; None when the worker is told to stop before."""
+    stopping = asyncio.create_task(host.stopping.wait(), name="stopping")
+    both: set[asyncio.Future[Any]] = {work, stopping}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    return work.result() if work.done() else None
+
+
+def _in_thread(function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+    """`function` in a daemon thread: a worker that is told to end waits for no download."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(set_outcome: Callable[[Any], None], outcome: Any) -> None:
+        if not future.done():
+            set_outcome(outcome)
+
+    def run() -> None:
+        told: tuple[Callable[[Any], None], Any]
+        try:
+            told = (future.set_result, function(*arguments))
+        except BaseException as error:
+            told = (future.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(tell, *told)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return future
 
 
 def main() -> None:
@@ -73,7 +140,8 @@ def main() -> None:
         config = WorkerConfig.from_env()
         set_up_logging("inference_worker", config.log_level)
         sys.setswitchinterval(GIL_SWITCH_S)
-        asyncio.run(serve(config, build_engine(config)))
+        if not asyncio.run(serve(config)):
+            os._exit(0)  # the thread that loads is not waited for
     except (ConfigError, ModelError) as error:
         print(f"inference_worker: {error}", file=sys.stderr)
         sys.exit(2)

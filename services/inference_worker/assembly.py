@@ -9,35 +9,61 @@ import os
 import torch
 
 from services.common.config import ConfigError
-from services.inference_worker import metrics
+from services.inference_worker import loading, metrics
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.core import EngineCore, EngineLimits
 from services.inference_worker.engine import Engine
+from services.inference_worker.errors import ModelError
 from services.inference_worker.kv_cache import KVCache
 from services.inference_worker.kv_store import KVStore
+from services.inference_worker.loading import Loading
+from services.inference_worker.memory import RESERVE_BYTES, Room, free_bytes, kv_too_large
 from services.inference_worker.model.family import StreamingModel, load_model
 from services.inference_worker.model.packed import pack
 from services.inference_worker.model.quantise import quantise
 from services.inference_worker.runner import Runner
 from services.inference_worker.scheduler import StepLimits
+from services.inference_worker.sizes import gigabytes
 
 log = logging.getLogger(__name__)
 
 _MOMENTS_S = (1.0, 60.0, 3600.0)  # a segment that tells the time grows with its digits
 
 
-def build_engine(config: WorkerConfig) -> Engine:
-    """Load the model and lay out the KV pool; the engine is not started yet.
+def build_engine(config: WorkerConfig, progress: Loading | None = None) -> Engine:
+    """Load the model and lay out the KV pool; the engine is not started yet. `progress` is told how
+    far it is.
 
     Raises ConfigError for settings this machine cannot meet, ModelError for a bad model.
     """
     device = find_device(config.device, f"WORKER_DEVICE={config.device!r}")
     dtype = _dtype(config.dtype, device)
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) - 1))
-    model = load_model(config.model, dtype, device, config.frame_pixels)
-    quantise(model, config.quantization)
-    pack(model)
-    return assemble(model, config, dtype, device)
+    progress = progress or Loading()
+    progress.admit = Room(config, dtype, device, free_bytes(device)).admit
+    told = loading.current.set(progress)
+    try:
+        model = load_model(config.model, dtype, device, config.frame_pixels)
+        quantise(model, config.quantization)
+        pack(model)
+        return assemble(model, config, dtype, device)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_shortage(error):
+            raise
+        raise ModelError(
+            f"memory ran out while {config.model} was loaded; {gigabytes(free_bytes(device))} are "
+            "free now: a smaller model, WORKER_QUANTIZATION=int8 or less WORKER_KV_MEMORY_BYTES"
+        ) from error
+    finally:
+        loading.current.reset(told)
+
+
+def _is_shortage(error: Exception) -> bool:
+    """What an allocation that fails comes as: torch has a class for devices only."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return any(each in text for each in ("bad_alloc", "not enough memory", "can't allocate memory"))
 
 
 def assemble(
@@ -73,7 +99,12 @@ def assemble(
         batch_wait_s=config.batch_wait_ms / 1000,
     )
     cost = EngineCore.shape_of(model, limits, step).cost(page_size)
-    pool_bytes = config.kv_memory_bytes or int(_free_bytes(device) * config.kv_fraction)
+    free = free_bytes(device)
+    if config.kv_memory_bytes is not None and config.kv_memory_bytes > free:
+        raise kv_too_large(config.kv_memory_bytes, free)
+    share = int(free * config.kv_fraction)
+    one = min((cost + 1) * page_bytes, free - RESERVE_BYTES // 2)  # a session, where it fits at all
+    pool_bytes = config.kv_memory_bytes or max(share, one)
     num_pages = min(pool_bytes // page_bytes, cost * config.max_sessions + 1)
     if num_pages <= cost:
         raise ConfigError(
@@ -175,9 +206,3 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         # Without these instructions bfloat16 is emulated, and slower than float32.
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

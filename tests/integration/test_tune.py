@@ -34,7 +34,7 @@ def test_a_tuned_model_answers_as_labelled(
     family: str, tmp_path: Path, service_process: Callable[..., ServiceProcess]
 ) -> None:
     if family != "builtin":
-        pytest.importorskip("peft", reason="needs peft: pip install '.[training]'")
+        pytest.importorskip("peft", reason="needs peft: pip install -r training/requirements.txt")
     model = family if family == "builtin" else write_checkpoint(family, tmp_path / family)
     with (tmp_path / "clips.jsonl").open("w") as file:
         for at, answer in LABELS.items():

@@ -151,6 +151,8 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         first = await anext(requests)
         session = await self._find(first.open.session, context)
         if first.open.key != self.keys[session.id]:
+            refusal = pb.ErrorEvent(code="UNAUTHENTICATED", message="wrong key")
+            yield pb.PushFramesResponse(error=refusal)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong key")
         self.pushed.append(first)
         received = understood = 0
@@ -174,9 +176,10 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
                 self.pushed.append(message)
                 received += 1
                 if self.refuse_pictures:
-                    await context.abort(
-                        grpc.StatusCode.INVALID_ARGUMENT, f"frame {received} is bad"
-                    )
+                    reason = f"frame {received} is bad"
+                    refusal = pb.ErrorEvent(code="INVALID_ARGUMENT", message=reason)
+                    yield pb.PushFramesResponse(error=refusal)
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
                 if received == self.break_push_at:
                     self.break_push_at = 0
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "connection lost")

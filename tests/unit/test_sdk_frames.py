@@ -142,5 +142,5 @@ def test_without_pyav_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
         raise builtins.ModuleNotFoundError(name)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(ImportError, match=r"pip install 'sightline\[media\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'sightline-live\[media\]'"):
         load_av()

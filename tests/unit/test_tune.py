@@ -36,7 +36,8 @@ SECOND_NS = 1_000_000_000
 ANYONE = ("builtin", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 FPS = {"builtin": 8.0, "smolvlm": 2.0}  # of the others: 4
 has_peft = pytest.mark.skipif(
-    importlib.util.find_spec("peft") is None, reason="needs peft: pip install '.[training]'"
+    importlib.util.find_spec("peft") is None,
+    reason="needs peft: pip install -r training/requirements.txt",
 )
 
 
@@ -59,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random model; its name is its kind."""
     if request.param != "builtin" and importlib.util.find_spec("peft") is None:
-        pytest.skip("needs peft: pip install '.[training]'")
+        pytest.skip("needs peft: pip install -r training/requirements.txt")
     return write_model(request.param, tmp_path_factory.mktemp("models"))
 
 
@@ -432,7 +433,7 @@ def test_without_peft_the_message_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     model = write_model("smolvlm", tmp_path)
-    with pytest.raises(ModelError, match=r"needs peft: pip install 'sightline\[training\]'"):
+    with pytest.raises(ModelError, match=r"needs peft: pip install -r training/requirements.txt"):
         tuner_of(model, folder, tmp_path)
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from services.inference_worker import loading
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.model.folder import read_json
 from services.inference_worker.model.refusals import refuse_other_layouts, weights_error
 
-HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 _NAMED = 5  # tensors that an error names
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # What old versions of transformers saved and nobody reads: it is computed.
@@ -44,12 +43,9 @@ def find_folder(name: str) -> Path:
         raise ModelError(f"{name} is a GGUF file, which is llama.cpp's, not a folder of a model")
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(f"no model at {name}: {folder / 'config.json'} is missing")
-    from huggingface_hub import snapshot_download
+    from services.inference_worker.model import hub
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
-    except Exception as error:  # the hub's client has no common root for what can go wrong
-        raise ModelError(f"cannot fetch {name} from the hub: {error}") from error
+    return hub.fetch(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,17 +170,17 @@ class Checkpoint:
         assert not orphans, f"parameters without a source: {orphans}"
 
     def _tensors(self, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
-        progress = tqdm(total=len(wanted), desc="weights", unit="tensor", disable=None, leave=False)
-        with progress:
-            for file, names in self.shards.items():
-                try:
-                    with safe_open(file, "pt") as shard:
-                        for name in names:
-                            if name in wanted:
-                                yield name, shard.get_tensor(name)
-                                progress.update()
-                except (OSError, SafetensorError) as error:
-                    raise ModelError(f"cannot read {file}: {error}") from error
+        progress = loading.current.get()
+        for file, names in self.shards.items():
+            try:
+                with safe_open(file, "pt") as shard:
+                    for name in names:
+                        if name in wanted:
+                            tensor = shard.get_tensor(name)
+                            yield name, tensor
+                            progress.add(tensor.nbytes)
+            except (OSError, SafetensorError) as error:
+                raise ModelError(f"cannot read {file}: {error}") from error
 
 
 def decoder_places(config: DecoderConfig, prefix: str, head: str) -> dict[str, Place]:

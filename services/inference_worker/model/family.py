@@ -3,15 +3,17 @@
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from services.inference_worker import loading
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.decoder import Decoder
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
 from services.inference_worker.model.sampling import Sampling
+from services.inference_worker.sizes import parameters_in
 
 # Modules are imported when a model of theirs is loaded: transformers takes seconds and memory that
 # the built-in model has no use for.
@@ -158,7 +160,14 @@ def load_model(
     sizes. Raises ModelError when the model is missing, incomplete, or of a family we do not stream.
     """
     folder = model_folder(name)
-    module, kind = _family(name, folder)
+    module, kind, described = _family(name, folder)
+    if name not in SHIPPED:
+        progress = loading.current.get()
+        parameters = parameters_in(folder)
+        progress.admit(name, described, parameters)
+        progress.begin(
+            loading.LOADING, sum(each.stat().st_size for each in folder.glob("*.safetensors"))
+        )
     if kind == "BuiltinModel":
         from services.inference_worker.model.builtin import BuiltinModel
 
@@ -175,8 +184,8 @@ def load_model(
     return loaded
 
 
-def _family(name: str, folder: Path) -> tuple[str, str]:
-    """Module and class that serve a folder."""
+def _family(name: str, folder: Path) -> tuple[str, str, dict[str, Any]]:
+    """Module and class that serve a folder, and its config.json."""
     from services.inference_worker.model.folder import read_json
     from services.inference_worker.model.refusals import (
         architecture_error,
@@ -193,4 +202,4 @@ def _family(name: str, folder: Path) -> tuple[str, str]:
     if family is None:
         raise architecture_error(name, found, ", ".join(FAMILIES))
     refuse_quantised(name, config)
-    return family
+    return *family, config

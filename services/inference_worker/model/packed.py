@@ -7,11 +7,11 @@ them in order once; these are the same two operators, called without a compiler.
 
 import copy
 import logging
+import sys
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from transformers.activations import GELUTanh
 
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.onednn import is_faster
@@ -98,6 +98,8 @@ def pack(model: StreamingModel) -> None:
 
 
 def _gelu(activation: nn.Module | None) -> str | None:
-    if isinstance(activation, GELUTanh):
+    # Not imported here: it takes seconds and memory that a model of our own has no use for.
+    theirs = sys.modules.get("transformers.activations")
+    if theirs is not None and isinstance(activation, theirs.GELUTanh):
         return "tanh"
     return activation.approximate if isinstance(activation, nn.GELU) else None
