@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from services.common.checks import check_id, check_question
+from services.common.in_flight import InFlight
 from services.gateway.addresses import Addresses
 from services.gateway.answers import stream_answer
 from services.gateway.config import GatewayConfig
@@ -15,7 +16,7 @@ from services.gateway.lines import Lines
 from services.gateway.pushing import Push
 from services.gateway.registry import Sessions
 from services.gateway.speaker import Speaker
-from sightline.errors import ResourceExhaustedError, UnavailableError
+from sightline.errors import UnavailableError
 from sightline.v1 import gateway_pb2, gateway_pb2_grpc, inference_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,7 +38,11 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         self._lines = lines
         self._speaker = speaker
         self._addresses = addresses
-        self._asks = 0
+        self._asks = InFlight("questions", owner="the gateway", most=config.max_asks)
+
+    async def drain(self) -> None:
+        """Refuse new questions and let those under way be answered."""
+        await self._asks.drain()
 
     async def CreateSession(
         self, request: gateway_pb2.CreateSessionRequest, context: Context
@@ -81,25 +86,20 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         check_question(request.question)
         check_id("conversation", request.conversation)
         session = self._sessions.find(request.session)
-        if self._asks >= self._config.max_asks:
-            raise ResourceExhaustedError(f"{self._asks} questions are in flight already")
         conversation = request.conversation or secrets.token_urlsafe(12)
         if not request.question.turn:
             request.question.turn = secrets.token_urlsafe(8)
         question = inference_pb2.AnswerRequest(
             session_id=session.id, conversation=conversation, question=request.question
         )
-        self._asks += 1
-        session.touch()
-        try:
+        with self._asks.under_way():
+            session.touch()
             events = stream_answer(session, question, self._config.answer_timeout_s)
             done = None
             async with contextlib.aclosing(events):
                 async for event in events:
                     if event.WhichOneof("event") == "done":
                         done = event.done
-        finally:
-            self._asks -= 1
         if done is None:
             raise UnavailableError("the answer ended before it was done")
         done.turn = request.question.turn

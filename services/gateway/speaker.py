@@ -5,10 +5,10 @@ from collections.abc import AsyncGenerator
 
 import grpc
 
+from services.common.in_flight import InFlight
 from services.gateway.router import CHANNEL_OPTIONS
 from sightline.errors import (
     InvalidArgumentError,
-    ResourceExhaustedError,
     UnavailableError,
     error_from_status,
 )
@@ -22,8 +22,7 @@ class Speaker:
     """`address` None: this suite has no speech."""
 
     def __init__(self, address: str | None, max_calls: int) -> None:
-        self._max_calls = max_calls
-        self._calls = 0
+        self._texts = InFlight("texts", owner="the gateway", most=max_calls)
         self._channel: grpc.aio.Channel | None = None
         if address is not None:
             self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
@@ -31,6 +30,10 @@ class Speaker:
     @property
     def configured(self) -> bool:
         return self._channel is not None
+
+    async def drain(self) -> None:
+        """Refuse new texts and let those being spoken end."""
+        await self._texts.drain()
 
     async def aclose(self) -> None:
         if self._channel is not None:
@@ -49,20 +52,17 @@ class Speaker:
             raise InvalidArgumentError("the text is empty")
         if self._channel is None:
             raise UnavailableError("this server runs without speech")
-        if self._calls >= self._max_calls:
-            raise ResourceExhaustedError(f"{self._calls} texts are being spoken already")
-        self._calls += 1
-        call = tts_pb2_grpc.TtsServiceStub(self._channel).Synthesize(timeout=SPEAK_TIMEOUT_S)
-        try:
-            await call.write(tts_pb2.SynthesizeRequest(text=request.text, voice=request.voice))
-            await call.done_writing()
-            async for reply in call:
-                if reply.audio.pcm:
-                    yield reply.audio
-        except asyncio.InvalidStateError:  # the call ended while the text was being written
-            raise error_from_status(await call.code(), await call.details()) from None
-        except grpc.aio.AioRpcError as error:
-            raise error_from_status(error.code(), error.details()) from None
-        finally:
-            call.cancel()
-            self._calls -= 1
+        with self._texts.under_way():
+            call = tts_pb2_grpc.TtsServiceStub(self._channel).Synthesize(timeout=SPEAK_TIMEOUT_S)
+            try:
+                await call.write(tts_pb2.SynthesizeRequest(text=request.text, voice=request.voice))
+                await call.done_writing()
+                async for reply in call:
+                    if reply.audio.pcm:
+                        yield reply.audio
+            except asyncio.InvalidStateError:  # the call ended while the text was being written
+                raise error_from_status(await call.code(), await call.details()) from None
+            except grpc.aio.AioRpcError as error:
+                raise error_from_status(error.code(), error.details()) from None
+            finally:
+                call.cancel()

@@ -12,7 +12,7 @@ from services.inference_worker.answer import Answerer
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine import Engine
-from services.inference_worker.errors import ModelError
+from services.inference_worker.errors import DeviceFailedError, ModelError
 from services.inference_worker.peers import DialoguePeer, SpeechPeer
 from services.inference_worker.servicer import InferenceServicer
 from sightline.v1 import inference_pb2
@@ -25,8 +25,13 @@ log = logging.getLogger(__name__)
 GIL_SWITCH_S = 0.0002
 
 
+EXIT_CONFIG = 2
+EXIT_DEVICE_FAILED = 3
+
+
 async def serve(config: WorkerConfig, engine: Engine) -> None:
-    """Serve until SIGTERM. Health says SERVING once the engine is warm."""
+    """Serve until SIGTERM. Health says SERVING once the engine is warm. Raises what the device
+    failed of, if that ends the worker."""
     name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
     host = ServiceHost(name="inference_worker", config=config, full_names=(name,))
     history = DialoguePeer(config.dialogue) if config.dialogue else None
@@ -54,6 +59,8 @@ async def serve(config: WorkerConfig, engine: Engine) -> None:
         if peer is not None:
             await peer.aclose()
     engine.stop()
+    if engine.failure is not None:
+        raise DeviceFailedError("the worker ends for want of its device") from engine.failure
 
 
 def main() -> None:
@@ -64,7 +71,10 @@ def main() -> None:
         asyncio.run(serve(config, build_engine(config)))
     except (ConfigError, ModelError) as error:
         print(f"inference_worker: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(EXIT_CONFIG)
+    except DeviceFailedError as error:
+        print(f"inference_worker: {error}: {error.__cause__}", file=sys.stderr)
+        sys.exit(EXIT_DEVICE_FAILED)
 
 
 if __name__ == "__main__":
