@@ -85,10 +85,14 @@ class ServiceProcess:
 
     Ports default to 0 and are read back from the service's log, so parallel runs never collide.
     `grpc_port`, `http_port`, `metrics_port` and `address` are real once `start` has returned.
+    `module`: another program that serves the same.
     """
 
-    def __init__(self, name: str, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, name: str, environment: Mapping[str, str], folder: Path, module: str = ""
+    ) -> None:
         self.name = name
+        self.module = module or f"services.{name}"
         self.prefix = PREFIXES[name]
         ports = {f"{self.prefix}{kind}_PORT": "0" for kind in ("GRPC", "HTTP", "METRICS")}
         self.environment = ports | dict(environment)
@@ -122,7 +126,7 @@ class ServiceProcess:
         }
         with self.log_path.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self.name}"],
+                [sys.executable, "-m", self.module],
                 cwd=REPOSITORY,
                 env=inherited | self.environment,
                 stdout=output,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.common.checks import check_question
+from services.common.in_flight import InFlight
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.answers import stream_answer
@@ -56,8 +57,14 @@ class Line:
     """One viewer's conversation on one session. All methods belong to the event loop."""
 
     def __init__(
-        self, session: Session, start: gateway_pb2.Start, config: GatewayConfig, place: str = ""
+        self,
+        session: Session,
+        start: gateway_pb2.Start,
+        config: GatewayConfig,
+        in_flight: InFlight,
+        place: str = "",
     ) -> None:
+        """in_flight: counts the answers of every line. place: whose address limits hold."""
         self.session = session
         self.place = place
         self.conversation = start.conversation or secrets.token_urlsafe(12)
@@ -65,6 +72,7 @@ class Line:
         self._speech = start.speech
         self._voice = start.voice
         self._config = config
+        self._in_flight = in_flight
         self._outbox = Outbox(
             max_pending=config.pending_events,
             max_kept=config.replay_events,
@@ -80,6 +88,10 @@ class Line:
     @property
     def closed(self) -> bool:
         return self._outbox.closed
+
+    @property
+    def is_answering(self) -> bool:
+        return bool(self._answers)
 
     @property
     def detached_s(self) -> float | None:
@@ -192,6 +204,7 @@ class Line:
             raise ResourceExhaustedError(
                 f"{self._config.max_questions} answers are in flight: wait for one to end"
             )
+        self._in_flight.check()
         answer = self._answers[turn] = _Answer(time.monotonic())
         name = f"{self.session.id}:answer"
         answer.task = spawn(self._relay(question, answer), name=name)
@@ -213,20 +226,9 @@ class Line:
             timeout_s=self._config.answer_timeout_s,
         )
         try:
-            async for event in events:
-                match event.WhichOneof("event"):
-                    case "started":
-                        started = gateway_pb2.AnswerStarted(turn=turn)
-                        self.put(ServerEvent(answer_started=started))
-                    case "text_delta":
-                        answer.text.append(event.text_delta.text)
-                        delta = gateway_pb2.TextDelta(turn=turn, text=event.text_delta.text)
-                        self.put(ServerEvent(text_delta=delta))
-                    case "audio_chunk":
-                        self.put(ServerEvent(audio_chunk=event.audio_chunk))
-                    case "done":
-                        event.done.turn = turn
-                        self._end_answer(turn, event.done)
+            with self._in_flight.under_way():
+                async for event in events:
+                    self._pass_on(event, turn, answer)
             if turn in self._answers:
                 raise UnavailableError("the answer ended before it was done")
         except SightlineError as error:
@@ -236,6 +238,21 @@ class Line:
             if self._answers.get(turn) is answer:
                 del self._answers[turn]
             self.settle()
+
+    def _pass_on(self, event: inference_pb2.AnswerEvent, turn: str, answer: _Answer) -> None:
+        match event.WhichOneof("event"):
+            case "started":
+                started = gateway_pb2.AnswerStarted(turn=turn)
+                self.put(ServerEvent(answer_started=started))
+            case "text_delta":
+                answer.text.append(event.text_delta.text)
+                delta = gateway_pb2.TextDelta(turn=turn, text=event.text_delta.text)
+                self.put(ServerEvent(text_delta=delta))
+            case "audio_chunk":
+                self.put(ServerEvent(audio_chunk=event.audio_chunk))
+            case "done":
+                event.done.turn = turn
+                self._end_answer(turn, event.done)
 
     def _end_answer(self, turn: str, done: gateway_pb2.AnswerDone) -> None:
         self._answers.pop(turn, None)

@@ -29,6 +29,7 @@ from sightline.v1 import gateway_pb2_grpc
 log = logging.getLogger(__name__)
 
 MEASURE_S = 1.0
+GOODBYES_S = 3.0  # of the drain, after the last answer: for viewers, publishers and workers
 
 
 class Gateway:
@@ -43,6 +44,7 @@ class Gateway:
         self._lines = Lines(self._sessions, config)
         self._speaker = Speaker(config.tts, config.max_speaks)
         self._whip = WhipEndpoint(Gate(self._sessions, "whip"), ice_servers=config.ice_servers)
+        self._servicer: SightlineServicer | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._rtmp: RtmpServer | None = None
         if config.rtmp_port is not None:
@@ -70,6 +72,7 @@ class Gateway:
         servicer = SightlineServicer(
             self._config, self._sessions, self._lines, self._speaker, addresses
         )
+        self._servicer = servicer
         gateway_pb2_grpc.add_SightlineServiceServicer_to_server(servicer, self._host.server)
         api = HttpApi(
             self._config,
@@ -88,8 +91,10 @@ class Gateway:
         addresses.http_port, addresses.grpc_port = self._host.http_port, self._host.grpc_port
 
     async def drain(self) -> None:
-        """Send viewers away, let publishers go, free the workers' memory."""
+        """Let answers and texts under way end, send viewers away, let publishers go, free the
+        workers' memory."""
         self._sessions.refuse()
+        await self._end_answers()
         await cancel_and_wait(self._measuring)
         await self._lines.aclose()
         if self._rtmp is not None:
@@ -97,6 +102,17 @@ class Gateway:
         await self._whip.aclose()
         await self._sessions.aclose()
         await asyncio.gather(self._speaker.aclose(), self._router.aclose())
+
+    async def _end_answers(self) -> None:
+        """Videos go on meanwhile: some answers may not have seen theirs yet."""
+        drains = [self._lines.drain(), self._speaker.drain()]
+        if self._servicer is not None:
+            drains.append(self._servicer.drain())
+        try:
+            async with asyncio.timeout(max(0.0, self._config.drain_s - GOODBYES_S)):
+                await asyncio.gather(*drains)
+        except TimeoutError:
+            log.warning("answers are cut off by the drain's end")
 
     async def _measure(self) -> None:
         """What the RTMP server counts, for Prometheus."""

@@ -6,19 +6,18 @@ import time
 from collections.abc import AsyncIterator
 
 from services.common.checks import check_id
+from services.common.in_flight import InFlight, share
 from services.common.metrics import REFUSED
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.converse import RECONNECT_WITHIN_S, Line, Send, conversation_of
-from services.gateway.quotas import share
 from services.gateway.registry import Sessions
 from services.gateway.session import Session
 from sightline.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     ResourceExhaustedError,
-    UnavailableError,
 )
 from sightline.v1 import gateway_pb2
 
@@ -35,7 +34,7 @@ class Lines:
         self._sessions = sessions
         self._config = config
         self._lines: dict[str, Line] = {}
-        self._draining = False
+        self._answers = InFlight("answers", owner="the gateway")
         sessions.listen(self)
 
     async def serve(
@@ -71,8 +70,7 @@ class Lines:
     def open(self, start: gateway_pb2.Start, place: str = "") -> Line:
         """The line that `start` resumes, or a new one; greeted, ready to be served."""
         check_id("conversation", start.conversation)
-        if self._draining:
-            raise UnavailableError("the gateway is draining")
+        self._answers.check()
         old = self._lines.get(start.resume_handle)
         session = self._sessions.find(start.session or (old.session.id if old else ""))
         if old is not None and old.session is session and old.remembers(start.last_sequence):
@@ -83,7 +81,7 @@ class Lines:
         if not start.conversation and start.resume_handle:
             start.conversation = conversation_of(start.resume_handle)
         resumed = "conversation" if start.conversation else ""
-        line = Line(session, start, self._config, place)
+        line = Line(session, start, self._config, self._answers, place)
         self._lines[line.handle] = line
         line.greet(resumed)
         return line
@@ -105,16 +103,25 @@ class Lines:
 
     def session_deleted(self, session: Session, reason: str) -> None:
         for line in self._of(session):
-            if self._draining:
+            if self._answers.draining:
                 line.close("draining", reconnect_within_s=RECONNECT_WITHIN_S)
             else:
                 line.close("session_deleted")
             del self._lines[line.handle]
         self._count()
 
+    async def drain(self) -> None:
+        """Take no more viewers and questions, send those away who wait for no answer, and let the
+        answers under way end."""
+        self._answers.refuse()
+        for line in self._lines.values():
+            if not line.is_answering:
+                line.close("draining", reconnect_within_s=RECONNECT_WITHIN_S)
+        await self._answers.drain()
+
     async def aclose(self) -> None:
         """Take no more viewers, send all away, and wait a little until they know."""
-        self._draining = True
+        self._answers.refuse()
         lines = list(self._lines.values())
         self._lines.clear()
         for line in lines:

@@ -1,4 +1,4 @@
-"""What one viewer may have of what viewers share, and whose question is next.
+"""Whose a question is, and whose is next.
 
 Viewers need no account, so a viewer is who asks over one line, and all viewers at one place (see
 `services.common.places`) share what a place may have.
@@ -6,12 +6,11 @@ Viewers need no account, so a viewer is who asks over one line, and all viewers 
 
 import asyncio
 import contextlib
-from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from services.common.metrics import REFUSED
-from sightline.errors import DeadlineExceededError, ResourceExhaustedError
+from sightline.errors import DeadlineExceededError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,48 +19,6 @@ class Asker:
 
     place: str = ""
     viewer: str = ""
-
-
-def share(most: int, others: int) -> int:
-    """How many one place may have, of `most`, where other places have `others`: half of what they
-    leave. So whoever comes later finds room."""
-    return max(1, (most - others + 1) // 2)
-
-
-class Shares:
-    """A bounded number of something (`what`), shared by places."""
-
-    def __init__(self, most: int, what: str) -> None:
-        self._most = most
-        self._what = what
-        self._taken: Counter[str] = Counter()
-
-    def take(self, place: str) -> None:
-        """Count one more. Raises ResourceExhaustedError for one too many."""
-        total, mine = self._taken.total(), self._taken[place]
-        if total >= self._most:
-            raise self._refusal(f"{total} {self._what} already: try again later")
-        if place and mine >= share(self._most, total - mine):
-            raise self._refusal(f"{mine} {self._what} from your address already: end one first")
-        self._taken[place] += 1
-
-    def give(self, place: str) -> None:
-        self._taken[place] -= 1
-        if not self._taken[place]:
-            del self._taken[place]
-
-    @contextlib.contextmanager
-    def one(self, place: str) -> Iterator[None]:
-        """`take`, and `give` at the end."""
-        self.take(place)
-        try:
-            yield
-        finally:
-            self.give(place)
-
-    def _refusal(self, message: str) -> ResourceExhaustedError:
-        REFUSED.labels("gateway", "quota").inc()
-        return ResourceExhaustedError(message)
 
 
 class Turns:

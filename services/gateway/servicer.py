@@ -9,12 +9,13 @@ import grpc
 
 from services.common.admission import place_of_call
 from services.common.checks import check_id, check_question
+from services.common.in_flight import InFlight
 from services.gateway.addresses import Addresses
 from services.gateway.answers import stream_answer
 from services.gateway.config import GatewayConfig
 from services.gateway.lines import Lines
 from services.gateway.pushing import Push
-from services.gateway.quotas import Asker, Shares
+from services.gateway.quotas import Asker
 from services.gateway.registry import Sessions
 from services.gateway.speaker import Speaker
 from sightline.errors import SightlineError, UnavailableError
@@ -40,7 +41,11 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         self._speaker = speaker
         self._addresses = addresses
         self._trusted = config.trusted()
-        self._asks = Shares(config.max_asks, "questions are in flight")
+        self._asks = InFlight("questions", owner="the gateway", most=config.max_asks)
+
+    async def drain(self) -> None:
+        """Refuse new questions and let those under way be answered."""
+        await self._asks.drain()
 
     async def CreateSession(
         self, request: gateway_pb2.CreateSessionRequest, context: Context
@@ -97,7 +102,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
             session_id=session.id, conversation=conversation, question=request.question
         )
         place = self._place(context)
-        with self._asks.one(place):
+        with self._asks.under_way(place):
             session.touch()
             events = stream_answer(
                 session,

@@ -7,13 +7,14 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.common.in_flight import InFlight
 from services.common.redaction import redacted
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.frame_size import FrameSize
 from services.gateway.link import FrameLink
-from services.gateway.quotas import Shares, Turns
+from services.gateway.quotas import Turns
 from services.gateway.router import Worker
 from services.gateway.sampler import SampledFrame, Sampler
 from services.gateway.sources.base import DecodeBudget, PictureSink, Source
@@ -114,7 +115,7 @@ class Session:
             delivery="lossless" if plan.lossless else "newest",
         )
         self.turns = Turns(config.session_answers)
-        self.watch_shares = Shares(config.session_watches, "watches are on this session")
+        self.watches = InFlight("watches", owner="the session", most=config.session_watches)
         self._degraded: dict[str, float] = {}
         self._source_failed = False
         self._ticks: deque[_Tick] = deque(maxlen=RATE_S + 1)

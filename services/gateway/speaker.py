@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import grpc
 
 from services.common.errors import error_of_call, error_of_peer
-from services.gateway.quotas import Shares
+from services.common.in_flight import InFlight
 from services.gateway.router import CHANNEL_OPTIONS
 from sightline.errors import (
     InvalidArgumentError,
@@ -22,7 +22,7 @@ class Speaker:
     """`address` None: this suite has no speech."""
 
     def __init__(self, address: str | None, max_calls: int) -> None:
-        self._calls = Shares(max_calls, "texts are being spoken")
+        self._texts = InFlight("texts", owner="the gateway", most=max_calls)
         self._channel: grpc.aio.Channel | None = None
         if address is not None:
             self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
@@ -30,6 +30,10 @@ class Speaker:
     @property
     def configured(self) -> bool:
         return self._channel is not None
+
+    async def drain(self) -> None:
+        """Refuse new texts and let those being spoken end."""
+        await self._texts.drain()
 
     async def aclose(self) -> None:
         if self._channel is not None:
@@ -48,18 +52,17 @@ class Speaker:
             raise InvalidArgumentError("the text is empty")
         if self._channel is None:
             raise UnavailableError("this server runs without speech")
-        self._calls.take(place)
-        call = tts_pb2_grpc.TtsServiceStub(self._channel).Synthesize(timeout=SPEAK_TIMEOUT_S)
-        try:
-            await call.write(tts_pb2.SynthesizeRequest(text=request.text, voice=request.voice))
-            await call.done_writing()
-            async for reply in call:
-                if reply.audio.pcm:
-                    yield reply.audio
-        except asyncio.InvalidStateError:  # the call ended while the text was being written
-            raise await error_of_call(call, "speech") from None
-        except grpc.aio.AioRpcError as error:
-            raise error_of_peer(error, "speech") from None
-        finally:
-            call.cancel()
-            self._calls.give(place)
+        with self._texts.under_way(place):
+            call = tts_pb2_grpc.TtsServiceStub(self._channel).Synthesize(timeout=SPEAK_TIMEOUT_S)
+            try:
+                await call.write(tts_pb2.SynthesizeRequest(text=request.text, voice=request.voice))
+                await call.done_writing()
+                async for reply in call:
+                    if reply.audio.pcm:
+                        yield reply.audio
+            except asyncio.InvalidStateError:  # the call ended while the text was being written
+                raise await error_of_call(call, "speech") from None
+            except grpc.aio.AioRpcError as error:
+                raise error_of_peer(error, "speech") from None
+            finally:
+                call.cancel()

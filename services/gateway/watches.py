@@ -60,10 +60,10 @@ class Watches:
             raise ResourceExhaustedError(
                 f"at most {self._most} watches on one line: unwatch one first"
             )
-        shares, place = self._session.watch_shares, self._place
-        shares.take(place)
+        watches, place = self._session.watches, self._place
+        watches.enter(place)
         task = spawn(self._follow(watch), name=f"{self._session.id}:watch")
-        task.add_done_callback(lambda _: shares.give(place))
+        task.add_done_callback(lambda _: watches.leave(place))
         self._running[watch.watch] = (watch, task)
 
     def remove(self, watch: str) -> None:

@@ -19,7 +19,7 @@ from services.inference_worker.answer import Answerer
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine import Engine
-from services.inference_worker.errors import ModelError
+from services.inference_worker.errors import DeviceFailedError, ModelError
 from services.inference_worker.front import Front
 from services.inference_worker.loading import Loading
 from services.inference_worker.meter import meter_of, watch
@@ -39,11 +39,16 @@ GIL_SWITCH_S = 0.0002
 LARGEST_FRAME_PIXELS = 1280 * 32 * 32  # that any published family takes unless told of larger ones
 
 
+EXIT_CONFIG = 2
+EXIT_DEVICE_FAILED = 3
+
+
 async def serve(config: WorkerConfig) -> bool:
     """Serve until SIGTERM; gives whether a model was ready by then.
 
     Health says SERVING once the engine is warm; until then Describe tells how far the model is.
-    Raises ModelError or ConfigError for a model that cannot be served.
+    Raises ModelError or ConfigError for a model that cannot be served, DeviceFailedError when the
+    device ends the worker.
     """
     name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
     # Before there is a model to ask: the largest frames that any family takes.
@@ -83,6 +88,8 @@ async def serve(config: WorkerConfig) -> bool:
             meter = meter_of(engine.core.runner.device)
             watching = spawn(watch(meter), name="watch device") if meter else None
         await host.run(front.drain)
+        if engine is not None and engine.failure is not None:
+            raise DeviceFailedError("the worker ends for want of its device") from engine.failure
         return engine is not None
     except BaseException:
         await host.stop()
@@ -144,7 +151,10 @@ def main() -> None:
             os._exit(0)  # the thread that loads is not waited for
     except (ConfigError, ModelError) as error:
         print(f"inference_worker: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(EXIT_CONFIG)
+    except DeviceFailedError as error:
+        print(f"inference_worker: {error}: {error.__cause__}", file=sys.stderr)
+        sys.exit(EXIT_DEVICE_FAILED)
 
 
 if __name__ == "__main__":

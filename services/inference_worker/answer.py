@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -122,7 +122,7 @@ class Answerer:
 
     async def answer(
         self, request: inference_pb2.AnswerRequest
-    ) -> AsyncIterator[inference_pb2.AnswerEvent]:
+    ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
         """The events of one answer, in the order of the contract. Closing the iterator early
         cancels the branch; what was said until then is kept as an interrupted round."""
         question = request.question

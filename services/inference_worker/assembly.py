@@ -88,6 +88,7 @@ def assemble(
         waiting_branches=config.waiting_questions,
         waiting_tokens=config.waiting_tokens,
         max_window_segments=max(config.max_window, model.spec.window_segments),
+        max_failed_steps=config.max_failed_steps,
         reuse_below=config.reuse_below,
         park_after_s=config.park_after_s,
     )

@@ -128,6 +128,15 @@ class WorkerConfig(ServiceConfig):
         minimum=0,
         maximum=255,
     )
+    max_failed_steps: int = setting(
+        5,
+        "So many steps in a row of which nothing succeeds end the process (exit code 3), so that "
+        "it is started again. A device that is lost ends it at once.",
+        minimum=1,
+    )
+    max_answers: int = setting(
+        4096, "Questions in flight, over all sessions.", minimum=1, maximum=65536
+    )
     watches_per_session: int = setting(64, "Standing questions on one session.", minimum=1)
     grace_s: float = setting(
         30.0,

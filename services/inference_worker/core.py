@@ -31,6 +31,7 @@ from services.inference_worker.scheduler import (
     StepLimits,
 )
 from services.inference_worker.step import Picture, Run, RunOutput
+from services.inference_worker.step_health import StepHealth
 from sightline.errors import (
     AlreadyExistsError,
     InternalError,
@@ -49,13 +50,14 @@ class EngineLimits:
     one session share. `waiting_branches`: questions one session may have queued beyond those under
     way; `waiting_tokens`: of all that are queued, but for one of each session. `reuse_below`: a
     tubelet that changed less since the last encoded one is not encoded (`largest_change`); 0: all
-    are. `park_after_s`: see `Parking`."""
+    are. `park_after_s`: see `Parking`; `max_failed_steps`: see `StepHealth`."""
 
     max_sessions: int
     frame_queue: int
     branch_tokens: int
     waiting_branches: int
     max_window_segments: int
+    max_failed_steps: int = 5
     waiting_tokens: int = 2**20
     reuse_below: float = 0.0
     park_after_s: float = 0.0
@@ -91,8 +93,15 @@ class EngineCore:
         self.recent_queue_s: deque[float] = deque(maxlen=512)
         self._scheduler = Scheduler(step_limits, model.spec.tubelet)
         self._clock = clock
-        self._parking = Parking(self.sessions, cache, runner, limits.park_after_s, clock)
         self._making = RunMaking(model, cache, runner, limits.reuse_below)
+        self.health = StepHealth(
+            limits.max_failed_steps,
+            runner.is_lost,
+            lambda: runner.execute([self._making.of_nothing()]),
+        )
+        self._parking = Parking(
+            self.sessions, cache, runner, limits.park_after_s, clock, self.health.failed
+        )
         self._branching = Branching(model, cache, runner, limits.branch_tokens)
 
     def shape(self, window_segments: int = 0, max_pixels: int = 0) -> TrunkShape:
@@ -160,9 +169,8 @@ class EngineCore:
                     self._branching.rebase(session)
                 if session.running or session.waiting:
                     self._branching.open(session, prompt_tokens)
-            except Exception:  # nobody knows how far its keys were moved
-                metrics.STEP_FAILURES.labels("rebase").inc()
-                log.exception("rebase failed", extra={"session": session.id})
+            except Exception as error:  # nobody knows how far its keys were moved
+                self.health.failed("rebase", error)
                 self.end_session(session.id, InternalError("the session could not be moved back"))
 
     def _step(self, plan: Plan) -> None:
@@ -213,19 +221,39 @@ class EngineCore:
 
     def _execute(self, runs: list[Run], ahead: list[Picture]) -> list[RunOutput | Exception | None]:
         """Run a step; if it raises, run each part alone so that one failure hurts one caller."""
+        if not runs:
+            return []
         try:
-            return list(self.runner.execute(runs, ahead))
+            outputs = list[RunOutput | Exception | None](self.runner.execute(runs, ahead))
         except Exception:
             metrics.STEP_FAILURES.labels("batch").inc()
             log.exception("step failed; running its parts alone", extra={"runs": len(runs)})
+            outputs = self._execute_alone(runs)
+        else:
+            self.health.succeeded()
+        return outputs
+
+    def _execute_alone(self, runs: list[Run]) -> list[RunOutput | Exception | None]:
         outputs: list[RunOutput | Exception | None] = []
+        failure: Exception | None = None
         for run in runs:
+            if not self.health.check():
+                outputs.append(self.health.failure)
+                continue
             try:
                 outputs += self.runner.execute([run])
-            except Exception:
+            except Exception as error:
                 metrics.STEP_FAILURES.labels("run").inc()
                 log.exception("part of a step failed")
+                failure = error
                 outputs.append(InternalError("the model failed on this input"))
+        if len(runs) > sum(isinstance(output, Exception) for output in outputs):
+            self.health.succeeded()
+        elif failure is not None:
+            questions = not any(run.picture for run in runs)
+            self.health.failed("step", failure, suspect_input=questions)
+        if self.health.failure is not None:
+            return [self.health.failure] * len(runs)
         return outputs
 
     # Results
@@ -236,7 +264,7 @@ class EngineCore:
         if isinstance(output, RunOutput) and not output.finite:
             output = InternalError("the model produced no valid scores")
         if isinstance(output, Exception):
-            self._drop(job, clear=True)
+            self._drop(job, clear=self.health.failure is None)
             job.sink.failed(output)
             return
         if job.num_answered == 0:
@@ -351,9 +379,11 @@ class EngineCore:
         try:
             self.runner.clear(trunk.reservation.stale)
             self.runner.execute([self._making.of_sink(trunk)])
-        except Exception:
+        except Exception as error:
             self.cache.close_trunk(trunk)
+            self.health.failed("sink", error)
             raise
+        self.health.succeeded()
         now_s = self._clock()
         self.sessions[session_id] = SessionState(session_id, trunk, active_s=now_s, moved_s=now_s)
         metrics.SESSIONS.set(len(self.sessions))

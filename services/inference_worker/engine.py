@@ -1,7 +1,7 @@
 """The engine: one thread owns the device, everybody else posts work to it.
 
 Any thread may call the methods below; they return at once. The thread carries out what was posted,
-lets `EngineCore` run a step, and goes on until it is stopped.
+lets `EngineCore` run a step, and goes on until it is stopped, or its device has failed.
 """
 
 import logging
@@ -9,17 +9,28 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TypeVar
 
-from services.inference_worker import metrics
 from services.inference_worker.core import EngineCore
+from services.inference_worker.errors import DeviceFailedError
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.scheduler import BranchJob, FrameJob
-from sightline.errors import InternalError, UnavailableError
+from sightline.errors import InternalError, ResourceExhaustedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+MOST_POSTED = 16384  # frames, questions and sessions that one long step may keep waiting
+
+
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    """Work for the device thread. `refuse` tells whoever posted it why it will not be done."""
+
+    carry_out: Callable[[], None]
+    refuse: Callable[[Exception], None]
 
 
 class Engine:
@@ -27,13 +38,15 @@ class Engine:
 
     def __init__(self, core: EngineCore) -> None:
         self.core = core
-        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox: deque[_Posted] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
         self._warm: Future[None] = Future()
+        self.failure: DeviceFailedError | None = None
+        """Why the device thread ended, unless it was told to."""
         self.ended: Future[None] = Future()
-        """Done when the device thread is no more."""
+        """Done when the device thread does no more work."""
 
     @property
     def model(self) -> StreamingModel:
@@ -57,6 +70,10 @@ class Engine:
     @property
     def num_sessions(self) -> int:
         return len(self.core.sessions)
+
+    def has_session(self, session_id: str) -> bool:
+        """Whether it is open; the engine ends one by itself when its frames could not be read."""
+        return session_id in self.core.sessions
 
     @property
     def num_running(self) -> int:
@@ -97,11 +114,11 @@ class Engine:
 
     def submit_frame(self, session_id: str, frame: FrameJob) -> None:
         """Queue a frame of a session. `frame.done` gets the receipt or the error."""
-        self._post(lambda: self.core.submit_frame(session_id, frame))
+        self._post(lambda: self.core.submit_frame(session_id, frame), frame.done)
 
     def submit_branch(self, session_id: str, job: BranchJob) -> None:
         """Queue a question or a check; it sees every frame submitted before it."""
-        self._post(lambda: self.core.submit_branch(session_id, job))
+        self._post(lambda: self.core.submit_branch(session_id, job), job.sink.failed)
 
     def cancel(self, job: BranchJob) -> None:
         """End a job early; its sink hears `finished(CANCELLED)` unless it had ended."""
@@ -111,7 +128,10 @@ class Engine:
         """Verify the page accounts on the device thread; for tests and when idle."""
         return self._post(self.core.cache.check_integrity)
 
-    def _post(self, work: Callable[[], T]) -> Future[T]:
+    def _post(
+        self, work: Callable[[], T], refused: Callable[[Exception], None] | None = None
+    ) -> Future[T]:
+        """refused: called with an error instead, from whatever thread, if it will not be done."""
         future: Future[T] = Future()
 
         def carry_out() -> None:
@@ -122,13 +142,29 @@ class Engine:
             except Exception as error:
                 future.set_exception(error)
 
+        def refuse(error: Exception) -> None:
+            if refused is not None:
+                refused(error)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+        posted = _Posted(carry_out, refuse)
+        error: Exception | None = None
         with self._wake:
+            # What ends work is never refused: it cannot be more than the work there is.
             if self._stopping:
-                future.set_exception(UnavailableError("the worker is shutting down"))
-                return future
-            self._inbox.append(carry_out)
-            self._wake.notify()
+                error = self._goodbye()
+            elif refused is not None and len(self._inbox) >= MOST_POSTED:
+                error = ResourceExhaustedError("the worker is too far behind")
+            else:
+                self._inbox.append(posted)
+                self._wake.notify()
+        if error is not None:
+            refuse(error)
         return future
+
+    def _goodbye(self) -> Exception:
+        return self.failure or UnavailableError("the worker is shutting down")
 
     # The device thread
 
@@ -142,21 +178,33 @@ class Engine:
         try:
             while self._survives():
                 pass
-            for session_id in list(self.core.sessions):
-                self.core.end_session(session_id, UnavailableError("the worker is shutting down"))
-        finally:
+            self.failure = self.core.health.failure
+        except Exception as error:  # accounts that stay wrong: no session could be trusted again
+            self.failure = DeviceFailedError("the worker cannot go on")
+            self.failure.__cause__ = error
+        if self.failure is not None:
+            log.critical("the device thread ends", exc_info=self.failure)
+        with self._wake:
             self._stopping = True
-            self.ended.set_result(None)
+            left = list(self._inbox)
+            self._inbox.clear()
+        self.ended.set_result(None)  # first: whoever asks for health must not be sent here
+        for posted in left:
+            posted.refuse(self._goodbye())
+        for session_id in list(self.core.sessions):
+            self.core.end_session(session_id, self._goodbye())
 
     def _survives(self) -> bool:
-        """`turn`, with a defect of ours costing the sessions there are, but not the worker."""
+        """`turn`, with a defect of ours costing the sessions there are, but not the worker. False
+        when the engine stops, or its device is not worth another step."""
         try:
-            return self.turn()
-        except Exception:
-            metrics.STEP_FAILURES.labels("engine").inc()
-            log.exception("the engine failed; every session ends")
-            self.core.reset(InternalError("the engine failed"))
-            return True
+            going_on = self.turn()
+        except Exception as error:
+            self.core.health.failed("engine", error)
+            if self.core.health.failure is None:
+                self.core.reset(InternalError("the engine failed"))
+            going_on = True
+        return going_on and self.core.health.failure is None
 
     def turn(self) -> bool:
         """Wait for work and do some of it. False when the engine stops."""
@@ -169,7 +217,7 @@ class Engine:
             commands = list(self._inbox)
             self._inbox.clear()
         for command in commands:
-            command()
+            command.carry_out()
         if not commands and wait_s is not None:
             self.core.run_step()
         return True

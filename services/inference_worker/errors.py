@@ -1,8 +1,12 @@
 """Errors of the worker beyond the shared tree."""
 
-from sightline.errors import FailedPreconditionError
+from sightline.errors import FailedPreconditionError, UnavailableError
 
-__all__ = ["ModelError"]
+__all__ = ["DeviceFailedError", "ModelError"]
+
+
+class DeviceFailedError(UnavailableError):
+    """The device computes nothing any more; only a new process helps."""
 
 
 class ModelError(FailedPreconditionError):

@@ -9,7 +9,6 @@ that do not fit together from changing places with every frame: they last so lon
 takes a small share of the time.
 """
 
-import logging
 from collections.abc import Callable
 
 from services.inference_worker import metrics
@@ -17,8 +16,6 @@ from services.inference_worker.kv_cache import KVCache
 from services.inference_worker.runner import Runner
 from services.inference_worker.scheduler import FLOWING_S, SessionState
 from sightline.errors import ResourceExhaustedError
-
-log = logging.getLogger(__name__)
 
 YIELD_S = 5.0  # a session idle for so long makes room for a new one
 TURN_S = 0.1  # a session that came to the device for frames stays for so long at least
@@ -35,8 +32,8 @@ ADVICE = "end or pause another, open it with a smaller window, or give the worke
 class Parking:
     """Parks sessions after `after_s` without a frame or a question; 0: never any.
 
-    sessions: the core's, by id. `paused`: while the engine warms up nobody is parked.
-    `num_waiting`: parked sessions in the line; any thread may read it.
+    sessions: the core's, by id. failed: hears what the device raised. `paused`: while the engine
+    warms up nobody is parked. `num_waiting`: parked sessions in the line; any thread may read it.
     """
 
     def __init__(
@@ -46,6 +43,7 @@ class Parking:
         runner: Runner,
         after_s: float,
         clock: Callable[[], float],
+        failed: Callable[[str, Exception], None],
     ) -> None:
         self.paused = False
         self.num_waiting = 0
@@ -54,6 +52,7 @@ class Parking:
         self._runner = runner
         self._after_s = after_s
         self._clock = clock
+        self._failed = failed
         self._move_s = 0.0  # smoothed: what a change of places takes
         self._changed_s = float("-inf")
 
@@ -174,7 +173,7 @@ class Parking:
         except Exception as error:
             self._cache.park(session.trunk)
             metrics.RETURNS.labels("failed").inc()
-            log.exception("return failed", extra={"session": session.id})
+            self._failed("return", error)
             _refuse(session, error)
             return True
         session.moved_s = self._clock()
@@ -214,9 +213,9 @@ class Parking:
         session.moved_s = self._clock()
         try:
             session.parked = self._runner.save(self._cache.pages(session.trunk))
-        except Exception:
+        except Exception as error:
             session.active_s = self._clock()
-            log.exception("parking failed", extra={"session": session.id})
+            self._failed("park", error)
             return False
         session.picture = None  # its visual tokens are on the device
         self._cache.park(session.trunk)

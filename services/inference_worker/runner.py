@@ -130,6 +130,17 @@ class Runner:
         if self.device.type == "cuda" and self.device.index is not None:
             torch.cuda.set_device(self.device)
 
+    def is_lost(self) -> bool:
+        """Whether the device answers nothing any more. CUDA's says so with every call after an
+        illegal access, and nothing but a new process helps."""
+        if self.device.type != "cuda":
+            return False
+        try:
+            torch.cuda.synchronize(self.device)
+        except RuntimeError:
+            return True
+        return False
+
     @property
     def overlaps(self) -> bool:
         """Whether pictures can be encoded while a decoder runs."""

@@ -6,7 +6,7 @@ from itertools import islice
 import torch
 
 from services.inference_worker import metrics
-from services.inference_worker.kv_cache import Branch, KVCache, Trunk
+from services.inference_worker.kv_cache import NULL_PAGE, Branch, KVCache, Trunk
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.layout import VISION
 from services.inference_worker.runner import Runner
@@ -41,6 +41,18 @@ class RunMaking:
             positions=[(n, n, n) for n in range(trunk.sink.num_tokens)],
             tokens=self._sink_tokens,
             row=trunk.reservation.row,
+        )
+
+    def of_nothing(self) -> Run:
+        """The smallest step there is, on the page that nobody reads."""
+        return Run(
+            group=0,
+            seen=[],
+            own_pages=[NULL_PAGE],
+            own_start=0,
+            slots=[0],
+            positions=[(0, 0, 0)],
+            tokens=self._sink_tokens[:1],
         )
 
     def of_tubelet(self, group: int, session: SessionState, tubelet: list[FrameJob]) -> Run:

@@ -1,6 +1,7 @@
 """InferenceService: the worker's calls, between gRPC and the engine."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -11,6 +12,7 @@ import numpy as np
 from grpc.aio import ServicerContext
 
 from services.common.checks import check_id, check_question, check_seconds, check_watch
+from services.common.in_flight import InFlight
 from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker import metrics
 from services.inference_worker.answer import Answerer, score
@@ -45,16 +47,12 @@ class InferenceServicer(InferenceServiceServicer):
         self._answerer = answerer
         self._config = config
         self._sessions = Sessions(engine)
-        self._draining = False
-        self._num_answers = 0
-        self._no_answers = asyncio.Event()
+        self._answers = InFlight("questions", owner="the worker", most=config.max_answers)
         self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=64)
 
     async def drain(self) -> None:
-        """Refuse new sessions and questions; running answers end within the drain time."""
-        self._draining = True
-        if self._num_answers:
-            await self._no_answers.wait()
+        """Refuse new sessions and questions, and let the answers under way end."""
+        await self._answers.drain()
 
     async def Describe(
         self, request: inference_pb2.DescribeRequest, context: Context
@@ -119,7 +117,7 @@ class InferenceServicer(InferenceServiceServicer):
     ) -> tuple[WorkerSession, Attachment, bool]:
         if not 0 < len(request.session_id) <= 128:
             raise InvalidArgumentError("session_id must have 1 to 128 characters")
-        if self._draining:
+        if self._answers.draining:
             raise UnavailableError("the worker is draining")
         check_seconds("grace_s", request.grace_s)
         grace_s = request.grace_s or self._config.grace_s
@@ -229,14 +227,10 @@ class InferenceServicer(InferenceServiceServicer):
         self._accepts_questions(request.session_id)
         check_question(request.question)
         check_id("conversation", request.conversation)
-        self._num_answers += 1
-        try:
-            async for event in self._answerer.answer(request):
-                yield event
-        finally:
-            self._num_answers -= 1
-            if not self._num_answers:
-                self._no_answers.set()
+        with self._answers.under_way():
+            async with contextlib.aclosing(self._answerer.answer(request)) as events:
+                async for event in events:
+                    yield event
 
     async def WatchSession(
         self, request: inference_pb2.WatchRequest, context: Context
@@ -274,7 +268,7 @@ class InferenceServicer(InferenceServiceServicer):
             session.num_watches -= 1
 
     def _accepts_questions(self, session_id: str) -> WorkerSession:
-        if self._draining:
+        if self._answers.draining:
             raise UnavailableError("the worker is draining")
         return self._sessions.get(session_id)
 
@@ -308,7 +302,7 @@ class InferenceServicer(InferenceServiceServicer):
             running_answers=self._engine.num_running,
             queue_delay_ms=1000 * float(np.quantile(queue_s, 0.95)) if queue_s else 0.0,
             device_busy=min(1.0, share),
-            draining=self._draining,
+            draining=self._answers.draining,
         )
 
 

@@ -57,7 +57,7 @@ class Sessions:
     ) -> tuple[WorkerSession, Attachment, bool]:
         """Open a session, or take over one that exists (the bool), from whoever feeds it now:
         a gateway that lost its line reconnects before we notice that the old line is dead."""
-        session = self._sessions.get(session_id)
+        session = self._living(session_id)
         resumed = session is not None
         if session is None:
             costliest = self._engine.model.costliest(max_pixels)
@@ -75,6 +75,21 @@ class Sessions:
         session.grace_s = grace_s
         session.attachment = Attachment()
         return session, session.attachment, resumed
+
+    def _living(self, session_id: str) -> WorkerSession | None:
+        """A session that the engine has, or is about to have. One that the engine ended is
+        forgotten, so that whoever feeds it can open it anew."""
+        session = self._sessions.get(session_id)
+        if session is None or session.opening is None or not session.opening.done():
+            return session
+        if self._engine.has_session(session_id):
+            return session
+        del self._sessions[session_id]
+        if session.expiry is not None:
+            session.expiry.cancel()
+        if session.attachment is not None:
+            session.attachment.replaced.set()
+        return None
 
     async def _opened(self, session: WorkerSession) -> None:
         """Wait until the engine has admitted it, with everybody else who does. Raises what the

@@ -8,6 +8,7 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
+from services.common.in_flight import InFlight
 from services.common.tasks import cancel_and_wait, spawn
 from services.tts.audio import Chunker
 from services.tts.config import TtsConfig
@@ -38,15 +39,13 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
         self._engine = synthesis.engine
         self._config = config
         self._voices = {voice.id for voice in self._engine.voices}
-        self._num_streams = 0
-        self._draining = False
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._texts = InFlight(
+            "texts", owner="the TTS service", most=config.max_streams, changed=STREAMS.set
+        )
 
     async def drain(self) -> None:
         """Refuse new texts and let those being spoken end."""
-        self._draining = True
-        await self._idle.wait()
+        await self._texts.drain()
 
     async def Voices(self, request: pb.VoicesRequest, context: object) -> pb.VoicesResponse:
         voices = [
@@ -67,34 +66,16 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
         sentence."""
         reason = "cancelled"  # what remains when the caller goes away
         try:
-            self._enter()
-            try:
+            with self._texts.under_way():
                 async with contextlib.aclosing(self._speak(requests, context)) as replies:
                     async for reply in replies:
                         yield reply
-            finally:
-                self._leave()
             reason = "done"
         except Exception as error:
             reason = _REASONS.get(type(error), "failed")
             raise
         finally:
             STREAMS_ENDED.labels(reason).inc()
-
-    def _enter(self) -> None:
-        if self._draining:
-            raise UnavailableError("the TTS service is shutting down")
-        if self._num_streams >= self._config.max_streams:
-            raise ResourceExhaustedError(f"{self._num_streams} texts are being spoken already")
-        self._num_streams += 1
-        self._idle.clear()
-        STREAMS.set(self._num_streams)
-
-    def _leave(self) -> None:
-        self._num_streams -= 1
-        STREAMS.set(self._num_streams)
-        if not self._num_streams:
-            self._idle.set()
 
     async def _speak(
         self, requests: AsyncIterator[pb.SynthesizeRequest], context: ServicerContext[Any, Any]

@@ -221,6 +221,31 @@ async def test_questions_and_answers_beyond_the_reserve_are_refused(
         assert (await worker.said("s")).answer_tokens == 8
 
 
+async def test_a_session_whose_frame_failed_can_be_opened_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine ended it; whoever feeds it comes back, and is not taken for one who stayed."""
+    async with serving(tmp_path) as worker:
+        feeder = worker.feeder("s")
+        await feeder.open()
+        await feeder.show()
+        execute = worker.bench.runner.execute
+
+        def faulty(runs: list[Run]) -> Any:
+            if any(run.picture for run in runs):
+                raise RuntimeError("a fault on the device")
+            return execute(runs)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(worker.bench.runner, "execute", faulty)
+            assert (await refused(feeder.show()))[0] == grpc.StatusCode.INTERNAL
+        again = worker.feeder("s")
+        await again.open()
+        await again.show()
+        assert (await worker.said("s")).frames_seen == 1
+        await worker.release("s")
+
+
 async def test_a_session_deleted_in_the_middle_of_an_answer(tmp_path: Path) -> None:
     async with serving(tmp_path) as worker:
         with slowed(worker):

@@ -212,6 +212,9 @@ class Positions:
 
     def clear(self, pages: list[int]) -> None: ...
 
+    def is_lost(self) -> bool:
+        return False
+
 
 @pytest.mark.parametrize("prompt", [60, 3500])
 def test_8192_positions_at_ten_frames_a_second_with_answers_of_500_tokens(prompt: int) -> None:

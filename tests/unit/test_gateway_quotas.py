@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
+from services.common.in_flight import InFlight
 from services.common.places import Trusted, host_of_peer, place_of
-from services.gateway.quotas import Asker, Shares, Turns
+from services.gateway.quotas import Asker, Turns
 from sightline.errors import DeadlineExceededError, ResourceExhaustedError
 from sightline.v1 import gateway_pb2 as pb
 from tests.unit.fake_worker import FakeWorker
@@ -46,24 +47,24 @@ def test_a_peer_of_grpc_has_an_address() -> None:
 
 
 def test_one_place_leaves_half_to_those_who_come_later() -> None:
-    shares = Shares(64, "watches")
+    watches = InFlight("watches", owner="the session", most=64)
     taken: Counter[str] = Counter()
     for place in ("a", "b", "c", "d", "e"):
         for _ in range(64):
             with contextlib.suppress(ResourceExhaustedError):
-                shares.take(place)
+                watches.enter(place)
                 taken[place] += 1
     assert [taken[place] for place in "abcde"] == [32, 16, 8, 4, 2]
-    shares.give("e")
-    shares.take("e")
+    watches.leave("e")
+    watches.enter("e")
 
 
 def test_what_has_no_place_has_the_whole() -> None:
-    shares = Shares(3, "watches")
+    watches = InFlight("watches", owner="the session", most=3)
     for _ in range(3):
-        shares.take("")
+        watches.enter("")
     with pytest.raises(ResourceExhaustedError, match="3 watches"):
-        shares.take("")
+        watches.enter("")
 
 
 async def test_viewers_take_turns_whoever_asked_more() -> None:
@@ -129,7 +130,7 @@ async def test_one_viewer_cannot_take_a_sessions_watches() -> None:
         assert await _watch(parts, session.id, "192.0.2.2", lines=1) == 2
         for line in parts.lines.all():
             line.close("expired")
-        await eventually(lambda: not session.watch_shares._taken)
+        await eventually(lambda: not session.watches.count)
         assert await _watch(parts, session.id, "192.0.2.3", lines=1) == 0
 
 
