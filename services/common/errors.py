@@ -203,6 +203,7 @@ class _Outcome:
             self.code = grpc.StatusCode.CANCELLED
             raise error
         self.code, message = self._status_of(error)
+        _forget_frames(error)
         await context.abort(self.code, redacted(message)[:MAX_DETAIL_CHARS], (ON_PURPOSE,))
 
     def _status_of(self, error: Exception) -> tuple[grpc.StatusCode, str]:
@@ -214,6 +215,16 @@ class _Outcome:
             return refusal.code, refusal.message
         log.error("unhandled error", extra={"method": self.method}, exc_info=error)
         return grpc.StatusCode.INTERNAL, "internal error"
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of what the calls that failed held. grpc keeps an aborted call's error in a circle of
+    references, and with it a session and its pictures, until the collector of garbage comes by."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def _is_gone(error: Exception, context: ServicerContext[Any, Any]) -> bool:

@@ -5,7 +5,8 @@ import re
 HIDDEN = "***"
 MAX_URL_CHARACTERS = 4096  # of a longer one nothing is shown
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^\s\"<>]*)")
+# At most so many characters before "://": a search without a bound takes minutes on long words.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,15})://([^\s\"<>]*)")
 _PORT_OR_NONE = re.compile(r"(?:\[[^\]]*\]|[^:\[\]]*)(?::\d*)?")
 _SEPARATORS = re.compile(r"([&;])")
 # Query values that say which picture is meant, not who may see it. All others are hidden, because

@@ -35,6 +35,10 @@ class _Sent:
     fresh: bool
 
 
+async def _closed() -> SampledFrame:
+    raise QueueClosed
+
+
 class FrameLink:
     """Sends a session's frames as long as the worker has credit, and keeps the last window.
 
@@ -101,6 +105,12 @@ class FrameLink:
     async def aclose(self) -> None:
         """End the stream and free the worker's memory. Waits for the worker, but not for long."""
         await cancel_and_wait(self._task)
+        # What a session holds must be free once nobody refers to it: with references in a circle it
+        # would stay until the collector of garbage comes by, which it rarely does.
+        self._task = None
+        self._next_frame = _closed
+        for frames in (self._kept, self._in_flight, self._again):
+            frames.clear()
         request = inference_pb2.ReleaseSessionRequest(session_id=self._open_message.session_id)
         try:
             await self.worker.stub.ReleaseSession(request, timeout=RELEASE_TIMEOUT_S)

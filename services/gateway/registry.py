@@ -15,6 +15,7 @@ from typing import Protocol
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
+from services.gateway.memory import Leftovers
 from services.gateway.router import Router, Worker
 from services.gateway.session import ENDED, STALLED, STATE_NAMES, WAITING, Plan, Session
 from services.gateway.sources.base import PictureSink, Source
@@ -72,8 +73,10 @@ class Sessions:
         self._closing: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._draining = False
+        self._leftovers = Leftovers()
 
     def start(self) -> None:
+        self._leftovers.started()
         self._ticker = spawn(self._tick_forever(), name="sessions:tick")
 
     def listen(self, listener: SessionListener) -> None:
@@ -191,6 +194,7 @@ class Sessions:
             await asyncio.sleep(TICK_S)
             try:
                 self.tick(time.monotonic())
+                await self._leftovers.advance(time.monotonic())
             except Exception:  # one session's defect must not keep the others from ending
                 log.exception("tick failed")
 
@@ -212,6 +216,7 @@ class Sessions:
 
     def _end(self, session: Session) -> None:
         session.alive = False
+        self._leftovers.noted()
         task = spawn(session.aclose(), name=f"{session.id}:close")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 
 import av
 from av.codec.context import Flags
@@ -181,8 +182,8 @@ class Sampler:
             self._wake()
 
     def ended(self, reason: str) -> None:
-        if self._on_ended is not None:
-            self._on_loop(lambda: self._on_ended and self._on_ended(reason))
+        if (on_ended := self._on_ended) is not None:
+            self._on_loop(partial(on_ended, reason))
 
     def dropped(self, reason: str, count: int = 1) -> None:
         with self._room:
@@ -251,11 +252,12 @@ class Sampler:
         return jpeg
 
     def close(self) -> None:
-        """No more frames: readers get QueueClosed, a waiting decode thread goes on."""
+        """No more frames: readers get QueueClosed, a waiting decode thread goes on, nobody is told
+        of an end. Nothing is kept, and nothing of the session is held."""
         with self._room:
             self._closed = True
             self._ring.clear()
-            self._newest = self._preview = None
+            self._newest = self._preview = self._on_ended = None
             self._room.notify_all()
         self._ready.set()
 

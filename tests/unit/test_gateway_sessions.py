@@ -1,15 +1,19 @@
 """Sessions: placement, frames with credit, broken worker streams, publishers, and their end."""
 
 import asyncio
+import gc
 import time
+import weakref
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
 
 from services.gateway import metrics, router
 from services.gateway.gate import Gate
-from services.gateway.session import ENDED, LIVE, STALLED, WAITING
+from services.gateway.memory import Leftovers
+from services.gateway.session import ENDED, LIVE, STALLED, WAITING, Session
 from sightline.errors import (
     AlreadyExistsError,
     InvalidArgumentError,
@@ -474,3 +478,79 @@ async def test_rates_are_means_of_the_last_seconds() -> None:
         stats = session.message().stats
         assert stats.fps_in == pytest.approx(5.0)
         assert stats.fps_processed == pytest.approx(5.0)
+
+
+async def _first_frame(session: Session) -> None:
+    await eventually(lambda: session.link.processed)
+
+
+async def _read_all(call: Any) -> list[pb.PushFramesResponse]:
+    return [reply async for reply in call]
+
+
+@pytest.mark.parametrize("road", ["source", "push", "refused push"])
+async def test_a_deleted_session_is_freed_without_the_collector(road: str) -> None:
+    """Circles of references would keep its pictures until the collector comes by."""
+    async with running(FakeWorker()) as parts:
+        gc.collect()
+        gc.disable()
+        try:
+            if road == "source":
+                request = pb.CreateSessionRequest(source="clip.mp4")
+                session = await parts.sessions.create(request)
+                parts.sources[0].sink.picture(picture(1))
+                parts.sources.clear()
+            else:
+                session = await parts.push_session(fps=1)
+                call = parts.stub.PushFrames(timeout=30)
+                opening = pb.PushOpen(session=session.id, key=KEY)
+                await call.write(pb.PushFramesRequest(open=opening))
+                raw = pb.RawPicture(width=4, height=2, data=bytes(24))
+                frame = pb.PushFrame(capture_ns=SECOND_NS, rgb=raw)
+                await call.write(pb.PushFramesRequest(frame=frame))
+            await _first_frame(session)
+            if road == "push":
+                call.cancel()
+            elif road == "refused push":
+                bad = pb.PushFrame(capture_ns=2**63 - 1, rgb=raw)
+                await call.write(pb.PushFramesRequest(frame=bad))
+                with pytest.raises(grpc.aio.AioRpcError, match="later than this server's clock"):
+                    await _read_all(call)
+            left = [weakref.ref(session), weakref.ref(session.sampler)]
+            parts.sessions.delete(session, "requested")
+            del session
+            await eventually(lambda: not any(reference() for reference in left))
+        finally:
+            gc.enable()
+
+
+async def test_an_absurd_capture_time_ends_nothing() -> None:
+    """The issue's: frames after it failed in the link for good."""
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session(fps=1)
+        raw = pb.RawPicture(width=4, height=2, data=bytes(24))
+        now_ns = time.time_ns()
+        for number, capture_ns in enumerate((1, 2**63 - 1, now_ns, 2**62, now_ns + SECOND_NS)):
+            call = parts.stub.PushFrames(timeout=30)
+            opening = pb.PushOpen(session=session.id, key=KEY)
+            await call.write(pb.PushFramesRequest(open=opening))
+            frame = pb.PushFrame(capture_ns=capture_ns, rgb=raw)
+            await call.write(pb.PushFramesRequest(frame=frame))
+            await call.write(pb.PushFramesRequest(end=pb.PushEnd()))
+            if number % 2:
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await _read_all(call)
+            else:
+                assert (await _read_all(call))[-1].understood == 1
+        assert session.link.processed == 3
+
+
+async def test_what_ended_sessions_left_is_given_back_once_and_later() -> None:
+    leftovers = Leftovers()
+    assert not await leftovers.advance(100.0)
+    leftovers.noted()
+    leftovers.noted()
+    assert not await leftovers.advance(101.0)
+    assert not await leftovers.advance(110.0)
+    assert await leftovers.advance(111.5)
+    assert not await leftovers.advance(200.0)

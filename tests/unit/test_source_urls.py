@@ -320,6 +320,8 @@ def test_redaction_takes_any_text() -> None:
         text = "".join(random.choices(pieces, k=random.randint(0, 12)))
         assert redacted(redacted(text)) == redacted(text), text
     assert len(redacted("rtsp://" + "a:b@" * 100_000)) < 100
+    for long in ("x" * 300_000, "://" * 100_000, "a://" * 50_000, "http://" + "a/" * 100_000):
+        assert redacted(long)
 
 
 # --- answers to challenges and RTSP ---------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
+MAX_CHARACTERS = 2048  # of a challenge
 _PARAMETER = re.compile(r'([A-Za-z]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
 _HASHES = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 
@@ -26,7 +27,7 @@ class Credentials:
         for challenge in challenges:
             scheme, _, rest = challenge.strip().partition(" ")
             if scheme.lower() == "digest":
-                pairs = _PARAMETER.findall(rest)
+                pairs = _PARAMETER.findall(rest[:MAX_CHARACTERS])
                 values = {name.lower(): quoted or plain for name, quoted, plain in pairs}
                 if (header := self._digest(values, method, uri)) is not None:
                     return header

@@ -94,7 +94,8 @@ class RtpVideo:
         for name in ("decoder_queue", "timestamp_mapper", "jitter_buffer", "nack_generator"):
             if not hasattr(receiver, f"_RTCRtpReceiver__{name}"):
                 raise InternalError(f"this version of aiortc has no {name}")
-        receiver._RTCRtpReceiver__decoder_queue = _Tap(self._encoded)
+        self._tap = _Tap(self._encoded)
+        receiver._RTCRtpReceiver__decoder_queue = self._tap
         receiver._RTCRtpReceiver__timestamp_mapper = _Unwrapper()
         self._handle_rtcp = receiver._handle_rtcp_packet
         receiver._handle_rtcp_packet = self._rtcp
@@ -177,6 +178,9 @@ class RtpVideo:
         flush = reason != "closed"
         await on_thread(lambda: self._decoder.close(flush=flush), name="whip:close")
         self._sink.ended(reason)
+        # Nothing in a circle of references: the session could not be freed.
+        self._tap.encoded = None
+        del self._receiver._handle_rtcp_packet, self._handle_rtcp
 
     async def _ask_for_keyframe(self, ssrcs: list[int]) -> None:
         """A picture loss indication to every stream of the sender: the one of retransmissions
@@ -213,15 +217,15 @@ class _Tap:
     the sign to end, so that joining it never holds up the event loop."""
 
     def __init__(self, encoded: Callable[[str, bytes, int], None]) -> None:
-        self._encoded = encoded
+        self.encoded: Callable[[str, bytes, int], None] | None = encoded  # None: over
         self._over = threading.Event()
 
     def put(self, item: tuple[Any, _JitterFrame] | None) -> None:
         if item is None:
             self._over.set()
-        else:
+        elif self.encoded is not None:
             codec, frame = item
-            self._encoded(codec.name.lower(), frame.data, frame.timestamp)
+            self.encoded(codec.name.lower(), frame.data, frame.timestamp)
 
     def get(self) -> None:
         self._over.wait()

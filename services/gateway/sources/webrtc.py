@@ -308,6 +308,7 @@ class _Publication:
             pass
 
     async def aclose(self, reason: str) -> None:
+        self._peer.remove_all_listeners()
         try:
             async with asyncio.timeout(self._limits.close_s):
                 await self._peer.close()
