@@ -99,11 +99,11 @@ locks: ## write the exact versions and hashes that the images are built of
 	test -x $(UV)/bin/uv || { $(PYTHON) -m venv $(UV) && $(UV)/bin/pip install --quiet uv; }
 	PATH="$(UV)/bin:$$PATH" $(PYTHON) -m deploy.locks $(ARGS)
 
+HELM := .cache/helm-venv
 # Needs root where no Docker engine runs: it installs and starts one for the length of the test.
-compose-test: develop ## build the images, run the suite in containers, ask, tear down
+compose-test: develop $(HELM)/.installed ## build the images, run the suite in containers, ask, tear down
 	$(BIN)/python -m deploy.compose_test
 
-HELM := .cache/helm-venv
 $(HELM)/.installed: deploy/helm/tests/requirements.txt
 	$(PYTHON) -m venv $(HELM)
 	$(HELM)/bin/pip install --quiet -r $<

@@ -19,6 +19,7 @@ BENCHMARKS = {
     "reencode": "streaming against reading the window again for every question",
     "flat": "step time and memory after 200 and after 20,000 frames",
     "flat-long": "step time and memory over 100,000 frames, a young session beside them",
+    "article": "the article's claims about speed, each beside what this machine says",
     "questions": "frame latency with 20 questions in flight and without",
     "kernels": "steps of frames with compiled kernels against PyTorch's operators",
     "soak": "real footage by every road, then twenty loops of it",

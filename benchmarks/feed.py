@@ -36,7 +36,9 @@ class Feed:
     for each; `start` keeps one in flight, sent by the device thread's own callback, until `stop`:
     as fast as the engine takes them."""
 
-    def __init__(self, engine: Engine, session: str, frames: list[bytes]) -> None:
+    def __init__(
+        self, engine: Engine, session: str, frames: list[bytes], window_segments: int = 0
+    ) -> None:
         self.engine = engine
         self.session = session
         self.shown = 0
@@ -45,7 +47,7 @@ class Feed:
         self._ended = threading.Event()
         self._running = False
         self._error: Exception | None = None
-        engine.open_session(session).result(TIMEOUT_S)
+        engine.open_session(session, window_segments).result(TIMEOUT_S)
 
     def show(self) -> FrameReceipt:
         """One tubelet; the receipt of its last frame. Raises what ended the session."""

@@ -1,9 +1,10 @@
 """`make compose-test`: the suite in containers, from building the images to leaving no trace.
 
-Builds the images of docker-compose.yml, brings them up, publishes a clip over RTMP, asks about it
-through the SDK, restarts dialogue and Redis, and asks again in the same conversation. Everything
-happens in a temporary folder and under its own project name; images, containers, networks,
-volumes and, where one had to be started, the Docker engine are gone afterwards.
+Builds the images of docker-compose.yml, brings them up, looks at what they tell of themselves and
+whether Redis is closed, publishes a clip over RTMP, asks about it through the SDK, restarts
+dialogue and Redis, and asks again in the same conversation; then models of a hub (models_test.py).
+Everything happens in a temporary folder and under its own project name; images, containers,
+networks, volumes and, where one had to be started, the Docker engine are gone afterwards.
 
 COMPOSE_TEST_KEEP=1 leaves the containers running and waits for Enter before it tears down;
 COMPOSE_TEST_CACHE=folder keeps the base images that had to be made from Debian's packages.
@@ -26,15 +27,18 @@ from pathlib import Path
 from types import FrameType
 
 import sightline
+from deploy import images as images_of_release
 from deploy.docker.engine import (
     PYTHON,
     REDIS,
+    EngineError,
     docker_engine,
     images,
     install_packages,
     run,
     succeeds,
 )
+from deploy.models_test import check_models
 from training.clips import write_clip
 from training.world.shapes import Clip, Thing
 
@@ -65,7 +69,12 @@ def main() -> int:
         install_packages("ffmpeg")
         stack.enter_context(images(folder, (PYTHON, REDIS), _cache()))
         suite = stack.enter_context(_suite(folder))
-        _ask_about_a_clip(suite, folder)
+        _check_images(suite)
+        _check_redis(suite)
+        clip = folder / "still-life.mp4"
+        write_clip(clip, Clip(7, (STILL_LIFE,) * 80, ()))
+        _ask_about_a_clip(suite, clip)
+        check_models(suite, folder, clip)
         if os.environ.get("COMPOSE_TEST_KEEP"):
             input("the suite is running; Enter ends it ")
     log.info("passed")
@@ -89,6 +98,7 @@ class Suite:
 
     def __init__(self, folder: Path) -> None:
         """Copies what git would commit to `folder`: the build never sees anything else."""
+        self.project = PROJECT
         self.folder = folder / "context"
         self.compose = (
             ("docker", "compose")
@@ -144,6 +154,17 @@ class Suite:
         if not container:
             return "absent"
         return run("docker", "inspect", "--format", "{{.State.Health.Status}}", container).strip()
+
+    @contextlib.contextmanager
+    def published(self, clip: Path, url: str) -> Iterator[None]:
+        """ffmpeg publishing the clip for ever, as a camera would."""
+        command = ("ffmpeg", "-nostdin", "-loglevel", "error", "-re", "-stream_loop", "-1")
+        publisher = subprocess.Popen([*command, "-i", clip, "-c", "copy", "-f", "flv", url])
+        try:
+            yield
+        finally:
+            publisher.terminate()
+            publisher.wait(20)
 
     def logs(self) -> str:
         return self("logs", "--no-color", "--tail", "40")
@@ -201,13 +222,44 @@ def _suite(folder: Path) -> Iterator[Suite]:
             raise AssertionError(f"left behind: {remains}")
 
 
-def _ask_about_a_clip(suite: Suite, folder: Path) -> None:
-    clip = folder / "still-life.mp4"
-    write_clip(clip, Clip(7, (STILL_LIFE,) * 80, ()))
+def _check_images(suite: Suite) -> None:
+    """Each says what it is and lists what is in it."""
+    for name in ("gateway", "dialogue", "tts", "inference_worker"):
+        reference = f"sightline/{name}:{PROJECT}"
+        labels = json.loads(
+            run("docker", "inspect", "--format", "{{json .Config.Labels}}", reference)
+        )
+        if labels.get("org.opencontainers.image.title") != f"sightline/{name}":
+            raise AssertionError(f"{reference} has the labels {labels}")
+        listed = run(
+            *("docker", "run", "--rm", "--network", "none", "--entrypoint", "cat"),
+            *(reference, images_of_release.SBOM),
+        )
+        packages = {part["name"] for part in json.loads(listed)["components"]}
+        if "grpcio" not in packages or "grpcio-tools" in packages:
+            raise AssertionError(f"{reference} lists {sorted(packages)}")
+        log.info("%s lists %d packages", name, len(packages))
+
+
+def _check_redis(suite: Suite) -> None:
+    """Refuses who has no password, and is not there at all for the gateway."""
+    refused = suite("exec", "-T", "redis", "redis-cli", "get", "key")
+    if "NOAUTH" not in refused:
+        raise AssertionError(f"Redis answers without a password: {refused}")
+    look = "import socket; socket.create_connection(('redis', 6379), 3)"
+    try:
+        suite("exec", "-T", "gateway", "python", "-c", look)
+    except EngineError:
+        log.info("Redis wants its password and has no way to it from the gateway")
+    else:
+        raise AssertionError("the gateway reaches Redis")
+
+
+def _ask_about_a_clip(suite: Suite, clip: Path) -> None:
     with (
         sightline.connect(f"127.0.0.1:{suite.ports['GRPC']}") as client,
         client.open(push=True, name="compose-test") as session,
-        _publisher(clip, session.rtmp_url),
+        suite.published(clip, session.rtmp_url),
     ):
         log.info("publishing to %s", session.rtmp_url.replace(session.key, "<key>"))
         if not session.wait_for_picture(30):
@@ -254,18 +306,6 @@ def _ask(
             raise AssertionError(f"{question!r} was answered {result.text!r}, not {truth!r}")
         if result.history_rounds != rounds_before + number or result.degraded:
             raise AssertionError(f"{rounds_before + number} rounds of history expected: {result}")
-
-
-@contextlib.contextmanager
-def _publisher(clip: Path, url: str) -> Iterator[None]:
-    """ffmpeg publishing the clip for ever, as a camera would."""
-    command = ("ffmpeg", "-nostdin", "-loglevel", "error", "-re", "-stream_loop", "-1")
-    publisher = subprocess.Popen([*command, "-i", clip, "-c", "copy", "-f", "flv", url])
-    try:
-        yield
-    finally:
-        publisher.terminate()
-        publisher.wait(20)
 
 
 def _free_port() -> int:

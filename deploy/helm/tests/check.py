@@ -13,7 +13,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,7 @@ def main() -> int:
         problems += [f"{name}: {problem}" for problem in found]
         print(f"{name}: {len(objects)} objects validated for Kubernetes {' and '.join(KUBERNETES)}")
     problems += secrets_told(rendered["defaults.yaml"])
+    problems += upgrades()
     unused = list(unused_values())
     problems += [f"values.yaml: {path} changes nothing" for path in unused]
     problems += schema_gaps()
@@ -158,6 +161,52 @@ def secrets_told(rendered: str) -> Iterator[str]:
             yield "the password of Redis is in more than its Secret"
     if passwords[0] == passwords[1]:
         yield "the password of Redis is always the same"
+
+
+def upgrades() -> Iterator[str]:
+    """Whether a release that is there keeps its password: helm asks a cluster that has its Secret.
+
+    The cluster is a server on this machine that knows this one Secret and what kinds there are.
+    """
+    kept = base64.b64encode(b"the password of the first install").decode()
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "trial-sightline-redis", "namespace": "video"},
+        "data": {"password": kept},
+    }
+    kinds = [{"name": "secrets", "kind": "Secret", "namespaced": True, "verbs": ["get"]}]
+    answers: Values = {
+        "/version": {"major": "1", "minor": "30", "gitVersion": "v1.30.0"},
+        "/api": {"kind": "APIVersions", "versions": ["v1"]},
+        "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
+        "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": kinds},
+        "/api/v1/namespaces/video/secrets/trial-sightline-redis": secret,
+    }
+
+    class Cluster(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = answers.get(self.path.partition("?")[0])
+            body = json.dumps(answer or {"kind": "Status", "code": 404}).encode()
+            self.send_response(200 if answer else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    at = f"http://127.0.0.1:{server.server_address[1]}"
+    words = ("template", "trial", str(CHART), "--namespace", "video")
+    run = helm(*words, "--dry-run=server", "--kube-apiserver", at)
+    server.shutdown()
+    if run.returncode:
+        yield f"an upgrade cannot be rendered: {run.stderr.strip()}"
+    elif f'password: "{kept}"' not in run.stdout:
+        yield "an upgrade gives Redis another password"
 
 
 def exposed_figures(objects: list[Values], name: str) -> Iterator[str]:
