@@ -13,9 +13,10 @@ from services.inference_worker import metrics
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.core import EngineCore, EngineLimits
 from services.inference_worker.engine import Engine
+from services.inference_worker.errors import ModelError
 from services.inference_worker.kv_cache import KVCache
 from services.inference_worker.kv_store import KVStore
-from services.inference_worker.model.family import StreamingModel, load_model
+from services.inference_worker.model.family import StreamingModel, load_model, most_segments
 from services.inference_worker.model.packed import pack
 from services.inference_worker.model.quantise import quantise
 from services.inference_worker.runner import Runner
@@ -46,6 +47,12 @@ def assemble(
     """An engine for a model that is already loaded."""
     _keep_freed_memory()
     _check_attention(config.attention, device)
+    most = most_segments(model, model.spec.layout)
+    if model.spec.window_segments > most:
+        raise ModelError(
+            f"{model.spec.name}: a window of {model.spec.window_segments} segments leaves the "
+            f"positions it was trained for; {most} fit at WORKER_FRAME_PIXELS={config.frame_pixels}"
+        )
     page_size = config.page_size or _page_size(model, config.attention, device)
     page_bytes = KVStore(  # one page that takes no memory tells what each will cost
         model.decoder.config,
@@ -60,7 +67,7 @@ def assemble(
         frame_queue=max(config.frame_queue, model.spec.tubelet),
         branch_tokens=config.branch_tokens,
         waiting_branches=config.waiting_questions,
-        max_window_segments=max(config.max_window, model.spec.window_segments),
+        max_window_segments=min(max(config.max_window, model.spec.window_segments), most),
         reuse_below=config.reuse_below,
         park_after_s=config.park_after_s,
     )
