@@ -212,7 +212,7 @@ class Answerer:
             )
         limit = self.model.spec.max_answer_tokens
         max_tokens = min(question.max_tokens or limit, limit)
-        room = self.engine.core.limits.branch_tokens - max_tokens
+        room = self.engine.core.branch_tokens - max_tokens
         tokens, rounds = prompt_within(room, self.model, rounds, question.text)
         line = BranchLine(asyncio.get_running_loop())
         sampling = sampling_of(question, self.model.sampling)

@@ -18,7 +18,7 @@ from services.inference_worker.kv_cache import KVCache
 from services.inference_worker.kv_store import KVStore
 from services.inference_worker.loading import Loading
 from services.inference_worker.memory import RESERVE_BYTES, Room, free_bytes, kv_too_large
-from services.inference_worker.model.family import StreamingModel, load_model
+from services.inference_worker.model.family import StreamingModel, load_model, most_segments
 from services.inference_worker.model.packed import pack
 from services.inference_worker.model.quantise import quantise
 from services.inference_worker.runner import Runner
@@ -72,6 +72,12 @@ def assemble(
     """An engine for a model that is already loaded."""
     _keep_freed_memory()
     _check_attention(config.attention, device)
+    most = most_segments(model, model.spec.layout)
+    if model.spec.window_segments > most:
+        raise ModelError(
+            f"{model.spec.name}: a window of {model.spec.window_segments} segments leaves the "
+            f"positions it was trained for; {most} fit at WORKER_FRAME_PIXELS={config.frame_pixels}"
+        )
     page_size = config.page_size or _page_size(model, config.attention, device)
     page_bytes = KVStore(  # one page that takes no memory tells what each will cost
         model.decoder.config,
@@ -87,7 +93,7 @@ def assemble(
         branch_tokens=config.branch_tokens,
         waiting_branches=config.waiting_questions,
         waiting_tokens=config.waiting_tokens,
-        max_window_segments=max(config.max_window, model.spec.window_segments),
+        max_window_segments=min(max(config.max_window, model.spec.window_segments), most),
         max_failed_steps=config.max_failed_steps,
         reuse_below=config.reuse_below,
         park_after_s=config.park_after_s,

@@ -11,10 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from services.inference_worker import metrics
 from services.inference_worker.branching import Branching
+from services.inference_worker.errors import ModelError
 from services.inference_worker.kv_cache import KVCache, TrunkShape
-from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.family import StreamingModel, most_segments
+from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.parking import Parking
 from services.inference_worker.runner import Runner
 from services.inference_worker.runs import RunMaking
@@ -369,6 +373,9 @@ class EngineCore:
             raise InvalidArgumentError(
                 f"window of {window_segments} segments; 1 to {self.limits.max_window_segments}"
             )
+        self._check_range(
+            window_segments or self.model.spec.window_segments, self.model.spec.layout
+        )
         if session_id in self.sessions:
             raise AlreadyExistsError(f"session {session_id} is open")
         if len(self.sessions) >= self.limits.max_sessions:
@@ -387,6 +394,21 @@ class EngineCore:
         now_s = self._clock()
         self.sessions[session_id] = SessionState(session_id, trunk, active_s=now_s, moved_s=now_s)
         metrics.SESSIONS.set(len(self.sessions))
+
+    def _check_range(self, window_segments: int, layout: FrameLayout) -> None:
+        """Raise InvalidArgumentError for a window beyond what the model was trained for."""
+        most = most_segments(self.model, layout)
+        if window_segments > most:
+            raise InvalidArgumentError(
+                f"window of {window_segments} segments; with frames of {layout.width}×"
+                f"{layout.height}, {most} fit into the positions this model was trained for"
+            )
+
+    @property
+    def branch_tokens(self) -> int:
+        """The most tokens of one question and its answer."""
+        beyond = self.model.spec.branch_positions
+        return min(self.limits.branch_tokens, beyond) if beyond else self.limits.branch_tokens
 
     def close_session(self, session_id: str) -> bool:
         if session_id not in self.sessions:
@@ -425,6 +447,7 @@ class EngineCore:
                 raise ResourceExhaustedError("more frames in flight than the credit allows")
             if frame.layout.segment_tokens > session.trunk.shape.segment_tokens:
                 raise InvalidArgumentError("the frame is larger than its session was opened for")
+            self._check_range(session.trunk.shape.window_segments, frame.layout)
         except Exception as error:
             metrics.FRAMES.labels("refused").inc()
             frame.done(error)
@@ -442,9 +465,9 @@ class EngineCore:
         try:
             session = self._session(session_id)
             length = len(job.pending) + job.max_tokens
-            if length > self.limits.branch_tokens:
+            if length > self.branch_tokens:
                 raise InvalidArgumentError(
-                    f"question and answer need {length} tokens; {self.limits.branch_tokens} fit"
+                    f"question and answer need {length} tokens; {self.branch_tokens} fit"
                 )
             if len(session.waiting) >= self.limits.waiting_branches:
                 raise ResourceExhaustedError("too many questions are waiting on this session")
@@ -473,8 +496,10 @@ class EngineCore:
 
     def warm_up(self) -> None:
         """Run every batch bucket once, so that no user pays for first-use costs: frames of 1, 2,
-        4 … sessions together, a prompt, a decode step, a rebase."""
+        4 … sessions together, a prompt, a decode step, a rebase. Raises ModelError for weights that
+        give no numbers."""
         self._parking.paused = True
+        ended = _Discard()
         spec = self.model.spec
         blank = bytes(spec.layout.frame_bytes)
         count, names = 1, list[str]()
@@ -485,12 +510,12 @@ class EngineCore:
                     names.append(f"warm-up {len(names)}")
             for session in self.sessions.values():
                 session.frames.extend(
-                    FrameJob(blank, spec.layout, 0, 0, self._clock(), done=_ignore)
+                    FrameJob(blank, spec.layout, 0, 0, self._clock(), done=ended.understood)
                     for _ in range(spec.tubelet)
                 )
             self.run_step()
+            ended.check(spec.name, self.runner.dtype)
             count *= 2
-        ended = _Discard()
         for session in self.sessions.values():
             job = BranchJob(self.model.question_tokens([], "warm up"), 2, ended)
             session.enqueue(job)
@@ -498,6 +523,7 @@ class EngineCore:
         while any(session.waiting or session.running for session in sessions):
             self.open_branches()
             self.run_step()
+        ended.check(spec.name, self.runner.dtype)
         if sessions:
             self._branching.rebase(sessions[0])
         for name in names:
@@ -509,14 +535,28 @@ class EngineCore:
 
 
 class _Discard:
-    """A sink for results nobody wants."""
+    """A sink for results nobody wants, but for the first failure."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def check(self, name: str, dtype: torch.dtype) -> None:
+        """Raise ModelError where something failed."""
+        if self.error is not None:
+            kind = str(dtype).removeprefix("torch.")
+            raise ModelError(
+                f"{name} cannot answer: {self.error}. Its weights are spoilt, or do not fit into "
+                f"{kind}: WORKER_DTYPE chooses another"
+            )
+
+    def understood(self, receipt: FrameReceipt | Exception) -> None:
+        if isinstance(receipt, Exception):
+            self.failed(receipt)
 
     def started(self, seen: Seen) -> None: ...
     def token(self, token: int) -> None: ...
     def scored(self, score: float) -> None: ...
     def finished(self, reason: FinishReason) -> None: ...
-    def failed(self, error: Exception) -> None: ...
 
-
-def _ignore(receipt: FrameReceipt | Exception) -> None:
-    """A frame's `done` for frames nobody asked about."""
+    def failed(self, error: Exception) -> None:
+        self.error = self.error or error

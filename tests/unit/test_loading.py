@@ -1,18 +1,23 @@
 """Checkpoints that cannot be served are refused, each with what is wrong with it."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.image_transforms import normalize, rescale
 
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.family import StreamingModel, load_model
-from tests.checkpoints import FAMILIES, write_checkpoint
+from services.inference_worker.model.folder import preprocessor
+from services.inference_worker.model.published import normalised
+from tests.checkpoints import FAMILIES, FAMILY, write_checkpoint
 from tests.load_peak import TENS_OF_MEGABYTES, load_peak
 
 
@@ -58,7 +63,283 @@ def test_loading_takes_the_weights_and_one_shard(tmp_path: Path) -> None:
 
 def test_another_architecture_is_named_with_what_is_supported(folder: Path) -> None:
     changed(folder / "config.json", lambda config: config.update(architectures=["Qwen3_5"]))
-    with pytest.raises(ModelError, match=r"Qwen3_5; this worker streams .*Qwen2_5_VL.*SmolVLM"):
+    with pytest.raises(ModelError, match=r"Qwen3_5, .*this worker streams .*Qwen2_5_VL.*SmolVLM"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "what"),
+    [
+        ("Qwen3_5ForConditionalGeneration", "recurrent in part"),
+        ("Qwen3_5MoeForConditionalGeneration", "a mixture of experts"),
+        ("Qwen3VLMoeForConditionalGeneration", "a mixture of experts"),
+        ("Lfm2VlForConditionalGeneration", "recurrent in part"),
+        ("MiniCPMV4_6ForConditionalGeneration", "recurrent in part"),
+        ("Qwen3ForCausalLM", "sees no pictures"),
+        ("GPT2LMHeadModel", "sees no pictures"),
+        ("Idefics3ForConditionalGeneration", "SmolVLM2 is its successor"),
+        ("InternVLForConditionalGeneration", "is InternVL"),
+        ("LlavaOnevisionForConditionalGeneration", "is Llava"),
+    ],
+)
+def test_an_architecture_is_refused_for_what_it_is(
+    tmp_path: Path, architecture: str, what: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    with pytest.raises(ModelError, match=f"{what}.*; this worker streams .*Qwen3VLFor"):
+        load(tmp_path)
+
+
+def test_an_architecture_is_found_by_its_type(folder: Path) -> None:
+    """As in transformers, which needs no more."""
+    changed(folder / "config.json", lambda config: config.pop("architectures") and None)
+    load(folder)
+    changed(folder / "config.json", lambda config: config.pop("model_type") and None)
+    with pytest.raises(ModelError, match="names no architecture"):
+        load(folder)
+
+
+QUANTISED = {
+    "Qwen2.5-VL-7B-Instruct-AWQ": {"quant_method": "awq", "bits": 4},
+    "Qwen3-VL-4B-Instruct-FP8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    "Qwen2-VL-7B-Instruct-GPTQ-Int4": {"quant_method": "gptq", "bits": 4},
+    "Qwen2.5-VL-7B-Instruct-unsloth-bnb-4bit": {"quant_method": "bitsandbytes"},
+    "SmolVLM2-2.2B-Instruct.w4a16": {"quant_method": "compressed-tensors"},
+}
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_a_quantised_model_is_named_with_what_to_take(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = QUANTISED[name]["quant_method"]
+    monkeypatch.chdir(folder.parent)
+    changed(folder / "config.json", lambda c: c.update(quantization_config=QUANTISED[name]))
+    folder.rename(name)
+    plain = re.split(r"-(?:AWQ|FP8|GPTQ|unsloth)|\.w4", name)[0]
+    with pytest.raises(ModelError, match=rf"\({method}\).*: take {plain}; WORKER_QUANTIZATION"):
+        load(Path(name))
+
+
+def test_mlx_gguf_and_adapters_are_named(folder: Path, tmp_path: Path) -> None:
+    changed(folder / "config.json", lambda config: config.update(quantization={"bits": 4}))
+    with pytest.raises(ModelError, match=r"quantised \(MLX\)"):
+        load(folder)
+    adapter = {"base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(ModelError, match=r"adapter for Qwen/Qwen2\.5-VL-3B.*merge_and_unload"):
+        load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match="adapter for"):
+        load(folder)
+    gguf = tmp_path / "gguf"
+    gguf.mkdir()
+    (gguf / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
+    for name in (gguf, gguf / "model-Q4_K_M.gguf"):
+        with pytest.raises(ModelError, match="GGUF"):
+            load(name)
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """The weights again, in one file."""
+    tensors = {
+        name: tensor
+        for file in folder.glob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
+    for file in folder.glob("model*"):
+        file.unlink()
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_weights_of_another_kind_are_named(folder: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    rewritten(folder, lambda tensors: tensors.update({name: tensors[name].to(torch.int8)}))
+    with pytest.raises(ModelError, match=f"{name} is quantised: int8"):
+        load(folder)
+    rewritten(
+        folder,
+        lambda tensors: tensors.update(
+            {f"{name.removesuffix('weight')}qweight": tensors.pop(name)}
+        ),
+    )
+    with pytest.raises(ModelError, match="its tensors are quantised"):
+        load(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"no weights at .*; pytorch_model\.bin is of a kind"):
+        load(folder)
+
+
+def same(one: StreamingModel, other: StreamingModel) -> bool:
+    assert isinstance(one, torch.nn.Module)
+    assert isinstance(other, torch.nn.Module)
+    state, others = one.state_dict(), other.state_dict()
+    return state.keys() == others.keys() and all(torch.equal(state[n], others[n]) for n in state)
+
+
+def test_strays_of_old_versions_are_left_out(folder: Path) -> None:
+    """Tables that transformers once saved, and computes."""
+    before = load(folder)
+    strays = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
+        "visual.rotary_pos_emb.inv_freq": torch.ones(8),
+        "visual.embeddings.position_ids": torch.ones(1, 8),
+    }
+    rewritten(folder, lambda tensors: tensors.update(strays))
+    assert same(load(folder), before)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_tensors_are_found_by_their_old_and_new_names(family: str, tmp_path: Path) -> None:
+    """As released, as a trainer writes them that skips save_pretrained, and as in the code that
+    Qwen2-VL came with."""
+    folder = write_checkpoint(family, tmp_path)
+    before = load(folder)
+    layouts = (
+        ("model.language_model.", "model.visual.", "lm_head."),
+        ("model.", "visual.", "lm_head."),
+        ("language_model.model.", "visual.", "language_model.lm_head."),
+    )
+    known = ("model.language_model.", "model.visual.", "visual.", "lm_head.", "model.")
+
+    def renamed(words: str, tower: str, head: str) -> None:
+        def change(tensors: dict[str, torch.Tensor]) -> None:
+            for name in list(tensors):
+                old = next(prefix for prefix in known if name.startswith(prefix))
+                new = head if old == "lm_head." else tower if "visual" in old else words
+                tensors[new + name.removeprefix(old)] = tensors.pop(name)
+
+        rewritten(folder, change)
+
+    for names in layouts:
+        renamed(*names)
+        assert same(load(folder), before)
+        known = (*names, *known)
+
+
+def test_what_a_configuration_ties_is_untied_where_the_weights_differ(folder: Path) -> None:
+    """As in transformers: the last matrix that is there counts, and what is the same is one."""
+    untied = load(folder)
+    changed(folder / "config.json", lambda config: config.update(tie_word_embeddings=True))
+    assert same(load(folder), untied)
+    rewritten(
+        folder,
+        lambda tensors: tensors.update(
+            {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+        ),
+    )
+    tied = load(folder)
+    assert tied.decoder.head is None
+    rewritten(folder, lambda tensors: tensors.__delitem__("model.embed_tokens.weight"))
+    assert same(load(folder), tied)
+    changed(folder / "config.json", lambda config: config.update(tie_word_embeddings=False))
+    with pytest.raises(ModelError, match=r"missing .*embed_tokens"):
+        load(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_float_are_read(folder: Path, dtype: torch.dtype) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items()})
+
+    before = load(folder)
+    rewritten(folder, change)
+    assert isinstance(before, torch.nn.Module)
+    ours = load(folder)
+    assert isinstance(ours, torch.nn.Module)
+    for (name, value), (_, expected) in zip(
+        ours.named_parameters(), before.named_parameters(), strict=True
+    ):
+        rounded = expected if name == "decoder.omega" else expected.to(dtype).float()
+        assert torch.equal(value, rounded)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"do_normalize": False},
+        {"do_rescale": False},
+        {"do_normalize": False, "do_rescale": False},
+        {"image_mean": None, "image_std": None},
+        {"rescale_factor": None},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0, 1.0, 1.0]},
+        {"image_mean": 0.25, "image_std": 0.5},
+    ],
+    ids=str,
+)
+def test_pictures_are_prepared_as_in_transformers(
+    family: str, said: dict[str, Any], tmp_path: Path
+) -> None:
+    """None: the key is absent, and the family's own colours or 1/255 count."""
+    folder = write_checkpoint(family, tmp_path, weights=False)
+
+    def change(content: dict[str, Any]) -> None:
+        content.update(said)
+        for key in [key for key in said if said[key] is None]:
+            del content[key]
+
+    for file in folder.glob("*preprocessor_config.json"):
+        changed(file, change)
+    kind = FAMILY[family]
+    mean, std = said.get("image_mean") or kind.mean, said.get("image_std") or kind.std
+    frames = torch.randint(0, 256, (2, 6, 4, 3), dtype=torch.uint8)
+    expected = frames.numpy().astype(np.float32)
+    if said.get("do_rescale", True):
+        expected = rescale(expected, said.get("rescale_factor") or 1 / 255)
+    if said.get("do_normalize", True):
+        many = [mean] * 3 if isinstance(mean, float) else list(mean)
+        wide = [std] * 3 if isinstance(std, float) else list(std)
+        parts = [
+            normalize(each, many, wide, input_data_format="channels_last") for each in expected
+        ]
+        expected = np.stack(parts)
+    known = preprocessor(folder, (kind.mean, kind.std))
+    found = normalised(frames, known, torch.float32)
+    assert torch.allclose(found.movedim(-3, -1), torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean has 2 numbers"),
+        ({"image_mean": "grey"}, "image_mean is 'grey'"),
+        ({"rescale_factor": 0}, "rescale_factor"),
+        ({"rescale_factor": [1]}, "rescale_factor"),
+    ],
+)
+def test_pictures_that_cannot_be_prepared_are_refused(
+    folder: Path, said: dict[str, Any], reason: str
+) -> None:
+    changed(folder / "video_preprocessor_config.json", lambda content: content.update(said))
+    with pytest.raises(ModelError, match=re.escape(reason)):
+        load(folder)
+
+
+def test_a_tokenizer_of_vocabulary_and_merges_is_enough(folder: Path) -> None:
+    """The slow tokenizer's files, which some tuned folders hold alone."""
+    words = "The cup of 2026 isn't red <|im_end|>"
+    before = load(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    added = {str(token["id"]): token for token in tokenizer["added_tokens"]}
+    changed(
+        folder / "tokenizer_config.json", lambda config: config.update(added_tokens_decoder=added)
+    )
+    (folder / "vocab.json").write_text(json.dumps(tokenizer["model"]["vocab"]))
+    merges = "\n".join(" ".join(pair) for pair in tokenizer["model"]["merges"])
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    (folder / "tokenizer.json").unlink()
+    assert load(folder).question_tokens([], words) == before.question_tokens([], words)
+
+
+def test_a_tokenizer_larger_than_its_model_is_refused(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    last = max(token["id"] for token in tokenizer["added_tokens"])
+    extra = {**tokenizer["added_tokens"][-1], "id": last + 1, "content": "<extra>"}
+    changed(folder / "tokenizer.json", lambda content: content["added_tokens"].append(extra))
+    with pytest.raises(ModelError, match=f"the tokenizer has token {last + 1}, the model"):
         load(folder)
 
 

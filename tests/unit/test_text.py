@@ -1,6 +1,7 @@
 """What a viewer sees while an answer is being written."""
 
-from hypothesis import given
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.inference_worker.text import AnswerText
@@ -12,6 +13,7 @@ def decode_bytes(tokens: list[int]) -> str:
 
 @given(st.text(max_size=40))
 def test_characters_come_whole_and_none_is_lost(text: str) -> None:
+    assume("<think>" not in text)
     answer = AnswerText(decode_bytes)
     pieces = [answer.add(byte) for byte in text.encode()] + [answer.rest()]
     assert "".join(pieces) == answer.text == text
@@ -42,3 +44,25 @@ def test_text_waits_only_as_long_as_it_may_become_a_stop_string() -> None:
     assert [answer.add(byte) for byte in b"xENxEND."[:7]] == ["x", "", "", "ENx", "", "", ""]
     assert answer.stopped
     assert answer.text == "xENx"
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("<think>\nIt is red.\n</think>\n\nYes.", "Yes."),
+        ("Yes. <think>Or not?</think> It is.", "Yes. It is."),
+        ("<think>It goes on and on", ""),
+        ("<think>a</think><think>b</think>c", "c"),
+        ("a < b, <thinly", "a < b, <thinly"),
+        ("No <", "No <"),
+    ],
+)
+@pytest.mark.parametrize("stops", [[], ["red", "Or"]], ids=["", "stops"])
+def test_thoughts_are_never_seen(written: str, read: str, stops: list[str]) -> None:
+    """Not a part of one at any moment, and no stop string is looked for in them."""
+    answer = AnswerText(decode_bytes, stops)
+    seen = ""
+    for byte in written.encode():
+        seen += answer.add(byte)
+        assert read.startswith(seen)
+    assert seen + answer.rest() == answer.text == read

@@ -45,7 +45,7 @@ class StreamSpec:
     size. `tubelet`: frames encoded together. `causal_segments`: tokens inside a segment see only
     earlier ones; otherwise a segment's tokens all see each other (causal by frame).
     `position_horizon`: the largest cursor the model was trained for; keys are rebased before it.
-    `branch_positions`: how many the model has beyond that, for questions and answers; 0: unknown.
+    `branch_positions`: how far a question and its answer may reach beyond it; 0: as far as they do.
     `history_rounds`: how many earlier rounds of a conversation the model was trained to read.
     """
 
@@ -58,10 +58,10 @@ class StreamSpec:
     causal_segments: bool
     window_segments: int
     position_horizon: int
+    branch_positions: int = 0
     preferred_fps: float
     history_rounds: int
     max_answer_tokens: int
-    branch_positions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,13 @@ def prompt_within(
         rounds = rounds[1:]
         tokens = model.question_tokens(rounds, question)
     return tokens, rounds
+
+
+def most_segments(model: StreamingModel, layout: FrameLayout) -> int:
+    """The longest window of such frames that stays within the positions the model was trained
+    for."""
+    room = model.spec.position_horizon - len(model.sink_tokens())
+    return room // layout.segment_advance
 
 
 def model_folder(name: str) -> Path:

@@ -33,7 +33,7 @@ WINDOW_SEGMENTS = 30
 HISTORY_ROUNDS = 10
 MAX_ANSWER_TOKENS = 512
 LATEST_S = 1e7  # a third of a year: what room is kept for in timestamps
-BRANCH_POSITIONS = 4096  # kept free below the position horizon for questions and answers
+BRANCH_POSITIONS = 4096  # kept free beyond the position horizon for questions and answers
 HEADS = ("lm_head.weight", "language_model.lm_head.weight", "model.lm_head.weight")
 WATCH = 'Is this true right now: "{condition}"? Answer with Yes or No only.'
 
@@ -69,6 +69,7 @@ class PublishedModel(nn.Module, ABC):
         self.no_token = chat.first_token(self.answer_prefix + "No")
         self._sink_tokens = chat.tokens(chat.before_video() + self.intro)
         positions = config.text_config.max_position_embeddings
+        kept = min(BRANCH_POSITIONS, positions // 2)
         self.spec = StreamSpec(
             name=name,
             layout=self.default_layout(frame_pixels),
@@ -78,11 +79,11 @@ class PublishedModel(nn.Module, ABC):
             tubelet=self.tubelet,
             causal_segments=True,
             window_segments=WINDOW_SEGMENTS,
-            position_horizon=positions - min(BRANCH_POSITIONS, positions // 2),
+            position_horizon=positions - kept,
+            branch_positions=kept,
             preferred_fps=self.preferred_fps,
             history_rounds=HISTORY_ROUNDS,
             max_answer_tokens=MAX_ANSWER_TOKENS,
-            branch_positions=BRANCH_POSITIONS,
         )
 
     # What a family says
@@ -183,7 +184,7 @@ class PublishedModel(nn.Module, ABC):
             name=name,
             device=device,
             frame_pixels=frame_pixels,
-            untied=cls._untied(checkpoint),
+            checkpoint=checkpoint,
         )
         checkpoint.load(
             model,
@@ -202,11 +203,10 @@ class PublishedModel(nn.Module, ABC):
         name: str,
         device: torch.device,
         frame_pixels: int,
-        untied: bool = False,
+        checkpoint: Checkpoint | None = None,
     ) -> Self:
         """Everything of a folder but its weights: parameters have no memory yet. Whoever gives
-        them some calls `finished` then. untied: the last matrix is its own, whatever the
-        configuration says."""
+        them some calls `finished` then. checkpoint: those to come, where they are known."""
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # transformers raises whatever comes to it
@@ -215,8 +215,8 @@ class PublishedModel(nn.Module, ABC):
             raise ModelError(
                 f"config.json: model_type is {config.model_type}, not {cls.model_type}"
             )
-        if untied:
-            config.tie_word_embeddings = False
+        if checkpoint is not None and config.tie_word_embeddings:
+            config.tie_word_embeddings = cls._tied(checkpoint)
         check_sizes(config)
         chat = Chat(folder, cls.placeholder, cls.chat_template())
         if chat.thinks:
@@ -229,13 +229,13 @@ class PublishedModel(nn.Module, ABC):
         return model
 
     @classmethod
-    def _untied(cls, checkpoint: Checkpoint) -> bool:
-        """Whether the last matrix is there and another than the embeddings. Where a configuration
-        ties the two all the same, transformers believes the weights."""
+    def _tied(cls, checkpoint: Checkpoint) -> bool:
+        """Whether the last matrix is the embeddings, as the configuration says. Where both are
+        there and differ, transformers believes the weights."""
         head = checkpoint.first(*HEADS)
         prefix = checkpoint.prefix(*cls.decoder_prefixes, probe="norm.weight")
         words = checkpoint.first(f"{prefix}embed_tokens.weight")
-        return head is not None and words is not None and not checkpoint.same(head, words)
+        return head is None or words is None or checkpoint.same(head, words)
 
     def finished(self, device: torch.device) -> Self:
         """Ready to run, once every parameter has its values."""
