@@ -94,6 +94,7 @@ class ServiceProcess:
         self.environment = ports | dict(environment)
         self.log_path = folder / f"{name}-{time.monotonic_ns()}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.wrapper: list[str] = []  # a command that runs the service, as `nice`
         self.grpc_port = 0
         self.http_port = 0
 
@@ -122,7 +123,7 @@ class ServiceProcess:
         }
         with self.log_path.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self.name}"],
+                [*self.wrapper, sys.executable, "-m", f"services.{self.name}"],
                 cwd=REPOSITORY,
                 env=inherited | self.environment,
                 stdout=output,
