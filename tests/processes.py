@@ -98,6 +98,7 @@ class ServiceProcess:
         self.environment = ports | dict(environment)
         self.log_path = folder / f"{name}-{time.monotonic_ns()}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.wrapper: list[str] = []  # a command that runs the service, as `nice`
         self.grpc_port = 0
         self.http_port = self.metrics_port = 0
 
@@ -126,7 +127,7 @@ class ServiceProcess:
         }
         with self.log_path.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module],
+                [*self.wrapper, sys.executable, "-m", self.module],
                 cwd=REPOSITORY,
                 env=inherited | self.environment,
                 stdout=output,

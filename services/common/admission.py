@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.common.metrics import REFUSED
-from services.common.places import Trusted, host_of_peer
+from services.common.places import Trusted, split_peer
 from sightline.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -123,7 +123,7 @@ class Receiving:
 def place_of_call(context: Any, trusted: Trusted) -> str:
     """Where the caller is; "" where limits per address do not hold."""
     forwarded = ""
-    host = host_of_peer(context.peer())
+    host = split_peer(context.peer())[0]
     if host in trusted:
         for name, value in context.invocation_metadata() or ():
             if name == "x-forwarded-for" and isinstance(value, str):
@@ -139,10 +139,26 @@ class Admission:
         self._trusted = trusted
         self._calls: Counter[str] = Counter()
         self._streams: Counter[str] = Counter()
+        self._peers: Counter[tuple[str, int]] = Counter()
         self._receiving: dict[str, Receiving] = {}
 
     def place(self, context: Any) -> str:
         return place_of_call(context, self._trusted)
+
+    @contextlib.contextmanager
+    def busy(self, context: Any) -> Iterator[None]:
+        """Note while it lasts that a connection has a call."""
+        peer = split_peer(context.peer())
+        self._peers[peer] += 1
+        try:
+            yield
+        finally:
+            self._peers[peer] -= 1
+            if not self._peers[peer]:
+                del self._peers[peer]
+
+    def is_busy(self, peer: tuple[str, int]) -> bool:
+        return peer in self._peers
 
     @contextlib.contextmanager
     def call(self, place: str, streams: bool) -> Iterator[None]:

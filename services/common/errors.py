@@ -101,7 +101,7 @@ class ErrorInterceptor(ServerInterceptor):
 
         async def call(requests: AsyncIterator[bytes], context: ServicerContext[Any, Any]) -> Any:
             outcome = _Outcome(method)
-            with outcome.timed():
+            with outcome.timed(), self._admission.busy(context):
                 try:
                     place = self._admission.place(context)
                     counted = method not in _UNCOUNTED

@@ -49,12 +49,21 @@ def place_of(host: str) -> str:
     return "" if address is None else str(address)
 
 
-def host_of_peer(peer: str) -> str:
-    """The address in what gRPC calls a peer: "ipv4:10.0.0.1:5" or "ipv6:%5B::1%5D:5"."""
+def plain_host(host: str) -> str:
+    """An address as it is always written, an IPv4 one without its IPv6 clothes."""
+    address = _address(host)
+    return host if address is None else str(address)
+
+
+def split_peer(peer: str) -> tuple[str, int]:
+    """Address and port of what gRPC calls a peer: "ipv4:10.0.0.1:5" or "ipv6:%5B::1%5D:5"; an
+    empty one for a Unix socket.
+    """
     kind, _, rest = peer.partition(":")
     if kind not in ("ipv4", "ipv6"):
-        return ""
-    return unquote(rest).rpartition(":")[0].strip("[]")
+        return "", 0
+    host, _, port = unquote(rest).rpartition(":")
+    return plain_host(host.strip("[]")), int(port) if port.isdecimal() else 0
 
 
 def _address(host: str) -> _Address | None:

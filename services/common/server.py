@@ -20,6 +20,7 @@ from services.common import descriptors
 from services.common.admission import Admission, CallLimits
 from services.common.config import ConfigError, ServiceConfig
 from services.common.errors import ErrorInterceptor
+from services.common.grpc_doors import GrpcDoors
 from services.common.listener import DoorLimits, Listener, Visit
 from services.common.metrics import REFUSED
 from services.common.places import Trusted
@@ -32,7 +33,7 @@ MAX_GRPC_CONNECTIONS = 2048
 KEEP_ALIVE_S = 30.0  # between two HTTP requests of a connection
 GRPC_OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is refused, not load-balanced
-    ("grpc.server_handshake_timeout_ms", 10_000),  # for whoever connects and says nothing
+    ("grpc.server_handshake_timeout_ms", 5_000),  # for whoever connects and says nothing
     (
         "grpc.max_connection_idle_ms",
         300_000,
@@ -92,15 +93,17 @@ class ServiceHost:
     stopping: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _health: health.aio.HealthServicer = field(init=False)
     _sites: list[tuple[web.AppRunner, Listener]] = field(init=False, default_factory=list)
+    _grpc_connections: int = field(init=False)
+    _grpc_doors: GrpcDoors | None = field(init=False, default=None)
     _serving: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.max_descriptors = descriptors.raise_limit()
-        connections = min(MAX_GRPC_CONNECTIONS, self.max_descriptors // 4)
+        self._grpc_connections = min(MAX_GRPC_CONNECTIONS, self.max_descriptors // 4)
         limits = (
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", MAX_REPLY_BYTES),
-            ("grpc.max_allowed_incoming_connections", connections),
+            ("grpc.max_allowed_incoming_connections", self._grpc_connections),
             # Of one connection; a channel keeps further calls waiting.
             ("grpc.max_concurrent_streams", self.calls.streams_per_connection),
         )
@@ -140,6 +143,13 @@ class ServiceHost:
         self.http_port = await self._listen(self.app, self.config.http_port, "HTTP_PORT")
         self.metrics_port = await self._listen(figures, self.config.metrics_port, "METRICS_PORT")
         await self.server.start()
+        self._grpc_doors = GrpcDoors(
+            self.doors.within(self._grpc_connections // 2),
+            self.trusted,
+            is_busy=self.admission.is_busy,
+            count=lambda reason: REFUSED.labels("grpc", reason).inc(),
+        )
+        self._grpc_doors.start(self.grpc_port)
         log.info(
             "listening",
             extra={
@@ -216,6 +226,8 @@ class ServiceHost:
 
     async def stop(self) -> None:
         """Stop all servers. Streams that never end by themselves get a short grace."""
+        if self._grpc_doors is not None:
+            await self._grpc_doors.aclose()
         await self.server.stop(min(self.config.drain_s, 2.0))
         for runner, listener in self._sites:
             await listener.aclose()

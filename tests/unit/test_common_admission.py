@@ -93,7 +93,7 @@ async def test_one_place_has_so_many_calls() -> None:
             await stub.Delete(request, timeout=10)
         assert caught.value.code() is Code.RESOURCE_EXHAUSTED
         servicer.go_on.set()
-        assert all((await call).existed for call in held)
+        assert all(reply.existed for reply in await asyncio.gather(*held))
         assert (await stub.Delete(request, timeout=10)).existed
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from services.common.in_flight import InFlight
-from services.common.places import Trusted, host_of_peer, place_of
+from services.common.places import Trusted, place_of, split_peer
 from services.gateway.quotas import Asker, Turns
 from sightline.errors import DeadlineExceededError, ResourceExhaustedError
 from sightline.v1 import gateway_pb2 as pb
@@ -40,10 +40,11 @@ def test_a_trusted_proxy_says_whose_a_connection_is_and_nobody_else_does() -> No
 
 
 def test_a_peer_of_grpc_has_an_address() -> None:
-    assert host_of_peer("ipv4:10.0.0.1:5") == "10.0.0.1"
-    assert host_of_peer("ipv6:%5B2001:db8::1%5D:5") == "2001:db8::1"
-    assert host_of_peer("ipv6:[::1]:5") == "::1"
-    assert host_of_peer("unix:") == ""
+    assert split_peer("ipv4:10.0.0.1:5") == ("10.0.0.1", 5)
+    assert split_peer("ipv6:%5B2001:db8::1%5D:5") == ("2001:db8::1", 5)
+    assert split_peer("ipv6:[::1]:5") == ("::1", 5)
+    assert split_peer("ipv6:[::ffff:10.0.0.1]:5") == ("10.0.0.1", 5)
+    assert split_peer("unix:") == ("", 0)
 
 
 def test_one_place_leaves_half_to_those_who_come_later() -> None:
