@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from services.common import checks
 from services.common.metrics import REFUSED
+from services.common.progress import percent_of, words_of
 from services.common.redaction import redacted
 from services.gateway.addresses import Addresses
 from services.gateway.config import GatewayConfig
@@ -34,7 +35,7 @@ from sightline.errors import (
     PermissionDeniedError,
     SightlineError,
 )
-from sightline.v1 import gateway_pb2
+from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.version import __version__
 
 log = logging.getLogger(__name__)
@@ -200,11 +201,13 @@ class HttpApi:
 
     async def _info(self, request: web.Request) -> web.Response:
         described = self._router.descriptions()
+        loading = self._router.loading()
         model = _as_json(described[0][1]) if described else {}
         return web.json_response(
             {
                 "version": __version__,
                 "model": model,
+                "loading": _loading(loading[0]) if loading and not described else None,
                 "knows": knowledge_of(described[0][1].model) if described else {},
                 "workers": [_as_json(description) for _, description in described],
                 "speech": self._speech,
@@ -341,6 +344,14 @@ def _parsed(text: str | bytes, message: Any) -> Any:
 
 def _as_json(message: Message) -> dict[str, Any]:
     return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def _loading(description: inference_pb2.ModelDescription) -> dict[str, Any]:
+    """How far a model is that is not ready: in numbers, and in words."""
+    numbers = _as_json(description.loading)
+    percent = percent_of(description.loading)
+    text = words_of(description)
+    return {"model": description.model, "percent": percent, "text": text, **numbers}
 
 
 def _error(status: int, code: str, message: str) -> web.Response:

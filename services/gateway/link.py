@@ -99,6 +99,7 @@ class FrameLink:
         Raises the SightlineError of the worker's refusal.
         """
         call, _ = await self._connect()
+        self.connected = True
         self.worker.placed()
         self._task = spawn(self._run(call), name=f"{self._open_message.session_id}:frames")
 

@@ -237,7 +237,7 @@ class Sessions:
             except _TRY_NEXT as error:
                 full = isinstance(error, ResourceExhaustedError)
                 refusal = error if full or refusal is None else refusal
-        raise refusal or UnavailableError("no inference worker answers")
+        raise refusal or UnavailableError("the model is away")
 
     async def _described(self, worker: Worker) -> inference_pb2.ModelDescription:
         if worker.description is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import grpc
 
+from services.common.progress import RESTART, words_of
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from sightline.errors import ResourceExhaustedError, UnavailableError
@@ -26,6 +27,7 @@ CHANNEL_OPTIONS = (
 REPORT_INTERVAL_S = 1.0
 REPORT_PATIENCE_S = 5.0  # a worker that is silent for longer counts as away
 DESCRIBE_TIMEOUT_S = 3.0
+LOADING_S = 0.5  # between two looks at a model that is not ready
 FIRST_CONTACT_S = 2.0  # how long a placement waits while no worker has answered yet
 
 
@@ -119,7 +121,7 @@ class Router:
 
         Raises UnavailableError when none answers and ResourceExhaustedError when all are full.
         """
-        if not self._answering():
+        if not self._answering() and not self.loading():
             self._contact.clear()
             try:
                 async with asyncio.timeout(FIRST_CONTACT_S):
@@ -127,8 +129,10 @@ class Router:
             except TimeoutError:
                 pass
         answering = self._answering()
+        if not answering and (loading := self.loading()):
+            raise UnavailableError(f"the model is not ready. {words_of(loading[0])}")
         if not answering:
-            raise UnavailableError("no inference worker answers")
+            raise UnavailableError(f"the model is restarting, {RESTART}")
         ready = [worker for worker in answering if not worker.load.draining]
         if not ready:
             raise UnavailableError("every inference worker is draining")
@@ -145,6 +149,14 @@ class Router:
             if worker.description is not None
         ]
 
+    def loading(self) -> list[inference_pb2.ModelDescription]:
+        """Of every worker that is there and whose model is not ready."""
+        return [
+            worker.description
+            for worker in self.workers
+            if worker.description is not None and worker.description.HasField("loading")
+        ]
+
     def _answering(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.answering]
 
@@ -153,7 +165,10 @@ class Router:
         while True:
             call = None
             try:
-                await worker.describe()
+                if (await worker.describe()).HasField("loading"):
+                    backoff.reset()
+                    await asyncio.sleep(LOADING_S)
+                    continue
                 call = worker.stub.Load(inference_pb2.LoadRequest(interval_s=REPORT_INTERVAL_S))
                 while True:
                     async with asyncio.timeout(REPORT_PATIENCE_S):
@@ -167,6 +182,7 @@ class Router:
                     self._contact.set()
                     self._count()
             except (grpc.aio.AioRpcError, TimeoutError) as error:
+                worker.description = None
                 reason = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "SILENT"
                 if worker.answering:
                     log.warning(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 from services.common.config import ConfigError, EnvConfig, setting, variable
+from sightline.presets import PRESETS, model_of
 
 _UNASSIGNED = range(20_000, 32_000)  # below what systems give to connections
 
@@ -25,6 +26,12 @@ class LocalConfig(EnvConfig):
     prefix: ClassVar[str] = ""
 
     workers: int = setting(1, "Inference workers.", minimum=1, maximum=16)
+    model: str | None = setting(
+        None,
+        "What watches, by a short name: " + ", ".join(preset.name for preset in PRESETS) + "; "
+        "`sightline models` tells what each needs.",
+        choices=tuple(preset.name for preset in PRESETS),
+    )
     worker_model: str = setting(
         "builtin", "What watches, as in WORKER_MODEL; `builtin` and `shapes` are shown their world."
     )
@@ -52,7 +59,12 @@ class LocalConfig(EnvConfig):
         """Raises ConfigError for bad values. An empty variable counts as unset."""
         environ = os.environ if environ is None else environ
         given = {name: value for name, value in environ.items() if value != ""}
-        return super(LocalConfig, cls).from_env(given)
+        config = super(LocalConfig, cls).from_env(given)
+        if config.model is None:
+            return config
+        if "WORKER_MODEL" in given:
+            raise ConfigError("MODEL and WORKER_MODEL both say what watches: set one of them")
+        return replace(config, worker_model=model_of(config.model))
 
     def on_free_ports(self) -> Self:
         """The same with every port picked by the system."""

@@ -20,9 +20,9 @@ from services.local.clip import STORIES, Clip, publisher_command, sample_clip, s
 from services.local.config import LocalConfig
 from services.local.process import ROOT, Process, ProcessError
 from services.local.show import Show
-from services.local.suite import Restarted, Suite
+from services.local.suite import Suite
 from sightline import aio
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, UnavailableError
 from sightline.types import Timeouts
 
 T = TypeVar("T")
@@ -30,6 +30,8 @@ T = TypeVar("T")
 DEMO, CAMERA = "demo", "camera"
 REDIS = "sightline-redis-"
 PICTURE_S = 30.0
+LOOK_S = 8.0  # how long a video is watched before it is asked about, where its window is longer
+AGAIN_S = 5.0  # between two tries to bring a session back
 LONG_S = 24 * 3600.0  # how long the two sessions wait for their publishers
 
 
@@ -52,6 +54,7 @@ class Launcher:
         self._folder = options.cache / "run"
         self._keys = {name: secrets.token_hex(8) for name in (DEMO, CAMERA)}
         self._suite: Suite | None = None
+        self._again_s = 0.0
         self._story = story_of(config.worker_model)
 
     async def run(self) -> int:
@@ -59,7 +62,15 @@ class Launcher:
         self._folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers()
         with tempfile.TemporaryDirectory(prefix=f"{REDIS}{os.getpid()}-") as redis:
-            self._suite = Suite(self._config, self._folder, Path(redis), self._show.process)
+            media = self._media_folder()
+            self._suite = Suite(
+                self._config,
+                self._folder,
+                Path(redis),
+                self._show.process,
+                self._show.progress,
+                media,
+            )
             code = 0
             try:
                 code = await self._evening(self._suite)
@@ -80,6 +91,7 @@ class Launcher:
 
     async def _evening(self, suite: Suite) -> int:
         clip = asyncio.create_task(self._find_clip(), name="clip")
+        self._show.page(self._page)
         self._show.starting()
         try:
             await suite.start()
@@ -95,10 +107,15 @@ class Launcher:
                 if not clip.cancelled():
                     clip.exception()
         keeper = asyncio.create_task(suite.supervise(), name="supervise")
-        if not clip.done():
-            self._show.line(f"painting {self._story.seconds} s of {self._story.about}, once", "dim")
         try:
+            with self._show.waiting(
+                f"painting {self._story.seconds} s of {self._story.about}, once"
+            ):
+                await asyncio.wait([clip])
             return await self._perform(suite, await clip)
+        except ConfigError as error:
+            self._show.failure(str(error), [])
+            return 1
         finally:
             clip.cancel()
             keeper.cancel()
@@ -124,7 +141,6 @@ class Launcher:
             if self._options.exit_after_questions:
                 return code
             self._tell_addresses(camera)
-            suite.on_restart = self._reopen_after(suite, client)
             await self._stay(client)
         return 0
 
@@ -164,18 +180,30 @@ class Launcher:
         )
         await suite.add(publisher)
 
-    def _reopen_after(self, suite: Suite, client: aio.Client) -> Restarted:
-        async def reopen(process: Process) -> None:
-            """A gateway that was started again knows no sessions; keys stay what they were."""
-            if process is not suite.gateway:
-                return
-            try:
-                await self._open_demo(client)
-                await self._open_camera(client)
-            except SightlineError as error:
-                self._show.complaint(f"the sessions could not be opened again: {error}")
+    async def _bring_back(self, client: aio.Client, names: set[str]) -> None:
+        """Open what is missing of our two sessions: somebody removed it, or the gateway was started
+        again and knows none. Keys stay what they were, so publishers find them."""
+        now = asyncio.get_running_loop().time()
+        if {DEMO, CAMERA} <= names or now < self._again_s:
+            return
+        self._again_s = now + AGAIN_S
+        if DEMO not in names:
+            await self._open_demo(client)
+            self._show.line(f"session {DEMO} was gone; it is shown again", "dim")
+        if CAMERA not in names:
+            await self._open_camera(client)
 
-        return reopen
+    @property
+    def _page(self) -> str:
+        return f"http://localhost:{self._config.gateway_http_port}/"
+
+    def _media_folder(self) -> Path:
+        """The folder of the user's video, else the one of our own clips."""
+        if self._config.source is not None and self._url is None:
+            return Path(self._config.source).parent
+        folder = self._options.cache / "clips"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     # --- questions ---------------------------------------------------------------------------
 
@@ -184,13 +212,16 @@ class Launcher:
         what = "the sample clip" if clip is not None else redacted(self._config.source or "")
         show.line(f"\nThree questions about {what}, live:\n", "bold")
         try:
-            if not await session.wait_for_picture(PICTURE_S):
+            with show.waiting("waiting for the first picture"):
+                came = await session.wait_for_picture(PICTURE_S)
+            if not came:
                 show.failure(f"no picture came in {PICTURE_S:g} s", self._publisher_log())
                 return 1
             stage = None if clip is None else tour.Stage(clip, session)
             if stage is None:
-                await asyncio.sleep(session.info.window / session.info.fps)  # something to tell of
-            told = await tour.ask(session, stage, show.question, show.piece, show.answered)
+                with show.waiting("watching, so that there is something to tell of"):
+                    await asyncio.sleep(min(LOOK_S, session.info.window / session.info.fps))
+            told = await tour.ask(session, stage, show)
         except SightlineError as error:
             show.failure(f"no answer: {error}", [])
             return 1
@@ -212,10 +243,11 @@ class Launcher:
         server = f"localhost:{config.gateway_grpc_port}"
         option = "" if config.gateway_grpc_port == 50051 else f"--server {server} "
         rows = [
-            ("page", f"http://localhost:{config.gateway_http_port}/"),
+            ("page", self._page),
             ("gRPC", server),
             ("RTMP", f"{camera.rtmp_url}   (publish here: session {CAMERA})"),
             ("WHIP", camera.whip_url),
+            ("files", f"{self._media_folder()}   (New session in the page reads these)"),
             ("logs", str(self._folder / "logs")),
         ]
         commands = [
@@ -229,9 +261,13 @@ class Launcher:
         self._show.running()
         while True:
             try:
-                self._show.status(await client.sessions())
-            except SightlineError:
+                sessions = await client.sessions()
+                self._show.status(sessions)
+                await self._bring_back(client, {session.name for session in sessions})
+            except UnavailableError:
                 self._show.away()
+            except SightlineError as error:
+                self._show.complaint(f"the sessions could not be opened again: {error}")
             await asyncio.sleep(1.0)
 
 
@@ -262,5 +298,19 @@ def checked(config: LocalConfig) -> LocalConfig:
         path = Path(config.source).expanduser()
         if not path.is_file():
             raise ConfigError(f"SOURCE={config.source} is neither a file nor a URL")
+        _check_video(config.source, path)
         config = replace(config, source=str(path.absolute()))
     return config.with_ports()
+
+
+def _check_video(source: str, path: Path) -> None:
+    """Raise ConfigError for a file that holds no video we can show."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if any(True for _ in container.decode(video=0)):
+                return
+    except (av.FFmpegError, IndexError, OSError, ValueError):
+        pass
+    raise ConfigError(f"SOURCE={source} is no video that can be read")

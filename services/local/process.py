@@ -10,9 +10,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.common.progress import words_of
+from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = str(Path(__file__).with_name("child.py"))
@@ -22,7 +26,8 @@ KILL_S = 5.0
 
 @dataclass(slots=True)
 class Process:
-    """`ready` says whether it serves; None: it is ready once it runs. `drain_s` is how long it
+    """`ready` says whether it serves; None: it is ready once it runs. `progress` says how far it is
+    until then, "" where it does not answer. `drain_s` is how long it
     gets to end after SIGTERM. Its output goes to `log`. Ends with this process, however that ends.
     """
 
@@ -31,6 +36,7 @@ class Process:
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], Awaitable[bool]] | None = None
+    progress: Callable[[], Awaitable[str]] | None = None
     address: str = ""
     drain_s: float = 15.0
     stopped_codes: tuple[int, ...] = (0, -signal.SIGTERM)  # what SIGTERM may end it with
@@ -66,8 +72,11 @@ class Process:
         assert self._process is not None
         return await self._process.wait()
 
-    async def wait_ready(self, timeout_s: float) -> None:
-        """Raises ProcessError when it ends first, or is not ready in time."""
+    async def wait_ready(
+        self, timeout_s: float, tell: Callable[[str], None] = lambda words: None
+    ) -> None:
+        """Raises ProcessError when it ends first, or is not ready in time. As long as it tells how
+        far it is, which `tell` hears, it has time."""
         if self.ready is None:
             return
         loop = asyncio.get_running_loop()
@@ -75,7 +84,10 @@ class Process:
         while not await self.ready():
             if not self.running:
                 code = await self.wait()
-                raise ProcessError(self, f"ended with {describe_exit(code)}")
+                raise ProcessError(self, f"ended with {describe_exit(code)}{self._last_words()}")
+            if self.progress is not None and (words := await self.progress()):
+                tell(words)
+                deadline = loop.time() + timeout_s
             if loop.time() > deadline:
                 raise ProcessError(self, f"was not ready after {timeout_s:g} s")
             await asyncio.sleep(0.1)
@@ -99,6 +111,12 @@ class Process:
                 os.killpg(self._process.pid, signal.SIGKILL)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), KILL_S)
+
+    def _last_words(self) -> str:
+        """What a service prints that cannot start: one line, by its name."""
+        last = self.last_lines(1)
+        name, colon, words = last[0].partition(": ") if last else ("", "", "")
+        return f": {words}" if colon and name.isidentifier() else ""
 
     def last_lines(self, count: int = 12) -> list[str]:
         """The end of its log, for people."""
@@ -130,6 +148,17 @@ async def is_serving(address: str) -> bool:
         except grpc.aio.AioRpcError:
             return False
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def loading_words(address: str) -> str:
+    """How far a worker's model is; "" where it does not say."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
+        try:
+            described = await stub.Describe(inference_pb2.DescribeRequest(), timeout=CHECK_S)
+        except grpc.aio.AioRpcError:
+            return ""
+    return words_of(described) if described.HasField("loading") else ""
 
 
 def _readable(line: str) -> str:

@@ -1,7 +1,8 @@
 """What the launcher prints: progress, answers, where to connect, a living status line."""
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -9,11 +10,13 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from services.common.progress import RESTART
 from services.local.process import Process
 from services.local.tour import Told
 from sightline.types import SessionInfo, SessionStats
 
 PLAIN_S = 10.0  # between two status lines where the output is no terminal
+WORTH_S = 2.0  # shorter waits are not told of where the output is no terminal
 _PASSING = ("starting", "stopping")
 GOOD, BAD = "green", "red"
 
@@ -28,6 +31,27 @@ class Show:
         self._live: Live | None = None
         self._running = False
         self._last_plain_s = 0.0
+        self._words: dict[str, str] = {}
+        self._spinner = Spinner("dots", style="cyan")
+
+    def page(self, address: str) -> None:
+        """The first thing that is told."""
+        self.console.print(Text.assemble(("page  ", "bold"), address), soft_wrap=True)
+        self.line("It fills as the parts of the suite come up.", "dim")
+
+    @contextlib.contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """A line with a moving counter while something is waited for; elsewhere the text once,
+        where the wait is worth it."""
+        if not self.console.is_terminal:
+            began_s = time.monotonic()
+            yield
+            if time.monotonic() - began_s > WORTH_S:
+                self.line(f"{text}: {time.monotonic() - began_s:.0f} s", "dim")
+            return
+        spinner = _Counter(text)
+        with Live(spinner, console=self.console, refresh_per_second=8, transient=True):
+            yield
 
     # --- processes ---------------------------------------------------------------------------
 
@@ -37,19 +61,31 @@ class Show:
         first = self._states.get(process.name, ("", now))[1]
         self._states[process.name] = (state, now if state == "starting" else first)
         if self._live is not None and not self._running:
-            self._live.update(self._progress())
-        elif state not in _PASSING and (process.address or state not in ("ready", "stopped")):
+            return  # drawn with the rest
+        if state not in _PASSING and (process.address or state not in ("ready", "stopped")):
             self.line(f"{process.name}: {state}{self._detail(process, state)}")
+
+    def progress(self, process: Process, words: str) -> None:
+        """How far a process is that is starting."""
+        self._words[process.name] = words
+        now = time.monotonic()
+        if self._live is None and now - self._last_plain_s >= PLAIN_S:
+            self._last_plain_s = now
+            self.line(f"{process.name}: {words}")
 
     def starting(self) -> None:
         if self.console.is_terminal:
-            self._live = Live(console=self.console, refresh_per_second=8, transient=False)
+            self._live = Live(
+                console=self.console,
+                get_renderable=self._progress,  # drawn anew each time, so that counters move
+                refresh_per_second=8,
+                transient=False,
+            )
             self._live.start()
 
     def started(self) -> None:
         """Everything serves, or something failed: the progress display stays as it is."""
         if self._live is not None:
-            self._live.update(self._progress())
             self._live.stop()
             self._live = None
 
@@ -64,8 +100,9 @@ class Show:
         table = Table.grid(padding=(0, 2))
         for name, (state, since_s) in self._states.items():
             if state == "starting":
-                mark: Spinner | Text = Spinner("dots", style="cyan")
-                note = Text(f"starting, {time.monotonic() - since_s:.0f} s", style="dim")
+                mark: Spinner | Text = self._spinner
+                words = self._words.get(name, "starting")
+                note = Text(f"{words} · {time.monotonic() - since_s:.0f} s", style="dim")
             elif state == "ready":
                 mark, note = Text("✓", style=GOOD), Text("ready", style=GOOD)
             else:
@@ -143,6 +180,24 @@ class Show:
             self._live = None
 
 
+class _Counter:
+    """A text with the seconds since it came."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._began_s = time.monotonic()
+        self._spinner = Spinner("dots", style="cyan")
+
+    def __rich__(self) -> Table:
+        row = Table.grid(padding=(0, 1))
+        waited = f"{self._text} · {time.monotonic() - self._began_s:.0f} s"
+        row.add_row(self._spinner, Text(waited, style="dim"))
+        return row
+
+
+_FLAGS = {"worker_unavailable": f"the model is restarting, {RESTART}"}
+
+
 def _status(sessions: Sequence[SessionInfo]) -> list[str]:
     """Figures over all sessions: rates add up, latencies are those of the slowest."""
     stats: list[SessionStats] = [info.stats for info in sessions]
@@ -157,5 +212,5 @@ def _status(sessions: Sequence[SessionInfo]) -> list[str]:
         f"{sum(each.fps_processed for each in stats):.1f} processed, {dropped} dropped",
         f"frames p50 {p50:.0f} p95 {p95:.0f} ms",
         f"KV hits {hits * 100:.0f} %",
-        *degraded,
+        *(_FLAGS.get(flag, flag.replace("_", " ")) for flag in degraded),
     ]

@@ -4,40 +4,56 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from services.local.config import LocalConfig
-from services.local.process import Process, ProcessError, describe_exit, is_serving
+from services.local.process import (
+    Process,
+    ProcessError,
+    describe_exit,
+    is_serving,
+    loading_words,
+)
 from services.local.redis import redis_process
 
-READY_S = 180.0  # a worker loads its model and warms up, on a machine that may be busy
+READY_S = 180.0  # without a word of how far it is, on a machine that may be busy
 STABLE_S = 10.0  # a process that ran so long is started again at once when it ends
 LEAST_RESTART_S = 0.5
 _PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443}
 
 Report = Callable[[Process, str], None]
-Restarted = Callable[[Process], Awaitable[None]]
+Tell = Callable[[Process, str], None]
 
 
 class Suite:
-    """`config` with real ports. `report` is told what happens to each process.
+    """`config` with real ports. `report` is told what happens to each process, and
+    `tell` how far one is that is starting. `media`: folder whose files the page may name.
 
     `start`, then `supervise` until cancelled, then `stop`. Further processes that depend on the
     suite (a publisher) join by `add`.
     """
 
-    def __init__(self, config: LocalConfig, folder: Path, redis: Path, report: Report) -> None:
+    def __init__(
+        self,
+        config: LocalConfig,
+        folder: Path,
+        redis: Path,
+        report: Report,
+        tell: Tell = lambda process, words: None,
+        media: Path | None = None,
+    ) -> None:
         self.config = config
         self._report = report
+        self._tell = tell
         self._logs = folder / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._stopping = False
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._broken: asyncio.Queue[BaseException] = asyncio.Queue()
-        self.on_restart: Restarted | None = None
         self.redis: Process | None = None
         url = config.dialogue_redis_url
         if url is None:
@@ -67,6 +83,11 @@ class Suite:
             )
             for number in range(config.workers)
         ]
+        for worker in self.workers:
+            worker.progress = partial(loading_words, worker.address)
+        root: dict[str, Any] = {}
+        if media is not None and "GATEWAY_MEDIA_ROOT" not in os.environ:
+            root["GATEWAY_MEDIA_ROOT"] = media
         self.gateway = self._service(
             "gateway",
             config.gateway_grpc_port,
@@ -76,6 +97,7 @@ class Suite:
             GATEWAY_WORKERS=",".join(worker.address for worker in self.workers),
             GATEWAY_TTS=tts,
             GATEWAY_URL_ALLOW=_reach(config.source),
+            **root,
         )
         self._extra: list[Process] = []
 
@@ -141,7 +163,7 @@ class Suite:
     async def _bring_up(self, process: Process) -> None:
         self._report(process, "starting")
         await process.start()
-        await process.wait_ready(READY_S)
+        await process.wait_ready(READY_S, partial(self._tell, process))
         self._report(process, "ready")
 
     def _watch(self, process: Process) -> None:
@@ -171,8 +193,6 @@ class Suite:
                 self._report(process, str(error))
                 await process.kill()
                 continue
-            if self.on_restart is not None:
-                await self.on_restart(process)
 
     def _service(
         self, package: str, grpc_port: int, *, label: str = "", **variables: object

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from services.local.clip import Clip, Fact
 from sightline import aio
@@ -88,14 +89,20 @@ def _next_moment(clip: Clip, fact: Fact, now_s: float, left_s: float) -> float |
     return None
 
 
-async def ask(
-    session: aio.Session,
-    stage: Stage | None,
-    before: Callable[[str, float | None], None],
-    during: Callable[[str], None],
-    after: Callable[[Told], None],
-) -> list[Told]:
-    """Ask and tell: `before` each question, `during` for every piece of text, `after` it all."""
+class Audience(Protocol):
+    """Who is told: of the wait for a question's moment, the question, its answer by pieces, all."""
+
+    def waiting(self, text: str) -> AbstractContextManager[None]: ...
+
+    def question(self, question: str, position_s: float | None) -> None: ...
+
+    def piece(self, text: str) -> None: ...
+
+    def answered(self, told: Told) -> None: ...
+
+
+async def ask(session: aio.Session, stage: Stage | None, show: Audience) -> list[Told]:
+    """Ask, and tell `show` of it."""
     told: list[Told] = []
     if stage is None:
         agenda: Sequence[tuple[float | None, str]] = [(None, question) for question in ANYTHING]
@@ -104,14 +111,17 @@ async def ask(
     async with session.conversation() as conversation:
         for when, question in agenda:
             if stage is not None and when is not None:
-                await asyncio.sleep(max(0.0, when - stage.position_s()))
-            before(question, None if stage is None else stage.position_s() % stage.clip.seconds)
+                with show.waiting("waiting for a good moment to ask"):
+                    await asyncio.sleep(max(0.0, when - stage.position_s()))
+            show.question(
+                question, None if stage is None else stage.position_s() % stage.clip.seconds
+            )
             asked_s = time.perf_counter()
             first_ms = 0.0
             answer = conversation.ask(question)
             async for piece in answer:
                 first_ms = first_ms or (time.perf_counter() - asked_s) * 1000
-                during(piece)
+                show.piece(piece)
             result = await answer.result()
             total_ms = (time.perf_counter() - asked_s) * 1000
             truth = None
@@ -126,5 +136,5 @@ async def ask(
                     total_ms=total_ms,
                 )
             )
-            after(told[-1])
+            show.answered(told[-1])
     return told

@@ -18,6 +18,22 @@ const BY_STATUS = {
   504: "The server took too long. Try again.",
 };
 
+// What transport layers say means nothing to viewers, and tells where inside the server it was said.
+const INNER = /ipv[46]:|[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+:[0-9]+|failed to connect|connection (refused|reset)|socket|rpc|recvmsg|goaway|deadline|stream (removed|broke)|endpoint|unhandled|traceback/i;
+const BY_CODE = {
+  UNAVAILABLE: "The model is restarting, about 20 s.",
+  DEADLINE_EXCEEDED: "That took too long. Try again.",
+  RESOURCE_EXHAUSTED: BY_STATUS[429],
+  CANCELLED: "It was cancelled.",
+};
+
+/** An error of the server in words for viewers: its own where they are meant for people. */
+export function inWords({ code = "", message = "" }) {
+  const known = BY_CODE[code] ?? "Something went wrong on the server. Try again in a moment.";
+  if (!message || code === "INTERNAL" || code === "UNKNOWN" || INNER.test(message)) return known;
+  return message.charAt(0).toUpperCase() + message.slice(1);
+}
+
 const DEADLINE_MS = 15_000;
 
 async function request(path, { method = "GET", json, body, headers = {}, signal, timeout_ms = DEADLINE_MS, keepalive = false } = {}) {
@@ -45,7 +61,8 @@ async function request(path, { method = "GET", json, body, headers = {}, signal,
   } catch {
     // an answer without a JSON body: its status must do
   }
-  const message = detail.message || BY_STATUS[response.status] || `The server answered ${response.status}.`;
+  const status = BY_STATUS[response.status] || `The server answered ${response.status}.`;
+  const message = detail.message ? inWords(detail) : status;
   throw new ApiError(message, { status: response.status, code: detail.code ?? "" });
 }
 

@@ -1,12 +1,13 @@
 // Wires the page: one room (line, chat, watches) per session that was opened, the list, the picture
 // and the figures of the chosen one.
 
-import { deleteSession, getInfo, listSessions } from "./api.js";
+import { deleteSession, listSessions } from "./api.js";
 import { Camera } from "./camera.js";
 import { Chat } from "./chat.js";
-import { byId, confirmed, el, notice, seconds, setText } from "./dom.js";
+import { byId, confirmed, el, notice, seconds, setText, words } from "./dom.js";
 import { Figures } from "./figures.js";
 import { Line } from "./line.js";
+import { Model } from "./model.js";
 import { Preview } from "./preview.js";
 import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
 import { Speech } from "./speech.js";
@@ -14,6 +15,14 @@ import { Watches } from "./watches.js";
 
 const LIST_MS = 2000;
 const LINE_WORDS = { connecting: "connecting …", open: "connected", closed: "not connected" };
+
+const FLAGS = {
+  worker_unavailable: "The model is restarting, about 20 s. Then it goes on.",
+  worker_full: "The model has no room for this session just now.",
+  source_failed: "The video broke off.",
+  dialogue_unavailable: "Answers come without earlier rounds: the conversation store is away.",
+  speech_unavailable: "Answers are not spoken: the speech service is away.",
+};
 
 const rooms = new Map(); // session id → {line, chat, watches}
 const sessions = new Map();
@@ -24,6 +33,7 @@ const speech = new Speech();
 const preview = new Preview();
 const figures = new Figures();
 const camera = new Camera();
+const model = new Model();
 const list = new SessionList({ onChoose: choose, onRemove: remove });
 const dialog = new NewSession({ onCreated: adopt });
 
@@ -121,7 +131,7 @@ function facts(session) {
     text.push(`${Number(session.fps).toFixed(session.fps % 1 ? 1 : 0)} times a second, and remembers the last ${session.window} frames (${seconds(session.window / session.fps)}).`);
   }
   const degraded = session.stats?.degraded ?? [];
-  if (degraded.length) text.push(`Degraded: ${degraded.join(", ").replaceAll("_", " ")}.`);
+  text.push(...degraded.map((flag) => FLAGS[flag] ?? `Degraded: ${words(flag)}.`));
   return text.filter(Boolean).join(" ");
 }
 
@@ -138,13 +148,18 @@ function showLine() {
 }
 
 function showInfo(info) {
-  const model = info.model ?? {};
-  setText(byId("model"), model.model ? `model ${model.model}` : "");
+  const name = info.model?.model;
+  setText(byId("model"), name ? `model ${name}` : "");
   camera.iceServers = info.ice_servers ?? [];
   byId("speech").disabled = info.speech === false;
   byId("speech").parentElement.title = info.speech === false ? "This server has no speech service." : "";
   const knows = info.knows ?? {};
-  suggested = { questions: knows.questions ?? [], conditions: knows.conditions ?? [] };
+  if (name) suggested = { questions: knows.questions ?? [], conditions: knows.conditions ?? [] };
+  for (const room of rooms.values()) {
+    room.chat.suggest(suggested.questions);
+    room.watches.suggest(suggested.conditions);
+  }
+  if (!name) return; // what it knew is still what it will know
   const bullets = (title, lines) => (lines?.length ? [el("h3", { text: title }), el("ul", {}, ...lines.map((text) => el("li", { text })))] : []);
   const place = byId("knows-text");
   place.replaceChildren(...(knows.summary ? [el("p", { text: knows.summary })] : []), ...bullets("It can tell", knows.can), ...bullets("It cannot tell", knows.cannot));
@@ -206,10 +221,7 @@ addEventListener("hashchange", () => {
   if (sessions.has(wanted)) choose(wanted);
 });
 
-try {
-  showInfo(await getInfo());
-} catch (error) {
-  notice(error.message);
-}
+model.addEventListener("info", ({ detail }) => showInfo(detail));
 choose(""); // draws the empty rooms
+model.watch();
 keepListing();

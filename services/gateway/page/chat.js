@@ -1,6 +1,7 @@
 // Questions and answers of one session: streams the words in, tells how long they took and what
 // they were based on. Asks again by itself when the line broke before the answer came.
 
+import { inWords } from "./api.js";
 import { clock, el, milliseconds, newId, notice, plural, seconds, words } from "./dom.js";
 
 const MAX_MESSAGES = 200;
@@ -19,6 +20,7 @@ export class Chat {
   #open = new Map(); // turn id → round whose answer has not ended; more than one only after cancels
   #turn = null; // the newest of them, while it is not cancelled
   #log;
+  #chips = el("ul", { class: "chips", "aria-label": "Suggested questions" });
   #input;
   #cancel;
 
@@ -42,16 +44,23 @@ export class Chat {
       if (this.ask(this.#input.value)) this.#input.value = "";
     });
     form.addEventListener("keydown", (event) => event.key === "Escape" && this.cancel());
-    const chips = suggestions.map((text) =>
-      el("li", {}, el("button", { type: "button", class: "chip", text, on: { click: () => this.ask(text) } })),
-    );
     this.node = el(
       "div",
       { class: "room" },
       this.#log,
-      el("div", { class: "bottom" }, chips.length ? el("ul", { class: "chips", "aria-label": "Suggested questions" }, ...chips) : null, form),
+      el("div", { class: "bottom" }, this.#chips, form),
     );
+    this.suggest(suggestions);
     this.#listen();
+  }
+
+  /** Offers these questions in the place of others. */
+  suggest(questions) {
+    const chips = questions.map((text) =>
+      el("li", {}, el("button", { type: "button", class: "chip", text, on: { click: () => this.ask(text) } })),
+    );
+    this.#chips.replaceChildren(...chips);
+    this.#chips.hidden = chips.length === 0;
   }
 
   /** Asks; a question that is still being answered is cancelled, and its speech stops at once. */
@@ -122,7 +131,7 @@ export class Chat {
     on("answer_done", (done) => this.#done(done));
     on("error", ({ turn: id, watch, code, message }) => {
       const turn = this.#open.get(id);
-      const text = message || words(code ?? "error");
+      const text = inWords({ code, message });
       if (turn) this.#end(turn, turn.cancelled ? "cancelled" : text);
       else if (!id && !watch) notice(text.replace("speech_unavailable", "Not spoken"), { for_ms: 10_000 });
     });

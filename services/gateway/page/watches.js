@@ -1,6 +1,7 @@
 // Standing questions of one session: add a condition, see whether it holds, and every time that its
 // answer changed.
 
+import { inWords } from "./api.js";
 import { clock, el, newId, setText } from "./dom.js";
 
 const MAX_EVENTS = 50; // kept in the list of each watch
@@ -14,19 +15,20 @@ const fields = [
 export class Watches {
   #watches = new Map();
   #list = el("ul", { class: "watch-list" });
+  #options = el("datalist", { id: newId("conditions") });
   #error = el("p", { class: "error", role: "alert" });
 
   constructor(line, suggestions) {
     this.line = line;
-    const options = el("datalist", { id: newId("conditions") }, ...suggestions.map((value) => el("option", { value })));
+    const options = this.#options;
     this.input = el("input", {
       name: "condition",
       autocomplete: "off",
       list: options.id,
       maxlength: 400,
       "aria-label": "Tell me when",
-      placeholder: suggestions[0] ? `Tell me when … ${suggestions[0]}` : "Tell me when …",
     });
+    this.suggest(suggestions);
     const timing = fields.map(({ name, label, value, min }) =>
       el("label", {}, `${label} `, el("input", { type: "number", name, value, min, max: 3600, step: "any" }), " s"),
     );
@@ -44,6 +46,12 @@ export class Watches {
     });
     this.node = el("div", { class: "room" }, form, this.#error, this.#list);
     this.#listen();
+  }
+
+  /** Offers these conditions in the place of others. */
+  suggest(conditions) {
+    this.#options.replaceChildren(...conditions.map((value) => el("option", { value })));
+    this.input.placeholder = conditions[0] ? `Tell me when … ${conditions[0]}` : "Tell me when …";
   }
 
   add(text, timing = {}) {
@@ -75,7 +83,7 @@ export class Watches {
     this.line.addEventListener("error", ({ detail }) => {
       const watch = this.#watches.get(detail.watch);
       if (!watch) return;
-      setText(this.#error, `“${watch.request.condition}”: ${detail.message || detail.code}`);
+      setText(this.#error, `“${watch.request.condition}”: ${inWords(detail)}`);
       watch.node.remove();
       this.#watches.delete(detail.watch);
     });
