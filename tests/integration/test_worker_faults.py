@@ -8,8 +8,10 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import random
 import re
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -414,6 +416,34 @@ def test_a_damaged_checkpoint_ends_the_worker_with_its_fault(
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_weights_without_numbers_end_the_worker_before_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of its own: exit code 2 and one line, though its ports are open by then."""
+    folder = write_checkpoint("smolvlm", tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    next(tensor for name, tensor in tensors.items() if "down_proj" in name).fill_(math.nan)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    environment = {
+        **os.environ,
+        "WORKER_MODEL": str(folder),
+        "WORKER_KV_MEMORY_BYTES": str(2**24),
+        "WORKER_THREADS": "1",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "services.inference_worker"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("inference_worker:")]
+    assert "the model produced no valid scores" in line
+    assert "Traceback" not in ended.stderr
 
 
 # What callers send
