@@ -6,7 +6,7 @@ PROTOS := $(wildcard protos/sightline/v1/*.proto)
 STUBS := sightline/v1/.written
 EXTRAS := common,gateway,inference-worker,dialogue,tts,training,media,local,dev
 
-.PHONY: setup run test check proto train eval bench bench-engine bench-gpu docs dashboard compose-test helm-test tune tune-test help
+.PHONY: setup run test check proto train eval bench bench-engine bench-gpu docs dashboard compose-test helm-test siege tune tune-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -32,6 +32,9 @@ run: setup ## start the whole suite here, show it a video and ask about that
 
 test: setup ## run every test
 	$(BIN)/python -m pytest $(ARGS)
+
+siege: setup ## a gateway under siege, and every port fed with nonsense
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/integration/test_siege.py tests/integration/test_fuzz.py $(ARGS)
 
 tune-test: setup ## tune on real footage and ask the running worker
 	$(BIN)/python -m pytest -m slow tests/integration/test_tune.py $(ARGS)
