@@ -8,7 +8,7 @@ RUNNING := $(filter-out %-piper.txt, $(wildcard services/*/requirements.txt)) de
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup develop run models test check proto train eval bench bench-engine bench-gpu docs dashboard images push locks compose-test helm-test tune tune-test client-test help
+.PHONY: setup develop run models test check proto train eval bench bench-engine bench-gpu docs dashboard images push locks compose-test helm-test siege tune tune-test client-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -43,6 +43,9 @@ models: setup ## what MODEL may be, and what each needs
 
 test: develop ## run every test
 	$(BIN)/python -m pytest $(ARGS)
+
+siege: develop ## a gateway under siege, and every port fed with nonsense
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/integration/test_siege.py tests/integration/test_fuzz.py $(ARGS)
 
 client-test: develop ## the client from a clean clone in an empty environment
 	$(BIN)/python -m pytest -m slow tests/integration/test_client_wheel.py $(ARGS)

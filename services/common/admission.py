@@ -38,7 +38,7 @@ class CallLimits:
     calls_per_place: int = 4096
     streams_per_place: int = 4096
     streams_per_connection: int = 4096
-    receiving: int = 64
+    receiving: int = 32
     request_s: float = 10.0
 
 

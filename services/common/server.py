@@ -54,9 +54,10 @@ GRPC_OPTIONS = (
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """False for what aiohttp says of bytes that are not HTTP: kilobytes that strangers choose."""
+    """False for what aiohttp says of bytes that are not HTTP, kilobytes that strangers choose, and
+    of callers who left before their answer."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    return not isinstance(error, HttpProcessingError | ConnectionError)
 
 
 def _no_drain() -> Awaitable[None]:

@@ -254,6 +254,8 @@ class Sessions:
             raise InvalidArgumentError(error.message) from None
         except TimeoutError:
             raise InvalidArgumentError("the source could not be opened in time") from None
+        except (OSError, ValueError):  # a name too long, half an IPv6 address, a zero byte
+            raise InvalidArgumentError("this is no source that can be opened") from None
 
     def _changed(self, session: Session) -> None:
         if session.id in self._sessions:

@@ -28,11 +28,11 @@ MIB = 1024 * 1024
 HANDSHAKE = b"\x03" + bytes(1536)
 
 
-@pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[ServiceProcess]:
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A gateway without a worker, with 1,024 descriptors and no more."""
     environment = {"GATEWAY_WORKERS": "127.0.0.1:9", "GATEWAY_RTMP_PORT": "0"}
-    process = ServiceProcess("gateway", environment, tmp_path)
+    process = ServiceProcess("gateway", environment, tmp_path_factory.mktemp("siege"))
     process.wrapper = ["sh", "-c", 'ulimit -n 1024; exec "$@"', "sh"]
     process.start()
     yield process
