@@ -116,7 +116,7 @@ class Sessions:
         Every key is compared, each in constant time.
         """
         found = None
-        offered = key.encode()
+        offered = key.encode(errors="surrogateescape")  # headers may hold any bytes
         for session in self._sessions.values():
             if hmac.compare_digest(session.plan.key.encode(), offered) and session.plan.key:
                 found = session
