@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+END_S = 0.1
 _Work = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[[], Any]]
 
 
@@ -29,7 +30,9 @@ class Lane:
             raise RuntimeError("the lane is closed")
         if not self._started:
             self._started = True
-            threading.Thread(target=_do, args=(self._work,), name=self._name, daemon=True).start()
+            threading.Thread(
+                target=_do_all, args=(self._work,), name=self._name, daemon=True
+            ).start()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._work.put((loop, future, lambda: work(*args)))
@@ -44,25 +47,32 @@ class Lane:
 
 async def on_thread(work: Callable[..., T], *args: object, name: str) -> T:
     """Do `work` once, on a daemon thread of its own."""
-    lane = Lane(name)
-    try:
-        return await lane.run(work, *args)
-    finally:
-        lane.close()
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    item: _Work = (loop, future, lambda: work(*args))
+    thread = threading.Thread(target=_do, args=(item,), name=name, daemon=True)
+    thread.start()
+    result = await future
+    thread.join(END_S)  # it has nothing left to do
+    return result
 
 
-def _do(waiting: "queue.SimpleQueue[_Work | None]") -> None:
+def _do_all(waiting: "queue.SimpleQueue[_Work | None]") -> None:
     while (item := waiting.get()) is not None:
-        loop, future, work = item
-        if not future.cancelled():
-            try:
-                settle = _setter(future, work(), None)
-            except BaseException as error:  # whoever waits gets it
-                settle = _setter(future, None, error)
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(settle)
-            del settle
-        del item, loop, future, work  # nothing is kept alive while the thread waits
+        _do(item)
+        del item  # nothing is kept alive while the thread waits
+
+
+def _do(item: _Work) -> None:
+    loop, future, work = item
+    if future.cancelled():
+        return
+    try:
+        settle = _setter(future, work(), None)
+    except BaseException as error:  # whoever waits gets it
+        settle = _setter(future, None, error)
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(settle)
 
 
 def _setter(

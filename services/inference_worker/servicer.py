@@ -37,6 +37,7 @@ Context = ServicerContext[Any, Any]
 Receipts = asyncio.Queue[FrameReceipt | Exception | None]
 
 LOAD_WINDOW_S = 5.0
+LATEST_NS = 2**62  # in 2116; a later frame would keep every one after it out
 
 
 class InferenceServicer(InferenceServiceServicer):
@@ -187,6 +188,8 @@ class InferenceServicer(InferenceServiceServicer):
                 f"frame {frame.sequence} has {len(frame.pixels)} bytes, one of "
                 f"{layout.width}×{layout.height} has {layout.frame_bytes}"
             )
+        if not 0 <= frame.capture_ns <= LATEST_NS:
+            raise InvalidArgumentError(f"frame {frame.sequence} has an absurd capture_ns")
         if frame.capture_ns < session.last_capture_ns and not frame.replayed:
             raise InvalidArgumentError(
                 f"frame {frame.sequence} was captured before the frame that preceded it"

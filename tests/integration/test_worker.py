@@ -160,8 +160,15 @@ def test_a_session_outlives_its_stream_for_the_grace_time_only(
 
 @pytest.mark.parametrize(
     ("pixels", "capture_ns"),
-    [(b"", 2), (b"x" * 100, 2), (bytes(128 * 128 * 3 + 1), 2), (picture(), 0)],
-    ids=["empty", "short", "long", "back in time"],
+    [
+        (b"", 2),
+        (b"x" * 100, 2),
+        (bytes(128 * 128 * 3 + 1), 2),
+        (picture(), 0),
+        (picture(), 2**63 - 1),
+        (picture(), -(2**63)),
+    ],
+    ids=["empty", "short", "long", "back in time", "the end of time", "before time"],
 )
 def test_bad_frames_end_their_stream_and_nothing_else(
     stub: InferenceServiceStub, session: str, pixels: bytes, capture_ns: int

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from services.common.tasks import QueueClosed
 from services.gateway.frame_size import FrameSize
 from services.gateway.sampler import FrameRate, Sampler
-from services.gateway.sources.base import Picture
+from services.gateway.sources.base import MAX_AHEAD_NS, Picture
 from tests.sources import START_NS
 
 SECOND_NS = 1_000_000_000
@@ -307,6 +307,21 @@ async def test_small_steps_back_are_clamped() -> None:
     times = [(await ring.get()).capture_ns for _ in range(len(ring))]
     assert [(time_ns - START_NS) // 1_000_000 for time_ns in times] == [0, 100, 200]
     assert ring.counts().noted == {"non_monotonic": 1}
+
+
+async def test_times_far_ahead_of_our_clock_are_brought_back_and_pass() -> None:
+    """Whatever a source says, also when it adds up over several publishers."""
+    ring = sampler(fps=100, capacity=1000, clock_ns=lambda: START_NS)
+    for start_ns in (START_NS, 2**63 - 1, 1, START_NS + 2 * MAX_AHEAD_NS, 5, 2**62, 2**63 - 9, 7):
+        for number in range(3):
+            capture_ns = start_ns + number * SECOND_NS // 100
+            ring.picture(Picture(solid((0, 0, 0)), capture_ns, "stream"))
+    times = [(await ring.get()).capture_ns for _ in range(len(ring))]
+    assert times == sorted(times)
+    assert times[0] == START_NS
+    assert times[-1] < START_NS + MAX_AHEAD_NS + 10 * SECOND_NS
+    assert len(times) >= 12
+    assert ring.counts().noted["capture_time_ahead"] > 0
 
 
 # --- preview --------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ class FileSource:
         if self._opening is not None:
             self._opening.abort()
         if self._thread is not None:
-            await on_thread(self._thread.join, CLOSE_TIMEOUT_S, name=f"{self._name}:close")
+            await on_thread(self._thread.join, CLOSE_TIMEOUT_S, name=f"close:{self._name}")
 
     # --- the thread ---------------------------------------------------------------------------
 

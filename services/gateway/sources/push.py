@@ -124,7 +124,7 @@ class PushSource:
                 await self._lane.run(self._bitstream.flush)
             if self._live is not None:
                 closing = partial(self._live.close, flush=flush, timeout_s=CLOSE_TIMEOUT_S)
-                await on_thread(closing, name="push:close")
+                await on_thread(closing, name="close:push")
         finally:
             self._lane.close()
             self._sink.ended(reason)

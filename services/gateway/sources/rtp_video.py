@@ -176,7 +176,7 @@ class RtpVideo:
     async def close(self, reason: str) -> None:
         """The publisher has left: the last pictures, then the sink's `ended`."""
         flush = reason != "closed"
-        await on_thread(lambda: self._decoder.close(flush=flush), name="whip:close")
+        await on_thread(lambda: self._decoder.close(flush=flush), name="close:whip")
         self._sink.ended(reason)
         # Nothing in a circle of references: the session could not be freed.
         self._tap.encoded = None

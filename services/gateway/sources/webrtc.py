@@ -1,6 +1,7 @@
 """WHIP (RFC 9725): browsers and OBS publish by WebRTC with one HTTP request."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.base import PictureSink, PublisherGate
+from services.gateway.sources.offer import check_offer
 from services.gateway.sources.rtp_video import RtpVideo
 from sightline.errors import (
     InvalidArgumentError,
@@ -142,8 +144,7 @@ class WhipEndpoint:
             raise InvalidArgumentError("the offer is not text") from None
         if len(body) > self._limits.offer_bytes:
             raise InvalidArgumentError("the offer is too long")
-        if not offer.startswith("v=0") or "m=video" not in offer:
-            raise InvalidArgumentError("not an SDP offer with video")
+        check_offer(offer)
         return offer
 
     async def _publish(self, key: str, peer: str, offer: str) -> "_Publication":
@@ -259,6 +260,8 @@ class _Publication:
             for transceiver in self._peer.getTransceivers()
             if transceiver.receiver.track is not None
         ]
+        if any(one.receiver.transport is None for one in self._peer.getTransceivers()):
+            raise InvalidArgumentError("the offer's BUNDLE group lacks some of its media sections")
         videos = [receiver for receiver in receivers if receiver.track.kind == "video"]
         if len(videos) != 1:
             raise InvalidArgumentError("an offer has one video track that is sent to us")
@@ -314,11 +317,26 @@ class _Publication:
                 await self._peer.close()
         except TimeoutError:
             log.warning("a WebRTC connection did not close in time")
+        except Exception as error:  # aiortc, of a connection that was half negotiated
+            log.info("a WebRTC connection did not close", extra={"reason": type(error).__name__})
+            await self._stop_transports()
         finally:
             if self._video is not None:
                 await self._video.close(reason)
             else:
                 self._sink.ended(reason)
+
+    async def _stop_transports(self) -> None:
+        """What a failed close left open: sockets, above all."""
+        for transceiver in self._peer.getTransceivers():
+            transport = transceiver.receiver.transport
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(transceiver.stop(), self._limits.close_s)
+            if transport is not None:
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(transport.stop(), self._limits.close_s)
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(transport.transport.stop(), self._limits.close_s)
 
 
 def ice_server(url: str) -> RTCIceServer:

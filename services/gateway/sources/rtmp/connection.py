@@ -298,7 +298,7 @@ class RtmpConnection:
         if publication is None:
             return
         try:
-            await asyncio.shield(on_thread(publication.close, reason, name="rtmp:close"))
+            await asyncio.shield(on_thread(publication.close, reason, name="close:rtmp"))
         finally:
             self._gate.released(publication.key)
             log.info("RTMP publisher left", extra={"peer": self.peer, "reason": reason})
