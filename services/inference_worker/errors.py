@@ -4,6 +4,13 @@ from sightline.errors import FailedPreconditionError
 
 __all__ = ["ModelError"]
 
+_LONGEST = 600  # libraries quote what they do not understand, however long it is
+
 
 class ModelError(FailedPreconditionError):
-    """A model folder that is missing, corrupt, or of a family this worker does not run."""
+    """A model folder that is missing, corrupt, or of a family this worker does not run. Its message
+    is one line."""
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        super().__init__(line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…")
