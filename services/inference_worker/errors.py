@@ -8,6 +8,13 @@ __all__ = ["DeviceFailedError", "ModelError"]
 class DeviceFailedError(UnavailableError):
     """The device computes nothing any more; only a new process helps."""
 
+_LONGEST = 600  # libraries quote what they do not understand, however long it is
+
 
 class ModelError(FailedPreconditionError):
-    """A model folder that is missing, corrupt, or of a family this worker does not run."""
+    """A model folder that is missing, corrupt, or of a family this worker does not run. Its message
+    is one line."""
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        super().__init__(line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…")

@@ -19,6 +19,7 @@ from services.inference_worker.model.folder import preprocessor
 from services.inference_worker.model.published import normalised
 from tests.checkpoints import FAMILIES, FAMILY, write_checkpoint
 from tests.load_peak import TENS_OF_MEGABYTES, load_peak
+from tests.releases import ANSWERING, write_release
 
 
 def load(folder: Path) -> StreamingModel:
@@ -59,85 +60,6 @@ def test_loading_takes_the_weights_and_one_shard(tmp_path: Path) -> None:
     assert sum(shards) > 2 * max(shards) > 50e6
     peak, weights = load_peak(small, folder, "cpu")
     assert 0.4 * sum(shards) < weights < peak < weights + 1.2 * max(shards)
-
-
-def test_another_architecture_is_named_with_what_is_supported(folder: Path) -> None:
-    changed(folder / "config.json", lambda config: config.update(architectures=["Qwen3_5"]))
-    with pytest.raises(ModelError, match=r"Qwen3_5, .*this worker streams .*Qwen2_5_VL.*SmolVLM"):
-        load(folder)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "what"),
-    [
-        ("Qwen3_5ForConditionalGeneration", "recurrent in part"),
-        ("Qwen3_5MoeForConditionalGeneration", "a mixture of experts"),
-        ("Qwen3VLMoeForConditionalGeneration", "a mixture of experts"),
-        ("Lfm2VlForConditionalGeneration", "recurrent in part"),
-        ("MiniCPMV4_6ForConditionalGeneration", "recurrent in part"),
-        ("Qwen3ForCausalLM", "sees no pictures"),
-        ("GPT2LMHeadModel", "sees no pictures"),
-        ("Idefics3ForConditionalGeneration", "SmolVLM2 is its successor"),
-        ("InternVLForConditionalGeneration", "is InternVL"),
-        ("LlavaOnevisionForConditionalGeneration", "is Llava"),
-    ],
-)
-def test_an_architecture_is_refused_for_what_it_is(
-    tmp_path: Path, architecture: str, what: str
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
-    with pytest.raises(ModelError, match=f"{what}.*; this worker streams .*Qwen3VLFor"):
-        load(tmp_path)
-
-
-def test_an_architecture_is_found_by_its_type(folder: Path) -> None:
-    """As in transformers, which needs no more."""
-    changed(folder / "config.json", lambda config: config.pop("architectures") and None)
-    load(folder)
-    changed(folder / "config.json", lambda config: config.pop("model_type") and None)
-    with pytest.raises(ModelError, match="names no architecture"):
-        load(folder)
-
-
-QUANTISED = {
-    "Qwen2.5-VL-7B-Instruct-AWQ": {"quant_method": "awq", "bits": 4},
-    "Qwen3-VL-4B-Instruct-FP8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
-    "Qwen2-VL-7B-Instruct-GPTQ-Int4": {"quant_method": "gptq", "bits": 4},
-    "Qwen2.5-VL-7B-Instruct-unsloth-bnb-4bit": {"quant_method": "bitsandbytes"},
-    "SmolVLM2-2.2B-Instruct.w4a16": {"quant_method": "compressed-tensors"},
-}
-
-
-@pytest.mark.parametrize("name", QUANTISED)
-def test_a_quantised_model_is_named_with_what_to_take(
-    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    method = QUANTISED[name]["quant_method"]
-    monkeypatch.chdir(folder.parent)
-    changed(folder / "config.json", lambda c: c.update(quantization_config=QUANTISED[name]))
-    folder.rename(name)
-    plain = re.split(r"-(?:AWQ|FP8|GPTQ|unsloth)|\.w4", name)[0]
-    with pytest.raises(ModelError, match=rf"\({method}\).*: take {plain}; WORKER_QUANTIZATION"):
-        load(Path(name))
-
-
-def test_mlx_gguf_and_adapters_are_named(folder: Path, tmp_path: Path) -> None:
-    changed(folder / "config.json", lambda config: config.update(quantization={"bits": 4}))
-    with pytest.raises(ModelError, match=r"quantised \(MLX\)"):
-        load(folder)
-    adapter = {"base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "peft_type": "LORA"}
-    (folder / "adapter_config.json").write_text(json.dumps(adapter))
-    with pytest.raises(ModelError, match=r"adapter for Qwen/Qwen2\.5-VL-3B.*merge_and_unload"):
-        load(folder)
-    (folder / "config.json").unlink()
-    with pytest.raises(ModelError, match="adapter for"):
-        load(folder)
-    gguf = tmp_path / "gguf"
-    gguf.mkdir()
-    (gguf / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
-    for name in (gguf, gguf / "model-Q4_K_M.gguf"):
-        with pytest.raises(ModelError, match="GGUF"):
-            load(name)
 
 
 def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -318,20 +240,28 @@ def test_pictures_that_cannot_be_prepared_are_refused(
         load(folder)
 
 
-def test_a_tokenizer_of_vocabulary_and_merges_is_enough(folder: Path) -> None:
+@pytest.mark.parametrize("number", [0, 4, 13], ids=lambda number: str(ANSWERING[number]))
+def test_a_tokenizer_of_vocabulary_and_merges_is_enough(number: int, tmp_path: Path) -> None:
     """The slow tokenizer's files, which some tuned folders hold alone."""
     words = "The cup of 2026 isn't red <|im_end|>"
+    folder = write_release(ANSWERING[number], tmp_path)
     before = load(folder)
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    added = {str(token["id"]): token for token in tokenizer["added_tokens"]}
-    changed(
-        folder / "tokenizer_config.json", lambda config: config.update(added_tokens_decoder=added)
-    )
-    (folder / "vocab.json").write_text(json.dumps(tokenizer["model"]["vocab"]))
-    merges = "\n".join(" ".join(pair) for pair in tokenizer["model"]["merges"])
-    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
     (folder / "tokenizer.json").unlink()
-    assert load(folder).question_tokens([], words) == before.question_tokens([], words)
+    after = load(folder)
+    assert after.sink_tokens() == before.sink_tokens()
+    assert after.question_tokens([], words) == before.question_tokens([], words)
+    for file in ("vocab.json", "merges.txt"):
+        (folder / file).unlink()
+        with pytest.raises(ModelError, match="tokenizer at"):
+            load(folder)
+
+
+def test_smolvlm2_needs_its_tokenizer_file(tmp_path: Path) -> None:
+    """Its vocabulary and merges do not say that digits stand alone."""
+    folder = write_release(ANSWERING[-1], tmp_path)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"tokenizer\.json is missing"):
+        load(folder)
 
 
 def test_a_tokenizer_larger_than_its_model_is_refused(folder: Path) -> None:

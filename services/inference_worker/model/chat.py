@@ -26,7 +26,8 @@ class Chat:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # transformers and tokenizers raise whatever comes to them
-            raise ModelError(f"cannot read the tokenizer at {folder}: {error}") from error
+            missing = "" if (folder / "tokenizer.json").is_file() else "tokenizer.json is missing: "
+            raise ModelError(f"cannot read the tokenizer at {folder}: {missing}{error}") from error
         self._template = own or _default(self.tokenizer.chat_template)
         if not self.tokens("yes"):  # what an absent file gives
             raise ModelError(f"the tokenizer at {folder} knows no words")
@@ -76,13 +77,16 @@ class Chat:
             messages += [_message("assistant", self._plain(past.answer))]
         messages += [_message("user", self._plain(question))]
         messages[0]["content"].insert(0, {"type": "video"})
-        rendered = self.tokenizer.apply_chat_template(
-            messages,
-            chat_template=self._template,
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,  # some templates ask
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,  # some templates ask
+            )
+        except Exception as error:  # Jinja's, or of what the template does
+            raise ModelError(f"the chat template cannot be used: {error}") from error
         before, found, after = str(rendered).partition(self._placeholder)
         if not found:
             raise ModelError(f"the chat template writes no {self._placeholder} for a video")

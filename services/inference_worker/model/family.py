@@ -203,8 +203,10 @@ def _family(name: str, folder: Path) -> tuple[str, str, dict[str, Any]]:
     refuse_other_layouts(name, folder)
     config = read_json(folder / "config.json")
     architectures = config.get("architectures")
-    named = architectures if isinstance(architectures, list) else []
-    found = str(named[0]) if named else _OF_TYPE.get(str(config.get("model_type")), "")
+    if architectures is None:
+        architectures = [_OF_TYPE.get(str(config.get("model_type")), "")]
+    found = architectures[0] if isinstance(architectures, list) and architectures else ""
+    found = found if isinstance(found, str) else ""
     family = FAMILIES.get(found)
     if family is None:
         raise architecture_error(name, found, ", ".join(FAMILIES))

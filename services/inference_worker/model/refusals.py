@@ -27,7 +27,8 @@ def refuse_other_layouts(name: str, folder: Path) -> None:
         )
     if (folder / "config.json").is_file():
         return
-    if next(folder.glob("*.gguf"), None) is not None:
+    # Of the hub only what this worker reads is downloaded, so the name has to tell.
+    if "gguf" in name.lower() or next(folder.glob("*.gguf"), None) is not None:
         raise ModelError(
             f"{name} holds GGUF files, which are llama.cpp's{_instead(name)}; this worker makes "
             "its own 8 bits with WORKER_QUANTIZATION=int8"

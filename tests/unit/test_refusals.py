@@ -1,0 +1,124 @@
+"""Folders that no worker can serve are named for what they are, with what to take instead."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.inference_worker.errors import ModelError
+from services.inference_worker.model.family import StreamingModel, load_model
+from tests.checkpoints import write_checkpoint
+
+
+def load(folder: Path) -> StreamingModel:
+    return load_model(str(folder), torch.float32, torch.device("cpu"), 12_544)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_checkpoint("qwen2_5_vl", tmp_path / "model", shards=2)
+
+
+def changed(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_another_architecture_is_named_with_what_is_supported(folder: Path) -> None:
+    changed(folder / "config.json", lambda config: config.update(architectures=["Qwen3_5"]))
+    with pytest.raises(ModelError, match=r"Qwen3_5, .*this worker streams .*Qwen2_5_VL.*SmolVLM"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "what"),
+    [
+        ("Qwen3_5ForConditionalGeneration", "recurrent in part"),
+        ("Qwen3_5MoeForConditionalGeneration", "a mixture of experts"),
+        ("Qwen3VLMoeForConditionalGeneration", "a mixture of experts"),
+        ("Lfm2VlForConditionalGeneration", "recurrent in part"),
+        ("MiniCPMV4_6ForConditionalGeneration", "recurrent in part"),
+        ("Qwen3ForCausalLM", "sees no pictures"),
+        ("GPT2LMHeadModel", "sees no pictures"),
+        ("Idefics3ForConditionalGeneration", "SmolVLM2 is its successor"),
+        ("InternVLForConditionalGeneration", "is InternVL"),
+        ("LlavaOnevisionForConditionalGeneration", "is Llava"),
+    ],
+)
+def test_an_architecture_is_refused_for_what_it_is(
+    tmp_path: Path, architecture: str, what: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    with pytest.raises(ModelError, match=f"{what}.*; this worker streams .*Qwen3VLFor"):
+        load(tmp_path)
+
+
+def test_an_architecture_is_found_by_its_type(folder: Path) -> None:
+    """As in transformers, which needs no more."""
+    changed(folder / "config.json", lambda config: config.pop("architectures") and None)
+    load(folder)
+    changed(folder / "config.json", lambda config: config.pop("model_type") and None)
+    with pytest.raises(ModelError, match="names no architecture"):
+        load(folder)
+
+
+QUANTISED = {
+    "Qwen2.5-VL-7B-Instruct-AWQ": {"quant_method": "awq", "bits": 4},
+    "Qwen3-VL-4B-Instruct-FP8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    "Qwen2-VL-7B-Instruct-GPTQ-Int4": {"quant_method": "gptq", "bits": 4},
+    "Qwen2.5-VL-7B-Instruct-unsloth-bnb-4bit": {"quant_method": "bitsandbytes"},
+    "SmolVLM2-2.2B-Instruct.w4a16": {"quant_method": "compressed-tensors"},
+}
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_a_quantised_model_is_named_with_what_to_take(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = QUANTISED[name]["quant_method"]
+    monkeypatch.chdir(folder.parent)
+    changed(folder / "config.json", lambda c: c.update(quantization_config=QUANTISED[name]))
+    folder.rename(name)
+    plain = re.split(r"-(?:AWQ|FP8|GPTQ|unsloth)|\.w4", name)[0]
+    with pytest.raises(ModelError, match=rf"\({method}\).*: take {plain}; WORKER_QUANTIZATION"):
+        load(Path(name))
+
+
+def test_mlx_gguf_and_adapters_are_named(folder: Path, tmp_path: Path) -> None:
+    changed(folder / "config.json", lambda config: config.update(quantization={"bits": 4}))
+    with pytest.raises(ModelError, match=r"quantised \(MLX\)"):
+        load(folder)
+    adapter = {"base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(ModelError, match=r"adapter for Qwen/Qwen2\.5-VL-3B.*merge_and_unload"):
+        load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match="adapter for"):
+        load(folder)
+    gguf = tmp_path / "gguf"
+    gguf.mkdir()
+    (gguf / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
+    for name in (gguf, gguf / "model-Q4_K_M.gguf"):
+        with pytest.raises(ModelError, match="GGUF"):
+            load(name)
+
+
+def test_a_fault_is_one_line_of_bounded_length(folder: Path) -> None:
+    """Libraries quote what they do not understand, over many lines."""
+    changed(folder / "config.json", lambda config: config.update(text_config="y\n" * 100_000))
+    with pytest.raises(ModelError) as caught:
+        load(folder)
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 700
+
+
+def test_a_template_that_fails_is_named(folder: Path) -> None:
+    for template in ("{{ 1 / 0 }}", "{% if %}", "{{ raise_exception('roles must alternate') }}"):
+        (folder / "chat_template.jinja").write_text(template)
+        with pytest.raises(ModelError, match="the chat template cannot be used"):
+            load(folder)
