@@ -63,7 +63,7 @@ class GatewayConfig(ServiceConfig):
     max_sessions: int = setting(64, "Sessions at once.", minimum=1)
     max_lines: int = setting(256, "Viewers of one session at once.", minimum=1)
     max_questions: int = setting(8, "Answers in flight per viewer.", minimum=1)
-    max_asks: int = setting(256, "One-shot questions in flight, over all sessions.", minimum=1)
+    max_asks: int = setting(4096, "One-shot questions in flight, over all sessions.", minimum=1)
     max_watches: int = setting(8, "Standing questions per viewer.", minimum=1)
     max_speaks: int = setting(16, "Speak calls at once.", minimum=1)
     pending_events: int = setting(
