@@ -21,6 +21,7 @@ BENCHMARKS = {
     "flat-long": "step time and memory over 100,000 frames, a young session beside them",
     "article": "the article's claims about speed, each beside what this machine says",
     "questions": "frame latency with 20 questions in flight and without",
+    "askers": "a thousand questions at once about one session",
     "kernels": "steps of frames with compiled kernels against PyTorch's operators",
     "soak": "real footage by every road, then twenty loops of it",
     "rows": "the article's four rows, on the whole suite with real video",

@@ -93,7 +93,7 @@ class GatewayConfig(ServiceConfig):
     max_sessions: int = setting(64, "Sessions at once.", minimum=1)
     max_lines: int = setting(256, "Viewers of one session at once.", minimum=1)
     max_questions: int = setting(8, "Answers in flight per viewer.", minimum=1)
-    max_asks: int = setting(2048, "One-shot questions in flight, over all sessions.", minimum=1)
+    max_asks: int = setting(4096, "One-shot questions in flight, over all sessions.", minimum=1)
     session_answers: int = setting(
         64,
         "Answers of one session that its worker makes at once; further questions wait, and viewers "

@@ -8,6 +8,7 @@ __all__ = ["DeviceFailedError", "ModelError"]
 class DeviceFailedError(UnavailableError):
     """The device computes nothing any more; only a new process helps."""
 
+
 _LONGEST = 600  # libraries quote what they do not understand, however long it is
 
 

@@ -58,6 +58,9 @@ _CALLERS_FAULT = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RE
 _SpeechCall: TypeAlias = Any  # grpc.aio.StreamStreamCall, whose stubs do not know EOF
 
 
+MOST_READS = 16
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """A finished round on its way to dialogue."""
@@ -70,10 +73,11 @@ class _Waiting:
 class DialoguePeer:
     """Reads and writes conversations without ever holding an answer up.
 
-    Rounds are written in the background, in order, and again until dialogue takes them; at most
-    `max_waiting` wait, then the oldest is dropped and counted. `available` is what an answer's
-    `degraded` says: False from a failure until the same works again, for a Redis that is full is
-    read as ever and takes nothing.
+    At most `MOST_READS` conversations are read at a time, so that a thousand questions at once do
+    not time each other out. Rounds are written in the background, in order, and again until
+    dialogue takes them; at most `max_waiting` wait, then the oldest is dropped and counted.
+    `available` is what an answer's `degraded` says: False from a failure until the same works
+    again, for a Redis that is full is read as ever and takes nothing.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class DialoguePeer:
         context_timeout_s: float = 0.3,
         append_timeout_s: float = 5.0,
         flush_timeout_s: float = 3.0,
-        max_waiting: int = 1000,
+        max_waiting: int = 4096,
         first_backoff_s: float = 0.1,
         max_backoff_s: float = 2.0,
     ) -> None:
@@ -96,6 +100,7 @@ class DialoguePeer:
         self._max_waiting = max_waiting
         self._first_backoff_s = first_backoff_s
         self._max_backoff_s = max_backoff_s
+        self._reading = asyncio.Semaphore(MOST_READS)
         self._waiting: deque[_Waiting] = deque()
         self._on_wire = False  # the first of them is being written
         self._closing = asyncio.Event()
@@ -115,28 +120,39 @@ class DialoguePeer:
         """The last `rounds` rounds, oldest first, those still waiting to be written included.
 
         While dialogue is away: the waiting ones alone, or None where there are none. Takes no
-        longer than the deadline and raises nothing.
+        longer than the deadline, and the turns of those who came before; raises nothing.
         """
         request = dialogue_pb2.ContextRequest(conversation=conversation, rounds=rounds)
         # Taken before dialogue answers: what is written meanwhile is then seen at least once.
         waiting = [item.round for item in self._waiting if item.conversation == conversation]
-        kept: list[dialogue_pb2.Round] | None = None
-        try:
-            reply = await self._stub.Context(request, timeout=self._context_timeout_s)
-            kept = list(reply.rounds)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:  # new, or expired: begins with a round
-                kept = []
-            else:
-                self._note_failure("read", error)
-        if kept is not None:
-            self._note_success("read")
+        kept = await self._read(request)
         CONTEXTS.labels("failed" if kept is None else "read").inc()
         if kept is None and not waiting:
             return None
         by_turn = {round_.turn: round_ for round_ in [*(kept or []), *waiting]}
         newest = list(by_turn.values())[-rounds:] if rounds > 0 else []
         return [Round(round_.question, round_.answer) for round_ in newest]
+
+    async def _read(self, request: dialogue_pb2.ContextRequest) -> list[dialogue_pb2.Round] | None:
+        """What dialogue keeps; None where it does not say. Who waits for the turn of others while
+        dialogue goes away does not try as well."""
+        hopeful = "read" not in self._failing
+        if not hopeful and self._reading.locked():
+            return None
+        async with self._reading:
+            if hopeful and "read" in self._failing:
+                return None
+            kept: list[dialogue_pb2.Round] = []
+            try:
+                reply = await self._stub.Context(request, timeout=self._context_timeout_s)
+                kept = list(reply.rounds)
+            except grpc.aio.AioRpcError as error:
+                # NOT_FOUND: new, or expired; it begins with a round.
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    self._note_failure("read", error)
+                    return None
+            self._note_success("read")
+            return kept
 
     def append(
         self,

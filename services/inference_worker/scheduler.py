@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any, Protocol
 
 from services.inference_worker.kv_cache import Branch, Trunk
@@ -319,20 +319,19 @@ class Scheduler:
         flowing: bool,
         overdue: bool,
     ) -> None:
-        """A token of every answer under way, then prompts, one after the other: prompts that share
-        steps would all be read late."""
+        """A token of every answer under way, or of each session's oldest ones, then prompts, one
+        after the other: prompts that share steps would all be read late."""
         # Long prompts must be read in time where frames leave few steps; and it is many questions
         # that would delay frames, one alone is read in fewer steps.
         times = KEPT_WAITING if overdue else 2 if len(jobs) == 1 else 1
         budget = times * self.limits.question_tokens if flowing else self.limits.tokens
         windows = self.limits.question_sessions if flowing else len(jobs)
         self._turn += 1
-        answers = [entry for entry in jobs if len(entry[1].pending) == 1]
-        first = self._turn * windows % len(answers) if answers else 0
+        jobs.sort(key=lambda entry: entry[1].order)
+        answers = self._in_turn([entry for entry in jobs if len(entry[1].pending) == 1], windows)
         prompts = [entry for entry in jobs if len(entry[1].pending) > 1]
-        prompts.sort(key=lambda entry: entry[1].order)
         read: set[str] = set()
-        for session, job in answers[first:] + answers[:first] + prompts:
+        for session, job in answers + prompts:
             if session.id not in read and len(read) >= windows:
                 continue
             count = min(len(job.pending), budget)
@@ -341,6 +340,21 @@ class Scheduler:
                 plan.branches.append((job, count))
                 plan.num_tokens += count
                 budget -= count
+
+    def _in_turn(
+        self, answers: list[tuple[SessionState, BranchJob]], windows: int
+    ) -> list[tuple[SessionState, BranchJob]]:
+        """Answers, the oldest first: the oldest of every session, then the second of each, and so
+        on; who is first among sessions changes with every step."""
+        if not answers:
+            return []
+        by_session: dict[str, list[tuple[SessionState, BranchJob]]] = {}
+        for entry in answers:
+            by_session.setdefault(entry[0].id, []).append(entry)
+        lists = list(by_session.values())
+        first = self._turn * windows % len(lists)
+        rounds = zip_longest(*lists[first:], *lists[:first])
+        return [entry for entries in rounds for entry in entries if entry is not None]
 
     def _plan_frames(self, plan: Plan, ready: list[SessionState]) -> None:
         ready.sort(key=lambda session: session.frames[0].arrived_s)

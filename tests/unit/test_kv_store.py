@@ -114,6 +114,21 @@ def test_keys_are_rotated_where_they_lie(kind: str, bound: float) -> None:
         assert float((moved - rotate(keys, *turn)).abs().max()) < bound * float(keys.abs().max())
 
 
+@pytest.mark.parametrize("kind", ["auto", *KINDS])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pages_that_are_moved_elsewhere_hold_what_they_would_in_place(
+    kind: str, dtype: torch.dtype
+) -> None:
+    """Keys are turned, values copied bit for bit, and what was read stays as it was."""
+    place, copy = filled(kind, dtype), filled(kind, dtype)
+    omega = torch.rand(5, 3)
+    before = copy.save([0, 1, 3, 4, 6, 7])
+    place.shift([1, 2], [1, 2], omega, -7)
+    copy.shift([1, 2], [5, 2], omega, -7)
+    assert torch.equal(copy.save([5, 2]), place.save([1, 2]))
+    assert torch.equal(copy.save([0, 1, 3, 4, 6, 7]), before)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_windows_that_are_rebased_answer_as_one_that_never_is(kind: str) -> None:
     """With the sink out of sight, as positions enter attention only as differences then."""

@@ -33,7 +33,9 @@ class _Dialogue(dialogue_pb2_grpc.DialogueServiceServicer):
         self.refuse: grpc.StatusCode | None = None
         self.refuse_turn = ""
         self.hang = False
+        self.each_s = 0.0  # what a call takes, one after the other
         self.tries = 0
+        self._turn = asyncio.Lock()
 
     async def _fault(self, context: Any) -> None:
         self.tries += 1
@@ -41,6 +43,8 @@ class _Dialogue(dialogue_pb2_grpc.DialogueServiceServicer):
             await context.abort(self.refuse, "chosen")
         if self.hang:
             await asyncio.Event().wait()
+        async with self._turn:
+            await asyncio.sleep(self.each_s)
 
     async def _found(self, conversation: str, context: Any) -> list[Any]:
         if conversation not in self.rounds:
@@ -178,6 +182,21 @@ async def test_a_context_takes_no_longer_than_its_deadline() -> None:
         started = time.monotonic()
         assert await peer.context("c", 10) is None
         assert time.monotonic() - started < 1
+        fake.hang = False
+
+
+async def test_many_contexts_at_once_do_not_time_each_other_out() -> None:
+    """Together they take longer than the deadline of one."""
+    async with _dialogue(context_timeout_s=0.3) as (peer, fake):
+        _append(peer, "c", "t0")
+        await _until(lambda: peer.num_waiting == 0)
+        fake.each_s = 0.004
+        contexts = await asyncio.gather(*(peer.context("c", 5) for _ in range(150)))
+        assert contexts == [[_round("t0")]] * 150
+        fake.hang = True
+        began = time.monotonic()
+        assert await asyncio.gather(*(peer.context("c", 5) for _ in range(150))) == [None] * 150
+        assert time.monotonic() - began < 2.0  # not the sum of their deadlines
         fake.hang = False
 
 
