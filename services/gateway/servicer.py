@@ -117,3 +117,8 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         async with contextlib.aclosing(self._speaker.speak(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def Voices(
+        self, request: gateway_pb2.VoicesRequest, context: Context
+    ) -> gateway_pb2.VoicesResponse:
+        return await self._speaker.voices()

@@ -48,9 +48,11 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
         self._draining = True
         await self._idle.wait()
 
-    async def Voices(self, request: pb.VoicesRequest, context: object) -> pb.VoicesResponse:
+    async def Voices(
+        self, request: gateway_pb2.VoicesRequest, context: object
+    ) -> gateway_pb2.VoicesResponse:
         voices = [
-            pb.Voice(
+            gateway_pb2.Voice(
                 id=voice.id,
                 language=voice.language,
                 engine=self._engine.name,
@@ -58,7 +60,7 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
             )
             for voice in self._engine.voices
         ]
-        return pb.VoicesResponse(voices=voices, default_voice=self._engine.default_voice)
+        return gateway_pb2.VoicesResponse(voices=voices, default_voice=self._engine.default_voice)
 
     async def Synthesize(
         self, requests: AsyncIterator[pb.SynthesizeRequest], context: ServicerContext[Any, Any]
