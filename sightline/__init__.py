@@ -35,6 +35,7 @@ from sightline.types import (
     SessionState,
     SessionStats,
     Timeouts,
+    Voice,
 )
 from sightline.version import __version__
 
@@ -66,6 +67,7 @@ __all__ = [
     "Timeouts",
     "UnauthenticatedError",
     "UnavailableError",
+    "Voice",
     "Watch",
     "__version__",
     "aio",

@@ -19,7 +19,7 @@ from sightline.conversation import Conversation
 from sightline.errors import InvalidArgumentError, SightlineError
 from sightline.push import Pusher
 from sightline.session import Session
-from sightline.types import Audio, SessionInfo, Timeouts
+from sightline.types import Audio, SessionInfo, Timeouts, Voice
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
 from sightline.wire import session_info
@@ -167,6 +167,13 @@ class Client:
         session = Session(self._calls, session_info(reply), key, self._sessions.discard)
         self._sessions.add(session)
         return session
+
+    async def voices(self) -> list[Voice]:
+        """What the server can speak with, its default first. UnavailableError where it has no
+        voice."""
+        reply = await self._calls.unary(self._calls.stub.Voices, pb.VoicesRequest())
+        found = [Voice(each.id, each.language, each.engine) for each in reply.voices]
+        return sorted(found, key=lambda voice: voice.id != reply.default_voice)
 
     async def speak(
         self, text: str, *, voice: str = "", timeout_s: float | None = None

@@ -174,18 +174,28 @@ class Answer:
 
 
 class Watch:
-    """Events of one condition by `async for`, until `close`; leaving the loop closes it.
+    """Events of one condition by `async for`, until `close`; leaving the loop closes it, and so do
+    `timeout_s` after its start and `limit` events.
 
     A reader that falls more than 256 events behind loses the oldest; `dropped` counts them.
     """
 
-    def __init__(self, watch: pb.Watch, close: Callable[["Watch"], None]) -> None:
+    def __init__(
+        self,
+        watch: pb.Watch,
+        close: Callable[["Watch"], None],
+        *,
+        timeout_s: float | None = None,
+        limit: int | None = None,
+    ) -> None:
         self.id = watch.watch
         self.condition = watch.condition
         self.dropped = 0
         self.request = watch
         self.sent = False  # the server may know of it
         self._close = close
+        self._timeout_s = timeout_s
+        self._limit = limit
         self._events: deque[Event] = deque()
         self._active = False
         self._replayed = False
@@ -200,9 +210,18 @@ class Watch:
         self.close()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
+        loop = asyncio.get_running_loop()
+        end = None if self._timeout_s is None else loop.time() + self._timeout_s
+        told = 0
         try:
-            while (event := await self.next()) is not None:
+            while self._limit is None or told < self._limit:
+                left_s = None if end is None else max(0.0, end - loop.time())
+                if (event := await self.next(left_s)) is None:
+                    return
+                told += 1
                 yield event
+        except TimeoutError:
+            return
         finally:
             self.close()
 

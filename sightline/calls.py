@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -32,6 +33,12 @@ _OPTIONS = (
 )
 
 
+# What grpc itself says of a connection: nothing that helps whoever reads it.
+_TRANSPORT = re.compile(
+    r"ipv[46]:|recvmsg|goaway|socket|stream removed|broken pipe|connection (reset|refused|dropped)"
+    r"|keepalive|handshak|name resolution|dns",
+    re.IGNORECASE,
+)
 _LOST_REASON = "Internal error from Core"  # grpc's words for the status it makes up
 
 
@@ -45,8 +52,11 @@ def from_rpc(error: grpc.aio.AioRpcError, address: str) -> SightlineError:
     details = error.details() or ""
     if error.code() is grpc.StatusCode.INTERNAL and details == _LOST_REASON:
         return UnavailableError("the server ended the stream")
-    if error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details.lower():
-        details = f"cannot reach {address}"
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        if "failed to connect" in details.lower():
+            details = f"cannot reach {address}"
+        elif _TRANSPORT.search(details):
+            details = f"the connection to {address} broke"
     return error_from_status(error.code(), details)
 
 

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from sightline import aio, commands
 from sightline.errors import (
@@ -27,6 +27,7 @@ from sightline.errors import (
     UnavailableError,
 )
 from sightline.types import Timeouts
+from sightline.version import __version__
 
 __all__ = ["main", "run"]
 
@@ -62,6 +63,9 @@ async def run(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return await _interruptible(options)
+    except BrokenPipeError:  # whoever read has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, ASYNC230 - for what is still to be flushed
+        return 1
     except (SightlineError, OSError, ImportError) as error:
         print(f"sightline: {_message(error)}", file=sys.stderr)
         return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
@@ -76,6 +80,9 @@ async def _interruptible(options: argparse.Namespace) -> int:
         with contextlib.suppress(NotImplementedError):  # no signals on this platform's loop
             loop.add_signal_handler(number, task.cancel)
     timeouts = Timeouts(connect_s=options.timeout)
+    if options.command is commands.models:  # known without a server
+        code: int = commands.models(options)
+        return code
     command: Callable[[aio.Client, argparse.Namespace], Awaitable[int]] = options.command
     async with aio.connect(options.server, timeouts=timeouts) as client:
         return await command(client, options)
@@ -88,14 +95,21 @@ def _message(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> _Parser:
     server = os.environ.get("SIGHTLINE_SERVER") or aio.DEFAULT_ADDRESS
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sightline",
         description="Ask about videos and live sessions.",
         epilog=(__doc__ or "").split("\n\n", 1)[1],
     )
-    everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    everywhere = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     for each in (parser, everywhere):  # before and after the command
         each.add_argument(
             "--server",
@@ -108,8 +122,9 @@ def _parser() -> argparse.ArgumentParser:
             metavar="S",
             help=f"seconds to wait for the server ({CONNECT_S:g})",
         )
+    parser.add_argument("--version", action="version", version=f"sightline {__version__}")
     parser.set_defaults(server=server, timeout=CONNECT_S)
-    as_json = argparse.ArgumentParser(add_help=False)
+    as_json = _Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="machine-readable output")
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -144,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         ("cooldown", "least seconds between two events"),
     ):
         watch.add_argument(f"--{name}", type=_not_negative, default=0.0, metavar="S", help=text)
-    watch.add_argument("--count", type=int, default=0, metavar="N", help="end after N events")
+    watch.add_argument("--count", type=_count, metavar="N", help="end after N events")
 
     push = add("push", commands.push, "push a video file into a session", as_json)
     push.add_argument("file")
@@ -156,11 +171,21 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--loop", action="store_true", help="again and again, until Ctrl-C")
     push.add_argument("--fps", type=_positive, default=0.0, help="frames a second to be looked at")
 
+    watch.add_argument(
+        "--for", dest="for_s", type=_positive, metavar="S", help="end after S seconds"
+    )
     add("sessions", commands.sessions, "list what is being watched", as_json)
     speak = add("speak", commands.speak, "write a text as speech")
     speak.add_argument("text")
     speak.add_argument("-o", "--output", required=True, metavar="OUT.wav", help="- for stdout")
-    speak.add_argument("--voice", default="", help="a voice of the server")
+    speak.add_argument("--voice", default="", help="a voice of the server (see `voices`)")
+    add("voices", commands.voices, "list what the server can speak with", as_json)
+    add(
+        "models",
+        commands.models,
+        "list what `make run MODEL=…` may be, and what each needs",
+        as_json,
+    )
     add("delete", commands.delete, "end a session").add_argument(
         "session", help="a session's id or name"
     )
@@ -179,6 +204,12 @@ def _positive(text: str) -> float:
     if value <= 0:
         raise argparse.ArgumentTypeError("must be positive")
     return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of events")
+    return int(text)
 
 
 def _number(text: str) -> float:

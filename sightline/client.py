@@ -22,6 +22,7 @@ from sightline.types import (
     SessionState,
     SessionStats,
     Timeouts,
+    Voice,
 )
 from sightline.wire import split_frames
 
@@ -106,6 +107,10 @@ class Client:
     def session(self, id_or_name: str, *, key: str = "") -> "Session":
         """A session that exists. `key` is needed only to push. Raises NotFoundError."""
         return Session(background.run(self._client.session(id_or_name, key=key)))
+
+    def voices(self) -> list[Voice]:
+        """What the server can speak with, its default first."""
+        return background.run(self._client.voices())
 
     def speak(
         self, text: str, *, voice: str = "", timeout_s: float | None = None
@@ -193,7 +198,8 @@ class Session:
     def watch(self, condition: str, **options: Any) -> "Watch":
         """Iterate over it to be told whenever `condition` begins or ceases to hold.
 
-        Options: `interval_s`, `debounce_s`, `cooldown_s`.
+        Options: `interval_s`, `debounce_s`, `cooldown_s`, and what ends the loop: `timeout_s`,
+        `limit` (events).
         """
         return Watch(background.run(_call(self._session.watch, condition, **options)))
 

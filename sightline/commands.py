@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import wave
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from sightline.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from sightline.presets import PRESETS
 from sightline.types import AnswerResult, SessionInfo, SessionState
 from sightline.video import VideoFile
 
-__all__ = ["LOOK_S", "ask", "delete", "push", "sessions", "speak", "watch"]
+__all__ = ["LOOK_S", "ask", "delete", "models", "push", "sessions", "speak", "voices", "watch"]
 
 LOOK_S = 4.0  # how long a URL is watched before it is asked about, without --at
 
@@ -136,20 +137,18 @@ async def watch(client: aio.Client, options: argparse.Namespace) -> int:
         interval_s=options.interval,
         debounce_s=options.debounce,
         cooldown_s=options.cooldown,
+        timeout_s=options.for_s,
+        limit=options.count,
     )
     if sys.stderr.isatty():
         print(f"\033[2mwatching {session.name}; Ctrl-C ends\033[0m", file=sys.stderr)
-    count = 0
     async for event in watch:
-        count += 1
         if options.json:
             _print_json(dataclasses.asdict(event))
         else:
             clock = _clock(event.capture_ns)
             word = "yes" if event.active else "no "
             print(f"{clock}  {word}  {event.condition}  ({event.score:.2f})", flush=True)
-        if count == options.count:
-            break
     return 0
 
 
@@ -215,12 +214,16 @@ async def sessions(client: aio.Client, options: argparse.Namespace) -> int:
     elif not found:
         print("no sessions")
     else:
-        rows = [_HEADINGS, *map(_row, found)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            print("  ".join(cells).rstrip())
+        _print_table(_HEADINGS, [_row(info) for info in found])
     return 0
+
+
+def _print_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    rows = [headings, *lines]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 _HEADINGS: tuple[str, ...] = (
@@ -252,13 +255,18 @@ def _row(info: SessionInfo) -> tuple[str, ...]:
 
 
 async def speak(client: aio.Client, options: argparse.Namespace) -> int:
+    folder = Path(options.output).parent
+    if options.output != "-" and not folder.is_dir():
+        raise FileNotFoundError(2, "no such folder", str(folder))
     chunks = client.speak(options.text, voice=options.voice)
     size, rate = 0, 0
     output: wave.Wave_write | None = None
     try:
         async for chunk in chunks:
             if output is None:
-                target = sys.stdout.buffer if options.output == "-" else options.output
+                target = sys.stdout.buffer
+                if options.output != "-":
+                    target = open(options.output, "wb")  # noqa: SIM115, ASYNC230 - closed by `wave`
                 output = wave.open(target, "wb")  # noqa: SIM115 - opened when the rate is known
                 output.setnchannels(1)
                 output.setsampwidth(2)
@@ -273,6 +281,44 @@ async def speak(client: aio.Client, options: argparse.Namespace) -> int:
         raise InvalidArgumentError("there is nothing to say in that text")
     if options.output != "-":
         print(f"{options.output}: {size / 2 / rate:.1f} s at {rate} Hz")
+    return 0
+
+
+async def voices(client: aio.Client, options: argparse.Namespace) -> int:
+    found = await client.voices()
+    if options.json:
+        _print_json({"voices": [voice._asdict() for voice in found]})
+    else:
+        _print_table(("VOICE", "LANGUAGE", "ENGINE"), found)
+    return 0
+
+
+def models(options: argparse.Namespace) -> int:
+    """Needs no server."""
+    if options.json:
+        rows = [dataclasses.asdict(preset) for preset in PRESETS]
+        for row, preset in zip(rows, PRESETS, strict=True):
+            row |= {"download_bytes": preset.download_bytes, "memory_bytes": preset.memory_bytes()}
+        _print_json({"models": rows})
+        return 0
+    _print_table(
+        ("NAME", "MODEL", "PARAMETERS", "DOWNLOAD", "MEMORY", "LICENCE"),
+        [
+            (
+                preset.name,
+                preset.model,
+                f"{preset.parameters / 1e9:.2f} B",
+                f"{preset.download_bytes / 1e9:.1f} GB" if preset.download_bytes else "-",
+                f"{preset.memory_bytes() / 1e9:.1f} GB",
+                preset.licence,
+            )
+            for preset in PRESETS
+        ],
+    )
+    print(
+        "\nMemory with one session in bfloat16; twice that on CPUs that compute float32 only."
+        "\n`make run MODEL=small` downloads it once. WORKER_MODEL takes any other of the hub."
+    )
     return 0
 
 

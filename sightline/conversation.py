@@ -61,6 +61,8 @@ class Conversation:
         interval_s: float = 0.0,
         debounce_s: float = 0.0,
         cooldown_s: float = 0.0,
+        timeout_s: float | None = None,
+        limit: int | None = None,
     ) -> Watch:
         """Be told whenever `condition` begins or ceases to hold."""
         request = pb.Watch(
@@ -70,4 +72,4 @@ class Conversation:
             debounce_s=debounce_s,
             cooldown_s=cooldown_s,
         )
-        return self._line.watch(request)
+        return self._line.watch(request, timeout_s, limit)

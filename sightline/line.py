@@ -75,8 +75,10 @@ class Line:
         self._ensure_running()
         return answer
 
-    def watch(self, request: pb.Watch) -> Watch:
-        watch = Watch(request, self._unwatch)
+    def watch(
+        self, request: pb.Watch, timeout_s: float | None = None, limit: int | None = None
+    ) -> Watch:
+        watch = Watch(request, self._unwatch, timeout_s=timeout_s, limit=limit)
         self._watches[watch.id] = watch
         self._send_watch(watch)
         self._ensure_running()

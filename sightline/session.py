@@ -111,14 +111,22 @@ class Session:
         interval_s: float = 0.0,
         debounce_s: float = 0.0,
         cooldown_s: float = 0.0,
+        timeout_s: float | None = None,
+        limit: int | None = None,
     ) -> Watch:
         """Be told whenever `condition` begins or ceases to hold.
 
         It is checked every `interval_s` (0: 1 s); a change must hold for `debounce_s` and comes
-        at most once in `cooldown_s`.
+        at most once in `cooldown_s`. A loop over it ends after `timeout_s` or `limit` events;
+        without them it goes on until it is left.
         """
         return self._own_conversation().watch(
-            condition, interval_s=interval_s, debounce_s=debounce_s, cooldown_s=cooldown_s
+            condition,
+            interval_s=interval_s,
+            debounce_s=debounce_s,
+            cooldown_s=cooldown_s,
+            timeout_s=timeout_s,
+            limit=limit,
         )
 
     def conversation(self, id: str = "", *, speech: bool = False, voice: str = "") -> Conversation:

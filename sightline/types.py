@@ -19,6 +19,7 @@ __all__ = [
     "SessionState",
     "SessionStats",
     "Timeouts",
+    "Voice",
 ]
 
 
@@ -111,6 +112,14 @@ class Audio(NamedTuple):
 
     sample_rate: int
     pcm: bytes
+
+
+class Voice(NamedTuple):
+    """What a server can speak with. `language` is a BCP 47 tag."""
+
+    id: str
+    language: str
+    engine: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

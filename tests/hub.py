@@ -34,8 +34,8 @@ class Hub:
 
     `bytes_per_s`: of each answer; 0: as fast as it goes. `gated`: repositories that want a token,
     and which. `break_after`: a file's connection breaks after so many bytes, as often as
-    `breaks` says. `stalled`: files are promised and no byte of them comes. `sent`: bytes of each
-    file that were sent.
+    `breaks` says. `stalled`: large files are promised and no byte of them comes. `sent`: bytes of
+    each file that were sent.
     """
 
     folder: Path
@@ -65,6 +65,7 @@ class Hub:
         assert self._server is not None
         self._server.shutdown()
         self._server.server_close()
+        self._server = None
 
     @property
     def url(self) -> str:
@@ -116,6 +117,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             pass
 
         def _answer(self, *, body: bool) -> None:
+            if hub._server is None:  # a connection that was kept open
+                self.close_connection = True
+                return
             path = unquote(urlsplit(self.path).path)
             for pattern, answer in ((_TREE, self._tree), (_INFO, self._info), (_FILE, self._file)):
                 if match := pattern.fullmatch(path):
@@ -174,7 +178,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def _send(self, key: str, file: Path, start: int) -> None:
             sent = 0
             for piece in _pieces(file, start, hub.bytes_per_s // PIECES_PER_S):
-                while hub.stalled:
+                while hub.stalled and file.stat().st_size >= LARGE_BYTES:
                     time.sleep(0.05)
                 if hub.breaks and hub.break_after and sent + len(piece) > hub.break_after:
                     hub.breaks -= 1

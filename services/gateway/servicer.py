@@ -130,5 +130,10 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
             async for chunk in chunks:
                 yield chunk
 
+    async def Voices(
+        self, request: gateway_pb2.VoicesRequest, context: Context
+    ) -> gateway_pb2.VoicesResponse:
+        return await self._speaker.voices()
+
     def _place(self, context: Context) -> str:
         return place_of_call(context, self._trusted)

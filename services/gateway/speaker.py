@@ -16,6 +16,7 @@ from sightline.v1 import gateway_pb2, tts_pb2, tts_pb2_grpc
 
 MAX_TEXT_BYTES = 16 * 1024
 SPEAK_TIMEOUT_S = 300.0
+VOICES_TIMEOUT_S = 5.0
 
 
 class Speaker:
@@ -38,6 +39,20 @@ class Speaker:
     async def aclose(self) -> None:
         if self._channel is not None:
             await self._channel.close()
+
+    async def voices(self) -> gateway_pb2.VoicesResponse:
+        """What there is to speak with. Raises UnavailableError without a TTS service."""
+        if self._channel is None:
+            raise UnavailableError("this server runs without speech")
+        try:
+            reply: gateway_pb2.VoicesResponse = await tts_pb2_grpc.TtsServiceStub(
+                self._channel
+            ).Voices(gateway_pb2.VoicesRequest(), timeout=VOICES_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise UnavailableError("the speech service is away") from None
+            raise error_from_status(error.code(), error.details()) from None
+        return reply
 
     async def speak(
         self, request: gateway_pb2.SpeakRequest, place: str = ""

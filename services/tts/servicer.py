@@ -47,9 +47,11 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
         """Refuse new texts and let those being spoken end."""
         await self._texts.drain()
 
-    async def Voices(self, request: pb.VoicesRequest, context: object) -> pb.VoicesResponse:
+    async def Voices(
+        self, request: gateway_pb2.VoicesRequest, context: object
+    ) -> gateway_pb2.VoicesResponse:
         voices = [
-            pb.Voice(
+            gateway_pb2.Voice(
                 id=voice.id,
                 language=voice.language,
                 engine=self._engine.name,
@@ -57,7 +59,7 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
             )
             for voice in self._engine.voices
         ]
-        return pb.VoicesResponse(voices=voices, default_voice=self._engine.default_voice)
+        return gateway_pb2.VoicesResponse(voices=voices, default_voice=self._engine.default_voice)
 
     async def Synthesize(
         self, requests: AsyncIterator[pb.SynthesizeRequest], context: ServicerContext[Any, Any]

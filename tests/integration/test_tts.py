@@ -17,8 +17,8 @@ import pytest
 
 from services.inference_worker.peers import SpeechPeer
 from sightline.errors import UnavailableError
+from sightline.v1 import gateway_pb2, tts_pb2_grpc
 from sightline.v1 import tts_pb2 as pb
-from sightline.v1 import tts_pb2_grpc
 from tests.garbage import throw_at_methods, throw_at_port
 from tests.processes import ServiceProcess
 
@@ -78,7 +78,7 @@ def _has_input(pid: int) -> bool:
 async def test_it_speaks(service_process: Start) -> None:
     process = service_process("tts")
     async with _stub(process) as stub:
-        voices = await stub.Voices(pb.VoicesRequest(), timeout=10)
+        voices = await stub.Voices(gateway_pb2.VoicesRequest(), timeout=10)
         ids = [voice.id for voice in voices.voices]
         assert voices.default_voice == "en-us"
         assert {"en-us", "en", "de", "fr"} <= set(ids)

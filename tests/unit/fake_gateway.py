@@ -155,13 +155,15 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
             yield pb.PushFramesResponse(error=refusal)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong key")
         self.pushed.append(first)
-        received = understood = 0
+        received = understood = arrived = 0
         capture_ns = 0
         waiting: asyncio.Queue[Any] = asyncio.Queue()
         yield pb.PushFramesResponse(credit=CREDIT)
 
         async def read() -> None:
+            nonlocal arrived
             async for message in requests:
+                arrived += not message.HasField("end")
                 waiting.put_nowait(message)
             waiting.put_nowait(None)
 
@@ -169,7 +171,7 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         try:
             while True:
                 await asyncio.sleep(0)  # let the client run ahead, as far as it dares
-                self.most_in_flight = max(self.most_in_flight, waiting.qsize())
+                self.most_in_flight = max(self.most_in_flight, arrived - received)
                 message = await waiting.get()
                 if message is None or message.HasField("end"):
                     break
@@ -195,6 +197,12 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
                 )
         finally:
             reader.cancel()
+
+    async def Voices(self, request: Any, context: Any) -> pb.VoicesResponse:
+        await self._maybe_fail("Voices", context)
+        voices = [pb.Voice(id="de", language="de-DE", engine="espeak-ng", sample_rate=22050)]
+        voices += [pb.Voice(id="en-us", language="en-US", engine="espeak-ng", sample_rate=22050)]
+        return pb.VoicesResponse(voices=voices, default_voice="en-us")
 
     async def Converse(self, requests: Any, context: Any) -> AsyncIterator[pb.ServerEvent]:
         await self._maybe_fail("Converse", context)

@@ -11,6 +11,7 @@ import pytest
 
 from sightline import cli
 from sightline.v1 import gateway_pb2 as pb
+from sightline.version import __version__
 from tests.unit.fake_gateway import ANSWER, FakeGateway
 from tests.unit.test_sdk_frames import write_video
 
@@ -114,13 +115,23 @@ async def test_a_draining_server_is_the_same_code(gateway, live, capsys) -> None
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["ask", "x"], ["ask", "x", "q", "--at", "soon"], ["ask", "x", "q", "--at", "-1"], ["nap"]],
+    [
+        [],
+        ["ask", "x"],
+        ["ask", "x", "q", "--at", "soon"],
+        ["ask", "x", "q", "--at", "-1"],
+        ["watch", "x", "y", "--count", "-3"],
+        ["nap"],
+    ],
 )
-async def test_wrong_usage_is_2(arguments, capsys) -> None:
+async def test_wrong_usage_is_2_and_one_line(arguments, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         await cli.run(arguments)
     assert stopped.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("sightline")
+    assert told.count("\n") == 1
+    assert "--help" in told
 
 
 async def test_sessions_table(gateway, live, capsys) -> None:
@@ -201,3 +212,35 @@ async def test_speech_is_written_as_wav(gateway, tmp_path: Path, capsys) -> None
         assert (sound.getframerate(), sound.getnchannels(), sound.getsampwidth()) == (22050, 1, 2)
         assert sound.readframes(99) == b"hellothere"
     assert str(target) in capsys.readouterr().out
+
+
+async def test_speech_into_a_folder_that_is_not_there_is_one_line(
+    gateway, tmp_path, capsys
+) -> None:
+    output = str(tmp_path / "no" / "a.wav")
+    assert await cli.run(["speak", "hello there", "-o", output]) == 2
+    assert capsys.readouterr().err == f"sightline: {tmp_path / 'no'}: no such folder\n"
+    assert not gateway.calls.get("Speak"), "nothing was spoken for nobody"
+
+
+async def test_voices_come_with_the_default_first(gateway, capsys) -> None:
+    assert await cli.run(["voices"]) == 0
+    assert capsys.readouterr().out.split("\n")[1].split() == ["en-us", "en-US", "espeak-ng"]
+
+
+async def test_models_and_version_need_no_server(tmp_path, capsys) -> None:
+    assert await cli.run(["--server", "localhost:1", "models"]) == 0
+    out = capsys.readouterr().out
+    assert "small" in out
+    assert "2.0 GB" in out, "what SmolVLM2-500M-Video's one file holds, in float32"
+    assert "16.6 GB" in out, "Qwen2.5-VL-7B in bfloat16"
+    with pytest.raises(SystemExit) as end:
+        await cli.run(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"sightline {__version__}\n"
+
+
+async def test_a_watch_ends_after_its_time(gateway, live, capsys) -> None:
+    assert await cli.run(["watch", "desk", "a red circle is there", "--for", "0.05"]) == 0
+    assert capsys.readouterr().out == ""
+    assert gateway.watched

@@ -264,6 +264,21 @@ async def test_watch_tells_events_until_closed(gateway, session) -> None:
     assert await watch.next() is None
 
 
+async def test_a_watch_with_a_bound_ends_by_itself(gateway, session) -> None:
+    watch = session.watch("motion", limit=1, timeout_s=30)
+    seen = asyncio.create_task(_all(watch))
+    await _until(lambda: gateway.watched)
+    _fire(gateway, True, 1)
+    _fire(gateway, False, 2)
+    assert len(await asyncio.wait_for(seen, 5)) == 1
+    assert await asyncio.wait_for(_all(session.watch("motion", timeout_s=0.05)), 5) == []
+    await _until(lambda: len(gateway.unwatched) == 2)
+
+
+async def _all(watch: sightline.aio.Watch) -> list[sightline.Event]:
+    return [event async for event in watch]
+
+
 async def test_watch_is_registered_again_and_tells_only_news(gateway, session) -> None:
     watch = session.watch("motion")
     await _until(lambda: gateway.watched)

@@ -75,8 +75,9 @@ def fetch(name: str) -> Path:
     patterns: Any = {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
     try:
         blobs = _missing(name, progress)
-        _download(name, blobs, progress)
-        return Path(huggingface_hub.snapshot_download(name, **patterns))
+        _download(name, blobs or [], progress)
+        here = blobs is None
+        return Path(huggingface_hub.snapshot_download(name, local_files_only=here, **patterns))
     except errors.GatedRepoError:
         raise ModelError(
             f"{name} is gated: accept its terms on the hub, and set HF_TOKEN to a token of yours"
@@ -99,9 +100,9 @@ def fetch(name: str) -> Path:
         raise ModelError(f"cannot fetch {name} from the hub: {_brief(error)}") from error
 
 
-def _missing(name: str, progress: Loading) -> list[Blob]:
-    """The large files that the cache has not. None where the hub cannot be reached: a snapshot
-    that is in the cache will do then."""
+def _missing(name: str, progress: Loading) -> list[Blob] | None:
+    """The large files that the cache has not; None where the hub cannot be reached: a snapshot that
+    is in the cache will do then."""
     from huggingface_hub import HfApi, RepoFile, constants, errors, hf_hub_download, hf_hub_url
     from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.utils import filter_repo_objects
@@ -111,12 +112,12 @@ def _missing(name: str, progress: Loading) -> list[Blob]:
     except errors.HfHubHTTPError as error:
         if error.response is not None and error.response.status_code < 500:
             raise
-        return []
+        return None
     except (OSError, errors.OfflineModeIsEnabled):
-        return []
+        return None
     except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore"):
-            return []  # no network
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2"):
+            return None  # no network
         raise
     entries = HfApi().list_repo_tree(name, revision=commit, recursive=True)
     sizes = {each.path: each for each in entries if isinstance(each, RepoFile)}
