@@ -235,7 +235,8 @@ def _precision(config: WorkerConfig, scale: Scale) -> Claim:
         name: statistics.mean(float(a == b) for a, b in zip(found, plain, strict=True))
         for name, found in answers.items()
     }
-    fastest = min(steps, key=lambda name: statistics.median(steps[name]))
+    fewer = [name for name in steps if name != "float32"]
+    fastest = min(fewer, key=lambda name: statistics.median(steps[name]))
     ratios = {name: Ratio.of(steps["float32"], found) for name, found in steps.items()}
     rows = [
         (name, f"{_ms(found)}, {ratios[name]}×, {100 * same[name]:.0f} % of the answers the same")
@@ -246,7 +247,9 @@ def _precision(config: WorkerConfig, scale: Scale) -> Claim:
         "2 to 4×",
         ratios["bfloat16"],
         rows,
-        Target("the fastest precision against float32", ratios[fastest].median, 1.0, at_least=True),
+        Target(
+            "the faster of fewer bits against float32", ratios[fastest].median, 1.0, at_least=True
+        ),
         {"step_s": steps, "ratios": ratios, "same_answers": same, "fastest": fastest},
         (
             Target(

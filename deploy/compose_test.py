@@ -6,6 +6,7 @@ dialogue and Redis, and asks again in the same conversation; then models of a hu
 Everything happens in a temporary folder and under its own project name; images, containers,
 networks, volumes and, where one had to be started, the Docker engine are gone afterwards.
 
+COMPOSE_TEST_TAG=tag takes the images that `make images` built under that tag instead of building.
 COMPOSE_TEST_KEEP=1 leaves the containers running and waits for Enter before it tears down;
 COMPOSE_TEST_CACHE=folder keeps the base images that had to be made from Debian's packages.
 """
@@ -48,6 +49,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = f"sightline-test-{os.getpid()}"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 SERVICES = ("redis", "dialogue", "tts", "worker", "gateway")
+IMAGES = ("gateway", "dialogue", "tts", "inference_worker")
 STILL_LIFE = (  # nothing moves, so the truth does not depend on when somebody asks
     Thing(0, "circle", "red", 36.0, 40.0, 38.0, 38.0, "still", 99),
     Thing(1, "square", "blue", 90.0, 84.0, 36.0, 36.0, "still", 99),
@@ -187,9 +189,13 @@ def _suite(folder: Path) -> Iterator[Suite]:
     suite = Suite(folder)
     try:
         started = time.monotonic()
-        log.info("building the images")
-        suite("build", timeout_s=3600)
-        log.info("built in %.0f s", time.monotonic() - started)
+        if tag := os.environ.get("COMPOSE_TEST_TAG"):
+            for name in IMAGES:
+                run("docker", "tag", f"sightline/{name}:{tag}", f"sightline/{name}:{PROJECT}")
+        else:
+            log.info("building the images")
+            suite("build", timeout_s=3600)
+            log.info("built in %.0f s", time.monotonic() - started)
         log.info(
             "%s",
             run(
@@ -224,7 +230,7 @@ def _suite(folder: Path) -> Iterator[Suite]:
 
 def _check_images(suite: Suite) -> None:
     """Each says what it is and lists what is in it."""
-    for name in ("gateway", "dialogue", "tts", "inference_worker"):
+    for name in IMAGES:
         reference = f"sightline/{name}:{PROJECT}"
         labels = json.loads(
             run("docker", "inspect", "--format", "{{json .Config.Labels}}", reference)

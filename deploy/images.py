@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 OUTPUT = REPOSITORY / "dist" / "images"
 SBOM = "/usr/share/sightline/sbom.cdx.json"
 DPKG = r"${Package} ${Version} ${Architecture}\n"
-PASSED = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIPER")  # build arguments of the environment
+INDICES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")  # as in docker-compose.yml, to share its layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,9 @@ def _build_arguments(names: Names, image: Image) -> list[str]:
         ("git", "rev-parse", "HEAD"), cwd=REPOSITORY, capture_output=True, text=True
     ).stdout.strip()
     found = [f"VERSION={names.tag}", f"REVISION={revision}"]
-    found += [f"{name}={os.environ[name]}" for name in PASSED if os.environ.get(name)]
+    found += [f"{name}={os.environ.get(name, '')}" for name in INDICES]
+    if piper := os.environ.get("PIPER"):
+        found.append(f"PIPER={piper}")
     if base := os.environ.get("SIGHTLINE_BASE"):
         found.append(f"BASE={base}")
     index = os.environ.get("SIGHTLINE_TORCH_INDEX")

@@ -42,6 +42,7 @@ class LocalConfig(EnvConfig):
     dialogue_redis_url: str | None = setting(
         None,
         "Redis to keep conversations in; empty: one of the suite's own, thrown away at its end.",
+        secret=True,
     )
     gateway_grpc_port: int = _port(50051, "gRPC of the gateway: SDK and command line.")
     gateway_http_port: int = _port(8080, "Page and HTTP API of the gateway.")
