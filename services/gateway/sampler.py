@@ -6,6 +6,7 @@ the session's rate chooses are converted, on the decode thread.
 
 import asyncio
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,13 +28,15 @@ REWIND_NS = SECOND_NS  # capture times that fall back further start a new timeli
 
 @dataclass(frozen=True, slots=True)
 class SampledFrame:
-    """One frame for the model. `pixels`: height * width * 3 bytes, RGB24, rows from the top."""
+    """One frame for the model. `pixels`: height * width * 3 bytes, RGB24, rows from the top.
+    `sampled_s`: when it was made, monotonic."""
 
     pixels: bytes
     width: int
     height: int
     capture_ns: int
     clock_source: ClockSource
+    sampled_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)

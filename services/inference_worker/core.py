@@ -32,6 +32,7 @@ from services.inference_worker.scheduler import (
 from services.inference_worker.step import Picture, Run, RunOutput
 from sightline.errors import (
     AlreadyExistsError,
+    FailedPreconditionError,
     InternalError,
     InvalidArgumentError,
     NotFoundError,
@@ -40,6 +41,8 @@ from sightline.errors import (
 )
 
 log = logging.getLogger(__name__)
+
+NO_FRAME = "no frame has been understood yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +157,12 @@ class EngineCore:
                 self._rebase(session)
             while session.waiting and not (session.rebase_due or session.leaving):
                 job = session.waiting[0]
+                if not session.trunk.segments:  # whatever a model said now would be made up
+                    if session.frames:
+                        break
+                    session.waiting.popleft()
+                    job.sink.failed(FailedPreconditionError(NO_FRAME))
+                    continue
                 length = len(job.pending) + job.max_tokens
                 if session.frames_taken < job.after_frame or not self.cache.can_branch(
                     session.trunk, length
@@ -303,6 +312,7 @@ class EngineCore:
                 latency_s,
                 session.reused_segments,
                 session.recomputed_segments,
+                frame.replayed,
             )
         )
 

@@ -79,6 +79,7 @@ class RunMaking:
         branch = job.branch
         assert branch is not None
         start = branch.num_tokens
+        first = branch.cursor - job.before
         slots = self._cache.extend(branch, count)
         tokens, job.pending = job.pending[:count], job.pending[count:]
         if job.sampling.temperature > 0 and job.generator is None:
@@ -90,7 +91,7 @@ class RunMaking:
             own_pages=branch.pages,
             own_start=start,
             slots=slots,
-            positions=[(branch.cursor + n,) * 3 for n in range(start, start + count)],
+            positions=[(first + n,) * 3 for n in range(start, start + count)],
             tokens=tokens,
             row=branch.trunk.reservation.row,
             want_output=not job.pending,
