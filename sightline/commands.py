@@ -86,16 +86,22 @@ async def _tell_answer(session: aio.Session, options: argparse.Namespace) -> int
     if options.json:
         _print_json(_answer_object(session, options.question, result))
     elif sys.stderr.isatty():
-        seen = f"{result.frames_seen} frames seen, " if result.frames_seen else ""
-        times = f"first token {result.first_token_ms:.0f} ms, all {result.total_ms:.0f} ms"
-        print(f"\033[2m({seen}{times})\033[0m", file=sys.stderr)
+        print(f"\033[2m({_about(result)})\033[0m", file=sys.stderr)
     return 0
+
+
+def _about(result: AnswerResult) -> str:
+    """ "saw 30 frames, newest 0.1 s old; first token 41 ms, all 120 ms" """
+    frames = f"{result.frames_seen} frame{'' if result.frames_seen == 1 else 's'}"
+    seen = f"saw {frames}, newest {result.newest_frame_age_ms / 1000:.1f} s old; "
+    times = f"first token {result.first_token_ms:.0f} ms, all {result.total_ms:.0f} ms"
+    return (seen if result.frames_seen else "") + times
 
 
 def _answer_object(session: aio.Session, question: str, result: AnswerResult) -> dict[str, Any]:
     report = {"question": question, "answer": result.text, **dataclasses.asdict(result)}
     del report["text"]
-    for times in ("first_token_ms", "total_ms"):
+    for times in ("first_token_ms", "total_ms", "newest_frame_age_ms"):
         report[times] = round(report[times], 1)
     report["session"] = session.id
     if session.start_ns is not None:  # a file: when in the video its last frame was

@@ -136,6 +136,7 @@ class AnswerResult:
     first_capture_ns: int  # the oldest and newest frame it saw
     last_capture_ns: int
     frames_seen: int
+    newest_frame_age_ms: float  # when the answer began; grows where the source rests
     history_rounds: int
     degraded: tuple[str, ...]
     restarted: bool  # the line broke and the question had to be asked again

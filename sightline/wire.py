@@ -92,6 +92,7 @@ def answer_result(message: pb.AnswerDone, conversation: str, restarted: bool) ->
         first_capture_ns=message.first_capture_ns,
         last_capture_ns=message.last_capture_ns,
         frames_seen=message.frames_seen,
+        newest_frame_age_ms=message.newest_frame_age_ms,
         history_rounds=message.history_rounds,
         degraded=tuple(message.degraded),
         restarted=restarted,

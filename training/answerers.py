@@ -53,10 +53,10 @@ class DenseAnswerer:
 
     def ask(self, text: str, history: tuple[tuple[str, str], ...]) -> str:
         question = Question("", text, "", history)
-        prompt = branch_of(self.model, len(self._frames) - 1, question).prompt
+        branch = branch_of(self.model, len(self._frames) - 1, question)
         said: list[int] = []
         while len(said) < self.model.spec.max_answer_tokens:
-            token = int(self._scores(prompt + said).argmax())
+            token = int(self._scores(branch.prompt + said, branch.before).argmax())
             if token in self.model.stop_tokens:
                 break
             said.append(token)
@@ -67,14 +67,16 @@ class DenseAnswerer:
         return bool(scores[self.model.yes_token] > scores[self.model.no_token])
 
     @torch.no_grad()
-    def _scores(self, prompt: list[int]) -> torch.Tensor:
-        """Vocabulary scores after `prompt`, asked after the newest frame."""
+    def _scores(self, prompt: list[int], before: int = 0) -> torch.Tensor:
+        """Vocabulary scores after `prompt`, asked after the newest frame; `before` as of a
+        `Branch`."""
         model = self.model
         if self._vision is None:
             pixels = torch.from_numpy(np.stack(self._frames))
             self._vision = model.encode(pixels[:, None]).tokens.flatten(0, 1)
         frame = len(self._frames) - 1
-        row = pack(model, frame + 1, [Branch(frame, "", prompt, [0])], 0, len(prompt))
+        branch = Branch(frame, "", prompt, [0], before)
+        row = pack(model, frame + 1, [branch], 0, len(prompt))
         hidden = model.decoder.embedding(torch.from_numpy(row.tokens))
         start = len(model.sink_tokens())
         hidden[start : start + len(self._vision)] = self._vision
@@ -185,8 +187,8 @@ class EngineAnswerer:
         for question in questions:
             rounds = kept_rounds(question, model.spec.history_rounds)
             room = self.engine.core.limits.branch_tokens - self._max_tokens
-            tokens, _ = prompt_within(room, model, rounds, question.text)
-            heard.append(self._branch(tokens, self._max_tokens))
+            prompt = prompt_within(room, model, rounds, question.text)
+            heard.append(self._branch(prompt.tokens, self._max_tokens, before=prompt.before))
         return [model.text(cast(list[int], each.result.result(_TIMEOUT_S))) for each in heard]
 
     def scores(self, conditions: Sequence[str]) -> list[float]:
@@ -194,11 +196,13 @@ class EngineAnswerer:
         heard = [self._branch(model.watch_tokens(c), 1, score_only=True) for c in conditions]
         return [cast(float, each.result.result(_TIMEOUT_S)) for each in heard]
 
-    def _branch(self, tokens: list[int], limit: int, *, score_only: bool = False) -> _Heard:
+    def _branch(
+        self, tokens: list[int], limit: int, *, score_only: bool = False, before: int = 0
+    ) -> _Heard:
         if not self._sequence:  # nobody is asked before there is a picture
             self._submit()
         heard = _Heard()
-        job = BranchJob(tokens, limit, heard, score_only=score_only)
+        job = BranchJob(tokens, limit, heard, score_only=score_only, before=before)
         self.engine.submit_branch(self._session, job)
         return heard
 

@@ -17,7 +17,7 @@ from training.layout import Branch, branch_of, pack
 from training.recipe import Mix, Recipe
 from training.vocabulary import build_tokenizer
 from training.world.stage import Split
-from training.worlds import Take, Truth, World, find_world
+from training.worlds import Take, Truth, World, at_length, find_world
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +95,23 @@ def with_words(model: BuiltinModel, texts: list[str], seed: int) -> tuple[Builti
 
 
 def draw_branches(
-    model: BuiltinModel, take: Take, weights: Mapping[str, float], text_size: int, rng: Generator
+    model: BuiltinModel,
+    take: Take,
+    weights: Mapping[str, float],
+    text_size: int,
+    rng: Generator,
+    conversations: float = 0.0,
+    elsewhere: Take | None = None,
 ) -> list[Branch]:
-    """Fill `text_size` tokens with questions at random moments."""
+    """Fill `text_size` tokens with questions at random moments. conversations: share of them at
+    the end of a long one, which may have begun over the take `elsewhere`."""
     branches: list[Branch] = []
     room, misses = text_size, 0
     while misses < 12:
         asked = take.ask(weights, rng)
+        if asked is not None and conversations and rng.random() < conversations:
+            frame, question = asked
+            asked = frame, at_length(take, frame, question, weights, elsewhere, rng)
         branch = None if asked is None else branch_of(model, *asked)
         if branch is None or branch.size > room:
             misses += 1
@@ -118,13 +128,18 @@ def make_batch(
     seed: int,
     weights: Mapping[str, float] | None = None,
     split: Split = "train",
+    conversations: float = 0.0,
 ) -> Batch:
-    """`mix.batch` clips with seeds from `seed` on. weights: of the kinds asked, the world's own."""
+    """`mix.batch` clips with seeds from `seed` on. weights: of the kinds asked, the world's own.
+    conversations: share of questions at the end of a long one."""
     rows, pixels, truths, kinds = [], [], list[Truth](), []
+    before: Take | None = None
     for index in range(mix.batch):
         rng = np.random.default_rng((seed + index, 2))
         take = world.film(seed + index, mix.frames, rng, split)
-        branches = draw_branches(model, take, weights or world.kinds, mix.text_size, rng)
+        asked = weights or world.kinds
+        branches = draw_branches(model, take, asked, mix.text_size, rng, conversations, before)
+        before = take
         offset = int(rng.integers(model.spec.position_horizon - 128))
         rows.append(pack(model, mix.frames, branches, offset, mix.text_size))
         kinds.append(tuple(branch.kind for branch in branches))

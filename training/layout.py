@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.inference_worker.model.builtin import BuiltinModel
-from services.inference_worker.model.family import Round
+from services.inference_worker.model.family import Round, prompt_of
 from services.inference_worker.model.layout import VISION
 from training.questions import Question
 
@@ -25,12 +25,14 @@ TRUNK = -1
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A question asked after frame `frame`, as tokens: the prompt, then what must be said."""
+    """A question asked after frame `frame`, as tokens: the prompt, of which `before` tokens stand
+    before the cursor, then what must be said."""
 
     frame: int
     kind: str
     prompt: list[int]
     answer: list[int]
+    before: int = 0
 
     @property
     def size(self) -> int:
@@ -69,9 +71,9 @@ def branch_of(model: BuiltinModel, frame: int, question: Question) -> Branch:
         answer = [model.yes_token if question.answer == "yes" else model.no_token]
         return Branch(frame, question.kind, model.watch_tokens(question.text), answer)
     history = [Round(asked, answered) for asked, answered in question.history]
-    prompt = model.question_tokens(history, question.text)
+    prompt = prompt_of(model, history, question.text)
     answer = [*model.tokenizer.encode(question.answer).ids, *model.stop_tokens]
-    return Branch(frame, question.kind, prompt, answer)
+    return Branch(frame, question.kind, prompt.tokens, answer, prompt.before)
 
 
 def pack(
@@ -123,7 +125,8 @@ def arrange(sink: list[int], spans: list[Span], branches: list[Branch], text_siz
         span = slice(at, at + size)
         tokens[span] = (branch.prompt + branch.answer)[:size]
         targets[at + len(branch.prompt) - 1 : at + size] = branch.answer
-        positions[span] = (spans[branch.frame].after + np.arange(size))[:, None]
+        first = spans[branch.frame].after - branch.before
+        positions[span] = (first + np.arange(size))[:, None]
         frames[span] = branch.frame
         owners[span] = index
         at += size

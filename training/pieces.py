@@ -113,8 +113,8 @@ def _branch(
         )
     wanted = min(config.history_rounds, model.spec.history_rounds)
     room = config.branch_tokens - model.spec.max_answer_tokens
-    prompt, _ = prompt_within(room, model, rounds[-wanted:] if wanted else [], turn.question)
-    return Branch(frame, "", prompt, answer)
+    prompt = prompt_within(room, model, rounds[-wanted:] if wanted else [], turn.question)
+    return Branch(frame, "", prompt.tokens, answer, prompt.before)
 
 
 def answer_tokens(model: Any, answer: str) -> list[int]:

@@ -106,7 +106,7 @@ def mine(
     longest: int = 24,
 ) -> Pairs | None:
     """Pairs of the truth and what `reference` said instead; None where it was right throughout."""
-    asked = [branches_of(batch, row) for row in range(len(batch.tokens))]
+    asked = [branches_of(reference, batch, row) for row in range(len(batch.tokens))]
     said = _sample(reference, batch, asked, vision, rng, temperature, longest)
     found: list[list[Branch]] = []
     for right, answers in zip(asked, said, strict=True):
@@ -119,16 +119,20 @@ def mine(
     return Pairs(batch.pixels, *laid, count)
 
 
-def branches_of(batch: Batch, row: int) -> list[Branch]:
+def branches_of(model: BuiltinModel, batch: Batch, row: int) -> list[Branch]:
     """The questions of one clip with their right answers, read back from its row."""
     owners, targets = batch.branches[row].cpu(), batch.targets[row].cpu()
     tokens, frames = batch.tokens[row].cpu(), batch.frames[row].cpu()
+    times = batch.positions[row, :, 0].cpu()
     found: list[Branch] = []
     for index, kind in enumerate(batch.kinds[row]):
         at = (owners == index).nonzero()[:, 0]
         answered = at[targets[at] != NO_TARGET]
         prompt = tokens[int(at[0]) : int(answered[0]) + 1].tolist()
-        found.append(Branch(int(frames[at[0]]), kind, prompt, targets[answered].tolist()))
+        answer, frame = targets[answered].tolist(), int(frames[at[0]])
+        newest = int((frames == frame).nonzero()[0])  # the first token of the frame itself
+        after = int(times[newest]) + model.spec.layout.segment_advance
+        found.append(Branch(frame, kind, prompt, answer, after - int(times[at[0]])))
     return found
 
 

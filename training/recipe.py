@@ -36,6 +36,7 @@ class Stage:
 
     learns: from the "trunk"'s truth alone, through the decoder's early layers, from "answers", or
     by "preference" among them. kinds: of the questions asked, with weights; empty: the recipe's.
+    conversations: share of the questions that come at the end of a long conversation.
     pairs: a JSONL of people's preferences, "" for the model's own mistakes on generated clips.
     beta, anchor: as in `preference.judge`.
     """
@@ -48,6 +49,7 @@ class Stage:
     warmup_steps: int = 50
     learns: Literal["trunk", "answers", "preference"] = "answers"
     kinds: dict[str, float] = field(default_factory=dict)
+    conversations: float = 0.0
     pairs: str = ""
     beta: float = 0.1
     anchor: float = 0.05

@@ -70,7 +70,8 @@ def make_step(
         return make_pictures(world, model.config.grid, recipe.picture_batch // share.total, seed)
     mix = stage.mixes[step % len(stage.mixes)]
     mine = replace(mix, batch=share.of(mix.batch))
-    return make_batch(model, world, mine, seed, stage.kinds or recipe.kinds)
+    kinds = stage.kinds or recipe.kinds
+    return make_batch(model, world, mine, seed, kinds, conversations=stage.conversations)
 
 
 def stream(recipe: Recipe, first_step: int, share: Share, workers: int = 1) -> Iterator[Made]:

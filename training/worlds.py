@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from training import questions, truth
 from training.rendering import Pixels, Scene, render
 from training.withheld import Pairs
-from training.world import asking, cells, shapes, wide
+from training.world import asking, cells, conversation, shapes, wide
 from training.world.catalogue import is_held_out
 from training.world.question import Question, pick
 from training.world.realtime import priced
@@ -24,7 +24,6 @@ from training.world.stage import Split
 IGNORE = cells.IGNORE
 _PICTURE_MOMENTS = (0, 9, 18)
 _PICTURES_PER_STORY = 6
-_ROUNDS_KEPT = 10
 _NEAR_FRAMES = 6
 
 
@@ -50,6 +49,13 @@ class Take(Protocol):
 
     def ask(self, weights: Mapping[str, float], rng: Generator) -> tuple[int, Question] | None:
         """A moment and a question after it, of a kind drawn by weight; None where that fails."""
+        ...
+
+    @property
+    def num_moments(self) -> int: ...
+
+    def ask_at(self, frame: int, kind: str, rng: Generator) -> Question | None:
+        """A question of this kind after this frame, None where there is nothing sure to ask."""
         ...
 
     def truth(self, grid: int) -> Truth: ...
@@ -112,6 +118,13 @@ class ShapesTake:
             question = after(talk, question)
         return frame, question
 
+    @property
+    def num_moments(self) -> int:
+        return len(self.clip)
+
+    def ask_at(self, frame: int, kind: str, rng: Generator) -> Question | None:
+        return questions.ask(self.clip, frame, kind, rng)
+
     def truth(self, grid: int) -> Truth:
         labels, measures = truth.cell_truth(self.clip, grid)
         calm = np.ones(len(self.clip), bool)
@@ -123,8 +136,25 @@ class ShapesTake:
 
 def after(talk: tuple[tuple[str, str], ...], question: Question) -> Question:
     """The question with earlier rounds before its own."""
-    history = (talk + question.history)[-_ROUNDS_KEPT:]
+    history = (talk + question.history)[-conversation.ROUNDS :]
     return Question(question.kind, question.text, question.answer, history)
+
+
+def at_length(
+    take: Take,
+    frame: int,
+    question: Question,
+    weights: Mapping[str, float],
+    elsewhere: Take | None,
+    rng: Generator,
+) -> Question:
+    """The question at the end of a long conversation; a watch has none, and an "it" that nothing
+    was said about stands for the one thing there is. elsewhere: a clip that was talked of before.
+    """
+    if question.is_watch or (question.kind == "followup" and not question.history):
+        return question
+    talk = conversation.long_talk(take, frame, question, list(weights), elsewhere, rng)
+    return after(talk, question)
 
 
 class ShapesWorld:
@@ -172,6 +202,13 @@ class WideTake:
             if question is not None and not self._denies_withheld(frame, question):
                 return frame, self._after_talk(frame, question, weights, rng)
         return None
+
+    @property
+    def num_moments(self) -> int:
+        return len(self.clip)
+
+    def ask_at(self, frame: int, kind: str, rng: Generator) -> Question | None:
+        return asking.ask(self.clip, frame, kind, rng)
 
     def _denies_withheld(self, frame: int, question: Question) -> bool:
         """A watch for a price: it need not name the thing that shows another one."""

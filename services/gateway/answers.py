@@ -38,6 +38,8 @@ class Answerable(Protocol):
     def stub(self) -> inference_pb2_grpc.InferenceServiceStub: ...
     @property
     def turns(self) -> Turns: ...
+    def check_answerable(self) -> None: ...
+    def frame_age_s(self, capture_ns: int) -> float | None: ...
     def note_degraded(self, flags: list[str]) -> None: ...
 
 
@@ -53,8 +55,10 @@ async def stream_answer(
     `timeout_s`.
 
     A worker that is away before its first event is asked again; once words have come a failure is
-    raised as the SightlineError of its status. Closing the iterator cancels the answer.
+    raised as the SightlineError of its status. Closing the iterator cancels the answer. Raises
+    FailedPreconditionError where there is no frame to ask about.
     """
+    session.check_answerable()
     asked_s = time.monotonic()
     async with session.turns.turn(asker, wait_s):
         events = _relay(session, request, asked_s, timeout_s)
@@ -68,6 +72,7 @@ async def _relay(
 ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
     begun_s = time.monotonic()
     first_words_ns = 0
+    began_s = asked_s  # when the answer did
     backoff = Backoff(0.05, 1.0)
     finish = "error"
     metrics.ANSWERS_IN_FLIGHT.inc()
@@ -81,8 +86,8 @@ async def _relay(
                     begun = True
                     kind = event.WhichOneof("event")
                     if kind == "text_delta" and not first_words_ns:
-                        first_words_ns = time.time_ns()
-                        metrics.FIRST_TOKEN.observe(time.monotonic() - asked_s)
+                        first_words_ns, began_s = time.time_ns(), time.monotonic()
+                        metrics.FIRST_TOKEN.observe(began_s - asked_s)
                     elif kind == "speech_unavailable":
                         speechless = True
                     elif kind == "done":
@@ -90,6 +95,10 @@ async def _relay(
                             event.done.degraded.append(SPEECH_UNAVAILABLE)
                         finish = _FINISH_NAMES.get(event.done.finish_reason, "error")
                         session.note_degraded(list(event.done.degraded))
+                        age_s = session.frame_age_s(event.done.last_capture_ns)
+                        if age_s is not None:
+                            age_s -= time.monotonic() - began_s if first_words_ns else 0.0
+                            event.done.newest_frame_age_ms = 1000 * max(0.0, age_s)
                         if first_words_ns and event.done.last_capture_ns:
                             waited_ns = first_words_ns - event.done.last_capture_ns
                             metrics.CAPTURE_TO_ANSWER.observe(max(0.0, waited_ns / 1e9))

@@ -1,6 +1,7 @@
 """One session's frame stream to its worker: credit, acknowledgements, reconnection, replay."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import Counter, deque
@@ -93,6 +94,15 @@ class FrameLink:
         """Frames taken from the ring that are not understood yet."""
         return len(self._in_flight) + len(self._again)
 
+    def age_s(self, capture_ns: int) -> float | None:
+        """How long ago the frame of this capture time was sampled here; None for one of which
+        nothing is kept. By this clock alone: a publisher's may differ."""
+        sent = (each.frame for each in reversed(self._in_flight))
+        for frame in itertools.chain(sent, reversed(self._kept)):
+            if frame.capture_ns == capture_ns:
+                return time.monotonic() - frame.sampled_s
+        return None
+
     async def open(self) -> None:
         """Be admitted by the worker, then carry frames until `aclose`.
 
@@ -124,6 +134,9 @@ class FrameLink:
     async def _connect(self) -> tuple[Any, bool]:
         """A fresh stream that the worker accepted, and whether it still knew the session."""
         call = self.worker.stub.StreamFrames()
+        shown = sum(not fresh for _, fresh in self._again)
+        shown += sum(not sent.fresh for sent in self._in_flight)
+        self._open_message.replays = len(self._kept) + shown
         try:
             async with asyncio.timeout(self._open_timeout_s):
                 await call.write(inference_pb2.StreamFramesRequest(open=self._open_message))

@@ -174,7 +174,7 @@ class Sessions:
         for session in list(self._sessions.values()):
             session.tick(now_s)
             states[STATE_NAMES[session.state]] += 1
-            ages_s[STATE_NAMES[session.state]].append(session.frame_age_s(now_s))
+            ages_s[STATE_NAMES[session.state]].append(session.staleness_s(now_s))
             if reason := self._overdue(session, now_s):
                 self.delete(session, reason)
                 continue

@@ -31,7 +31,8 @@ DEFAULT_BUDGET = DecodeBudget()
 
 @dataclass(frozen=True, slots=True)
 class SampledFrame:
-    """One frame for the model. `pixels`: height * width * 3 bytes, RGB24, rows from the top."""
+    """One frame for the model. `pixels`: height * width * 3 bytes, RGB24, rows from the top.
+    `sampled_s`: when it was made, monotonic."""
 
     pixels: bytes
     width: int

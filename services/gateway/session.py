@@ -194,6 +194,16 @@ class Session:
         """The worker that answers about this session."""
         return self.link.worker.stub
 
+    def check_answerable(self) -> None:
+        """Raises FailedPreconditionError where no frame has come that could be asked about, and
+        none is on its way."""
+        if not (self.link.processed or self.waiting_frames or self._publisher):
+            raise FailedPreconditionError("no frame has been understood yet")
+
+    def frame_age_s(self, capture_ns: int) -> float | None:
+        """As of the link."""
+        return self.link.age_s(capture_ns)
+
     def note_degraded(self, flags: list[str]) -> None:
         """Remember what an answer went without; an empty list says that all is well again."""
         self._degraded = dict.fromkeys(flags, time.monotonic())
@@ -218,7 +228,7 @@ class Session:
         dropped = self.sampler.counts().dropped.total() + self.link.dropped.total()
         return Progress(self.link.processed, dropped, self.link.last_capture_ns)
 
-    def frame_age_s(self, now_s: float) -> float:
+    def staleness_s(self, now_s: float) -> float:
         """Since the newest understood frame was sampled; without one, since its state began."""
         newest_s = self.link.newest_s
         return max(0.0, now_s - (self.since_s if newest_s is None else newest_s))

@@ -49,9 +49,7 @@ class Speaker:
                 self._channel
             ).Voices(gateway_pb2.VoicesRequest(), timeout=VOICES_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise UnavailableError("the speech service is away") from None
-            raise error_from_status(error.code(), error.details()) from None
+            raise error_of_peer(error, "speech") from None
         return reply
 
     async def speak(

@@ -213,12 +213,12 @@ class Answerer:
         limit = self.model.spec.max_answer_tokens
         max_tokens = min(question.max_tokens or limit, limit)
         room = self.engine.core.branch_tokens - max_tokens
-        tokens, rounds = prompt_within(room, self.model, rounds, question.text)
+        prompt = prompt_within(room, self.model, rounds, question.text)
         line = BranchLine(asyncio.get_running_loop())
         sampling = sampling_of(question, self.model.sampling)
-        job = BranchJob(tokens, max_tokens, line, sampling=sampling)
+        job = BranchJob(prompt.tokens, max_tokens, line, sampling=sampling, before=prompt.before)
         self.engine.submit_branch(request.session_id, job)
-        return job, line, len(rounds)
+        return job, line, prompt.rounds
 
     def _start_speech(
         self, request: inference_pb2.AnswerRequest, degraded: list[str]

@@ -13,6 +13,9 @@ from services.inference_worker.kv_cache import Branch, KVCache, Trunk
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.runner import Runner
 from services.inference_worker.scheduler import BranchJob, Seen, SessionState
+from sightline.errors import FailedPreconditionError
+
+NO_FRAME = "no frame has been understood yet"
 
 
 class Branching:
@@ -41,6 +44,12 @@ class Branching:
             job = session.waiting[0]
             if session.frames_taken < job.after_frame:
                 return
+            if not session.trunk.segments:  # whatever a model said now would be made up
+                if session.frames:
+                    return
+                session.dequeue()
+                job.sink.failed(FailedPreconditionError(NO_FRAME))
+                continue
             if not self._has_room(session, job, prompt_tokens):
                 return
             self._stay_in_range(session, len(job.pending) + job.max_tokens)

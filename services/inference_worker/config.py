@@ -143,6 +143,13 @@ class WorkerConfig(ServiceConfig):
         "How long a session outlives its frame stream, if the gateway names no time.",
         minimum=0,
     )
+    first_frame_s: float = setting(
+        10.0,
+        "How long a question waits for a session's first frame where one can come, and for the "
+        "window that is replayed to a worker that forgot it.",
+        minimum=0,
+        maximum=120,
+    )
     dialogue: str | None = setting(
         None, "Address of the dialogue service; empty: no history, nothing is kept."
     )

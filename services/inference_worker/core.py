@@ -337,6 +337,7 @@ class EngineCore:
                 latency_s,
                 session.reused_segments,
                 session.recomputed_segments,
+                frame.replayed,
             )
         )
 

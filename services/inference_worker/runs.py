@@ -93,6 +93,7 @@ class RunMaking:
         branch = job.branch
         assert branch is not None
         start = branch.num_tokens
+        first = branch.cursor - job.before
         slots = self._cache.extend(branch, count)
         tokens, job.pending = job.pending[:count], job.pending[count:]
         if job.sampling.drawn and job.generator is None:
@@ -104,7 +105,7 @@ class RunMaking:
             own_pages=branch.pages,
             own_start=start,
             slots=slots,
-            positions=[(branch.cursor + n,) * 3 for n in range(start, start + count)],
+            positions=[(first + n,) * 3 for n in range(start, start + count)],
             tokens=tokens,
             row=branch.trunk.reservation.row,
             want_output=not job.pending,

@@ -37,6 +37,7 @@ class FrameReceipt:
     latency_s: float
     reused_segments: int
     recomputed_segments: int
+    replayed: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -91,15 +92,16 @@ class BranchSink(Protocol):
 class BranchJob:
     """A question or a watch's check. `pending` tokens still have to run; the last one's logits
     give the next token. `after_frame`: frames submitted to the session before it was asked, which
-    it must see. `max_tokens` bounds the answer alone. `said`: every token so far, of the prompt
-    and of the answer. `paused`: its branch gave its pages back, and reads all of that again when
-    there is room."""
+    it must see. `max_tokens` bounds the answer alone. `before`: as of a `Prompt`. `said`: every
+    token so far, of the prompt and of the answer. `paused`: its branch gave its pages back, and
+    reads all of that again when there is room."""
 
     pending: list[int]
     max_tokens: int
     sink: BranchSink
     score_only: bool = False
     sampling: Sampling = GREEDY
+    before: int = 0
     after_frame: int = 0
     branch: Branch | None = None
     seen: Seen | None = None

@@ -108,7 +108,7 @@ class InferenceServicer(InferenceServiceServicer):
             while (receipt := await receipts.get()) is not None:
                 if isinstance(receipt, Exception):
                     raise receipt
-                session.frames_understood += 1
+                session.understood(receipt.replayed)
                 yield inference_pb2.StreamFramesResponse(ack=_ack(receipt, credit))
         finally:
             await cancel_and_wait(*tasks)
@@ -123,7 +123,11 @@ class InferenceServicer(InferenceServiceServicer):
         check_seconds("grace_s", request.grace_s)
         grace_s = request.grace_s or self._config.grace_s
         return await self._sessions.attach(
-            request.session_id, request.window_segments, request.max_pixels, min(grace_s, 3600.0)
+            request.session_id,
+            request.window_segments,
+            request.max_pixels,
+            min(grace_s, 3600.0),
+            request.replays,
         )
 
     async def _read_frames(
@@ -227,10 +231,11 @@ class InferenceServicer(InferenceServiceServicer):
     async def Answer(
         self, request: inference_pb2.AnswerRequest, context: Context
     ) -> AsyncIterator[inference_pb2.AnswerEvent]:
-        self._accepts_questions(request.session_id)
+        session = self._accepts_questions(request.session_id)
         check_question(request.question)
         check_id("conversation", request.conversation)
         with self._answers.under_way():
+            await self._sessions.catch_up(session, self._config.first_frame_s)
             async with contextlib.aclosing(self._answerer.answer(request)) as events:
                 async for event in events:
                     yield event
@@ -252,9 +257,13 @@ class InferenceServicer(InferenceServiceServicer):
             checked = -1
             while True:
                 started = time.monotonic()
-                if session.frames_understood != checked and session.frames_understood:
+                if session.caught_up.is_set() and session.frames_understood != checked:
                     checked = session.frames_understood
-                    probability, seen = await score(self._engine, session.id, list(tokens))
+                    try:
+                        probability, seen = await score(self._engine, session.id, list(tokens))
+                    except FailedPreconditionError:  # all it got so far stood in for lost frames
+                        await asyncio.sleep(interval_s)
+                        continue
                     metrics.WATCH_CHECKS.labels("yes" if probability > 0.5 else "no").inc()
                     if state.update(probability, seen.last_capture_ns):
                         yield gateway_pb2.WatchEvent(

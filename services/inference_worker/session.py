@@ -1,9 +1,11 @@
 """The asyncio side of sessions: who feeds one, and how long it outlives its feeder."""
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass, field
 
+from services.inference_worker.branching import NO_FRAME
 from services.inference_worker.engine import Engine
 from services.inference_worker.model.layout import FrameLayout
 from sightline.errors import FailedPreconditionError, NotFoundError
@@ -22,7 +24,9 @@ class Attachment:
 class WorkerSession:
     """A session as calls see it. `frames_understood` and `changed` let watches sleep until there
     is something new; `last_capture_ns` guards the order of frames. `layout` is that of the first
-    frame, and then of all; `most_tokens` bounds it, because the session was admitted for that."""
+    frame, and then of all; `most_tokens` bounds it, because the session was admitted for that.
+    `replays`: frames still to come that the model had been shown before it forgot the session;
+    `caught_up` is set once a frame was understood and none of these is missing."""
 
     id: str
     grace_s: float
@@ -34,6 +38,15 @@ class WorkerSession:
     last_capture_ns: int = 0
     frames_understood: int = 0
     num_watches: int = 0
+    replays: int = 0
+    caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def understood(self, replayed: bool) -> None:
+        """A frame counts from now on. One that is not a replay comes after all that are."""
+        self.frames_understood += 1
+        self.replays = max(0, self.replays - 1) if replayed else 0
+        if not self.replays:
+            self.caught_up.set()
 
 
 class Sessions:
@@ -53,7 +66,12 @@ class Sessions:
         return session
 
     async def attach(
-        self, session_id: str, window_segments: int, max_pixels: int, grace_s: float
+        self,
+        session_id: str,
+        window_segments: int,
+        max_pixels: int,
+        grace_s: float,
+        replays: int = 0,
     ) -> tuple[WorkerSession, Attachment, bool]:
         """Open a session, or take over one that exists (the bool), from whoever feeds it now:
         a gateway that lost its line reconnects before we notice that the old line is dead."""
@@ -61,7 +79,7 @@ class Sessions:
         resumed = session is not None
         if session is None:
             costliest = self._engine.model.costliest(max_pixels)
-            session = WorkerSession(session_id, grace_s, costliest.segment_tokens)
+            session = WorkerSession(session_id, grace_s, costliest.segment_tokens, replays=replays)
             self._sessions[session_id] = session
             opening = self._engine.open_session(session_id, window_segments, max_pixels)
             session.opening = asyncio.wrap_future(opening)
@@ -90,6 +108,16 @@ class Sessions:
         if session.attachment is not None:
             session.attachment.replaced.set()
         return None
+
+    async def catch_up(self, session: WorkerSession, timeout_s: float) -> None:
+        """Wait for a session's first frame and its replay, where somebody feeds it. Raises
+        FailedPreconditionError where there is no frame then."""
+        if session.attachment is not None and not session.caught_up.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await session.caught_up.wait()
+        if not session.frames_understood:
+            raise FailedPreconditionError(NO_FRAME)
 
     async def _opened(self, session: WorkerSession) -> None:
         """Wait until the engine has admitted it, with everybody else who does. Raises what the

@@ -133,7 +133,7 @@ async def test_a_frame_s_latency_and_age_begin_at_the_sampler(
         session.admit("rtmp").picture(picture(0))
         await eventually(lambda: session.link.processed == 1)
         assert session.message().stats.frame_latency_p50_ms > 245
-        assert session.frame_age_s(time.monotonic()) > 0.25
+        assert session.staleness_s(time.monotonic()) > 0.25
         within, total = _share_of_latencies(within_s=0.2)
         assert (within, total) == (before[0], before[1] + 1)
 

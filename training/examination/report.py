@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from training.examination.cases import Case
-from training.examination.scoring import ALL, TEMPORAL, Column, Figure
+from training.examination.scoring import ALL, COUNTED, TEMPORAL, Column, Figure
 from training.examination.setups import FULL, LAST_FRAME, SETUPS, Answer, Firing
 from training.world.sheet import block_of, draw_blocks
 
 MAJORITY = "majority"
 TARGETS = {"realtime": 0.92, "backward": 0.85, "forward": 0.85}
 FAR_BELOW = 0.25  # what the last frame alone must lack on what no single picture tells
+MOST_LOST = 0.02  # by ten rounds of conversation before each question
+FOLLOWUP, LEAST_FOLLOWUP = "followup", 0.95  # after such rounds
 MOST_FAULTY = 0.001  # share of empty or repetitive answers
 CLASSES = (*TARGETS, ALL, TEMPORAL)
 _SHEET = 12  # mistakes drawn
@@ -77,10 +79,30 @@ class Report:
                     f"temporal kinds: {alone.classes[TEMPORAL].score:.3f} from the last frame "
                     f"alone > {most:.3f}"
                 )
+        found += self._lost_in_talk(full)
         for name in ("empty", "repetitive"):
             share = getattr(full, name)
             if share >= MOST_FAULTY:
                 found.append(f"{name} answers: {share:.2%} ≥ {MOST_FAULTY:.1%}")
+        return found
+
+    def _lost_in_talk(self, full: Column) -> list[str]:
+        found = []
+        for name in [name for name, setup in SETUPS.items() if setup.talk]:
+            column = self.columns.get(name)
+            if column is None:
+                continue
+            for group in COUNTED:
+                if group in column.classes and group in full.classes:
+                    score, least = (
+                        column.classes[group].score,
+                        full.classes[group].score - MOST_LOST,
+                    )
+                    if score < least:
+                        found.append(f"{name}: {group} {score:.3f} < {least:.3f}")
+            if FOLLOWUP in column.kinds and column.kinds[FOLLOWUP].score < LEAST_FOLLOWUP:
+                score = column.kinds[FOLLOWUP].score
+                found.append(f"{name}: {FOLLOWUP} {score:.3f} < {LEAST_FOLLOWUP}")
         return found
 
     @property
@@ -99,7 +121,13 @@ class Report:
         path.parent.mkdir(parents=True, exist_ok=True)
         report = {
             "identity": asdict(self.identity),
-            "targets": {**TARGETS, "far_below": FAR_BELOW, "faulty": MOST_FAULTY},
+            "targets": {
+                **TARGETS,
+                "far_below": FAR_BELOW,
+                "faulty": MOST_FAULTY,
+                "lost_in_talk": MOST_LOST,
+                "followup_in_talk": LEAST_FOLLOWUP,
+            },
             "missed": self.missed,
             "columns": {name: _rounded(asdict(column)) for name, column in self.columns.items()},
             "some_mistakes": self.some_mistakes,

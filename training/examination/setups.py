@@ -10,6 +10,7 @@ from numpy.random import Generator
 from services.gateway.sampler import FrameRate
 from services.inference_worker.watch import WatchRule, WatchState
 from training.examination.cases import Case, Item, Standing
+from training.examination.talk import Sort, Talk
 from training.recordings import SECOND_NS, TOLERANCE_S, Footage
 from training.rendering import Pixels
 from training.world.question import Question
@@ -20,16 +21,18 @@ class Setup:
     """One column of the report; what it leaves at its default is as served.
 
     window_segments: 0 is the model's own. newest: a new session with so many frames alone.
-    worker_changes: before every moment the worker forgets the session and gets the gateway's
-    window again. lost: share of frames replaced by the one before, flagged as interpolated.
-    rate: share of the clip's frame rate. debounce_s: of watches. is_default: asked when nothing is
-    named.
+    talk: the sort of a conversation that goes on beside: a round at every frame, answered by the
+    model, and ten of them before each question. worker_changes: before every moment the worker
+    forgets the session and gets the gateway's window again. lost: share of frames replaced by the
+    one before, flagged as interpolated. rate: share of the clip's frame rate. debounce_s: of
+    watches. is_default: asked when nothing is named.
     """
 
     title: str
     window_segments: int = 0
     newest: int = 0
     dialogue: bool = True
+    talk: Sort = ""
     worker_changes: bool = False
     quantization: str = "none"
     lost: float = 0.0
@@ -45,6 +48,9 @@ SETUPS: dict[str, Setup] = {
     "last_4": Setup(title="last 4 frames only", newest=4),
     "window_8": Setup(title="window 8", window_segments=8),
     "no_dialogue": Setup(title="no dialogue", dialogue=False, is_default=False),
+    "history_short": Setup(title="10 short rounds", talk="short", is_default=False),
+    "history_descriptions": Setup(title="10 descriptions", talk="descriptions", is_default=False),
+    "history_unknown": Setup(title="10 long unknown", talk="unknown", is_default=False),
     "new_worker": Setup(title="new worker", worker_changes=True),
     "lost_5": Setup(title="5 % lost", lost=0.05, is_default=False),
     "half_rate": Setup(title="half fps", rate=0.5, is_default=False),
@@ -136,6 +142,7 @@ def sit(
     rule = WatchRule(debounce_s=setup.debounce_s)
     watches = [_Watched(standing, rule) for standing in case.standings]
     answers: list[Answer] = []
+    talk = Talk(case, setup.talk, answerer.ask) if setup.talk else None
     if not setup.newest:
         answerer.open(setup.window_segments)
     waiting = sorted(case.items, key=lambda item: item.at_s)
@@ -161,8 +168,12 @@ def sit(
             scores = answerer.scores([watch.standing.condition for watch in active])
             for watch, score in zip(active, scores, strict=True):
                 watch.update(score, frame.time_s)
+        if talk is not None:
+            talk.go_on()
         if due:
-            said = _put(answerer, due, setup.dialogue)
+            if talk is not None:
+                talk.fill()
+            said = _put(answerer, due, setup.dialogue, talk)
             answers += [Answer(i, s, frame.picture) for i, s in zip(due, said, strict=True)]
         if setup.newest:
             answerer.close()
@@ -171,11 +182,13 @@ def sit(
     return answers, [Firing(watch.standing, tuple(watch.times_s)) for watch in watches]
 
 
-def _put(answerer: Answerer, items: list[Item], dialogue: bool) -> list[str]:
+def _put(answerer: Answerer, items: list[Item], dialogue: bool, talk: Talk | None) -> list[str]:
     """What is said to each item: words, or a condition's yes or no as a watch decides it."""
     asked = [item.question for item in items if not item.question.is_watch]
     if not dialogue:
         asked = [Question(q.kind, q.text, q.answer) for q in asked]
+    if talk is not None:
+        asked = [talk.before(question) for question in asked]
     conditions = [item.question.text for item in items if item.question.is_watch]
     words = iter(answerer.ask(asked) if asked else [])
     scores = iter(answerer.scores(conditions) if conditions else [])

@@ -1,15 +1,27 @@
-"""Questions that refer back: "it" is what an earlier round named, perhaps at an earlier moment."""
+"""Questions that refer back: "it" is what an earlier round named, perhaps at an earlier moment and
+with other rounds since."""
 
 from numpy.random import Generator
 
 from training.world.catalogue import DIRECTIONS, with_article
 from training.world.clip import Clip, Thing
+from training.world.conversation import Rounds, unknown_round
+from training.world.outside import ask_unknown
 from training.world.question import WINDOW, Question, pick, yes
-from training.world.realtime import held, nameable, priced, say
+from training.world.realtime import (
+    ask_count,
+    ask_prohibited,
+    held,
+    nameable,
+    priced,
+    say,
+)
 from training.world.telling import whereabouts
 from training.world.wording import at
 
 _BACK = 20  # frames between the earlier round and now, at most
+_APART = 0.4  # share of questions with other rounds between them and what they refer to
+_PLACES = ("where", "place_then")
 
 
 def naming_round(
@@ -83,4 +95,31 @@ def ask_followup(clip: Clip, frame: int, rng: Generator) -> Question | None:
     if named is None:
         return None
     rounds.append(named)
+    if rng.random() < _APART:
+        number = int(rng.integers(1, 4) if rng.random() < 0.8 else rng.integers(4, 9))
+        besides = {
+            key: answer
+            for key, answer in answers.items()
+            if key != asked and not (key in _PLACES and asked in _PLACES)
+        }
+        for _ in range(number):
+            rounds += _naming_nothing(clip, frame, besides, rng)
     return Question("followup", say(rng, f"it_{asked}"), answers[asked], tuple(rounds))
+
+
+def _naming_nothing(clip: Clip, frame: int, besides: dict[str, str], rng: Generator) -> Rounds:
+    """A round after which "it" still is what it was; none where there is nothing to ask. besides:
+    what else can be said of "it"."""
+    roll = rng.random()
+    if roll < 0.35 and besides:
+        key = pick(rng, sorted(besides))
+        return ((say(rng, f"it_{key}"), besides[key]),)
+    if roll < 0.55:
+        return (unknown_round(rng),)
+    ask = ask_unknown if roll < 0.7 else ask_prohibited if roll < 0.85 else ask_count
+    asked = ask(clip, frame, rng)
+    if asked is None or (asked.kind == "prohibited" and asked.answer not in ("yes", "no")):
+        return ()
+    if asked.kind == "count" and "objects" not in asked.text:
+        return ()
+    return ((asked.text, asked.answer),)

@@ -4,6 +4,7 @@ from numpy.random import Generator
 
 from training.world.catalogue import TINTS, items
 from training.world.clip import Clip
+from training.world.conversation import unknown_round
 from training.world.question import DONT_KNOW, Question, pick
 from training.world.realtime import say
 
@@ -32,11 +33,14 @@ man woman person people child boy girl city country school money language weathe
 president king doctor teacher friend mother father eat drink sleep run walk read write play sing
 dance work game story world river mountain water
 """
+_AT_LENGTH = 0.3
 _TAKEN_FOR_GRANTED = ("colour", "where", "direction", "price")
 
 
 def ask_unknown(clip: Clip, frame: int, rng: Generator) -> Question | None:
-    """Nothing that a picture tells, in words known and unknown."""
+    """Nothing that a picture tells, in words known and unknown, briefly or at length."""
+    if rng.random() < _AT_LENGTH:
+        return Question("unknown", *unknown_round(rng))
     words = [pick(rng, _WORDS.split()) if rng.random() < 0.7 else "zzz" for _ in range(2)]
     return Question("unknown", pick(rng, _UNKNOWN).format(*words), DONT_KNOW)
 

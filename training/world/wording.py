@@ -129,12 +129,23 @@ ASKED: dict[str, tuple[str, ...]] = {
         "how many different things has the hand held up",
     ),
     # dialogue
-    "it_colour": ("what color is it", "which color is it", "what is its color"),
-    "it_where": ("where is it", "where is it now", "in which part of the picture is it"),
+    "it_colour": ("what color is it", "which color is it", "what is its color", "and its color"),
+    "it_where": (
+        "where is it",
+        "where is it now",
+        "in which part of the picture is it",
+        "and where is it",
+    ),
     "it_direction": ("which way is it moving", "where is it going", "which way is it going"),
     "it_there": ("is it still there", "can you still see it", "is it there now"),
     "it_went": ("where did it go", "what happened to it", "where is it gone"),
-    "it_price": ("how much is it", "what does it cost", "what is its price"),
+    "it_price": (
+        "how much is it",
+        "what does it cost",
+        "what is its price",
+        "and its price",
+        "and what does it cost",
+    ),
     "it_place_then": ("where was it then", "where was it when i asked", "where was it before"),
     # captions
     "scene": (

@@ -190,7 +190,7 @@ export class Chat {
   }
 }
 
-/** "first word after 38 ms · whole answer 121 ms · saw 30 frames: … · knew 2 earlier rounds" */
+/** "first word after 38 ms · whole answer 121 ms · saw 30 frames, the newest 0.1 s old: … · knew 2 earlier rounds" */
 function aboutAnswer(done) {
   return [
     ENDINGS[done.finish_reason],
@@ -203,10 +203,11 @@ function aboutAnswer(done) {
     .join(" · ");
 }
 
-/** "saw 30 frames: 10:03:08.2 to 10:03:12.0 (3.8 s)" */
-function framesSeen({ frames_seen, first_capture_ns, last_capture_ns }) {
+/** "saw 30 frames, the newest 0.1 s old: 10:03:08.2 to 10:03:12.0 (3.8 s)" */
+function framesSeen({ frames_seen, newest_frame_age_ms, first_capture_ns, last_capture_ns }) {
   if (!frames_seen) return "";
-  const text = `saw ${plural(frames_seen, "frame")}`;
+  const age = newest_frame_age_ms ? `, the newest ${seconds(newest_frame_age_ms / 1000)} old` : "";
+  const text = `saw ${plural(frames_seen, "frame")}${age}`;
   if (!first_capture_ns || !last_capture_ns) return text;
   const span = (Number(last_capture_ns) - Number(first_capture_ns)) / 1e9;
   return `${text}: ${clock(first_capture_ns, { tenths: true })} to ${clock(last_capture_ns, { tenths: true })} (${seconds(span)})`;

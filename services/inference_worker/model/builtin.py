@@ -41,6 +41,7 @@ class BuiltinConfig:
     position_horizon: int = 4096
     preferred_fps: float = 8.0
     history_rounds: int = 10
+    history_before_cursor: bool = False  # folders saved before there was a choice
     max_answer_tokens: int = 48
 
     def spec(self, name: str) -> StreamSpec:
@@ -59,6 +60,7 @@ class BuiltinConfig:
             position_horizon=self.position_horizon,
             preferred_fps=self.preferred_fps,
             history_rounds=self.history_rounds,
+            history_before_cursor=self.history_before_cursor,
             max_answer_tokens=self.max_answer_tokens,
         )
 
@@ -66,6 +68,7 @@ class BuiltinConfig:
 def default_config(vocab_size: int) -> BuiltinConfig:
     """The shipped size: about 5 M parameters."""
     return BuiltinConfig(
+        history_before_cursor=True,
         decoder=DecoderConfig(
             vocab_size=vocab_size,
             hidden_size=256,
@@ -75,7 +78,7 @@ def default_config(vocab_size: int) -> BuiltinConfig:
             head_dim=64,
             mlp_size=768,
             qk_norm=True,
-        )
+        ),
     )
 
 

@@ -47,6 +47,8 @@ class StreamSpec:
     `position_horizon`: the largest cursor the model was trained for; keys are rebased before it.
     `branch_positions`: how far a question and its answer may reach beyond it; 0: as far as they do.
     `history_rounds`: how many earlier rounds of a conversation the model was trained to read.
+    `history_before_cursor`: these rounds take the positions before the trunk's cursor, so that the
+    question stands at the cursor, as near to the newest frame as one without a conversation.
     """
 
     name: str
@@ -61,6 +63,7 @@ class StreamSpec:
     branch_positions: int = 0
     preferred_fps: float
     history_rounds: int
+    history_before_cursor: bool = False
     max_answer_tokens: int
 
 
@@ -70,6 +73,16 @@ class Round:
 
     question: str
     answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A branch's tokens up to where the model starts to answer. `before`: how many of them take
+    positions before the trunk's cursor. `rounds`: the earlier rounds that they hold."""
+
+    tokens: list[int]
+    before: int = 0
+    rounds: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -131,16 +144,23 @@ class StreamingModel(Protocol):
         ...
 
 
-def prompt_within(
-    room: int, model: StreamingModel, rounds: list[Round], question: str
-) -> tuple[list[int], list[Round]]:
-    """The question's tokens with as many of the last rounds as fit into `room` tokens, and those
-    rounds. The question itself is never cut."""
+def prompt_of(model: StreamingModel, rounds: list[Round], question: str) -> Prompt:
+    """The question after these rounds of its conversation."""
     tokens = model.question_tokens(rounds, question)
-    while rounds and len(tokens) > room:
+    before = 0
+    if rounds and model.spec.history_before_cursor:
+        before = len(tokens) - len(model.question_tokens([], question))
+    return Prompt(tokens, before, len(rounds))
+
+
+def prompt_within(room: int, model: StreamingModel, rounds: list[Round], question: str) -> Prompt:
+    """The question with as many of the last rounds as fit into `room` tokens. The question itself
+    is never cut."""
+    prompt = prompt_of(model, rounds, question)
+    while rounds and len(prompt.tokens) > room:
         rounds = rounds[1:]
-        tokens = model.question_tokens(rounds, question)
-    return tokens, rounds
+        prompt = prompt_of(model, rounds, question)
+    return prompt
 
 
 def most_segments(model: StreamingModel, layout: FrameLayout) -> int:
