@@ -124,6 +124,7 @@ class WorkerAnswerer:
                 window_frames=(self._window or spec.window_segments) * spec.tubelet,
                 grace_s=_TIMEOUT_S,
                 open_timeout_s=_TIMEOUT_S,
+                delivery="lossless",
             )
             await self._link.open()
         for frame in frames:
