@@ -128,7 +128,8 @@ class Opening:
                 options |= {
                     "protocol_whitelist": "rtsp,rtp,tcp",
                     "format_whitelist": "rtsp",
-                    "rtsp_transport": "tcp",
+                    "rtsp_transport": "tcp",  # to the relay; to a camera also UDP
+                    "reorder_queue_size": "32",
                     "allowed_media_types": "video",
                 }
             else:
