@@ -30,7 +30,11 @@ class RtspServer:
         self.challenge, self.moved, self.always, self.udp_only = challenge, moved, always, udp_only
         self.asked: list[str] = []
         self.accepted = False
+        self.punched = False  # a packet came on the port that was named for RTP
         self._over = threading.Event()
+        self._media = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._media.bind(("127.0.0.1", 0))
+        self._media.settimeout(5)
         self._listener = socket.create_server(("0.0.0.0", 0))
         self._listener.settimeout(30)
         self.port = self._listener.getsockname()[1]
@@ -39,6 +43,7 @@ class RtspServer:
     def close(self) -> None:
         self._over.set()
         self._listener.close()
+        self._media.close()
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
@@ -92,7 +97,8 @@ class RtspServer:
         elif method == "SETUP":
             found = re.search(r"Transport: (.*)", text)
             asked = found[1].strip() if found else ""
-            extra = ";server_port=6970-6971;source=10.0.0.1" if "client_port" in asked else ""
+            extra = f";server_port={self._media.getsockname()[1]}-{self._media.getsockname()[1]}"
+            extra = f"{extra};source=10.0.0.1" if "client_port" in asked else ""
             headers += [f"Transport: {asked}{extra}", "Session: 1;timeout=60"]
         elif method == "OPTIONS":
             headers.append("Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN")
@@ -102,6 +108,8 @@ class RtspServer:
 
     def _play(self, connection: socket.socket, client: tuple[str, int] | None) -> None:
         """RTP packets as libavformat makes them, taken off a socket of our own."""
+        if client is not None:
+            self.punched = bool(self._media.recv(100))
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
             own.bind(("127.0.0.1", 0))
             own.settimeout(0.05)
@@ -129,4 +137,4 @@ class RtspServer:
                 if client is None:
                     connection.sendall(b"$\0" + len(packet).to_bytes(2) + packet)
                 else:
-                    own.sendto(packet, client)
+                    self._media.sendto(packet, client)

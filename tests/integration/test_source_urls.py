@@ -270,6 +270,21 @@ async def test_a_camera_is_read_through_the_relay(challenge: str) -> None:
         assert server.accepted or not challenge
 
 
+async def test_a_camera_that_sends_by_udp_only() -> None:
+    """And says that its packets come from elsewhere, which nobody believes."""
+    with rtsp(udp_only=True) as server:
+        url = f"rtsp://127.0.0.1:{server.port}/live"
+        await first_pictures(url, Reach(["127.0.0.1"]))
+        assert [asked.split()[0] for asked in server.asked][:5] == [
+            "OPTIONS",
+            "DESCRIBE",
+            "SETUP",
+            "SETUP",
+            "PLAY",
+        ]
+        assert server.punched
+
+
 async def test_an_rtsp_redirect_is_looked_at() -> None:
     with rtsp() as camera, rtsp(moved=f"rtsp://127.0.0.1:{camera.port}/there") as first:
         await first_pictures(f"rtsp://127.0.0.1:{first.port}/here", Reach(["127.0.0.1"]))

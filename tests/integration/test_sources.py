@@ -16,6 +16,7 @@ import pytest
 from services.common.tasks import QueueClosed
 from services.gateway.frame_size import FrameSize
 from services.gateway.sampler import Sampler
+from services.gateway.sources.base import DecodeBudget
 from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.push import PushSource
 from services.gateway.sources.reach import Reach
@@ -25,6 +26,7 @@ from sightline.errors import (
     PermissionDeniedError,
     SightlineError,
 )
+from tests.bombs import many_references
 from tests.sources import START_NS, RecordingSink, encode_clip, picture_array, write_clip
 
 SECOND_NS = 1_000_000_000
@@ -166,6 +168,33 @@ async def test_what_is_not_opened(
         await FileSource(named, sink, root=media_root).start()
     assert str(tmp_path) not in str(caught.value)
     assert not sink.pictures
+
+
+async def test_files_that_ask_for_gigabytes(tmp_path: Path) -> None:
+    """The issue's: 8160x4880 with sixteen references; and one of hundreds of tracks."""
+    packets = many_references(8160, 4880, 16, 3)
+    (tmp_path / "references.h264").write_bytes(b"".join(packets))
+    with av.open(str(tmp_path / "tracks.mkv"), "w") as file:
+        streams = [file.add_stream("pcm_s16le", rate=8000, layout="mono") for _ in range(200)]
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 80), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        for stream in streams:
+            file.mux(stream.encode(frame))
+    for name, words in (
+        ("references.h264", "kept at once"),
+        ("tracks.mkv", "no video|cannot open"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=words):
+            await FileSource(name, RecordingSink(), root=tmp_path).start()
+
+
+async def test_a_stream_that_grows_in_the_middle_ends(tmp_path: Path) -> None:
+    small, large = many_references(64, 64, 1, 5), many_references(2048, 2048, 16, 5)
+    (tmp_path / "grows.h264").write_bytes(b"".join(small + large))
+    sink = RecordingSink(budget=DecodeBudget(decoder_bytes=32 << 20))
+    await play(FileSource("grows.h264", sink, paced=False, root=tmp_path), sink)
+    assert {picture.width for picture in sink.pictures} == {64}
+    assert sink.reasons == ["error"]
 
 
 async def test_without_a_media_folder_no_file_is_opened(clip: Path) -> None:

@@ -39,6 +39,10 @@ def test_settings_are_read(tmp_path: Path) -> None:
         ("ALLOWED_ORIGINS", "app.example"),
         ("ALLOWED_ORIGINS", "https://app.example/path"),
         ("MAX_SESSIONS", "0"),
+        ("URL_ALLOW", "10.0.0.0/33"),
+        ("URL_ALLOW", "a b"),
+        ("DECODER_BYTES", "1"),
+        ("PICTURE_S", "0"),
     ],
 )
 def test_refusals_name_the_variable(name: str, value: str) -> None:

@@ -1,6 +1,7 @@
 """Sessions: placement, frames with credit, broken worker streams, publishers, and their end."""
 
 import asyncio
+import dataclasses
 import gc
 import time
 import weakref
@@ -554,3 +555,14 @@ async def test_what_ended_sessions_left_is_given_back_once_and_later() -> None:
     assert not await leftovers.advance(110.0)
     assert await leftovers.advance(111.5)
     assert not await leftovers.advance(200.0)
+
+
+async def test_nobody_sees_the_password_of_a_source() -> None:
+    async with running(FakeWorker()) as parts:
+        session = await parts.sessions.create(pb.CreateSessionRequest(source="clip.mp4"))
+        secret = "rtsp://admin:hunter2@cam.lan/live?token=hunter2&channel=1"
+        session.plan = dataclasses.replace(session.plan, source=secret)
+        found = await parts.stub.GetSession(pb.GetSessionRequest(session=session.id))
+        listed = await parts.stub.ListSessions(pb.ListSessionsRequest())
+        for message in (found, *listed.sessions, parts.addresses.with_keys(session)):
+            assert message.source == "rtsp://***@cam.lan/live?token=***&channel=1"

@@ -10,7 +10,12 @@ import pytest
 from services.gateway.sources.base import MAX_AHEAD_NS, DecodeBudget
 from services.gateway.sources.bitstream import jpeg_size
 from services.gateway.sources.budget import DecodeGuard, check_scans
-from services.gateway.sources.decoder import BitstreamDecoder, EncodedPacket, PictureOutlet
+from services.gateway.sources.decoder import (
+    BitstreamDecoder,
+    EncodedPacket,
+    PacketDecoder,
+    PictureOutlet,
+)
 from services.gateway.sources.parameter_sets import (
     MalformedError,
     needs_of,
@@ -149,6 +154,22 @@ def test_codecs_that_say_nothing_of_references_are_judged_by_their_first_picture
     with pytest.raises(InvalidArgumentError, match="512x512"):
         packets.decode(unit(clip.packets[0][0]))
     assert not sink.pictures
+
+
+def test_a_header_that_announces_too_much_ends_a_publisher() -> None:
+    """RTMP sends parameter sets before the first picture."""
+    header = many_references(1024, 1024, 16, 1)[0]
+    start = header.index(b"\0\0\1\x67")
+    one = header[start + 3 : header.index(b"\0\0\1", start + 3)].rstrip(b"\0")
+    configuration = b"\1" + one[1:4] + b"\xff\xe1" + len(one).to_bytes(2) + one + b"\0"
+    sink = RecordingSink(budget=DecodeBudget(decoder_bytes=8 * MIB))
+    packets = PacketDecoder(sink)
+    packets.configure("h264", configuration)
+    packets.start()
+    assert packets.close(flush=True)
+    assert sink.drops == {"over_budget": 1}
+    with pytest.raises(InvalidArgumentError, match="1024x1024"):
+        packets.submit(unit(header))
 
 
 def test_thousands_of_parameter_sets() -> None:

@@ -97,12 +97,16 @@ class Source(Protocol):
     async def aclose(self) -> None: ...
 
 
+class BeyondLimitsError(InvalidArgumentError):
+    """There is video, but more of it than a session may take."""
+
+
 def check_size(width: int, height: int) -> None:
-    """Raise InvalidArgumentError for a picture that no honest source sends."""
+    """Raise BeyondLimitsError for a picture that no honest source sends."""
     if width < 1 or height < 1:
-        raise InvalidArgumentError(f"a picture of {width}x{height} pixels is empty")
+        raise BeyondLimitsError(f"a picture of {width}x{height} pixels is empty")
     if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
-        raise InvalidArgumentError(
+        raise BeyondLimitsError(
             f"a picture of {width}x{height} pixels is too large: at most {MAX_SIDE} a side "
             f"and {MAX_PIXELS // 1_000_000} megapixels"
         )

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 import av
 
 from services.gateway.sources import base
-from services.gateway.sources.base import DecodeBudget
+from services.gateway.sources.base import BeyondLimitsError, DecodeBudget
 from services.gateway.sources.parameter_sets import (
     MalformedError,
     Needs,
     needs_of,
     needs_of_configuration,
 )
-from sightline.errors import InvalidArgumentError
 
 MAX_JPEG_SCANS = 100  # a progressive picture of a camera or a program has about ten …
 MAX_JPEG_SCANNED_PIXELS = 640_000_000  # … and each scan visits every pixel
@@ -27,7 +26,7 @@ _KEPT_OTHERWISE = 5
 
 
 class DecodeGuard:
-    """Stands before and behind one decoder. Each method raises InvalidArgumentError for what goes
+    """Stands before and behind one decoder. Each method raises BeyondLimitsError for what goes
     beyond the budget; `codec` is libavcodec's or our name."""
 
     def __init__(
@@ -78,7 +77,7 @@ class DecodeGuard:
         began_s = self._clock_s()
         yield
         if self._clock_s() - began_s > self._budget.picture_s:
-            raise InvalidArgumentError(
+            raise BeyondLimitsError(
                 f"a picture took longer than {self._budget.picture_s:g} s to decode"
             )
 
@@ -89,7 +88,7 @@ class DecodeGuard:
 
     def _check(self, needs: Needs) -> None:
         if needs.total_bytes > self._budget.decoder_bytes:
-            raise InvalidArgumentError(
+            raise BeyondLimitsError(
                 f"pictures of {needs.width}x{needs.height} pixels, {needs.num_pictures} kept at "
                 f"once, take {needs.total_bytes >> 20} MiB to decode; at most "
                 f"{self._budget.decoder_bytes >> 20} MiB are allowed"
@@ -97,7 +96,7 @@ class DecodeGuard:
 
 
 def check_scans(data: bytes) -> None:
-    """Raise InvalidArgumentError for a JPEG that would be decoded many times over.
+    """Raise BeyondLimitsError for a JPEG that would be decoded many times over.
 
     Scans and frame headers are looked for everywhere, also where a decoder would not.
     """
@@ -105,7 +104,7 @@ def check_scans(data: bytes) -> None:
     if scans <= 4:  # one for each component, as baseline pictures have at most
         return
     if scans > MAX_JPEG_SCANS:
-        raise InvalidArgumentError(f"a JPEG picture of {scans} scans; at most {MAX_JPEG_SCANS}")
+        raise BeyondLimitsError(f"a JPEG picture of {scans} scans; at most {MAX_JPEG_SCANS}")
     pixels = max(
         (
             int.from_bytes(found[1]) * int.from_bytes(found[2])
@@ -114,4 +113,4 @@ def check_scans(data: bytes) -> None:
         default=0,
     )
     if min(pixels, base.MAX_PIXELS) * scans > MAX_JPEG_SCANNED_PIXELS:
-        raise InvalidArgumentError(f"a JPEG picture of {scans} scans is too large")
+        raise BeyondLimitsError(f"a JPEG picture of {scans} scans is too large")

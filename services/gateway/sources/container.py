@@ -69,10 +69,13 @@ _CODECS = frozenset(
         "wmv3",
     }
 )
-# For whatever is opened: what libavformat may look at and decode before we know what it is.
+# For whatever is opened: what libavformat may decode of each stream before we know what it is. Of
+# pictures larger than these it learns less, which does no harm.
+_PROBE_PIXELS = 4096 * 2304
 PROBE_OPTIONS = {
-    "max_pixels": str(MAX_PIXELS),
-    "max_streams": "64",
+    "max_pixels": str(_PROBE_PIXELS),
+    "max_streams": "32",
+    "skip_frame": "nokey",
     "threads": "1",
 }
 

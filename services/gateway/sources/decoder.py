@@ -14,6 +14,7 @@ from av.codec.context import Flags
 from services.gateway.sources.base import (
     MAX_PIXELS,
     MAX_SIDE,
+    BeyondLimitsError,
     ClockSource,
     Picture,
     PictureSink,
@@ -318,6 +319,9 @@ class PacketDecoder:
             self._decoder = None
         try:
             self._decoder = BitstreamDecoder(self._outlet, codec, extradata)
+        except BeyondLimitsError:
+            self._sink.dropped("over_budget")
+            raise
         except InvalidArgumentError:
             self._sink.dropped("corrupt")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 
 from services.common.redaction import redacted
-from services.gateway.sources.base import PictureSink
+from services.gateway.sources.base import BeyondLimitsError, PictureSink
 from services.gateway.sources.container import FILE_FORMATS, PROBE_OPTIONS, Reading, open_file
 from services.gateway.sources.reach import Reach
 from services.gateway.sources.relay import Relay
@@ -55,7 +55,9 @@ def locate(source: str, root: Path | None) -> Path | SourceUrl:
 class Opening:
     """Opens one source, once. `abort` may be called on any thread, also while `open` waits."""
 
-    def __init__(self, place: Path | SourceUrl, reach: Reach, timeout_s: tuple[float, float]):
+    def __init__(
+        self, place: Path | SourceUrl, reach: Reach, timeout_s: tuple[float, float]
+    ) -> None:
         """`timeout_s`: to open a URL, and for each read from it."""
         self._place = place
         self._reach = reach
@@ -72,11 +74,14 @@ class Opening:
             if self._place.scheme.startswith("http"):
                 return self._open_web(self._place, sink)
             return self._open_relayed(self._place, sink)
+        except BeyondLimitsError:
+            raise
         except (InvalidArgumentError, av.FFmpegError, OSError, ValueError) as error:
-            log.info(
-                "source not opened",
-                extra={"reason": redacted(f"{type(error).__name__}: {error}")[:500]},
-            )
+            reason = redacted(f"{type(error).__name__}: {error}")[:500]
+            log.info("source not opened", extra={"reason": reason})
+            raise InvalidArgumentError(NOT_OPENED) from error
+        except Exception as error:
+            log.exception("source not opened")
             raise InvalidArgumentError(NOT_OPENED) from error
 
     def abort(self) -> None:
@@ -128,7 +133,8 @@ class Opening:
                 options |= {
                     "protocol_whitelist": "rtsp,rtp,tcp",
                     "format_whitelist": "rtsp",
-                    "rtsp_transport": "tcp",
+                    "rtsp_transport": "tcp",  # to the relay; to a camera also UDP
+                    "reorder_queue_size": "32",
                     "allowed_media_types": "video",
                 }
             else:

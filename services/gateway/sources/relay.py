@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import quote
 
+from services.gateway.sources.datagrams import Datagrams
 from services.gateway.sources.reach import Reach
-from services.gateway.sources.rtsp import RtspPipe
+from services.gateway.sources.rtsp import MAX_WAITING_BYTES, RtspPipe
 from services.gateway.sources.url import SourceUrl
 from services.gateway.sources.web import secured
 
 READ_BYTES = 65_536
-MAX_WAITING_BYTES = 4 * 1024 * 1024  # of one direction; more is not read before it is written
 ACCEPT_S = 10.0
 _AGAIN = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -73,7 +73,7 @@ class Relay:
         if url.scheme.startswith("rtsp"):
             secret = secrets.token_hex(16)  # who else finds the port does not see the video
             base = f"rtsp://127.0.0.1:{port}/{secret}"
-            self._rtsp = RtspPipe(url, base)
+            self._rtsp = RtspPipe(url, base, self._open_datagrams)
             self._pipe: Pipe = self._rtsp
             self.location = base + url.target
         else:
@@ -97,6 +97,10 @@ class Relay:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
+    def _open_datagrams(self) -> Datagrams:
+        own, server = self._server.getsockname()[0], self._server.getpeername()[0]
+        return Datagrams(own, server)
+
     def _run(self) -> None:
         try:
             self._player, _ = self._listener.accept()
@@ -110,6 +114,8 @@ class Relay:
             for connection in (self._player, self._server, self._listener):
                 if connection is not None:
                     connection.close()
+            if self._rtsp is not None and self._rtsp.datagrams is not None:
+                self._rtsp.datagrams.close()
 
     def _carry(self, player: socket.socket, server: socket.socket) -> None:
         """Until one side has gone. Raises OSError."""
@@ -122,6 +128,9 @@ class Relay:
                 readable.append(player)
             if len(pipe.to_player) < MAX_WAITING_BYTES:
                 readable.append(server)
+            datagrams = self._rtsp.datagrams if self._rtsp is not None else None
+            if datagrams is not None:
+                readable += datagrams.sockets
             writable = [player] * bool(pipe.to_player) + [server] * bool(pipe.to_server)
             pending = getattr(server, "pending", int)()
             ready, able, _ = select.select(readable, writable, [], 0 if pending else 1.0)
@@ -130,6 +139,10 @@ class Relay:
             if (server in ready or pending) and not _moved(server, pipe.from_server):
                 self._finish(player)
                 return
+            if self._rtsp is not None and datagrams is not None:
+                for index, own in enumerate(datagrams.sockets):
+                    for packet in datagrams.received(own) if own in ready else ():
+                        self._rtsp.from_datagrams(index, packet)
             for connection, waiting in ((player, pipe.to_player), (server, pipe.to_server)):
                 if connection in able:
                     with contextlib.suppress(*_AGAIN):

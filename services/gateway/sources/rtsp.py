@@ -5,15 +5,18 @@ other things than it should is cut off.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.gateway.sources.credentials import Credentials
+from services.gateway.sources.datagrams import Datagrams
 from services.gateway.sources.reach import UnreachableError
 from services.gateway.sources.url import SourceUrl
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 256 * 1024
 LEAST_PACKET_BYTES = 8  # of shorter ones libavformat reads what is inside as a message
+MAX_WAITING_BYTES = 4 * 1024 * 1024  # that the player has not read yet
 MAX_PENDING = 16  # requests without a reply
 _INTERLEAVED = 0x24  # "$"
 _END = re.compile(rb"\r?\n\r?\n")
@@ -31,6 +34,8 @@ _PASSED_ON = (
 )
 # Of a Transport header: where packets come from and go to is not for the server to say.
 _TRANSPORT = re.compile(r"RTP/AVP/TCP|unicast|interleaved=\d{1,3}(-\d{1,3})?|ssrc=[0-9A-Fa-f]{1,8}")
+
+_SERVER_PORTS = re.compile(r"server_port=([0-9]{1,5})-([0-9]{1,5})")
 
 
 @dataclass(slots=True)
@@ -66,9 +71,15 @@ class _Asked:
 
 
 class RtspPipe:
-    """`base`: what libavformat takes for scheme, host and first part of the path of `url`."""
+    """`base`: what libavformat takes for scheme, host and first part of the path of `url`.
 
-    def __init__(self, url: SourceUrl, base: str) -> None:
+    libavformat always gets RTP over its connection. A server that refuses that is asked for UDP,
+    on the ports that `open_datagrams` gives; without it, it cannot be read.
+    """
+
+    def __init__(
+        self, url: SourceUrl, base: str, open_datagrams: Callable[[], Datagrams] | None = None
+    ) -> None:
         self.to_player, self.to_server = bytearray(), bytearray()
         self.moved: str | None = None
         self._base = base
@@ -79,13 +90,18 @@ class RtspPipe:
         self._challenges: list[str] = []
         self._asked: dict[str, _Asked] = {}
         self._sequence = 0
+        self._open_datagrams = open_datagrams
+        self.datagrams: Datagrams | None = None
         self._player, self._server = bytearray(), bytearray()
 
     def from_player(self, data: bytes) -> None:
         self._player += data
         while (item := _next(self._player)) is not None:
-            if isinstance(item, bytes):
-                self.to_server += item  # a receiver's report
+            if isinstance(item, bytes):  # a receiver's report
+                if self.datagrams is None:
+                    self.to_server += item
+                else:
+                    self.datagrams.send(item[1] % 2, item[4:])
             else:
                 self._request(item)
 
@@ -105,6 +121,11 @@ class RtspPipe:
             else:
                 raise UnreachableError("not an RTSP message")
 
+    def from_datagrams(self, index: int, packet: bytes) -> None:
+        """A packet of RTP (0) or RTCP (1). What no longer fits is lost, as it is on a network."""
+        if len(packet) >= LEAST_PACKET_BYTES and len(self.to_player) < MAX_WAITING_BYTES:
+            self.to_player += bytes((_INTERLEAVED, index)) + len(packet).to_bytes(2) + packet
+
     def _request(self, message: _Message) -> None:
         found = _REQUEST.fullmatch(message.first)
         if found is None:
@@ -123,6 +144,10 @@ class RtspPipe:
         self._asked[str(self._sequence)] = asked
         headers = [("CSeq", str(self._sequence))]
         headers += [header for header in asked.message.headers if header[0].lower() != "cseq"]
+        if asked.method == "SETUP" and self.datagrams is not None:
+            port = self.datagrams.port
+            headers = [header for header in headers if header[0].lower() != "transport"]
+            headers.append(("Transport", f"RTP/AVP;unicast;client_port={port}-{port + 1}"))
         if self._challenges and self._credentials is not None:
             answer = self._credentials.answer(self._challenges, asked.method, asked.uri)
             if answer is not None:
@@ -144,9 +169,22 @@ class RtspPipe:
             asked.answered += 1
             self._send(asked)
             return
+        if status == 461 and asked.method == "SETUP" and self.datagrams is None:
+            if self._open_datagrams is None:
+                raise UnreachableError("the server sends by UDP only")
+            self.datagrams = self._open_datagrams()
+            self._send(asked)
+            return
         headers = [("CSeq", asked.sequence)]
         headers += [header for header in message.headers if header[0].lower() in _PASSED_ON]
-        if transport := message.one("transport"):
+        transport = message.one("transport")
+        if transport and asked.method == "SETUP" and self.datagrams is not None:
+            found = _SERVER_PORTS.search(transport)
+            if found is None or not all(0 < int(port) < 65536 for port in found.groups()):
+                raise UnreachableError("the server does not say where it sends from")
+            self.datagrams.connect((int(found[1]), int(found[2])))
+            headers.append(("Transport", "RTP/AVP/TCP;unicast;interleaved=0-1"))
+        elif transport:
             parts = [part.strip() for part in transport.split(";")]
             headers.append(("Transport", ";".join(filter(_TRANSPORT.fullmatch, parts))))
         self.to_player += _Message(f"RTSP/1.0 {status} .", headers, message.body).written()

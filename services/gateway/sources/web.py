@@ -65,13 +65,19 @@ class WebFiles:
             file, self._first = self._first[1], None
             return file
         encrypted = name.startswith(("crypto+", "crypto:"))
-        url = SourceUrl.parse(name[len("crypto+") :] if encrypted else name)
+        try:
+            url = SourceUrl.parse(name[len("crypto+") :] if encrypted else name)
+            key, iv = (bytes.fromhex(options.get(part, "")) for part in ("key", "iv"))
+        except (InvalidArgumentError, ValueError) as error:
+            raise UnreachableError("a playlist names a malformed address or key") from error
+        if encrypted and (len(key), len(iv)) != (16, 16):
+            raise UnreachableError("a playlist's key has not 16 bytes")
         if url.scheme not in ("http", "https"):
             raise UnreachableError("a playlist leads out of the web")
         opened = self._file(url)
         if not encrypted:
             return opened
-        return Decrypted(opened, bytes.fromhex(options["key"]), bytes.fromhex(options["iv"]))
+        return Decrypted(opened, key, iv)
 
     def abort(self) -> None:
         self._aborted = True
