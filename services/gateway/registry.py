@@ -226,11 +226,11 @@ class Sessions:
             except _TRY_NEXT as error:
                 full = isinstance(error, ResourceExhaustedError)
                 refusal = error if full or refusal is None else refusal
-        raise refusal or UnavailableError("no inference worker answers")
+        raise refusal or UnavailableError("The model is not there yet: try again in some seconds")
 
     async def _described(self, worker: Worker) -> inference_pb2.ModelDescription:
         if worker.description is None:
-            raise UnavailableError("the worker has not described itself")
+            raise UnavailableError("The model is not there yet: try again in some seconds")
         return worker.description
 
     async def _open_source(self, session: Session) -> None:
