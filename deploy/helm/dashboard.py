@@ -181,6 +181,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             (
                 ("sum (sightline_answers_in_flight)", "under way"),
+                ("sum (sightline_questions_waiting)", "of these waiting for a turn"),
                 (rate("sightline_answers_retried_total"), "asked again, per second"),
             ),
         ),
@@ -203,6 +204,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         gauge("Rounds not written yet", "sightline_worker_rounds_waiting"),
         counted("Histories read", "sightline_worker_contexts_total", "outcome"),
         counted("Answers spoken", "sightline_worker_speeches_total", "outcome"),
+        counted("Refused at the ports", "sightline_refused_total", "reason"),
         timed("First audio", "sightline_tts_first_audio_seconds"),
         timed("A sentence", "sightline_tts_sentence_seconds"),
         counted("Sentences", "sightline_tts_sentences_total", "outcome"),

@@ -22,6 +22,7 @@ from sightline.errors import (
 )
 
 PATIENCE_S = 1.0  # that a message may take while others wait for its turn
+LOOKS = 4  # in that time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +32,15 @@ class CallLimits:
     `calls` at once, over all and of one place; `streams_per_place`: of those, how many stream their
     requests, because a message of each may be on its way at any time; `streams_per_connection`:
     calls that one connection carries. `receiving`: single requests of one place that are on their
-    way; `request_s`: how long each may take.
+    way; `request_s`: how long each may take. The defaults are for ports that only other services
+    reach, all of them from few places.
     """
 
-    calls: int = 8192
-    calls_per_place: int = 4096
-    streams_per_place: int = 4096
-    streams_per_connection: int = 4096
-    receiving: int = 32
+    calls: int = 16384
+    calls_per_place: int = 16384
+    streams_per_place: int = 16384
+    streams_per_connection: int = 16384
+    receiving: int = 1024
     request_s: float = 10.0
 
 
@@ -49,6 +51,7 @@ class _Turn:
     task: asyncio.Task[Any] | None
     began_s: float = field(default_factory=time.monotonic)
     granted: asyncio.Event = field(default_factory=asyncio.Event)
+    looks: int = 0  # of those who wait, at this one; a stall of the event loop is none
     cut: bool = False
 
 
@@ -96,7 +99,7 @@ class Receiving:
                 if self._waiting[0] is turn:
                     self._cut_slow()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(PATIENCE_S / 4):
+                    async with asyncio.timeout(PATIENCE_S / LOOKS):
                         await turn.granted.wait()
         except BaseException:
             self._leave(turn)
@@ -105,7 +108,9 @@ class Receiving:
     def _cut_slow(self) -> None:
         now_s = time.monotonic()
         for turn in self._active:
-            if not turn.cut and now_s - turn.began_s > PATIENCE_S and turn.task is not None:
+            turn.looks += 1
+            slow = turn.looks >= LOOKS and now_s - turn.began_s > PATIENCE_S
+            if slow and not turn.cut and turn.task is not None:
                 turn.cut = True
                 turn.task.cancel()
 

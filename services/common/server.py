@@ -34,14 +34,7 @@ KEEP_ALIVE_S = 30.0  # between two HTTP requests of a connection
 GRPC_OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is refused, not load-balanced
     ("grpc.server_handshake_timeout_ms", 5_000),  # for whoever connects and says nothing
-    (
-        "grpc.max_connection_idle_ms",
-        300_000,
-    ),  # without a call; channels connect again by themselves
-    (
-        "grpc.max_concurrent_streams",
-        512,
-    ),  # of one connection; a channel keeps further calls waiting
+    ("grpc.max_connection_idle_ms", 300_000),  # channels connect again by themselves
     # What may arrive of a message before it is asked for. With probing, grpc would raise this to
     # megabytes a call for whoever sends fast.
     ("grpc.http2.bdp_probe", 0),
@@ -105,7 +98,11 @@ class ServiceHost:
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", MAX_REPLY_BYTES),
             ("grpc.max_allowed_incoming_connections", self._grpc_connections),
-            # Of one connection; a channel keeps further calls waiting.
+            # Calls that came and were not looked at yet: from 1,000 on grpc would drop some of them
+            # by lot. Ours are refused in words, by `calls`.
+            ("grpc.server.max_pending_requests", self.calls.calls),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * self.calls.calls),
+            # Of one connection. Above what one place may have: grpc's refusal has no words.
             ("grpc.max_concurrent_streams", self.calls.streams_per_connection),
         )
         self.admission = Admission(self.calls, self.trusted)

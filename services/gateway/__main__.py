@@ -16,7 +16,13 @@ from sightline.v1 import gateway_pb2
 
 # A picture that is longer comes in parts (PushPart). Everything else is far below.
 MAX_MESSAGE_BYTES = 2 * 1024 * 1024
-CALLS = CallLimits(calls_per_place=2048, streams_per_place=256, streams_per_connection=512)
+CALLS = CallLimits(
+    calls=8192,
+    calls_per_place=2048,
+    streams_per_place=256,
+    streams_per_connection=4096,
+    receiving=32,
+)
 
 
 async def main(config: GatewayConfig) -> None:

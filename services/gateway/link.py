@@ -147,7 +147,7 @@ class FrameLink:
                 raise UnavailableError("the worker did not open the stream")
         except TimeoutError:
             call.cancel()
-            raise UnavailableError("the worker did not answer in time") from None
+            raise UnavailableError("The model did not answer in time: try again") from None
         except grpc.aio.AioRpcError as error:
             raise error_of_peer(error, MODEL) from None
         except BaseException:

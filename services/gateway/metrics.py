@@ -52,6 +52,9 @@ EVENTS_DROPPED = Counter(
 )
 ANSWERS = Counter("sightline_answers_total", "Answers relayed.", ["finish_reason"])
 ANSWERS_IN_FLIGHT = Gauge("sightline_answers_in_flight", "Answers being relayed now.")
+QUESTIONS_WAITING = Gauge(
+    "sightline_questions_waiting", "Questions that wait for their turn at the gateway."
+)
 ANSWERS_RETRIED = Counter(
     "sightline_answers_retried_total", "Questions asked again because a worker was away."
 )

@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from services.gateway import metrics
 from sightline.errors import DeadlineExceededError
 
 
@@ -31,6 +32,12 @@ class Turns:
         self._waiting: OrderedDict[str, OrderedDict[str, deque[asyncio.Future[None]]]]
         self._waiting = OrderedDict()
 
+    @property
+    def num_waiting(self) -> int:
+        return sum(
+            len(questions) for viewers in self._waiting.values() for questions in viewers.values()
+        )
+
     @contextlib.asynccontextmanager
     async def turn(self, asker: Asker, timeout_s: float) -> AsyncIterator[None]:
         """Wait for a turn and have it. Raises DeadlineExceededError when none comes."""
@@ -48,6 +55,7 @@ class Turns:
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         viewers = self._waiting.setdefault(asker.place, OrderedDict())
         viewers.setdefault(asker.viewer, deque()).append(granted)
+        metrics.QUESTIONS_WAITING.inc()
         try:
             async with asyncio.timeout(timeout_s):
                 await granted
@@ -60,6 +68,8 @@ class Turns:
             if isinstance(error, TimeoutError):
                 raise DeadlineExceededError("too many questions wait: try again later") from None
             raise
+        finally:
+            metrics.QUESTIONS_WAITING.dec()
 
     def _leave(self, asker: Asker, granted: "asyncio.Future[None]") -> None:
         viewers = self._waiting[asker.place]

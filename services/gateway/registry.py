@@ -241,7 +241,7 @@ class Sessions:
 
     async def _described(self, worker: Worker) -> inference_pb2.ModelDescription:
         if worker.description is None:
-            raise UnavailableError("the worker has not described itself")
+            raise UnavailableError("The model is not there yet: try again in some seconds")
         return worker.description
 
     async def _open_source(self, session: Session) -> None:

@@ -135,10 +135,12 @@ class Router:
             raise UnavailableError(f"the model is restarting, {RESTART}")
         ready = [worker for worker in answering if not worker.load.draining]
         if not ready:
-            raise UnavailableError("every inference worker is draining")
+            raise UnavailableError("The model is about to restart: try again in some seconds")
         free = [worker for worker in ready if worker.free_sessions > 0]
         if not free:
-            raise ResourceExhaustedError("no inference worker has room for another session")
+            raise ResourceExhaustedError(
+                "The model has no room for another session: delete one first"
+            )
         return sorted(free, key=lambda worker: worker.fullness)
 
     def descriptions(self) -> list[tuple[str, inference_pb2.ModelDescription]]:

@@ -163,3 +163,27 @@ async def test_one_place_cannot_take_a_sessions_lines() -> None:
         mine[0]._detached_s = 0.0
         assert parts.lines.open(pb.Start(session=session.id), "192.0.2.1")
         assert mine[0].closed
+
+
+async def test_a_thousand_questions_at_once_are_all_answered_in_turns() -> None:
+    worker = FakeWorker()
+    worker.pause_after = 0
+    async with running(worker) as parts:
+        session = await parts.push_session()
+        asks = [
+            parts.stub.Ask(
+                pb.AskRequest(session=session.id, question=pb.Question(text="what happened")),
+                timeout=60,
+            )
+            for _ in range(1000)
+        ]
+        most = parts.config.session_answers
+        await eventually(lambda: len(worker.asked) == most)
+        await eventually(lambda: parts.sessions.all()[0].turns.num_waiting == 1000 - most)
+        line = parts.lines.open(pb.Start(session=session.id))
+        line.handle_event(pb.ClientEvent(ask=pb.Question(turn="mine", text="what happened")))
+        worker.go_on.set()
+        replies = await asyncio.gather(*asks)
+        assert all(reply.answer.text for reply in replies)
+        turns = [request.question.turn for request in worker.asked]
+        assert turns.index("mine") <= most + 2  # not behind the thousand

@@ -70,7 +70,7 @@ async def test_full_draining_and_absent_workers_are_told_apart() -> None:
             await parts.push_session(key="another-key")
         worker.draining = True
         await eventually(lambda: parts.router.workers[0].load.draining)
-        with pytest.raises(UnavailableError, match="draining"):
+        with pytest.raises(UnavailableError, match="about to restart"):
             await parts.push_session(key="another-key")
         await worker.stop()
         await eventually(lambda: not parts.router.workers[0].answering)
