@@ -296,6 +296,7 @@ class InferenceServicer(InferenceServiceServicer):
             self._busy.popleft()
         since, before = self._busy[0]
         share = (busy - before) / (now - since) if now > since else 0.0
+        share = max(0.0, share)  # what the warm-up took is taken off the count when it ends
         metrics.ENGINE_BUSY.set(min(1.0, share))
         queue_s = list(self._engine.core.recent_queue_s)
         used, total = self._engine.pages
