@@ -64,7 +64,8 @@ class ServiceHost:
     metrics_port: int = field(init=False, default=0)
     stopping: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _health: health.aio.HealthServicer = field(init=False)
-    _runners: list[web.AppRunner] = field(init=False, default_factory=list)
+    _runner: web.AppRunner | None = field(init=False, default=None)
+    _figures: web.AppRunner | None = field(init=False, default=None)
     _serving: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -102,10 +103,18 @@ class ServiceHost:
                 f"cannot listen on {address}: choose another port with {variable}"
             ) from error
         logging.getLogger("aiohttp.server").addFilter(_is_worth_logging)
-        figures = web.Application()
-        figures.router.add_get("/metrics", self._metrics)
-        self.http_port = await self._listen(self.app, self.config.http_port, "HTTP_PORT")
-        self.metrics_port = await self._listen(figures, self.config.metrics_port, "METRICS_PORT")
+        self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self.config.host, self.config.http_port).start()
+        except OSError as error:
+            variable = f"{self.config.prefix}HTTP_PORT"
+            raise ConfigError(
+                f"cannot listen on {self.config.host}:{self.config.http_port}: "
+                f"choose another port with {variable}"
+            ) from error
+        self.http_port = self._runner.addresses[0][1]
+        await self._show_figures()
         await self.server.start()
         log.info(
             "listening",
@@ -116,20 +125,6 @@ class ServiceHost:
                 "metrics": self.metrics_port,
             },
         )
-
-    async def _listen(self, app: web.Application, port: int, variable: str) -> int:
-        """Serve `app`; the real port. Raises ConfigError, naming the variable, when it is taken."""
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        self._runners.append(runner)
-        try:
-            await web.TCPSite(runner, self.config.host, port).start()
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {self.config.host}:{port}: "
-                f"choose another port with {self.config.prefix}{variable}"
-            ) from error
-        return int(runner.addresses[0][1])
 
     async def set_serving(self, serving: bool) -> None:
         """Tell health checks whether this service is ready for work."""
@@ -163,12 +158,30 @@ class ServiceHost:
     async def stop(self) -> None:
         """Stop all servers. Streams that never end by themselves get a short grace."""
         await self.server.stop(min(self.config.drain_s, 2.0))
-        for runner in self._runners:
-            await runner.cleanup()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._figures is not None:
+            await self._figures.cleanup()
 
     async def _healthz(self, request: web.Request) -> web.Response:
         status = 200 if self._serving else 503
         return web.json_response({"service": self.name, "serving": self._serving}, status=status)
+
+    async def _show_figures(self) -> None:
+        """Serve /metrics. Raises ConfigError, naming the variable, when its port is taken."""
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        self._figures = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._figures.setup()
+        port = self.config.metrics_port
+        try:
+            await web.TCPSite(self._figures, self.config.host, port).start()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {self.config.host}:{port}: "
+                f"choose another port with {self.config.prefix}METRICS_PORT"
+            ) from error
+        self.metrics_port = self._figures.addresses[0][1]
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
