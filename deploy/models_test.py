@@ -143,7 +143,7 @@ def _check_pod(suite: Suite, model: str, hub: str, clip: Path) -> None:
     pod = worker_pod(
         {
             "image": {"tag": tag},
-            "worker": {"model": model, "hub": {"endpoint": hub}, "kvMemoryBytes": 64 << 20},
+            "worker": {"model": model, "hub": {"endpoint": hub}},
         }
     )
     suite("stop", "worker")
@@ -157,7 +157,11 @@ def _check_pod(suite: Suite, model: str, hub: str, clip: Path) -> None:
             if time.monotonic() > deadline:
                 raise AssertionError(f"the pod is not healthy: {run('docker', 'logs', name)}")
             time.sleep(1)
-        _ask(suite, clip, f"the chart's pod with {model}")
+        try:
+            _ask(suite, clip, f"the chart's pod with {model}")
+        except Exception:
+            log.error("the pod said: %s", run("docker", "logs", "--tail", "20", name))
+            raise
         held = run("docker", "exec", name, "du", "-s", "/cache/huggingface")
         log.info("in its cache: %s KiB", held.split()[0])
     finally:

@@ -94,7 +94,7 @@ class EngineCore:
         self.limits = limits
         self.sessions: dict[str, SessionState] = {}
         self.stats = EngineStats()
-        self.recent_queue_s: deque[float] = deque(maxlen=512)
+        self.recent_queue_s: deque[tuple[float, float]] = deque(maxlen=4096)  # (when, how long)
         self._scheduler = Scheduler(step_limits, model.spec.tubelet)
         self._clock = clock
         self._making = RunMaking(model, cache, runner, limits.reuse_below)
@@ -328,7 +328,7 @@ class EngineCore:
         queue_s, latency_s = started_s - frame.arrived_s, now_s - frame.arrived_s
         metrics.FRAME_QUEUE.observe(queue_s)
         metrics.FRAME_LATENCY.observe(latency_s)
-        self.recent_queue_s.append(queue_s)
+        self.recent_queue_s.append((now_s, queue_s))
         frame.done(
             FrameReceipt(
                 frame.sequence,

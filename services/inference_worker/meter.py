@@ -137,6 +137,9 @@ def allowed_cores(groups: Path = GROUPS) -> float:
         quota, _, period = text.partition(" ")
         if quota != "max":
             cores = min(cores, int(quota) / int(period))
+    old = [_number(groups / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+    if old[0] is not None and old[1] and old[0] > 0:
+        cores = min(cores, old[0] / old[1])
     return cores
 
 
@@ -146,7 +149,16 @@ def allowed_bytes(groups: Path = GROUPS) -> int:
     for text in _limits("memory.max", groups):
         if text != "max":
             size = min(size, int(text))
-    return size
+    old = _number(groups / "memory" / "memory.limit_in_bytes")
+    return size if old is None else min(size, old)
+
+
+def _number(file: Path) -> int | None:
+    """Of version 1 of control groups, where a container sees its own at the top."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _limits(name: str, groups: Path) -> Iterator[str]:

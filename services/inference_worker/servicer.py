@@ -302,8 +302,9 @@ class InferenceServicer(InferenceServiceServicer):
             self._busy.popleft()
         since, before = self._busy[0]
         share = (busy - before) / (now - since) if now > since else 0.0
+        share = max(0.0, share)  # what the warm-up took is taken off the count when it ends
         metrics.ENGINE_BUSY.set(min(1.0, share))
-        queue_s = list(self._engine.core.recent_queue_s)
+        queue_s = _since(now - LOAD_WINDOW_S, list(self._engine.core.recent_queue_s))
         used, total = self._engine.pages
         sessions = self._engine.num_sessions
         return inference_pb2.LoadReport(
@@ -316,6 +317,11 @@ class InferenceServicer(InferenceServiceServicer):
             device_busy=min(1.0, share),
             draining=self._answers.draining,
         )
+
+
+def _since(oldest_s: float, samples: list[tuple[float, float]]) -> list[float]:
+    """The values of those samples that are not older: what waited long ago says nothing of now."""
+    return [value for at_s, value in samples if at_s >= oldest_s]
 
 
 async def _replaced(attachment: Attachment, receipts: Receipts) -> None:

@@ -81,6 +81,20 @@ def test_control_groups_lower_what_may_be_used(tmp_path: Path) -> None:
     assert (allowed_cores(tmp_path), allowed_bytes(tmp_path)) == (free_cores, free_bytes)
 
 
+def test_control_groups_of_the_first_version_do_too(tmp_path: Path) -> None:
+    free_cores, free_bytes = allowed_cores(tmp_path), allowed_bytes(tmp_path)
+    for folder in ("cpu", "memory"):
+        (tmp_path / folder).mkdir()
+    quota, period = (tmp_path / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
+    quota.write_text("25000\n")
+    period.write_text("100000\n")
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("2097152\n")
+    assert (allowed_cores(tmp_path), allowed_bytes(tmp_path)) == (0.25, 2097152)
+    quota.write_text("-1\n")
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert (allowed_cores(tmp_path), allowed_bytes(tmp_path)) == (free_cores, free_bytes)
+
+
 async def test_figures_that_are_no_longer_read_are_taken_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
