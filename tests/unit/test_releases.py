@@ -1,13 +1,17 @@
 """Published checkpoints load as they are published, stream, and equal transformers."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from services.inference_worker.errors import ModelError
 from services.inference_worker.model.family import load_model
+from services.inference_worker.model.published import PublishedModel
 from services.inference_worker.model.sampling import Sampling
 from tests.published import Pair, Transcript
 from tests.releases import ANSWERING, THINKING, Release, resave, write_release
@@ -101,3 +105,28 @@ def test_an_answer_is_that_of_generate(release: Release, tmp_path: Path) -> None
     theirs = whole[0, inputs["input_ids"].shape[1] :].tolist()
     ended = recorder.tokens if len(recorder.tokens) == 12 else [*recorder.tokens, theirs[-1]]
     assert ended == theirs
+
+
+@pytest.mark.parametrize("number", [0, 5, 10, 15], ids=lambda number: str(ANSWERING[number]))
+def test_what_the_processor_itself_saves_is_read(number: int, tmp_path: Path) -> None:
+    """`save_pretrained` of transformers' own processor, where there is what it needs, against what
+    `resave` writes in its place everywhere."""
+    pytest.importorskip("torchvision")
+    pytest.importorskip("num2words")
+    published = write_release(ANSWERING[number], tmp_path / "published")
+    ours = resave(ANSWERING[number], published, tmp_path / "resaved")
+    theirs = shutil.copytree(ours, tmp_path / "saved")
+    for file in ("processor_config.json", "chat_template.jinja"):
+        (theirs / file).unlink()
+    transformers.AutoProcessor.from_pretrained(published).save_pretrained(theirs)
+    saved, written = (json.loads((f / "processor_config.json").read_text()) for f in (theirs, ours))
+    assert saved["video_processor"].keys() >= written["video_processor"].keys()
+    one, other = (
+        load_model(str(folder), torch.float32, torch.device("cpu"), 12_544)
+        for folder in (theirs, ours)
+    )
+    assert one.sink_tokens() == other.sink_tokens()
+    assert one.question_tokens([], "Who?") == other.question_tokens([], "Who?")
+    assert isinstance(one, PublishedModel)
+    assert isinstance(other, PublishedModel)
+    assert one.preprocessor == other.preprocessor
