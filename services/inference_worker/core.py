@@ -104,7 +104,7 @@ class EngineCore:
             lambda: runner.execute([self._making.of_nothing()]),
         )
         self._parking = Parking(
-            self.sessions, cache, runner, limits.park_after_s, clock, self.health.failed
+            self.sessions, cache, runner, limits.park_after_s, clock, self.health
         )
         self._branching = Branching(model, cache, runner, limits.branch_tokens)
 
@@ -255,7 +255,7 @@ class EngineCore:
             self.health.succeeded()
         elif failure is not None:
             questions = not any(run.picture for run in runs)
-            self.health.failed("step", failure, suspect_input=questions)
+            self.health.failed("step", failure, ask_device=questions)
         if self.health.failure is not None:
             return [self.health.failure] * len(runs)
         return outputs

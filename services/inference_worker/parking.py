@@ -15,6 +15,7 @@ from services.inference_worker import metrics
 from services.inference_worker.kv_cache import KVCache
 from services.inference_worker.runner import Runner
 from services.inference_worker.scheduler import FLOWING_S, SessionState
+from services.inference_worker.step_health import StepHealth
 from sightline.errors import ResourceExhaustedError
 
 YIELD_S = 5.0  # a session idle for so long makes room for a new one
@@ -32,7 +33,7 @@ ADVICE = "end or pause another, open it with a smaller window, or give the worke
 class Parking:
     """Parks sessions after `after_s` without a frame or a question; 0: never any.
 
-    sessions: the core's, by id. failed: hears what the device raised. `paused`: while the engine
+    sessions: the core's, by id. health: hears what the device raised. `paused`: while the engine
     warms up nobody is parked. `num_waiting`: parked sessions in the line; any thread may read it.
     """
 
@@ -43,7 +44,7 @@ class Parking:
         runner: Runner,
         after_s: float,
         clock: Callable[[], float],
-        failed: Callable[[str, Exception], None],
+        health: StepHealth,
     ) -> None:
         self.paused = False
         self.num_waiting = 0
@@ -52,7 +53,7 @@ class Parking:
         self._runner = runner
         self._after_s = after_s
         self._clock = clock
-        self._failed = failed
+        self._health = health
         self._move_s = 0.0  # smoothed: what a change of places takes
         self._changed_s = float("-inf")
 
@@ -173,7 +174,7 @@ class Parking:
         except Exception as error:
             self._cache.park(session.trunk)
             metrics.RETURNS.labels("failed").inc()
-            self._failed("return", error)
+            self._health.failed("return", error, ask_device=True)
             _refuse(session, error)
             return True
         session.moved_s = self._clock()
@@ -215,7 +216,7 @@ class Parking:
             session.parked = self._runner.save(self._cache.pages(session.trunk))
         except Exception as error:
             session.active_s = self._clock()
-            self._failed("park", error)
+            self._health.failed("park", error, ask_device=True)
             return False
         session.picture = None  # its visual tokens are on the device
         self._cache.park(session.trunk)

@@ -33,10 +33,11 @@ class StepHealth:
         """A step, or a part of one, did what it should."""
         self._in_a_row = 0
 
-    def failed(self, part: str, error: Exception, *, suspect_input: bool = False) -> None:
+    def failed(self, part: str, error: Exception, *, ask_device: bool = False) -> None:
         """Nothing of a step succeeded.
 
-        suspect_input: it was questions alone; they are to blame if the device does other work.
+        ask_device: what was to be done may be to blame, as questions or memory of the host; it
+        counts only if the device fails at the smallest step as well.
         """
         metrics.STEP_FAILURES.labels(part).inc()
         log.error("step failed", extra={"part": part}, exc_info=error)
@@ -44,7 +45,7 @@ class StepHealth:
             return
         if self._is_lost():
             self.failure = DeviceFailedError("the worker's device is lost")
-        elif not (suspect_input and self._probe_succeeds()):
+        elif not (ask_device and self._probe_succeeds()):
             self._in_a_row += 1
             if self._in_a_row >= self._most:
                 self.failure = DeviceFailedError(

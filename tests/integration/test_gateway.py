@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -366,6 +367,54 @@ def test_a_worker_that_dies_and_returns_is_given_the_window_again(own: Watching)
     answer = own.ask(session.id, "what is in the scene")
     assert answer.text
     assert answer.frames_seen == 30, "the window from before is there again"
+
+
+def test_two_hundred_questions_at_once_are_all_answered(watching: Watching) -> None:
+    """By default settings, from one client, while frames come; and none of them is lost."""
+    clip = write_clip(watching.media_root, seed=8, seconds=12)
+    session = watching.create(clip.source, loop=True)
+    before = watching.wait(session.id, lambda state: state.stats.frames_processed > 0).stats
+    question = pb.Question(text="what is in the scene")
+    request = pb.AskRequest(session=session.id, question=question)
+    asked = [watching.stub.Ask.future(request, timeout=PATIENCE_S) for _ in range(200)]
+    answers = [future.result().answer for future in asked]
+    assert all(answer.frames_seen and answer.text for answer in answers)
+    after = watching.get(session.id).stats
+    assert after.frames_processed > before.frames_processed
+    assert dict(after.dropped) == dict(before.dropped)
+    watching.delete(session.id)
+
+
+def test_sigterm_lets_answers_end(own: Watching) -> None:
+    clip = write_clip(own.media_root, seed=5, seconds=12)
+    session = own.create(clip.source, loop=True)
+    own.wait(session.id, lambda state: state.stats.frames_processed > 0)
+    assert own.ask(session.id, "what is in the scene").text  # one that ended before
+    question = pb.Question(text="what is in the scene")
+    request = pb.AskRequest(session=session.id, question=question)
+    asked = [own.stub.Ask.future(request, timeout=PATIENCE_S) for _ in range(80)]
+    deadline = time.monotonic() + PATIENCE_S
+    while _in_flight(own) < 20:
+        assert time.monotonic() < deadline
+    own.gateway.stop()  # exits 0, or fails here
+    codes = [future.code() for future in asked]
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    assert codes.count(grpc.StatusCode.OK) >= 20
+    messages = [entry["message"] for entry in own.gateway.log_entries()]
+    assert "answers are cut off by the drain's end" not in messages
+    assert "drain timed out" not in messages
+
+
+def _in_flight(own: Watching) -> float:
+    """Answers, as the gateway's metrics say."""
+    url = f"http://127.0.0.1:{own.gateway.http_port}/metrics"
+    with urllib.request.urlopen(url, timeout=5) as reply:
+        page = reply.read().decode()
+    return next(
+        float(line.split()[1])
+        for line in page.splitlines()
+        if line.startswith("sightline_answers_in_flight ")
+    )
 
 
 def test_sigterm_sends_viewers_away_and_frees_the_worker(own: Watching) -> None:

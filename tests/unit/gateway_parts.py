@@ -64,10 +64,10 @@ class Parts:
         self.addresses = Addresses(self.config, 1935)
         self._folder = tempfile.TemporaryDirectory(prefix="sl")
         self.server = grpc.aio.server(interceptors=[ErrorInterceptor()])
-        servicer = SightlineServicer(
+        self.servicer = SightlineServicer(
             self.config, self.sessions, self.lines, self.speaker, self.addresses
         )
-        gateway_pb2_grpc.add_SightlineServiceServicer_to_server(servicer, self.server)
+        gateway_pb2_grpc.add_SightlineServiceServicer_to_server(self.servicer, self.server)
         address = f"unix:{self._folder.name}/g"
         self.server.add_insecure_port(address)
         self.channel = grpc.aio.insecure_channel(address)

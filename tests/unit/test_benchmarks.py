@@ -14,6 +14,8 @@ from rich.console import Console
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import engine, rows
+from benchmarks.askers import Burst as AskersBurst
+from benchmarks.askers import Measured as AskersMeasured
 from benchmarks.floor import Rates, Work, attention_flops, kv_bytes, tower_flops
 from benchmarks.growth import Growth
 from benchmarks.machine import CpuMeter, Machine
@@ -256,6 +258,25 @@ def test_questions_compare_adjacent_blocks() -> None:
     found = QuestionsMeasured(1, 30, blocks(10, 100, 10), blocks(15, 150, 30))
     assert found.ratio == Ratio(1.5, 1.5, 3.0)
     assert found.title == "1 session at 30 fps"
+
+
+def test_a_burst_is_as_far_out_of_order_as_95_of_100() -> None:
+    in_order = AskersBurst(places=list(range(100)))
+    assert in_order.overtaken == 0.0
+    one_late = AskersBurst(places=[99, *range(99)])  # one waits for all; 99 each gain a place
+    assert one_late.overtaken == 0.01
+    reversed_ = AskersBurst(places=list(range(99, -1, -1)))
+    assert reversed_.overtaken > 0.9
+    assert AskersBurst().overtaken == 1.0  # nobody was answered
+
+
+def test_askers_count_the_worst_burst_and_frames_with_and_without() -> None:
+    found = AskersMeasured("worker", 10, bursts=[AskersBurst(answered=10), AskersBurst(answered=9)])
+    assert found.answered == 0.9
+    found.count(False, 100, 0)
+    found.count(True, 60, 20)
+    found.count(True, 20, 0)
+    assert (found.lost("without"), found.lost("with")) == (0.0, 0.2)
 
 
 def test_cpu_meter_names_what_it_was_given() -> None:

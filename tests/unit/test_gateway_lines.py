@@ -391,6 +391,50 @@ async def test_draining_sends_viewers_to_another_gateway() -> None:
         await closing
 
 
+async def test_a_drain_lets_answers_end_and_sends_all_others_away_at_once() -> None:
+    worker = FakeWorker()
+    worker.pause_after = 1
+    async with running(worker) as parts:
+        asking, idle = await _viewer(parts), await _viewer(parts)
+        await asking.ask("what happened")
+        await worker.paused.wait()
+        draining = asyncio.create_task(parts.lines.drain())
+        assert (await idle.until("go_away")).go_away.reason == "draining"
+        await asking.ask("and then?", turn="t2")
+        error = (await asking.until("error")).error
+        assert (error.turn, error.code) == ("t2", "UNAVAILABLE")
+        assert not draining.done()
+        worker.go_on.set()
+        done = (await asking.until("answer_done")).answer_done
+        assert done.text == asking.texts() == ANSWER
+        await asyncio.wait_for(draining, 10)
+        closing = asyncio.create_task(parts.lines.aclose())
+        assert (await asking.until("go_away")).go_away.reason == "draining"
+        await closing
+
+
+async def test_a_drain_waits_for_one_shot_questions_also_after_others_have_ended() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session()
+        request = pb.AskRequest(session=session.id, question=pb.Question(text="what"))
+        assert (await parts.stub.Ask(request)).answer.text == ANSWER
+        worker.pause_after = 1
+        asking = asyncio.create_task(_asked(parts, request))
+        await worker.paused.wait()
+        draining = asyncio.create_task(parts.servicer.drain())
+        with pytest.raises(grpc.aio.AioRpcError, match="draining"):
+            await parts.stub.Ask(request)
+        assert not draining.done()
+        worker.go_on.set()
+        assert (await asking).answer.text == ANSWER
+        await asyncio.wait_for(draining, 10)
+
+
+async def _asked(parts: Parts, request: pb.AskRequest) -> pb.AskResponse:
+    return await parts.stub.Ask(request)
+
+
 async def test_a_viewer_who_does_not_read_is_cut_off_and_holds_nothing() -> None:
     worker = FakeWorker()
     worker.answer = " ".join(["word" * 50] * 400)

@@ -11,6 +11,7 @@ import transformers
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from services.inference_worker.kv_cache import Branch
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import Round
 from services.inference_worker.model.packed import pack
@@ -284,8 +285,10 @@ class UnrotatedKeys:
         return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
-def test_a_rebase_equals_keys_that_were_never_rotated(served: Pair) -> None:
-    """C: whenever the engine moves a session back, so does the reference."""
+@pytest.mark.parametrize("answering", [False, True])
+def test_a_rebase_equals_keys_that_were_never_rotated(served: Pair, answering: bool) -> None:
+    """C: whenever the engine moves a session back, so does the reference. The same with an answer
+    under way, whose branch keeps the old pages."""
     rng = np.random.default_rng(5)
     window = 2
     model = served.ours
@@ -314,7 +317,7 @@ def test_a_rebase_equals_keys_that_were_never_rotated(served: Pair) -> None:
 
     with torch.inference_mode():
         run(sink, [(n,) * 3 for n in range(len(sink))], [], None)
-        cursor, pieces, rebases = len(sink), list[int](), 0
+        cursor, pieces, rebases, held = len(sink), list[int](), 0, list[Branch]()
         question = model.question_tokens([], "What?")
         for number in range(14):
             frames = [picture(rng, width, height) for _ in range(model.tubelet)]
@@ -327,10 +330,15 @@ def test_a_rebase_equals_keys_that_were_never_rotated(served: Pair) -> None:
             run(words.tokens, words.positions, [0, *pieces[1 - window :]], frames)
             pieces = [*pieces, len(reference.positions) - 1][-window:]
             cursor += words.advance
+            if answering:
+                held.append(bench.cache.open_branch(session.trunk))
+                if len(held) > 2:
+                    bench.cache.close_branch(held.pop(0))
             bench.ask("s", question)
             bench.run()
             if session.trunk.cursor != cursor:  # the engine moved back before the question
                 rebases += 1
+                assert not answering or held[-1].seen[-1] is not session.trunk.segments[-1]
                 delta = session.trunk.cursor - cursor
                 for piece in pieces:
                     reference.positions[piece] += delta

@@ -50,7 +50,7 @@ def test_a_lost_device_fails_at_once() -> None:
 def test_input_is_to_blame_only_where_the_device_does_other_work(works: bool) -> None:
     steps = health(probe=(lambda: None) if works else broken)
     for _ in range(3):
-        steps.failed("step", RuntimeError(), suspect_input=True)
+        steps.failed("step", RuntimeError(), ask_device=True)
     assert (steps.failure is None) == works
 
 
