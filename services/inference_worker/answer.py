@@ -89,7 +89,7 @@ async def score(engine: Engine, session_id: str, tokens: list[int]) -> tuple[flo
     """Ask for yes or no: the probability of yes, and the video it was given. Raises what the
     engine raises; cancelling it cancels the branch."""
     line = BranchLine(asyncio.get_running_loop())
-    job = BranchJob(tokens, 1, line, score_only=True)
+    job = BranchJob(tokens, 1, line, score_only=True, needs_frame=True)
     engine.submit_branch(session_id, job)
     seen = Seen(0, 0, 0)
     try:
@@ -218,7 +218,14 @@ class Answerer:
             repetition_penalty=question.repetition_penalty or 1.0,
             seed=question.seed,
         )
-        job = BranchJob(prompt.tokens, max_tokens, line, sampling=sampling, before=prompt.before)
+        job = BranchJob(
+            prompt.tokens,
+            max_tokens,
+            line,
+            sampling=sampling,
+            before=prompt.before,
+            needs_frame=True,
+        )
         self.engine.submit_branch(request.session_id, job)
         return job, line, prompt.rounds
 

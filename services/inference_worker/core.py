@@ -157,7 +157,9 @@ class EngineCore:
                 self._rebase(session)
             while session.waiting and not (session.rebase_due or session.leaving):
                 job = session.waiting[0]
-                if not session.trunk.segments:  # whatever a model said now would be made up
+                if (
+                    job.needs_frame and not session.trunk.segments
+                ):  # whatever a model said now would be made up
                     if session.frames:
                         break
                     session.waiting.popleft()

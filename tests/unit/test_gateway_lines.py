@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from typing import Any
 
 import grpc
@@ -510,6 +511,53 @@ async def test_watches_are_bounded_and_refusals_are_told() -> None:
         await viewer.send(watch=pb.Watch(watch="w3", condition="a dog"))
         error = (await viewer.until("error")).error
         assert (error.watch, error.code) == ("w3", "RESOURCE_EXHAUSTED")
+
+
+# --- what was seen ----------------------------------------------------------------------------
+
+
+async def test_before_a_picture_there_is_no_answer() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(seen=False, name="cam")
+        viewer = await _viewer(parts)
+        await viewer.ask("how many are there")
+        error = (await viewer.until("error")).error
+        assert (error.turn, error.code) == ("t1", "FAILED_PRECONDITION")
+        assert error.message == "no frame has been understood yet"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await parts.stub.Ask(pb.AskRequest(session="cam", question=pb.Question(text="what")))
+        assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert not worker.asked
+        session.admit("test")  # somebody begins to publish: a frame is on its way, the worker waits
+        await viewer.ask("how many are there", turn="t2")
+        assert (await viewer.until("answer_done")).answer_done.text == ANSWER
+
+
+async def test_answers_tell_how_old_their_newest_frame_is() -> None:
+    """Since it was sampled, whatever clock its publisher wrote into it."""
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(seen=False)
+        sink = session.admit("test")
+        sink.put(picture(capture_ns=7))
+        await eventually(lambda: session.link.processed == 1)
+        session.release()  # from now on it only gets older
+        viewer = await _viewer(parts)
+        worker.pause_after = 1
+        await viewer.ask("what is there")
+        await worker.paused.wait()
+        (kept,) = session.link._kept
+        began_ms = 1000 * (time.monotonic() - kept.sampled_s)
+        await asyncio.sleep(0.2)  # words to come make the frame no older
+        worker.go_on.set()
+        first = (await viewer.until("answer_done")).answer_done
+        assert (first.frames_seen, first.last_capture_ns) == (1, 7)
+        assert 0 < first.newest_frame_age_ms < began_ms + 100
+        worker.pause_after = None
+        await viewer.ask("what is there", turn="t2")
+        second = (await viewer.until("answer_done")).answer_done
+        assert second.newest_frame_age_ms > first.newest_frame_age_ms + 100
 
 
 # --- one-shot ---------------------------------------------------------------------------------
