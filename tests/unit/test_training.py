@@ -196,11 +196,11 @@ def test_long_conversations_come_before_questions_and_fit(model: BuiltinModel) -
         stale += bool(same - {question.answer})
     assert max(lengths) == 10
     assert sum(length == 10 for length in lengths) > len(lengths) / 3
-    assert min(unknown, repeated, stale) > 10
+    assert min(unknown, repeated, stale) >= 5
 
 
 def test_what_it_means_survives_other_rounds() -> None:
-    world, rng = world_of(load_recipe("builtin")), np.random.default_rng(6)
+    world, rng = world_of(replace(load_recipe("builtin"), talk=0.0)), np.random.default_rng(6)
     after = []
     for seed in range(40):
         asked = world.film(seed, 20, rng).ask({"followup": 1.0}, rng)
