@@ -1,5 +1,6 @@
 """One conversation about the sample stream stays true, however long it gets."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 import sightline
 from services.local.clip import SEED
 from tests.integration.test_suite import pictures_until, true_at
-from tests.suite import Fact, Suite, write_clip
+from tests.suite import Fact, Suite
+from training.recipe import load_recipe
+from training.world.video import write_video
 
 SECONDS = 60
 QUESTIONS = 20
@@ -22,18 +25,21 @@ def test_twenty_questions_in_one_conversation_are_all_answered_rightly(
 ) -> None:
     """Frames are pushed as fast as the worker takes them; questions wait for their moment."""
     suite = fresh_suite(environment={"inference_worker": {"WORKER_MODEL": "builtin"}}, speech=False)
-    clip = write_clip(tmp_path, seed=SEED, seconds=SECONDS, model="builtin")
+    path = tmp_path / "clip.mp4"
+    write_video(path, SEED, SECONDS, 2, 8, trade=load_recipe("builtin").trade)
+    told = json.loads(path.with_suffix(".json").read_text())
+    facts = tuple(Fact(**fact) for fact in told["facts"])
     asked: list[tuple[float, str, str, str]] = []
     with sightline.connect(suite.address) as client:
         session = client.open(push=True, lossless=True)
         with session.pusher() as pusher, session.conversation() as talk:
             kinds: list[str] = []
-            for picture, capture_ns in pictures_until(clip.path, clip.seconds):
+            for picture, capture_ns in pictures_until(path, SECONDS):
                 pusher.send(picture, capture_ns)
                 moment = capture_ns / 1e9
                 if moment < 4 or moment < len(asked) * (SECONDS - 6) / QUESTIONS + 4:
                     continue
-                fact = _least_asked(true_at(clip.facts, moment), kinds)
+                fact = _least_asked(true_at(facts, moment), kinds)
                 if fact is None:
                     continue
                 _understood(session, moment)
