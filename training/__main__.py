@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
 
+_ELSEWHERE = "holds what is shipped; give another folder, or train with --replace-shipped"
+
+
+def _is_shipped(output: Path) -> bool:
+    """Whether a model saved there would replace one that comes with the worker."""
+    from services.inference_worker.model.family import WEIGHTS
+
+    return output.resolve().is_relative_to(WEIGHTS)
+
+
 def _train(arguments: argparse.Namespace) -> int:
     from services.inference_worker.model.family import SHIPPED, WEIGHTS
     from training.processes import Launch, launch
@@ -27,7 +37,19 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.seed is not None:
         recipe = replace(recipe, seed=arguments.seed)
     name = Path(arguments.recipe).stem
-    output = WEIGHTS / name if name in SHIPPED else FOLDER / name / "model"
+    output = arguments.output or FOLDER / name / "model"
+    if arguments.replace_shipped:
+        if name not in SHIPPED or arguments.output is not None:
+            print(
+                f"cannot train: --replace-shipped is for the recipes {' and '.join(SHIPPED)}, "
+                "without --output",
+                file=sys.stderr,
+            )
+            return 2
+        output = WEIGHTS / name
+    elif _is_shipped(output):
+        print(f"cannot train: {output} {_ELSEWHERE}", file=sys.stderr)
+        return 2
     processes = arguments.processes or 1
     if arguments.processes is None and arguments.device == "cpu":
         processes = min(os.cpu_count() or 1, 4)
@@ -35,7 +57,7 @@ def _train(arguments: argparse.Namespace) -> int:
         Launch(
             recipe=recipe,
             folder=arguments.folder or FOLDER / name,
-            output=arguments.output or output,
+            output=output,
             device=arguments.device,
             processes=processes,
             port=arguments.port,
@@ -114,6 +136,9 @@ def _tune(arguments: argparse.Namespace) -> int:
     from training.recordings import DataError
     from training.tune import Tuning, tune
 
+    if _is_shipped(arguments.output):
+        print(f"cannot tune: {arguments.output} {_ELSEWHERE}", file=sys.stderr)
+        return 2
     tuning = Tuning(
         model=arguments.model,
         data=arguments.data,
@@ -240,7 +265,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, help="another than the recipe's")
     train.add_argument("--device", default="cpu")
     train.add_argument("--folder", type=Path, help="checkpoint, curve, plot")
-    train.add_argument("--output", type=Path, help="the model's folder")
+    train.add_argument(
+        "--output", type=Path, help="the model's folder; .cache/training/<recipe>/model"
+    )
+    train.add_argument(
+        "--replace-shipped", action="store_true", help="write over the shipped model of this name"
+    )
     train.add_argument("--processes", type=int, help="share every batch among these (cores, ≤ 4)")
     train.add_argument("--workers", type=int, default=1, help="each process's makers of batches")
     train.add_argument("--port", type=int, default=29517, help="where these processes meet")

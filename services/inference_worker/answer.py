@@ -92,7 +92,7 @@ async def score(engine: Engine, session_id: str, tokens: list[int]) -> tuple[flo
     """Ask for yes or no: the probability of yes, and the video it was given. Raises what the
     engine raises; cancelling it cancels the branch."""
     line = BranchLine(asyncio.get_running_loop())
-    job = BranchJob(tokens, 1, line, score_only=True)
+    job = BranchJob(tokens, 1, line, score_only=True, needs_frame=True)
     engine.submit_branch(session_id, job)
     seen = Seen(0, 0, 0)
     try:
@@ -215,8 +215,14 @@ class Answerer:
         room = self.engine.core.branch_tokens - max_tokens
         prompt = prompt_within(room, self.model, rounds, question.text)
         line = BranchLine(asyncio.get_running_loop())
-        sampling = sampling_of(question, self.model.sampling)
-        job = BranchJob(prompt.tokens, max_tokens, line, sampling=sampling, before=prompt.before)
+        job = BranchJob(
+            prompt.tokens,
+            max_tokens,
+            line,
+            sampling=sampling_of(question, self.model.sampling),
+            before=prompt.before,
+            needs_frame=True,
+        )
         self.engine.submit_branch(request.session_id, job)
         return job, line, prompt.rounds
 

@@ -44,7 +44,7 @@ class Branching:
             job = session.waiting[0]
             if session.frames_taken < job.after_frame:
                 return
-            if not session.trunk.segments:  # whatever a model said now would be made up
+            if job.needs_frame and not session.trunk.segments:  # it would make something up
                 if session.frames:
                     return
                 session.dequeue()

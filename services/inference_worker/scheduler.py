@@ -92,9 +92,10 @@ class BranchSink(Protocol):
 class BranchJob:
     """A question or a watch's check. `pending` tokens still have to run; the last one's logits
     give the next token. `after_frame`: frames submitted to the session before it was asked, which
-    it must see. `max_tokens` bounds the answer alone. `before`: as of a `Prompt`. `said`: every
-    token so far, of the prompt and of the answer. `paused`: its branch gave its pages back, and
-    reads all of that again when there is room."""
+    it must see. `max_tokens` bounds the answer alone. `before`: as of a `Prompt`. `needs_frame`: it
+    fails where no frame was understood and none is on its way. `said`: every token so far, of the
+    prompt and of the answer. `paused`: its branch gave its pages back, and reads all of that again
+    when there is room."""
 
     pending: list[int]
     max_tokens: int
@@ -102,6 +103,7 @@ class BranchJob:
     score_only: bool = False
     sampling: Sampling = GREEDY
     before: int = 0
+    needs_frame: bool = False
     after_frame: int = 0
     branch: Branch | None = None
     seen: Seen | None = None

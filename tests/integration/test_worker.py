@@ -16,6 +16,7 @@ from tests.garbage import throw_at_methods, throw_at_port
 from tests.processes import ServiceProcess
 
 PATIENCE_S = 30.0
+NO_FRAME = "no frame has been understood yet"
 METHODS = ("Describe", "StreamFrames", "Answer", "WatchSession", "ReleaseSession")
 
 
@@ -30,14 +31,18 @@ class Feeder:
         self.opened = next(self.call).opened
         self._sequence = 0
 
-    def push(self, pixels: bytes, capture_ns: int) -> inference_pb2.FrameAck:
+    def push(
+        self, pixels: bytes, capture_ns: int, *, replayed: bool = False
+    ) -> inference_pb2.FrameAck:
         """Send one frame and wait until it is understood."""
-        self.send(pixels, capture_ns)
+        self.send(pixels, capture_ns, replayed=replayed)
         return next(self.call).ack
 
-    def send(self, pixels: bytes, capture_ns: int) -> None:
+    def send(self, pixels: bytes, capture_ns: int, *, replayed: bool = False) -> None:
         self._sequence += 1
-        frame = inference_pb2.Frame(sequence=self._sequence, capture_ns=capture_ns, pixels=pixels)
+        frame = inference_pb2.Frame(
+            sequence=self._sequence, capture_ns=capture_ns, pixels=pixels, replayed=replayed
+        )
         self._requests.put(inference_pb2.StreamFramesRequest(frame=frame))
 
     def close(self) -> None:
@@ -53,6 +58,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]
         "WORKER_MODEL": "shapes",
         "WORKER_THREADS": "1",
         "WORKER_KV_MEMORY_BYTES": str(160 << 20),
+        "WORKER_FIRST_FRAME_S": "3",
     }
     process = ServiceProcess("inference_worker", environment, tmp_path_factory.mktemp("worker"))
     process.start(120)
@@ -191,7 +197,43 @@ def test_questions_that_cannot_be_answered_are_refused(
     for text in ("", "   ", "what " * 2000):
         code, _ = refused(lambda text=text: answer(stub, session, text))
         assert code == grpc.StatusCode.INVALID_ARGUMENT
-    assert answer(stub, session, "What do you see?").frames_seen == 0
+    code, details = refused(lambda: answer(stub, session, "What do you see?"))
+    assert (code, details) == (grpc.StatusCode.FAILED_PRECONDITION, NO_FRAME)
+
+
+def test_a_question_waits_for_the_first_frame_and_for_a_replay(
+    stub: InferenceServiceStub, session: str
+) -> None:
+    feeder = Feeder(stub, session, replays=3)
+    done: list[gateway_pb2.AnswerDone] = []
+    asking = threading.Thread(target=lambda: done.append(answer(stub, session, "What is gone?")))
+    watch = gateway_pb2.Watch(watch="w", condition="nothing is there", interval_s=0.05)
+    events: list[gateway_pb2.WatchEvent] = []
+    call = stub.WatchSession(
+        inference_pb2.WatchRequest(session_id=session, watch=watch), timeout=PATIENCE_S
+    )
+    asking.start()
+    threading.Thread(target=lambda: refused(lambda: events.extend(call)), daemon=True).start()
+    for number in range(1, 3):
+        time.sleep(0.2)
+        feeder.push(picture(), number, replayed=True)
+        assert not done
+        assert not events
+    feeder.push(picture(), 3, replayed=True)
+    asking.join(PATIENCE_S)
+    assert (done[0].frames_seen, done[0].last_capture_ns) == (3, 3)
+    feeder.close()
+
+
+def test_a_replay_that_never_comes_holds_nobody_for_ever(
+    stub: InferenceServiceStub, session: str
+) -> None:
+    feeder = Feeder(stub, session, replays=3)
+    code, details = refused(lambda: answer(stub, session, "What do you see?"))
+    assert (code, details) == (grpc.StatusCode.FAILED_PRECONDITION, NO_FRAME)
+    feeder.push(picture(), 1)  # a new one: the replay is over
+    assert answer(stub, session, "What do you see?").frames_seen == 1
+    feeder.close()
 
 
 def test_the_first_message_must_open(stub: InferenceServiceStub) -> None:

@@ -281,6 +281,10 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
                 audio = pb.AudioChunk(sample_rate=22050, pcm=word.encode())
                 line.add(audio_chunk=pb.SpeechChunk(turn=turn, audio=audio))
         done = pb.AnswerDone(
-            turn=turn, text=text, finish_reason=pb.FINISH_REASON_STOP, frames_seen=30
+            turn=turn,
+            text=text,
+            finish_reason=pb.FINISH_REASON_STOP,
+            frames_seen=30,
+            newest_frame_age_ms=120,
         )
         line.add(answer_done=done)

@@ -90,11 +90,14 @@ class Parts:
         self.sources.append(source)
         return source
 
-    async def push_session(self, **options: Any) -> Session:
+    async def push_session(self, *, seen: bool = False, **options: Any) -> Session:
+        """A session that publishers push to. seen: one did, and has left."""
         request = pb.CreateSessionRequest(
             push=pb.Push(key=options.pop("key", KEY)), options=pb.SessionOptions(**options)
         )
-        return await self.sessions.create(request)
+        session = await self.sessions.create(request)
+        session.link.processed += seen
+        return session
 
 
 @contextlib.asynccontextmanager

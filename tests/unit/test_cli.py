@@ -48,7 +48,14 @@ async def test_json_is_one_object(gateway, live, capsys) -> None:
     assert report["answer"] == ANSWER
     assert report["session"] == "s-live"
     assert report["frames_seen"] == 30
+    assert report["newest_frame_age_ms"] == 120.0
     assert report["finish_reason"] == "stop"
+
+
+async def test_a_terminal_is_told_what_was_seen(gateway, live, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert await cli.run(["ask", "desk", "q"]) == 0
+    assert "(saw 30 frames, newest 0.1 s old; first token " in capsys.readouterr().err
 
 
 async def test_a_file_is_pushed_without_loss_asked_and_forgotten(gateway, tmp_path, capsys) -> None:

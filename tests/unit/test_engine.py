@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from services.inference_worker import metrics
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
+from services.inference_worker.model.family import Round, prompt_of
 from services.inference_worker.model.rotary import angles, rotate, shift
 from services.inference_worker.scheduler import BranchJob, FinishReason, FrameJob, FrameReceipt
 from services.inference_worker.step import Run
 from sightline.errors import (
+    FailedPreconditionError,
     InternalError,
     InvalidArgumentError,
     NotFoundError,
@@ -23,6 +25,7 @@ from sightline.errors import (
     UnavailableError,
 )
 from tests.unit.tiny import Bench, Recorder, random_picture, reference_logits, tiny_model
+from training.answerers import DenseAnswerer
 
 TOLERANCE = 1e-4
 QUESTION = [1, 10, 11, 12, 7]
@@ -120,6 +123,77 @@ def test_any_batch_equals_each_session_alone(data: st.DataObject, seed: int) -> 
         alone.run()
         assert recorder.tokens == expected.tokens
         assert recorder.reason == expected.reason
+
+
+@pytest.mark.parametrize("prefill", [3, 64])
+@pytest.mark.parametrize("history_before", [False, True])
+def test_a_conversation_is_read_as_in_training(prefill: int, history_before: bool) -> None:
+    """However the prompt is cut into steps: positions are those that training lays out."""
+    rng = np.random.default_rng(4)
+    model = tiny_model(window=3, history_before=history_before)
+    bench, dense = Bench(model, prefill=prefill), DenseAnswerer(model)
+    bench.open("s")
+    for number in range(5):
+        picture = random_picture(rng)
+        bench.push("s", picture, number)
+        dense.push(picture, number)
+    rounds = [Round("what is red", "circle")] * 4
+    prompt = prompt_of(model, rounds, "what is it")
+    assert (prompt.before > 0) is history_before
+    bench.ask("s", prompt.tokens, before=prompt.before)
+    bench.run()
+    expected = dense._scores(prompt.tokens, prompt.before)
+    assert torch.allclose(bench.runner.logits[-1], expected, atol=TOLERANCE)
+
+
+def test_a_question_stands_as_near_to_the_frames_after_any_conversation() -> None:
+    model = tiny_model()
+    bench = Bench(model)
+    bench.open("s")
+    bench.push("s", random_picture(np.random.default_rng(0)))
+    bench.run()
+    placed: list[tuple[int, int, int]] = []
+    execute = bench.runner.execute
+
+    def watched(runs: list[Run], *rest: object) -> object:
+        placed.extend(place for run in runs for place in run.positions)
+        return execute(runs, *rest)  # type: ignore[arg-type]
+
+    bench.runner.execute = watched  # type: ignore[method-assign, assignment]
+    cursor, first = bench.core.sessions["s"].trunk.cursor, list[int]()
+    for count in (0, 1, 10):
+        placed.clear()
+        prompt = prompt_of(model, [Round("what is red", "circle")] * count, "what is it")
+        bench.ask("s", prompt.tokens, before=prompt.before)
+        bench.run()
+        times = [time for time, _, _ in placed]
+        assert times == list(range(times[0], times[0] + len(times)))  # order and distances kept
+        assert times[prompt.before] == cursor
+        first.append(times[0])
+    assert first == sorted(first, reverse=True)
+    assert first[-1] < 0  # longer than the video so far, and no matter
+
+
+def test_without_a_frame_there_is_no_answer() -> None:
+    bench = Bench(tiny_model())
+    bench.open("s")
+    asked = [bench.ask("s", QUESTION, needs_frame=True, score_only=s) for s in (False, True)]
+    bench.run()
+    for recorder in asked:
+        assert isinstance(recorder.error, FailedPreconditionError)
+        assert (recorder.tokens, recorder.score) == ([], None)
+    picture = random_picture(np.random.default_rng(0))
+    layout = bench.model.spec.layout
+    stand_in = FrameJob(picture.tobytes(), layout, 1, 1, 0.0, bench.results.append, True)
+    bench.engine.submit_frame("s", stand_in)  # of a frame that never came
+    recorder = bench.ask("s", QUESTION, needs_frame=True)
+    bench.run()
+    assert isinstance(recorder.error, FailedPreconditionError)
+    bench.push("s", picture, 2)
+    recorder = bench.ask("s", QUESTION, needs_frame=True)
+    bench.run()
+    assert recorder.seen is not None
+    assert recorder.seen.num_frames == 1
 
 
 def test_a_branch_leaves_the_trunk_bit_identical() -> None:

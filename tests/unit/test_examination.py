@@ -18,9 +18,11 @@ from training.__main__ import main
 from training.answerers import EngineAnswerer
 from training.examination import exchange, worlds
 from training.examination.cases import Case, Event, Item, Standing
-from training.examination.report import Report, spread
+from training.examination.report import Identity, Report, spread
 from training.examination.run import Options, examine
 from training.examination.scoring import (
+    Column,
+    Figure,
     Hits,
     column,
     contains,
@@ -199,6 +201,58 @@ def test_questions_see_what_was_shown_by_then() -> None:
     assert notes.asked[2].history
     notes, _, _ = sat(SETUPS["no_dialogue"])
     assert not notes.asked[2].history
+
+
+def test_a_conversation_goes_on_beside_and_fills_its_rounds_before_each_question() -> None:
+    for name, texts in (
+        ("history_short", {"what colour"}),
+        ("history_descriptions", {"What do you see?"}),
+    ):
+        notes, answers, _ = sat(SETUPS[name])
+        talk = [question for question in notes.asked if question.kind == "talk"]
+        asked = [question for question in notes.asked if question.kind != "talk"]
+        assert [answer.said for answer in answers] == ["1", "3", "8"]
+        assert {question.text for question in talk} == texts
+        assert [len(question.history) for question in asked] == [10, 10, 10]
+        assert asked[2].history[-1] == ("is it there", "yes")  # its own rounds come last
+        # What the model said at each moment, oldest first: to the first ten before any frame more.
+        assert [said for _, said in asked[2].history[:-1]] == ["1", "1", *"2345678"]
+        assert [len(question.history) for question in talk[:11]] == [*range(10), 10]
+    notes, _, _ = sat(SETUPS["history_unknown"])
+    assert all(len(text) > 20 for question in notes.asked for text, _ in question.history[:-1])
+
+
+def test_what_refers_back_to_nothing_is_asked_alone() -> None:
+    items = (item("red", "followup"), item("blue"))
+    notes = Notes({})
+    sit(
+        notes,
+        Case("a", footage(1), items, ()),
+        SETUPS["history_short"],
+        np.random.default_rng(0),
+    )
+    assert [len(q.history) for q in notes.asked if q.kind != "talk"] == [0, 10]
+
+
+def test_what_a_conversation_costs_is_missed() -> None:
+    def scored(realtime: float, followup: float) -> Column:
+        figure = {"asked": 9, "precision": 1.0, "recall": 1.0}
+        return Column(
+            kinds={"followup": Figure(score=followup, **figure)},
+            classes={"realtime": Figure(score=realtime, **figure)},
+        )
+
+    report = Report(Identity(**dict.fromkeys(Identity.__dataclass_fields__)), {})  # type: ignore[arg-type]
+    report.columns["full"] = scored(0.99, 0.97)
+    report.columns["history_short"] = scored(0.975, 0.95)
+    told = [miss for miss in report.missed if "history" in miss]
+    assert told == []
+    report.columns["history_unknown"] = scored(0.96, 0.94)
+    told = [miss for miss in report.missed if "history" in miss]
+    assert told == [
+        "history_unknown: realtime 0.960 < 0.970",
+        "history_unknown: followup 0.940 < 0.95",
+    ]
 
 
 def test_a_watch_says_when_its_answer_turns_to_yes() -> None:

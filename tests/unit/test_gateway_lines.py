@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from typing import Any
 
 import grpc
@@ -56,7 +57,9 @@ class Viewer:
 
 
 async def _viewer(parts: Parts, **start: Any) -> Viewer:
-    session = parts.sessions.all()[0] if parts.sessions.all() else await parts.push_session()
+    session = (
+        parts.sessions.all()[0] if parts.sessions.all() else await parts.push_session(seen=True)
+    )
     viewer = Viewer(parts, session.id, **start)
     await viewer.begin()
     return viewer
@@ -198,7 +201,7 @@ async def test_what_is_wrong_becomes_an_event_and_the_line_goes_on(
 
 async def test_a_line_begins_with_start_on_a_session_that_exists() -> None:
     async with running(FakeWorker()) as parts:
-        await parts.push_session()
+        await parts.push_session(seen=True)
         for first, code in (
             (pb.ClientEvent(ask=pb.Question(text="x")), grpc.StatusCode.FAILED_PRECONDITION),
             (pb.ClientEvent(start=pb.Start(session="none")), grpc.StatusCode.NOT_FOUND),
@@ -439,7 +442,7 @@ async def test_a_viewer_who_does_not_read_is_cut_off_and_holds_nothing() -> None
     worker = FakeWorker()
     worker.answer = " ".join(["word" * 50] * 400)
     async with running(worker, pending_events=16, max_questions=8) as parts:
-        session = await parts.push_session()
+        session = await parts.push_session(seen=True)
         other = await _viewer(parts)
         reads = asyncio.Event()
         sent: list[pb.ServerEvent] = []
@@ -490,7 +493,7 @@ async def test_a_connection_that_breaks_both_ways_at_once_is_no_error_of_ours() 
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: reported.append(context))
     async with running(FakeWorker()) as parts:
-        session = await parts.push_session()
+        session = await parts.push_session(seen=True)
         broken = asyncio.Event()
 
         async def send(event: pb.ServerEvent) -> None:
@@ -514,7 +517,7 @@ async def test_a_connection_that_breaks_both_ways_at_once_is_no_error_of_ours() 
 
 async def test_a_draining_gateway_takes_nobody() -> None:
     async with running(FakeWorker()) as parts:
-        session = await parts.push_session()
+        session = await parts.push_session(seen=True)
         await parts.lines.aclose()
         with pytest.raises(grpc.aio.AioRpcError, match="draining"):
             await Viewer(parts, session.id).begin()
@@ -572,13 +575,60 @@ async def test_watches_are_bounded_and_refusals_are_told() -> None:
         assert (error.watch, error.code) == ("w3", "RESOURCE_EXHAUSTED")
 
 
+# --- what was seen ----------------------------------------------------------------------------
+
+
+async def test_before_a_picture_there_is_no_answer() -> None:
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(name="cam")
+        viewer = await _viewer(parts)
+        await viewer.ask("how many are there")
+        error = (await viewer.until("error")).error
+        assert (error.turn, error.code) == ("t1", "FAILED_PRECONDITION")
+        assert error.message == "no frame has been understood yet"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await parts.stub.Ask(pb.AskRequest(session="cam", question=pb.Question(text="what")))
+        assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert not worker.asked
+        session.admit("test")  # somebody begins to publish: a frame is on its way, the worker waits
+        await viewer.ask("how many are there", turn="t2")
+        assert (await viewer.until("answer_done")).answer_done.text == ANSWER
+
+
+async def test_answers_tell_how_old_their_newest_frame_is() -> None:
+    """Since it was sampled, whatever clock its publisher wrote into it."""
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session()
+        sink = session.admit("test")
+        sink.picture(picture(6))
+        await eventually(lambda: session.link.processed == 1)
+        session.release()  # from now on it only gets older
+        viewer = await _viewer(parts)
+        worker.pause_after = 1
+        await viewer.ask("what is there")
+        await worker.paused.wait()
+        (kept,) = session.link._kept
+        began_ms = 1000 * (time.monotonic() - kept.sampled_s)
+        await asyncio.sleep(0.2)  # words to come make the frame no older
+        worker.go_on.set()
+        first = (await viewer.until("answer_done")).answer_done
+        assert (first.frames_seen, first.last_capture_ns) == (1, 7_000_000_000)
+        assert 0 < first.newest_frame_age_ms < began_ms + 100
+        worker.pause_after = None
+        await viewer.ask("what is there", turn="t2")
+        second = (await viewer.until("answer_done")).answer_done
+        assert second.newest_frame_age_ms > first.newest_frame_age_ms + 100
+
+
 # --- one-shot ---------------------------------------------------------------------------------
 
 
 async def test_ask_gives_the_whole_answer() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
-        session = await parts.push_session(name="cam")
+        session = await parts.push_session(seen=True, name="cam")
         question = pb.Question(text="what happened")
         reply = await parts.stub.Ask(
             pb.AskRequest(session="cam", conversation="talk", question=question)
@@ -595,7 +645,7 @@ async def test_ask_is_bounded_and_refuses_what_is_wrong() -> None:
     worker = FakeWorker()
     worker.pause_after = 0
     async with running(worker, max_asks=1) as parts:
-        await parts.push_session(name="cam")
+        await parts.push_session(seen=True, name="cam")
         cases = [
             ("none", "what", grpc.StatusCode.NOT_FOUND),
             ("cam", "", grpc.StatusCode.INVALID_ARGUMENT),

@@ -10,6 +10,7 @@ import torch
 
 from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.model.family import WEIGHTS, Round
+from training.__main__ import main
 from training.answerers import DenseAnswerer
 from training.batches import (
     Batch,
@@ -21,9 +22,11 @@ from training.batches import (
 )
 from training.layout import NO_TARGET, SINK, TRUNK, Branch, branch_of, pack, visibility
 from training.objectives import Objectives
+from training.processes import Launch
 from training.questions import Question
 from training.recipe import (
     EVALUATION_SEEDS,
+    FOLDER,
     HELD_OUT_SEEDS,
     RECIPES,
     TRAIN_SEEDS,
@@ -37,7 +40,7 @@ from training.rendering import render
 from training.schedule import Share, make_step
 from training.train import Trainer, publish
 from training.world.shapes import Clip, Thing, film
-from training.worlds import ShapesTake, ShapesWorld, find_world
+from training.worlds import ShapesTake, ShapesWorld, at_length, find_world
 
 CPU = torch.device("cpu")
 TINY = Recipe(
@@ -130,6 +133,9 @@ def test_targets_are_the_answer_after_the_prompt(model: BuiltinModel) -> None:
     said = row.targets[row.targets != NO_TARGET]
     assert model.text(said.tolist()) == "red"
     assert int(said[-1]) in model.stop_tokens
+    text, after = len(model.sink_tokens()) + 16, len(model.sink_tokens()) + 1
+    assert branch.before == len(branch.prompt) - len(model.question_tokens([], question.text))
+    assert row.positions[text + branch.before].tolist() == [after] * 3  # as without a history
     watch = branch_of(model, 0, Question("watch", "a circle is there", "no", is_watch=True))
     assert watch.prompt == model.watch_tokens("a circle is there")
     assert watch.answer == [model.no_token]
@@ -164,6 +170,68 @@ def test_a_step_depends_on_seed_and_number_alone(model: BuiltinModel) -> None:
     assert torch.equal(one.tokens, same.tokens)
     assert not torch.equal(one.pixels, other.pixels)
     assert make_pictures(world, 4, 7, 1).pixels.shape[1:] == (128, 128, 3)
+
+
+def test_long_conversations_come_before_questions_and_fit(model: BuiltinModel) -> None:
+    recipe = load_recipe("builtin")
+    world, rng = world_of(recipe), np.random.default_rng(5)
+    here, elsewhere = world.film(7, 28, rng), world.film(8, 28, rng)
+    lengths, unknown, repeated, stale = [], 0, 0, 0
+    for _ in range(300):
+        asked = here.ask(recipe.kinds, rng)
+        if asked is None:
+            continue
+        frame, question = asked
+        long = at_length(here, frame, question, recipe.kinds, elsewhere, rng)
+        assert (long.text, long.answer) == (question.text, question.answer)
+        if question.is_watch:
+            assert long == question
+            continue
+        own = question.history[-10:]
+        assert long.history[len(long.history) - len(own) :] == own  # "it" is what it was
+        lengths.append(len(long.history))
+        unknown += any(said == "i do not know" and len(text) > 40 for text, said in long.history)
+        same = {said for text, said in long.history if text == question.text}
+        repeated += bool(same)
+        stale += bool(same - {question.answer})
+    assert max(lengths) == 10
+    assert sum(length == 10 for length in lengths) > len(lengths) / 3
+    assert min(unknown, repeated, stale) >= 5
+
+
+def test_what_it_means_survives_other_rounds() -> None:
+    world, rng = world_of(replace(load_recipe("builtin"), talk=0.0)), np.random.default_rng(6)
+    after = []
+    for seed in range(40):
+        asked = world.film(seed, 20, rng).ask({"followup": 1.0}, rng)
+        rounds = [] if asked is None else asked[1].history
+        after += [text for text, said in rounds if said == "i do not know" or " it" in text]
+    assert len(after) > 5
+
+
+def test_shipped_weights_are_written_over_only_on_demand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[Launch] = []
+    monkeypatch.setattr("training.processes.launch", launched.append)
+    for command in (
+        ["train", "--output", str(WEIGHTS / "builtin")],
+        ["train", "--output", str(WEIGHTS / ".." / "weights" / "shapes" / "new")],
+        ["train", "--recipe", "smoke", "--replace-shipped"],
+        ["train", "--replace-shipped", "--output", str(tmp_path)],
+        ["tune", "--data", "x.jsonl", "--output", str(WEIGHTS / "builtin")],
+    ):
+        monkeypatch.setattr("sys.argv", ["training", *command])
+        assert main() == 2
+        assert "cannot" in capsys.readouterr().err
+    assert not launched
+    for command in (["train"], ["train", "--replace-shipped"]):
+        monkeypatch.setattr("sys.argv", ["training", *command])
+        assert main() == 0
+    assert [plan.output for plan in launched] == [
+        FOLDER / "builtin" / "model",
+        WEIGHTS / "builtin",
+    ]
 
 
 def test_every_recipe_of_ours_can_be_read_and_made(tmp_path: Path) -> None:

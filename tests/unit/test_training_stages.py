@@ -93,7 +93,7 @@ def test_mined_pairs_are_truths_and_what_the_model_said_instead(model: BuiltinMo
     assert pairs is not None
     assert same is not None
     assert torch.equal(pairs.tokens, same.tokens)
-    asked = [branch for row in range(2) for branch in branches_of(batch, row)]
+    asked = [branch for row in range(2) for branch in branches_of(model, batch, row)]
     truths = {(tuple(b.prompt), tuple(b.answer)) for b in asked}
     for row in range(2):
         for index in range(0, int(pairs.branches[row].max()), 2):

@@ -39,7 +39,9 @@ _WORDS = "<unk> yes no you watch live video and answer about it what is red blue
 WORDS = _WORDS.split()
 
 
-def tiny_model(window: int = 4, horizon: int = 4096, seed: int = 0) -> BuiltinModel:
+def tiny_model(
+    window: int = 4, horizon: int = 4096, seed: int = 0, *, history_before: bool = True
+) -> BuiltinModel:
     """64×64 frames, 2×2 tokens, two layers, float32."""
     specials = [BEGIN, USER, WATCH, ASSISTANT, END]
     vocabulary = {word: n for n, word in enumerate([*WORDS, *specials])}
@@ -64,6 +66,7 @@ def tiny_model(window: int = 4, horizon: int = 4096, seed: int = 0) -> BuiltinMo
         stem_channels=8,
         window_segments=window,
         position_horizon=horizon,
+        history_before_cursor=history_before,
         max_answer_tokens=8,
     )
     model = BuiltinModel(config, tokenizer, name="tiny")
@@ -206,9 +209,21 @@ class Bench:
         tokens: list[int],
         max_tokens: int = 1,
         sampling: Sampling = GREEDY,
+        *,
+        before: int = 0,
+        score_only: bool = False,
+        needs_frame: bool = False,
     ) -> Recorder:
         recorder = Recorder()
-        job = BranchJob(list(tokens), max_tokens, recorder, sampling=sampling)
+        job = BranchJob(
+            list(tokens),
+            max_tokens,
+            recorder,
+            score_only=score_only,
+            sampling=sampling,
+            before=before,
+            needs_frame=needs_frame,
+        )
         self.engine.submit_branch(session, job)
         return recorder
 
