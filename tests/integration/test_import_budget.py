@@ -7,7 +7,7 @@ import sys
 from tests.processes import REPOSITORY
 
 # Each costs a second or more, or tens of megabytes.
-NOT_NEEDED = ("transformers", "huggingface_hub", "torchao", "jinja2", "sympy", "triton", "tqdm")
+NOT_NEEDED = ("transformers", "huggingface_hub", "torchao", "jinja2", "sympy", "triton")
 
 PROGRAM = """
 import json, sys
