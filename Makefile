@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Not compiled beforehand: of the libraries' files a tenth is ever imported.
+# Not compiled beforehand: most of the libraries' files are never imported.
 INSTALL := $(BIN)/pip --disable-pip-version-check install --no-compile
 RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
