@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check
-RUNNING := $(filter-out %-piper.txt, $(wildcard services/*/requirements.txt)) deploy/requirements-local.txt
+# Not compiled beforehand: most of the libraries' files are never imported.
+INSTALL := $(BIN)/pip --disable-pip-version-check install --no-compile
+RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
@@ -17,17 +18,17 @@ $(VENV)/.running: $(RUNNING) sightline/requirements-media.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Sightline needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	@echo "Installing what running needs into $(VENV), once; torch is the large one."
 	@$(PYTHON) -m venv $(VENV)
-	$(PIP) install $(addprefix -r ,$(RUNNING)) -r sightline/requirements-media.txt
+	$(INSTALL) $(addprefix -r ,$(RUNNING)) -r sightline/requirements-media.txt
 	@touch $@
 
 # The client, in place; building it writes the stubs of the contract into sightline/v1.
 $(VENV)/.stubs: $(VENV)/.running $(CONTRACT)
-	$(PIP) install --no-deps -e .
+	$(INSTALL) --no-deps -e .
 	@touch $@
 
 $(VENV)/.developing: $(VENV)/.stubs $(DEVELOPING)
 	@echo "Installing developers' tools into $(VENV), once."
-	$(PIP) install $(addprefix -r ,$(DEVELOPING))
+	$(INSTALL) $(addprefix -r ,$(DEVELOPING))
 	@touch $@
 
 proto: $(VENV)/.stubs ## write the gRPC stubs

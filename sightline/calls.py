@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import re
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from sightline.errors import (
 )
 from sightline.types import Timeouts
 from sightline.v1 import gateway_pb2_grpc
+from sightline.wire import is_of_transport
 
 __all__ = ["Calls", "StreamClosedError", "backoff_s", "from_rpc", "send"]
 
@@ -33,12 +33,6 @@ _OPTIONS = (
 )
 
 
-# What grpc itself says of a connection: nothing that helps whoever reads it.
-_TRANSPORT = re.compile(
-    r"ipv[46]:|recvmsg|goaway|socket|stream removed|broken pipe|connection (reset|refused|dropped)"
-    r"|keepalive|handshak|name resolution|dns",
-    re.IGNORECASE,
-)
 _LOST_REASON = "Internal error from Core"  # grpc's words for the status it makes up
 
 
@@ -55,7 +49,7 @@ def from_rpc(error: grpc.aio.AioRpcError, address: str) -> SightlineError:
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         if "failed to connect" in details.lower():
             details = f"cannot reach {address}"
-        elif _TRANSPORT.search(details):
+        elif is_of_transport(details):
             details = f"the connection to {address} broke"
     return error_from_status(error.code(), details)
 

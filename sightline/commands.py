@@ -168,17 +168,19 @@ def _clock(when_ns: int) -> str:
 async def push(client: aio.Client, options: argparse.Namespace) -> int:
     if not Path(options.file).is_file():  # noqa: ASYNC240 - one look, and nothing else runs yet
         raise FileNotFoundError(2, "no such file", options.file)
-    session, created = await _session_to_push(client, options)
+    # Opened first: a session for what is no video would be left behind.
+    video = await asyncio.to_thread(VideoFile, Path(options.file))
+    try:
+        session, created = await _session_to_push(client, options)
+    except BaseException:
+        video.close()
+        raise
     if created and not options.json:
         print(f"session {session.name} ({session.id}), key {session.key}")
         server = "" if options.server == aio.DEFAULT_ADDRESS else f"--server {options.server} "
         question = '"What is in the scene?"'
         print(f"ask it:  sightline {server}ask {session.name} {question}", flush=True)
-    session.play(
-        await asyncio.to_thread(VideoFile, Path(options.file)),
-        realtime=options.realtime,
-        loop=options.loop,
-    )
+    session.play(video, realtime=options.realtime, loop=options.loop)
     report = await _Progress(session, options.json).follow(session.wait())
     if options.json:
         described = {"session": session.id, "name": session.name}

@@ -1,5 +1,6 @@
 """Between the contract's messages and the SDK's own types."""
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "error_of",
     "event",
     "frame_message",
+    "is_of_transport",
     "push_messages",
     "push_report",
     "session_info",
@@ -32,6 +34,11 @@ __all__ = [
 
 PART_BYTES = 1024 * 1024  # of a pushed message that is longer; servers take twice that
 
+_TRANSPORT = re.compile(
+    r"ipv[46]:|failed to connect|recvmsg|goaway|socket|stream removed|broken pipe"
+    r"|connection (reset|refused|dropped)|keepalive|handshak|name resolution|dns",
+    re.IGNORECASE,
+)
 _STATES = {
     pb.SESSION_STATE_WAITING: SessionState.WAITING,
     pb.SESSION_STATE_LIVE: SessionState.LIVE,
@@ -185,4 +192,12 @@ def _pixels(frame: Any) -> tuple[int, int, bytes]:
 def error_of(message: pb.ErrorEvent) -> SightlineError:
     """The typed error that an event tells of."""
     code = getattr(grpc.StatusCode, message.code, grpc.StatusCode.UNKNOWN)
-    return error_from_status(code, message.message)
+    text = message.message
+    if code is grpc.StatusCode.UNAVAILABLE and is_of_transport(text):
+        text = "the model is restarting, about 20 s: try again then"
+    return error_from_status(code, text)
+
+
+def is_of_transport(text: str) -> bool:
+    """Whether grpc itself says this of a connection, which helps nobody who reads it."""
+    return _TRANSPORT.search(text) is not None

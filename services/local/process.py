@@ -84,7 +84,7 @@ class Process:
         while not await self.ready():
             if not self.running:
                 code = await self.wait()
-                raise ProcessError(self, f"ended with {describe_exit(code)}{self._last_words()}")
+                raise ProcessError(self, f"ended with {describe_exit(code)}{self.last_words()}")
             if self.progress is not None and (words := await self.progress()):
                 tell(words)
                 deadline = loop.time() + timeout_s
@@ -112,7 +112,7 @@ class Process:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), KILL_S)
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         """What a service prints that cannot start: one line, by its name."""
         last = self.last_lines(1)
         name, colon, words = last[0].partition(": ") if last else ("", "", "")

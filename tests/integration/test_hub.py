@@ -192,7 +192,7 @@ def test_a_worker_tells_how_far_its_model_is_and_serves_it_then(tmp_path: Path) 
     """The whole way: nothing here but the environment says where the hub is."""
     write_checkpoint("smolvlm", tmp_path / "hub" / "acme" / "tiny", shards=2)
     port, log = free_port(), tmp_path / "worker.log"
-    with Hub(tmp_path / "hub", bytes_per_s=400_000) as hub, log.open("w") as output:
+    with Hub(tmp_path / "hub", bytes_per_s=150_000) as hub, log.open("w") as output:
         environment = {
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path / "home"),
@@ -220,7 +220,8 @@ def _follow(port: int, worker: subprocess.Popen[bytes]) -> tuple[list[int], Any]
     """The phases until the model is ready, and what another call was told before."""
     phases: list[int] = []
     refused = None
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    at_once = [("grpc.max_reconnect_backoff_ms", 200)]
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=at_once) as channel:
         stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:

@@ -36,6 +36,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.draining = False
         self.full = False
         self.silent = False
+        self.loading: ipb.LoadingState | None = None  # its model is not ready
         self.refuse_frames = False
         self.frames: dict[str, list[ipb.Frame]] = {}  # understood, by session
         self.most_in_flight = 0
@@ -78,6 +79,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         await self.start()
 
     def description(self) -> ipb.ModelDescription:
+        if self.loading is not None:
+            return ipb.ModelDescription(model="builtin", loading=self.loading)
         return ipb.ModelDescription(
             model="builtin",
             frame_width=SIZE,

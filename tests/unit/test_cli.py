@@ -251,3 +251,10 @@ async def test_a_watch_ends_after_its_time(gateway, live, capsys) -> None:
     assert await cli.run(["watch", "desk", "a red circle is there", "--for", "0.05"]) == 0
     assert capsys.readouterr().out == ""
     assert gateway.watched
+
+
+async def test_pushing_what_is_no_video_makes_no_session(gateway, tmp_path, capsys) -> None:
+    (tmp_path / "notes.txt").write_text("not a video")
+    assert await cli.run(["push", str(tmp_path / "notes.txt"), "--session", "porch"]) == 2
+    assert not gateway.sessions
+    assert capsys.readouterr().err.count("\n") == 1

@@ -10,9 +10,11 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
+from services.gateway import router
 from services.gateway.app import HttpApi
 from services.gateway.hosts import Hosts, may_probe
 from services.gateway.session import LIVE
+from sightline.v1 import inference_pb2
 from tests.unit.fake_worker import ANSWER, FakeWorker
 from tests.unit.gateway_parts import KEY, Parts, eventually, picture, running
 
@@ -132,6 +134,39 @@ async def test_info_answers_while_no_worker_does() -> None:
         assert info["workers"] == []
         reply = await client.post("/api/sessions", json={"push": {}})
         assert (reply.status, (await reply.json())["code"]) == (503, "UNAVAILABLE")
+
+
+async def test_info_tells_how_far_a_model_is_and_fills_in_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(router, "LOADING_S", 0.02)
+    worker = FakeWorker()
+    worker.loading = inference_pb2.LoadingState(
+        phase=inference_pb2.LOADING_PHASE_DOWNLOADING,
+        bytes_done=3_100_000_000,
+        bytes_total=7_500_000_000,
+        eta_s=120,
+    )
+    async with _served(worker) as (parts, client):
+        await eventually(lambda: parts.router.loading())
+        info = await (await client.get("/api/info")).json()
+        text = "Downloading builtin: 41 %, 3.1 of 7.5 GB, about 2 min"
+        assert info["loading"]["text"] == text
+        assert info["loading"]["percent"] == 41
+        assert info["model"] == {}
+        refused = await client.post("/api/sessions", json={"push": {}})
+        assert refused.status == 503
+        assert (await refused.json())["message"] == f"the model is not ready. {text}"
+        worker.loading = None
+        await eventually(lambda: parts.router.descriptions())
+        info = await (await client.get("/api/info")).json()
+        assert info["loading"] is None
+        assert info["model"]["model"] == "builtin"
+        created = await client.post("/api/sessions", json={"push": {}})
+        assert created.status == 201
+        assert "stats" not in (await created.json()) or not (await created.json())["stats"].get(
+            "degraded"
+        ), "it is fine from its first moment"
 
 
 async def test_the_preview_is_the_newest_picture_as_jpeg() -> None:

@@ -13,6 +13,7 @@ from services.local.config import LocalConfig
 from services.local.launcher import checked
 from services.local.process import Process, describe_exit
 from services.local.suite import Suite
+from tests.unit.test_sdk_frames import write_video
 
 CLIP = Clip(
     Path("clip.mp4"),
@@ -143,3 +144,37 @@ def test_the_typed_source_may_be_on_this_machine(
     config = LocalConfig(source=source, dialogue_redis_url="redis://x").on_free_ports()
     suite = Suite(config, tmp_path, tmp_path, lambda process, what: None)
     assert suite.gateway.environment.get("GATEWAY_URL_ALLOW") == allowed
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video", b"<html></html>" * 1000])
+def test_a_source_that_is_no_video_is_refused_in_a_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as refused:
+        checked(LocalConfig(source=str(path)).on_free_ports())
+    assert str(refused.value) == f"SOURCE={path} is no video that can be read"
+
+
+def test_a_video_is_taken_as_source(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", b_frames=0)
+    config = checked(LocalConfig(source=str(tmp_path / "clip.mp4")).on_free_ports())
+    assert config.source == str(tmp_path / "clip.mp4")
+
+
+def test_models_have_short_names() -> None:
+    assert LocalConfig.from_env({"MODEL": "medium"}).worker_model == "Qwen/Qwen3-VL-4B-Instruct"
+    assert LocalConfig.from_env({"MODEL": "builtin"}).worker_model == "builtin"
+    assert LocalConfig.from_env({"WORKER_MODEL": "org/name"}).worker_model == "org/name"
+    with pytest.raises(ConfigError, match="MODEL='huge' is not one of builtin, small"):
+        LocalConfig.from_env({"MODEL": "huge"})
+    with pytest.raises(ConfigError, match="set one of them"):
+        LocalConfig.from_env({"MODEL": "small", "WORKER_MODEL": "org/name"})
+
+
+def test_what_a_service_says_when_it_cannot_start_is_in_the_error(tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    entry = json.dumps({"message": "listening", "level": "info"})
+    log.write_text(f"{entry}\ninference_worker: no model at x: x/config.json is missing\n")
+    assert Process("worker", (), log).last_words() == ": no model at x: x/config.json is missing"
+    log.write_text(f"{entry}\n")
+    assert Process("worker", (), log).last_words() == ""

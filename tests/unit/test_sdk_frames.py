@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sightline import InvalidArgumentError, Packet
+from sightline import InvalidArgumentError, Packet, UnavailableError
+from sightline.v1 import gateway_pb2
 from sightline.video import LARGEST_SIDE, VideoFile, load_av
-from sightline.wire import frame_message, split_frames
+from sightline.wire import error_of, frame_message, split_frames
 
 START_NS = 1_000_000_000_000
 
@@ -144,3 +145,12 @@ def test_without_pyav_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(ImportError, match=r"pip install 'sightline-live\[media\]'"):
         load_av()
+
+
+def test_what_a_transport_says_is_put_into_words() -> None:
+    inner = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:29891: refused"
+    told = error_of(gateway_pb2.ErrorEvent(code="UNAVAILABLE", message=inner))
+    assert isinstance(told, UnavailableError)
+    assert told.message == "the model is restarting, about 20 s: try again then"
+    known = error_of(gateway_pb2.ErrorEvent(code="UNAVAILABLE", message="the gateway is draining"))
+    assert known.message == "the gateway is draining"
