@@ -327,7 +327,7 @@ def _draw(figure: Any, claims: list[Claim]) -> None:
     for shift, heights, label in ((-0.2, said, "article"), (0.2, found, "here")):
         colour = "lightgrey" if label == "article" else None
         bars = axes.bar([p + shift for p in places], heights, 0.4, label=label, color=colour)
-        axes.bar_label(bars, [f"{height:.2g}×" for height in heights], size=8)
+        axes.bar_label(bars, [f"{height:.3g}×" for height in heights], size=8)
     axes.axhline(1, color="black", linewidth=0.5)
     axes.set_xticks(places, [claim.title for claim in claims], size=8)
     axes.set_ylabel("times as fast")
