@@ -58,6 +58,26 @@ def test_both_kernels_attend_alike(
     assert torch.equal(first, again)
 
 
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize(("groups", "slots", "dim"), [(2, 64, 64), (2, 160, 16), (4, 288, 64)])
+@pytest.mark.parametrize("apart", [0, 4096, 64768])
+def test_nothing_beyond_its_own_slots_is_read(
+    groups: int, heads: int, slots: int, dim: int, apart: int
+) -> None:
+    """What lies between the sessions' rows may be no numbers: others' pages, or nobody's memory."""
+    torch.manual_seed(slots)
+    size = slots * dim
+    strides = (heads * size + apart, size, dim, 1)
+    pool = torch.full((2, strides[0] * groups + 4 * size), torch.nan)
+    keys, values = (each.as_strided((groups, heads, slots, dim), strides) for each in pool)
+    keys.normal_()
+    values.normal_()
+    queries = torch.randn(groups, heads, 16, dim) / dim**0.5
+    with torch.inference_mode():
+        out = scaled_attention(queries, keys, values)
+    assert (out - _exact(queries, keys, values)).abs().max() < NEAR[torch.float32]
+
+
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_all_see_all(dtype: torch.dtype) -> None:
