@@ -34,7 +34,7 @@ class Branching:
     def open(self, session: SessionState, prompt_tokens: int) -> None:
         """Let paused answers go on, the oldest first, and then give waiting jobs their branch when
         their frames are in; as long as there is room for what they bring, with a page for everybody
-        else to grow, and no more than `prompt_tokens` are to be read."""
+        else to grow, and fewer than `prompt_tokens` are to be read."""
         paused = sorted((job for job in session.running if job.paused), key=lambda job: job.order)
         for job in paused:
             if not self._has_room(session, job, prompt_tokens):
@@ -65,7 +65,7 @@ class Branching:
         if not others:
             return True
         unread = session.unread_tokens
-        if unread and unread + len(job.pending) > prompt_tokens:
+        if unread >= prompt_tokens:
             return False
         pool, trunk = self._cache.pool, session.trunk
         # Those that are being read have taken less than they will.

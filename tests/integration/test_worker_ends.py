@@ -87,7 +87,9 @@ async def test_a_drain_cuts_no_answer_off_also_after_others_have_ended(
         stub: Any = InferenceServiceStub(channel)
         size = (await stub.Describe(inference_pb2.DescribeRequest())).frame_width
         feeding = asyncio.create_task(feed(stub, "s", 10, size), name="feed")
+        until_s = time.monotonic() + PATIENCE_S
         while True:  # until a frame is understood; and an answer ends before the drain begins
+            assert time.monotonic() < until_s
             try:
                 async for event in stub.Answer(request("s"), timeout=PATIENCE_S):
                     assert event.WhichOneof("event")
@@ -121,12 +123,20 @@ async def test_a_drain_cuts_no_answer_off_also_after_others_have_ended(
     assert "drain timed out" not in worker.log()
 
 
-async def test_a_device_whose_every_step_fails_ends_the_process(tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    process = ServiceProcess(
-        "inference_worker", {"BROKEN": str(broken)}, tmp_path, "tests.failing_worker"
-    )
+@pytest.fixture
+def failing(tmp_path: Path) -> Iterator[ServiceProcess]:
+    """A worker whose device fails once the file "broken" is there."""
+    environment = {"BROKEN": str(tmp_path / "broken")}
+    process = ServiceProcess("inference_worker", environment, tmp_path, "tests.failing_worker")
     process.start(120)
+    yield process
+    process.kill()
+
+
+async def test_a_device_whose_every_step_fails_ends_the_process(
+    failing: ServiceProcess, tmp_path: Path
+) -> None:
+    process, broken = failing, tmp_path / "broken"
     running = process.process
     assert running is not None
     async with grpc.aio.insecure_channel(process.address) as channel:
