@@ -72,7 +72,7 @@ async def _relay(
 ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
     begun_s = time.monotonic()
     first_words_ns = 0
-    began_s = asked_s  # when the answer did
+    age_s: float | None = None  # of the newest frame, when the answer began
     backoff = Backoff(0.05, 1.0)
     finish = "error"
     metrics.ANSWERS_IN_FLIGHT.inc()
@@ -85,9 +85,11 @@ async def _relay(
                 async for event in call:
                     begun = True
                     kind = event.WhichOneof("event")
-                    if kind == "text_delta" and not first_words_ns:
-                        first_words_ns, began_s = time.time_ns(), time.monotonic()
-                        metrics.FIRST_TOKEN.observe(began_s - asked_s)
+                    if kind == "started":
+                        age_s = session.frame_age_s(event.started.last_capture_ns)
+                    elif kind == "text_delta" and not first_words_ns:
+                        first_words_ns = time.time_ns()
+                        metrics.FIRST_TOKEN.observe(time.monotonic() - asked_s)
                     elif kind == "speech_unavailable":
                         speechless = True
                     elif kind == "done":
@@ -95,10 +97,8 @@ async def _relay(
                             event.done.degraded.append(SPEECH_UNAVAILABLE)
                         finish = _FINISH_NAMES.get(event.done.finish_reason, "error")
                         session.note_degraded(list(event.done.degraded))
-                        age_s = session.frame_age_s(event.done.last_capture_ns)
                         if age_s is not None:
-                            age_s -= time.monotonic() - began_s if first_words_ns else 0.0
-                            event.done.newest_frame_age_ms = 1000 * max(0.0, age_s)
+                            event.done.newest_frame_age_ms = 1000 * age_s
                         if first_words_ns and event.done.last_capture_ns:
                             waited_ns = first_words_ns - event.done.last_capture_ns
                             metrics.CAPTURE_TO_ANSWER.observe(max(0.0, waited_ns / 1e9))

@@ -242,8 +242,8 @@ class Line:
     def _pass_on(self, event: inference_pb2.AnswerEvent, turn: str, answer: _Answer) -> None:
         match event.WhichOneof("event"):
             case "started":
-                started = gateway_pb2.AnswerStarted(turn=turn)
-                self.put(ServerEvent(answer_started=started))
+                event.started.turn = turn
+                self.put(ServerEvent(answer_started=event.started))
             case "text_delta":
                 answer.text.append(event.text_delta.text)
                 delta = gateway_pb2.TextDelta(turn=turn, text=event.text_delta.text)

@@ -142,7 +142,9 @@ class Answerer:
                     done.first_capture_ns = value.first_capture_ns
                     done.last_capture_ns = value.last_capture_ns
                     done.frames_seen = value.num_frames
-                    yield _event(started=gateway_pb2.AnswerStarted(turn=question.turn))
+                    started = gateway_pb2.AnswerStarted(turn=question.turn)
+                    started.last_capture_ns = value.last_capture_ns
+                    yield _event(started=started)
                 elif kind == "token":
                     if not text.tokens:
                         done.first_token_ms = 1000 * (self.clock() - asked_s)

@@ -536,18 +536,14 @@ class EngineCore:
 
 
 class _Discard:
-    """A sink for results nobody wants, but for whether there are any, and the first failure."""
+    """A sink for results nobody wants, but for the first failure."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
-        self.num_started = 0
 
     def check(self, name: str, dtype: torch.dtype) -> None:
-        """Raise ModelError where nothing but failures came. Weights that are spoilt fail in every
-        session; one that fails beside others has met something else."""
-        if self.error is not None and self.num_started:
-            log.error("a part of the warm-up failed", extra={"reason": str(self.error)})
-        elif self.error is not None:
+        """Raise ModelError where something failed."""
+        if self.error is not None:
             kind = str(dtype).removeprefix("torch.")
             raise ModelError(
                 f"{name} cannot answer: {self.error}. Its weights are spoilt, or do not fit into "
@@ -558,9 +554,7 @@ class _Discard:
         if isinstance(receipt, Exception):
             self.failed(receipt)
 
-    def started(self, seen: Seen) -> None:
-        self.num_started += 1
-
+    def started(self, seen: Seen) -> None: ...
     def token(self, token: int) -> None: ...
     def scored(self, score: float) -> None: ...
     def finished(self, reason: FinishReason) -> None: ...

@@ -163,7 +163,10 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         turn = request.question.turn
         finished = False
         try:
-            yield ipb.AnswerEvent(started=pb.AnswerStarted(turn=turn))
+            seen = list(self.frames[request.session_id])
+            newest_ns = seen[-1].capture_ns if seen else 0
+            started = pb.AnswerStarted(turn=turn, last_capture_ns=newest_ns)
+            yield ipb.AnswerEvent(started=started)
             if self.speech_unavailable:
                 yield ipb.AnswerEvent(
                     speech_unavailable=ipb.SpeechUnavailable(reason="no TTS answers")
@@ -177,13 +180,12 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                 if request.speech:
                     audio = pb.AudioChunk(sample_rate=16000, pcm=b"\0" * 32)
                     yield ipb.AnswerEvent(audio_chunk=pb.SpeechChunk(turn=turn, audio=audio))
-            seen = self.frames[request.session_id]
             yield ipb.AnswerEvent(
                 done=pb.AnswerDone(
                     turn=turn,
                     text=self.answer,
                     finish_reason=pb.FINISH_REASON_STOP,
-                    last_capture_ns=seen[-1].capture_ns if seen else 0,
+                    last_capture_ns=newest_ns,
                     frames_seen=len(seen),
                     degraded=self.degraded,
                 )

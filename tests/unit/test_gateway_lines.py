@@ -611,12 +611,14 @@ async def test_answers_tell_how_old_their_newest_frame_is() -> None:
         await worker.paused.wait()
         (kept,) = session.link._kept
         began_ms = 1000 * (time.monotonic() - kept.sampled_s)
-        await asyncio.sleep(0.2)  # words to come make the frame no older
+        await asyncio.sleep(0.2)  # words to come make the frame no older,
+        session.link._kept.clear()  # even if it leaves the window meanwhile
         worker.go_on.set()
         first = (await viewer.until("answer_done")).answer_done
         assert (first.frames_seen, first.last_capture_ns) == (1, 7_000_000_000)
         assert 0 < first.newest_frame_age_ms < began_ms + 100
         worker.pause_after = None
+        session.link._kept.append(kept)
         await viewer.ask("what is there", turn="t2")
         second = (await viewer.until("answer_done")).answer_done
         assert second.newest_frame_age_ms > first.newest_frame_age_ms + 100
