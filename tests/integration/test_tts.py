@@ -15,6 +15,7 @@ import grpc
 import psutil
 import pytest
 
+from services.gateway.speaker import Speaker
 from services.inference_worker.peers import SpeechPeer
 from sightline.errors import UnavailableError
 from sightline.v1 import gateway_pb2, tts_pb2_grpc
@@ -309,3 +310,16 @@ async def _until_available(call: Callable[[], Awaitable[Any]]) -> None:
         except UnavailableError:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
+
+
+async def test_a_gateway_passes_on_what_there_is_to_speak_with(
+    service_process: Start,
+) -> None:
+    speaker = Speaker(service_process("tts").address, max_calls=1)
+    try:
+        told = await speaker.voices()
+    finally:
+        await speaker.aclose()
+    assert told.default_voice in [voice.id for voice in told.voices]
+    with pytest.raises(UnavailableError, match="without speech"):
+        await Speaker(None, max_calls=1).voices()
