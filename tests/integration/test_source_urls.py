@@ -1,6 +1,7 @@
 """URLs as sources: where they may lead, by redirects, playlists, relays and names that change."""
 
 import asyncio
+import contextlib
 import http.server
 import threading
 from collections.abc import Callable, Iterator
@@ -53,7 +54,8 @@ class Site:
                 self.send_header("Accept-Ranges", "bytes")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *arguments: object) -> None: ...
 
@@ -193,6 +195,9 @@ async def test_no_playlist_leads_elsewhere(site: Site) -> None:
     site.page("/file.m3u8", playlist("file:///etc/passwd"))
     site.page("/tcp.m3u8", playlist(f"tcp://127.0.0.1:{site.port}/"))
     site.page("/crypto.m3u8", playlist("crypto+file:///etc/passwd", "/key"))
+    site.page("/malformed.m3u8", playlist("http://[::1/x"))
+    site.page("/keyless.m3u8", playlist(f"crypto+{site.url('/secret.ts')}"))
+    site.page("/own.m3u8", playlist("/own.m3u8"))
     site.page(
         "/master.m3u8",
         f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{site.url('/variant.m3u8', ELSEWHERE)}\n",

@@ -26,7 +26,7 @@ from sightline.errors import (
     PermissionDeniedError,
     SightlineError,
 )
-from tests.bombs import many_references
+from tests.bombs import many_references, progressive_jpeg
 from tests.sources import START_NS, RecordingSink, encode_clip, picture_array, write_clip
 
 SECOND_NS = 1_000_000_000
@@ -172,8 +172,9 @@ async def test_what_is_not_opened(
 
 async def test_files_that_ask_for_gigabytes(tmp_path: Path) -> None:
     """The issue's: 8160x4880 with sixteen references; and one of hundreds of tracks."""
-    packets = many_references(8160, 4880, 16, 3)
+    packets = many_references(8160, 4880, 16, 1)
     (tmp_path / "references.h264").write_bytes(b"".join(packets))
+    (tmp_path / "scans.mjpeg").write_bytes(2 * progressive_jpeg(3600, 2600, 3000))
     with av.open(str(tmp_path / "tracks.mkv"), "w") as file:
         streams = [file.add_stream("pcm_s16le", rate=8000, layout="mono") for _ in range(200)]
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 80), np.int16), "s16", "mono")
@@ -182,6 +183,7 @@ async def test_files_that_ask_for_gigabytes(tmp_path: Path) -> None:
             file.mux(stream.encode(frame))
     for name, words in (
         ("references.h264", "kept at once"),
+        ("scans.mjpeg", "3001 scans"),
         ("tracks.mkv", "no video|cannot open"),
     ):
         with pytest.raises(InvalidArgumentError, match=words):

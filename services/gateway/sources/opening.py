@@ -103,6 +103,7 @@ class Opening:
                 "format_whitelist": ",".join(_WEB_FORMATS),
                 # Playlists: connections are ours. libavformat ends the process where it believes
                 # that it has one of its own to use again.
+                "analyzeduration": "2000000",  # us; of what is live, this is waiting
                 "http_persistent": "0",
                 "http_multiple": "0",
             }
@@ -128,7 +129,8 @@ class Opening:
             self._relay = relay = Relay(self._reach, url, left_s)
             if self._aborted:
                 relay.close()
-            options = PROBE_OPTIONS | relay.options
+            # One live video: keyframes alone would keep libavformat guessing for seconds.
+            options = PROBE_OPTIONS | relay.options | {"skip_frame": "default"}
             if url.scheme.startswith("rtsp"):
                 options |= {
                     "protocol_whitelist": "rtsp,rtp,tcp",
@@ -138,7 +140,11 @@ class Opening:
                     "allowed_media_types": "video",
                 }
             else:
-                options |= {"protocol_whitelist": "rtmp,tcp", "format_whitelist": "flv,live_flv"}
+                options |= {
+                    "protocol_whitelist": "rtmp,tcp",
+                    "format_whitelist": "flv,live_flv",
+                    "analyzeduration": "1000000",  # us; it waits for sound that may never come
+                }
             try:
                 timeout_s = (left_s, self._timeout_s[1])
                 container = av.open(relay.location, "r", options=options, timeout=timeout_s)
