@@ -213,7 +213,8 @@ def _note(output: Path, image: Image, facts: dict[str, str]) -> None:
 
 
 def version() -> str:
-    found = re.search(r'^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.M)
+    source = (REPOSITORY / "sightline" / "version.py").read_text()
+    found = re.search(r'^__version__ = "(.+)"$', source, re.M)
     assert found is not None
     return found[1]
 

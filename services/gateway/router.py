@@ -52,11 +52,13 @@ class Backoff:
 class Worker:
     """One inference worker: its channel, its model and its newest load report.
 
-    `description` is None and `load` stale while `answering` is False.
+    `name` is what viewers hear of it; its address is for operators. `description` is None and
+    `load` stale while `answering` is False.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, name: str) -> None:
         self.address = address
+        self.name = name
         self.channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
         self.description: inference_pb2.ModelDescription | None = None
@@ -102,7 +104,10 @@ class Router:
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self.workers = [Worker(address) for address in dict.fromkeys(addresses)]
+        self.workers = [
+            Worker(address, f"worker {number}")
+            for number, address in enumerate(dict.fromkeys(addresses), 1)
+        ]
         self._tasks: list[asyncio.Task[None]] = []
         self._contact = asyncio.Event()
 

@@ -264,7 +264,7 @@ class Session:
             fps=self.fps,
             frame_width=self.sampler.size[0],
             frame_height=self.sampler.size[1],
-            worker=self.link.worker.address,
+            worker=self.link.worker.name,
             created_ns=self.created_ns,
             stats=self._stats(),
             delivery=(

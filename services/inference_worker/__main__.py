@@ -1,19 +1,18 @@
 """Runs one inference worker: `python -m services.inference_worker`."""
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from services.common.config import ConfigError
 from services.common.log import set_up_logging
 from services.common.server import MAX_MESSAGE_BYTES, ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
+from services.common.threads import on_thread
 from services.inference_worker import loading
 from services.inference_worker.answer import Answerer
 from services.inference_worker.assembly import build_engine
@@ -69,7 +68,9 @@ async def serve(config: WorkerConfig) -> bool:
     engine: Engine | None = None
     watching: asyncio.Task[None] | None = None
     try:
-        engine = await _unless_stopped(host, _in_thread(_load, config, progress))
+        # On a thread that is not waited for: a worker that is told to end waits for no download.
+        loads = on_thread(_load, config, progress, name="loading")
+        engine = await _unless_stopped(host, loads)
         if engine is not None:
             answerer = Answerer(
                 engine=engine,
@@ -111,35 +112,13 @@ def _load(config: WorkerConfig, progress: Loading) -> Engine:
     return engine
 
 
-async def _unless_stopped(host: ServiceHost, work: asyncio.Future[T]) -> T | None:
+async def _unless_stopped(host: ServiceHost, work: Coroutine[Any, Any, T]) -> T | None:
     """What `work` gives; None when the worker is told to stop before."""
+    working = asyncio.create_task(work, name="loading")
     stopping = asyncio.create_task(host.stopping.wait(), name="stopping")
-    both: set[asyncio.Future[Any]] = {work, stopping}
-    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    return work.result() if work.done() else None
-
-
-def _in_thread(function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-    """`function` in a daemon thread: a worker that is told to end waits for no download."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def tell(set_outcome: Callable[[Any], None], outcome: Any) -> None:
-        if not future.done():
-            set_outcome(outcome)
-
-    def run() -> None:
-        told: tuple[Callable[[Any], None], Any]
-        try:
-            told = (future.set_result, function(*arguments))
-        except BaseException as error:
-            told = (future.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(tell, *told)
-
-    threading.Thread(target=run, name="loading", daemon=True).start()
-    return future
+    return working.result() if working.done() else None
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sightline.version import __version__
 from tests.unit.test_deploy_docker import CONFIGS, config_of, environment_of, variables_of
 
 CHART = Path(__file__).resolve().parents[2] / "deploy" / "helm" / "sightline"
@@ -68,7 +69,7 @@ def test_the_users_of_images_and_pods_are_the_same() -> None:
 def test_the_chart_the_compose_file_and_the_package_have_one_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     repository = CHART.parents[2]
-    [package] = re.findall(r'^version = "(.+)"$', (repository / "pyproject.toml").read_text(), re.M)
+    package = __version__
     tags = set(
         re.findall(r"SIGHTLINE_TAG:-([^}]+)", (repository / "docker-compose.yml").read_text())
     )

@@ -73,7 +73,7 @@ class WorkerAnswerer:
         add_InferenceServiceServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
-        self._worker = Worker(f"127.0.0.1:{port}")
+        self._worker = Worker(f"127.0.0.1:{port}", "worker 1")
 
     def stop(self) -> None:
         """End the service; the engine goes on."""
