@@ -53,6 +53,8 @@ def new_model(recipe: Recipe, name: str = "builtin") -> BuiltinModel:
         folder = model_folder(recipe.start)
         start = BuiltinModel.load(folder, torch.float32, torch.device("cpu"))
         model, _ = with_words(start, list(more), recipe.seed)
+        model.config = replace(model.config, history_before_cursor=True)  # learnt from now on
+        model.spec = model.config.spec(model.spec.name)
         return model.requires_grad_(True)
     tokenizer = build_tokenizer(more)
     size = asdict(recipe.size)
