@@ -54,11 +54,8 @@ client-test: develop ## the client from a clean clone in an empty environment
 tune-test: develop ## tune on real footage and ask the running worker
 	$(BIN)/python -m pytest -m slow tests/integration/test_tune.py $(ARGS)
 
-# Into OUTPUT; the weights that are shipped are written over by name only: OUTPUT=shipped.
-SHIPPED := services/inference_worker/weights/builtin
-OUTPUT ?= .cache/training/$(shell date +%Y-%m-%d-%H%M)
-train: develop ## train the built-in model by its recipe, from the model of shapes
-	$(BIN)/python -m training train --output $(if $(filter shipped,$(OUTPUT)),$(SHIPPED),$(OUTPUT)) $(ARGS)
+train: develop ## train the built-in model by its recipe, into .cache/training; ARGS=--replace-shipped: over the shipped one
+	$(BIN)/python -m training train $(ARGS)
 
 tune: develop ## teach a model from your own video: make tune ARGS="--data clips.jsonl --output DIR"
 	$(BIN)/python -m training tune $(ARGS)
