@@ -129,6 +129,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         counted("Segments withdrawn from answers", "sightline_kv_segments_withdrawn_total"),
+        counted("Answers paused for pages", "sightline_worker_answers_paused_total"),
         counted("Rebases", "sightline_rebases_total"),
     ),
     "Engine": (
