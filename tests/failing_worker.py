@@ -31,5 +31,5 @@ def failing_engine(broken: Path) -> Engine:
 
 if __name__ == "__main__":
     broken = Path(os.environ["BROKEN"])
-    worker_main.build_engine = lambda config: failing_engine(broken)  # type: ignore[assignment]
+    worker_main.build_engine = lambda config, progress: failing_engine(broken)  # type: ignore[assignment]
     worker_main.main()

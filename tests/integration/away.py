@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from services.inference_worker import block_steps, kv_store, runner
+from services.inference_worker import block_steps, choice, kv_store
 from services.inference_worker.graphs import Graphs
 from services.inference_worker.kv_store import Pages
 from services.inference_worker.model.family import StreamingModel
@@ -78,7 +78,7 @@ def away(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
         pairs = zip(arrays, types, strict=True)
         return [torch.empty(array.shape, dtype=dtype, device=device) for array, dtype in pairs]
 
-    for module in (block_steps, kv_store, runner):
+    for module in (block_steps, choice, kv_store):
         monkeypatch.setattr(module, "upload", upload)
 
     def pixels(self: Vision, layout: Any, members: Any, frames: int) -> Tensor:

@@ -396,6 +396,7 @@ def test_sigterm_lets_answers_end(own: Watching) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while _in_flight(own) < 20:
         assert time.monotonic() < deadline
+        time.sleep(0.02)  # more connections a second are refused
     own.gateway.stop()  # exits 0, or fails here
     codes = [future.code() for future in asked]
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
@@ -407,7 +408,7 @@ def test_sigterm_lets_answers_end(own: Watching) -> None:
 
 def _in_flight(own: Watching) -> float:
     """Answers, as the gateway's metrics say."""
-    url = f"http://127.0.0.1:{own.gateway.http_port}/metrics"
+    url = f"http://127.0.0.1:{own.gateway.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=5) as reply:
         page = reply.read().decode()
     return next(

@@ -189,6 +189,6 @@ async def test_slow_headers_are_given_up(gateway: ServiceProcess) -> None:
         writer.close()
     assert max(waits) < 1
     async with ClientSession() as client:
-        url = f"http://127.0.0.1:{gateway.http_port}/metrics"
+        url = f"http://127.0.0.1:{gateway.metrics_port}/metrics"
         figures = await (await client.get(url)).text()
     assert 'sightline_refused_total{port="http",reason="evicted"}' in figures
