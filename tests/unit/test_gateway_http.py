@@ -202,7 +202,7 @@ async def test_the_page_is_served_with_its_files_only() -> None:
 async def test_a_websocket_is_a_line() -> None:
     worker = FakeWorker()
     async with _served(worker) as (parts, client):
-        session = await parts.push_session(name="cam")
+        session = await parts.push_session(name="cam", seen=True)
         async with client.ws_connect(f"/api/sessions/{session.id}/converse") as socket:
             started = await _start(socket, speech=True)
             assert started["session"]["name"] == "cam"
@@ -221,7 +221,7 @@ async def test_a_websocket_that_broke_is_resumed() -> None:
     worker = FakeWorker()
     worker.pause_after = 2
     async with _served(worker) as (parts, client):
-        session = await parts.push_session()
+        session = await parts.push_session(seen=True)
         path = f"/api/sessions/{session.id}/converse"
         async with client.ws_connect(path) as socket:
             handle = (await _start(socket))["resume_handle"]
@@ -261,7 +261,7 @@ async def test_nonsense_on_a_websocket_is_told_and_ends_it(message: str) -> None
 
 async def test_a_huge_websocket_message_ends_it() -> None:
     async with _served() as (parts, client):
-        session = await parts.push_session()
+        session = await parts.push_session(seen=True)
         path = f"/api/sessions/{session.id}/converse"
         async with client.ws_connect(path) as other:
             await _start(other)

@@ -419,7 +419,7 @@ async def test_a_drain_lets_answers_end_and_sends_all_others_away_at_once() -> N
 async def test_a_drain_waits_for_one_shot_questions_also_after_others_have_ended() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
-        session = await parts.push_session()
+        session = await parts.push_session(seen=True)
         request = pb.AskRequest(session=session.id, question=pb.Question(text="what"))
         assert (await parts.stub.Ask(request)).answer.text == ANSWER
         worker.pause_after = 1

@@ -169,7 +169,7 @@ async def test_a_thousand_questions_at_once_are_all_answered_in_turns() -> None:
     worker = FakeWorker()
     worker.pause_after = 0
     async with running(worker) as parts:
-        session = await parts.push_session()
+        session = await parts.push_session(seen=True)
         asks = [
             parts.stub.Ask(
                 pb.AskRequest(session=session.id, question=pb.Question(text="what happened")),

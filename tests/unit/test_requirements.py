@@ -9,7 +9,8 @@ import pytest
 
 from tests.unit.test_layering import REPOSITORY, SERVICES, imports_below
 
-DISTRIBUTIONS = {  # where the two are called differently
+DISTRIBUTIONS = {
+    "pynvml": "nvidia-ml-py",  # where the two are called differently
     "google": "protobuf",
     "grpc": "grpcio",
     "grpc_health": "grpcio-health-checking",

@@ -110,8 +110,8 @@ class Session:
         self._now_s += 10.0  # a tubelet that lacks frames is given up waiting for
         self.bench.run()
 
-    def ask(self, prompt: list[int], max_tokens: int) -> str:
-        recorder = self.bench.ask("s", prompt, max_tokens=max_tokens)
+    def ask(self, prompt: list[int], max_tokens: int, before: int = 0) -> str:
+        recorder = self.bench.ask("s", prompt, max_tokens=max_tokens, before=before)
         self.bench.run()
         assert recorder.error is None
         return str(self.model.text(recorder.tokens))
@@ -241,7 +241,7 @@ def test_scores_are_those_of_the_engine(model: Path, folder: Path, tmp_path: Pat
     session = Session(tuner.model, footage)
     for branch in branches:
         session.show(branch.frame)
-        session.ask(branch.prompt, 1)
+        session.ask(branch.prompt, 1, branch.before)
     for start, logits in zip(starts, session.bench.runner.logits, strict=True):
         assert float((scores[start] - logits).abs().max()) < 2e-4
 
