@@ -10,6 +10,7 @@ NAMES = {90: "H100", 80: "A100", 89: "L4 and RTX 40", 120: "RTX 50"}
 SHARED_KIB = {90: 227, 80: 163, 89: 99, 120: 99}  # of a program, by NVIDIA's table
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("capability", NAMES, ids=NAMES.values())
 def test_kernels_compile_for_gpus_and_fit_in_their_registers(
     capability: int, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory

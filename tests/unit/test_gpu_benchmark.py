@@ -21,6 +21,7 @@ def test_without_a_gpu_it_says_so_and_measures_nothing() -> None:
     assert caught.value.code != 0
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_the_whole_of_it_runs(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="the kernels are written in Triton")

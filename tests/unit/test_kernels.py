@@ -28,7 +28,9 @@ def inference() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["compiled", "interpreted", "PyTorch"])
+@pytest.fixture(
+    params=["compiled", pytest.param("interpreted", marks=pytest.mark.device), "PyTorch"]
+)
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "compiled":
         _compiled_here(torch.float32)
