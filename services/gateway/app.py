@@ -65,7 +65,7 @@ _CODE_OF_STATUS = {
     415: "INVALID_ARGUMENT",
     421: "PERMISSION_DENIED",
 }
-PROBES = ("/healthz", "/metrics")
+PROBE = "/healthz"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -156,7 +156,7 @@ class HttpApi:
         """Raise HTTPMisdirectedRequest for a request that was meant for another name."""
         hosts = request.headers.getall("Host", [])
         host = hosts[0] if hosts else ""
-        if len(hosts) == 1 and request.path in PROBES and may_probe(host):
+        if len(hosts) == 1 and request.path == PROBE and may_probe(host):
             return
         local = request.transport.get_extra_info("sockname") if request.transport else None
         local_address = str(local[0]) if isinstance(local, tuple) else ""
