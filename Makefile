@@ -9,7 +9,7 @@ RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup develop run models test check proto train eval bench bench-engine bench-gpu docs dashboard images push locks compose-test helm-test device-test siege tune tune-test client-test help
+.PHONY: setup develop run models test check proto train eval bench bench-engine bench-gpu docs dashboard images push locks compose-test helm-test device-test slow-test siege tune tune-test client-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -47,6 +47,9 @@ test: develop ## run every test
 
 device-test: develop ## what runs on GPUs, as far as it can be tried without one
 	$(BIN)/python -m pytest -m 'device' $(ARGS)
+
+slow-test: develop ## every test that takes too long for `make test`
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 siege: develop ## a gateway under siege, and every port fed with nonsense
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/integration/test_siege.py tests/integration/test_fuzz.py $(ARGS)

@@ -175,7 +175,7 @@ async def _by_gateway(
 
         async def histogram() -> Any:
             return await asyncio.to_thread(
-                suite.worker_histogram, "sightline_frame_latency_seconds"
+                suite.gateway_histogram, "sightline_frame_latency_seconds"
             )
 
         async def stats() -> tuple[int, int]:
@@ -311,7 +311,7 @@ def _result(measured: list[Measured], model: inference_pb2.ModelDescription) -> 
         device=model.device,
         notes=[
             "default settings; the client is a process of the same machine",
-            "frame latencies of the gateway's row are read off the worker's histogram",
+            "frame latencies of the gateway's row are read off the gateway's histogram",
             *(f"{count} × {what}" for what, count in refusals.most_common(5)),
         ],
     )

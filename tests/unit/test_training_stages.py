@@ -61,7 +61,9 @@ def write_pairs(folder: Path) -> Path:
     return folder / "pairs.jsonl"
 
 
-@pytest.mark.parametrize("break_at", [1, 3, 5, 7, 8])
+@pytest.mark.parametrize(
+    "break_at", [1, 5, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 7, 8))]
+)
 def test_a_run_broken_off_in_any_stage_ends_where_an_unbroken_one_does(
     break_at: int, tmp_path: Path
 ) -> None:
