@@ -6,7 +6,7 @@ and an error shows. Needs transformers, which is imported on use; nothing is dow
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from services.inference_worker.model.family import StreamingModel, load_model
 from tests import templates
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
@@ -182,6 +183,18 @@ FAMILY = {
         end="<end_of_utterance>",
     ),
 }
+
+
+def load(folder: Path) -> StreamingModel:
+    """The model of a folder, in float32."""
+    return load_model(str(folder), torch.float32, torch.device("cpu"), 12_544)
+
+
+def changed(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what a JSON file of a folder says."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
 
 
 def write_checkpoint(

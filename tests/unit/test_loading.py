@@ -17,24 +17,14 @@ from services.inference_worker.errors import ModelError
 from services.inference_worker.model.family import StreamingModel, load_model
 from services.inference_worker.model.folder import preprocessor
 from services.inference_worker.model.published import normalised
-from tests.checkpoints import FAMILIES, FAMILY, write_checkpoint
+from tests.checkpoints import FAMILIES, FAMILY, changed, load, write_checkpoint
 from tests.load_peak import TENS_OF_MEGABYTES, load_peak
 from tests.releases import ANSWERING, write_release
-
-
-def load(folder: Path) -> StreamingModel:
-    return load_model(str(folder), torch.float32, torch.device("cpu"), 12_544)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_checkpoint("qwen2_5_vl", tmp_path / "model", shards=2)
-
-
-def changed(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,31 +2,17 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from services.inference_worker.errors import ModelError
-from services.inference_worker.model.family import StreamingModel, load_model
-from tests.checkpoints import write_checkpoint
-
-
-def load(folder: Path) -> StreamingModel:
-    return load_model(str(folder), torch.float32, torch.device("cpu"), 12_544)
+from tests.checkpoints import changed, load, write_checkpoint
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_checkpoint("qwen2_5_vl", tmp_path / "model", shards=2)
-
-
-def changed(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
 
 
 def test_another_architecture_is_named_with_what_is_supported(folder: Path) -> None:
