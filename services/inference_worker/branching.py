@@ -19,16 +19,13 @@ NO_FRAME = "no frame has been understood yet"
 
 
 class Branching:
-    """branch_tokens: of the longest question with its answer, and what all of a session's may take
-    before no more are opened."""
+    """The branches of all sessions. How many tokens those of one may take together before no more
+    are opened stands in its trunk's shape."""
 
-    def __init__(
-        self, model: StreamingModel, cache: KVCache, runner: Runner, branch_tokens: int
-    ) -> None:
+    def __init__(self, model: StreamingModel, cache: KVCache, runner: Runner) -> None:
         self._spec = model.spec
         self._cache = cache
         self._runner = runner
-        self._branch_tokens = branch_tokens
         self._num_opened = 0
 
     def open(self, session: SessionState, prompt_tokens: int) -> None:

@@ -106,7 +106,7 @@ class EngineCore:
         self._parking = Parking(
             self.sessions, cache, runner, limits.park_after_s, clock, self.health
         )
-        self._branching = Branching(model, cache, runner, limits.branch_tokens)
+        self._branching = Branching(model, cache, runner)
 
     def shape(self, window_segments: int = 0, max_pixels: int = 0) -> TrunkShape:
         """What a session of this window and frame size may hold; 0 means the model's own."""
