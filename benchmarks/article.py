@@ -25,7 +25,7 @@ from benchmarks.report import Report, Result, Table, Target
 from benchmarks.samples import Ratio
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine import Engine
+from services.inference_worker.engine.thread import Engine
 
 QUESTIONS = (
     "What is in the scene?",

@@ -18,12 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.inference_worker.block_tables import largest_group, num_splits, num_tiles, tables
-from services.inference_worker.kv_cache import Segment
-from services.inference_worker.kv_store import KVStore
+from services.inference_worker.kv.pool import Segment
+from services.inference_worker.kv.tensors import KVStore
 from services.inference_worker.model.decoder import DecoderConfig
-from services.inference_worker.paged_attention import PagedAttention
-from services.inference_worker.step import Run
+from services.inference_worker.runner.batch import Run
+from services.inference_worker.runner.cpu.paged_attention import PagedAttention
+from services.inference_worker.runner.cuda.block_tables import (
+    largest_group,
+    num_splits,
+    num_tiles,
+    tables,
+)
 
 FLEX_BLOCK = 128
 NOTE = 100  # characters
@@ -93,8 +98,13 @@ class Bench:
 
     def blocks(self, rows: int, slots: int, warps: int, stages: int) -> Callable[[], Tensor]:
         """Ours; rows 0: as the engine would."""
-        from services.inference_worker.block_attention import BlockAttention, Tiling, Where, tiling
-        from services.inference_worker.block_steps import _multiprocessors
+        from services.inference_worker.runner.cuda.block_attention import (
+            BlockAttention,
+            Tiling,
+            Where,
+            tiling,
+        )
+        from services.inference_worker.runner.cuda.block_steps import _multiprocessors
 
         sharing = self.store.heads_per_kv_head
         most = largest_group(self.runs) * sharing

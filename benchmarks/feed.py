@@ -10,14 +10,14 @@ from typing import Any
 
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine import Engine
-from services.inference_worker.scheduler import (
+from services.inference_worker.engine.scheduler import (
     BranchJob,
     FinishReason,
     FrameJob,
     FrameReceipt,
     Seen,
 )
+from services.inference_worker.engine.thread import Engine
 
 TIMEOUT_S = 120.0
 FRAME_NS = 125_000_000

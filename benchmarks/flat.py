@@ -16,7 +16,7 @@ from benchmarks.clips import model_frames
 from benchmarks.feed import Feed, ask, started_engine
 from benchmarks.report import Report, Result, Table, Target
 from benchmarks.samples import Ratio, chunk_medians, slope
-from services.inference_worker.engine import Engine
+from services.inference_worker.engine.thread import Engine
 
 QUESTION = "What is in the scene?"
 MAX_RATIO = 1.1

@@ -18,7 +18,7 @@ from benchmarks.feed import Feed, ask, started_engine
 from benchmarks.flat import ASK_EVERY, MAX_GROWTH_MIB, MAX_RATIO, QUESTION
 from benchmarks.report import Report, Result, Table, Target
 from benchmarks.samples import slope
-from services.inference_worker.engine import Engine
+from services.inference_worker.engine.thread import Engine
 
 FRAMES = 100_000
 EVERY = 1000  # frames between two samples

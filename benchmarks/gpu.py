@@ -44,10 +44,10 @@ from benchmarks.report import Report, Result
 from benchmarks.rows import ASK_EVERY_S, ROWS, Row
 from benchmarks.samples import Latency
 from services.inference_worker import metrics
-from services.inference_worker.engine import Engine
+from services.inference_worker.engine.scheduler import BranchJob, FrameJob, FrameReceipt
+from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.family import Round
-from services.inference_worker.model.published import PublishedModel
-from services.inference_worker.scheduler import BranchJob, FrameJob, FrameReceipt
+from services.inference_worker.model.published.model import PublishedModel
 
 QUESTION = "What is happening in the video?"
 ANSWER = "A person puts a red cup on the table."

@@ -22,8 +22,8 @@ from benchmarks.published import (
 )
 from benchmarks.report import Report, Result, Table, Target
 from benchmarks.samples import Ratio
-from services.inference_worker.engine import Engine
-from services.inference_worker.model import kernels
+from services.inference_worker.device import ops as kernels
+from services.inference_worker.engine.thread import Engine
 
 SESSIONS = 8
 BUILTIN = "builtin"

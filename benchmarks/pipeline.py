@@ -11,9 +11,9 @@ import av
 from av.video.reformatter import VideoReformatter
 
 from benchmarks.feed import FRAME_NS, TIMEOUT_S
-from services.gateway.sampler import to_rgb
-from services.inference_worker.engine import Engine
-from services.inference_worker.scheduler import FrameJob, FrameReceipt
+from services.gateway.frames.sampler import to_rgb
+from services.inference_worker.engine.scheduler import FrameJob, FrameReceipt
+from services.inference_worker.engine.thread import Engine
 from sightline.v1 import inference_pb2
 
 STAGES = ("decode", "preprocess", "send", "understand")

@@ -14,9 +14,9 @@ import torch
 from benchmarks.feed import TIMEOUT_S
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine import Engine
+from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.layout import VISION
-from services.inference_worker.model.published import PublishedModel
+from services.inference_worker.model.published.model import PublishedModel
 
 MAX_SESSIONS = 1024  # more than the pool holds
 

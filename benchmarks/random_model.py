@@ -12,9 +12,9 @@ from torch import nn
 from benchmarks.feed import TIMEOUT_S
 from services.inference_worker.assembly import assemble, fast_dtype
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine import Engine
-from services.inference_worker.model.published import PublishedModel
-from services.inference_worker.model.qwen_vl import Qwen3VL, Qwen25VL
+from services.inference_worker.engine.thread import Engine
+from services.inference_worker.model.published.model import PublishedModel
+from services.inference_worker.model.published.qwen_vl import Qwen3VL, Qwen25VL
 
 FAMILIES: Mapping[str, type[PublishedModel]] = {"qwen2_5_vl": Qwen25VL, "qwen3_vl": Qwen3VL}
 

@@ -22,7 +22,7 @@ from benchmarks.feed import Feed, ask, started_engine
 from benchmarks.machine import matmul_rate
 from benchmarks.report import Report, Result, Table, Target
 from benchmarks.samples import Ratio
-from services.inference_worker.engine import Engine
+from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.attention import DenseAttention
 from services.inference_worker.model.family import StreamingModel
 

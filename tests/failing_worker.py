@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from services.inference_worker import __main__ as worker_main
-from services.inference_worker.engine import Engine
-from services.inference_worker.step import Run
+from services.inference_worker.engine.thread import Engine
+from services.inference_worker.runner.batch import Run
 from tests.unit.tiny import Bench, tiny_model
 
 

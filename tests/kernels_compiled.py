@@ -78,7 +78,7 @@ def main() -> None:
 
 def _between() -> Iterator[str]:
     """Launches between matrix products, in the sizes of Qwen2.5-VL-7B; when they are made."""
-    from services.inference_worker.model.gpu_kernels import GpuKernels
+    from services.inference_worker.device.triton_ops import GpuKernels
 
     kernels = GpuKernels()
     hidden = torch.zeros(16, 3584, dtype=torch.bfloat16)
@@ -95,8 +95,8 @@ def _between() -> Iterator[str]:
 
 def _launches(kind: str) -> Iterator[str]:
     """Launches of attention, all that steps make; when they are made, what they were for."""
-    from services.inference_worker.block_attention import BlockAttention, Where, tiling
-    from services.inference_worker.kv_store import KVStore
+    from services.inference_worker.kv.tensors import KVStore
+    from services.inference_worker.runner.cuda.block_attention import BlockAttention, Where, tiling
     from tests.unit.tiny import attention_config
 
     heads, kv_heads, dim, dtype = 28, 4, 128, torch.bfloat16

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from services.gateway.sources.base import DecodeBudget, Picture
+from services.gateway.sources.source import DecodeBudget, Picture
 from sightline.errors import AlreadyExistsError, UnauthenticatedError
 
 START_NS = 1_790_000_000_000_000_000

@@ -131,7 +131,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from services.common.config import ConfigError
-    from services.inference_worker.errors import ModelError
+    from services.inference_worker.model.errors import ModelError
     from training.recipe import FOLDER
     from training.recordings import DataError
     from training.tune import Tuning, tune
@@ -169,7 +169,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from services.common.config import ConfigError
-    from services.inference_worker.errors import ModelError
+    from services.inference_worker.model.errors import ModelError
     from training.examination.report import show
     from training.examination.run import Options, examine
     from training.recipe import RecipeError
@@ -201,7 +201,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _examination(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
-    from services.gateway.frame_size import FrameSize
+    from services.gateway.frames.frame_size import FrameSize
     from training.examination.exchange import write
     from training.examination.worlds import cases
     from training.world.shapes import SIZE

@@ -8,10 +8,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from services.inference_worker.errors import ModelError
-from services.inference_worker.model.checkpoint import Checkpoint
-from services.inference_worker.model.hub import WANTED
-from services.inference_worker.model.published import PublishedModel
+from services.inference_worker.model.errors import ModelError
+from services.inference_worker.model.published.checkpoint import Checkpoint
+from services.inference_worker.model.published.hub import WANTED
+from services.inference_worker.model.published.model import PublishedModel
 
 _NAME = "default"  # peft's for the only adapter of a model
 

@@ -14,17 +14,17 @@ import torch
 
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine import Engine
-from services.inference_worker.model.attention import DenseAttention
-from services.inference_worker.model.builtin import BuiltinModel
-from services.inference_worker.model.family import Round, prompt_within
-from services.inference_worker.scheduler import (
+from services.inference_worker.engine.scheduler import (
     BranchJob,
     FinishReason,
     FrameJob,
     FrameReceipt,
     Seen,
 )
+from services.inference_worker.engine.thread import Engine
+from services.inference_worker.model.attention import DenseAttention
+from services.inference_worker.model.builtin import BuiltinModel
+from services.inference_worker.model.family import Round, prompt_within
 from training.layout import Branch, branch_of, pack, visibility
 from training.rendering import Pixels
 from training.world.question import Question

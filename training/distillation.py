@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.inference_worker.errors import ModelError
 from services.inference_worker.model.builtin import BuiltinModel
+from services.inference_worker.model.errors import ModelError
 from training.batches import Batch
 from training.layout import NO_TARGET
 from training.objectives import Losses, encode, final_states

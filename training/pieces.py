@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.errors import ModelError
 from services.inference_worker.model.builtin import BuiltinModel
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Round, StreamingModel, prompt_within
 from training.layout import Branch, Span
 from training.recordings import TOLERANCE_S, DataError, Footage, Recording, Turn

@@ -22,10 +22,10 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from services.gateway.frame_size import FrameSize
-from services.gateway.sampler import FrameRate, to_rgb
-from services.gateway.sources.base import DecodeBudget, Picture
+from services.gateway.frames.frame_size import FrameSize
+from services.gateway.frames.sampler import FrameRate, to_rgb
 from services.gateway.sources.container import Reading, open_file
+from services.gateway.sources.source import DecodeBudget, Picture
 from services.inference_worker.model.family import StreamSpec
 from sightline.errors import InvalidArgumentError
 

@@ -27,10 +27,10 @@ from torch.utils.checkpoint import checkpoint
 
 from services.inference_worker.assembly import fast_dtype, find_device
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.errors import ModelError
 from services.inference_worker.model.attention import DenseAttention
 from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.model.decoder import Deep
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import (
     Encoded,
     StreamingModel,

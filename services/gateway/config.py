@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from services.common.config import ConfigError, ServiceConfig, setting
 from services.common.places import Trusted
-from services.gateway.hosts import Hosts, host_name, netloc_of
-from services.gateway.sources.reach import Rule
+from services.gateway.api.hosts import Hosts, host_name, netloc_of
+from services.gateway.sources.remote.reach import Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,21 +8,21 @@ from services.common.config import ConfigError
 from services.common.server import ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
-from services.gateway.addresses import Addresses
-from services.gateway.app import HttpApi
+from services.gateway.api.addresses import Addresses
+from services.gateway.api.grpc import SightlineServicer
+from services.gateway.api.http import HttpApi
+from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
-from services.gateway.gate import Gate
-from services.gateway.lines import Lines
-from services.gateway.registry import Sessions
-from services.gateway.router import Router
-from services.gateway.servicer import SightlineServicer
-from services.gateway.session import Plan
-from services.gateway.sources.base import PictureSink, Source
+from services.gateway.sessions.gate import Gate
+from services.gateway.sessions.session import Plan
+from services.gateway.sessions.sessions import Sessions
 from services.gateway.sources.file import FileSource
-from services.gateway.sources.reach import Reach
+from services.gateway.sources.remote.reach import Reach
 from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
-from services.gateway.sources.webrtc import WhipEndpoint
-from services.gateway.speaker import Speaker
+from services.gateway.sources.source import PictureSink, Source
+from services.gateway.sources.whip.endpoint import WhipEndpoint
+from services.gateway.viewers.viewers import Lines
+from services.gateway.workers.workers import Router
 from sightline.errors import PermissionDeniedError
 from sightline.v1 import gateway_pb2_grpc
 

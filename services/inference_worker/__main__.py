@@ -13,17 +13,17 @@ from services.common.log import set_up_logging
 from services.common.server import MAX_MESSAGE_BYTES, ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.common.threads import on_thread
-from services.inference_worker import loading
-from services.inference_worker.answer import Answerer
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine import Engine
-from services.inference_worker.errors import DeviceFailedError, ModelError
-from services.inference_worker.front import Front
-from services.inference_worker.loading import Loading
-from services.inference_worker.meter import meter_of, watch
-from services.inference_worker.peers import DialoguePeer, SpeechPeer
-from services.inference_worker.servicer import InferenceServicer
+from services.inference_worker.device.meter import meter_of, watch
+from services.inference_worker.engine.thread import Engine
+from services.inference_worker.model import loading
+from services.inference_worker.model.errors import DeviceFailedError, ModelError
+from services.inference_worker.model.loading import Loading
+from services.inference_worker.serving.answering import Answerer
+from services.inference_worker.serving.front import Front
+from services.inference_worker.serving.peers import DialoguePeer, SpeechPeer
+from services.inference_worker.serving.servicer import InferenceServicer
 from sightline.v1 import inference_pb2
 from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 

@@ -9,21 +9,22 @@ import os
 import torch
 
 from services.common.config import ConfigError
-from services.inference_worker import loading, metrics
+from services.inference_worker import metrics
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.core import EngineCore, EngineLimits
-from services.inference_worker.engine import Engine
-from services.inference_worker.errors import ModelError
-from services.inference_worker.kv_cache import KVCache
-from services.inference_worker.kv_store import KVStore
-from services.inference_worker.loading import Loading
+from services.inference_worker.device.onednn_layers import pack
+from services.inference_worker.engine.core import EngineCore, EngineLimits
+from services.inference_worker.engine.scheduler import StepLimits
+from services.inference_worker.engine.thread import Engine
+from services.inference_worker.kv.pool import KVCache
+from services.inference_worker.kv.tensors import KVStore
 from services.inference_worker.memory import RESERVE_BYTES, Room, free_bytes, kv_too_large
+from services.inference_worker.model import loading
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import StreamingModel, load_model, most_segments
-from services.inference_worker.model.packed import pack
+from services.inference_worker.model.loading import Loading
 from services.inference_worker.model.quantise import quantise
-from services.inference_worker.runner import Runner
-from services.inference_worker.scheduler import StepLimits
-from services.inference_worker.sizes import gigabytes
+from services.inference_worker.model.sizes import gigabytes
+from services.inference_worker.runner.runner import Runner
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import torch
 
 from services.common.config import ConfigError
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.errors import ModelError
-from services.inference_worker.sizes import gigabytes
+from services.inference_worker.model.errors import ModelError
+from services.inference_worker.model.sizes import gigabytes
 from sightline.presets import PRESETS
 
 RESERVE_BYTES = 512 << 20  # for the libraries, activations and pictures on their way

@@ -7,11 +7,17 @@ import pytest
 import torch
 
 from services.inference_worker import metrics
-from services.inference_worker.core import EngineCore, EngineLimits
-from services.inference_worker.kv_cache import KVCache
+from services.inference_worker.engine.core import EngineCore, EngineLimits
+from services.inference_worker.engine.scheduler import (
+    GREEDY,
+    BranchJob,
+    FrameJob,
+    Sampling,
+    StepLimits,
+)
+from services.inference_worker.kv.pool import KVCache
 from services.inference_worker.model.family import StreamingModel, load_model
-from services.inference_worker.runner import Runner
-from services.inference_worker.scheduler import GREEDY, BranchJob, FrameJob, Sampling, StepLimits
+from services.inference_worker.runner.runner import Runner
 from tests.unit.tiny import Recorder, random_picture, tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.inference_worker.model.kernels import kernels_for
+from services.inference_worker.device.ops import kernels_for
 from services.inference_worker.model.rotary import rotate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

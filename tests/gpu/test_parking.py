@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from services.inference_worker.runner import Runner
+from services.inference_worker.runner.runner import Runner
 from tests.unit.tiny import tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

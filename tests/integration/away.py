@@ -25,23 +25,26 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from services.inference_worker import block_steps, choice, kv_store
-from services.inference_worker.graphs import Graphs
-from services.inference_worker.kv_store import Pages
+from services.inference_worker.device.graphs import Graphs
+from services.inference_worker.device.upload import Arrays
+from services.inference_worker.engine.scheduler import Sampling
+from services.inference_worker.kv import tensors as kv_store
+from services.inference_worker.kv.tensors import Pages
 from services.inference_worker.model.family import StreamingModel
-from services.inference_worker.model.published import _scaled
-from services.inference_worker.model.qwen_vl import Qwen2VL
-from services.inference_worker.runner import Runner
-from services.inference_worker.scheduler import Sampling
-from services.inference_worker.step import Run, RunOutput
-from services.inference_worker.upload import Arrays
-from services.inference_worker.vision import Vision
+from services.inference_worker.model.published.model import _scaled
+from services.inference_worker.model.published.qwen_vl import Qwen2VL
+from services.inference_worker.runner import sampling as choice
+from services.inference_worker.runner.batch import Run, RunOutput
+from services.inference_worker.runner.cuda import block_steps
+from services.inference_worker.runner.runner import Runner
+from services.inference_worker.runner.vision import Vision
 from tests.checkpoints import FAMILIES
 from tests.published import Pair
 from tests.unit.tiny import Bench, random_picture, tiny_model
 
 block_attention = pytest.importorskip(
-    "services.inference_worker.block_attention", reason="the kernels are written in Triton"
+    "services.inference_worker.runner.cuda.block_attention",
+    reason="the kernels are written in Triton",
 )
 
 _setup_privateuseone_for_python_backend("away")

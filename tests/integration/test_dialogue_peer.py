@@ -7,7 +7,7 @@ from collections.abc import Callable
 import redis
 
 from services.inference_worker.model.family import Round
-from services.inference_worker.peers import DialoguePeer
+from services.inference_worker.serving.peers import DialoguePeer
 from tests.processes import RedisServer, ServiceProcess
 
 

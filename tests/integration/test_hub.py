@@ -15,10 +15,10 @@ from typing import Any
 import grpc
 import pytest
 
-from services.inference_worker import loading
-from services.inference_worker.errors import ModelError
-from services.inference_worker.loading import DOWNLOADING, LOADING, Loading
-from services.inference_worker.model import hub as client
+from services.inference_worker.model import loading
+from services.inference_worker.model.errors import ModelError
+from services.inference_worker.model.loading import DOWNLOADING, LOADING, Loading
+from services.inference_worker.model.published import hub as client
 from sightline.v1 import inference_pb2, inference_pb2_grpc
 from tests.checkpoints import write_checkpoint
 from tests.hub import Hub

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.opening import NOT_OPENED
-from services.gateway.sources.reach import Reach
+from services.gateway.sources.remote.reach import Reach
 from sightline.errors import InvalidArgumentError
 from tests.conftest import RedisServer
 from tests.rtmp_player_server import RtmpPlayerServer

@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from services.common.tasks import QueueClosed
-from services.gateway.frame_size import FrameSize
-from services.gateway.sampler import Sampler
-from services.gateway.sources.base import DecodeBudget
+from services.gateway.frames.frame_size import FrameSize
+from services.gateway.frames.sampler import Sampler
 from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.push import PushSource
-from services.gateway.sources.reach import Reach
+from services.gateway.sources.remote.reach import Reach
+from services.gateway.sources.source import DecodeBudget
 from sightline.errors import (
     FailedPreconditionError,
     InvalidArgumentError,

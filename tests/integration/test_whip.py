@@ -17,7 +17,7 @@ from aiortc import (
 )
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
-from services.gateway.sources.webrtc import WhipEndpoint, WhipLimits
+from services.gateway.sources.whip.endpoint import WhipEndpoint, WhipLimits
 from tests.sources import KEY, OneKeyGate
 
 pytestmark = pytest.mark.skipif(

@@ -28,10 +28,10 @@ from safetensors.torch import load_file, save_file
 from services.common.errors import ErrorInterceptor
 from services.common.server import GRPC_OPTIONS, MAX_MESSAGE_BYTES
 from services.inference_worker import __main__ as worker_main
-from services.inference_worker.answer import Answerer
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.servicer import InferenceServicer
-from services.inference_worker.step import Run
+from services.inference_worker.runner.batch import Run
+from services.inference_worker.serving.answering import Answerer
+from services.inference_worker.serving.servicer import InferenceServicer
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import (
     InferenceServiceStub,

@@ -11,15 +11,15 @@ import grpc
 import numpy as np
 
 from services.common.errors import ErrorInterceptor
-from services.gateway.addresses import Addresses
+from services.gateway.api.addresses import Addresses
+from services.gateway.api.grpc import SightlineServicer
+from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
-from services.gateway.lines import Lines
-from services.gateway.registry import Sessions
-from services.gateway.router import Router
-from services.gateway.servicer import SightlineServicer
-from services.gateway.session import Plan, Session
-from services.gateway.sources.base import Picture, PictureSink
-from services.gateway.speaker import Speaker
+from services.gateway.sessions.session import Plan, Session
+from services.gateway.sessions.sessions import Sessions
+from services.gateway.sources.source import Picture, PictureSink
+from services.gateway.viewers.viewers import Lines
+from services.gateway.workers.workers import Router
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
 from tests.unit.fake_worker import FakeWorker

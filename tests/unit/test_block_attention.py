@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from services.inference_worker.block_tables import num_splits, num_tiles, tables
-from services.inference_worker.kv_cache import Segment
-from services.inference_worker.kv_store import EightBitPages, KVStore, Pages
+from services.inference_worker.kv.pool import Segment
+from services.inference_worker.kv.tensors import EightBitPages, KVStore, Pages
 from services.inference_worker.model.decoder import DecoderConfig
-from services.inference_worker.step import Run
+from services.inference_worker.runner.batch import Run
+from services.inference_worker.runner.cuda.block_tables import num_splits, num_tiles, tables
 from tests.unit.tiny import Bench, attention_config, random_picture, reference_logits, tiny_model
 
 triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
 if not triton.knobs.runtime.interpret:
     pytest.skip("needs TRITON_INTERPRET=1, set before triton is imported", allow_module_level=True)
 
-from services.inference_worker.block_attention import (  # noqa: E402
+from services.inference_worker.runner.cuda.block_attention import (  # noqa: E402
     BlockAttention,
     Tiling,
     Where,
@@ -371,7 +371,7 @@ def test_sessions_that_share_steps_get_what_gathering_gives(kind: str) -> None:
 @pytest.mark.parametrize("window", [2])
 def test_recorded_steps_equal_those_that_are_launched(window: int) -> None:
     """What CUDA would replay is run again here: it may read nothing but the static inputs."""
-    from services.inference_worker.graphs import Graphs
+    from services.inference_worker.device.graphs import Graphs
 
     recorded: list[Callable[[], None]] = []
 

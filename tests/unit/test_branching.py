@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from services.inference_worker.core import EngineCore, EngineLimits
-from services.inference_worker.kv_cache import KVCache
-from services.inference_worker.model.family import StreamSpec
-from services.inference_worker.model.layout import FrameLayout, SegmentTokens
-from services.inference_worker.scheduler import (
+from services.inference_worker.engine.core import EngineCore, EngineLimits
+from services.inference_worker.engine.scheduler import (
     BranchJob,
     FinishReason,
     FrameJob,
@@ -21,7 +18,10 @@ from services.inference_worker.scheduler import (
     Sampling,
     StepLimits,
 )
-from services.inference_worker.step import Run, RunOutput
+from services.inference_worker.kv.pool import KVCache
+from services.inference_worker.model.family import StreamSpec
+from services.inference_worker.model.layout import FrameLayout, SegmentTokens
+from services.inference_worker.runner.batch import Run, RunOutput
 from sightline.errors import ResourceExhaustedError
 from tests.unit.tiny import Bench, Recorder, random_picture, tiny_model
 

@@ -12,12 +12,12 @@ from services.common.config import ConfigError
 from services.inference_worker import metrics
 from services.inference_worker.assembly import _MOMENTS_S, _page_size, assemble
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.graphs import Graphs
+from services.inference_worker.device.graphs import Graphs
+from services.inference_worker.device.upload import packed_bytes, upload
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
-from services.inference_worker.runner import Runner
-from services.inference_worker.step import Picture
-from services.inference_worker.upload import packed_bytes, upload
-from services.inference_worker.vision import Vision
+from services.inference_worker.runner.batch import Picture
+from services.inference_worker.runner.runner import Runner
+from services.inference_worker.runner.vision import Vision
 from tests.unit.tiny import Bench, random_picture, tiny_model
 
 CPU = torch.device("cpu")

@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from services.inference_worker import metrics
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
+from services.inference_worker.engine.scheduler import (
+    BranchJob,
+    FinishReason,
+    FrameJob,
+    FrameReceipt,
+)
 from services.inference_worker.model.family import Round, prompt_of
 from services.inference_worker.model.rotary import angles, rotate, shift
-from services.inference_worker.scheduler import BranchJob, FinishReason, FrameJob, FrameReceipt
-from services.inference_worker.step import Run
+from services.inference_worker.runner.batch import Run
 from sightline.errors import (
     FailedPreconditionError,
     InternalError,

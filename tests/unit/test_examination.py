@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from services.gateway.frame_size import FrameSize
+from services.gateway.frames.frame_size import FrameSize
 from services.inference_worker.config import WorkerConfig
 from tests.checkpoints import write_checkpoint
 from tests.unit.tiny import tiny_model

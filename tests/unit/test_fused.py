@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.inference_worker.model import fused
+from services.inference_worker.device import onednn_attention as fused
+from services.inference_worker.device.onednn_attention import scaled_attention
 from services.inference_worker.model.attention import full_attention, grouped_attention
-from services.inference_worker.model.fused import scaled_attention
 
 DTYPES = [torch.float32, torch.bfloat16]
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 0.03}

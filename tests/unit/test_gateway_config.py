@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.common.config import ConfigError
-from services.gateway.addresses import Addresses
+from services.gateway.api.addresses import Addresses
 from services.gateway.config import GatewayConfig
 
 

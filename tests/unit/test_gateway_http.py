@@ -10,10 +10,10 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
-from services.gateway import router
-from services.gateway.app import HttpApi
-from services.gateway.hosts import Hosts, may_probe
-from services.gateway.session import LIVE
+from services.gateway.api.hosts import Hosts, may_probe
+from services.gateway.api.http import HttpApi
+from services.gateway.sessions.session import LIVE
+from services.gateway.workers import workers as router
 from sightline.v1 import inference_pb2
 from tests.unit.fake_worker import ANSWER, FakeWorker
 from tests.unit.gateway_parts import KEY, Parts, eventually, picture, running

@@ -8,9 +8,10 @@ from typing import Any
 import grpc
 import pytest
 
-from services.gateway import answers, converse
-from services.gateway.converse import conversation_of
-from services.gateway.session import LIVE
+from services.gateway.sessions.session import LIVE
+from services.gateway.viewers import answers
+from services.gateway.viewers import viewer as converse
+from services.gateway.viewers.viewer import conversation_of
 from sightline.v1 import gateway_pb2 as pb
 from tests.unit.fake_worker import ANSWER, FakeWorker
 from tests.unit.gateway_parts import Parts, eventually, picture, running

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from services.gateway.outbox import Outbox, OutboxFullError
+from services.gateway.viewers.outbox import Outbox, OutboxFullError
 from sightline.v1 import gateway_pb2 as pb
 
 

@@ -8,9 +8,9 @@ import grpc
 import numpy as np
 import pytest
 
-from services.gateway.parts import joined
-from services.gateway.sampler import encode_jpeg
-from services.gateway.session import ENDED, LIVE, STALLED
+from services.gateway.api.parts import joined
+from services.gateway.frames.sampler import encode_jpeg
+from services.gateway.sessions.session import ENDED, LIVE, STALLED
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2 as pb
 from sightline.wire import push_messages

@@ -8,7 +8,7 @@ import pytest
 
 from services.common.in_flight import InFlight
 from services.common.places import Trusted, place_of, split_peer
-from services.gateway.quotas import Asker, Turns
+from services.gateway.sessions.quotas import Asker, Turns
 from sightline.errors import DeadlineExceededError, ResourceExhaustedError
 from sightline.v1 import gateway_pb2 as pb
 from tests.unit.fake_worker import FakeWorker

@@ -11,10 +11,11 @@ from typing import Any
 import grpc
 import pytest
 
-from services.gateway import metrics, router
-from services.gateway.gate import Gate
-from services.gateway.memory import Leftovers
-from services.gateway.session import ENDED, LIVE, STALLED, WAITING, Session
+from services.gateway import metrics
+from services.gateway.sessions.gate import Gate
+from services.gateway.sessions.memory import Leftovers
+from services.gateway.sessions.session import ENDED, LIVE, STALLED, WAITING, Session
+from services.gateway.workers import workers as router
 from sightline.errors import (
     AlreadyExistsError,
     InvalidArgumentError,
@@ -129,7 +130,7 @@ async def test_a_frame_s_latency_and_age_begin_at_the_sampler(
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
         earlier = SimpleNamespace(monotonic=lambda: time.monotonic() - 0.25)
-        monkeypatch.setattr("services.gateway.sampler.time", earlier)
+        monkeypatch.setattr("services.gateway.frames.sampler.time", earlier)
         before = _share_of_latencies(within_s=0.2)
         session.admit("rtmp").picture(picture(0))
         await eventually(lambda: session.link.processed == 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import kernels as benchmark
-from services.inference_worker.model import kernels
+from services.inference_worker.device import ops as kernels
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.inference_worker.kv_store import Pages
-from services.inference_worker.model import kernels
+from services.inference_worker.device import ops as kernels
+from services.inference_worker.device.ops import Kernels, kernels_for
+from services.inference_worker.kv.tensors import Pages
 from services.inference_worker.model.decoder import RMSNorm, swiglu
-from services.inference_worker.model.kernels import Kernels, kernels_for
-from services.inference_worker.model.qwen_vl import QuickGELU
+from services.inference_worker.model.published.qwen_vl import QuickGELU
 from services.inference_worker.model.rotary import rotate
 from tests.unit.tiny import Bench, random_picture, tiny_model
 
@@ -51,7 +51,7 @@ def _interpreted() -> Kernels:
     triton = pytest.importorskip("triton", reason="a GPU's kernels are written in Triton")
     if not triton.knobs.runtime.interpret:
         pytest.skip("needs TRITON_INTERPRET=1, set before triton is imported")
-    from services.inference_worker.model.gpu_kernels import GpuKernels
+    from services.inference_worker.device.triton_ops import GpuKernels
 
     return GpuKernels()
 

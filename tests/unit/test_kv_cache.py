@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from services.inference_worker.kv_cache import Branch, KVCache, PagePool, Trunk, TrunkShape
+from services.inference_worker.kv.pool import Branch, KVCache, PagePool, Trunk, TrunkShape
 from sightline.errors import ResourceExhaustedError
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.common.config import ConfigError
 from services.inference_worker.assembly import assemble
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.kv_store import EightBitPages, KVStore
+from services.inference_worker.kv.tensors import EightBitPages, KVStore
 from services.inference_worker.model.family import StreamingModel, load_model
 from services.inference_worker.model.rotary import angles, rotate
 from tests.unit.tiny import Bench, Recorder, attention_config, random_picture, tiny_model

@@ -3,7 +3,7 @@
 import pytest
 
 from services.common import metrics
-from services.gateway.latency import SLOT_S, WINDOW_S, Latencies
+from services.gateway.frames.latency import SLOT_S, WINDOW_S, Latencies
 
 
 def test_percentiles_are_right_to_one_per_cent() -> None:

@@ -116,7 +116,7 @@ def test_the_client_package_needs_grpc_and_protobuf_only() -> None:
     assert not others
 
 
-@pytest.mark.parametrize("name", ["kv_cache.py", "scheduler.py"])
+@pytest.mark.parametrize("name", ["kv/pool.py", "engine/scheduler.py"])
 def test_page_tables_and_scheduling_know_no_tensors(name: str) -> None:
     """Not even at second hand: whatever they import at the top is looked at too."""
     seen: set[str] = set()

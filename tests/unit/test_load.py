@@ -1,6 +1,6 @@
 """What a worker says of its load is about now."""
 
-from services.inference_worker.servicer import _since
+from services.inference_worker.serving.servicer import _since
 
 
 def test_frames_that_waited_long_ago_are_not_its_load() -> None:

@@ -10,10 +10,10 @@ import torch
 
 from services.common.config import ConfigError
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.errors import ModelError
 from services.inference_worker.memory import Room, free_bytes, need_of
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import load_model
-from services.inference_worker.sizes import gigabytes, parameters_by, parameters_in
+from services.inference_worker.model.sizes import gigabytes, parameters_by, parameters_in
 from sightline.presets import PRESETS
 
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ def test_a_configuration_that_is_none_is_left_to_whoever_loads_it() -> None:
 
 def test_a_folder_of_two_hundred_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
     """A sparse file: its header promises what no machine of ours has."""
-    from services.inference_worker import loading
+    from services.inference_worker.model import loading
 
     parameters = 100 * GB
     header = {"w": {"dtype": "BF16", "shape": [parameters], "data_offsets": [0, 2 * parameters]}}

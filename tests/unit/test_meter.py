@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from services.inference_worker import meter, metrics
-from services.inference_worker.meter import (
+from services.inference_worker import metrics
+from services.inference_worker.device import meter
+from services.inference_worker.device.meter import (
     GpuMeter,
     MeterError,
     ProcessMeter,

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from services.inference_worker.kv_cache import Segment
-from services.inference_worker.kv_store import KVStore, PageRows
-from services.inference_worker.model import fused
+from services.inference_worker.device import onednn_attention as fused
+from services.inference_worker.kv.pool import Segment
+from services.inference_worker.kv.tensors import KVStore, PageRows
 from services.inference_worker.model.layout import FrameLayout
-from services.inference_worker.paged_attention import PagedAttention
-from services.inference_worker.step import Picture, Run, rounded
+from services.inference_worker.runner.batch import Picture, Run, rounded
+from services.inference_worker.runner.cpu.paged_attention import PagedAttention
 from tests.unit.tiny import attention_config
 
 PAGE, PAGES = 4, 120

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.inference_worker import metrics
-from services.inference_worker.model.family import StreamingModel
-from services.inference_worker.parking import (
+from services.inference_worker.engine.parking import (
     LOOK_S,
     MOVING_SHARE,
     PATIENCE_S,
@@ -21,8 +20,14 @@ from services.inference_worker.parking import (
     STAY_S,
     TURN_S,
 )
-from services.inference_worker.scheduler import BranchJob, FinishReason, FrameJob, FrameReceipt
-from services.inference_worker.step import Run, RunOutput
+from services.inference_worker.engine.scheduler import (
+    BranchJob,
+    FinishReason,
+    FrameJob,
+    FrameReceipt,
+)
+from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.runner.batch import Run, RunOutput
 from sightline.errors import InternalError, NotFoundError, ResourceExhaustedError
 from tests.unit.tiny import Bench, Recorder, random_picture, tiny_model
 

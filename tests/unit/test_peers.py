@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.inference_worker.model.family import Round
-from services.inference_worker.peers import DialoguePeer, SpeechPeer
+from services.inference_worker.serving.peers import DialoguePeer, SpeechPeer
 from sightline.errors import InvalidArgumentError, UnavailableError
 from sightline.v1 import (
     dialogue_pb2,

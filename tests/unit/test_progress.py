@@ -3,7 +3,7 @@
 import pytest
 
 from services.common.progress import duration, words_of
-from services.inference_worker.loading import DOWNLOADING, LOADING, WARMING, Loading
+from services.inference_worker.model.loading import DOWNLOADING, LOADING, WARMING, Loading
 from sightline.v1 import inference_pb2
 
 

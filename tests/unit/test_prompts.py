@@ -13,7 +13,7 @@ from transformers.video_utils import VideoMetadata
 
 from services.inference_worker.model.family import Round, load_model
 from services.inference_worker.model.layout import VISION
-from services.inference_worker.model.published import PublishedModel
+from services.inference_worker.model.published.model import PublishedModel
 from tests.releases import ANSWERING, write_release
 
 FRAMES = 30  # the window

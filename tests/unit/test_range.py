@@ -9,7 +9,7 @@ import torch
 
 from services.inference_worker.assembly import assemble
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.errors import ModelError
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import load_model, most_segments
 from sightline.errors import InvalidArgumentError
 from tests.checkpoints import FAMILIES, write_checkpoint

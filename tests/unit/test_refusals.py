@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.inference_worker.errors import ModelError
+from services.inference_worker.model.errors import ModelError
 from tests.checkpoints import changed, load, write_checkpoint
 
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.tasks import QueueClosed
-from services.gateway.frame_size import FrameSize
-from services.gateway.sampler import FrameRate, Sampler
-from services.gateway.sources.base import MAX_AHEAD_NS, Picture
+from services.gateway.frames.frame_size import FrameSize
+from services.gateway.frames.sampler import FrameRate, Sampler
+from services.gateway.sources.source import MAX_AHEAD_NS, Picture
 from tests.sources import START_NS
 
 SECOND_NS = 1_000_000_000

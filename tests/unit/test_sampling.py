@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from transformers.generation.utils import GenerationMixin
 
 from services.common.checks import check_question
-from services.inference_worker.answer import sampling_of
-from services.inference_worker.choice import draw, penalise, weights
-from services.inference_worker.errors import ModelError
-from services.inference_worker.model.folder import generation, stop_tokens, usual_sampling
+from services.inference_worker.model.errors import ModelError
+from services.inference_worker.model.published.folder import generation, stop_tokens, usual_sampling
 from services.inference_worker.model.sampling import GREEDY, Sampling
+from services.inference_worker.runner.sampling import draw, penalise, weights
+from services.inference_worker.serving.answering import sampling_of
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2
 

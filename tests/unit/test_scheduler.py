@@ -3,9 +3,7 @@
 import random
 from typing import Any
 
-from services.inference_worker.kv_cache import KVCache, TrunkShape
-from services.inference_worker.model.layout import FrameLayout
-from services.inference_worker.scheduler import (
+from services.inference_worker.engine.scheduler import (
     KEPT_WAITING,
     QUESTIONS_WAIT_S,
     BranchJob,
@@ -15,6 +13,8 @@ from services.inference_worker.scheduler import (
     SessionState,
     StepLimits,
 )
+from services.inference_worker.kv.pool import KVCache, TrunkShape
+from services.inference_worker.model.layout import FrameLayout
 
 LAYOUT = FrameLayout(width=32, height=32, vision_tokens=4, segment_tokens=4, segment_advance=4)
 LIMITS = StepLimits(

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import av
 import pytest
 
-from services.gateway.sources.base import MAX_AHEAD_NS, DecodeBudget
 from services.gateway.sources.bitstream import jpeg_size
 from services.gateway.sources.budget import DecodeGuard, check_scans
 from services.gateway.sources.decoder import (
@@ -22,6 +21,7 @@ from services.gateway.sources.parameter_sets import (
     needs_of_configuration,
 )
 from services.gateway.sources.push import PushSource
+from services.gateway.sources.source import MAX_AHEAD_NS, DecodeBudget
 from sightline.errors import InvalidArgumentError
 from tests.bombs import many_references, progressive_jpeg
 from tests.sources import START_NS, RecordingSink, encode_clip

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.gateway.sources.base import MAX_SIDE, check_size
 from services.gateway.sources.bitstream import is_keyframe, jpeg_size
 from services.gateway.sources.decoder import (
     MAX_QUEUED_BYTES,
@@ -16,6 +15,7 @@ from services.gateway.sources.decoder import (
     PacketDecoder,
     PictureOutlet,
 )
+from services.gateway.sources.source import MAX_SIDE, check_size
 from sightline.errors import InvalidArgumentError
 from tests.sources import START_NS, Clip, RecordingSink, encode_clip
 

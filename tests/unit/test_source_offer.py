@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from services.gateway.sources.offer import check_offer
+from services.gateway.sources.whip.offer import check_offer
 from sightline.errors import InvalidArgumentError
 
 OFFER = "\r\n".join(

@@ -11,11 +11,11 @@ import pytest
 
 from services.common.log import JsonFormatter
 from services.common.redaction import redacted
-from services.gateway.sources.credentials import Credentials
 from services.gateway.sources.opening import locate
-from services.gateway.sources.reach import Reach, Rule, UnreachableError, is_public
-from services.gateway.sources.rtsp import RtspPipe
-from services.gateway.sources.url import SourceUrl
+from services.gateway.sources.remote.credentials import Credentials
+from services.gateway.sources.remote.reach import Reach, Rule, UnreachableError, is_public
+from services.gateway.sources.remote.rtsp import RtspPipe
+from services.gateway.sources.remote.url import SourceUrl
 from sightline.errors import InvalidArgumentError, SightlineError
 
 # --- spelling -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.inference_worker.errors import ModelError
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import load_model
 from tests.releases import ANSWERING, resave, write_release
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.inference_worker.errors import DeviceFailedError
-from services.inference_worker.scheduler import FrameReceipt
-from services.inference_worker.step import Run
-from services.inference_worker.step_health import StepHealth
+from services.inference_worker.engine.scheduler import FrameReceipt
+from services.inference_worker.engine.step_health import StepHealth
+from services.inference_worker.model.errors import DeviceFailedError
+from services.inference_worker.runner.batch import Run
 from sightline.errors import InternalError, UnavailableError
 from tests.unit.tiny import Bench, Recorder, random_picture, tiny_model
 
@@ -179,7 +179,7 @@ def test_defects_of_ours_that_come_again_and_again_end_the_engine() -> None:
 def test_posted_work_is_bounded_and_ends_are_never_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("services.inference_worker.engine.MOST_POSTED", 10)
+    monkeypatch.setattr("services.inference_worker.engine.thread.MOST_POSTED", 10)
     bench = Bench(tiny_model())
     bench.engine.open_session("s")
     heard = [bench.ask("s", QUESTION) for _ in range(12)]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from services.inference_worker.engine.stillness import largest_change
 from services.inference_worker.model.family import Encoded
 from services.inference_worker.model.layout import FrameLayout
-from services.inference_worker.stillness import largest_change
 from tests.unit.tiny import Bench, random_picture, tiny_model
 
 QUESTION = [1, 10, 11, 12, 7]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.inference_worker.text import AnswerText
+from services.inference_worker.serving.detokenizer import AnswerText
 
 
 def decode_bytes(tokens: list[int]) -> str:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from services.inference_worker.errors import ModelError
 from services.inference_worker.model.builtin import BuiltinModel
+from services.inference_worker.model.errors import ModelError
 from tests.sources import write_clip
 from training.ablation import ablate, report
 from training.batches import make_batch, new_model, world_of

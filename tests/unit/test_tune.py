@@ -13,11 +13,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from services.gateway.frame_size import FrameSize
-from services.gateway.sampler import Sampler
+from services.gateway.frames.frame_size import FrameSize
+from services.gateway.frames.sampler import Sampler
 from services.gateway.sources.file import FileSource
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.errors import ModelError
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Round, load_model
 from tests.checkpoints import write_checkpoint
 from tests.published import Pair, Transcript

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.inference_worker.watch import NS, WatchRule, WatchState
+from services.inference_worker.serving.watch_rule import NS, WatchRule, WatchState
 
 
 def fired(rule: WatchRule, scores: list[tuple[float, float]]) -> list[tuple[float, bool]]:

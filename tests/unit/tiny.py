@@ -6,9 +6,18 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from services.inference_worker.core import EngineCore, EngineLimits
-from services.inference_worker.engine import Engine
-from services.inference_worker.kv_cache import KVCache
+from services.inference_worker.engine.core import EngineCore, EngineLimits
+from services.inference_worker.engine.scheduler import (
+    GREEDY,
+    BranchJob,
+    FinishReason,
+    FrameJob,
+    Sampling,
+    Seen,
+    StepLimits,
+)
+from services.inference_worker.engine.thread import Engine
+from services.inference_worker.kv.pool import KVCache
 from services.inference_worker.model.attention import DenseAttention
 from services.inference_worker.model.builtin import (
     ASSISTANT,
@@ -21,17 +30,8 @@ from services.inference_worker.model.builtin import (
 )
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.model.family import StreamingModel
-from services.inference_worker.runner import Runner
-from services.inference_worker.scheduler import (
-    GREEDY,
-    BranchJob,
-    FinishReason,
-    FrameJob,
-    Sampling,
-    Seen,
-    StepLimits,
-)
-from services.inference_worker.step import Run, RunOutput
+from services.inference_worker.runner.batch import Run, RunOutput
+from services.inference_worker.runner.runner import Runner
 
 torch.set_num_threads(1)  # tensors this small only lose by being shared out
 

@@ -36,8 +36,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from services.gateway.frame_size import FrameSize
-from services.gateway.sampler import to_rgb
+from services.gateway.frames.frame_size import FrameSize
+from services.gateway.frames.sampler import to_rgb
 from training.clips import encode
 from training.examination.cases import Case, Class, Event, Item, Standing
 from training.recordings import (

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine import Engine
-from services.inference_worker.errors import ModelError
+from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.builtin import BuiltinModel
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import StreamSpec, model_folder
 from training.answerers import ANSWER_TOKENS, EngineAnswerer
 from training.examination import exchange, worlds

@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.random import Generator
 
-from services.gateway.sampler import FrameRate
-from services.inference_worker.watch import WatchRule, WatchState
+from services.gateway.frames.sampler import FrameRate
+from services.inference_worker.serving.watch_rule import WatchRule, WatchState
 from training.examination.cases import Case, Item, Standing
 from training.examination.talk import Sort, Talk
 from training.recordings import SECOND_NS, TOLERANCE_S, Footage

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import grpc
 
 from services.common.errors import ErrorInterceptor
-from services.gateway.link import FrameLink
-from services.gateway.router import CHANNEL_OPTIONS, Worker
-from services.gateway.sampler import SampledFrame
-from services.inference_worker.answer import Answerer, score
+from services.gateway.frames.sampler import SampledFrame
+from services.gateway.workers.worker_stream import FrameLink
+from services.gateway.workers.workers import CHANNEL_OPTIONS, Worker
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine import Engine
+from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.family import Round
-from services.inference_worker.servicer import InferenceServicer
+from services.inference_worker.serving.answering import Answerer, score
+from services.inference_worker.serving.servicer import InferenceServicer
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from training.answerers import kept_rounds

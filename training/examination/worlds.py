@@ -11,8 +11,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.random import Generator
 
-from services.gateway.frame_size import FrameSize
-from services.gateway.sampler import to_rgb
+from services.gateway.frames.frame_size import FrameSize
+from services.gateway.frames.sampler import to_rgb
 from training import watches
 from training.examination.cases import Case, Class, Event, Item, Standing
 from training.questions import KINDS, ask, small_talk

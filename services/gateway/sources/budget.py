@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 
 import av
 
-from services.gateway.sources import base
-from services.gateway.sources.base import BeyondLimitsError, DecodeBudget
+from services.gateway.sources import source as base
 from services.gateway.sources.parameter_sets import (
     MalformedError,
     Needs,
     needs_of,
     needs_of_configuration,
 )
+from services.gateway.sources.source import BeyondLimitsError, DecodeBudget
 
 MAX_JPEG_SCANS = 100  # a progressive picture of a camera or a program has about ten …
 MAX_JPEG_SCANNED_PIXELS = 640_000_000  # … and each scan visits every pixel

@@ -1,6 +1,6 @@
 """Lays a publisher's own timestamps onto wall clock."""
 
-from services.gateway.sources.base import ClockSource
+from services.gateway.sources.source import ClockSource
 
 WINDOW_NS = 30_000_000_000  # how long a minimum is remembered: follows a drifting clock
 JUMP_NS = 5_000_000_000  # timestamps that leap this far start a new timeline …

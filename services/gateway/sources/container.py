@@ -9,8 +9,8 @@ import av
 from av.container import InputContainer
 from av.stream import Discard
 
-from services.gateway.sources.base import MAX_PIXELS, PictureSink, check_size
 from services.gateway.sources.budget import DecodeGuard
+from services.gateway.sources.source import MAX_PIXELS, PictureSink, check_size
 from sightline.errors import InvalidArgumentError
 
 SECOND_NS = 1_000_000_000

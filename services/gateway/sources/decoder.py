@@ -11,7 +11,8 @@ from typing import Any
 import av
 from av.codec.context import Flags
 
-from services.gateway.sources.base import (
+from services.gateway.sources.budget import DecodeGuard
+from services.gateway.sources.source import (
     MAX_PIXELS,
     MAX_SIDE,
     BeyondLimitsError,
@@ -20,7 +21,6 @@ from services.gateway.sources.base import (
     PictureSink,
     check_size,
 )
-from services.gateway.sources.budget import DecodeGuard
 from sightline.errors import InvalidArgumentError
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from pathlib import Path
 import av
 
 from services.common.threads import on_thread
-from services.gateway.sources.base import ClockSource, PictureSink
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.container import SECOND_NS, Reading
 from services.gateway.sources.decoder import PictureOutlet
 from services.gateway.sources.opening import Opening, locate
-from services.gateway.sources.reach import Reach
+from services.gateway.sources.remote.reach import Reach
+from services.gateway.sources.source import ClockSource, PictureSink
 from sightline.errors import InvalidArgumentError, SightlineError
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ from pathlib import Path
 import av
 
 from services.common.redaction import redacted
-from services.gateway.sources.base import BeyondLimitsError, PictureSink
 from services.gateway.sources.container import FILE_FORMATS, PROBE_OPTIONS, Reading, open_file
-from services.gateway.sources.reach import Reach
-from services.gateway.sources.relay import Relay
-from services.gateway.sources.url import SourceUrl
-from services.gateway.sources.web import WebFiles
+from services.gateway.sources.remote.reach import Reach
+from services.gateway.sources.remote.relay import Relay
+from services.gateway.sources.remote.url import SourceUrl
+from services.gateway.sources.remote.web import WebFiles
+from services.gateway.sources.source import BeyondLimitsError, PictureSink
 from sightline.errors import InvalidArgumentError, PermissionDeniedError
 
 log = logging.getLogger(__name__)

@@ -8,12 +8,6 @@ import av
 import numpy as np
 
 from services.common.threads import Lane, on_thread
-from services.gateway.sources.base import (
-    MAX_AHEAD_NS,
-    ClockSource,
-    PictureSink,
-    check_size,
-)
 from services.gateway.sources.bitstream import is_keyframe, jpeg_size
 from services.gateway.sources.budget import check_scans
 from services.gateway.sources.decoder import (
@@ -21,6 +15,12 @@ from services.gateway.sources.decoder import (
     EncodedPacket,
     PacketDecoder,
     PictureOutlet,
+)
+from services.gateway.sources.source import (
+    MAX_AHEAD_NS,
+    ClockSource,
+    PictureSink,
+    check_size,
 )
 from sightline.errors import FailedPreconditionError, InvalidArgumentError
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.inference_worker.model.fused import scaled_attention
+from services.inference_worker.device.onednn_attention import scaled_attention
 
 
 def _repeat_heads(x: Tensor, num_heads: int) -> Tensor:

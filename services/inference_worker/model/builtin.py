@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.inference_worker.errors import ModelError
 from services.inference_worker.model.decoder import Decoder, DecoderConfig, Layer
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
 from services.inference_worker.model.sampling import GREEDY

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.inference_worker.model.kernels import kernels_for
+from services.inference_worker.device.ops import kernels_for
 from services.inference_worker.model.rotary import angles, rotate
 
 

@@ -8,22 +8,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from services.inference_worker import loading
-from services.inference_worker.errors import ModelError
+from services.inference_worker.model import loading
 from services.inference_worker.model.decoder import Decoder
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
 from services.inference_worker.model.sampling import Sampling
-from services.inference_worker.sizes import parameters_in
+from services.inference_worker.model.sizes import parameters_in
 
 # Modules are imported when a model of theirs is loaded: transformers takes seconds and memory that
 # the built-in model has no use for.
 _MODELS = "services.inference_worker.model"
 FAMILIES = {
     "SightlineBuiltin": (f"{_MODELS}.builtin", "BuiltinModel"),
-    "Qwen2VLForConditionalGeneration": (f"{_MODELS}.qwen_vl", "Qwen2VL"),
-    "Qwen2_5_VLForConditionalGeneration": (f"{_MODELS}.qwen_vl", "Qwen25VL"),
-    "Qwen3VLForConditionalGeneration": (f"{_MODELS}.qwen_vl", "Qwen3VL"),
-    "SmolVLMForConditionalGeneration": (f"{_MODELS}.smolvlm", "SmolVLM"),
+    "Qwen2VLForConditionalGeneration": (f"{_MODELS}.published.qwen_vl", "Qwen2VL"),
+    "Qwen2_5_VLForConditionalGeneration": (f"{_MODELS}.published.qwen_vl", "Qwen25VL"),
+    "Qwen3VLForConditionalGeneration": (f"{_MODELS}.published.qwen_vl", "Qwen3VL"),
+    "SmolVLMForConditionalGeneration": (f"{_MODELS}.published.smolvlm", "SmolVLM"),
 }
 _OF_TYPE = {  # for folders that name no architecture
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -33,7 +33,7 @@ _OF_TYPE = {  # for folders that name no architecture
 }
 SHIPPED = ("builtin", "shapes")
 """Models that come with the worker: of a live shop, and of coloured shapes."""
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +173,7 @@ def most_segments(model: StreamingModel, layout: FrameLayout) -> int:
 def model_folder(name: str) -> Path:
     """Of a model that is shipped, a local one, or one of the hub, which is downloaded once. Raises
     ModelError for one that is nowhere."""
-    from services.inference_worker.model.checkpoint import find_folder
+    from services.inference_worker.model.published.checkpoint import find_folder
 
     return WEIGHTS / name if name in SHIPPED else find_folder(name)
 
@@ -213,8 +213,8 @@ def load_model(
 
 def _family(name: str, folder: Path) -> tuple[str, str, dict[str, Any]]:
     """Module and class that serve a folder, and its config.json."""
-    from services.inference_worker.model.folder import read_json
-    from services.inference_worker.model.refusals import (
+    from services.inference_worker.model.published.folder import read_json
+    from services.inference_worker.model.published.refusals import (
         architecture_error,
         refuse_other_layouts,
         refuse_quantised,

@@ -2,7 +2,7 @@
 
 import logging
 
-from services.inference_worker.errors import ModelError
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import StreamingModel
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ computed in float32: a bfloat16 angle is wrong by whole turns after a few hundre
 import torch
 from torch import Tensor
 
-from services.inference_worker.model.kernels import kernels_for
+from services.inference_worker.device.ops import kernels_for
 
 
 def angles(omega: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,63 +1,41 @@
-"""What a configuration may say of sizes. Checked before anything is made of them."""
+"""Sizes: of models, by what their files say, and for people."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
-from services.inference_worker.errors import ModelError
-
-# The largest published models have a tenth of these; a file that was spoilt has anything.
-_TEXT = {
-    "vocab_size": 2**21,
-    "hidden_size": 2**16,
-    "intermediate_size": 2**18,
-    "num_hidden_layers": 512,
-    "num_attention_heads": 1024,
-    "num_key_value_heads": 1024,
-    "max_position_embeddings": 2**30,
-}
-_VISION = {
-    "depth": 512,
-    "embed_dim": 2**16,
-    "hidden_size": 2**16,
-    "image_size": 8192,
-    "in_channels": 3,
-    "intermediate_size": 2**18,
-    "mlp_ratio": 64,
-    "num_attention_heads": 1024,
-    "num_heads": 1024,
-    "num_hidden_layers": 512,
-    "num_position_embeddings": 2**20,
-    "out_hidden_size": 2**16,
-    "patch_size": 256,
-    "spatial_merge_size": 16,
-    "temporal_patch_size": 16,
-    "window_size": 2**16,
-}
-_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+_ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+_HEADER_BYTES = 100 << 20  # no safetensors header is longer
 
 
-def check_sizes(config: Any) -> None:
-    """Raise ModelError for sizes no model has, or that do not go together."""
-    text, vision = config.text_config, config.vision_config
-    for part, limits in ((text, _TEXT), (vision, _VISION), (config, {"scale_factor": 16})):
-        for name, most in limits.items():
-            value = getattr(part, name, 1)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not whole or not 1 <= value <= most:
-                raise ModelError(f"config.json: {name} is {value!r}; a whole number, 1 to {most}")
-    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
-    if heads % kv_heads:
-        raise ModelError(f"config.json: {heads} heads do not share {kv_heads} of keys evenly")
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    if not isinstance(head_dim, int) or not 2 <= head_dim <= 1024 or head_dim % 2:
-        raise ModelError(f"config.json: heads of {head_dim!r} numbers; an even number, 2 to 1024")
-    eps = text.rms_norm_eps
-    if not (isinstance(eps, float) and 0 <= eps < 1):
-        raise ModelError(f"config.json: rms_norm_eps is {eps!r}")
-    theta = text.rope_parameters.get("rope_theta")
-    if not (isinstance(theta, int | float) and math.isfinite(theta) and theta > 0):
-        raise ModelError(f"config.json: rope_theta is {theta!r}")
-    for name in _TOKENS:
-        token = getattr(config, name, 0)
-        if not (isinstance(token, int) and 0 <= token < text.vocab_size):
-            raise ModelError(f"config.json: {name} is {token!r}; the vocabulary has no such word")
+def gigabytes(size: float) -> str:
+    """ "16.1 GB"; below a tenth of one in megabytes."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def parameters_by(described: dict[str, Any], weight_bytes: int) -> int:
+    """Numbers in so many bytes of weights, by the dtype that a config.json names; where it names
+    none, as few as there may be."""
+    text = described.get("text_config")
+    for place in (described, text if isinstance(text, dict) else {}):
+        for key in ("dtype", "torch_dtype"):
+            if item_bytes := _ITEM_BYTES.get(str(place.get(key))):
+                return weight_bytes // item_bytes
+    return weight_bytes // max(_ITEM_BYTES.values())
+
+
+def parameters_in(folder: Path) -> int:
+    """Numbers in a folder's safetensors, by their headers. Files that have none count for nothing:
+    whoever loads them says what is wrong."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        try:
+            with path.open("rb") as file:
+                length = min(int.from_bytes(file.read(8), "little"), _HEADER_BYTES)
+                header = json.loads(file.read(length))
+            tensors = [each for name, each in header.items() if name != "__metadata__"]
+            total += sum(math.prod(each["shape"]) for each in tensors)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return total

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.common.threads import on_thread
-from services.gateway.sources.base import PublisherGate
 from services.gateway.sources.rtmp import RtmpError, handshake, messages
 from services.gateway.sources.rtmp.chunks import (
     STRANGER,
@@ -19,6 +18,7 @@ from services.gateway.sources.rtmp.chunks import (
 from services.gateway.sources.rtmp.flv import FOUR_CC
 from services.gateway.sources.rtmp.messages import Command
 from services.gateway.sources.rtmp.publication import Publication
+from services.gateway.sources.source import PublisherGate
 from sightline.errors import AlreadyExistsError, SightlineError, UnauthenticatedError
 
 log = logging.getLogger(__name__)

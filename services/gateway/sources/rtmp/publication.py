@@ -1,11 +1,11 @@
 """One published stream: FLV payloads into the decoder that feeds its sink."""
 
-from services.gateway.sources.base import PictureSink
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.decoder import EncodedPacket, PacketDecoder
 from services.gateway.sources.rtmp import RtmpError, messages
 from services.gateway.sources.rtmp.chunks import Message
 from services.gateway.sources.rtmp.flv import parse_audio, parse_video
+from services.gateway.sources.source import PictureSink
 
 CLOSE_TIMEOUT_S = 5.0
 MS_NS = 1_000_000

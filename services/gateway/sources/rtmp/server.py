@@ -7,12 +7,12 @@ from collections import Counter
 from services.common.listener import DoorLimits, Listener, Visit
 from services.common.places import Trusted
 from services.common.tasks import cancel_and_wait, spawn
-from services.gateway.sources.base import PublisherGate
 from services.gateway.sources.rtmp.connection import (
     READ_BYTES,
     RtmpConnection,
     RtmpLimits,
 )
+from services.gateway.sources.source import PublisherGate
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,39 @@
+"""Where publishers and browsers reach this gateway."""
+
+from services.gateway.config import GatewayConfig
+from services.gateway.sessions.session import Session
+from sightline.v1 import gateway_pb2
+
+
+class Addresses:
+    """`http_port` and `grpc_port` are set once they are known: port 0 picks a free one."""
+
+    def __init__(self, config: GatewayConfig, rtmp_port: int | None) -> None:
+        self._config = config
+        self._rtmp_port = rtmp_port
+        self.http_port = config.http_port
+        self.grpc_port = config.grpc_port
+
+    @property
+    def http(self) -> str:
+        """The page's address, without a slash at its end."""
+        derived = f"http://{self._config.public_host}:{self.http_port}"
+        return (self._config.public_http_url or derived).rstrip("/")
+
+    @property
+    def rtmp(self) -> str:
+        """What publishers append their key to; "" without RTMP."""
+        if self._rtmp_port is None:
+            return ""
+        port = "" if self._rtmp_port == 1935 else f":{self._rtmp_port}"
+        return f"rtmp://{self._config.public_host}{port}/live"
+
+    def with_keys(self, session: Session) -> gateway_pb2.Session:
+        """The session with its key and the addresses that hold it: for its creator only."""
+        message = session.message()
+        if key := session.plan.key:
+            message.key = key
+            message.whip_url = f"{self.http}/whip/{key}"
+            if self.rtmp:
+                message.rtmp_url = f"{self.rtmp}/{key}"
+        return message

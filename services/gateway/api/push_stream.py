@@ -1,0 +1,170 @@
+"""PushFrames: a program's frames into a session, acknowledgements back."""
+
+import asyncio
+import hmac
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from services.common.tasks import cancel_and_wait
+from services.gateway.api.parts import joined
+from services.gateway.sessions.session import Session
+from services.gateway.sessions.sessions import Sessions
+from services.gateway.sources.push import PushSource
+from sightline.errors import (
+    AlreadyExistsError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from sightline.v1 import gateway_pb2
+
+OPEN_TIMEOUT_S = 10.0
+ACK_INTERVAL_S = 0.05
+HEARTBEAT_S = 1.0  # an acknowledgement at least so often, changed or not
+STUCK_S = 60.0  # how long the last frames may wait for a worker that takes none
+
+
+class Push:
+    """One pusher's stream."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._received = 0
+        self._ended = False
+
+    async def run(
+        self, incoming: AsyncIterator[gateway_pb2.PushFramesRequest]
+    ) -> AsyncGenerator[gateway_pb2.PushFramesResponse, None]:
+        """Take frames until the pusher ends or leaves, and say what became of them.
+
+        Raises UnauthenticatedError for a wrong key, FailedPreconditionError when somebody else is
+        pushing or messages are out of order, InvalidArgumentError naming a bad frame, NotFoundError
+        once the session is deleted.
+        """
+        session, opening = await self._open(incoming)
+        try:
+            sink = session.admit("push")
+        except AlreadyExistsError as error:
+            raise FailedPreconditionError(error.message) from None
+        try:
+            source = PushSource(
+                sink,
+                codec=opening.codec,
+                extradata=opening.extradata,
+                lossless=session.plan.lossless,
+                name=f"{session.id}:push",
+            )
+        except BaseException:
+            session.release()
+            raise
+        taker = None
+        try:
+            await source.start()
+            taking = self._take(joined(incoming), source)
+            taker = asyncio.create_task(taking, name=f"{session.id}:push")
+            async for ack in self._acknowledge(session, taker):
+                yield ack
+        finally:
+            await cancel_and_wait(taker)
+            await source.aclose()
+            session.release()
+
+    async def _open(
+        self, incoming: AsyncIterator[gateway_pb2.PushFramesRequest]
+    ) -> tuple[Session, gateway_pb2.PushOpen]:
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                first = await anext(incoming, None)
+        except TimeoutError:
+            raise DeadlineExceededError("no `open` arrived") from None
+        if first is None or first.WhichOneof("message") != "open":
+            raise FailedPreconditionError("the first message must be `open`")
+        if not first.open.session:
+            return self._sessions.find_by_key(first.open.key), first.open
+        session = self._sessions.find(first.open.session)
+        if not session.plan.key:
+            raise FailedPreconditionError("this session reads a source of its own")
+        if not hmac.compare_digest(session.plan.key.encode(), first.open.key.encode()):
+            raise UnauthenticatedError("wrong key")
+        return session, first.open
+
+    async def _take(
+        self, incoming: AsyncIterator[gateway_pb2.PushFramesRequest], source: PushSource
+    ) -> None:
+        last_ns = 0
+        async for message in incoming:
+            kind = message.WhichOneof("message")
+            if kind == "end":
+                await source.end()
+                self._ended = True
+                return
+            try:
+                if kind == "frame":
+                    capture_ns = message.frame.capture_ns
+                    if 0 < capture_ns < last_ns:
+                        raise InvalidArgumentError(
+                            f"capture_ns {capture_ns} is before that of the frame before"
+                        )
+                    last_ns = capture_ns or last_ns
+                    await self._take_picture(message.frame, source)
+                elif kind == "packet":
+                    packet = message.packet
+                    await source.packet(packet.data, packet.capture_ns, packet.keyframe)
+                elif kind == "open":
+                    raise FailedPreconditionError("the push is open already")
+                else:
+                    raise InvalidArgumentError("an empty message")
+            except InvalidArgumentError as error:
+                number = self._received + 1
+                raise InvalidArgumentError(
+                    f"{kind or 'message'} {number}: {error.message}"
+                ) from None
+            self._received += 1
+
+    async def _take_picture(self, frame: gateway_pb2.PushFrame, source: PushSource) -> None:
+        kind = frame.WhichOneof("picture")
+        if kind == "jpeg":
+            await source.jpeg(frame.jpeg, frame.capture_ns)
+        elif kind == "rgb":
+            await source.rgb(frame.rgb.width, frame.rgb.height, frame.rgb.data, frame.capture_ns)
+        else:
+            raise InvalidArgumentError("it holds no picture")
+
+    async def _acknowledge(
+        self, session: Session, taker: asyncio.Task[None]
+    ) -> AsyncGenerator[gateway_pb2.PushFramesResponse, None]:
+        """Until everything is understood after `end`, or the pusher has gone."""
+        clock = asyncio.get_running_loop().time
+        before = session.progress()
+        last, last_s, moved_s = None, 0.0, clock()
+        while True:
+            finished = taker.done()
+            if finished:
+                taker.result()
+            if not session.alive:
+                raise NotFoundError("the session was deleted")
+            drained = session.waiting_frames == 0
+            now = session.progress()
+            ack = gateway_pb2.PushFramesResponse(
+                received=self._received,
+                understood=now.processed - before.processed,
+                dropped=now.dropped - before.dropped,
+                understood_capture_ns=now.capture_ns,
+                credit=session.credit,
+            )
+            over = finished and (drained or not self._ended)
+            if ack != last:
+                moved_s = clock()
+            if ack != last or over or clock() - last_s >= HEARTBEAT_S:
+                last, last_s = ack, clock()
+                yield ack
+            if over:
+                return
+            if finished:
+                if clock() - moved_s > STUCK_S:
+                    raise UnavailableError("the worker takes no frames")
+                await asyncio.sleep(ACK_INTERVAL_S)
+            else:
+                await asyncio.wait({taker}, timeout=ACK_INTERVAL_S)

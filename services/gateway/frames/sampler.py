@@ -1,0 +1,362 @@
+"""From a source's pictures to the frames the model sees.
+
+Pictures arrive on the source's decode thread; frames leave on the event loop. Only pictures that
+the session's rate chooses are converted, on the decode thread.
+"""
+
+import asyncio
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+
+import av
+from av.codec.context import Flags
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from services.common.tasks import QueueClosed
+from services.common.threads import on_thread
+from services.gateway.frames.frame_size import FrameSize
+from services.gateway.sources.source import MAX_AHEAD_NS, ClockSource, DecodeBudget, Picture
+
+SECOND_NS = 1_000_000_000
+PREVIEW_WIDTH = 640  # pixels
+SLOW_SOURCE = 0.98  # a source whose interval is at least this much of the wanted one loses no frame
+REWIND_NS = SECOND_NS  # capture times that fall back further start a new timeline
+DEFAULT_BUDGET = DecodeBudget()
+
+
+@dataclass(frozen=True, slots=True)
+class SampledFrame:
+    """One frame for the model. `pixels`: height * width * 3 bytes, RGB24, rows from the top.
+    `sampled_s`: when it was made, monotonic."""
+
+    pixels: bytes
+    width: int
+    height: int
+    capture_ns: int
+    clock_source: ClockSource
+    sampled_s: float  # time.monotonic() when the rate chose its picture
+
+
+@dataclass(slots=True)
+class SamplerCounts:
+    """What happened so far. `received`: decoded pictures; `sampled`: chosen by the rate;
+    `dropped`: lost, by reason; `noted`: remarkable but lost nothing."""
+
+    received: int = 0
+    sampled: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
+    source_width: int = 0
+    source_height: int = 0
+    clock_source: ClockSource | None = None
+    capture_ns: int = 0  # newest decoded picture
+
+
+class FrameRate:
+    """Chooses the pictures nearest to a regular grid of `fps` by their capture times.
+
+    Never two for one grid point, so a gap is not followed by a burst. A source at or below the
+    wanted rate keeps every picture.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self._interval_ns = 0.0  # of the source, smoothed
+        self._last_ns: int | None = None
+        self._last_chosen_ns = 0
+        self._grid_ns = 0
+        self._point = 0
+        self.set_fps(fps)
+
+    def set_fps(self, fps: float) -> None:
+        if fps <= 0:
+            raise ValueError("fps must be positive")
+        self._period_ns = SECOND_NS / fps
+        self._grid_ns, self._point = self._last_chosen_ns, 0
+
+    def chooses(self, capture_ns: int) -> bool:
+        """Whether the next picture is one for the model. `capture_ns` must not decrease."""
+        if self._last_ns is None:
+            self._last_ns = self._last_chosen_ns = self._grid_ns = capture_ns
+            return True
+        interval_ns = min(capture_ns - self._last_ns, 4 * self._period_ns)
+        self._last_ns = capture_ns
+        if self._interval_ns == 0:
+            self._interval_ns = interval_ns
+        else:
+            self._interval_ns += 0.1 * (interval_ns - self._interval_ns)
+        if self._interval_ns >= SLOW_SOURCE * self._period_ns:
+            chosen = capture_ns - self._last_chosen_ns >= self._period_ns / 2
+            if chosen:  # the grid follows, should the source become faster
+                self._grid_ns, self._point = capture_ns, 0
+        else:
+            early_ns = self._interval_ns / 2  # nearer to the point than the next picture will be
+            point = int((capture_ns - self._grid_ns + early_ns) // self._period_ns)
+            chosen = point > self._point
+            if chosen:
+                self._point = point
+        if chosen:
+            self._last_chosen_ns = capture_ns
+        return chosen
+
+
+class Sampler:
+    """A session's `PictureSink`: rate control, conversion, and a bounded ring of frames.
+
+    Live (`lossless=False`): the ring keeps the newest `capacity` frames, each one pushed out is
+    counted "ring_full". Lossless: the decode thread waits for room instead. `on_ended` is called
+    on the event loop when the source is over; the ring stays open for the next publisher.
+    """
+
+    def __init__(
+        self,
+        *,
+        fps: float,
+        size: FrameSize,
+        loop: asyncio.AbstractEventLoop,
+        capacity: int = 8,
+        lossless: bool = False,
+        on_ended: Callable[[str], None] | None = None,
+        budget: DecodeBudget = DEFAULT_BUDGET,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        if capacity < 1:
+            raise ValueError("capacity must be at least 1")
+        self._rate = FrameRate(fps)
+        self._rule = size
+        self._size = None if size.factor else (size.width, size.height)
+        self._loop = loop
+        self.budget = budget
+        self._clock_ns = clock_ns
+        self._capacity = capacity
+        self._lossless = lossless
+        self._on_ended = on_ended
+        self._ring: deque[SampledFrame] = deque()
+        self._room = threading.Condition()  # guards the ring and the counts
+        self._converting = threading.Lock()  # PyAV touches a frame's fields while it converts
+        self._reformatter = VideoReformatter()
+        self._ready = asyncio.Event()
+        self._wake_pending = False
+        self._closed = False
+        self._counts = SamplerCounts()
+        self._offset_ns = 0
+        self._newest: Picture | None = None
+        self._preview: tuple[Picture, int, bytes] | None = None
+
+    # --- the decode thread --------------------------------------------------------------------
+
+    def picture(self, picture: Picture) -> None:
+        """Take one decoded picture; blocks only when lossless and the ring is full."""
+        capture_ns = self._on_timeline(picture.capture_ns)
+        with self._room:
+            if self._closed:
+                return
+            counts = self._counts
+            counts.received += 1
+            counts.source_width, counts.source_height = picture.frame.width, picture.frame.height
+            counts.clock_source = picture.clock_source
+            counts.capture_ns = capture_ns
+            self._newest = picture
+            chosen = self._rate.chooses(capture_ns)
+            if self._size is None:  # the first picture's shape settles it
+                self._size = self._rule.fit(picture.frame.width, picture.frame.height)
+            width, height = self._size
+        if not chosen:
+            return
+        sampled_s = time.monotonic()
+        pixels = self._convert(picture.frame, width, height)
+        frame = SampledFrame(pixels, width, height, capture_ns, picture.clock_source, sampled_s)
+        with self._room:
+            while self._lossless and len(self._ring) >= self._capacity and not self._closed:
+                self._room.wait()
+            if self._closed:
+                return
+            counts.sampled += 1
+            if len(self._ring) >= self._capacity:
+                self._ring.popleft()
+                counts.dropped["ring_full"] += 1
+            self._ring.append(frame)
+            self._wake()
+
+    def ended(self, reason: str) -> None:
+        if (on_ended := self._on_ended) is not None:
+            self._on_loop(partial(on_ended, reason))
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        with self._room:
+            self._counts.dropped[reason] += count
+
+    def noted(self, what: str, count: int = 1) -> None:
+        with self._room:
+            self._counts.noted[what] += count
+
+    # --- the event loop -----------------------------------------------------------------------
+
+    async def get(self) -> SampledFrame:
+        """The oldest frame still in the ring. One reader. Raises QueueClosed after `close`."""
+        while True:
+            with self._room:
+                if self._closed:
+                    raise QueueClosed
+                if self._ring:
+                    self._room.notify()
+                    return self._ring.popleft()
+                self._ready.clear()
+            await self._ready.wait()
+
+    def __len__(self) -> int:
+        return len(self._ring)
+
+    def set_fps(self, fps: float) -> None:
+        """Frames per second from now on."""
+        with self._room:
+            self._rate.set_fps(fps)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of frames: settled by the first picture, or the default until then."""
+        return self._size or (self._rule.width, self._rule.height)
+
+    def counts(self) -> SamplerCounts:
+        """A copy."""
+        with self._room:
+            counts = self._counts
+            return SamplerCounts(
+                counts.received,
+                counts.sampled,
+                Counter(counts.dropped),
+                Counter(counts.noted),
+                counts.source_width,
+                counts.source_height,
+                counts.clock_source,
+                counts.capture_ns,
+            )
+
+    async def preview(self, max_width: int = PREVIEW_WIDTH) -> bytes | None:
+        """The newest picture as JPEG, at most `max_width` wide; None before the first picture.
+
+        Converted only when asked, and once per picture.
+        """
+        picture = self._newest
+        if picture is None:
+            return None
+        if self._preview is not None:
+            previous, previous_width, jpeg = self._preview
+            if previous is picture and previous_width == max_width:
+                return jpeg
+        jpeg = await on_thread(self._encode_preview, picture.frame, max_width, name="preview")
+        self._preview = (picture, max_width, jpeg)
+        return jpeg
+
+    def close(self) -> None:
+        """No more frames: readers get QueueClosed, a waiting decode thread goes on, nobody is told
+        of an end. Nothing is kept, and nothing of the session is held."""
+        with self._room:
+            self._closed = True
+            self._ring.clear()
+            self._newest = self._preview = self._on_ended = None
+            self._room.notify_all()
+        self._ready.set()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _on_timeline(self, capture_ns: int) -> int:
+        """Capture times of a session never decrease, also when a publisher starts anew with
+        earlier ones: those go on where the last ones ended. Nor are they later than our clock by
+        more than a day, whatever a source says: they travel as 64 bits, and later frames follow."""
+        last_ns = self._counts.capture_ns
+        latest_ns = self._clock_ns() + MAX_AHEAD_NS
+        if capture_ns + self._offset_ns > max(latest_ns, last_ns + REWIND_NS):
+            self._offset_ns = min(0, latest_ns - capture_ns)
+            self.noted("capture_time_ahead")
+        if capture_ns + self._offset_ns < last_ns:
+            if last_ns - capture_ns - self._offset_ns > REWIND_NS:
+                self._offset_ns = last_ns - capture_ns + 1
+            self.noted("non_monotonic")
+            return max(capture_ns + self._offset_ns, last_ns)
+        return capture_ns + self._offset_ns
+
+    def _convert(self, frame: av.VideoFrame, width: int, height: int) -> bytes:
+        with self._converting:
+            return to_rgb(self._reformatter, frame, width, height)
+
+    def _encode_preview(self, frame: av.VideoFrame, max_width: int) -> bytes:
+        width = min(max_width, frame.width) // 2 * 2 or 2
+        height = max(2, round(frame.height * width / frame.width) // 2 * 2)
+        with self._converting:
+            small = VideoReformatter().reformat(
+                frame,
+                width,
+                height,
+                "yuvj420p",
+                interpolation=_interpolation(frame, width, height),
+                dst_color_range="JPEG",
+                threads=1,
+            )
+        return encode_jpeg(small)
+
+    def _wake(self) -> None:
+        """Tell the reader, with at most one callback waiting on the loop."""
+        if not self._wake_pending:
+            self._wake_pending = True
+            self._on_loop(self._woken)
+
+    def _woken(self) -> None:
+        self._wake_pending = False
+        self._ready.set()
+
+    def _on_loop(self, callback: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            self._closed = True
+
+
+def to_rgb(reformatter: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> bytes:
+    """RGB24 of that size, as the model sees it; training on files uses it too.
+
+    Averages when it shrinks, so that small things do not flicker. One thread: with more,
+    libswscale sometimes hands out rows it has not finished.
+    """
+    converted = reformatter.reformat(
+        frame,
+        width,
+        height,
+        "rgb24",
+        interpolation=_interpolation(frame, width, height),
+        threads=1,
+    )
+    return _rows(converted)
+
+
+def encode_jpeg(frame: av.VideoFrame, quality: int = 4) -> bytes:
+    """JPEG of a yuvj420p picture; `quality` 2 (best) to 31."""
+    encoder = av.CodecContext.create("mjpeg", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height = frame.width, frame.height
+    encoder.pix_fmt = "yuvj420p"
+    encoder.time_base = Fraction(1, 25)
+    encoder.flags |= Flags.qscale
+    encoder.global_quality = quality * 118  # FF_QP2LAMBDA
+    frame.pts = 0
+    return b"".join(bytes(packet) for packet in encoder.encode(frame))
+
+
+def _interpolation(frame: av.VideoFrame, width: int, height: int) -> Interpolation:
+    shrinks = width < frame.width or height < frame.height
+    return Interpolation.AREA if shrinks else Interpolation.BILINEAR
+
+
+def _rows(frame: av.VideoFrame) -> bytes:
+    """The pixels without the padding that libavutil puts at the end of rows."""
+    plane = frame.planes[0]
+    row = frame.width * 3
+    data = memoryview(plane)
+    if plane.line_size == row:
+        return bytes(data[: row * frame.height])
+    size = plane.line_size
+    return b"".join(data[start : start + row] for start in range(0, frame.height * size, size))

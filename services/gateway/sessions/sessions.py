@@ -1,0 +1,309 @@
+"""Every session of this gateway: made, found, published to, and ended in time."""
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import math
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway import metrics
+from services.gateway.config import GatewayConfig
+from services.gateway.sessions.memory import Leftovers
+from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Plan, Session
+from services.gateway.sources.source import PictureSink, Source
+from services.gateway.workers.workers import Router, Worker
+from sightline.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    SightlineError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from sightline.v1 import gateway_pb2, inference_pb2
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+MAX_NAME_CHARACTERS = 80
+MAX_SOURCE_CHARACTERS = 2048
+MAX_FPS = 120.0
+MAX_GRACE_S = 86400.0
+_KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
+# Refusals of one worker that another worker may not share.
+_TRY_NEXT = (ResourceExhaustedError, UnavailableError)
+
+
+class SessionListener(Protocol):
+    """Told about every session, on the event loop."""
+
+    def session_changed(self, session: Session) -> None:
+        """Once a second, and when its state changed."""
+        ...
+
+    def session_deleted(self, session: Session, reason: str) -> None: ...
+
+
+class Sessions:
+    """The sessions by id. `make_source` opens what a `source` in a request names; it raises
+    InvalidArgumentError for what it will not open, and its `start` for what it cannot.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        router: Router,
+        make_source: Callable[[Plan, PictureSink], Source],
+    ) -> None:
+        self._config = config
+        self._router = router
+        self._make_source = make_source
+        self._sessions: dict[str, Session] = {}
+        self._making: Counter[str] = Counter()  # keys of sessions that are being made
+        self._listeners: list[SessionListener] = []
+        self._closing: set[asyncio.Task[None]] = set()
+        self._ticker: asyncio.Task[None] | None = None
+        self._draining = False
+        self._leftovers = Leftovers()
+
+    def start(self) -> None:
+        self._leftovers.started()
+        self._ticker = spawn(self._tick_forever(), name="sessions:tick")
+
+    def listen(self, listener: SessionListener) -> None:
+        self._listeners.append(listener)
+
+    def refuse(self) -> None:
+        """Take no more sessions."""
+        self._draining = True
+
+    async def aclose(self) -> None:
+        """Take no more sessions, end all there are and wait for it."""
+        self.refuse()
+        await cancel_and_wait(self._ticker)
+        for session in list(self._sessions.values()):
+            self.delete(session, "draining")
+        while self._closing:
+            await asyncio.wait(set(self._closing))
+
+    def all(self) -> list[Session]:
+        """Oldest first."""
+        return list(self._sessions.values())
+
+    def find(self, name: str) -> Session:
+        """By id, or by name where one session only has it. Raises NotFoundError."""
+        if (session := self._sessions.get(name)) is not None:
+            return session
+        named = [session for session in self._sessions.values() if name and session.name == name]
+        if len(named) > 1:
+            raise NotFoundError("several sessions have this name: use an id")
+        if not named:
+            raise NotFoundError("no such session")
+        return named[0]
+
+    def find_by_key(self, key: str) -> Session:
+        """The session that `key` publishes to. Raises UnauthenticatedError.
+
+        Every key is compared, each in constant time.
+        """
+        found = None
+        offered = key.encode(errors="surrogatepass")  # from a header, it can hold any byte
+        for session in self._sessions.values():
+            if hmac.compare_digest(session.plan.key.encode(), offered) and session.plan.key:
+                found = session
+        if found is None:
+            raise UnauthenticatedError("wrong key")
+        return found
+
+    async def create(self, request: gateway_pb2.CreateSessionRequest) -> Session:
+        """Make a session that a worker has admitted. Raises what CreateSession may answer."""
+        plan = self._plan(request)
+        if self._draining:
+            raise UnavailableError("the gateway is draining")
+        if len(self._sessions) + self._making.total() >= self._config.max_sessions:
+            raise ResourceExhaustedError(f"{self._config.max_sessions} sessions are open already")
+        self._refuse_taken_key(plan.key)
+        self._making[plan.key] += 1
+        try:
+            session = await self._admit(plan)
+            try:
+                await self._open_source(session)
+            except BaseException:
+                self._end(session)
+                raise
+            if self._draining:
+                self._end(session)
+                raise UnavailableError("the gateway is draining")
+            self._sessions[session.id] = session
+        finally:
+            self._making[plan.key] -= 1
+        metrics.SESSIONS_CREATED.labels("source" if plan.source else "push").inc()
+        log.info(
+            "session created",
+            extra={
+                "session": session.id,
+                "worker": session.link.worker.address,
+                "kind": session.source_kind,
+            },
+        )
+        return session
+
+    def delete(self, session: Session, reason: str) -> None:
+        """End a session: nobody finds it any more, viewers are told, its memory is freed soon."""
+        if self._sessions.pop(session.id, None) is None:
+            return
+        self._end(session)
+        for listener in self._listeners:
+            listener.session_deleted(session, reason)
+        metrics.SESSIONS_DELETED.labels(reason).inc()
+        log.info("session deleted", extra={"session": session.id, "reason": reason})
+
+    def tick(self, now_s: float) -> None:
+        """Once a second: figures, and the sessions whose time is over."""
+        states: Counter[str] = Counter()
+        ages_s: dict[str, list[float]] = {name: [] for name in STATE_NAMES.values()}
+        for session in list(self._sessions.values()):
+            session.tick(now_s)
+            states[STATE_NAMES[session.state]] += 1
+            ages_s[STATE_NAMES[session.state]].append(session.staleness_s(now_s))
+            if reason := self._overdue(session, now_s):
+                self.delete(session, reason)
+                continue
+            for listener in self._listeners:
+                listener.session_changed(session)
+        for name in STATE_NAMES.values():
+            metrics.SESSIONS.labels(name).set(states[name])
+            ages = sorted(ages_s[name]) or [0.0]
+            for of, share in (("p50", 0.5), ("p95", 0.95), ("max", 1.0)):
+                age_s = ages[min(len(ages) - 1, int(share * len(ages)))]
+                metrics.FRAME_AGE.labels(name, of).set(age_s)
+
+    # --- inside -----------------------------------------------------------------------------
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                self.tick(time.monotonic())
+                await self._leftovers.advance(time.monotonic())
+            except Exception:  # one session's defect must not keep the others from ending
+                log.exception("tick failed")
+
+    def _overdue(self, session: Session, now_s: float) -> str:
+        """Why a session ends now; "" to keep it."""
+        age_s = now_s - session.since_s
+        if session.state == STALLED and age_s > session.plan.grace_s:
+            return "publisher_left"
+        if (
+            session.state == WAITING
+            and not session.plan.source
+            and age_s > self._config.unpublished_s
+        ):
+            return "never_published"
+        idle_s = now_s - max(session.since_s, session.used_s)
+        if session.state == ENDED and not session.viewers and idle_s > self._config.ended_s:
+            return "ended"
+        return ""
+
+    def _end(self, session: Session) -> None:
+        session.alive = False
+        self._leftovers.noted()
+        task = spawn(session.aclose(), name=f"{session.id}:close")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _admit(self, plan: Plan) -> Session:
+        """A session that the emptiest worker with room for it has accepted."""
+        refusal: SightlineError | None = None
+        for worker in await self._router.candidates():
+            try:
+                description = await self._described(worker)
+                if plan.window > description.max_window_segments:
+                    raise InvalidArgumentError(
+                        f"a window has at most {description.max_window_segments} segments"
+                    )
+                session = Session(plan, worker, description, self._config, self._changed)
+                await session.link.open()
+                return session
+            except _TRY_NEXT as error:
+                full = isinstance(error, ResourceExhaustedError)
+                refusal = error if full or refusal is None else refusal
+        raise refusal or UnavailableError("the model is away")
+
+    async def _described(self, worker: Worker) -> inference_pb2.ModelDescription:
+        if worker.description is None:
+            raise UnavailableError("The model is not there yet: try again in some seconds")
+        return worker.description
+
+    async def _open_source(self, session: Session) -> None:
+        try:
+            source = None
+            if session.plan.source:
+                source = self._make_source(session.plan, session.sampler)
+            await session.open(source, self._config.open_timeout_s)
+        except PermissionDeniedError as error:  # the contract knows one answer to bad sources
+            raise InvalidArgumentError(error.message) from None
+        except TimeoutError:
+            raise InvalidArgumentError("the source could not be opened in time") from None
+        except (OSError, ValueError):  # a name too long, half an IPv6 address, a zero byte
+            raise InvalidArgumentError("this is no source that can be opened") from None
+
+    def _changed(self, session: Session) -> None:
+        if session.id in self._sessions:
+            for listener in self._listeners:
+                listener.session_changed(session)
+
+    def _refuse_taken_key(self, key: str) -> None:
+        if not key:
+            return
+        with contextlib.suppress(UnauthenticatedError):
+            self.find_by_key(key)
+            raise AlreadyExistsError("this key belongs to another session")
+        if self._making[key]:
+            raise AlreadyExistsError("this key belongs to another session")
+
+    def _plan(self, request: gateway_pb2.CreateSessionRequest) -> Plan:
+        """Check a request and fill in the defaults. Raises InvalidArgumentError."""
+        options = request.options
+        kind = request.WhichOneof("input")
+        if kind is None:
+            raise InvalidArgumentError("a session needs a source, or push")
+        if kind == "source" and not 0 < len(request.source) <= MAX_SOURCE_CHARACTERS:
+            raise InvalidArgumentError(
+                f"a source is a path or a URL of at most {MAX_SOURCE_CHARACTERS} characters"
+            )
+        key = ""
+        if kind == "push":
+            key = request.push.key or secrets.token_urlsafe(18)
+            if not _KEY.fullmatch(key):
+                raise InvalidArgumentError("a key has 8 to 128 characters of A-Z a-z 0-9 _ . ~ -")
+        if len(options.name) > MAX_NAME_CHARACTERS or not options.name.isprintable():
+            raise InvalidArgumentError(
+                f"a name has at most {MAX_NAME_CHARACTERS} printable characters"
+            )
+        if not (math.isfinite(options.fps) and 0 <= options.fps <= MAX_FPS):
+            raise InvalidArgumentError(f"fps is between 0 and {MAX_FPS:g}")
+        if not (math.isfinite(options.grace_s) and 0 <= options.grace_s <= MAX_GRACE_S):
+            raise InvalidArgumentError(f"grace_s is between 0 and {MAX_GRACE_S:g}")
+        if options.delivery not in gateway_pb2.Delivery.values():
+            raise InvalidArgumentError("unknown delivery")
+        return Plan(
+            name=options.name,
+            source=request.source if kind == "source" else "",
+            key=key,
+            fps=options.fps or self._config.fps,
+            window=options.window,
+            max_pixels=options.max_pixels,
+            lossless=options.delivery == gateway_pb2.DELIVERY_LOSSLESS,
+            loop=options.loop,
+            grace_s=options.grace_s or self._config.grace_s,
+        )

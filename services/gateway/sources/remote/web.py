@@ -1,0 +1,323 @@
+"""Files of the web for libavformat: read by us, because it would follow a redirect, a playlist, a
+segment or a key to any address at all."""
+
+import contextlib
+import http.client
+import ipaddress
+import os
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+
+from services.gateway.sources.remote.credentials import Credentials
+from services.gateway.sources.remote.reach import Reach, UnreachableError, is_public
+from services.gateway.sources.remote.url import SourceUrl
+from sightline.errors import InvalidArgumentError
+
+MAX_REDIRECTS = 5
+MAX_OPENED = 64  # files of one source while it is opened: a master playlist names its variants
+MAX_PLAYLIST_BYTES = 4 * 1024 * 1024
+MAX_RESUMED = 8  # broken connections in a row that are taken up where they broke
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PLAYLIST_TYPES = ("mpegurl", "m3u8")
+_PLAYLIST_START = b"#EXTM3U"
+
+
+class WebFiles:
+    """The files that one source opens; `open` is what PyAV calls.
+
+    `opened` ends the time that all of them together may take. `abort` may be called on any thread:
+    whatever waits for a server gives up.
+    """
+
+    def __init__(self, reach: Reach, timeout_s: tuple[float, float]) -> None:
+        """`timeout_s`: until `opened`, and for each read after it."""
+        open_s, self._read_s = timeout_s
+        self._reach = reach
+        self._end_s: float | None = time.monotonic() + open_s
+        self._num_opened = 0
+        self._connections: set[socket.socket] = set()
+        self._aborted = False
+        self._first: tuple[str, WebFile] | None = None
+
+    def start(self, url: SourceUrl) -> "WebFile":
+        """The source's own file, kept for the first `open`. Raises UnreachableError."""
+        file = self._file(url)
+        self._first = (self.name(url), file)
+        return file
+
+    @staticmethod
+    def name(url: SourceUrl) -> str:
+        """By which libavformat knows a source: without user and password."""
+        return f"{url.scheme}://{url.place}{url.target}"
+
+    def opened(self) -> None:
+        self._end_s = None
+
+    def open(self, name: str, flags: int, options: Mapping[str, str]) -> "WebFile | Decrypted":
+        """Raises OSError for whatever is not a file of the web that may be read."""
+        if flags & 2:  # AVIO_FLAG_WRITE
+            raise UnreachableError("a source is not written to")
+        if self._first is not None and self._first[0] == name:
+            file, self._first = self._first[1], None
+            return file
+        encrypted = name.startswith(("crypto+", "crypto:"))
+        try:
+            url = SourceUrl.parse(name[len("crypto+") :] if encrypted else name)
+            key, iv = (bytes.fromhex(options.get(part, "")) for part in ("key", "iv"))
+        except (InvalidArgumentError, ValueError) as error:
+            raise UnreachableError("a playlist names a malformed address or key") from error
+        if encrypted and (len(key), len(iv)) != (16, 16):
+            raise UnreachableError("a playlist's key has not 16 bytes")
+        if url.scheme not in ("http", "https"):
+            raise UnreachableError("a playlist leads out of the web")
+        opened = self._file(url)
+        if not encrypted:
+            return opened
+        return Decrypted(opened, key, iv)
+
+    def abort(self) -> None:
+        self._aborted = True
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _file(self, url: SourceUrl) -> "WebFile":
+        self._num_opened += 1
+        if self._end_s is not None and self._num_opened > MAX_OPENED:
+            raise UnreachableError("the source opens too many files")
+        file = WebFile(self, url)
+        file.request(0)
+        return file
+
+    # --- for the files ------------------------------------------------------------------------
+
+    def left_s(self) -> float:
+        """How long the next wait for a server may be. Raises UnreachableError when time is up."""
+        if self._aborted:
+            raise UnreachableError("closed")
+        if self._end_s is None:
+            return self._read_s
+        left_s = self._end_s - time.monotonic()
+        if left_s <= 0:
+            raise UnreachableError("no answer in time")
+        return left_s
+
+    def connect(self, url: SourceUrl) -> socket.socket:
+        connection = self._reach.connect(url.host, url.port, self.left_s())
+        self._connections.add(connection)
+        if url.scheme == "https":
+            plain = connection
+            try:
+                connection = secured(plain, url.host)
+            except BaseException:
+                self.closed(plain)
+                raise
+            self._connections.discard(plain)
+            self._connections.add(connection)
+        if self._aborted:
+            self.closed(connection)
+            raise UnreachableError("closed")
+        return connection
+
+    def closed(self, connection: socket.socket) -> None:
+        self._connections.discard(connection)
+        connection.close()
+
+
+class WebFile:
+    """One resource, read by ranges where its server knows them."""
+
+    def __init__(self, files: WebFiles, url: SourceUrl) -> None:
+        self._files = files
+        self._url = url
+        self._connection: socket.socket | None = None
+        self._response: http.client.HTTPResponse | None = None
+        self._position = 0
+        self._size: int | None = None
+        self._ranges = False
+        self._playlist = False
+        self._resumed = 0
+        self.content_type = ""
+
+    @property
+    def is_playlist(self) -> bool:
+        return any(kind in self.content_type for kind in _PLAYLIST_TYPES)
+
+    def request(self, position: int) -> None:
+        """Ask for everything from `position` on, through redirects. Raises OSError."""
+        self.close()
+        url, authorization = self._url, None
+        for _ in range(MAX_REDIRECTS + 2):
+            response = self._ask(url, position, authorization)
+            if response.status in _REDIRECTS and (where := response.getheader("Location")):
+                try:
+                    url = url.joined(where)
+                except InvalidArgumentError as error:
+                    raise UnreachableError("a redirect to a malformed address") from error
+                if url.scheme not in ("http", "https"):
+                    raise UnreachableError("a redirect leads out of the web")
+                authorization = None
+            elif response.status == 401 and url.user is not None and authorization is None:
+                credentials = Credentials(url.user, url.password or "")
+                challenges = response.headers.get_all("WWW-Authenticate") or []
+                authorization = credentials.answer(challenges, "GET", url.target)
+                if authorization is None:
+                    break
+            elif response.status == 206 or (response.status == 200 and position == 0):
+                self._take(response, position)
+                return
+            else:
+                self.close()
+                raise UnreachableError(f"the server answered {response.status}")
+            self.close()
+        self.close()
+        raise UnreachableError("too many redirects, or a challenge that is not understood")
+
+    def _ask(
+        self, url: SourceUrl, position: int, authorization: str | None
+    ) -> http.client.HTTPResponse:
+        self._connection = self._files.connect(url)
+        self._connection.settimeout(self._files.left_s())
+        asking = http.client.HTTPConnection(url.place)
+        asking.sock = self._connection
+        headers = {
+            "Host": url.place,
+            "User-Agent": "Sightline",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+        }
+        if position:
+            headers["Range"] = f"bytes={position}-"
+        if authorization:
+            headers["Authorization"] = authorization
+        try:
+            asking.request("GET", url.target, headers=headers)
+            response = asking.getresponse()
+        except (http.client.HTTPException, ValueError) as error:
+            self.close()
+            raise UnreachableError(f"no HTTP: {type(error).__name__}") from error
+        except OSError:
+            self.close()
+            raise
+        self._response = response
+        return response
+
+    def _take(self, response: http.client.HTTPResponse, position: int) -> None:
+        self._position = position
+        if position == 0:
+            self.content_type = (response.getheader("Content-Type") or "").lower()
+            self._size = response.length
+            self._ranges = response.status == 206 or "bytes" in (
+                response.getheader("Accept-Ranges") or ""
+            )
+
+    # --- what PyAV calls, on the source's thread ----------------------------------------------
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; b"" at the end. Raises OSError."""
+        while True:
+            if self._response is None:
+                if self._at_end():
+                    return b""
+                self.request(self._position)
+            assert self._response is not None
+            try:
+                if self._connection is not None:
+                    self._connection.settimeout(self._files.left_s())
+                data = self._response.read1(size)
+            except TimeoutError:
+                raise
+            except (OSError, http.client.HTTPException):
+                data = b""
+            if data or self._at_end() or not self._may_resume():
+                break
+            self.close()
+        if data:
+            self._resumed = 0
+        if self._position == 0 and data.startswith(_PLAYLIST_START):
+            self._playlist = True
+        self._position += len(data)
+        if self._playlist and self._position > MAX_PLAYLIST_BYTES:
+            raise UnreachableError("a playlist is too long")
+        return data
+
+    def seekable(self) -> bool:
+        return self._ranges
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """The next `read` asks for what follows."""
+        if whence == os.SEEK_CUR:
+            offset += self._position
+        elif whence == os.SEEK_END:
+            if self._size is None:
+                raise UnreachableError("a file of unknown size")
+            offset += self._size
+        elif whence != os.SEEK_SET:
+            raise UnreachableError("no such seek")
+        if offset < 0:
+            raise UnreachableError("a seek before the start")
+        if offset != self._position:
+            self.close()
+            self._position = offset
+        return offset
+
+    def close(self) -> None:
+        response, self._response = self._response, None
+        connection, self._connection = self._connection, None
+        if response is not None:
+            response.close()
+        if connection is not None:
+            self._files.closed(connection)
+
+    def _at_end(self) -> bool:
+        return self._size is not None and self._position >= self._size
+
+    def _may_resume(self) -> bool:
+        """Whether a broken connection is taken up again: only where something is missing."""
+        self._resumed += 1
+        return self._size is not None and self._ranges and self._resumed <= MAX_RESUMED
+
+
+class Decrypted:
+    """A segment of a playlist with AES-128 (RFC 8216, section 4.3.2.4), decrypted as it is read."""
+
+    def __init__(self, file: WebFile, key: bytes, iv: bytes) -> None:
+        cipher = Cipher(algorithms.AES(key), modes.CBC(iv))
+        self._file = file
+        self._decryptor: CipherContext = cipher.decryptor()
+        self._held = b""  # the newest block may be the last, which is padded
+
+    def read(self, size: int) -> bytes:
+        while data := self._file.read(size):
+            plain = self._held + self._decryptor.update(data)
+            ready = max(0, min(len(plain) - 16, size))
+            self._held = plain[ready:]
+            if ready:
+                return plain[:ready]
+        plain, self._held = self._held, b""
+        if len(plain) > size:
+            self._held = plain[size:]
+            return plain[:size]
+        padding = plain[-1] if plain else 0
+        return plain[:-padding] if 0 < padding <= 16 else plain
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def secured(connection: socket.socket, host: str) -> ssl.SSLSocket:
+    """TLS over a connection. Certificates are checked on the public internet; a device in a private
+    network, which the operator has allowed, has written its own. Raises OSError."""
+    context = ssl.create_default_context()
+    if not is_public(ipaddress.ip_address(connection.getpeername()[0].partition("%")[0])):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(connection, server_hostname=host)

@@ -1,0 +1,329 @@
+"""A viewer's line: questions, watches, answers and events, whatever carries them.
+
+gRPC's Converse and the page's WebSocket drive the same `Line`. A line outlives its connection for
+a while: answers in flight go on, and a viewer who comes back gets what it missed.
+"""
+
+import asyncio
+import base64
+import binascii
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.common.checks import check_question
+from services.common.in_flight import InFlight
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway import metrics
+from services.gateway.config import GatewayConfig
+from services.gateway.sessions.quotas import Asker
+from services.gateway.sessions.session import Session
+from services.gateway.viewers.answers import stream_answer
+from services.gateway.viewers.outbox import Outbox, OutboxFullError
+from services.gateway.viewers.watches import Watches
+from sightline.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    SightlineError,
+    UnavailableError,
+)
+from sightline.v1 import gateway_pb2, inference_pb2
+
+log = logging.getLogger(__name__)
+ServerEvent = gateway_pb2.ServerEvent
+Send = Callable[[gateway_pb2.ServerEvent], Awaitable[Any]]
+
+SEND_TIMEOUT_S = 20.0
+MAX_FINISHED = 64  # answers kept for clients that ask the same turn again
+RECONNECT_WITHIN_S = 5.0
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One answer in flight."""
+
+    asked_s: float
+    text: list[str] = field(default_factory=list)
+    task: asyncio.Task[Any] | None = None
+
+
+class Line:
+    """One viewer's conversation on one session. All methods belong to the event loop."""
+
+    def __init__(
+        self,
+        session: Session,
+        start: gateway_pb2.Start,
+        config: GatewayConfig,
+        in_flight: InFlight,
+        place: str = "",
+    ) -> None:
+        """in_flight: counts the answers of every line. place: whose address limits hold."""
+        self.session = session
+        self.place = place
+        self.conversation = start.conversation or secrets.token_urlsafe(12)
+        self.handle = _make_handle(self.conversation)
+        self._speech = start.speech
+        self._voice = start.voice
+        self._config = config
+        self._in_flight = in_flight
+        self._outbox = Outbox(
+            max_pending=config.pending_events,
+            max_kept=config.replay_events,
+            max_bytes=config.replay_bytes,
+        )
+        self._answers: dict[str, _Answer] = {}
+        self._finished: OrderedDict[str, gateway_pb2.AnswerDone] = OrderedDict()
+        self._watches = Watches(session, config.max_watches, place, self)
+        self._sender: asyncio.Task[None] | None = None
+        self._half_closed = False
+        self._detached_s: float | None = time.monotonic()
+
+    @property
+    def closed(self) -> bool:
+        return self._outbox.closed
+
+    @property
+    def is_answering(self) -> bool:
+        return bool(self._answers)
+
+    @property
+    def detached_s(self) -> float | None:
+        """Since when no connection carries the line (monotonic seconds); None while one does."""
+        return self._detached_s
+
+    def greet(self, resumed: str, last_sequence: int = 0) -> None:
+        """Queue `started` before everything else; with "line", what was missed follows it."""
+        started = gateway_pb2.Started(
+            session=self.session.message(),
+            conversation=self.conversation,
+            resume_handle=self.handle,
+            resumed=resumed,
+        )
+        self._outbox.rewind(last_sequence, ServerEvent(started=started))
+
+    def remembers(self, last_sequence: int) -> bool:
+        """Whether every event after `last_sequence` can still be sent again."""
+        return not self.closed and self._outbox.remembers(last_sequence)
+
+    def adopt(self, start: gateway_pb2.Start) -> None:
+        """Take over what a viewer who comes back wants differently now."""
+        self._speech = start.speech
+        self._voice = start.voice
+
+    async def serve(self, incoming: AsyncIterator[gateway_pb2.ClientEvent], send: Send) -> None:
+        """Carry the line over one connection until that ends, or another takes the line over.
+
+        Raises what `incoming` or `send` raise, and UnavailableError when `send` is stuck.
+        """
+        if self._sender is not None:  # the old connection is probably dead, and certainly older
+            self._sender.cancel()
+        name = f"{self.session.id}:line"
+        sender = asyncio.create_task(self._send_all(send), name=f"{name}:send")
+        receiver = asyncio.create_task(self._receive_all(incoming), name=f"{name}:receive")
+        self._sender = sender
+        self._half_closed = False
+        self._detached_s = None
+        try:
+            await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
+            if receiver.done():
+                receiver.result()
+                if not sender.done():  # the viewer has no more to say, and listens
+                    self._half_closed = True
+                    self.settle()
+                    await asyncio.wait({sender})
+            if not sender.cancelled():
+                sender.result()
+        finally:
+            await cancel_and_wait(sender, receiver)
+            if self._sender is sender:
+                self._sender = None
+                self._detached_s = time.monotonic()
+
+    def put_state(self, session: gateway_pb2.Session) -> None:
+        if self._detached_s is None:
+            self._outbox.put_state(session)
+
+    def close(self, reason: str, *, reconnect_within_s: float = 0.0, discard: bool = False) -> None:
+        """End answers and watches, and the connection after a last go-away. Idempotent."""
+        if self.closed:
+            return
+        metrics.LINES_CLOSED.labels(reason).inc()
+        go_away = gateway_pb2.GoAway(reason=reason, reconnect_within_s=reconnect_within_s)
+        self._outbox.close(ServerEvent(go_away=go_away), discard=discard)
+        for task in self._tasks():
+            task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait until a closed line's last event is sent and its tasks have ended."""
+        if self._sender is not None:
+            await asyncio.wait({self._sender})
+        await cancel_and_wait(*self._tasks())
+
+    def handle_event(self, event: gateway_pb2.ClientEvent) -> None:
+        """Do what the viewer says; what is wrong with it becomes an error event."""
+        kind = event.WhichOneof("event")
+        try:
+            match kind:
+                case "ask":
+                    self._ask(event.ask)
+                case "watch":
+                    self._watches.add(event.watch)
+                case "unwatch":
+                    self._watches.remove(event.unwatch.watch)
+                case "cancel":
+                    self._cancel(event.cancel.turn)
+                case "start":
+                    raise FailedPreconditionError("the line has started already")
+                case _:
+                    raise InvalidArgumentError("an event must hold one message")
+        except SightlineError as error:
+            turn = {"ask": event.ask.turn, "cancel": event.cancel.turn}.get(kind or "", "")
+            watch = {"watch": event.watch.watch, "unwatch": event.unwatch.watch}.get(kind or "", "")
+            self.fail(error.code.name, error.message, turn=turn[:256], watch=watch[:256])
+
+    # --- questions --------------------------------------------------------------------------
+
+    def _ask(self, question: gateway_pb2.Question) -> None:
+        check_question(question)
+        if not question.turn:
+            question.turn = secrets.token_urlsafe(8)
+        turn = question.turn
+        if turn in self._answers:
+            return
+        if (done := self._finished.get(turn)) is not None:
+            self.put(ServerEvent(answer_done=done))
+            return
+        if len(self._answers) >= self._config.max_questions:
+            raise ResourceExhaustedError(
+                f"{self._config.max_questions} answers are in flight: wait for one to end"
+            )
+        self._in_flight.check()
+        answer = self._answers[turn] = _Answer(time.monotonic())
+        name = f"{self.session.id}:answer"
+        answer.task = spawn(self._relay(question, answer), name=name)
+
+    async def _relay(self, question: gateway_pb2.Question, answer: _Answer) -> None:
+        turn = question.turn
+        request = inference_pb2.AnswerRequest(
+            session_id=self.session.id,
+            conversation=self.conversation,
+            question=question,
+            speech=self._speech,
+            voice=self._voice,
+        )
+        events = stream_answer(
+            self.session,
+            request,
+            Asker(self.place, self.handle),
+            wait_s=self._config.max_wait_s,
+            timeout_s=self._config.answer_timeout_s,
+        )
+        try:
+            with self._in_flight.under_way():
+                async for event in events:
+                    self._pass_on(event, turn, answer)
+            if turn in self._answers:
+                raise UnavailableError("the answer ended before it was done")
+        except SightlineError as error:
+            self.fail(error.code.name, error.message, turn=turn)
+        finally:
+            await events.aclose()
+            if self._answers.get(turn) is answer:
+                del self._answers[turn]
+            self.settle()
+
+    def _pass_on(self, event: inference_pb2.AnswerEvent, turn: str, answer: _Answer) -> None:
+        match event.WhichOneof("event"):
+            case "started":
+                event.started.turn = turn
+                self.put(ServerEvent(answer_started=event.started))
+            case "text_delta":
+                answer.text.append(event.text_delta.text)
+                delta = gateway_pb2.TextDelta(turn=turn, text=event.text_delta.text)
+                self.put(ServerEvent(text_delta=delta))
+            case "audio_chunk":
+                self.put(ServerEvent(audio_chunk=event.audio_chunk))
+            case "done":
+                event.done.turn = turn
+                self._end_answer(turn, event.done)
+
+    def _end_answer(self, turn: str, done: gateway_pb2.AnswerDone) -> None:
+        self._answers.pop(turn, None)
+        self._finished[turn] = done
+        while len(self._finished) > MAX_FINISHED:
+            self._finished.popitem(last=False)
+        self.put(ServerEvent(answer_done=done))
+
+    def _cancel(self, turn: str) -> None:
+        answer = self._answers.get(turn)
+        if answer is None:
+            if turn in self._finished:  # it ended while the wish to cancel was on its way
+                return
+            raise NotFoundError("no answer of this turn is in flight")
+        if answer.task is not None:
+            answer.task.cancel()
+        done = gateway_pb2.AnswerDone(
+            turn=turn,
+            text="".join(answer.text),
+            finish_reason=gateway_pb2.FINISH_REASON_CANCELLED,
+            total_ms=(time.monotonic() - answer.asked_s) * 1000,
+        )
+        self._end_answer(turn, done)
+
+    # --- events -----------------------------------------------------------------------------
+
+    def put(self, event: gateway_pb2.ServerEvent) -> None:
+        """Send an event that must arrive; a viewer with too many of them waiting is cut off."""
+        try:
+            self._outbox.put(event)
+        except OutboxFullError:
+            log.warning("viewer cannot keep up", extra={"session": self.session.id})
+            self.close("slow_reader", reconnect_within_s=RECONNECT_WITHIN_S, discard=True)
+
+    def fail(self, code: str, message: str, *, turn: str = "", watch: str = "") -> None:
+        """Tell the viewer what went wrong with one turn or watch; `code` is gRPC's name."""
+        error = gateway_pb2.ErrorEvent(turn=turn, watch=watch, code=code, message=message)
+        self.put(ServerEvent(error=error))
+
+    def settle(self) -> None:
+        """End the connection of a viewer who only listens once there is nothing more to hear."""
+        if self._half_closed and not self._answers and not self._watches:
+            self._outbox.finish()
+
+    def _tasks(self) -> list[asyncio.Task[Any]]:
+        answers = [answer.task for answer in self._answers.values() if answer.task is not None]
+        return answers + self._watches.tasks()
+
+    async def _send_all(self, send: Send) -> None:
+        while (event := await self._outbox.next()) is not None:
+            try:
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    await send(event)
+            except TimeoutError:
+                raise UnavailableError("the viewer does not read its events") from None
+
+    async def _receive_all(self, incoming: AsyncIterator[gateway_pb2.ClientEvent]) -> None:
+        async for event in incoming:
+            self.handle_event(event)
+
+
+def _make_handle(conversation: str) -> str:
+    """Opaque and unguessable; carries the conversation so that any gateway can continue it."""
+    name = base64.urlsafe_b64encode(conversation.encode()).decode().rstrip("=")
+    return f"{name}.{secrets.token_urlsafe(24)}"
+
+
+def conversation_of(handle: str) -> str:
+    """The conversation a resume handle belongs to; "" for one that no gateway made."""
+    name = handle.partition(".")[0]
+    try:
+        return base64.urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode()
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        return ""

@@ -1,0 +1,100 @@
+"""Standing questions of one viewer, relayed from the worker that asks them."""
+
+import asyncio
+from typing import Any, Protocol
+
+import grpc
+
+from services.common.checks import check_watch
+from services.common.errors import error_of_peer
+from services.common.tasks import spawn
+from services.gateway import metrics
+from services.gateway.sessions.session import Session
+from services.gateway.viewers.answers import MODEL
+from services.gateway.workers.workers import Backoff
+from sightline.errors import NotFoundError, ResourceExhaustedError
+from sightline.v1 import gateway_pb2, inference_pb2
+
+_RETRYABLE = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
+)
+
+
+class WatchOwner(Protocol):
+    """The line that watches belong to."""
+
+    def put(self, event: gateway_pb2.ServerEvent) -> None: ...
+    def fail(self, code: str, message: str, *, turn: str = "", watch: str = "") -> None: ...
+    def settle(self) -> None:
+        """A watch has ended."""
+        ...
+
+
+class Watches:
+    """The watches of one line by the viewer's ids. All methods belong to the event loop."""
+
+    def __init__(self, session: Session, most: int, place: str, owner: WatchOwner) -> None:
+        self._session = session
+        self._most = most
+        self._place = place
+        self._owner = owner
+        self._running: dict[str, tuple[gateway_pb2.Watch, asyncio.Task[Any]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        return [task for _, task in self._running.values()]
+
+    def add(self, watch: gateway_pb2.Watch) -> None:
+        """Start a watch, or replace the one with its id unless it is the same.
+
+        Raises InvalidArgumentError, and ResourceExhaustedError for one too many.
+        """
+        check_watch(watch)
+        if (running := self._running.get(watch.watch)) is not None:
+            if running[0] == watch:
+                return
+            self.remove(watch.watch)
+        if len(self._running) >= self._most:
+            raise ResourceExhaustedError(
+                f"at most {self._most} watches on one line: unwatch one first"
+            )
+        watches, place = self._session.watches, self._place
+        watches.enter(place)
+        task = spawn(self._follow(watch), name=f"{self._session.id}:watch")
+        task.add_done_callback(lambda _: watches.leave(place))
+        self._running[watch.watch] = (watch, task)
+
+    def remove(self, watch: str) -> None:
+        """End a watch. Raises NotFoundError."""
+        running = self._running.pop(watch, None)
+        if running is None:
+            raise NotFoundError("no such watch on this line")
+        running[1].cancel()
+        self._owner.settle()
+
+    async def _follow(self, watch: gateway_pb2.Watch) -> None:
+        """Relay the worker's events, from a worker that was away and came back as well."""
+        request = inference_pb2.WatchRequest(session_id=self._session.id, watch=watch)
+        backoff = Backoff(0.2, 5.0)
+        active: bool | None = None
+        while True:
+            call = self._session.stub.WatchSession(request)
+            try:
+                async for event in call:
+                    backoff.reset()
+                    if event.active != active:  # a worker that came back says it again
+                        active = event.active
+                        metrics.WATCH_EVENTS.inc()
+                        self._owner.put(gateway_pb2.ServerEvent(watch_event=event))
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _RETRYABLE:
+                    refusal = error_of_peer(error, MODEL)
+                    self._owner.fail(refusal.code.name, refusal.message, watch=watch.watch)
+                    self._running.pop(watch.watch, None)
+                    self._owner.settle()
+                    return
+            finally:
+                call.cancel()
+            await asyncio.sleep(backoff.next_s())

@@ -1,0 +1,153 @@
+"""What stands between matrix products, each in one pass over memory.
+
+PyTorch takes a pass for every operator, in bfloat16 with copies to float32 and back. For CPUs
+`kernels.c` is compiled for this machine when a model runs first, which takes a fifth of a second;
+for GPUs there is `gpu_kernels`. Where that fails PyTorch's operators run instead.
+"""
+
+import ctypes
+import importlib.util
+import logging
+import os
+import shlex
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+_DEFINES = {torch.float32: "-DFLOAT", torch.bfloat16: "-DBFLOAT16"}
+_ALONE = 1 << 14  # numbers; starting other threads takes longer than so few
+
+_ADDRESS, _COUNT, _INT = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
+_ARGUMENTS = {
+    "rms_norm": [_ADDRESS, _COUNT, _ADDRESS, ctypes.c_float, _ADDRESS, *[_COUNT] * 3, _INT],
+    "rotate": [_ADDRESS, _COUNT, _ADDRESS, _ADDRESS, _COUNT, _ADDRESS, *[_COUNT] * 3, _INT],
+    "swiglu": [_ADDRESS, _ADDRESS, _COUNT, _ADDRESS, *[_COUNT] * 2, _INT],
+    "quick_gelu": [_ADDRESS, _COUNT, _ADDRESS, *[_COUNT] * 2, _INT],
+    "scatter": [_ADDRESS, _COUNT, _ADDRESS, _ADDRESS, _COUNT, *[_COUNT] * 3, _INT],
+}
+
+
+class Kernels(Protocol):
+    """Results are contiguous, and have no gradients."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Of x [tokens, size] or [tokens, heads, size], along the last; weight [size]."""
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """As `rotary.rotate`. x: [tokens, heads, 2 * pairs]; cos, sin: [tokens, 1, pairs] float32,
+        both of the same strides."""
+
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        """SiLU of `gate` times `up`, of the same shape and strides."""
+
+    def quick_gelu(self, x: Tensor) -> Tensor:
+        """x · σ(1.702 x)."""
+
+    def scatter(self, x: Tensor, slots: Tensor, pool: Tensor) -> None:
+        """Copy x [tokens, heads, size] to pool [heads, slots, size], contiguous; slots [tokens]
+        int64, those that two tokens share get either."""
+
+
+def kernels_for(x: Tensor) -> Kernels | None:
+    """Those that take `x`, [tokens, size] or [tokens, heads, size], in inference mode; a token's
+    numbers must lie in a row."""
+    if x.dim() not in (2, 3) or x.stride(-1) != 1 or not torch.is_inference_mode_enabled():
+        return None
+    if x.dim() == 3 and x.shape[1] > 1 and x.stride(1) != x.shape[2]:
+        return None
+    if x.device.type == "cuda":
+        return on_gpu(x.device) if x.is_floating_point() else None
+    return compiled(x.dtype) if x.device.type == "cpu" and x.dtype in _DEFINES else None
+
+
+@lru_cache
+def on_gpu(device: torch.device) -> Kernels | None:
+    """Triton's, tried now if they were not yet; None where it does not work, which is logged."""
+    if importlib.util.find_spec("triton") is None:
+        log.info("no triton: norms and rotations are PyTorch's, which takes longer")
+        return None
+    try:
+        from services.inference_worker.device.triton_ops import GpuKernels
+
+        kernels = GpuKernels()
+        kernels.quick_gelu(torch.zeros(1, 16, device=device))
+    except Exception:  # no C compiler, an old driver, another kind of GPU: Triton has many
+        log.warning("Triton does not work here: norms and rotations are PyTorch's", exc_info=True)
+        return None
+    return kernels
+
+
+class _CpuKernels:
+    """Of one dtype."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(library, name)
+            function.argtypes, function.restype = arguments, None
+        self._library = library
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        out = torch.empty(x.shape, dtype=x.dtype)
+        heads = x.shape[1] if x.dim() == 3 else 1
+        where = (x.data_ptr(), x.stride(0), weight.data_ptr(), eps, out.data_ptr())
+        self._library.rms_norm(*where, len(x), heads, x.shape[-1], _threads(x))
+        return out
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        out = torch.empty(x.shape, dtype=x.dtype)
+        turns = (cos.data_ptr(), sin.data_ptr(), cos.stride(0))
+        where = (x.data_ptr(), x.stride(0), *turns, out.data_ptr())
+        self._library.rotate(*where, len(x), x.shape[1], x.shape[2] // 2, _threads(x))
+        return out
+
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        out = torch.empty(gate.shape, dtype=gate.dtype)
+        where = (gate.data_ptr(), up.data_ptr(), gate.stride(0), out.data_ptr())
+        self._library.swiglu(*where, len(gate), gate.shape[1:].numel(), _threads(gate))
+        return out
+
+    def quick_gelu(self, x: Tensor) -> Tensor:
+        out = torch.empty(x.shape, dtype=x.dtype)
+        where = (x.data_ptr(), x.stride(0), out.data_ptr())
+        self._library.quick_gelu(*where, len(x), x.shape[1:].numel(), _threads(x))
+        return out
+
+    def scatter(self, x: Tensor, slots: Tensor, pool: Tensor) -> None:
+        where = (x.data_ptr(), x.stride(0), slots.data_ptr(), pool.data_ptr(), pool.stride(0))
+        self._library.scatter(*where, *x.shape, _threads(x))
+
+
+def _threads(x: Tensor) -> int:
+    return 1 if x.numel() < _ALONE else torch.get_num_threads()
+
+
+@lru_cache
+def compiled(dtype: torch.dtype) -> Kernels | None:
+    """Compiled now, if they were not yet; None where that fails, which is logged."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "kernels.so"
+        # The library stays open when its file is gone.
+        command = [*compiler, *_FLAGS, _DEFINES[dtype], str(_SOURCE), "-o", str(library), "-lm"]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+            kernels = _CpuKernels(ctypes.CDLL(str(library)))
+        except FileNotFoundError:
+            log.info("no C compiler: norms and rotations are PyTorch's, which takes longer")
+        except subprocess.CalledProcessError as error:
+            log.warning("kernels do not compile here: %s", error.stderr)
+        except (OSError, AttributeError, subprocess.TimeoutExpired):
+            log.warning("kernels do not load here", exc_info=True)
+        else:
+            log.info("kernels compiled")
+            return kernels
+    return None

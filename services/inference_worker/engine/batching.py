@@ -1,0 +1,164 @@
+"""What a step is made of: frames and answers as runs of new tokens, with pages and positions."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import torch
+
+from services.inference_worker import metrics
+from services.inference_worker.engine.scheduler import BranchJob, FrameJob, SessionState
+from services.inference_worker.engine.stillness import largest_change
+from services.inference_worker.kv.pool import NULL_PAGE, Branch, KVCache, Trunk
+from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.layout import VISION
+from services.inference_worker.runner.batch import Picture, Run
+from services.inference_worker.runner.runner import Runner
+
+
+class RunMaking:
+    """Takes what is next off a session's queues and finds pages for it. Raises
+    ResourceExhaustedError where there are none.
+
+    reuse_below: a tubelet that changed less since the last encoded one is not encoded; 0: all are.
+    """
+
+    def __init__(
+        self, model: StreamingModel, cache: KVCache, runner: Runner, reuse_below: float
+    ) -> None:
+        self._model = model
+        self._cache = cache
+        self._runner = runner
+        self._reuse_below = reuse_below
+        self._sink_tokens = model.sink_tokens()
+
+    def of_sink(self, trunk: Trunk) -> Run:
+        return Run(
+            group=0,
+            seen=[],
+            own_pages=trunk.sink.pages,
+            own_start=0,
+            slots=self._cache.slots(trunk.sink.pages, 0, trunk.sink.num_tokens),
+            positions=[(n, n, n) for n in range(trunk.sink.num_tokens)],
+            tokens=self._sink_tokens,
+            row=trunk.reservation.row,
+        )
+
+    def of_nothing(self) -> Run:
+        """The smallest step there is, on the page that nobody reads."""
+        return Run(
+            group=0,
+            seen=[],
+            own_pages=[NULL_PAGE],
+            own_start=0,
+            slots=[0],
+            positions=[(0, 0, 0)],
+            tokens=self._sink_tokens[:1],
+        )
+
+    def of_tubelet(self, group: int, session: SessionState, tubelet: list[FrameJob]) -> Run:
+        for _ in tubelet:
+            session.frames.popleft()
+        session.frames_taken += len(tubelet)
+        layout = tubelet[0].layout
+        captured_ns = (tubelet[0].capture_ns, tubelet[-1].capture_ns)
+        if session.first_capture_ns is None:
+            session.first_capture_ns = captured_ns[0]
+        since_s = max(0.0, (sum(captured_ns) / 2 - session.first_capture_ns) / 1e9)
+        words = self._model.segment(layout, session.trunk.cursor, since_s)
+        segment = self._cache.append_segment(
+            session.trunk, len(words.tokens), words.advance, captured_ns
+        )
+        segment.words = frozenset(words.tokens)
+        # A window that fills the model's range all by itself is not moved with every frame.
+        least = session.trunk.shape.sink_tokens + (
+            2 * session.trunk.shape.window_segments * layout.segment_advance
+        )
+        horizon = max(self._model.spec.position_horizon, least)
+        session.rebase_due |= session.trunk.cursor + layout.segment_advance >= horizon
+        session.picture = self._picture(session.picture, self._new_picture(tubelet))
+        return Run(
+            group=group,
+            seen=session.trunk.resident()[:-1],
+            own_pages=segment.pages,
+            own_start=0,
+            slots=self._cache.slots(segment.pages, 0, segment.num_tokens),
+            positions=words.positions,
+            tokens=words.tokens,
+            row=session.trunk.reservation.row,
+            picture=session.picture,
+            causal=self._model.spec.causal_segments,
+        )
+
+    def of_branch(self, group: int, job: BranchJob, count: int) -> Run:
+        branch = job.branch
+        assert branch is not None
+        start = branch.num_tokens
+        first = branch.cursor - job.before
+        slots = self._cache.extend(branch, count)
+        tokens, job.pending = job.pending[:count], job.pending[count:]
+        if job.sampling.drawn and job.generator is None:
+            generator = torch.Generator(self._runner.device)
+            job.generator = generator.manual_seed(job.sampling.seed)
+        return Run(
+            group=group,
+            seen=branch.seen,
+            own_pages=branch.pages,
+            own_start=start,
+            slots=slots,
+            positions=[(first + n,) * 3 for n in range(start, start + count)],
+            tokens=tokens,
+            row=branch.trunk.reservation.row,
+            want_output=not job.pending,
+            sampling=job.sampling,
+            said=self._said(job, branch),
+            answered=job.said[job.prompt_tokens :],
+            generator=job.generator,
+        )
+
+    def _said(self, job: BranchJob, branch: Branch) -> list[int]:
+        """All that stands before the next token, as `generate` of transformers looks at it."""
+        if job.sampling.repetition_penalty == 1.0:
+            return []
+        seen = {word for segment in branch.seen[1:] for word in segment.words}
+        picture = self._model.vision_token
+        words = [picture if word == VISION else word for word in seen]
+        return [*self._sink_tokens, *(word for word in words if word is not None), *job.said]
+
+    def waiting_pictures(self, sessions: Iterable[SessionState]) -> list[Picture]:
+        """The next whole tubelet of every session that has one left, for a device that can encode
+        them while this step's decoder runs. Not where some might turn out not to be needed."""
+        if not self._runner.overlaps or self._reuse_below:
+            return []
+        size = self._model.spec.tubelet
+        pictures = []
+        for session in sessions:
+            tubelet = list(islice(session.frames, size))
+            if len(tubelet) == size and not tubelet[0].interpolated:
+                tubelet[0].picture = self._new_picture(tubelet)
+                pictures.append(tubelet[0].picture)
+        return pictures
+
+    def _new_picture(self, tubelet: list[FrameJob]) -> Picture:
+        """Of a whole tubelet, or of one that is completed by repeating its last frame. The same
+        again if it was made when the tubelet waited."""
+        pixels = [frame.pixels for frame in tubelet]
+        pixels += pixels[-1:] * (self._model.spec.tubelet - len(pixels))
+        waited = tubelet[0].picture
+        if waited is not None and all(a is b for a, b in zip(waited.pixels, pixels, strict=True)):
+            return waited  # type: ignore[no-any-return]
+        return Picture(tubelet[0].layout, pixels)
+
+    def _picture(self, last: Picture | None, new: Picture) -> Picture:
+        """`last` again where `new` hardly differs. `last` is always one that was encoded, so that
+        a slow drift is noticed once it adds up."""
+        below = self._reuse_below
+        if (
+            below
+            and last is not None
+            and last.layout == new.layout
+            and largest_change(last.pixels, new.pixels, new.layout) < below
+        ):
+            metrics.PICTURES.labels("reused").inc()
+            return last
+        metrics.PICTURES.labels("encoded").inc()
+        return new

@@ -1,0 +1,176 @@
+"""The asyncio side of sessions: who feeds one, and how long it outlives its feeder."""
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
+
+from services.inference_worker.engine.branching import NO_FRAME
+from services.inference_worker.engine.thread import Engine
+from services.inference_worker.model.layout import FrameLayout
+from sightline.errors import FailedPreconditionError, NotFoundError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Attachment:
+    """One StreamFrames call on a session. `replaced` is set when a newer call takes over."""
+
+    replaced: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True, eq=False)
+class WorkerSession:
+    """A session as calls see it. `frames_understood` and `changed` let watches sleep until there
+    is something new; `last_capture_ns` guards the order of frames. `layout` is that of the first
+    frame, and then of all; `most_tokens` bounds it, because the session was admitted for that.
+    `replays`: frames still to come that the model had been shown before it forgot the session;
+    `caught_up` is set once a frame was understood and none of these is missing."""
+
+    id: str
+    grace_s: float
+    most_tokens: int
+    layout: FrameLayout | None = None
+    opening: asyncio.Future[None] | None = None
+    attachment: Attachment | None = None
+    expiry: asyncio.TimerHandle | None = None
+    last_capture_ns: int = 0
+    frames_understood: int = 0
+    num_watches: int = 0
+    replays: int = 0
+    caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def understood(self, replayed: bool) -> None:
+        """A frame counts from now on. One that is not a replay comes after all that are."""
+        self.frames_understood += 1
+        self.replays = max(0, self.replays - 1) if replayed else 0
+        if not self.replays:
+            self.caught_up.set()
+
+
+class Sessions:
+    """Every session of this worker. One event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sessions: dict[str, WorkerSession] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, session_id: str) -> WorkerSession:
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise NotFoundError(f"no session {session_id} on this worker")
+        return session
+
+    async def attach(
+        self,
+        session_id: str,
+        window_segments: int,
+        max_pixels: int,
+        grace_s: float,
+        replays: int = 0,
+    ) -> tuple[WorkerSession, Attachment, bool]:
+        """Open a session, or take over one that exists (the bool), from whoever feeds it now:
+        a gateway that lost its line reconnects before we notice that the old line is dead."""
+        session = self._living(session_id)
+        resumed = session is not None
+        if session is None:
+            costliest = self._engine.model.costliest(max_pixels)
+            session = WorkerSession(session_id, grace_s, costliest.segment_tokens, replays=replays)
+            self._sessions[session_id] = session
+            opening = self._engine.open_session(session_id, window_segments, max_pixels)
+            session.opening = asyncio.wrap_future(opening)
+            session.opening.add_done_callback(_heard)
+        await self._opened(session)
+        if session.attachment is not None:
+            session.attachment.replaced.set()
+        if session.expiry is not None:
+            session.expiry.cancel()
+            session.expiry = None
+        session.grace_s = grace_s
+        session.attachment = Attachment()
+        return session, session.attachment, resumed
+
+    def _living(self, session_id: str) -> WorkerSession | None:
+        """A session that the engine has, or is about to have. One that the engine ended is
+        forgotten, so that whoever feeds it can open it anew."""
+        session = self._sessions.get(session_id)
+        if session is None or session.opening is None or not session.opening.done():
+            return session
+        if self._engine.has_session(session_id):
+            return session
+        del self._sessions[session_id]
+        if session.expiry is not None:
+            session.expiry.cancel()
+        if session.attachment is not None:
+            session.attachment.replaced.set()
+        return None
+
+    async def catch_up(self, session: WorkerSession, timeout_s: float) -> None:
+        """Wait for a session's first frame and its replay, where somebody feeds it. Raises
+        FailedPreconditionError where there is no frame then."""
+        if session.attachment is not None and not session.caught_up.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await session.caught_up.wait()
+        if not session.frames_understood:
+            raise FailedPreconditionError(NO_FRAME)
+
+    async def _opened(self, session: WorkerSession) -> None:
+        """Wait until the engine has admitted it, with everybody else who does. Raises what the
+        engine says."""
+        assert session.opening is not None
+        try:
+            await asyncio.shield(session.opening)
+        except asyncio.CancelledError:  # this caller left, not the session
+            self._let_expire(session)
+            raise
+        except Exception:
+            if self._sessions.get(session.id) is session:
+                del self._sessions[session.id]
+            raise
+        if self._sessions.get(session.id) is not session:
+            raise NotFoundError(f"session {session.id} was released")
+
+    def detach(self, session: WorkerSession, attachment: Attachment) -> None:
+        """The feeder left. Unless it was replaced, the session has `grace_s` left to live."""
+        if session.attachment is not attachment or session.id not in self._sessions:
+            return
+        session.attachment = None
+        self._let_expire(session)
+
+    def _let_expire(self, session: WorkerSession) -> None:
+        if session.attachment is None and session.expiry is None:
+            loop = asyncio.get_running_loop()
+            session.expiry = loop.call_later(session.grace_s, self._expire, session)
+
+    def _expire(self, session: WorkerSession) -> None:
+        if self._sessions.get(session.id) is session and session.attachment is None:
+            log.info("session expired", extra={"session": session.id})
+            del self._sessions[session.id]
+            self._engine.close_session(session.id)
+
+    async def release(self, session_id: str) -> None:
+        """End a session now. Idempotent."""
+        session = self._sessions.pop(session_id, None)
+        if session is None:
+            return
+        if session.expiry is not None:
+            session.expiry.cancel()
+        if session.attachment is not None:
+            session.attachment.replaced.set()
+        await asyncio.wrap_future(self._engine.close_session(session_id))
+
+    def add_watch(self, session: WorkerSession, limit: int) -> None:
+        if session.num_watches >= limit:
+            raise FailedPreconditionError(f"a session has at most {limit} watches")
+        session.num_watches += 1
+
+
+def _heard(opening: asyncio.Future[None]) -> None:
+    """Those who wait are told; where all of them left, asyncio would complain."""
+    if not opening.cancelled():
+        opening.exception()
