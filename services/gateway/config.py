@@ -7,8 +7,8 @@ from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
 from services.common.config import ConfigError, ServiceConfig, setting
+from services.common.hosts import Hosts, host_name, netloc_of
 from services.common.places import Trusted
-from services.gateway.api.hosts import Hosts, host_name, netloc_of
 from services.gateway.sources.remote.reach import Rule
 
 

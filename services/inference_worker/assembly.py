@@ -11,7 +11,6 @@ import torch
 from services.common.config import ConfigError
 from services.inference_worker import metrics
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.device.onednn_layers import pack
 from services.inference_worker.engine.core import EngineCore, EngineLimits
 from services.inference_worker.engine.scheduler import StepLimits
 from services.inference_worker.engine.thread import Engine
@@ -22,6 +21,7 @@ from services.inference_worker.model import loading
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import StreamingModel, load_model, most_segments
 from services.inference_worker.model.loading import Loading
+from services.inference_worker.model.packed import pack
 from services.inference_worker.model.quantise import quantise
 from services.inference_worker.model.sizes import gigabytes
 from services.inference_worker.runner.runner import Runner

@@ -10,7 +10,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
-from services.gateway.api.hosts import Hosts, may_probe
+from services.common.hosts import Hosts, may_probe
 from services.gateway.api.http import HttpApi
 from services.gateway.sessions.session import LIVE
 from services.gateway.workers import workers as router

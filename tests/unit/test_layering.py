@@ -16,6 +16,19 @@ SERVICES = sorted(
 )
 
 
+# The rooms of a service from the top down: each imports those below it, never one above.
+ROOMS = {
+    "inference_worker": (
+        *("__main__", "assembly", "serving", "memory", "engine", "runner"),
+        *("kv", "model", "device", "config", "metrics"),
+    ),
+    "gateway": (
+        *("__main__", "gateway", "api", "viewers", "sessions", "workers"),
+        *("frames", "config", "sources", "metrics"),
+    ),
+}
+
+
 class Import(NamedTuple):
     """One import: the module by its full name, where it stands, and whether only a call runs it."""
 
@@ -114,6 +127,35 @@ def test_the_client_package_needs_grpc_and_protobuf_only() -> None:
         if not (is_of(found.module, *allowed) or (is_of(found.module, "av") and found.lazy))
     ]
     assert not others
+
+
+@pytest.mark.parametrize("service", ROOMS)
+def test_rooms_import_only_those_below_them(service: str) -> None:
+    rooms, folder = ROOMS[service], f"services/{service}"
+    found_rooms = {
+        path.stem
+        for path in (REPOSITORY / folder).iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert found_rooms - {"__init__"} == set(rooms)
+    upwards = []
+    for file, found in imports_below(folder):
+        room = file.removeprefix(folder + "/").split("/")[0].removesuffix(".py")
+        other = found.module.removeprefix(f"services.{service}.").split(".")[0]
+        ours = is_of(found.module, f"services.{service}") and other in rooms
+        if ours and rooms.index(other) < rooms.index(room):
+            upwards.append(say(file, found))
+    assert not upwards
+
+
+def test_who_serves_touches_no_tensor() -> None:
+    """One thread owns the device: asyncio's side of the worker knows no torch."""
+    found = [
+        say(file, found)
+        for file, found in imports_below("services/inference_worker/serving")
+        if is_of(found.module, "torch")
+    ]
+    assert not found
 
 
 @pytest.mark.parametrize("name", ["kv/pool.py", "engine/scheduler.py"])

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers.activations import GELUTanh
 
 from services.inference_worker.device.onednn import is_faster
-from services.inference_worker.device.onednn_layers import PackedConvolution, PackedLinear, pack
+from services.inference_worker.device.onednn_layers import PackedConvolution, PackedLinear
 from services.inference_worker.model.attention import DenseAttention
 from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.packed import pack
 from services.inference_worker.model.quantise import quantise
 from tests.checkpoints import FAMILIES
 from tests.published import Pair

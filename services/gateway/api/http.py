@@ -17,11 +17,11 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from services.common import checks
+from services.common.hosts import host_name, may_probe, netloc_of
 from services.common.metrics import REFUSED
 from services.common.progress import percent_of, words_of
 from services.common.redaction import redacted
 from services.gateway.api.addresses import Addresses
-from services.gateway.api.hosts import host_name, may_probe, netloc_of
 from services.gateway.api.knowledge import knowledge_of
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session

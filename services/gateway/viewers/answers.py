@@ -11,11 +11,10 @@ import grpc
 from services.common.errors import error_of_peer
 from services.gateway import metrics
 from services.gateway.sessions.quotas import Asker, Turns
-from services.gateway.workers.workers import Backoff
+from services.gateway.workers.workers import MODEL, Backoff
 from sightline.errors import NotFoundError, SightlineError, UnavailableError
 from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
 
-MODEL = "the model"
 SPEECH_UNAVAILABLE = "speech_unavailable"
 # NOT_FOUND: a worker that was restarted does not know the session until its frame stream is back.
 _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND})

@@ -10,8 +10,7 @@ from services.common.errors import error_of_peer
 from services.common.tasks import spawn
 from services.gateway import metrics
 from services.gateway.sessions.session import Session
-from services.gateway.viewers.answers import MODEL
-from services.gateway.workers.workers import Backoff
+from services.gateway.workers.workers import MODEL, Backoff
 from sightline.errors import NotFoundError, ResourceExhaustedError
 from sightline.v1 import gateway_pb2, inference_pb2
 

@@ -16,8 +16,7 @@ from services.common.tasks import QueueClosed, cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.frames.latency import Latencies
 from services.gateway.frames.sampler import SampledFrame
-from services.gateway.viewers.answers import MODEL
-from services.gateway.workers.workers import Backoff, Worker
+from services.gateway.workers.workers import MODEL, Backoff, Worker
 from sightline.errors import SightlineError, UnavailableError
 from sightline.v1 import inference_pb2
 

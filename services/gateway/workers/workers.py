@@ -24,6 +24,7 @@ CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 2_000),  # in truth: how long one connect() may take
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
+MODEL = "the model"  # what a viewer hears a worker called
 REPORT_INTERVAL_S = 1.0
 REPORT_PATIENCE_S = 5.0  # a worker that is silent for longer counts as away
 DESCRIBE_TIMEOUT_S = 3.0
