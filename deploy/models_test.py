@@ -20,8 +20,8 @@ from typing import Any, Protocol
 import yaml
 
 import sightline
-from deploy.docker.engine import PYTHON, run
 from tests.checkpoints import FAMILIES, write_checkpoint
+from tools.docker_engine import PYTHON, run
 
 log = logging.getLogger("compose-test")
 

@@ -14,7 +14,7 @@ class WorkerConfig(ServiceConfig):
 
     model: str = setting(
         "builtin",
-        "`builtin`, which knows a live shop, `shapes`, which knows coloured shapes, a local folder "
+        "`builtin`, which knows a live shop, a local folder "
         "in Hugging Face layout, or a model of the hub.",
     )
     frame_pixels: int = setting(

@@ -33,7 +33,7 @@ class LocalConfig(EnvConfig):
         choices=tuple(preset.name for preset in PRESETS),
     )
     worker_model: str = setting(
-        "builtin", "What watches, as in WORKER_MODEL; `builtin` and `shapes` are shown their world."
+        "builtin", "What watches, as in WORKER_MODEL; `builtin` is shown its world."
     )
     source: str | None = setting(None, "Video to show, a file or a URL; empty: a generated one.")
     fps: float = setting(

@@ -19,14 +19,14 @@ from services.gateway.frames.sampler import encode_jpeg
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
 from tests.garbage import throw_at_methods, throw_at_port
-from tests.processes import REPOSITORY, ServiceProcess, free_port
+from tests.processes import REPOSITORY, SHAPES, ServiceProcess, free_port
 from tests.publish import RtmpPublisher
 from tests.suite import Clip, write_clip
 
 FOOTAGE = REPOSITORY.parent / "shared" / "media"
 PATIENCE_S = 60.0
 WORKER = {
-    "WORKER_MODEL": "shapes",
+    "WORKER_MODEL": str(SHAPES),
     "WORKER_THREADS": "1",
     "WORKER_KV_MEMORY_BYTES": str(512 << 20),
 }

@@ -13,7 +13,7 @@ import pytest
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.garbage import throw_at_methods, throw_at_port
-from tests.processes import ServiceProcess
+from tests.processes import SHAPES, ServiceProcess
 
 PATIENCE_S = 30.0
 NO_FRAME = "no frame has been understood yet"
@@ -55,7 +55,7 @@ class Feeder:
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     environment = {
-        "WORKER_MODEL": "shapes",
+        "WORKER_MODEL": str(SHAPES),
         "WORKER_THREADS": "1",
         "WORKER_KV_MEMORY_BYTES": str(160 << 20),
         "WORKER_FIRST_FRAME_S": "3",
@@ -322,7 +322,7 @@ def test_garbage_disturbs_nobody(
 def test_sessions_take_turns_in_room_for_one(tmp_path: Path) -> None:
     """An idle session costs nothing, makes room, and remembers what it saw."""
     environment = {
-        "WORKER_MODEL": "shapes",
+        "WORKER_MODEL": str(SHAPES),
         "WORKER_THREADS": "1",
         "WORKER_DTYPE": "float32",
         "WORKER_KV_MEMORY_BYTES": str(56 << 20),

@@ -14,6 +14,7 @@ from services.inference_worker.config import WorkerConfig
 from services.inference_worker.kv.tensors import EightBitPages, KVStore
 from services.inference_worker.model.family import StreamingModel, load_model
 from services.inference_worker.model.rotary import angles, rotate
+from tests.processes import SHAPES
 from tests.unit.tiny import Bench, Recorder, attention_config, random_picture, tiny_model
 
 CPU = torch.device("cpu")
@@ -231,7 +232,7 @@ def test_about_twice_as_many_sessions_fit() -> None:
 def test_scores_of_the_built_in_model_are_near(kind: str, bound: float) -> None:
     """Mean error over their deviation. On clips of its world up to 0.4 % were measured in int8 and
     3.1 % in fp8, on these pictures 0.07 % and 0.5 %."""
-    model = load_model("shapes", torch.float32, CPU, 0)
+    model = load_model(str(SHAPES), torch.float32, CPU, 0)
     rng = np.random.default_rng(3)
     pictures = [random_picture(rng, 128) for _ in range(34)]
     logits = []

@@ -31,8 +31,8 @@ _OF_TYPE = {  # for folders that name no architecture
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "smolvlm": "SmolVLMForConditionalGeneration",
 }
-SHIPPED = ("builtin", "shapes")
-"""Models that come with the worker: of a live shop, and of coloured shapes."""
+SHIPPED = ("builtin",)
+"""Models that come with the worker: of a live shop."""
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 
