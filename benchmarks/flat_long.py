@@ -138,7 +138,11 @@ def _result(engine: Engine, samples: list[_Sample]) -> Result:
             Target("memory grown", grown, MAX_GROWTH_MIB, "MiB"),
             Target("counts of KV pages seen", float(len(pages)), 1.0),
         ],
-        figures={"samples": samples, "rss_bytes_per_frame": per_frame, "ratios": ratios},
+        figures={
+            "samples": samples[:: max(1, len(samples) // 10)],
+            "rss_bytes_per_frame": per_frame,
+            "ratios": ratios,
+        },
         draw=lambda figure: _draw(figure, samples),
         dtype=engine.dtype_name,
         device=engine.device_name,
