@@ -57,7 +57,7 @@ class Timed:
 
 
 class Bench:
-    """One layer's pool, filled; pages of a window lie scattered, as they do after evictions."""
+    """A layer's pool, filled; pages of a window lie scattered, as they do after evictions."""
 
     def __init__(
         self, config: DecoderConfig, case: Case, page_size: int, dtype: torch.dtype, device: Any

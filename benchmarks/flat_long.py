@@ -29,8 +29,8 @@ TURNS = 4
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """After so many frames. Seconds are medians: of all steps since the last sample, of the young
-    and of the old session's steps in turns, of questions' first tokens."""
+    """Figures after so many frames. Seconds are medians: of all steps since the last sample, of the
+    young and of the old session's steps in turns, of questions' first tokens."""
 
     frames: int
     step_s: float

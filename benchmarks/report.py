@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One benchmark's findings. `figures`: everything measured, as JSON. `draw` fills an empty
+    """Findings of one benchmark. `figures`: everything measured, as JSON. `draw` fills an empty
     matplotlib figure. `dtype`, `device`: what the model ran in and on."""
 
     name: str

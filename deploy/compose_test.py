@@ -230,7 +230,7 @@ def _suite(folder: Path) -> Iterator[Suite]:
 
 
 def _check_images(suite: Suite) -> None:
-    """Each says what it is and lists what is in it."""
+    """Check that each image says what it is and lists what is in it."""
     for name in IMAGES:
         reference = f"sightline/{name}:{PROJECT}"
         labels = json.loads(

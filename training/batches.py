@@ -70,7 +70,7 @@ def world_of(recipe: Recipe) -> World:
 
 
 def with_words(model: BuiltinModel, texts: list[str], seed: int) -> tuple[BuiltinModel, list[str]]:
-    """The same model with those words of `texts` in its vocabulary that it lacks, and which they
+    """The model with those words of `texts` in its vocabulary that it lacks, and which they
     are. Their embeddings are drawn as the others' were when they were new."""
     state = json.loads(model.tokenizer.to_str())
     if state["model"]["type"] != "WordLevel":

@@ -24,7 +24,7 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """One shape of batch: `batch` clips of `frames` frames with `text_size` branch tokens each."""
+    """A shape of batch: `batch` clips of `frames` frames with `text_size` branch tokens each."""
 
     frames: int
     batch: int
@@ -69,7 +69,7 @@ class Teaching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """Of a model made from nothing; the default is the shipped one's."""
+    """Size of a model made from nothing; the default is the shipped one's."""
 
     hidden_size: int = 256
     num_layers: int = 5

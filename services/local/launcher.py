@@ -57,7 +57,7 @@ class Launcher:
         self._again_s = 0.0
 
     async def run(self) -> int:
-        """Until cancelled, or until the questions are answered. The exit code."""
+        """Run until cancelled, or until the questions are answered. Returns the exit code."""
         self._folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers()
         with tempfile.TemporaryDirectory(prefix=f"{REDIS}{os.getpid()}-") as redis:
@@ -84,7 +84,7 @@ class Launcher:
             return code or (1 if complaints else 0)
 
     async def kill(self) -> None:
-        """At once, without draining."""
+        """Kill every process at once, without draining."""
         if self._suite is not None:
             await self._suite.kill()
 

@@ -158,7 +158,8 @@ class WorkerAnswerer:
         return said
 
     def scores(self, conditions: Sequence[str]) -> list[float]:
-        """As WatchSession asks for them; that call looks by the wall clock, not at every frame."""
+        """Scores as WatchSession asks for them; that call looks by the wall clock, not at every
+        frame."""
         self._first_picture()
         return self._run(self._scores(conditions))
 
