@@ -1,12 +1,14 @@
 """The HTTP interface: JSON, WebSocket, preview pictures and the page.
 
 Messages are the contract's, as protobuf JSON with the proto's field names. Errors are
-`{"code", "message"}` with the HTTP status that fits the gRPC code.
+`{"code", "message", "reason"}`, with `retry_after_s` where waiting helps, under the HTTP status
+that fits the gRPC code.
 """
 
 import asyncio
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,27 +18,28 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from services.common import checks
+from services.common.errors import error_event
 from services.common.hosts import host_name, may_probe, netloc_of
 from services.common.metrics import REFUSED
-from services.common.progress import percent_of, words_of
 from services.common.redaction import redacted
 from services.gateway.api.addresses import Addresses
-from services.gateway.api.knowledge import knowledge_of
+from services.gateway.api.conversations import Conversations
+from services.gateway.api.info import ServerInfo
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Lines
-from services.gateway.workers.workers import Router
 from sightline.errors import (
     DeadlineExceededError,
+    InternalError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     SightlineError,
 )
-from sightline.v1 import gateway_pb2, inference_pb2
-from sightline.version import __version__
+from sightline.reasons import Reason
+from sightline.v1 import dialogue_pb2, gateway_pb2
 
 log = logging.getLogger(__name__)
 
@@ -81,17 +84,17 @@ class HttpApi:
         config: GatewayConfig,
         sessions: Sessions,
         lines: Lines,
-        router: Router,
         *,
         addresses: Addresses,
-        speech: bool,
+        conversations: Conversations,
+        info: ServerInfo,
     ) -> None:
         self._config = config
         self._sessions = sessions
         self._lines = lines
-        self._router = router
         self._addresses = addresses
-        self._speech = speech
+        self._conversations = conversations
+        self._server_info = info
         self._hosts = config.hosts()
         self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
@@ -104,9 +107,13 @@ class HttpApi:
         app.router.add_get("/api/sessions", self._list)
         app.router.add_post("/api/sessions", self._create)
         app.router.add_get(one, self._get)
+        app.router.add_patch(one, self._update)
         app.router.add_delete(one, self._delete)
         app.router.add_get(one + "/preview.jpg", self._preview)
         app.router.add_get(one + "/converse", self._converse)
+        said = "/api/conversations/{conversation}"
+        app.router.add_get(said, self._conversation)
+        app.router.add_delete(said, self._forget)
         app.router.add_get("/api/{path:.*}", self._nothing)
         app.router.add_get("/", self._page)
         app.router.add_get("/{file}", self._page)
@@ -124,13 +131,15 @@ class HttpApi:
             self._check_host(request)
             if origin and not allowed and not self._is_own(origin, request):
                 REFUSED.labels("http", "origin").inc()
-                raise PermissionDeniedError("this site may not use the API")
+                raise PermissionDeniedError(
+                    "this site may not use the API", reason=Reason.SITE_NOT_ALLOWED
+                )
             if request.method == "OPTIONS" and allowed:
                 response: web.StreamResponse = web.Response(status=204)
             else:
                 response = await handler(request)
         except SightlineError as error:
-            response = _error(_STATUS.get(error.code, 500), error.code.name, error.message)
+            response = _refusal(error)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
@@ -141,7 +150,7 @@ class HttpApi:
             resource = request.match_info.route.resource  # the path itself may hold a key
             where = resource.canonical if resource is not None else ""
             log.exception("unhandled error", extra={"resource": where})
-            response = _error(500, "INTERNAL", "internal error")
+            response = _refusal(InternalError("internal error"))
         if not response.prepared:
             self._add_headers(request, response)
             if allowed:
@@ -200,42 +209,29 @@ class HttpApi:
     # --- sessions ---------------------------------------------------------------------------
 
     async def _info(self, request: web.Request) -> web.Response:
-        described = self._router.descriptions()
-        loading = self._router.loading()
-        model = _as_json(described[0][1]) if described else {}
-        return web.json_response(
-            {
-                "version": __version__,
-                "model": model,
-                "loading": _loading(loading[0]) if loading and not described else None,
-                "knows": knowledge_of(described[0][1].model) if described else {},
-                "workers": [_as_json(description) for _, description in described],
-                "speech": self._speech,
-                "grpc_port": self._addresses.grpc_port,
-                "rtmp_url": self._addresses.rtmp,
-                "whip_url": f"{self._addresses.http}/whip",
-                "ice_servers": [_ice_server(url) for url in self._config.ice_servers],
-                "limits": {
-                    "sessions": self._config.max_sessions,
-                    "viewers_per_session": self._config.max_lines,
-                    "questions_in_flight": self._config.max_questions,
-                    "watches": self._config.max_watches,
-                    "question_bytes": checks.MAX_QUESTION_BYTES,
-                },
-            }
-        )
+        return web.json_response(_as_json(await self._server_info.message(), whole=True))
 
     async def _list(self, request: web.Request) -> web.Response:
-        sessions = [session.message() for session in self._sessions.all()]
-        return web.json_response(_as_json(gateway_pb2.ListSessionsResponse(sessions=sessions)))
+        wanted = gateway_pb2.ListSessionsRequest(
+            page_size=_count(request, "page_size"),
+            page_token=request.query.get("page_token", ""),
+            labels=dict(label.partition("=")[::2] for label in request.query.getall("label", [])),
+        )
+        return web.json_response(_as_json(page_of(self._sessions.all(), wanted)))
 
     async def _create(self, request: web.Request) -> web.Response:
         wanted = await _body(request, gateway_pb2.CreateSessionRequest())
-        session = await self._sessions.create(wanted)
+        session = await self._sessions.create(wanted, self._place(request))
         return web.json_response(_as_json(self._addresses.with_keys(session)), status=201)
 
     async def _get(self, request: web.Request) -> web.Response:
         return web.json_response(_as_json(self._session(request).message()))
+
+    async def _update(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, gateway_pb2.UpdateSessionRequest())
+        wanted.session = request.match_info["session"]
+        session = await self._sessions.update(wanted)
+        return web.json_response(_as_json(session.message()))
 
     async def _delete(self, request: web.Request) -> web.Response:
         self._sessions.delete(self._session(request), "requested")
@@ -250,6 +246,20 @@ class HttpApi:
         if jpeg is None:
             return web.Response(status=204)
         return web.Response(body=jpeg, content_type="image/jpeg")
+
+    async def _conversation(self, request: web.Request) -> web.Response:
+        wanted = gateway_pb2.GetConversationRequest(
+            conversation=request.match_info["conversation"],
+            page_size=_count(request, "page_size"),
+            page_token=request.query.get("page_token", ""),
+        )
+        return web.json_response(_as_json(await self._conversations.get(wanted)))
+
+    async def _forget(self, request: web.Request) -> web.Response:
+        conversation = request.match_info["conversation"]
+        unwanted = dialogue_pb2.DeleteConversationRequest(conversation=conversation)
+        await self._conversations.delete(unwanted)
+        return web.Response(status=204)
 
     def _session(self, request: web.Request) -> Session:
         return self._sessions.find(request.match_info["session"])
@@ -275,11 +285,11 @@ class HttpApi:
             pass
         except SightlineError as error:
             code = WSCloseCode.POLICY_VIOLATION
-            last = gateway_pb2.ErrorEvent(code=error.code.name, message=error.message)
+            last = error_event(error)
         except Exception:
             log.exception("unhandled error", extra={"resource": "converse"})
             code = WSCloseCode.INTERNAL_ERROR
-            last = gateway_pb2.ErrorEvent(code="INTERNAL", message="internal error")
+            last = error_event(InternalError("internal error"))
         if last is not None and not socket.closed:
             try:
                 async with asyncio.timeout(1):
@@ -342,27 +352,32 @@ def _parsed(text: str | bytes, message: Any) -> Any:
         raise InvalidArgumentError(f"not a valid message: {detail}") from None
 
 
-def _as_json(message: Message) -> dict[str, Any]:
-    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+def _as_json(message: Message, *, whole: bool = False) -> dict[str, Any]:
+    """whole: with the fields that say nothing, for readers who look at a thing's shape."""
+    return json_format.MessageToDict(
+        message,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=whole,
+    )
 
 
-def _loading(description: inference_pb2.ModelDescription) -> dict[str, Any]:
-    """How far a model is that is not ready: in numbers, and in words."""
-    numbers = _as_json(description.loading)
-    percent = percent_of(description.loading)
-    text = words_of(description)
-    return {"model": description.model, "percent": percent, "text": text, **numbers}
+def _count(request: web.Request, name: str) -> int:
+    """A number from the query; 0 where it is not there. Raises InvalidArgumentError."""
+    text = request.query.get(name, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise InvalidArgumentError(f"{name} is a number")
+    return int(text)
+
+
+def _refusal(error: SightlineError) -> web.Response:
+    """An error as JSON: what ErrorEvent says on a stream."""
+    response = web.json_response(_as_json(error_event(error)), status=_STATUS.get(error.code, 500))
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    return response
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"code": code, "message": redacted(message)}, status=status)
-
-
-def _ice_server(url: str) -> dict[str, str]:
-    """turn:user:password@host:port → what RTCPeerConnection takes."""
-    scheme, _, rest = url.partition(":")
-    credentials, at, host = rest.rpartition("@")
-    if not at:
-        return {"urls": url}
-    user, _, password = credentials.partition(":")
-    return {"urls": f"{scheme}:{host}", "username": user, "credential": password}
+    """What aiohttp refuses by itself."""
+    body = {"code": code, "message": redacted(message), "reason": code}
+    return web.json_response(body, status=status)

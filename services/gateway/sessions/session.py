@@ -4,9 +4,12 @@ import asyncio
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
+import grpc
+
+from services.common.errors import RESTARTING_S, error_of_peer
 from services.common.in_flight import InFlight
 from services.common.redaction import redacted
 from services.common.tasks import cancel_and_wait, spawn
@@ -17,8 +20,14 @@ from services.gateway.frames.sampler import SampledFrame, Sampler
 from services.gateway.sessions.quotas import Turns
 from services.gateway.sources.source import DecodeBudget, PictureSink, Source
 from services.gateway.workers.worker_stream import FrameLink
-from services.gateway.workers.workers import Worker
-from sightline.errors import AlreadyExistsError, FailedPreconditionError
+from services.gateway.workers.workers import MODEL, Worker
+from sightline.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    SightlineError,
+    UnavailableError,
+)
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
 
 WAITING = gateway_pb2.SESSION_STATE_WAITING
@@ -30,6 +39,7 @@ STATE_NAMES = {WAITING: "waiting", LIVE: "live", STALLED: "stalled", ENDED: "end
 DEFAULT_FPS = 8.0
 DEGRADED_S = 30.0  # how long what an answer said about its peers is shown
 CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
+RESIZE_TIMEOUT_S = 10.0
 RATE_S = 3  # seconds that rates are averaged over
 
 
@@ -46,6 +56,7 @@ class Plan:
     lossless: bool
     loop: bool
     grace_s: float
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,9 @@ class Session:
     ) -> None:
         self.id = secrets.token_hex(8)
         self.plan = plan
-        self.name = plan.name or f"session-{self.id[:4]}"
+        self._own_name = f"session-{self.id[:4]}"
+        self.name = plan.name or self._own_name
+        self.labels = dict(plan.labels)
         self.created_ns = time.time_ns()
         self.state = WAITING
         self.since_s = time.monotonic()  # when `state` was entered
@@ -115,7 +128,13 @@ class Session:
             delivery="lossless" if plan.lossless else "newest",
         )
         self.turns = Turns(config.session_answers)
-        self.watches = InFlight("watches", owner="the session", most=config.session_watches)
+        self.watches = InFlight(
+            "watches",
+            owner="the session",
+            most=config.session_watches,
+            reason=Reason.TOO_MANY_WATCHES,
+        )
+        self._resizing = asyncio.Lock()
         self._degraded: dict[str, float] = {}
         self._source_failed = False
         self._ticks: deque[_Tick] = deque(maxlen=RATE_S + 1)
@@ -144,6 +163,33 @@ class Session:
                 await cancel_and_wait(closing)
         await self.link.aclose()
 
+    # --- changes while it runs --------------------------------------------------------------
+
+    async def resize(self, window: int) -> None:
+        """Let the worker give the session another window, of so many segments; 0: the model's
+        default. Raises what the worker answers, FailedPreconditionError for one that cannot."""
+        async with self._resizing:  # the last wish holds, at the worker and here
+            worker = self.link.worker
+            request = inference_pb2.ResizeSessionRequest(session_id=self.id, window_segments=window)
+            try:
+                reply = await worker.stub.ResizeSession(request, timeout=RESIZE_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                raise _not_resized(error) from None
+            self._window = reply.window_segments
+            tubelet = max(1, self._description.tubelet)
+            self.link.resize(window, window_frames=self._window * tubelet)
+
+    def set_fps(self, fps: float) -> None:
+        """Show the model so many frames a second from now on; 0: as many as it prefers."""
+        self.fps = fps or self._description.preferred_fps or DEFAULT_FPS
+        self.sampler.set_fps(self.fps)
+
+    def rename(self, *, name: str, grace_s: float, labels: Mapping[str, str]) -> None:
+        """Change what the gateway alone knows of it. An empty name is the one that it chooses."""
+        self.name = name or self._own_name
+        self.plan = replace(self.plan, name=name, grace_s=grace_s)
+        self.labels = dict(labels)
+
     # --- publishers -------------------------------------------------------------------------
 
     def admit(self, kind: str) -> PictureSink:
@@ -151,10 +197,13 @@ class Session:
         is one, FailedPreconditionError when the session has a source of its own.
         """
         if self.plan.source:
-            raise FailedPreconditionError("this session reads a source of its own")
+            raise FailedPreconditionError(
+                "this session reads a source of its own", reason=Reason.NOT_A_PUSH_SESSION
+            )
         if self._publisher:
             raise AlreadyExistsError(
-                f"somebody else is publishing to this session ({self._publisher})"
+                f"somebody else is publishing to this session ({self._publisher})",
+                reason=Reason.PUBLISHER_PRESENT,
             )
         self._publisher = self.source_kind = kind
         return self.sampler
@@ -198,7 +247,9 @@ class Session:
         """Raises FailedPreconditionError where no frame has come that could be asked about, and
         none is on its way."""
         if not (self.link.processed or self.waiting_frames or self._publisher):
-            raise FailedPreconditionError("no frame has been understood yet")
+            raise FailedPreconditionError(
+                "no frame has been understood yet", reason=Reason.NO_FRAME_YET
+            )
 
     def frame_age_s(self, capture_ns: int) -> float | None:
         """As of the link."""
@@ -270,6 +321,8 @@ class Session:
             delivery=(
                 gateway_pb2.DELIVERY_LOSSLESS if self.plan.lossless else gateway_pb2.DELIVERY_NEWEST
             ),
+            labels=self.labels,
+            grace_s=self.plan.grace_s,
         )
 
     def _stats(self) -> gateway_pb2.SessionStats:
@@ -310,3 +363,21 @@ class Session:
         if self._source_failed:
             flags.append("source_failed")
         return flags
+
+
+def _not_resized(error: grpc.aio.AioRpcError) -> SightlineError:
+    """What is told of a window that did not change."""
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return FailedPreconditionError(
+            "this session's worker is of an earlier version, which changes no window while a "
+            "session runs: open another session",
+            reason=Reason.NOT_CHANGEABLE,
+        )
+    refusal = error_of_peer(error, MODEL)
+    if error.code() is grpc.StatusCode.NOT_FOUND:  # it was started again, and hears of it soon
+        return UnavailableError(
+            "The model is restarting: try again in some seconds",
+            reason=Reason.MODEL_AWAY,
+            retry_after_s=RESTARTING_S,
+        )
+    return refusal

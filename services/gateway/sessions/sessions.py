@@ -12,10 +12,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+from services.common.errors import RESTARTING_S
+from services.common.in_flight import DRAINING_S
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.labels import checked_labels
 from services.gateway.sessions.memory import Leftovers
+from services.gateway.sessions.once import Once
 from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Plan, Session
 from services.gateway.sources.source import PictureSink, Source
 from services.gateway.workers.workers import Router, Worker
@@ -29,6 +33,7 @@ from sightline.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2
 
 log = logging.getLogger(__name__)
@@ -38,6 +43,8 @@ MAX_NAME_CHARACTERS = 80
 MAX_SOURCE_CHARACTERS = 2048
 MAX_FPS = 120.0
 MAX_GRACE_S = 86400.0
+MAX_REQUESTS, REQUEST_KEPT_S = 1024, 600.0  # remembered, to be told when they are repeated
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{8,128}")
 _KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
 # Refusals of one worker that another worker may not share.
 _TRY_NEXT = (ResourceExhaustedError, UnavailableError)
@@ -74,6 +81,13 @@ class Sessions:
         self._ticker: asyncio.Task[None] | None = None
         self._draining = False
         self._leftovers = Leftovers()
+        # By caller and request_id; ids of sessions, because a session that is held stays in memory.
+        self._requests: Once[str] = Once(
+            "sessions:create",
+            most=MAX_REQUESTS,
+            kept_s=REQUEST_KEPT_S,
+            reason=Reason.REQUEST_ID_REUSED,
+        )
 
     def start(self) -> None:
         self._leftovers.started()
@@ -105,9 +119,11 @@ class Sessions:
             return session
         named = [session for session in self._sessions.values() if name and session.name == name]
         if len(named) > 1:
-            raise NotFoundError("several sessions have this name: use an id")
+            raise NotFoundError(
+                "several sessions have this name: use an id", reason=Reason.SESSION_NAME_AMBIGUOUS
+            )
         if not named:
-            raise NotFoundError("no such session")
+            raise NotFoundError("no such session", reason=Reason.SESSION_NOT_FOUND)
         return named[0]
 
     def find_by_key(self, key: str) -> Session:
@@ -121,16 +137,58 @@ class Sessions:
             if hmac.compare_digest(session.plan.key.encode(), offered) and session.plan.key:
                 found = session
         if found is None:
-            raise UnauthenticatedError("wrong key")
+            raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
         return found
 
-    async def create(self, request: gateway_pb2.CreateSessionRequest) -> Session:
-        """Make a session that a worker has admitted. Raises what CreateSession may answer."""
+    async def create(self, request: gateway_pb2.CreateSessionRequest, caller: str = "") -> Session:
+        """Make a session that a worker has admitted, or give the one that the same caller's request
+        with this `request_id` made. Raises what CreateSession may answer."""
+        if not request.request_id:
+            return await self._create(request)
+        if not _REQUEST_ID.fullmatch(request.request_id):
+            raise InvalidArgumentError(
+                "a request_id has 8 to 128 characters of A-Z a-z 0-9 _ . : -"
+            )
+
+        async def make() -> str:
+            return (await self._create(request)).id
+
+        key = (caller, request.request_id)
+        made = await self._requests.do(key, request.SerializeToString(deterministic=True), make)
+        session = self._sessions.get(made)
+        if session is None:
+            raise NotFoundError(
+                "the session of this request was deleted", reason=Reason.SESSION_NOT_FOUND
+            )
+        return session
+
+    async def update(self, request: gateway_pb2.UpdateSessionRequest) -> Session:
+        """Change a session. Raises what UpdateSession may answer, with nothing changed then."""
+        session = self.find(request.session)
+        given = request.HasField
+        _check_options(request)
+        labels = checked_labels(request.labels.labels) if given("labels") else None
+        if given("window"):
+            await session.resize(request.window)
+        if given("fps"):
+            session.set_fps(request.fps or self._config.fps)
+        session.rename(
+            name=request.name if given("name") else session.name,
+            grace_s=request.grace_s if given("grace_s") else session.plan.grace_s,
+            labels=session.labels if labels is None else labels,
+        )
+        self._changed(session)
+        return session
+
+    async def _create(self, request: gateway_pb2.CreateSessionRequest) -> Session:
         plan = self._plan(request)
         if self._draining:
-            raise UnavailableError("the gateway is draining")
+            raise _draining()
         if len(self._sessions) + self._making.total() >= self._config.max_sessions:
-            raise ResourceExhaustedError(f"{self._config.max_sessions} sessions are open already")
+            raise ResourceExhaustedError(
+                f"{self._config.max_sessions} sessions are open already",
+                reason=Reason.TOO_MANY_SESSIONS,
+            )
         self._refuse_taken_key(plan.key)
         self._making[plan.key] += 1
         try:
@@ -142,7 +200,7 @@ class Sessions:
                 raise
             if self._draining:
                 self._end(session)
-                raise UnavailableError("the gateway is draining")
+                raise _draining()
             self._sessions[session.id] = session
         finally:
             self._making[plan.key] -= 1
@@ -237,11 +295,15 @@ class Sessions:
             except _TRY_NEXT as error:
                 full = isinstance(error, ResourceExhaustedError)
                 refusal = error if full or refusal is None else refusal
-        raise refusal or UnavailableError("the model is away")
+        raise refusal or UnavailableError("the model is away", reason=Reason.MODEL_AWAY)
 
     async def _described(self, worker: Worker) -> inference_pb2.ModelDescription:
         if worker.description is None:
-            raise UnavailableError("The model is not there yet: try again in some seconds")
+            raise UnavailableError(
+                "The model is not there yet: try again in some seconds",
+                reason=Reason.MODEL_AWAY,
+                retry_after_s=RESTARTING_S,
+            )
         return worker.description
 
     async def _open_source(self, session: Session) -> None:
@@ -251,11 +313,13 @@ class Sessions:
                 source = self._make_source(session.plan, session.sampler)
             await session.open(source, self._config.open_timeout_s)
         except PermissionDeniedError as error:  # the contract knows one answer to bad sources
-            raise InvalidArgumentError(error.message) from None
+            raise _unreadable(error.message) from None
+        except InvalidArgumentError as error:
+            raise _unreadable(error.message) from None
         except TimeoutError:
-            raise InvalidArgumentError("the source could not be opened in time") from None
+            raise _unreadable("the source could not be opened in time") from None
         except (OSError, ValueError):  # a name too long, half an IPv6 address, a zero byte
-            raise InvalidArgumentError("this is no source that can be opened") from None
+            raise _unreadable("this is no source that can be opened") from None
 
     def _changed(self, session: Session) -> None:
         if session.id in self._sessions:
@@ -265,11 +329,11 @@ class Sessions:
     def _refuse_taken_key(self, key: str) -> None:
         if not key:
             return
+        taken = bool(self._making[key])
         with contextlib.suppress(UnauthenticatedError):
-            self.find_by_key(key)
-            raise AlreadyExistsError("this key belongs to another session")
-        if self._making[key]:
-            raise AlreadyExistsError("this key belongs to another session")
+            taken |= self.find_by_key(key).alive
+        if taken:
+            raise AlreadyExistsError("this key belongs to another session", reason=Reason.KEY_TAKEN)
 
     def _plan(self, request: gateway_pb2.CreateSessionRequest) -> Plan:
         """Check a request and fill in the defaults. Raises InvalidArgumentError."""
@@ -286,14 +350,7 @@ class Sessions:
             key = request.push.key or secrets.token_urlsafe(18)
             if not _KEY.fullmatch(key):
                 raise InvalidArgumentError("a key has 8 to 128 characters of A-Z a-z 0-9 _ . ~ -")
-        if len(options.name) > MAX_NAME_CHARACTERS or not options.name.isprintable():
-            raise InvalidArgumentError(
-                f"a name has at most {MAX_NAME_CHARACTERS} printable characters"
-            )
-        if not (math.isfinite(options.fps) and 0 <= options.fps <= MAX_FPS):
-            raise InvalidArgumentError(f"fps is between 0 and {MAX_FPS:g}")
-        if not (math.isfinite(options.grace_s) and 0 <= options.grace_s <= MAX_GRACE_S):
-            raise InvalidArgumentError(f"grace_s is between 0 and {MAX_GRACE_S:g}")
+        _check_options(options)
         if options.delivery not in gateway_pb2.Delivery.values():
             raise InvalidArgumentError("unknown delivery")
         return Plan(
@@ -305,5 +362,28 @@ class Sessions:
             max_pixels=options.max_pixels,
             lossless=options.delivery == gateway_pb2.DELIVERY_LOSSLESS,
             loop=options.loop,
-            grace_s=options.grace_s or self._config.grace_s,
+            grace_s=options.grace_s if options.HasField("grace_s") else self._config.grace_s,
+            labels=checked_labels(options.labels),
         )
+
+
+def _check_options(
+    options: gateway_pb2.SessionOptions | gateway_pb2.UpdateSessionRequest,
+) -> None:
+    """Raise InvalidArgumentError for what no session can be told, at its beginning or later."""
+    if len(options.name) > MAX_NAME_CHARACTERS or not options.name.isprintable():
+        raise InvalidArgumentError(f"a name has at most {MAX_NAME_CHARACTERS} printable characters")
+    if not (math.isfinite(options.fps) and 0 <= options.fps <= MAX_FPS):
+        raise InvalidArgumentError(f"fps is between 0 and {MAX_FPS:g}")
+    if not (math.isfinite(options.grace_s) and 0 <= options.grace_s <= MAX_GRACE_S):
+        raise InvalidArgumentError(f"grace_s is between 0 and {MAX_GRACE_S:g}")
+
+
+def _draining() -> UnavailableError:
+    return UnavailableError(
+        "the gateway is draining", reason=Reason.DRAINING, retry_after_s=DRAINING_S
+    )
+
+
+def _unreadable(message: str) -> InvalidArgumentError:
+    return InvalidArgumentError(message, reason=Reason.SOURCE_UNREADABLE)

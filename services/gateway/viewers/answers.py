@@ -8,11 +8,12 @@ from typing import Protocol
 
 import grpc
 
-from services.common.errors import error_of_peer
+from services.common.errors import RESTARTING_S, error_of_peer
 from services.gateway import metrics
 from services.gateway.sessions.quotas import Asker, Turns
 from services.gateway.workers.workers import MODEL, Backoff
 from sightline.errors import NotFoundError, SightlineError, UnavailableError
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
 
 SPEECH_UNAVAILABLE = "speech_unavailable"
@@ -125,6 +126,10 @@ def _refusal(error: grpc.aio.AioRpcError, session: Answerable) -> SightlineError
     again, and will know it in a moment."""
     if error.code() is grpc.StatusCode.NOT_FOUND:
         if not session.alive:
-            return NotFoundError("the session was deleted")
-        return UnavailableError("The model is restarting: try again in some seconds")
+            return NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
+        return UnavailableError(
+            "The model is restarting: try again in some seconds",
+            reason=Reason.MODEL_AWAY,
+            retry_after_s=RESTARTING_S,
+        )
     return error_of_peer(error, MODEL)

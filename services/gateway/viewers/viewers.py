@@ -19,6 +19,7 @@ from sightline.errors import (
     FailedPreconditionError,
     ResourceExhaustedError,
 )
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ class Lines:
         if first is None:
             return
         if first.WhichOneof("event") != "start":
-            raise FailedPreconditionError("the first message must be `start`")
+            raise FailedPreconditionError(
+                "the first message must be `start`", reason=Reason.OUT_OF_ORDER
+            )
         line = self.open(first.start, place)
         session = line.session
         session.viewers += 1
@@ -149,7 +152,9 @@ class Lines:
         left = [line for line in lines if line.detached_s is not None]
         if not left:
             REFUSED.labels("gateway", "quota").inc()
-            raise ResourceExhaustedError(f"{len(lines)} {whose} are on this session already")
+            raise ResourceExhaustedError(
+                f"{len(lines)} {whose} are on this session already", reason=Reason.TOO_MANY_VIEWERS
+            )
         oldest = min(left, key=lambda line: line.detached_s or 0.0)
         oldest.close("crowded_out")
         del self._lines[oldest.handle]

@@ -16,7 +16,7 @@ from services.common.tasks import QueueClosed, cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.frames.latency import Latencies
 from services.gateway.frames.sampler import SampledFrame
-from services.gateway.workers.workers import MODEL, Backoff, Worker
+from services.gateway.workers.workers import MODEL, Backoff, Worker, version_mismatch
 from sightline.errors import SightlineError, UnavailableError
 from sightline.v1 import inference_pb2
 
@@ -88,6 +88,12 @@ class FrameLink:
         self._progress = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    def resize(self, window_segments: int, *, window_frames: int) -> None:
+        """The worker has given the session another window: ask for that from now on, and keep as
+        many frames."""
+        self._open_message.window_segments = window_segments
+        self._kept = deque(self._kept, maxlen=window_frames)
+
     @property
     def waiting(self) -> int:
         """Frames taken from the ring that are not understood yet."""
@@ -132,6 +138,8 @@ class FrameLink:
 
     async def _connect(self) -> tuple[Any, bool]:
         """A fresh stream that the worker accepted, and whether it still knew the session."""
+        if self.worker.incompatible:
+            raise version_mismatch()
         call = self.worker.stub.StreamFrames()
         shown = sum(not fresh for _, fresh in self._again)
         shown += sum(not sent.fresh for sent in self._in_flight)

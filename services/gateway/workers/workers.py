@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import grpc
 
+from services.common.errors import RESTARTING_S
 from services.common.progress import RESTART, words_of
+from services.common.protocol import PROTOCOL, protocol_of
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from sightline.errors import ResourceExhaustedError, UnavailableError
+from sightline.reasons import Reason
 from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,7 @@ MODEL = "the model"  # what a viewer hears a worker called
 REPORT_INTERVAL_S = 1.0
 REPORT_PATIENCE_S = 5.0  # a worker that is silent for longer counts as away
 DESCRIBE_TIMEOUT_S = 3.0
+INCOMPATIBLE_S = 5.0  # between two looks at a worker of another version
 LOADING_S = 0.5  # between two looks at a model that is not ready
 FIRST_CONTACT_S = 2.0  # how long a placement waits while no worker has answered yet
 
@@ -54,7 +58,8 @@ class Worker:
     """One inference worker: its channel, its model and its newest load report.
 
     `name` is what viewers hear of it; its address is for operators. `description` is None and
-    `load` stale while `answering` is False.
+    `load` stale while `answering` is False. `incompatible`: it speaks another protocol, and is left
+    alone until it is replaced.
     """
 
     def __init__(self, address: str, name: str) -> None:
@@ -65,6 +70,7 @@ class Worker:
         self.description: inference_pb2.ModelDescription | None = None
         self.load = inference_pb2.LoadReport()
         self.answering = False
+        self.incompatible = False
         self._placed_since_report = 0
 
     @property
@@ -136,16 +142,31 @@ class Router:
                 pass
         answering = self._answering()
         if not answering and (loading := self.loading()):
-            raise UnavailableError(f"the model is not ready. {words_of(loading[0])}")
+            raise UnavailableError(
+                f"the model is not ready. {words_of(loading[0])}",
+                reason=Reason.MODEL_LOADING,
+                retry_after_s=loading[0].loading.eta_s or RESTARTING_S,
+            )
+        if not answering and any(worker.incompatible for worker in self.workers):
+            raise version_mismatch()
         if not answering:
-            raise UnavailableError(f"the model is restarting, {RESTART}")
+            raise UnavailableError(
+                f"the model is restarting, {RESTART}",
+                reason=Reason.MODEL_AWAY,
+                retry_after_s=RESTARTING_S,
+            )
         ready = [worker for worker in answering if not worker.load.draining]
         if not ready:
-            raise UnavailableError("The model is about to restart: try again in some seconds")
+            raise UnavailableError(
+                "The model is about to restart: try again in some seconds",
+                reason=Reason.MODEL_AWAY,
+                retry_after_s=RESTARTING_S,
+            )
         free = [worker for worker in ready if worker.free_sessions > 0]
         if not free:
             raise ResourceExhaustedError(
-                "The model has no room for another session: delete one first"
+                "The model has no room for another session: delete one first",
+                reason=Reason.MODEL_FULL,
             )
         return sorted(free, key=lambda worker: worker.fullness)
 
@@ -173,7 +194,11 @@ class Router:
         while True:
             call = None
             try:
-                if (await worker.describe()).HasField("loading"):
+                description = await worker.describe()
+                if not self._speaks_ours(worker, description):
+                    await asyncio.sleep(INCOMPATIBLE_S)
+                    continue
+                if description.HasField("loading"):
                     backoff.reset()
                     await asyncio.sleep(LOADING_S)
                     continue
@@ -203,9 +228,40 @@ class Router:
                 self._count()
             await asyncio.sleep(backoff.next_s())
 
+    def _speaks_ours(self, worker: Worker, description: inference_pb2.ModelDescription) -> bool:
+        """Whether a worker's protocol is one that this gateway speaks; one that is not is told to
+        operators once, and not used."""
+        theirs = protocol_of(description)
+        if theirs[0] == PROTOCOL[0]:
+            worker.incompatible = False
+            return True
+        worker.description = None
+        if not worker.incompatible:
+            worker.incompatible = True
+            log.error(
+                "worker refused: it speaks another version of the protocol",
+                extra={
+                    "worker": worker.address,
+                    "theirs": "{}.{}".format(*theirs),
+                    "ours": "{}.{}".format(*PROTOCOL),
+                },
+            )
+        self._count()
+        return False
+
     def _count(self) -> None:
         answering = self._answering()
         draining = sum(worker.load.draining for worker in answering)
         metrics.WORKERS.labels("draining").set(draining)
         metrics.WORKERS.labels("ready").set(len(answering) - draining)
-        metrics.WORKERS.labels("away").set(len(self.workers) - len(answering))
+        incompatible = sum(worker.incompatible for worker in self.workers)
+        metrics.WORKERS.labels("incompatible").set(incompatible)
+        metrics.WORKERS.labels("away").set(len(self.workers) - len(answering) - incompatible)
+
+
+def version_mismatch() -> UnavailableError:
+    """What is told of a worker that is refused for its protocol."""
+    return UnavailableError(
+        "The model's worker is of another version than this server: one of them is to be updated",
+        reason=Reason.VERSION_MISMATCH,
+    )
