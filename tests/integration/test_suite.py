@@ -177,7 +177,7 @@ def test_history_reaches_the_next_answer(client: sightline.Client, tmp_path: Pat
 
 
 def test_clients_read_and_delete_what_was_said(client: sightline.Client, tmp_path: Path) -> None:
-    clip = write_clip(tmp_path, seed=4, seconds=4)
+    clip = write_clip(tmp_path, seed=4, seconds=16)
     session = client.open(push=True, lossless=True)
     session.push(pictures_until(clip.path, 2.0))
     with session.conversation() as talk:
@@ -211,7 +211,7 @@ def test_a_server_says_what_it_is_and_sessions_change_while_they_run(
     assert model.card.summary
     assert model.card.questions
     assert info.speech is bool(info.voices)
-    clip = write_clip(tmp_path, seed=4, seconds=8)
+    clip = write_clip(tmp_path, seed=4, seconds=16)
     session = client.open(push=True, lossless=True, labels={"test": "window"})
     assert [each.id for each in client.sessions(labels={"test": "window"})] == [session.id]
     session.push(pictures_until(clip.path, 6.0))
