@@ -19,6 +19,7 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from services.common.http_status import HTTP_STATUS
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.source import PictureSink, PublisherGate
 from services.gateway.sources.whip.offer import check_offer
@@ -33,16 +34,8 @@ from sightline.errors import (
 log = logging.getLogger(__name__)
 
 SDP = "application/sdp"
-_STATUS = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.ALREADY_EXISTS: 409,
-    grpc.StatusCode.FAILED_PRECONDITION: 409,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 503,
-    grpc.StatusCode.UNAVAILABLE: 503,
-}
+# WHIP says 503 for a server that is full (RFC 9725), where the API says 429.
+_STATUS = HTTP_STATUS | {grpc.StatusCode.RESOURCE_EXHAUSTED: 503}
 
 
 @dataclass(frozen=True, slots=True)

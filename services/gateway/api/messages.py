@@ -1,0 +1,39 @@
+"""The contract's messages as JSON: protobuf JSON with the proto's field names."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from sightline.errors import DeadlineExceededError, InvalidArgumentError
+
+MAX_BODY_BYTES = 64 * 1024
+BODY_TIMEOUT_S = 10.0
+
+
+async def read_body(request: web.Request, message: Any) -> Any:
+    """The request's JSON in `message`. Raises InvalidArgumentError, or 413 for a long one."""
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.read()
+    except TimeoutError:
+        raise DeadlineExceededError("the request did not arrive in time") from None
+    if len(body) > MAX_BODY_BYTES:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(body))
+    return parsed(body, message)
+
+
+def parsed(text: str | bytes, message: Any) -> Any:
+    try:
+        return json_format.Parse(text, message, max_recursion_depth=16)
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        detail = str(error).splitlines()[0][:200]
+        raise InvalidArgumentError(f"not a valid message: {detail}") from None
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
