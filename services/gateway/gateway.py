@@ -22,7 +22,7 @@ from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
 from services.gateway.sources.source import PictureSink, Source
 from services.gateway.sources.whip.endpoint import WhipEndpoint
 from services.gateway.viewers.viewers import Lines
-from services.gateway.workers.workers import Router
+from services.gateway.workers.workers import Workers
 from sightline.errors import PermissionDeniedError
 from sightline.v1 import gateway_pb2_grpc
 
@@ -38,9 +38,9 @@ class Gateway:
     def __init__(self, config: GatewayConfig, host: ServiceHost) -> None:
         self._config = config
         self._host = host
-        self._router = Router(config.workers)
+        self._workers = Workers(config.workers)
         self._reach = Reach(config.url_allow)
-        self._sessions = Sessions(config, self._router, self._make_source)
+        self._sessions = Sessions(config, self._workers, self._make_source)
         self._lines = Lines(self._sessions, config)
         self._speaker = Speaker(config.tts, config.max_speaks)
         self._whip = WhipEndpoint(Gate(self._sessions, "whip"), ice_servers=config.ice_servers)
@@ -78,14 +78,14 @@ class Gateway:
             self._config,
             self._sessions,
             self._lines,
-            self._router,
+            self._workers,
             addresses=addresses,
             speech=self._speaker.configured,
         )
         self._whip.add_to(self._host.app)
         api.add_to(self._host.app)
         self._measuring = spawn(self._measure(), name="gateway:measure")
-        self._router.start()
+        self._workers.start()
         self._sessions.start()
         await self._host.start()
         addresses.http_port, addresses.grpc_port = self._host.http_port, self._host.grpc_port
@@ -101,7 +101,7 @@ class Gateway:
             await self._rtmp.aclose()
         await self._whip.aclose()
         await self._sessions.aclose()
-        await asyncio.gather(self._speaker.aclose(), self._router.aclose())
+        await asyncio.gather(self._speaker.aclose(), self._workers.aclose())
 
     async def _end_answers(self) -> None:
         """Videos go on meanwhile: some answers may not have seen theirs yet."""

@@ -19,7 +19,7 @@ from services.gateway.sessions.session import Plan, Session
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.sources.source import Picture, PictureSink
 from services.gateway.viewers.viewers import Lines
-from services.gateway.workers.workers import Router
+from services.gateway.workers.workers import Workers
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
 from tests.unit.fake_worker import FakeWorker
@@ -51,14 +51,14 @@ class FakeSource:
 
 
 class Parts:
-    """Router, sessions, lines and the gRPC service, wired as the gateway wires them."""
+    """Workers, sessions, lines and the gRPC service, wired as the gateway wires them."""
 
     def __init__(self, *workers: FakeWorker, **settings: Any) -> None:
         addresses = tuple(worker.address for worker in workers)
         self.config = GatewayConfig(workers=addresses, http_port=8080, **settings)
         self.sources: list[FakeSource] = []
-        self.router = Router(self.config.workers)
-        self.sessions = Sessions(self.config, self.router, self._make_source)
+        self.workers = Workers(self.config.workers)
+        self.sessions = Sessions(self.config, self.workers, self._make_source)
         self.lines = Lines(self.sessions, self.config)
         self.speaker = Speaker(self.config.tts, self.config.max_speaks)
         self.addresses = Addresses(self.config, 1935)
@@ -74,7 +74,7 @@ class Parts:
         self.stub = gateway_pb2_grpc.SightlineServiceStub(self.channel)
 
     async def start(self) -> None:
-        self.router.start()
+        self.workers.start()
         await self.server.start()
 
     async def aclose(self) -> None:
@@ -82,7 +82,7 @@ class Parts:
         await self.lines.aclose()
         await self.sessions.aclose()
         await self.speaker.aclose()
-        await self.router.aclose()
+        await self.workers.aclose()
         await self.server.stop(None)
 
     def _make_source(self, plan: Plan, sink: PictureSink) -> FakeSource:
@@ -96,7 +96,7 @@ class Parts:
             push=pb.Push(key=options.pop("key", KEY)), options=pb.SessionOptions(**options)
         )
         session = await self.sessions.create(request)
-        session.link.processed += seen
+        session.counts.processed += seen
         return session
 
 

@@ -29,7 +29,7 @@ async def _served(
             parts.config,
             parts.sessions,
             parts.lines,
-            parts.router,
+            parts.workers,
             addresses=parts.addresses,
             speech=parts.speaker.configured,
         ).add_to(app)
@@ -113,7 +113,7 @@ async def test_errors_carry_the_status_of_their_code() -> None:
 
 async def test_info_says_what_the_model_knows_and_where_things_are() -> None:
     async with _served() as (parts, client):
-        await eventually(parts.router.descriptions)
+        await eventually(parts.workers.descriptions)
         info = await (await client.get("/api/info")).json()
         assert info["model"]["model"] == "builtin"
         assert info["knows"]["can"]
@@ -128,7 +128,7 @@ async def test_info_answers_while_no_worker_does() -> None:
     worker = FakeWorker()
     async with _served(worker) as (parts, client):
         await worker.stop()
-        await eventually(lambda: not parts.router.descriptions())
+        await eventually(lambda: not parts.workers.descriptions())
         info = await (await client.get("/api/info")).json()
         assert info["model"] == {}
         assert info["workers"] == []
@@ -148,7 +148,7 @@ async def test_info_tells_how_far_a_model_is_and_fills_in_later(
         eta_s=120,
     )
     async with _served(worker) as (parts, client):
-        await eventually(lambda: parts.router.loading())
+        await eventually(lambda: parts.workers.loading())
         info = await (await client.get("/api/info")).json()
         text = "Downloading builtin: 41 %, 3.1 of 7.5 GB, about 2 min"
         assert info["loading"]["text"] == text
@@ -158,7 +158,7 @@ async def test_info_tells_how_far_a_model_is_and_fills_in_later(
         assert refused.status == 503
         assert (await refused.json())["message"] == f"the model is not ready. {text}"
         worker.loading = None
-        await eventually(lambda: parts.router.descriptions())
+        await eventually(lambda: parts.workers.descriptions())
         info = await (await client.get("/api/info")).json()
         assert info["loading"] is None
         assert info["model"]["model"] == "builtin"
@@ -174,7 +174,7 @@ async def test_the_preview_is_the_newest_picture_as_jpeg() -> None:
         session = await parts.push_session(fps=1)
         path = f"/api/sessions/{session.id}/preview.jpg"
         assert (await client.get(path)).status == 204
-        session.admit("rtmp").picture(picture(0, width=320, height=240))
+        session.admit("rtmp").sink.picture(picture(0, width=320, height=240))
         await eventually(lambda: session.state == LIVE)
         reply = await client.get(path)
         assert reply.content_type == "image/jpeg"

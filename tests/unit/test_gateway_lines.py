@@ -535,7 +535,7 @@ async def test_the_session_state_comes_every_second_and_on_changes() -> None:
         state = (await viewer.until("session_state")).session_state
         assert state.state == pb.SESSION_STATE_WAITING
         assert not state.key
-        session.admit("rtmp").picture(picture(0))
+        session.admit("rtmp").sink.picture(picture(0))
         await eventually(lambda: session.state == LIVE)
         state = (await viewer.until("session_state")).session_state
         assert state.state == pb.SESSION_STATE_LIVE
@@ -602,24 +602,24 @@ async def test_answers_tell_how_old_their_newest_frame_is() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session()
-        sink = session.admit("test")
-        sink.picture(picture(6))
-        await eventually(lambda: session.link.processed == 1)
-        session.release()  # from now on it only gets older
+        with session.admit("test") as publisher:
+            publisher.sink.picture(picture(6))
+            await eventually(lambda: session.counts.processed == 1)
+        # From now on it only gets older.
         viewer = await _viewer(parts)
         worker.pause_after = 1
         await viewer.ask("what is there")
         await worker.paused.wait()
-        (kept,) = session.link._kept
+        (kept,) = session.feed.window._kept
         began_ms = 1000 * (time.monotonic() - kept.sampled_s)
         await asyncio.sleep(0.2)  # words to come make the frame no older,
-        session.link._kept.clear()  # even if it leaves the window meanwhile
+        session.feed.window._kept.clear()  # even if it leaves the window meanwhile
         worker.go_on.set()
         first = (await viewer.until("answer_done")).answer_done
         assert (first.frames_seen, first.last_capture_ns) == (1, 7_000_000_000)
         assert 0 < first.newest_frame_age_ms < began_ms + 100
         worker.pause_after = None
-        session.link._kept.append(kept)
+        session.feed.window._kept.append(kept)
         await viewer.ask("what is there", turn="t2")
         second = (await viewer.until("answer_done")).answer_done
         assert second.newest_frame_age_ms > first.newest_frame_age_ms + 100

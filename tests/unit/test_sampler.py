@@ -275,14 +275,6 @@ async def test_a_closed_reader_stops_waiting() -> None:
         await asyncio.wait_for(reading, 5)
 
 
-async def test_the_end_of_a_source_is_told_on_the_loop() -> None:
-    told: list[tuple[str, int]] = []
-    ring = sampler(on_ended=lambda reason: told.append((reason, threading.get_ident())))
-    await asyncio.to_thread(ring.ended, "publisher_left")
-    await asyncio.sleep(0)
-    assert told == [("publisher_left", threading.get_ident())]
-
-
 # --- capture times --------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Lines
-from services.gateway.workers.workers import Router
+from services.gateway.workers.workers import Workers
 from sightline.errors import InvalidArgumentError, NotFoundError
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.version import __version__
@@ -37,14 +37,14 @@ class HttpApi:
         config: GatewayConfig,
         sessions: Sessions,
         lines: Lines,
-        router: Router,
+        workers: Workers,
         *,
         addresses: Addresses,
         speech: bool,
     ) -> None:
         self._config = config
         self._sessions = sessions
-        self._router = router
+        self._workers = workers
         self._addresses = addresses
         self._speech = speech
         self._guard = Guard(config)
@@ -69,8 +69,8 @@ class HttpApi:
     # --- sessions ---------------------------------------------------------------------------
 
     async def _info(self, request: web.Request) -> web.Response:
-        described = self._router.descriptions()
-        loading = self._router.loading()
+        described = self._workers.descriptions()
+        loading = self._workers.loading()
         model = as_json(described[0][1]) if described else {}
         return web.json_response(
             {

@@ -18,18 +18,18 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.memory import Leftovers
 from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Plan, Session
 from services.gateway.sources.source import PictureSink, Source
-from services.gateway.workers.workers import Router, Worker
+from services.gateway.workers.placement import Placement
+from services.gateway.workers.workers import Workers
 from sightline.errors import (
     AlreadyExistsError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
-    SightlineError,
     UnauthenticatedError,
     UnavailableError,
 )
-from sightline.v1 import gateway_pb2, inference_pb2
+from sightline.v1 import gateway_pb2
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,6 @@ MAX_SOURCE_CHARACTERS = 2048
 MAX_FPS = 120.0
 MAX_GRACE_S = 86400.0
 _KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
-# Refusals of one worker that another worker may not share.
-_TRY_NEXT = (ResourceExhaustedError, UnavailableError)
 
 
 class SessionListener(Protocol):
@@ -61,11 +59,11 @@ class Sessions:
     def __init__(
         self,
         config: GatewayConfig,
-        router: Router,
+        workers: Workers,
         make_source: Callable[[Plan, PictureSink], Source],
     ) -> None:
         self._config = config
-        self._router = router
+        self._workers = workers
         self._make_source = make_source
         self._sessions: dict[str, Session] = {}
         self._making: Counter[str] = Counter()  # keys of sessions that are being made
@@ -151,7 +149,7 @@ class Sessions:
             "session created",
             extra={
                 "session": session.id,
-                "worker": session.link.worker.address,
+                "worker": session.feed.placement.worker.address,
                 "kind": session.source_kind,
             },
         )
@@ -215,7 +213,7 @@ class Sessions:
         return ""
 
     def _end(self, session: Session) -> None:
-        session.alive = False
+        session.end()
         self._leftovers.noted()
         task = spawn(session.aclose(), name=f"{session.id}:close")
         self._closing.add(task)
@@ -223,33 +221,20 @@ class Sessions:
 
     async def _admit(self, plan: Plan) -> Session:
         """A session that the emptiest worker with room for it has accepted."""
-        refusal: SightlineError | None = None
-        for worker in await self._router.candidates():
-            try:
-                description = await self._described(worker)
-                if plan.window > description.max_window_segments:
-                    raise InvalidArgumentError(
-                        f"a window has at most {description.max_window_segments} segments"
-                    )
-                session = Session(plan, worker, description, self._config, self._changed)
-                await session.link.open()
-                return session
-            except _TRY_NEXT as error:
-                full = isinstance(error, ResourceExhaustedError)
-                refusal = error if full or refusal is None else refusal
-        raise refusal or UnavailableError("the model is away")
-
-    async def _described(self, worker: Worker) -> inference_pb2.ModelDescription:
-        if worker.description is None:
-            raise UnavailableError("The model is not there yet: try again in some seconds")
-        return worker.description
+        placement = Placement(
+            self._workers,
+            secrets.token_hex(8),
+            window_segments=plan.window,
+            max_pixels=plan.max_pixels,
+            grace_s=self._config.worker_grace_s,
+            open_timeout_s=self._config.open_timeout_s,
+        )
+        stream = await placement.open()
+        return Session(plan, placement, stream, self._config, self._changed)
 
     async def _open_source(self, session: Session) -> None:
         try:
-            source = None
-            if session.plan.source:
-                source = self._make_source(session.plan, session.sampler)
-            await session.open(source, self._config.open_timeout_s)
+            await session.open(self._make_source, self._config.open_timeout_s)
         except PermissionDeniedError as error:  # the contract knows one answer to bad sources
             raise InvalidArgumentError(error.message) from None
         except TimeoutError:

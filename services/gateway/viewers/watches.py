@@ -5,12 +5,13 @@ from typing import Any, Protocol
 
 import grpc
 
+from services.common.backoff import Backoff
 from services.common.checks import check_watch
 from services.common.errors import error_of_peer
 from services.common.tasks import spawn
 from services.gateway import metrics
 from services.gateway.sessions.session import Session
-from services.gateway.workers.workers import MODEL, Backoff
+from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, ResourceExhaustedError
 from sightline.v1 import gateway_pb2, inference_pb2
 
@@ -74,12 +75,14 @@ class Watches:
         self._owner.settle()
 
     async def _follow(self, watch: gateway_pb2.Watch) -> None:
-        """Relay the worker's events, from a worker that was away and came back as well."""
+        """Relay the worker's events, also from a worker that was away and came back, and from the
+        one that the session moves to."""
         request = inference_pb2.WatchRequest(session_id=self._session.id, watch=watch)
         backoff = Backoff(0.2, 5.0)
         active: bool | None = None
         while True:
             call = self._session.stub.WatchSession(request)
+            leaving = spawn(_cancel_after(self._session.moved_on, call), name="watch:leave")
             try:
                 async for event in call:
                     backoff.reset()
@@ -87,6 +90,11 @@ class Watches:
                         active = event.active
                         metrics.WATCH_EVENTS.inc()
                         self._owner.put(gateway_pb2.ServerEvent(watch_event=event))
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                continue  # the session has another worker
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _RETRYABLE:
                     refusal = error_of_peer(error, MODEL)
@@ -96,4 +104,10 @@ class Watches:
                     return
             finally:
                 call.cancel()
+                leaving.cancel()
             await asyncio.sleep(backoff.next_s())
+
+
+async def _cancel_after(event: asyncio.Event, call: Any) -> None:
+    await event.wait()
+    call.cancel()
