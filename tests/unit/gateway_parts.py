@@ -15,10 +15,11 @@ from services.gateway.api.addresses import Addresses
 from services.gateway.api.grpc import SightlineServicer
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.session import Plan, Session
+from services.gateway.sessions.session import Session
+from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.sources.source import Picture, PictureSink
-from services.gateway.viewers.viewers import Lines
+from services.gateway.sources.source import DecodedFrame, FrameSink
+from services.gateway.viewers.viewers import Viewers
 from services.gateway.workers.workers import Workers
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
@@ -33,15 +34,15 @@ class FakeSource:
 
     kind = "file"
 
-    def __init__(self, plan: Plan, sink: PictureSink) -> None:
-        self.plan = plan
+    def __init__(self, spec: SessionSpec, sink: FrameSink) -> None:
+        self.spec = spec
         self.sink = sink
         self.closed = False
 
     async def start(self) -> None:
-        if self.plan.source == "slow.mp4":
+        if self.spec.source == "slow.mp4":
             await asyncio.Event().wait()
-        if self.plan.source != "clip.mp4":
+        if self.spec.source != "clip.mp4":
             from sightline.errors import InvalidArgumentError
 
             raise InvalidArgumentError("no such file")
@@ -51,7 +52,7 @@ class FakeSource:
 
 
 class Parts:
-    """Workers, sessions, lines and the gRPC service, wired as the gateway wires them."""
+    """Workers, sessions, viewers and the gRPC service, wired as the gateway wires them."""
 
     def __init__(self, *workers: FakeWorker, **settings: Any) -> None:
         addresses = tuple(worker.address for worker in workers)
@@ -59,13 +60,13 @@ class Parts:
         self.sources: list[FakeSource] = []
         self.workers = Workers(self.config.workers)
         self.sessions = Sessions(self.config, self.workers, self._make_source)
-        self.lines = Lines(self.sessions, self.config)
+        self.viewers = Viewers(self.sessions, self.config)
         self.speaker = Speaker(self.config.tts, self.config.max_speaks)
         self.addresses = Addresses(self.config, 1935)
         self._folder = tempfile.TemporaryDirectory(prefix="sl")
         self.server = grpc.aio.server(interceptors=[ErrorInterceptor()])
         self.servicer = SightlineServicer(
-            self.config, self.sessions, self.lines, self.speaker, self.addresses
+            self.config, self.sessions, self.viewers, self.speaker, self.addresses
         )
         gateway_pb2_grpc.add_SightlineServiceServicer_to_server(self.servicer, self.server)
         address = f"unix:{self._folder.name}/g"
@@ -79,14 +80,14 @@ class Parts:
 
     async def aclose(self) -> None:
         await self.channel.close()
-        await self.lines.aclose()
+        await self.viewers.aclose()
         await self.sessions.aclose()
         await self.speaker.aclose()
         await self.workers.aclose()
         await self.server.stop(None)
 
-    def _make_source(self, plan: Plan, sink: PictureSink) -> FakeSource:
-        source = FakeSource(plan, sink)
+    def _make_source(self, spec: SessionSpec, sink: FrameSink) -> FakeSource:
+        source = FakeSource(spec, sink)
         self.sources.append(source)
         return source
 
@@ -115,11 +116,11 @@ async def running(*workers: FakeWorker, **settings: Any) -> AsyncIterator[Parts]
             await worker.stop()
 
 
-def picture(number: int, *, width: int = 32, height: int = 32) -> Picture:
+def picture(number: int, *, width: int = 32, height: int = 32) -> DecodedFrame:
     """A grey picture captured `number` seconds into the video."""
     pixels = np.full((height, width, 3), number % 256, np.uint8)
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-    return Picture(frame, (number + 1) * SECOND_NS, "stream")
+    return DecodedFrame(frame, (number + 1) * SECOND_NS, "stream")
 
 
 async def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:

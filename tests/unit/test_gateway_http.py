@@ -28,7 +28,7 @@ async def _served(
         HttpApi(
             parts.config,
             parts.sessions,
-            parts.lines,
+            parts.viewers,
             parts.workers,
             addresses=parts.addresses,
             speech=parts.speaker.configured,
@@ -174,7 +174,7 @@ async def test_the_preview_is_the_newest_picture_as_jpeg() -> None:
         session = await parts.push_session(fps=1)
         path = f"/api/sessions/{session.id}/preview.jpg"
         assert (await client.get(path)).status == 204
-        session.admit("rtmp").sink.picture(picture(0, width=320, height=240))
+        session.admit("rtmp").sink.take(picture(0, width=320, height=240))
         await eventually(lambda: session.state == LIVE)
         reply = await client.get(path)
         assert reply.content_type == "image/jpeg"

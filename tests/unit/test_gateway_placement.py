@@ -29,7 +29,7 @@ async def _push(session: Session, *numbers: int) -> None:
     sink = session._publisher.sink if session._publisher else session.admit("rtmp").sink
     for number in numbers:
         before = session.counts.processed
-        sink.picture(picture(number))
+        sink.take(picture(number))
         await eventually(lambda before=before: session.counts.processed == before + 1)
 
 
@@ -92,7 +92,7 @@ async def test_frames_in_flight_when_a_session_moves_are_not_lost() -> None:
     async with two_workers(first, second, frames=2) as (_, session):
         first.understanding.clear()
         for number in range(2, 5):
-            session._publisher.sink.picture(picture(number))  # type: ignore[union-attr]
+            session._publisher.sink.take(picture(number))  # type: ignore[union-attr]
         await eventually(lambda: session.feed.window.num_waiting == 3)
         first.draining = True
         await eventually(lambda: session.counts.processed == 5)
@@ -142,7 +142,7 @@ async def test_a_worker_without_room_for_frames_is_left() -> None:
     first, second = FakeWorker(), FakeWorker()
     async with two_workers(first, second, frames=3) as (_, session):
         first.refuse_frames = True
-        session._publisher.sink.picture(picture(3))  # type: ignore[union-attr]
+        session._publisher.sink.take(picture(3))  # type: ignore[union-attr]
         await eventually(lambda: session.counts.processed == 4 or session.counts.dropped)
         await eventually(lambda: _of(session) == second.address)
         await _push(session, 4)

@@ -13,7 +13,7 @@ import pytest
 
 from services.gateway import metrics
 from services.gateway.sessions.gate import Gate
-from services.gateway.sessions.memory import Leftovers
+from services.gateway.sessions.memory_trimmer import MemoryTrimmer
 from services.gateway.sessions.session import ENDED, LIVE, STALLED, WAITING, Session
 from services.gateway.workers import workers as router
 from sightline.errors import (
@@ -107,7 +107,7 @@ async def test_frames_reach_the_worker_in_order_and_within_its_credit() -> None:
         sink = session.admit("rtmp").sink
         worker.understanding.clear()
         for number in range(12):
-            sink.picture(picture(number))
+            sink.take(picture(number))
         await eventually(lambda: session.feed.window.num_waiting == QUEUE)
         worker.understanding.set()
         await eventually(lambda: session.counts.processed == 12)
@@ -132,7 +132,7 @@ async def test_a_frame_s_latency_and_age_begin_at_the_sampler(
         earlier = SimpleNamespace(monotonic=lambda: time.monotonic() - 0.25)
         monkeypatch.setattr("services.gateway.frames.sampler.time", earlier)
         before = _share_of_latencies(within_s=0.2)
-        session.admit("rtmp").sink.picture(picture(0))
+        session.admit("rtmp").sink.take(picture(0))
         await eventually(lambda: session.counts.processed == 1)
         assert session.message().stats.frame_latency_p50_ms > 245
         assert session.staleness_s(time.monotonic()) > 0.25
@@ -155,7 +155,7 @@ async def test_the_newest_frame_s_age_is_told_by_state() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
-        session.admit("rtmp").sink.picture(picture(0))
+        session.admit("rtmp").sink.take(picture(0))
         await eventually(lambda: session.counts.processed == 1)
         parts.sessions.tick(time.monotonic() + 3)
         for of in ("p50", "p95", "max"):
@@ -170,10 +170,10 @@ async def test_live_frames_drop_the_oldest_and_count_it() -> None:
         sink = session.admit("rtmp").sink
         worker.understanding.clear()
         for number in range(3):
-            sink.picture(picture(number))
+            sink.take(picture(number))
             await eventually(lambda n=number: session.feed.window.num_waiting == n + 1)
         for number in range(3, 10):
-            sink.picture(picture(number))
+            sink.take(picture(number))
         worker.understanding.set()
         await eventually(lambda: session.counts.processed == 5)
         assert _captured(worker, session.id) == [0, 1, 2, 8, 9]
@@ -189,7 +189,7 @@ async def test_lossless_frames_wait_for_room() -> None:
 
         def play() -> None:
             for number in range(20):
-                sink.picture(picture(number))
+                sink.take(picture(number))
 
         playing = asyncio.create_task(asyncio.to_thread(play))
         await eventually(lambda: session.waiting_frames == QUEUE + 2)
@@ -207,11 +207,11 @@ async def test_a_stream_that_broke_goes_on_where_the_worker_is() -> None:
         session = await parts.push_session(fps=1)
         sink = session.admit("rtmp").sink
         for number in range(3):
-            sink.picture(picture(number))
+            sink.take(picture(number))
         await eventually(lambda: session.counts.processed == 3)
         await worker.restart(forget=False)
         await eventually(lambda: len(worker.opened) == 2 and session.feed.connected)
-        sink.picture(picture(3))
+        sink.take(picture(3))
         await eventually(lambda: session.counts.processed == 4)
         assert worker.opened[1][1], "the worker knew the session"
         assert _captured(worker, session.id) == [0, 1, 2, 3]
@@ -222,7 +222,7 @@ async def test_a_worker_without_room_for_frames_is_named() -> None:
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
         worker.refuse_frames = True
-        session.admit("rtmp").sink.picture(picture(0))
+        session.admit("rtmp").sink.take(picture(0))
         await eventually(lambda: "worker_full" in session.message().stats.degraded)
         worker.refuse_frames = False
         await eventually(lambda: session.feed.connected)
@@ -235,12 +235,12 @@ async def test_a_worker_that_forgot_gets_the_last_window_again() -> None:
         session = await parts.push_session(fps=1)
         sink = session.admit("rtmp").sink
         for number in range(10):
-            sink.picture(picture(number))
+            sink.take(picture(number))
             await eventually(lambda n=number: session.counts.processed == n + 1)
         await worker.stop()
         await eventually(lambda: not session.feed.connected)
         assert "worker_unavailable" in session.message().stats.degraded
-        sink.picture(picture(10))
+        sink.take(picture(10))
         worker.frames.clear()
         await worker.start()
         await eventually(lambda: session.counts.processed == 11)
@@ -255,11 +255,11 @@ async def test_frames_in_flight_when_a_worker_forgets_are_sent_again() -> None:
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
         sink = session.admit("rtmp").sink
-        sink.picture(picture(0))
+        sink.take(picture(0))
         await eventually(lambda: session.counts.processed == 1)
         worker.understanding.clear()
         for number in range(1, 4):
-            sink.picture(picture(number))
+            sink.take(picture(number))
         await eventually(lambda: session.feed.window.num_waiting == 3)
         await worker.restart(forget=True)
         worker.understanding.set()
@@ -275,12 +275,12 @@ async def test_frames_in_flight_when_the_stream_breaks_are_counted_not_repeated(
         sink = session.admit("rtmp").sink
         worker.understanding.clear()
         for number in range(3):
-            sink.picture(picture(number))
+            sink.take(picture(number))
         await eventually(lambda: session.feed.window.num_waiting == 3)
         await worker.restart(forget=False)
         worker.understanding.set()
         await eventually(lambda: session.counts.dropped["worker_stream_broken"] == 3)
-        sink.picture(picture(3))
+        sink.take(picture(3))
         await eventually(lambda: session.counts.processed == 1)
 
 
@@ -308,7 +308,7 @@ async def test_a_publisher_learns_that_its_session_was_deleted() -> None:
         sink = await gate.accept(KEY, "a")
         parts.sessions.delete(session, "requested")
         with pytest.raises(InvalidArgumentError, match="deleted"):
-            sink.picture(picture(0))
+            sink.take(picture(0))
         again = await parts.push_session()
         with pytest.raises(AlreadyExistsError):
             await gate.accept(KEY, "b")
@@ -325,7 +325,7 @@ async def test_a_publisher_that_left_may_come_back_within_the_grace_time() -> No
         gate = Gate(parts.sessions, "rtmp")
         assert session.state == WAITING
         sink = await gate.accept(KEY, "a")
-        sink.picture(picture(0))
+        sink.take(picture(0))
         await eventually(lambda: session.state == LIVE)
         sink.ended("publisher_left")
         await eventually(lambda: session.state == STALLED)
@@ -333,7 +333,7 @@ async def test_a_publisher_that_left_may_come_back_within_the_grace_time() -> No
         parts.sessions.tick(session.since_s + 29)
         assert parts.sessions.all() == [session]
         again = await gate.accept(KEY, "b")
-        again.picture(picture(1))
+        again.take(picture(1))
         await eventually(lambda: session.state == LIVE)
         assert session.message().stats.frames_received == 2
 
@@ -344,12 +344,12 @@ async def test_whoever_left_before_says_nothing_of_the_next_publisher() -> None:
         first = session.admit("rtmp")
         with pytest.raises(AlreadyExistsError, match="rtmp"):
             session.admit("whip")
-        first.sink.picture(picture(0))
+        first.sink.take(picture(0))
         await eventually(lambda: session.state == LIVE)
         await asyncio.to_thread(first.sink.ended, "publisher_left")  # from its decode thread
         await eventually(lambda: session.state == STALLED)
         with session.admit("whip") as second:
-            second.sink.picture(picture(1))
+            second.sink.take(picture(1))
             await eventually(lambda: session.state == LIVE)
             first.leave("publisher_left")
             assert session.state == LIVE
@@ -366,7 +366,7 @@ async def test_a_session_ends_with_its_grace_time() -> None:
         session = await parts.push_session(fps=1, grace_s=30)
         gate = Gate(parts.sessions, "rtmp")
         sink = await gate.accept(KEY, "a")
-        sink.picture(picture(0))
+        sink.take(picture(0))
         await eventually(lambda: session.state == LIVE)
         gate.released(KEY)
         assert session.state == STALLED
@@ -395,7 +395,7 @@ async def test_a_session_nobody_publishes_to_or_looks_at_ends() -> None:
 async def test_a_source_that_fails_says_so() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.sessions.create(pb.CreateSessionRequest(source="clip.mp4"))
-        parts.sources[0].sink.picture(picture(0))
+        parts.sources[0].sink.take(picture(0))
         await eventually(lambda: session.state == LIVE)
         parts.sources[0].sink.ended("error")
         await eventually(lambda: session.state == ENDED)
@@ -496,7 +496,7 @@ async def test_rates_are_means_of_the_last_seconds() -> None:
         sink = session.admit("rtmp").sink
         parts.sessions.tick(100.0)
         for number in range(10):
-            sink.picture(picture(number))
+            sink.take(picture(number))
         await eventually(lambda: session.counts.processed == 10)
         parts.sessions.tick(102.0)
         stats = session.message().stats
@@ -522,7 +522,7 @@ async def test_a_deleted_session_is_freed_without_the_collector(road: str) -> No
             if road == "source":
                 request = pb.CreateSessionRequest(source="clip.mp4")
                 session = await parts.sessions.create(request)
-                parts.sources[0].sink.picture(picture(1))
+                parts.sources[0].sink.take(picture(1))
                 parts.sources.clear()
             else:
                 session = await parts.push_session(fps=1)
@@ -570,21 +570,21 @@ async def test_an_absurd_capture_time_ends_nothing() -> None:
 
 
 async def test_what_ended_sessions_left_is_given_back_once_and_later() -> None:
-    leftovers = Leftovers()
-    assert not await leftovers.advance(100.0)
-    leftovers.noted()
-    leftovers.noted()
-    assert not await leftovers.advance(101.0)
-    assert not await leftovers.advance(110.0)
-    assert await leftovers.advance(111.5)
-    assert not await leftovers.advance(200.0)
+    trimmer = MemoryTrimmer()
+    assert not await trimmer.advance(100.0)
+    trimmer.noted()
+    trimmer.noted()
+    assert not await trimmer.advance(101.0)
+    assert not await trimmer.advance(110.0)
+    assert await trimmer.advance(111.5)
+    assert not await trimmer.advance(200.0)
 
 
 async def test_nobody_sees_the_password_of_a_source() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.sessions.create(pb.CreateSessionRequest(source="clip.mp4"))
         secret = "rtsp://admin:hunter2@cam.lan/live?token=hunter2&channel=1"
-        session.plan = dataclasses.replace(session.plan, source=secret)
+        session.spec = dataclasses.replace(session.spec, source=secret)
         found = await parts.stub.GetSession(pb.GetSessionRequest(session=session.id))
         listed = await parts.stub.ListSessions(pb.ListSessionsRequest())
         for message in (found, *listed.sessions, parts.addresses.with_keys(session)):

@@ -14,10 +14,10 @@ from services.gateway.api.addresses import Addresses
 from services.gateway.api.push_stream import Push
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.quotas import Asker
+from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.answers import stream_answer
-from services.gateway.viewers.viewers import Lines
+from services.gateway.viewers.viewers import Viewers
 from sightline.errors import SightlineError, UnavailableError
 from sightline.v1 import gateway_pb2, gateway_pb2_grpc, inference_pb2
 
@@ -25,19 +25,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
-    """Translates calls; sessions, lines and pushes do the work. Errors are SightlineErrors."""
+    """Translates calls; sessions, viewers and pushes do the work. Errors are SightlineErrors."""
 
     def __init__(
         self,
         config: GatewayConfig,
         sessions: Sessions,
-        lines: Lines,
+        viewers: Viewers,
         speaker: Speaker,
         addresses: Addresses,
     ) -> None:
         self._config = config
         self._sessions = sessions
-        self._lines = lines
+        self._viewers = viewers
         self._speaker = speaker
         self._addresses = addresses
         self._trusted = config.trusted()
@@ -87,7 +87,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def Converse(
         self, request_iterator: AsyncIterator[gateway_pb2.ClientEvent], context: Context
     ) -> None:
-        await self._lines.serve(request_iterator, context.write, self._place(context))
+        await self._viewers.serve(request_iterator, context.write, self._place(context))
 
     async def Ask(
         self, request: gateway_pb2.AskRequest, context: Context

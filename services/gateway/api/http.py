@@ -19,7 +19,7 @@ from services.gateway.api.websocket import WebSocketApi
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.viewers.viewers import Lines
+from services.gateway.viewers.viewers import Viewers
 from services.gateway.workers.workers import Workers
 from sightline.errors import InvalidArgumentError, NotFoundError
 from sightline.v1 import gateway_pb2, inference_pb2
@@ -36,7 +36,7 @@ class HttpApi:
         self,
         config: GatewayConfig,
         sessions: Sessions,
-        lines: Lines,
+        viewers: Viewers,
         workers: Workers,
         *,
         addresses: Addresses,
@@ -48,7 +48,7 @@ class HttpApi:
         self._addresses = addresses
         self._speech = speech
         self._guard = Guard(config)
-        self._websocket = WebSocketApi(config, sessions, lines)
+        self._websocket = WebSocketApi(config, sessions, viewers)
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
 
     def add_to(self, app: web.Application) -> None:

@@ -53,7 +53,7 @@ class Push:
                 publisher.sink,
                 codec=opening.codec,
                 extradata=opening.extradata,
-                lossless=session.plan.lossless,
+                lossless=session.spec.lossless,
                 name=f"{session.id}:push",
             )
             taker = None
@@ -80,9 +80,9 @@ class Push:
         if not first.open.session:
             return self._sessions.find_by_key(first.open.key), first.open
         session = self._sessions.find(first.open.session)
-        if not session.plan.key:
+        if not session.spec.key:
             raise FailedPreconditionError("this session reads a source of its own")
-        if not hmac.compare_digest(session.plan.key.encode(), first.open.key.encode()):
+        if not hmac.compare_digest(session.spec.key.encode(), first.open.key.encode()):
             raise UnauthenticatedError("wrong key")
         return session, first.open
 

@@ -11,7 +11,7 @@ from services.gateway.api.messages import as_json, parsed
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.viewers.viewers import Lines
+from services.gateway.viewers.viewers import Viewers
 from sightline.errors import InvalidArgumentError, SightlineError
 from sightline.v1 import gateway_pb2
 
@@ -22,15 +22,15 @@ HEARTBEAT_S = 15.0
 
 
 class DisconnectedError(Exception):
-    """The WebSocket is gone; its line waits for it to come back."""
+    """The WebSocket is gone; its viewer may come back."""
 
 
 class WebSocketApi:
     """The WebSocket of a session, for viewers in browsers."""
 
-    def __init__(self, config: GatewayConfig, sessions: Sessions, lines: Lines) -> None:
+    def __init__(self, config: GatewayConfig, sessions: Sessions, viewers: Viewers) -> None:
         self._sessions = sessions
-        self._lines = lines
+        self._viewers = viewers
         self._trusted = config.trusted()
 
     def add_to(self, app: web.Application) -> None:
@@ -52,7 +52,7 @@ class WebSocketApi:
 
         code, last = WSCloseCode.OK, None
         try:
-            await self._lines.serve(_events(socket, session), send, self._place(request))
+            await self._viewers.serve(_events(socket, session), send, self._place(request))
         except (DisconnectedError, ConnectionError):
             pass
         except SightlineError as error:

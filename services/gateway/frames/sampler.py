@@ -20,7 +20,7 @@ from services.common.tasks import QueueClosed
 from services.common.threads import on_thread
 from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.frame_size import FrameSize
-from services.gateway.sources.source import MAX_AHEAD_NS, ClockSource, DecodeBudget, Picture
+from services.gateway.sources.source import MAX_AHEAD_NS, ClockSource, DecodeBudget, DecodedFrame
 
 SECOND_NS = 1_000_000_000
 PREVIEW_WIDTH = 640  # pixels
@@ -128,12 +128,12 @@ class Sampler:
         self._closed = False
         self._counts = FrameCounts() if counts is None else counts
         self._offset_ns = 0
-        self._newest: Picture | None = None
-        self._preview: tuple[Picture, int, bytes] | None = None
+        self._newest: DecodedFrame | None = None
+        self._preview: tuple[DecodedFrame, int, bytes] | None = None
 
     # --- the decode thread --------------------------------------------------------------------
 
-    def picture(self, picture: Picture) -> None:
+    def take(self, picture: DecodedFrame) -> None:
         """Take one decoded picture; blocks only when lossless and the ring is full."""
         capture_ns = self._on_timeline(picture.capture_ns)
         with self._room:

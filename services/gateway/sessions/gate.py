@@ -4,7 +4,7 @@ import logging
 
 from services.gateway.sessions.publisher import Publisher
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.sources.source import PictureSink
+from services.gateway.sources.source import FrameSink
 from sightline.errors import AlreadyExistsError
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ class Gate:
         self._kind = kind
         self._publishers: dict[str, tuple[str, Publisher]] = {}  # by key, with their session's id
 
-    async def accept(self, key: str, peer: str) -> PictureSink:
+    async def accept(self, key: str, peer: str) -> FrameSink:
         session = self._sessions.find_by_key(key)
         if key in self._publishers:  # perhaps of a deleted session, and about to leave
             raise AlreadyExistsError("somebody is publishing with this key")

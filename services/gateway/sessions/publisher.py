@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from services.gateway.frames.sampler import Sampler
-from services.gateway.sources.source import DecodeBudget, Picture, PictureSink
+from services.gateway.sources.source import DecodeBudget, DecodedFrame, FrameSink
 from sightline.errors import InvalidArgumentError
 
 
@@ -30,7 +30,7 @@ class Publisher:
         self._thread = threading.get_ident()
 
     @property
-    def sink(self) -> PictureSink:
+    def sink(self) -> FrameSink:
         """Where the pictures go. It refuses them once the session is deleted, which makes the
         publisher's connection end."""
         return self
@@ -59,10 +59,10 @@ class Publisher:
 
     # --- the sink ---------------------------------------------------------------------------
 
-    def picture(self, picture: Picture) -> None:
+    def take(self, picture: DecodedFrame) -> None:
         if self._refused:
             raise InvalidArgumentError("the session was deleted")
-        self._sampler.picture(picture)
+        self._sampler.take(picture)
 
     def ended(self, reason: str) -> None:
         if threading.get_ident() == self._thread:

@@ -16,8 +16,9 @@ from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.sampler import SampledFrame, Sampler
 from services.gateway.sessions.frame_feed import FrameFeed
 from services.gateway.sessions.publisher import Publisher
-from services.gateway.sessions.quotas import Turns
-from services.gateway.sources.source import DecodeBudget, PictureSink, Source
+from services.gateway.sessions.question_queue import QuestionQueue
+from services.gateway.sessions.session_spec import SessionSpec
+from services.gateway.sources.source import DecodeBudget, FrameSink, Source
 from services.gateway.workers.placement import Placement
 from services.gateway.workers.worker_stream import WorkerStream
 from sightline.errors import AlreadyExistsError, FailedPreconditionError
@@ -33,21 +34,6 @@ DEFAULT_FPS = 8.0
 DEGRADED_S = 30.0  # how long what an answer said about its peers is shown
 CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
 RATE_S = 3  # seconds that rates are averaged over
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a session was asked to be, checked and with defaults filled in."""
-
-    name: str
-    source: str  # "": publishers push
-    key: str
-    fps: float
-    window: int  # segments; 0: the worker's default
-    max_pixels: int  # of a frame; 0: the worker's default
-    lossless: bool
-    loop: bool
-    grace_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +52,7 @@ class Session:
 
     def __init__(
         self,
-        plan: Plan,
+        spec: SessionSpec,
         placement: Placement,
         stream: WorkerStream,
         config: GatewayConfig,
@@ -74,28 +60,28 @@ class Session:
     ) -> None:
         description = placement.description
         self.id = placement.session_id
-        self.plan = plan
-        self.name = plan.name or f"session-{self.id[:4]}"
+        self.spec = spec
+        self.name = spec.name or f"session-{self.id[:4]}"
         self.created_ns = time.time_ns()
         self.state = WAITING
         self.since_s = time.monotonic()  # when `state` was entered
         self.used_s = self.since_s  # when somebody last asked or watched
         self.viewers = 0
         self.alive = True
-        self.source_kind = "file" if plan.source else ""
+        self.source_kind = "file" if spec.source else ""
         self.counts = FrameCounts()
         self._publisher: Publisher | None = None  # who is publishing now
         self._source: Source | None = None
         self._on_change = on_change
         self._model = description.model
-        self._window = plan.window or description.window_segments
-        self.fps = plan.fps or description.preferred_fps or DEFAULT_FPS
+        self._window = spec.window or description.window_segments
+        self.fps = spec.fps or description.preferred_fps or DEFAULT_FPS
         self.sampler = Sampler(
             fps=self.fps,
-            size=FrameSize.of(description, plan.max_pixels),
+            size=FrameSize.of(description, spec.max_pixels),
             loop=asyncio.get_running_loop(),
             capacity=config.ring_frames,
-            lossless=plan.lossless,
+            lossless=spec.lossless,
             counts=self.counts,
             budget=DecodeBudget(decoder_bytes=config.decoder_bytes, picture_s=config.picture_s),
         )
@@ -104,10 +90,10 @@ class Session:
             self._next_frame,
             self.counts,
             window_frames=self._window * max(1, description.tubelet),
-            delivery="lossless" if plan.lossless else "newest",
+            delivery="lossless" if spec.lossless else "newest",
         )
         self.feed.start(stream)
-        self.turns = Turns(config.session_answers)
+        self.questions = QuestionQueue(config.session_answers)
         self.watches = InFlight("watches", owner="the session", most=config.session_watches)
         self._degraded: dict[str, float] = {}
         self._source_failed = False
@@ -117,13 +103,13 @@ class Session:
     # --- life -------------------------------------------------------------------------------
 
     async def open(
-        self, make_source: Callable[[Plan, PictureSink], Source], timeout_s: float
+        self, make_source: Callable[[SessionSpec, FrameSink], Source], timeout_s: float
     ) -> None:
         """Start the source of the session's own, if it has one. Raises what it raises, or
         TimeoutError."""
-        if self.plan.source:
+        if self.spec.source:
             publisher = self.admit("file", own=True)
-            self._source = make_source(self.plan, publisher.sink)
+            self._source = make_source(self.spec, publisher.sink)
             async with asyncio.timeout(timeout_s):
                 await self._source.start()
 
@@ -153,7 +139,7 @@ class Session:
         Raises AlreadyExistsError when there is a publisher, FailedPreconditionError when the
         session has a source of its own.
         """
-        if self.plan.source and not own:
+        if self.spec.source and not own:
             raise FailedPreconditionError("this session reads a source of its own")
         if self._publisher is not None:
             raise AlreadyExistsError(
@@ -165,9 +151,9 @@ class Session:
 
     def _publisher_left(self, reason: str) -> None:
         self._publisher = None
-        if self.plan.source:
+        if self.spec.source:
             self._source_failed = reason == "error"
-        if self.plan.source or reason == "end":
+        if self.spec.source or reason == "end":
             self._enter(ENDED)
         elif self.state == LIVE:
             self._enter(STALLED)
@@ -256,7 +242,7 @@ class Session:
             name=self.name,
             state=self.state,
             source_kind=self.source_kind,
-            source=redacted(self.plan.source),
+            source=redacted(self.spec.source),
             model=self._model,
             window=self._window,
             fps=self.fps,
@@ -266,7 +252,7 @@ class Session:
             created_ns=self.created_ns,
             stats=self._stats(),
             delivery=(
-                gateway_pb2.DELIVERY_LOSSLESS if self.plan.lossless else gateway_pb2.DELIVERY_NEWEST
+                gateway_pb2.DELIVERY_LOSSLESS if self.spec.lossless else gateway_pb2.DELIVERY_NEWEST
             ),
         )
 

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import hmac
 import logging
-import math
-import re
 import secrets
 import time
 from collections import Counter
@@ -15,9 +13,10 @@ from typing import Protocol
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.memory import Leftovers
-from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Plan, Session
-from services.gateway.sources.source import PictureSink, Source
+from services.gateway.sessions.memory_trimmer import MemoryTrimmer
+from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Session
+from services.gateway.sessions.session_spec import SessionSpec
+from services.gateway.sources.source import FrameSink, Source
 from services.gateway.workers.placement import Placement
 from services.gateway.workers.workers import Workers
 from sightline.errors import (
@@ -34,11 +33,6 @@ from sightline.v1 import gateway_pb2
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-MAX_NAME_CHARACTERS = 80
-MAX_SOURCE_CHARACTERS = 2048
-MAX_FPS = 120.0
-MAX_GRACE_S = 86400.0
-_KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
 
 
 class SessionListener(Protocol):
@@ -60,7 +54,7 @@ class Sessions:
         self,
         config: GatewayConfig,
         workers: Workers,
-        make_source: Callable[[Plan, PictureSink], Source],
+        make_source: Callable[[SessionSpec, FrameSink], Source],
     ) -> None:
         self._config = config
         self._workers = workers
@@ -71,10 +65,10 @@ class Sessions:
         self._closing: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._draining = False
-        self._leftovers = Leftovers()
+        self._trimmer = MemoryTrimmer()
 
     def start(self) -> None:
-        self._leftovers.started()
+        self._trimmer.started()
         self._ticker = spawn(self._tick_forever(), name="sessions:tick")
 
     def listen(self, listener: SessionListener) -> None:
@@ -116,7 +110,7 @@ class Sessions:
         found = None
         offered = key.encode(errors="surrogatepass")  # from a header, it can hold any byte
         for session in self._sessions.values():
-            if hmac.compare_digest(session.plan.key.encode(), offered) and session.plan.key:
+            if hmac.compare_digest(session.spec.key.encode(), offered) and session.spec.key:
                 found = session
         if found is None:
             raise UnauthenticatedError("wrong key")
@@ -124,15 +118,15 @@ class Sessions:
 
     async def create(self, request: gateway_pb2.CreateSessionRequest) -> Session:
         """Make a session that a worker has admitted. Raises what CreateSession may answer."""
-        plan = self._plan(request)
+        spec = SessionSpec.of(request, self._config)
         if self._draining:
             raise UnavailableError("the gateway is draining")
         if len(self._sessions) + self._making.total() >= self._config.max_sessions:
             raise ResourceExhaustedError(f"{self._config.max_sessions} sessions are open already")
-        self._refuse_taken_key(plan.key)
-        self._making[plan.key] += 1
+        self._refuse_taken_key(spec.key)
+        self._making[spec.key] += 1
         try:
-            session = await self._admit(plan)
+            session = await self._admit(spec)
             try:
                 await self._open_source(session)
             except BaseException:
@@ -143,8 +137,8 @@ class Sessions:
                 raise UnavailableError("the gateway is draining")
             self._sessions[session.id] = session
         finally:
-            self._making[plan.key] -= 1
-        metrics.SESSIONS_CREATED.labels("source" if plan.source else "push").inc()
+            self._making[spec.key] -= 1
+        metrics.SESSIONS_CREATED.labels("source" if spec.source else "push").inc()
         log.info(
             "session created",
             extra={
@@ -192,18 +186,18 @@ class Sessions:
             await asyncio.sleep(TICK_S)
             try:
                 self.tick(time.monotonic())
-                await self._leftovers.advance(time.monotonic())
+                await self._trimmer.advance(time.monotonic())
             except Exception:  # one session's defect must not keep the others from ending
                 log.exception("tick failed")
 
     def _overdue(self, session: Session, now_s: float) -> str:
         """Why a session ends now; "" to keep it."""
         age_s = now_s - session.since_s
-        if session.state == STALLED and age_s > session.plan.grace_s:
+        if session.state == STALLED and age_s > session.spec.grace_s:
             return "publisher_left"
         if (
             session.state == WAITING
-            and not session.plan.source
+            and not session.spec.source
             and age_s > self._config.unpublished_s
         ):
             return "never_published"
@@ -214,23 +208,23 @@ class Sessions:
 
     def _end(self, session: Session) -> None:
         session.end()
-        self._leftovers.noted()
+        self._trimmer.noted()
         task = spawn(session.aclose(), name=f"{session.id}:close")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _admit(self, plan: Plan) -> Session:
+    async def _admit(self, spec: SessionSpec) -> Session:
         """A session that the emptiest worker with room for it has accepted."""
         placement = Placement(
             self._workers,
             secrets.token_hex(8),
-            window_segments=plan.window,
-            max_pixels=plan.max_pixels,
+            window_segments=spec.window,
+            max_pixels=spec.max_pixels,
             grace_s=self._config.worker_grace_s,
             open_timeout_s=self._config.open_timeout_s,
         )
         stream = await placement.open()
-        return Session(plan, placement, stream, self._config, self._changed)
+        return Session(spec, placement, stream, self._config, self._changed)
 
     async def _open_source(self, session: Session) -> None:
         try:
@@ -255,40 +249,3 @@ class Sessions:
             raise AlreadyExistsError("this key belongs to another session")
         if self._making[key]:
             raise AlreadyExistsError("this key belongs to another session")
-
-    def _plan(self, request: gateway_pb2.CreateSessionRequest) -> Plan:
-        """Check a request and fill in the defaults. Raises InvalidArgumentError."""
-        options = request.options
-        kind = request.WhichOneof("input")
-        if kind is None:
-            raise InvalidArgumentError("a session needs a source, or push")
-        if kind == "source" and not 0 < len(request.source) <= MAX_SOURCE_CHARACTERS:
-            raise InvalidArgumentError(
-                f"a source is a path or a URL of at most {MAX_SOURCE_CHARACTERS} characters"
-            )
-        key = ""
-        if kind == "push":
-            key = request.push.key or secrets.token_urlsafe(18)
-            if not _KEY.fullmatch(key):
-                raise InvalidArgumentError("a key has 8 to 128 characters of A-Z a-z 0-9 _ . ~ -")
-        if len(options.name) > MAX_NAME_CHARACTERS or not options.name.isprintable():
-            raise InvalidArgumentError(
-                f"a name has at most {MAX_NAME_CHARACTERS} printable characters"
-            )
-        if not (math.isfinite(options.fps) and 0 <= options.fps <= MAX_FPS):
-            raise InvalidArgumentError(f"fps is between 0 and {MAX_FPS:g}")
-        if not (math.isfinite(options.grace_s) and 0 <= options.grace_s <= MAX_GRACE_S):
-            raise InvalidArgumentError(f"grace_s is between 0 and {MAX_GRACE_S:g}")
-        if options.delivery not in gateway_pb2.Delivery.values():
-            raise InvalidArgumentError("unknown delivery")
-        return Plan(
-            name=options.name,
-            source=request.source if kind == "source" else "",
-            key=key,
-            fps=options.fps or self._config.fps,
-            window=options.window,
-            max_pixels=options.max_pixels,
-            lossless=options.delivery == gateway_pb2.DELIVERY_LOSSLESS,
-            loop=options.loop,
-            grace_s=options.grace_s or self._config.grace_s,
-        )

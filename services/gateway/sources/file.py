@@ -15,10 +15,10 @@ import av
 from services.common.threads import on_thread
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.container import SECOND_NS, Reading
-from services.gateway.sources.decoder import PictureOutlet
+from services.gateway.sources.decoder import FrameOutlet
 from services.gateway.sources.opening import Opening, locate
 from services.gateway.sources.remote.reach import Reach
-from services.gateway.sources.source import ClockSource, PictureSink
+from services.gateway.sources.source import ClockSource, FrameSink
 from sightline.errors import InvalidArgumentError, SightlineError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class FileSource:
     def __init__(
         self,
         source: str,
-        sink: PictureSink,
+        sink: FrameSink,
         *,
         loop: bool = False,
         paced: bool = True,
@@ -66,7 +66,7 @@ class FileSource:
         self._place = locate(source, root)
         self._reach = reach or Reach()
         self._sink = sink
-        self._outlet = PictureOutlet(sink)
+        self._outlet = FrameOutlet(sink)
         self._loop = loop
         self._paced = paced
         self._limits = limits or FileLimits()

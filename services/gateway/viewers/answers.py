@@ -11,7 +11,7 @@ import grpc
 from services.common.backoff import Backoff
 from services.common.errors import error_of_peer, restarting
 from services.gateway import metrics
-from services.gateway.sessions.quotas import Asker, Turns
+from services.gateway.sessions.question_queue import Asker, QuestionQueue
 from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, SightlineError
 from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
@@ -38,7 +38,7 @@ class Answerable(Protocol):
     @property
     def stub(self) -> inference_pb2_grpc.InferenceServiceStub: ...
     @property
-    def turns(self) -> Turns: ...
+    def questions(self) -> QuestionQueue: ...
     async def wait_placed(self, timeout_s: float) -> bool: ...
     def check_answerable(self) -> None: ...
     def frame_age_s(self, capture_ns: int) -> float | None: ...
@@ -57,13 +57,13 @@ async def stream_answer(
     `timeout_s`.
 
     A worker that is away before its first event is asked again, or the one that the session moves
-    to; once words have come a failure is
-    raised as the SightlineError of its status. Closing the iterator cancels the answer. Raises
-    FailedPreconditionError where there is no frame to ask about.
+    to; once words have come a failure is raised as the SightlineError of its status. Closing the
+    iterator cancels the answer. Raises FailedPreconditionError where there is no frame to ask
+    about.
     """
     session.check_answerable()
     asked_s = time.monotonic()
-    async with session.turns.turn(asker, wait_s):
+    async with session.questions.slot(asker, wait_s):
         events = _relay(session, request, asked_s, timeout_s)
         async with contextlib.aclosing(events):
             async for event in events:

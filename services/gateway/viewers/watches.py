@@ -21,7 +21,7 @@ _RETRYABLE = frozenset(
 
 
 class WatchOwner(Protocol):
-    """The line that watches belong to."""
+    """The viewer that watches belong to."""
 
     def put(self, event: gateway_pb2.ServerEvent) -> None: ...
     def fail(self, code: str, message: str, *, turn: str = "", watch: str = "") -> None: ...
@@ -31,7 +31,7 @@ class WatchOwner(Protocol):
 
 
 class Watches:
-    """The watches of one line by the viewer's ids. All methods belong to the event loop."""
+    """The watches of one viewer by its ids. All methods belong to the event loop."""
 
     def __init__(self, session: Session, most: int, place: str, owner: WatchOwner) -> None:
         self._session = session

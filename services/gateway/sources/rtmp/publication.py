@@ -5,7 +5,7 @@ from services.gateway.sources.decoder import EncodedPacket, PacketDecoder
 from services.gateway.sources.rtmp import RtmpError, messages
 from services.gateway.sources.rtmp.chunks import Message
 from services.gateway.sources.rtmp.flv import parse_audio, parse_video
-from services.gateway.sources.source import PictureSink
+from services.gateway.sources.source import FrameSink
 
 CLOSE_TIMEOUT_S = 5.0
 MS_NS = 1_000_000
@@ -14,7 +14,7 @@ MS_NS = 1_000_000
 class Publication:
     """From the gate's yes until the publisher leaves. Times on the wire are milliseconds."""
 
-    def __init__(self, key: str, sink: PictureSink, peer: str) -> None:
+    def __init__(self, key: str, sink: FrameSink, peer: str) -> None:
         self.key = key
         self._sink = sink
         self._clock = ArrivalClock()

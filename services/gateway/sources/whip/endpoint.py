@@ -21,7 +21,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from services.common.http_status import HTTP_STATUS
 from services.common.tasks import cancel_and_wait, spawn
-from services.gateway.sources.source import PictureSink, PublisherGate
+from services.gateway.sources.source import FrameSink, PublisherGate
 from services.gateway.sources.whip.offer import check_offer
 from services.gateway.sources.whip.rtp_video import RtpVideo
 from sightline.errors import (
@@ -211,7 +211,7 @@ class _Publication:
     """One peer connection into a sink."""
 
     def __init__(
-        self, key: str, sink: PictureSink, ice_servers: list[RTCIceServer], limits: WhipLimits
+        self, key: str, sink: FrameSink, ice_servers: list[RTCIceServer], limits: WhipLimits
     ) -> None:
         self.key = key
         self.id = secrets.token_urlsafe(16)

@@ -19,7 +19,7 @@ from services.common.threads import on_thread
 from services.gateway.sources.bitstream import is_keyframe
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.decoder import EncodedPacket, PacketDecoder
-from services.gateway.sources.source import ClockSource, DecodeBudget, Picture, PictureSink
+from services.gateway.sources.source import ClockSource, DecodeBudget, DecodedFrame, FrameSink
 from sightline.errors import InternalError, SightlineError
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class RtpVideo:
     for.
     """
 
-    def __init__(self, receiver: RTCRtpReceiver, sink: PictureSink, name: str) -> None:
+    def __init__(self, receiver: RTCRtpReceiver, sink: FrameSink, name: str) -> None:
         self._receiver: Any = receiver
         self._sink = sink
         self._clock = SenderClock()
@@ -129,11 +129,11 @@ class RtpVideo:
     def budget(self) -> DecodeBudget:
         return self._sink.budget
 
-    def picture(self, picture: Picture) -> None:
+    def take(self, picture: DecodedFrame) -> None:
         now_s = time.monotonic()
         self._interval_s += 0.1 * (min(1.0, now_s - self.picture_s) - self._interval_s)
         self.picture_s = now_s
-        self._sink.picture(picture)
+        self._sink.take(picture)
 
     def dropped(self, reason: str, count: int = 1) -> None:
         self._lost = True
