@@ -20,7 +20,7 @@ from services.gateway.sources.file import FileSource
 from services.gateway.sources.remote.reach import Reach
 from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
 from services.gateway.sources.source import FrameSink, Source
-from services.gateway.sources.whip.endpoint import WhipEndpoint
+from services.gateway.sources.whip.server import WhipServer
 from services.gateway.viewers.viewers import Viewers
 from services.gateway.workers.workers import Workers
 from sightline.errors import PermissionDeniedError
@@ -43,7 +43,7 @@ class Gateway:
         self._sessions = Sessions(config, self._workers, self._make_source)
         self._viewers = Viewers(self._sessions, config)
         self._speaker = Speaker(config.tts, config.max_speaks)
-        self._whip = WhipEndpoint(Gate(self._sessions, "whip"), ice_servers=config.ice_servers)
+        self._whip = WhipServer(Gate(self._sessions, "whip"), ice_servers=config.ice_servers)
         self._servicer: SightlineServicer | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._rtmp: RtmpServer | None = None

@@ -19,6 +19,7 @@ from services.gateway.api.websocket import WebSocketApi
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
+from services.gateway.sources.whip.ice import ice_server
 from services.gateway.viewers.viewers import Viewers
 from services.gateway.workers.workers import Workers
 from sightline.errors import InvalidArgumentError, NotFoundError
@@ -83,7 +84,7 @@ class HttpApi:
                 "grpc_port": self._addresses.grpc_port,
                 "rtmp_url": self._addresses.rtmp,
                 "whip_url": f"{self._addresses.http}/whip",
-                "ice_servers": [_ice_server(url) for url in self._config.ice_servers],
+                "ice_servers": [ice_server(url) for url in self._config.ice_servers],
                 "limits": {
                     "sessions": self._config.max_sessions,
                     "viewers_per_session": self._config.max_lines,
@@ -140,13 +141,3 @@ def _loading(description: inference_pb2.ModelDescription) -> dict[str, Any]:
     percent = percent_of(description.loading)
     text = words_of(description)
     return {"model": description.model, "percent": percent, "text": text, **numbers}
-
-
-def _ice_server(url: str) -> dict[str, str]:
-    """turn:user:password@host:port → what RTCPeerConnection takes."""
-    scheme, _, rest = url.partition(":")
-    credentials, at, host = rest.rpartition("@")
-    if not at:
-        return {"urls": url}
-    user, _, password = credentials.partition(":")
-    return {"urls": f"{scheme}:{host}", "username": user, "credential": password}

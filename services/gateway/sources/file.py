@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import av
 
+from services.common.backoff import Backoff
 from services.common.threads import on_thread
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.container import SECOND_NS, Reading
@@ -140,11 +140,11 @@ class FileSource:
     def _reopen(self, wait: bool) -> Reading | None:
         """Open again, for a URL several times; None when it stays away."""
         limits = self._limits
+        backoff = Backoff(limits.backoff_s, limits.max_backoff_s)
         for attempt in range(limits.reconnects if self._is_url else 1):
             if wait or attempt:
                 self._sink.noted("reconnect")
-                delay_s = min(limits.max_backoff_s, limits.backoff_s * 2**attempt)
-                if self._stop.wait(delay_s * random.uniform(0.5, 1.0)):
+                if self._stop.wait(backoff.next_s()):
                     return None
             try:
                 return self._open()
