@@ -4,7 +4,7 @@ A thin skin over `sightline.aio`: everything runs on one background event loop, 
 clients of the process, and these classes wait for it. They may be used from several threads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,8 @@ from sightline.types import (
     Audio,
     Event,
     PushReport,
+    Round,
+    ServerInfo,
     SessionInfo,
     SessionState,
     SessionStats,
@@ -80,7 +82,8 @@ class Client:
         fps: float = 0.0,
         window: int = 0,
         max_pixels: int = 0,
-        grace_s: float = 0.0,
+        grace_s: float | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> "Session":
         """Begin to watch a video: a file of this machine (played to the server in the
         background), a URL or, with `on_server`, a file there, or nothing yet (`push=True`)."""
@@ -98,11 +101,25 @@ class Client:
             window=window,
             max_pixels=max_pixels,
             grace_s=grace_s,
+            labels=labels,
         )
         return Session(background.run(session))
 
-    def sessions(self) -> list[SessionInfo]:
-        return background.run(self._client.sessions())
+    def sessions(self, *, labels: Mapping[str, str] | None = None) -> list[SessionInfo]:
+        """The sessions of this server that have all of these labels, oldest first."""
+        return background.run(self._client.sessions(labels=labels))
+
+    def info(self) -> ServerInfo:
+        """What the server is: its version, its models and what they can be asked, its limits."""
+        return background.run(self._client.info())
+
+    def history(self, conversation: str) -> list[Round]:
+        """What was said in a conversation, oldest first."""
+        return background.run(self._client.history(conversation))
+
+    def forget(self, conversation: str) -> bool:
+        """Remove every trace of a conversation; whether there was any."""
+        return background.run(self._client.forget(conversation))
 
     def session(self, id_or_name: str, *, key: str = "") -> "Session":
         """A session that exists. `key` is needed only to push. Raises NotFoundError."""
@@ -184,6 +201,10 @@ class Session:
         """Ask the server how the session is now."""
         return background.run(self._session.refresh())
 
+    def update(self, **changes: Any) -> SessionInfo:
+        """Change the session while it runs: `name`, `fps`, `window`, `grace_s`, `labels`."""
+        return background.run(self._session.update(**changes))
+
     def delete(self) -> None:
         """End the video and free its place on the worker."""
         background.run(self._session.delete())
@@ -253,8 +274,16 @@ class Conversation:
 
     @property
     def id(self) -> str:
-        """Known after the first answer."""
+        """Known after the first answer; give it to `session.conversation` to continue later."""
         return self._conversation.id
+
+    def history(self) -> list[Round]:
+        """What was said and is still kept, oldest first."""
+        return background.run(self._conversation.history())
+
+    def forget(self) -> bool:
+        """Remove every trace of what was said until now; whether there was any."""
+        return background.run(self._conversation.forget())
 
     def ask(self, text: str, **options: Any) -> "Answer":
         """As `Session.ask`."""

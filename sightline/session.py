@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -81,6 +81,31 @@ class Session:
         self.info = session_info(await self._calls.unary(self._calls.stub.GetSession, request))
         return self.info
 
+    async def update(
+        self,
+        *,
+        name: str | None = None,
+        fps: float | None = None,
+        window: int | None = None,
+        grace_s: float | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> SessionInfo:
+        """Change the session while it runs; what is left out stays. `fps` 0 and `window` 0 are the
+        model's preference, `labels` take the place of those it had.
+
+        Raises ResourceExhaustedError where the model has no room for a longer window.
+        """
+        request = pb.UpdateSessionRequest(
+            session=self.id,
+            name=name,
+            fps=fps,
+            window=window,
+            grace_s=grace_s,
+            labels=None if labels is None else pb.Labels(labels=labels),
+        )
+        self.info = session_info(await self._calls.unary(self._calls.stub.UpdateSession, request))
+        return self.info
+
     async def delete(self) -> None:
         """End the video and free its place on the worker."""
         await self.aclose()
@@ -108,7 +133,7 @@ class Session:
         self,
         condition: str,
         *,
-        interval_s: float = 0.0,
+        interval_s: float | None = None,
         debounce_s: float = 0.0,
         cooldown_s: float = 0.0,
         timeout_s: float | None = None,
@@ -116,9 +141,9 @@ class Session:
     ) -> Watch:
         """Be told whenever `condition` begins or ceases to hold.
 
-        It is checked every `interval_s` (0: 1 s); a change must hold for `debounce_s` and comes
-        at most once in `cooldown_s`. A loop over it ends after `timeout_s` or `limit` events;
-        without them it goes on until it is left.
+        It is checked every `interval_s` (a second; 0: with every frame); a change must hold for
+        `debounce_s` and comes at most once in `cooldown_s`. A loop over it ends after `timeout_s`
+        or `limit` events; without them it goes on until it is left.
         """
         return self._own_conversation().watch(
             condition,

@@ -9,8 +9,10 @@ from services.common.server import ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.api.addresses import Addresses
+from services.gateway.api.conversations import Conversations
 from services.gateway.api.grpc import SightlineServicer
 from services.gateway.api.http import HttpApi
+from services.gateway.api.info import ServerInfo
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.gate import Gate
@@ -43,6 +45,7 @@ class Gateway:
         self._sessions = Sessions(config, self._workers, self._make_source)
         self._viewers = Viewers(self._sessions, config)
         self._speaker = Speaker(config.tts, config.max_speaks)
+        self._conversations = Conversations(config.dialogue)
         self._whip = WhipServer(Gate(self._sessions, "whip"), ice_servers=config.ice_servers)
         self._servicer: SightlineServicer | None = None
         self._measuring: asyncio.Task[None] | None = None
@@ -69,8 +72,17 @@ class Gateway:
                 ) from error
             log.info("listening for RTMP", extra={"rtmp": self._rtmp.port})
         addresses = Addresses(self._config, self._rtmp.port if self._rtmp else None)
+        info = ServerInfo(
+            self._config, self._workers, self._speaker, self._conversations, addresses
+        )
         servicer = SightlineServicer(
-            self._config, self._sessions, self._viewers, self._speaker, addresses
+            self._config,
+            self._sessions,
+            self._viewers,
+            self._speaker,
+            addresses,
+            self._conversations,
+            info,
         )
         self._servicer = servicer
         gateway_pb2_grpc.add_SightlineServiceServicer_to_server(servicer, self._host.server)
@@ -78,9 +90,9 @@ class Gateway:
             self._config,
             self._sessions,
             self._viewers,
-            self._workers,
             addresses=addresses,
-            speech=self._speaker.configured,
+            conversations=self._conversations,
+            info=info,
         )
         self._whip.add_to(self._host.app)
         api.add_to(self._host.app)
@@ -101,7 +113,8 @@ class Gateway:
             await self._rtmp.aclose()
         await self._whip.aclose()
         await self._sessions.aclose()
-        await asyncio.gather(self._speaker.aclose(), self._workers.aclose())
+        peers = (self._speaker, self._conversations, self._workers)
+        await asyncio.gather(*(peer.aclose() for peer in peers))
 
     async def _end_answers(self) -> None:
         """Videos go on meanwhile: some answers may not have seen theirs yet."""

@@ -96,6 +96,7 @@ class Suite:
             GATEWAY_RTMP_PORT=config.gateway_rtmp_port,
             GATEWAY_WORKERS=",".join(worker.address for worker in self.workers),
             GATEWAY_TTS=tts,
+            GATEWAY_DIALOGUE=dialogue,
             GATEWAY_URL_ALLOW=_reach(config.source),
             **root,
         )

@@ -12,7 +12,9 @@ import numpy as np
 
 from services.common.errors import ErrorInterceptor
 from services.gateway.api.addresses import Addresses
+from services.gateway.api.conversations import Conversations
 from services.gateway.api.grpc import SightlineServicer
+from services.gateway.api.info import ServerInfo
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session
@@ -65,8 +67,18 @@ class Parts:
         self.addresses = Addresses(self.config, 1935)
         self._folder = tempfile.TemporaryDirectory(prefix="sl")
         self.server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+        self.conversations = Conversations(self.config.dialogue)
+        self.info = ServerInfo(
+            self.config, self.workers, self.speaker, self.conversations, self.addresses
+        )
         self.servicer = SightlineServicer(
-            self.config, self.sessions, self.viewers, self.speaker, self.addresses
+            self.config,
+            self.sessions,
+            self.viewers,
+            self.speaker,
+            self.addresses,
+            self.conversations,
+            self.info,
         )
         gateway_pb2_grpc.add_SightlineServiceServicer_to_server(self.servicer, self.server)
         address = f"unix:{self._folder.name}/g"
@@ -83,6 +95,7 @@ class Parts:
         await self.viewers.aclose()
         await self.sessions.aclose()
         await self.speaker.aclose()
+        await self.conversations.aclose()
         await self.workers.aclose()
         await self.server.stop(None)
 

@@ -29,9 +29,9 @@ async def _served(
             parts.config,
             parts.sessions,
             parts.viewers,
-            parts.workers,
             addresses=parts.addresses,
-            speech=parts.speaker.configured,
+            conversations=parts.conversations,
+            info=parts.info,
         ).add_to(app)
         async with TestClient(TestServer(app)) as client:
             yield parts, client
@@ -115,9 +115,11 @@ async def test_info_says_what_the_model_knows_and_where_things_are() -> None:
     async with _served() as (parts, client):
         await eventually(parts.workers.descriptions)
         info = await (await client.get("/api/info")).json()
-        assert info["model"]["model"] == "builtin"
-        assert info["knows"]["can"]
-        assert info["knows"]["cannot"]
+        [model] = info["models"]
+        assert (model["name"], model["ready"], model["workers"]) == ("builtin", True, 1)
+        assert model["card"]["can"] == ["red circles"]
+        assert model["card"]["cannot"] == []
+        assert (model["window"], model["max_window"]) == (4, 64)
         assert info["rtmp_url"] == "rtmp://localhost/live"
         assert info["limits"]["question_bytes"] == 4096
         assert info["speech"] is False
@@ -130,8 +132,7 @@ async def test_info_answers_while_no_worker_does() -> None:
         await worker.stop()
         await eventually(lambda: not parts.workers.descriptions())
         info = await (await client.get("/api/info")).json()
-        assert info["model"] == {}
-        assert info["workers"] == []
+        assert info["models"] == []
         reply = await client.post("/api/sessions", json={"push": {}})
         assert (reply.status, (await reply.json())["code"]) == (503, "UNAVAILABLE")
 
@@ -151,17 +152,19 @@ async def test_info_tells_how_far_a_model_is_and_fills_in_later(
         await eventually(lambda: parts.workers.loading())
         info = await (await client.get("/api/info")).json()
         text = "Downloading builtin: 41 %, 3.1 of 7.5 GB, about 2 min"
-        assert info["loading"]["text"] == text
-        assert info["loading"]["percent"] == 41
-        assert info["model"] == {}
+        [model] = info["models"]
+        assert model["loading"]["text"] == text
+        assert model["loading"]["percent"] == 41
+        assert (model["name"], model["ready"]) == ("builtin", False)
         refused = await client.post("/api/sessions", json={"push": {}})
         assert refused.status == 503
         assert (await refused.json())["message"] == f"the model is not ready. {text}"
         worker.loading = None
         await eventually(lambda: parts.workers.descriptions())
         info = await (await client.get("/api/info")).json()
-        assert info["loading"] is None
-        assert info["model"]["model"] == "builtin"
+        [model] = info["models"]
+        assert model["ready"] is True
+        assert "loading" not in model
         created = await client.post("/api/sessions", json={"push": {}})
         assert created.status == 201
         assert "stats" not in (await created.json()) or not (await created.json())["stats"].get(
@@ -342,6 +345,7 @@ async def test_a_host_that_is_no_name_of_ours_is_refused(
             assert await reply.json() == {
                 "code": "PERMISSION_DENIED",
                 "message": "this server does not go by that name",
+                "reason": "PERMISSION_DENIED",
             }
         assert (
             await client.post("/api/sessions", json={"push": {}}, headers=rebound)

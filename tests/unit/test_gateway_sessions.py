@@ -549,7 +549,7 @@ async def test_a_deleted_session_is_freed_without_the_collector(road: str) -> No
 
 
 async def test_an_absurd_capture_time_ends_nothing() -> None:
-    """The issue's: frames after it failed in the link for good."""
+    """The issue's: frames after it failed in the feed for good."""
     async with running(FakeWorker()) as parts:
         session = await parts.push_session(fps=1)
         raw = pb.RawPicture(width=4, height=2, data=bytes(24))

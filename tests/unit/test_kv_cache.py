@@ -37,6 +37,26 @@ class CacheMachine(RuleBasedStateMachine):
         except ResourceExhaustedError:
             assert room == 0
 
+    @precondition(lambda self: self.resident)
+    @rule(data=st.data(), window=st.integers(1, 8))
+    def resize(self, data: st.DataObject, window: int) -> None:
+        trunk = data.draw(st.sampled_from(self.resident))
+        before, kept = trunk.shape, list(trunk.segments)
+        seen = [(branch, list(branch.seen)) for branch in trunk.branches]
+        unreserved = self.cache.pool.num_unreserved
+        size = self.cache.pool.page_size
+        try:
+            self.cache.resize(trunk, window)
+        except ResourceExhaustedError:
+            assert trunk.shape == before
+            assert list(trunk.segments) == kept
+            assert self.cache.pool.num_unreserved == unreserved
+        else:
+            assert list(trunk.segments) == kept[-window:]
+            more = trunk.shape.cost(size) - before.cost(size)
+            assert self.cache.pool.num_unreserved == unreserved - more
+        assert seen == [(branch, branch.seen) for branch in trunk.branches]
+
     @property
     def resident(self) -> list[Trunk]:
         return [trunk for trunk in self.trunks if trunk.parked is None]
@@ -231,6 +251,28 @@ def test_a_row_is_one_without_gaps() -> None:
     for each in (first, third):
         pool.give_back(each)
     assert pool.reserve(6).row is None
+
+
+def test_a_longer_window_takes_the_pages_beside_its_own() -> None:
+    cache = KVCache(64, 1)
+    shape = TrunkShape(sink_tokens=1, segment_tokens=1, window_segments=2, branch_tokens=1)
+    trunk = cache.open_trunk(shape)
+    cost = shape.cost(1)
+    assert trunk.reservation.row == range(1, 1 + cost)
+    cache.resize(trunk, 6)
+    assert trunk.reservation.row == range(1, 1 + cost + 8)
+    cache.resize(trunk, 2)
+    assert trunk.reservation.row == range(1, 1 + cost)
+    cache.check_integrity()
+
+
+def test_pages_of_others_that_a_longer_window_takes_are_told() -> None:
+    cache = KVCache(64, 1)
+    shape = TrunkShape(sink_tokens=1, segment_tokens=1, window_segments=2, branch_tokens=1)
+    trunk, other = cache.open_trunk(shape), cache.open_trunk(shape)
+    used = cache.pages(other)
+    cache.close_trunk(other)
+    assert cache.resize(trunk, 6) == used
 
 
 def test_the_first_free_page_of_a_reservation_is_used_next() -> None:

@@ -252,10 +252,13 @@ def random_picture(rng: np.random.Generator, size: int = 64) -> np.ndarray:
 
 
 def reference_logits(
-    model: BuiltinModel, pictures: list[np.ndarray], window: int, tokens: list[int]
+    model: BuiltinModel, pictures: list[np.ndarray], window: int | list[int], tokens: list[int]
 ) -> torch.Tensor:
     """The oracle: one dense forward over sink, every frame ever seen, and the branch, with a mask
-    in which i sees j iff j was resident when i was computed. Logits [len(tokens), vocabulary]."""
+    in which i sees j iff j was resident when i was computed. Logits [len(tokens), vocabulary].
+
+    window: one for all, or how many frames there are when each of them and then the branch is
+    computed."""
     sink = model.sink_tokens()
     per = model.spec.layout.segment_tokens
     count = len(pictures)
@@ -279,8 +282,12 @@ def reference_logits(
     )
     order = torch.arange(len(steps))
     query, key = steps[:, None], steps[None, :]
-    newest = torch.minimum(query, torch.tensor(count))
-    resident = (key == 0) | ((key > newest - window) & (key <= query))
+    windows = [window] * (count + 1) if isinstance(window, int) else window
+    newest = [*range(1, count + 1), count]
+    gone = [frame - size for frame, size in zip(newest, windows, strict=True)]
+    # What was evicted once does not come back. [steps], the sink's first.
+    gone_by = torch.tensor([0, *np.maximum.accumulate(gone)])[query]
+    resident = (key == 0) | ((key > gone_by) & (key <= query))
     text = (key == 0) | (key == count + 1)
     causal = order[None, :] <= order[:, None]
     mask = resident & torch.where(text, causal, key <= query)

@@ -2,16 +2,20 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from services.common.errors import error_event
 from services.common.hosts import host_name, may_probe, netloc_of
 from services.common.http_status import http_status
 from services.common.metrics import REFUSED
 from services.common.redaction import redacted
+from services.gateway.api.messages import as_json
 from services.gateway.config import GatewayConfig
-from sightline.errors import PermissionDeniedError, SightlineError
+from sightline.errors import InternalError, PermissionDeniedError, SightlineError
+from sightline.reasons import Reason
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +33,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 class Guard:
     """Refuses other names than ours and other sites' pages, unless they are allowed, and turns
-    errors into JSON: `{"code", "message"}` with the HTTP status that fits the gRPC code.
+    errors into JSON: `{"code", "message", "reason"}`, with `retry_after_s` where waiting helps,
+    under the HTTP status that fits the gRPC code.
     """
 
     def __init__(self, config: GatewayConfig) -> None:
@@ -47,13 +52,15 @@ class Guard:
             self._check_host(request)
             if origin and not allowed and not self._is_own(origin, request):
                 REFUSED.labels("http", "origin").inc()
-                raise PermissionDeniedError("this site may not use the API")
+                raise PermissionDeniedError(
+                    "this site may not use the API", reason=Reason.SITE_NOT_ALLOWED
+                )
             if request.method == "OPTIONS" and allowed:
                 response: web.StreamResponse = web.Response(status=204)
             else:
                 response = await handler(request)
         except SightlineError as error:
-            response = _error(http_status(error.code), error.code.name, error.message)
+            response = _refusal(error)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
@@ -64,7 +71,7 @@ class Guard:
             resource = request.match_info.route.resource  # the path itself may hold a key
             where = resource.canonical if resource is not None else ""
             log.exception("unhandled error", extra={"resource": where})
-            response = _error(500, "INTERNAL", "internal error")
+            response = _refusal(InternalError("internal error"))
         if not response.prepared:
             self._add_headers(request, response)
             if allowed:
@@ -121,5 +128,15 @@ class Guard:
             )
 
 
+def _refusal(error: SightlineError) -> web.Response:
+    """An error as JSON: what ErrorEvent says on a stream."""
+    response = web.json_response(as_json(error_event(error)), status=http_status(error.code))
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    return response
+
+
 def _error(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"code": code, "message": redacted(message)}, status=status)
+    """What aiohttp refuses by itself."""
+    body = {"code": code, "message": redacted(message), "reason": code}
+    return web.json_response(body, status=status)

@@ -1,30 +1,26 @@
-"""The HTTP interface: sessions as JSON, preview pictures and the page.
+"""The HTTP interface: sessions as JSON, preview pictures, conversations and the page.
 
 Messages are the contract's, as protobuf JSON with the proto's field names. `guard` stands before
-every request, `websocket` carries conversations.
+every request, `websocket` carries what viewers say.
 """
 
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
-from services.common import checks
-from services.common.progress import percent_of, words_of
 from services.gateway.api.addresses import Addresses
+from services.gateway.api.conversations import Conversations
 from services.gateway.api.guard import Guard
-from services.gateway.api.knowledge import knowledge_of
-from services.gateway.api.messages import as_json, read_body
+from services.gateway.api.info import ServerInfo
+from services.gateway.api.messages import as_json, number_of, place_of_request, read_body
 from services.gateway.api.websocket import WebSocketApi
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.sources.whip.ice import ice_server
 from services.gateway.viewers.viewers import Viewers
-from services.gateway.workers.workers import Workers
 from sightline.errors import InvalidArgumentError, NotFoundError
-from sightline.v1 import gateway_pb2, inference_pb2
-from sightline.version import __version__
+from sightline.v1 import dialogue_pb2, gateway_pb2
 
 PAGE = Path(__file__).parent / "page"
 PREVIEW_WIDTHS = (64, 1280)  # pixels
@@ -38,18 +34,19 @@ class HttpApi:
         config: GatewayConfig,
         sessions: Sessions,
         viewers: Viewers,
-        workers: Workers,
         *,
         addresses: Addresses,
-        speech: bool,
+        conversations: Conversations,
+        info: ServerInfo,
     ) -> None:
         self._config = config
         self._sessions = sessions
-        self._workers = workers
         self._addresses = addresses
-        self._speech = speech
+        self._conversations = conversations
+        self._server_info = info
         self._guard = Guard(config)
         self._websocket = WebSocketApi(config, sessions, viewers)
+        self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
 
     def add_to(self, app: web.Application) -> None:
@@ -61,8 +58,12 @@ class HttpApi:
         app.router.add_get("/api/sessions", self._list)
         app.router.add_post("/api/sessions", self._create)
         app.router.add_get(one, self._get)
+        app.router.add_patch(one, self._update)
         app.router.add_delete(one, self._delete)
         app.router.add_get(one + "/preview.jpg", self._preview)
+        said = "/api/conversations/{conversation}"
+        app.router.add_get(said, self._conversation)
+        app.router.add_delete(said, self._forget)
         app.router.add_get("/api/{path:.*}", self._nothing)
         app.router.add_get("/", self._page)
         app.router.add_get("/{file}", self._page)
@@ -70,42 +71,29 @@ class HttpApi:
     # --- sessions ---------------------------------------------------------------------------
 
     async def _info(self, request: web.Request) -> web.Response:
-        described = self._workers.descriptions()
-        loading = self._workers.loading()
-        model = as_json(described[0][1]) if described else {}
-        return web.json_response(
-            {
-                "version": __version__,
-                "model": model,
-                "loading": _loading(loading[0]) if loading and not described else None,
-                "knows": knowledge_of(described[0][1].model) if described else {},
-                "workers": [as_json(description) for _, description in described],
-                "speech": self._speech,
-                "grpc_port": self._addresses.grpc_port,
-                "rtmp_url": self._addresses.rtmp,
-                "whip_url": f"{self._addresses.http}/whip",
-                "ice_servers": [ice_server(url) for url in self._config.ice_servers],
-                "limits": {
-                    "sessions": self._config.max_sessions,
-                    "viewers_per_session": self._config.max_lines,
-                    "questions_in_flight": self._config.max_questions,
-                    "watches": self._config.max_watches,
-                    "question_bytes": checks.MAX_QUESTION_BYTES,
-                },
-            }
-        )
+        return web.json_response(as_json(await self._server_info.message(), whole=True))
 
     async def _list(self, request: web.Request) -> web.Response:
-        sessions = [session.message() for session in self._sessions.all()]
-        return web.json_response(as_json(gateway_pb2.ListSessionsResponse(sessions=sessions)))
+        wanted = gateway_pb2.ListSessionsRequest(
+            page_size=number_of(request, "page_size"),
+            page_token=request.query.get("page_token", ""),
+            labels=dict(label.partition("=")[::2] for label in request.query.getall("label", [])),
+        )
+        return web.json_response(as_json(page_of(self._sessions.all(), wanted)))
 
     async def _create(self, request: web.Request) -> web.Response:
         wanted = await read_body(request, gateway_pb2.CreateSessionRequest())
-        session = await self._sessions.create(wanted)
+        session = await self._sessions.create(wanted, place_of_request(request, self._trusted))
         return web.json_response(as_json(self._addresses.with_keys(session)), status=201)
 
     async def _get(self, request: web.Request) -> web.Response:
         return web.json_response(as_json(self._session(request).message()))
+
+    async def _update(self, request: web.Request) -> web.Response:
+        wanted = await read_body(request, gateway_pb2.UpdateSessionRequest())
+        wanted.session = request.match_info["session"]
+        session = await self._sessions.update(wanted)
+        return web.json_response(as_json(session.message()))
 
     async def _delete(self, request: web.Request) -> web.Response:
         self._sessions.delete(self._session(request), "requested")
@@ -121,6 +109,20 @@ class HttpApi:
             return web.Response(status=204)
         return web.Response(body=jpeg, content_type="image/jpeg")
 
+    async def _conversation(self, request: web.Request) -> web.Response:
+        wanted = gateway_pb2.GetConversationRequest(
+            conversation=request.match_info["conversation"],
+            page_size=number_of(request, "page_size"),
+            page_token=request.query.get("page_token", ""),
+        )
+        return web.json_response(as_json(await self._conversations.get(wanted)))
+
+    async def _forget(self, request: web.Request) -> web.Response:
+        conversation = request.match_info["conversation"]
+        unwanted = dialogue_pb2.DeleteConversationRequest(conversation=conversation)
+        await self._conversations.delete(unwanted)
+        return web.Response(status=204)
+
     def _session(self, request: web.Request) -> Session:
         return self._sessions.find(request.match_info["session"])
 
@@ -133,11 +135,3 @@ class HttpApi:
         if file is None:
             raise NotFoundError("nothing is here")
         return web.FileResponse(file)
-
-
-def _loading(description: inference_pb2.ModelDescription) -> dict[str, Any]:
-    """How far a model is that is not ready: in numbers, and in words."""
-    numbers = as_json(description.loading)
-    percent = percent_of(description.loading)
-    text = words_of(description)
-    return {"model": description.model, "percent": percent, "text": text, **numbers}

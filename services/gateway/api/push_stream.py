@@ -18,6 +18,7 @@ from sightline.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2
 
 OPEN_TIMEOUT_S = 10.0
@@ -47,7 +48,7 @@ class Push:
         try:
             publisher = session.admit("push")
         except AlreadyExistsError as error:
-            raise FailedPreconditionError(error.message) from None
+            raise FailedPreconditionError(error.message, reason=error.reason) from None
         with publisher:
             source = PushSource(
                 publisher.sink,
@@ -76,14 +77,18 @@ class Push:
         except TimeoutError:
             raise DeadlineExceededError("no `open` arrived") from None
         if first is None or first.WhichOneof("message") != "open":
-            raise FailedPreconditionError("the first message must be `open`")
+            raise FailedPreconditionError(
+                "the first message must be `open`", reason=Reason.OUT_OF_ORDER
+            )
         if not first.open.session:
             return self._sessions.find_by_key(first.open.key), first.open
         session = self._sessions.find(first.open.session)
         if not session.spec.key:
-            raise FailedPreconditionError("this session reads a source of its own")
+            raise FailedPreconditionError(
+                "this session reads a source of its own", reason=Reason.NOT_A_PUSH_SESSION
+            )
         if not hmac.compare_digest(session.spec.key.encode(), first.open.key.encode()):
-            raise UnauthenticatedError("wrong key")
+            raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
         return session, first.open
 
     async def _take(
@@ -137,7 +142,7 @@ class Push:
         last, last_s, moved_s = None, 0.0, clock()
         while True:
             if not session.alive:
-                raise NotFoundError("the session was deleted")
+                raise NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
             finished = taker.done()
             if finished:
                 taker.result()

@@ -12,6 +12,7 @@ from sightline.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, tts_pb2, tts_pb2_grpc
 
 MAX_TEXT_BYTES = 16 * 1024
@@ -23,10 +24,12 @@ class Speaker:
     """`address` None: this suite has no speech."""
 
     def __init__(self, address: str | None, max_calls: int) -> None:
-        self._texts = InFlight("texts", owner="the gateway", most=max_calls)
+        self._texts = InFlight(
+            "texts", owner="the gateway", most=max_calls, reason=Reason.TOO_MANY_CALLS
+        )
         self._channel: grpc.aio.Channel | None = None
         if address is not None:
-            self._channel = channel_to(address)
+            self._channel, _ = channel_to(address)
 
     @property
     def configured(self) -> bool:
@@ -43,7 +46,7 @@ class Speaker:
     async def voices(self) -> gateway_pb2.VoicesResponse:
         """What there is to speak with. Raises UnavailableError without a TTS service."""
         if self._channel is None:
-            raise UnavailableError("this server runs without speech")
+            raise _speechless()
         try:
             reply: gateway_pb2.VoicesResponse = await tts_pb2_grpc.TtsServiceStub(
                 self._channel
@@ -64,7 +67,7 @@ class Speaker:
         if not request.text.strip():
             raise InvalidArgumentError("the text is empty")
         if self._channel is None:
-            raise UnavailableError("this server runs without speech")
+            raise _speechless()
         with self._texts.under_way(place):
             call = tts_pb2_grpc.TtsServiceStub(self._channel).Synthesize(timeout=SPEAK_TIMEOUT_S)
             try:
@@ -79,3 +82,7 @@ class Speaker:
                 raise error_of_peer(error, "speech") from None
             finally:
                 call.cancel()
+
+
+def _speechless() -> UnavailableError:
+    return UnavailableError("this server runs without speech", reason=Reason.SPEECH_NOT_CONFIGURED)

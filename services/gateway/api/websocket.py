@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from services.gateway.api.messages import as_json, parsed
+from services.common.errors import error_event
+from services.gateway.api.messages import as_json, parsed, place_of_request
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
-from sightline.errors import InvalidArgumentError, SightlineError
+from sightline.errors import InternalError, InvalidArgumentError, SightlineError
 from sightline.v1 import gateway_pb2
 
 log = logging.getLogger(__name__)
@@ -52,16 +53,18 @@ class WebSocketApi:
 
         code, last = WSCloseCode.OK, None
         try:
-            await self._viewers.serve(_events(socket, session), send, self._place(request))
+            await self._viewers.serve(
+                _events(socket, session), send, place_of_request(request, self._trusted)
+            )
         except (DisconnectedError, ConnectionError):
             pass
         except SightlineError as error:
             code = WSCloseCode.POLICY_VIOLATION
-            last = gateway_pb2.ErrorEvent(code=error.code.name, message=error.message)
+            last = error_event(error)
         except Exception:
             log.exception("unhandled error", extra={"resource": "converse"})
             code = WSCloseCode.INTERNAL_ERROR
-            last = gateway_pb2.ErrorEvent(code="INTERNAL", message="internal error")
+            last = error_event(InternalError("internal error"))
         if last is not None and not socket.closed:
             try:
                 async with asyncio.timeout(1):
@@ -70,10 +73,6 @@ class WebSocketApi:
                 pass
         await socket.close(code=code)
         return socket
-
-    def _place(self, request: web.Request) -> str:
-        forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
-        return self._trusted.place(request.remote or "", forwarded)
 
 
 async def _events(

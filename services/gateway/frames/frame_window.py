@@ -96,6 +96,10 @@ class FrameWindow:
                 return frame.sampled_s
         return None
 
+    def resize(self, num_frames: int) -> None:
+        """Keep so many frames from now on."""
+        self._kept = deque(self._kept, maxlen=num_frames)
+
     def clear(self) -> None:
         for frames in (self._kept, self._in_flight, self._again):
             frames.clear()

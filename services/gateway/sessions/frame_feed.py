@@ -82,6 +82,12 @@ class FrameFeed:
         sampled_s = self.window.sampled_s(capture_ns)
         return None if sampled_s is None else time.monotonic() - sampled_s
 
+    def resize(self, window_segments: int, window_frames: int) -> None:
+        """The worker has given the session another window: ask for that from now on, and keep as
+        many frames."""
+        self.placement.resize(window_segments)
+        self.window.resize(window_frames)
+
     def start(self, stream: WorkerStream) -> None:
         """Carry frames over the stream that `placement` opened, and its successors, until
         `aclose`."""

@@ -3,9 +3,12 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
+import grpc
+
+from services.common.errors import error_of_peer, restarting
 from services.common.in_flight import InFlight
 from services.common.redaction import redacted
 from services.common.tasks import cancel_and_wait, spawn
@@ -21,8 +24,10 @@ from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sources.source import DecodeBudget, FrameSink, Source
 from services.gateway.workers.placement import Placement
 from services.gateway.workers.worker_stream import WorkerStream
-from sightline.errors import AlreadyExistsError, FailedPreconditionError
-from sightline.v1 import gateway_pb2, inference_pb2_grpc
+from services.gateway.workers.workers import MODEL
+from sightline.errors import AlreadyExistsError, FailedPreconditionError, SightlineError
+from sightline.reasons import Reason
+from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
 
 WAITING = gateway_pb2.SESSION_STATE_WAITING
 LIVE = gateway_pb2.SESSION_STATE_LIVE
@@ -33,6 +38,7 @@ STATE_NAMES = {WAITING: "waiting", LIVE: "live", STALLED: "stalled", ENDED: "end
 DEFAULT_FPS = 8.0
 DEGRADED_S = 30.0  # how long what an answer said about its peers is shown
 CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
+RESIZE_TIMEOUT_S = 10.0
 RATE_S = 3  # seconds that rates are averaged over
 
 
@@ -61,7 +67,9 @@ class Session:
         description = placement.description
         self.id = placement.session_id
         self.spec = spec
-        self.name = spec.name or f"session-{self.id[:4]}"
+        self._own_name = f"session-{self.id[:4]}"
+        self.name = spec.name or self._own_name
+        self.labels = dict(spec.labels)
         self.created_ns = time.time_ns()
         self.state = WAITING
         self.since_s = time.monotonic()  # when `state` was entered
@@ -73,7 +81,7 @@ class Session:
         self._publisher: Publisher | None = None  # who is publishing now
         self._source: Source | None = None
         self._on_change = on_change
-        self._model = description.model
+        self._description = description
         self._window = spec.window or description.window_segments
         self.fps = spec.fps or description.preferred_fps or DEFAULT_FPS
         self.sampler = Sampler(
@@ -94,7 +102,13 @@ class Session:
         )
         self.feed.start(stream)
         self.questions = QuestionQueue(config.session_answers)
-        self.watches = InFlight("watches", owner="the session", most=config.session_watches)
+        self.watches = InFlight(
+            "watches",
+            owner="the session",
+            most=config.session_watches,
+            reason=Reason.TOO_MANY_WATCHES,
+        )
+        self._resizing = asyncio.Lock()
         self._degraded: dict[str, float] = {}
         self._source_failed = False
         self._ticks: deque[_Tick] = deque(maxlen=RATE_S + 1)
@@ -130,6 +144,33 @@ class Session:
                 await cancel_and_wait(closing)
         await self.feed.aclose()
 
+    # --- changes while it runs --------------------------------------------------------------
+
+    async def resize(self, window: int) -> None:
+        """Let the worker give the session another window, of so many segments; 0: the model's
+        default. Raises what the worker answers, FailedPreconditionError for one that cannot."""
+        async with self._resizing:  # the last wish holds, at the worker and here
+            stub = self.feed.placement.worker.stub
+            request = inference_pb2.ResizeSessionRequest(session_id=self.id, window_segments=window)
+            try:
+                reply = await stub.ResizeSession(request, timeout=RESIZE_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                raise _not_resized(error) from None
+            self._window = reply.window_segments
+            tubelet = max(1, self._description.tubelet)
+            self.feed.resize(window, self._window * tubelet)
+
+    def set_fps(self, fps: float) -> None:
+        """Show the model so many frames a second from now on; 0: as many as it prefers."""
+        self.fps = fps or self._description.preferred_fps or DEFAULT_FPS
+        self.sampler.set_fps(self.fps)
+
+    def rename(self, *, name: str, grace_s: float, labels: Mapping[str, str]) -> None:
+        """Change what the gateway alone knows of it. An empty name is the one that it chooses."""
+        self.name = name or self._own_name
+        self.spec = replace(self.spec, name=name, grace_s=grace_s)
+        self.labels = dict(labels)
+
     # --- publishers -------------------------------------------------------------------------
 
     def admit(self, kind: str, *, own: bool = False) -> Publisher:
@@ -140,10 +181,13 @@ class Session:
         session has a source of its own.
         """
         if self.spec.source and not own:
-            raise FailedPreconditionError("this session reads a source of its own")
+            raise FailedPreconditionError(
+                "this session reads a source of its own", reason=Reason.NOT_A_PUSH_SESSION
+            )
         if self._publisher is not None:
             raise AlreadyExistsError(
-                f"somebody else is publishing to this session ({self._publisher.kind})"
+                f"somebody else is publishing to this session ({self._publisher.kind})",
+                reason=Reason.PUBLISHER_PRESENT,
             )
         self.source_kind = kind
         self._publisher = Publisher(kind, self.sampler, self._publisher_left)
@@ -191,7 +235,9 @@ class Session:
         """Raises FailedPreconditionError where no frame has come that could be asked about, and
         none is on its way."""
         if not (self.counts.processed or self.waiting_frames or self._publisher):
-            raise FailedPreconditionError("no frame has been understood yet")
+            raise FailedPreconditionError(
+                "no frame has been understood yet", reason=Reason.NO_FRAME_YET
+            )
 
     def frame_age_s(self, capture_ns: int) -> float | None:
         """As of the feed."""
@@ -243,7 +289,7 @@ class Session:
             state=self.state,
             source_kind=self.source_kind,
             source=redacted(self.spec.source),
-            model=self._model,
+            model=self._description.model,
             window=self._window,
             fps=self.fps,
             frame_width=self.sampler.size[0],
@@ -254,6 +300,8 @@ class Session:
             delivery=(
                 gateway_pb2.DELIVERY_LOSSLESS if self.spec.lossless else gateway_pb2.DELIVERY_NEWEST
             ),
+            labels=self.labels,
+            grace_s=self.spec.grace_s,
         )
 
     def _stats(self) -> gateway_pb2.SessionStats:
@@ -293,3 +341,17 @@ class Session:
         if self._source_failed:
             flags.append("source_failed")
         return flags
+
+
+def _not_resized(error: grpc.aio.AioRpcError) -> SightlineError:
+    """What is told of a window that did not change."""
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return FailedPreconditionError(
+            "this session's worker is of an earlier version, which changes no window while a "
+            "session runs: open another session",
+            reason=Reason.NOT_CHANGEABLE,
+        )
+    refusal = error_of_peer(error, MODEL)
+    if error.code() is grpc.StatusCode.NOT_FOUND:  # it was started again, and hears of it soon
+        return restarting(MODEL, Reason.MODEL_AWAY)
+    return refusal

@@ -3,10 +3,12 @@
 import math
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.labels import checked_labels
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2
 
@@ -30,6 +32,7 @@ class SessionSpec:
     lossless: bool
     loop: bool
     grace_s: float
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: gateway_pb2.CreateSessionRequest, config: GatewayConfig) -> Self:
@@ -47,14 +50,7 @@ class SessionSpec:
             key = request.push.key or secrets.token_urlsafe(18)
             if not _KEY.fullmatch(key):
                 raise InvalidArgumentError("a key has 8 to 128 characters of A-Z a-z 0-9 _ . ~ -")
-        if len(options.name) > MAX_NAME_CHARACTERS or not options.name.isprintable():
-            raise InvalidArgumentError(
-                f"a name has at most {MAX_NAME_CHARACTERS} printable characters"
-            )
-        if not (math.isfinite(options.fps) and 0 <= options.fps <= MAX_FPS):
-            raise InvalidArgumentError(f"fps is between 0 and {MAX_FPS:g}")
-        if not (math.isfinite(options.grace_s) and 0 <= options.grace_s <= MAX_GRACE_S):
-            raise InvalidArgumentError(f"grace_s is between 0 and {MAX_GRACE_S:g}")
+        check_options(options)
         if options.delivery not in gateway_pb2.Delivery.values():
             raise InvalidArgumentError("unknown delivery")
         return cls(
@@ -66,5 +62,18 @@ class SessionSpec:
             max_pixels=options.max_pixels,
             lossless=options.delivery == gateway_pb2.DELIVERY_LOSSLESS,
             loop=options.loop,
-            grace_s=options.grace_s or config.grace_s,
+            grace_s=options.grace_s if options.HasField("grace_s") else config.grace_s,
+            labels=checked_labels(options.labels),
         )
+
+
+def check_options(
+    options: gateway_pb2.SessionOptions | gateway_pb2.UpdateSessionRequest,
+) -> None:
+    """Raise InvalidArgumentError for what no session can be told, at its beginning or later."""
+    if len(options.name) > MAX_NAME_CHARACTERS or not options.name.isprintable():
+        raise InvalidArgumentError(f"a name has at most {MAX_NAME_CHARACTERS} printable characters")
+    if not (math.isfinite(options.fps) and 0 <= options.fps <= MAX_FPS):
+        raise InvalidArgumentError(f"fps is between 0 and {MAX_FPS:g}")
+    if not (math.isfinite(options.grace_s) and 0 <= options.grace_s <= MAX_GRACE_S):
+        raise InvalidArgumentError(f"grace_s is between 0 and {MAX_GRACE_S:g}")

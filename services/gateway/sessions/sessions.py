@@ -4,18 +4,22 @@ import asyncio
 import contextlib
 import hmac
 import logging
+import re
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+from services.common.in_flight import DRAINING_S
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.labels import checked_labels
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
+from services.gateway.sessions.once import Once
 from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Session
-from services.gateway.sessions.session_spec import SessionSpec
+from services.gateway.sessions.session_spec import SessionSpec, check_options
 from services.gateway.sources.source import FrameSink, Source
 from services.gateway.workers.placement import Placement
 from services.gateway.workers.workers import Workers
@@ -28,11 +32,14 @@ from sightline.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+MAX_REQUESTS, REQUEST_KEPT_S = 1024, 600.0  # remembered, to be told when they are repeated
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{8,128}")
 
 
 class SessionListener(Protocol):
@@ -66,6 +73,13 @@ class Sessions:
         self._ticker: asyncio.Task[None] | None = None
         self._draining = False
         self._trimmer = MemoryTrimmer()
+        # By caller and request_id; ids of sessions, because a session that is held stays in memory.
+        self._requests: Once[str] = Once(
+            "sessions:create",
+            most=MAX_REQUESTS,
+            kept_s=REQUEST_KEPT_S,
+            reason=Reason.REQUEST_ID_REUSED,
+        )
 
     def start(self) -> None:
         self._trimmer.started()
@@ -97,9 +111,11 @@ class Sessions:
             return session
         named = [session for session in self._sessions.values() if name and session.name == name]
         if len(named) > 1:
-            raise NotFoundError("several sessions have this name: use an id")
+            raise NotFoundError(
+                "several sessions have this name: use an id", reason=Reason.SESSION_NAME_AMBIGUOUS
+            )
         if not named:
-            raise NotFoundError("no such session")
+            raise NotFoundError("no such session", reason=Reason.SESSION_NOT_FOUND)
         return named[0]
 
     def find_by_key(self, key: str) -> Session:
@@ -113,16 +129,58 @@ class Sessions:
             if hmac.compare_digest(session.spec.key.encode(), offered) and session.spec.key:
                 found = session
         if found is None:
-            raise UnauthenticatedError("wrong key")
+            raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
         return found
 
-    async def create(self, request: gateway_pb2.CreateSessionRequest) -> Session:
-        """Make a session that a worker has admitted. Raises what CreateSession may answer."""
+    async def create(self, request: gateway_pb2.CreateSessionRequest, caller: str = "") -> Session:
+        """Make a session that a worker has admitted, or give the one that the same caller's request
+        with this `request_id` made. Raises what CreateSession may answer."""
+        if not request.request_id:
+            return await self._create(request)
+        if not _REQUEST_ID.fullmatch(request.request_id):
+            raise InvalidArgumentError(
+                "a request_id has 8 to 128 characters of A-Z a-z 0-9 _ . : -"
+            )
+
+        async def make() -> str:
+            return (await self._create(request)).id
+
+        key = (caller, request.request_id)
+        made = await self._requests.do(key, request.SerializeToString(deterministic=True), make)
+        session = self._sessions.get(made)
+        if session is None:
+            raise NotFoundError(
+                "the session of this request was deleted", reason=Reason.SESSION_NOT_FOUND
+            )
+        return session
+
+    async def update(self, request: gateway_pb2.UpdateSessionRequest) -> Session:
+        """Change a session. Raises what UpdateSession may answer, with nothing changed then."""
+        session = self.find(request.session)
+        given = request.HasField
+        check_options(request)
+        labels = checked_labels(request.labels.labels) if given("labels") else None
+        if given("window"):
+            await session.resize(request.window)
+        if given("fps"):
+            session.set_fps(request.fps or self._config.fps)
+        session.rename(
+            name=request.name if given("name") else session.name,
+            grace_s=request.grace_s if given("grace_s") else session.spec.grace_s,
+            labels=session.labels if labels is None else labels,
+        )
+        self._changed(session)
+        return session
+
+    async def _create(self, request: gateway_pb2.CreateSessionRequest) -> Session:
         spec = SessionSpec.of(request, self._config)
         if self._draining:
-            raise UnavailableError("the gateway is draining")
+            raise _draining()
         if len(self._sessions) + self._making.total() >= self._config.max_sessions:
-            raise ResourceExhaustedError(f"{self._config.max_sessions} sessions are open already")
+            raise ResourceExhaustedError(
+                f"{self._config.max_sessions} sessions are open already",
+                reason=Reason.TOO_MANY_SESSIONS,
+            )
         self._refuse_taken_key(spec.key)
         self._making[spec.key] += 1
         try:
@@ -134,7 +192,7 @@ class Sessions:
                 raise
             if self._draining:
                 self._end(session)
-                raise UnavailableError("the gateway is draining")
+                raise _draining()
             self._sessions[session.id] = session
         finally:
             self._making[spec.key] -= 1
@@ -230,11 +288,13 @@ class Sessions:
         try:
             await session.open(self._make_source, self._config.open_timeout_s)
         except PermissionDeniedError as error:  # the contract knows one answer to bad sources
-            raise InvalidArgumentError(error.message) from None
+            raise _unreadable(error.message) from None
+        except InvalidArgumentError as error:
+            raise _unreadable(error.message) from None
         except TimeoutError:
-            raise InvalidArgumentError("the source could not be opened in time") from None
+            raise _unreadable("the source could not be opened in time") from None
         except (OSError, ValueError):  # a name too long, half an IPv6 address, a zero byte
-            raise InvalidArgumentError("this is no source that can be opened") from None
+            raise _unreadable("this is no source that can be opened") from None
 
     def _changed(self, session: Session) -> None:
         if session.id in self._sessions:
@@ -244,8 +304,18 @@ class Sessions:
     def _refuse_taken_key(self, key: str) -> None:
         if not key:
             return
+        taken = bool(self._making[key])
         with contextlib.suppress(UnauthenticatedError):
-            self.find_by_key(key)
-            raise AlreadyExistsError("this key belongs to another session")
-        if self._making[key]:
-            raise AlreadyExistsError("this key belongs to another session")
+            taken |= self.find_by_key(key).alive
+        if taken:
+            raise AlreadyExistsError("this key belongs to another session", reason=Reason.KEY_TAKEN)
+
+
+def _draining() -> UnavailableError:
+    return UnavailableError(
+        "the gateway is draining", reason=Reason.DRAINING, retry_after_s=DRAINING_S
+    )
+
+
+def _unreadable(message: str) -> InvalidArgumentError:
+    return InvalidArgumentError(message, reason=Reason.SOURCE_UNREADABLE)

@@ -14,6 +14,7 @@ from services.gateway import metrics
 from services.gateway.sessions.question_queue import Asker, QuestionQueue
 from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, SightlineError
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
 
 SPEECH_UNAVAILABLE = "speech_unavailable"
@@ -131,6 +132,6 @@ def _refusal(error: grpc.aio.AioRpcError, session: Answerable) -> SightlineError
     again, and will know it in a moment."""
     if error.code() is grpc.StatusCode.NOT_FOUND:
         if not session.alive:
-            return NotFoundError("the session was deleted")
-        return restarting(MODEL)
+            return NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
+        return restarting(MODEL, Reason.MODEL_AWAY)
     return error_of_peer(error, MODEL)

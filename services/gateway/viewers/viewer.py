@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.common.checks import check_question
+from services.common.errors import error_event
 from services.common.in_flight import InFlight
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
@@ -33,6 +34,7 @@ from sightline.errors import (
     SightlineError,
     UnavailableError,
 )
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2
 
 log = logging.getLogger(__name__)
@@ -186,7 +188,7 @@ class Viewer:
         except SightlineError as error:
             turn = {"ask": event.ask.turn, "cancel": event.cancel.turn}.get(kind or "", "")
             watch = {"watch": event.watch.watch, "unwatch": event.unwatch.watch}.get(kind or "", "")
-            self.fail(error.code.name, error.message, turn=turn[:256], watch=watch[:256])
+            self.fail(error, turn=turn[:256], watch=watch[:256])
 
     # --- questions --------------------------------------------------------------------------
 
@@ -202,7 +204,9 @@ class Viewer:
             return
         if len(self._answers) >= self._config.max_questions:
             raise ResourceExhaustedError(
-                f"{self._config.max_questions} answers are in flight: wait for one to end"
+                f"{self._config.max_questions} answers are in flight: wait for one to end",
+                reason=Reason.TOO_MANY_QUESTIONS,
+                retry_after_s=1.0,
             )
         self._in_flight.check()
         answer = self._answers[turn] = _Answer(time.monotonic())
@@ -232,7 +236,7 @@ class Viewer:
             if turn in self._answers:
                 raise UnavailableError("the answer ended before it was done")
         except SightlineError as error:
-            self.fail(error.code.name, error.message, turn=turn)
+            self.fail(error, turn=turn)
         finally:
             await events.aclose()
             if self._answers.get(turn) is answer:
@@ -287,10 +291,9 @@ class Viewer:
             log.warning("viewer cannot keep up", extra={"session": self.session.id})
             self.close("slow_reader", reconnect_within_s=RECONNECT_WITHIN_S, discard=True)
 
-    def fail(self, code: str, message: str, *, turn: str = "", watch: str = "") -> None:
-        """Tell the viewer what went wrong with one turn or watch; `code` is gRPC's name."""
-        error = gateway_pb2.ErrorEvent(turn=turn, watch=watch, code=code, message=message)
-        self.put(ServerEvent(error=error))
+    def fail(self, error: SightlineError, *, turn: str = "", watch: str = "") -> None:
+        """Tell the viewer what went wrong with one turn or watch."""
+        self.put(ServerEvent(error=error_event(error, turn=turn, watch=watch)))
 
     def settle(self) -> None:
         """End the connection of a viewer who only listens once there is nothing more to hear."""

@@ -19,6 +19,7 @@ from sightline.errors import (
     FailedPreconditionError,
     ResourceExhaustedError,
 )
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ class Viewers:
         if first is None:
             return
         if first.WhichOneof("event") != "start":
-            raise FailedPreconditionError("the first message must be `start`")
+            raise FailedPreconditionError(
+                "the first message must be `start`", reason=Reason.OUT_OF_ORDER
+            )
         viewer = self.open(first.start, place)
         session = viewer.session
         session.viewers += 1
@@ -149,7 +152,10 @@ class Viewers:
         left = [viewer for viewer in viewers if viewer.detached_s is not None]
         if not left:
             REFUSED.labels("gateway", "quota").inc()
-            raise ResourceExhaustedError(f"{len(viewers)} {whose} are on this session already")
+            raise ResourceExhaustedError(
+                f"{len(viewers)} {whose} are on this session already",
+                reason=Reason.TOO_MANY_VIEWERS,
+            )
         oldest = min(left, key=lambda viewer: viewer.detached_s or 0.0)
         oldest.close("crowded_out")
         del self._viewers[oldest.handle]

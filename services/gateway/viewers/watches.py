@@ -12,7 +12,8 @@ from services.common.tasks import spawn
 from services.gateway import metrics
 from services.gateway.sessions.session import Session
 from services.gateway.workers.workers import MODEL
-from sightline.errors import NotFoundError, ResourceExhaustedError
+from sightline.errors import NotFoundError, ResourceExhaustedError, SightlineError
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2
 
 _RETRYABLE = frozenset(
@@ -24,7 +25,7 @@ class WatchOwner(Protocol):
     """The viewer that watches belong to."""
 
     def put(self, event: gateway_pb2.ServerEvent) -> None: ...
-    def fail(self, code: str, message: str, *, turn: str = "", watch: str = "") -> None: ...
+    def fail(self, error: SightlineError, *, turn: str = "", watch: str = "") -> None: ...
     def settle(self) -> None:
         """A watch has ended."""
         ...
@@ -58,7 +59,8 @@ class Watches:
             self.remove(watch.watch)
         if len(self._running) >= self._most:
             raise ResourceExhaustedError(
-                f"at most {self._most} watches on one line: unwatch one first"
+                f"at most {self._most} watches on one line: unwatch one first",
+                reason=Reason.TOO_MANY_WATCHES,
             )
         watches, place = self._session.watches, self._place
         watches.enter(place)
@@ -97,8 +99,7 @@ class Watches:
                 continue  # the session has another worker
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _RETRYABLE:
-                    refusal = error_of_peer(error, MODEL)
-                    self._owner.fail(refusal.code.name, refusal.message, watch=watch.watch)
+                    self._owner.fail(error_of_peer(error, MODEL), watch=watch.watch)
                     self._running.pop(watch.watch, None)
                     self._owner.settle()
                     return

@@ -17,6 +17,7 @@ from sightline.errors import (
     SightlineError,
     UnavailableError,
 )
+from sightline.reasons import Reason
 from sightline.v1 import inference_pb2
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,10 @@ class Placement:
         self._grace_s = grace_s
         self._open_timeout_s = open_timeout_s
 
+    def resize(self, window_segments: int) -> None:
+        """Ask workers for another window from now on; 0: the model's default."""
+        self._window_segments = window_segments
+
     @property
     def worker(self) -> Worker:
         """The worker that answers about the session now."""
@@ -82,7 +87,7 @@ class Placement:
                 self.description = description
                 self._move(worker)
                 return stream
-        raise refusal or restarting(MODEL)
+        raise refusal or restarting(MODEL, Reason.MODEL_AWAY)
 
     async def reopen(self, replays: int, *, refused: bool = False) -> WorkerStream:
         """Go on after a break: with the same worker, which may still know the session, or else
@@ -106,7 +111,7 @@ class Placement:
             if worker is not self._worker:
                 self._move(worker)
             return stream
-        raise refusal or restarting(MODEL)
+        raise refusal or restarting(MODEL, Reason.MODEL_AWAY)
 
     async def open_elsewhere(self, replays: Callable[[], int]) -> WorkerStream:
         """Wait until the worker is ending and another has taken the session, on a new stream.

@@ -6,7 +6,7 @@ from typing import Any, Self
 import grpc
 
 from services.common.errors import error_of_call, error_of_peer
-from services.gateway.workers.workers import MODEL, Worker
+from services.gateway.workers.workers import MODEL, Worker, version_mismatch
 from sightline.errors import UnavailableError
 from sightline.v1 import inference_pb2
 
@@ -34,6 +34,8 @@ class WorkerStream:
         cls, worker: Worker, opening: inference_pb2.OpenStream, timeout_s: float
     ) -> Self:
         """Be admitted by a worker. Raises the SightlineError of its refusal."""
+        if worker.incompatible:
+            raise version_mismatch()
         call: Any = worker.stub.StreamFrames()
         try:
             async with asyncio.timeout(timeout_s):

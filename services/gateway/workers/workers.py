@@ -9,11 +9,13 @@ import grpc
 
 from services.common.backoff import Backoff
 from services.common.channels import channel_to
-from services.common.errors import restarting
+from services.common.errors import RESTARTING_S, restarting
 from services.common.progress import words_of
+from services.common.protocol import PROTOCOL, protocol_of
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from sightline.errors import ResourceExhaustedError, UnavailableError
+from sightline.reasons import Reason
 from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ MODEL = "the model"  # what a viewer hears a worker called
 REPORT_INTERVAL_S = 1.0
 REPORT_PATIENCE_S = 5.0  # a worker that is silent for longer counts as away
 DESCRIBE_TIMEOUT_S = 3.0
+INCOMPATIBLE_S = 5.0  # between two looks at a worker of another version
 LOADING_S = 0.5  # between two looks at a model that is not ready
 FIRST_CONTACT_S = 2.0  # how long a placement waits while no worker has answered yet
 AWAY_S = 1.0  # a worker's reports may pause for so long before its sessions look for another
@@ -32,17 +35,19 @@ class Worker:
     """One inference worker: its channel, its model and its newest load report.
 
     `name` is what viewers hear of it; its address is for operators. `description` is None and
-    `load` stale while `answering` is False.
+    `load` stale while `answering` is False. `incompatible`: it speaks another protocol, and is left
+    alone until it is replaced.
     """
 
     def __init__(self, address: str, name: str) -> None:
         self.address = address
         self.name = name
-        self.channel = channel_to(address)
+        self.channel, _ = channel_to(address)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
         self.description: inference_pb2.ModelDescription | None = None
         self.load = inference_pb2.LoadReport()
         self.answering = False
+        self.incompatible = False
         self.unfit = asyncio.Event()  # set while it drains or is away
         self._away_since_s = time.monotonic()
         self._placed_since_report = 0
@@ -147,14 +152,25 @@ class Workers:
                 pass
         answering = self._answering()
         if not answering and (loading := self.loading()):
-            raise UnavailableError(f"the model is not ready. {words_of(loading[0])}")
+            raise UnavailableError(
+                f"the model is not ready. {words_of(loading[0])}",
+                reason=Reason.MODEL_LOADING,
+                retry_after_s=loading[0].loading.eta_s or RESTARTING_S,
+            )
+        if not answering and any(worker.incompatible for worker in self._workers):
+            raise version_mismatch()
         if not answering:
-            raise restarting(MODEL)
+            raise restarting(MODEL, Reason.MODEL_AWAY)
         if not any(worker.is_ready for worker in answering):
-            raise UnavailableError("The model is about to restart: try again in some seconds")
+            raise UnavailableError(
+                "The model is about to restart: try again in some seconds",
+                reason=Reason.MODEL_AWAY,
+                retry_after_s=RESTARTING_S,
+            )
         if not (free := self.with_room()):
             raise ResourceExhaustedError(
-                "The model has no room for another session: delete one first"
+                "The model has no room for another session: delete one first",
+                reason=Reason.MODEL_FULL,
             )
         return free
 
@@ -187,7 +203,11 @@ class Workers:
         while True:
             call = None
             try:
-                if (await worker.describe()).HasField("loading"):
+                description = await worker.describe()
+                if not self._speaks_ours(worker, description):
+                    await asyncio.sleep(INCOMPATIBLE_S)
+                    continue
+                if description.HasField("loading"):
                     backoff.reset()
                     await asyncio.sleep(LOADING_S)
                     continue
@@ -217,9 +237,40 @@ class Workers:
                 self._count()
             await asyncio.sleep(backoff.next_s())
 
+    def _speaks_ours(self, worker: Worker, description: inference_pb2.ModelDescription) -> bool:
+        """Whether a worker's protocol is one that this gateway speaks; one that is not is told to
+        operators once, and not used."""
+        theirs = protocol_of(description)
+        if theirs[0] == PROTOCOL[0]:
+            worker.incompatible = False
+            return True
+        worker.description = None
+        if not worker.incompatible:
+            worker.incompatible = True
+            log.error(
+                "worker refused: it speaks another version of the protocol",
+                extra={
+                    "worker": worker.address,
+                    "theirs": "{}.{}".format(*theirs),
+                    "ours": "{}.{}".format(*PROTOCOL),
+                },
+            )
+        self._count()
+        return False
+
     def _count(self) -> None:
         answering = self._answering()
         draining = sum(worker.load.draining for worker in answering)
         metrics.WORKERS.labels("draining").set(draining)
         metrics.WORKERS.labels("ready").set(len(answering) - draining)
-        metrics.WORKERS.labels("away").set(len(self._workers) - len(answering))
+        incompatible = sum(worker.incompatible for worker in self._workers)
+        metrics.WORKERS.labels("incompatible").set(incompatible)
+        metrics.WORKERS.labels("away").set(len(self._workers) - len(answering) - incompatible)
+
+
+def version_mismatch() -> UnavailableError:
+    """What is told of a worker that is refused for its protocol."""
+    return UnavailableError(
+        "The model's worker is of another version than this server: one of them is to be updated",
+        reason=Reason.VERSION_MISMATCH,
+    )

@@ -14,6 +14,7 @@ from services.inference_worker.kv.pool import Branch, KVCache, Trunk
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.runner.runner import Runner
 from sightline.errors import FailedPreconditionError
+from sightline.reasons import Reason
 
 NO_FRAME = "no frame has been understood yet"
 
@@ -45,7 +46,7 @@ class Branching:
                 if session.frames:
                     return
                 session.dequeue()
-                job.sink.failed(FailedPreconditionError(NO_FRAME))
+                job.sink.failed(FailedPreconditionError(NO_FRAME, reason=Reason.NO_FRAME_YET))
                 continue
             if not self._has_room(session, job, prompt_tokens):
                 return

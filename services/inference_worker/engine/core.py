@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -395,6 +395,27 @@ class EngineCore:
         now_s = self._clock()
         self.sessions[session_id] = SessionState(session_id, trunk, active_s=now_s, moved_s=now_s)
         metrics.SESSIONS.set(len(self.sessions))
+
+    def resize_session(self, session_id: str, window_segments: int, layout: FrameLayout) -> int:
+        """Give a session another window; 0: the model's own. Returns its segments. `layout`: that
+        of the session's frames."""
+        session = self._session(session_id)
+        wanted = window_segments or self.model.spec.window_segments
+        if wanted > self.limits.max_window_segments:
+            raise InvalidArgumentError(
+                f"window of {wanted} segments; 1 to {self.limits.max_window_segments}"
+            )
+        self._check_range(wanted, layout)
+        shape = session.trunk.shape
+        page_size = self.cache.pool.page_size
+        session.active_s = self._clock()
+        self._parking.wake(session)
+        more = replace(shape, window_segments=wanted).cost(page_size) - shape.cost(page_size)
+        if more > 0:
+            self._parking.admit(more)
+        if stale := self.cache.resize(session.trunk, wanted):
+            self.runner.clear(stale)
+        return wanted
 
     def _check_range(self, window_segments: int, layout: FrameLayout) -> None:
         """Raise InvalidArgumentError for a window beyond what the model was trained for."""

@@ -90,6 +90,17 @@ class Parking:
                 f"{self._cache.pool.num_unreserved} are not reserved: {ADVICE}"
             )
 
+    def wake(self, session: SessionState) -> None:
+        """Bring a session back now, if it is parked. Raises ResourceExhaustedError where there is
+        no room for it yet."""
+        if session.parked is not None:
+            self._return(session)
+        if session.parked is not None:
+            raise ResourceExhaustedError(
+                f"session {session.id} is parked and there is no room to bring it back: {ADVICE}",
+                retry_after_s=YIELD_S,
+            )
+
     def take_turns(self) -> None:
         """Bring back parked sessions that are wanted, in the order of the line, as far as there is
         room or somebody's turn is over. Work that waited too long is refused."""

@@ -16,6 +16,7 @@ from services.inference_worker.engine.core import EngineCore
 from services.inference_worker.engine.scheduler import BranchJob, FrameJob
 from services.inference_worker.model.errors import DeviceFailedError
 from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.layout import FrameLayout
 from sightline.errors import InternalError, ResourceExhaustedError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,13 @@ class Engine:
         """Admit a session and prefill its sink. Fails with InvalidArgumentError,
         AlreadyExistsError or ResourceExhaustedError."""
         return self._post(lambda: self.core.open_session(session_id, window_segments, max_pixels))
+
+    def resize_session(
+        self, session_id: str, window_segments: int, layout: FrameLayout
+    ) -> Future[int]:
+        """Give a session another window, between two steps; gives its segments. Fails with
+        InvalidArgumentError, NotFoundError or ResourceExhaustedError, changing nothing."""
+        return self._post(lambda: self.core.resize_session(session_id, window_segments, layout))
 
     def close_session(self, session_id: str) -> Future[bool]:
         """Free a session at once; its open work fails with NotFoundError. Gives whether it was."""

@@ -89,6 +89,39 @@ class PagePool:
             self._owners[page] = reservation
         return reservation
 
+    def enlarge(self, reservation: Reservation, count: int) -> list[int]:
+        """Reserve `count` pages more, those beside the reservation if they are to be had. Returns
+        those of them that others used, as of `stale`. Raises ResourceExhaustedError, taking none.
+        """
+        places = np.flatnonzero(self._unreserved)
+        if count > len(places):
+            raise ResourceExhaustedError(
+                f"no room in the KV pool: a session needs {count} pages more, "
+                f"{len(places)} are not reserved"
+            )
+        last = reservation.pages[-1]
+        beside = np.argsort(np.where(places > last, places - last, self.num_pages), kind="stable")
+        pages = sorted(places[beside[:count]].tolist())
+        stale = [page for page in pages if self._used[page]]
+        self._unreserved[pages] = False
+        self._used[pages] = False
+        for page in pages:
+            self._owners[page] = reservation
+            heapq.heappush(reservation.free, page)
+        reservation.pages = sorted([*reservation.pages, *pages])
+        return stale
+
+    def reduce(self, reservation: Reservation, count: int) -> None:
+        """Give `count` free pages of a reservation back, the last ones first."""
+        assert count <= len(reservation.free), "reduced below what is used"
+        pages = sorted(reservation.free)[len(reservation.free) - count :]
+        gone = set(pages)
+        reservation.pages = [page for page in reservation.pages if page not in gone]
+        reservation.free = sorted(set(reservation.free) - gone)  # ascending: a heap already
+        for page in pages:
+            self._owners[page] = None
+        self._unreserved[pages] = True
+
     def give_back(self, reservation: Reservation) -> None:
         """End a reservation of which no page is used."""
         assert len(reservation.free) == len(reservation.pages), "given back while in use"
@@ -255,6 +288,34 @@ class KVCache:
         trunk = Trunk(shape, reservation, sink, cursor=shape.sink_tokens)
         self._trunks.append(trunk)
         return trunk
+
+    def resize(self, trunk: Trunk, window_segments: int) -> list[int]:
+        """Let a trunk have another window: a longer one fills as segments come, a shorter one keeps
+        the newest. Returns pages to be cleared, as of `stale`. Not within a step.
+
+        Raises ResourceExhaustedError, changing nothing, where there is no room, or where branches
+        read what a shorter window would give up.
+        """
+        assert trunk.parked is None, "a parked session is resized"
+        shape = replace(trunk.shape, window_segments=window_segments)
+        more = shape.cost(self.pool.page_size) - trunk.shape.cost(self.pool.page_size)
+        if more >= 0:
+            stale = self.pool.enlarge(trunk.reservation, more) if more else []
+            trunk.shape = shape
+            return stale
+        leaving = list(trunk.segments)[: max(0, len(trunk.segments) - window_segments)]
+        freed = sum(len(each.pages) for each in leaving if not self.pool.is_shared(each.pages))
+        if trunk.num_free + freed < -more:
+            raise ResourceExhaustedError(
+                "answers under way read the window as it is: try again when they are done",
+                retry_after_s=1.0,
+            )
+        for segment in leaving:
+            trunk.segments.popleft()
+            self.pool.release(segment.pages)
+        self.pool.reduce(trunk.reservation, -more)
+        trunk.shape = shape
+        return []
 
     def pages(self, trunk: Trunk) -> list[int]:
         """The pages of all that is resident, in the order of its tokens."""

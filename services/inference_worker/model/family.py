@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from services.inference_worker.model import loading
+from services.inference_worker.model.card import Card, card_of
 from services.inference_worker.model.decoder import Decoder
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
@@ -97,11 +98,12 @@ class Encoded:
 class StreamingModel(Protocol):
     """A family: vision tower, decoder, and the rules for prompts and positions.
 
-    `sampling`: of questions that say nothing of it. `vision_token`: what stands for a picture's
-    tokens where only words can, if anything does.
+    `card`: what it can be asked. `sampling`: of questions that say nothing of it. `vision_token`:
+    what stands for a picture's tokens where only words can, if anything does.
     """
 
     spec: StreamSpec
+    card: Card
     decoder: Decoder
     sampling: Sampling
     stop_tokens: frozenset[int]
@@ -195,10 +197,13 @@ def load_model(
         progress.begin(
             loading.LOADING, sum(each.stat().st_size for each in folder.glob("*.safetensors"))
         )
+    card = card_of(folder, name, parameters_in(folder), published=kind != "BuiltinModel")
     if kind == "BuiltinModel":
         from services.inference_worker.model.builtin import BuiltinModel
 
-        return BuiltinModel.load(folder, dtype, device)
+        shipped = BuiltinModel.load(folder, dtype, device)
+        shipped.card = card
+        return shipped
     published = getattr(importlib.import_module(module), kind)
     try:
         loaded: StreamingModel = published.load(
@@ -208,6 +213,7 @@ def load_model(
         raise
     except Exception as error:  # a folder may hold anything, and transformers believes it
         raise ModelError(f"cannot load {name}: {type(error).__name__}: {error}") from error
+    loaded.card = card
     return loaded
 
 

@@ -267,7 +267,7 @@ def sampling_of(question: gateway_pb2.Question, usual: Sampling) -> Sampling:
     return Sampling(
         temperature=question.temperature if given("temperature") else usual.temperature,
         top_k=question.top_k if given("top_k") else usual.top_k,
-        top_p=question.top_p or usual.top_p,
+        top_p=question.top_p if given("top_p") else usual.top_p,
         repetition_penalty=question.repetition_penalty or usual.repetition_penalty,
         presence_penalty=question.presence_penalty,
         frequency_penalty=question.frequency_penalty,

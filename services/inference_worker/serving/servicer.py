@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from grpc.aio import ServicerContext
 
 from services.common.checks import check_id, check_question, check_seconds, check_watch
 from services.common.in_flight import InFlight
+from services.common.protocol import PROTOCOL
 from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker import metrics
 from services.inference_worker.config import WorkerConfig
@@ -77,6 +79,9 @@ class InferenceServicer(InferenceServiceServicer):
             size_factor=spec.size_factor,
             min_pixels=spec.min_pixels,
             max_pixels=spec.max_pixels,
+            protocol_major=PROTOCOL[0],
+            protocol_minor=PROTOCOL[1],
+            card=gateway_pb2.ModelCard(**asdict(self._engine.model.card)),
         )
 
     # Frames
@@ -121,7 +126,7 @@ class InferenceServicer(InferenceServiceServicer):
         if self._answers.draining:
             raise UnavailableError("the worker is draining")
         check_seconds("grace_s", request.grace_s)
-        grace_s = request.grace_s or self._config.grace_s
+        grace_s = request.grace_s if request.HasField("grace_s") else self._config.grace_s
         return await self._sessions.attach(
             request.session_id,
             request.window_segments,
@@ -251,7 +256,8 @@ class InferenceServicer(InferenceServiceServicer):
             raise InvalidArgumentError(f"the condition has {len(tokens)} tokens; too many")
         rule = WatchRule(debounce_s=watch.debounce_s, cooldown_s=watch.cooldown_s)
         state = WatchState(rule)
-        interval_s = min(max(watch.interval_s or 1.0, 0.05), 3600.0)
+        interval_s = watch.interval_s if watch.HasField("interval_s") else 1.0
+        interval_s = min(max(interval_s, 0.05), 3600.0)
         self._sessions.add_watch(session, self._config.watches_per_session)
         try:
             checked = -1
@@ -278,6 +284,13 @@ class InferenceServicer(InferenceServiceServicer):
                 await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - started)))
         finally:
             session.num_watches -= 1
+
+    async def ResizeSession(
+        self, request: inference_pb2.ResizeSessionRequest, context: Context
+    ) -> inference_pb2.ResizeSessionResponse:
+        session = self._sessions.get(request.session_id)
+        segments = await self._sessions.resize(session, request.window_segments)
+        return inference_pb2.ResizeSessionResponse(window_segments=segments)
 
     def _accepts_questions(self, session_id: str) -> WorkerSession:
         if self._answers.draining:

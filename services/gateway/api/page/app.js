@@ -7,7 +7,7 @@ import { Chat } from "./chat.js";
 import { byId, confirmed, el, notice, seconds, setText, words } from "./dom.js";
 import { Figures } from "./figures.js";
 import { Connection } from "./connection.js";
-import { Model } from "./model.js";
+import { Model, readyModel } from "./model.js";
 import { Preview } from "./preview.js";
 import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
 import { Speech } from "./speech.js";
@@ -148,13 +148,12 @@ function showConnection() {
 }
 
 function showInfo(info) {
-  const name = info.model?.model;
+  const { name, card = {} } = readyModel(info) ?? {};
   setText(byId("model"), name ? `model ${name}` : "");
   camera.iceServers = info.ice_servers ?? [];
   byId("speech").disabled = info.speech === false;
   byId("speech").parentElement.title = info.speech === false ? "This server has no speech service." : "";
-  const knows = info.knows ?? {};
-  if (name) suggested = { questions: knows.questions ?? [], conditions: knows.conditions ?? [] };
+  if (name) suggested = { questions: card.questions ?? [], conditions: card.conditions ?? [] };
   for (const room of rooms.values()) {
     room.chat.suggest(suggested.questions);
     room.watches.suggest(suggested.conditions);
@@ -162,7 +161,7 @@ function showInfo(info) {
   if (!name) return; // what it knew is still what it will know
   const bullets = (title, lines) => (lines?.length ? [el("h3", { text: title }), el("ul", {}, ...lines.map((text) => el("li", { text })))] : []);
   const place = byId("knows-text");
-  place.replaceChildren(...(knows.summary ? [el("p", { text: knows.summary })] : []), ...bullets("It can tell", knows.can), ...bullets("It cannot tell", knows.cannot));
+  place.replaceChildren(...(card.summary ? [el("p", { text: card.summary })] : []), ...bullets("It can tell", card.can), ...bullets("It cannot tell", card.cannot));
   byId("knows").hidden = place.children.length === 0;
 }
 

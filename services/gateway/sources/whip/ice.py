@@ -1,7 +1,7 @@
 """STUN and TURN servers, as their URLs are configured."""
 
 
-def ice_server(url: str) -> dict[str, str]:
+def parse_ice_server(url: str) -> dict[str, str]:
     """stun:host:port or turn:user:password@host:port as RTCPeerConnection takes it, in a browser
     as in aiortc."""
     scheme, _, rest = url.partition(":")

@@ -13,7 +13,7 @@ from services.common.http_status import HTTP_STATUS
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.source import PublisherGate
 from services.gateway.sources.whip.connection import WhipConnection, WhipLimits
-from services.gateway.sources.whip.ice import ice_server
+from services.gateway.sources.whip.ice import parse_ice_server
 from services.gateway.sources.whip.offer import check_offer
 from sightline.errors import (
     InvalidArgumentError,
@@ -49,7 +49,7 @@ class WhipServer:
         self._gate = gate
         self._path = path
         self._limits = limits or WhipLimits()
-        self._ice_servers = [RTCIceServer(**ice_server(url)) for url in ice_servers]
+        self._ice_servers = [RTCIceServer(**parse_ice_server(url)) for url in ice_servers]
         self._connections: dict[str, WhipConnection] = {}
         self._closing = False
         logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells of every candidate

@@ -27,7 +27,7 @@ from services.inference_worker.model.sizes import gigabytes, parameters_by
 
 log = logging.getLogger(__name__)
 
-WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md")
 UNWANTED = ("*/*.safetensors",)  # the same weights for other programs
 FILES_AT_ONCE = 4
 CHUNK_BYTES = 1 << 20

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from services.inference_worker.model.card import NO_CARD
 from services.inference_worker.model.decoder import Decoder, DecoderConfig
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
@@ -54,6 +55,7 @@ class PublishedModel(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.chat = chat
+        self.card = NO_CARD
         self.preprocessor = preprocessor(folder, self.colours)
         usual = generation(folder)
         self.sampling = usual_sampling(usual)
