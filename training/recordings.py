@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.sampler import FrameRate, to_rgb
 from services.gateway.sources.container import Reading, open_file
-from services.gateway.sources.source import DecodeBudget, Picture
+from services.gateway.sources.source import DecodeBudget, DecodedFrame
 from services.inference_worker.model.family import StreamSpec
 from sightline.errors import InvalidArgumentError
 
@@ -313,7 +313,7 @@ class _Unbothered:
 
     budget = DecodeBudget()
 
-    def picture(self, picture: Picture) -> None: ...
+    def take(self, picture: DecodedFrame) -> None: ...
     def ended(self, reason: str) -> None: ...
     def dropped(self, reason: str, count: int = 1) -> None: ...
     def noted(self, what: str, count: int = 1) -> None: ...

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -34,6 +35,17 @@ MEDIA = Path(__file__).resolve().parents[3] / "shared" / "media"
 needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason=f"needs the clips in {MEDIA}")
 LOOPBACK = Reach(["127.0.0.1"])
 SHORT = FileLimits(open_timeout_s=1.0, read_timeout_s=1.0, reconnects=2, backoff_s=0.05)
+
+
+class Ring(Sampler):
+    """A sampler that a source feeds by itself. `over` is set when the source has ended."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.over = threading.Event()
+
+    def ended(self, reason: str) -> None:
+        self.over.set()
 
 
 @pytest.fixture
@@ -434,7 +446,7 @@ async def test_pushed_packets(lossless: bool, global_header: bool, tmp_path: Pat
 
 async def test_a_lossless_push_is_held_back_by_a_slow_session() -> None:
     clip = encode_clip(num_pictures=30)
-    ring = Sampler(
+    ring = Ring(
         fps=15,
         size=FrameSize(width=32, height=24),
         loop=asyncio.get_running_loop(),
@@ -470,18 +482,16 @@ async def test_a_lossless_push_is_held_back_by_a_slow_session() -> None:
 async def test_real_clips_lose_no_frame(name: str) -> None:
     with av.open(str(MEDIA / name)) as file:
         expected = file.streams.video[0].frames
-    ended = asyncio.Event()
-    ring = Sampler(
+    ring = Ring(
         fps=8,
         size=FrameSize(width=128, height=128),
         loop=asyncio.get_running_loop(),
         lossless=True,
-        on_ended=lambda _: ended.set(),
     )
     source = FileSource(name, ring, paced=False, root=MEDIA)
     await source.start()
     times = []
-    while not (ended.is_set() and len(ring) == 0):
+    while not (ring.over.is_set() and len(ring) == 0):
         try:
             frame = await asyncio.wait_for(ring.get(), 0.5)
         except TimeoutError:
@@ -501,9 +511,7 @@ async def test_real_clips_lose_no_frame(name: str) -> None:
 async def test_fifty_loops_do_not_grow(clip: Path) -> None:
     """Memory after ten loops and after fifty."""
     loop = asyncio.get_running_loop()
-    ring = Sampler(
-        fps=15, size=FrameSize(width=128, height=128), loop=loop, capacity=4, lossless=True
-    )
+    ring = Ring(fps=15, size=FrameSize(width=128, height=128), loop=loop, capacity=4, lossless=True)
     source = FileSource("clip.mp4", ring, loop=True, paced=False, root=clip.parent)
     process = psutil.Process()
     await source.start()

@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator
 
 import grpc
 
+from services.common.channels import channel_to
 from services.common.errors import error_of_call, error_of_peer
 from services.common.in_flight import InFlight
-from services.gateway.workers.workers import CHANNEL_OPTIONS
 from sightline.errors import (
     InvalidArgumentError,
     UnavailableError,
@@ -29,7 +29,7 @@ class Speaker:
         )
         self._channel: grpc.aio.Channel | None = None
         if address is not None:
-            self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            self._channel, _ = channel_to(address)
 
     @property
     def configured(self) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -12,13 +11,14 @@ from pathlib import Path
 
 import av
 
+from services.common.backoff import Backoff
 from services.common.threads import on_thread
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.container import SECOND_NS, Reading
-from services.gateway.sources.decoder import PictureOutlet
+from services.gateway.sources.decoder import FrameOutlet
 from services.gateway.sources.opening import Opening, locate
 from services.gateway.sources.remote.reach import Reach
-from services.gateway.sources.source import ClockSource, PictureSink
+from services.gateway.sources.source import ClockSource, FrameSink
 from sightline.errors import InvalidArgumentError, SightlineError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class FileSource:
     def __init__(
         self,
         source: str,
-        sink: PictureSink,
+        sink: FrameSink,
         *,
         loop: bool = False,
         paced: bool = True,
@@ -66,7 +66,7 @@ class FileSource:
         self._place = locate(source, root)
         self._reach = reach or Reach()
         self._sink = sink
-        self._outlet = PictureOutlet(sink)
+        self._outlet = FrameOutlet(sink)
         self._loop = loop
         self._paced = paced
         self._limits = limits or FileLimits()
@@ -140,11 +140,11 @@ class FileSource:
     def _reopen(self, wait: bool) -> Reading | None:
         """Open again, for a URL several times; None when it stays away."""
         limits = self._limits
+        backoff = Backoff(limits.backoff_s, limits.max_backoff_s)
         for attempt in range(limits.reconnects if self._is_url else 1):
             if wait or attempt:
                 self._sink.noted("reconnect")
-                delay_s = min(limits.max_backoff_s, limits.backoff_s * 2**attempt)
-                if self._stop.wait(delay_s * random.uniform(0.5, 1.0)):
+                if self._stop.wait(backoff.next_s()):
                     return None
             try:
                 return self._open()

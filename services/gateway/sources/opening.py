@@ -12,7 +12,7 @@ from services.gateway.sources.remote.reach import Reach
 from services.gateway.sources.remote.relay import Relay
 from services.gateway.sources.remote.url import SourceUrl
 from services.gateway.sources.remote.web import WebFiles
-from services.gateway.sources.source import BeyondLimitsError, PictureSink
+from services.gateway.sources.source import BeyondLimitsError, FrameSink
 from sightline.errors import InvalidArgumentError, PermissionDeniedError
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Opening:
         self._files: WebFiles | None = None
         self._relay: Relay | None = None
 
-    def open(self, sink: PictureSink) -> Reading:
+    def open(self, sink: FrameSink) -> Reading:
         """Open and decode the first picture. Blocks. Raises InvalidArgumentError."""
         if isinstance(self._place, Path):
             return open_file(self._place, sink)
@@ -92,7 +92,7 @@ class Opening:
         if self._relay is not None:
             self._relay.close()
 
-    def _open_web(self, url: SourceUrl, sink: PictureSink) -> Reading:
+    def _open_web(self, url: SourceUrl, sink: FrameSink) -> Reading:
         self._files = files = WebFiles(self._reach, self._timeout_s)
         if self._aborted:
             files.abort()
@@ -121,7 +121,7 @@ class Opening:
         files.opened()
         return reading
 
-    def _open_relayed(self, url: SourceUrl, sink: PictureSink) -> Reading:
+    def _open_relayed(self, url: SourceUrl, sink: FrameSink) -> Reading:
         """By RTSP or RTMP, following RTSP's redirects."""
         end_s = time.monotonic() + self._timeout_s[0]
         for _ in range(MAX_MOVES + 1):

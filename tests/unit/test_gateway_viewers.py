@@ -1,4 +1,4 @@
-"""Viewers' lines over gRPC: answers, cancelling, watches, breaks, and viewers who do not read."""
+"""Viewers over gRPC: answers, cancelling, watches, breaks, and viewers who do not read."""
 
 import asyncio
 import gc
@@ -155,7 +155,7 @@ async def test_cancelling_tells_what_was_said_and_stops_the_worker() -> None:
         viewer = await _viewer(parts)
         await viewer.ask("what happened")
         await worker.paused.wait()
-        await eventually(lambda: parts.lines is not None)
+        await eventually(lambda: parts.viewers is not None)
         while viewer.texts() != "a red":
             await viewer.read()
         await viewer.send(cancel=pb.Cancel(turn="t1"))
@@ -387,7 +387,7 @@ async def test_deleting_a_session_sends_its_viewers_away() -> None:
 async def test_draining_sends_viewers_to_another_gateway() -> None:
     async with running(FakeWorker()) as parts:
         viewer = await _viewer(parts)
-        closing = asyncio.create_task(parts.lines.aclose())
+        closing = asyncio.create_task(parts.viewers.aclose())
         away = (await viewer.until("go_away")).go_away
         assert away.reason == "draining"
         assert away.reconnect_within_s > 0
@@ -402,7 +402,7 @@ async def test_a_drain_lets_answers_end_and_sends_all_others_away_at_once() -> N
         asking, idle = await _viewer(parts), await _viewer(parts)
         await asking.ask("what happened")
         await worker.paused.wait()
-        draining = asyncio.create_task(parts.lines.drain())
+        draining = asyncio.create_task(parts.viewers.drain())
         assert (await idle.until("go_away")).go_away.reason == "draining"
         await asking.ask("and then?", turn="t2")
         error = (await asking.until("error")).error
@@ -412,7 +412,7 @@ async def test_a_drain_lets_answers_end_and_sends_all_others_away_at_once() -> N
         done = (await asking.until("answer_done")).answer_done
         assert done.text == asking.texts() == ANSWER
         await asyncio.wait_for(draining, 10)
-        closing = asyncio.create_task(parts.lines.aclose())
+        closing = asyncio.create_task(parts.viewers.aclose())
         assert (await asking.until("go_away")).go_away.reason == "draining"
         await closing
 
@@ -458,7 +458,7 @@ async def test_a_viewer_who_does_not_read_is_cut_off_and_holds_nothing() -> None
             yield pb.ClientEvent(ask=pb.Question(turn="t1", text="what happened"))
             await asyncio.Event().wait()
 
-        serving = asyncio.create_task(parts.lines.serve(incoming(), send))
+        serving = asyncio.create_task(parts.viewers.serve(incoming(), send))
         await eventually(lambda: worker.cancelled_answers == 1)
         reads.set()
         await serving
@@ -478,10 +478,10 @@ async def test_a_stream_nobody_reads_does_not_last(monkeypatch: pytest.MonkeyPat
         await viewer.ask("what happened")
         session = parts.sessions.all()[0]
         await eventually(lambda: session.viewers == 0)
-        assert parts.lines.all()[0].detached_s is not None
-        await eventually(lambda: parts.lines.all()[0].closed)
+        assert parts.viewers.all()[0].detached_s is not None
+        await eventually(lambda: parts.viewers.all()[0].closed)
         parts.sessions.tick(0.0)
-        assert not parts.lines.all()
+        assert not parts.viewers.all()
         other = await _viewer(parts)
         worker.answer = ANSWER
         await other.ask("what happened")
@@ -506,7 +506,7 @@ async def test_a_connection_that_breaks_both_ways_at_once_is_no_error_of_ours() 
             await broken.wait()
             raise ConnectionError("receiving")
 
-        serving = asyncio.create_task(parts.lines.serve(incoming(), send))
+        serving = asyncio.create_task(parts.viewers.serve(incoming(), send))
         await eventually(lambda: len(broken._waiters) == 2)
         broken.set()
         await asyncio.wait({serving})
@@ -519,7 +519,7 @@ async def test_a_connection_that_breaks_both_ways_at_once_is_no_error_of_ours() 
 async def test_a_draining_gateway_takes_nobody() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.push_session(seen=True)
-        await parts.lines.aclose()
+        await parts.viewers.aclose()
         with pytest.raises(grpc.aio.AioRpcError, match="draining"):
             await Viewer(parts, session.id).begin()
 
@@ -535,7 +535,7 @@ async def test_the_session_state_comes_every_second_and_on_changes() -> None:
         state = (await viewer.until("session_state")).session_state
         assert state.state == pb.SESSION_STATE_WAITING
         assert not state.key
-        session.admit("rtmp").picture(picture(0))
+        session.admit("rtmp").sink.take(picture(0))
         await eventually(lambda: session.state == LIVE)
         state = (await viewer.until("session_state")).session_state
         assert state.state == pb.SESSION_STATE_LIVE
@@ -602,24 +602,24 @@ async def test_answers_tell_how_old_their_newest_frame_is() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session()
-        sink = session.admit("test")
-        sink.picture(picture(6))
-        await eventually(lambda: session.link.processed == 1)
-        session.release()  # from now on it only gets older
+        with session.admit("test") as publisher:
+            publisher.sink.take(picture(6))
+            await eventually(lambda: session.counts.processed == 1)
+        # From now on it only gets older.
         viewer = await _viewer(parts)
         worker.pause_after = 1
         await viewer.ask("what is there")
         await worker.paused.wait()
-        (kept,) = session.link._kept
+        (kept,) = session.feed.window._kept
         began_ms = 1000 * (time.monotonic() - kept.sampled_s)
         await asyncio.sleep(0.2)  # words to come make the frame no older,
-        session.link._kept.clear()  # even if it leaves the window meanwhile
+        session.feed.window._kept.clear()  # even if it leaves the window meanwhile
         worker.go_on.set()
         first = (await viewer.until("answer_done")).answer_done
         assert (first.frames_seen, first.last_capture_ns) == (1, 7_000_000_000)
         assert 0 < first.newest_frame_age_ms < began_ms + 100
         worker.pause_after = None
-        session.link._kept.append(kept)
+        session.feed.window._kept.append(kept)
         await viewer.ask("what is there", turn="t2")
         second = (await viewer.until("answer_done")).answer_done
         assert second.newest_frame_age_ms > first.newest_frame_age_ms + 100

@@ -1,7 +1,7 @@
-"""Whose a question is, and whose is next.
+"""Queue of a session's questions: whose each is, and whose is next.
 
-Viewers need no account, so a viewer is who asks over one line, and all viewers at one place (see
-`services.common.places`) share what a place may have.
+Viewers need no account, so a viewer is who asks over one connection or its successors, and all
+viewers at one place (see `services.common.places`) share what a place may have.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class Asker:
     viewer: str = ""
 
 
-class Turns:
+class QuestionQueue:
     """A session's questions: `most` with the worker at once; the others wait, and places take
     turns, and at each place its viewers. One event loop."""
 
@@ -39,8 +39,9 @@ class Turns:
         )
 
     @contextlib.asynccontextmanager
-    async def turn(self, asker: Asker, timeout_s: float) -> AsyncIterator[None]:
-        """Wait for a turn and have it. Raises DeadlineExceededError when none comes."""
+    async def slot(self, asker: Asker, timeout_s: float) -> AsyncIterator[None]:
+        """Wait until the worker may have the question. Raises DeadlineExceededError when it is not
+        let through in time."""
         if self._running < self._most:
             self._running += 1
         else:

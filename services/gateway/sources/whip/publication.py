@@ -1,8 +1,8 @@
-"""The video of an aiortc receiver: its packets to our decoder, its sender's clock, its keyframes.
+"""One published video: an aiortc receiver's pictures into the decoder that feeds its sink.
 
 aiortc puts pictures into queues without bounds, forgets the sender's clock, asks once for lost
 packets and never again. Here its encoded pictures go to a `PacketDecoder` instead, which takes
-some of aiortc's private attributes: `RtpVideo` refuses to start when they are gone.
+some of aiortc's private attributes: `Publication` refuses to start when they are gone.
 """
 
 import asyncio
@@ -17,53 +17,21 @@ from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket
 
 from services.common.threads import on_thread
 from services.gateway.sources.bitstream import is_keyframe
-from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.decoder import EncodedPacket, PacketDecoder
-from services.gateway.sources.source import ClockSource, DecodeBudget, Picture, PictureSink
+from services.gateway.sources.source import DecodeBudget, DecodedFrame, FrameSink
+from services.gateway.sources.timestamps import TimestampUnwrapper
+from services.gateway.sources.whip.sender_clock import SenderClock
 from sightline.errors import InternalError, SightlineError
 
 log = logging.getLogger(__name__)
 
-CLOCK_HZ = 90_000  # of every video payload
-NTP_TO_UNIX_S = 2_208_988_800
-SECOND_NS = 1_000_000_000
 WATCH_S = 0.1
 STALL_S = 0.3  # without a picture for so long, a keyframe is asked for
 MAX_PLI_INTERVAL_S = 5.0
 HOLE_S = 1.0  # how long a lost packet may hold up those behind it
-# A sender's wall clock is believed when it puts capture at most this long before arrival, and not
-# much after it (reports are made when packets leave, so a busy encoder blurs them).
-MAX_AGE_NS = 10 * SECOND_NS
-MAX_AHEAD_NS = SECOND_NS // 2
 
 
-class SenderClock:
-    """Capture times from RTP timestamps and the sender reports that tie them to wall clock."""
-
-    def __init__(self) -> None:
-        self._arrival = ArrivalClock()
-        self._report: tuple[int, int] | None = None  # (Unix ns, RTP timestamp)
-
-    def report(self, ntp_timestamp: int, rtp_timestamp: int) -> None:
-        """A sender report; `ntp_timestamp` is 32.32 fixed point since 1900."""
-        seconds = (ntp_timestamp >> 32) - NTP_TO_UNIX_S
-        fraction_ns = (ntp_timestamp & 0xFFFFFFFF) * SECOND_NS >> 32
-        self._report = (seconds * SECOND_NS + fraction_ns, rtp_timestamp)
-
-    def map(self, rtp_timestamp: int, arrival_ns: int) -> tuple[int, ClockSource]:
-        """(capture time, its source) of a picture; `rtp_timestamp` is unwrapped."""
-        stamp_ns = rtp_timestamp * SECOND_NS // CLOCK_HZ
-        capture_ns, clock_source = self._arrival.map(stamp_ns, arrival_ns)
-        if self._report is not None:
-            wall_ns, reported = self._report
-            step = (rtp_timestamp - reported + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-            sender_ns = wall_ns + step * SECOND_NS // CLOCK_HZ
-            if -MAX_AHEAD_NS <= arrival_ns - sender_ns <= MAX_AGE_NS:
-                return min(sender_ns, arrival_ns), "sender_report"
-        return capture_ns, clock_source
-
-
-class RtpVideo:
+class Publication:
     """Stands between one video receiver and a sink. Create it before ICE starts.
 
     It is the decoder's sink, and so knows when pictures come. `watch` runs on the event loop for
@@ -71,7 +39,7 @@ class RtpVideo:
     for.
     """
 
-    def __init__(self, receiver: RTCRtpReceiver, sink: PictureSink, name: str) -> None:
+    def __init__(self, receiver: RTCRtpReceiver, sink: FrameSink, name: str) -> None:
         self._receiver: Any = receiver
         self._sink = sink
         self._clock = SenderClock()
@@ -96,7 +64,7 @@ class RtpVideo:
                 raise InternalError(f"this version of aiortc has no {name}")
         self._tap = _Tap(self._encoded)
         receiver._RTCRtpReceiver__decoder_queue = self._tap
-        receiver._RTCRtpReceiver__timestamp_mapper = _Unwrapper()
+        receiver._RTCRtpReceiver__timestamp_mapper = _TimestampMapper()
         self._handle_rtcp = receiver._handle_rtcp_packet
         receiver._handle_rtcp_packet = self._rtcp
 
@@ -129,11 +97,11 @@ class RtpVideo:
     def budget(self) -> DecodeBudget:
         return self._sink.budget
 
-    def picture(self, picture: Picture) -> None:
+    def take(self, picture: DecodedFrame) -> None:
         now_s = time.monotonic()
         self._interval_s += 0.1 * (min(1.0, now_s - self.picture_s) - self._interval_s)
         self.picture_s = now_s
-        self._sink.picture(picture)
+        self._sink.take(picture)
 
     def dropped(self, reason: str, count: int = 1) -> None:
         self._lost = True
@@ -231,15 +199,9 @@ class _Tap:
         self._over.wait()
 
 
-class _Unwrapper:
+class _TimestampMapper(TimestampUnwrapper):
     """Takes the place of a receiver's timestamp mapper: keeps the sender's own timestamps, which
     aiortc would move to zero, and only follows their wrapping."""
 
-    def __init__(self) -> None:
-        self._last: int | None = None
-
     def map(self, timestamp: int) -> int:
-        if self._last is None:
-            self._last = timestamp
-        self._last += (timestamp - self._last + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-        return self._last
+        return self.unwrap(timestamp)

@@ -1,17 +1,18 @@
-// A viewer's line: one WebSocket that comes back by itself. It carries ClientEvent JSON out and
-// ServerEvent JSON in, and asks for missed events after a break (resume_handle, last_sequence).
+// A viewer's connection to one session: a WebSocket that comes back by itself. It carries
+// ClientEvent JSON out and ServerEvent JSON in, and asks for missed events after a break
+// (resume_handle, last_sequence).
 //
 // Fires, as CustomEvents with the message as detail: "started", one per kind of server event
 // ("text_delta", "answer_done", …), and "state" whenever `state` changes.
 
-import { getSession, lineAddress } from "./api.js";
+import { getSession, converseAddress } from "./api.js";
 
 const FIRST_RETRY_MS = 300;
 const LAST_RETRY_MS = 5000;
 const SILENCE_MS = 10_000; // the server sends a session_state every second
 const CHECK_MS = 2000;
 
-export class Line extends EventTarget {
+export class Connection extends EventTarget {
   #socket = null;
   #started = false;
   #attempts = 0;
@@ -47,7 +48,7 @@ export class Line extends EventTarget {
     this.#become("closed");
   }
 
-  /** Sends an event if the line is open. A false return means: send it again after "started". */
+  /** Sends an event if the connection is open. A false return means: send it again after "started". */
   send(event) {
     if (!this.#started) return false;
     this.#socket.send(JSON.stringify(event));
@@ -59,7 +60,7 @@ export class Line extends EventTarget {
     if (this.state === "lost") this.#connect();
   };
 
-  /** Speech is chosen when a line starts, so a change of it takes a new start of the same line. */
+  /** Speech is chosen at the start, so a change of it takes a new start of the same conversation. */
   setSpeech(speech) {
     if (this.speech === speech) return;
     this.speech = speech;
@@ -70,7 +71,7 @@ export class Line extends EventTarget {
     clearTimeout(this.#retry);
     this.#drop();
     this.#become("connecting");
-    const socket = new WebSocket(lineAddress(this.session));
+    const socket = new WebSocket(converseAddress(this.session));
     this.#socket = socket;
     this.#heard = performance.now();
     socket.onopen = () => socket.send(JSON.stringify({ start: this.#start() }));

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 PAUSE_S = 10.0  # between two times; the first comes so long after a session ended
 
 
-class Leftovers:
+class MemoryTrimmer:
     """`advance` is called once a second, `noted` for each session that ended.
 
     glibc keeps what threads freed in arenas of their own, and a decoder's thread is gone before its

@@ -8,7 +8,7 @@ import pytest
 
 from services.common.in_flight import InFlight
 from services.common.places import Trusted, place_of, split_peer
-from services.gateway.sessions.quotas import Asker, Turns
+from services.gateway.sessions.question_queue import Asker, QuestionQueue
 from sightline.errors import DeadlineExceededError, ResourceExhaustedError
 from sightline.v1 import gateway_pb2 as pb
 from tests.unit.fake_worker import FakeWorker
@@ -69,11 +69,11 @@ def test_what_has_no_place_has_the_whole() -> None:
 
 
 async def test_viewers_take_turns_whoever_asked_more() -> None:
-    turns, order = Turns(1), []
+    questions, order = QuestionQueue(1), []
     gate = asyncio.Event()
 
     async def ask(place: str, viewer: str) -> None:
-        async with turns.turn(Asker(place, viewer), 60):
+        async with questions.slot(Asker(place, viewer), 60):
             await gate.wait()
             order.append((place, viewer))
 
@@ -93,33 +93,33 @@ async def test_viewers_take_turns_whoever_asked_more() -> None:
     assert [place for place, _ in order[:7]].count("quiet") == 2
     flood = [viewer for place, viewer in order if place == "flood"]
     assert abs(flood[:10].count("1") - flood[:10].count("2")) <= 2
-    assert turns._running == 0
-    assert not turns._waiting
+    assert questions._running == 0
+    assert not questions._waiting
 
 
 async def test_who_leaves_or_waits_too_long_gives_the_turn_up() -> None:
-    turns = Turns(1)
-    async with turns.turn(Asker("a"), 60):
-        leaving = asyncio.create_task(_take(turns, "b", 60))
-        patient = asyncio.create_task(_take(turns, "b", 60))
+    questions = QuestionQueue(1)
+    async with questions.slot(Asker("a"), 60):
+        leaving = asyncio.create_task(_take(questions, "b", 60))
+        patient = asyncio.create_task(_take(questions, "b", 60))
         await asyncio.sleep(0)
         leaving.cancel()
         with pytest.raises(DeadlineExceededError):
-            await _take(turns, "c", 0.001)
+            await _take(questions, "c", 0.001)
         assert not patient.done()
     await patient
     # Given and given up in one moment.
-    async with turns.turn(Asker("a"), 60):
-        late = asyncio.create_task(_take(turns, "b", 60))
+    async with questions.slot(Asker("a"), 60):
+        late = asyncio.create_task(_take(questions, "b", 60))
         await asyncio.sleep(0)
     late.cancel()
     await asyncio.gather(late, return_exceptions=True)
-    assert turns._running == 0
-    assert not turns._waiting
+    assert questions._running == 0
+    assert not questions._waiting
 
 
-async def _take(turns: Turns, place: str, timeout_s: float) -> None:
-    async with turns.turn(Asker(place), timeout_s):
+async def _take(questions: QuestionQueue, place: str, timeout_s: float) -> None:
+    async with questions.slot(Asker(place), timeout_s):
         pass
 
 
@@ -129,7 +129,7 @@ async def test_one_viewer_cannot_take_a_sessions_watches() -> None:
         refused = await _watch(parts, session.id, "192.0.2.1", lines=4)
         assert refused == 4 * 4 - 4
         assert await _watch(parts, session.id, "192.0.2.2", lines=1) == 2
-        for line in parts.lines.all():
+        for line in parts.viewers.all():
             line.close("expired")
         await eventually(lambda: not session.watches.count)
         assert await _watch(parts, session.id, "192.0.2.3", lines=1) == 0
@@ -139,7 +139,7 @@ async def _watch(parts: Parts, session: str, place: str, lines: int) -> int:
     """Open lines and ask for four watches on each; how many were refused."""
     refused = 0
     for _ in range(lines):
-        line = parts.lines.open(pb.Start(session=session), place)
+        line = parts.viewers.open(pb.Start(session=session), place)
         assert await line._outbox.next() is not None  # started
         for number in range(4):
             watch = pb.Watch(watch=str(number), condition="a phone is there")
@@ -154,14 +154,14 @@ async def _watch(parts: Parts, session: str, place: str, lines: int) -> int:
 async def test_one_place_cannot_take_a_sessions_lines() -> None:
     async with running(FakeWorker(), max_lines=4) as parts:
         session = await parts.push_session()
-        mine = [parts.lines.open(pb.Start(session=session.id), "192.0.2.1") for _ in range(2)]
+        mine = [parts.viewers.open(pb.Start(session=session.id), "192.0.2.1") for _ in range(2)]
         for line in mine:
             line._detached_s = None  # as while a connection carries it
         with pytest.raises(ResourceExhaustedError, match="from your address"):
-            parts.lines.open(pb.Start(session=session.id), "192.0.2.1")
-        assert parts.lines.open(pb.Start(session=session.id), "192.0.2.2")
+            parts.viewers.open(pb.Start(session=session.id), "192.0.2.1")
+        assert parts.viewers.open(pb.Start(session=session.id), "192.0.2.2")
         mine[0]._detached_s = 0.0
-        assert parts.lines.open(pb.Start(session=session.id), "192.0.2.1")
+        assert parts.viewers.open(pb.Start(session=session.id), "192.0.2.1")
         assert mine[0].closed
 
 
@@ -179,11 +179,11 @@ async def test_a_thousand_questions_at_once_are_all_answered_in_turns() -> None:
         ]
         most = parts.config.session_answers
         await eventually(lambda: len(worker.asked) == most)
-        await eventually(lambda: parts.sessions.all()[0].turns.num_waiting == 1000 - most)
-        line = parts.lines.open(pb.Start(session=session.id))
+        await eventually(lambda: parts.sessions.all()[0].questions.num_waiting == 1000 - most)
+        line = parts.viewers.open(pb.Start(session=session.id))
         line.handle_event(pb.ClientEvent(ask=pb.Question(turn="mine", text="what happened")))
         worker.go_on.set()
         replies = await asyncio.gather(*asks)
         assert all(reply.answer.text for reply in replies)
-        turns = [request.question.turn for request in worker.asked]
-        assert turns.index("mine") <= most + 2  # not behind the thousand
+        questions = [request.question.turn for request in worker.asked]
+        assert questions.index("mine") <= most + 2  # not behind the thousand
