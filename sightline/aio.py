@@ -45,7 +45,7 @@ def connect(
 
 
 class Client:
-    """Made by `connect`."""
+    """A client of one server, made by `connect`."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls

@@ -1,4 +1,4 @@
-"""One channel to a gateway: typed errors, deadlines, and retries of what may be retried."""
+"""Calls on one channel to a gateway: typed errors, deadlines, and retries where they are safe."""
 
 import asyncio
 import random
@@ -80,7 +80,7 @@ def backoff_s(
 
 
 class Calls:
-    """The gateway's stub with manners. Belongs to one event loop."""
+    """The gateway's methods, called with manners. Belongs to one event loop."""
 
     def __init__(
         self,

@@ -47,7 +47,8 @@ def connect(
 
 
 class Client:
-    """Made by `connect`. See `sightline.aio.Client` for what each method does."""
+    """A client of one server, made by `connect`. `sightline.aio.Client` says what each method
+    does."""
 
     def __init__(self, client: aio.Client) -> None:
         self._client = client
@@ -137,7 +138,7 @@ class Client:
 
 
 class Session:
-    """One watched video. `with` deletes it at the end. See `sightline.aio.Session`."""
+    """A watched video. `with` deletes it at the end. See `sightline.aio.Session`."""
 
     def __init__(self, session: aio.Session) -> None:
         self._session = session
@@ -232,7 +233,7 @@ class Session:
         return Conversation(background.run(work))
 
     def pusher(self, **options: Any) -> "Pusher":
-        """An open line for frames. Options: `fps`, `codec`, `extradata`."""
+        """An open stream for frames. Options: `fps`, `codec`, `extradata`."""
         return Pusher(background.run(_call(self._session.pusher, **options)))
 
     def push(self, frames: Any, **options: Any) -> PushReport:
@@ -247,11 +248,11 @@ class Session:
             return pusher.end()
 
     def wait(self) -> PushReport:
-        """Until the file that is played from here is through and understood."""
+        """Wait until the file that is played from here is through and understood."""
         return background.run(self._session.wait())
 
     def wait_for_picture(self, timeout_s: float = 10.0) -> bool:
-        """Until the model has seen a picture. False if none came in time."""
+        """Wait until the model has seen a picture. False if none came in time."""
         return background.run(self._session.wait_for_picture(timeout_s))
 
 
@@ -299,7 +300,7 @@ class Conversation:
 
 
 class Answer:
-    """Iterate for text as it comes; `result` is the whole, `audio` the speech."""
+    """An answer. Iterate for its text as it comes; `result` is the whole, `audio` the speech."""
 
     def __init__(self, answer: aio.Answer) -> None:
         self._answer = answer
@@ -325,7 +326,7 @@ class Answer:
 
 
 class Watch:
-    """Iterate for events; leaving the loop closes it."""
+    """A watched condition. Iterate for its events; leaving the loop closes it."""
 
     def __init__(self, watch: aio.Watch) -> None:
         self._watch = watch
@@ -358,7 +359,8 @@ class Watch:
 
 
 class Pusher:
-    """`send` frames in capture order; leaving `with` waits until all are understood."""
+    """A stream of frames. `send` them in capture order; leaving `with` waits until all are
+    understood."""
 
     def __init__(self, pusher: aio.Pusher) -> None:
         self._pusher = pusher

@@ -1,4 +1,4 @@
-"""One watched video: asking about it, pushing into it, playing a file into it."""
+"""A watched video: asking about it, pushing into it, playing a file into it."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ _POLL_S = 0.05
 
 
 class Session:
-    """One watched video. `async with` deletes it at the end.
+    """A watched video. `async with` deletes it at the end.
 
     `info` and `stats` are as last heard: on opening, every second while a conversation is open,
     and from `refresh`. `key`, `rtmp_url` and `whip_url` are known to whoever opened it.
@@ -178,7 +178,7 @@ class Session:
     def pusher(
         self, *, fps: float | None = None, codec: str = "h264", extradata: bytes = b""
     ) -> Pusher:
-        """An open line for frames, for programs that push one at a time.
+        """An open stream for frames, for programs that push one at a time.
 
         Frames without a time are taken `fps` apart, or as they come. `codec` and `extradata`
         describe packets.
@@ -243,7 +243,7 @@ class Session:
         return PushReport() if self._feed is None else self._feed.report
 
     async def wait(self) -> PushReport:
-        """Until the file that is played from here is through and understood.
+        """Wait until the file that is played from here is through and understood.
 
         Raises what stopped it. Returns at once where nothing is played.
         """
@@ -255,7 +255,7 @@ class Session:
         return self._playing.result()
 
     async def wait_for_picture(self, timeout_s: float = 10.0) -> bool:
-        """Until the model has seen a picture. False if none came in time.
+        """Wait until the model has seen a picture. False if none came in time.
 
         Raises what stopped a file that is played from here.
         """

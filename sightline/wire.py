@@ -207,7 +207,8 @@ def split_frames(frames: Any) -> Any:
 
 
 def frame_message(frame: Any, capture_ns: int | None = None) -> pb.PushFramesRequest:
-    """One pushed frame: JPEG bytes, an H×W×3 uint8 RGB array, a Packet, or (frame, capture_ns).
+    """The message of one pushed frame, which is JPEG bytes, an H×W×3 uint8 RGB array, a Packet, or
+    (frame, capture_ns).
 
     Any object with the buffer protocol or `__array__` serves as an array. `capture_ns` fills in
     for frames that bring no time of their own. Raises InvalidArgumentError for anything else.

@@ -70,6 +70,10 @@ CASES = {
         held('sightline_workers{condition="away"}', 1),
         held('sightline_workers{condition="away"}', 0),
     ),
+    "WorkerIncompatible": Case(
+        held('sightline_workers{condition="incompatible"}', 1),
+        held('sightline_workers{condition="incompatible"}', 0),
+    ),
     "FramesLate": Case(
         latencies("sightline_frame_latency_seconds", 0.2, 0.051, 'delivery="newest",'),
         latencies("sightline_frame_latency_seconds", 0.2, 0.049, 'delivery="newest",')

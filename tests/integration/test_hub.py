@@ -73,7 +73,7 @@ def test_what_a_model_needs_is_fetched_once(hub: Hub) -> None:
     folder = fetch()
     assert same(folder, hub)
     assert (folder / "config.json").exists()
-    assert not (folder / "README.md").exists()
+    assert (folder / "README.md").exists(), "it names the licence"
     assert not (folder / "onnx").exists(), "the same weights for another program"
     sent = dict(hub.sent)
     assert fetch() == folder

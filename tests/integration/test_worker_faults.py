@@ -492,6 +492,11 @@ ABSURD: dict[str, list[dict[str, Any]]] = {
         {"session_id": "s", "watch": {"condition": "red " * 500_000}},
         {"session_id": "s"},
     ],
+    "ResizeSession": [
+        {"session_id": "x" * 1_000_000},
+        {"session_id": "s", "window_segments": 2**32 - 1},
+        {},
+    ],
     "ReleaseSession": [{"session_id": "x" * 1_000_000}, {}],
     "Load": [{"interval_s": math.nan}, {"interval_s": -math.inf}, {"interval_s": 1e300}],
     "Describe": [{}],
