@@ -15,11 +15,11 @@ from services.gateway.api.http import HttpApi
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.gate import Gate
+from services.gateway.sessions.key_gate import KeyGate
 from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.sources.file import FileSource
-from services.gateway.sources.remote.reach import Reach
+from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
 from services.gateway.sources.source import FrameSink, Source
 from services.gateway.sources.whip.server import WhipServer
@@ -41,18 +41,18 @@ class Gateway:
         self._config = config
         self._host = host
         self._workers = Workers(config.workers)
-        self._reach = Reach(config.url_allow)
+        self._egress = EgressPolicy(config.url_allow)
         self._sessions = Sessions(config, self._workers, self._make_source)
         self._viewers = Viewers(self._sessions, config)
         self._speaker = Speaker(config.tts, config.max_speaks)
         self._conversations = Conversations(config.dialogue)
-        self._whip = WhipServer(Gate(self._sessions, "whip"), ice_servers=config.ice_servers)
+        self._whip = WhipServer(KeyGate(self._sessions, "whip"), ice_servers=config.ice_servers)
         self._servicer: SightlineServicer | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._rtmp: RtmpServer | None = None
         if config.rtmp_port is not None:
             self._rtmp = RtmpServer(
-                Gate(self._sessions, "rtmp"),
+                KeyGate(self._sessions, "rtmp"),
                 host=config.rtmp_host or config.host,
                 port=config.rtmp_port,
                 doors=RTMP_DOORS.within(host.max_descriptors // 8),
@@ -145,6 +145,6 @@ class Gateway:
             loop=spec.loop,
             paced=not spec.lossless,
             root=self._config.media_root,
-            reach=self._reach,
+            egress=self._egress,
             name=f"file:{spec.name or 'session'}",
         )

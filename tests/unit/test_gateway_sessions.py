@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from services.gateway import metrics
-from services.gateway.sessions.gate import Gate
+from services.gateway.sessions.key_gate import KeyGate
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
 from services.gateway.sessions.session import ENDED, LIVE, STALLED, WAITING, Session
 from services.gateway.workers import workers as router
@@ -290,21 +290,21 @@ async def test_frames_in_flight_when_the_stream_breaks_are_counted_not_repeated(
 async def test_a_key_opens_one_session_to_one_publisher() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.push_session()
-        gate = Gate(parts.sessions, "rtmp")
+        gate = KeyGate(parts.sessions, "rtmp")
         with pytest.raises(UnauthenticatedError):
             await gate.accept("wrong-key", "1.2.3.4:5")
         with pytest.raises(UnauthenticatedError):
             await gate.accept("", "1.2.3.4:5")
         await gate.accept(KEY, "1.2.3.4:5")
         with pytest.raises(AlreadyExistsError):
-            await Gate(parts.sessions, "whip").accept(KEY, "1.2.3.4:6")
+            await KeyGate(parts.sessions, "whip").accept(KEY, "1.2.3.4:6")
         assert session.source_kind == "rtmp"
 
 
 async def test_a_publisher_learns_that_its_session_was_deleted() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.push_session()
-        gate = Gate(parts.sessions, "rtmp")
+        gate = KeyGate(parts.sessions, "rtmp")
         sink = await gate.accept(KEY, "a")
         parts.sessions.delete(session, "requested")
         with pytest.raises(InvalidArgumentError, match="deleted"):
@@ -322,7 +322,7 @@ async def test_a_publisher_learns_that_its_session_was_deleted() -> None:
 async def test_a_publisher_that_left_may_come_back_within_the_grace_time() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.push_session(fps=1, grace_s=30)
-        gate = Gate(parts.sessions, "rtmp")
+        gate = KeyGate(parts.sessions, "rtmp")
         assert session.state == WAITING
         sink = await gate.accept(KEY, "a")
         sink.take(picture(0))
@@ -364,7 +364,7 @@ async def test_a_session_ends_with_its_grace_time() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session(fps=1, grace_s=30)
-        gate = Gate(parts.sessions, "rtmp")
+        gate = KeyGate(parts.sessions, "rtmp")
         sink = await gate.accept(KEY, "a")
         sink.take(picture(0))
         await eventually(lambda: session.state == LIVE)

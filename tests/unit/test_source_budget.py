@@ -8,7 +8,7 @@ import av
 import pytest
 
 from services.gateway.sources.bitstream import jpeg_size
-from services.gateway.sources.budget import DecodeGuard, check_scans
+from services.gateway.sources.decode_guard import DecodeGuard, check_scans
 from services.gateway.sources.decoder import (
     BitstreamDecoder,
     EncodedPacket,

@@ -14,7 +14,7 @@ from services.common.in_flight import InFlight
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.info import ServerInfo
-from services.gateway.api.push_stream import Push
+from services.gateway.api.push_stream import PushStream
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
@@ -96,7 +96,8 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         context: Context,
     ) -> AsyncIterator[gateway_pb2.PushFramesResponse]:
         try:
-            async with contextlib.aclosing(Push(self._sessions).run(request_iterator)) as acks:
+            push = PushStream(self._sessions)
+            async with contextlib.aclosing(push.run(request_iterator)) as acks:
                 async for ack in acks:
                     yield ack
         except SightlineError as error:

@@ -5,7 +5,7 @@ import hmac
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from services.common.tasks import cancel_and_wait
-from services.gateway.api.parts import joined
+from services.gateway.api.push_parts import joined
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.sources.push import PushSource
@@ -27,7 +27,7 @@ HEARTBEAT_S = 1.0  # an acknowledgement at least so often, changed or not
 STUCK_S = 60.0  # how long the last frames may wait for a worker that takes none
 
 
-class Push:
+class PushStream:
     """One pusher's stream."""
 
     def __init__(self, sessions: Sessions) -> None:

@@ -1,4 +1,4 @@
-"""Reading a container of video: which formats and codecs, which stream, at what times."""
+"""A container of video, read: which formats and codecs, which stream, at what times."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ import av
 from av.container import InputContainer
 from av.stream import Discard
 
-from services.gateway.sources.budget import DecodeGuard
+from services.gateway.sources.decode_guard import DecodeGuard
 from services.gateway.sources.source import MAX_PIXELS, FrameSink, check_size
 from sightline.errors import InvalidArgumentError
 
@@ -80,7 +80,7 @@ PROBE_OPTIONS = {
 }
 
 
-def open_file(path: Path, sink: FrameSink) -> "Reading":
+def open_file(path: Path, sink: FrameSink) -> "ContainerReader":
     """Open a file, and decode its first picture. Blocks. Raises InvalidArgumentError."""
     options = PROBE_OPTIONS | {
         "protocol_whitelist": "file",  # a playlist must not name files of ours
@@ -88,12 +88,12 @@ def open_file(path: Path, sink: FrameSink) -> "Reading":
     }
     try:
         container = av.open(f"file:{path}", "r", options=options)
-        return Reading.of(container, False, sink, lambda: None)
+        return ContainerReader.of(container, False, sink, lambda: None)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InvalidArgumentError(f"cannot open the source: {_reason(error)}") from error
 
 
-class Reading:
+class ContainerReader:
     """An open container whose first picture is decoded. `live`: it has no timeline of its own.
 
     `pictures` are (frame, presentation time in ns since the first one). Iterating raises

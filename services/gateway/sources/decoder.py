@@ -11,7 +11,7 @@ from typing import Any
 import av
 from av.codec.context import Flags
 
-from services.gateway.sources.budget import DecodeGuard
+from services.gateway.sources.decode_guard import DecodeGuard
 from services.gateway.sources.source import (
     MAX_PIXELS,
     MAX_SIDE,

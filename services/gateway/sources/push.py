@@ -9,7 +9,7 @@ import numpy as np
 
 from services.common.threads import Lane, on_thread
 from services.gateway.sources.bitstream import is_keyframe, jpeg_size
-from services.gateway.sources.budget import check_scans
+from services.gateway.sources.decode_guard import check_scans
 from services.gateway.sources.decoder import (
     BitstreamDecoder,
     EncodedPacket,

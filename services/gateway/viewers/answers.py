@@ -10,23 +10,19 @@ import grpc
 
 from services.common.backoff import Backoff
 from services.common.errors import error_of_peer, restarting
+from services.common.finish_reasons import finish_name
 from services.gateway import metrics
 from services.gateway.sessions.question_queue import Asker, QuestionQueue
 from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, SightlineError
 from sightline.reasons import Reason
-from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
+from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 SPEECH_UNAVAILABLE = "speech_unavailable"
 # NOT_FOUND: a worker that was restarted does not know the session until its frame stream is back.
 _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND})
 _RETRIES = 6
 MOVING_S = 30.0  # how long a question waits for its session to get another worker
-_FINISH_NAMES = {
-    gateway_pb2.FINISH_REASON_STOP: "stop",
-    gateway_pb2.FINISH_REASON_LENGTH: "length",
-    gateway_pb2.FINISH_REASON_CANCELLED: "cancelled",
-}
 
 
 class Answerable(Protocol):
@@ -101,7 +97,7 @@ async def _relay(
                     elif kind == "done":
                         if speechless and SPEECH_UNAVAILABLE not in event.done.degraded:
                             event.done.degraded.append(SPEECH_UNAVAILABLE)
-                        finish = _FINISH_NAMES.get(event.done.finish_reason, "error")
+                        finish = finish_name(event.done.finish_reason)
                         session.note_degraded(list(event.done.degraded))
                         if age_s is not None:
                             event.done.newest_frame_age_ms = 1000 * age_s

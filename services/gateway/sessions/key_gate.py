@@ -10,7 +10,7 @@ from sightline.errors import AlreadyExistsError
 log = logging.getLogger(__name__)
 
 
-class Gate:
+class KeyGate:
     """Lets publishers of one kind ("rtmp", "whip") into the sessions whose key they know."""
 
     def __init__(self, sessions: Sessions, kind: str) -> None:

@@ -75,7 +75,7 @@ class Rule:
         )
 
 
-class Reach:
+class EgressPolicy:
     """What sources may connect to: addresses of the public internet, and what `rules` add.
 
     `resolve` gives a host's addresses. Everything blocks: source threads call it.

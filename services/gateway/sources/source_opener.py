@@ -1,4 +1,4 @@
-"""Opening what a caller named: a file below the media folder, or a URL within reach."""
+"""The opener of what a caller named: a file below the media folder, or a URL within reach."""
 
 import logging
 import time
@@ -7,8 +7,13 @@ from pathlib import Path
 import av
 
 from services.common.redaction import redacted
-from services.gateway.sources.container import FILE_FORMATS, PROBE_OPTIONS, Reading, open_file
-from services.gateway.sources.remote.reach import Reach
+from services.gateway.sources.container import (
+    FILE_FORMATS,
+    PROBE_OPTIONS,
+    ContainerReader,
+    open_file,
+)
+from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.remote.relay import Relay
 from services.gateway.sources.remote.url import SourceUrl
 from services.gateway.sources.remote.web import WebFiles
@@ -52,21 +57,21 @@ def locate(source: str, root: Path | None) -> Path | SourceUrl:
     return resolved
 
 
-class Opening:
+class SourceOpener:
     """Opens one source, once. `abort` may be called on any thread, also while `open` waits."""
 
     def __init__(
-        self, place: Path | SourceUrl, reach: Reach, timeout_s: tuple[float, float]
+        self, place: Path | SourceUrl, egress: EgressPolicy, timeout_s: tuple[float, float]
     ) -> None:
         """`timeout_s`: to open a URL, and for each read from it."""
         self._place = place
-        self._reach = reach
+        self._egress = egress
         self._timeout_s = timeout_s
         self._aborted = False
         self._files: WebFiles | None = None
         self._relay: Relay | None = None
 
-    def open(self, sink: FrameSink) -> Reading:
+    def open(self, sink: FrameSink) -> ContainerReader:
         """Open and decode the first picture. Blocks. Raises InvalidArgumentError."""
         if isinstance(self._place, Path):
             return open_file(self._place, sink)
@@ -92,8 +97,8 @@ class Opening:
         if self._relay is not None:
             self._relay.close()
 
-    def _open_web(self, url: SourceUrl, sink: FrameSink) -> Reading:
-        self._files = files = WebFiles(self._reach, self._timeout_s)
+    def _open_web(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
+        self._files = files = WebFiles(self._egress, self._timeout_s)
         if self._aborted:
             files.abort()
         try:
@@ -114,19 +119,19 @@ class Opening:
                 options=options,
                 io_open=files.open,
             )
-            reading = Reading.of(container, container.duration is None, sink, files.abort)
+            reading = ContainerReader.of(container, container.duration is None, sink, files.abort)
         except BaseException:
             files.abort()
             raise
         files.opened()
         return reading
 
-    def _open_relayed(self, url: SourceUrl, sink: FrameSink) -> Reading:
+    def _open_relayed(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
         """By RTSP or RTMP, following RTSP's redirects."""
         end_s = time.monotonic() + self._timeout_s[0]
         for _ in range(MAX_MOVES + 1):
             left_s = max(0.1, end_s - time.monotonic())
-            self._relay = relay = Relay(self._reach, url, left_s)
+            self._relay = relay = Relay(self._egress, url, left_s)
             if self._aborted:
                 relay.close()
             # One live video: keyframes alone would keep libavformat guessing for seconds.
@@ -148,7 +153,7 @@ class Opening:
             try:
                 timeout_s = (left_s, self._timeout_s[1])
                 container = av.open(relay.location, "r", options=options, timeout=timeout_s)
-                return Reading.of(container, True, sink, relay.close)
+                return ContainerReader.of(container, True, sink, relay.close)
             except BaseException as error:
                 relay.close()
                 if relay.moved is None or not isinstance(error, av.FFmpegError | OSError):
