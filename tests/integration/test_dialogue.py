@@ -13,13 +13,12 @@ from typing import Any
 
 import grpc
 import pytest
+import redis
 
 from sightline.v1 import dialogue_pb2 as pb
 from sightline.v1 import dialogue_pb2_grpc
 from tests.garbage import throw_at_methods, throw_at_port
 from tests.processes import PREFIXES, REPOSITORY, RedisServer, ServiceProcess, free_port
-
-redis = pytest.importorskip("redis")
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 INVALID = grpc.StatusCode.INVALID_ARGUMENT

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import random
-import shutil
 import signal
 import sys
 import threading
@@ -23,9 +22,7 @@ from services.gateway.sources.rtmp.server import RtmpServer
 from tests.rtmp_peer import RtmpPeer
 from tests.sources import KEY, Clip, OneKeyGate, encode_clip, write_clip
 
-needs_ffmpeg = pytest.mark.skipif(
-    shutil.which("ffmpeg") is None, reason="needs the ffmpeg command (apt-get install ffmpeg)"
-)
+needs_ffmpeg = pytest.mark.needs("ffmpeg")
 FRAME_MS = 40
 
 

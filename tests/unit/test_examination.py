@@ -481,8 +481,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.needs("torchao")
 def test_every_setup_is_sat_and_reported(tiny: Path, data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("torchao", reason="int8 needs it")
     report = examined(tiny, data, tmp_path, *SETUPS)
     assert list(report.columns) == ["majority", *SETUPS]
     for found in report.columns.values():
