@@ -15,7 +15,6 @@ from services.inference_worker.runner.batch import Run
 from services.inference_worker.runner.cuda.block_tables import num_splits, num_tiles, tables
 from tests.unit.tiny import Bench, attention_config, random_picture, reference_logits, tiny_model
 
-
 triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
 if not triton.knobs.runtime.interpret:
     pytest.skip("needs TRITON_INTERPRET=1, set before triton is imported", allow_module_level=True)

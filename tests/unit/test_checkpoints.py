@@ -17,7 +17,6 @@ from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from tests.checkpoints import FAMILIES, write_checkpoint
 
-
 HEIGHT, WIDTH = 84, 112  # Qwen's in whole tokens of 28; Qwen3's are 96 × 128, SmolVLM's 64 × 64
 CHAT = [
     {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What changed?"}]},

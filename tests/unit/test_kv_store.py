@@ -129,6 +129,7 @@ def test_pages_that_are_moved_elsewhere_hold_what_they_would_in_place(
     assert torch.equal(copy.save([0, 1, 3, 4, 6, 7]), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_windows_that_are_rebased_answer_as_one_that_never_is(kind: str) -> None:
     """With the sink out of sight, as positions enter attention only as differences then."""
@@ -148,6 +149,7 @@ def test_windows_that_are_rebased_answer_as_one_that_never_is(kind: str) -> None
     assert 0 < float((still - moved).abs().mean()) < bound * float(still.std())
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(KINDS), seed=st.integers(0, 2**16))
 def test_any_batch_is_near_each_session_alone(data: st.DataObject, kind: str, seed: int) -> None:

@@ -402,6 +402,7 @@ def test_eight_bits_are_near(pair: Pair) -> None:
     assert float((exact - near).abs().mean()) < 0.1 * float(exact.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "bound"), [("int8", 0.02), ("fp8", 0.1)])
 def test_keys_and_values_in_eight_bits_are_near(pair: Pair, kind: str, bound: float) -> None:
     """Mean error of logits over their deviation, after evictions: 0.5 to 1.1 % were measured in
