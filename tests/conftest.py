@@ -15,7 +15,7 @@ import pytest
 from tests import tools
 from tests.processes import RedisServer, ServiceProcess
 
-pytest_plugins = ("tests.suite",)  # suite, fresh_suite, clip
+pytest_plugins = ("tests.suite", "tests.dealing")  # suite, fresh_suite, clip; processes
 
 if find_library("cuda") is None:  # read when triton is imported, by whoever is the first to
     os.environ.setdefault("TRITON_INTERPRET", "1")
