@@ -9,8 +9,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE_S = 30.0  # a limit for what is broken, not a measure of how long anything should take
-PAUSE_S = 0.01
+PATIENCE_S = 60.0  # a limit for what is broken, not a measure of how long anything should take
+PAUSE_S = 0.005
 
 
 async def eventually(

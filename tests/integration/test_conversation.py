@@ -1,7 +1,6 @@
 """One conversation about the sample stream stays true, however long it gets."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 import sightline
 from services.local.clip import SEED
+from tests.eventually import wait_until
 from tests.integration.test_suite import pictures_until, true_at
 from tests.suite import Fact, Suite
 from training.recipe import load_recipe
@@ -61,7 +61,4 @@ def _least_asked(facts: list[Fact], kinds: list[str]) -> Fact | None:
 
 
 def _understood(session: sightline.Session, moment: float) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while session.refresh().stats.last_capture_ns / 1e9 < moment - 0.13:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: session.refresh().stats.last_capture_ns / 1e9 >= moment - 0.13)

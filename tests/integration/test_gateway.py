@@ -18,6 +18,7 @@ import pytest
 from services.gateway.frames.sampler import encode_jpeg
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
+from tests.eventually import wait_until
 from tests.garbage import throw_at_methods, throw_at_port
 from tests.processes import REPOSITORY, ServiceProcess, free_port
 from tests.publish import RtmpPublisher
@@ -65,10 +66,7 @@ class Watching:
 
     def wait(self, session: str, condition: Callable[[pb.Session], Any]) -> pb.Session:
         """The session once `condition` holds for it."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition(state := self.get(session)):
-            assert time.monotonic() < deadline, state
-            time.sleep(0.05)
+        [state] = wait_until(lambda: [now for now in (self.get(session),) if condition(now)])
         return state
 
     def rtmp(self, key: str) -> str:
@@ -190,10 +188,7 @@ def test_rtmp_publishers_come_leave_and_come_back(watching: Watching, clip: Clip
     session = watching.create(name="camera")
     assert session.rtmp_url.endswith(f":{watching.rtmp_port}/live/{session.key}")
     with RtmpPublisher(clip.path, watching.rtmp("wrong-key-wrong-key")) as stranger:
-        deadline = time.monotonic() + PATIENCE_S
-        while stranger.error is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert stranger.error is not None
+        wait_until(lambda: stranger.error is not None)
     with RtmpPublisher(clip.path, watching.rtmp(session.key)):
         first = watching.wait(session.id, lambda state: state.stats.frames_processed >= 8)
         assert first.state == pb.SESSION_STATE_LIVE
@@ -207,10 +202,7 @@ def test_rtmp_publishers_come_leave_and_come_back(watching: Watching, clip: Clip
         assert again.state == pb.SESSION_STATE_LIVE
         assert watching.ask("camera", "what is in the scene").text
     # Its grace time of two seconds passes.
-    deadline = time.monotonic() + PATIENCE_S
-    while any(other.id == session.id for other in watching.list()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: all(other.id != session.id for other in watching.list()))
 
 
 def test_a_deleted_session_hangs_up_on_its_publisher(watching: Watching, clip: Clip) -> None:
@@ -218,10 +210,7 @@ def test_a_deleted_session_hangs_up_on_its_publisher(watching: Watching, clip: C
     with RtmpPublisher(clip.path, watching.rtmp(session.key)) as publisher:
         watching.wait(session.id, lambda state: state.stats.frames_received > 0)
         watching.delete(session.id)
-        deadline = time.monotonic() + PATIENCE_S
-        while publisher.error is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert publisher.error is not None
+        wait_until(lambda: publisher.error is not None)
 
 
 # --- conversing -------------------------------------------------------------------------------
