@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import sightline
+from services.local.clip import Clip, Fact
 from tests.eventually import wait_until
 from tests.processes import REPOSITORY
-from tests.suite import Clip, Fact, Suite, write_clip
+from tests.suite import Suite, write_clip
 
 TRUE_SHARE = 0.75  # of single answers about a live stream; `make eval` measures the model itself
 KINDS = ("colour", "shape", "direction")  # of which the answer differs from moment to moment
