@@ -11,6 +11,7 @@ from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import tools
 from tests.processes import RedisServer, ServiceProcess
@@ -19,6 +20,16 @@ pytest_plugins = ("tests.suite", "tests.dealing")  # suite, fresh_suite, clip; p
 
 if find_library("cuda") is None:  # read when triton is imported, by whoever is the first to
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# The same examples every time, however busy the machine is; `--hypothesis-profile searching` looks
+# for others.
+_patient = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("searching", **_patient)
+settings.register_profile("steady", derandomize=True, **_patient)
+settings.load_profile("steady")
 
 KINDS = ("unit", "integration", "e2e", "gpu")
 TESTS = Path(__file__).resolve().parent

@@ -229,6 +229,7 @@ def test_about_twice_as_many_sessions_fit() -> None:
     assert held["int8"] == held["fp8"] >= 1.9 * held["auto"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "bound"), [("int8", 0.01), ("fp8", 0.05)])
 def test_scores_of_the_built_in_model_are_near(kind: str, bound: float) -> None:
     """Mean error over their deviation. On clips of its world up to 0.4 % were measured in int8 and

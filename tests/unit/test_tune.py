@@ -315,7 +315,11 @@ def test_the_built_in_model_learns_words_and_forgets_none() -> None:
 
 
 # Of Qwen's three the one with DeepStack and timestamps: each takes seconds.
-@pytest.mark.parametrize("model", ["builtin", "qwen3_vl", "smolvlm"], indirect=True)
+@pytest.mark.parametrize(
+    "model",
+    ["builtin", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("qwen3_vl", "smolvlm"))],
+    indirect=True,
+)
 def test_a_tuned_folder_answers_through_the_engine(
     model: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -399,7 +403,9 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
     assert not other.resume()
 
 
-@pytest.mark.parametrize("kind", ["builtin", pytest.param("qwen3_vl", marks=needs_peft)])
+@pytest.mark.parametrize(
+    "kind", ["builtin", pytest.param("qwen3_vl", marks=[needs_peft, pytest.mark.slow])]
+)
 def test_bfloat16_learns_too(
     kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
