@@ -42,8 +42,10 @@ run: setup ## start the whole suite here, show it a video and ask about that
 models: setup ## what MODEL may be, and what each needs
 	@$(BIN)/sightline models
 
-test: develop ## run every test
-	$(BIN)/python -m pytest $(ARGS)
+# A process for each core, at most four: each holds PyTorch. What takes longest is begun first, as the
+# folders' names sort it: browser, real processes, then what needs neither.
+test: develop ## run every test but those that are slow or of a device; ARGS="-n 0" in one process
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 device-test: develop ## what runs on GPUs, as far as it can be tried without one
 	$(BIN)/python -m pytest -m 'device' $(ARGS)

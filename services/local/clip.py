@@ -77,7 +77,7 @@ async def sample_clip(cache: Path, story: Story) -> Clip:
             raise ConfigError(f"the sample clip could not be made:\n  {lines}")
         made.with_suffix(".json").replace(path.with_suffix(".json"))
         made.replace(path)
-    return await asyncio.to_thread(_read, path)
+    return await asyncio.to_thread(read_clip, path)
 
 
 def _is_there(path: Path) -> bool:
@@ -85,7 +85,8 @@ def _is_there(path: Path) -> bool:
     return path.exists() and path.with_suffix(".json").exists()
 
 
-def _read(path: Path) -> Clip:
+def read_clip(path: Path) -> Clip:
+    """A generated clip, with the truth that was written beside it."""
     told = json.loads(path.with_suffix(".json").read_text())
     facts = (
         Fact(fact["time_s"], fact["until_s"], fact["question"], fact["answer"], fact["kind"])

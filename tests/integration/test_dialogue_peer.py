@@ -1,13 +1,13 @@
 """The worker's client against the real dialogue service while Redis and dialogue come and go."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import redis
 
 from services.inference_worker.model.family import Round
 from services.inference_worker.serving.peers import DialoguePeer
+from tests.eventually import eventually
 from tests.processes import RedisServer, ServiceProcess
 
 
@@ -28,10 +28,7 @@ def _rounds(numbers: range) -> list[Round]:
 
 
 async def _written(peer: DialoguePeer) -> None:
-    deadline = time.monotonic() + 20
-    while peer.num_waiting:
-        assert time.monotonic() < deadline, "rounds still wait"
-        await asyncio.sleep(0.02)
+    await eventually(lambda: not peer.num_waiting)
 
 
 async def test_history_survives_redis_and_dialogue_being_killed(
@@ -90,10 +87,7 @@ async def test_a_full_redis_degrades_answers_until_it_takes_rounds_again(
 
 
 async def _until_unavailable(peer: DialoguePeer) -> None:
-    deadline = time.monotonic() + 20
-    while peer.available:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+    await eventually(lambda: not peer.available)
 
 
 async def test_what_waits_is_written_when_the_worker_ends(

@@ -4,7 +4,7 @@ import pytest
 
 from tests.kernels_compiled import compiled
 
-pytest.importorskip("triton", reason="the kernels are written in Triton")
+pytestmark = pytest.mark.needs("triton")
 
 NAMES = {90: "H100", 80: "A100", 89: "L4 and RTX 40", 120: "RTX 50"}
 SHARED_KIB = {90: 227, 80: 163, 89: 99, 120: 99}  # of a program, by NVIDIA's table

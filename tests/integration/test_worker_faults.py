@@ -38,6 +38,7 @@ from sightline.v1.inference_pb2_grpc import (
     add_InferenceServiceServicer_to_server,
 )
 from tests.checkpoints import write_checkpoint
+from tests.eventually import eventually
 from tests.unit.tiny import Bench, random_picture, tiny_model
 
 PATIENCE_S = 20.0
@@ -660,12 +661,6 @@ async def test_two_hundred_sessions_come_and_go(tmp_path: Path) -> None:
         # Nobody feeds them: their grace ends.
         await eventually(lambda: not worker.bench.core.sessions)
         await worker.serves("t")
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - another thread makes it true
-            await asyncio.sleep(0.01)
 
 
 def call_request(session: str) -> inference_pb2.AnswerRequest:

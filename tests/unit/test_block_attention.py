@@ -30,6 +30,7 @@ from services.inference_worker.runner.cuda.block_attention import (  # noqa: E40
 
 CPU = torch.device("cpu")
 QUESTION = [1, 10, 11, 12, 7]
+long_interpreted = pytest.mark.device  # of the interpreter, a second or more
 
 
 @dataclass(slots=True)
@@ -150,10 +151,10 @@ def run_step(
     ("heads", "kv_heads", "head_dim", "page_size", "rows", "splits"),
     [
         (1, 1, 16, 1, 16, 1),
-        (7, 1, 64, 16, 16, 1),  # Qwen2.5-VL-7B's sharing
-        (8, 2, 80, 3, 32, 1),
-        (6, 2, 96, 4, 16, 4),
-        (4, 4, 128, 5, 64, 2),
+        pytest.param(7, 1, 64, 16, 16, 1, marks=long_interpreted),  # Qwen2.5-VL-7B's sharing
+        pytest.param(8, 2, 80, 3, 32, 1, marks=long_interpreted),
+        pytest.param(6, 2, 96, 4, 16, 4, marks=long_interpreted),
+        pytest.param(4, 4, 128, 5, 64, 2, marks=long_interpreted),
     ],
 )
 def test_any_step_is_dense_attention_over_what_each_token_sees(
@@ -168,6 +169,7 @@ def test_any_step_is_dense_attention_over_what_each_token_sees(
     assert not out[tokens:].any()  # rows of padding are zero, not merely finite
 
 
+@long_interpreted
 @pytest.mark.parametrize("seed", range(6))
 def test_steps_of_many_shapes(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -189,7 +191,7 @@ def test_half_precision_is_as_near_as_its_bits_allow() -> None:
     assert float((out.double() - expected).abs().max()) < 0.003
 
 
-@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize("splits", [1, pytest.param(4, marks=long_interpreted)])
 def test_what_is_no_number_stays_in_its_session(splits: int) -> None:
     """In both stores of a session: its new tokens and what it had."""
     rng = np.random.default_rng(5)
@@ -329,6 +331,7 @@ def shown(bench: Bench, number: int) -> list[np.ndarray]:
     return pictures
 
 
+@long_interpreted
 def test_an_engine_on_block_tables_equals_a_masked_dense_forward() -> None:
     """A and B: before an eviction and after it, in every token of an answer."""
     for frames in (2, 5):
@@ -344,6 +347,7 @@ def test_an_engine_on_block_tables_equals_a_masked_dense_forward() -> None:
         bench.cache.check_integrity()
 
 
+@long_interpreted
 @pytest.mark.parametrize("kind", ["auto", "int8"])
 def test_sessions_that_share_steps_get_what_gathering_gives(kind: str) -> None:
     """D: several sessions, bursts, several questions about one, prompts cut into parts."""
@@ -368,6 +372,7 @@ def test_sessions_that_share_steps_get_what_gathering_gives(kind: str) -> None:
         assert torch.allclose(plain, logits, atol=1e-4 if kind == "auto" else 0.05)
 
 
+@long_interpreted
 @pytest.mark.parametrize("window", [2])
 def test_recorded_steps_equal_those_that_are_launched(window: int) -> None:
     """What CUDA would replay is run again here: it may read nothing but the static inputs."""

@@ -14,6 +14,7 @@ def one_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKER_DTYPE", "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_model")
 def test_steps_run_with_kernels_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = kernels.compiled(torch.float32)

@@ -206,6 +206,7 @@ def test_without_a_compiler_pytorch_computes(
     kernels.compiled.cache_clear()
 
 
+@pytest.mark.device
 def test_an_engine_on_a_gpus_kernels_answers_as_on_pytorchs_operators(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -130,6 +130,7 @@ def test_pages_that_are_moved_elsewhere_hold_what_they_would_in_place(
     assert torch.equal(copy.save([0, 1, 3, 4, 6, 7]), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_windows_that_are_rebased_answer_as_one_that_never_is(kind: str) -> None:
     """With the sink out of sight, as positions enter attention only as differences then."""
@@ -149,6 +150,7 @@ def test_windows_that_are_rebased_answer_as_one_that_never_is(kind: str) -> None
     assert 0 < float((still - moved).abs().mean()) < bound * float(still.std())
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(KINDS), seed=st.integers(0, 2**16))
 def test_any_batch_is_near_each_session_alone(data: st.DataObject, kind: str, seed: int) -> None:
@@ -228,6 +230,7 @@ def test_about_twice_as_many_sessions_fit() -> None:
     assert held["int8"] == held["fp8"] >= 1.9 * held["auto"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "bound"), [("int8", 0.01), ("fp8", 0.05)])
 def test_scores_of_the_built_in_model_are_near(kind: str, bound: float) -> None:
     """Mean error over their deviation. On clips of its world up to 0.4 % were measured in int8 and

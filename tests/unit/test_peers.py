@@ -20,6 +20,7 @@ from sightline.v1 import (
     tts_pb2,
     tts_pb2_grpc,
 )
+from tests.eventually import eventually
 
 NOWHERE = "127.0.0.1:1"
 
@@ -114,12 +115,6 @@ def _round(turn: str) -> Round:
     return Round(f"question {turn}", f"answer {turn}")
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the servers tell nobody
-            await asyncio.sleep(0.002)
-
-
 def _outcome(name: str) -> float:
     value = REGISTRY.get_sample_value("sightline_worker_rounds_total", {"outcome": name})
     return value or 0.0
@@ -131,7 +126,7 @@ async def test_rounds_are_written_in_order_and_read_back() -> None:
         for number in range(12):
             _append(peer, "c", f"t{number}")
             _append(peer, "d", f"u{number}")
-        await _until(lambda: len(fake.turns("d")) == 12)
+        await eventually(lambda: len(fake.turns("d")) == 12)
         assert fake.turns("c") == [f"t{number}" for number in range(12)]
         assert fake.turns("d") == [f"u{number}" for number in range(12)]
         assert fake.sessions == {"c": "s", "d": "s"}
@@ -143,7 +138,7 @@ async def test_rounds_are_written_in_order_and_read_back() -> None:
 async def test_history_is_right_while_rounds_wait_and_after() -> None:
     async with _dialogue() as (peer, fake):
         _append(peer, "c", "t0")
-        await _until(lambda: peer.num_waiting == 0)
+        await eventually(lambda: peer.num_waiting == 0)
         fake.refuse = grpc.StatusCode.UNAVAILABLE
         assert await peer.context("c", 10) is None
         assert not peer.available
@@ -153,12 +148,12 @@ async def test_history_is_right_while_rounds_wait_and_after() -> None:
         # Dialogue is away: what was said since then is still known.
         assert await peer.context("c", 10) == [_round("t1"), _round("t2")]
         assert await peer.context("e", 10) is None
-        await _until(lambda: fake.tries > 8)
+        await eventually(lambda: fake.tries > 8)
         fake.refuse = None
         # Whether t1 and t2 are written by now or not, they count once and in order.
         assert await peer.context("c", 10) == [_round("t0"), _round("t1"), _round("t2")]
         assert await peer.context("c", 2) == [_round("t1"), _round("t2")]
-        await _until(lambda: fake.turns("d") == ["u0"])
+        await eventually(lambda: fake.turns("d") == ["u0"])
         assert fake.turns("c") == ["t0", "t1", "t2"]
         assert await peer.context("c", 10) == [_round("t0"), _round("t1"), _round("t2")]
         assert peer.available
@@ -171,9 +166,9 @@ async def test_passing_failures_are_tried_again(code: grpc.StatusCode) -> None:
     async with _dialogue() as (peer, fake):
         fake.refuse = code
         _append(peer, "c", "t0")
-        await _until(lambda: fake.tries >= 3)
+        await eventually(lambda: fake.tries >= 3)
         fake.refuse = None
-        await _until(lambda: fake.turns("c") == ["t0"])
+        await eventually(lambda: fake.turns("c") == ["t0"])
 
 
 async def test_a_context_takes_no_longer_than_its_deadline() -> None:
@@ -189,7 +184,7 @@ async def test_many_contexts_at_once_do_not_time_each_other_out() -> None:
     """Together they take longer than the deadline of one."""
     async with _dialogue(context_timeout_s=0.3) as (peer, fake):
         _append(peer, "c", "t0")
-        await _until(lambda: peer.num_waiting == 0)
+        await eventually(lambda: peer.num_waiting == 0)
         fake.each_s = 0.004
         contexts = await asyncio.gather(*(peer.context("c", 5) for _ in range(150)))
         assert contexts == [[_round("t0")]] * 150
@@ -217,7 +212,7 @@ async def test_a_full_queue_drops_the_oldest_and_counts_it() -> None:
         assert await peer.context("c", 10) == [_round("t7"), _round("t8"), _round("t9")]
         assert _outcome("dropped_full") == before + 7
         fake.refuse = None
-        await _until(lambda: fake.turns("c") == ["t7", "t8", "t9"])
+        await eventually(lambda: fake.turns("c") == ["t7", "t8", "t9"])
 
 
 async def test_a_refused_round_does_not_hold_up_the_others() -> None:
@@ -226,7 +221,7 @@ async def test_a_refused_round_does_not_hold_up_the_others() -> None:
         fake.refuse_turn = "bad"
         for turn in ("t0", "bad", "t1"):
             _append(peer, "c", turn)
-        await _until(lambda: fake.turns("c") == ["t0", "t1"])
+        await eventually(lambda: fake.turns("c") == ["t0", "t1"])
     assert _outcome("dropped_refused") == before + 1
 
 
@@ -234,7 +229,7 @@ async def test_a_round_without_a_turn_gets_one() -> None:
     async with _dialogue() as (peer, fake):
         _append(peer, "c", "")
         _append(peer, "c", "")
-        await _until(lambda: len(fake.turns("c")) == 2)
+        await eventually(lambda: len(fake.turns("c")) == 2)
         assert all(fake.turns("c"))
 
 
@@ -243,7 +238,7 @@ async def test_closing_writes_what_waits() -> None:
         fake.refuse = grpc.StatusCode.UNAVAILABLE
         _append(peer, "c", "t0")
         _append(peer, "c", "t1")
-        await _until(lambda: fake.tries >= 4)
+        await eventually(lambda: fake.tries >= 4)
         fake.refuse = None
         await peer.aclose()  # cuts the long wait for the next try short
         assert fake.turns("c") == ["t0", "t1"]

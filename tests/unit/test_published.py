@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from services.inference_worker.engine.scheduler import Sampling
@@ -94,11 +94,7 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max())
 
 
-@settings(
-    max_examples=12,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=12)
 @given(
     tubelets=st.integers(0, 9),
     window=st.integers(1, 5),
@@ -209,11 +205,7 @@ def test_text_alone_and_a_single_picture_are_answered(served: Pair) -> None:
     assert difference(bench.runner.logits[-1], stream.expected(question, 4)[-1]) < TOLERANCE
 
 
-@settings(
-    max_examples=4,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=4)
 @given(data=st.data(), seed=st.integers(0, 2**16))
 def test_any_batch_equals_each_session_alone(served: Pair, data: st.DataObject, seed: int) -> None:
     """D: sessions of several frame sizes share steps in any interleaving; a branch leaves no
@@ -402,6 +394,7 @@ def test_eight_bits_are_near(pair: Pair) -> None:
     assert float((exact - near).abs().mean()) < 0.1 * float(exact.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "bound"), [("int8", 0.02), ("fp8", 0.1)])
 def test_keys_and_values_in_eight_bits_are_near(pair: Pair, kind: str, bound: float) -> None:
     """Mean error of logits over their deviation, after evictions: 0.5 to 1.1 % were measured in

@@ -33,8 +33,6 @@ from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.runner.batch import Run, RunOutput
 from services.inference_worker.runner.runner import Runner
 
-torch.set_num_threads(1)  # tensors this small only lose by being shared out
-
 _WORDS = "<unk> yes no you watch live video and answer about it what is red blue circle"
 WORDS = _WORDS.split()
 
