@@ -44,7 +44,7 @@ from benchmarks.report import Report, Result
 from benchmarks.rows import ASK_EVERY_S, ROWS, Row
 from benchmarks.samples import Latency
 from services.inference_worker import metrics
-from services.inference_worker.engine.scheduler import BranchJob, FrameJob, FrameReceipt
+from services.inference_worker.engine.jobs import FrameJob, FrameReceipt, Generation
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.family import Round
 from services.inference_worker.model.published.model import PublishedModel
@@ -264,7 +264,7 @@ class _User:
         tokens = self.engine.model.question_tokens(rounds, QUESTION)
         asked = Asked(time.perf_counter())
         self.answers.append(asked)
-        self.engine.submit_branch(self.session, BranchJob(tokens, self.answer_tokens, asked))
+        self.engine.submit_branch(self.session, Generation(tokens, self.answer_tokens, asked))
 
 
 def _load(engine: Engine, frames: list[bytes], row: Row, users: int, effort: Effort) -> Load:

@@ -14,11 +14,11 @@ import torch
 
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine.scheduler import (
-    BranchJob,
+from services.inference_worker.engine.jobs import (
     FinishReason,
     FrameJob,
     FrameReceipt,
+    Generation,
     Seen,
 )
 from services.inference_worker.engine.thread import Engine
@@ -202,7 +202,7 @@ class EngineAnswerer:
         if not self._sequence:  # nobody is asked before there is a picture
             self._submit()
         heard = _Heard()
-        job = BranchJob(tokens, limit, heard, score_only=score_only, before=before)
+        job = Generation(tokens, limit, heard, score_only=score_only, before=before)
         self.engine.submit_branch(self._session, job)
         return heard
 

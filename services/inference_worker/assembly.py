@@ -14,8 +14,8 @@ from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine.core import EngineCore, EngineLimits
 from services.inference_worker.engine.scheduler import StepLimits
 from services.inference_worker.engine.thread import Engine
-from services.inference_worker.kv.pool import KVCache
-from services.inference_worker.kv.tensors import KVStore
+from services.inference_worker.kv.tensors import KVTensors
+from services.inference_worker.kv.trunk import SessionPages
 from services.inference_worker.memory import RESERVE_BYTES, Room, free_bytes, kv_too_large
 from services.inference_worker.model import loading
 from services.inference_worker.model.errors import ModelError
@@ -80,7 +80,7 @@ def assemble(
             f"positions it was trained for; {most} fit at WORKER_FRAME_PIXELS={config.frame_pixels}"
         )
     page_size = config.page_size or _page_size(model, config.attention, device)
-    page_bytes = KVStore(  # one page that takes no memory tells what each will cost
+    page_bytes = KVTensors(  # one page that takes no memory tells what each will cost
         model.decoder.config,
         config.kv_dtype,
         num_pages=1,
@@ -135,7 +135,7 @@ def assemble(
         attention=config.attention,
         step_tokens=max(step.tokens, step.question_tokens),
     )
-    cache = KVCache(num_pages, page_size)
+    cache = SessionPages(num_pages, page_size)
     engine = Engine(EngineCore(model, runner, cache, step, limits))
     _tell(engine, config)
     return engine

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from services.inference_worker.kv.pool import Segment
-from services.inference_worker.kv.tensors import EightBitPages, KVStore, Pages
+from services.inference_worker.kv.tensors import EightBitPages, KVTensors, Pages
+from services.inference_worker.kv.trunk import Segment
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.runner.batch import Run
 from services.inference_worker.runner.cuda.block_tables import num_splits, num_tiles, tables
@@ -20,9 +20,9 @@ if not triton.knobs.runtime.interpret:
     pytest.skip("needs TRITON_INTERPRET=1, set before triton is imported", allow_module_level=True)
 
 from services.inference_worker.runner.cuda.block_attention import (  # noqa: E402
+    AttentionTables,
     BlockAttention,
     Tiling,
-    Where,
     attend,
     tiling,
     write,
@@ -85,9 +85,9 @@ def random_step(rng: np.random.Generator, page_size: int, sessions: int) -> Step
     return Step(runs, visible, 40 * sessions, page_size)
 
 
-def store_of(step: Step, shape: DecoderConfig, kind: str, dtype: torch.dtype) -> KVStore:
+def store_of(step: Step, shape: DecoderConfig, kind: str, dtype: torch.dtype) -> KVTensors:
     """What earlier steps left, among pages in which nothing is a number."""
-    store = KVStore(
+    store = KVTensors(
         shape, kind, num_pages=step.num_pages, page_size=step.page_size, dtype=dtype, device=CPU
     )
     for part in store.parts:
@@ -98,17 +98,19 @@ def store_of(step: Step, shape: DecoderConfig, kind: str, dtype: torch.dtype) ->
     return store
 
 
-def where(step: Step, num_tokens: int, how: Tiling, sharing: int, splits: int = 1) -> Where:
+def where(
+    step: Step, num_tokens: int, how: Tiling, sharing: int, splits: int = 1
+) -> AttentionTables:
     found = tables(step.runs, step.page_size, how.rows // sharing, num_tokens)
     assert len(found.tiles) == num_tiles(step.runs, how.rows // sharing, num_tokens)
     of = torch.from_numpy
     slots = torch.tensor(step.slots + [0] * (num_tokens - len(step.slots)))
-    return Where(
+    return AttentionTables(
         slots, of(found.tiles), of(found.limits), of(found.starts), of(found.lists), how, splits
     )
 
 
-def dense(step: Step, store: KVStore, queries: torch.Tensor) -> torch.Tensor:
+def dense(step: Step, store: KVTensors, queries: torch.Tensor) -> torch.Tensor:
     """Each token and head on its own, in float64."""
     pages = torch.arange(step.num_pages)[None]
     keys, values = (each[0].double() for each in store.read(0, pages))

@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 from services.inference_worker import metrics
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine.scheduler import (
-    BranchJob,
-    FinishReason,
-    FrameJob,
-    FrameReceipt,
-)
+from services.inference_worker.engine.jobs import FinishReason, FrameJob, FrameReceipt, Generation
 from services.inference_worker.model.family import Round, prompt_of
 from services.inference_worker.model.rotary import angles, rotate, shift
 from services.inference_worker.runner.batch import Run
@@ -312,7 +307,7 @@ def test_cancel_returns_every_page_and_says_so() -> None:
     bench.run()
     used = bench.cache.pool.num_used
     recorder = Recorder()
-    job = BranchJob(list(QUESTION), 100, recorder)
+    job = Generation(list(QUESTION), 100, recorder)
     bench.engine.submit_branch("s", job)
     bench.turn()
     bench.turn()
@@ -501,7 +496,7 @@ def test_the_worker_runs_in_the_precision_it_is_told(dtype: str) -> None:
     assert engine.dtype_name == dtype
     core.open_session("s")
     recorder = Recorder()
-    core.submit_branch("s", BranchJob(engine.model.question_tokens([], "What?"), 4, recorder))
+    core.submit_branch("s", Generation(engine.model.question_tokens([], "What?"), 4, recorder))
     while not recorder.ended:
         engine.turn()
     assert recorder.error is None

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.inference_worker import metrics
+from services.inference_worker.engine.jobs import FinishReason, FrameJob, FrameReceipt, Generation
 from services.inference_worker.engine.parking import (
     LOOK_S,
     MOVING_SHARE,
@@ -19,12 +20,6 @@ from services.inference_worker.engine.parking import (
     PAUSE_S,
     STAY_S,
     TURN_S,
-)
-from services.inference_worker.engine.scheduler import (
-    BranchJob,
-    FinishReason,
-    FrameJob,
-    FrameReceipt,
 )
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.runner.batch import Run, RunOutput
@@ -220,7 +215,7 @@ def test_without_a_time_nobody_is_ever_parked() -> None:
 
 def test_work_counts_as_activity_and_is_never_parked_under() -> None:
     place = Place().fill("s")
-    job = BranchJob(list(QUESTION), 100, recorder := Recorder())
+    job = Generation(list(QUESTION), 100, recorder := Recorder())
     place.bench.model.stop_tokens = frozenset()
     place.bench.engine.submit_branch("s", job)
     place.bench.turn()
@@ -346,7 +341,7 @@ def test_a_new_session_takes_the_room_of_one_that_is_idle_for_seconds() -> None:
 
 def test_closing_and_cancelling_while_parked() -> None:
     place = Place().fill("s", "t")
-    job = BranchJob(list(QUESTION), 1, recorder := Recorder())
+    job = Generation(list(QUESTION), 1, recorder := Recorder())
     place.bench.engine.submit_branch("s", job)
     place.bench.run()
     place.pass_time(AFTER_S)
@@ -638,7 +633,7 @@ def test_a_waiting_session_can_be_closed_and_its_question_cancelled() -> None:
     [other] = {"a", "b"} - {waiting}
     stage.go_on(0.25, frames_of=other)
     stage.send(waiting)
-    job = BranchJob(list(QUESTION), 1, recorder := Recorder())
+    job = Generation(list(QUESTION), 1, recorder := Recorder())
     bench.engine.submit_branch(waiting, job)
     bench.engine.cancel(job)
     bench.engine.close_session(waiting)
@@ -662,14 +657,14 @@ def test_any_order_of_work_and_time_keeps_the_accounts_and_loses_no_work(
     names = "abcd"
     stage = Stage(names, room=data.draw(st.integers(1, 3)))
     bench, core = stage.place.bench, stage.place.core
-    asked: list[tuple[BranchJob, Recorder]] = []
+    asked: list[tuple[Generation, Recorder]] = []
     for _ in range(data.draw(st.integers(10, 60))):
         name = data.draw(st.sampled_from(names))
         match data.draw(st.sampled_from(["frame", "frame", "ask", "cancel", "reopen", "pass"])):
             case "frame":
                 stage.send(name)
             case "ask":
-                job = BranchJob(list(QUESTION), data.draw(st.integers(1, 20)), sink := Recorder())
+                job = Generation(list(QUESTION), data.draw(st.integers(1, 20)), sink := Recorder())
                 bench.engine.submit_branch(name, job)
                 asked.append((job, sink))
             case "cancel" if asked:

@@ -11,13 +11,13 @@ import transformers
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from services.inference_worker.engine.scheduler import Sampling
-from services.inference_worker.kv.pool import Branch
+from services.inference_worker.kv.trunk import Branch
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import Round
 from services.inference_worker.model.packed import pack
 from services.inference_worker.model.quantise import quantise
 from services.inference_worker.model.rotary import angles, rotate
+from services.inference_worker.model.sampling import Sampling
 from tests.checkpoints import FAMILIES
 from tests.published import Pair, Transcript
 from tests.unit.tiny import Bench, Recorder

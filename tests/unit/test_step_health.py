@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.inference_worker.engine.scheduler import FrameReceipt
+from services.inference_worker.engine.jobs import FrameReceipt
 from services.inference_worker.engine.step_health import StepHealth
 from services.inference_worker.model.errors import DeviceFailedError
 from services.inference_worker.runner.batch import Run

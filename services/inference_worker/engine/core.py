@@ -14,27 +14,25 @@ from dataclasses import dataclass
 import torch
 
 from services.inference_worker import metrics
-from services.inference_worker.engine.batching import RunMaking
+from services.inference_worker.engine.batching import BatchBuilder
 from services.inference_worker.engine.branching import Branching
-from services.inference_worker.engine.parking import Parking
-from services.inference_worker.engine.scheduler import (
+from services.inference_worker.engine.jobs import (
     FLOWING_S,
-    BranchJob,
+    EngineSession,
     FinishReason,
     FrameJob,
     FrameReceipt,
-    Plan,
-    Scheduler,
+    Generation,
     Seen,
-    SessionState,
-    StepLimits,
 )
+from services.inference_worker.engine.parking import Parking
+from services.inference_worker.engine.scheduler import Scheduler, StepLimits, StepPlan
 from services.inference_worker.engine.step_health import StepHealth
-from services.inference_worker.kv.pool import KVCache, TrunkShape
+from services.inference_worker.kv.trunk import SessionPages, TrunkShape
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import StreamingModel, most_segments
 from services.inference_worker.model.layout import FrameLayout
-from services.inference_worker.runner.batch import Picture, Run, RunOutput
+from services.inference_worker.runner.batch import Run, RunOutput, Tubelet
 from services.inference_worker.runner.runner import Runner
 from sightline.errors import (
     AlreadyExistsError,
@@ -83,7 +81,7 @@ class EngineCore:
         self,
         model: StreamingModel,
         runner: Runner,
-        cache: KVCache,
+        cache: SessionPages,
         step_limits: StepLimits,
         limits: EngineLimits,
         clock: Callable[[], float] = time.monotonic,
@@ -92,16 +90,16 @@ class EngineCore:
         self.runner = runner
         self.cache = cache
         self.limits = limits
-        self.sessions: dict[str, SessionState] = {}
+        self.sessions: dict[str, EngineSession] = {}
         self.stats = EngineStats()
         self.recent_queue_s: deque[tuple[float, float]] = deque(maxlen=4096)  # (when, how long)
         self._scheduler = Scheduler(step_limits, model.spec.tubelet)
         self._clock = clock
-        self._making = RunMaking(model, cache, runner, limits.reuse_below)
+        self._builder = BatchBuilder(model, cache, runner, limits.reuse_below)
         self.health = StepHealth(
             limits.max_failed_steps,
             runner.is_lost,
-            lambda: runner.execute([self._making.of_nothing()]),
+            lambda: runner.execute([self._builder.of_nothing()]),
         )
         self._parking = Parking(
             self.sessions, cache, runner, limits.park_after_s, clock, self.health
@@ -152,11 +150,11 @@ class EngineCore:
         return wait_s
 
     def run_step(self) -> None:
-        """Plan and run one step over whatever is ready, and park a session that is due."""
+        """StepPlan and run one step over whatever is ready, and park a session that is due."""
         self._step(self._scheduler.plan(self._resident(), self._clock()))
         self._parking.park_one()
 
-    def _resident(self) -> list[SessionState]:
+    def _resident(self) -> list[EngineSession]:
         return [session for session in self.sessions.values() if session.parked is None]
 
     def open_branches(self) -> None:
@@ -177,12 +175,12 @@ class EngineCore:
                 self.health.failed("rebase", error)
                 self.end_session(session.id, InternalError("the session could not be moved back"))
 
-    def _step(self, plan: Plan) -> None:
+    def _step(self, plan: StepPlan) -> None:
         if plan.empty:
             return
         started_s = self._clock()
         runs: list[Run] = []
-        owners: list[tuple[SessionState, list[FrameJob]] | BranchJob] = []
+        owners: list[tuple[EngineSession, list[FrameJob]] | Generation] = []
         groups = {session.id: n for n, session in enumerate(self.sessions.values())}
         for session, tubelets in plan.frames:
             sizes = [tubelet[0].layout.segment_tokens for tubelet in tubelets]
@@ -190,7 +188,7 @@ class EngineCore:
             start = len(runs)
             try:
                 for tubelet in tubelets:
-                    runs.append(self._making.of_tubelet(groups[session.id], session, tubelet))
+                    runs.append(self._builder.of_tubelet(groups[session.id], session, tubelet))
                     owners.append((session, tubelet))
             except ResourceExhaustedError as error:  # what was promised is not there: our fault
                 log.exception("no pages for a frame", extra={"session": session.id})
@@ -207,23 +205,23 @@ class EngineCore:
             try:
                 if not self._branching.find_pages(self.sessions[session_id], job, count):
                     continue
-                runs.append(self._making.of_branch(groups[session_id], job, count))
+                runs.append(self._builder.of_branch(groups[session_id], job, count))
                 owners.append(job)
             except ResourceExhaustedError as error:
                 log.exception("no pages for an answer", extra={"session": session_id})
                 self._drop(job)
                 job.sink.failed(error)
-        outputs = self._execute(runs, self._making.waiting_pictures(self.sessions.values()))
+        outputs = self._execute(runs, self._builder.waiting_tubelets(self.sessions.values()))
         self.cache.end_step()
         now_s = self._clock()
         for owner, output in zip(owners, outputs, strict=True):
-            if isinstance(owner, BranchJob):
+            if isinstance(owner, Generation):
                 self._advance_branch(owner, output)
             else:
                 self._acknowledge(*owner, output, started_s, now_s)
         self._observe(plan, now_s - started_s, now_s)
 
-    def _execute(self, runs: list[Run], ahead: list[Picture]) -> list[RunOutput | Exception | None]:
+    def _execute(self, runs: list[Run], ahead: list[Tubelet]) -> list[RunOutput | Exception | None]:
         """Run a step; if it raises, run each part alone so that one failure hurts one caller."""
         if not runs:
             return []
@@ -254,7 +252,7 @@ class EngineCore:
         if len(runs) > sum(isinstance(output, Exception) for output in outputs):
             self.health.succeeded()
         elif failure is not None:
-            questions = not any(run.picture for run in runs)
+            questions = not any(run.tubelet for run in runs)
             self.health.failed("step", failure, ask_device=questions)
         if self.health.failure is not None:
             return [self.health.failure] * len(runs)
@@ -262,7 +260,7 @@ class EngineCore:
 
     # Results
 
-    def _advance_branch(self, job: BranchJob, output: RunOutput | Exception | None) -> None:
+    def _advance_branch(self, job: Generation, output: RunOutput | Exception | None) -> None:
         if output is None:  # more of the prompt to come
             return
         if isinstance(output, RunOutput) and not output.finite:
@@ -292,7 +290,7 @@ class EngineCore:
 
     def _acknowledge(
         self,
-        session: SessionState,
+        session: EngineSession,
         tubelet: list[FrameJob],
         output: RunOutput | Exception | None,
         started_s: float,
@@ -314,7 +312,7 @@ class EngineCore:
         metrics.FRAMES.labels("understood").inc(len(tubelet))
         self.stats.frames += len(tubelet)
 
-    def _pass_over(self, session: SessionState, frame: FrameJob) -> None:
+    def _pass_over(self, session: EngineSession, frame: FrameJob) -> None:
         """An interpolated frame repeats what the model has seen: its visual tokens stay those of
         the frame before, and time does not advance for the decoder. So the state stays as it is."""
         session.frames_taken += 1
@@ -323,7 +321,7 @@ class EngineCore:
         self._receipt(session, frame, now_s, now_s)
 
     def _receipt(
-        self, session: SessionState, frame: FrameJob, started_s: float, now_s: float
+        self, session: EngineSession, frame: FrameJob, started_s: float, now_s: float
     ) -> None:
         queue_s, latency_s = started_s - frame.arrived_s, now_s - frame.arrived_s
         metrics.FRAME_QUEUE.observe(queue_s)
@@ -341,7 +339,7 @@ class EngineCore:
             )
         )
 
-    def _observe(self, plan: Plan, step_s: float, now_s: float) -> None:
+    def _observe(self, plan: StepPlan, step_s: float, now_s: float) -> None:
         self._scheduler.ran(plan, step_s, now_s)
         self.stats.busy_s += step_s
         self.stats.steps += 1
@@ -350,7 +348,7 @@ class EngineCore:
         metrics.STEP_SEGMENTS.observe(sum(len(tubelets) for _, tubelets in plan.frames))
         metrics.KV_PAGES_USED.set(self.cache.pool.num_used)
 
-    def _drop(self, job: BranchJob, clear: bool = False) -> None:
+    def _drop(self, job: Generation, clear: bool = False) -> None:
         """Take a running job off its session and give its pages back. `clear`: they may hold what
         is no number, and the session's next steps read over them."""
         assert job.branch is not None
@@ -361,7 +359,7 @@ class EngineCore:
         job.session.active_s = self._clock()
         self.cache.close_branch(job.branch)
 
-    def _under_way(self, job: BranchJob) -> str | None:
+    def _under_way(self, job: Generation) -> str | None:
         """The session of a planned job; None when that has ended, or it paused for an older one."""
         if job.branch is None or job.branch.closed or job.paused or job.session is None:
             return None
@@ -386,14 +384,14 @@ class EngineCore:
         trunk = self.cache.open_trunk(shape)
         try:
             self.runner.clear(trunk.reservation.stale)
-            self.runner.execute([self._making.of_sink(trunk)])
+            self.runner.execute([self._builder.of_sink(trunk)])
         except Exception as error:
             self.cache.close_trunk(trunk)
             self.health.failed("sink", error)
             raise
         self.health.succeeded()
         now_s = self._clock()
-        self.sessions[session_id] = SessionState(session_id, trunk, active_s=now_s, moved_s=now_s)
+        self.sessions[session_id] = EngineSession(session_id, trunk, active_s=now_s, moved_s=now_s)
         metrics.SESSIONS.set(len(self.sessions))
 
     def _check_range(self, window_segments: int, layout: FrameLayout) -> None:
@@ -435,7 +433,7 @@ class EngineCore:
         self.cache.end_step()
         self.cache.check_integrity()
 
-    def _session(self, session_id: str) -> SessionState:
+    def _session(self, session_id: str) -> EngineSession:
         session = self.sessions.get(session_id)
         if session is None:
             raise NotFoundError(f"no session {session_id} on this worker")
@@ -462,7 +460,7 @@ class EngineCore:
         session.frames_submitted += 1
         session.frames.append(frame)
 
-    def submit_branch(self, session_id: str, job: BranchJob) -> None:
+    def submit_branch(self, session_id: str, job: Generation) -> None:
         try:
             session = self._session(session_id)
             length = len(job.pending) + job.max_tokens
@@ -484,7 +482,7 @@ class EngineCore:
         session.active_s = self._clock()
         session.enqueue(job)
 
-    def cancel(self, job: BranchJob) -> None:
+    def cancel(self, job: Generation) -> None:
         if job.branch is not None:
             if job.branch.closed:
                 return
@@ -518,7 +516,7 @@ class EngineCore:
             ended.check(spec.name, self.runner.dtype)
             count *= 2
         for session in self.sessions.values():
-            job = BranchJob(self.model.question_tokens([], "warm up"), 2, ended)
+            job = Generation(self.model.question_tokens([], "warm up"), 2, ended)
             session.enqueue(job)
         sessions = list(self.sessions.values())
         while any(session.waiting or session.running for session in sessions):

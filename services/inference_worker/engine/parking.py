@@ -12,9 +12,9 @@ takes a small share of the time.
 from collections.abc import Callable
 
 from services.inference_worker import metrics
-from services.inference_worker.engine.scheduler import FLOWING_S, SessionState
+from services.inference_worker.engine.jobs import FLOWING_S, EngineSession
 from services.inference_worker.engine.step_health import StepHealth
-from services.inference_worker.kv.pool import KVCache
+from services.inference_worker.kv.trunk import SessionPages
 from services.inference_worker.runner.runner import Runner
 from sightline.errors import ResourceExhaustedError
 
@@ -39,8 +39,8 @@ class Parking:
 
     def __init__(
         self,
-        sessions: dict[str, SessionState],
-        cache: KVCache,
+        sessions: dict[str, EngineSession],
+        cache: SessionPages,
         runner: Runner,
         after_s: float,
         clock: Callable[[], float],
@@ -112,7 +112,7 @@ class Parking:
             self.num_waiting = len(line)
             metrics.WAITING_SESSIONS.set(len(line))
 
-    def forget(self, session: SessionState) -> None:
+    def forget(self, session: EngineSession) -> None:
         """Let go of a session's copy in host memory."""
         session.parked = None
         self._measure()
@@ -121,7 +121,7 @@ class Parking:
     def _yield_s(self) -> float:
         return min(YIELD_S, self._after_s)
 
-    def _idle(self, least_s: float) -> list[SessionState]:
+    def _idle(self, least_s: float) -> list[EngineSession]:
         """Sessions that may be parked and were idle for so long, the longest first."""
         if self.paused or not self._after_s:
             return []
@@ -133,11 +133,11 @@ class Parking:
         ]
         return sorted(idle, key=lambda session: session.active_s)
 
-    def _line(self) -> list[SessionState]:
+    def _line(self) -> list[EngineSession]:
         """Who waits: those that are asked or overdue, then the others; among them who is away for
         longest comes first."""
         now_s = self._clock()
-        line: list[tuple[bool, float, int, SessionState]] = []
+        line: list[tuple[bool, float, int, EngineSession]] = []
         for session in self._sessions.values():
             session.leaving = False
             if not session.wanted:
@@ -149,10 +149,10 @@ class Parking:
             line.append((patient, session.moved_s, len(line), session))
         return [place[-1] for place in sorted(line)]
 
-    def _return(self, session: SessionState) -> bool:
+    def _return(self, session: EngineSession) -> bool:
         """Whether it no longer waits: it is back, or its return failed and its work with it."""
         missing = self._cost(session) - self._cache.pool.num_unreserved
-        leave: list[SessionState] = []
+        leave: list[EngineSession] = []
         for other in self._leavers(session):
             if missing > 0:
                 missing -= self._cost(other)
@@ -187,11 +187,11 @@ class Parking:
         self.forget(session)
         return True
 
-    def _leavers(self, claimant: SessionState) -> list[SessionState]:
+    def _leavers(self, claimant: EngineSession) -> list[EngineSession]:
         """Whose place it may take now: first those without answers under way, of these first those
         that have nothing to do."""
         now_s, turn_s = self._clock(), max(TURN_S, self._pause_s)
-        leavers: list[tuple[bool, bool, float, int, SessionState]] = []
+        leavers: list[tuple[bool, bool, float, int, EngineSession]] = []
         for other in self._sessions.values():
             calm = other.idle and now_s - other.last_frame_s >= FLOWING_S
             stay_s = min(turn_s, STAY_S)
@@ -206,10 +206,10 @@ class Parking:
     def _pause_s(self) -> float:
         return min(PAUSE_S, self._move_s / MOVING_SHARE)
 
-    def _cost(self, session: SessionState) -> int:
+    def _cost(self, session: EngineSession) -> int:
         return session.trunk.shape.cost(self._cache.pool.page_size)
 
-    def _park(self, session: SessionState, reason: str) -> bool:
+    def _park(self, session: EngineSession, reason: str) -> bool:
         """Whether it could be saved. If not, it is not tried again at once."""
         session.moved_s = self._clock()
         try:
@@ -218,7 +218,7 @@ class Parking:
             session.active_s = self._clock()
             self._health.failed("park", error, ask_device=True)
             return False
-        session.picture = None  # its visual tokens are on the device
+        session.tubelet = None  # its visual tokens are on the device
         self._cache.park(session.trunk)
         metrics.PARKS.labels(reason).inc()
         self._measure()
@@ -231,7 +231,7 @@ class Parking:
         metrics.KV_PAGES_USED.set(self._cache.pool.num_used)
 
 
-def _refuse(session: SessionState, error: Exception) -> None:
+def _refuse(session: EngineSession, error: Exception) -> None:
     """Fail what waits for a parked session; the session itself stays as it is."""
     frames = list(session.frames)
     jobs = [session.dequeue() for _ in range(len(session.waiting))]

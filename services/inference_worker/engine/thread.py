@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from services.inference_worker.engine.core import EngineCore
-from services.inference_worker.engine.scheduler import BranchJob, FrameJob
+from services.inference_worker.engine.jobs import FrameJob, Generation
 from services.inference_worker.model.errors import DeviceFailedError
 from services.inference_worker.model.family import StreamingModel
 from sightline.errors import InternalError, ResourceExhaustedError, UnavailableError
@@ -116,11 +116,11 @@ class Engine:
         """Queue a frame of a session. `frame.done` gets the receipt or the error."""
         self._post(lambda: self.core.submit_frame(session_id, frame), frame.done)
 
-    def submit_branch(self, session_id: str, job: BranchJob) -> None:
+    def submit_branch(self, session_id: str, job: Generation) -> None:
         """Queue a question or a check; it sees every frame submitted before it."""
         self._post(lambda: self.core.submit_branch(session_id, job), job.sink.failed)
 
-    def cancel(self, job: BranchJob) -> None:
+    def cancel(self, job: Generation) -> None:
         """End a job early; its sink hears `finished(CANCELLED)` unless it had ended."""
         self._post(lambda: self.core.cancel(job))
 

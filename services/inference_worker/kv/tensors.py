@@ -114,7 +114,7 @@ class EightBitPages(Pages):
         return codes.view(self.kind).to(dtype).mul_(scales)
 
 
-class KVStore:
+class KVTensors:
     """The KV tensors of a decoder. Only the device thread calls it.
 
     kind: "auto", in `dtype`, the model's own, or a key of EIGHT_BITS. What is read is in `dtype`.

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker import metrics
-from services.inference_worker.engine.scheduler import BranchJob, FinishReason, Seen
+from services.inference_worker.engine.jobs import FinishReason, Generation, Seen
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.family import Round, StreamingModel, prompt_within
 from services.inference_worker.model.sampling import Sampling
@@ -61,7 +61,7 @@ class Speech(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class BranchLine:
+class BranchQueue:
     """A `BranchSink` that carries results from the device thread into an asyncio queue, as
     (kind, value). The queue needs no bound: a branch gives at most max_tokens + 2 results."""
 
@@ -91,8 +91,8 @@ class BranchLine:
 async def score(engine: Engine, session_id: str, tokens: list[int]) -> tuple[float, Seen]:
     """Ask for yes or no: the probability of yes, and the video it was given. Raises what the
     engine raises; cancelling it cancels the branch."""
-    line = BranchLine(asyncio.get_running_loop())
-    job = BranchJob(tokens, 1, line, score_only=True, needs_frame=True)
+    line = BranchQueue(asyncio.get_running_loop())
+    job = Generation(tokens, 1, line, score_only=True, needs_frame=True)
     engine.submit_branch(session_id, job)
     seen = Seen(0, 0, 0)
     try:
@@ -205,7 +205,7 @@ class Answerer:
 
     def _submit(
         self, request: inference_pb2.AnswerRequest, rounds: list[Round]
-    ) -> tuple[BranchJob, BranchLine, int]:
+    ) -> tuple[Generation, BranchQueue, int]:
         question = request.question
         alone = self.model.question_tokens([], question.text)
         if len(alone) > self.question_tokens:
@@ -216,8 +216,8 @@ class Answerer:
         max_tokens = min(question.max_tokens or limit, limit)
         room = self.engine.core.branch_tokens - max_tokens
         prompt = prompt_within(room, self.model, rounds, question.text)
-        line = BranchLine(asyncio.get_running_loop())
-        job = BranchJob(
+        line = BranchQueue(asyncio.get_running_loop())
+        job = Generation(
             prompt.tokens,
             max_tokens,
             line,

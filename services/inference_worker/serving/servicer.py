@@ -16,7 +16,7 @@ from services.common.in_flight import InFlight
 from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker import metrics
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine.scheduler import FrameJob, FrameReceipt
+from services.inference_worker.engine.jobs import FrameJob, FrameReceipt
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.serving.answering import Answerer, score

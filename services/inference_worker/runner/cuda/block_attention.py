@@ -17,7 +17,7 @@ import torch
 import triton
 from torch import Tensor
 
-from services.inference_worker.kv.tensors import EightBitPages, KVStore, Pages
+from services.inference_worker.kv.tensors import EightBitPages, KVTensors, Pages
 from services.inference_worker.runner.cuda.block_kernels import (
     attend_kernel,
     join_kernel,
@@ -61,7 +61,7 @@ def tiling(rows: int, heads_per_kv: int, head_dim: int, itemsize: int) -> Tiling
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class AttentionTables:
     """The tables of one step on the device (see `Tables`), and how they are walked."""
 
     slots: Tensor
@@ -81,7 +81,7 @@ class Where:
 class BlockAttention:
     """An `Attend`: writes a step's keys and values, then attends through block tables."""
 
-    def __init__(self, store: KVStore, where: Where) -> None:
+    def __init__(self, store: KVTensors, where: AttentionTables) -> None:
         self.store = store
         self.where = where
 
@@ -122,7 +122,7 @@ def write(
     )
 
 
-def attend(key_pages: Pages, value_pages: Pages, queries: Tensor, where: Where) -> Tensor:
+def attend(key_pages: Pages, value_pages: Pages, queries: Tensor, where: AttentionTables) -> Tensor:
     """[tokens, heads, head_dim] of `queries` of that shape. Rows of padding are zero."""
     tokens, heads, dim = queries.shape
     key_pool, value_pool = key_pages.parts[0], value_pages.parts[0]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.common.config import ConfigError
 from services.inference_worker.assembly import assemble
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.kv.tensors import EightBitPages, KVStore
+from services.inference_worker.kv.tensors import EightBitPages, KVTensors
 from services.inference_worker.model.family import StreamingModel, load_model
 from services.inference_worker.model.rotary import angles, rotate
 from tests.unit.tiny import Bench, Recorder, attention_config, random_picture, tiny_model
@@ -23,11 +23,11 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 DECODER = attention_config(4, 2, 10, num_layers=2)
 
 
-def store_of(kind: str, dtype: torch.dtype = torch.float32) -> KVStore:
-    return KVStore(DECODER, kind, num_pages=8, page_size=3, dtype=dtype, device=CPU)
+def store_of(kind: str, dtype: torch.dtype = torch.float32) -> KVTensors:
+    return KVTensors(DECODER, kind, num_pages=8, page_size=3, dtype=dtype, device=CPU)
 
 
-def filled(kind: str, dtype: torch.dtype = torch.float32) -> KVStore:
+def filled(kind: str, dtype: torch.dtype = torch.float32) -> KVTensors:
     store = store_of(kind, dtype)
     torch.manual_seed(0)
     for layer in range(DECODER.num_layers):
