@@ -21,9 +21,10 @@ from services.inference_worker.model import loading
 from services.inference_worker.model.errors import DeviceFailedError, ModelError
 from services.inference_worker.model.loading import Loading
 from services.inference_worker.serving.answering import Answerer
+from services.inference_worker.serving.dialogue_client import DialogueClient
 from services.inference_worker.serving.front import Front
-from services.inference_worker.serving.peers import DialoguePeer, SpeechPeer
 from services.inference_worker.serving.servicer import InferenceServicer
+from services.inference_worker.serving.tts_client import TtsClient
 from sightline.v1 import inference_pb2
 from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
@@ -62,8 +63,8 @@ async def serve(config: WorkerConfig) -> bool:
     front = Front(config.model, progress)
     add_InferenceServiceServicer_to_server(front, host.server)
     await host.start()
-    history = DialoguePeer(config.dialogue) if config.dialogue else None
-    speech = SpeechPeer(config.tts) if config.tts else None
+    history = DialogueClient(config.dialogue) if config.dialogue else None
+    speech = TtsClient(config.tts) if config.tts else None
     loop = asyncio.get_running_loop()
     engine: Engine | None = None
     watching: asyncio.Task[None] | None = None

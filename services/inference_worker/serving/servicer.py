@@ -19,9 +19,9 @@ from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine.jobs import FrameJob, FrameReceipt
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.layout import FrameLayout
-from services.inference_worker.serving.answering import Answerer, score
+from services.inference_worker.serving.answering import Answerer
 from services.inference_worker.serving.sessions import Attachment, Sessions, WorkerSession
-from services.inference_worker.serving.watch_rule import WatchRule, WatchState
+from services.inference_worker.serving.watching import Watcher
 from sightline.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -48,6 +48,9 @@ class InferenceServicer(InferenceServiceServicer):
         self._answerer = answerer
         self._config = config
         self._sessions = Sessions(engine)
+        self._watcher = Watcher(
+            engine, self._sessions, config.question_tokens, config.watches_per_session
+        )
         self._answers = InFlight("questions", owner="the worker", most=config.max_answers)
         self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=64)
 
@@ -244,40 +247,10 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: inference_pb2.WatchRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.WatchEvent]:
         session = self._accepts_questions(request.session_id)
-        watch = request.watch
-        check_watch(watch)
-        tokens = self._engine.model.watch_tokens(watch.condition)
-        if len(tokens) > self._config.question_tokens:
-            raise InvalidArgumentError(f"the condition has {len(tokens)} tokens; too many")
-        rule = WatchRule(debounce_s=watch.debounce_s, cooldown_s=watch.cooldown_s)
-        state = WatchState(rule)
-        interval_s = min(max(watch.interval_s or 1.0, 0.05), 3600.0)
-        self._sessions.add_watch(session, self._config.watches_per_session)
-        try:
-            checked = -1
-            while True:
-                started = time.monotonic()
-                if session.caught_up.is_set() and session.frames_understood != checked:
-                    checked = session.frames_understood
-                    try:
-                        probability, seen = await score(self._engine, session.id, list(tokens))
-                    except FailedPreconditionError:  # all it got so far stood in for lost frames
-                        await asyncio.sleep(interval_s)
-                        continue
-                    metrics.WATCH_CHECKS.labels("yes" if probability > 0.5 else "no").inc()
-                    if state.update(probability, seen.last_capture_ns):
-                        yield gateway_pb2.WatchEvent(
-                            watch=watch.watch,
-                            condition=watch.condition,
-                            active=state.active,
-                            score=probability,
-                            capture_ns=seen.last_capture_ns,
-                        )
-                else:
-                    self._sessions.get(session.id)  # NotFoundError once it was released
-                await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - started)))
-        finally:
-            session.num_watches -= 1
+        check_watch(request.watch)
+        async with contextlib.aclosing(self._watcher.watch(session, request.watch)) as events:
+            async for event in events:
+                yield event
 
     def _accepts_questions(self, session_id: str) -> WorkerSession:
         if self._answers.draining:
