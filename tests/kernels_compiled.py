@@ -31,7 +31,7 @@ class Compiled:
 
 def compiled(capability: int, kinds: list[str]) -> list[Compiled]:
     """For a GPU of this compute capability (90: Hopper), with heads of 128 in bfloat16, seven to a
-    KV head. kinds: "auto", "int8" or "fp8"."""
+    KV head. kinds: "auto" or "int8"."""
     command = [sys.executable, "-m", "tests.kernels_compiled", str(capability), *kinds]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=True)
     return [Compiled(**json.loads(line)) for line in done.stdout.splitlines()]

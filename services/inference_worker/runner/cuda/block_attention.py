@@ -17,14 +17,12 @@ import torch
 import triton
 from torch import Tensor
 
-from services.inference_worker.kv.tensors import EightBitPages, KVTensors, Pages
+from services.inference_worker.kv.tensors import Int8Pages, KVTensors, Pages
 from services.inference_worker.runner.cuda.block_kernels import (
     attend_kernel,
     join_kernel,
     write_kernel,
 )
-
-_KINDS = {torch.int8: 1, torch.float8_e4m3fn: 2}  # in the kernels; 0: exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,6 @@ def write(
     `Pages.write` does, with the same roundings."""
     tokens, heads, dim = keys.shape
     assert keys.stride(2) == values.stride(2) == 1
-    kind = _kind(key_pages)
     key_pool, value_pool = key_pages.parts[0], value_pages.parts[0]
     write_kernel[(tokens,)](
         keys,
@@ -117,7 +114,7 @@ def write(
         BLOCK_HEADS=triton.next_power_of_2(heads),
         DIM=dim,
         BLOCK_DIM=triton.next_power_of_2(dim),
-        KIND=kind,
+        INT8=isinstance(key_pages, Int8Pages),
         num_warps=4,
     )
 
@@ -163,7 +160,7 @@ def attend(key_pages: Pages, value_pages: Pages, queries: Tensor, where: Attenti
         ROWS=how.rows,
         SLOTS=how.slots,
         SPLIT=splits > 1,
-        KIND=_kind(key_pages),
+        INT8=isinstance(key_pages, Int8Pages),
         num_warps=how.warps,
         num_stages=how.stages,
     )
@@ -180,7 +177,3 @@ def attend(key_pages: Pages, value_pages: Pages, queries: Tensor, where: Attenti
             num_warps=4,
         )
     return out
-
-
-def _kind(pages: Pages) -> int:
-    return _KINDS[pages.kind] if isinstance(pages, EightBitPages) else 0
