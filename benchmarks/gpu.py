@@ -136,7 +136,7 @@ def _measure(family: str, sizes: Mapping[str, Any], effort: Effort, tell: Report
     tell("drawing weights", 0.0)
     engine, model = random_engine(family, sizes, effort.pixels, effort.kv_fraction)
     try:
-        admitted = engine.core.num_admissible()
+        admitted = engine.snapshot().num_admissible
         frames = noise(model, 4 * model.spec.tubelet)
         rows = []
         for number, row in enumerate(ROWS):
@@ -166,7 +166,7 @@ def _measure(family: str, sizes: Mapping[str, Any], effort: Effort, tell: Report
         for name, queries in (("a token", 1), ("a segment", segment))
         for n in (1, effort.users)
     ]
-    pages = engine.core.shape().cost(engine.core.cache.pool.page_size)
+    pages = engine.core.admission.shape().cost(engine.core.cache.pool.page_size)
     found = Measured(
         model=family,
         dtype=engine.dtype_name,
@@ -236,7 +236,7 @@ class _User:
         return self.due_s if self.ask_s is None else min(self.due_s, self.ask_s)
 
     def _show(self, now_s: float) -> None:
-        if self.in_flight >= self.engine.core.limits.frame_queue:
+        if self.in_flight >= self.engine.limits.frame_queue:
             self.dropped += 1
             return
         self.sent += 1
@@ -338,7 +338,7 @@ def _shapes(
 ) -> tuple[list[float], list[Shape]]:
     """First tokens in milliseconds, and steps of one kind at a time."""
     spec = model.spec
-    number = min(effort.users, engine.core.num_admissible())
+    number = min(effort.users, engine.snapshot().num_admissible)
     feeds = [Feed(engine, f"shapes {n}", frames) for n in range(number)]
     for _ in range(spec.window_segments):
         show_together(feeds)

@@ -53,8 +53,8 @@ def run(report: Report, *, quick: bool) -> Result:
         report(name, number / len(MODELS))
         engine, frames = _engine(name, quick)
         try:
-            runner = engine.core.runner
-            if runner.device.type != "cpu" or kernels.compiled(runner.dtype) is None:
+            dtype = engine.core.runner.dtype
+            if engine.device.type != "cpu" or kernels.compiled(dtype) is None:
                 raise RuntimeError("no kernels are compiled here for a CPU (WORKER_DEVICE=cpu)")
             feeds = [Feed(engine, f"bench-{index}", frames) for index in range(SESSIONS)]
             for _ in range(engine.model.spec.window_segments):

@@ -164,7 +164,7 @@ class EngineAnswerer:
                 pixels = layout.width * layout.height if self.engine.model.spec.size_factor else 0
                 opening = self.engine.open_session(self._session, self._window, pixels)
                 opening.result(_TIMEOUT_S)
-            while len(self._pending) >= self.engine.core.limits.frame_queue:
+            while len(self._pending) >= self.engine.limits.frame_queue:
                 self._pending.popleft().result(_TIMEOUT_S)
             receipt: Future[FrameReceipt] = Future()
             job = FrameJob(
@@ -186,7 +186,7 @@ class EngineAnswerer:
         heard: list[_Heard] = []
         for question in questions:
             rounds = kept_rounds(question, model.spec.history_rounds)
-            room = self.engine.core.limits.branch_tokens - self._max_tokens
+            room = self.engine.limits.branch_tokens - self._max_tokens
             prompt = prompt_within(room, model, rounds, question.text)
             heard.append(self._branch(prompt.tokens, self._max_tokens, before=prompt.before))
         return [model.text(cast(list[int], each.result.result(_TIMEOUT_S))) for each in heard]

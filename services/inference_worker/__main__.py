@@ -87,7 +87,7 @@ async def serve(config: WorkerConfig) -> bool:
             gc.collect()
             gc.freeze()  # the libraries' objects are never garbage; a look through them stops all
             log.info("warm", extra={"model": engine.model.spec.name})
-            meter = meter_of(engine.core.runner.device)
+            meter = meter_of(engine.device)
             watching = spawn(watch(meter), name="watch device") if meter else None
         await host.run(front.drain)
         if engine is not None and engine.failure is not None:

@@ -11,7 +11,8 @@ import torch
 from services.common.config import ConfigError
 from services.inference_worker import metrics
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine.core import EngineCore, EngineLimits
+from services.inference_worker.engine.admission import Admission, EngineLimits
+from services.inference_worker.engine.core import EngineCore
 from services.inference_worker.engine.scheduler import StepLimits
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.kv.tensors import KVTensors
@@ -106,7 +107,7 @@ def assemble(
         burst_segments=config.burst_segments,
         batch_wait_s=config.batch_wait_ms / 1000,
     )
-    cost = EngineCore.shape_of(model, limits, step).cost(page_size)
+    cost = Admission(model, limits, step.burst_segments).shape().cost(page_size)
     free = free_bytes(device)
     if config.kv_memory_bytes is not None and config.kv_memory_bytes > free:
         raise kv_too_large(config.kv_memory_bytes, free)
@@ -161,9 +162,9 @@ def _tell(engine: Engine, config: WorkerConfig) -> None:
             "quantization": config.quantization,
         }
     )
-    metrics.QUESTIONS.labels("running").set_function(lambda: engine.num_running)
-    metrics.QUESTIONS.labels("waiting").set_function(lambda: engine.num_waiting)
-    metrics.KV_PAGES_PROMISED.set_function(lambda: engine.core.cache.pool.num_reserved)
+    metrics.QUESTIONS.labels("running").set_function(lambda: engine.snapshot().num_running)
+    metrics.QUESTIONS.labels("waiting").set_function(lambda: engine.snapshot().num_waiting)
+    metrics.KV_PAGES_PROMISED.set_function(lambda: engine.snapshot().pages_promised)
 
 
 def _check_attention(attention: str, device: torch.device) -> None:

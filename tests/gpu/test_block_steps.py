@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from services.inference_worker import metrics
-from services.inference_worker.engine.core import EngineCore, EngineLimits
+from services.inference_worker.engine.admission import EngineLimits
+from services.inference_worker.engine.core import EngineCore
 from services.inference_worker.engine.jobs import FrameJob, Generation
 from services.inference_worker.engine.scheduler import StepLimits
 from services.inference_worker.kv.trunk import SessionPages
@@ -64,13 +65,13 @@ def play(core: EngineCore, sampling: Sampling = GREEDY) -> list[list[int]]:
         recorders.append(Recorder())
         core.submit_branch(name, Generation(list(QUESTION), 6, recorders[-1], sampling=sampling))
     while not all(recorder.ended for recorder in recorders):
-        core.open_branches()
+        core.prepare()
         core.run_step()
     core.cache.check_integrity()
     return [recorder.tokens for recorder in recorders]
 
 
-@pytest.mark.parametrize("kind", ["auto", "int8", "fp8"])
+@pytest.mark.parametrize("kind", ["auto", "int8"])
 def test_block_attention_answers_as_gathering_does(kind: str) -> None:
     device = torch.device("cuda")
     answers = []
@@ -154,7 +155,7 @@ def test_pictures_encoded_ahead_are_those_of_their_steps() -> None:
         recorder = Recorder()
         core.submit_branch("s", Generation(list(QUESTION), 6, recorder))
         while not recorder.ended:
-            core.open_branches()
+            core.prepare()
             core.run_step()
         answers.append(recorder.tokens)
     assert answers[0] == answers[1]

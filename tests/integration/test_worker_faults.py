@@ -79,7 +79,7 @@ class Worker:
 
     @property
     def pages_used(self) -> int:
-        return self.bench.engine.pages[0]
+        return self.bench.engine.snapshot().pages_used
 
     async def settle(self, pages: int) -> None:
         """Wait until so many pages are used, and every account is right."""
@@ -148,7 +148,7 @@ async def serving(folder: Path, *, room: int = 8, **options: Any) -> AsyncIterat
     """A worker with room for so many sessions. Leaves with all pages back."""
     model = tiny_model()
     model.stop_tokens = frozenset()  # every answer is as long as it may be
-    cost = Bench(model, **options).core.shape().cost(4)
+    cost = Bench(model, **options).core.admission.shape().cost(4)
     pages = room * cost + 1
     bench = Bench(model, num_pages=pages, max_sessions=1000, clock=time.monotonic, **options)
     config = WorkerConfig()
@@ -583,7 +583,7 @@ async def test_slow_readers_hold_up_nobody(tmp_path: Path) -> None:
             await feeder.show()
             await worker.said("s")
         # Read or not, answers end and free their pages.
-        await eventually(lambda: not worker.bench.engine.num_running)
+        await eventually(lambda: not worker.bench.engine.snapshot().num_running)
         deaf = worker.feeder("deaf")
         await deaf.open()
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from services.inference_worker.engine.core import EngineCore, EngineLimits
+from services.inference_worker.engine.admission import EngineLimits
+from services.inference_worker.engine.core import EngineCore
 from services.inference_worker.engine.jobs import FinishReason, FrameJob, FrameReceipt, Generation
 from services.inference_worker.engine.scheduler import StepLimits
 from services.inference_worker.kv.trunk import SessionPages
@@ -92,7 +93,7 @@ def test_the_window_under_a_rebase_is_what_it_is_without_answers() -> None:
             bench.push("s", random_picture(rng), number)
             while session.frames or bench.engine._inbox:
                 bench.turn()
-            bench.core.open_branches()
+            bench.core.prepare()
             bench.cache.check_integrity()
             cursors.append(session.trunk.cursor)
         assert max(cursors) <= 21
@@ -248,7 +249,7 @@ def test_8192_positions_at_ten_frames_a_second_with_answers_of_500_tokens(prompt
             recorders.append(Recorder())
             core.submit_branch("s", Generation([4] * prompt, 500, recorders[-1]))
         for _ in range(8):  # 70 tokens a second each
-            core.open_branches()
+            core.prepare()
             core.run_step()
     cache.check_integrity()
     assert runner.largest < 8192
@@ -368,7 +369,8 @@ def test_only_new_questions_are_refused_when_too_many_wait() -> None:
 
 def test_waiting_text_is_bounded_over_sessions_and_none_is_shut_out() -> None:
     bench = bench_of(waiting_branches=32)
-    bench.core.limits = replace(bench.core.limits, waiting_tokens=20)
+    limits = replace(bench.core.admission.limits, waiting_tokens=20)
+    bench.core.admission.limits = limits
     bench.open("a")
     bench.open("b")
     many = [bench.ask("a", QUESTION) for _ in range(8)]
@@ -412,7 +414,7 @@ def test_any_order_of_work_keeps_the_accounts(seed: int) -> None:
                 bench.engine.close_session(name)
                 bench.engine.open_session(name)
         bench.turn()
-        bench.core.open_branches()
+        bench.core.prepare()
         bench.cache.check_integrity()
         for session in bench.core.sessions.values():
             running = [job for job in session.running if not job.paused]

@@ -333,7 +333,7 @@ def test_a_released_session_fails_its_open_work() -> None:
 
 def test_a_full_pool_refuses_the_next_session_and_serves_the_others() -> None:
     model = tiny_model()
-    cost = Bench(model).core.shape(0).cost(4)
+    cost = Bench(model).core.admission.shape(0).cost(4)
     bench = Bench(model, num_pages=2 * cost + 1)
     bench.open("a")
     bench.open("b")
@@ -350,7 +350,7 @@ def test_answers_that_outlive_the_window_never_take_room_from_frames() -> None:
     rng = np.random.default_rng(9)
     model = tiny_model(window=3)
     model.stop_tokens = frozenset()  # long answers
-    cost = Bench(model).core.shape(0).cost(4)
+    cost = Bench(model).core.admission.shape(0).cost(4)
     bench = Bench(model, num_pages=cost + 1)
     bench.open("s")
     recorders = []
@@ -529,7 +529,7 @@ def test_a_thread_that_cannot_go_on_says_so_and_takes_no_more_work(
     bench = Bench(tiny_model())
     bench.engine.start().result(timeout=60)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    for name in ("open_branches", "reset"):
+    for name in ("idle_s", "reset"):
         monkeypatch.setattr(bench.core, name, lambda *_: 1 / 0)
     bench.engine.open_session("s")
     assert bench.engine.ended.result(timeout=10) is None

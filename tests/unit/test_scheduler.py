@@ -41,7 +41,8 @@ class Device:
     def ask(self, session: int, tokens: int = 1) -> Generation:
         sink: Any = None
         job = Generation([1] * tokens, 64, sink, order=len(self.sessions[session].running))
-        self.sessions[session].running.append(job)
+        job.session = self.sessions[session]
+        job.session.running.append(job)
         return job
 
     def step(self) -> StepPlan:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from services.inference_worker.engine.core import EngineCore, EngineLimits
+from services.inference_worker.engine.admission import EngineLimits
+from services.inference_worker.engine.core import EngineCore
 from services.inference_worker.engine.jobs import FinishReason, FrameJob, Generation, Seen
 from services.inference_worker.engine.scheduler import StepLimits
 from services.inference_worker.engine.thread import Engine
@@ -223,7 +224,6 @@ class Bench:
 
     def turn(self) -> None:
         """One turn of the device loop, never waiting."""
-        self.core.open_branches()  # after what it refuses there may be nothing left to wait for
         if self.busy:
             self.engine.turn()
 

@@ -56,7 +56,7 @@ class BatchBuilder:
             tokens=self._sink_tokens[:1],
         )
 
-    def of_tubelet(self, group: int, session: EngineSession, frames: list[FrameJob]) -> Run:
+    def of_tubelet(self, session: EngineSession, frames: list[FrameJob]) -> Run:
         for _ in frames:
             session.frames.popleft()
         session.frames_taken += len(frames)
@@ -78,7 +78,7 @@ class BatchBuilder:
         session.rebase_due |= session.trunk.cursor + layout.segment_advance >= horizon
         session.tubelet = self._encoded(session.tubelet, self._tubelet(frames))
         return Run(
-            group=group,
+            group=session.number,
             seen=session.trunk.resident()[:-1],
             own_pages=segment.pages,
             own_start=0,
@@ -90,9 +90,10 @@ class BatchBuilder:
             causal=self._model.spec.causal_segments,
         )
 
-    def of_branch(self, group: int, job: Generation, count: int) -> Run:
+    def of_branch(self, job: Generation, count: int) -> Run:
         branch = job.branch
         assert branch is not None
+        assert job.session is not None
         start = branch.num_tokens
         first = branch.cursor - job.before
         slots = self._cache.extend(branch, count)
@@ -101,7 +102,7 @@ class BatchBuilder:
             generator = torch.Generator(self._runner.device)
             job.generator = generator.manual_seed(job.sampling.seed)
         return Run(
-            group=group,
+            group=job.session.number,
             seen=branch.seen,
             own_pages=branch.pages,
             own_start=start,

@@ -28,27 +28,30 @@ class Branching:
         self._runner = runner
         self._num_opened = 0
 
-    def open(self, session: EngineSession, prompt_tokens: int) -> None:
-        """Let paused answers go on, the oldest first, and then give waiting jobs their branch when
-        their frames are in; as long as there is room for what they bring, with a page for everybody
-        else to grow, and fewer than `prompt_tokens` are to be read."""
-        paused = sorted((job for job in session.running if job.paused), key=lambda job: job.order)
-        for job in paused:
-            if not self._has_room(session, job, prompt_tokens):
-                return
-            job.paused = False
-        while session.waiting and not session.leaving:
+    def due(self, session: EngineSession, prompt_tokens: int) -> Generation | None:
+        """Whose turn it is, of the paused answers, the oldest first, and then of those that wait
+        for their branch and whose frames are in: if there is room for what it brings, with a page
+        for everybody else to grow, and fewer than `prompt_tokens` are to be read."""
+        paused = (job for job in session.running if job.paused)
+        job = min(paused, key=lambda job: job.order, default=None)
+        if job is None:
+            if not session.waiting or session.frames_taken < session.waiting[0].after_frame:
+                return None
             job = session.waiting[0]
-            if session.frames_taken < job.after_frame:
-                return
-            if job.needs_frame and not session.trunk.segments:  # it would make something up
-                if session.frames:
-                    return
+            if _sees_nothing(session, job):
+                return None if session.frames else job
+        return job if self._has_room(session, job, prompt_tokens) else None
+
+    def open(self, session: EngineSession, prompt_tokens: int) -> None:
+        """Let paused answers go on and give waiting jobs their branch, as far as they are `due`."""
+        while (job := self.due(session, prompt_tokens)) is not None:
+            if job.paused:
+                job.paused = False
+                continue
+            if _sees_nothing(session, job):
                 session.dequeue()
                 job.sink.failed(FailedPreconditionError(NO_FRAME))
                 continue
-            if not self._has_room(session, job, prompt_tokens):
-                return
             self._stay_in_range(session, len(job.pending) + job.max_tokens)
             session.dequeue()
             job.branch = self._cache.open_branch(session.trunk)
@@ -70,10 +73,12 @@ class Branching:
         share = trunk.shape.branch_pages(pool.page_size)
         return trunk.branch_pages + wanted <= share and wanted <= trunk.num_free
 
-    def find_pages(self, session: EngineSession, job: Generation, count: int) -> bool:
+    def find_pages(self, job: Generation, count: int) -> bool:
         """Whether a branch can take its next `count` tokens now. If not, it pauses. Younger ones
         may have had to."""
+        session = job.session
         assert job.branch is not None
+        assert session is not None
         wanted = self._cache.missing(job.branch, count)
         self._make_room(session, wanted, job.order)
         if session.trunk.num_free >= wanted:
@@ -153,3 +158,8 @@ def _seen(branch: Branch, tubelet: int) -> Seen:
     if not video:
         return Seen(0, 0, 0)
     return Seen(video[0].captured_ns[0], video[-1].captured_ns[1], tubelet * len(video))
+
+
+def _sees_nothing(session: EngineSession, job: Generation) -> bool:
+    """Whether a job would make something up: it needs a frame, and none was understood."""
+    return job.needs_frame and not session.trunk.segments

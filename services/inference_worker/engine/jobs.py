@@ -87,11 +87,11 @@ class BranchSink(Protocol):
 @dataclass(slots=True, eq=False)
 class Generation:
     """A question or a watch's check. `pending` tokens still have to run; the last one's logits
-    give the next token. `after_frame`: frames submitted to the session before it was asked, which
-    it must see. `max_tokens` bounds the answer alone. `before`: as of a `Prompt`. `needs_frame`: it
-    fails where no frame was understood and none is on its way. `said`: every token so far, of the
-    prompt and of the answer. `paused`: its branch gave its pages back, and reads all of that again
-    when there is room."""
+    give the next token. `max_tokens` bounds the answer alone. `before`: as of a `Prompt`.
+    `needs_frame`: it fails where no frame was understood and none is on its way. `session`: that
+    it was asked of, from when it waits there; `after_frame`: frames submitted to that before, which
+    it must see. `said`: every token so far, of the prompt and of the answer. `paused`: its branch
+    gave its pages back, and reads all of that again when there is room."""
 
     pending: list[int]
     max_tokens: int
@@ -103,7 +103,7 @@ class Generation:
     after_frame: int = 0
     branch: Branch | None = None
     seen: Seen | None = None
-    session: "EngineSession | None" = None  # that it was asked of
+    session: "EngineSession | None" = None
     order: int = 0  # of opening
     paused: bool = False
     num_answered: int = 0
@@ -126,12 +126,12 @@ class EngineSession:
     """A session on the device thread. `frames_taken` counts frames that left the queue.
     `waiting` jobs have no branch yet, `waiting_tokens` in all; `running` ones do. `tubelet`: the
     runner's, the newest that was encoded. `active_s`: when it last had a frame or a question, or
-    ended an answer. `parked`: the runner's copy of its pages, while it has none. `moved_s`: when it
-    came to the device, or left it. `wanted_s`: since when its work waits for its pages. `leaving`:
-    it gets no new branches, because its place goes to another."""
+    ended an answer. `parked`: the runner's copy of its pages, while it has none. `number`: of
+    opening; its runs are one group of a step."""
 
     id: str
     trunk: Trunk
+    number: int = 0
     frames: deque[FrameJob] = field(default_factory=deque)
     waiting: deque[Generation] = field(default_factory=deque)
     running: list[Generation] = field(default_factory=list)
@@ -147,9 +147,6 @@ class EngineSession:
     tubelet: Any = None
     active_s: float = 0.0
     parked: Any = None
-    moved_s: float = 0.0
-    wanted_s: float | None = None
-    leaving: bool = False
 
     def enqueue(self, job: Generation) -> None:
         """Let a job wait for its branch."""
@@ -185,8 +182,3 @@ class EngineSession:
         if self.parked is None:
             return False
         return bool(self.waiting) or any(not frame.interpolated for frame in self.frames)
-
-    @property
-    def asked(self) -> bool:
-        """Somebody waits for an answer; checks of watches can wait."""
-        return any(not job.score_only for job in (*self.running, *self.waiting))

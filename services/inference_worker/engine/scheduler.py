@@ -46,6 +46,7 @@ class StepLimits:
 PARTIAL_S = 0.25  # a tubelet that gets no more frames for so long, or two intervals, goes as it is
 QUESTIONS_WAIT_S = 0.03  # frames keep questions from the device no longer than this
 KEPT_WAITING = 3  # a step of questions that frames kept waiting holds so much more
+SOON_S = 1e-6
 LATE_S = 0.003  # how long a step of questions waits for a frame that is overdue
 
 
@@ -75,7 +76,7 @@ class Scheduler:
         if len(ready) >= expected:
             return 0.0
         oldest = min(session.frames[0].arrived_s for session in ready)
-        return max(0.0, oldest + self.limits.batch_wait_s - now_s)
+        return left_s(oldest + self.limits.batch_wait_s, now_s)
 
     def _ready(self, sessions: list[EngineSession], now_s: float) -> list[EngineSession]:
         """Those with a whole tubelet, or with a part of one that waited long enough."""
@@ -90,7 +91,7 @@ class Scheduler:
         """How long a part of a tubelet still waits for the rest: a still picture, and the last
         frame of a video, are completed by repeating them."""
         until_s = session.last_frame_s + max(PARTIAL_S, 2 * session.frame_interval_s)
-        return max(0.0, until_s - now_s)
+        return left_s(until_s, now_s)
 
     def _hold_s(self, sessions: list[EngineSession], now_s: float) -> float:
         """How long a step of questions leaves the device to a frame that is about to come. Right
@@ -106,12 +107,12 @@ class Scheduler:
         prompts = any(len(job.pending) > 1 for session in sessions for job in session.running)
         if not coming or min(coming) > now_s + self._question_step_s[prompts]:
             return 0.0
-        return min(coming) + LATE_S - now_s
+        return left_s(min(coming) + LATE_S, now_s)
 
     def plan(self, sessions: list[EngineSession], now_s: float) -> StepPlan:
         """The next step, empty when nothing can run."""
         plan = StepPlan()
-        jobs = [(each, job) for each in sessions for job in each.running if not job.paused]
+        jobs = [job for each in sessions for job in each.running if not job.paused]
         overdue = self._frames_ran_last and now_s > self._questions_ran_s + QUESTIONS_WAIT_S
         if not (jobs and overdue):
             self._plan_frames(plan, self._ready(sessions, now_s))
@@ -137,7 +138,7 @@ class Scheduler:
     def _plan_questions(
         self,
         plan: StepPlan,
-        jobs: list[tuple[EngineSession, Generation]],
+        jobs: list[Generation],
         flowing: bool,
         overdue: bool,
     ) -> None:
@@ -149,34 +150,32 @@ class Scheduler:
         budget = times * self.limits.question_tokens if flowing else self.limits.tokens
         windows = self.limits.question_sessions if flowing else len(jobs)
         self._turn += 1
-        jobs.sort(key=lambda entry: entry[1].order)
-        answers = self._in_turn([entry for entry in jobs if len(entry[1].pending) == 1], windows)
-        prompts = [entry for entry in jobs if len(entry[1].pending) > 1]
-        read: set[str] = set()
-        for session, job in answers + prompts:
-            if session.id not in read and len(read) >= windows:
+        jobs.sort(key=lambda job: job.order)
+        answers = self._in_turn([job for job in jobs if len(job.pending) == 1], windows)
+        prompts = [job for job in jobs if len(job.pending) > 1]
+        read: set[EngineSession | None] = set()
+        for job in answers + prompts:
+            if job.session not in read and len(read) >= windows:
                 continue
             count = min(len(job.pending), budget)
             if count:
-                read.add(session.id)
+                read.add(job.session)
                 plan.branches.append((job, count))
                 plan.num_tokens += count
                 budget -= count
 
-    def _in_turn(
-        self, answers: list[tuple[EngineSession, Generation]], windows: int
-    ) -> list[tuple[EngineSession, Generation]]:
+    def _in_turn(self, answers: list[Generation], windows: int) -> list[Generation]:
         """Answers, the oldest first: the oldest of every session, then the second of each, and so
         on; who is first among sessions changes with every step."""
         if not answers:
             return []
-        by_session: dict[str, list[tuple[EngineSession, Generation]]] = {}
-        for entry in answers:
-            by_session.setdefault(entry[0].id, []).append(entry)
+        by_session: dict[EngineSession | None, list[Generation]] = {}
+        for job in answers:
+            by_session.setdefault(job.session, []).append(job)
         lists = list(by_session.values())
         first = self._turn * windows % len(lists)
         rounds = zip_longest(*lists[first:], *lists[:first])
-        return [entry for entries in rounds for entry in entries if entry is not None]
+        return [job for jobs in rounds for job in jobs if job is not None]
 
     def _plan_frames(self, plan: StepPlan, ready: list[EngineSession]) -> None:
         ready.sort(key=lambda session: session.frames[0].arrived_s)
@@ -199,3 +198,9 @@ class Scheduler:
 def _flowing(sessions: list[EngineSession], now_s: float) -> bool:
     """Whether one of them is live."""
     return any(now_s - session.last_frame_s < FLOWING_S for session in sessions)
+
+
+def left_s(until_s: float, now_s: float) -> float:
+    """Seconds until a moment; none where so few are left that a clock may not tell them."""
+    left_s = until_s - now_s
+    return left_s if left_s > SOON_S else 0.0

@@ -156,7 +156,7 @@ class Answerer:
             )
         limit = self.model.spec.max_answer_tokens
         max_tokens = min(question.max_tokens or limit, limit)
-        room = self.engine.core.branch_tokens - max_tokens
+        room = self.engine.branch_tokens - max_tokens
         prompt = prompt_within(room, self.model, rounds, question.text)
         results = BranchQueue(asyncio.get_running_loop())
         job = Generation(

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def Describe(
         self, request: inference_pb2.DescribeRequest, context: Context
     ) -> inference_pb2.ModelDescription:
-        spec = self._engine.model.spec
+        spec, now = self._engine.model.spec, self._engine.snapshot()
         return inference_pb2.ModelDescription(
             model=spec.name,
             frame_width=spec.layout.width,
@@ -70,13 +70,13 @@ class InferenceServicer(InferenceServiceServicer):
             tubelet=spec.tubelet,
             tokens_per_segment=spec.layout.segment_tokens,
             window_segments=spec.window_segments,
-            max_window_segments=self._engine.core.limits.max_window_segments,
+            max_window_segments=self._engine.limits.max_window_segments,
             preferred_fps=spec.preferred_fps,
-            max_sessions=self._engine.num_sessions + self._engine.core.num_admissible(),
-            free_sessions=self._engine.core.num_admissible(),
+            max_sessions=len(now.sessions) + now.num_admissible,
+            free_sessions=now.num_admissible,
             dtype=self._engine.dtype_name,
             device=self._engine.device_name,
-            frame_queue=self._engine.core.limits.frame_queue,
+            frame_queue=self._engine.limits.frame_queue,
             size_factor=spec.size_factor,
             min_pixels=spec.min_pixels,
             max_pixels=spec.max_pixels,
@@ -97,7 +97,7 @@ class InferenceServicer(InferenceServiceServicer):
         context.add_done_callback(
             lambda _: self._sessions.detach(session, attachment)  # type: ignore[arg-type]
         )
-        credit = self._engine.core.limits.frame_queue
+        credit = self._engine.limits.frame_queue
         receipts: Receipts = asyncio.Queue()  # bounded by the credit
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -269,30 +269,29 @@ class InferenceServicer(InferenceServiceServicer):
             await asyncio.sleep(interval_s)
 
     def _load(self) -> inference_pb2.LoadReport:
-        now, busy = time.monotonic(), self._engine.core.stats.busy_s
-        self._busy.append((now, busy))
-        while len(self._busy) > 2 and now - self._busy[0][0] > LOAD_WINDOW_S:
+        engine, now_s = self._engine.snapshot(), time.monotonic()
+        self._busy.append((now_s, engine.busy_s))
+        while len(self._busy) > 2 and now_s - self._busy[0][0] > LOAD_WINDOW_S:
             self._busy.popleft()
-        since, before = self._busy[0]
-        share = (busy - before) / (now - since) if now > since else 0.0
+        since_s, before = self._busy[0]
+        share = (engine.busy_s - before) / (now_s - since_s) if now_s > since_s else 0.0
         share = max(0.0, share)  # what the warm-up took is taken off the count when it ends
         metrics.ENGINE_BUSY.set(min(1.0, share))
-        queue_s = _since(now - LOAD_WINDOW_S, list(self._engine.core.recent_queue_s))
-        used, total = self._engine.pages
-        sessions = self._engine.num_sessions
+        queue_s = _since(now_s - LOAD_WINDOW_S, engine.queued_s)
+        sessions = len(engine.sessions)
         return inference_pb2.LoadReport(
             sessions=sessions,
-            max_sessions=sessions + self._engine.core.num_admissible(),
-            kv_pages_used=used,
-            kv_pages_total=total,
-            running_answers=self._engine.num_running,
+            max_sessions=sessions + engine.num_admissible,
+            kv_pages_used=engine.pages_used,
+            kv_pages_total=engine.pages_total,
+            running_answers=engine.num_running,
             queue_delay_ms=1000 * float(np.quantile(queue_s, 0.95)) if queue_s else 0.0,
             device_busy=min(1.0, share),
             draining=self._answers.draining,
         )
 
 
-def _since(oldest_s: float, samples: list[tuple[float, float]]) -> list[float]:
+def _since(oldest_s: float, samples: Iterable[tuple[float, float]]) -> list[float]:
     """The values of those samples that are not older: what waited long ago says nothing of now."""
     return [value for at_s, value in samples if at_s >= oldest_s]
 
