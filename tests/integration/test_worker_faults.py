@@ -241,7 +241,7 @@ async def test_a_session_whose_frame_failed_can_be_opened_again_at_once(
         execute = worker.bench.runner.execute
 
         def faulty(runs: list[Run]) -> Any:
-            if any(run.picture for run in runs):
+            if any(run.tubelet for run in runs):
                 raise RuntimeError("a fault on the device")
             return execute(runs)
 
@@ -331,7 +331,7 @@ async def test_a_step_that_fails_costs_the_part_that_failed(
         fault_frames = False
 
         def faulty(runs: list[Run]) -> Any:
-            if any(FAULT in run.tokens or (fault_frames and run.picture) for run in runs):
+            if any(FAULT in run.tokens or (fault_frames and run.tubelet) for run in runs):
                 raise RuntimeError("a fault on the device")
             return execute(runs)
 
