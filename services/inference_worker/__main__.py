@@ -19,6 +19,7 @@ from services.inference_worker.device.meter import meter_of, watch
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model import loading
 from services.inference_worker.model.errors import DeviceFailedError, ModelError
+from services.inference_worker.model.layout import largest_frame_pixels
 from services.inference_worker.model.loading import Loading
 from services.inference_worker.serving.answering import Answerer
 from services.inference_worker.serving.dialogue_client import DialogueClient
@@ -36,8 +37,6 @@ T = TypeVar("T")
 # has it then may keep it for 5 ms.
 GIL_SWITCH_S = 0.0002
 
-LARGEST_FRAME_PIXELS = 1280 * 32 * 32  # that any published family takes unless told of larger ones
-
 
 EXIT_CONFIG = 2
 EXIT_DEVICE_FAILED = 3
@@ -52,7 +51,7 @@ async def serve(config: WorkerConfig) -> bool:
     """
     name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
     # Before there is a model to ask: the largest frames that any family takes.
-    frame_bytes = 3 * max(config.frame_pixels, LARGEST_FRAME_PIXELS)
+    frame_bytes = 3 * largest_frame_pixels(config.frame_pixels)
     host = ServiceHost(
         name="inference_worker",
         config=config,

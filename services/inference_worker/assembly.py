@@ -18,7 +18,6 @@ from services.inference_worker.engine.thread import Engine
 from services.inference_worker.kv.tensors import KVTensors
 from services.inference_worker.kv.trunk import SessionPages
 from services.inference_worker.memory import RESERVE_BYTES, Room, free_bytes, kv_too_large
-from services.inference_worker.model import loading
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import StreamingModel, load_model, most_segments
 from services.inference_worker.model.loading import Loading
@@ -43,9 +42,8 @@ def build_engine(config: WorkerConfig, progress: Loading | None = None) -> Engin
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) - 1))
     progress = progress or Loading()
     progress.admit = Room(config, dtype, device, free_bytes(device)).admit
-    told = loading.current.set(progress)
     try:
-        model = load_model(config.model, dtype, device, config.frame_pixels)
+        model = load_model(config.model, dtype, device, config.frame_pixels, progress)
         quantise(model, config.quantization)
         pack(model)
         return assemble(model, config, dtype, device)
@@ -56,8 +54,6 @@ def build_engine(config: WorkerConfig, progress: Loading | None = None) -> Engin
             f"memory ran out while {config.model} was loaded; {gigabytes(free_bytes(device))} are "
             "free now: a smaller model, WORKER_QUANTIZATION=int8 or less WORKER_KV_MEMORY_BYTES"
         ) from error
-    finally:
-        loading.current.reset(told)
 
 
 def _is_shortage(error: Exception) -> bool:
