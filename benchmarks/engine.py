@@ -183,7 +183,7 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
     engine, model = published_engine(folder, effort.pixels)
     try:
         spec = model.spec
-        sessions = engine.core.num_admissible()
+        sessions = engine.snapshot().num_admissible
         frames = noise(model, spec.window_segments * spec.tubelet)
         feeds = [Feed(engine, f"bench-{index}", frames) for index in range(SESSIONS)]
         for shown in range(spec.window_segments):
@@ -240,7 +240,7 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
             [(rates, SESSIONS / rate) for rate in every],
         ),
     ]
-    pages = engine.core.shape().cost(engine.core.cache.pool.page_size)
+    pages = engine.core.admission.shape().cost(engine.core.cache.pool.page_size)
     return Measured(
         family=family,
         dtype=engine.dtype_name,

@@ -10,11 +10,11 @@ from typing import Any
 
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine.scheduler import (
-    BranchJob,
+from services.inference_worker.engine.jobs import (
     FinishReason,
     FrameJob,
     FrameReceipt,
+    Generation,
     Seen,
 )
 from services.inference_worker.engine.thread import Engine
@@ -179,7 +179,7 @@ def begin(engine: Engine, session: str, text: str, max_tokens: int = 16) -> Aske
     """Ask; the answer comes in its own time."""
     tokens = engine.model.question_tokens([], text)
     asked = Asked(time.perf_counter())
-    engine.submit_branch(session, BranchJob(tokens, max_tokens, asked))
+    engine.submit_branch(session, Generation(tokens, max_tokens, asked))
     return asked
 
 

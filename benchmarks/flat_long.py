@@ -72,9 +72,9 @@ def _thousand(engine: Engine, old: Feed, pictures: list[bytes], every: int) -> _
             firsts_s.append(ask(engine, old.session, QUESTION).first_token_s)
     gc.collect()
     rss = psutil.Process().memory_info().rss
-    on_gpu = engine.core.runner.device.type == "cuda"
+    on_gpu = engine.device.type == "cuda"
     device = torch.cuda.memory_allocated() if on_gpu else 0
-    used, promised = engine.pages[0], engine.core.cache.pool.num_reserved
+    held = engine.snapshot()
     young = Feed(engine, "young", pictures)
     for _ in range(YOUNG):
         young.show()
@@ -91,8 +91,8 @@ def _thousand(engine: Engine, old: Feed, pictures: list[bytes], every: int) -> _
         statistics.median(firsts_s),
         rss / 2**20,
         device / 2**20,
-        used,
-        promised,
+        held.pages_used,
+        held.pages_promised,
     )
 
 

@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from benchmarks.feed import FRAME_NS, TIMEOUT_S
 from services.gateway.frames.sampler import to_rgb
-from services.inference_worker.engine.scheduler import FrameJob, FrameReceipt
+from services.inference_worker.engine.jobs import FrameJob, FrameReceipt
 from services.inference_worker.engine.thread import Engine
 from sightline.v1 import inference_pb2
 

@@ -210,5 +210,5 @@ def docker_words(pod: Mapping[str, Any], cache: str) -> list[str]:
         if mount["name"] == "cache":
             words += ["--volume", f"{cache}:{mount['mountPath']}"]
         else:
-            words += ["--tmpfs", f"{mount['mountPath']}:exec"]
+            words += ["--tmpfs", mount["mountPath"]]
     return [*words, container["image"], *container.get("args", [])]

@@ -112,9 +112,6 @@ CASES = {
         held("sightline_kv_pages_promised", 91) | held("sightline_kv_pages_total", 100),
         held("sightline_kv_pages_promised", 90) | held("sightline_kv_pages_total", 100),
     ),
-    "SessionsTakeTurns": Case(
-        held("sightline_worker_waiting_sessions", 1), held("sightline_worker_waiting_sessions", 0)
-    ),
     "ReturnsRefused": Case(
         jumping('sightline_worker_returns_total{outcome="refused"}', 1),
         jumping('sightline_worker_returns_total{outcome="returned"}', 99),
