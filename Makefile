@@ -11,7 +11,7 @@ RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup develop run models test check proto train eval bench bench-engine bench-gpu docs dashboard images push locks compose-test helm-test device-test slow-test siege tune tune-test client-test help
+.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu docs dashboard images push locks compose-test helm-test device-test slow-test siege tune tune-test client-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -28,13 +28,19 @@ $(VENV)/.stubs: $(VENV)/.running $(CONTRACT)
 	$(INSTALL) --no-deps -e .
 	@touch $@
 
-$(VENV)/.developing: $(VENV)/.stubs $(DEVELOPING)
+# Kernels for this machine's family of CPUs; without a compiler PyTorch's operators take their place.
+KERNELS := services/inference_worker/device
+$(VENV)/.kernels: $(VENV)/.running $(KERNELS)/ops.c $(KERNELS)/build.py
+	@$(BIN)/python -m services.inference_worker.device.build || echo "Workers use PyTorch's operators."
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/.stubs $(VENV)/.kernels $(DEVELOPING)
 	@echo "Installing developers' tools into $(VENV), once."
 	$(INSTALL) $(addprefix -r ,$(DEVELOPING))
 	@touch $@
 
 proto: $(VENV)/.stubs ## write the gRPC stubs
-setup: $(VENV)/.stubs ## make .venv with what running needs
+setup: $(VENV)/.stubs $(VENV)/.kernels ## make .venv with what running needs
 develop: $(VENV)/.developing ## … and with what testing, training and measuring need
 
 # Settings are variables: make run SOURCE=clip.mp4 MODEL=small WORKERS=2 GATEWAY_HTTP_PORT=8081
@@ -88,11 +94,15 @@ docs: develop ## write docs/configuration.md
 dashboard: develop ## write the chart's Grafana dashboard
 	$(BIN)/python -m deploy.helm.dashboard
 
-check: develop ## ruff, mypy and the layering test
+check: develop ## ruff, mypy, the contract's rules and the layering test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd protos && $(CURDIR)/$(BIN)/buf lint && $(CURDIR)/$(BIN)/buf breaking --against released.binpb
 	$(BIN)/python -m pytest -q tests/unit/test_layering.py
+
+release-contract: develop ## at a release: what later contracts must not break
+	cd protos && $(CURDIR)/$(BIN)/buf build --exclude-source-info --as-file-descriptor-set -o released.binpb
 
 # Images of the suite: make images IMAGES="gateway tts" TAG=1.2, make push REGISTRY=registry.example.com
 TAG ?=

@@ -75,7 +75,8 @@ def span(fact: Fact) -> float:
 
 
 def converse(page: Page, suite: Suite, clip: Clip, condition: str) -> bool:
-    """On a page just loaded, set a watch, let it fire on and off, and ask; False if misled."""
+    """Converse on a page just loaded: set a watch, let it fire on and off, and ask; False if
+    misled."""
     (session,) = suite.api("GET", "api/sessions")["sessions"]
     started_s = int(session["created_ns"]) / 1e9
     page.goto("about:blank")

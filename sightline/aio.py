@@ -6,7 +6,8 @@ Everything here belongs to the event loop it was made in.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,14 +20,15 @@ from sightline.conversation import Conversation
 from sightline.errors import InvalidArgumentError, SightlineError
 from sightline.push import Pusher
 from sightline.session import Session
-from sightline.types import Audio, SessionInfo, Timeouts, Voice
+from sightline.types import Audio, Round, ServerInfo, SessionInfo, Timeouts, Voice
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
-from sightline.wire import session_info
+from sightline.wire import server_info, session_info
 
 __all__ = ["Answer", "Client", "Conversation", "Pusher", "Session", "Watch", "connect"]
 
 DEFAULT_ADDRESS = "localhost:50051"
+PAGE = 200  # sessions of a list that come at once
 
 
 def connect(
@@ -43,7 +45,7 @@ def connect(
 
 
 class Client:
-    """Made by `connect`."""
+    """A client of one server, made by `connect`."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -91,7 +93,8 @@ class Client:
         fps: float = 0.0,
         window: int = 0,
         max_pixels: int = 0,
-        grace_s: float = 0.0,
+        grace_s: float | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> "Session":
         """Begin to watch a video.
 
@@ -104,8 +107,9 @@ class Client:
           or for `session.push`.
 
         `fps`, `window` (in segments) and `max_pixels` (of a frame, where the model takes several
-        sizes) default to the model's preference, `grace_s` to the server's. `lossless` sessions
-        make their pusher wait instead of dropping frames.
+        sizes) default to the model's preference, `grace_s` (how long the session outlives its
+        publisher) to the server's. `lossless` sessions make their pusher wait instead of dropping
+        frames. `labels` are yours: `sessions` finds by them.
         Raises FileNotFoundError for a path that is not there, InvalidArgumentError for one that
         is no video, ResourceExhaustedError where no worker has room.
         """
@@ -125,17 +129,18 @@ class Client:
             delivery=pb.DELIVERY_LOSSLESS if lossless else pb.DELIVERY_NEWEST,
             loop=loop,
             grace_s=grace_s,
+            labels=labels,
         )
-        request = pb.CreateSessionRequest(options=options)
+        # Drawn once for all tries: a second one gives the session that a first has made.
+        request = pb.CreateSessionRequest(options=options, request_id=secrets.token_hex(16))
         if remote:
             request.source = str(source)
         else:
             request.push.key = key
         try:
-            # Not retried: a second try could leave a first session behind that nobody knows of.
             await self._calls.wait_until_reachable()
             reply = await self._calls.unary(
-                self._calls.stub.CreateSession, request, self.timeouts.open_s, retry=False
+                self._calls.stub.CreateSession, request, self.timeouts.open_s
             )
         except BaseException:
             if file is not None:
@@ -155,10 +160,32 @@ class Client:
             raise
         return session
 
-    async def sessions(self) -> list[SessionInfo]:
-        """All sessions of this server."""
-        reply = await self._calls.unary(self._calls.stub.ListSessions, pb.ListSessionsRequest())
-        return [session_info(message) for message in reply.sessions]
+    async def sessions(self, *, labels: Mapping[str, str] | None = None) -> list[SessionInfo]:
+        """The sessions of this server that have all of these labels, oldest first."""
+        found: list[SessionInfo] = []
+        request = pb.ListSessionsRequest(page_size=PAGE, labels=labels)
+        while True:
+            reply = await self._calls.unary(self._calls.stub.ListSessions, request)
+            found += map(session_info, reply.sessions)
+            if not reply.next_page_token:
+                return found
+            request.page_token = reply.next_page_token
+
+    async def info(self) -> ServerInfo:
+        """What the server is: its version, its models and what they can be asked, its limits."""
+        request = pb.GetServerInfoRequest()
+        return server_info(await self._calls.unary(self._calls.stub.GetServerInfo, request))
+
+    async def history(self, conversation: str) -> list[Round]:
+        """What was said in a conversation, oldest first. Its id is all that it takes to read it.
+
+        Raises NotFoundError for one that is not kept (any more), UnavailableError where none are.
+        """
+        return await self._calls.history(conversation)
+
+    async def forget(self, conversation: str) -> bool:
+        """Remove every trace of a conversation; whether there was any."""
+        return await self._calls.forget(conversation)
 
     async def session(self, id_or_name: str, *, key: str = "") -> "Session":
         """A session that exists. `key` is needed only to push. Raises NotFoundError."""

@@ -1,7 +1,7 @@
-"""An answer as it is written, and a watched condition: what a line delivers.
+"""Answers as they are written and watched conditions: what a conversation delivers.
 
-Both belong to one event loop. The line feeds them; any number of readers may follow an answer,
-each from its beginning.
+Both belong to one event loop. The conversation feeds them; any number of readers may follow an
+answer, each from its beginning.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class _Signal:
 
 
 class Answer:
-    """Text deltas by `async for`, the whole by `await answer.result()`, speech by `audio()`.
+    """An answer: its text by `async for`, the whole by `await result()`, speech by `audio()`.
 
     Raises what went wrong (a SightlineError) from whichever of them is waited on. An answer that
     was cancelled just ends.
@@ -45,7 +45,7 @@ class Answer:
     ) -> None:
         self.turn = question.turn
         self.question = question
-        self.restarted = False  # the line broke and the question was asked again
+        self.restarted = False  # the connection broke and the question was asked again
         self.cancelled = False
         self.sent = False  # the server may know of it
         self._cancel = cancel
@@ -98,7 +98,7 @@ class Answer:
             self._cancel(self)
         return await self.result()
 
-    # Fed by the line
+    # Fed by the conversation
 
     @property
     def done(self) -> bool:
@@ -145,7 +145,7 @@ class Answer:
         self._end(wire.answer_result(message, conversation, self.restarted), None)
 
     def finish_cancelled(self, conversation: str) -> None:
-        """A cancelled answer whose line is gone ends with what was said."""
+        """A cancelled answer whose connection is gone ends with what was said."""
         message = pb.AnswerDone(
             turn=self.turn, text=self._text, finish_reason=pb.FINISH_REASON_CANCELLED
         )
@@ -174,8 +174,8 @@ class Answer:
 
 
 class Watch:
-    """Events of one condition by `async for`, until `close`; leaving the loop closes it, and so do
-    `timeout_s` after its start and `limit` events.
+    """A watched condition: its events by `async for` until `close`. Leaving the loop closes it, and
+    so do `timeout_s` after its start and `limit` events.
 
     A reader that falls more than 256 events behind loses the oldest; `dropped` counts them.
     """
@@ -243,7 +243,7 @@ class Watch:
             self._close(self)
             self._changed.notify()
 
-    # Fed by the line
+    # Fed by the conversation
 
     def restart(self) -> None:
         """Registered anew: the server tells the present state again, which may be no news."""

@@ -1,4 +1,4 @@
-"""One channel to a gateway: typed errors, deadlines, and retries of what may be retried."""
+"""Calls on one channel to a gateway: typed errors, deadlines, and retries where they are safe."""
 
 import asyncio
 import random
@@ -13,9 +13,11 @@ from sightline.errors import (
     UnavailableError,
     error_from_status,
 )
-from sightline.types import Timeouts
-from sightline.v1 import gateway_pb2_grpc
-from sightline.wire import is_of_transport
+from sightline.status import details_of
+from sightline.types import Round, Timeouts
+from sightline.v1 import dialogue_pb2, gateway_pb2_grpc
+from sightline.v1 import gateway_pb2 as pb
+from sightline.wire import is_of_transport, round_of
 
 __all__ = ["Calls", "StreamClosedError", "backoff_s", "from_rpc", "send"]
 
@@ -51,7 +53,8 @@ def from_rpc(error: grpc.aio.AioRpcError, address: str) -> SightlineError:
             details = f"cannot reach {address}"
         elif is_of_transport(details):
             details = f"the connection to {address} broke"
-    return error_from_status(error.code(), details)
+    reason, retry_after_s = details_of(error.trailing_metadata())
+    return error_from_status(error.code(), details, reason=reason, retry_after_s=retry_after_s)
 
 
 class StreamClosedError(Exception):
@@ -77,7 +80,7 @@ def backoff_s(
 
 
 class Calls:
-    """The gateway's stub with manners. Belongs to one event loop."""
+    """The gateway's methods, called with manners. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -113,7 +116,8 @@ class Calls:
         *,
         retry: bool = True,
     ) -> Any:
-        """Call once, or until it works: UNAVAILABLE is retried a few times within the deadline."""
+        """Call once, or until it works: UNAVAILABLE is retried a few times within the deadline,
+        after as long as the server says where it says so."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self.timeouts.call_s if timeout_s is None else timeout_s)
         for attempt in range(ATTEMPTS):
@@ -121,7 +125,7 @@ class Calls:
                 return await method(request, timeout=max(deadline - loop.time(), 0.001))
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc(error, self.address)
-                wait_s = backoff_s(attempt, self.rng)
+                wait_s = max(backoff_s(attempt, self.rng), failure.retry_after_s or 0.0)
                 last = attempt == ATTEMPTS - 1 or loop.time() + wait_s >= deadline
                 if not retry or last or not isinstance(failure, UnavailableError):
                     raise failure from None
@@ -143,6 +147,23 @@ class Calls:
             raise failure from None
         finally:
             call.cancel()
+
+    async def history(self, conversation: str) -> list[Round]:
+        """Every kept round of a conversation, oldest first."""
+        rounds: list[Round] = []
+        request = pb.GetConversationRequest(conversation=conversation)
+        while True:
+            reply = await self.unary(self.stub.GetConversation, request)
+            rounds += map(round_of, reply.rounds)
+            if not reply.next_page_token:
+                return rounds
+            request.page_token = reply.next_page_token
+
+    async def forget(self, conversation: str) -> bool:
+        """Remove a conversation; whether there was one."""
+        request = dialogue_pb2.DeleteConversationRequest(conversation=conversation)
+        reply = await self.unary(self.stub.DeleteConversation, request)
+        return bool(reply.existed)
 
     async def aclose(self) -> None:
         await self.channel.close()

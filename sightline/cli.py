@@ -154,11 +154,12 @@ def _parser() -> _Parser:
     watch.add_argument("session", help="a session's id or name")
     watch.add_argument("condition", help='for example "a phone is there"')
     for name, text in (
-        ("interval", "seconds between two checks (1)"),
+        ("interval", "seconds between two checks (1; 0: with every frame)"),
         ("debounce", "seconds a change must hold"),
         ("cooldown", "least seconds between two events"),
     ):
-        watch.add_argument(f"--{name}", type=_not_negative, default=0.0, metavar="S", help=text)
+        default = None if name == "interval" else 0.0  # 0: with every frame
+        watch.add_argument(f"--{name}", type=_not_negative, default=default, metavar="S", help=text)
     watch.add_argument("--count", type=_count, metavar="N", help="end after N events")
 
     push = add("push", commands.push, "push a video file into a session", as_json)
@@ -174,7 +175,34 @@ def _parser() -> _Parser:
     watch.add_argument(
         "--for", dest="for_s", type=_positive, metavar="S", help="end after S seconds"
     )
-    add("sessions", commands.sessions, "list what is being watched", as_json)
+    sessions = add("sessions", commands.sessions, "list what is being watched", as_json)
+    sessions.add_argument(
+        "--label", action="append", type=_label, metavar="KEY=VALUE", help="only those with it"
+    )
+    update = add("update", commands.update, "change a session while it runs", as_json)
+    update.add_argument("session", help="a session's id or name")
+    update.add_argument("--name", help="its new name")
+    update.add_argument(
+        "--fps", type=_not_negative, help="frames a second to be looked at (0: as the model likes)"
+    )
+    update.add_argument(
+        "--window", type=_segments, help="segments to be remembered (0: as the model likes)"
+    )
+    update.add_argument(
+        "--grace", type=_not_negative, metavar="S", help="seconds it outlives its publisher"
+    )
+    update.add_argument(
+        "--label",
+        action="append",
+        type=_label,
+        metavar="KEY=VALUE",
+        help="one of its labels, which take the place of those it had",
+    )
+    history = add("history", commands.history, "read what was said in a conversation", as_json)
+    history.add_argument("conversation", help="its id, as `ask --json` tells it")
+    forget = add("forget", commands.forget, "remove every trace of a conversation")
+    forget.add_argument("conversation", help="its id")
+    add("info", commands.info, "what the server is, and what its models can be asked", as_json)
     speak = add("speak", commands.speak, "write a text as speech")
     speak.add_argument("text")
     speak.add_argument("-o", "--output", required=True, metavar="OUT.wav", help="- for stdout")
@@ -204,6 +232,19 @@ def _positive(text: str) -> float:
     if value <= 0:
         raise argparse.ArgumentTypeError("must be positive")
     return value
+
+
+def _segments(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of segments")
+    return int(text)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
 
 
 def _count(text: str) -> int:

@@ -4,7 +4,7 @@ A thin skin over `sightline.aio`: everything runs on one background event loop, 
 clients of the process, and these classes wait for it. They may be used from several threads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,8 @@ from sightline.types import (
     Audio,
     Event,
     PushReport,
+    Round,
+    ServerInfo,
     SessionInfo,
     SessionState,
     SessionStats,
@@ -45,7 +47,8 @@ def connect(
 
 
 class Client:
-    """Made by `connect`. See `sightline.aio.Client` for what each method does."""
+    """A client of one server, made by `connect`. `sightline.aio.Client` says what each method
+    does."""
 
     def __init__(self, client: aio.Client) -> None:
         self._client = client
@@ -80,7 +83,8 @@ class Client:
         fps: float = 0.0,
         window: int = 0,
         max_pixels: int = 0,
-        grace_s: float = 0.0,
+        grace_s: float | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> "Session":
         """Begin to watch a video: a file of this machine (played to the server in the
         background), a URL or, with `on_server`, a file there, or nothing yet (`push=True`)."""
@@ -98,11 +102,25 @@ class Client:
             window=window,
             max_pixels=max_pixels,
             grace_s=grace_s,
+            labels=labels,
         )
         return Session(background.run(session))
 
-    def sessions(self) -> list[SessionInfo]:
-        return background.run(self._client.sessions())
+    def sessions(self, *, labels: Mapping[str, str] | None = None) -> list[SessionInfo]:
+        """The sessions of this server that have all of these labels, oldest first."""
+        return background.run(self._client.sessions(labels=labels))
+
+    def info(self) -> ServerInfo:
+        """What the server is: its version, its models and what they can be asked, its limits."""
+        return background.run(self._client.info())
+
+    def history(self, conversation: str) -> list[Round]:
+        """What was said in a conversation, oldest first."""
+        return background.run(self._client.history(conversation))
+
+    def forget(self, conversation: str) -> bool:
+        """Remove every trace of a conversation; whether there was any."""
+        return background.run(self._client.forget(conversation))
 
     def session(self, id_or_name: str, *, key: str = "") -> "Session":
         """A session that exists. `key` is needed only to push. Raises NotFoundError."""
@@ -120,7 +138,7 @@ class Client:
 
 
 class Session:
-    """One watched video. `with` deletes it at the end. See `sightline.aio.Session`."""
+    """A watched video. `with` deletes it at the end. See `sightline.aio.Session`."""
 
     def __init__(self, session: aio.Session) -> None:
         self._session = session
@@ -184,6 +202,10 @@ class Session:
         """Ask the server how the session is now."""
         return background.run(self._session.refresh())
 
+    def update(self, **changes: Any) -> SessionInfo:
+        """Change the session while it runs: `name`, `fps`, `window`, `grace_s`, `labels`."""
+        return background.run(self._session.update(**changes))
+
     def delete(self) -> None:
         """End the video and free its place on the worker."""
         background.run(self._session.delete())
@@ -211,7 +233,7 @@ class Session:
         return Conversation(background.run(work))
 
     def pusher(self, **options: Any) -> "Pusher":
-        """An open line for frames. Options: `fps`, `codec`, `extradata`."""
+        """An open stream for frames. Options: `fps`, `codec`, `extradata`."""
         return Pusher(background.run(_call(self._session.pusher, **options)))
 
     def push(self, frames: Any, **options: Any) -> PushReport:
@@ -226,11 +248,11 @@ class Session:
             return pusher.end()
 
     def wait(self) -> PushReport:
-        """Until the file that is played from here is through and understood."""
+        """Wait until the file that is played from here is through and understood."""
         return background.run(self._session.wait())
 
     def wait_for_picture(self, timeout_s: float = 10.0) -> bool:
-        """Until the model has seen a picture. False if none came in time."""
+        """Wait until the model has seen a picture. False if none came in time."""
         return background.run(self._session.wait_for_picture(timeout_s))
 
 
@@ -253,8 +275,16 @@ class Conversation:
 
     @property
     def id(self) -> str:
-        """Known after the first answer."""
+        """Known after the first answer; give it to `session.conversation` to continue later."""
         return self._conversation.id
+
+    def history(self) -> list[Round]:
+        """What was said and is still kept, oldest first."""
+        return background.run(self._conversation.history())
+
+    def forget(self) -> bool:
+        """Remove every trace of what was said until now; whether there was any."""
+        return background.run(self._conversation.forget())
 
     def ask(self, text: str, **options: Any) -> "Answer":
         """As `Session.ask`."""
@@ -270,7 +300,7 @@ class Conversation:
 
 
 class Answer:
-    """Iterate for text as it comes; `result` is the whole, `audio` the speech."""
+    """An answer. Iterate for its text as it comes; `result` is the whole, `audio` the speech."""
 
     def __init__(self, answer: aio.Answer) -> None:
         self._answer = answer
@@ -296,7 +326,7 @@ class Answer:
 
 
 class Watch:
-    """Iterate for events; leaving the loop closes it."""
+    """A watched condition. Iterate for its events; leaving the loop closes it."""
 
     def __init__(self, watch: aio.Watch) -> None:
         self._watch = watch
@@ -329,7 +359,8 @@ class Watch:
 
 
 class Pusher:
-    """`send` frames in capture order; leaving `with` waits until all are understood."""
+    """A stream of frames. `send` them in capture order; leaving `with` waits until all are
+    understood."""
 
     def __init__(self, pusher: aio.Pusher) -> None:
         self._pusher = pusher

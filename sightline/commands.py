@@ -5,6 +5,7 @@ import asyncio
 import dataclasses
 import json
 import sys
+import textwrap
 import wave
 from collections.abc import Awaitable, Sequence
 from datetime import datetime
@@ -19,10 +20,24 @@ from sightline.errors import (
     UnavailableError,
 )
 from sightline.presets import PRESETS
-from sightline.types import AnswerResult, SessionInfo, SessionState
+from sightline.types import AnswerResult, ModelCard, SessionInfo, SessionState
 from sightline.video import VideoFile
 
-__all__ = ["LOOK_S", "ask", "delete", "models", "push", "sessions", "speak", "voices", "watch"]
+__all__ = [
+    "LOOK_S",
+    "ask",
+    "delete",
+    "forget",
+    "history",
+    "info",
+    "models",
+    "push",
+    "sessions",
+    "speak",
+    "update",
+    "voices",
+    "watch",
+]
 
 LOOK_S = 4.0  # how long a URL is watched before it is asked about, without --at
 
@@ -216,7 +231,7 @@ async def _session_to_push(
 
 
 async def sessions(client: aio.Client, options: argparse.Namespace) -> int:
-    found = await client.sessions()
+    found = await client.sessions(labels=dict(options.label or ()))
     if options.json:
         _print_json({"sessions": [dataclasses.asdict(info) for info in found]})
     elif not found:
@@ -327,6 +342,74 @@ def models(options: argparse.Namespace) -> int:
         "\nMemory with one session in bfloat16; twice that on CPUs that compute float32 only."
         "\n`make run MODEL=small` downloads it once. WORKER_MODEL takes any other of the hub."
     )
+    return 0
+
+
+async def info(client: aio.Client, options: argparse.Namespace) -> int:
+    server = await client.info()
+    if options.json:
+        _print_json(dataclasses.asdict(server))
+        return 0
+    speech = f"speaks with {len(server.voices)} voices" if server.speech else "does not speak"
+    print(f"sightline {server.version}, contract {server.contract_version}; {speech}")
+    for model in server.models:
+        if not model.ready:
+            print(f"\n{model.name}: {model.loading}")
+            continue
+        print(f"\n{model.name}: {model.free_sessions} of {model.max_sessions} sessions free")
+        _print_card(model.card)
+    if not server.models:
+        print("\nno model answers")
+    return 0
+
+
+def _print_card(card: ModelCard) -> None:
+    for text in (card.summary, f"Licence: {card.licence}" if card.licence else ""):
+        if text:
+            print(textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="  "))
+    for title, lines in (
+        ("It can tell", card.can),
+        ("It cannot tell", card.cannot),
+        ("Try asking", card.questions),
+        ("Try watching for", card.conditions),
+    ):
+        if lines:
+            print(f"  {title}")
+        for line in lines:
+            print(textwrap.fill(line, 88, initial_indent="    - ", subsequent_indent="      "))
+
+
+async def history(client: aio.Client, options: argparse.Namespace) -> int:
+    rounds = await client.history(options.conversation)
+    if options.json:
+        _print_json({"rounds": [dataclasses.asdict(each) for each in rounds]})
+        return 0
+    for each in rounds:
+        print(f"{_clock(each.asked_ns)}  > {each.question}")
+        print(f"             {each.answer}{' …' if each.interrupted else ''}")
+    return 0
+
+
+async def forget(client: aio.Client, options: argparse.Namespace) -> int:
+    if not await client.forget(options.conversation):
+        print("sightline: there was nothing to forget", file=sys.stderr)
+    return 0
+
+
+async def update(client: aio.Client, options: argparse.Namespace) -> int:
+    session = await client.session(options.session)
+    labels = None if options.label is None else dict(options.label)
+    changed = await session.update(
+        name=options.name,
+        fps=options.fps,
+        window=options.window,
+        grace_s=options.grace,
+        labels=labels,
+    )
+    if options.json:
+        _print_json(dataclasses.asdict(changed))
+    else:
+        print(f"{changed.name}: {changed.fps:g} frames a second, window of {changed.window}")
     return 0
 
 

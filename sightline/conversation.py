@@ -1,33 +1,78 @@
-"""One viewer's dialogue about a session."""
+"""One viewer's dialogue about a session, over connections that may break.
 
+One task reads the connection while it lasts. When it breaks with something open, the conversation
+connects again with its resume handle and the last sequence it saw. If the server goes on where it
+was, nothing else is needed; if only the rounds are left, open questions are asked again with the
+same turn ids and watches are registered again. Without a connection for `reconnect_s`, everything
+open fails with UnavailableError. An idle conversation that breaks is connected again by the next
+question.
+"""
+
+import asyncio
+import contextlib
+import logging
 import secrets
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self, Unpack
 
+import grpc
+
 from sightline.answer import Answer, Watch
-from sightline.calls import Calls
-from sightline.line import Line
-from sightline.types import AskOptions, SessionInfo
+from sightline.calls import Calls, StreamClosedError, backoff_s, from_rpc, send
+from sightline.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    ResourceExhaustedError,
+    SightlineError,
+    UnavailableError,
+)
+from sightline.types import AskOptions, Audio, Round, SessionInfo
 from sightline.v1 import gateway_pb2 as pb
+from sightline.wire import error_of, session_info
 
 __all__ = ["Conversation"]
 
+log = logging.getLogger(__name__)
+
+STABLE_S = 5.0  # a connection that lasted so long was a good one: back-off starts anew
+OUTBOX = 1024  # messages to the server that may wait
+_BROKEN = frozenset(
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNKNOWN,
+    )
+)
+
 
 class Conversation:
-    """One dialogue about a session, with its own history. `async with` closes its line."""
+    """One dialogue about a session, with its own history. `async with` hangs up at the end.
+
+    `id` is "" until the first question or watch has reached the server; give it to
+    `session.conversation` to continue later. Belongs to one event loop.
+    """
 
     def __init__(
-        self, calls: Calls, start: pb.Start, on_session: Callable[[SessionInfo], None]
+        self,
+        calls: Calls,
+        start: pb.Start,
+        on_session: Callable[[SessionInfo], None],
     ) -> None:
+        self.id = start.conversation
         self.closed = False
         self._calls = calls
-        self._line = Line(calls, start, on_session)
-
-    @property
-    def id(self) -> str:
-        """Known after the first answer; give it to `session.conversation` to continue later."""
-        return self._line.conversation
+        self._start = start
+        self._on_session = on_session
+        self._answers: dict[str, Answer] = {}
+        self._watches: dict[str, Watch] = {}
+        self._resume_handle = ""
+        self._last_sequence = 0
+        self._outbox: asyncio.Queue[pb.ClientEvent] | None = None  # while connected
+        self._task: asyncio.Task[None] | None = None
+        self._connected = False  # in this or an earlier try since the last break
+        self._leaving = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -41,30 +86,40 @@ class Conversation:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Hang up. What was said is kept by the server until it expires."""
+        """Hang up: open answers fail, watches end. What was said is kept by the server until it
+        expires."""
         self.closed = True
-        await self._line.aclose()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        self._fail(FailedPreconditionError("the conversation was closed"))
 
     def ask(
         self, text: str, *, timeout_s: float | None = None, **options: Unpack[AskOptions]
     ) -> Answer:
-        """Ask about the video as it is now, with what was said before."""
+        """Ask about the video as it is now, with what was said before. The answer fills as it is
+        written."""
         question = pb.Question(turn=secrets.token_hex(8), text=text, **options)
-        return self._line.ask(
-            question, self._calls.timeouts.answer_s if timeout_s is None else timeout_s
-        )
+        limit_s = self._calls.timeouts.answer_s if timeout_s is None else timeout_s
+        answer = Answer(question, limit_s, self._cancel)
+        self._answers[answer.turn] = answer
+        self._send_question(answer)
+        self._ensure_running()
+        return answer
 
     def watch(
         self,
         condition: str,
         *,
-        interval_s: float = 0.0,
+        interval_s: float | None = None,
         debounce_s: float = 0.0,
         cooldown_s: float = 0.0,
         timeout_s: float | None = None,
         limit: int | None = None,
     ) -> Watch:
-        """Be told whenever `condition` begins or ceases to hold."""
+        """Be told whenever `condition` begins or ceases to hold; as `Session.watch`."""
         request = pb.Watch(
             watch=secrets.token_hex(8),
             condition=condition,
@@ -72,4 +127,222 @@ class Conversation:
             debounce_s=debounce_s,
             cooldown_s=cooldown_s,
         )
-        return self._line.watch(request, timeout_s, limit)
+        watch = Watch(request, self._unwatch, timeout_s=timeout_s, limit=limit)
+        self._watches[watch.id] = watch
+        self._send_watch(watch)
+        self._ensure_running()
+        return watch
+
+    async def history(self) -> list[Round]:
+        """What was said and is still kept, oldest first; a round is kept soon after its answer.
+        Raises NotFoundError before the first, and UnavailableError while nothing is kept."""
+        return await self._calls.history(self.id)
+
+    async def forget(self) -> bool:
+        """Remove every trace of what was said until now; whether there was any."""
+        return await self._calls.forget(self.id)
+
+    # The connection
+
+    def _ensure_running(self) -> None:
+        if self.closed:
+            self._fail(FailedPreconditionError("the conversation was closed"))
+        elif self._task is None or self._task.done():
+            self._task = asyncio.create_task(
+                self._run(), name=f"conversation:{self._start.session}"
+            )
+
+    def _send(self, message: pb.ClientEvent) -> None:
+        """Hand a message to the connection; without one, `_begin` tells the server later."""
+        if self._outbox is None:
+            return
+        try:
+            self._outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            raise ResourceExhaustedError("the server does not read what it is asked") from None
+
+    def _send_question(self, answer: Answer) -> None:
+        answer.sent = answer.sent or self._outbox is not None
+        self._send(pb.ClientEvent(ask=answer.question))
+
+    def _send_watch(self, watch: Watch) -> None:
+        watch.sent = watch.sent or self._outbox is not None
+        self._send(pb.ClientEvent(watch=watch.request))
+
+    def _cancel(self, answer: Answer) -> None:
+        if self._outbox is None:
+            self._answers.pop(answer.turn, None)
+            answer.finish_cancelled(self.id)
+        else:
+            self._send(pb.ClientEvent(cancel=pb.Cancel(turn=answer.turn)))
+            if answer.done:  # it timed out: nobody waits for the server's word
+                self._answers.pop(answer.turn, None)
+
+    def _unwatch(self, watch: Watch) -> None:
+        if self._watches.pop(watch.id, None) is not None:
+            self._send(pb.ClientEvent(unwatch=pb.Unwatch(watch=watch.id)))
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._answers or self._watches)
+
+    def _fail(self, error: SightlineError) -> None:
+        answers, self._answers = self._answers, {}
+        watches, self._watches = self._watches, {}
+        for answer in answers.values():
+            answer.fail(error)
+        for watch in watches.values():
+            watch.fail(error)
+
+    async def _run(self) -> None:
+        """Hold a connection while there is work; returns when one broke and nothing is open."""
+        loop = asyncio.get_running_loop()
+        within_s = self._calls.timeouts.reconnect_s
+        deadline, attempt = loop.time() + within_s, 0
+        while self._busy:
+            self._connected, since = False, loop.time()
+            try:
+                failure: SightlineError = await self._connection()
+            except grpc.aio.AioRpcError as error:
+                failure = from_rpc(error, self._calls.address)
+                if error.code() not in _BROKEN and not isinstance(failure, UnavailableError):
+                    self._fail(failure)
+                    return
+            except SightlineError as error:
+                self._fail(error)
+                return
+            now = loop.time()
+            if self._connected:
+                deadline = now + within_s
+                attempt = 0 if now - since > STABLE_S else attempt
+            wait_s = backoff_s(attempt, self._calls.rng, least_s=0.05)
+            if now + wait_s >= deadline:
+                self._fail(UnavailableError(f"{failure.message} (tried for {within_s:g} s)"))
+                return
+            attempt += 1
+            log.debug("connection broke", extra={"error": failure.message, "again_in_s": wait_s})
+            if self._busy:
+                await asyncio.sleep(wait_s)
+
+    async def _connection(self) -> SightlineError:
+        """One connection from start to end. Returns why it ended, or raises what broke it."""
+        self._leaving = False
+        call = self._calls.stub.Converse()
+        writer = None
+        try:
+            try:
+                async with asyncio.timeout(self._calls.timeouts.call_s):
+                    await send(call, pb.ClientEvent(start=self._next_start()))
+                    first = await call.read()
+            except StreamClosedError:
+                first = await call.read()  # raises the server's reason
+            except TimeoutError:
+                return DeadlineExceededError("the server did not start the conversation")
+            if first is grpc.aio.EOF:
+                return UnavailableError("the server closed the connection")
+            self._begin(first)
+            assert self._outbox is not None
+            writer = asyncio.create_task(_write(call, self._outbox), name="conversation:writer")
+            while (message := await call.read()) is not grpc.aio.EOF:
+                self._handle(message)
+                if self._leaving and not self._answers:
+                    return UnavailableError("the server is going away")
+            return UnavailableError("the server closed the connection")
+        finally:
+            self._outbox = None
+            if writer is not None:
+                writer.cancel()
+            call.cancel()
+
+    def _next_start(self) -> pb.Start:
+        start = pb.Start()
+        start.CopyFrom(self._start)
+        start.conversation = self.id
+        start.resume_handle = self._resume_handle
+        start.last_sequence = self._last_sequence if self._resume_handle else 0
+        return start
+
+    def _begin(self, first: pb.ServerEvent) -> None:
+        """Take the server's `started` and tell it what it may not know."""
+        if first.WhichOneof("event") == "error":
+            raise error_of(first.error)
+        if first.WhichOneof("event") != "started":
+            raise FailedPreconditionError("the server did not begin with `started`")
+        started = first.started
+        self._connected = True
+        self._on_session(session_info(started.session))
+        self.id = started.conversation
+        self._resume_handle = started.resume_handle
+        self._outbox = asyncio.Queue(OUTBOX)
+        goes_on = started.resumed == "line"
+        if not goes_on:
+            self._last_sequence = first.sequence
+        for turn, answer in list(self._answers.items()):
+            if answer.cancelled:
+                if goes_on:
+                    self._send(pb.ClientEvent(cancel=pb.Cancel(turn=turn)))
+                else:
+                    del self._answers[turn]
+                    answer.finish_cancelled(self.id)
+                continue
+            if answer.sent and not goes_on:
+                answer.restart()
+            # Where the server goes on, too: the break may have swallowed the question, and asking
+            # again with the same turn does not ask twice.
+            self._send_question(answer)
+        for watch in self._watches.values():
+            if watch.sent and not goes_on:
+                watch.restart()
+            self._send_watch(watch)
+
+    def _handle(self, message: pb.ServerEvent) -> None:
+        if message.sequence:
+            if message.sequence <= self._last_sequence:
+                return  # came already, before the connection broke
+            self._last_sequence = message.sequence
+        kind = message.WhichOneof("event")
+        if kind == "text_delta":
+            if (answer := self._answers.get(message.text_delta.turn)) is not None:
+                answer.add_text(message.text_delta.text)
+        elif kind == "audio_chunk":
+            if (answer := self._answers.get(message.audio_chunk.turn)) is not None:
+                audio = message.audio_chunk.audio
+                answer.add_audio(Audio(audio.sample_rate, audio.pcm))
+        elif kind == "answer_done":
+            if (answer := self._answers.pop(message.answer_done.turn, None)) is not None:
+                answer.finish(message.answer_done, self.id)
+        elif kind == "watch_event":
+            if (watch := self._watches.get(message.watch_event.watch)) is not None:
+                watch.add(message.watch_event)
+        elif kind == "session_state":
+            self._on_session(session_info(message.session_state))
+        elif kind == "go_away":
+            log.debug("server is going away", extra={"reason": message.go_away.reason})
+            self._leaving = True
+        elif kind == "error":
+            self._refuse(message.error)
+
+    def _refuse(self, message: pb.ErrorEvent) -> None:
+        error = error_of(message)
+        if message.turn:
+            if (answer := self._answers.pop(message.turn, None)) is None:
+                return
+            if answer.cancelled:  # the server knows of nothing to cancel
+                answer.finish_cancelled(self.id)
+            else:
+                answer.fail(error)
+        elif message.watch:
+            if (watch := self._watches.pop(message.watch, None)) is not None:
+                watch.fail(error)
+        else:
+            self._fail(error)
+
+
+async def _write(
+    call: "grpc.aio.StreamStreamCall[pb.ClientEvent, pb.ServerEvent]",
+    outbox: "asyncio.Queue[pb.ClientEvent]",
+) -> None:
+    """The connection's only writer. A failed write is the reader's news too."""
+    with contextlib.suppress(grpc.aio.AioRpcError, StreamClosedError):
+        while True:
+            await send(call, await outbox.get())

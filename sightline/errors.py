@@ -22,13 +22,21 @@ __all__ = [
 
 
 class SightlineError(Exception):
-    """Base of every error Sightline raises on purpose. The message is meant for the caller."""
+    """Base of every error Sightline raises on purpose. The message is meant for the caller.
+
+    `reason` says why in a word that programs compare (see `sightline.Reason`); without one it is
+    the name of the code. `retry_after_s`: when another try makes sense; None where nobody knows.
+    """
 
     code = grpc.StatusCode.UNKNOWN
 
-    def __init__(self, message: str = "") -> None:
+    def __init__(
+        self, message: str = "", *, reason: str = "", retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.reason = str(reason) or self.code.name
+        self.retry_after_s = retry_after_s
 
 
 class InvalidArgumentError(SightlineError):
@@ -108,6 +116,14 @@ _BY_CODE: dict[grpc.StatusCode, type[SightlineError]] = {
 }
 
 
-def error_from_status(code: grpc.StatusCode, message: str | None) -> SightlineError:
+def error_from_status(
+    code: grpc.StatusCode,
+    message: str | None,
+    *,
+    reason: str = "",
+    retry_after_s: float | None = None,
+) -> SightlineError:
     """The exception a status stands for; an unlisted status gives a plain SightlineError."""
-    return _BY_CODE.get(code, SightlineError)(message or code.name.lower().replace("_", " "))
+    kind = _BY_CODE.get(code, SightlineError)
+    words = message or code.name.lower().replace("_", " ")
+    return kind(words, reason=reason or code.name, retry_after_s=retry_after_s)

@@ -18,7 +18,8 @@ BATCH = 8  # messages read per visit to the reading thread
 
 
 class Feed:
-    """Call `run` once. The file is read in a thread, a few messages at a time.
+    """A file on its way into a session. Call `run` once. The file is read in a thread, a few
+    messages at a time.
 
     `start_ns` is the capture time of the file's first picture; the moment it started by default.
     In real time a gateway that goes away is waited for and joined again at a keyframe; otherwise

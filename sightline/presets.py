@@ -9,8 +9,9 @@ _LIBRARIES_BYTES = 512 << 20  # what a worker takes beside weights and keys
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One model. `parameters` as published, `stored_bytes` of each in its files; `kv_elements`:
-    keys and values of one session with 30 pictures of the default size, and its questions."""
+    """A model by its short name. `parameters` as published, `stored_bytes` of each in its files;
+    `kv_elements`: keys and values of one session with 30 pictures of the default size, and its
+    questions."""
 
     name: str
     model: str

@@ -28,7 +28,8 @@ FIRST_CREDIT = 8  # frames on the way before the first acknowledgement
 
 
 class Pusher:
-    """`send` in capture order, then `end`. Opens at the first frame. Belongs to one event loop.
+    """A stream of frames: `send` in capture order, then `end`. It opens at the first frame and
+    belongs to one event loop.
 
     `async with` ends it. Frames without a time of their own are taken `fps` apart, or as they
     come. `codec` and `extradata` are for packets only. `report` is what was acknowledged so far.

@@ -1,9 +1,9 @@
-"""One watched video: asking about it, pushing into it, playing a file into it."""
+"""A watched video: asking about it, pushing into it, playing a file into it."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -24,7 +24,7 @@ _POLL_S = 0.05
 
 
 class Session:
-    """One watched video. `async with` deletes it at the end.
+    """A watched video. `async with` deletes it at the end.
 
     `info` and `stats` are as last heard: on opening, every second while a conversation is open,
     and from `refresh`. `key`, `rtmp_url` and `whip_url` are known to whoever opened it.
@@ -81,6 +81,31 @@ class Session:
         self.info = session_info(await self._calls.unary(self._calls.stub.GetSession, request))
         return self.info
 
+    async def update(
+        self,
+        *,
+        name: str | None = None,
+        fps: float | None = None,
+        window: int | None = None,
+        grace_s: float | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> SessionInfo:
+        """Change the session while it runs; what is left out stays. `fps` 0 and `window` 0 are the
+        model's preference, `labels` take the place of those it had.
+
+        Raises ResourceExhaustedError where the model has no room for a longer window.
+        """
+        request = pb.UpdateSessionRequest(
+            session=self.id,
+            name=name,
+            fps=fps,
+            window=window,
+            grace_s=grace_s,
+            labels=None if labels is None else pb.Labels(labels=labels),
+        )
+        self.info = session_info(await self._calls.unary(self._calls.stub.UpdateSession, request))
+        return self.info
+
     async def delete(self) -> None:
         """End the video and free its place on the worker."""
         await self.aclose()
@@ -108,7 +133,7 @@ class Session:
         self,
         condition: str,
         *,
-        interval_s: float = 0.0,
+        interval_s: float | None = None,
         debounce_s: float = 0.0,
         cooldown_s: float = 0.0,
         timeout_s: float | None = None,
@@ -116,9 +141,9 @@ class Session:
     ) -> Watch:
         """Be told whenever `condition` begins or ceases to hold.
 
-        It is checked every `interval_s` (0: 1 s); a change must hold for `debounce_s` and comes
-        at most once in `cooldown_s`. A loop over it ends after `timeout_s` or `limit` events;
-        without them it goes on until it is left.
+        It is checked every `interval_s` (a second; 0: with every frame); a change must hold for
+        `debounce_s` and comes at most once in `cooldown_s`. A loop over it ends after `timeout_s`
+        or `limit` events; without them it goes on until it is left.
         """
         return self._own_conversation().watch(
             condition,
@@ -153,7 +178,7 @@ class Session:
     def pusher(
         self, *, fps: float | None = None, codec: str = "h264", extradata: bytes = b""
     ) -> Pusher:
-        """An open line for frames, for programs that push one at a time.
+        """An open stream for frames, for programs that push one at a time.
 
         Frames without a time are taken `fps` apart, or as they come. `codec` and `extradata`
         describe packets.
@@ -218,7 +243,7 @@ class Session:
         return PushReport() if self._feed is None else self._feed.report
 
     async def wait(self) -> PushReport:
-        """Until the file that is played from here is through and understood.
+        """Wait until the file that is played from here is through and understood.
 
         Raises what stopped it. Returns at once where nothing is played.
         """
@@ -230,7 +255,7 @@ class Session:
         return self._playing.result()
 
     async def wait_for_picture(self, timeout_s: float = 10.0) -> bool:
-        """Until the model has seen a picture. False if none came in time.
+        """Wait until the model has seen a picture. False if none came in time.
 
         Raises what stopped a file that is played from here.
         """

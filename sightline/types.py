@@ -13,8 +13,12 @@ __all__ = [
     "Audio",
     "Event",
     "FinishReason",
+    "ModelCard",
+    "ModelInfo",
     "Packet",
     "PushReport",
+    "Round",
+    "ServerInfo",
     "SessionInfo",
     "SessionState",
     "SessionStats",
@@ -44,7 +48,7 @@ class Timeouts:
     call_s: float = 10.0  # one short call, retries included
     open_s: float = 30.0  # opening a video, which a server may have to fetch first
     answer_s: float = 120.0  # a question to the end of its answer, reconnects included
-    reconnect_s: float = 30.0  # without a line before open questions and watches fail
+    reconnect_s: float = 30.0  # without a connection before open questions and watches fail
     push_s: float = 60.0  # a pushed frame without any acknowledgement
 
 
@@ -84,6 +88,8 @@ class SessionInfo:
     created_ns: int
     lossless: bool  # its pusher waits for the model instead of losing frames
     stats: SessionStats
+    grace_s: float = 0.0  # how long it outlives its publisher
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 class AskOptions(TypedDict, total=False):
@@ -114,6 +120,68 @@ class Audio(NamedTuple):
     pcm: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One question of a conversation, and its answer."""
+
+    turn: str
+    question: str
+    answer: str
+    asked_ns: int
+    capture_ns: int  # newest frame that the answer saw
+    interrupted: bool  # it was cancelled; `answer` is what was heard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a model can honestly be asked; `questions` and `conditions` are there to be tried."""
+
+    summary: str
+    can: tuple[str, ...]
+    cannot: tuple[str, ...]
+    questions: tuple[str, ...]
+    conditions: tuple[str, ...]
+    licence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A model that a server has. Until it is `ready`, `loading` says how far it is, and only that
+    and its name are known."""
+
+    name: str
+    ready: bool
+    loading: str
+    card: ModelCard
+    workers: int
+    max_sessions: int
+    free_sessions: int
+    frame_width: int  # pixels, where a session has no wish of its own
+    frame_height: int
+    tubelet: int  # frames that are understood together
+    window: int  # segments, where a session has no wish of its own
+    max_window: int
+    preferred_fps: float
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """A server as it described itself."""
+
+    version: str
+    contract_version: str
+    models: tuple[ModelInfo, ...]
+    limits: dict[str, int]
+    speech: bool  # whether answers can be spoken
+    voices: tuple["Voice", ...]
+    default_voice: str
+    conversations: bool  # whether they can be read and deleted
+    rtmp_url: str
+    whip_url: str
+
+
 class Voice(NamedTuple):
     """What a server can speak with. `language` is a BCP 47 tag."""
 
@@ -139,7 +207,7 @@ class AnswerResult:
     newest_frame_age_ms: float  # when the answer began; grows where the source rests
     history_rounds: int
     degraded: tuple[str, ...]
-    restarted: bool  # the line broke and the question had to be asked again
+    restarted: bool  # the connection broke and the question had to be asked again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

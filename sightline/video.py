@@ -31,7 +31,8 @@ def load_av() -> ModuleType:
 
 
 class VideoFile:
-    """An opened file. Blocking: read it in a thread. Raises InvalidArgumentError for non-videos.
+    """A video file, opened. Reading it blocks: do that in a thread. Raises InvalidArgumentError
+    for what is no video.
 
     `until_s` cuts the video: nothing later than that moment is sent. `codec` and `extradata` are
     what a pusher of its packets announces, "" when pictures are sent instead. `last_s` is the
@@ -79,7 +80,7 @@ class VideoFile:
         self._container.close()
 
     def messages(self, start_ns: int) -> Iterator[tuple[float, pb.PushFramesRequest]]:
-        """(when it is due, message) from the beginning, again at each call.
+        """Messages with the moment when each is due, from the beginning, again at each call.
 
         Due times are seconds from the start of the video in decoding order; capture times are
         `start_ns` plus the presentation time.

@@ -12,12 +12,18 @@ from sightline.types import (
     AnswerResult,
     Event,
     FinishReason,
+    ModelCard,
+    ModelInfo,
     Packet,
     PushReport,
+    Round,
+    ServerInfo,
     SessionInfo,
     SessionState,
     SessionStats,
+    Voice,
 )
+from sightline.v1 import dialogue_pb2
 from sightline.v1 import gateway_pb2 as pb
 
 __all__ = [
@@ -28,6 +34,8 @@ __all__ = [
     "is_of_transport",
     "push_messages",
     "push_report",
+    "round_of",
+    "server_info",
     "session_info",
     "split_frames",
 ]
@@ -49,6 +57,21 @@ _REASONS = {
     pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     pb.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
 }
+_MODEL_FIELDS = (
+    "name",
+    "ready",
+    "workers",
+    "max_sessions",
+    "free_sessions",
+    "frame_width",
+    "frame_height",
+    "tubelet",
+    "window",
+    "max_window",
+    "preferred_fps",
+    "dtype",
+    "device",
+)
 _STATS_FIELDS = (
     "fps_in",
     "fps_processed",
@@ -84,6 +107,53 @@ def session_info(message: pb.Session) -> SessionInfo:
         stats=SessionStats(
             dropped=dict(message.stats.dropped), degraded=tuple(message.stats.degraded), **stats
         ),
+        grace_s=message.grace_s,
+        labels=dict(message.labels),
+    )
+
+
+def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
+    return ServerInfo(
+        version=message.version,
+        contract_version=message.contract_version,
+        models=tuple(map(_model_info, message.models)),
+        limits={
+            field.name: getattr(message.limits, field.name)
+            for field in message.limits.DESCRIPTOR.fields
+        },
+        speech=message.speech,
+        voices=tuple(Voice(each.id, each.language, each.engine) for each in message.voices),
+        default_voice=message.default_voice,
+        conversations=message.conversations,
+        rtmp_url=message.rtmp_url,
+        whip_url=message.whip_url,
+    )
+
+
+def _model_info(message: pb.Model) -> ModelInfo:
+    card = message.card
+    return ModelInfo(
+        loading=message.loading.text,
+        card=ModelCard(
+            summary=card.summary,
+            can=tuple(card.can),
+            cannot=tuple(card.cannot),
+            questions=tuple(card.questions),
+            conditions=tuple(card.conditions),
+            licence=card.licence,
+        ),
+        **{name: getattr(message, name) for name in _MODEL_FIELDS},
+    )
+
+
+def round_of(message: dialogue_pb2.Round) -> Round:
+    return Round(
+        turn=message.turn,
+        question=message.question,
+        answer=message.answer,
+        asked_ns=message.asked_ns,
+        capture_ns=message.capture_ns,
+        interrupted=message.interrupted,
     )
 
 
@@ -137,7 +207,8 @@ def split_frames(frames: Any) -> Any:
 
 
 def frame_message(frame: Any, capture_ns: int | None = None) -> pb.PushFramesRequest:
-    """One pushed frame: JPEG bytes, an H×W×3 uint8 RGB array, a Packet, or (frame, capture_ns).
+    """The message of one pushed frame, which is JPEG bytes, an H×W×3 uint8 RGB array, a Packet, or
+    (frame, capture_ns).
 
     Any object with the buffer protocol or `__array__` serves as an array. `capture_ns` fills in
     for frames that bring no time of their own. Raises InvalidArgumentError for anything else.
@@ -195,7 +266,8 @@ def error_of(message: pb.ErrorEvent) -> SightlineError:
     text = message.message
     if code is grpc.StatusCode.UNAVAILABLE and is_of_transport(text):
         text = "the model is restarting, about 20 s: try again then"
-    return error_from_status(code, text)
+    after_s = message.retry_after_s if message.HasField("retry_after_s") else None
+    return error_from_status(code, text, reason=message.reason, retry_after_s=after_s)
 
 
 def is_of_transport(text: str) -> bool:

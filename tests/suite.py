@@ -98,6 +98,7 @@ class Suite:
         _start_together(self.workers)
         addresses = ",".join(worker.address for worker in self.workers)
         self.gateway.environment["GATEWAY_WORKERS"] = addresses
+        self.gateway.environment["GATEWAY_DIALOGUE"] = self.dialogue.address
         if self.tts is not None:
             self.gateway.environment["GATEWAY_TTS"] = self.tts.address
         self.gateway.start(START_TIMEOUT_S)

@@ -20,6 +20,7 @@ from sightline.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
+from sightline.reasons import Reason
 
 PATIENCE_S = 1.0  # that a message may take while others wait for its turn
 LOOKS = 4  # in that time
@@ -175,7 +176,9 @@ class Admission:
             full |= streams and self._streams[place] >= limits.streams_per_place
         if full:
             REFUSED.labels("grpc", "too_many_calls").inc()
-            raise ResourceExhaustedError("too many calls are open: end one first")
+            raise ResourceExhaustedError(
+                "too many calls are open: end one first", reason=Reason.TOO_MANY_CALLS
+            )
         self._calls[place] += 1
         self._streams[place] += streams
         try:

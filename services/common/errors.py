@@ -25,14 +25,33 @@ from sightline.errors import (
     UnavailableError,
     error_from_status,
 )
+from sightline.reasons import Reason
+from sightline.status import DETAILS, details_bytes, details_of
+from sightline.v1 import gateway_pb2
 
 log = logging.getLogger(__name__)
 
-MAX_DETAIL_CHARS = 1000  # a status travels in a header, and headers have a limit of 8 KiB
+# A status travels in headers, which have a limit of 8 KiB: percent-encoded, and in its details.
+MAX_DETAIL_CHARS, MAX_DETAIL_BYTES = 1000, 1200
+RESTARTING_S = 3.0  # until another try at a service that is being started makes sense
 # Trailing metadata of errors that a service raised on purpose: their words are meant for callers.
 # What grpc itself says of a peer that is away holds addresses, and is meant for operators.
 ON_PURPOSE = ("sightline-error", "1")
 _UNCOUNTED = ("/grpc.health.v1.Health/Check",)  # a full service is not a sick one
+
+
+def error_event(
+    error: SightlineError, *, turn: str = "", watch: str = ""
+) -> gateway_pb2.ErrorEvent:
+    """What a stream tells of an error that does not end it, or of the one that does."""
+    return gateway_pb2.ErrorEvent(
+        turn=turn,
+        watch=watch,
+        code=error.code.name,
+        message=redacted(error.message),
+        reason=error.reason,
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def error_of_peer(error: grpc.aio.AioRpcError, peer: str) -> SightlineError:
@@ -45,7 +64,7 @@ def error_of_peer(error: grpc.aio.AioRpcError, peer: str) -> SightlineError:
 
 
 async def error_of_call(call: Any, peer: str) -> SightlineError:
-    """The same for a call that is over."""
+    """The peer's refusal of a call that is over."""
     return error_of_status(
         await call.code(), await call.details(), await call.trailing_metadata(), peer
     )
@@ -55,7 +74,8 @@ def error_of_status(
     code: grpc.StatusCode, details: str | None, trailing: Any, peer: str
 ) -> SightlineError:
     if ON_PURPOSE in [(name, value) for name, value in trailing or ()]:
-        return error_from_status(code, details)
+        reason, retry_after_s = details_of(trailing)
+        return error_from_status(code, details, reason=reason, retry_after_s=retry_after_s)
     log.warning("a peer failed", extra={"peer": peer, "code": code.name, "reason": details or ""})
     name = peer[:1].upper() + peer[1:]
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -63,10 +83,21 @@ def error_of_status(
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return ResourceExhaustedError(f"{name} has no room for this now: try again later")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        return UnavailableError(f"{name} is restarting: try again in some seconds")
+        return restarting(peer)
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return UnavailableError(f"{name} runs another version than this server")
+        return UnavailableError(
+            f"{name} runs another version than this server", reason=Reason.VERSION_MISMATCH
+        )
     return InternalError(f"{name} failed")
+
+
+def restarting(peer: str, reason: str = "") -> UnavailableError:
+    """What callers are told of a peer that is away."""
+    return UnavailableError(
+        f"{peer[:1].upper()}{peer[1:]} is restarting: try again in some seconds",
+        reason=reason,
+        retry_after_s=RESTARTING_S,
+    )
 
 
 class ErrorInterceptor(ServerInterceptor):
@@ -202,19 +233,23 @@ class _Outcome:
         if _is_gone(error, context):
             self.code = grpc.StatusCode.CANCELLED
             raise error
-        self.code, message = self._status_of(error)
+        refusal = self._refusal_of(error)
+        self.code = refusal.code
         _forget_frames(error)
-        await context.abort(self.code, redacted(message)[:MAX_DETAIL_CHARS], (ON_PURPOSE,))
+        message = redacted(refusal.message)[:MAX_DETAIL_CHARS]
+        message = message.encode()[:MAX_DETAIL_BYTES].decode(errors="ignore")
+        number = int(self.code.value[0])
+        details = details_bytes(number, message, refusal.reason, refusal.retry_after_s)
+        await context.abort(self.code, message, (ON_PURPOSE, (DETAILS, details)))
 
-    def _status_of(self, error: Exception) -> tuple[grpc.StatusCode, str]:
+    def _refusal_of(self, error: Exception) -> SightlineError:
         error = _one_of_group(error)
         if isinstance(error, SightlineError):
-            return error.code, error.message
+            return error
         if isinstance(error, grpc.aio.AioRpcError):
-            refusal = error_of_peer(error, "a part of the service")
-            return refusal.code, refusal.message
+            return error_of_peer(error, "a part of the service")
         log.error("unhandled error", extra={"method": self.method}, exc_info=error)
-        return grpc.StatusCode.INTERNAL, "internal error"
+        return InternalError("internal error")
 
 
 def _forget_frames(error: BaseException | None) -> None:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 
 from services.common.metrics import REFUSED
 from sightline.errors import ResourceExhaustedError, UnavailableError
+from sightline.reasons import Reason
+
+DRAINING_S = 5.0  # until whoever takes the place of a service that ends may answer
 
 
 def share(most: int, others: int) -> int:
@@ -21,7 +24,7 @@ class InFlight:
 
     what: in messages, "answers". owner: who refuses, "the worker". most: None, or so many at once,
     of which one place (see `services.common.places`) may have its `share`; "" is no place.
-    changed: hears every new count.
+    changed: hears every new count. reason: of refusals of what is too much.
     """
 
     def __init__(
@@ -31,12 +34,14 @@ class InFlight:
         owner: str,
         most: int | None = None,
         changed: Callable[[int], object] | None = None,
+        reason: Reason = Reason.TOO_MANY_QUESTIONS,
     ) -> None:
         self.draining = False
         self._what = what
         self._owner = owner
         self._most = most
         self._changed = changed
+        self._too_many = reason
         self._places: Counter[str] = Counter()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -49,7 +54,9 @@ class InFlight:
         """Raise UnavailableError while the service drains, ResourceExhaustedError when it is full
         or the place has its share: what `enter` would."""
         if self.draining:
-            raise UnavailableError(f"{self._owner} is draining")
+            raise UnavailableError(
+                f"{self._owner} is draining", reason=Reason.DRAINING, retry_after_s=DRAINING_S
+            )
         if self._most is None:
             return
         count, mine = self.count, self._places[place]
@@ -108,4 +115,4 @@ class InFlight:
 
     def _refusal(self, reason: str, message: str) -> ResourceExhaustedError:
         REFUSED.labels("calls", reason).inc()
-        return ResourceExhaustedError(message)
+        return ResourceExhaustedError(message, reason=self._too_many, retry_after_s=1.0)

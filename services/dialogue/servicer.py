@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Iterable
 
 from services.dialogue.config import DialogueConfig
-from services.dialogue.store import RedisStore
+from services.dialogue.store import Opened, RedisStore
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import dialogue_pb2 as pb
 from sightline.v1 import dialogue_pb2_grpc
@@ -13,6 +13,7 @@ from sightline.v1 import dialogue_pb2_grpc
 DEFAULT_CONTEXT_ROUNDS = 10
 DEFAULT_PAGE_ROUNDS = 100
 MAX_ID_CHARS = 128
+MAX_ROUND_NUMBER = 2**53  # Redis' scripts count in floating point
 MAX_QUESTION_BYTES = 4096  # the contract's limit for a question
 MAX_REPLY_BYTES = 2 * 1024 * 1024  # well under the 4 MiB that gRPC clients accept by default
 
@@ -30,14 +31,7 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
         conversation = request.id or secrets.token_urlsafe(16)
         _check_conversation(conversation)
         _check_label("session", request.session, required=False)
-        opened = await self._store.open(conversation, request.session)
-        return pb.Conversation(
-            id=conversation,
-            session=opened.session,
-            created_ns=opened.created_ns,
-            rounds=opened.rounds,
-            expires_in_s=opened.expires_in_s,
-        )
+        return _described(conversation, await self._store.open(conversation, request.session))
 
     async def Context(self, request: pb.ContextRequest, context: object) -> pb.ContextResponse:
         _check_conversation(request.conversation)
@@ -64,8 +58,18 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
         """A page may be shorter than `limit` when its answers are long; `total` says if it was."""
         _check_conversation(request.conversation)
         limit = request.limit or DEFAULT_PAGE_ROUNDS
-        total, page = await self._store.page(request.conversation, request.offset, limit)
-        return pb.HistoryResponse(rounds=_fitting(page), total=total)
+        if request.HasField("from_round"):
+            number = min(request.from_round, MAX_ROUND_NUMBER)
+            page = await self._store.page_from(request.conversation, number, limit)
+        else:
+            page = await self._store.page(request.conversation, request.offset, limit)
+        return pb.HistoryResponse(
+            rounds=_fitting(page.rounds),
+            total=page.opened.rounds,
+            first=page.first,
+            end=page.end,
+            conversation=_described(request.conversation, page.opened),
+        )
 
     async def Delete(
         self, request: pb.DeleteConversationRequest, context: object
@@ -73,6 +77,16 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
         _check_conversation(request.conversation)
         existed = await self._store.delete(request.conversation)
         return pb.DeleteConversationResponse(existed=existed)
+
+
+def _described(conversation: str, opened: Opened) -> pb.Conversation:
+    return pb.Conversation(
+        id=conversation,
+        session=opened.session,
+        created_ns=opened.created_ns,
+        rounds=opened.rounds,
+        expires_in_s=opened.expires_in_s,
+    )
 
 
 def _fitting(contents: Iterable[bytes]) -> Iterable[pb.Round]:

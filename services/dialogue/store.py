@@ -27,6 +27,7 @@ from services.common.config import ConfigError
 from services.dialogue.config import DialogueConfig
 from services.dialogue.metrics import REDIS_ERRORS, REDIS_SECONDS, ROUNDS_APPENDED, ROUNDS_TRIMMED
 from sightline.errors import NotFoundError, ResourceExhaustedError, SightlineError, UnavailableError
+from sightline.reasons import Reason
 
 KEY = "sightline:dialogue:"
 
@@ -64,21 +65,24 @@ redis.call('HSET', key, 'first', first, 'next', next)
 redis.call('PEXPIRE', key, ARGV[4])
 return {next - first, 0, trimmed}
 """
-# ARGV: where to begin (negative: that many before the end), how many.
+# ARGV: where to begin, how many, and what the beginning counts from: "first", the oldest round that
+# is kept; "end", backwards from the newest; "number", the number of a round.
 _READ = """
 local key, count = KEYS[1], tonumber(ARGV[2])
-local ends = redis.call('HMGET', key, 'first', 'next')
+local ends = redis.call('HMGET', key, 'first', 'next', 'session', 'created_ns')
 if not ends[1] then return false end
 local first, next = tonumber(ends[1]), tonumber(ends[2])
 local from = tonumber(ARGV[1])
-from = from < 0 and math.max(first, next + from) or first + from
+if ARGV[3] == 'first' then from = first + from end
+if ARGV[3] == 'end' then from = next - from end
+from = math.max(first, from)
 local names = {}
 for number = from, math.min(from + count, next) - 1 do
   names[#names + 1] = 'r:' .. number
 end
 local rounds = {}
 if #names > 0 then rounds = redis.call('HMGET', key, unpack(names)) end
-return {next - first, rounds}
+return {first, next, from, rounds, ends[3], ends[4], redis.call('PTTL', key)}
 """
 
 
@@ -98,6 +102,17 @@ class Appended:
 
     rounds: int
     duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rounds of a conversation. `first`: the number of the first one here; `end`: the number that
+    the conversation's next round will have."""
+
+    opened: Opened
+    first: int
+    end: int
+    rounds: list[bytes]
 
 
 class RedisStore:
@@ -143,7 +158,7 @@ class RedisStore:
         arguments = [turn, content, self._max_rounds, self._ttl_s * 1000]
         found = await self._run("append", self._append_script, conversation, arguments)
         if found is None:
-            raise NotFoundError(f"no conversation {conversation!r}")
+            raise _unknown(conversation)
         rounds, duplicate, trimmed = found
         ROUNDS_APPENDED.labels("duplicate" if duplicate else "stored").inc()
         ROUNDS_TRIMMED.inc(trimmed)
@@ -151,11 +166,16 @@ class RedisStore:
 
     async def newest(self, conversation: str, count: int) -> list[bytes]:
         """The last `count` rounds, oldest first. NotFoundError without such a conversation."""
-        return (await self._read(conversation, -count, count))[1]
+        return (await self._read(conversation, count, count, "end")).rounds
 
-    async def page(self, conversation: str, offset: int, count: int) -> tuple[int, list[bytes]]:
-        """How many rounds are kept, and `count` of them after the `offset` oldest."""
-        return await self._read(conversation, offset, count)
+    async def page(self, conversation: str, offset: int, count: int) -> Page:
+        """`count` rounds after the `offset` oldest. NotFoundError without such a conversation."""
+        return await self._read(conversation, offset, count, "first")
+
+    async def page_from(self, conversation: str, number: int, count: int) -> Page:
+        """`count` rounds from the one with this number on, or from the oldest that is kept where
+        that is later. NotFoundError without such a conversation."""
+        return await self._read(conversation, number, count, "number")
 
     async def delete(self, conversation: str) -> bool:
         """Remove the conversation; whether there was one."""
@@ -172,12 +192,14 @@ class RedisStore:
     async def aclose(self) -> None:
         await self._redis.aclose()
 
-    async def _read(self, conversation: str, start: int, count: int) -> tuple[int, list[bytes]]:
-        found = await self._run("read", self._read_script, conversation, [start, count])
+    async def _read(self, conversation: str, start: int, count: int, since: str) -> Page:
+        found = await self._run("read", self._read_script, conversation, [start, count, since])
         if found is None:
-            raise NotFoundError(f"no conversation {conversation!r}")
-        total, rounds = found
-        return total, [content.partition(b"\0")[2] for content in rounds if content is not None]
+            raise _unknown(conversation)
+        first, end, begin, contents, session, created_ns, left_ms = found
+        opened = Opened(session.decode(), int(created_ns), end - first, left_ms / 1000)
+        rounds = [content.partition(b"\0")[2] for content in contents if content is not None]
+        return Page(opened, begin, end, rounds)
 
     async def _run(
         self, operation: str, script: Any, conversation: str, arguments: list[Any]
@@ -187,8 +209,12 @@ class RedisStore:
                 return await script(keys=[KEY + conversation], args=arguments)
 
 
+def _unknown(conversation: str) -> NotFoundError:
+    return NotFoundError(f"no conversation {conversation!r}", reason=Reason.CONVERSATION_NOT_FOUND)
+
+
 def _password(config: DialogueConfig) -> dict[str, str]:
-    """Of the file, where one is named; a password in the URL goes before it."""
+    """The password of the file, where one is named; a password in the URL goes before it."""
     path = config.redis_password_file
     if path is None:
         return {}

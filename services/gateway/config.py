@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from services.common.config import ConfigError, ServiceConfig, setting
 from services.common.hosts import Hosts, host_name, netloc_of
 from services.common.places import Trusted
-from services.gateway.sources.remote.reach import Rule
+from services.gateway.sources.remote.egress_policy import Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,9 @@ class GatewayConfig(ServiceConfig):
         ("127.0.0.1:50060",), "Inference workers, host:port, comma separated."
     )
     tts: str | None = setting(None, "TTS service, host:port; empty: Speak is unavailable.")
+    dialogue: str | None = setting(
+        None, "Dialogue service, host:port; empty: clients cannot read or delete conversations."
+    )
     media_root: Path | None = setting(
         None, "Folder that file sources may be read from; empty: no local files."
     )
@@ -134,6 +137,8 @@ class GatewayConfig(ServiceConfig):
             raise ConfigError("GATEWAY_WORKERS must name at least one worker")
         if config.tts is not None:
             _check_address("GATEWAY_TTS", config.tts)
+        if config.dialogue is not None:
+            _check_address("GATEWAY_DIALOGUE", config.dialogue)
         if config.media_root is not None and not config.media_root.is_dir():
             raise ConfigError(f"GATEWAY_MEDIA_ROOT={config.media_root} is not a folder")
         for rule in config.url_allow:

@@ -19,7 +19,8 @@ QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning")
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What a shipped model is shown. `about`: all that it knows. `condition`: worth a watch."""
+    """What the built-in model is shown, and any other that has no video of its own. `about`: all
+    that it knows. `condition`: worth a watch."""
 
     name: str
     seconds: int
@@ -27,18 +28,7 @@ class Story:
     condition: str
 
 
-STORIES = {
-    story.name: story
-    for story in (
-        Story("builtin", 150, "a live shop", "something prohibited is shown"),
-        Story("shapes", 24, "coloured shapes", "a red circle is there"),
-    )
-}
-
-
-def story_of(model: str) -> Story:
-    """The built-in model's for one that is not shipped."""
-    return STORIES.get(model, STORIES["builtin"])
+STORY = Story("builtin", 150, "a live shop", "something prohibited is shown")
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ class Suite:
             GATEWAY_RTMP_PORT=config.gateway_rtmp_port,
             GATEWAY_WORKERS=",".join(worker.address for worker in self.workers),
             GATEWAY_TTS=tts,
+            GATEWAY_DIALOGUE=dialogue,
             GATEWAY_URL_ALLOW=_reach(config.source),
             **root,
         )
@@ -103,7 +104,7 @@ class Suite:
 
     @property
     def processes(self) -> list[Process]:
-        """Those that others depend on first."""
+        """The suite's processes, those that others depend on first."""
         redis = [] if self.redis is None else [self.redis]
         return [*redis, self.dialogue, self.tts, *self.workers, self.gateway, *self._extra]
 

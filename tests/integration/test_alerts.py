@@ -69,6 +69,10 @@ CASES = {
         held('sightline_workers{condition="away"}', 1),
         held('sightline_workers{condition="away"}', 0),
     ),
+    "WorkerIncompatible": Case(
+        held('sightline_workers{condition="incompatible"}', 1),
+        held('sightline_workers{condition="incompatible"}', 0),
+    ),
     "FramesLate": Case(
         latencies("sightline_frame_latency_seconds", 0.2, 0.051, 'delivery="newest",'),
         latencies("sightline_frame_latency_seconds", 0.2, 0.049, 'delivery="newest",')
@@ -107,9 +111,6 @@ CASES = {
     "KvMemoryNearlyFull": Case(
         held("sightline_kv_pages_promised", 91) | held("sightline_kv_pages_total", 100),
         held("sightline_kv_pages_promised", 90) | held("sightline_kv_pages_total", 100),
-    ),
-    "SessionsTakeTurns": Case(
-        held("sightline_worker_waiting_sessions", 1), held("sightline_worker_waiting_sessions", 0)
     ),
     "ReturnsRefused": Case(
         jumping('sightline_worker_returns_total{outcome="refused"}', 1),

@@ -123,6 +123,31 @@ def test_rounds_stay_in_order_and_bounded_and_count_once(dialogue: Start) -> Non
     assert (living.rounds, living.session, living.created_ns) == (25, "s", opened.created_ns)
 
 
+def test_pages_by_number_neither_repeat_nor_skip_while_rounds_come_and_go(dialogue: Start) -> None:
+    _, stub = dialogue(MAX_ROUNDS=10)
+    opened = stub.Open(pb.OpenConversationRequest(session="s"), timeout=10)
+    for number in range(12):
+        _append(stub, opened.id, f"t{number}")
+
+    def page(number: int) -> pb.HistoryResponse:
+        request = pb.HistoryRequest(conversation=opened.id, from_round=number, limit=3)
+        return stub.History(request, timeout=10)
+
+    first = page(0)
+    assert [each.turn for each in first.rounds] == ["t2", "t3", "t4"]
+    assert (first.first, first.end, first.total) == (2, 12, 10)
+    assert (first.conversation.id, first.conversation.session) == (opened.id, "s")
+    assert first.conversation.rounds == 10
+    assert 0 < first.conversation.expires_in_s <= opened.expires_in_s
+    _append(stub, opened.id, "t12")  # the oldest goes
+    assert [each.turn for each in page(5).rounds] == ["t5", "t6", "t7"]
+    end = page(13)
+    assert (list(end.rounds), end.end) == ([], 13)
+    assert list(page(2**63).rounds) == []
+    unknown = pb.HistoryRequest(conversation="none", from_round=0)
+    assert _code(stub.History, unknown, timeout=10) is NOT_FOUND
+
+
 def test_delete_leaves_no_key_and_only_takes_its_own(
     dialogue: Start, redis_server: RedisServer
 ) -> None:

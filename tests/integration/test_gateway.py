@@ -21,14 +21,14 @@ from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
 from tests.eventually import wait_until
 from tests.garbage import throw_at_methods, throw_at_port
-from tests.processes import REPOSITORY, ServiceProcess, free_port
+from tests.processes import REPOSITORY, SHAPES, ServiceProcess, free_port
 from tests.publish import RtmpPublisher
 from tests.suite import write_clip
 
 FOOTAGE = REPOSITORY.parent / "shared" / "media"
 PATIENCE_S = 60.0
 WORKER = {
-    "WORKER_MODEL": "shapes",
+    "WORKER_MODEL": str(SHAPES),
     "WORKER_THREADS": "1",
     "WORKER_KV_MEMORY_BYTES": str(512 << 20),
 }

@@ -15,7 +15,6 @@ from typing import Any
 import grpc
 import pytest
 
-from services.inference_worker.model import loading
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.loading import DOWNLOADING, LOADING, Loading
 from services.inference_worker.model.published import hub as client
@@ -57,11 +56,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def fetch(progress: Loading | None = None, name: str = "acme/tiny") -> Path:
-    told = loading.current.set(progress or Loading())
-    try:
-        return client.fetch(name)
-    finally:
-        loading.current.reset(told)
+    return client.fetch(name, progress or Loading())
 
 
 def same(folder: Path, hub: Hub) -> bool:
@@ -73,7 +68,7 @@ def test_what_a_model_needs_is_fetched_once(hub: Hub) -> None:
     folder = fetch()
     assert same(folder, hub)
     assert (folder / "config.json").exists()
-    assert not (folder / "README.md").exists()
+    assert (folder / "README.md").exists(), "it names the licence"
     assert not (folder / "onnx").exists(), "the same weights for another program"
     sent = dict(hub.sent)
     assert fetch() == folder

@@ -171,6 +171,51 @@ def test_history_reaches_the_next_answer(client: sightline.Client, tmp_path: Pat
     assert answers == dict((first, second))
 
 
+def test_clients_read_and_delete_what_was_said(client: sightline.Client, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path, seed=4, seconds=16)
+    session = client.open(push=True, lossless=True)
+    session.push(pictures_until(clip.path, 2.0))
+    with session.conversation() as talk:
+        answers = [talk.ask(f"Is there a {shape}?").result() for shape in ("circle", "cross")]
+        # The worker writes rounds behind its answers.
+        wait_until(lambda: len(_rounds(client, talk.id)) == 2, "both rounds are kept")
+        rounds = talk.history()
+        assert [each.question for each in rounds] == ["Is there a circle?", "Is there a cross?"]
+        assert [each.answer for each in rounds] == [each.text for each in answers]
+        assert len(talk.id) >= 16, "long enough that nobody guesses it"
+        assert client.forget(talk.id) is True
+        with pytest.raises(sightline.NotFoundError) as gone:
+            client.history(talk.id)
+        assert gone.value.reason == sightline.Reason.CONVERSATION_NOT_FOUND
+        assert talk.ask("Is there a circle?").result().history_rounds == 0
+
+
+def _rounds(client: sightline.Client, conversation: str) -> list[sightline.Round]:
+    try:
+        return client.history(conversation)
+    except sightline.NotFoundError:
+        return []
+
+
+def test_a_server_says_what_it_is_and_sessions_change_while_they_run(
+    client: sightline.Client, tmp_path: Path
+) -> None:
+    info = client.info()
+    [model] = info.models
+    assert model.ready
+    assert model.card.summary
+    assert model.card.questions
+    assert info.speech is bool(info.voices)
+    clip = write_clip(tmp_path, seed=4, seconds=16)
+    session = client.open(push=True, lossless=True, labels={"test": "window"})
+    assert [each.id for each in client.sessions(labels={"test": "window"})] == [session.id]
+    session.push(pictures_until(clip.path, 6.0))
+    assert session.ask("What is in the scene?").result().frames_seen == model.window
+    assert session.update(window=5, name="short").window == 5
+    assert session.ask("What is in the scene?").result().frames_seen == 5
+    assert client.session("short").info.window == 5
+
+
 def test_without_redis_answers_go_on_and_history_is_kept_for_later(
     fresh_suite: Callable[..., Suite],
 ) -> None:

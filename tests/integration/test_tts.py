@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from services.gateway.api.speaker import Speaker
-from services.inference_worker.serving.peers import SpeechPeer
+from services.inference_worker.serving.tts_client import TtsClient
 from sightline.errors import UnavailableError
 from sightline.v1 import gateway_pb2, tts_pb2_grpc
 from sightline.v1 import tts_pb2 as pb
@@ -268,7 +268,7 @@ async def test_sigterm_lets_a_text_end(service_process: Start) -> None:
 
 async def test_killed_in_the_middle_of_a_text(service_process: Start) -> None:
     process = service_process("tts")
-    peer = SpeechPeer(process.address)
+    peer = TtsClient(process.address)
 
     async def endless() -> AsyncIterator[str]:
         yield f"{SENTENCE} "

@@ -16,7 +16,8 @@ from aiortc import (
 )
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
-from services.gateway.sources.whip.endpoint import WhipEndpoint, WhipLimits
+from services.gateway.sources.whip.connection import WhipLimits
+from services.gateway.sources.whip.server import WhipServer
 from tests.eventually import eventually
 from tests.sources import KEY, OneKeyGate
 
@@ -31,7 +32,7 @@ class Whip:
     """A running endpoint, and publishers made for it."""
 
     gate: OneKeyGate
-    endpoint: WhipEndpoint
+    endpoint: WhipServer
     http: ClientSession
     base: str
     peers: list[RTCPeerConnection] = field(default_factory=list)
@@ -72,7 +73,7 @@ async def whip(request: pytest.FixtureRequest) -> AsyncIterator[Whip]:
     options = getattr(request, "param", {})
     threads = set(threading.enumerate())
     gate = OneKeyGate()
-    endpoint = WhipEndpoint(gate, **options)
+    endpoint = WhipServer(gate, **options)
     app = web.Application()
     endpoint.add_to(app)
     await endpoint.start()

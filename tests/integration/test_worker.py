@@ -10,11 +10,12 @@ import grpc
 import numpy as np
 import pytest
 
+from services.common.protocol import PROTOCOL
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.eventually import wait_until
 from tests.garbage import throw_at_methods, throw_at_port
-from tests.processes import ServiceProcess
+from tests.processes import SHAPES, ServiceProcess
 
 PATIENCE_S = 30.0
 NO_FRAME = "no frame has been understood yet"
@@ -56,7 +57,7 @@ class Feeder:
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     environment = {
-        "WORKER_MODEL": "shapes",
+        "WORKER_MODEL": str(SHAPES),
         "WORKER_THREADS": "1",
         "WORKER_KV_MEMORY_BYTES": str(160 << 20),
         "WORKER_FIRST_FRAME_S": "3",
@@ -117,6 +118,40 @@ def test_describe_tells_what_it_takes(stub: InferenceServiceStub) -> None:
     assert (model.tubelet, model.tokens_per_segment, model.window_segments) == (1, 16, 30)
     assert 0 < model.free_sessions <= model.max_sessions
     assert model.frame_queue > 0
+
+
+def test_describe_tells_the_protocol_and_the_models_card(stub: InferenceServiceStub) -> None:
+    model = stub.Describe(inference_pb2.DescribeRequest(), timeout=10)
+    assert (model.protocol_major, model.protocol_minor) == PROTOCOL
+    assert "shapes" in model.card.summary
+    assert model.card.can
+    assert model.card.licence == "Apache-2.0"
+
+
+def test_a_window_changes_while_a_session_runs(stub: InferenceServiceStub, session: str) -> None:
+    feeder = Feeder(stub, session)
+    number = 0
+
+    def seen_after(frames: int, window: int) -> tuple[int, int]:
+        nonlocal number
+        request = inference_pb2.ResizeSessionRequest(session_id=session, window_segments=window)
+        assert stub.ResizeSession(request, timeout=10).window_segments == (window or 30)
+        for _ in range(frames):
+            number += 1
+            feeder.push(picture(), number)
+        done = answer(stub, session, "What is in the scene?")
+        return done.frames_seen, done.first_capture_ns
+
+    assert seen_after(12, 8) == (8, 5)
+    assert seen_after(0, 20) == (8, 5), "what was forgotten does not come back"
+    assert seen_after(6, 20) == (14, 5)
+    assert seen_after(0, 3) == (3, 16)
+    assert seen_after(4, 0) == (7, 16)
+    for window, code in ((10**6, "INVALID_ARGUMENT"), (0, "NOT_FOUND")):
+        name = session if window else "nobody"
+        request = inference_pb2.ResizeSessionRequest(session_id=name, window_segments=window)
+        found, _ = refused(lambda request=request: stub.ResizeSession(request, timeout=10))
+        assert found.name == code
 
 
 def test_frames_are_acknowledged_and_answers_say_what_they_saw(
@@ -321,7 +356,7 @@ def test_garbage_disturbs_nobody(
 def test_sessions_take_turns_in_room_for_one(tmp_path: Path) -> None:
     """An idle session costs nothing, makes room, and remembers what it saw."""
     environment = {
-        "WORKER_MODEL": "shapes",
+        "WORKER_MODEL": str(SHAPES),
         "WORKER_THREADS": "1",
         "WORKER_DTYPE": "float32",
         "WORKER_KV_MEMORY_BYTES": str(56 << 20),

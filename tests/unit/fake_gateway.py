@@ -15,8 +15,11 @@ from typing import Any
 
 import grpc
 
+from sightline.errors import NotFoundError, SightlineError
+from sightline.status import DETAILS, details_bytes
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
+from sightline.v1.dialogue_pb2 import DeleteConversationResponse, Round
 
 ANSWER = "a red circle moved left"
 CREDIT = 3
@@ -53,6 +56,9 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         self.most_in_flight = 0
         self.calls: dict[str, int] = {}
         self.failures: dict[str, list[grpc.StatusCode]] = {}
+        self.requests: list[str] = []  # ids of CreateSession's
+        self.rounds: dict[str, list[Round]] = {}
+        self.updates: list[pb.UpdateSessionRequest] = []
         self.answers = [ANSWER]
         self.pause_after: int | None = None
         self.paused = asyncio.Event()
@@ -107,6 +113,7 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         raise AssertionError
 
     async def CreateSession(self, request: Any, context: Any) -> pb.Session:
+        self.requests.append(request.request_id)
         await self._maybe_fail("CreateSession", context)
         number = next(self._ids)
         message = pb.Session(
@@ -117,6 +124,8 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
             delivery=request.options.delivery,
             fps=request.options.fps or 8,
             stats=pb.SessionStats(frames_processed=1 if request.source else 0),
+            labels=request.options.labels,
+            grace_s=request.options.grace_s if request.options.HasField("grace_s") else 60,
         )
         self.sessions[message.id] = message
         self.keys[message.id] = request.push.key or "generated"
@@ -128,8 +137,56 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         return reply
 
     async def ListSessions(self, request: Any, context: Any) -> pb.ListSessionsResponse:
+        """Two at a time, so that pages are always turned."""
         await self._maybe_fail("ListSessions", context)
-        return pb.ListSessionsResponse(sessions=self.sessions.values())
+        start = int(request.page_token or 0)
+        found = [
+            each
+            for each in self.sessions.values()
+            if dict(request.labels).items() <= dict(each.labels).items()
+        ]
+        more = str(start + 2) if len(found) > start + 2 else ""
+        return pb.ListSessionsResponse(sessions=found[start : start + 2], next_page_token=more)
+
+    async def UpdateSession(self, request: Any, context: Any) -> pb.Session:
+        await self._maybe_fail("UpdateSession", context)
+        self.updates.append(request)
+        session = await self._find(request.session, context)
+        for name in ("name", "fps", "window", "grace_s"):
+            if request.HasField(name):
+                setattr(session, name, getattr(request, name))
+        return session
+
+    async def GetConversation(self, request: Any, context: Any) -> pb.GetConversationResponse:
+        await self._maybe_fail("GetConversation", context)
+        if request.conversation not in self.rounds:
+            await self.refuse(context, NotFoundError("gone", reason="CONVERSATION_NOT_FOUND"))
+        start = int(request.page_token or 0)
+        kept = self.rounds[request.conversation]
+        more = str(start + 2) if len(kept) > start + 2 else ""
+        return pb.GetConversationResponse(rounds=kept[start : start + 2], next_page_token=more)
+
+    async def DeleteConversation(self, request: Any, context: Any) -> DeleteConversationResponse:
+        existed = self.rounds.pop(request.conversation, None) is not None
+        return DeleteConversationResponse(existed=existed)
+
+    async def GetServerInfo(self, request: Any, context: Any) -> pb.GetServerInfoResponse:
+        await self._maybe_fail("GetServerInfo", context)
+        card = pb.ModelCard(summary="it sees circles", can=["red circles"], licence="Apache-2.0")
+        ready = pb.Model(name="builtin", ready=True, card=card, max_sessions=4, free_sessions=3)
+        loading = pb.Model(name="big", loading=pb.ModelLoading(text="Loading big: 41 %"))
+        return pb.GetServerInfoResponse(
+            version="0.1.0",
+            contract_version="1.1",
+            models=[ready, loading],
+            limits=pb.Limits(question_bytes=4096),
+        )
+
+    async def refuse(self, context: Any, error: SightlineError) -> None:
+        """As services refuse: with details in the status."""
+        code, message = error.code, error.message
+        encoded = details_bytes(code.value[0], message, error.reason, error.retry_after_s)
+        await context.abort(code, message, ((DETAILS, encoded),))
 
     async def GetSession(self, request: Any, context: Any) -> pb.Session:
         await self._maybe_fail("GetSession", context)
@@ -266,7 +323,13 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
     async def _answer(self, line: Line, question: pb.Question, speech: bool) -> None:
         turn = question.turn
         if question.text == "fail":
-            error = pb.ErrorEvent(turn=turn, code="RESOURCE_EXHAUSTED", message="no room")
+            error = pb.ErrorEvent(
+                turn=turn,
+                code="RESOURCE_EXHAUSTED",
+                message="no room",
+                reason="MODEL_FULL",
+                retry_after_s=2.5,
+            )
             line.add(error=error)
             return
         text = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)

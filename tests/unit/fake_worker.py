@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from services.common.errors import ON_PURPOSE
+from services.common.protocol import PROTOCOL
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import inference_pb2 as ipb
 from sightline.v1 import inference_pb2_grpc
@@ -37,6 +38,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.full = False
         self.silent = False
         self.loading: ipb.LoadingState | None = None  # its model is not ready
+        self.protocol = PROTOCOL
+        self.resized: list[ipb.ResizeSessionRequest] = []
         self.refuse_frames = False
         self.frames: dict[str, list[ipb.Frame]] = {}  # understood, by session
         self.most_in_flight = 0
@@ -93,6 +96,9 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
             preferred_fps=8,
             max_sessions=self.max_sessions,
             frame_queue=QUEUE,
+            protocol_major=self.protocol[0],
+            protocol_minor=self.protocol[1],
+            card=pb.ModelCard(summary="it sees circles", can=["red circles"]),
         )
 
     async def Describe(self, request: ipb.DescribeRequest, context: Any) -> ipb.ModelDescription:
@@ -210,6 +216,15 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                     active=event.active,
                     score=event.score,
                 )
+
+    async def ResizeSession(
+        self, request: ipb.ResizeSessionRequest, context: Any
+    ) -> ipb.ResizeSessionResponse:
+        await self._fail("ResizeSession", context)
+        if request.session_id not in self.frames:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such session")
+        self.resized.append(request)
+        return ipb.ResizeSessionResponse(window_segments=request.window_segments or WINDOW)
 
     async def ReleaseSession(
         self, request: ipb.ReleaseSessionRequest, context: Any

@@ -12,14 +12,17 @@ import numpy as np
 
 from services.common.errors import ErrorInterceptor
 from services.gateway.api.addresses import Addresses
+from services.gateway.api.conversations import Conversations
 from services.gateway.api.grpc import SightlineServicer
+from services.gateway.api.info import ServerInfo
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.session import Plan, Session
+from services.gateway.sessions.session import Session
+from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.sources.source import Picture, PictureSink
-from services.gateway.viewers.viewers import Lines
-from services.gateway.workers.workers import Router
+from services.gateway.sources.source import DecodedFrame, FrameSink
+from services.gateway.viewers.viewers import Viewers
+from services.gateway.workers.workers import Workers
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
 from tests.unit.fake_worker import FakeWorker
@@ -33,15 +36,15 @@ class FakeSource:
 
     kind = "file"
 
-    def __init__(self, plan: Plan, sink: PictureSink) -> None:
-        self.plan = plan
+    def __init__(self, spec: SessionSpec, sink: FrameSink) -> None:
+        self.spec = spec
         self.sink = sink
         self.closed = False
 
     async def start(self) -> None:
-        if self.plan.source == "slow.mp4":
+        if self.spec.source == "slow.mp4":
             await asyncio.Event().wait()
-        if self.plan.source != "clip.mp4":
+        if self.spec.source != "clip.mp4":
             from sightline.errors import InvalidArgumentError
 
             raise InvalidArgumentError("no such file")
@@ -51,21 +54,31 @@ class FakeSource:
 
 
 class Parts:
-    """Router, sessions, lines and the gRPC service, wired as the gateway wires them."""
+    """Workers, sessions, viewers and the gRPC service, wired as the gateway wires them."""
 
     def __init__(self, *workers: FakeWorker, **settings: Any) -> None:
         addresses = tuple(worker.address for worker in workers)
         self.config = GatewayConfig(workers=addresses, http_port=8080, **settings)
         self.sources: list[FakeSource] = []
-        self.router = Router(self.config.workers)
-        self.sessions = Sessions(self.config, self.router, self._make_source)
-        self.lines = Lines(self.sessions, self.config)
+        self.workers = Workers(self.config.workers)
+        self.sessions = Sessions(self.config, self.workers, self._make_source)
+        self.viewers = Viewers(self.sessions, self.config)
         self.speaker = Speaker(self.config.tts, self.config.max_speaks)
         self.addresses = Addresses(self.config, 1935)
         self._folder = tempfile.TemporaryDirectory(prefix="sl")
         self.server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+        self.conversations = Conversations(self.config.dialogue)
+        self.info = ServerInfo(
+            self.config, self.workers, self.speaker, self.conversations, self.addresses
+        )
         self.servicer = SightlineServicer(
-            self.config, self.sessions, self.lines, self.speaker, self.addresses
+            self.config,
+            self.sessions,
+            self.viewers,
+            self.speaker,
+            self.addresses,
+            self.conversations,
+            self.info,
         )
         gateway_pb2_grpc.add_SightlineServiceServicer_to_server(self.servicer, self.server)
         address = f"unix:{self._folder.name}/g"
@@ -74,19 +87,20 @@ class Parts:
         self.stub = gateway_pb2_grpc.SightlineServiceStub(self.channel)
 
     async def start(self) -> None:
-        self.router.start()
+        self.workers.start()
         await self.server.start()
 
     async def aclose(self) -> None:
         await self.channel.close()
-        await self.lines.aclose()
+        await self.viewers.aclose()
         await self.sessions.aclose()
         await self.speaker.aclose()
-        await self.router.aclose()
+        await self.conversations.aclose()
+        await self.workers.aclose()
         await self.server.stop(None)
 
-    def _make_source(self, plan: Plan, sink: PictureSink) -> FakeSource:
-        source = FakeSource(plan, sink)
+    def _make_source(self, spec: SessionSpec, sink: FrameSink) -> FakeSource:
+        source = FakeSource(spec, sink)
         self.sources.append(source)
         return source
 
@@ -96,7 +110,7 @@ class Parts:
             push=pb.Push(key=options.pop("key", KEY)), options=pb.SessionOptions(**options)
         )
         session = await self.sessions.create(request)
-        session.link.processed += seen
+        session.counts.processed += seen
         return session
 
 
@@ -115,8 +129,8 @@ async def running(*workers: FakeWorker, **settings: Any) -> AsyncIterator[Parts]
             await worker.stop()
 
 
-def picture(number: int, *, width: int = 32, height: int = 32) -> Picture:
+def picture(number: int, *, width: int = 32, height: int = 32) -> DecodedFrame:
     """A grey picture captured `number` seconds into the video."""
     pixels = np.full((height, width, 3), number % 256, np.uint8)
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-    return Picture(frame, (number + 1) * SECOND_NS, "stream")
+    return DecodedFrame(frame, (number + 1) * SECOND_NS, "stream")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from services.inference_worker.kv.pool import Segment
-from services.inference_worker.kv.tensors import EightBitPages, KVStore, Pages
+from services.inference_worker.kv.tensors import Int8Pages, KVTensors, Pages
+from services.inference_worker.kv.trunk import Segment
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.runner.batch import Run
 from services.inference_worker.runner.cuda.block_tables import num_splits, num_tiles, tables
@@ -20,9 +20,9 @@ if not triton.knobs.runtime.interpret:
     pytest.skip("needs TRITON_INTERPRET=1, set before triton is imported", allow_module_level=True)
 
 from services.inference_worker.runner.cuda.block_attention import (  # noqa: E402
+    AttentionTables,
     BlockAttention,
     Tiling,
-    Where,
     attend,
     tiling,
     write,
@@ -86,30 +86,32 @@ def random_step(rng: np.random.Generator, page_size: int, sessions: int) -> Step
     return Step(runs, visible, 40 * sessions, page_size)
 
 
-def store_of(step: Step, shape: DecoderConfig, kind: str, dtype: torch.dtype) -> KVStore:
+def store_of(step: Step, shape: DecoderConfig, kind: str, dtype: torch.dtype) -> KVTensors:
     """What earlier steps left, among pages in which nothing is a number."""
-    store = KVStore(
+    store = KVTensors(
         shape, kind, num_pages=step.num_pages, page_size=step.page_size, dtype=dtype, device=CPU
     )
     for part in store.parts:
-        part.fill_(255 if part.dtype == torch.uint8 else float("nan"))
+        part.fill_(-1 if part.dtype == torch.int8 else float("nan"))
     torch.manual_seed(0)
     keys, values = torch.randn(2, len(step.held), shape.num_kv_heads, shape.head_dim, dtype=dtype)
     store.write(0, torch.tensor(step.held, dtype=torch.int64), keys, values)
     return store
 
 
-def where(step: Step, num_tokens: int, how: Tiling, sharing: int, splits: int = 1) -> Where:
+def where(
+    step: Step, num_tokens: int, how: Tiling, sharing: int, splits: int = 1
+) -> AttentionTables:
     found = tables(step.runs, step.page_size, how.rows // sharing, num_tokens)
     assert len(found.tiles) == num_tiles(step.runs, how.rows // sharing, num_tokens)
     of = torch.from_numpy
     slots = torch.tensor(step.slots + [0] * (num_tokens - len(step.slots)))
-    return Where(
+    return AttentionTables(
         slots, of(found.tiles), of(found.limits), of(found.starts), of(found.lists), how, splits
     )
 
 
-def dense(step: Step, store: KVStore, queries: torch.Tensor) -> torch.Tensor:
+def dense(step: Step, store: KVTensors, queries: torch.Tensor) -> torch.Tensor:
     """Each token and head on its own, in float64."""
     pages = torch.arange(step.num_pages)[None]
     keys, values = (each[0].double() for each in store.read(0, pages))
@@ -146,7 +148,7 @@ def run_step(
     return out, dense(step, plain, queries)
 
 
-@pytest.mark.parametrize("kind", ["auto", "int8", "fp8"])
+@pytest.mark.parametrize("kind", ["auto", "int8"])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim", "page_size", "rows", "splits"),
     [
@@ -177,7 +179,7 @@ def test_steps_of_many_shapes(seed: int) -> None:
     shape = attention_config(kv_heads * sharing, kv_heads, int(rng.choice([16, 20, 32])))
     how = Tiling(int(rng.choice([16, 32])), int(rng.choice([16, 32])), 4, 2)
     step = random_step(rng, int(rng.integers(1, 9)), sessions=int(rng.integers(1, 3)))
-    kind = str(rng.choice(["auto", "int8", "fp8"]))
+    kind = str(rng.choice(["auto", "int8"]))
     splits = int(rng.choice([1, 2, 8]))
     out, expected = run_step(step, shape, how, kind=kind, splits=splits)
     assert torch.allclose(out.double(), expected, atol=1e-5)
@@ -265,8 +267,7 @@ def test_a_tile_has_room_for_a_query_with_all_heads_that_share_its_keys(heads_pe
             assert how.rows & (how.rows - 1) == 0
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_tokens_are_written_in_the_same_8_bits(kind: str) -> None:
+def test_tokens_are_written_in_the_same_8_bits() -> None:
     """Bit for bit, the smallest and the largest among them."""
     torch.manual_seed(0)
     keys, values = torch.randn(2, 24, 2, 20) * 10.0 ** torch.randint(-6, 5, (2, 24, 2, 1))
@@ -275,7 +276,7 @@ def test_tokens_are_written_in_the_same_8_bits(kind: str) -> None:
     slots = torch.randperm(24)
     pools: list[list[Pages]] = []
     for how in ("kernel", "torch"):
-        pair: list[Pages] = [EightBitPages((2, 8, 3, 20), kind, CPU) for _ in range(2)]
+        pair: list[Pages] = [Int8Pages((2, 8, 3, 20), CPU) for _ in range(2)]
         if how == "kernel":
             write(*pair, slots, keys, values)
         else:
@@ -286,10 +287,9 @@ def test_tokens_are_written_in_the_same_8_bits(kind: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(ours.parts, plain.parts, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp8"])
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_what_is_no_number_shows_in_8_bits(kind: str) -> None:
-    pages = [EightBitPages((1, 1, 4, 16), kind, CPU) for _ in range(2)]
+def test_what_is_no_number_shows_in_8_bits() -> None:
+    pages = [Int8Pages((1, 1, 4, 16), CPU) for _ in range(2)]
     new = torch.ones(3, 1, 16)
     new[0, 0, 5], new[1, 0, 5] = float("nan"), float("inf")
     write(*pages, torch.arange(3), new, new)

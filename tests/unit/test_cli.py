@@ -11,6 +11,7 @@ import pytest
 
 from sightline import cli
 from sightline.v1 import gateway_pb2 as pb
+from sightline.v1.dialogue_pb2 import Round
 from sightline.version import __version__
 from tests.eventually import eventually
 from tests.unit.fake_gateway import ANSWER, FakeGateway
@@ -257,3 +258,47 @@ async def test_pushing_what_is_no_video_makes_no_session(gateway, tmp_path, caps
     assert await cli.run(["push", str(tmp_path / "notes.txt"), "--session", "porch"]) == 2
     assert not gateway.sessions
     assert capsys.readouterr().err.count("\n") == 1
+
+
+async def test_info_tells_what_a_model_can_be_asked(gateway, capsys) -> None:
+    assert await cli.run(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "builtin: 3 of 4 sessions free" in out
+    assert "it sees circles" in out
+    assert "- red circles" in out
+    assert "Licence: Apache-2.0" in out
+    assert "big: Loading big: 41 %" in out
+    assert await cli.run(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"][0]["card"]["can"] == ["red circles"]
+
+
+async def test_a_session_is_updated(gateway, live, capsys) -> None:
+    arguments = ["--window", "12", "--fps", "0", "--label", "room=hall", "--label", "floor=2"]
+    assert await cli.run(["update", "desk", *arguments]) == 0
+    [request] = gateway.updates
+    assert (request.window, request.fps) == (12, 0)
+    assert request.HasField("fps")
+    assert not request.HasField("name")
+    assert dict(request.labels.labels) == {"room": "hall", "floor": "2"}
+    assert "window of 12" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        await cli.run(["update", "desk", "--label", "hall"])
+    assert end.value.code == 2
+
+
+async def test_sessions_are_found_by_label(gateway, live, capsys) -> None:
+    live.labels["room"] = "hall"
+    assert await cli.run(["sessions", "--label", "room=hall"]) == 0
+    assert "desk" in capsys.readouterr().out
+    assert await cli.run(["sessions", "--label", "room=loft"]) == 0
+    assert capsys.readouterr().out == "no sessions\n"
+
+
+async def test_a_conversation_is_read_and_forgotten(gateway, capsys) -> None:
+    gateway.rounds["c-1"] = [Round(question="and now?", answer="a cat", interrupted=True)]
+    assert await cli.run(["history", "c-1"]) == 0
+    out = capsys.readouterr().out
+    assert "> and now?" in out
+    assert "a cat …" in out
+    assert await cli.run(["forget", "c-1"]) == 0
+    assert await cli.run(["history", "c-1"]) == 4

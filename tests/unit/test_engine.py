@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 from services.inference_worker import metrics
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine.scheduler import (
-    BranchJob,
-    FinishReason,
-    FrameJob,
-    FrameReceipt,
-)
+from services.inference_worker.engine.jobs import FinishReason, FrameJob, FrameReceipt, Generation
 from services.inference_worker.model.family import Round, prompt_of
 from services.inference_worker.model.rotary import angles, rotate, shift
 from services.inference_worker.runner.batch import Run
@@ -69,6 +64,82 @@ def test_streamed_logits_equal_a_masked_dense_forward(
     expected = reference_logits(model, pictures, window, question)[-1]
     assert torch.allclose(bench.runner.logits[-1], expected, atol=TOLERANCE)
     bench.cache.check_integrity()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    parts=st.lists(
+        st.tuples(st.integers(1, 6), st.integers(0, 7)), min_size=2, max_size=4
+    ),  # (window, frames shown with it)
+    page_size=st.sampled_from([2, 4, 8]),
+    parked=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_a_window_changes_while_frames_come(
+    parts: list[tuple[int, int]], page_size: int, parked: bool, seed: int
+) -> None:
+    """A longer window fills from the next frame on, a shorter one keeps the newest."""
+    rng = np.random.default_rng(seed)
+    now_s = 0.0
+    model = tiny_model(parts[0][0], seed=seed)
+    bench = Bench(model, page_size=page_size, park_after_s=1.0, clock=lambda: now_s)
+    bench.open("s")
+    pictures: list[np.ndarray] = []
+    present, there = 0, []  # frames now, and when each was computed
+    for window, frames in parts:
+        if parked:
+            now_s += 10
+            bench.core.run_step()
+            assert bench.core.sessions["s"].parked is not None
+        resized = bench.engine.resize_session("s", window, model.spec.layout)
+        bench.run()
+        assert resized.result(timeout=0) == window
+        bench.cache.check_integrity()
+        present = min(present, window)
+        for _ in range(frames):
+            pictures.append(random_picture(rng))
+            bench.push("s", pictures[-1], len(pictures))
+            present = min(present + 1, window)
+            there.append(present)
+        bench.run()
+    recorder = bench.ask("s", QUESTION)
+    bench.run()
+    assert recorder.error is None
+    expected = reference_logits(model, pictures, [*there, present], QUESTION)[-1]
+    assert torch.allclose(bench.runner.logits[-1], expected, atol=TOLERANCE)
+    bench.cache.check_integrity()
+
+
+def test_a_window_that_does_not_fit_changes_nothing() -> None:
+    model = tiny_model(4)
+    bench = Bench(model, num_pages=120, page_size=4, branch_tokens=12)
+    bench.open("s")
+    pictures = [random_picture(np.random.default_rng(n)) for n in range(6)]
+    for number, picture in enumerate(pictures):
+        bench.push("s", picture, number)
+    answering = bench.ask("s", QUESTION, max_tokens=7)
+    for window, error in (
+        (64, ResourceExhaustedError),
+        (65, InvalidArgumentError),
+        (1, ResourceExhaustedError),  # the answer reads the frames that would go
+    ):
+        while len(answering.tokens) < 5:
+            bench.turn()
+        refused = bench.engine.resize_session("s", window, model.spec.layout)
+        bench.turn()
+        assert isinstance(refused.exception(timeout=0), error)
+        bench.cache.check_integrity()
+    bench.run()
+    assert answering.error is None
+    recorder = bench.ask("s", QUESTION)
+    bench.run()
+    expected = reference_logits(model, pictures, 4, QUESTION)[-1]
+    assert torch.allclose(bench.runner.logits[-1], expected, atol=TOLERANCE)
+    assert recorder.seen is not None
+    assert recorder.seen.num_frames == 4
+    unknown = bench.engine.resize_session("other", 2, model.spec.layout)
+    bench.turn()
+    assert isinstance(unknown.exception(timeout=0), NotFoundError)
 
 
 def test_every_answer_token_equals_the_dense_forward() -> None:
@@ -312,7 +383,7 @@ def test_cancel_returns_every_page_and_says_so() -> None:
     bench.run()
     used = bench.cache.pool.num_used
     recorder = Recorder()
-    job = BranchJob(list(QUESTION), 100, recorder)
+    job = Generation(list(QUESTION), 100, recorder)
     bench.engine.submit_branch("s", job)
     bench.turn()
     bench.turn()
@@ -338,7 +409,7 @@ def test_a_released_session_fails_its_open_work() -> None:
 
 def test_a_full_pool_refuses_the_next_session_and_serves_the_others() -> None:
     model = tiny_model()
-    cost = Bench(model).core.shape(0).cost(4)
+    cost = Bench(model).core.admission.shape(0).cost(4)
     bench = Bench(model, num_pages=2 * cost + 1)
     bench.open("a")
     bench.open("b")
@@ -355,7 +426,7 @@ def test_answers_that_outlive_the_window_never_take_room_from_frames() -> None:
     rng = np.random.default_rng(9)
     model = tiny_model(window=3)
     model.stop_tokens = frozenset()  # long answers
-    cost = Bench(model).core.shape(0).cost(4)
+    cost = Bench(model).core.admission.shape(0).cost(4)
     bench = Bench(model, num_pages=cost + 1)
     bench.open("s")
     recorders = []
@@ -501,7 +572,7 @@ def test_the_worker_runs_in_the_precision_it_is_told(dtype: str) -> None:
     assert engine.dtype_name == dtype
     core.open_session("s")
     recorder = Recorder()
-    core.submit_branch("s", BranchJob(engine.model.question_tokens([], "What?"), 4, recorder))
+    core.submit_branch("s", Generation(engine.model.question_tokens([], "What?"), 4, recorder))
     while not recorder.ended:
         engine.turn()
     assert recorder.error is None
@@ -534,7 +605,7 @@ def test_a_thread_that_cannot_go_on_says_so_and_takes_no_more_work(
     bench = Bench(tiny_model())
     bench.engine.start().result(timeout=60)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    for name in ("open_branches", "reset"):
+    for name in ("idle_s", "reset"):
         monkeypatch.setattr(bench.core, name, lambda *_: 1 / 0)
     bench.engine.open_session("s")
     assert bench.engine.ended.result(timeout=10) is None

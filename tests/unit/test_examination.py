@@ -528,7 +528,7 @@ def test_a_new_worker_knows_the_window_and_nothing_before(tiny: Path) -> None:
             (after,) = worker.scores(["red circle"])
             assert (after == pytest.approx(alone, abs=1e-5)) is is_same
             worker.close()
-        assert engine.engine.num_sessions == 0
+        assert not engine.engine.snapshot().sessions
     finally:
         worker.stop()
         engine.stop()

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
+from google.protobuf import json_format
 from yarl import URL
 
 from services.common.hosts import Hosts, may_probe
 from services.gateway.api.http import HttpApi
 from services.gateway.sessions.session import LIVE
 from services.gateway.workers import workers as router
-from sightline.v1 import inference_pb2
+from sightline.v1 import gateway_pb2, inference_pb2
 from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, FakeWorker
 from tests.unit.gateway_parts import KEY, Parts, picture, running
@@ -29,10 +30,10 @@ async def _served(
         HttpApi(
             parts.config,
             parts.sessions,
-            parts.lines,
-            parts.router,
+            parts.viewers,
             addresses=parts.addresses,
-            speech=parts.speaker.configured,
+            conversations=parts.conversations,
+            info=parts.info,
         ).add_to(app)
         async with TestClient(TestServer(app)) as client:
             yield parts, client
@@ -114,25 +115,79 @@ async def test_errors_carry_the_status_of_their_code() -> None:
 
 async def test_info_says_what_the_model_knows_and_where_things_are() -> None:
     async with _served() as (parts, client):
-        await eventually(parts.router.descriptions)
+        await eventually(parts.workers.descriptions)
         info = await (await client.get("/api/info")).json()
-        assert info["model"]["model"] == "builtin"
-        assert info["knows"]["can"]
-        assert info["knows"]["cannot"]
+        [model] = info["models"]
+        assert (model["name"], model["ready"], model["workers"]) == ("builtin", True, 1)
+        assert model["card"]["can"] == ["red circles"]
+        assert model["card"]["cannot"] == []
+        assert (model["window"], model["max_window"]) == (4, 64)
         assert info["rtmp_url"] == "rtmp://localhost/live"
         assert info["limits"]["question_bytes"] == 4096
         assert info["speech"] is False
         assert info["version"]
 
 
+async def test_info_is_the_message_of_the_contract() -> None:
+    async with _served(ice_servers=("turn:me:secret@turn.example:3478",)) as (parts, client):
+        await eventually(parts.router.descriptions)
+        said = await parts.stub.GetServerInfo(gateway_pb2.GetServerInfoRequest())
+        body = await (await client.get("/api/info")).text()
+        assert json_format.Parse(body, gateway_pb2.GetServerInfoResponse()) == said
+        [server] = said.ice_servers
+        assert (server.urls[0], server.username) == ("turn:turn.example:3478", "me")
+
+
+async def test_refusals_have_reasons_and_say_when_to_try_again() -> None:
+    async with _served() as (parts, client):
+        body = await (await client.get("/api/sessions/none")).json()
+        assert (body["code"], body["reason"]) == ("NOT_FOUND", "SESSION_NOT_FOUND")
+        assert "retry_after_s" not in body
+        parts.sessions.refuse()
+        reply = await client.post("/api/sessions", json={"push": {}})
+        body = await reply.json()
+        assert (reply.status, body["reason"]) == (503, "DRAINING")
+        assert int(reply.headers["Retry-After"]) == body["retry_after_s"] > 0
+        reply = await client.get("/api/conversations/some-id")
+        assert (await reply.json())["reason"] == "CONVERSATIONS_NOT_CONFIGURED"
+        assert (await client.delete("/api/conversations/some-id")).status == 503
+
+
+async def test_sessions_are_made_once_changed_and_listed_by_pages() -> None:
+    async with _served(FakeWorker(max_sessions=8)) as (parts, client):
+        for number in range(4):
+            labels = {"parity": str(number % 2)}
+            wish = {"push": {}, "options": {"labels": labels}, "request_id": f"request-{number}"}
+            first = await (await client.post("/api/sessions", json=wish)).json()
+            again = await (await client.post("/api/sessions", json=wish)).json()
+            assert first["id"] == again["id"]
+            assert first["labels"] == labels
+        path = f"/api/sessions/{first['id']}"
+        changed = await (await client.patch(path, json={"fps": 3, "window": 9})).json()
+        assert (changed["fps"], changed["window"]) == (3, 9)
+        assert (await client.patch(path, json={"nonsense": 3})).status == 400
+        seen: list[str] = []
+        query = {"page_size": "3", "page_token": ""}
+        while True:
+            page = await (await client.get("/api/sessions", params=query)).json()
+            seen += [each["id"] for each in page["sessions"]]
+            if not (token := page.get("next_page_token")):
+                break
+            query["page_token"] = token
+        assert seen == [session.id for session in parts.sessions.all()]
+        odd = await (await client.get("/api/sessions?label=parity=1")).json()
+        assert len(odd["sessions"]) == 2
+        for bad in ("page_size=x", "page_size=-1", "page_token=x"):
+            assert (await client.get(f"/api/sessions?{bad}")).status == 400
+
+
 async def test_info_answers_while_no_worker_does() -> None:
     worker = FakeWorker()
     async with _served(worker) as (parts, client):
         await worker.stop()
-        await eventually(lambda: not parts.router.descriptions())
+        await eventually(lambda: not parts.workers.descriptions())
         info = await (await client.get("/api/info")).json()
-        assert info["model"] == {}
-        assert info["workers"] == []
+        assert info["models"] == []
         reply = await client.post("/api/sessions", json={"push": {}})
         assert (reply.status, (await reply.json())["code"]) == (503, "UNAVAILABLE")
 
@@ -149,20 +204,22 @@ async def test_info_tells_how_far_a_model_is_and_fills_in_later(
         eta_s=120,
     )
     async with _served(worker) as (parts, client):
-        await eventually(lambda: parts.router.loading())
+        await eventually(lambda: parts.workers.loading())
         info = await (await client.get("/api/info")).json()
         text = "Downloading builtin: 41 %, 3.1 of 7.5 GB, about 2 min"
-        assert info["loading"]["text"] == text
-        assert info["loading"]["percent"] == 41
-        assert info["model"] == {}
+        [model] = info["models"]
+        assert model["loading"]["text"] == text
+        assert model["loading"]["percent"] == 41
+        assert (model["name"], model["ready"]) == ("builtin", False)
         refused = await client.post("/api/sessions", json={"push": {}})
         assert refused.status == 503
         assert (await refused.json())["message"] == f"the model is not ready. {text}"
         worker.loading = None
-        await eventually(lambda: parts.router.descriptions())
+        await eventually(lambda: parts.workers.descriptions())
         info = await (await client.get("/api/info")).json()
-        assert info["loading"] is None
-        assert info["model"]["model"] == "builtin"
+        [model] = info["models"]
+        assert model["ready"] is True
+        assert "loading" not in model
         created = await client.post("/api/sessions", json={"push": {}})
         assert created.status == 201
         assert "stats" not in (await created.json()) or not (await created.json())["stats"].get(
@@ -175,7 +232,7 @@ async def test_the_preview_is_the_newest_picture_as_jpeg() -> None:
         session = await parts.push_session(fps=1)
         path = f"/api/sessions/{session.id}/preview.jpg"
         assert (await client.get(path)).status == 204
-        session.admit("rtmp").picture(picture(0, width=320, height=240))
+        session.admit("rtmp").sink.take(picture(0, width=320, height=240))
         await eventually(lambda: session.state == LIVE)
         reply = await client.get(path)
         assert reply.content_type == "image/jpeg"
@@ -343,6 +400,7 @@ async def test_a_host_that_is_no_name_of_ours_is_refused(
             assert await reply.json() == {
                 "code": "PERMISSION_DENIED",
                 "message": "this server does not go by that name",
+                "reason": "PERMISSION_DENIED",
             }
         assert (
             await client.post("/api/sessions", json={"push": {}}, headers=rebound)

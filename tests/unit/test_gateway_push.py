@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
-from services.gateway.api.parts import joined
+from services.gateway.api.push_parts import joined
 from services.gateway.frames.sampler import encode_jpeg
 from services.gateway.sessions.session import ENDED, LIVE, STALLED
 from sightline.errors import InvalidArgumentError

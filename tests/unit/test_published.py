@@ -11,13 +11,13 @@ import transformers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from services.inference_worker.engine.scheduler import Sampling
-from services.inference_worker.kv.pool import Branch
+from services.inference_worker.kv.trunk import Branch
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import Round
 from services.inference_worker.model.packed import pack
 from services.inference_worker.model.quantise import quantise
 from services.inference_worker.model.rotary import angles, rotate
+from services.inference_worker.model.sampling import Sampling
 from tests.checkpoints import FAMILIES
 from tests.published import Pair, Transcript
 from tests.unit.tiny import Bench, Recorder
@@ -395,13 +395,12 @@ def test_eight_bits_are_near(pair: Pair) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "bound"), [("int8", 0.02), ("fp8", 0.1)])
-def test_keys_and_values_in_eight_bits_are_near(pair: Pair, kind: str, bound: float) -> None:
-    """Mean error of logits over their deviation, after evictions: 0.5 to 1.1 % were measured in
-    int8, 2 to 7 % in fp8. Steps that are cut and shared otherwise find the same (D)."""
+def test_keys_and_values_in_eight_bits_are_near(pair: Pair) -> None:
+    """Mean error of logits over their deviation, after evictions: 0.5 to 1.1 % were measured.
+    Steps that are cut and shared otherwise find the same (D)."""
     question = pair.ours.question_tokens([], "What changed?")
     logits = []
-    for kept, options in (("auto", {}), (kind, {}), (kind, {"burst": 3, "prefill": 5})):
+    for kept, options in (("auto", {}), ("int8", {}), ("int8", {"burst": 3, "prefill": 5})):
         rng = np.random.default_rng(8)
         bench = bench_of(pair, kv_dtype=kept, **options)
         stream = Stream(pair, bench, "s", size_of(pair, 3, 2))
@@ -415,7 +414,7 @@ def test_keys_and_values_in_eight_bits_are_near(pair: Pair, kind: str, bound: fl
         bench.run()
         logits.append(bench.runner.logits[-1])
     exact, near, shared = logits
-    assert 0 < float((exact - near).abs().mean()) < bound * float(exact.std())
+    assert 0 < float((exact - near).abs().mean()) < 0.02 * float(exact.std())
     assert float((shared - near).abs().mean()) < 0.02 * float(exact.std())
 
 

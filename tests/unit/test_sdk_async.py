@@ -12,6 +12,7 @@ import sightline
 from sightline import aio
 from sightline.calls import ATTEMPTS, backoff_s
 from sightline.v1 import gateway_pb2 as pb
+from sightline.v1.dialogue_pb2 import Round
 from tests.eventually import eventually
 from tests.unit.fake_gateway import ANSWER, CREDIT, FakeGateway
 from tests.unit.test_sdk_frames import write_video
@@ -58,11 +59,110 @@ async def test_retries_are_bounded(gateway, client) -> None:
     assert gateway.calls["ListSessions"] == ATTEMPTS
 
 
-async def test_creating_a_session_is_never_tried_twice(gateway, client) -> None:
-    gateway.failures["CreateSession"] = [grpc.StatusCode.UNAVAILABLE]
-    with pytest.raises(sightline.UnavailableError):
-        await client.open(push=True)
-    assert gateway.calls["CreateSession"] == 1
+async def test_every_try_to_create_a_session_has_the_same_id(gateway, client) -> None:
+    gateway.failures["CreateSession"] = [grpc.StatusCode.UNAVAILABLE] * 2
+    await client.open(push=True)
+    await client.open(push=True)
+    first, second, third, other = gateway.requests
+    assert first == second == third != other
+    assert len(first) >= 16
+
+
+async def test_errors_say_why_and_when_to_try_again(gateway, client, session) -> None:
+    with pytest.raises(sightline.NotFoundError) as caught:
+        await client.history("nothing")
+    assert caught.value.reason == sightline.Reason.CONVERSATION_NOT_FOUND
+    assert caught.value.retry_after_s is None
+    with pytest.raises(sightline.ResourceExhaustedError) as refused:
+        await session.ask("fail").result()
+    assert refused.value.reason == "MODEL_FULL"
+    assert refused.value.retry_after_s == 2.5
+    gateway.failures["GetSession"] = [grpc.StatusCode.NOT_FOUND]  # by a server of before
+    with pytest.raises(sightline.NotFoundError) as old:
+        await session.refresh()
+    assert old.value.reason == "NOT_FOUND"
+
+
+async def test_a_wait_that_the_server_names_is_kept(gateway, client, monkeypatch) -> None:
+    waits: list[float] = []
+    slept = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await slept(0)
+
+    calls = 0
+
+    async def refuse(request, context) -> pb.GetServerInfoResponse:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            error = sightline.UnavailableError("bye", reason="DRAINING", retry_after_s=2.0)
+            await gateway.refuse(context, error)
+        return pb.GetServerInfoResponse(version="1")
+
+    monkeypatch.setattr(gateway, "GetServerInfo", refuse)
+    await gateway.stop()
+    await gateway.start()
+    monkeypatch.setattr("sightline.calls.asyncio.sleep", sleep)
+    assert (await client.info()).version == "1"
+    assert 2.0 in waits
+
+
+async def test_what_a_server_is(gateway, client) -> None:
+    info = await client.info()
+    assert (info.version, info.contract_version) == ("0.1.0", "1.1")
+    ready, loading = info.models
+    assert ready.ready
+    assert ready.card.can == ("red circles",)
+    assert ready.free_sessions == 3
+    assert (loading.ready, loading.loading) == (False, "Loading big: 41 %")
+    assert info.limits["question_bytes"] == 4096
+
+
+async def test_lists_are_read_to_their_end_and_found_by_labels(gateway, client) -> None:
+    for number in range(5):
+        await client.open(push=True, labels={"parity": str(number % 2), "n": str(number)})
+    assert [info.labels["n"] for info in await client.sessions()] == list("01234")
+    assert [info.labels["n"] for info in await client.sessions(labels={"parity": "0"})] == list(
+        "024"
+    )
+
+
+async def test_no_grace_time_is_not_the_usual_one(gateway, client) -> None:
+    assert (await client.open(push=True)).info.grace_s == 60
+    assert (await client.open(push=True, grace_s=0)).info.grace_s == 0
+
+
+async def test_a_session_changes_while_it_runs(gateway, session) -> None:
+    changed = await session.update(window=12, grace_s=0)
+    assert (changed.window, changed.grace_s, session.info.window) == (12, 0, 12)
+    [request] = gateway.updates
+    assert not request.HasField("fps")
+    assert not request.HasField("labels")
+    await session.update(labels={})
+    assert gateway.updates[-1].HasField("labels")
+
+
+async def test_conversations_are_read_and_forgotten(gateway, client, session) -> None:
+    gateway.rounds["c-1"] = [Round(turn=f"t{n}", question=f"q{n}", answer="a") for n in range(5)]
+    conversation = session.conversation("c-1")
+    rounds = await conversation.history()
+    assert [each.question for each in rounds] == [f"q{n}" for n in range(5)]
+    assert await conversation.forget() is True
+    assert await client.forget("c-1") is False
+    with pytest.raises(sightline.NotFoundError):
+        await conversation.history()
+
+
+async def test_a_watch_may_look_at_every_frame(gateway, session) -> None:
+    for interval_s in (None, 0.0, 2.0):
+        session.watch("a cat is there", interval_s=interval_s)
+    await eventually(lambda: len(gateway.watched) == 3)
+    usual, every, slow = gateway.watched
+    assert not usual.HasField("interval_s")
+    assert every.HasField("interval_s")
+    assert (every.interval_s, slow.interval_s) == (0, 2)
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from services.inference_worker.engine.core import EngineCore, EngineLimits
-from services.inference_worker.engine.scheduler import (
-    GREEDY,
-    BranchJob,
-    FinishReason,
-    FrameJob,
-    Sampling,
-    Seen,
-    StepLimits,
-)
+from services.inference_worker.engine.admission import EngineLimits
+from services.inference_worker.engine.core import EngineCore
+from services.inference_worker.engine.jobs import FinishReason, FrameJob, Generation, Seen
+from services.inference_worker.engine.scheduler import StepLimits
 from services.inference_worker.engine.thread import Engine
-from services.inference_worker.kv.pool import KVCache
+from services.inference_worker.kv.trunk import SessionPages
 from services.inference_worker.model.attention import DenseAttention
 from services.inference_worker.model.builtin import (
     ASSISTANT,
@@ -30,6 +24,7 @@ from services.inference_worker.model.builtin import (
 )
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.sampling import GREEDY, Sampling
 from services.inference_worker.runner.batch import Run, RunOutput
 from services.inference_worker.runner.runner import Runner
 
@@ -164,7 +159,7 @@ class Bench:
             kv_dtype=kv_dtype,
             attention=attention,
         )
-        self.cache = KVCache(num_pages, page_size)
+        self.cache = SessionPages(num_pages, page_size)
         self.core = EngineCore(
             model,
             self.runner,
@@ -213,7 +208,7 @@ class Bench:
         needs_frame: bool = False,
     ) -> Recorder:
         recorder = Recorder()
-        job = BranchJob(
+        job = Generation(
             list(tokens),
             max_tokens,
             recorder,
@@ -227,7 +222,6 @@ class Bench:
 
     def turn(self) -> None:
         """One turn of the device loop, never waiting."""
-        self.core.open_branches()  # after what it refuses there may be nothing left to wait for
         if self.busy:
             self.engine.turn()
 
@@ -250,10 +244,13 @@ def random_picture(rng: np.random.Generator, size: int = 64) -> np.ndarray:
 
 
 def reference_logits(
-    model: BuiltinModel, pictures: list[np.ndarray], window: int, tokens: list[int]
+    model: BuiltinModel, pictures: list[np.ndarray], window: int | list[int], tokens: list[int]
 ) -> torch.Tensor:
     """The oracle: one dense forward over sink, every frame ever seen, and the branch, with a mask
-    in which i sees j iff j was resident when i was computed. Logits [len(tokens), vocabulary]."""
+    in which i sees j iff j was resident when i was computed. Logits [len(tokens), vocabulary].
+
+    window: one for all, or how many frames there are when each of them and then the branch is
+    computed."""
     sink = model.sink_tokens()
     per = model.spec.layout.segment_tokens
     count = len(pictures)
@@ -277,8 +274,12 @@ def reference_logits(
     )
     order = torch.arange(len(steps))
     query, key = steps[:, None], steps[None, :]
-    newest = torch.minimum(query, torch.tensor(count))
-    resident = (key == 0) | ((key > newest - window) & (key <= query))
+    windows = [window] * (count + 1) if isinstance(window, int) else window
+    newest = [*range(1, count + 1), count]
+    gone = [frame - size for frame, size in zip(newest, windows, strict=True)]
+    # What was evicted once does not come back. [steps], the sink's first.
+    gone_by = torch.tensor([0, *np.maximum.accumulate(gone)])[query]
+    resident = (key == 0) | ((key > gone_by) & (key <= query))
     text = (key == 0) | (key == count + 1)
     causal = order[None, :] <= order[:, None]
     mask = resident & torch.where(text, causal, key <= query)

@@ -9,38 +9,54 @@ import grpc
 
 from services.common.admission import place_of_call
 from services.common.checks import check_id, check_question
+from services.common.errors import error_event
 from services.common.in_flight import InFlight
 from services.gateway.api.addresses import Addresses
-from services.gateway.api.push_stream import Push
+from services.gateway.api.conversations import Conversations
+from services.gateway.api.info import ServerInfo
+from services.gateway.api.push_stream import PushStream
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.quotas import Asker
+from services.gateway.sessions.listing import page_of
+from services.gateway.sessions.once import Once
+from services.gateway.sessions.question_queue import Asker
+from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.answers import stream_answer
-from services.gateway.viewers.viewers import Lines
+from services.gateway.viewers.viewers import Viewers
 from sightline.errors import SightlineError, UnavailableError
-from sightline.v1 import gateway_pb2, gateway_pb2_grpc, inference_pb2
+from sightline.reasons import Reason
+from sightline.v1 import dialogue_pb2, gateway_pb2, gateway_pb2_grpc, inference_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+MAX_ANSWERED, ANSWERED_KEPT_S = 512, 300.0  # for callers who ask the same turn again
+
 
 class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
-    """Translates calls; sessions, lines and pushes do the work. Errors are SightlineErrors."""
+    """Translates calls; sessions, viewers and pushes do the work. Errors are SightlineErrors."""
 
     def __init__(
         self,
         config: GatewayConfig,
         sessions: Sessions,
-        lines: Lines,
+        viewers: Viewers,
         speaker: Speaker,
         addresses: Addresses,
+        conversations: Conversations,
+        info: ServerInfo,
     ) -> None:
         self._config = config
         self._sessions = sessions
-        self._lines = lines
+        self._viewers = viewers
         self._speaker = speaker
         self._addresses = addresses
         self._trusted = config.trusted()
+        self._conversations = conversations
+        self._info = info
+        self._answered: Once[gateway_pb2.AskResponse] = Once(
+            "ask", most=MAX_ANSWERED, kept_s=ANSWERED_KEPT_S, reason=Reason.TURN_REUSED
+        )
         self._asks = InFlight("questions", owner="the gateway", most=config.max_asks)
 
     async def drain(self) -> None:
@@ -50,18 +66,23 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def CreateSession(
         self, request: gateway_pb2.CreateSessionRequest, context: Context
     ) -> gateway_pb2.Session:
-        return self._addresses.with_keys(await self._sessions.create(request))
+        session = await self._sessions.create(request, self._place(context))
+        return self._addresses.with_keys(session)
 
     async def ListSessions(
         self, request: gateway_pb2.ListSessionsRequest, context: Context
     ) -> gateway_pb2.ListSessionsResponse:
-        sessions = [session.message() for session in self._sessions.all()]
-        return gateway_pb2.ListSessionsResponse(sessions=sessions)
+        return page_of(self._sessions.all(), request)
 
     async def GetSession(
         self, request: gateway_pb2.GetSessionRequest, context: Context
     ) -> gateway_pb2.Session:
         return self._sessions.find(request.session).message()
+
+    async def UpdateSession(
+        self, request: gateway_pb2.UpdateSessionRequest, context: Context
+    ) -> gateway_pb2.Session:
+        return (await self._sessions.update(request)).message()
 
     async def DeleteSession(
         self, request: gateway_pb2.DeleteSessionRequest, context: Context
@@ -75,19 +96,19 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         context: Context,
     ) -> AsyncIterator[gateway_pb2.PushFramesResponse]:
         try:
-            async with contextlib.aclosing(Push(self._sessions).run(request_iterator)) as acks:
+            push = PushStream(self._sessions)
+            async with contextlib.aclosing(push.run(request_iterator)) as acks:
                 async for ack in acks:
                     yield ack
         except SightlineError as error:
             # Once more in the status; but grpc loses that where its client is writing just then.
-            reason = gateway_pb2.ErrorEvent(code=error.code.name, message=error.message)
-            yield gateway_pb2.PushFramesResponse(error=reason)
+            yield gateway_pb2.PushFramesResponse(error=error_event(error))
             raise
 
     async def Converse(
         self, request_iterator: AsyncIterator[gateway_pb2.ClientEvent], context: Context
     ) -> None:
-        await self._lines.serve(request_iterator, context.write, self._place(context))
+        await self._viewers.serve(request_iterator, context.write, self._place(context))
 
     async def Ask(
         self, request: gateway_pb2.AskRequest, context: Context
@@ -95,13 +116,23 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         check_question(request.question)
         check_id("conversation", request.conversation)
         session = self._sessions.find(request.session)
-        conversation = request.conversation or secrets.token_urlsafe(12)
+        place = self._place(context)
         if not request.question.turn:
             request.question.turn = secrets.token_urlsafe(8)
+            return await self._ask(session, request, place)
+        # Without a conversation to name, a turn is the caller's own.
+        whose = ("conversation", request.conversation) if request.conversation else ("at", place)
+        key = (session.id, *whose, request.question.turn)
+        asked = request.question.SerializeToString(deterministic=True)
+        return await self._answered.do(key, asked, lambda: self._ask(session, request, place))
+
+    async def _ask(
+        self, session: Session, request: gateway_pb2.AskRequest, place: str
+    ) -> gateway_pb2.AskResponse:
+        conversation = request.conversation or secrets.token_urlsafe(12)
         question = inference_pb2.AnswerRequest(
             session_id=session.id, conversation=conversation, question=request.question
         )
-        place = self._place(context)
         with self._asks.under_way(place):
             session.touch()
             events = stream_answer(
@@ -134,6 +165,21 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         self, request: gateway_pb2.VoicesRequest, context: Context
     ) -> gateway_pb2.VoicesResponse:
         return await self._speaker.voices()
+
+    async def GetConversation(
+        self, request: gateway_pb2.GetConversationRequest, context: Context
+    ) -> gateway_pb2.GetConversationResponse:
+        return await self._conversations.get(request)
+
+    async def DeleteConversation(
+        self, request: dialogue_pb2.DeleteConversationRequest, context: Context
+    ) -> dialogue_pb2.DeleteConversationResponse:
+        return await self._conversations.delete(request)
+
+    async def GetServerInfo(
+        self, request: gateway_pb2.GetServerInfoRequest, context: Context
+    ) -> gateway_pb2.GetServerInfoResponse:
+        return await self._info.message()
 
     def _place(self, context: Context) -> str:
         return place_of_call(context, self._trusted)

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from services.inference_worker.model.card import NO_CARD
 from services.inference_worker.model.decoder import Decoder, DecoderConfig, Layer
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
@@ -131,6 +132,7 @@ class BuiltinModel(nn.Module):
         self.tokenizer = tokenizer
         tokenizer.encode_special_tokens = True  # a viewer who types <end> gets words, not control
         self.spec = config.spec(name)
+        self.card = NO_CARD
         self.encoder = Encoder(config)
         self.decoder = Decoder(config.decoder)
         self.sampling = GREEDY

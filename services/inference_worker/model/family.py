@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from services.inference_worker.model import loading
+from services.inference_worker.model.card import Card, card_of
 from services.inference_worker.model.decoder import Decoder
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
+from services.inference_worker.model.loading import Loading
 from services.inference_worker.model.sampling import Sampling
 from services.inference_worker.model.sizes import parameters_in
 
@@ -31,8 +33,8 @@ _OF_TYPE = {  # for folders that name no architecture
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "smolvlm": "SmolVLMForConditionalGeneration",
 }
-SHIPPED = ("builtin", "shapes")
-"""Models that come with the worker: of a live shop, and of coloured shapes."""
+SHIPPED = ("builtin",)
+"""Models that come with the worker: of a live shop."""
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 
@@ -97,11 +99,12 @@ class Encoded:
 class StreamingModel(Protocol):
     """A family: vision tower, decoder, and the rules for prompts and positions.
 
-    `sampling`: of questions that say nothing of it. `vision_token`: what stands for a picture's
-    tokens where only words can, if anything does.
+    `card`: what it can be asked. `sampling`: of questions that say nothing of it. `vision_token`:
+    what stands for a picture's tokens where only words can, if anything does.
     """
 
     spec: StreamSpec
+    card: Card
     decoder: Decoder
     sampling: Sampling
     stop_tokens: frozenset[int]
@@ -170,44 +173,58 @@ def most_segments(model: StreamingModel, layout: FrameLayout) -> int:
     return room // layout.segment_advance
 
 
-def model_folder(name: str) -> Path:
-    """Of a model that is shipped, a local one, or one of the hub, which is downloaded once. Raises
-    ModelError for one that is nowhere."""
+def model_folder(name: str, progress: Loading | None = None) -> Path:
+    """Folder of a model: a shipped one, a local one, or one of the hub, downloaded once. Raises
+    ModelError for one that is nowhere. progress: is told how far the download is."""
     from services.inference_worker.model.published.checkpoint import find_folder
 
-    return WEIGHTS / name if name in SHIPPED else find_folder(name)
+    return WEIGHTS / name if name in SHIPPED else find_folder(name, progress or Loading())
 
 
 def load_model(
-    name: str, dtype: torch.dtype, device: torch.device, frame_pixels: int
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    frame_pixels: int,
+    progress: Loading | None = None,
 ) -> StreamingModel:
     """Load a model that is shipped, a local folder in Hugging Face layout, or one of the hub.
 
     frame_pixels: of a frame whose session has no wish of its own, where the model takes several
-    sizes. Raises ModelError when the model is missing, incomplete, or of a family we do not stream.
+    sizes. progress: is told how far it is. Raises ModelError when the model is missing, incomplete,
+    or of a family we do not stream.
     """
-    folder = model_folder(name)
+    progress = progress or Loading()
+    folder = model_folder(name, progress)
     module, kind, described = _family(name, folder)
     if name not in SHIPPED:
-        progress = loading.current.get()
         parameters = parameters_in(folder)
         progress.admit(name, described, parameters)
         progress.begin(
             loading.LOADING, sum(each.stat().st_size for each in folder.glob("*.safetensors"))
         )
+    card = card_of(folder, name, parameters_in(folder), published=kind != "BuiltinModel")
     if kind == "BuiltinModel":
         from services.inference_worker.model.builtin import BuiltinModel
 
-        return BuiltinModel.load(folder, dtype, device)
+        shipped = BuiltinModel.load(folder, dtype, device)
+        shipped.card = card
+        return shipped
     published = getattr(importlib.import_module(module), kind)
     try:
         loaded: StreamingModel = published.load(
-            folder, name=name, dtype=dtype, device=device, frame_pixels=frame_pixels
+            folder,
+            name=name,
+            dtype=dtype,
+            device=device,
+            frame_pixels=frame_pixels,
+            progress=progress,
         )
     except ModelError:
         raise
     except Exception as error:  # a folder may hold anything, and transformers believes it
         raise ModelError(f"cannot load {name}: {type(error).__name__}: {error}") from error
+    loaded.card = card
     return loaded
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
+from services.common.protocol import PROTOCOL
 from services.inference_worker.model.loading import Loading
 from services.inference_worker.serving.servicer import InferenceServicer
 from sightline.errors import UnavailableError
@@ -26,7 +27,12 @@ class Front(InferenceServiceServicer):
         self, request: inference_pb2.DescribeRequest, context: Context
     ) -> inference_pb2.ModelDescription:
         if self.servicer is None:
-            return inference_pb2.ModelDescription(model=self._model, loading=self._progress.state())
+            return inference_pb2.ModelDescription(
+                model=self._model,
+                loading=self._progress.state(),
+                protocol_major=PROTOCOL[0],
+                protocol_minor=PROTOCOL[1],
+            )
         return await self.servicer.Describe(request, context)
 
     async def drain(self) -> None:
@@ -54,6 +60,11 @@ class Front(InferenceServiceServicer):
         self, request: inference_pb2.LoadRequest, context: Context
     ) -> AsyncIterator[inference_pb2.LoadReport]:
         return self._ready.Load(request, context)
+
+    async def ResizeSession(
+        self, request: inference_pb2.ResizeSessionRequest, context: Context
+    ) -> inference_pb2.ResizeSessionResponse:
+        return await self._ready.ResizeSession(request, context)
 
     async def ReleaseSession(
         self, request: inference_pb2.ReleaseSessionRequest, context: Context

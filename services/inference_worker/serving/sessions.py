@@ -9,6 +9,7 @@ from services.inference_worker.engine.branching import NO_FRAME
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.layout import FrameLayout
 from sightline.errors import FailedPreconditionError, NotFoundError
+from sightline.reasons import Reason
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Sessions:
         session = self._sessions.get(session_id)
         if session is None or session.opening is None or not session.opening.done():
             return session
-        if self._engine.has_session(session_id):
+        if session_id in self._engine.snapshot().sessions:
             return session
         del self._sessions[session_id]
         if session.expiry is not None:
@@ -108,6 +109,12 @@ class Sessions:
         if session.attachment is not None:
             session.attachment.replaced.set()
         return None
+
+    async def resize(self, session: WorkerSession, window_segments: int) -> int:
+        """Give a session another window; returns its segments."""
+        layout = session.layout or self._engine.model.spec.layout
+        resizing = self._engine.resize_session(session.id, window_segments, layout)
+        return await asyncio.wrap_future(resizing)
 
     async def catch_up(self, session: WorkerSession, timeout_s: float) -> None:
         """Wait for a session's first frame and its replay, where somebody feeds it. Raises
@@ -117,7 +124,7 @@ class Sessions:
                 async with asyncio.timeout(timeout_s):
                     await session.caught_up.wait()
         if not session.frames_understood:
-            raise FailedPreconditionError(NO_FRAME)
+            raise FailedPreconditionError(NO_FRAME, reason=Reason.NO_FRAME_YET)
 
     async def _opened(self, session: WorkerSession) -> None:
         """Wait until the engine has admitted it, with everybody else who does. Raises what the

@@ -8,6 +8,9 @@ const READY_MS = 10_000;
 const NOT_READY_MS = 1000;
 const AWAY_MS = 3000; // so long it may be silent before that is said
 
+/** The model that answers, of what the server tells; undefined while there is none. */
+export const readyModel = (info) => info.models?.find((model) => model.ready);
+
 /** Fires "info" with what the server tells, whenever the model is another one. */
 export class Model extends EventTarget {
   info = {};
@@ -31,7 +34,7 @@ export class Model extends EventTarget {
     } catch {
       return; // the list of sessions says that the server is away
     }
-    const name = this.info.model?.model ?? "";
+    const name = readyModel(this.info)?.name ?? "";
     this.#away = name ? 0 : this.#away || performance.now();
     if (name !== this.#known) {
       this.#known = name;
@@ -42,7 +45,7 @@ export class Model extends EventTarget {
   }
 
   #show() {
-    const { loading } = this.info;
+    const loading = this.info.models?.find((model) => !model.ready)?.loading;
     const place = byId("loading");
     const bar = byId("loading-bar");
     const waiting = !this.#known && (loading || performance.now() - this.#away > AWAY_MS || !this.#seen);

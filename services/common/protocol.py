@@ -1,0 +1,17 @@
+"""The version of what gateways and workers say to each other (inference.proto).
+
+It is raised with the contract: the minor number by what an older peer can do without, the major
+one, with the minor back at 0, by anything else. 1.1 brought versions, cards and ResizeSession.
+"""
+
+from sightline.v1 import inference_pb2
+
+PROTOCOL = (1, 1)
+FIRST = (1, 0)  # of workers from before they told
+
+
+def protocol_of(description: inference_pb2.ModelDescription) -> tuple[int, int]:
+    """The version that a worker speaks."""
+    if not description.protocol_major:
+        return FIRST
+    return description.protocol_major, description.protocol_minor

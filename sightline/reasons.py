@@ -1,0 +1,50 @@
+"""Why a call was refused, in words that programs compare: `error.reason`.
+
+They are part of the contract: a reason may be added, none changes its meaning. An error that none
+of these names has the name of its gRPC code as its reason.
+"""
+
+from enum import StrEnum
+
+__all__ = ["DOMAIN", "Reason"]
+
+DOMAIN = "sightline"  # of google.rpc.ErrorInfo
+
+
+class Reason(StrEnum):
+    """Reasons by what a caller can do about them."""
+
+    # The request names what is not there, or not its own
+    SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+    SESSION_NAME_AMBIGUOUS = "SESSION_NAME_AMBIGUOUS"  # an id would not be
+    CONVERSATION_NOT_FOUND = "CONVERSATION_NOT_FOUND"
+    WRONG_KEY = "WRONG_KEY"
+    KEY_TAKEN = "KEY_TAKEN"
+    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"  # it made another session
+    TURN_REUSED = "TURN_REUSED"  # it asked another question
+    SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
+    SITE_NOT_ALLOWED = "SITE_NOT_ALLOWED"
+
+    # The order of things
+    OUT_OF_ORDER = "OUT_OF_ORDER"  # a message before the one it needs
+    NO_FRAME_YET = "NO_FRAME_YET"
+    PUBLISHER_PRESENT = "PUBLISHER_PRESENT"
+    NOT_A_PUSH_SESSION = "NOT_A_PUSH_SESSION"
+    NOT_CHANGEABLE = "NOT_CHANGEABLE"  # by this worker, while the session runs
+
+    # There is no room
+    TOO_MANY_SESSIONS = "TOO_MANY_SESSIONS"
+    MODEL_FULL = "MODEL_FULL"
+    TOO_MANY_VIEWERS = "TOO_MANY_VIEWERS"
+    TOO_MANY_QUESTIONS = "TOO_MANY_QUESTIONS"
+    TOO_MANY_WATCHES = "TOO_MANY_WATCHES"
+    TOO_MANY_CALLS = "TOO_MANY_CALLS"
+
+    # Somebody is away
+    DRAINING = "DRAINING"  # this server ends; another may answer
+    MODEL_LOADING = "MODEL_LOADING"
+    MODEL_AWAY = "MODEL_AWAY"
+    VERSION_MISMATCH = "VERSION_MISMATCH"  # the worker speaks another protocol
+    SPEECH_NOT_CONFIGURED = "SPEECH_NOT_CONFIGURED"
+    CONVERSATIONS_NOT_CONFIGURED = "CONVERSATIONS_NOT_CONFIGURED"
+    CONVERSATIONS_AWAY = "CONVERSATIONS_AWAY"
