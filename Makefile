@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What is imported is compiled once, not by each of the many processes that a test starts.
+unexport PYTHONDONTWRITEBYTECODE
 # Not compiled beforehand: most of the libraries' files are never imported.
 INSTALL := $(BIN)/pip --disable-pip-version-check install --no-compile
 RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt

@@ -94,7 +94,7 @@ def service_process(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
     """
     started: list[ServiceProcess] = []
 
-    def start(name: str, *, timeout_s: float = 60, **environment: object) -> ServiceProcess:
+    def start(name: str, *, timeout_s: float = 120, **environment: object) -> ServiceProcess:
         variables = {key: str(value) for key, value in environment.items()}
         process = ServiceProcess(name, variables, tmp_path)
         started.append(process)
