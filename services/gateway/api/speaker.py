@@ -76,7 +76,10 @@ class Speaker:
                 async for reply in call:
                     if reply.audio.pcm:
                         yield reply.audio
-            except asyncio.InvalidStateError:  # the call ended while the text was being written
+            except (
+                asyncio.InvalidStateError,
+                grpc.aio.InternalError,
+            ):  # it ended while the text was written
                 raise await error_of_call(call, "speech") from None
             except grpc.aio.AioRpcError as error:
                 raise error_of_peer(error, "speech") from None

@@ -339,7 +339,9 @@ class SpeechPeer:
 
 async def _write_text(call: _SpeechCall, text: AsyncIterator[str]) -> None:
     # The call may end while text is being written; whoever reads from it learns of it.
-    with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+    with contextlib.suppress(
+        asyncio.InvalidStateError, grpc.aio.AioRpcError, grpc.aio.InternalError
+    ):
         async for piece in text:
             await call.write(tts_pb2.SynthesizeRequest(text=piece))
         await call.done_writing()
