@@ -121,7 +121,7 @@ async def test_a_voice_nobody_has_is_the_callers_mistake() -> None:
 
 async def test_speech_that_breaks_half_way_says_no_more_than_that() -> None:
     async with _speech() as (peer, _):
-        with pytest.raises(InternalError, match="^Speech failed$"):
+        with pytest.raises(InternalError, match=r"^Speech failed$"):
             await _hear(peer, "breaking", "text", *["more"] * 1000)
 
 
