@@ -18,6 +18,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SHAPES = REPOSITORY / "training" / "weights" / "shapes"  # a small model, quickly loaded
 PREFIXES = {
     "gateway": "GATEWAY_",
     "inference_worker": "WORKER_",

@@ -51,8 +51,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One line: a clip from `start_s` to `end_s` (None: the end of the video) and its turns, in
-    order of time."""
+    """A line of a JSONL: a clip from `start_s` to `end_s` (None: the end of the video) and its
+    turns, in order of time."""
 
     where: str
     video: Path

@@ -64,7 +64,7 @@ def error_of_peer(error: grpc.aio.AioRpcError, peer: str) -> SightlineError:
 
 
 async def error_of_call(call: Any, peer: str) -> SightlineError:
-    """The same for a call that is over."""
+    """The peer's refusal of a call that is over."""
     return error_of_status(
         await call.code(), await call.details(), await call.trailing_metadata(), peer
     )

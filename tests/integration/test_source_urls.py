@@ -345,7 +345,8 @@ INJECTIONS: list[Callable[[int], str]] = [
 @pytest.mark.parametrize("number", range(len(INJECTIONS)))
 def test_no_url_speaks_to_redis(redis_server: RedisServer, number: int) -> None:
     """Even where the operator allows the address."""
-    redis = pytest.importorskip("redis")
+    import redis
+
     with redis.Redis.from_url(redis_server.url) as client:
         client.set("victim", "alive")
         url = INJECTIONS[number](redis_server.port)

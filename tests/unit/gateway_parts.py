@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import av
@@ -134,10 +134,3 @@ def picture(number: int, *, width: int = 32, height: int = 32) -> DecodedFrame:
     pixels = np.full((height, width, 3), number % 256, np.uint8)
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
     return DecodedFrame(frame, (number + 1) * SECOND_NS, "stream")
-
-
-async def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
-    """Wait, without a fixed sleep, until other tasks have made `condition` true."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - other tasks know no event of ours
-            await asyncio.sleep(0.001)

@@ -11,8 +11,9 @@ from services.gateway.workers import workers
 from sightline.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from sightline.status import details_of
 from sightline.v1 import gateway_pb2 as pb
+from tests.eventually import eventually
 from tests.unit.fake_worker import FakeWorker
-from tests.unit.gateway_parts import KEY, eventually, picture, running
+from tests.unit.gateway_parts import KEY, picture, running
 
 ID = "0123456789abcdef"
 

@@ -16,8 +16,9 @@ from services.gateway.api.http import HttpApi
 from services.gateway.sessions.session import LIVE
 from services.gateway.workers import workers as router
 from sightline.v1 import gateway_pb2, inference_pb2
+from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, FakeWorker
-from tests.unit.gateway_parts import KEY, Parts, eventually, picture, running
+from tests.unit.gateway_parts import KEY, Parts, picture, running
 
 
 @contextlib.asynccontextmanager

@@ -11,8 +11,9 @@ from services.common.places import Trusted, place_of, split_peer
 from services.gateway.sessions.question_queue import Asker, QuestionQueue
 from sightline.errors import DeadlineExceededError, ResourceExhaustedError
 from sightline.v1 import gateway_pb2 as pb
+from tests.eventually import eventually
 from tests.unit.fake_worker import FakeWorker
-from tests.unit.gateway_parts import Parts, eventually, running
+from tests.unit.gateway_parts import Parts, running
 
 
 @pytest.mark.parametrize(

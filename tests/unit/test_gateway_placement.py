@@ -10,8 +10,9 @@ from services.gateway import metrics
 from services.gateway.sessions.session import LIVE, Session
 from services.gateway.workers import workers as following
 from sightline.v1 import gateway_pb2 as pb
+from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, WINDOW, FakeWorker
-from tests.unit.gateway_parts import SECOND_NS, Parts, eventually, picture, running
+from tests.unit.gateway_parts import SECOND_NS, Parts, picture, running
 
 
 def _captured(worker: FakeWorker, session: Session) -> list[int]:

@@ -14,8 +14,9 @@ from services.gateway.sessions.session import ENDED, LIVE, STALLED
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2 as pb
 from sightline.wire import push_messages
+from tests.eventually import eventually
 from tests.unit.fake_worker import FakeWorker
-from tests.unit.gateway_parts import KEY, SECOND_NS, Parts, eventually, picture, running
+from tests.unit.gateway_parts import KEY, SECOND_NS, Parts, picture, running
 
 Code = grpc.StatusCode
 

@@ -25,8 +25,9 @@ from sightline.errors import (
     UnavailableError,
 )
 from sightline.v1 import gateway_pb2 as pb
+from tests.eventually import eventually
 from tests.unit.fake_worker import QUEUE, WINDOW, FakeWorker
-from tests.unit.gateway_parts import KEY, SECOND_NS, eventually, picture, running
+from tests.unit.gateway_parts import KEY, SECOND_NS, picture, running
 
 
 def _captured(worker: FakeWorker, session_id: str) -> list[int]:

@@ -13,8 +13,9 @@ from services.gateway.viewers import answers
 from services.gateway.viewers import viewer as converse
 from services.gateway.viewers.viewer import conversation_of
 from sightline.v1 import gateway_pb2 as pb
+from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, FakeWorker
-from tests.unit.gateway_parts import Parts, eventually, picture, running
+from tests.unit.gateway_parts import Parts, picture, running
 
 
 class Viewer:

@@ -20,8 +20,9 @@ from services.gateway.workers.workers import Worker, Workers
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.family import Round
-from services.inference_worker.serving.answering import Answerer, score
+from services.inference_worker.serving.answering import Answerer
 from services.inference_worker.serving.servicer import InferenceServicer
+from services.inference_worker.serving.watching import score
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from training.answerers import kept_rounds
@@ -166,7 +167,8 @@ class WorkerAnswerer:
         return said
 
     def scores(self, conditions: Sequence[str]) -> list[float]:
-        """As WatchSession asks for them; that call looks by the wall clock, not at every frame."""
+        """Scores as WatchSession asks for them; that call looks by the wall clock, not at every
+        frame."""
         self._first_picture()
         return self._run(self._scores(conditions))
 

@@ -11,23 +11,24 @@ from hypothesis import strategies as st
 from services.common.config import ConfigError
 from services.inference_worker.assembly import assemble
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.kv.tensors import EightBitPages, KVStore
+from services.inference_worker.kv.tensors import Int8Pages, KVTensors
 from services.inference_worker.model.family import StreamingModel, load_model
 from services.inference_worker.model.rotary import angles, rotate
+from tests.processes import SHAPES
 from tests.unit.tiny import Bench, Recorder, attention_config, random_picture, tiny_model
 
 CPU = torch.device("cpu")
 QUESTION = [1, 10, 11, 12, 7]
-KINDS = ("int8", "fp8")
+KINDS = ("auto", "int8")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 DECODER = attention_config(4, 2, 10, num_layers=2)
 
 
-def store_of(kind: str, dtype: torch.dtype = torch.float32) -> KVStore:
-    return KVStore(DECODER, kind, num_pages=8, page_size=3, dtype=dtype, device=CPU)
+def store_of(kind: str, dtype: torch.dtype = torch.float32) -> KVTensors:
+    return KVTensors(DECODER, kind, num_pages=8, page_size=3, dtype=dtype, device=CPU)
 
 
-def filled(kind: str, dtype: torch.dtype = torch.float32) -> KVStore:
+def filled(kind: str, dtype: torch.dtype = torch.float32) -> KVTensors:
     store = store_of(kind, dtype)
     torch.manual_seed(0)
     for layer in range(DECODER.num_layers):
@@ -47,32 +48,25 @@ def answers(bench: Bench, session: str) -> torch.Tensor:
     return bench.runner.logits[-1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**16), power=st.integers(-5, 4), dtype=st.sampled_from(DTYPES))
-def test_a_number_comes_back_within_its_bound(
-    kind: str, seed: int, power: int, dtype: torch.dtype
-) -> None:
+def test_a_number_comes_back_within_its_bound(seed: int, power: int, dtype: torch.dtype) -> None:
     """Whatever the size of a token's numbers, outliers among them."""
     torch.manual_seed(seed)
     new = (torch.randn(2, 6, 16) * 10.0**power * torch.rand(2, 6, 16) ** 4).to(dtype)
-    pages = EightBitPages((2, 3, 2, 16), kind, CPU)
+    pages = Int8Pages((2, 3, 2, 16), CPU)
     pages.write(torch.arange(6), new.transpose(0, 1))
     back = pages.read(torch.arange(3), dtype).flatten(1, 2).float()
     exact = new.float()
     largest = exact.abs().amax(-1, keepdim=True)
-    if kind == "int8":
-        bound = (largest / 254).expand_as(exact)
-    else:  # a sixteenth of it, or half a step of the smallest numbers
-        bound = torch.maximum(exact.abs() / 16, largest / 448 * 2**-10)
+    bound = (largest / 254).expand_as(exact)
     rounding = 1 / 256 + 2 * torch.finfo(dtype).eps  # of scales, and of what is read
     assert bool(((back - exact).abs() <= bound + rounding * exact.abs() + 1e-7).all())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_nothing_and_no_number_stays_none(kind: str) -> None:
+def test_nothing_is_nothing_and_no_number_stays_none() -> None:
     """A NaN must reach the scores, where it is noticed."""
-    pages = EightBitPages((1, 1, 4, 4), kind, CPU)
+    pages = Int8Pages((1, 1, 4, 4), CPU)
     new = torch.zeros(1, 3, 4)
     new[0, 1, 2], new[0, 2, 2] = float("nan"), float("inf")
     pages.write(torch.arange(3), new.transpose(0, 1))
@@ -83,7 +77,7 @@ def test_nothing_is_nothing_and_no_number_stays_none(kind: str) -> None:
         assert not any(torch.isfinite(token).all() for token in bad)
 
 
-@pytest.mark.parametrize("kind", ["auto", *KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_pages_are_saved_and_restored_bit_for_bit(kind: str, dtype: torch.dtype) -> None:
     store = filled(kind, dtype)
@@ -98,7 +92,7 @@ def test_pages_are_saved_and_restored_bit_for_bit(kind: str, dtype: torch.dtype)
         assert bool((part[:, [0, 1, 3, 4, 7]] == 1).all())
 
 
-@pytest.mark.parametrize(("kind", "bound"), [("auto", 1e-5), ("int8", 0.02), ("fp8", 0.09)])
+@pytest.mark.parametrize(("kind", "bound"), [("auto", 1e-5), ("int8", 0.02)])
 def test_keys_are_rotated_where_they_lie(kind: str, bound: float) -> None:
     """C with rounded keys: what a rebase adds is one more rounding; values are not touched."""
     store, pages = filled(kind), torch.tensor([[1, 4]])
@@ -114,7 +108,7 @@ def test_keys_are_rotated_where_they_lie(kind: str, bound: float) -> None:
         assert float((moved - rotate(keys, *turn)).abs().max()) < bound * float(keys.abs().max())
 
 
-@pytest.mark.parametrize("kind", ["auto", *KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_pages_that_are_moved_elsewhere_hold_what_they_would_in_place(
     kind: str, dtype: torch.dtype
@@ -129,14 +123,14 @@ def test_pages_that_are_moved_elsewhere_hold_what_they_would_in_place(
     assert torch.equal(copy.save([0, 1, 3, 4, 6, 7]), before)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_windows_that_are_rebased_answer_as_one_that_never_is(kind: str) -> None:
+@pytest.mark.slow
+def test_windows_that_are_rebased_answer_as_one_that_never_is() -> None:
     """With the sink out of sight, as positions enter attention only as differences then."""
     rng = np.random.default_rng(4)
     pictures = [random_picture(rng) for _ in range(40)]
     logits = []
     for horizon in (4096, 20):
-        bench = bench_of(kind, horizon=horizon)
+        bench = bench_of("int8", horizon=horizon)
         bench.open("s")
         bench.core.sessions["s"].trunk.sink.num_tokens = 0
         for number, picture in enumerate(pictures):
@@ -144,18 +138,18 @@ def test_windows_that_are_rebased_answer_as_one_that_never_is(kind: str) -> None
             bench.run()
         logits.append(answers(bench, "s"))
     still, moved = logits
-    bound = {"int8": 0.03, "fp8": 0.15}[kind]
-    assert 0 < float((still - moved).abs().mean()) < bound * float(still.std())
+    assert 0 < float((still - moved).abs().mean()) < 0.03 * float(still.std())
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
-@given(data=st.data(), kind=st.sampled_from(KINDS), seed=st.integers(0, 2**16))
-def test_any_batch_is_near_each_session_alone(data: st.DataObject, kind: str, seed: int) -> None:
+@given(data=st.data(), seed=st.integers(0, 2**16))
+def test_any_batch_is_near_each_session_alone(data: st.DataObject, seed: int) -> None:
     """D with rounded keys: batching changes the last bits of what is rounded, and now and then
     the neighbour that it is rounded to."""
     rng = np.random.default_rng(seed)
     together = bench_of(
-        kind, burst=data.draw(st.integers(1, 3)), prefill=data.draw(st.integers(2, 64))
+        "int8", burst=data.draw(st.integers(1, 3)), prefill=data.draw(st.integers(2, 64))
     )
     pictures: dict[str, list[np.ndarray]] = {"a": [], "b": [], "c": []}
     for name in pictures:
@@ -171,7 +165,7 @@ def test_any_batch_is_near_each_session_alone(data: st.DataObject, kind: str, se
             together.turn()
     together.run()
     for name, shown in pictures.items():
-        alone = bench_of(kind)
+        alone = bench_of("int8")
         alone.open(name)
         for number, picture in enumerate(shown):
             alone.push(name, picture, number)
@@ -181,10 +175,9 @@ def test_any_batch_is_near_each_session_alone(data: st.DataObject, kind: str, se
     together.cache.check_integrity()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_branches_and_parking_leave_the_trunk_bit_identical(kind: str) -> None:
+def test_branches_and_parking_leave_the_trunk_bit_identical() -> None:
     now_s = [0.0]
-    bench = bench_of(kind, park_after_s=60.0, clock=lambda: now_s[0])
+    bench = bench_of("int8", park_after_s=60.0, clock=lambda: now_s[0])
     rng = np.random.default_rng(2)
     bench.open("s")
     for number in range(5):
@@ -216,26 +209,26 @@ def test_about_twice_as_many_sessions_fit() -> None:
     tokens = 2 * decoder.num_layers * decoder.num_kv_heads * 16
     config = WorkerConfig(kv_memory_bytes=256 * 2**20, max_sessions=1000)
     held = {}
-    for kind, width in (("auto", 2 * 64), ("int8", 64 + 2), ("fp8", 64 + 2)):
+    for kind, width in (("auto", 2 * 64), ("int8", 64 + 2)):
         engine = assemble(model, replace(config, kv_dtype=kind), torch.bfloat16, CPU)
         store = engine.core.runner.store
         assert store.page_bytes == tokens * width
         num_pages = engine.core.cache.pool.num_pages
         assert sum(part.nbytes for part in store.parts) == num_pages * store.page_bytes
         assert num_pages * store.page_bytes <= config.kv_memory_bytes
-        held[kind] = engine.core.num_admissible()
-    assert held["int8"] == held["fp8"] >= 1.9 * held["auto"]
+        held[kind] = engine.snapshot().num_admissible
+    assert held["int8"] >= 1.9 * held["auto"]
 
 
-@pytest.mark.parametrize(("kind", "bound"), [("int8", 0.01), ("fp8", 0.05)])
-def test_scores_of_the_built_in_model_are_near(kind: str, bound: float) -> None:
-    """Mean error over their deviation. On clips of its world up to 0.4 % were measured in int8 and
-    3.1 % in fp8, on these pictures 0.07 % and 0.5 %."""
-    model = load_model("shapes", torch.float32, CPU, 0)
+@pytest.mark.slow
+def test_scores_of_the_built_in_model_are_near_in_int8() -> None:
+    """Mean error over their deviation. On clips of its world up to 0.4 % were measured, on these
+    pictures 0.07 %."""
+    model = load_model(str(SHAPES), torch.float32, CPU, 0)
     rng = np.random.default_rng(3)
     pictures = [random_picture(rng, 128) for _ in range(34)]
     logits = []
-    for kept in ("auto", kind):
+    for kept in KINDS:
         bench = Bench(model, page_size=16, kv_dtype=kept)
         bench.open("s")
         for number, picture in enumerate(pictures):
@@ -246,10 +239,10 @@ def test_scores_of_the_built_in_model_are_near(kind: str, bound: float) -> None:
             bench.run()
         logits.append(torch.stack(bench.runner.logits))
     exact, near = logits
-    assert 0 < float((exact - near).abs().mean()) < bound * float(exact.std())
+    assert 0 < float((exact - near).abs().mean()) < 0.01 * float(exact.std())
 
 
-@pytest.mark.parametrize("value", ["int4", "fp16", "INT8", "", "none"])
+@pytest.mark.parametrize("value", ["int4", "fp8", "fp16", "INT8", "", "none"])
 def test_another_kind_is_refused_by_name(value: str) -> None:
     with pytest.raises(ConfigError, match="WORKER_KV_DTYPE"):
         WorkerConfig.from_env({"WORKER_KV_DTYPE": value})

@@ -1,17 +1,17 @@
 """The worker's client against the real dialogue service while Redis and dialogue come and go."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import redis
 
 from services.inference_worker.model.family import Round
-from services.inference_worker.serving.peers import DialoguePeer
+from services.inference_worker.serving.dialogue_client import DialogueClient
+from tests.eventually import eventually
 from tests.processes import RedisServer, ServiceProcess
 
 
-def _append(peer: DialoguePeer, number: int) -> None:
+def _append(peer: DialogueClient, number: int) -> None:
     peer.append(
         "c",
         turn=f"t{number}",
@@ -27,11 +27,8 @@ def _rounds(numbers: range) -> list[Round]:
     return [Round(f"q{number}", f"a{number}") for number in numbers]
 
 
-async def _written(peer: DialoguePeer) -> None:
-    deadline = time.monotonic() + 20
-    while peer.num_waiting:
-        assert time.monotonic() < deadline, "rounds still wait"
-        await asyncio.sleep(0.02)
+async def _written(peer: DialogueClient) -> None:
+    await eventually(lambda: not peer.num_waiting)
 
 
 async def test_history_survives_redis_and_dialogue_being_killed(
@@ -39,7 +36,7 @@ async def test_history_survives_redis_and_dialogue_being_killed(
 ) -> None:
     dialogue = service_process("dialogue", DIALOGUE_REDIS_URL=redis_server.url)
     # A generous deadline: this is about what is read, and test machines are busy.
-    peer = DialoguePeer(dialogue.address, context_timeout_s=5.0)
+    peer = DialogueClient(dialogue.address, context_timeout_s=5.0)
     assert await peer.context("c", 10) == []
     for number in range(3):
         _append(peer, number)
@@ -70,7 +67,7 @@ async def test_a_full_redis_degrades_answers_until_it_takes_rounds_again(
     redis_server: RedisServer, service_process: Callable[..., ServiceProcess]
 ) -> None:
     dialogue = service_process("dialogue", DIALOGUE_REDIS_URL=redis_server.url)
-    peer = DialoguePeer(dialogue.address, context_timeout_s=5.0)
+    peer = DialogueClient(dialogue.address, context_timeout_s=5.0)
     _append(peer, 0)
     await _written(peer)
     with redis.Redis.from_url(redis_server.url) as client:
@@ -89,18 +86,15 @@ async def test_a_full_redis_degrades_answers_until_it_takes_rounds_again(
     await peer.aclose()
 
 
-async def _until_unavailable(peer: DialoguePeer) -> None:
-    deadline = time.monotonic() + 20
-    while peer.available:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+async def _until_unavailable(peer: DialogueClient) -> None:
+    await eventually(lambda: not peer.available)
 
 
 async def test_what_waits_is_written_when_the_worker_ends(
     redis_server: RedisServer, service_process: Callable[..., ServiceProcess]
 ) -> None:
     dialogue = service_process("dialogue", DIALOGUE_REDIS_URL=redis_server.url)
-    peer = DialoguePeer(dialogue.address, flush_timeout_s=20.0)
+    peer = DialogueClient(dialogue.address, flush_timeout_s=20.0)
     redis_server.kill()
     _append(peer, 0)
     _append(peer, 1)
@@ -109,6 +103,6 @@ async def test_what_waits_is_written_when_the_worker_ends(
     redis_server.start()
     await closing
     assert peer.num_waiting == 0
-    reader = DialoguePeer(dialogue.address, context_timeout_s=5.0)
+    reader = DialogueClient(dialogue.address, context_timeout_s=5.0)
     assert await reader.context("c", 10) == _rounds(range(2))
     await reader.aclose()

@@ -1,7 +1,4 @@
-"""The worker's clients of dialogue and TTS. Answers never wait for either longer than a deadline.
-
-Both are made on a running event loop, from an address or from a channel that the caller keeps.
-"""
+"""Client of the dialogue service: conversations, read and written without holding an answer up."""
 
 import asyncio
 import contextlib
@@ -9,17 +6,15 @@ import logging
 import random
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import grpc
 from prometheus_client import Counter, Gauge
 
+from services.common.channels import channel_to
 from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker.model.family import Round
-from sightline.errors import UnavailableError, error_from_status
-from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc, gateway_pb2, tts_pb2, tts_pb2_grpc
+from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +27,7 @@ ROUNDS_WAITING = Gauge("sightline_worker_rounds_waiting", "Rounds not yet writte
 CONTEXTS = Counter(
     "sightline_worker_contexts_total", "Histories asked of dialogue, by outcome.", ["outcome"]
 )
-SPEECHES = Counter("sightline_worker_speeches_total", "Answers spoken, by outcome.", ["outcome"])
 
-CHANNEL_OPTIONS = (
-    # A peer that comes back is found within a second, not after gRPC's two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.min_reconnect_backoff_ms", 2_000),  # in truth: how long one connect() may take
-    # A peer that vanished without a word is noticed.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-)
 # Trying again can help. Anything else says that this round will never be taken.
 _PASSING = frozenset(
     {
@@ -53,11 +38,6 @@ _PASSING = frozenset(
         grpc.StatusCode.ABORTED,
     }
 )
-_CALLERS_FAULT = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED})
-
-_SpeechCall: TypeAlias = Any  # grpc.aio.StreamStreamCall, whose stubs do not know EOF
-
-
 MOST_READS = 16
 
 
@@ -70,8 +50,9 @@ class _Waiting:
     round: dialogue_pb2.Round
 
 
-class DialoguePeer:
-    """Reads and writes conversations without ever holding an answer up.
+class DialogueClient:
+    """Conversations at an address, or on a channel that the caller keeps. Made on a running event
+    loop.
 
     At most `MOST_READS` conversations are read at a time, so that a thousand questions at once do
     not time each other out. Rounds are written in the background, in order, and again until
@@ -92,7 +73,7 @@ class DialoguePeer:
         max_backoff_s: float = 2.0,
     ) -> None:
         self._failing: set[str] = set()  # of "read", "write"
-        self._channel, self._owns_channel = _channel(peer)
+        self._channel, self._owns_channel = channel_to(peer)
         self._stub = dialogue_pb2_grpc.DialogueServiceStub(self._channel)
         self._context_timeout_s = context_timeout_s
         self._append_timeout_s = append_timeout_s
@@ -262,91 +243,3 @@ class DialoguePeer:
             self._failing.remove(operation)
             if self.available:
                 log.info("dialogue answers again")
-
-
-class SpeechPeer:
-    """Speaks answers while they are being written."""
-
-    def __init__(
-        self,
-        peer: str | grpc.aio.Channel,
-        *,
-        connect_timeout_s: float = 1.0,
-        audio_timeout_s: float = 5.0,
-        call_timeout_s: float = 300.0,
-    ) -> None:
-        self._channel, self._owns_channel = _channel(peer)
-        self._stub = tts_pb2_grpc.TtsServiceStub(self._channel)
-        self._connect_timeout_s = connect_timeout_s
-        self._audio_timeout_s = audio_timeout_s
-        self._call_timeout_s = call_timeout_s
-
-    async def speak(
-        self, text: AsyncIterator[str], voice: str
-    ) -> AsyncGenerator[gateway_pb2.AudioChunk, None]:
-        """Audio of `text`, in order, while pieces of text still come. "" is the default voice.
-
-        Raises UnavailableError when TTS does not take the call within `connect_timeout_s`, is lost
-        on the way, or stays silent for `audio_timeout_s` with all text in its hands;
-        InvalidArgumentError for a voice it does not have. Closing the iterator stops synthesis.
-        """
-        call = self._stub.Synthesize(timeout=self._call_timeout_s)
-        writer: asyncio.Task[None] | None = None
-        outcome = "cancelled"
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                with contextlib.suppress(asyncio.InvalidStateError):  # over already: see below why
-                    await call.write(tts_pb2.SynthesizeRequest(voice=voice))
-                await call.initial_metadata()  # TTS sends it as soon as it has taken the call
-            # Not before: gRPC forgets why a call was refused when more is written to it.
-            writer = spawn(_write_text(call, text), name="write text to speak")
-            while (reply := await self._next(call, writer)) is not None:
-                if reply.audio.pcm:
-                    yield reply.audio
-            outcome = "spoken"
-        except TimeoutError:
-            outcome = "failed"
-            raise UnavailableError("the TTS service does not answer in time") from None
-        except grpc.aio.AioRpcError as error:
-            outcome = "failed"
-            if error.code() in _CALLERS_FAULT:
-                raise error_from_status(error.code(), error.details()) from None
-            raise UnavailableError("the TTS service is away") from None
-        finally:
-            call.cancel()
-            await cancel_and_wait(writer)
-            SPEECHES.labels(outcome).inc()
-
-    async def aclose(self) -> None:
-        if self._owns_channel:
-            await self._channel.close()
-
-    async def _next(
-        self, call: _SpeechCall, writer: asyncio.Task[None]
-    ) -> tts_pb2.SynthesizeResponse | None:
-        """The next reply, None at the end. TimeoutError once all text is written and none comes."""
-        reading = asyncio.ensure_future(call.read())
-        try:
-            await asyncio.wait((reading, writer), return_when=asyncio.FIRST_COMPLETED)
-            if writer.done() and not writer.cancelled():
-                writer.result()  # a failure of whoever writes the text is the caller's to know
-            async with asyncio.timeout(self._audio_timeout_s):
-                reply = await reading
-        finally:
-            await cancel_and_wait(reading)
-        return None if reply is grpc.aio.EOF else reply
-
-
-async def _write_text(call: _SpeechCall, text: AsyncIterator[str]) -> None:
-    # The call may end while text is being written; whoever reads from it learns of it.
-    with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
-        async for piece in text:
-            await call.write(tts_pb2.SynthesizeRequest(text=piece))
-        await call.done_writing()
-
-
-def _channel(peer: str | grpc.aio.Channel) -> tuple[grpc.aio.Channel, bool]:
-    """A channel, and whether it is ours to close."""
-    if isinstance(peer, str):
-        return grpc.aio.insecure_channel(peer, options=CHANNEL_OPTIONS), True
-    return peer, False

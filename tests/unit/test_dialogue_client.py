@@ -1,8 +1,8 @@
-"""The worker's clients, against real servers on the loopback interface whose faults are chosen."""
+"""The dialogue client against a real server on the loopback interface whose faults are chosen."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,17 +11,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.inference_worker.model.family import Round
-from services.inference_worker.serving.peers import DialoguePeer, SpeechPeer
-from sightline.errors import InvalidArgumentError, UnavailableError
-from sightline.v1 import (
-    dialogue_pb2,
-    dialogue_pb2_grpc,
-    gateway_pb2,
-    tts_pb2,
-    tts_pb2_grpc,
-)
-
-NOWHERE = "127.0.0.1:1"
+from services.inference_worker.serving.dialogue_client import DialogueClient
+from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
+from tests.eventually import eventually
+from tests.unit.served import NOWHERE, served
 
 
 class _Dialogue(dialogue_pb2_grpc.DialogueServiceServicer):
@@ -77,27 +70,17 @@ class _Dialogue(dialogue_pb2_grpc.DialogueServiceServicer):
 
 
 @asynccontextmanager
-async def _served(add: Callable[[Any, Any], None], servicer: Any) -> AsyncIterator[str]:
-    server = grpc.aio.server()
-    add(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
-
-
-@asynccontextmanager
-async def _dialogue(**options: Any) -> AsyncIterator[tuple[DialoguePeer, _Dialogue]]:
+async def _dialogue(**options: Any) -> AsyncIterator[tuple[DialogueClient, _Dialogue]]:
     fake = _Dialogue()
     add = dialogue_pb2_grpc.add_DialogueServiceServicer_to_server
-    async with _served(add, fake) as address:
+    async with served(add, fake) as address:
         defaults = {"context_timeout_s": 5.0, "first_backoff_s": 0.005, "max_backoff_s": 0.02}
-        peer = DialoguePeer(address, **(defaults | options))
+        peer = DialogueClient(address, **(defaults | options))
         yield peer, fake
         await peer.aclose()
 
 
-def _append(peer: DialoguePeer, conversation: str, turn: str) -> None:
+def _append(peer: DialogueClient, conversation: str, turn: str) -> None:
     peer.append(
         conversation,
         turn=turn,
@@ -114,12 +97,6 @@ def _round(turn: str) -> Round:
     return Round(f"question {turn}", f"answer {turn}")
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the servers tell nobody
-            await asyncio.sleep(0.002)
-
-
 def _outcome(name: str) -> float:
     value = REGISTRY.get_sample_value("sightline_worker_rounds_total", {"outcome": name})
     return value or 0.0
@@ -131,7 +108,7 @@ async def test_rounds_are_written_in_order_and_read_back() -> None:
         for number in range(12):
             _append(peer, "c", f"t{number}")
             _append(peer, "d", f"u{number}")
-        await _until(lambda: len(fake.turns("d")) == 12)
+        await eventually(lambda: len(fake.turns("d")) == 12)
         assert fake.turns("c") == [f"t{number}" for number in range(12)]
         assert fake.turns("d") == [f"u{number}" for number in range(12)]
         assert fake.sessions == {"c": "s", "d": "s"}
@@ -143,7 +120,7 @@ async def test_rounds_are_written_in_order_and_read_back() -> None:
 async def test_history_is_right_while_rounds_wait_and_after() -> None:
     async with _dialogue() as (peer, fake):
         _append(peer, "c", "t0")
-        await _until(lambda: peer.num_waiting == 0)
+        await eventually(lambda: peer.num_waiting == 0)
         fake.refuse = grpc.StatusCode.UNAVAILABLE
         assert await peer.context("c", 10) is None
         assert not peer.available
@@ -153,12 +130,12 @@ async def test_history_is_right_while_rounds_wait_and_after() -> None:
         # Dialogue is away: what was said since then is still known.
         assert await peer.context("c", 10) == [_round("t1"), _round("t2")]
         assert await peer.context("e", 10) is None
-        await _until(lambda: fake.tries > 8)
+        await eventually(lambda: fake.tries > 8)
         fake.refuse = None
         # Whether t1 and t2 are written by now or not, they count once and in order.
         assert await peer.context("c", 10) == [_round("t0"), _round("t1"), _round("t2")]
         assert await peer.context("c", 2) == [_round("t1"), _round("t2")]
-        await _until(lambda: fake.turns("d") == ["u0"])
+        await eventually(lambda: fake.turns("d") == ["u0"])
         assert fake.turns("c") == ["t0", "t1", "t2"]
         assert await peer.context("c", 10) == [_round("t0"), _round("t1"), _round("t2")]
         assert peer.available
@@ -171,9 +148,9 @@ async def test_passing_failures_are_tried_again(code: grpc.StatusCode) -> None:
     async with _dialogue() as (peer, fake):
         fake.refuse = code
         _append(peer, "c", "t0")
-        await _until(lambda: fake.tries >= 3)
+        await eventually(lambda: fake.tries >= 3)
         fake.refuse = None
-        await _until(lambda: fake.turns("c") == ["t0"])
+        await eventually(lambda: fake.turns("c") == ["t0"])
 
 
 async def test_a_context_takes_no_longer_than_its_deadline() -> None:
@@ -189,7 +166,7 @@ async def test_many_contexts_at_once_do_not_time_each_other_out() -> None:
     """Together they take longer than the deadline of one."""
     async with _dialogue(context_timeout_s=0.3) as (peer, fake):
         _append(peer, "c", "t0")
-        await _until(lambda: peer.num_waiting == 0)
+        await eventually(lambda: peer.num_waiting == 0)
         fake.each_s = 0.004
         contexts = await asyncio.gather(*(peer.context("c", 5) for _ in range(150)))
         assert contexts == [[_round("t0")]] * 150
@@ -201,7 +178,7 @@ async def test_many_contexts_at_once_do_not_time_each_other_out() -> None:
 
 
 async def test_nobody_there_is_none_at_once() -> None:
-    peer = DialoguePeer(NOWHERE, context_timeout_s=5)
+    peer = DialogueClient(NOWHERE, context_timeout_s=5)
     started = time.monotonic()
     assert await peer.context("c", 10) is None
     assert time.monotonic() - started < 2
@@ -217,7 +194,7 @@ async def test_a_full_queue_drops_the_oldest_and_counts_it() -> None:
         assert await peer.context("c", 10) == [_round("t7"), _round("t8"), _round("t9")]
         assert _outcome("dropped_full") == before + 7
         fake.refuse = None
-        await _until(lambda: fake.turns("c") == ["t7", "t8", "t9"])
+        await eventually(lambda: fake.turns("c") == ["t7", "t8", "t9"])
 
 
 async def test_a_refused_round_does_not_hold_up_the_others() -> None:
@@ -226,7 +203,7 @@ async def test_a_refused_round_does_not_hold_up_the_others() -> None:
         fake.refuse_turn = "bad"
         for turn in ("t0", "bad", "t1"):
             _append(peer, "c", turn)
-        await _until(lambda: fake.turns("c") == ["t0", "t1"])
+        await eventually(lambda: fake.turns("c") == ["t0", "t1"])
     assert _outcome("dropped_refused") == before + 1
 
 
@@ -234,7 +211,7 @@ async def test_a_round_without_a_turn_gets_one() -> None:
     async with _dialogue() as (peer, fake):
         _append(peer, "c", "")
         _append(peer, "c", "")
-        await _until(lambda: len(fake.turns("c")) == 2)
+        await eventually(lambda: len(fake.turns("c")) == 2)
         assert all(fake.turns("c"))
 
 
@@ -243,7 +220,7 @@ async def test_closing_writes_what_waits() -> None:
         fake.refuse = grpc.StatusCode.UNAVAILABLE
         _append(peer, "c", "t0")
         _append(peer, "c", "t1")
-        await _until(lambda: fake.tries >= 4)
+        await eventually(lambda: fake.tries >= 4)
         fake.refuse = None
         await peer.aclose()  # cuts the long wait for the next try short
         assert fake.turns("c") == ["t0", "t1"]
@@ -262,141 +239,3 @@ async def test_closing_gives_up_in_time_and_counts_what_is_lost() -> None:
         await peer.aclose()
         assert time.monotonic() - started < 2
     assert _outcome("dropped_shutdown") == before + 4
-
-
-class _Tts(tts_pb2_grpc.TtsServiceServicer):
-    """Says every piece back as one chunk; faults by the voice's name."""
-
-    def __init__(self) -> None:
-        self.voice = ""
-        self.ended = asyncio.Event()
-
-    async def Synthesize(self, requests: Any, context: Any) -> AsyncIterator[Any]:
-        try:
-            self.voice = (await anext(aiter(requests))).voice
-            if self.voice == "deaf":
-                await asyncio.Event().wait()
-            if self.voice == "unknown":
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no voice 'unknown'")
-            await context.send_initial_metadata(())
-            async for request in requests:
-                if self.voice == "breaking":
-                    await context.abort(grpc.StatusCode.INTERNAL, "broken")
-                if self.voice != "silent":
-                    audio = gateway_pb2.AudioChunk(sample_rate=8000, pcm=request.text.encode())
-                    yield tts_pb2.SynthesizeResponse(audio=audio, text=request.text)
-                    yield tts_pb2.SynthesizeResponse(last=True)
-            if self.voice == "silent":
-                await asyncio.Event().wait()
-        finally:
-            self.ended.set()
-
-
-@asynccontextmanager
-async def _speech(**options: Any) -> AsyncIterator[tuple[SpeechPeer, _Tts]]:
-    fake = _Tts()
-    async with _served(tts_pb2_grpc.add_TtsServiceServicer_to_server, fake) as address:
-        peer = SpeechPeer(address, **({"connect_timeout_s": 5.0} | options))
-        yield peer, fake
-        await peer.aclose()
-
-
-async def _pieces(*texts: str) -> AsyncIterator[str]:
-    for text in texts:
-        yield text
-
-
-async def _hear(peer: SpeechPeer, voice: str, *texts: str) -> list[bytes]:
-    return [chunk.pcm async for chunk in peer.speak(_pieces(*texts), voice)]
-
-
-async def test_audio_comes_while_text_is_still_written() -> None:
-    heard = asyncio.Event()
-
-    async def text() -> AsyncIterator[str]:
-        yield "one. "
-        await heard.wait()  # without audio for the first piece this never ends
-        yield "two."
-
-    async with _speech() as (peer, fake), asyncio.timeout(10):
-        chunks = []
-        async for chunk in peer.speak(text(), "en"):
-            chunks.append(chunk.pcm)
-            heard.set()
-        assert chunks == [b"one. ", b"two."]
-        assert fake.voice == "en"
-
-
-async def test_no_text_is_no_audio() -> None:
-    async with _speech() as (peer, _):
-        assert await _hear(peer, "") == []
-
-
-async def test_speech_that_is_away_says_so_at_once() -> None:
-    peer = SpeechPeer(NOWHERE, connect_timeout_s=5)
-    started = time.monotonic()
-    with pytest.raises(UnavailableError):
-        await _hear(peer, "", "text")
-    assert time.monotonic() - started < 2
-    await peer.aclose()
-
-
-@pytest.mark.parametrize("voice", ["deaf", "silent"])
-async def test_speech_that_says_nothing_is_given_up(voice: str) -> None:
-    async with _speech(connect_timeout_s=0.3, audio_timeout_s=0.05) as (peer, fake):
-        with pytest.raises(UnavailableError, match="in time"):
-            await _hear(peer, voice, "text")
-        await asyncio.wait_for(fake.ended.wait(), 5)
-
-
-async def test_slow_text_is_not_silence() -> None:
-    async def slow() -> AsyncIterator[str]:
-        yield "one"
-        await asyncio.sleep(0.1)  # longer than audio may take
-        yield "two"
-
-    async with _speech(audio_timeout_s=0.05) as (peer, _):
-        chunks = [chunk.pcm async for chunk in peer.speak(slow(), "en")]
-    assert chunks == [b"one", b"two"]
-
-
-async def test_a_voice_nobody_has_is_the_callers_mistake() -> None:
-    async with _speech() as (peer, _):
-        with pytest.raises(InvalidArgumentError, match="unknown"):
-            await _hear(peer, "unknown", "text")
-
-
-async def test_speech_that_breaks_half_way_is_unavailable() -> None:
-    async with _speech() as (peer, _):
-        with pytest.raises(UnavailableError, match="away"):
-            await _hear(peer, "breaking", "text", *["more"] * 1000)
-
-
-async def test_a_failing_writer_is_not_hidden() -> None:
-    async def text() -> AsyncIterator[str]:
-        yield "one"
-        raise ValueError("the model failed")
-
-    async with _speech() as (peer, fake):
-        with pytest.raises(ValueError, match="the model failed"):
-            async for _ in peer.speak(text(), "en"):
-                pass
-        await asyncio.wait_for(fake.ended.wait(), 5)
-
-
-async def test_leaving_stops_synthesis_and_text() -> None:
-    closed = asyncio.Event()
-
-    async def text() -> AsyncIterator[str]:
-        try:
-            yield "one"
-            await asyncio.Event().wait()
-        finally:
-            closed.set()
-
-    async with _speech() as (peer, fake):
-        speaking = peer.speak(text(), "en")
-        assert (await anext(speaking)).pcm == b"one"
-        await speaking.aclose()
-        await asyncio.wait_for(fake.ended.wait(), 5)
-        await asyncio.wait_for(closed.wait(), 5)

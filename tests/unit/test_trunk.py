@@ -7,17 +7,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from services.inference_worker.kv.pool import Branch, KVCache, PagePool, Trunk, TrunkShape
+from services.inference_worker.kv.trunk import Branch, SessionPages, Trunk, TrunkShape
 from sightline.errors import ResourceExhaustedError
 
 
-class CacheMachine(RuleBasedStateMachine):
+class SessionPagesMachine(RuleBasedStateMachine):
     """Sessions open, frames come, windows move back, questions start, grow, pause and end, sessions
     are parked and return, in any order."""
 
     @initialize(pages=st.integers(60, 300), size=st.sampled_from([1, 4, 16]))
     def start(self, pages: int, size: int) -> None:
-        self.cache = KVCache(pages, size)
+        self.cache = SessionPages(pages, size)
         self.trunks: list[Trunk] = []
         self.branches: list[Branch] = []
 
@@ -209,52 +209,12 @@ class CacheMachine(RuleBasedStateMachine):
             assert self.cache.pool.num_used == 0
 
 
-TestCache = CacheMachine.TestCase
+TestCache = SessionPagesMachine.TestCase
 TestCache.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_a_reservation_takes_all_or_nothing() -> None:
-    pool = PagePool(4, 16)
-    pool.reserve(2)
-    with pytest.raises(ResourceExhaustedError):
-        pool.reserve(2)
-    assert pool.num_unreserved == 1
-
-
-def test_pages_are_reserved_in_a_row_where_there_is_one() -> None:
-    pool = PagePool(10, 16)
-    first, second, third = pool.reserve(2), pool.reserve(2), pool.reserve(2)
-    assert [each.pages for each in (first, second, third)] == [[1, 2], [3, 4], [5, 6]]
-    pool.give_back(second)
-    assert pool.reserve(3).pages == [7, 8, 9]
-    assert pool.reserve(2).pages == [3, 4]
-    pool.give_back(first)
-    pool.give_back(third)
-    assert pool.reserve(3).pages == [1, 2, 5]  # no three are left together
-
-
-def test_pages_that_others_used_are_told() -> None:
-    pool = PagePool(10, 16)
-    first = pool.reserve(4)
-    pool.release(pool.allocate(first, 2))
-    pool.give_back(first)
-    second = pool.reserve(6)
-    assert (first.stale, second.stale) == ([], [1, 2])
-    pool.give_back(second)
-    assert pool.reserve(9).stale == []  # the one before has cleared them
-
-
-def test_a_row_is_one_without_gaps() -> None:
-    pool = PagePool(10, 16)
-    first, second, third = pool.reserve(2), pool.reserve(2), pool.reserve(2)
-    assert second.row == range(3, 5)
-    for each in (first, third):
-        pool.give_back(each)
-    assert pool.reserve(6).row is None
-
-
 def test_a_longer_window_takes_the_pages_beside_its_own() -> None:
-    cache = KVCache(64, 1)
+    cache = SessionPages(64, 1)
     shape = TrunkShape(sink_tokens=1, segment_tokens=1, window_segments=2, branch_tokens=1)
     trunk = cache.open_trunk(shape)
     cost = shape.cost(1)
@@ -267,7 +227,7 @@ def test_a_longer_window_takes_the_pages_beside_its_own() -> None:
 
 
 def test_pages_of_others_that_a_longer_window_takes_are_told() -> None:
-    cache = KVCache(64, 1)
+    cache = SessionPages(64, 1)
     shape = TrunkShape(sink_tokens=1, segment_tokens=1, window_segments=2, branch_tokens=1)
     trunk, other = cache.open_trunk(shape), cache.open_trunk(shape)
     used = cache.pages(other)
@@ -275,21 +235,9 @@ def test_pages_of_others_that_a_longer_window_takes_are_told() -> None:
     assert cache.resize(trunk, 6) == used
 
 
-def test_the_first_free_page_of_a_reservation_is_used_next() -> None:
-    pool = PagePool(10, 16)
-    pool.reserve(3)
-    mine = pool.reserve(4)
-    assert pool.allocate(mine, 3) == [4, 5, 6]
-    pool.release([5])
-    pool.release([4])
-    assert pool.allocate(mine, 3) == [4, 5, 7]
-    with pytest.raises(ResourceExhaustedError, match="beyond"):
-        pool.allocate(mine, 1)
-
-
 def test_a_moving_window_stays_within_a_few_pages() -> None:
     """What a session reads is a row of pages hardly longer than what it holds."""
-    cache = KVCache(400, 4)
+    cache = SessionPages(400, 4)
     shape = TrunkShape(sink_tokens=6, segment_tokens=8, window_segments=10, branch_tokens=20)
     trunks = [cache.open_trunk(shape) for _ in range(3)]
     for _ in range(60):
@@ -304,16 +252,8 @@ def test_a_moving_window_stays_within_a_few_pages() -> None:
         assert max(pages) - min(pages) < len(pages) + 6
 
 
-def test_releasing_twice_is_caught() -> None:
-    pool = PagePool(4, 16)
-    pages = pool.allocate(pool.reserve(3), 1)
-    pool.release(pages)
-    with pytest.raises(AssertionError):
-        pool.release(pages)
-
-
 def test_a_session_under_a_question_cannot_be_parked() -> None:
-    cache = KVCache(100, 4)
+    cache = SessionPages(100, 4)
     shape = TrunkShape(sink_tokens=4, segment_tokens=4, window_segments=2, branch_tokens=8)
     trunk = cache.open_trunk(shape)
     branch = cache.open_branch(trunk)
