@@ -43,7 +43,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{8,128}")
 
 
 class SessionListener(Protocol):
-    """Told about every session, on the event loop."""
+    """Whoever is told about every session, on the event loop."""
 
     def session_changed(self, session: Session) -> None:
         """Once a second, and when its state changed."""
