@@ -16,12 +16,12 @@ import pytest
 
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
-from tests.processes import ServiceProcess
+from tests.processes import SHAPES, ServiceProcess
 from tests.suite import Clip, write_clip
 
 PATIENCE_S = 60.0
 WORKER = {
-    "WORKER_MODEL": "shapes",
+    "WORKER_MODEL": str(SHAPES),
     "WORKER_THREADS": "1",
     "WORKER_KV_MEMORY_BYTES": str(256 << 20),
     "WORKER_DRAIN_S": "10",
