@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What is imported is compiled once, not by each of the many processes that a test starts.
+unexport PYTHONDONTWRITEBYTECODE
 # Not compiled beforehand: most of the libraries' files are never imported.
 INSTALL := $(BIN)/pip --disable-pip-version-check install --no-compile
 RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt
@@ -26,13 +28,19 @@ $(VENV)/.stubs: $(VENV)/.running $(CONTRACT)
 	$(INSTALL) --no-deps -e .
 	@touch $@
 
-$(VENV)/.developing: $(VENV)/.stubs $(DEVELOPING)
+# Kernels for this machine's family of CPUs; without a compiler PyTorch's operators take their place.
+KERNELS := services/inference_worker/device
+$(VENV)/.kernels: $(VENV)/.running $(KERNELS)/ops.c $(KERNELS)/build.py
+	@$(BIN)/python -m services.inference_worker.device.build || echo "Workers use PyTorch's operators."
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/.stubs $(VENV)/.kernels $(DEVELOPING)
 	@echo "Installing developers' tools into $(VENV), once."
 	$(INSTALL) $(addprefix -r ,$(DEVELOPING))
 	@touch $@
 
 proto: $(VENV)/.stubs ## write the gRPC stubs
-setup: $(VENV)/.stubs ## make .venv with what running needs
+setup: $(VENV)/.stubs $(VENV)/.kernels ## make .venv with what running needs
 develop: $(VENV)/.developing ## … and with what testing, training and measuring need
 
 # Settings are variables: make run SOURCE=clip.mp4 MODEL=small WORKERS=2 GATEWAY_HTTP_PORT=8081
@@ -42,8 +50,10 @@ run: setup ## start the whole suite here, show it a video and ask about that
 models: setup ## what MODEL may be, and what each needs
 	@$(BIN)/sightline models
 
-test: develop ## run every test
-	$(BIN)/python -m pytest $(ARGS)
+# A process for each core, at most four: each holds PyTorch. What takes longest is begun first, as the
+# folders' names sort it: browser, real processes, then what needs neither.
+test: develop ## run every test but those that are slow or of a device; ARGS="-n 0" in one process
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 device-test: develop ## what runs on GPUs, as far as it can be tried without one
 	$(BIN)/python -m pytest -m 'device' $(ARGS)

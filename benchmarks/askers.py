@@ -57,15 +57,15 @@ class Burst:
 
     @property
     def overtaken(self) -> float:
-        """By how many places 95 of 100 were answered sooner or later than asked, at most, as a
-        share of all."""
+        """Number of places by which 95 of 100 were answered sooner or later than asked, at most, as
+        a share of all."""
         moved = [abs(place - number) for number, place in enumerate(self.places)]
         return percentile(moved, 0.95) / len(moved) if moved else 1.0
 
 
 @dataclass(slots=True)
 class Measured:
-    """One way of asking."""
+    """Figures of one way of asking."""
 
     title: str
     asked: int

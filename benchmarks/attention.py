@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.inference_worker.kv.pool import Segment
-from services.inference_worker.kv.tensors import KVStore
+from services.inference_worker.kv.tensors import KVTensors
+from services.inference_worker.kv.trunk import Segment
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.runner.batch import Run
 from services.inference_worker.runner.cpu.paged_attention import PagedAttention
@@ -57,7 +57,7 @@ class Timed:
 
 
 class Bench:
-    """One layer's pool, filled; pages of a window lie scattered, as they do after evictions."""
+    """A layer's pool, filled; pages of a window lie scattered, as they do after evictions."""
 
     def __init__(
         self, config: DecoderConfig, case: Case, page_size: int, dtype: torch.dtype, device: Any
@@ -66,7 +66,7 @@ class Bench:
         own = -(-case.queries // page_size)
         each = case.window_pages + own
         pages = np.random.default_rng(0).permutation(np.arange(1, 1 + case.sessions * each))
-        self.store = KVStore(
+        self.store = KVTensors(
             self.config,
             "auto",
             num_pages=len(pages) + 1,
@@ -99,9 +99,9 @@ class Bench:
     def blocks(self, rows: int, slots: int, warps: int, stages: int) -> Callable[[], Tensor]:
         """Ours; rows 0: as the engine would."""
         from services.inference_worker.runner.cuda.block_attention import (
+            AttentionTables,
             BlockAttention,
             Tiling,
-            Where,
             tiling,
         )
         from services.inference_worker.runner.cuda.block_steps import _multiprocessors
@@ -125,7 +125,7 @@ class Bench:
             torch.from_numpy(each).to(self.queries.device)
             for each in (found.tiles, found.limits, found.starts, found.lists)
         ]
-        where = Where(self.slots, there[0], there[1], there[2], there[3], how, splits)
+        where = AttentionTables(self.slots, there[0], there[1], there[2], there[3], how, splits)
         attend = BlockAttention(self.store, where)
         return lambda: attend(0, self.queries, self.keys, self.values)
 

@@ -59,7 +59,7 @@ def run(report: Report, *, quick: bool) -> Result:
 
 
 def _frames_per_s(feeds: list[Feed], block_s: float) -> float:
-    """In the steady state."""
+    """Frames per second in the steady state."""
     for feed in feeds:
         feed.start()
     time.sleep(SETTLE_S)

@@ -97,7 +97,7 @@ class Step:
 
     @property
     def share(self) -> float:
-        """Of the floor; 1 is perfect."""
+        """Share of the floor; 1 is perfect."""
         return Ratio.of(self.floor_s, self.measured_s).median
 
     def cells(self) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ class Step:
 
 @dataclass(slots=True, kw_only=True)
 class Measured:
-    """One family."""
+    """Figures of one family."""
 
     family: str
     dtype: str
@@ -143,12 +143,12 @@ class Measured:
 
     @property
     def step_s(self) -> list[float]:
-        """Of one segment."""
+        """Seconds of a step with one segment."""
         return self.steps[0].measured_s
 
     @property
     def batch_s(self) -> list[float]:
-        """Of a segment in each session."""
+        """Seconds of a step with a segment in each session."""
         return self.steps[1].measured_s
 
 
@@ -183,7 +183,7 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
     engine, model = published_engine(folder, effort.pixels)
     try:
         spec = model.spec
-        sessions = engine.core.num_admissible()
+        sessions = engine.snapshot().num_admissible
         frames = noise(model, spec.window_segments * spec.tubelet)
         feeds = [Feed(engine, f"bench-{index}", frames) for index in range(SESSIONS)]
         for shown in range(spec.window_segments):
@@ -240,7 +240,7 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
             [(rates, SESSIONS / rate) for rate in every],
         ),
     ]
-    pages = engine.core.shape().cost(engine.core.cache.pool.page_size)
+    pages = engine.core.admission.shape().cost(engine.core.cache.pool.page_size)
     return Measured(
         family=family,
         dtype=engine.dtype_name,
@@ -267,7 +267,7 @@ def _measure(family: str, folder: Path, growth: Growth, effort: Effort, tell: Re
 
 
 def _tokens_per_s(feeds: list[Feed], length: int) -> float:
-    """Of all answers together, from their first tokens on."""
+    """Tokens per second of all answers together, from their first tokens on."""
     answers = [begin(feed.engine, feed.session, QUESTION, length) for feed in feeds]
     for asked in answers:
         asked.wait()

@@ -10,11 +10,11 @@ from typing import Any
 
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine.scheduler import (
-    BranchJob,
+from services.inference_worker.engine.jobs import (
     FinishReason,
     FrameJob,
     FrameReceipt,
+    Generation,
     Seen,
 )
 from services.inference_worker.engine.thread import Engine
@@ -32,9 +32,9 @@ def started_engine() -> Engine:
 
 
 class Feed:
-    """One session's frames, a tubelet at a time, which for most models is one frame. `show` waits
-    for each; `start` keeps one in flight, sent by the device thread's own callback, until `stop`:
-    as fast as the engine takes them."""
+    """Feeder of one session's frames, a tubelet at a time, which for most models is one frame.
+    `show` waits for each; `start` keeps one in flight, sent by the device thread's own callback,
+    until `stop`: as fast as the engine takes them."""
 
     def __init__(
         self, engine: Engine, session: str, frames: list[bytes], window_segments: int = 0
@@ -50,16 +50,17 @@ class Feed:
         engine.open_session(session, window_segments).result(TIMEOUT_S)
 
     def show(self) -> FrameReceipt:
-        """One tubelet; the receipt of its last frame. Raises what ended the session."""
+        """Show one tubelet. Returns the receipt of its last frame. Raises what ended the
+        session."""
         return show_together([self])[0]
 
     def step_s(self) -> float:
-        """One tubelet; the seconds of the step that took it."""
+        """Show one tubelet. Returns the seconds of the step that took it."""
         receipt = self.show()
         return receipt.latency_s - receipt.queue_s
 
     def send(self, done: Callable[[FrameReceipt | Exception], None]) -> None:
-        """One tubelet; `done` is that of its last frame."""
+        """Send one tubelet; `done` is that of its last frame."""
         for left in reversed(range(self.engine.model.spec.tubelet)):
             self.engine.submit_frame(self.session, self._next(_ignore if left else done))
 
@@ -127,7 +128,7 @@ def together_s(feeds: list[Feed]) -> float:
 
 
 def _ignore(receipt: FrameReceipt | Exception) -> None:
-    """Of a tubelet's frames the last one tells all."""
+    """Nothing is noted: of a tubelet's frames the last one tells all."""
 
 
 @dataclass(slots=True)
@@ -167,7 +168,7 @@ class Asked:
         self.done.set()
 
     def wait(self) -> None:
-        """For the whole answer. Raises what the engine says."""
+        """Wait for the whole answer. Raises what the engine says."""
         if not self.done.wait(TIMEOUT_S):
             raise TimeoutError("no answer")
         if self.error is not None:
@@ -178,7 +179,7 @@ def begin(engine: Engine, session: str, text: str, max_tokens: int = 16) -> Aske
     """Ask; the answer comes in its own time."""
     tokens = engine.model.question_tokens([], text)
     asked = Asked(time.perf_counter())
-    engine.submit_branch(session, BranchJob(tokens, max_tokens, asked))
+    engine.submit_branch(session, Generation(tokens, max_tokens, asked))
     return asked
 
 

@@ -94,7 +94,7 @@ def _grow(feed: Feed, age: int, sampled_every: int, report: Report) -> _Growth:
             gc.collect()
             growth.frames.append(feed.shown)
             growth.rss_mib.append(process.memory_info().rss / 2**20)
-            growth.pages.append(feed.engine.pages[0])
+            growth.pages.append(feed.engine.snapshot().pages_used)
             report(f"frame {feed.shown:,} of {age:,}", 0.95 * feed.shown / age)
     return growth
 

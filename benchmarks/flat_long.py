@@ -29,8 +29,8 @@ TURNS = 4
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """After so many frames. Seconds are medians: of all steps since the last sample, of the young
-    and of the old session's steps in turns, of questions' first tokens."""
+    """Figures after so many frames. Seconds are medians: of all steps since the last sample, of the
+    young and of the old session's steps in turns, of questions' first tokens."""
 
     frames: int
     step_s: float
@@ -72,9 +72,9 @@ def _thousand(engine: Engine, old: Feed, pictures: list[bytes], every: int) -> _
             firsts_s.append(ask(engine, old.session, QUESTION).first_token_s)
     gc.collect()
     rss = psutil.Process().memory_info().rss
-    on_gpu = engine.core.runner.device.type == "cuda"
+    on_gpu = engine.device.type == "cuda"
     device = torch.cuda.memory_allocated() if on_gpu else 0
-    used, promised = engine.pages[0], engine.core.cache.pool.num_reserved
+    held = engine.snapshot()
     young = Feed(engine, "young", pictures)
     for _ in range(YOUNG):
         young.show()
@@ -91,8 +91,8 @@ def _thousand(engine: Engine, old: Feed, pictures: list[bytes], every: int) -> _
         statistics.median(firsts_s),
         rss / 2**20,
         device / 2**20,
-        used,
-        promised,
+        held.pages_used,
+        held.pages_promised,
     )
 
 
@@ -138,7 +138,11 @@ def _result(engine: Engine, samples: list[_Sample]) -> Result:
             Target("memory grown", grown, MAX_GROWTH_MIB, "MiB"),
             Target("counts of KV pages seen", float(len(pages)), 1.0),
         ],
-        figures={"samples": samples, "rss_bytes_per_frame": per_frame, "ratios": ratios},
+        figures={
+            "samples": samples[:: max(1, len(samples) // 10)],
+            "rss_bytes_per_frame": per_frame,
+            "ratios": ratios,
+        },
         draw=lambda figure: _draw(figure, samples),
         dtype=engine.dtype_name,
         device=engine.device_name,

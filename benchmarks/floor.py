@@ -31,7 +31,8 @@ class Rates:
 
     @classmethod
     def of(cls, model: StreamingModel, tokens: int) -> "Rates":
-        """Of the model's device and dtype, with the threads torch has now. `tokens`: of a step."""
+        """Rates of the model's device and dtype, with the threads torch has now. `tokens`: of a
+        step."""
         weights, config = model.decoder.embedding.weight, model.decoder.config
         own = (tokens, config.hidden_size, 2 * config.mlp_size)
         sizes = [own, *((n, n, n) for n in SQUARES)]
@@ -40,7 +41,7 @@ class Rates:
         return cls(flops[best], flops[own], copy_rate(weights.device), best)
 
     def again(self, model: StreamingModel) -> "Rates":
-        """The same with the best product measured now, as long as a few steps take: rates change
+        """These rates with the best product measured now, as long as a few steps take: rates change
         with what else the machine does."""
         weights = model.decoder.embedding.weight
         flops = matmul_rate(*self.size, weights.dtype, weights.device, seconds=0.2)
@@ -59,7 +60,8 @@ class Work:
 
 
 def frame_work(model: StreamingModel, sessions: int, tokens: int, seen: int) -> Work:
-    """One segment of `tokens` in each of `sessions`, each of which holds `seen` tokens already."""
+    """Work of one segment of `tokens` in each of `sessions`, each of which holds `seen` tokens
+    already."""
     config, layers = model.decoder.config, model.decoder.layers
     assert isinstance(model, nn.Module)
     tower = sum(p.numel() for name, p in model.named_parameters() if not _of_decoder(name))

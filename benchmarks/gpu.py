@@ -44,7 +44,7 @@ from benchmarks.report import Report, Result
 from benchmarks.rows import ASK_EVERY_S, ROWS, Row
 from benchmarks.samples import Latency
 from services.inference_worker import metrics
-from services.inference_worker.engine.scheduler import BranchJob, FrameJob, FrameReceipt
+from services.inference_worker.engine.jobs import FrameJob, FrameReceipt, Generation
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.family import Round
 from services.inference_worker.model.published.model import PublishedModel
@@ -136,7 +136,7 @@ def _measure(family: str, sizes: Mapping[str, Any], effort: Effort, tell: Report
     tell("drawing weights", 0.0)
     engine, model = random_engine(family, sizes, effort.pixels, effort.kv_fraction)
     try:
-        admitted = engine.core.num_admissible()
+        admitted = engine.snapshot().num_admissible
         frames = noise(model, 4 * model.spec.tubelet)
         rows = []
         for number, row in enumerate(ROWS):
@@ -166,7 +166,7 @@ def _measure(family: str, sizes: Mapping[str, Any], effort: Effort, tell: Report
         for name, queries in (("a token", 1), ("a segment", segment))
         for n in (1, effort.users)
     ]
-    pages = engine.core.shape().cost(engine.core.cache.pool.page_size)
+    pages = engine.core.admission.shape().cost(engine.core.cache.pool.page_size)
     found = Measured(
         model=family,
         dtype=engine.dtype_name,
@@ -236,7 +236,7 @@ class _User:
         return self.due_s if self.ask_s is None else min(self.due_s, self.ask_s)
 
     def _show(self, now_s: float) -> None:
-        if self.in_flight >= self.engine.core.limits.frame_queue:
+        if self.in_flight >= self.engine.limits.frame_queue:
             self.dropped += 1
             return
         self.sent += 1
@@ -264,7 +264,7 @@ class _User:
         tokens = self.engine.model.question_tokens(rounds, QUESTION)
         asked = Asked(time.perf_counter())
         self.answers.append(asked)
-        self.engine.submit_branch(self.session, BranchJob(tokens, self.answer_tokens, asked))
+        self.engine.submit_branch(self.session, Generation(tokens, self.answer_tokens, asked))
 
 
 def _load(engine: Engine, frames: list[bytes], row: Row, users: int, effort: Effort) -> Load:
@@ -338,7 +338,7 @@ def _shapes(
 ) -> tuple[list[float], list[Shape]]:
     """First tokens in milliseconds, and steps of one kind at a time."""
     spec = model.spec
-    number = min(effort.users, engine.core.num_admissible())
+    number = min(effort.users, engine.snapshot().num_admissible)
     feeds = [Feed(engine, f"shapes {n}", frames) for n in range(number)]
     for _ in range(spec.window_segments):
         show_together(feeds)

@@ -57,7 +57,7 @@ class Shape:
 
 @dataclass(slots=True, kw_only=True)
 class Measured:
-    """One model."""
+    """Figures of one model."""
 
     model: str
     dtype: str
@@ -108,7 +108,7 @@ def targets(found: Measured) -> list[Target]:
 
 
 def result(measured: list[Measured], pixels: int, answer_tokens: int) -> Result:
-    """Of frames of `pixels` and answers of `answer_tokens`."""
+    """Result for frames of `pixels` and answers of `answer_tokens`."""
     first = measured[0]
     missing = {
         f"{m.model}, {way.way} on {way.case}: {way.note}"

@@ -1,4 +1,4 @@
-"""Steps of frames with the kernels that a worker compiles for its CPU, against PyTorch's operators
+"""Steps of frames with the kernels that were built for a worker's CPU, against PyTorch's operators
 in their place, by turns on the same engine: the built-in model, and shapes of published ones.
 """
 
@@ -44,7 +44,7 @@ class Steps:
 
 
 def run(report: Report, *, quick: bool) -> Result:
-    """Raises RuntimeError where nothing can be compiled, and on GPUs, where steps are replayed as
+    """Raises RuntimeError where nothing was built, and on GPUs, where steps are replayed as
     they were recorded."""
     turns, steps = (2, 1) if quick else (7, 3)
     one: dict[str, Steps] = {}
@@ -53,9 +53,9 @@ def run(report: Report, *, quick: bool) -> Result:
         report(name, number / len(MODELS))
         engine, frames = _engine(name, quick)
         try:
-            runner = engine.core.runner
-            if runner.device.type != "cpu" or kernels.compiled(runner.dtype) is None:
-                raise RuntimeError("no kernels are compiled here for a CPU (WORKER_DEVICE=cpu)")
+            dtype = engine.core.runner.dtype
+            if engine.device.type != "cpu" or kernels.built(dtype) is None:
+                raise RuntimeError("no kernels were built here for a CPU (WORKER_DEVICE=cpu)")
             feeds = [Feed(engine, f"bench-{index}", frames) for index in range(SESSIONS)]
             for _ in range(engine.model.spec.window_segments):
                 show_together(feeds)
@@ -64,7 +64,7 @@ def run(report: Report, *, quick: bool) -> Result:
                 report(name, (number + turn / turns) / len(MODELS))
                 for found, shown in ((one[name], feeds[:1]), (many[name], feeds)):
                     found.kernels_s.append(_median_s(shown, steps))
-                    with patch.object(kernels, "compiled", lambda dtype: None):
+                    with patch.object(kernels, "built", lambda dtype: None):
                         found.pytorch_s.append(_median_s(shown, steps))
         finally:
             engine.stop()

@@ -168,6 +168,6 @@ def _used_s(process: psutil.Process) -> float:
 
 
 def _busy_s() -> float:
-    """Of all cores together, other guests of the host included."""
+    """Seconds in which all cores together were busy, other guests of the host included."""
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))

@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from benchmarks.feed import FRAME_NS, TIMEOUT_S
 from services.gateway.frames.sampler import to_rgb
-from services.inference_worker.engine.scheduler import FrameJob, FrameReceipt
+from services.inference_worker.engine.jobs import FrameJob, FrameReceipt
 from services.inference_worker.engine.thread import Engine
 from sightline.v1 import inference_pb2
 
@@ -58,7 +58,7 @@ class Stages:
         return to_rgb(self._reformatter, frame, self._layout.width, self._layout.height)
 
     def send(self, pixels: bytes) -> bytes:
-        """As gateway and worker speak: written and read."""
+        """Send a frame as gateway and worker do: written and read."""
         frame = inference_pb2.Frame(pixels=pixels, capture_ns=1)
         wire = inference_pb2.StreamFramesRequest(frame=frame).SerializeToString()
         return inference_pb2.StreamFramesRequest.FromString(wire).frame.pixels
@@ -103,7 +103,7 @@ class Stages:
 
 
 def in_turn_s(stages: Stages) -> float:
-    """Each frame through all stages before the next one is decoded."""
+    """Seconds with each frame through all stages before the next one is decoded."""
     stages.open()
     started_s = time.perf_counter()
     for thing in stages.decode():

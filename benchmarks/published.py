@@ -142,7 +142,8 @@ class Theirs:
     def inputs(
         self, tokens: list[int], positions: list[tuple[int, int, int]], tubelets: list[list[bytes]]
     ) -> dict[str, Any]:
-        """Of one forward, as the class takes them. `tokens` hold VISION in the tubelets' places."""
+        """Inputs of one forward, as the class takes them. `tokens` hold VISION in the tubelets'
+        places."""
         config, device = self.ours.config, self.device
         ids = torch.tensor([tokens], device=device)
         vision = ids == VISION
@@ -216,7 +217,7 @@ class Growing:
         self._forward(theirs.inputs(sink, [(n, n, n) for n in range(len(sink))], []))
 
     def show(self) -> float:
-        """One more tubelet; the seconds it took."""
+        """Show one more tubelet. Returns the seconds it took."""
         ours = self.theirs.ours
         tubelet = [
             self._frames[(self.shown + n) % len(self._frames)] for n in range(ours.spec.tubelet)

@@ -35,7 +35,7 @@ class Sent:
 
 
 class Camera(threading.Thread):
-    """One RTMP publisher. `delay_s`: how much later than the others it begins."""
+    """An RTMP publisher. `delay_s`: how much later than the others it begins."""
 
     def __init__(self, clip: Path, url: str, delay_s: float, stop: threading.Event) -> None:
         super().__init__(name=url, daemon=True)

@@ -34,7 +34,7 @@ SCENARIOS = ((1, 30), (10, 10))  # sessions, frames per second
 
 @dataclass(slots=True)
 class Stream:
-    """One session's frames, on a clock. `latencies_ms` and the counts are for the caller to
+    """A session's frames, on a clock. `latencies_ms` and the counts are for the caller to
     empty."""
 
     stub: Any  # InferenceServiceStub
@@ -48,7 +48,7 @@ class Stream:
     _in_flight: int = 0
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Run until cancelled."""
         call = self.stub.StreamFrames()
         opening = inference_pb2.OpenStream(session_id=self.session)
         await call.write(inference_pb2.StreamFramesRequest(open=opening))
@@ -102,7 +102,7 @@ class Asker:
 
 @dataclass(slots=True)
 class Measured:
-    """One scenario: each block's latencies; the rest is summed over blocks."""
+    """Figures of one scenario: each block's latencies; the rest is summed over blocks."""
 
     sessions: int
     fps: float

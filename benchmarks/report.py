@@ -1,8 +1,8 @@
 """What a benchmark found: tables for people, JSON for machines, a plot for both."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from benchmarks.machine import Machine
+from benchmarks.samples import percentile
+
+MOST_NUMBERS = 16
 
 Report = Callable[[str, float], None]
 """Told by a running benchmark what it does and which share of it is done, 0…1."""
@@ -45,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One benchmark's findings. `figures`: everything measured, as JSON. `draw` fills an empty
+    """Findings of one benchmark. `figures`: everything measured, as JSON. `draw` fills an empty
     matplotlib figure. `dtype`, `device`: what the model ran in and on."""
 
     name: str
@@ -78,21 +81,22 @@ def show(result: Result, console: Console) -> None:
 
 
 def write(result: Result, machine: Machine, folder: Path) -> Path:
-    """`<folder>/<name>-<date>.json` and the plot as .png beside it; returns the JSON's path."""
+    """Write `<folder>/<name>.json`, in the place of an earlier run's, and the plot as .png beside
+    it; returns the JSON's path. Long lists of numbers are told in short: see `told`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result.name}-{machine.date[:10]}.json"
+    path = folder / f"{result.name}.json"
     report = {
         "benchmark": result.name,
         "machine": {**asdict(machine), "dtype": result.dtype, "device": result.device},
         "targets": [{**asdict(target), "met": target.met} for target in result.targets],
         "tables": [asdict(table) for table in result.tables],
         "notes": result.notes,
-        "figures": result.figures,
+        "figures": told(result.figures),
     }
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False, default=_plain) + "\n")
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     result.draw(figure)
@@ -100,9 +104,24 @@ def write(result: Result, machine: Machine, folder: Path) -> Path:
     return path
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses inside `figures`."""
-    return asdict(value)
+def told(value: Any) -> Any:
+    """Figures as JSON holds them: dataclasses by their fields, and of more than `MOST_NUMBERS`
+    numbers in a row their count, median, 95th percentile and extremes. The plot shows them all."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return told(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(name): told(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        if len(value) > MOST_NUMBERS and all(isinstance(each, int | float) for each in value):
+            return {
+                "count": len(value),
+                "least": min(value),
+                "p50": percentile(value, 0.5),
+                "p95": percentile(value, 0.95),
+                "most": max(value),
+            }
+        return [told(each) for each in value]
+    return value
 
 
 def _short(value: float) -> str:

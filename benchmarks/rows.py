@@ -38,7 +38,7 @@ PROBE_EVERY_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the article's table. `article_ms`: its end-to-end latency, on four A100."""
+    """A row of the article's table. `article_ms`: its end-to-end latency, on four A100."""
 
     title: str
     users: int
@@ -83,7 +83,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One row's figures. `frame_*`: from the gateway's sampler; `capture_to_understood`: from the
+    """Figures of one row. `frame_*`: from the gateway's sampler; `capture_to_understood`: from the
     camera."""
 
     row: Row
@@ -153,7 +153,7 @@ async def _measure_all(folder: Path, durations: Durations, report: Report) -> Re
 
 @dataclass(slots=True)
 class _RowRun:
-    """One row, from its sessions' creation to their deletion."""
+    """The run of one row, from its sessions' creation to their deletion."""
 
     suite: Running
     stub: Any  # SightlineServiceStub
@@ -194,7 +194,7 @@ class _RowRun:
         return session
 
     async def _wait_live(self, ids: list[str]) -> None:
-        """Until every session has a full window."""
+        """Wait until every session has a full window."""
         async with asyncio.timeout(LIVE_TIMEOUT_S):
             for session in ids:
                 found = await self._get(session)

@@ -21,7 +21,7 @@ def percentile(samples: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of `count` samples; all zero for none."""
+    """Percentiles of `count` samples; all zero for none."""
 
     count: int
     p50_ms: float
@@ -42,8 +42,8 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One thing against another, measured in turns: the median of the turns' own ratios, because
-    what else the machine does changes slowly and hits both halves of a turn."""
+    """Ratio of one thing to another, measured in turns: the median of the turns' own ratios,
+    because what else the machine does changes slowly and hits both halves of a turn."""
 
     median: float
     low: float
@@ -68,7 +68,7 @@ class Histogram:
 
     @classmethod
     def read(cls, exposition: str, name: str) -> Self:
-        """From the text of a /metrics page; several label sets are added up.
+        """Read a histogram from the text of a /metrics page; several label sets are added up.
 
         Raises KeyError when there is no such histogram.
         """

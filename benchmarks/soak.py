@@ -40,7 +40,7 @@ ROADS = ("file", "rtmp", "push")
 
 @dataclass(slots=True)
 class Soaked:
-    """One clip's figures. `lost` by road; memory in MiB after each loop, by process."""
+    """Figures of one clip. `lost` by road; memory in MiB after each loop, by process."""
 
     clip: str
     fps: float
@@ -51,7 +51,7 @@ class Soaked:
     rss_mib: dict[str, list[float]] = field(default_factory=dict)
 
     def growth_mib(self, process: str) -> float:
-        """From the end of the first quarter, when allocators have settled, to the end."""
+        """Growth from the end of the first quarter, when allocators have settled, to the end."""
         rss = self.rss_mib[process]
         settled = rss[len(rss) // 4 : len(rss) // 4 + 3]
         return statistics.median(rss[-3:]) - statistics.median(settled)

@@ -23,7 +23,7 @@ ANSWER_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answer as its viewer saw it, from sending the question. `saw_ms`: age of the newest frame
+    """An answer as its viewer saw it, from sending the question. `saw_ms`: age of the newest frame
     it was about when its first words came."""
 
     asked_s: float
@@ -47,7 +47,7 @@ class Viewer:
     late: int = 0  # questions that could not be asked in time, because an answer took too long
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Run until cancelled."""
         outgoing: asyncio.Queue[gateway_pb2.ClientEvent] = asyncio.Queue()
 
         async def events() -> AsyncIterator[gateway_pb2.ClientEvent]:

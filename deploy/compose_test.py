@@ -29,7 +29,8 @@ from types import FrameType
 
 import sightline
 from deploy import images as images_of_release
-from deploy.docker.engine import (
+from deploy.models_test import check_models
+from tools.docker_engine import (
     PYTHON,
     REDIS,
     EngineError,
@@ -39,7 +40,6 @@ from deploy.docker.engine import (
     run,
     succeeds,
 )
-from deploy.models_test import check_models
 from training.clips import write_clip
 from training.world.shapes import Clip, Thing
 
@@ -117,7 +117,8 @@ class Suite:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(REPOSITORY / name, target)
         self.environment = {
-            "WORKER_MODEL": "shapes",
+            "WORKER_MODEL": "/models/shapes",
+            "SIGHTLINE_MODELS": str(self.folder / "training/weights"),
             "SIGHTLINE_TAG": PROJECT,
             "SIGHTLINE_BUILD_NETWORK": "host",
             **{f"GATEWAY_{name}_PORT": str(port) for name, port in self.ports.items()},
@@ -210,8 +211,8 @@ def _suite(folder: Path) -> Iterator[Suite]:
         suite("up", "--detach", "--no-build")
         suite.wait_until_healthy()
         log.info("all healthy %.0f s after `up`", time.monotonic() - started)
-        if "kernels compiled" not in suite("logs", "--no-color", "worker"):
-            raise AssertionError("the worker compiles no kernels in its container")
+        if "kernels loaded" not in suite("logs", "--no-color", "worker"):
+            raise AssertionError("the worker loads no kernels in its container")
         yield suite
     except BaseException:
         with contextlib.suppress(Exception):
@@ -229,7 +230,7 @@ def _suite(folder: Path) -> Iterator[Suite]:
 
 
 def _check_images(suite: Suite) -> None:
-    """Each says what it is and lists what is in it."""
+    """Check that each image says what it is and lists what is in it."""
     for name in IMAGES:
         reference = f"sightline/{name}:{PROJECT}"
         labels = json.loads(

@@ -39,7 +39,7 @@ class Image:
 
     @property
     def key(self) -> str:
-        """Its name among others, and in the chart's `image.digests`."""
+        """The image's name among others, and in the chart's `image.digests`."""
         return self.name + self.suffix
 
 

@@ -20,8 +20,8 @@ from typing import Any, Protocol
 import yaml
 
 import sightline
-from deploy.docker.engine import PYTHON, run
 from tests.checkpoints import FAMILIES, write_checkpoint
+from tools.docker_engine import PYTHON, run
 
 log = logging.getLogger("compose-test")
 
@@ -210,5 +210,5 @@ def docker_words(pod: Mapping[str, Any], cache: str) -> list[str]:
         if mount["name"] == "cache":
             words += ["--volume", f"{cache}:{mount['mountPath']}"]
         else:
-            words += ["--tmpfs", f"{mount['mountPath']}:exec"]
+            words += ["--tmpfs", mount["mountPath"]]
     return [*words, container["image"], *container.get("args", [])]

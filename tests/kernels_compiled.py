@@ -31,7 +31,7 @@ class Compiled:
 
 def compiled(capability: int, kinds: list[str]) -> list[Compiled]:
     """For a GPU of this compute capability (90: Hopper), with heads of 128 in bfloat16, seven to a
-    KV head. kinds: "auto", "int8" or "fp8"."""
+    KV head. kinds: "auto" or "int8"."""
     command = [sys.executable, "-m", "tests.kernels_compiled", str(capability), *kinds]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=True)
     return [Compiled(**json.loads(line)) for line in done.stdout.splitlines()]
@@ -95,21 +95,25 @@ def _between() -> Iterator[str]:
 
 def _launches(kind: str) -> Iterator[str]:
     """Launches of attention, all that steps make; when they are made, what they were for."""
-    from services.inference_worker.kv.tensors import KVStore
-    from services.inference_worker.runner.cuda.block_attention import BlockAttention, Where, tiling
+    from services.inference_worker.kv.tensors import KVTensors
+    from services.inference_worker.runner.cuda.block_attention import (
+        AttentionTables,
+        BlockAttention,
+        tiling,
+    )
     from tests.unit.tiny import attention_config
 
     heads, kv_heads, dim, dtype = 28, 4, 128, torch.bfloat16
     config = attention_config(heads, kv_heads, dim)
     cpu = torch.device("cpu")
-    store = KVStore(config, kind, num_pages=4, page_size=16, dtype=dtype, device=cpu)
+    store = KVTensors(config, kind, num_pages=4, page_size=16, dtype=dtype, device=cpu)
     queries = torch.zeros(16, heads, dim, dtype=dtype)
     fresh = torch.zeros(16, kv_heads, dim, dtype=dtype)
     numbers = torch.zeros(16, dtype=torch.int32)
     slots, tiles = torch.zeros(16, dtype=torch.int64), torch.zeros(16, 4, dtype=torch.int32)
     for rows in ROWS:
         how = tiling(rows, heads // kv_heads, dim, dtype.itemsize)
-        where = Where(slots, tiles, numbers, numbers, numbers, how, splits=1)
+        where = AttentionTables(slots, tiles, numbers, numbers, numbers, how, splits=1)
         for splits in (1, 2):
             attention = BlockAttention(store, replace(where, splits=splits))
             attention(0, queries, fresh, fresh)

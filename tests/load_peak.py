@@ -1,16 +1,18 @@
-"""What host memory loading a checkpoint takes. Linux.
+"""What host memory loading a checkpoint takes, by the tensors that are alive at a time.
 
-Measured in a process of its own (this module, run), because the peak is the process's, and memory
-that earlier work left to the allocator would hide some of it.
+Counted, not sampled: what the process holds besides, and how busy the machine is, change nothing.
 """
 
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from services.inference_worker.model.family import StreamingModel, load_model
+from services.inference_worker.model.family import load_model
 
 TENS_OF_MEGABYTES = {
     "hidden_size": 512,
@@ -22,35 +24,38 @@ TENS_OF_MEGABYTES = {
 """Overrides for `write_checkpoint`."""
 
 
-def load_peak(small: Path, folder: Path, device: str) -> tuple[int, int]:
-    """Bytes that loading `folder` in bfloat16 took at its peak beyond what was there, and bytes of
-    its weights. `small`: another checkpoint of the family, loaded first, for what that imports."""
-    command = [sys.executable, "-m", "tests.load_peak", str(small), str(folder), device]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=100, check=True)
-    peak, weights = map(int, done.stdout.split())
-    return peak, weights
+class HostTensors(TorchDispatchMode):
+    """Bytes of the storages in host memory that operators have read or made and that are still
+    alive, those that lie in mapped files among them. `peak_bytes`: the most after any operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak_bytes = 0
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in _host_tensors((args, kwargs, result)):
+            storage = tensor.untyped_storage()
+            self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self._alive = {key: kept for key, kept in self._alive.items() if not kept[0].expired()}
+        held = sum(size_bytes for _, size_bytes in self._alive.values())
+        self.peak_bytes = max(self.peak_bytes, held)
+        return result
 
 
-def _resident_bytes(field: str) -> int:
-    """Of this process, pages of mapped files among them. VmRSS: now; VmHWM: at its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
-def _load(folder: str, device: str) -> StreamingModel:
-    return load_model(folder, torch.bfloat16, torch.device(device), 12_544)
-
-
-def main() -> None:
-    small, folder, device = sys.argv[1:]
-    _load(small, device)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _resident_bytes("VmRSS")
-    model = _load(folder, device)
+def load_peak(folder: Path, device: str) -> tuple[int, int]:
+    """Bytes of host memory that loading `folder` in bfloat16 took at its peak, and bytes of its
+    weights."""
+    with HostTensors() as host:
+        model = load_model(str(folder), torch.bfloat16, torch.device(device), 12_544)
     assert isinstance(model, torch.nn.Module)
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    print(_resident_bytes("VmHWM") - before, weights)
+    return host.peak_bytes, sum(parameter.nbytes for parameter in model.parameters())
 
 
-if __name__ == "__main__":
-    main()
+def _host_tensors(tree: object) -> Iterator[torch.Tensor]:
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu":
+            yield leaf

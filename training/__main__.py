@@ -19,13 +19,20 @@ _ELSEWHERE = "holds what is shipped; give another folder, or train with --replac
 
 def _is_shipped(output: Path) -> bool:
     """Whether a model saved there would replace one that comes with the worker."""
-    from services.inference_worker.model.family import WEIGHTS
+    return any(output.resolve().is_relative_to(folder.parent) for folder in _shipped().values())
 
-    return output.resolve().is_relative_to(WEIGHTS)
+
+def _shipped() -> dict[str, Path]:
+    """Models whose weights are kept with the code, by the recipe that makes them."""
+    from services.inference_worker.model.family import SHIPPED
+    from services.inference_worker.model.family import WEIGHTS as SERVED
+    from training.recipe import WEIGHTS
+
+    served = {name: SERVED / name for name in SHIPPED}
+    return served | {folder.name: folder for folder in WEIGHTS.iterdir() if folder.is_dir()}
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from services.inference_worker.model.family import SHIPPED, WEIGHTS
     from training.processes import Launch, launch
     from training.recipe import FOLDER, RecipeError, load_recipe
 
@@ -39,14 +46,15 @@ def _train(arguments: argparse.Namespace) -> int:
     name = Path(arguments.recipe).stem
     output = arguments.output or FOLDER / name / "model"
     if arguments.replace_shipped:
-        if name not in SHIPPED or arguments.output is not None:
+        shipped = _shipped()
+        if name not in shipped or arguments.output is not None:
             print(
-                f"cannot train: --replace-shipped is for the recipes {' and '.join(SHIPPED)}, "
+                f"cannot train: --replace-shipped is for the recipes {' and '.join(shipped)}, "
                 "without --output",
                 file=sys.stderr,
             )
             return 2
-        output = WEIGHTS / name
+        output = shipped[name]
     elif _is_shipped(output):
         print(f"cannot train: {output} {_ELSEWHERE}", file=sys.stderr)
         return 2
@@ -132,7 +140,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 
     from services.common.config import ConfigError
     from services.inference_worker.model.errors import ModelError
-    from training.recipe import FOLDER
+    from training.recipe import FOLDER, weights_of
     from training.recordings import DataError
     from training.tune import Tuning, tune
 
@@ -140,7 +148,7 @@ def _tune(arguments: argparse.Namespace) -> int:
         print(f"cannot tune: {arguments.output} {_ELSEWHERE}", file=sys.stderr)
         return 2
     tuning = Tuning(
-        model=arguments.model,
+        model=weights_of(arguments.model),
         data=arguments.data,
         output=arguments.output,
         folder=arguments.folder or FOLDER.parent / "tuning" / arguments.output.resolve().name,
@@ -172,13 +180,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from services.inference_worker.model.errors import ModelError
     from training.examination.report import show
     from training.examination.run import Options, examine
-    from training.recipe import RecipeError
+    from training.recipe import RecipeError, weights_of
     from training.recordings import DataError
 
     console = Console()
     try:
         options = Options(
-            model=arguments.model,
+            model=weights_of(arguments.model),
             scope=_scope(arguments),
             data=arguments.data,
             clips=arguments.clips,
@@ -217,10 +225,8 @@ def _examination(arguments: argparse.Namespace) -> int:
 
 def _knows(arguments: argparse.Namespace) -> str:
     """The recipe of a shipped model, the built-in one's for any other."""
-    from services.inference_worker.model.family import SHIPPED
-
     model = getattr(arguments, "model", "")
-    return model if model in SHIPPED else "builtin"
+    return model if model in _shipped() else "builtin"
 
 
 def _scope(arguments: argparse.Namespace) -> "Scope":

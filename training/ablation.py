@@ -21,7 +21,7 @@ _ASKED = "how many objects are there"
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one run, on held-out clips.
+    """Figures of one run, on held-out clips.
 
     right: share of answers right, token for token. jumps: the temporal consistency loss. flips:
     share of cells, where something is or is seen, in which what is seen changes from one calm frame
@@ -53,7 +53,7 @@ def ablate(
 
 @torch.no_grad()
 def measure(trainer: Trainer, value: float) -> Figures:
-    """Of the averaged model on the recipe's held-out clips."""
+    """Figures of the averaged model on the recipe's held-out clips."""
     objectives = trainer.averaged.eval()
     jumps, flips, answers = [], [], []
     for index, mix in enumerate(trainer.recipe.held_out):

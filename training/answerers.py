@@ -14,11 +14,11 @@ import torch
 
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine.scheduler import (
-    BranchJob,
+from services.inference_worker.engine.jobs import (
     FinishReason,
     FrameJob,
     FrameReceipt,
+    Generation,
     Seen,
 )
 from services.inference_worker.engine.thread import Engine
@@ -164,7 +164,7 @@ class EngineAnswerer:
                 pixels = layout.width * layout.height if self.engine.model.spec.size_factor else 0
                 opening = self.engine.open_session(self._session, self._window, pixels)
                 opening.result(_TIMEOUT_S)
-            while len(self._pending) >= self.engine.core.limits.frame_queue:
+            while len(self._pending) >= self.engine.limits.frame_queue:
                 self._pending.popleft().result(_TIMEOUT_S)
             receipt: Future[FrameReceipt] = Future()
             job = FrameJob(
@@ -186,7 +186,7 @@ class EngineAnswerer:
         heard: list[_Heard] = []
         for question in questions:
             rounds = kept_rounds(question, model.spec.history_rounds)
-            room = self.engine.core.limits.branch_tokens - self._max_tokens
+            room = self.engine.limits.branch_tokens - self._max_tokens
             prompt = prompt_within(room, model, rounds, question.text)
             heard.append(self._branch(prompt.tokens, self._max_tokens, before=prompt.before))
         return [model.text(cast(list[int], each.result.result(_TIMEOUT_S))) for each in heard]
@@ -202,7 +202,7 @@ class EngineAnswerer:
         if not self._sequence:  # nobody is asked before there is a picture
             self._submit()
         heard = _Heard()
-        job = BranchJob(tokens, limit, heard, score_only=score_only, before=before)
+        job = Generation(tokens, limit, heard, score_only=score_only, before=before)
         self.engine.submit_branch(self._session, job)
         return heard
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from services.inference_worker.model.builtin import BuiltinModel, default_config
 from services.inference_worker.model.family import model_folder
 from training.layout import Branch, branch_of, pack
-from training.recipe import Mix, Recipe
+from training.recipe import Mix, Recipe, weights_of
 from training.vocabulary import build_tokenizer
 from training.world.stage import Split
 from training.worlds import Take, Truth, World, at_length, find_world
@@ -50,7 +50,7 @@ def new_model(recipe: Recipe, name: str = "builtin") -> BuiltinModel:
     words of this world. Raises ModelError for a folder without a model."""
     more = world_of(recipe).words
     if recipe.start:
-        folder = model_folder(recipe.start)
+        folder = model_folder(weights_of(recipe.start))
         start = BuiltinModel.load(folder, torch.float32, torch.device("cpu"))
         model, _ = with_words(start, list(more), recipe.seed)
         model.config = replace(model.config, history_before_cursor=True)  # learnt from now on
@@ -70,7 +70,7 @@ def world_of(recipe: Recipe) -> World:
 
 
 def with_words(model: BuiltinModel, texts: list[str], seed: int) -> tuple[BuiltinModel, list[str]]:
-    """The same model with those words of `texts` in its vocabulary that it lacks, and which they
+    """The model with those words of `texts` in its vocabulary that it lacks, and which they
     are. Their embeddings are drawn as the others' were when they were new."""
     state = json.loads(model.tokenizer.to_str())
     if state["model"]["type"] != "WordLevel":

@@ -42,7 +42,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One clip's tokens. Those of pictures hold 0 (`pack`) or VISION (`arrange`): the encoder's
+    """A clip's tokens. Those of pictures hold 0 (`pack`) or VISION (`arrange`): the encoder's
     output takes their place.
 
     tokens, targets, frames, branches: [length] int64. `frames` is the frame a token belongs to
@@ -134,7 +134,8 @@ def arrange(sink: list[int], spans: list[Span], branches: list[Branch], text_siz
 
 
 def visibility(frames: Tensor, branches: Tensor, window: int, causal: bool = False) -> Tensor:
-    """Who sees whom, [batch, 1, length, length] boolean, from [batch, length] labels of rows.
+    """Mask of who sees whom, [batch, 1, length, length] boolean, from [batch, length] labels of
+    rows.
 
     causal: a segment's tokens see only earlier ones of it, as published models have it.
     """

@@ -1,4 +1,4 @@
-"""From clips to what one forward trains on: a session's trunk, and questions about it."""
+"""Pieces of clips, which one forward trains on: a session's trunk, and questions about it."""
 
 from dataclasses import dataclass, replace
 from typing import Any

@@ -59,7 +59,7 @@ class Judgement:
 
 
 def log_probabilities(model: BuiltinModel, pairs: Pairs, vision: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each whole answer, better and worse: [pairs] each."""
+    """Log-probabilities of each whole answer, better and worse: [pairs] each."""
     final = final_states(model, pairs, vision)
     asked = pairs.targets != NO_TARGET
     said = functional.log_softmax(model.decoder.logits(final[asked]).float(), -1)

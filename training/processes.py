@@ -1,4 +1,4 @@
-"""One run on several processes: each learns from its share of every batch.
+"""Runs on several processes: each learns from its share of every batch.
 
 On a busy machine two processes of one thread lose far less time to waiting than two threads that
 meet after every operation: processes meet once a step, to average gradients.

@@ -12,6 +12,7 @@ from training.world.shop import Trade
 
 FOLDER = Path(__file__).resolve().parent.parent / ".cache" / "training"
 RECIPES = Path(__file__).with_name("recipes")
+WEIGHTS = Path(__file__).with_name("weights")  # of models that recipes begin with
 TRAIN_SEEDS = 1 << 40
 HELD_OUT_SEEDS = 1 << 20
 EVALUATION_SEEDS = 1 << 10
@@ -23,7 +24,7 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """One shape of batch: `batch` clips of `frames` frames with `text_size` branch tokens each."""
+    """A shape of batch: `batch` clips of `frames` frames with `text_size` branch tokens each."""
 
     frames: int
     batch: int
@@ -68,7 +69,7 @@ class Teaching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """Of a model made from nothing; the default is the shipped one's."""
+    """Size of a model made from nothing; the default is the shipped one's."""
 
     hidden_size: int = 256
     num_layers: int = 5
@@ -125,6 +126,13 @@ class Recipe:
                 return stage, step
             step -= stage.steps
         raise ValueError("past the end of the recipe")
+
+
+def weights_of(name: str) -> str:
+    """What a worker calls the model of this name: the folder of one of training/weights, else the
+    name as it is."""
+    folder = WEIGHTS / name
+    return str(folder) if name and (folder / "config.json").exists() else name
 
 
 def load_recipe(name: str) -> Recipe:

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.sampler import FrameRate, to_rgb
-from services.gateway.sources.container import Reading, open_file
-from services.gateway.sources.source import DecodeBudget, Picture
+from services.gateway.sources.container import ContainerReader, open_file
+from services.gateway.sources.source import DecodeBudget, DecodedFrame
 from services.inference_worker.model.family import StreamSpec
 from sightline.errors import InvalidArgumentError
 
@@ -51,8 +51,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One line: a clip from `start_s` to `end_s` (None: the end of the video) and its turns, in
-    order of time."""
+    """A line of a JSONL: a clip from `start_s` to `end_s` (None: the end of the video) and its
+    turns, in order of time."""
 
     where: str
     video: Path
@@ -235,7 +235,7 @@ def _play(video: Path, takers: "list[_Taker]") -> None:
         taker.finish(last_s)
 
 
-def _show(reading: Reading, takers: "Iterable[_Taker]") -> tuple[float, "list[_Taker]"]:
+def _show(reading: ContainerReader, takers: "Iterable[_Taker]") -> tuple[float, "list[_Taker]"]:
     """Returns when the last picture was shown, and who was still waiting for more."""
     waiting, time_s = list(takers), 0.0
     for frame, time_ns in reading.pictures:
@@ -313,7 +313,7 @@ class _Unbothered:
 
     budget = DecodeBudget()
 
-    def picture(self, picture: Picture) -> None: ...
+    def take(self, picture: DecodedFrame) -> None: ...
     def ended(self, reason: str) -> None: ...
     def dropped(self, reason: str, count: int = 1) -> None: ...
     def noted(self, what: str, count: int = 1) -> None: ...

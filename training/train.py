@@ -29,7 +29,8 @@ from training.schedule import Made, Share, stream
 
 
 class Trainer:
-    """One run of a recipe. `folder` keeps its checkpoint and curve, `output` gets the model."""
+    """Trainer of one run of a recipe. `folder` keeps its checkpoint and curve, `output` gets the
+    model."""
 
     def __init__(
         self,
@@ -86,7 +87,8 @@ class Trainer:
         return cosine(step, stage.steps, stage.warmup_steps, top, floor)
 
     def learn(self, batch: Made) -> Losses:
-        """One optimiser step. The encoder learns from pictures alone and is finished after them."""
+        """Take one optimiser step. The encoder learns from pictures alone and is finished after
+        them."""
         rate = self.rate(self.step)
         stage, number = self.recipe.stage_at(self.step)
         scales = {"omega": self.recipe.omega_scale, "head": self.recipe.head_scale, "other": 1.0}
@@ -133,8 +135,8 @@ class Trainer:
         self.reference = copy.deepcopy(self.averaged.model).eval()
 
     def _preference(self, batch: Batch | Pairs, stage: Stage) -> Losses:
-        """From people's pairs, or from the mistakes that the reference makes in a batch. Where it
-        makes none, only what is true is learnt."""
+        """Losses from people's pairs, or from the mistakes that the reference makes in a batch.
+        Where it makes none, only what is true is learnt."""
         assert self.reference is not None
         policy = self.objectives.model
         vision = encode(policy, batch.pixels)

@@ -82,7 +82,7 @@ class Tuning:
 
 
 class Tuner:
-    """One run. `folder` keeps its frames, checkpoint and curve; `output` gets the model.
+    """Tuner of one run. `folder` keeps its frames, checkpoint and curve; `output` gets the model.
 
     Raises DataError for the data, ModelError for the model, ConfigError for the device.
     """
@@ -186,8 +186,8 @@ class Tuner:
         return int(rng.integers(room)) - own
 
     def learn(self) -> dict[str, float]:
-        """One optimiser step, a piece at a time. Returns the mean loss of an answer's token and
-        the share of answers that are right token for token."""
+        """Take one optimiser step, a piece at a time. Returns the mean loss of an answer's token
+        and the share of answers that are right token for token."""
         drawn = self.draw(self.step)
         rate = self.rate(self.step)
         for group in self.optimiser.param_groups:

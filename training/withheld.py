@@ -32,7 +32,7 @@ class Withheld(nn.Module):
     def of_answers(
         self, logits: Tensor, tokens: Tensor, targets: Tensor, branches: Tensor
     ) -> Tensor:
-        """Without words that never go with another one of the same question or answer.
+        """Logits without words that never go with another one of the same question or answer.
 
         logits: [asked, words] of the targets; tokens, targets, branches: [rows, length] as in
         `layout.Row`.

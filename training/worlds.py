@@ -29,9 +29,9 @@ _NEAR_FRAMES = 6
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Of every cell of every frame. labels: [frames, cells, channels] int64, IGNORE where one does
-    not apply. measures: [frames, cells, 4] float32 in cells, NaN where unknown: offset from the
-    cell's middle, and the way come of late. calm: [frames] bool: nothing happens there.
+    """Truth about every cell of every frame. labels: [frames, cells, channels] int64, IGNORE where
+    one does not apply. measures: [frames, cells, 4] float32 in cells, NaN where unknown: offset
+    from the cell's middle, and the way come of late. calm: [frames] bool: nothing happens there.
     """
 
     labels: NDArray[np.int64]
@@ -219,7 +219,8 @@ class WideTake:
         return shown is not None and any((w, shown[0].noun) in self.withheld for w in words)
 
     def _moment(self, kind: str, rng: Generator) -> int:
-        """Of watches every other one is near something that happens: there they can be wrong."""
+        """A moment to ask at: of watches every other one is near something that happens: there they
+        can be wrong."""
         if kind != "watch" or not self.clip.events or rng.random() < 0.5:
             return _draw_moment(len(self.clip), rng)
         near = pick(rng, self.clip.events).frame + int(rng.integers(-_NEAR_FRAMES, _NEAR_FRAMES))

@@ -23,6 +23,15 @@ RUN /opt/tools/bin/python -m grpc_tools.protoc -I protos --python_out=. --grpc_p
     protos/sightline/v1/*.proto \
  && touch sightline/v1/__init__.py
 
+# Kernels for every level of the family of processors that the image runs on.
+FROM ${BASE} AS kernels
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
+WORKDIR /src
+COPY services/__init__.py services/
+COPY services/inference_worker/__init__.py services/inference_worker/
+COPY services/inference_worker/device services/inference_worker/device
+RUN python3 -m services.inference_worker.device.build /kernels
+
 # TORCH names the lock, cpu or cuda. TORCH_INDEX is asked for packages besides pip's own index: this
 # one holds torch's CPU builds. That of pip's own index is on Linux the CUDA build.
 FROM tools AS packages
@@ -38,10 +47,11 @@ RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o s
     /opt/venv/bin/python
 
 FROM ${BASE}
-# When the worker starts, kernels are compiled for its CPU or GPU.
-RUN apt-get update \
+# On a GPU Triton compiles what launches its kernels; a CPU's are there already.
+ARG TORCH=cpu
+RUN if [ "$TORCH" = cuda ]; then apt-get update \
  && apt-get install --yes --no-install-recommends gcc libc6-dev \
- && rm -rf /var/lib/apt/lists/*
+ && rm -rf /var/lib/apt/lists/*; fi
 RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin sightline \
  && install -d -o 10001 /cache && install -d /models
 WORKDIR /app
@@ -55,6 +65,7 @@ COPY sightline sightline
 COPY services/__init__.py services/
 COPY services/common services/common
 COPY services/inference_worker services/inference_worker
+COPY --from=kernels /kernels services/inference_worker/device/built
 USER 10001
 EXPOSE 50060 8080 9090
 # A model of 16 GB may have to be downloaded before a worker is healthy.

@@ -110,7 +110,6 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (
                 ("sightline_worker_sessions", "open, {{instance}}"),
                 ("sightline_worker_parked_sessions", "parked, {{instance}}"),
-                ("sightline_worker_waiting_sessions", "waiting for room, {{instance}}"),
             ),
         ),
         gauge("Host memory of parked sessions", "sightline_worker_parked_bytes", unit="bytes"),

@@ -64,7 +64,7 @@ def error_of_peer(error: grpc.aio.AioRpcError, peer: str) -> SightlineError:
 
 
 async def error_of_call(call: Any, peer: str) -> SightlineError:
-    """The same for a call that is over."""
+    """The peer's refusal of a call that is over."""
     return error_of_status(
         await call.code(), await call.details(), await call.trailing_metadata(), peer
     )
@@ -83,14 +83,21 @@ def error_of_status(
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return ResourceExhaustedError(f"{name} has no room for this now: try again later")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        return UnavailableError(
-            f"{name} is restarting: try again in some seconds", retry_after_s=RESTARTING_S
-        )
+        return restarting(peer)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return UnavailableError(
             f"{name} runs another version than this server", reason=Reason.VERSION_MISMATCH
         )
     return InternalError(f"{name} failed")
+
+
+def restarting(peer: str, reason: str = "") -> UnavailableError:
+    """What callers are told of a peer that is away."""
+    return UnavailableError(
+        f"{peer[:1].upper()}{peer[1:]} is restarting: try again in some seconds",
+        reason=reason,
+        retry_after_s=RESTARTING_S,
+    )
 
 
 class ErrorInterceptor(ServerInterceptor):

@@ -131,7 +131,7 @@ def _duplicate(descriptor: int) -> socket.socket:
 
 
 def _peer(descriptor: int, port: int) -> tuple[str, int] | None:
-    """Who is at the other end of a connection that came in at `port`; None for other sockets."""
+    """The peer of a connection that came in at `port`; None for other sockets."""
     try:
         with _duplicate(descriptor) as same:
             if same.family not in (socket.AF_INET, socket.AF_INET6):

@@ -46,7 +46,7 @@ class DoorLimits:
     wait_s: float = 10.0
 
     def within(self, descriptors: int) -> Self:
-        """The same, with at most so many connections together."""
+        """These limits with at most so many connections together."""
         waiting = max(4, min(self.waiting, descriptors // 4))
         return replace(
             self,
@@ -69,11 +69,11 @@ class Visit:
     closing_s: float | None = None
 
     def settle(self) -> None:
-        """It has shown what it came for: it is no longer the first to leave."""
+        """The visitor has shown what it came for and is no longer the first to leave."""
         self.settled, self.deadline_s = True, float("inf")
 
     def wait(self, wait_s: float) -> None:
-        """It waits again, for `wait_s` at most."""
+        """The visitor waits again, for `wait_s` at most."""
         self.settled, self.since_s = False, time.monotonic()
         self.deadline_s = self.since_s + wait_s
 
@@ -133,7 +133,7 @@ class Listener:
         self._sockets.clear()
 
     async def aclose(self) -> None:
-        """The same, and wait until nothing is left of it."""
+        """Close as `close` does, and wait until nothing is left of it."""
         self.close()
         await cancel_and_wait(self._sweeper, *self._connecting)
 

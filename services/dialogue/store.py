@@ -214,7 +214,7 @@ def _unknown(conversation: str) -> NotFoundError:
 
 
 def _password(config: DialogueConfig) -> dict[str, str]:
-    """Of the file, where one is named; a password in the URL goes before it."""
+    """The password of the file, where one is named; a password in the URL goes before it."""
     path = config.redis_password_file
     if path is None:
         return {}

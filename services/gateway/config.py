@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from services.common.config import ConfigError, ServiceConfig, setting
 from services.common.hosts import Hosts, host_name, netloc_of
 from services.common.places import Trusted
-from services.gateway.sources.remote.reach import Rule
+from services.gateway.sources.remote.egress_policy import Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,16 +15,16 @@ from services.gateway.api.http import HttpApi
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.gate import Gate
-from services.gateway.sessions.session import Plan
+from services.gateway.sessions.key_gate import KeyGate
+from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.sources.file import FileSource
-from services.gateway.sources.remote.reach import Reach
+from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
-from services.gateway.sources.source import PictureSink, Source
-from services.gateway.sources.whip.endpoint import WhipEndpoint
-from services.gateway.viewers.viewers import Lines
-from services.gateway.workers.workers import Router
+from services.gateway.sources.source import FrameSink, Source
+from services.gateway.sources.whip.server import WhipServer
+from services.gateway.viewers.viewers import Viewers
+from services.gateway.workers.workers import Workers
 from sightline.errors import PermissionDeniedError
 from sightline.v1 import gateway_pb2_grpc
 
@@ -40,19 +40,19 @@ class Gateway:
     def __init__(self, config: GatewayConfig, host: ServiceHost) -> None:
         self._config = config
         self._host = host
-        self._router = Router(config.workers)
-        self._reach = Reach(config.url_allow)
-        self._sessions = Sessions(config, self._router, self._make_source)
-        self._lines = Lines(self._sessions, config)
+        self._workers = Workers(config.workers)
+        self._egress = EgressPolicy(config.url_allow)
+        self._sessions = Sessions(config, self._workers, self._make_source)
+        self._viewers = Viewers(self._sessions, config)
         self._speaker = Speaker(config.tts, config.max_speaks)
         self._conversations = Conversations(config.dialogue)
-        self._whip = WhipEndpoint(Gate(self._sessions, "whip"), ice_servers=config.ice_servers)
+        self._whip = WhipServer(KeyGate(self._sessions, "whip"), ice_servers=config.ice_servers)
         self._servicer: SightlineServicer | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._rtmp: RtmpServer | None = None
         if config.rtmp_port is not None:
             self._rtmp = RtmpServer(
-                Gate(self._sessions, "rtmp"),
+                KeyGate(self._sessions, "rtmp"),
                 host=config.rtmp_host or config.host,
                 port=config.rtmp_port,
                 doors=RTMP_DOORS.within(host.max_descriptors // 8),
@@ -72,11 +72,13 @@ class Gateway:
                 ) from error
             log.info("listening for RTMP", extra={"rtmp": self._rtmp.port})
         addresses = Addresses(self._config, self._rtmp.port if self._rtmp else None)
-        info = ServerInfo(self._config, self._router, self._speaker, self._conversations, addresses)
+        info = ServerInfo(
+            self._config, self._workers, self._speaker, self._conversations, addresses
+        )
         servicer = SightlineServicer(
             self._config,
             self._sessions,
-            self._lines,
+            self._viewers,
             self._speaker,
             addresses,
             self._conversations,
@@ -87,7 +89,7 @@ class Gateway:
         api = HttpApi(
             self._config,
             self._sessions,
-            self._lines,
+            self._viewers,
             addresses=addresses,
             conversations=self._conversations,
             info=info,
@@ -95,7 +97,7 @@ class Gateway:
         self._whip.add_to(self._host.app)
         api.add_to(self._host.app)
         self._measuring = spawn(self._measure(), name="gateway:measure")
-        self._router.start()
+        self._workers.start()
         self._sessions.start()
         await self._host.start()
         addresses.http_port, addresses.grpc_port = self._host.http_port, self._host.grpc_port
@@ -106,17 +108,17 @@ class Gateway:
         self._sessions.refuse()
         await self._end_answers()
         await cancel_and_wait(self._measuring)
-        await self._lines.aclose()
+        await self._viewers.aclose()
         if self._rtmp is not None:
             await self._rtmp.aclose()
         await self._whip.aclose()
         await self._sessions.aclose()
-        peers = (self._speaker, self._conversations, self._router)
+        peers = (self._speaker, self._conversations, self._workers)
         await asyncio.gather(*(peer.aclose() for peer in peers))
 
     async def _end_answers(self) -> None:
         """Videos go on meanwhile: some answers may not have seen theirs yet."""
-        drains = [self._lines.drain(), self._speaker.drain()]
+        drains = [self._viewers.drain(), self._speaker.drain()]
         if self._servicer is not None:
             drains.append(self._servicer.drain())
         try:
@@ -134,15 +136,15 @@ class Gateway:
             counted = Counter(self._rtmp.counts)
             await asyncio.sleep(MEASURE_S)
 
-    def _make_source(self, plan: Plan, sink: PictureSink) -> Source:
-        if "://" in plan.source and not self._config.url_sources:
+    def _make_source(self, spec: SessionSpec, sink: FrameSink) -> Source:
+        if "://" in spec.source and not self._config.url_sources:
             raise PermissionDeniedError("this server reads no URLs")
         return FileSource(
-            plan.source,
+            spec.source,
             sink,
-            loop=plan.loop,
-            paced=not plan.lossless,
+            loop=spec.loop,
+            paced=not spec.lossless,
             root=self._config.media_root,
-            reach=self._reach,
-            name=f"file:{plan.name or 'session'}",
+            egress=self._egress,
+            name=f"file:{spec.name or 'session'}",
         )

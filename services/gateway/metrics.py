@@ -44,9 +44,12 @@ SESSIONS_DELETED = Counter("sightline_sessions_deleted_total", "Sessions deleted
 WORKER_STREAMS_BROKEN = Counter(
     "sightline_worker_streams_broken_total", "Frame streams that ended before their session."
 )
+SESSIONS_MOVED = Counter(
+    "sightline_sessions_moved_total", "Times that a session went from one worker to another."
+)
 WORKERS = Gauge("sightline_workers", "Known workers by condition.", ["condition"])
-LINES = Gauge("sightline_lines", "Viewers' lines by condition.", ["condition"])
-LINES_CLOSED = Counter("sightline_lines_closed_total", "Viewers' lines that ended.", ["reason"])
+VIEWERS = Gauge("sightline_lines", "Viewers by condition.", ["condition"])
+VIEWERS_CLOSED = Counter("sightline_lines_closed_total", "Viewers whose time ended.", ["reason"])
 EVENTS_DROPPED = Counter(
     "sightline_events_dropped_total", "Events that a viewer never got.", ["reason"]
 )

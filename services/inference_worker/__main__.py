@@ -19,11 +19,13 @@ from services.inference_worker.device.meter import meter_of, watch
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model import loading
 from services.inference_worker.model.errors import DeviceFailedError, ModelError
+from services.inference_worker.model.layout import largest_frame_pixels
 from services.inference_worker.model.loading import Loading
 from services.inference_worker.serving.answering import Answerer
+from services.inference_worker.serving.dialogue_client import DialogueClient
 from services.inference_worker.serving.front import Front
-from services.inference_worker.serving.peers import DialoguePeer, SpeechPeer
 from services.inference_worker.serving.servicer import InferenceServicer
+from services.inference_worker.serving.tts_client import TtsClient
 from sightline.v1 import inference_pb2
 from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
@@ -34,8 +36,6 @@ T = TypeVar("T")
 # The device thread gives the GIL up in every kernel and wants it back after; by default whoever
 # has it then may keep it for 5 ms.
 GIL_SWITCH_S = 0.0002
-
-LARGEST_FRAME_PIXELS = 1280 * 32 * 32  # that any published family takes unless told of larger ones
 
 
 EXIT_CONFIG = 2
@@ -51,7 +51,7 @@ async def serve(config: WorkerConfig) -> bool:
     """
     name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
     # Before there is a model to ask: the largest frames that any family takes.
-    frame_bytes = 3 * max(config.frame_pixels, LARGEST_FRAME_PIXELS)
+    frame_bytes = 3 * largest_frame_pixels(config.frame_pixels)
     host = ServiceHost(
         name="inference_worker",
         config=config,
@@ -62,8 +62,8 @@ async def serve(config: WorkerConfig) -> bool:
     front = Front(config.model, progress)
     add_InferenceServiceServicer_to_server(front, host.server)
     await host.start()
-    history = DialoguePeer(config.dialogue) if config.dialogue else None
-    speech = SpeechPeer(config.tts) if config.tts else None
+    history = DialogueClient(config.dialogue) if config.dialogue else None
+    speech = TtsClient(config.tts) if config.tts else None
     loop = asyncio.get_running_loop()
     engine: Engine | None = None
     watching: asyncio.Task[None] | None = None
@@ -86,7 +86,7 @@ async def serve(config: WorkerConfig) -> bool:
             gc.collect()
             gc.freeze()  # the libraries' objects are never garbage; a look through them stops all
             log.info("warm", extra={"model": engine.model.spec.name})
-            meter = meter_of(engine.core.runner.device)
+            meter = meter_of(engine.device)
             watching = spawn(watch(meter), name="watch device") if meter else None
         await host.run(front.drain)
         if engine is not None and engine.failure is not None:

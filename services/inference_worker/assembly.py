@@ -11,13 +11,13 @@ import torch
 from services.common.config import ConfigError
 from services.inference_worker import metrics
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine.core import EngineCore, EngineLimits
+from services.inference_worker.engine.admission import Admission, EngineLimits
+from services.inference_worker.engine.core import EngineCore
 from services.inference_worker.engine.scheduler import StepLimits
 from services.inference_worker.engine.thread import Engine
-from services.inference_worker.kv.pool import KVCache
-from services.inference_worker.kv.tensors import KVStore
+from services.inference_worker.kv.tensors import KVTensors
+from services.inference_worker.kv.trunk import SessionPages
 from services.inference_worker.memory import RESERVE_BYTES, Room, free_bytes, kv_too_large
-from services.inference_worker.model import loading
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import StreamingModel, load_model, most_segments
 from services.inference_worker.model.loading import Loading
@@ -42,9 +42,8 @@ def build_engine(config: WorkerConfig, progress: Loading | None = None) -> Engin
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) - 1))
     progress = progress or Loading()
     progress.admit = Room(config, dtype, device, free_bytes(device)).admit
-    told = loading.current.set(progress)
     try:
-        model = load_model(config.model, dtype, device, config.frame_pixels)
+        model = load_model(config.model, dtype, device, config.frame_pixels, progress)
         quantise(model, config.quantization)
         pack(model)
         return assemble(model, config, dtype, device)
@@ -55,8 +54,6 @@ def build_engine(config: WorkerConfig, progress: Loading | None = None) -> Engin
             f"memory ran out while {config.model} was loaded; {gigabytes(free_bytes(device))} are "
             "free now: a smaller model, WORKER_QUANTIZATION=int8 or less WORKER_KV_MEMORY_BYTES"
         ) from error
-    finally:
-        loading.current.reset(told)
 
 
 def _is_shortage(error: Exception) -> bool:
@@ -80,7 +77,7 @@ def assemble(
             f"positions it was trained for; {most} fit at WORKER_FRAME_PIXELS={config.frame_pixels}"
         )
     page_size = config.page_size or _page_size(model, config.attention, device)
-    page_bytes = KVStore(  # one page that takes no memory tells what each will cost
+    page_bytes = KVTensors(  # one page that takes no memory tells what each will cost
         model.decoder.config,
         config.kv_dtype,
         num_pages=1,
@@ -106,7 +103,7 @@ def assemble(
         burst_segments=config.burst_segments,
         batch_wait_s=config.batch_wait_ms / 1000,
     )
-    cost = EngineCore.shape_of(model, limits, step).cost(page_size)
+    cost = Admission(model, limits, step.burst_segments).shape().cost(page_size)
     free = free_bytes(device)
     if config.kv_memory_bytes is not None and config.kv_memory_bytes > free:
         raise kv_too_large(config.kv_memory_bytes, free)
@@ -135,7 +132,7 @@ def assemble(
         attention=config.attention,
         step_tokens=max(step.tokens, step.question_tokens),
     )
-    cache = KVCache(num_pages, page_size)
+    cache = SessionPages(num_pages, page_size)
     engine = Engine(EngineCore(model, runner, cache, step, limits))
     _tell(engine, config)
     return engine
@@ -161,9 +158,9 @@ def _tell(engine: Engine, config: WorkerConfig) -> None:
             "quantization": config.quantization,
         }
     )
-    metrics.QUESTIONS.labels("running").set_function(lambda: engine.num_running)
-    metrics.QUESTIONS.labels("waiting").set_function(lambda: engine.num_waiting)
-    metrics.KV_PAGES_PROMISED.set_function(lambda: engine.core.cache.pool.num_reserved)
+    metrics.QUESTIONS.labels("running").set_function(lambda: engine.snapshot().num_running)
+    metrics.QUESTIONS.labels("waiting").set_function(lambda: engine.snapshot().num_waiting)
+    metrics.KV_PAGES_PROMISED.set_function(lambda: engine.snapshot().pages_promised)
 
 
 def _check_attention(attention: str, device: torch.device) -> None:

@@ -14,7 +14,7 @@ class WorkerConfig(ServiceConfig):
 
     model: str = setting(
         "builtin",
-        "`builtin`, which knows a live shop, `shapes`, which knows coloured shapes, a local folder "
+        "`builtin`, which knows a live shop, a local folder "
         "in Hugging Face layout, or a model of the hub.",
     )
     frame_pixels: int = setting(
@@ -44,10 +44,10 @@ class WorkerConfig(ServiceConfig):
     )
     kv_dtype: str = setting(
         "auto",
-        "What keys and values are kept in. auto: the model's own, exact. `int8`, `fp8` (e4m3): 8 "
-        "bits with a scale per token and head, so that nearly twice as many sessions fit; int8 is "
-        "the nearer. Steps take longer on CPUs.",
-        choices=("auto", "int8", "fp8"),
+        "What keys and values are kept in. auto: the model's own, exact. `int8`: 8 bits "
+        "with a scale per token and head, so that nearly twice as many sessions fit. Steps take "
+        "longer on CPUs.",
+        choices=("auto", "int8"),
     )
     attention: str = setting(
         "auto",

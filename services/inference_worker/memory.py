@@ -98,8 +98,7 @@ def need_of(
         kept -= layers * layer * (dtype.itemsize - 1)
     kv = config.kv_memory_bytes
     if kv is None:
-        bits8 = config.kv_dtype in ("int8", "fp8")
-        head_bytes = head_dim + 4 if bits8 else head_dim * dtype.itemsize
+        head_bytes = head_dim + 4 if config.kv_dtype == "int8" else head_dim * dtype.itemsize
         tokens = WINDOW_SEGMENTS * _segment_tokens(described, config.frame_pixels)
         kv = 2 * layers * kv_heads * head_bytes * (tokens + config.branch_tokens)
     return Need(weights, kept, kv)

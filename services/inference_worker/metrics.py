@@ -65,10 +65,6 @@ SESSIONS = Gauge("sightline_worker_sessions", "Sessions that are open, parked on
 PARKED_SESSIONS = Gauge(
     "sightline_worker_parked_sessions", "Sessions whose KV pages are in host memory."
 )
-WAITING_SESSIONS = Gauge(
-    "sightline_worker_waiting_sessions",
-    "Parked sessions whose frames or questions wait for room on the device.",
-)
 PARKED_BYTES = Gauge("sightline_worker_parked_bytes", "Host memory of parked sessions.")
 PARKS = Counter(
     "sightline_worker_parks_total",

@@ -19,7 +19,8 @@ QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning")
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What a shipped model is shown. `about`: all that it knows. `condition`: worth a watch."""
+    """What the built-in model is shown, and any other that has no video of its own. `about`: all
+    that it knows. `condition`: worth a watch."""
 
     name: str
     seconds: int
@@ -27,18 +28,7 @@ class Story:
     condition: str
 
 
-STORIES = {
-    story.name: story
-    for story in (
-        Story("builtin", 150, "a live shop", "something prohibited is shown"),
-        Story("shapes", 24, "coloured shapes", "a red circle is there"),
-    )
-}
-
-
-def story_of(model: str) -> Story:
-    """The built-in model's for one that is not shipped."""
-    return STORIES.get(model, STORIES["builtin"])
+STORY = Story("builtin", 150, "a live shop", "something prohibited is shown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +77,7 @@ async def sample_clip(cache: Path, story: Story) -> Clip:
             raise ConfigError(f"the sample clip could not be made:\n  {lines}")
         made.with_suffix(".json").replace(path.with_suffix(".json"))
         made.replace(path)
-    return await asyncio.to_thread(_read, path)
+    return await asyncio.to_thread(read_clip, path)
 
 
 def _is_there(path: Path) -> bool:
@@ -95,7 +85,8 @@ def _is_there(path: Path) -> bool:
     return path.exists() and path.with_suffix(".json").exists()
 
 
-def _read(path: Path) -> Clip:
+def read_clip(path: Path) -> Clip:
+    """A generated clip, with the truth that was written beside it."""
     told = json.loads(path.with_suffix(".json").read_text())
     facts = (
         Fact(fact["time_s"], fact["until_s"], fact["question"], fact["answer"], fact["kind"])

@@ -33,7 +33,7 @@ class LocalConfig(EnvConfig):
         choices=tuple(preset.name for preset in PRESETS),
     )
     worker_model: str = setting(
-        "builtin", "What watches, as in WORKER_MODEL; `builtin` and `shapes` are shown their world."
+        "builtin", "What watches, as in WORKER_MODEL; `builtin` is shown its world."
     )
     source: str | None = setting(None, "Video to show, a file or a URL; empty: a generated one.")
     fps: float = setting(
@@ -68,12 +68,12 @@ class LocalConfig(EnvConfig):
         return replace(config, worker_model=model_of(config.model))
 
     def on_free_ports(self) -> Self:
-        """The same with every port picked by the system."""
+        """These settings with every port picked by the system."""
         ports: dict[str, Any] = dict.fromkeys(self._port_names(), 0)
         return replace(self, **ports)
 
     def with_ports(self) -> Self:
-        """The same with real ports: free ones for 0, and those given checked to be free.
+        """These settings with real ports: free ones for 0, and those given checked to be free.
 
         Raises ConfigError naming the first busy port and its variable.
         """
@@ -107,6 +107,7 @@ def _take(port: int, held: contextlib.ExitStack) -> bool:
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         probe.bind(("127.0.0.1", port))
+        probe.listen()  # of two that are bound alone, SO_REUSEADDR lets both
     except OSError:
         return False
     return True

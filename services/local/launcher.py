@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from services.common.config import ConfigError
 from services.common.redaction import redacted
 from services.local import tour
-from services.local.clip import STORIES, Clip, publisher_command, sample_clip, story_of
+from services.local.clip import STORY, Clip, publisher_command, sample_clip
 from services.local.config import LocalConfig
 from services.local.process import ROOT, Process, ProcessError
 from services.local.show import Show
@@ -55,10 +55,9 @@ class Launcher:
         self._keys = {name: secrets.token_hex(8) for name in (DEMO, CAMERA)}
         self._suite: Suite | None = None
         self._again_s = 0.0
-        self._story = story_of(config.worker_model)
 
     async def run(self) -> int:
-        """Until cancelled, or until the questions are answered. The exit code."""
+        """Run until cancelled, or until the questions are answered. Returns the exit code."""
         self._folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers()
         with tempfile.TemporaryDirectory(prefix=f"{REDIS}{os.getpid()}-") as redis:
@@ -85,7 +84,7 @@ class Launcher:
             return code or (1 if complaints else 0)
 
     async def kill(self) -> None:
-        """At once, without draining."""
+        """Kill every process at once, without draining."""
         if self._suite is not None:
             await self._suite.kill()
 
@@ -108,9 +107,7 @@ class Launcher:
                     clip.exception()
         keeper = asyncio.create_task(suite.supervise(), name="supervise")
         try:
-            with self._show.waiting(
-                f"painting {self._story.seconds} s of {self._story.about}, once"
-            ):
+            with self._show.waiting(f"painting {STORY.seconds} s of {STORY.about}, once"):
                 await asyncio.wait([clip])
             return await self._perform(suite, await clip)
         except ConfigError as error:
@@ -125,7 +122,7 @@ class Launcher:
         """The sample; None when the user brings a video."""
         if self._config.source is not None:
             return None
-        return await sample_clip(self._options.cache / "clips", self._story)
+        return await sample_clip(self._options.cache / "clips", STORY)
 
     async def _perform(self, suite: Suite, clip: Clip | None) -> int:
         timeouts = Timeouts(connect_s=30.0)
@@ -225,8 +222,8 @@ class Launcher:
         except SightlineError as error:
             show.failure(f"no answer: {error}", [])
             return 1
-        if clip is None and self._config.worker_model in STORIES:
-            show.line(f"\nThis model knows {self._story.about} and nothing else.", "dim")
+        if clip is None and self._config.worker_model == STORY.name:
+            show.line(f"\nThis model knows {STORY.about} and nothing else.", "dim")
         if self._options.report is not None:
             report = {"answers": [answer.as_dict() for answer in told]}
             self._options.report.write_text(json.dumps(report, indent=1) + "\n")
@@ -252,7 +249,7 @@ class Launcher:
         ]
         commands = [
             f'.venv/bin/sightline {option}ask {DEMO} "What is in the scene?"',
-            f'.venv/bin/sightline {option}watch {DEMO} "{self._story.condition}"',
+            f'.venv/bin/sightline {option}watch {DEMO} "{STORY.condition}"',
         ]
         self._show.addresses(rows, commands)
         self._show.line("Ctrl-C stops everything.", "dim")

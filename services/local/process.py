@@ -68,7 +68,8 @@ class Process:
             )
 
     async def wait(self) -> int:
-        """Until it ends; its exit code, or minus the signal that killed it."""
+        """Wait until the process ends. Returns its exit code, or minus the signal that killed
+        it."""
         assert self._process is not None
         return await self._process.wait()
 

@@ -15,7 +15,7 @@ MILLISECOND = Fraction(1, 1000)  # FLV's clock
 
 
 def publish(path: str, url: str) -> None:
-    """Until the connection breaks, which raises av.FFmpegError."""
+    """Publish until the connection breaks, which raises av.FFmpegError."""
     with av.open(path) as source, av.open(url, "w", format="flv") as target:
         video = source.streams.video[0]
         if video.codec_context.name == "h264":

@@ -22,7 +22,7 @@ GOOD, BAD = "green", "red"
 
 
 class Show:
-    """One console. On a terminal it draws; elsewhere it writes plain lines."""
+    """The user's console. On a terminal it draws; elsewhere it writes plain lines."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -154,7 +154,7 @@ class Show:
         self.console.print()
 
     def running(self) -> None:
-        """From now on there is a status line."""
+        """Show a status line from now on."""
         self._running = True
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)

@@ -104,7 +104,7 @@ class Suite:
 
     @property
     def processes(self) -> list[Process]:
-        """Those that others depend on first."""
+        """The suite's processes, those that others depend on first."""
         redis = [] if self.redis is None else [self.redis]
         return [*redis, self.dialogue, self.tts, *self.workers, self.gateway, *self._extra]
 

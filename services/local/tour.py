@@ -19,7 +19,7 @@ KINDS = (("held", "direction"), ("price", "scene"), ("before", "change"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """One answered question. `truth` is None where nobody can say. Times as the asker saw them."""
+    """An answered question. `truth` is None where nobody can say. Times as the asker saw them."""
 
     question: str
     answer: str
@@ -90,7 +90,8 @@ def _next_moment(clip: Clip, fact: Fact, now_s: float, left_s: float) -> float |
 
 
 class Audience(Protocol):
-    """Who is told: of the wait for a question's moment, the question, its answer by pieces, all."""
+    """A listener that is told of the wait for a question's moment, the question, its answer by
+    pieces, all."""
 
     def waiting(self, text: str) -> AbstractContextManager[None]: ...
 

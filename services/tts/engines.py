@@ -41,7 +41,7 @@ class EngineVoice:
 
 
 class Engine(Protocol):
-    """One synthesiser. `sample_rate` holds for every voice."""
+    """A synthesiser. `sample_rate` holds for every voice."""
 
     name: str
     sample_rate: int

@@ -64,7 +64,7 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
     async def Synthesize(
         self, requests: AsyncIterator[pb.SynthesizeRequest], context: ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.SynthesizeResponse]:
-        """As tts.proto says. Headers leave as soon as the call is taken, audio sentence by
+        """Speech as tts.proto says. Headers leave as soon as the call is taken, audio sentence by
         sentence."""
         reason = "cancelled"  # what remains when the caller goes away
         try:

@@ -40,7 +40,7 @@ class _Sentence:
     abandoned: bool = False  # set by the loop, read by the thread
 
     def put(self, item: bytes | Exception | None) -> bool:
-        """From the thread. False once nobody listens."""
+        """Hand a chunk over from the thread. False once nobody listens."""
         if self.abandoned:
             return False
         with contextlib.suppress(RuntimeError):  # the loop is closed: the service ended

@@ -38,12 +38,6 @@ FLAGS = (
 IGNORED_CONSOLE = ("favicon",)
 
 
-def missing() -> str:
-    """Why there can be no browser here; "" where there can."""
-    absent = [name for name in (CHROMIUM, CHROMEDRIVER) if shutil.which(name) is None]
-    return f"needs Debian's {' and '.join(absent)}" if absent else ""
-
-
 class WebDriverError(Exception):
     """The browser refused a command; the message is its own."""
 
@@ -65,7 +59,7 @@ class Driver:
                 stdout=output,
                 stderr=output,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not self._ready():
             if time.monotonic() > deadline:
                 raise RuntimeError((self._folder / "chromedriver.log").read_text())

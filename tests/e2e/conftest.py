@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.e2e import browser
+from tests import tools
 from tests.e2e.browser import Driver, Page
 from tests.e2e.wire import Wire
 from tests.suite import Suite
@@ -12,8 +12,7 @@ from tests.suite import Suite
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
-    if reason := browser.missing():
-        pytest.skip(reason)
+    tools.require("chromium", "chromedriver")
     running = Driver(tmp_path_factory.mktemp("browser"))
     running.start()
     yield running

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from services.local.clip import Clip
 from tests.e2e.browser import ENTER, Page
 from tests.e2e.wire import Wire
+from tests.eventually import wait_until
 from tests.publish import RtmpPublisher
-from tests.suite import Clip, Suite
+from tests.suite import Suite, passing_condition
 
 OpenPage = Callable[..., Page]
 MARKUP = "<img src=x onerror=\"window.pwned='yes'\"><script>window.pwned='yes'</script>"
@@ -36,7 +38,7 @@ SPEAKING = "return document.querySelector('.cancel').checkVisibility()"
 @pytest.fixture
 def shapes(suite: Suite, clip: Clip) -> dict[str, Any]:
     """A session on a looping clip, live."""
-    session = suite.open(clip.source, name="shapes")
+    session = suite.open(clip.path.name, name="shapes")
     wait_for_state(suite, session["id"], "SESSION_STATE_LIVE")
     return session
 
@@ -45,14 +47,15 @@ def wait_for_state(
     suite: Suite, session: str, state: str, *, processed: int = 1, timeout_s: float = 30
 ) -> dict[str, Any]:
     """Wait until the gateway reports a session in this state with so many frames understood."""
-    deadline = time.monotonic() + timeout_s
-    while True:
+
+    def there() -> dict[str, Any] | None:
         found = dict(suite.api("GET", f"api/sessions/{session}"))
         understood = int(found.get("stats", {}).get("frames_processed", 0))
-        if found["state"] == state and understood >= processed:
-            return found
-        assert time.monotonic() < deadline, f"not {state} in time: {found}"
-        time.sleep(0.1)
+        return found if found["state"] == state and understood >= processed else None
+
+    found = wait_until(there, f"{state} of {processed} frames", timeout_s=timeout_s)
+    assert found is not None
+    return found
 
 
 def ask(page: Page, question: str) -> str:
@@ -225,7 +228,7 @@ def test_a_suggested_question_is_one_click(open_page: OpenPage, shapes: dict[str
 
 
 def test_text_is_never_markup(open_page: OpenPage, suite: Suite, clip: Clip) -> None:
-    suite.open(clip.source, name=MARKUP[:80])
+    suite.open(clip.path.name, name=MARKUP[:80])
     page = open_page()
     page.wait_text("#picture-title", "<img src=x")
     page.wait_text("#session-list", "<img src=x")
@@ -240,7 +243,7 @@ def test_text_is_never_markup(open_page: OpenPage, suite: Suite, clip: Clip) -> 
 def test_a_watch_fires_and_is_removed(
     open_page: OpenPage, shapes: dict[str, Any], clip: Clip
 ) -> None:
-    condition = clip.passing_condition()
+    condition = passing_condition(clip)
     page = open_page()
     page.wait_text("#line-state", "connected")
     page.type("[name=condition]", condition + ENTER)
@@ -316,7 +319,7 @@ def test_a_session_is_made_and_removed_on_the_page(
     page.type("#new-source", "../../etc/passwd" + ENTER)
     page.wait("return document.querySelector('#new-error').innerText.length > 10")
     page.run("document.querySelector('#new-source').value = ''")
-    page.type("#new-source", clip.source)
+    page.type("#new-source", clip.path.name)
     page.type("#new-name", "my clip" + ENTER)
     page.wait_text("#picture-title", "my clip")
     page.wait_text("#picture-state", "live")

@@ -7,16 +7,13 @@ import pytest
 import torch
 
 from services.inference_worker import metrics
-from services.inference_worker.engine.core import EngineCore, EngineLimits
-from services.inference_worker.engine.scheduler import (
-    GREEDY,
-    BranchJob,
-    FrameJob,
-    Sampling,
-    StepLimits,
-)
-from services.inference_worker.kv.pool import KVCache
+from services.inference_worker.engine.admission import EngineLimits
+from services.inference_worker.engine.core import EngineCore
+from services.inference_worker.engine.jobs import FrameJob, Generation
+from services.inference_worker.engine.scheduler import StepLimits
+from services.inference_worker.kv.trunk import SessionPages
 from services.inference_worker.model.family import StreamingModel, load_model
+from services.inference_worker.model.sampling import GREEDY, Sampling
 from services.inference_worker.runner.runner import Runner
 from tests.unit.tiny import Recorder, random_picture, tiny_model
 
@@ -45,7 +42,7 @@ def core_of(model: StreamingModel, **options: Any) -> EngineCore:
         waiting_branches=32,
         max_window_segments=64,
     )
-    return EngineCore(model, runner, KVCache(1024, 16), step, limits, clock=lambda: 0.0)
+    return EngineCore(model, runner, SessionPages(1024, 16), step, limits, clock=lambda: 0.0)
 
 
 def show(core: EngineCore, session: str, rng: np.random.Generator, number: int) -> None:
@@ -66,15 +63,15 @@ def play(core: EngineCore, sampling: Sampling = GREEDY) -> list[list[int]]:
     recorders = []
     for name in ("a", "a", "b"):
         recorders.append(Recorder())
-        core.submit_branch(name, BranchJob(list(QUESTION), 6, recorders[-1], sampling=sampling))
+        core.submit_branch(name, Generation(list(QUESTION), 6, recorders[-1], sampling=sampling))
     while not all(recorder.ended for recorder in recorders):
-        core.open_branches()
+        core.prepare()
         core.run_step()
     core.cache.check_integrity()
     return [recorder.tokens for recorder in recorders]
 
 
-@pytest.mark.parametrize("kind", ["auto", "int8", "fp8"])
+@pytest.mark.parametrize("kind", ["auto", "int8"])
 def test_block_attention_answers_as_gathering_does(kind: str) -> None:
     device = torch.device("cuda")
     answers = []
@@ -148,7 +145,7 @@ def test_pictures_encoded_ahead_are_those_of_their_steps() -> None:
         model = tiny_model(window=3).prepare(torch.float32, torch.device("cuda"))
         core = core_of(model, attention="block")
         if not ahead:
-            core._making.waiting_pictures = lambda sessions: []  # type: ignore[method-assign]
+            core._builder.waiting_tubelets = lambda sessions: []  # type: ignore[method-assign]
         core.open_session("s")
         rng = np.random.default_rng(2)
         for number in range(8):
@@ -156,9 +153,9 @@ def test_pictures_encoded_ahead_are_those_of_their_steps() -> None:
         while core.sessions["s"].frames:
             core.run_step()
         recorder = Recorder()
-        core.submit_branch("s", BranchJob(list(QUESTION), 6, recorder))
+        core.submit_branch("s", Generation(list(QUESTION), 6, recorder))
         while not recorder.ended:
-            core.open_branches()
+            core.prepare()
             core.run_step()
         answers.append(recorder.tokens)
     assert answers[0] == answers[1]

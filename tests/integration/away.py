@@ -27,12 +27,12 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from services.inference_worker.device.graphs import Graphs
 from services.inference_worker.device.upload import Arrays
-from services.inference_worker.engine.scheduler import Sampling
 from services.inference_worker.kv import tensors as kv_store
 from services.inference_worker.kv.tensors import Pages
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.published.model import _scaled
 from services.inference_worker.model.published.qwen_vl import Qwen2VL
+from services.inference_worker.model.sampling import Sampling
 from services.inference_worker.runner import sampling as choice
 from services.inference_worker.runner.batch import Run, RunOutput
 from services.inference_worker.runner.cuda import block_steps

@@ -1,7 +1,6 @@
 """Every alert by `promtool test rules`, on both sides of its threshold and of its time."""
 
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,9 +112,6 @@ CASES = {
         held("sightline_kv_pages_promised", 91) | held("sightline_kv_pages_total", 100),
         held("sightline_kv_pages_promised", 90) | held("sightline_kv_pages_total", 100),
     ),
-    "SessionsTakeTurns": Case(
-        held("sightline_worker_waiting_sessions", 1), held("sightline_worker_waiting_sessions", 0)
-    ),
     "ReturnsRefused": Case(
         jumping('sightline_worker_returns_total{outcome="refused"}', 1),
         jumping('sightline_worker_returns_total{outcome="returned"}', 99),
@@ -188,7 +184,7 @@ def test_quantiles_are_compared_with_edges_of_buckets() -> None:
     assert {float(threshold) for threshold in compared} <= set(LATENCY_BUCKETS)
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is of Debian's prometheus")
+@pytest.mark.needs("promtool")
 def test_alerts_fire_beyond_their_thresholds_and_only_there(tmp_path: Path) -> None:
     files = []
     for name, case in CASES.items():  # each with its own rule alone: promtool evaluates them all

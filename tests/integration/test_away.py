@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.needs("triton")
 def test_steps_run_on_their_device_alone_and_wait_for_it_once() -> None:
-    pytest.importorskip("triton", reason="steps of GPUs need it")
     cases = Path(__file__).with_name("away.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

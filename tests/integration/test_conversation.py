@@ -1,16 +1,15 @@
 """One conversation about the sample stream stays true, however long it gets."""
 
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import sightline
-from services.local.clip import SEED
+from services.local.clip import SEED, Fact, read_clip
+from tests.eventually import wait_until
 from tests.integration.test_suite import pictures_until, true_at
-from tests.suite import Fact, Suite
+from tests.suite import Suite
 from training.recipe import load_recipe
 from training.world.video import write_video
 
@@ -27,8 +26,7 @@ def test_twenty_questions_in_one_conversation_are_all_answered_rightly(
     suite = fresh_suite(environment={"inference_worker": {"WORKER_MODEL": "builtin"}}, speech=False)
     path = tmp_path / "clip.mp4"
     write_video(path, SEED, SECONDS, 2, 8, trade=load_recipe("builtin").trade)
-    told = json.loads(path.with_suffix(".json").read_text())
-    facts = tuple(Fact(**fact) for fact in told["facts"])
+    facts = read_clip(path).facts
     asked: list[tuple[float, str, str, str]] = []
     with sightline.connect(suite.address) as client:
         session = client.open(push=True, lossless=True)
@@ -61,7 +59,6 @@ def _least_asked(facts: list[Fact], kinds: list[str]) -> Fact | None:
 
 
 def _understood(session: sightline.Session, moment: float) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while session.refresh().stats.last_capture_ns / 1e9 < moment - 0.13:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(
+        lambda: session.refresh().stats.last_capture_ns / 1e9 >= moment - 0.13, timeout_s=PATIENCE_S
+    )

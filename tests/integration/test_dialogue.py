@@ -13,13 +13,13 @@ from typing import Any
 
 import grpc
 import pytest
+import redis
 
 from sightline.v1 import dialogue_pb2 as pb
 from sightline.v1 import dialogue_pb2_grpc
+from tests.eventually import wait_until
 from tests.garbage import throw_at_methods, throw_at_port
 from tests.processes import PREFIXES, REPOSITORY, RedisServer, ServiceProcess, free_port
-
-redis = pytest.importorskip("redis")
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -74,7 +74,7 @@ def _code(call: Callable[..., Any], *arguments: Any, **options: Any) -> grpc.Sta
     return code
 
 
-def _eventually(call: Callable[[], Any], timeout_s: float = 30) -> Any:
+def _when_available(call: Callable[[], Any], timeout_s: float = 30) -> Any:
     """The first result that is not an UNAVAILABLE."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -84,13 +84,6 @@ def _eventually(call: Callable[[], Any], timeout_s: float = 30) -> Any:
             if error.code() is not UNAVAILABLE or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
-
-
-def _wait_for(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def _metric(process: ServiceProcess, name: str) -> float:
@@ -259,11 +252,11 @@ def test_redis_killed_while_appending(dialogue: Start, redis_server: RedisServer
             stub.Context(pb.ContextRequest(conversation="c"), timeout=10)
         assert caught.value.code() is UNAVAILABLE  # type: ignore[attr-defined]
         assert "Redis" in caught.value.details()  # type: ignore[attr-defined]
-        _wait_for(lambda: _metric(process, "sightline_dialogue_redis_up") == 0)
+        wait_until(lambda: _metric(process, "sightline_dialogue_redis_up") == 0)
         assert process.serving()
         before = len(acknowledged)
         redis_server.start()
-        _wait_for(lambda: len(acknowledged) >= before + 50)
+        wait_until(lambda: len(acknowledged) >= before + 50)
     finally:
         stop.set()
         writer.join(20)
@@ -282,8 +275,8 @@ def test_redis_away_from_the_start(dialogue: Start, redis_server: RedisServer) -
     assert process.serving()
     assert _metric(process, "sightline_dialogue_redis_up") == 0
     redis_server.start()
-    assert _eventually(lambda: stub.Open(request, timeout=10)).id == "c"
-    _wait_for(lambda: _metric(process, "sightline_dialogue_redis_up") == 1)
+    assert _when_available(lambda: stub.Open(request, timeout=10)).id == "c"
+    wait_until(lambda: _metric(process, "sightline_dialogue_redis_up") == 1)
 
 
 def test_dialogue_killed_and_started_again(dialogue: Start) -> None:
@@ -294,7 +287,7 @@ def test_dialogue_killed_and_started_again(dialogue: Start) -> None:
     process.kill()
     assert _code(stub.Context, pb.ContextRequest(conversation="c"), timeout=10) is UNAVAILABLE
     process.restart()
-    assert _eventually(lambda: _turns(stub, "c")) == [f"t{number}" for number in range(7)]
+    assert _when_available(lambda: _turns(stub, "c")) == [f"t{number}" for number in range(7)]
     assert _append(stub, "c", "t6").duplicate
     assert _append(stub, "c", "t7").rounds == 8
 
@@ -316,8 +309,8 @@ def test_a_password_comes_from_a_file_and_is_in_no_text(
         client.config_set("requirepass", "changed")
         client.client_kill_filter(skipme=True)
         for each in (other, process):
-            _wait_for(lambda each=each: _metric(each, "sightline_dialogue_redis_up") == 0)
-            _wait_for(lambda each=each: "refuses our credentials" in each.log())
+            wait_until(lambda each=each: _metric(each, "sightline_dialogue_redis_up") == 0)
+            wait_until(lambda each=each: "refuses our credentials" in each.log())
             assert password not in each.log()
         client.config_set("requirepass", "")
 
@@ -351,7 +344,7 @@ def test_redis_that_cannot_write_to_disk(dialogue: Start, redis_server: RedisSer
         client.config_set("dir", str(gone))
         gone.rmdir()
         client.bgsave()
-        _wait_for(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+        wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
         with pytest.raises(grpc.RpcError, match="disk") as caught:
             _append(stub, "c", "t")
         assert caught.value.code() is UNAVAILABLE  # type: ignore[attr-defined]
@@ -387,7 +380,7 @@ def test_a_frozen_redis_costs_callers_the_timeout_and_no_more(
         assert process.serving()
     finally:
         redis_server.process.send_signal(signal.SIGCONT)
-    assert _eventually(lambda: _append(stub, "c", "after")).rounds >= 1
+    assert _when_available(lambda: _append(stub, "c", "after")).rounds >= 1
     assert "after" in _turns(stub, "c")
 
 

@@ -16,17 +16,19 @@ import grpc
 import pytest
 
 from services.gateway.frames.sampler import encode_jpeg
+from services.local.clip import Clip
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
+from tests.eventually import wait_until
 from tests.garbage import throw_at_methods, throw_at_port
-from tests.processes import REPOSITORY, ServiceProcess, free_port
+from tests.processes import REPOSITORY, SHAPES, ServiceProcess, free_port
 from tests.publish import RtmpPublisher
-from tests.suite import Clip, write_clip
+from tests.suite import write_clip
 
 FOOTAGE = REPOSITORY.parent / "shared" / "media"
 PATIENCE_S = 60.0
 WORKER = {
-    "WORKER_MODEL": "shapes",
+    "WORKER_MODEL": str(SHAPES),
     "WORKER_THREADS": "1",
     "WORKER_KV_MEMORY_BYTES": str(512 << 20),
 }
@@ -65,10 +67,7 @@ class Watching:
 
     def wait(self, session: str, condition: Callable[[pb.Session], Any]) -> pb.Session:
         """The session once `condition` holds for it."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition(state := self.get(session)):
-            assert time.monotonic() < deadline, state
-            time.sleep(0.05)
+        [state] = wait_until(lambda: [now for now in (self.get(session),) if condition(now)])
         return state
 
     def rtmp(self, key: str) -> str:
@@ -150,7 +149,7 @@ def test_footage_plays_at_its_own_rate_without_drops(watching: Watching, name: s
 
 
 def test_a_file_comes_to_its_end_and_still_answers(watching: Watching, clip: Clip) -> None:
-    session = watching.create(clip.source, delivery=pb.DELIVERY_LOSSLESS)
+    session = watching.create(clip.path.name, delivery=pb.DELIVERY_LOSSLESS)
     state = watching.wait(
         session.id,
         lambda state: (
@@ -190,10 +189,7 @@ def test_rtmp_publishers_come_leave_and_come_back(watching: Watching, clip: Clip
     session = watching.create(name="camera")
     assert session.rtmp_url.endswith(f":{watching.rtmp_port}/live/{session.key}")
     with RtmpPublisher(clip.path, watching.rtmp("wrong-key-wrong-key")) as stranger:
-        deadline = time.monotonic() + PATIENCE_S
-        while stranger.error is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert stranger.error is not None
+        wait_until(lambda: stranger.error is not None)
     with RtmpPublisher(clip.path, watching.rtmp(session.key)):
         first = watching.wait(session.id, lambda state: state.stats.frames_processed >= 8)
         assert first.state == pb.SESSION_STATE_LIVE
@@ -207,10 +203,7 @@ def test_rtmp_publishers_come_leave_and_come_back(watching: Watching, clip: Clip
         assert again.state == pb.SESSION_STATE_LIVE
         assert watching.ask("camera", "what is in the scene").text
     # Its grace time of two seconds passes.
-    deadline = time.monotonic() + PATIENCE_S
-    while any(other.id == session.id for other in watching.list()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: all(other.id != session.id for other in watching.list()))
 
 
 def test_a_deleted_session_hangs_up_on_its_publisher(watching: Watching, clip: Clip) -> None:
@@ -218,17 +211,14 @@ def test_a_deleted_session_hangs_up_on_its_publisher(watching: Watching, clip: C
     with RtmpPublisher(clip.path, watching.rtmp(session.key)) as publisher:
         watching.wait(session.id, lambda state: state.stats.frames_received > 0)
         watching.delete(session.id)
-        deadline = time.monotonic() + PATIENCE_S
-        while publisher.error is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert publisher.error is not None
+        wait_until(lambda: publisher.error is not None)
 
 
 # --- conversing -------------------------------------------------------------------------------
 
 
 def test_questions_do_not_stop_the_video(watching: Watching, clip: Clip) -> None:
-    session = watching.create(clip.source, loop=True, delivery=pb.DELIVERY_NEWEST)
+    session = watching.create(clip.path.name, loop=True, delivery=pb.DELIVERY_NEWEST)
     watching.wait(session.id, lambda state: state.stats.frames_processed >= 16)
     answers: dict[str, pb.AnswerDone] = {}
     before = watching.get(session.id).stats
@@ -265,7 +255,7 @@ def test_questions_do_not_stop_the_video(watching: Watching, clip: Clip) -> None
 
 
 def test_a_broken_line_is_resumed_over_the_network(watching: Watching, clip: Clip) -> None:
-    session = watching.create(clip.source, loop=True)
+    session = watching.create(clip.path.name, loop=True)
     watching.wait(session.id, lambda state: state.stats.frames_processed >= 8)
 
     async def converse() -> None:
@@ -303,7 +293,7 @@ def test_a_broken_line_is_resumed_over_the_network(watching: Watching, clip: Cli
 
 
 def test_garbage_at_every_port_disturbs_nobody(watching: Watching, clip: Clip) -> None:
-    session = watching.create(clip.source, loop=True)
+    session = watching.create(clip.path.name, loop=True)
     before = watching.wait(session.id, lambda state: state.stats.frames_processed >= 8).stats
     for port in (watching.gateway.grpc_port, watching.gateway.http_port, watching.rtmp_port):
         throw_at_port(port, seed=port)
@@ -352,7 +342,7 @@ def test_nothing_secret_is_logged(watching: Watching, clip: Clip) -> None:
 
 def test_a_worker_that_dies_and_returns_is_given_the_window_again(own: Watching) -> None:
     clip = write_clip(own.media_root, seed=5, seconds=12)
-    session = own.create(clip.source, loop=True)
+    session = own.create(clip.path.name, loop=True)
     before = own.wait(session.id, lambda state: state.stats.frames_processed >= 32).stats
     own.worker.kill()
     own.wait(session.id, lambda state: "worker_unavailable" in state.stats.degraded)
@@ -372,7 +362,7 @@ def test_a_worker_that_dies_and_returns_is_given_the_window_again(own: Watching)
 def test_two_hundred_questions_at_once_are_all_answered(watching: Watching) -> None:
     """By default settings, from one client, while frames come; and none of them is lost."""
     clip = write_clip(watching.media_root, seed=8, seconds=12)
-    session = watching.create(clip.source, loop=True)
+    session = watching.create(clip.path.name, loop=True)
     before = watching.wait(session.id, lambda state: state.stats.frames_processed > 0).stats
     question = pb.Question(text="what is in the scene")
     request = pb.AskRequest(session=session.id, question=question)
@@ -387,7 +377,7 @@ def test_two_hundred_questions_at_once_are_all_answered(watching: Watching) -> N
 
 def test_sigterm_lets_answers_end(own: Watching) -> None:
     clip = write_clip(own.media_root, seed=5, seconds=12)
-    session = own.create(clip.source, loop=True)
+    session = own.create(clip.path.name, loop=True)
     own.wait(session.id, lambda state: state.stats.frames_processed > 0)
     assert own.ask(session.id, "what is in the scene").text  # one that ended before
     question = pb.Question(text="what is in the scene")
@@ -420,7 +410,7 @@ def _in_flight(own: Watching) -> float:
 
 def test_sigterm_sends_viewers_away_and_frees_the_worker(own: Watching) -> None:
     clip = write_clip(own.media_root, seed=5, seconds=12)
-    session = own.create(clip.source, loop=True)
+    session = own.create(clip.path.name, loop=True)
     pushed = own.create()
     with RtmpPublisher(clip.path, own.rtmp(pushed.key)):
         for each in (session, pushed):
@@ -481,7 +471,7 @@ def test_who_reaches_the_page_does_not_reach_the_figures(watching: Watching) -> 
 def test_metrics_have_the_suite_s_names(watching: Watching, clip: Clip) -> None:
     import urllib.request
 
-    session = watching.create(clip.source, loop=True)
+    session = watching.create(clip.path.name, loop=True)
     watching.wait(session.id, lambda state: state.stats.frames_processed >= 8)
     url = f"http://127.0.0.1:{watching.gateway.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=10) as reply:

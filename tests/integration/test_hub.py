@@ -15,7 +15,6 @@ from typing import Any
 import grpc
 import pytest
 
-from services.inference_worker.model import loading
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.loading import DOWNLOADING, LOADING, Loading
 from services.inference_worker.model.published import hub as client
@@ -57,11 +56,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def fetch(progress: Loading | None = None, name: str = "acme/tiny") -> Path:
-    told = loading.current.set(progress or Loading())
-    try:
-        return client.fetch(name)
-    finally:
-        loading.current.reset(told)
+    return client.fetch(name, progress or Loading())
 
 
 def same(folder: Path, hub: Hub) -> bool:

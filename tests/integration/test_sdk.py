@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import sightline
+from services.local.clip import Clip
 from sightline import aio
 from tests.processes import REPOSITORY
-from tests.suite import Clip, Suite
+from tests.suite import Suite
 
 MEDIA = REPOSITORY.parent / "shared" / "media"
 
@@ -134,7 +135,7 @@ async def test_a_broken_connection_is_resumed(suite: Suite, clip: Clip) -> None:
     try:
         async with (
             aio.connect(f"127.0.0.1:{proxy.port}") as client,
-            await client.open(clip.source, on_server=True, loop=True) as session,
+            await client.open(clip.path.name, on_server=True, loop=True) as session,
         ):
             first = await session.ask("What is in the scene?").result()
             watch = session.watch("nothing is there", interval_s=0.2)

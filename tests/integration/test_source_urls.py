@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from services.gateway.sources.file import FileLimits, FileSource
-from services.gateway.sources.opening import NOT_OPENED
-from services.gateway.sources.remote.reach import Reach
+from services.gateway.sources.remote.egress_policy import EgressPolicy
+from services.gateway.sources.source_opener import NOT_OPENED
 from sightline.errors import InvalidArgumentError
 from tests.conftest import RedisServer
 from tests.rtmp_player_server import RtmpPlayerServer
@@ -107,9 +107,9 @@ def playlist(segment: str, key: str = "") -> str:
     )
 
 
-async def play(url: str, reach: Reach) -> RecordingSink:
+async def play(url: str, egress: EgressPolicy) -> RecordingSink:
     sink = RecordingSink()
-    source = FileSource(url, sink, paced=False, limits=SHORT, reach=reach)
+    source = FileSource(url, sink, paced=False, limits=SHORT, egress=egress)
     try:
         await source.start()
         await asyncio.to_thread(sink.wait_for_end, 20)
@@ -118,10 +118,10 @@ async def play(url: str, reach: Reach) -> RecordingSink:
     return sink
 
 
-async def refusal(url: str, reach: Reach) -> str:
+async def refusal(url: str, egress: EgressPolicy) -> str:
     """What the caller reads. A source that begins and then breaks off is refused as well."""
     try:
-        sink = await play(url, reach)
+        sink = await play(url, egress)
     except InvalidArgumentError as error:
         return error.message
     assert not sink.pictures, "it was read"
@@ -130,29 +130,30 @@ async def refusal(url: str, reach: Reach) -> str:
 
 async def test_without_a_rule_nothing_of_this_machine_is_asked(site: Site) -> None:
     for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"):
-        assert await refusal(f"http://{host}:{site.port}/clip.mp4", Reach()) == NOT_OPENED
+        assert await refusal(f"http://{host}:{site.port}/clip.mp4", EgressPolicy()) == NOT_OPENED
     assert not site.asked
 
 
 @pytest.mark.parametrize("rule", ["127.0.0.1", "127.0.0.1/32", "127.0.0.0/31", "localhost"])
 async def test_a_rule_opens_what_it_names(site: Site, rule: str) -> None:
     host = "localhost" if rule == "localhost" else "127.0.0.1"
-    sink = await play(site.url("/clip.mp4", host), Reach([rule]))
+    sink = await play(site.url("/clip.mp4", host), EgressPolicy([rule]))
     assert len(sink.pictures) == 15
     assert sink.reasons == ["end"]
 
 
 async def test_a_rule_may_be_for_one_port(site: Site) -> None:
     assert (
-        len((await play(site.url("/clip.mp4"), Reach([f"127.0.0.1:{site.port}"]))).pictures) == 15
+        len((await play(site.url("/clip.mp4"), EgressPolicy([f"127.0.0.1:{site.port}"]))).pictures)
+        == 15
     )
     site.asked.clear()
-    assert await refusal(site.url("/clip.mp4"), Reach(["127.0.0.1:1"])) == NOT_OPENED
+    assert await refusal(site.url("/clip.mp4"), EgressPolicy(["127.0.0.1:1"])) == NOT_OPENED
     assert not site.asked
 
 
 async def test_redirects_are_followed_and_looked_at(site: Site) -> None:
-    allowed = Reach(["127.0.0.1"])
+    allowed = EgressPolicy(["127.0.0.1"])
     site.redirect("/near", "/clip.mp4")
     site.redirect("/far", site.url("/clip.mp4", ELSEWHERE))
     site.redirect("/far-in-two", "/far")
@@ -169,7 +170,7 @@ async def test_redirects_are_followed_and_looked_at(site: Site) -> None:
 
 async def test_playlists_are_read(site: Site) -> None:
     """A master playlist whose variants, key and segments are relative, absolute and encrypted."""
-    allowed = Reach(["127.0.0.1"])
+    allowed = EgressPolicy(["127.0.0.1"])
     site.page("/live.m3u8", playlist("segment.ts"))
     site.page("/typed", playlist("/segment.ts"), Content_Type="application/vnd.apple.mpegurl")
     site.page("/encrypted.m3u8", playlist("secret.ts", "/key"))
@@ -185,7 +186,7 @@ async def test_playlists_are_read(site: Site) -> None:
 
 
 async def test_no_playlist_leads_elsewhere(site: Site) -> None:
-    allowed = Reach(["127.0.0.1"])
+    allowed = EgressPolicy(["127.0.0.1"])
     far = site.url("/segment.ts", ELSEWHERE)
     site.redirect("/moved.ts", far)
     site.page("/variant.m3u8", playlist("segment.ts"))
@@ -210,19 +211,19 @@ async def test_no_playlist_leads_elsewhere(site: Site) -> None:
 async def test_a_playlist_without_an_end(site: Site) -> None:
     lines = "#EXTINF:1.0,\nsegment.ts\n" * 400_000
     site.page("/long.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n" + lines)
-    assert await refusal(site.url("/long.m3u8"), Reach(["127.0.0.1"])) == NOT_OPENED
+    assert await refusal(site.url("/long.m3u8"), EgressPolicy(["127.0.0.1"])) == NOT_OPENED
 
 
 async def test_a_name_is_resolved_once(site: Site) -> None:
     """A name that means an allowed address when it is looked at and another one a moment later."""
     answers = iter(["127.0.0.1", ELSEWHERE, ELSEWHERE, ELSEWHERE])
-    reach = Reach(["127.0.0.1"], resolve=lambda host, port: [next(answers)])
+    egress = EgressPolicy(["127.0.0.1"], resolve=lambda host, port: [next(answers)])
     with pytest.raises(InvalidArgumentError):
-        await play(f"http://rebinding.example:{site.port}/nothing", reach)
+        await play(f"http://rebinding.example:{site.port}/nothing", egress)
     assert site.asked == [("127.0.0.1", "/nothing")]
     site.asked.clear()
     answers = iter([ELSEWHERE])
-    assert await refusal(f"http://rebinding.example:{site.port}/clip.mp4", reach) == NOT_OPENED
+    assert await refusal(f"http://rebinding.example:{site.port}/clip.mp4", egress) == NOT_OPENED
     assert not site.asked
 
 
@@ -232,12 +233,12 @@ async def test_a_name_is_resolved_once(site: Site) -> None:
 async def test_passwords_go_to_their_own_server_only(site: Site, challenge: str) -> None:
     site.page("/locked.mp4", site.pages["/clip.mp4"][2], Needs=challenge)
     url = f"http://user:pa%3Ass@127.0.0.1:{site.port}/locked.mp4"
-    assert len((await play(url, Reach(["127.0.0.1"]))).pictures) == 15
+    assert len((await play(url, EgressPolicy(["127.0.0.1"]))).pictures) == 15
     assert site.authorized[0] == ""
     assert site.authorized[1].startswith(challenge.split()[0])
     site.authorized.clear()
     site.redirect("/away", site.url("/locked.mp4", ELSEWHERE))
-    both = Reach(["127.0.0.0/8"])
+    both = EgressPolicy(["127.0.0.0/8"])
     assert await refusal(f"http://user:secret@127.0.0.1:{site.port}/away", both) == NOT_OPENED
     assert not any(site.authorized)
 
@@ -254,9 +255,9 @@ def rtsp(**options: object) -> Iterator[RtspServer]:
         server.close()
 
 
-async def first_pictures(url: str, reach: Reach, count: int = 10) -> RecordingSink:
+async def first_pictures(url: str, egress: EgressPolicy, count: int = 10) -> RecordingSink:
     sink = RecordingSink()
-    source = FileSource(url, sink, limits=SHORT, reach=reach)
+    source = FileSource(url, sink, limits=SHORT, egress=egress)
     try:
         await source.start()
         await asyncio.to_thread(sink.wait_for_pictures, count, 20)
@@ -269,7 +270,7 @@ async def first_pictures(url: str, reach: Reach, count: int = 10) -> RecordingSi
 async def test_a_camera_is_read_through_the_relay(challenge: str) -> None:
     with rtsp(challenge=challenge) as server:
         url = f"rtsp://admin:pa%40ss@127.0.0.1:{server.port}/live/main?channel=1"
-        await first_pictures(url, Reach([f"127.0.0.1:{server.port}"]))
+        await first_pictures(url, EgressPolicy([f"127.0.0.1:{server.port}"]))
         assert server.asked[0] == f"OPTIONS rtsp://127.0.0.1:{server.port}/live/main?channel=1"
         assert all("pa" not in asked.replace("param", "") for asked in server.asked)
         assert server.accepted or not challenge
@@ -279,7 +280,7 @@ async def test_a_camera_that_sends_by_udp_only() -> None:
     """And says that its packets come from elsewhere, which nobody believes."""
     with rtsp(udp_only=True) as server:
         url = f"rtsp://127.0.0.1:{server.port}/live"
-        await first_pictures(url, Reach(["127.0.0.1"]))
+        await first_pictures(url, EgressPolicy(["127.0.0.1"]))
         assert [asked.split()[0] for asked in server.asked][:5] == [
             "OPTIONS",
             "DESCRIBE",
@@ -292,11 +293,11 @@ async def test_a_camera_that_sends_by_udp_only() -> None:
 
 async def test_an_rtsp_redirect_is_looked_at() -> None:
     with rtsp() as camera, rtsp(moved=f"rtsp://127.0.0.1:{camera.port}/there") as first:
-        await first_pictures(f"rtsp://127.0.0.1:{first.port}/here", Reach(["127.0.0.1"]))
+        await first_pictures(f"rtsp://127.0.0.1:{first.port}/here", EgressPolicy(["127.0.0.1"]))
         assert camera.asked
     with rtsp() as camera, rtsp(moved=f"rtsp://{ELSEWHERE}:{camera.port}/there") as first:
         url = f"rtsp://127.0.0.1:{first.port}/here"
-        assert await refusal(url, Reach(["127.0.0.1"])) == NOT_OPENED
+        assert await refusal(url, EgressPolicy(["127.0.0.1"])) == NOT_OPENED
         assert first.asked
         assert not camera.asked
 
@@ -320,7 +321,7 @@ async def test_servers_that_say_other_things(reply: bytes) -> None:
             f"rtsp://127.0.0.1:{server.port}/x",
             RecordingSink(),
             limits=FileLimits(open_timeout_s=0.5),
-            reach=Reach(["127.0.0.1"]),
+            egress=EgressPolicy(["127.0.0.1"]),
         )
         with pytest.raises(InvalidArgumentError, match="cannot open"):
             await source.start()
@@ -344,12 +345,13 @@ INJECTIONS: list[Callable[[int], str]] = [
 @pytest.mark.parametrize("number", range(len(INJECTIONS)))
 def test_no_url_speaks_to_redis(redis_server: RedisServer, number: int) -> None:
     """Even where the operator allows the address."""
-    redis = pytest.importorskip("redis")
+    import redis
+
     with redis.Redis.from_url(redis_server.url) as client:
         client.set("victim", "alive")
         url = INJECTIONS[number](redis_server.port)
         with pytest.raises(InvalidArgumentError):
-            asyncio.run(play(url, Reach(["127.0.0.0/8"])))
+            asyncio.run(play(url, EgressPolicy(["127.0.0.0/8"])))
         assert client.get("victim") == b"alive"
         assert client.get("injected") is None
 
@@ -357,7 +359,7 @@ def test_no_url_speaks_to_redis(redis_server: RedisServer, number: int) -> None:
 async def test_rtmp_is_read_through_the_relay(tmp_path: Path) -> None:
     server = RtmpPlayerServer(write_clip(tmp_path / "clip.mp4", seconds=2))
     url = f"rtmp://127.0.0.1:{server.port}/live/room/stream?token=x"
-    await first_pictures(url, Reach(["127.0.0.1"]))
+    await first_pictures(url, EgressPolicy(["127.0.0.1"]))
     server.close()
     assert server.connected["tcUrl"] == f"rtmp://127.0.0.1:{server.port}/live/room"
     assert server.connected["app"] == "live/room"

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,7 +19,7 @@ from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.sampler import Sampler
 from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.push import PushSource
-from services.gateway.sources.remote.reach import Reach
+from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.source import DecodeBudget
 from sightline.errors import (
     FailedPreconditionError,
@@ -32,8 +33,19 @@ from tests.sources import START_NS, RecordingSink, encode_clip, picture_array, w
 SECOND_NS = 1_000_000_000
 MEDIA = Path(__file__).resolve().parents[3] / "shared" / "media"
 needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason=f"needs the clips in {MEDIA}")
-LOOPBACK = Reach(["127.0.0.1"])
+LOOPBACK = EgressPolicy(["127.0.0.1"])
 SHORT = FileLimits(open_timeout_s=1.0, read_timeout_s=1.0, reconnects=2, backoff_s=0.05)
+
+
+class Ring(Sampler):
+    """A sampler that a source feeds by itself. `over` is set when the source has ended."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.over = threading.Event()
+
+    def ended(self, reason: str) -> None:
+        self.over.set()
 
 
 @pytest.fixture
@@ -275,7 +287,7 @@ async def web(clip_bytes: bytes) -> AsyncIterator[str]:
 
 async def test_a_file_over_http(web: str) -> None:
     sink = RecordingSink()
-    await play(FileSource(f"{web}/clip", sink, paced=False, reach=LOOPBACK), sink)
+    await play(FileSource(f"{web}/clip", sink, paced=False, egress=LOOPBACK), sink)
     assert len(sink.pictures) == 30
     assert sink.reasons == ["end"]
 
@@ -285,7 +297,7 @@ async def test_a_server_that_does_not_answer_is_given_up(web: str, path: str) ->
     """And the event loop goes on meanwhile."""
     sink = RecordingSink()
     opening = asyncio.create_task(
-        FileSource(f"{web}{path}", sink, limits=SHORT, reach=LOOPBACK).start()
+        FileSource(f"{web}{path}", sink, limits=SHORT, egress=LOOPBACK).start()
     )
     beats = 0
     while not opening.done():
@@ -313,7 +325,7 @@ async def test_a_live_url_is_opened_again_until_it_stays_away(tmp_path: Path) ->
     port = server.sockets[0].getsockname()[1]
     sink = RecordingSink()
     url = f"http://127.0.0.1:{port}/live.ts"
-    await play(FileSource(url, sink, limits=SHORT, reach=LOOPBACK), sink)
+    await play(FileSource(url, sink, limits=SHORT, egress=LOOPBACK), sink)
     server.close()
     await server.wait_closed()
     assert sink.reasons == ["error"]
@@ -326,7 +338,7 @@ async def test_a_live_url_is_opened_again_until_it_stays_away(tmp_path: Path) ->
 @pytest.mark.parametrize("scheme", ["http", "https", "rtsp", "rtmp"])
 async def test_nobody_there(scheme: str, free_port: int) -> None:
     url = f"{scheme}://127.0.0.1:{free_port}/x"
-    source = FileSource(url, RecordingSink(), limits=SHORT, reach=LOOPBACK)
+    source = FileSource(url, RecordingSink(), limits=SHORT, egress=LOOPBACK)
     with pytest.raises(InvalidArgumentError, match="cannot open") as caught:
         await source.start()
     assert "127.0.0.1" not in str(caught.value)
@@ -434,7 +446,7 @@ async def test_pushed_packets(lossless: bool, global_header: bool, tmp_path: Pat
 
 async def test_a_lossless_push_is_held_back_by_a_slow_session() -> None:
     clip = encode_clip(num_pictures=30)
-    ring = Sampler(
+    ring = Ring(
         fps=15,
         size=FrameSize(width=32, height=24),
         loop=asyncio.get_running_loop(),
@@ -470,18 +482,16 @@ async def test_a_lossless_push_is_held_back_by_a_slow_session() -> None:
 async def test_real_clips_lose_no_frame(name: str) -> None:
     with av.open(str(MEDIA / name)) as file:
         expected = file.streams.video[0].frames
-    ended = asyncio.Event()
-    ring = Sampler(
+    ring = Ring(
         fps=8,
         size=FrameSize(width=128, height=128),
         loop=asyncio.get_running_loop(),
         lossless=True,
-        on_ended=lambda _: ended.set(),
     )
     source = FileSource(name, ring, paced=False, root=MEDIA)
     await source.start()
     times = []
-    while not (ended.is_set() and len(ring) == 0):
+    while not (ring.over.is_set() and len(ring) == 0):
         try:
             frame = await asyncio.wait_for(ring.get(), 0.5)
         except TimeoutError:
@@ -501,9 +511,7 @@ async def test_real_clips_lose_no_frame(name: str) -> None:
 async def test_fifty_loops_do_not_grow(clip: Path) -> None:
     """Memory after ten loops and after fifty."""
     loop = asyncio.get_running_loop()
-    ring = Sampler(
-        fps=15, size=FrameSize(width=128, height=128), loop=loop, capacity=4, lossless=True
-    )
+    ring = Ring(fps=15, size=FrameSize(width=128, height=128), loop=loop, capacity=4, lossless=True)
     source = FileSource("clip.mp4", ring, loop=True, paced=False, root=clip.parent)
     process = psutil.Process()
     await source.start()

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import sightline
+from services.local.clip import Clip, Fact
+from tests.eventually import wait_until
 from tests.processes import REPOSITORY
-from tests.suite import Clip, Fact, Suite, write_clip
+from tests.suite import Suite, write_clip
 
 TRUE_SHARE = 0.75  # of single answers about a live stream; `make eval` measures the model itself
 KINDS = ("colour", "shape", "direction")  # of which the answer differs from moment to moment
@@ -27,13 +29,6 @@ def client(suite: Suite) -> Iterator[sightline.Client]:
     with sightline.connect(suite.address) as connected:
         yield connected
     suite.delete_sessions()
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true"
-        time.sleep(0.05)
 
 
 def true_at(facts: tuple[Fact, ...], seconds: float) -> list[Fact]:
@@ -89,7 +84,7 @@ def test_answers_about_a_live_rtmp_stream_are_true(
 ) -> None:
     session = client.open(push=True)
     publish(clip.path, session.rtmp_url)
-    wait_for(lambda: session.refresh().stats.frames_processed > 4, "a picture")
+    wait_until(lambda: session.refresh().stats.frames_processed > 4, "a picture")
     first = session.ask("What is in the scene?").result()
     assert first.frames_seen < 30, "the clip's beginning was evicted before the first answer"
     start_ns = first.first_capture_ns
@@ -130,7 +125,7 @@ def test_answers_at_chosen_moments_of_a_pushed_clip_are_true(
                 pusher.send(picture, capture_ns)
                 if capture_ns / 1e9 >= moment:
                     break
-            wait_for(
+            wait_until(
                 lambda: session.refresh().stats.last_capture_ns / 1e9 > moment - 0.2,  # noqa: B023
                 "the moment",
             )
@@ -183,7 +178,7 @@ def test_clients_read_and_delete_what_was_said(client: sightline.Client, tmp_pat
     with session.conversation() as talk:
         answers = [talk.ask(f"Is there a {shape}?").result() for shape in ("circle", "cross")]
         # The worker writes rounds behind its answers.
-        wait_for(lambda: len(_rounds(client, talk.id)) == 2, "both rounds are kept")
+        wait_until(lambda: len(_rounds(client, talk.id)) == 2, "both rounds are kept")
         rounds = talk.history()
         assert [each.question for each in rounds] == ["Is there a circle?", "Is there a cross?"]
         assert [each.answer for each in rounds] == [each.text for each in answers]
@@ -242,7 +237,7 @@ def test_without_redis_answers_go_on_and_history_is_kept_for_later(
                 answer = talk.ask("What is in the scene?").result()
                 return answer.degraded == () and answer.history_rounds >= 2
 
-            wait_for(recovered, "history")
+            wait_until(recovered, "history")
 
 
 def test_without_tts_text_goes_on_and_says_so_once(fresh_suite: Callable[..., Suite]) -> None:
@@ -266,7 +261,7 @@ def test_without_tts_text_goes_on_and_says_so_once(fresh_suite: Callable[..., Su
             def speaks() -> bool:
                 return bool(list(talk.ask("What is in the scene?").audio()))
 
-            wait_for(speaks, "speech")
+            wait_until(speaks, "speech")
 
 
 def test_a_killed_publisher_leaves_the_session_and_may_come_back(
@@ -276,14 +271,14 @@ def test_a_killed_publisher_leaves_the_session_and_may_come_back(
 ) -> None:
     session = client.open(push=True)
     first = publish(clip.path, session.rtmp_url)
-    wait_for(lambda: session.refresh().state == sightline.SessionState.LIVE, "live")
+    wait_until(lambda: session.refresh().state == sightline.SessionState.LIVE, "live")
     first.send_signal(signal.SIGKILL)
-    wait_for(lambda: session.refresh().state == sightline.SessionState.STALLED, "stalled")
+    wait_until(lambda: session.refresh().state == sightline.SessionState.STALLED, "stalled")
     assert session.ask("What is in the scene?").result().frames_seen > 0
     seen = session.refresh().stats.frames_processed
     publish(clip.path, session.rtmp_url)
-    wait_for(lambda: session.refresh().state == sightline.SessionState.LIVE, "live again")
-    wait_for(lambda: session.refresh().stats.frames_processed > seen, "more frames")
+    wait_until(lambda: session.refresh().state == sightline.SessionState.LIVE, "live again")
+    wait_until(lambda: session.refresh().stats.frames_processed > seen, "more frames")
 
 
 def test_a_killed_dialogue_service_is_missed_by_nobody(fresh_suite: Callable[..., Suite]) -> None:
@@ -299,6 +294,6 @@ def test_a_killed_dialogue_service_is_missed_by_nobody(fresh_suite: Callable[...
             assert during.text
             assert "dialogue_unavailable" in during.degraded
             suite.dialogue.restart()
-            wait_for(
+            wait_until(
                 lambda: talk.ask("What is in the scene?").result().history_rounds >= 2, "history"
             )

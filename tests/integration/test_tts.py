@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from services.gateway.api.speaker import Speaker
-from services.inference_worker.serving.peers import SpeechPeer
+from services.inference_worker.serving.tts_client import TtsClient
 from sightline.errors import UnavailableError
 from sightline.v1 import gateway_pb2, tts_pb2_grpc
 from sightline.v1 import tts_pb2 as pb
+from tests.eventually import eventually
 from tests.garbage import throw_at_methods, throw_at_port
 from tests.processes import ServiceProcess
 
@@ -61,13 +62,6 @@ def _metric(process: ServiceProcess, name: str) -> float:
             if line.startswith(f"{name} "):
                 return float(line.split()[1])
     return 0.0
-
-
-async def _until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.05)
 
 
 def _has_input(pid: int) -> bool:
@@ -193,7 +187,7 @@ async def test_many_texts_at_once_and_no_more_than_allowed(service_process: Star
         assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         for call in held:
             call.cancel()
-        await _until(lambda: _metric(process, "sightline_tts_streams") == 0)
+        await eventually(lambda: _metric(process, "sightline_tts_streams") == 0)
         assert len(await _replies(stub, SENTENCE)) > 1
 
 
@@ -204,7 +198,7 @@ async def test_a_caller_that_leaves_stops_synthesis(service_process: Start) -> N
         await call.write(pb.SynthesizeRequest(text=f"{SENTENCE} " * 800))
         await call.read()
         call.cancel()
-        await _until(lambda: _metric(process, "sightline_tts_streams") == 0)
+        await eventually(lambda: _metric(process, "sightline_tts_streams") == 0)
         spoken = _metric(process, "sightline_tts_audio_seconds_total")
         assert spoken < 800 * 2  # far from all of it
         await asyncio.sleep(0.3)
@@ -241,7 +235,7 @@ async def test_a_crash_of_the_engine_costs_one_sentence(service_process: Start) 
         call = stub.Synthesize(timeout=60)
         await call.write(pb.SynthesizeRequest(text=f"{SENTENCE} And"))
         # Killed between two sentences it would cost none: the next would get a new engine.
-        await _until(lambda: _has_input(engine.pid))
+        await eventually(lambda: _has_input(engine.pid))
         engine.kill()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in _rest(call):
@@ -264,7 +258,7 @@ async def test_sigterm_lets_a_text_end(service_process: Start) -> None:
         await call.write(pb.SynthesizeRequest(text=f"{SENTENCE} And"))
         await call.read()
         ending = asyncio.create_task(asyncio.to_thread(process.terminate))
-        await _until(lambda: "draining" in process.log())
+        await eventually(lambda: "draining" in process.log())
         await call.write(pb.SynthesizeRequest(text=" more."))
         await call.done_writing()
         spoken = [reply.text async for reply in _rest(call) if reply.text]
@@ -274,7 +268,7 @@ async def test_sigterm_lets_a_text_end(service_process: Start) -> None:
 
 async def test_killed_in_the_middle_of_a_text(service_process: Start) -> None:
     process = service_process("tts")
-    peer = SpeechPeer(process.address)
+    peer = TtsClient(process.address)
 
     async def endless() -> AsyncIterator[str]:
         yield f"{SENTENCE} "

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import sightline
+from tests import tools
 from tests.checkpoints import write_checkpoint
 from tests.processes import REPOSITORY, ServiceProcess
 
@@ -34,7 +35,7 @@ def test_a_tuned_model_answers_as_labelled(
     family: str, tmp_path: Path, service_process: Callable[..., ServiceProcess]
 ) -> None:
     if family != "builtin":
-        pytest.importorskip("peft", reason="needs peft: pip install -r training/requirements.txt")
+        tools.require("peft")
     model = family if family == "builtin" else write_checkpoint(family, tmp_path / family)
     with (tmp_path / "clips.jsonl").open("w") as file:
         for at, answer in LABELS.items():

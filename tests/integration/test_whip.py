@@ -1,9 +1,8 @@
 """WHIP with a real WebRTC publisher: ICE, DTLS and SRTP over this machine's own network."""
 
-import asyncio
 import random
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,7 +16,9 @@ from aiortc import (
 )
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
-from services.gateway.sources.whip.endpoint import WhipEndpoint, WhipLimits
+from services.gateway.sources.whip.connection import WhipLimits
+from services.gateway.sources.whip.server import WhipServer
+from tests.eventually import eventually
 from tests.sources import KEY, OneKeyGate
 
 pytestmark = pytest.mark.skipif(
@@ -31,7 +32,7 @@ class Whip:
     """A running endpoint, and publishers made for it."""
 
     gate: OneKeyGate
-    endpoint: WhipEndpoint
+    endpoint: WhipServer
     http: ClientSession
     base: str
     peers: list[RTCPeerConnection] = field(default_factory=list)
@@ -65,11 +66,6 @@ class Whip:
         await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
         return peer, response.headers["Location"]
 
-    async def until(self, condition: Callable[[], object], timeout_s: float = 20) -> None:
-        async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110 - told on other threads
-                await asyncio.sleep(0.02)
-
 
 @pytest.fixture
 async def whip(request: pytest.FixtureRequest) -> AsyncIterator[Whip]:
@@ -77,7 +73,7 @@ async def whip(request: pytest.FixtureRequest) -> AsyncIterator[Whip]:
     options = getattr(request, "param", {})
     threads = set(threading.enumerate())
     gate = OneKeyGate()
-    endpoint = WhipEndpoint(gate, **options)
+    endpoint = WhipServer(gate, **options)
     app = web.Application()
     endpoint.add_to(app)
     await endpoint.start()
@@ -102,7 +98,7 @@ async def whip(request: pytest.FixtureRequest) -> AsyncIterator[Whip]:
 @pytest.mark.parametrize("codec", ["video/VP8", "video/H264"])
 async def test_a_publisher_from_offer_to_delete(whip: Whip, codec: str) -> None:
     peer, location = await whip.publish(codec, audio=True)
-    await whip.until(
+    await eventually(
         lambda: (
             len(whip.gate.sinks[0].pictures) >= 30
             and whip.gate.sinks[0].pictures[-1].clock_source == "sender_report"
@@ -128,23 +124,23 @@ async def test_a_publisher_from_offer_to_delete(whip: Whip, codec: str) -> None:
     await peer.close()
     # The same key may publish again.
     await whip.publish(codec)
-    await whip.until(lambda: len(whip.gate.sinks[1].pictures) >= 5)
+    await eventually(lambda: len(whip.gate.sinks[1].pictures) >= 5)
 
 
 async def test_a_publisher_that_closes_is_noticed(whip: Whip) -> None:
     peer, _ = await whip.publish()
-    await whip.until(lambda: whip.gate.sinks[0].pictures)
+    await eventually(lambda: whip.gate.sinks[0].pictures)
     await peer.close()
-    await whip.until(lambda: whip.gate.released_keys)
+    await eventually(lambda: whip.gate.released_keys)
     assert whip.gate.sinks[0].reasons == ["publisher_left"]
 
 
 @pytest.mark.parametrize("whip", [{"limits": WhipLimits(idle_s=1.5)}], indirect=True)
 async def test_a_publisher_that_falls_silent_is_given_up(whip: Whip) -> None:
     peer, _ = await whip.publish()
-    await whip.until(lambda: whip.gate.sinks[0].pictures)
+    await eventually(lambda: whip.gate.sinks[0].pictures)
     peer.getSenders()[0].replaceTrack(None)
-    await whip.until(lambda: whip.gate.released_keys)
+    await eventually(lambda: whip.gate.released_keys)
     assert whip.gate.sinks[0].reasons == ["idle"]
 
 
@@ -153,7 +149,7 @@ async def test_a_publisher_that_never_connects_is_given_up(whip: Whip) -> None:
     peer = await whip.offer()
     response = await whip.post(peer.localDescription.sdp)
     assert response.status == 201
-    await whip.until(lambda: whip.gate.released_keys)
+    await eventually(lambda: whip.gate.released_keys)
     assert whip.gate.sinks[0].reasons == ["idle"]
 
 
@@ -169,13 +165,13 @@ async def test_an_offer_without_candidates_connects(whip: Whip) -> None:
     assert "a=candidate" in answer
     assert "a=end-of-candidates" in answer
     await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
-    await whip.until(lambda: len(whip.gate.sinks[0].pictures) >= 5)
+    await eventually(lambda: len(whip.gate.sinks[0].pictures) >= 5)
 
 
 async def test_a_packet_lost_for_good_holds_up_nothing_for_long(whip: Whip) -> None:
     peer, _ = await whip.publish()
     (sink,) = whip.gate.sinks
-    await whip.until(lambda: len(sink.pictures) >= 10)
+    await eventually(lambda: len(sink.pictures) >= 10)
     transport = peer.getSenders()[0].transport
     send, lost = transport._send_rtp, []
 
@@ -187,9 +183,9 @@ async def test_a_packet_lost_for_good_holds_up_nothing_for_long(whip: Whip) -> N
         await send(data)
 
     transport._send_rtp = lossy
-    await whip.until(lambda: sink.drops["packet_lost"])
+    await eventually(lambda: sink.drops["packet_lost"])
     before = len(sink.pictures)
-    await whip.until(lambda: len(sink.pictures) >= before + 10, timeout_s=5)
+    await eventually(lambda: len(sink.pictures) >= before + 10, timeout_s=5)
     assert sink.notes["keyframe_requested"] >= 2
 
 

@@ -13,8 +13,9 @@ import pytest
 from services.common.protocol import PROTOCOL
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import InferenceServiceStub
+from tests.eventually import wait_until
 from tests.garbage import throw_at_methods, throw_at_port
-from tests.processes import ServiceProcess
+from tests.processes import SHAPES, ServiceProcess
 
 PATIENCE_S = 30.0
 NO_FRAME = "no frame has been understood yet"
@@ -56,7 +57,7 @@ class Feeder:
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     environment = {
-        "WORKER_MODEL": "shapes",
+        "WORKER_MODEL": str(SHAPES),
         "WORKER_THREADS": "1",
         "WORKER_KV_MEMORY_BYTES": str(160 << 20),
         "WORKER_FIRST_FRAME_S": "3",
@@ -192,11 +193,10 @@ def test_a_session_outlives_its_stream_for_the_grace_time_only(
     feeder.push(picture(), 1)
     feeder.close()
     assert answer(stub, session, "What do you see?").frames_seen == 1
-    deadline = time.monotonic() + PATIENCE_S
-    while (code := outcome(lambda: answer(stub, session, "What?"))) == grpc.StatusCode.OK:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert code == grpc.StatusCode.NOT_FOUND
+    ended = wait_until(
+        lambda: {outcome(lambda: answer(stub, session, "What?"))} - {grpc.StatusCode.OK}
+    )
+    assert ended == {grpc.StatusCode.NOT_FOUND}
 
 
 @pytest.mark.parametrize(
@@ -302,10 +302,9 @@ def test_a_cancelled_answer_frees_its_pages(stub: InferenceServiceStub, session:
         call = stub.Answer(request, timeout=PATIENCE_S)
         next(call)
         call.cancel()
-    deadline = time.monotonic() + PATIENCE_S
-    while next(stub.Load(inference_pb2.LoadRequest(), timeout=10)).kv_pages_used > before:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(
+        lambda: next(stub.Load(inference_pb2.LoadRequest(), timeout=10)).kv_pages_used <= before
+    )
     feeder.close()
 
 
@@ -357,7 +356,7 @@ def test_garbage_disturbs_nobody(
 def test_sessions_take_turns_in_room_for_one(tmp_path: Path) -> None:
     """An idle session costs nothing, makes room, and remembers what it saw."""
     environment = {
-        "WORKER_MODEL": "shapes",
+        "WORKER_MODEL": str(SHAPES),
         "WORKER_THREADS": "1",
         "WORKER_DTYPE": "float32",
         "WORKER_KV_MEMORY_BYTES": str(56 << 20),
@@ -390,7 +389,4 @@ def test_sessions_take_turns_in_room_for_one(tmp_path: Path) -> None:
 
 
 def wait_for_idle_pool(stub: InferenceServiceStub) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while next(stub.Load(inference_pb2.LoadRequest(), timeout=10)).kv_pages_used:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not next(stub.Load(inference_pb2.LoadRequest(), timeout=10)).kv_pages_used)

@@ -18,11 +18,11 @@ import pytest
 
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import InferenceServiceStub
-from tests.processes import ServiceProcess
+from tests.processes import SHAPES, ServiceProcess
 
 PATIENCE_S = 60.0
 ENVIRONMENT = {
-    "WORKER_MODEL": "shapes",
+    "WORKER_MODEL": str(SHAPES),
     "WORKER_THREADS": "1",
     "WORKER_KV_MEMORY_BYTES": str(160 << 20),
     "WORKER_DRAIN_S": "30",

@@ -38,6 +38,7 @@ from sightline.v1.inference_pb2_grpc import (
     add_InferenceServiceServicer_to_server,
 )
 from tests.checkpoints import write_checkpoint
+from tests.eventually import eventually
 from tests.unit.tiny import Bench, random_picture, tiny_model
 
 PATIENCE_S = 20.0
@@ -79,7 +80,7 @@ class Worker:
 
     @property
     def pages_used(self) -> int:
-        return self.bench.engine.pages[0]
+        return self.bench.engine.snapshot().pages_used
 
     async def settle(self, pages: int) -> None:
         """Wait until so many pages are used, and every account is right."""
@@ -148,7 +149,7 @@ async def serving(folder: Path, *, room: int = 8, **options: Any) -> AsyncIterat
     """A worker with room for so many sessions. Leaves with all pages back."""
     model = tiny_model()
     model.stop_tokens = frozenset()  # every answer is as long as it may be
-    cost = Bench(model, **options).core.shape().cost(4)
+    cost = Bench(model, **options).core.admission.shape().cost(4)
     pages = room * cost + 1
     bench = Bench(model, num_pages=pages, max_sessions=1000, clock=time.monotonic, **options)
     config = WorkerConfig()
@@ -241,7 +242,7 @@ async def test_a_session_whose_frame_failed_can_be_opened_again_at_once(
         execute = worker.bench.runner.execute
 
         def faulty(runs: list[Run]) -> Any:
-            if any(run.picture for run in runs):
+            if any(run.tubelet for run in runs):
                 raise RuntimeError("a fault on the device")
             return execute(runs)
 
@@ -331,7 +332,7 @@ async def test_a_step_that_fails_costs_the_part_that_failed(
         fault_frames = False
 
         def faulty(runs: list[Run]) -> Any:
-            if any(FAULT in run.tokens or (fault_frames and run.picture) for run in runs):
+            if any(FAULT in run.tokens or (fault_frames and run.tubelet) for run in runs):
                 raise RuntimeError("a fault on the device")
             return execute(runs)
 
@@ -588,7 +589,7 @@ async def test_slow_readers_hold_up_nobody(tmp_path: Path) -> None:
             await feeder.show()
             await worker.said("s")
         # Read or not, answers end and free their pages.
-        await eventually(lambda: not worker.bench.engine.num_running)
+        await eventually(lambda: not worker.bench.engine.snapshot().num_running)
         deaf = worker.feeder("deaf")
         await deaf.open()
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -660,12 +661,6 @@ async def test_two_hundred_sessions_come_and_go(tmp_path: Path) -> None:
         # Nobody feeds them: their grace ends.
         await eventually(lambda: not worker.bench.core.sessions)
         await worker.serves("t")
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - another thread makes it true
-            await asyncio.sleep(0.01)
 
 
 def call_request(session: str) -> inference_pb2.AnswerRequest:

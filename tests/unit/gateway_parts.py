@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import av
@@ -17,11 +17,12 @@ from services.gateway.api.grpc import SightlineServicer
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.session import Plan, Session
+from services.gateway.sessions.session import Session
+from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.sources.source import Picture, PictureSink
-from services.gateway.viewers.viewers import Lines
-from services.gateway.workers.workers import Router
+from services.gateway.sources.source import DecodedFrame, FrameSink
+from services.gateway.viewers.viewers import Viewers
+from services.gateway.workers.workers import Workers
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
 from tests.unit.fake_worker import FakeWorker
@@ -35,15 +36,15 @@ class FakeSource:
 
     kind = "file"
 
-    def __init__(self, plan: Plan, sink: PictureSink) -> None:
-        self.plan = plan
+    def __init__(self, spec: SessionSpec, sink: FrameSink) -> None:
+        self.spec = spec
         self.sink = sink
         self.closed = False
 
     async def start(self) -> None:
-        if self.plan.source == "slow.mp4":
+        if self.spec.source == "slow.mp4":
             await asyncio.Event().wait()
-        if self.plan.source != "clip.mp4":
+        if self.spec.source != "clip.mp4":
             from sightline.errors import InvalidArgumentError
 
             raise InvalidArgumentError("no such file")
@@ -53,27 +54,27 @@ class FakeSource:
 
 
 class Parts:
-    """Router, sessions, lines and the gRPC service, wired as the gateway wires them."""
+    """Workers, sessions, viewers and the gRPC service, wired as the gateway wires them."""
 
     def __init__(self, *workers: FakeWorker, **settings: Any) -> None:
         addresses = tuple(worker.address for worker in workers)
         self.config = GatewayConfig(workers=addresses, http_port=8080, **settings)
         self.sources: list[FakeSource] = []
-        self.router = Router(self.config.workers)
-        self.sessions = Sessions(self.config, self.router, self._make_source)
-        self.lines = Lines(self.sessions, self.config)
+        self.workers = Workers(self.config.workers)
+        self.sessions = Sessions(self.config, self.workers, self._make_source)
+        self.viewers = Viewers(self.sessions, self.config)
         self.speaker = Speaker(self.config.tts, self.config.max_speaks)
         self.addresses = Addresses(self.config, 1935)
         self._folder = tempfile.TemporaryDirectory(prefix="sl")
         self.server = grpc.aio.server(interceptors=[ErrorInterceptor()])
         self.conversations = Conversations(self.config.dialogue)
         self.info = ServerInfo(
-            self.config, self.router, self.speaker, self.conversations, self.addresses
+            self.config, self.workers, self.speaker, self.conversations, self.addresses
         )
         self.servicer = SightlineServicer(
             self.config,
             self.sessions,
-            self.lines,
+            self.viewers,
             self.speaker,
             self.addresses,
             self.conversations,
@@ -86,20 +87,20 @@ class Parts:
         self.stub = gateway_pb2_grpc.SightlineServiceStub(self.channel)
 
     async def start(self) -> None:
-        self.router.start()
+        self.workers.start()
         await self.server.start()
 
     async def aclose(self) -> None:
         await self.channel.close()
-        await self.lines.aclose()
+        await self.viewers.aclose()
         await self.sessions.aclose()
         await self.speaker.aclose()
         await self.conversations.aclose()
-        await self.router.aclose()
+        await self.workers.aclose()
         await self.server.stop(None)
 
-    def _make_source(self, plan: Plan, sink: PictureSink) -> FakeSource:
-        source = FakeSource(plan, sink)
+    def _make_source(self, spec: SessionSpec, sink: FrameSink) -> FakeSource:
+        source = FakeSource(spec, sink)
         self.sources.append(source)
         return source
 
@@ -109,7 +110,7 @@ class Parts:
             push=pb.Push(key=options.pop("key", KEY)), options=pb.SessionOptions(**options)
         )
         session = await self.sessions.create(request)
-        session.link.processed += seen
+        session.counts.processed += seen
         return session
 
 
@@ -128,15 +129,8 @@ async def running(*workers: FakeWorker, **settings: Any) -> AsyncIterator[Parts]
             await worker.stop()
 
 
-def picture(number: int, *, width: int = 32, height: int = 32) -> Picture:
+def picture(number: int, *, width: int = 32, height: int = 32) -> DecodedFrame:
     """A grey picture captured `number` seconds into the video."""
     pixels = np.full((height, width, 3), number % 256, np.uint8)
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-    return Picture(frame, (number + 1) * SECOND_NS, "stream")
-
-
-async def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
-    """Wait, without a fixed sleep, until other tasks have made `condition` true."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - other tasks know no event of ours
-            await asyncio.sleep(0.001)
+    return DecodedFrame(frame, (number + 1) * SECOND_NS, "stream")

@@ -20,7 +20,7 @@ from benchmarks.floor import Rates, Work, attention_flops, kv_bytes, tower_flops
 from benchmarks.growth import Growth
 from benchmarks.machine import CpuMeter, Machine
 from benchmarks.questions import Measured as QuestionsMeasured
-from benchmarks.report import Result, Table, Target, show, write
+from benchmarks.report import Result, Table, Target, show, told, write
 from benchmarks.samples import Histogram, Latency, Ratio, chunk_medians, percentile, slope
 from services.inference_worker.model.decoder import DecoderConfig
 
@@ -159,14 +159,23 @@ class TestReport:
 
     def test_writes_json_and_a_plot(self, tmp_path: Path) -> None:
         path = write(self.result(Target("latency", 46.0, 45.0, "ms")), MACHINE, tmp_path / "new")
-        assert path.name == "example-2026-11-22.json"
-        told = json.loads(path.read_text())
-        assert told["machine"]["cpu"] == "a processor"
-        assert told["machine"]["dtype"] == "bfloat16"
-        assert told["figures"]["ratio"] == {"median": 2.0, "low": 1.0, "high": 3.0}
-        assert told["targets"][0]["met"] is False
-        assert told["tables"][0]["rows"] == [["one", "1.0"], ["two", "2.0"]]
+        assert path.name == "example.json"
+        found = json.loads(path.read_text())
+        assert found["machine"]["cpu"] == "a processor"
+        assert found["machine"]["dtype"] == "bfloat16"
+        assert found["figures"]["ratio"] == {"median": 2.0, "low": 1.0, "high": 3.0}
+        assert found["targets"][0]["met"] is False
+        assert found["tables"][0]["rows"] == [["one", "1.0"], ["two", "2.0"]]
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    def test_long_rows_of_numbers_are_told_in_short(self) -> None:
+        figures = {"steps_s": [float(number) for number in range(1, 101)], "sizes": [1, 2, 3]}
+        assert told({"part": figures}) == {
+            "part": {
+                "steps_s": {"count": 100, "least": 1.0, "p50": 50.0, "p95": 95.0, "most": 100.0},
+                "sizes": [1, 2, 3],
+            }
+        }
 
     def test_shows_every_row_target_and_note(self) -> None:
         console = Console(record=True, width=100, file=io.StringIO())
@@ -213,8 +222,8 @@ class TestRows:
         return [t.what.partition(": ")[2] for t in rows.targets(found) if not t.met]
 
     def test_are_the_articles(self) -> None:
-        told = [(row.users, row.fps, row.dialogue, row.article_ms) for row in rows.ROWS]
-        assert told == [
+        seen = [(row.users, row.fps, row.dialogue, row.article_ms) for row in rows.ROWS]
+        assert seen == [
             (1, 30, False, 45),
             (1, 30, True, 120),
             (10, 15, False, 210),
@@ -243,8 +252,8 @@ class TestRows:
     def test_answers_that_never_came_are_not_fast_ones(self) -> None:
         none = Latency.of_ms([])
         silent = rows.Answers(none, none, none, 0.0, 0.0, ["no answer in time"], 12)
-        told = self.missed(measured(rows.ROWS[3], answers=silent))
-        assert told == ["answers of those due", "failed answers"]
+        seen = self.missed(measured(rows.ROWS[3], answers=silent))
+        assert seen == ["answers of those due", "failed answers"]
 
     def test_a_camera_that_is_not_kept_up_with(self) -> None:
         slow = measured(rows.ROWS[0], fps_processed=29.0)
@@ -367,7 +376,7 @@ class TestEngine:
         assert growth.theirs_at(1000) == 0.95
 
     def test_tells_of_every_family(self, tmp_path: Path) -> None:
-        told = engine.result([published(), published(family="another")], engine.QUICK)
-        assert [len(table.rows) for table in told.tables] == [2, 2, 8, 2]
-        assert len(told.targets) == 6
-        assert write(told, MACHINE, tmp_path).with_suffix(".png").exists()
+        of_two = engine.result([published(), published(family="another")], engine.QUICK)
+        assert [len(table.rows) for table in of_two.tables] == [2, 2, 8, 2]
+        assert len(of_two.targets) == 6
+        assert write(of_two, MACHINE, tmp_path).with_suffix(".png").exists()

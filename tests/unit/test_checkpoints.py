@@ -17,8 +17,6 @@ from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from tests.checkpoints import FAMILIES, write_checkpoint
 
-torch.set_num_threads(1)  # tensors this small only lose by being shared out
-
 HEIGHT, WIDTH = 84, 112  # Qwen's in whole tokens of 28; Qwen3's are 96 × 128, SmolVLM's 64 × 64
 CHAT = [
     {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What changed?"}]},

@@ -13,6 +13,7 @@ from sightline import cli
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1.dialogue_pb2 import Round
 from sightline.version import __version__
+from tests.eventually import eventually
 from tests.unit.fake_gateway import ANSWER, FakeGateway
 from tests.unit.test_sdk_frames import write_video
 
@@ -185,9 +186,7 @@ async def test_push_does_not_guess_between_sessions_of_one_name(
 
 async def test_watch_prints_events_and_ends_after_count(gateway, live, capsys) -> None:
     command = asyncio.create_task(cli.run(["watch", "desk", "motion", "--count", "2"]))
-    async with asyncio.timeout(10):
-        while not gateway.watched:  # noqa: ASYNC110 - the fake's state has no events of its own
-            await asyncio.sleep(0.01)
+    await eventually(lambda: gateway.watched)
     line = next(iter(gateway.lines.values()))
     watch = gateway.watched[0].watch
     for active, score in ((True, 0.9), (False, 0.2)):

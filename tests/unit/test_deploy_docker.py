@@ -68,7 +68,7 @@ def compose() -> dict[str, Any]:
 def test_an_image_installs_what_its_locks_hold_and_nothing_else(service: str) -> None:
     *builders, final = instructions(service)
     runs = [value for stage in builders for name, value in stage if name == "RUN"]
-    installs = [run for run in runs if " install " in run]
+    installs = [run for run in runs if "pip3" in run and " install " in run]
     assert len(installs) == 2  # tools and packages
     assert all("--require-hashes" in run for run in installs)
     copied = [value for name, value in builders[-1] if name == "COPY" and "locks" in value]
@@ -262,6 +262,19 @@ def test_a_worker_keeps_what_it_downloads_and_compiles_on_a_volume(
         assert service["read_only"]
         assert "${SIGHTLINE_CACHE:-cache}:/cache" in service["volumes"]
         assert any(str(volume).endswith(":/models:ro") for volume in service["volumes"])
+
+
+def test_a_worker_needs_no_compiler_and_no_temporary_folder_that_executes(
+    compose: dict[str, Any],
+) -> None:
+    """But for Triton on a GPU, which loads what it compiles from its cache."""
+    *builders, final = instructions("inference_worker")
+    assert ("COPY", "--from=kernels /kernels services/inference_worker/device/built") in final
+    assert any("device.build /kernels" in value for stage in builders for _, value in stage)
+    for name, value in final:
+        assert "gcc" not in value or value.startswith('if [ "$TORCH" = cuda ]'), (name, value)
+    for name in ("worker", "worker-gpu"):
+        assert compose["services"][name]["tmpfs"] == ["/tmp"]
 
 
 def test_containers_get_longer_to_end_than_their_drain(compose: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.docker import engine
+from tools import docker_engine as engine
 
 BEFORE = {
     "filter": [":INPUT ACCEPT", ":FORWARD ACCEPT", ":FIREWALL -", "-A INPUT -j FIREWALL"],

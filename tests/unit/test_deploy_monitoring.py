@@ -1,6 +1,7 @@
 """Dashboard and alerts speak of metrics that exist, and every metric is for somebody."""
 
 import ast
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ TARGET_LABELS = {"instance", "namespace", "le", "component"}  # of Prometheus' o
 NOT_SHOWN: dict[str, str] = {}  # metric: why no dashboard needs it
 
 
+@functools.cache
 def metrics() -> dict[str, tuple[str, set[str]]]:
     """Of every metric that a service defines: its kind and its labels."""
     found = {}
@@ -46,11 +48,13 @@ def series() -> dict[str, set[str]]:
     }
 
 
+@functools.cache
 def alerts() -> list[dict[str, Any]]:
     rules = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
     return [rule for group in rules["groups"] for rule in group["rules"]]
 
 
+@functools.cache
 def panels() -> list[dict[str, Any]]:
     board = json.loads((MONITORING / "dashboard.json").read_text())
     return [panel for panel in board["panels"] if panel["type"] != "row"]

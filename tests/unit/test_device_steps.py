@@ -15,7 +15,7 @@ from services.inference_worker.config import WorkerConfig
 from services.inference_worker.device.graphs import Graphs
 from services.inference_worker.device.upload import packed_bytes, upload
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
-from services.inference_worker.runner.batch import Picture
+from services.inference_worker.runner.batch import Tubelet
 from services.inference_worker.runner.runner import Runner
 from services.inference_worker.runner.vision import Vision
 from tests.unit.tiny import Bench, random_picture, tiny_model
@@ -100,10 +100,10 @@ def test_pictures_that_wait_are_encoded_ahead_once_and_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a GPU, but for the second stream."""
-    encoded: list[list[Picture]] = []
+    encoded: list[list[Tubelet]] = []
     inner = Vision._encode
 
-    def spy(self: Vision, layout: object, members: list[Picture]) -> None:
+    def spy(self: Vision, layout: object, members: list[Tubelet]) -> None:
         encoded.append(list(members))
         inner(self, layout, members)  # type: ignore[arg-type]
 
@@ -119,7 +119,7 @@ def test_pictures_that_wait_are_encoded_ahead_once_and_used(
             def forward(ordered: list, last: list, plain=plain, bench=bench) -> torch.Tensor:  # type: ignore[no-untyped-def, type-arg]
                 out = plain(ordered, last)
                 bench.runner.vision.encode(
-                    bench.core._making.waiting_pictures(bench.core.sessions.values())
+                    bench.core._builder.waiting_tubelets(bench.core.sessions.values())
                 )
                 return out
 
@@ -149,7 +149,7 @@ def test_pictures_are_not_encoded_ahead_where_some_might_be_reused(
     for number in range(2):
         bench.push("s", random_picture(np.random.default_rng(1)), number)
     bench.turn()
-    assert bench.core._making.waiting_pictures(bench.core.sessions.values()) == []
+    assert bench.core._builder.waiting_tubelets(bench.core.sessions.values()) == []
 
 
 def test_block_attention_without_a_gpu_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

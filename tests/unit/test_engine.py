@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 from services.inference_worker import metrics
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine.scheduler import (
-    BranchJob,
-    FinishReason,
-    FrameJob,
-    FrameReceipt,
-)
+from services.inference_worker.engine.jobs import FinishReason, FrameJob, FrameReceipt, Generation
 from services.inference_worker.model.family import Round, prompt_of
 from services.inference_worker.model.rotary import angles, rotate, shift
 from services.inference_worker.runner.batch import Run
@@ -94,7 +89,7 @@ def test_a_window_changes_while_frames_come(
     for window, frames in parts:
         if parked:
             now_s += 10
-            bench.core.run_step()
+            bench.core.advance()
             assert bench.core.sessions["s"].parked is not None
         resized = bench.engine.resize_session("s", window, model.spec.layout)
         bench.run()
@@ -388,7 +383,7 @@ def test_cancel_returns_every_page_and_says_so() -> None:
     bench.run()
     used = bench.cache.pool.num_used
     recorder = Recorder()
-    job = BranchJob(list(QUESTION), 100, recorder)
+    job = Generation(list(QUESTION), 100, recorder)
     bench.engine.submit_branch("s", job)
     bench.turn()
     bench.turn()
@@ -414,7 +409,7 @@ def test_a_released_session_fails_its_open_work() -> None:
 
 def test_a_full_pool_refuses_the_next_session_and_serves_the_others() -> None:
     model = tiny_model()
-    cost = Bench(model).core.shape(0).cost(4)
+    cost = Bench(model).core.admission.shape(0).cost(4)
     bench = Bench(model, num_pages=2 * cost + 1)
     bench.open("a")
     bench.open("b")
@@ -431,7 +426,7 @@ def test_answers_that_outlive_the_window_never_take_room_from_frames() -> None:
     rng = np.random.default_rng(9)
     model = tiny_model(window=3)
     model.stop_tokens = frozenset()  # long answers
-    cost = Bench(model).core.shape(0).cost(4)
+    cost = Bench(model).core.admission.shape(0).cost(4)
     bench = Bench(model, num_pages=cost + 1)
     bench.open("s")
     recorders = []
@@ -577,7 +572,7 @@ def test_the_worker_runs_in_the_precision_it_is_told(dtype: str) -> None:
     assert engine.dtype_name == dtype
     core.open_session("s")
     recorder = Recorder()
-    core.submit_branch("s", BranchJob(engine.model.question_tokens([], "What?"), 4, recorder))
+    core.submit_branch("s", Generation(engine.model.question_tokens([], "What?"), 4, recorder))
     while not recorder.ended:
         engine.turn()
     assert recorder.error is None
@@ -610,7 +605,7 @@ def test_a_thread_that_cannot_go_on_says_so_and_takes_no_more_work(
     bench = Bench(tiny_model())
     bench.engine.start().result(timeout=60)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    for name in ("open_branches", "reset"):
+    for name in ("idle_s", "reset"):
         monkeypatch.setattr(bench.core, name, lambda *_: 1 / 0)
     bench.engine.open_session("s")
     assert bench.engine.ended.result(timeout=10) is None

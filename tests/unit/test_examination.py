@@ -481,8 +481,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.needs("torchao")
 def test_every_setup_is_sat_and_reported(tiny: Path, data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("torchao", reason="int8 needs it")
     report = examined(tiny, data, tmp_path, *SETUPS)
     assert list(report.columns) == ["majority", *SETUPS]
     for found in report.columns.values():
@@ -527,12 +528,13 @@ def test_a_new_worker_knows_the_window_and_nothing_before(tiny: Path) -> None:
             (after,) = worker.scores(["red circle"])
             assert (after == pytest.approx(alone, abs=1e-5)) is is_same
             worker.close()
-        assert engine.engine.num_sessions == 0
+        assert not engine.engine.snapshot().sessions
     finally:
         worker.stop()
         engine.stop()
 
 
+@pytest.mark.slow
 def test_published_models_stand_in_the_same_table(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,9 @@ from services.gateway.workers import workers
 from sightline.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from sightline.status import details_of
 from sightline.v1 import gateway_pb2 as pb
+from tests.eventually import eventually
 from tests.unit.fake_worker import FakeWorker
-from tests.unit.gateway_parts import KEY, eventually, picture, running
+from tests.unit.gateway_parts import KEY, picture, running
 
 ID = "0123456789abcdef"
 
@@ -165,8 +166,8 @@ async def test_a_session_changes_while_it_runs() -> None:
         [resized] = worker.resized
         assert (resized.session_id, resized.window_segments) == (session.id, 9)
         for number in range(12):  # 1 s apart: all are chosen
-            session.sampler.picture(picture(number))
-        await eventually(lambda: session.link.processed == 12)
+            session.sampler.take(picture(number))
+        await eventually(lambda: session.counts.processed == 12)
         await worker.restart(forget=True)
         await eventually(lambda: len(worker.frames.get(session.id, ())) >= 9)
         assert worker.opened[-1][0].window_segments == 9
@@ -224,12 +225,11 @@ async def test_what_no_session_can_be_is_refused_early_and_late(options: dict[st
 
 async def test_no_grace_time_is_none() -> None:
     async with running(FakeWorker()) as parts:
-        assert (await parts.push_session(key="first-key")).plan.grace_s == 60
+        assert (await parts.push_session(key="first-key")).spec.grace_s == 60
         session = await parts.push_session(grace_s=0)
-        session.admit("rtmp")
-        session.sampler.picture(picture(0))
-        await eventually(lambda: session.message().state == pb.SESSION_STATE_LIVE)
-        session.release()
+        with session.admit("rtmp") as publisher:
+            publisher.sink.take(picture(0))
+            await eventually(lambda: session.message().state == pb.SESSION_STATE_LIVE)
         parts.sessions.tick(session.since_s + 0.001)
         assert session not in parts.sessions.all()
 
@@ -286,15 +286,15 @@ async def test_a_worker_of_another_major_version_is_refused_until_it_is_replaced
         assert not worker.opened
         assert workers.metrics.WORKERS.labels("incompatible")._value.get() == 1
         worker.protocol = PROTOCOL
-        await eventually(lambda: parts.router.descriptions())
+        await eventually(lambda: parts.workers.descriptions())
         assert (await parts.push_session()).id
         assert workers.metrics.WORKERS.labels("incompatible")._value.get() == 0
     said = [each for each in caplog.records if "another version" in each.message]
     assert len(said) == 1, "operators are told once, not with every look"
     worker.protocol = (PROTOCOL[0] + 1, 0)
     async with running(worker, ours) as parts:
-        await eventually(lambda: parts.router.descriptions())
-        assert (await parts.push_session()).link.worker.address == ours.address
+        await eventually(lambda: parts.workers.descriptions())
+        assert (await parts.push_session()).feed.placement.worker.address == ours.address
 
 
 # --- what a server is -----------------------------------------------------------------------
@@ -302,7 +302,7 @@ async def test_a_worker_of_another_major_version_is_refused_until_it_is_replaced
 
 async def test_a_server_says_what_it_is() -> None:
     async with running(FakeWorker(max_sessions=4), FakeWorker(max_sessions=2)) as parts:
-        await eventually(lambda: len(parts.router.descriptions()) == 2)
+        await eventually(lambda: len(parts.workers.descriptions()) == 2)
         info = await parts.stub.GetServerInfo(pb.GetServerInfoRequest())
         [model] = info.models
         assert (model.name, model.workers, model.max_sessions) == ("builtin", 2, 6)

@@ -16,8 +16,9 @@ from services.gateway.api.http import HttpApi
 from services.gateway.sessions.session import LIVE
 from services.gateway.workers import workers as router
 from sightline.v1 import gateway_pb2, inference_pb2
+from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, FakeWorker
-from tests.unit.gateway_parts import KEY, Parts, eventually, picture, running
+from tests.unit.gateway_parts import KEY, Parts, picture, running
 
 
 @contextlib.asynccontextmanager
@@ -29,7 +30,7 @@ async def _served(
         HttpApi(
             parts.config,
             parts.sessions,
-            parts.lines,
+            parts.viewers,
             addresses=parts.addresses,
             conversations=parts.conversations,
             info=parts.info,
@@ -114,7 +115,7 @@ async def test_errors_carry_the_status_of_their_code() -> None:
 
 async def test_info_says_what_the_model_knows_and_where_things_are() -> None:
     async with _served() as (parts, client):
-        await eventually(parts.router.descriptions)
+        await eventually(parts.workers.descriptions)
         info = await (await client.get("/api/info")).json()
         [model] = info["models"]
         assert (model["name"], model["ready"], model["workers"]) == ("builtin", True, 1)
@@ -184,7 +185,7 @@ async def test_info_answers_while_no_worker_does() -> None:
     worker = FakeWorker()
     async with _served(worker) as (parts, client):
         await worker.stop()
-        await eventually(lambda: not parts.router.descriptions())
+        await eventually(lambda: not parts.workers.descriptions())
         info = await (await client.get("/api/info")).json()
         assert info["models"] == []
         reply = await client.post("/api/sessions", json={"push": {}})
@@ -203,7 +204,7 @@ async def test_info_tells_how_far_a_model_is_and_fills_in_later(
         eta_s=120,
     )
     async with _served(worker) as (parts, client):
-        await eventually(lambda: parts.router.loading())
+        await eventually(lambda: parts.workers.loading())
         info = await (await client.get("/api/info")).json()
         text = "Downloading builtin: 41 %, 3.1 of 7.5 GB, about 2 min"
         [model] = info["models"]
@@ -214,7 +215,7 @@ async def test_info_tells_how_far_a_model_is_and_fills_in_later(
         assert refused.status == 503
         assert (await refused.json())["message"] == f"the model is not ready. {text}"
         worker.loading = None
-        await eventually(lambda: parts.router.descriptions())
+        await eventually(lambda: parts.workers.descriptions())
         info = await (await client.get("/api/info")).json()
         [model] = info["models"]
         assert model["ready"] is True
@@ -231,7 +232,7 @@ async def test_the_preview_is_the_newest_picture_as_jpeg() -> None:
         session = await parts.push_session(fps=1)
         path = f"/api/sessions/{session.id}/preview.jpg"
         assert (await client.get(path)).status == 204
-        session.admit("rtmp").picture(picture(0, width=320, height=240))
+        session.admit("rtmp").sink.take(picture(0, width=320, height=240))
         await eventually(lambda: session.state == LIVE)
         reply = await client.get(path)
         assert reply.content_type == "image/jpeg"

@@ -8,14 +8,15 @@ import grpc
 import numpy as np
 import pytest
 
-from services.gateway.api.parts import joined
+from services.gateway.api.push_parts import joined
 from services.gateway.frames.sampler import encode_jpeg
 from services.gateway.sessions.session import ENDED, LIVE, STALLED
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2 as pb
 from sightline.wire import push_messages
+from tests.eventually import eventually
 from tests.unit.fake_worker import FakeWorker
-from tests.unit.gateway_parts import KEY, SECOND_NS, Parts, eventually, picture, running
+from tests.unit.gateway_parts import KEY, SECOND_NS, Parts, picture, running
 
 Code = grpc.StatusCode
 

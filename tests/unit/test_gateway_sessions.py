@@ -12,8 +12,8 @@ import grpc
 import pytest
 
 from services.gateway import metrics
-from services.gateway.sessions.gate import Gate
-from services.gateway.sessions.memory import Leftovers
+from services.gateway.sessions.key_gate import KeyGate
+from services.gateway.sessions.memory_trimmer import MemoryTrimmer
 from services.gateway.sessions.session import ENDED, LIVE, STALLED, WAITING, Session
 from services.gateway.workers import workers as router
 from sightline.errors import (
@@ -25,8 +25,9 @@ from sightline.errors import (
     UnavailableError,
 )
 from sightline.v1 import gateway_pb2 as pb
+from tests.eventually import eventually
 from tests.unit.fake_worker import QUEUE, WINDOW, FakeWorker
-from tests.unit.gateway_parts import KEY, SECOND_NS, eventually, picture, running
+from tests.unit.gateway_parts import KEY, SECOND_NS, picture, running
 
 
 def _captured(worker: FakeWorker, session_id: str) -> list[int]:
@@ -41,23 +42,23 @@ async def test_sessions_go_to_the_emptiest_worker() -> None:
     busy, idle = FakeWorker(max_sessions=16), FakeWorker(max_sessions=16)
     busy.busy_sessions = 12
     async with running(busy, idle) as parts:
-        await eventually(lambda: all(worker.answering for worker in parts.router.workers))
+        await eventually(lambda: all(worker.answering for worker in parts.workers.all()))
         sessions = [await parts.push_session(key=f"key-{n:05}") for n in range(3)]
-        assert {session.link.worker.address for session in sessions} == {idle.address}
+        assert {session.feed.placement.worker.address for session in sessions} == {idle.address}
         assert (len(busy.frames), len(idle.frames)) == (0, 3)
         idle.busy_sessions = 12
-        await eventually(lambda: parts.router.workers[1].load.sessions == 15)
+        await eventually(lambda: parts.workers.all()[1].load.sessions == 15)
         fourth = await parts.push_session(key="key-of-the-fourth")
-        assert fourth.link.worker.address == busy.address
+        assert fourth.feed.placement.worker.address == busy.address
 
 
 async def test_a_worker_that_refuses_makes_room_for_another() -> None:
     full, spare = FakeWorker(), FakeWorker(max_sessions=1)
     full.full = True
     async with running(full, spare) as parts:
-        await eventually(lambda: all(worker.answering for worker in parts.router.workers))
+        await eventually(lambda: all(worker.answering for worker in parts.workers.all()))
         session = await parts.push_session()
-        assert session.link.worker.address == spare.address
+        assert session.feed.placement.worker.address == spare.address
         with pytest.raises(ResourceExhaustedError):
             await parts.push_session(key="another-key")
 
@@ -66,15 +67,15 @@ async def test_full_draining_and_absent_workers_are_told_apart() -> None:
     worker = FakeWorker(max_sessions=1)
     async with running(worker) as parts:
         await parts.push_session()
-        await eventually(lambda: not parts.router.workers[0].free_sessions)
+        await eventually(lambda: not parts.workers.all()[0].free_sessions)
         with pytest.raises(ResourceExhaustedError):
             await parts.push_session(key="another-key")
         worker.draining = True
-        await eventually(lambda: parts.router.workers[0].load.draining)
+        await eventually(lambda: parts.workers.all()[0].load.draining)
         with pytest.raises(UnavailableError, match="about to restart"):
             await parts.push_session(key="another-key")
         await worker.stop()
-        await eventually(lambda: not parts.router.workers[0].answering)
+        await eventually(lambda: not parts.workers.all()[0].answering)
         with pytest.raises(UnavailableError, match="restarting"):
             await parts.push_session(key="another-key")
 
@@ -83,11 +84,11 @@ async def test_a_worker_that_falls_silent_counts_as_away(monkeypatch: pytest.Mon
     monkeypatch.setattr(router, "REPORT_PATIENCE_S", 0.2)
     worker = FakeWorker()
     async with running(worker) as parts:
-        await eventually(lambda: parts.router.workers[0].answering)
+        await eventually(lambda: parts.workers.all()[0].answering)
         worker.silent = True
-        await eventually(lambda: not parts.router.workers[0].answering)
+        await eventually(lambda: not parts.workers.all()[0].answering)
         worker.silent = False
-        await eventually(lambda: parts.router.workers[0].answering)
+        await eventually(lambda: parts.workers.all()[0].answering)
 
 
 async def test_the_gateway_has_a_limit_of_its_own() -> None:
@@ -104,13 +105,13 @@ async def test_frames_reach_the_worker_in_order_and_within_its_credit() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
-        sink = session.admit("rtmp")
+        sink = session.admit("rtmp").sink
         worker.understanding.clear()
         for number in range(12):
-            sink.picture(picture(number))
-        await eventually(lambda: session.link.waiting == QUEUE)
+            sink.take(picture(number))
+        await eventually(lambda: session.feed.window.num_waiting == QUEUE)
         worker.understanding.set()
-        await eventually(lambda: session.link.processed == 12)
+        await eventually(lambda: session.counts.processed == 12)
         assert _captured(worker, session.id) == list(range(12))
         assert worker.most_in_flight <= QUEUE
         assert session.state == LIVE
@@ -132,8 +133,8 @@ async def test_a_frame_s_latency_and_age_begin_at_the_sampler(
         earlier = SimpleNamespace(monotonic=lambda: time.monotonic() - 0.25)
         monkeypatch.setattr("services.gateway.frames.sampler.time", earlier)
         before = _share_of_latencies(within_s=0.2)
-        session.admit("rtmp").picture(picture(0))
-        await eventually(lambda: session.link.processed == 1)
+        session.admit("rtmp").sink.take(picture(0))
+        await eventually(lambda: session.counts.processed == 1)
         assert session.message().stats.frame_latency_p50_ms > 245
         assert session.staleness_s(time.monotonic()) > 0.25
         within, total = _share_of_latencies(within_s=0.2)
@@ -155,8 +156,8 @@ async def test_the_newest_frame_s_age_is_told_by_state() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
-        session.admit("rtmp").picture(picture(0))
-        await eventually(lambda: session.link.processed == 1)
+        session.admit("rtmp").sink.take(picture(0))
+        await eventually(lambda: session.counts.processed == 1)
         parts.sessions.tick(time.monotonic() + 3)
         for of in ("p50", "p95", "max"):
             assert 3 <= metrics.FRAME_AGE.labels("live", of)._value.get() < 10
@@ -167,15 +168,15 @@ async def test_live_frames_drop_the_oldest_and_count_it() -> None:
     worker = FakeWorker()
     async with running(worker, ring_frames=2) as parts:
         session = await parts.push_session(fps=1)
-        sink = session.admit("rtmp")
+        sink = session.admit("rtmp").sink
         worker.understanding.clear()
         for number in range(3):
-            sink.picture(picture(number))
-            await eventually(lambda n=number: session.link.waiting == n + 1)
+            sink.take(picture(number))
+            await eventually(lambda n=number: session.feed.window.num_waiting == n + 1)
         for number in range(3, 10):
-            sink.picture(picture(number))
+            sink.take(picture(number))
         worker.understanding.set()
-        await eventually(lambda: session.link.processed == 5)
+        await eventually(lambda: session.counts.processed == 5)
         assert _captured(worker, session.id) == [0, 1, 2, 8, 9]
         assert dict(session.message().stats.dropped) == {"ring_full": 5}
 
@@ -184,12 +185,12 @@ async def test_lossless_frames_wait_for_room() -> None:
     worker = FakeWorker()
     async with running(worker, ring_frames=2) as parts:
         session = await parts.push_session(fps=1, delivery=pb.DELIVERY_LOSSLESS)
-        sink = session.admit("push")
+        sink = session.admit("push").sink
         worker.understanding.clear()
 
         def play() -> None:
             for number in range(20):
-                sink.picture(picture(number))
+                sink.take(picture(number))
 
         playing = asyncio.create_task(asyncio.to_thread(play))
         await eventually(lambda: session.waiting_frames == QUEUE + 2)
@@ -205,14 +206,14 @@ async def test_a_stream_that_broke_goes_on_where_the_worker_is() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
-        sink = session.admit("rtmp")
+        sink = session.admit("rtmp").sink
         for number in range(3):
-            sink.picture(picture(number))
-        await eventually(lambda: session.link.processed == 3)
+            sink.take(picture(number))
+        await eventually(lambda: session.counts.processed == 3)
         await worker.restart(forget=False)
-        await eventually(lambda: len(worker.opened) == 2 and session.link.connected)
-        sink.picture(picture(3))
-        await eventually(lambda: session.link.processed == 4)
+        await eventually(lambda: len(worker.opened) == 2 and session.feed.connected)
+        sink.take(picture(3))
+        await eventually(lambda: session.counts.processed == 4)
         assert worker.opened[1][1], "the worker knew the session"
         assert _captured(worker, session.id) == [0, 1, 2, 3]
 
@@ -222,10 +223,10 @@ async def test_a_worker_without_room_for_frames_is_named() -> None:
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
         worker.refuse_frames = True
-        session.admit("rtmp").picture(picture(0))
+        session.admit("rtmp").sink.take(picture(0))
         await eventually(lambda: "worker_full" in session.message().stats.degraded)
         worker.refuse_frames = False
-        await eventually(lambda: session.link.connected)
+        await eventually(lambda: session.feed.connected)
         assert session.message().stats.degraded == ["worker_full"], "for some seconds"
 
 
@@ -233,17 +234,17 @@ async def test_a_worker_that_forgot_gets_the_last_window_again() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
-        sink = session.admit("rtmp")
+        sink = session.admit("rtmp").sink
         for number in range(10):
-            sink.picture(picture(number))
-            await eventually(lambda n=number: session.link.processed == n + 1)
+            sink.take(picture(number))
+            await eventually(lambda n=number: session.counts.processed == n + 1)
         await worker.stop()
-        await eventually(lambda: not session.link.connected)
+        await eventually(lambda: not session.feed.connected)
         assert "worker_unavailable" in session.message().stats.degraded
-        sink.picture(picture(10))
+        sink.take(picture(10))
         worker.frames.clear()
         await worker.start()
-        await eventually(lambda: session.link.processed == 11)
+        await eventually(lambda: session.counts.processed == 11)
         assert _captured(worker, session.id) == [*range(10 - WINDOW, 10), 10]
         assert [frame.replayed for frame in worker.frames[session.id]] == [True] * WINDOW + [False]
         assert session.message().stats.frames_processed == 11, "what comes again counts once"
@@ -254,16 +255,16 @@ async def test_frames_in_flight_when_a_worker_forgets_are_sent_again() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
-        sink = session.admit("rtmp")
-        sink.picture(picture(0))
-        await eventually(lambda: session.link.processed == 1)
+        sink = session.admit("rtmp").sink
+        sink.take(picture(0))
+        await eventually(lambda: session.counts.processed == 1)
         worker.understanding.clear()
         for number in range(1, 4):
-            sink.picture(picture(number))
-        await eventually(lambda: session.link.waiting == 3)
+            sink.take(picture(number))
+        await eventually(lambda: session.feed.window.num_waiting == 3)
         await worker.restart(forget=True)
         worker.understanding.set()
-        await eventually(lambda: session.link.processed == 4)
+        await eventually(lambda: session.counts.processed == 4)
         assert _captured(worker, session.id) == [0, 1, 2, 3]
         assert not session.message().stats.dropped
 
@@ -272,16 +273,16 @@ async def test_frames_in_flight_when_the_stream_breaks_are_counted_not_repeated(
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
-        sink = session.admit("rtmp")
+        sink = session.admit("rtmp").sink
         worker.understanding.clear()
         for number in range(3):
-            sink.picture(picture(number))
-        await eventually(lambda: session.link.waiting == 3)
+            sink.take(picture(number))
+        await eventually(lambda: session.feed.window.num_waiting == 3)
         await worker.restart(forget=False)
         worker.understanding.set()
-        await eventually(lambda: session.link.dropped["worker_stream_broken"] == 3)
-        sink.picture(picture(3))
-        await eventually(lambda: session.link.processed == 1)
+        await eventually(lambda: session.counts.dropped["worker_stream_broken"] == 3)
+        sink.take(picture(3))
+        await eventually(lambda: session.counts.processed == 1)
 
 
 # --- publishers ---------------------------------------------------------------------------------
@@ -290,25 +291,25 @@ async def test_frames_in_flight_when_the_stream_breaks_are_counted_not_repeated(
 async def test_a_key_opens_one_session_to_one_publisher() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.push_session()
-        gate = Gate(parts.sessions, "rtmp")
+        gate = KeyGate(parts.sessions, "rtmp")
         with pytest.raises(UnauthenticatedError):
             await gate.accept("wrong-key", "1.2.3.4:5")
         with pytest.raises(UnauthenticatedError):
             await gate.accept("", "1.2.3.4:5")
         await gate.accept(KEY, "1.2.3.4:5")
         with pytest.raises(AlreadyExistsError):
-            await Gate(parts.sessions, "whip").accept(KEY, "1.2.3.4:6")
+            await KeyGate(parts.sessions, "whip").accept(KEY, "1.2.3.4:6")
         assert session.source_kind == "rtmp"
 
 
 async def test_a_publisher_learns_that_its_session_was_deleted() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.push_session()
-        gate = Gate(parts.sessions, "rtmp")
+        gate = KeyGate(parts.sessions, "rtmp")
         sink = await gate.accept(KEY, "a")
         parts.sessions.delete(session, "requested")
         with pytest.raises(InvalidArgumentError, match="deleted"):
-            sink.picture(picture(0))
+            sink.take(picture(0))
         again = await parts.push_session()
         with pytest.raises(AlreadyExistsError):
             await gate.accept(KEY, "b")
@@ -322,10 +323,10 @@ async def test_a_publisher_learns_that_its_session_was_deleted() -> None:
 async def test_a_publisher_that_left_may_come_back_within_the_grace_time() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.push_session(fps=1, grace_s=30)
-        gate = Gate(parts.sessions, "rtmp")
+        gate = KeyGate(parts.sessions, "rtmp")
         assert session.state == WAITING
         sink = await gate.accept(KEY, "a")
-        sink.picture(picture(0))
+        sink.take(picture(0))
         await eventually(lambda: session.state == LIVE)
         sink.ended("publisher_left")
         await eventually(lambda: session.state == STALLED)
@@ -333,18 +334,40 @@ async def test_a_publisher_that_left_may_come_back_within_the_grace_time() -> No
         parts.sessions.tick(session.since_s + 29)
         assert parts.sessions.all() == [session]
         again = await gate.accept(KEY, "b")
-        again.picture(picture(1))
+        again.take(picture(1))
         await eventually(lambda: session.state == LIVE)
         assert session.message().stats.frames_received == 2
+
+
+async def test_whoever_left_before_says_nothing_of_the_next_publisher() -> None:
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session(fps=1)
+        first = session.admit("rtmp")
+        with pytest.raises(AlreadyExistsError, match="rtmp"):
+            session.admit("whip")
+        first.sink.take(picture(0))
+        await eventually(lambda: session.state == LIVE)
+        await asyncio.to_thread(first.sink.ended, "publisher_left")  # from its decode thread
+        await eventually(lambda: session.state == STALLED)
+        with session.admit("whip") as second:
+            second.sink.take(picture(1))
+            await eventually(lambda: session.state == LIVE)
+            first.leave("publisher_left")
+            assert session.state == LIVE
+            with pytest.raises(AlreadyExistsError, match="whip"):
+                session.admit("push")
+        assert session.state == STALLED
+        session.admit("push").sink.ended("end")
+        assert session.state == ENDED, "at once: it was told on the loop"
 
 
 async def test_a_session_ends_with_its_grace_time() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session(fps=1, grace_s=30)
-        gate = Gate(parts.sessions, "rtmp")
+        gate = KeyGate(parts.sessions, "rtmp")
         sink = await gate.accept(KEY, "a")
-        sink.picture(picture(0))
+        sink.take(picture(0))
         await eventually(lambda: session.state == LIVE)
         gate.released(KEY)
         assert session.state == STALLED
@@ -373,7 +396,7 @@ async def test_a_session_nobody_publishes_to_or_looks_at_ends() -> None:
 async def test_a_source_that_fails_says_so() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.sessions.create(pb.CreateSessionRequest(source="clip.mp4"))
-        parts.sources[0].sink.picture(picture(0))
+        parts.sources[0].sink.take(picture(0))
         await eventually(lambda: session.state == LIVE)
         parts.sources[0].sink.ended("error")
         await eventually(lambda: session.state == ENDED)
@@ -413,7 +436,7 @@ async def test_absurd_requests_are_refused(request_: pb.CreateSessionRequest) ->
 async def test_a_source_that_cannot_be_opened_frees_the_worker() -> None:
     worker = FakeWorker()
     async with running(worker, open_timeout_s=0.05) as parts:
-        await eventually(lambda: parts.router.workers[0].answering)
+        await eventually(lambda: parts.workers.all()[0].answering)
         for source in ("missing.mp4", "slow.mp4"):
             with pytest.raises(InvalidArgumentError):
                 await parts.sessions.create(pb.CreateSessionRequest(source=source))
@@ -471,11 +494,11 @@ async def test_draining_ends_every_session_and_takes_no_more() -> None:
 async def test_rates_are_means_of_the_last_seconds() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.push_session(fps=1)
-        sink = session.admit("rtmp")
+        sink = session.admit("rtmp").sink
         parts.sessions.tick(100.0)
         for number in range(10):
-            sink.picture(picture(number))
-        await eventually(lambda: session.link.processed == 10)
+            sink.take(picture(number))
+        await eventually(lambda: session.counts.processed == 10)
         parts.sessions.tick(102.0)
         stats = session.message().stats
         assert stats.fps_in == pytest.approx(5.0)
@@ -483,7 +506,7 @@ async def test_rates_are_means_of_the_last_seconds() -> None:
 
 
 async def _first_frame(session: Session) -> None:
-    await eventually(lambda: session.link.processed)
+    await eventually(lambda: session.counts.processed)
 
 
 async def _read_all(call: Any) -> list[pb.PushFramesResponse]:
@@ -500,7 +523,7 @@ async def test_a_deleted_session_is_freed_without_the_collector(road: str) -> No
             if road == "source":
                 request = pb.CreateSessionRequest(source="clip.mp4")
                 session = await parts.sessions.create(request)
-                parts.sources[0].sink.picture(picture(1))
+                parts.sources[0].sink.take(picture(1))
                 parts.sources.clear()
             else:
                 session = await parts.push_session(fps=1)
@@ -527,7 +550,7 @@ async def test_a_deleted_session_is_freed_without_the_collector(road: str) -> No
 
 
 async def test_an_absurd_capture_time_ends_nothing() -> None:
-    """The issue's: frames after it failed in the link for good."""
+    """The issue's: frames after it failed in the feed for good."""
     async with running(FakeWorker()) as parts:
         session = await parts.push_session(fps=1)
         raw = pb.RawPicture(width=4, height=2, data=bytes(24))
@@ -544,25 +567,25 @@ async def test_an_absurd_capture_time_ends_nothing() -> None:
                     await _read_all(call)
             else:
                 assert (await _read_all(call))[-1].understood == 1
-        assert session.link.processed == 3
+        assert session.counts.processed == 3
 
 
 async def test_what_ended_sessions_left_is_given_back_once_and_later() -> None:
-    leftovers = Leftovers()
-    assert not await leftovers.advance(100.0)
-    leftovers.noted()
-    leftovers.noted()
-    assert not await leftovers.advance(101.0)
-    assert not await leftovers.advance(110.0)
-    assert await leftovers.advance(111.5)
-    assert not await leftovers.advance(200.0)
+    trimmer = MemoryTrimmer()
+    assert not await trimmer.advance(100.0)
+    trimmer.noted()
+    trimmer.noted()
+    assert not await trimmer.advance(101.0)
+    assert not await trimmer.advance(110.0)
+    assert await trimmer.advance(111.5)
+    assert not await trimmer.advance(200.0)
 
 
 async def test_nobody_sees_the_password_of_a_source() -> None:
     async with running(FakeWorker()) as parts:
         session = await parts.sessions.create(pb.CreateSessionRequest(source="clip.mp4"))
         secret = "rtsp://admin:hunter2@cam.lan/live?token=hunter2&channel=1"
-        session.plan = dataclasses.replace(session.plan, source=secret)
+        session.spec = dataclasses.replace(session.spec, source=secret)
         found = await parts.stub.GetSession(pb.GetSessionRequest(session=session.id))
         listed = await parts.stub.ListSessions(pb.ListSessionsRequest())
         for message in (found, *listed.sessions, parts.addresses.with_keys(session)):

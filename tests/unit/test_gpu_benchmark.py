@@ -22,9 +22,9 @@ def test_without_a_gpu_it_says_so_and_measures_nothing() -> None:
 
 
 @pytest.mark.device
+@pytest.mark.needs("triton")
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_the_whole_of_it_runs(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton", reason="the kernels are written in Triton")
     monkeypatch.setenv("WORKER_DTYPE", "float32")  # the interpreter multiplies no bfloat16
     monkeypatch.setenv("WORKER_KV_MEMORY_BYTES", str(64 * 2**20))
     monkeypatch.setenv("WORKER_MAX_SESSIONS", "2")

@@ -14,18 +14,19 @@ def one_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKER_DTYPE", "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_model")
 def test_steps_run_with_kernels_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = kernels.compiled(torch.float32)
-    if compiled is None:
-        pytest.skip("no C compiler")
+    built = kernels.built(torch.float32)
+    if built is None:
+        pytest.skip("no kernels were built")
     asked = list[torch.dtype]()
 
     def noted(dtype: torch.dtype) -> kernels.Kernels | None:
         asked.append(dtype)
-        return compiled
+        return built
 
-    monkeypatch.setattr(kernels, "compiled", noted)
+    monkeypatch.setattr(kernels, "built", noted)
     result = benchmark.run(lambda doing, done: None, quick=True)
     assert len(asked) > 1  # by the model, not only by the benchmark
     for steps in (result.figures["one"]["smolvlm"], result.figures["many"]["smolvlm"]):
@@ -34,7 +35,7 @@ def test_steps_run_with_kernels_and_without(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("one_model")
-def test_where_nothing_is_compiled_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "compiled", lambda dtype: None)
-    with pytest.raises(RuntimeError, match="no kernels are compiled"):
+def test_where_nothing_is_built_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "built", lambda dtype: None)
+    with pytest.raises(RuntimeError, match="no kernels were built"):
         benchmark.run(lambda doing, done: None, quick=True)

@@ -158,7 +158,9 @@ def test_who_serves_touches_no_tensor() -> None:
     assert not found
 
 
-@pytest.mark.parametrize("name", ["kv/pool.py", "engine/scheduler.py"])
+@pytest.mark.parametrize(
+    "name", ["kv/pool.py", "kv/trunk.py", "engine/jobs.py", "engine/scheduler.py"]
+)
 def test_page_tables_and_scheduling_know_no_tensors(name: str) -> None:
     """Not even at second hand: whatever they import at the top is looked at too."""
     seen: set[str] = set()

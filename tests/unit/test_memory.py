@@ -95,12 +95,8 @@ def test_a_folder_of_two_hundred_gigabytes_is_refused_before_it_is_read(tmp_path
         file.truncate(8 + len(encoded) + 2 * parameters)
     assert parameters_in(tmp_path) == parameters
     progress = loading.Loading(admit=room(free_bytes(CPU)).admit)
-    told = loading.current.set(progress)
-    try:
-        with pytest.raises(ModelError, match=r"needs 20\d\.\d GB of memory"):
-            load_model(str(tmp_path), torch.bfloat16, CPU, 12_544)
-    finally:
-        loading.current.reset(told)
+    with pytest.raises(ModelError, match=r"needs 20\d\.\d GB of memory"):
+        load_model(str(tmp_path), torch.bfloat16, CPU, 12_544, progress)
 
 
 def test_free_memory_is_within_the_machines() -> None:

@@ -132,8 +132,8 @@ def test_what_cannot_be_packed_stays() -> None:
     assert half.decoder.head is None
 
 
+@pytest.mark.needs("torchao")
 def test_quantised_layers_stay_as_they_are(tmp_path: Path) -> None:
-    pytest.importorskip("torchao")
     ours = tiny_model()
     quantise(ours, "int8")
     exact = _seen(ours)

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from services.inference_worker.device import onednn_attention as fused
-from services.inference_worker.kv.pool import Segment
-from services.inference_worker.kv.tensors import KVStore, PageRows
+from services.inference_worker.kv.tensors import KVTensors, PageRows
+from services.inference_worker.kv.trunk import Segment
 from services.inference_worker.model.layout import FrameLayout
-from services.inference_worker.runner.batch import Picture, Run, rounded
+from services.inference_worker.runner.batch import Run, Tubelet, rounded
 from services.inference_worker.runner.cpu.paged_attention import PagedAttention
 from tests.unit.tiny import attention_config
 
@@ -24,7 +24,7 @@ class Step:
 
     def __init__(self, layout: str, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.store = KVStore(
+        self.store = KVTensors(
             CONFIG,
             "auto",
             num_pages=PAGES,
@@ -132,7 +132,7 @@ def test_every_token_attends_to_what_it_sees(
     assert float((got - wanted).abs().max()) < 1e-5
 
 
-def _reads(store: KVStore, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def _reads(store: KVTensors, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     read, kinds = store.read, list[object]()
 
     def noted(layer: int, pages: torch.Tensor | PageRows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -208,7 +208,7 @@ def _frame(group: int, first: int, length: int = 20, number: int = 0) -> Run:
         own_pages=[page],
         own_start=0,
         slots=[page * PAGE + n for n in range(PAGE)],
-        picture=Picture(LAYOUT, []),
+        tubelet=Tubelet(LAYOUT, []),
         positions=[],
         tokens=[],
         row=range(first, first + length),

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from services.inference_worker.engine.scheduler import Sampling
-from services.inference_worker.kv.pool import Branch
+from services.inference_worker.kv.trunk import Branch
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import Round
 from services.inference_worker.model.packed import pack
 from services.inference_worker.model.quantise import quantise
 from services.inference_worker.model.rotary import angles, rotate
+from services.inference_worker.model.sampling import Sampling
 from tests.checkpoints import FAMILIES
 from tests.published import Pair, Transcript
 from tests.unit.tiny import Bench, Recorder
@@ -94,11 +94,7 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max())
 
 
-@settings(
-    max_examples=12,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=12)
 @given(
     tubelets=st.integers(0, 9),
     window=st.integers(1, 5),
@@ -209,11 +205,7 @@ def test_text_alone_and_a_single_picture_are_answered(served: Pair) -> None:
     assert difference(bench.runner.logits[-1], stream.expected(question, 4)[-1]) < TOLERANCE
 
 
-@settings(
-    max_examples=4,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=4)
 @given(data=st.data(), seed=st.integers(0, 2**16))
 def test_any_batch_equals_each_session_alone(served: Pair, data: st.DataObject, seed: int) -> None:
     """D: sessions of several frame sizes share steps in any interleaving; a branch leaves no
@@ -402,13 +394,13 @@ def test_eight_bits_are_near(pair: Pair) -> None:
     assert float((exact - near).abs().mean()) < 0.1 * float(exact.std())
 
 
-@pytest.mark.parametrize(("kind", "bound"), [("int8", 0.02), ("fp8", 0.1)])
-def test_keys_and_values_in_eight_bits_are_near(pair: Pair, kind: str, bound: float) -> None:
-    """Mean error of logits over their deviation, after evictions: 0.5 to 1.1 % were measured in
-    int8, 2 to 7 % in fp8. Steps that are cut and shared otherwise find the same (D)."""
+@pytest.mark.slow
+def test_keys_and_values_in_eight_bits_are_near(pair: Pair) -> None:
+    """Mean error of logits over their deviation, after evictions: 0.5 to 1.1 % were measured.
+    Steps that are cut and shared otherwise find the same (D)."""
     question = pair.ours.question_tokens([], "What changed?")
     logits = []
-    for kept, options in (("auto", {}), (kind, {}), (kind, {"burst": 3, "prefill": 5})):
+    for kept, options in (("auto", {}), ("int8", {}), ("int8", {"burst": 3, "prefill": 5})):
         rng = np.random.default_rng(8)
         bench = bench_of(pair, kv_dtype=kept, **options)
         stream = Stream(pair, bench, "s", size_of(pair, 3, 2))
@@ -422,7 +414,7 @@ def test_keys_and_values_in_eight_bits_are_near(pair: Pair, kind: str, bound: fl
         bench.run()
         logits.append(bench.runner.logits[-1])
     exact, near, shared = logits
-    assert 0 < float((exact - near).abs().mean()) < bound * float(exact.std())
+    assert 0 < float((exact - near).abs().mean()) < 0.02 * float(exact.std())
     assert float((shared - near).abs().mean()) < 0.02 * float(exact.std())
 
 

@@ -24,7 +24,7 @@ def test_a_default_window_beyond_the_positions_is_refused_at_the_start() -> None
     fitting = tiny_model(window=12, horizon=sink + 12)
     assert most_segments(fitting, fitting.spec.layout) == 12
     engine = assemble(fitting, CONFIG, torch.float32, CPU)
-    assert engine.core.limits.max_window_segments == 12
+    assert engine.limits.max_window_segments == 12
     with pytest.raises(
         ModelError, match=r"a window of 12 segments leaves the positions .*; 11 fit"
     ):

@@ -107,12 +107,11 @@ def test_an_answer_is_that_of_generate(release: Release, tmp_path: Path) -> None
     assert ended == theirs
 
 
+@pytest.mark.needs("torchvision", "num2words")
 @pytest.mark.parametrize("number", [0, 5, 10, 15], ids=lambda number: str(ANSWERING[number]))
 def test_what_the_processor_itself_saves_is_read(number: int, tmp_path: Path) -> None:
     """`save_pretrained` of transformers' own processor, where there is what it needs, against what
     `resave` writes in its place everywhere."""
-    pytest.importorskip("torchvision")
-    pytest.importorskip("num2words")
     published = write_release(ANSWERING[number], tmp_path / "published")
     ours = resave(ANSWERING[number], published, tmp_path / "resaved")
     theirs = shutil.copytree(ours, tmp_path / "saved")

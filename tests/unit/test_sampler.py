@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from services.common.tasks import QueueClosed
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.sampler import FrameRate, Sampler
-from services.gateway.sources.source import MAX_AHEAD_NS, Picture
+from services.gateway.sources.source import MAX_AHEAD_NS, DecodedFrame
 from tests.sources import START_NS
 
 SECOND_NS = 1_000_000_000
@@ -108,8 +108,8 @@ def sampler(**options: object) -> Sampler:
     return Sampler(**values)  # type: ignore[arg-type]
 
 
-def picture(frame: av.VideoFrame, index: int = 0, fps: float = 10) -> Picture:
-    return Picture(frame, START_NS + round(index * SECOND_NS / fps), "stream")
+def picture(frame: av.VideoFrame, index: int = 0, fps: float = 10) -> DecodedFrame:
+    return DecodedFrame(frame, START_NS + round(index * SECOND_NS / fps), "stream")
 
 
 @pytest.mark.parametrize("pixels", ["rgb24", "yuv420p", "yuvj420p", "nv12", "yuv444p10le", "gray"])
@@ -118,7 +118,7 @@ async def test_colours_and_sizes_survive_conversion(pixels: str, size: tuple[int
     colour = (200, 200, 200) if pixels == "gray" else (220, 30, 60)
     frame = solid(colour, *size).reformat(format=pixels, threads=1)
     ring = sampler(size=FrameSize(width=33, height=25))
-    ring.picture(picture(frame))
+    ring.take(picture(frame))
     taken = await ring.get()
     image = np.frombuffer(taken.pixels, np.uint8).reshape(25, 33, 3)
     assert (taken.width, taken.height, taken.capture_ns) == (33, 25, START_NS)
@@ -130,7 +130,7 @@ async def test_shrinking_averages() -> None:
     image = np.zeros((48, 64, 3), np.uint8)
     image[:, ::2] = 255
     ring = sampler()
-    ring.picture(picture(av.VideoFrame.from_ndarray(image, format="rgb24")))
+    ring.take(picture(av.VideoFrame.from_ndarray(image, format="rgb24")))
     pixels = np.frombuffer((await ring.get()).pixels, np.uint8)
     assert pixels.min() > 100
     assert pixels.max() < 155
@@ -138,9 +138,9 @@ async def test_shrinking_averages() -> None:
 
 async def test_the_source_may_change_its_size_but_frames_keep_theirs() -> None:
     ring = sampler()
-    ring.picture(picture(solid((255, 0, 0), 64, 48), 0))
-    ring.picture(picture(solid((0, 255, 0), 100, 30), 1))
-    ring.picture(picture(solid((0, 0, 255), 20, 20), 2))
+    ring.take(picture(solid((255, 0, 0), 64, 48), 0))
+    ring.take(picture(solid((0, 255, 0), 100, 30), 1))
+    ring.take(picture(solid((0, 0, 255), 20, 20), 2))
     first, second, third = [await ring.get() for _ in range(3)]
     assert first.pixels == bytes([255, 0, 0]) * (32 * 24)
     assert second.pixels == bytes([0, 255, 0]) * (32 * 24)
@@ -152,8 +152,8 @@ async def test_the_source_may_change_its_size_but_frames_keep_theirs() -> None:
 async def test_the_first_picture_settles_a_free_size() -> None:
     ring = sampler(size=FrameSize(width=56, height=56, factor=28, min_pixels=784, max_pixels=4000))
     assert ring.size == (56, 56)
-    ring.picture(picture(solid((255, 0, 0), 160, 40), 0))
-    ring.picture(picture(solid((0, 255, 0), 40, 160), 1))
+    ring.take(picture(solid((255, 0, 0), 160, 40), 0))
+    ring.take(picture(solid((0, 255, 0), 40, 160), 1))
     for _ in range(2):
         frame = await ring.get()
         assert (frame.width, frame.height) == ring.size == (140, 28)
@@ -193,7 +193,7 @@ def test_a_fitted_size_keeps_the_rule_and_nearly_the_shape(
 async def test_the_newest_frames_win_and_every_drop_is_counted() -> None:
     ring = sampler(capacity=3)
     for index in range(10):
-        ring.picture(picture(solid((index, 0, 0)), index))
+        ring.take(picture(solid((index, 0, 0)), index))
     assert len(ring) == 3
     reds = [(await ring.get()).pixels[0] for _ in range(3)]
     assert reds == [7, 8, 9]
@@ -204,7 +204,7 @@ async def test_the_newest_frames_win_and_every_drop_is_counted() -> None:
 async def test_only_sampled_pictures_count_as_sampled() -> None:
     ring = sampler(capacity=1000)
     for index in range(300):
-        ring.picture(picture(solid((0, 0, 0)), index, fps=30))
+        ring.take(picture(solid((0, 0, 0)), index, fps=30))
     counts = ring.counts()
     assert counts.received == 300
     assert counts.sampled == pytest.approx(100, abs=2)
@@ -215,7 +215,7 @@ async def test_a_reader_is_woken_by_the_decode_thread() -> None:
     ring = sampler()
     reading = asyncio.create_task(ring.get())
     await asyncio.sleep(0)
-    threading.Thread(target=ring.picture, args=(picture(solid((1, 2, 3))),)).start()
+    threading.Thread(target=ring.take, args=(picture(solid((1, 2, 3))),)).start()
     frame = await asyncio.wait_for(reading, 5)
     assert frame.pixels[:3] == bytes([1, 2, 3])
 
@@ -229,7 +229,7 @@ async def test_a_thousand_pictures_leave_one_callback_on_the_loop() -> None:
 
     ring = sampler(loop=Loop(), capacity=4)
     for index in range(1000):
-        ring.picture(picture(solid((0, 0, 0), 4, 4), index))
+        ring.take(picture(solid((0, 0, 0), 4, 4), index))
     assert len(callbacks) == 1
 
 
@@ -239,7 +239,7 @@ async def test_lossless_waits_for_room_and_loses_nothing() -> None:
 
     def decode() -> None:
         for frame in frames:
-            ring.picture(frame)
+            ring.take(frame)
 
     thread = threading.Thread(target=decode)
     thread.start()
@@ -254,15 +254,15 @@ async def test_lossless_waits_for_room_and_loses_nothing() -> None:
 
 async def test_closing_releases_a_waiting_thread_and_the_reader() -> None:
     ring = sampler(capacity=1, lossless=True)
-    ring.picture(picture(solid((0, 0, 0)), 0))
-    thread = threading.Thread(target=ring.picture, args=(picture(solid((0, 0, 0)), 1),))
+    ring.take(picture(solid((0, 0, 0)), 0))
+    thread = threading.Thread(target=ring.take, args=(picture(solid((0, 0, 0)), 1),))
     thread.start()
     ring.close()
     await asyncio.to_thread(thread.join, 5)
     assert not thread.is_alive()
     with pytest.raises(QueueClosed):
         await ring.get()
-    ring.picture(picture(solid((0, 0, 0)), 2))
+    ring.take(picture(solid((0, 0, 0)), 2))
     assert len(ring) == 0
 
 
@@ -275,14 +275,6 @@ async def test_a_closed_reader_stops_waiting() -> None:
         await asyncio.wait_for(reading, 5)
 
 
-async def test_the_end_of_a_source_is_told_on_the_loop() -> None:
-    told: list[tuple[str, int]] = []
-    ring = sampler(on_ended=lambda reason: told.append((reason, threading.get_ident())))
-    await asyncio.to_thread(ring.ended, "publisher_left")
-    await asyncio.sleep(0)
-    assert told == [("publisher_left", threading.get_ident())]
-
-
 # --- capture times --------------------------------------------------------------------------------
 
 
@@ -290,9 +282,9 @@ async def test_a_publisher_that_starts_anew_with_earlier_times_goes_on() -> None
     """A second push may count from zero again: its frames must not be lost."""
     ring = sampler(capacity=1000)
     for index in range(20):
-        ring.picture(picture(solid((0, 0, 0)), index))
+        ring.take(picture(solid((0, 0, 0)), index))
     for index in range(20):
-        ring.picture(Picture(solid((0, 0, 0)), 1 + index * SECOND_NS // 10, "stream"))
+        ring.take(DecodedFrame(solid((0, 0, 0)), 1 + index * SECOND_NS // 10, "stream"))
     times = [(await ring.get()).capture_ns for _ in range(len(ring))]
     assert times == sorted(set(times))
     assert len(times) >= 38
@@ -303,7 +295,7 @@ async def test_small_steps_back_are_clamped() -> None:
     ring = sampler(fps=100, capacity=100)
     for offset_ms in (0, 100, 90, 200):
         capture_ns = START_NS + offset_ms * 1_000_000
-        ring.picture(Picture(solid((0, 0, 0)), capture_ns, "stream"))
+        ring.take(DecodedFrame(solid((0, 0, 0)), capture_ns, "stream"))
     times = [(await ring.get()).capture_ns for _ in range(len(ring))]
     assert [(time_ns - START_NS) // 1_000_000 for time_ns in times] == [0, 100, 200]
     assert ring.counts().noted == {"non_monotonic": 1}
@@ -315,7 +307,7 @@ async def test_times_far_ahead_of_our_clock_are_brought_back_and_pass() -> None:
     for start_ns in (START_NS, 2**63 - 1, 1, START_NS + 2 * MAX_AHEAD_NS, 5, 2**62, 2**63 - 9, 7):
         for number in range(3):
             capture_ns = start_ns + number * SECOND_NS // 100
-            ring.picture(Picture(solid((0, 0, 0)), capture_ns, "stream"))
+            ring.take(DecodedFrame(solid((0, 0, 0)), capture_ns, "stream"))
     times = [(await ring.get()).capture_ns for _ in range(len(ring))]
     assert times == sorted(times)
     assert times[0] == START_NS
@@ -330,8 +322,8 @@ async def test_times_far_ahead_of_our_clock_are_brought_back_and_pass() -> None:
 async def test_the_preview_is_the_newest_picture_in_its_own_shape() -> None:
     ring = sampler()
     assert await ring.preview() is None
-    ring.picture(picture(solid((0, 0, 0)), 0))
-    ring.picture(picture(solid((220, 30, 60), 1280, 720), 1))
+    ring.take(picture(solid((0, 0, 0)), 0))
+    ring.take(picture(solid((220, 30, 60), 1280, 720), 1))
     jpeg = await ring.preview()
     assert jpeg is not None
     with av.open(io.BytesIO(jpeg), format="jpeg_pipe") as file:
@@ -339,7 +331,7 @@ async def test_the_preview_is_the_newest_picture_in_its_own_shape() -> None:
     assert image.shape == (360, 640, 3)
     assert np.abs(image.astype(int) - (220, 30, 60)).max() <= 8
     assert await ring.preview() is jpeg, "one picture is encoded once"
-    ring.picture(picture(solid((0, 200, 0), 50, 31), 2))
+    ring.take(picture(solid((0, 200, 0), 50, 31), 2))
     small = await ring.preview()
     assert small is not None
     assert small is not jpeg
@@ -351,4 +343,4 @@ async def test_a_preview_is_not_converted_unless_asked(monkeypatch: pytest.Monke
     ring = sampler()
     monkeypatch.setattr(ring, "_encode_preview", lambda *_: pytest.fail("converted"))
     for index in range(10):
-        ring.picture(picture(solid((0, 0, 0)), index))
+        ring.take(picture(solid((0, 0, 0)), index))

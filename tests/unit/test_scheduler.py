@@ -3,17 +3,15 @@
 import random
 from typing import Any
 
+from services.inference_worker.engine.jobs import EngineSession, FrameJob, Generation
 from services.inference_worker.engine.scheduler import (
     KEPT_WAITING,
     QUESTIONS_WAIT_S,
-    BranchJob,
-    FrameJob,
-    Plan,
     Scheduler,
-    SessionState,
     StepLimits,
+    StepPlan,
 )
-from services.inference_worker.kv.pool import KVCache, TrunkShape
+from services.inference_worker.kv.trunk import SessionPages, TrunkShape
 from services.inference_worker.model.layout import FrameLayout
 
 LAYOUT = FrameLayout(width=32, height=32, vision_tokens=4, segment_tokens=4, segment_advance=4)
@@ -30,9 +28,9 @@ class Device:
         self.scheduler = Scheduler(LIMITS, tubelet=1)
         self.now_s = 100.0
         shape = TrunkShape(sink_tokens=1, segment_tokens=4, window_segments=2, branch_tokens=64)
-        cache = KVCache(1024, 16)
+        cache = SessionPages(1024, 16)
         self.sessions = [
-            SessionState(f"s{n}", cache.open_trunk(shape)) for n in range(num_sessions)
+            EngineSession(f"s{n}", cache.open_trunk(shape)) for n in range(num_sessions)
         ]
 
     def frame(self, session: int) -> None:
@@ -40,13 +38,14 @@ class Device:
         self.sessions[session].frames.append(job)
         self.sessions[session].last_frame_s = self.now_s
 
-    def ask(self, session: int, tokens: int = 1) -> BranchJob:
+    def ask(self, session: int, tokens: int = 1) -> Generation:
         sink: Any = None
-        job = BranchJob([1] * tokens, 64, sink, order=len(self.sessions[session].running))
-        self.sessions[session].running.append(job)
+        job = Generation([1] * tokens, 64, sink, order=len(self.sessions[session].running))
+        job.session = self.sessions[session]
+        job.session.running.append(job)
         return job
 
-    def step(self) -> Plan:
+    def step(self) -> StepPlan:
         plan = self.scheduler.plan(self.sessions, self.now_s)
         for session, tubelets in plan.frames:
             for _ in tubelets:

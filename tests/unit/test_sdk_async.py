@@ -13,6 +13,7 @@ from sightline import aio
 from sightline.calls import ATTEMPTS, backoff_s
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1.dialogue_pb2 import Round
+from tests.eventually import eventually
 from tests.unit.fake_gateway import ANSWER, CREDIT, FakeGateway
 from tests.unit.test_sdk_frames import write_video
 
@@ -157,7 +158,7 @@ async def test_conversations_are_read_and_forgotten(gateway, client, session) ->
 async def test_a_watch_may_look_at_every_frame(gateway, session) -> None:
     for interval_s in (None, 0.0, 2.0):
         session.watch("a cat is there", interval_s=interval_s)
-    await _until(lambda: len(gateway.watched) == 3)
+    await eventually(lambda: len(gateway.watched) == 3)
     usual, every, slow = gateway.watched
     assert not usual.HasField("interval_s")
     assert every.HasField("interval_s")
@@ -342,15 +343,9 @@ def _fire(gateway: FakeGateway, active: bool, capture_ns: int) -> None:
     )
 
 
-async def _until(condition) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the fake's state has no events of its own
-            await asyncio.sleep(0.005)
-
-
 async def test_watch_tells_events_until_closed(gateway, session) -> None:
     watch = session.watch("a red circle is there", interval_s=0.5)
-    await _until(lambda: gateway.watched)
+    await eventually(lambda: gateway.watched)
     assert gateway.watched[0].interval_s == 0.5
     _fire(gateway, True, 7)
     _fire(gateway, False, 8)
@@ -360,19 +355,19 @@ async def test_watch_tells_events_until_closed(gateway, session) -> None:
     assert event.capture_ns == 8
     assert event.condition == "a red circle is there"
     watch.close()
-    await _until(lambda: gateway.unwatched == [watch.id])
+    await eventually(lambda: gateway.unwatched == [watch.id])
     assert await watch.next() is None
 
 
 async def test_a_watch_with_a_bound_ends_by_itself(gateway, session) -> None:
     watch = session.watch("motion", limit=1, timeout_s=30)
     seen = asyncio.create_task(_all(watch))
-    await _until(lambda: gateway.watched)
+    await eventually(lambda: gateway.watched)
     _fire(gateway, True, 1)
     _fire(gateway, False, 2)
     assert len(await asyncio.wait_for(seen, 5)) == 1
     assert await asyncio.wait_for(_all(session.watch("motion", timeout_s=0.05)), 5) == []
-    await _until(lambda: len(gateway.unwatched) == 2)
+    await eventually(lambda: len(gateway.unwatched) == 2)
 
 
 async def _all(watch: sightline.aio.Watch) -> list[sightline.Event]:
@@ -381,12 +376,12 @@ async def _all(watch: sightline.aio.Watch) -> list[sightline.Event]:
 
 async def test_watch_is_registered_again_and_tells_only_news(gateway, session) -> None:
     watch = session.watch("motion")
-    await _until(lambda: gateway.watched)
+    await eventually(lambda: gateway.watched)
     _fire(gateway, True, 1)
     assert (await watch.next(5)).active
     gateway.forget_lines()
     gateway.break_line()
-    await _until(lambda: len(gateway.watched) == 2 and gateway.lines)
+    await eventually(lambda: len(gateway.watched) == 2 and gateway.lines)
     _fire(gateway, True, 2)  # the state it told before the break
     _fire(gateway, False, 3)
     event = await watch.next(5)
@@ -395,10 +390,10 @@ async def test_watch_is_registered_again_and_tells_only_news(gateway, session) -
 
 async def test_a_slow_watcher_loses_the_oldest_events_and_knows(gateway, session) -> None:
     watch = session.watch("motion")
-    await _until(lambda: gateway.watched)
+    await eventually(lambda: gateway.watched)
     for number in range(300):
         _fire(gateway, number % 2 == 0, number)
-    await _until(lambda: watch.dropped == 300 - 256)
+    await eventually(lambda: watch.dropped == 300 - 256)
     assert (await watch.next(5)).capture_ns == 300 - 256
 
 
@@ -406,7 +401,7 @@ async def test_session_state_events_refresh_the_stats(gateway, session) -> None:
     await session.ask("q").result()
     state = pb.Session(id=session.id, name="desk", stats=pb.SessionStats(fps_in=25.0))
     _line(gateway).add(session_state=state)
-    await _until(lambda: session.stats.fps_in == 25.0)
+    await eventually(lambda: session.stats.fps_in == 25.0)
 
 
 JPEG = b"\xff\xd8 picture"
@@ -484,7 +479,7 @@ async def test_a_file_that_cannot_be_pushed_leaves_no_session(gateway, client, t
 async def test_a_looped_file_goes_on_in_time(gateway, client, tmp_path) -> None:
     write_video(tmp_path / "clip.mp4", b_frames=0, rate=200)
     session = await client.open(tmp_path / "clip.mp4", loop=True)
-    await _until(lambda: len(gateway.pushed) > 100)
+    await eventually(lambda: len(gateway.pushed) > 100)
     await session.aclose()
     times = [message.packet.capture_ns for message in gateway.pushed[1:]]
     steps = {round((late - early) / 1e6) for early, late in pairwise(times)}
@@ -498,7 +493,7 @@ async def test_a_server_that_goes_away_gracefully_is_followed(gateway, session) 
     _line(gateway).add(go_away=pb.GoAway(reason="draining", reconnect_within_s=5))
     gateway.go_on.set()
     assert (await answer.result()).text == ANSWER
-    await _until(lambda: len(gateway.starts) == 2)  # for the watch
+    await eventually(lambda: len(gateway.starts) == 2)  # for the watch
     _fire(gateway, True, 1)
     assert (await watch.next(5)).active
 

@@ -8,12 +8,12 @@ import av
 import pytest
 
 from services.gateway.sources.bitstream import jpeg_size
-from services.gateway.sources.budget import DecodeGuard, check_scans
+from services.gateway.sources.decode_guard import DecodeGuard, check_scans
 from services.gateway.sources.decoder import (
     BitstreamDecoder,
     EncodedPacket,
+    FrameOutlet,
     PacketDecoder,
-    PictureOutlet,
 )
 from services.gateway.sources.parameter_sets import (
     MalformedError,
@@ -31,7 +31,7 @@ MIB = 1024 * 1024
 
 def decoder(codec: str, **budget: float) -> tuple[BitstreamDecoder, RecordingSink]:
     sink = RecordingSink(budget=DecodeBudget(**budget))  # type: ignore[arg-type]
-    return BitstreamDecoder(PictureOutlet(sink), codec), sink
+    return BitstreamDecoder(FrameOutlet(sink), codec), sink
 
 
 def unit(data: bytes, number: int = 0) -> EncodedPacket:

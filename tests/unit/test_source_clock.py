@@ -3,7 +3,7 @@
 import random
 
 from services.gateway.sources.clock import ArrivalClock
-from services.gateway.sources.whip.rtp_video import NTP_TO_UNIX_S, SenderClock
+from services.gateway.sources.whip.sender_clock import NTP_TO_UNIX_S, SenderClock
 
 MS = 1_000_000
 SECOND = 1000 * MS

@@ -12,8 +12,8 @@ from services.gateway.sources.decoder import (
     MAX_QUEUED_PACKETS,
     BitstreamDecoder,
     EncodedPacket,
+    FrameOutlet,
     PacketDecoder,
-    PictureOutlet,
 )
 from services.gateway.sources.source import MAX_SIDE, check_size
 from sightline.errors import InvalidArgumentError
@@ -44,7 +44,7 @@ def packets(clip: Clip) -> list[EncodedPacket]:
 
 def decode(codec: str, units: list[EncodedPacket], extradata: bytes = b"") -> RecordingSink:
     sink = RecordingSink()
-    decoder = BitstreamDecoder(PictureOutlet(sink), codec, extradata)
+    decoder = BitstreamDecoder(FrameOutlet(sink), codec, extradata)
     for unit in units:
         decoder.decode(unit)
     decoder.flush()
@@ -75,7 +75,7 @@ def test_b_frames_come_out_in_order_of_presentation(encoder: str) -> None:
 
 
 def test_no_picture_is_held_back_without_b_frames(h264: Clip) -> None:
-    decoder = BitstreamDecoder(PictureOutlet(RecordingSink()), "h264")
+    decoder = BitstreamDecoder(FrameOutlet(RecordingSink()), "h264")
     assert [decoder.decode(unit) for unit in packets(h264)] == [1] * 20
 
 
@@ -93,7 +93,7 @@ def test_timestamps_that_fall_back_are_clamped_and_noted(h264: Clip) -> None:
     early = EncodedPacket(units[5].data, START_NS - 5 * FRAME_NS, False)
     units[5] = early
     sink = RecordingSink()
-    decoder = BitstreamDecoder(PictureOutlet(sink), "h264")
+    decoder = BitstreamDecoder(FrameOutlet(sink), "h264")
     for unit in units:
         decoder.decode(unit)
     times = [picture.capture_ns for picture in sink.pictures]
@@ -116,7 +116,7 @@ def test_an_h264_stream_of_an_absurd_size_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("services.gateway.sources.decoder.MAX_PIXELS", 100 * 100)
     clip = encode_clip(num_pictures=2, width=160, height=120)
     sink = RecordingSink()
-    decoder = BitstreamDecoder(PictureOutlet(sink), "h264")
+    decoder = BitstreamDecoder(FrameOutlet(sink), "h264")
     with pytest.raises(InvalidArgumentError, match="larger than"):
         decoder.decode(packets(clip)[0])
     assert sink.drops == {"absurd_size": 1}
@@ -125,7 +125,7 @@ def test_an_h264_stream_of_an_absurd_size_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_unknown_codecs_are_named() -> None:
     with pytest.raises(InvalidArgumentError, match="unknown codec 'h261'; known are av1, h264"):
-        BitstreamDecoder(PictureOutlet(RecordingSink()), "h261")
+        BitstreamDecoder(FrameOutlet(RecordingSink()), "h261")
 
 
 @settings(deadline=None, max_examples=60)
@@ -273,7 +273,7 @@ def test_the_codec_may_change_on_the_way() -> None:
 
 def test_a_sink_that_fails_does_not_end_the_thread(h264: Clip) -> None:
     class Failing(RecordingSink):
-        def picture(self, picture: object) -> None:
+        def take(self, picture: object) -> None:
             raise RuntimeError("a defect")
 
     sink = Failing()
@@ -287,7 +287,7 @@ def test_a_sink_that_fails_does_not_end_the_thread(h264: Clip) -> None:
 
 def test_a_sink_that_wants_no_more_ends_the_stream(h264: Clip) -> None:
     class Refusing(RecordingSink):
-        def picture(self, picture: object) -> None:
+        def take(self, picture: object) -> None:
             raise InvalidArgumentError("the session was deleted")
 
     sink = Refusing()

@@ -11,11 +11,16 @@ import pytest
 
 from services.common.log import JsonFormatter
 from services.common.redaction import redacted
-from services.gateway.sources.opening import locate
 from services.gateway.sources.remote.credentials import Credentials
-from services.gateway.sources.remote.reach import Reach, Rule, UnreachableError, is_public
+from services.gateway.sources.remote.egress_policy import (
+    EgressPolicy,
+    Rule,
+    UnreachableError,
+    is_public,
+)
 from services.gateway.sources.remote.rtsp import RtspPipe
 from services.gateway.sources.remote.url import SourceUrl
+from services.gateway.sources.source_opener import locate
 from sightline.errors import InvalidArgumentError, SightlineError
 
 # --- spelling -------------------------------------------------------------------------------------
@@ -189,15 +194,15 @@ PRIVATE = [
 def test_addresses_that_are_not_public(text: str) -> None:
     assert not is_public(ipaddress.ip_address(text))
     with pytest.raises(UnreachableError):
-        Reach().addresses(text, 80)
-    named = Reach(resolve=lambda host, port: [text])
+        EgressPolicy().addresses(text, 80)
+    named = EgressPolicy(resolve=lambda host, port: [text])
     with pytest.raises(UnreachableError):
         named.addresses("innocent.example", 80)
 
 
 @pytest.mark.parametrize("text", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "64:ff9b::808:808"])
 def test_addresses_that_are_public(text: str) -> None:
-    assert Reach().addresses(text, 80) == [ipaddress.ip_address(text)]
+    assert EgressPolicy().addresses(text, 80) == [ipaddress.ip_address(text)]
 
 
 @pytest.mark.parametrize(
@@ -221,9 +226,9 @@ def test_addresses_that_are_public(text: str) -> None:
     ],
 )
 def test_rules(rule: str, host: str, port: int, address: str, allowed: bool) -> None:
-    reach = Reach([rule], resolve=lambda host, port: [address])
+    egress = EgressPolicy([rule], resolve=lambda host, port: [address])
     try:
-        assert reach.addresses(host, port)
+        assert egress.addresses(host, port)
     except UnreachableError:
         assert not allowed
     else:
@@ -240,8 +245,8 @@ def test_rules_that_are_none(text: str) -> None:
 
 
 def test_of_several_addresses_only_those_within_reach_are_used() -> None:
-    reach = Reach(resolve=lambda host, port: ["127.0.0.1", "8.8.8.8", "10.0.0.1"])
-    assert [str(address) for address in reach.addresses("x.example", 1)] == ["8.8.8.8"]
+    egress = EgressPolicy(resolve=lambda host, port: ["127.0.0.1", "8.8.8.8", "10.0.0.1"])
+    assert [str(address) for address in egress.addresses("x.example", 1)] == ["8.8.8.8"]
 
 
 # --- redaction ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.inference_worker.engine.scheduler import FrameReceipt
+from services.inference_worker.engine.jobs import FrameReceipt
 from services.inference_worker.engine.step_health import StepHealth
 from services.inference_worker.model.errors import DeviceFailedError
 from services.inference_worker.runner.batch import Run
@@ -143,7 +143,7 @@ def test_a_session_that_cannot_be_read_does_not_end_those_that_can() -> None:
     bench = Bench(tiny_model())
     bench.open("good")
     bad = random_picture(rng).tobytes()
-    failing(bench, lambda run: run.picture is not None and bad in run.picture.pixels)
+    failing(bench, lambda run: run.tubelet is not None and bad in run.tubelet.pixels)
     for number in range(12):
         bench.open("bad")
         bench.push("bad", np.frombuffer(bad, np.uint8).reshape(64, 64, 3), number)
@@ -167,10 +167,10 @@ def test_sessions_that_cannot_even_be_opened_end_the_engine() -> None:
 def test_defects_of_ours_that_come_again_and_again_end_the_engine() -> None:
     bench = started()
 
-    def defect() -> None:
+    def defect(now_s: float) -> None:
         raise ZeroDivisionError
 
-    bench.core.open_branches = defect  # type: ignore[method-assign]
+    bench.core.idle_s = defect  # type: ignore[method-assign]
     bench.engine.open_session("s")
     wait(bench.engine.ended.done)
     assert isinstance(bench.engine.failure, DeviceFailedError)

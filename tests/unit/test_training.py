@@ -10,6 +10,7 @@ import torch
 
 from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.model.family import WEIGHTS, Round
+from tests.processes import SHAPES
 from training.__main__ import main
 from training.answerers import DenseAnswerer
 from training.batches import (
@@ -216,7 +217,7 @@ def test_shipped_weights_are_written_over_only_on_demand(
     monkeypatch.setattr("training.processes.launch", launched.append)
     for command in (
         ["train", "--output", str(WEIGHTS / "builtin")],
-        ["train", "--output", str(WEIGHTS / ".." / "weights" / "shapes" / "new")],
+        ["train", "--output", str(SHAPES / ".." / "shapes" / "new")],
         ["train", "--recipe", "smoke", "--replace-shipped"],
         ["train", "--replace-shipped", "--output", str(tmp_path)],
         ["tune", "--data", "x.jsonl", "--output", str(WEIGHTS / "builtin")],
@@ -330,7 +331,7 @@ def test_a_saved_folder_loads_and_answers_the_same(model: BuiltinModel, tmp_path
 
 
 def test_the_shipped_model_answers_what_a_newcomer_types() -> None:
-    shipped = BuiltinModel.load(WEIGHTS / "shapes", torch.float32, CPU)
+    shipped = BuiltinModel.load(SHAPES, torch.float32, CPU)
     parameters = sum(parameter.numel() for parameter in shipped.parameters())
     assert 5e6 <= parameters <= 8e6
     tokens = shipped.question_tokens([], "What colour's the CIRCLE, please?")
@@ -341,7 +342,7 @@ def test_the_shipped_model_answers_what_a_newcomer_types() -> None:
 
 def test_the_shipped_model_sees_moves_and_remembers() -> None:
     """A red circle moves left above a resting blue square: asked as a newcomer would."""
-    shipped = BuiltinModel.load(WEIGHTS / "shapes", torch.float32, CPU)
+    shipped = BuiltinModel.load(SHAPES, torch.float32, CPU)
     answerer = DenseAnswerer(shipped)
     answerer.open()
     frames = [

@@ -1,7 +1,6 @@
 """Tuning on users' own video: the data, what one forward trains on, and the tuned folder."""
 
 import asyncio
-import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -19,6 +18,7 @@ from services.gateway.sources.file import FileSource
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Round, load_model
+from tests import tools
 from tests.checkpoints import write_checkpoint
 from tests.published import Pair, Transcript
 from tests.sources import write_clip
@@ -35,10 +35,7 @@ SMALL_PIXELS = 12_544
 SECOND_NS = 1_000_000_000
 ANYONE = ("builtin", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 FPS = {"builtin": 8.0, "smolvlm": 2.0}  # of the others: 4
-has_peft = pytest.mark.skipif(
-    importlib.util.find_spec("peft") is None,
-    reason="needs peft: pip install -r training/requirements.txt",
-)
+needs_peft = pytest.mark.needs("peft")
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=ANYONE)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random model; its name is its kind."""
-    if request.param != "builtin" and importlib.util.find_spec("peft") is None:
-        pytest.skip("needs peft: pip install -r training/requirements.txt")
+    if request.param != "builtin":
+        tools.require("peft")
     return write_model(request.param, tmp_path_factory.mktemp("models"))
 
 
@@ -318,7 +315,11 @@ def test_the_built_in_model_learns_words_and_forgets_none() -> None:
 
 
 # Of Qwen's three the one with DeepStack and timestamps: each takes seconds.
-@pytest.mark.parametrize("model", ["builtin", "qwen3_vl", "smolvlm"], indirect=True)
+@pytest.mark.parametrize(
+    "model",
+    ["builtin", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("qwen3_vl", "smolvlm"))],
+    indirect=True,
+)
 def test_a_tuned_folder_answers_through_the_engine(
     model: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -381,7 +382,7 @@ def test_transformers_reads_the_tuned_folder_alike(
         start += len(branch.answer)
 
 
-@pytest.mark.parametrize("kind", ["builtin", pytest.param("smolvlm", marks=has_peft)])
+@pytest.mark.parametrize("kind", ["builtin", pytest.param("smolvlm", marks=needs_peft)])
 def test_a_resumed_run_ends_where_an_unbroken_one_does(
     kind: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -402,7 +403,9 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
     assert not other.resume()
 
 
-@pytest.mark.parametrize("kind", ["builtin", pytest.param("qwen3_vl", marks=has_peft)])
+@pytest.mark.parametrize(
+    "kind", ["builtin", pytest.param("qwen3_vl", marks=[needs_peft, pytest.mark.slow])]
+)
 def test_bfloat16_learns_too(
     kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -444,7 +444,6 @@ def test_a_story_is_a_video_with_its_truth_beside_it(world: World, tmp_path: Pat
 
 
 def test_a_sheet_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
     from training.world.sheet import write_sheet
 
     write_sheet(tmp_path / "s.png", range(2), "shop", length=12)

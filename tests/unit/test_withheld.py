@@ -3,6 +3,7 @@
 from typing import get_args
 
 import numpy as np
+import pytest
 import torch
 
 from training.batches import make_batch, new_model, world_of
@@ -50,6 +51,7 @@ def test_a_world_without_pairs_loses_nothing() -> None:
     assert withheld.state_dict() == {}
 
 
+@pytest.mark.slow
 def test_the_narrow_shop_shows_what_it_withholds_in_held_out_clips_only() -> None:
     recipe = load_recipe("builtin")
     assert world_of(recipe).withheld

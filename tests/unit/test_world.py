@@ -167,7 +167,8 @@ def test_a_story_loops_and_its_facts_are_true() -> None:
 
 
 def test_a_sample_is_a_video_with_its_truth_beside_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    av = pytest.importorskip("av")
+    import av
+
     write_sample(tmp_path / "s.mp4", seed=2, seconds=8.0, scale=2, fps=12)
     with av.open(str(tmp_path / "s.mp4")) as container:
         stream = container.streams.video[0]

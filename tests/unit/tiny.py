@@ -6,18 +6,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from services.inference_worker.engine.core import EngineCore, EngineLimits
-from services.inference_worker.engine.scheduler import (
-    GREEDY,
-    BranchJob,
-    FinishReason,
-    FrameJob,
-    Sampling,
-    Seen,
-    StepLimits,
-)
+from services.inference_worker.engine.admission import EngineLimits
+from services.inference_worker.engine.core import EngineCore
+from services.inference_worker.engine.jobs import FinishReason, FrameJob, Generation, Seen
+from services.inference_worker.engine.scheduler import StepLimits
 from services.inference_worker.engine.thread import Engine
-from services.inference_worker.kv.pool import KVCache
+from services.inference_worker.kv.trunk import SessionPages
 from services.inference_worker.model.attention import DenseAttention
 from services.inference_worker.model.builtin import (
     ASSISTANT,
@@ -30,10 +24,9 @@ from services.inference_worker.model.builtin import (
 )
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.sampling import GREEDY, Sampling
 from services.inference_worker.runner.batch import Run, RunOutput
 from services.inference_worker.runner.runner import Runner
-
-torch.set_num_threads(1)  # tensors this small only lose by being shared out
 
 _WORDS = "<unk> yes no you watch live video and answer about it what is red blue circle"
 WORDS = _WORDS.split()
@@ -166,7 +159,7 @@ class Bench:
             kv_dtype=kv_dtype,
             attention=attention,
         )
-        self.cache = KVCache(num_pages, page_size)
+        self.cache = SessionPages(num_pages, page_size)
         self.core = EngineCore(
             model,
             self.runner,
@@ -215,7 +208,7 @@ class Bench:
         needs_frame: bool = False,
     ) -> Recorder:
         recorder = Recorder()
-        job = BranchJob(
+        job = Generation(
             list(tokens),
             max_tokens,
             recorder,
@@ -229,7 +222,6 @@ class Bench:
 
     def turn(self) -> None:
         """One turn of the device loop, never waiting."""
-        self.core.open_branches()  # after what it refuses there may be nothing left to wait for
         if self.busy:
             self.engine.turn()
 

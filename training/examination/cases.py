@@ -49,7 +49,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One clip and what is asked about it. The footage has the size that the model takes."""
+    """A clip and what is asked about it. The footage has the size that the model takes."""
 
     name: str
     footage: Footage

@@ -126,7 +126,7 @@ def read(path: Path, fps: float, size: FrameSize, folder: Path) -> list[Case]:
 
 
 class _Plan:
-    """One line, checked, before its frames are read."""
+    """A line, checked, before its frames are read."""
 
     def __init__(self, where: str, value: Any, folder: Path) -> None:
         self.where = where

@@ -66,7 +66,7 @@ def examine(options: Options, console: Console) -> Report:
 
 
 class _Examination:
-    """One run. `folder` holds the frames of videos."""
+    """An examination's run. `folder` holds the frames of videos."""
 
     def __init__(self, options: Options, console: Console, folder: Path) -> None:
         self.options = options

@@ -98,7 +98,8 @@ class Hits(NamedTuple):
 
     @property
     def mark(self) -> Mark:
-        """Where there is nothing to see and nothing is said, all is right."""
+        """Mark of what was said: where there is nothing to see and nothing is said, all is
+        right."""
         said, there = self.true + self.false, self.true + self.missed
         precision = self.true / said if said else float(not there)
         recall = self.true / there if there else float(not said)
@@ -132,7 +133,7 @@ def repeats(said: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One kind, or one class, under one setup. `asked`: questions, or watches set."""
+    """Figure of one kind, or one class, under one setup. `asked`: questions, or watches set."""
 
     asked: int
     score: float

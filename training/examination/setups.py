@@ -1,4 +1,4 @@
-"""Under which circumstances a case is sat, and the sitting itself: frames, watches, questions."""
+"""Circumstances under which a case is sat, and the sitting itself: frames, watches, questions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from training.world.question import Question
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """One column of the report; what it leaves at its default is as served.
+    """A column of the report; what it leaves at its default is as served.
 
     window_segments: 0 is the model's own. newest: a new session with so many frames alone.
     talk: the sort of a conversation that goes on beside: a round at every frame, answered by the
@@ -98,7 +98,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """When a watch said that its condition came true, in seconds of the clip."""
+    """The moment at which a watch said that its condition came true, in seconds of the clip."""
 
     standing: Standing
     times_s: tuple[float, ...]

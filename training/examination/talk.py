@@ -20,7 +20,7 @@ _NUM_UNKNOWN = 24
 
 
 class Talk:
-    """One conversation about a clip. `ask` puts questions to the model and gives what it says."""
+    """A conversation about a clip. `ask` puts questions to the model and gives what it says."""
 
     def __init__(
         self, case: Case, sort: Sort, ask: Callable[[Sequence[Question]], list[str]]
@@ -30,7 +30,7 @@ class Talk:
         self._rounds: list[tuple[str, str]] = []
 
     def go_on(self) -> None:
-        """One more round, now."""
+        """Ask one more round, now."""
         text = next(self._questions, None)
         if text is None:
             return

@@ -1,4 +1,4 @@
-"""Examines through the worker's gRPC service, with the gateway's own frame link before it."""
+"""Examines through the worker's gRPC service, with the gateway's own feed before it."""
 
 import asyncio
 import itertools
@@ -10,15 +10,19 @@ from typing import Any, TypeVar
 
 import grpc
 
+from services.common.channels import CHANNEL_OPTIONS
 from services.common.errors import ErrorInterceptor
+from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.sampler import SampledFrame
-from services.gateway.workers.worker_stream import FrameLink
-from services.gateway.workers.workers import CHANNEL_OPTIONS, Worker
+from services.gateway.sessions.frame_feed import FrameFeed
+from services.gateway.workers.placement import Placement
+from services.gateway.workers.workers import Worker, Workers
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.family import Round
-from services.inference_worker.serving.answering import Answerer, score
+from services.inference_worker.serving.answering import Answerer
 from services.inference_worker.serving.servicer import InferenceServicer
+from services.inference_worker.serving.watching import score
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from training.answerers import kept_rounds
@@ -33,7 +37,7 @@ T = TypeVar("T")
 class WorkerAnswerer:
     """Serves an engine that is started on a port of its own, and streams to it as a gateway does.
 
-    `change_worker` makes the worker forget the session. The link opens it anew and replays the
+    `change_worker` makes the worker forget the session. The feed opens it anew and replays the
     kept window, as it does when a worker was replaced.
     """
 
@@ -47,12 +51,13 @@ class WorkerAnswerer:
         self._thread.start()
         self._histories: dict[str, list[Round]] = {}
         self._window = 0
-        self._link: FrameLink | None = None
+        self._feed: FrameFeed | None = None
+        self._counts = FrameCounts()
         self._session = ""
         self._frames: asyncio.Queue[SampledFrame] = asyncio.Queue()
         self._partial: list[SampledFrame] = []
         self._pushed = 0
-        logging.getLogger(FrameLink.__module__).setLevel(logging.ERROR)  # it is broken on purpose
+        logging.getLogger(FrameFeed.__module__).setLevel(logging.ERROR)  # it is broken on purpose
         self._run(self._serve())
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -73,7 +78,9 @@ class WorkerAnswerer:
         add_InferenceServiceServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
-        self._worker = Worker(f"127.0.0.1:{port}", "worker 1")
+        self._workers = _OneWorker([f"127.0.0.1:{port}"])
+        (self._worker,) = self._workers.all()
+        await self._worker.describe()
 
     def stop(self) -> None:
         """End the service; the engine goes on."""
@@ -83,7 +90,7 @@ class WorkerAnswerer:
         self._loop.close()
 
     async def _end(self) -> None:
-        await self._worker.channel.close()
+        await self._workers.aclose()
         await self._server.stop(grace=None)
 
     # Answerer
@@ -111,27 +118,29 @@ class WorkerAnswerer:
             self._run(self._carry(frames))
 
     async def _carry(self, frames: list[SampledFrame]) -> None:
-        if self._link is None:
+        if self._feed is None:
             spec = self._engine.model.spec
-            pixels = frames[0].width * frames[0].height if spec.size_factor else 0
-            self._frames = asyncio.Queue()
-            self._link = FrameLink(
+            placement = Placement(
+                self._workers,
                 self._session,
-                self._worker,
-                self._frames.get,
                 window_segments=self._window,
-                max_pixels=pixels,
-                window_frames=(self._window or spec.window_segments) * spec.tubelet,
+                max_pixels=frames[0].width * frames[0].height if spec.size_factor else 0,
                 grace_s=_TIMEOUT_S,
                 open_timeout_s=_TIMEOUT_S,
+            )
+            self._frames, self._counts = asyncio.Queue(), FrameCounts()
+            self._feed = FrameFeed(
+                placement,
+                self._frames.get,
+                self._counts,
+                window_frames=(self._window or spec.window_segments) * spec.tubelet,
                 delivery="lossless",
             )
-            await self._link.open()
+            self._feed.start(await placement.open())
         for frame in frames:
             self._frames.put_nowait(frame)
         self._pushed += len(frames)
-        link = self._link
-        await _until(lambda: link.processed >= self._pushed)
+        await _until(lambda: self._counts.processed >= self._pushed)
 
     def ask(self, questions: Sequence[Question]) -> list[str]:
         self._first_picture()
@@ -158,7 +167,8 @@ class WorkerAnswerer:
         return said
 
     def scores(self, conditions: Sequence[str]) -> list[float]:
-        """As WatchSession asks for them; that call looks by the wall clock, not at every frame."""
+        """Scores as WatchSession asks for them; that call looks by the wall clock, not at every
+        frame."""
         self._first_picture()
         return self._run(self._scores(conditions))
 
@@ -169,7 +179,7 @@ class WorkerAnswerer:
 
     def _first_picture(self) -> None:
         """Nobody is asked before there is a picture."""
-        if self._link is None:
+        if self._feed is None:
             self.settle()
 
     def change_worker(self) -> None:
@@ -177,23 +187,30 @@ class WorkerAnswerer:
         self._run(self._forget())
 
     async def _forget(self) -> None:
-        link = self._link
-        assert link is not None
+        feed = self._feed
+        assert feed is not None
         request = inference_pb2.ReleaseSessionRequest(session_id=self._session)
         await self._worker.stub.ReleaseSession(request)
-        await _until(lambda: not link.connected)
-        await _until(lambda: link.connected and not link.waiting)
+        await _until(lambda: not feed.connected)
+        await _until(lambda: feed.connected and not feed.window.num_waiting)
 
     def close(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            self._run(link.aclose())
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            self._run(feed.aclose())
 
 
 async def _until(holds: Callable[[], bool]) -> None:
-    """Polls: the link tells nobody of its progress."""
+    """Polls: the feed tells nobody of its progress."""
     while not holds():  # noqa: ASYNC110
         await asyncio.sleep(_POLL_S)
+
+
+class _OneWorker(Workers):
+    """One worker that is always asked, whatever it last reported."""
+
+    async def candidates(self) -> list[Worker]:
+        return self.all()
 
 
 class _Histories:

@@ -188,7 +188,8 @@ def _watch(clip: Any, kind: str, make: Make, happens: bool, rng: Generator) -> W
 
 
 def _standing(watch: Watch, length: int) -> Standing:
-    """Until a little after the first event: what comes later is not known."""
+    """A watch that is judged until a little after the first event: what comes later is not
+    known."""
     end_s = (length - 1) / FRAMES_PER_SECOND
     events: tuple[Event, ...] = ()
     if watch.when is not None and watch.earliest is not None:

@@ -91,7 +91,7 @@ def small_talk(
 
 
 def draw_question(clip: Clip, frame: int, rng: Generator) -> Question | None:
-    """One question at this moment, of a kind drawn by weight."""
+    """A question at this moment, of a kind drawn by weight."""
     weights = np.array([kind.weight for kind in KINDS.values()])
     index = int(rng.choice(len(weights), p=weights / weights.sum()))
     return ask(clip, frame, list(KINDS)[index], rng)

@@ -257,7 +257,8 @@ def ask_earlier_place(clip: Clip, frame: int, rng: Generator) -> Question | None
 
 
 def ask_crossed(clip: Clip, frame: int, rng: Generator) -> Question | None:
-    """From one corner to the other: frame by frame this is motion, as a whole it is a way."""
+    """A question about a way from one corner to the other: frame by frame this is motion, as a
+    whole it is a way."""
     found = [
         e
         for e in clip.events

@@ -41,7 +41,8 @@ class Camera:
 
 
 def draw_backdrop(rng: Generator, table: bool = False) -> Backdrop:
-    """Of middling light and mild colours, so that dark, bright and strong ones stand out."""
+    """Draw a backdrop of middling light and mild colours, so that dark, bright and strong ones
+    stand out."""
     light = rng.uniform(60, 205)
     ground = np.clip(light + rng.uniform(-38, 38, 3), 20, 235)
     style = str(rng.choice(["plain", "ramp", "waves", "cloud", "stripes", "checks", "lights"]))

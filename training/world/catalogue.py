@@ -92,7 +92,7 @@ _HELD_OUT_ONE_IN = 8
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One kind of thing: its noun, emoji (empty for shapes), group, and whether it is tintable."""
+    """A kind of thing: its noun, emoji (empty for shapes), group, and whether it is tintable."""
 
     noun: str
     code: str

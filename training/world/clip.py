@@ -112,11 +112,11 @@ class Clip:
         return []
 
     def full_name(self, ident: int) -> str:
-        """With its colour, where it has one."""
+        """The thing's name with its colour, where it has one."""
         return f"{self.things[ident].colour} {self.things[ident].noun}".strip()
 
     def place(self, frame: int, ident: int) -> str | None:
-        """One of nine places, as "top left"; None near the borders between them."""
+        """The place of a thing, one of nine, as "top left"; None near the borders between them."""
         left, top, right, bottom = (float(v) for v in self.boxes[frame, ident])
         x, y = (left + right) / 2, (top + bottom) / 2
         for line in (SIZE / 3, SIZE * 2 / 3):

@@ -36,7 +36,7 @@ def _rays() -> list[list[tuple[float, float]]]:
 
 @lru_cache(maxsize=1)
 def _strokes() -> dict[str, list[list[tuple[float, float]]]]:
-    """Each drawing's strokes, in a box of 0…1."""
+    """Strokes of each drawing, in a box of 0…1."""
     heart = [
         (0.5 + 0.5 * float(np.sin(t)) ** 3, 0.46 - _heart(t)) for t in np.linspace(0, 6.2832, 33)
     ]

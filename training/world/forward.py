@@ -232,7 +232,7 @@ CONDITIONS: dict[str, tuple[Make, float]] = {
 
 
 def _draw_kind(rng: Generator, often: Mapping[str, float]) -> str:
-    """By weight; `often`: times as likely."""
+    """A kind drawn by weight; `often`: times as likely."""
     weights = np.array([w * often.get(kind, 1.0) for kind, (_, w) in CONDITIONS.items()])
     return list(CONDITIONS)[int(rng.choice(len(weights), p=weights / weights.sum()))]
 

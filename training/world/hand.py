@@ -12,7 +12,7 @@ def hand_size(held: float) -> float:
 
 
 def grip(held: float) -> float:
-    """From the middle of a held thing down to the middle of its hand and arm."""
+    """The way from the middle of a held thing down to the middle of its hand and arm."""
     longest = hand_size(held)
     return held * 0.42 + longest / 2 - longest / ARM * 0.42
 
@@ -23,7 +23,8 @@ def new_hand(stage: Stage, x: float, y: float, longest: float) -> Actor:
 
 
 def raise_hand(stage: Stage, actor: Actor, x: float, y: float, time: float) -> float:
-    """From below the picture to (x, y) in the returned seconds; the hand is the newest actor."""
+    """Raise the hand from below the picture to (x, y) in the returned seconds; the hand is the
+    newest actor."""
     held = actor.at("size", time)
     longest = hand_size(held)
     below = 128 + held

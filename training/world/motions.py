@@ -30,7 +30,7 @@ class Motions(Places):
         self.settle(actor, cell, time)
 
     def move(self, time: float) -> float | None:
-        """Into a free place next to its own, or through that one into the next."""
+        """Move into a free place next to its own, or through that one into the next."""
         for cell, actor in self.idle(time, ("object", "drawing")):
             for (dx, dy), way in self.steps():
                 if not self.allows(actor.thing.noun, way) or (dx and dy and self.chance(0.6)):
@@ -57,7 +57,7 @@ class Motions(Places):
         return None
 
     def cross(self, time: float) -> float | None:
-        """From one corner to the opposite one, coming from nowhere if need be."""
+        """Cross from one corner to the opposite one, coming from nowhere if need be."""
         free = set(self.free(time))
         for (dx, dy), way in self.steps():
             if not dx or not dy:

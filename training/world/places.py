@@ -46,7 +46,7 @@ class Places(Stage):
         return [found[int(i)] for i in self.rng.permutation(len(found))]
 
     def idle(self, time: float, kinds: tuple[str, ...] = ("object",)) -> list[tuple[Cell, Actor]]:
-        """Who could do something now, in random order. Covers and herds only stand there."""
+        """Actors who could do something now, in random order. Covers and herds only stand there."""
         found = [
             (cell, actor)
             for cell, actor in self.at.items()

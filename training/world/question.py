@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One branch: earlier rounds as (question, answer), then a question or a watch condition."""
+    """A branch: earlier rounds as (question, answer), then a question or a watch condition."""
 
     kind: str
     text: str

@@ -78,7 +78,7 @@ def ask_where(clip: Clip, frame: int, rng: Generator) -> Question | None:
 
 
 def ask_count(clip: Clip, frame: int, rng: Generator) -> Question | None:
-    """Of everything, of a group, or of one noun."""
+    """A count of everything, of a group, or of one noun."""
     present = clip.present(frame)
     if not clip.settled(frame) or len(present) >= len(NUMBERS):
         return None

@@ -27,7 +27,7 @@ ChangeKind = Literal["appeared", "disappeared", "turned"]
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One shape in one frame. Centre (x, y), width and height in world units.
+    """A shape in one frame. Centre (x, y), width and height in world units.
 
     `motion` is the direction of the step that led into this frame, or "still"; `steady` counts
     how many steps in a row, this one included, went that way.

@@ -49,7 +49,7 @@ def write_sheet(
     kinds: Sequence[str] = tuple(KINDS),
     limit: int = 7,
 ) -> None:
-    """One block per seed: the frames before the asked one, then what is asked."""
+    """Write one block per seed: the frames before the asked one, then what is asked."""
     blocks: list[Block] = []
     for seed in seeds:
         clip = film(seed, length, world, split)
@@ -74,7 +74,7 @@ def block_of(name: str, pixels: Pixels, frame: int, lines: list[str]) -> Block:
 
 
 def draw_blocks(path: Path, blocks: Sequence[Block]) -> None:
-    """One block below the other; pictures of other sizes are shrunk or enlarged."""
+    """Draw one block below the other; pictures of other sizes are shrunk or enlarged."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(12)

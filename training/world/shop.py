@@ -162,7 +162,7 @@ class Shop(Stage):
         return end
 
     def _prices(self, noun: str) -> list[int]:
-        """Those it may have. Held-out clips mostly show what is held out."""
+        """Prices that a thing may have. Held-out clips mostly show what is held out."""
         held_out = [p for p in self.trade.prices if is_held_out(noun, f"${p}")]
         if not self.narrow:
             return list(self.trade.prices)

@@ -38,7 +38,8 @@ class Actor:
         return float(np.interp(time, *self._knots[channel]))
 
     def go(self, channel: str, start: float, end: float, value: float) -> None:
-        """From what it is at `start`, not before the last end, evenly to `value` at `end`."""
+        """Change a value from what it is at `start`, not before the last end, evenly to `value` at
+        `end`."""
         times, values = self._knots[channel]
         start = max(start, times[-1])
         times += [start, max(end, start + 1e-4)]
@@ -162,7 +163,7 @@ class Stage:
         return None
 
     def offered(self, groups: tuple[str, ...]) -> Sequence[Item]:
-        """Who can be cast at all."""
+        """Items that can be cast at all."""
         return in_groups(*groups)
 
     def add(

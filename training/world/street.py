@@ -133,7 +133,7 @@ class Street(Motions):
         return None
 
     def enter(self, time: float) -> float | None:
-        """Over an edge, into a place next to it."""
+        """Enter over an edge, into a place next to it."""
         if self.crowded():
             return None
         for cell in self.free(time):
@@ -228,7 +228,7 @@ class Street(Motions):
         return time + 0.3
 
     def sketch_on(self, time: float) -> float | None:
-        """One more element of a sketch."""
+        """Draw one more element of a sketch."""
         cells = self.free(time)
         used = {actor.thing.noun for actor in self.script.actors}
         names = [d for d in DRAWINGS if d not in used and self.allows(d, "draw")]

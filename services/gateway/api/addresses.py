@@ -31,7 +31,7 @@ class Addresses:
     def with_keys(self, session: Session) -> gateway_pb2.Session:
         """The session with its key and the addresses that hold it: for its creator only."""
         message = session.message()
-        if key := session.plan.key:
+        if key := session.spec.key:
             message.key = key
             message.whip_url = f"{self.http}/whip/{key}"
             if self.rtmp:

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
+from services.common.channels import channel_to
 from services.common.errors import error_of_peer
-from services.gateway.workers.workers import CHANNEL_OPTIONS
 from sightline.errors import InvalidArgumentError, SightlineError, UnavailableError
 from sightline.reasons import Reason
 from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc, gateway_pb2
@@ -25,7 +25,7 @@ class Conversations:
     def __init__(self, address: str | None) -> None:
         self._channel: grpc.aio.Channel | None = None
         if address is not None:
-            self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            self._channel = channel_to(address)[0]
 
     @property
     def configured(self) -> bool:

@@ -14,16 +14,16 @@ from services.common.in_flight import InFlight
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.info import ServerInfo
-from services.gateway.api.push_stream import Push
+from services.gateway.api.push_stream import PushStream
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.once import Once
-from services.gateway.sessions.quotas import Asker
+from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.answers import stream_answer
-from services.gateway.viewers.viewers import Lines
+from services.gateway.viewers.viewers import Viewers
 from sightline.errors import SightlineError, UnavailableError
 from sightline.reasons import Reason
 from sightline.v1 import dialogue_pb2, gateway_pb2, gateway_pb2_grpc, inference_pb2
@@ -34,13 +34,13 @@ MAX_ANSWERED, ANSWERED_KEPT_S = 512, 300.0  # for callers who ask the same turn 
 
 
 class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
-    """Translates calls; sessions, lines and pushes do the work. Errors are SightlineErrors."""
+    """Translates calls; sessions, viewers and pushes do the work. Errors are SightlineErrors."""
 
     def __init__(
         self,
         config: GatewayConfig,
         sessions: Sessions,
-        lines: Lines,
+        viewers: Viewers,
         speaker: Speaker,
         addresses: Addresses,
         conversations: Conversations,
@@ -48,7 +48,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     ) -> None:
         self._config = config
         self._sessions = sessions
-        self._lines = lines
+        self._viewers = viewers
         self._speaker = speaker
         self._addresses = addresses
         self._trusted = config.trusted()
@@ -96,7 +96,8 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         context: Context,
     ) -> AsyncIterator[gateway_pb2.PushFramesResponse]:
         try:
-            async with contextlib.aclosing(Push(self._sessions).run(request_iterator)) as acks:
+            push = PushStream(self._sessions)
+            async with contextlib.aclosing(push.run(request_iterator)) as acks:
                 async for ack in acks:
                     yield ack
         except SightlineError as error:
@@ -107,7 +108,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def Converse(
         self, request_iterator: AsyncIterator[gateway_pb2.ClientEvent], context: Context
     ) -> None:
-        await self._lines.serve(request_iterator, context.write, self._place(context))
+        await self._viewers.serve(request_iterator, context.write, self._place(context))
 
     async def Ask(
         self, request: gateway_pb2.AskRequest, context: Context

@@ -11,7 +11,8 @@ from services.gateway.api.conversations import Conversations
 from services.gateway.api.speaker import Speaker
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.labels import MAX_LABELS
-from services.gateway.workers.workers import Router, Worker
+from services.gateway.sources.whip.ice import parse_ice_server
+from services.gateway.workers.workers import Worker, Workers
 from sightline.errors import SightlineError
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.version import CONTRACT_VERSION, __version__
@@ -26,13 +27,13 @@ class ServerInfo:
     def __init__(
         self,
         config: GatewayConfig,
-        router: Router,
+        workers: Workers,
         speaker: Speaker,
         conversations: Conversations,
         addresses: Addresses,
     ) -> None:
         self._config = config
-        self._router = router
+        self._workers = workers
         self._speaker = speaker
         self._conversations = conversations
         self._addresses = addresses
@@ -45,7 +46,7 @@ class ServerInfo:
         return gateway_pb2.GetServerInfoResponse(
             version=__version__,
             contract_version=CONTRACT_VERSION,
-            models=models_of(self._router.workers),
+            models=models_of(self._workers.all()),
             limits=gateway_pb2.Limits(
                 sessions=config.max_sessions,
                 viewers_per_session=config.max_lines,
@@ -62,7 +63,7 @@ class ServerInfo:
             grpc_port=addresses.grpc_port,
             rtmp_url=addresses.rtmp,
             whip_url=f"{addresses.http}/whip",
-            ice_servers=[ice_server(url) for url in config.ice_servers],
+            ice_servers=[_ice_server(url) for url in config.ice_servers],
         )
 
     async def _known_voices(self) -> gateway_pb2.VoicesResponse:
@@ -125,11 +126,10 @@ def _loading(description: inference_pb2.ModelDescription) -> gateway_pb2.Model:
     return gateway_pb2.Model(name=description.model, loading=loading)
 
 
-def ice_server(url: str) -> gateway_pb2.IceServer:
-    """turn:user:password@host:port as what RTCPeerConnection takes."""
-    scheme, _, rest = url.partition(":")
-    credentials, at, host = rest.rpartition("@")
-    if not at:
-        return gateway_pb2.IceServer(urls=[url])
-    user, _, password = credentials.partition(":")
-    return gateway_pb2.IceServer(urls=[f"{scheme}:{host}"], username=user, credential=password)
+def _ice_server(url: str) -> gateway_pb2.IceServer:
+    parts = parse_ice_server(url)
+    return gateway_pb2.IceServer(
+        urls=[parts["urls"]],
+        username=parts.get("username", ""),
+        credential=parts.get("credential", ""),
+    )

@@ -5,7 +5,7 @@ import hmac
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from services.common.tasks import cancel_and_wait
-from services.gateway.api.parts import joined
+from services.gateway.api.push_parts import joined
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.sources.push import PushSource
@@ -27,7 +27,7 @@ HEARTBEAT_S = 1.0  # an acknowledgement at least so often, changed or not
 STUCK_S = 60.0  # how long the last frames may wait for a worker that takes none
 
 
-class Push:
+class PushStream:
     """One pusher's stream."""
 
     def __init__(self, sessions: Sessions) -> None:
@@ -46,31 +46,27 @@ class Push:
         """
         session, opening = await self._open(incoming)
         try:
-            sink = session.admit("push")
+            publisher = session.admit("push")
         except AlreadyExistsError as error:
             raise FailedPreconditionError(error.message, reason=error.reason) from None
-        try:
+        with publisher:
             source = PushSource(
-                sink,
+                publisher.sink,
                 codec=opening.codec,
                 extradata=opening.extradata,
-                lossless=session.plan.lossless,
+                lossless=session.spec.lossless,
                 name=f"{session.id}:push",
             )
-        except BaseException:
-            session.release()
-            raise
-        taker = None
-        try:
-            await source.start()
-            taking = self._take(joined(incoming), source)
-            taker = asyncio.create_task(taking, name=f"{session.id}:push")
-            async for ack in self._acknowledge(session, taker):
-                yield ack
-        finally:
-            await cancel_and_wait(taker)
-            await source.aclose()
-            session.release()
+            taker = None
+            try:
+                await source.start()
+                taking = self._take(joined(incoming), source)
+                taker = asyncio.create_task(taking, name=f"{session.id}:push")
+                async for ack in self._acknowledge(session, taker):
+                    yield ack
+            finally:
+                await cancel_and_wait(taker)
+                await source.aclose()
 
     async def _open(
         self, incoming: AsyncIterator[gateway_pb2.PushFramesRequest]
@@ -87,11 +83,11 @@ class Push:
         if not first.open.session:
             return self._sessions.find_by_key(first.open.key), first.open
         session = self._sessions.find(first.open.session)
-        if not session.plan.key:
+        if not session.spec.key:
             raise FailedPreconditionError(
                 "this session reads a source of its own", reason=Reason.NOT_A_PUSH_SESSION
             )
-        if not hmac.compare_digest(session.plan.key.encode(), first.open.key.encode()):
+        if not hmac.compare_digest(session.spec.key.encode(), first.open.key.encode()):
             raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
         return session, first.open
 
@@ -142,21 +138,21 @@ class Push:
     ) -> AsyncGenerator[gateway_pb2.PushFramesResponse, None]:
         """Until everything is understood after `end`, or the pusher has gone."""
         clock = asyncio.get_running_loop().time
-        before = session.progress()
+        before = session.counts.copy()
         last, last_s, moved_s = None, 0.0, clock()
         while True:
+            if not session.alive:
+                raise NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
             finished = taker.done()
             if finished:
                 taker.result()
-            if not session.alive:
-                raise NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
             drained = session.waiting_frames == 0
-            now = session.progress()
+            now = session.counts.copy()
             ack = gateway_pb2.PushFramesResponse(
                 received=self._received,
                 understood=now.processed - before.processed,
-                dropped=now.dropped - before.dropped,
-                understood_capture_ns=now.capture_ns,
+                dropped=now.dropped.total() - before.dropped.total(),
+                understood_capture_ns=now.understood_ns,
                 credit=session.credit,
             )
             over = finished and (drained or not self._ended)

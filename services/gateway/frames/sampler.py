@@ -7,11 +7,10 @@ the session's rate chooses are converted, on the decode thread.
 import asyncio
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 
 import av
 from av.codec.context import Flags
@@ -19,8 +18,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from services.common.tasks import QueueClosed
 from services.common.threads import on_thread
+from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.frame_size import FrameSize
-from services.gateway.sources.source import MAX_AHEAD_NS, ClockSource, DecodeBudget, Picture
+from services.gateway.sources.source import MAX_AHEAD_NS, ClockSource, DecodeBudget, DecodedFrame
 
 SECOND_NS = 1_000_000_000
 PREVIEW_WIDTH = 640  # pixels
@@ -40,21 +40,6 @@ class SampledFrame:
     capture_ns: int
     clock_source: ClockSource
     sampled_s: float  # time.monotonic() when the rate chose its picture
-
-
-@dataclass(slots=True)
-class SamplerCounts:
-    """What happened so far. `received`: decoded pictures; `sampled`: chosen by the rate;
-    `dropped`: lost, by reason; `noted`: remarkable but lost nothing."""
-
-    received: int = 0
-    sampled: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    noted: Counter[str] = field(default_factory=Counter)
-    source_width: int = 0
-    source_height: int = 0
-    clock_source: ClockSource | None = None
-    capture_ns: int = 0  # newest decoded picture
 
 
 class FrameRate:
@@ -105,11 +90,11 @@ class FrameRate:
 
 
 class Sampler:
-    """A session's `PictureSink`: rate control, conversion, and a bounded ring of frames.
+    """A session's way from pictures to frames: rate control, conversion, and a bounded ring.
 
     Live (`lossless=False`): the ring keeps the newest `capacity` frames, each one pushed out is
-    counted "ring_full". Lossless: the decode thread waits for room instead. `on_ended` is called
-    on the event loop when the source is over; the ring stays open for the next publisher.
+    counted "ring_full". Lossless: the decode thread waits for room instead. The ring stays open
+    from one publisher to the next.
     """
 
     def __init__(
@@ -120,8 +105,8 @@ class Sampler:
         loop: asyncio.AbstractEventLoop,
         capacity: int = 8,
         lossless: bool = False,
-        on_ended: Callable[[str], None] | None = None,
         budget: DecodeBudget = DEFAULT_BUDGET,
+        counts: FrameCounts | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         if capacity < 1:
@@ -134,32 +119,29 @@ class Sampler:
         self._clock_ns = clock_ns
         self._capacity = capacity
         self._lossless = lossless
-        self._on_ended = on_ended
         self._ring: deque[SampledFrame] = deque()
-        self._room = threading.Condition()  # guards the ring and the counts
+        self._room = threading.Condition()  # guards the ring
         self._converting = threading.Lock()  # PyAV touches a frame's fields while it converts
         self._reformatter = VideoReformatter()
         self._ready = asyncio.Event()
         self._wake_pending = False
         self._closed = False
-        self._counts = SamplerCounts()
+        self._counts = FrameCounts() if counts is None else counts
         self._offset_ns = 0
-        self._newest: Picture | None = None
-        self._preview: tuple[Picture, int, bytes] | None = None
+        self._newest: DecodedFrame | None = None
+        self._preview: tuple[DecodedFrame, int, bytes] | None = None
 
     # --- the decode thread --------------------------------------------------------------------
 
-    def picture(self, picture: Picture) -> None:
+    def take(self, picture: DecodedFrame) -> None:
         """Take one decoded picture; blocks only when lossless and the ring is full."""
         capture_ns = self._on_timeline(picture.capture_ns)
         with self._room:
             if self._closed:
                 return
-            counts = self._counts
-            counts.received += 1
-            counts.source_width, counts.source_height = picture.frame.width, picture.frame.height
-            counts.clock_source = picture.clock_source
-            counts.capture_ns = capture_ns
+            self._counts.add_received(
+                picture.frame.width, picture.frame.height, picture.clock_source, capture_ns
+            )
             self._newest = picture
             chosen = self._rate.chooses(capture_ns)
             if self._size is None:  # the first picture's shape settles it
@@ -175,24 +157,18 @@ class Sampler:
                 self._room.wait()
             if self._closed:
                 return
-            counts.sampled += 1
+            self._counts.add_sampled()
             if len(self._ring) >= self._capacity:
                 self._ring.popleft()
-                counts.dropped["ring_full"] += 1
+                self._counts.drop("ring_full")
             self._ring.append(frame)
             self._wake()
 
-    def ended(self, reason: str) -> None:
-        if (on_ended := self._on_ended) is not None:
-            self._on_loop(partial(on_ended, reason))
-
     def dropped(self, reason: str, count: int = 1) -> None:
-        with self._room:
-            self._counts.dropped[reason] += count
+        self._counts.drop(reason, count)
 
     def noted(self, what: str, count: int = 1) -> None:
-        with self._room:
-            self._counts.noted[what] += count
+        self._counts.note(what, count)
 
     # --- the event loop -----------------------------------------------------------------------
 
@@ -221,20 +197,9 @@ class Sampler:
         """Width and height of frames: settled by the first picture, or the default until then."""
         return self._size or (self._rule.width, self._rule.height)
 
-    def counts(self) -> SamplerCounts:
+    def counts(self) -> FrameCounts:
         """A copy."""
-        with self._room:
-            counts = self._counts
-            return SamplerCounts(
-                counts.received,
-                counts.sampled,
-                Counter(counts.dropped),
-                Counter(counts.noted),
-                counts.source_width,
-                counts.source_height,
-                counts.clock_source,
-                counts.capture_ns,
-            )
+        return self._counts.copy()
 
     async def preview(self, max_width: int = PREVIEW_WIDTH) -> bytes | None:
         """The newest picture as JPEG, at most `max_width` wide; None before the first picture.
@@ -253,12 +218,12 @@ class Sampler:
         return jpeg
 
     def close(self) -> None:
-        """No more frames: readers get QueueClosed, a waiting decode thread goes on, nobody is told
-        of an end. Nothing is kept, and nothing of the session is held."""
+        """No more frames: readers get QueueClosed, a waiting decode thread goes on. Nothing is
+        kept."""
         with self._room:
             self._closed = True
             self._ring.clear()
-            self._newest = self._preview = self._on_ended = None
+            self._newest = self._preview = None
             self._room.notify_all()
         self._ready.set()
 

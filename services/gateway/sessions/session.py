@@ -1,32 +1,31 @@
 """One video being watched: its source, its frames on their way to a worker, its figures."""
 
 import asyncio
-import secrets
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import grpc
 
-from services.common.errors import RESTARTING_S, error_of_peer
+from services.common.errors import error_of_peer, restarting
 from services.common.in_flight import InFlight
 from services.common.redaction import redacted
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
+from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.sampler import SampledFrame, Sampler
-from services.gateway.sessions.quotas import Turns
-from services.gateway.sources.source import DecodeBudget, PictureSink, Source
-from services.gateway.workers.worker_stream import FrameLink
-from services.gateway.workers.workers import MODEL, Worker
-from sightline.errors import (
-    AlreadyExistsError,
-    FailedPreconditionError,
-    SightlineError,
-    UnavailableError,
-)
+from services.gateway.sessions.frame_feed import FrameFeed
+from services.gateway.sessions.publisher import Publisher
+from services.gateway.sessions.question_queue import QuestionQueue
+from services.gateway.sessions.session_spec import SessionSpec
+from services.gateway.sources.source import DecodeBudget, FrameSink, Source
+from services.gateway.workers.placement import Placement
+from services.gateway.workers.worker_stream import WorkerStream
+from services.gateway.workers.workers import MODEL
+from sightline.errors import AlreadyExistsError, FailedPreconditionError, SightlineError
 from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
 
@@ -43,22 +42,6 @@ RESIZE_TIMEOUT_S = 10.0
 RATE_S = 3  # seconds that rates are averaged over
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a session was asked to be, checked and with defaults filled in."""
-
-    name: str
-    source: str  # "": publishers push
-    key: str
-    fps: float
-    window: int  # segments; 0: the worker's default
-    max_pixels: int  # of a frame; 0: the worker's default
-    lossless: bool
-    loop: bool
-    grace_s: float
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
 class _Tick:
     at_s: float
@@ -66,68 +49,59 @@ class _Tick:
     processed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Frames understood and lost, and the capture time of the newest understood one."""
-
-    processed: int
-    dropped: int
-    capture_ns: int
-
-
 class Session:
-    """All methods belong to the event loop; only the sampler is called from decode threads.
+    """A session that a worker has admitted. All methods belong to the event loop; only publishers'
+    sinks are called from decode threads.
 
-    `on_change` is called whenever `state` changes.
+    `stream` is what `placement` opened. `on_change` is called whenever `state` changes.
     """
 
     def __init__(
         self,
-        plan: Plan,
-        worker: Worker,
-        description: inference_pb2.ModelDescription,
+        spec: SessionSpec,
+        placement: Placement,
+        stream: WorkerStream,
         config: GatewayConfig,
         on_change: Callable[["Session"], None],
     ) -> None:
-        self.id = secrets.token_hex(8)
-        self.plan = plan
+        description = placement.description
+        self.id = placement.session_id
+        self.spec = spec
         self._own_name = f"session-{self.id[:4]}"
-        self.name = plan.name or self._own_name
-        self.labels = dict(plan.labels)
+        self.name = spec.name or self._own_name
+        self.labels = dict(spec.labels)
         self.created_ns = time.time_ns()
         self.state = WAITING
         self.since_s = time.monotonic()  # when `state` was entered
         self.used_s = self.since_s  # when somebody last asked or watched
         self.viewers = 0
         self.alive = True
-        self.source_kind = "file" if plan.source else ""
-        self._publisher = ""  # kind of who is publishing now
+        self.source_kind = "file" if spec.source else ""
+        self.counts = FrameCounts()
+        self._publisher: Publisher | None = None  # who is publishing now
         self._source: Source | None = None
         self._on_change = on_change
         self._description = description
-        self._window = plan.window or description.window_segments
-        self.fps = plan.fps or description.preferred_fps or DEFAULT_FPS
+        self._window = spec.window or description.window_segments
+        self.fps = spec.fps or description.preferred_fps or DEFAULT_FPS
         self.sampler = Sampler(
             fps=self.fps,
-            size=FrameSize.of(description, plan.max_pixels),
+            size=FrameSize.of(description, spec.max_pixels),
             loop=asyncio.get_running_loop(),
             capacity=config.ring_frames,
-            lossless=plan.lossless,
-            on_ended=self._source_ended,
+            lossless=spec.lossless,
+            counts=self.counts,
             budget=DecodeBudget(decoder_bytes=config.decoder_bytes, picture_s=config.picture_s),
         )
-        self.link = FrameLink(
-            self.id,
-            worker,
+        self.feed = FrameFeed(
+            placement,
             self._next_frame,
-            window_segments=plan.window,
-            max_pixels=plan.max_pixels,
+            self.counts,
             window_frames=self._window * max(1, description.tubelet),
-            grace_s=config.worker_grace_s,
-            open_timeout_s=config.open_timeout_s,
-            delivery="lossless" if plan.lossless else "newest",
+            delivery="lossless" if spec.lossless else "newest",
         )
-        self.turns = Turns(config.session_answers)
+        self.feed.start(stream)
+        self.questions = QuestionQueue(config.session_answers)
         self.watches = InFlight(
             "watches",
             owner="the session",
@@ -138,30 +112,37 @@ class Session:
         self._degraded: dict[str, float] = {}
         self._source_failed = False
         self._ticks: deque[_Tick] = deque(maxlen=RATE_S + 1)
-        self._counted = (0, 0, 0)
-        self._counted_drops: Counter[str] = Counter()
-        self._counted_notes: Counter[str] = Counter()
+        self._exported = FrameCounts()
 
     # --- life -------------------------------------------------------------------------------
 
-    async def open(self, source: Source | None, timeout_s: float) -> None:
-        """Start a source of the session's own. Raises what it raises, or TimeoutError."""
-        self._source = source
-        if source is not None:
-            self._publisher = source.kind
+    async def open(
+        self, make_source: Callable[[SessionSpec, FrameSink], Source], timeout_s: float
+    ) -> None:
+        """Start the source of the session's own, if it has one. Raises what it raises, or
+        TimeoutError."""
+        if self.spec.source:
+            publisher = self.admit("file", own=True)
+            self._source = make_source(self.spec, publisher.sink)
             async with asyncio.timeout(timeout_s):
-                await source.start()
+                await self._source.start()
+
+    def end(self) -> None:
+        """Take no more pictures and change no more; `aclose` follows."""
+        self.alive = False
+        if self._publisher is not None:
+            self._publisher.refuse()
 
     async def aclose(self) -> None:
         """End the source and free the worker's memory."""
-        self.alive = False
+        self.end()
         self.sampler.close()  # first: a decode thread may be waiting for room
         if self._source is not None:
             closing = spawn(self._source.aclose(), name=f"{self.id}:source:close")
             done, _ = await asyncio.wait({closing}, timeout=5)
             if not done:
                 await cancel_and_wait(closing)
-        await self.link.aclose()
+        await self.feed.aclose()
 
     # --- changes while it runs --------------------------------------------------------------
 
@@ -169,15 +150,15 @@ class Session:
         """Let the worker give the session another window, of so many segments; 0: the model's
         default. Raises what the worker answers, FailedPreconditionError for one that cannot."""
         async with self._resizing:  # the last wish holds, at the worker and here
-            worker = self.link.worker
+            stub = self.feed.placement.worker.stub
             request = inference_pb2.ResizeSessionRequest(session_id=self.id, window_segments=window)
             try:
-                reply = await worker.stub.ResizeSession(request, timeout=RESIZE_TIMEOUT_S)
+                reply = await stub.ResizeSession(request, timeout=RESIZE_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
                 raise _not_resized(error) from None
             self._window = reply.window_segments
             tubelet = max(1, self._description.tubelet)
-            self.link.resize(window, window_frames=self._window * tubelet)
+            self.feed.resize(window, self._window * tubelet)
 
     def set_fps(self, fps: float) -> None:
         """Show the model so many frames a second from now on; 0: as many as it prefers."""
@@ -187,39 +168,36 @@ class Session:
     def amend(self, *, name: str, grace_s: float, labels: Mapping[str, str]) -> None:
         """Change what the gateway alone knows of it. An empty name is the one that it chooses."""
         self.name = name or self._own_name
-        self.plan = replace(self.plan, name=name, grace_s=grace_s)
+        self.spec = replace(self.spec, name=name, grace_s=grace_s)
         self.labels = dict(labels)
 
     # --- publishers -------------------------------------------------------------------------
 
-    def admit(self, kind: str) -> PictureSink:
-        """Give the session to a publisher until `release`. Raises AlreadyExistsError when there
-        is one, FailedPreconditionError when the session has a source of its own.
+    def admit(self, kind: str, *, own: bool = False) -> Publisher:
+        """Give the session to a publisher until it leaves: the one place where the coming and
+        going of a source changes a session. `own`: the source that the session itself reads.
+
+        Raises AlreadyExistsError when there is a publisher, FailedPreconditionError when the
+        session has a source of its own.
         """
-        if self.plan.source:
+        if self.spec.source and not own:
             raise FailedPreconditionError(
                 "this session reads a source of its own", reason=Reason.NOT_A_PUSH_SESSION
             )
-        if self._publisher:
+        if self._publisher is not None:
             raise AlreadyExistsError(
-                f"somebody else is publishing to this session ({self._publisher})",
+                f"somebody else is publishing to this session ({self._publisher.kind})",
                 reason=Reason.PUBLISHER_PRESENT,
             )
-        self._publisher = self.source_kind = kind
-        return self.sampler
+        self.source_kind = kind
+        self._publisher = Publisher(kind, self.sampler, self._publisher_left)
+        return self._publisher
 
-    def release(self) -> None:
-        """The publisher has left."""
-        self._publisher = ""
-        if self.state == LIVE:
-            self._enter(STALLED)
-
-    def _source_ended(self, reason: str) -> None:
-        self._publisher = ""
-        if self.plan.source:
+    def _publisher_left(self, reason: str) -> None:
+        self._publisher = None
+        if self.spec.source:
             self._source_failed = reason == "error"
-            self._enter(ENDED)
-        elif reason == "end":
+        if self.spec.source or reason == "end":
             self._enter(ENDED)
         elif self.state == LIVE:
             self._enter(STALLED)
@@ -241,19 +219,29 @@ class Session:
     @property
     def stub(self) -> inference_pb2_grpc.InferenceServiceStub:
         """The worker that answers about this session."""
-        return self.link.worker.stub
+        return self.feed.placement.worker.stub
+
+    async def wait_placed(self, timeout_s: float) -> bool:
+        """Wait while the session moves to another worker; False when none took it in time, or none
+        is there that could."""
+        return await self.feed.wait_placed(timeout_s)
+
+    @property
+    def moved_on(self) -> asyncio.Event:
+        """Set once the session has left the worker that it has now."""
+        return self.feed.placement.moved_on
 
     def check_answerable(self) -> None:
         """Raises FailedPreconditionError where no frame has come that could be asked about, and
         none is on its way."""
-        if not (self.link.processed or self.waiting_frames or self._publisher):
+        if not (self.counts.processed or self.waiting_frames or self._publisher):
             raise FailedPreconditionError(
                 "no frame has been understood yet", reason=Reason.NO_FRAME_YET
             )
 
     def frame_age_s(self, capture_ns: int) -> float | None:
-        """As of the link."""
-        return self.link.age_s(capture_ns)
+        """As of the feed."""
+        return self.feed.age_s(capture_ns)
 
     def note_degraded(self, flags: list[str]) -> None:
         """Remember what an answer went without; an empty list says that all is well again."""
@@ -267,40 +255,31 @@ class Session:
     @property
     def waiting_frames(self) -> int:
         """Sampled frames that the model has not seen yet."""
-        return len(self.sampler) + self.link.waiting
+        return len(self.sampler) + self.feed.window.num_waiting
 
     @property
     def credit(self) -> int:
         """Frames a lossless pusher may have on the way."""
         return max(0, CREDIT - self.waiting_frames)
 
-    def progress(self) -> Progress:
-        """How far the frames have come, all publishers together."""
-        dropped = self.sampler.counts().dropped.total() + self.link.dropped.total()
-        return Progress(self.link.processed, dropped, self.link.last_capture_ns)
-
     def staleness_s(self, now_s: float) -> float:
         """Since the newest understood frame was sampled; without one, since its state began."""
-        newest_s = self.link.newest_s
+        newest_s = self.counts.newest_s
         return max(0.0, now_s - (self.since_s if newest_s is None else newest_s))
 
     def tick(self, now_s: float) -> None:
         """Once a second: rates, and the counters that Prometheus reads."""
-        counts = self.sampler.counts()
-        self._ticks.append(_Tick(now_s, counts.received, self.link.processed))
+        counts, before = self.counts.copy(), self._exported
+        self._exported = counts
+        self._ticks.append(_Tick(now_s, counts.received, counts.processed))
         kind = self.source_kind or "none"
-        received, sampled, processed = self._counted
-        metrics.FRAMES_RECEIVED.labels(kind).inc(counts.received - received)
-        metrics.FRAMES_SAMPLED.labels(kind).inc(counts.sampled - sampled)
-        metrics.FRAMES_PROCESSED.inc(self.link.processed - processed)
-        self._counted = (counts.received, counts.sampled, self.link.processed)
-        drops = counts.dropped + self.link.dropped
-        for reason, count in drops.items():
-            metrics.FRAMES_DROPPED.labels(reason).inc(count - self._counted_drops[reason])
-        self._counted_drops = drops
+        metrics.FRAMES_RECEIVED.labels(kind).inc(counts.received - before.received)
+        metrics.FRAMES_SAMPLED.labels(kind).inc(counts.sampled - before.sampled)
+        metrics.FRAMES_PROCESSED.inc(counts.processed - before.processed)
+        for reason, count in counts.dropped.items():
+            metrics.FRAMES_DROPPED.labels(reason).inc(count - before.dropped[reason])
         for what, count in counts.noted.items():
-            metrics.SOURCE_NOTES.labels(what).inc(count - self._counted_notes[what])
-        self._counted_notes = counts.noted
+            metrics.SOURCE_NOTES.labels(what).inc(count - before.noted[what])
 
     def message(self) -> gateway_pb2.Session:
         """The session as viewers see it: without its key, its source without passwords."""
@@ -309,38 +288,37 @@ class Session:
             name=self.name,
             state=self.state,
             source_kind=self.source_kind,
-            source=redacted(self.plan.source),
+            source=redacted(self.spec.source),
             model=self._description.model,
             window=self._window,
             fps=self.fps,
             frame_width=self.sampler.size[0],
             frame_height=self.sampler.size[1],
-            worker=self.link.worker.name,
+            worker=self.feed.placement.worker.name,
             created_ns=self.created_ns,
             stats=self._stats(),
             delivery=(
-                gateway_pb2.DELIVERY_LOSSLESS if self.plan.lossless else gateway_pb2.DELIVERY_NEWEST
+                gateway_pb2.DELIVERY_LOSSLESS if self.spec.lossless else gateway_pb2.DELIVERY_NEWEST
             ),
             labels=self.labels,
-            grace_s=self.plan.grace_s,
+            grace_s=self.spec.grace_s,
         )
 
     def _stats(self) -> gateway_pb2.SessionStats:
-        counts = self.sampler.counts()
-        link = self.link
-        p50_ms, p95_ms = link.latencies.percentiles_ms(time.monotonic(), (0.50, 0.95))
-        history = link.reused_segments + link.recomputed_segments
+        counts = self.counts.copy()
+        p50_ms, p95_ms = self.feed.latencies.percentiles_ms(time.monotonic(), (0.50, 0.95))
+        history = counts.reused_segments + counts.recomputed_segments
         return gateway_pb2.SessionStats(
             fps_in=self._rate(lambda tick: tick.received),
             fps_processed=self._rate(lambda tick: tick.processed),
             frames_received=counts.received,
             frames_sampled=counts.sampled,
-            frames_processed=link.processed,
-            dropped=counts.dropped + link.dropped,
+            frames_processed=counts.processed,
+            dropped=counts.dropped,
             frame_latency_p50_ms=p50_ms,
             frame_latency_p95_ms=p95_ms,
-            kv_hit_ratio=link.reused_segments / history if history else 1.0,
-            last_capture_ns=link.last_capture_ns,
+            kv_hit_ratio=counts.reused_segments / history if history else 1.0,
+            last_capture_ns=counts.understood_ns,
             clock_source=counts.clock_source or "",
             degraded=self._flags(),
             source_width=counts.source_width,
@@ -356,9 +334,9 @@ class Session:
     def _flags(self) -> list[str]:
         oldest_s = time.monotonic() - DEGRADED_S
         flags = [flag for flag, at_s in self._degraded.items() if at_s > oldest_s]
-        if not self.link.connected:
+        if not self.feed.connected:
             flags.append("worker_unavailable")
-        if self.link.refused_s > oldest_s:
+        if self.feed.refused_s > oldest_s:
             flags.append("worker_full")
         if self._source_failed:
             flags.append("source_failed")
@@ -375,9 +353,5 @@ def _not_resized(error: grpc.aio.AioRpcError) -> SightlineError:
         )
     refusal = error_of_peer(error, MODEL)
     if error.code() is grpc.StatusCode.NOT_FOUND:  # it was started again, and hears of it soon
-        return UnavailableError(
-            "The model is restarting: try again in some seconds",
-            reason=Reason.MODEL_AWAY,
-            retry_after_s=RESTARTING_S,
-        )
+        return restarting(MODEL, Reason.MODEL_AWAY)
     return refusal

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hmac
 import logging
-import math
 import re
 import secrets
 import time
@@ -12,42 +11,35 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from services.common.errors import RESTARTING_S
 from services.common.in_flight import DRAINING_S
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.labels import checked_labels
-from services.gateway.sessions.memory import Leftovers
+from services.gateway.sessions.memory_trimmer import MemoryTrimmer
 from services.gateway.sessions.once import Once
-from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Plan, Session
-from services.gateway.sources.source import PictureSink, Source
-from services.gateway.workers.workers import Router, Worker
+from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Session
+from services.gateway.sessions.session_spec import SessionSpec, check_options
+from services.gateway.sources.source import FrameSink, Source
+from services.gateway.workers.placement import Placement
+from services.gateway.workers.workers import Workers
 from sightline.errors import (
     AlreadyExistsError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
-    SightlineError,
     UnauthenticatedError,
     UnavailableError,
 )
 from sightline.reasons import Reason
-from sightline.v1 import gateway_pb2, inference_pb2
+from sightline.v1 import gateway_pb2
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-MAX_NAME_CHARACTERS = 80
-MAX_SOURCE_CHARACTERS = 2048
-MAX_FPS = 120.0
-MAX_GRACE_S = 86400.0
 MAX_REQUESTS, REQUEST_KEPT_S = 1024, 600.0  # remembered, to be told when they are repeated
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{8,128}")
-_KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
-# Refusals of one worker that another worker may not share.
-_TRY_NEXT = (ResourceExhaustedError, UnavailableError)
 
 
 class SessionListener(Protocol):
@@ -68,11 +60,11 @@ class Sessions:
     def __init__(
         self,
         config: GatewayConfig,
-        router: Router,
-        make_source: Callable[[Plan, PictureSink], Source],
+        workers: Workers,
+        make_source: Callable[[SessionSpec, FrameSink], Source],
     ) -> None:
         self._config = config
-        self._router = router
+        self._workers = workers
         self._make_source = make_source
         self._sessions: dict[str, Session] = {}
         self._making: Counter[str] = Counter()  # keys of sessions that are being made
@@ -80,7 +72,7 @@ class Sessions:
         self._closing: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._draining = False
-        self._leftovers = Leftovers()
+        self._trimmer = MemoryTrimmer()
         # By caller and request_id; ids of sessions, because a session that is held stays in memory.
         self._requests: Once[str] = Once(
             "sessions:create",
@@ -90,7 +82,7 @@ class Sessions:
         )
 
     def start(self) -> None:
-        self._leftovers.started()
+        self._trimmer.started()
         self._ticker = spawn(self._tick_forever(), name="sessions:tick")
 
     def listen(self, listener: SessionListener) -> None:
@@ -134,7 +126,7 @@ class Sessions:
         found = None
         offered = key.encode(errors="surrogatepass")  # from a header, it can hold any byte
         for session in self._sessions.values():
-            if hmac.compare_digest(session.plan.key.encode(), offered) and session.plan.key:
+            if hmac.compare_digest(session.spec.key.encode(), offered) and session.spec.key:
                 found = session
         if found is None:
             raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
@@ -166,7 +158,7 @@ class Sessions:
         """Change a session. Raises what UpdateSession may answer, with nothing changed then."""
         session = self.find(request.session)
         given = request.HasField
-        _check_options(request)
+        check_options(request)
         labels = checked_labels(request.labels.labels) if given("labels") else None
         if given("window"):
             await session.resize(request.window)
@@ -174,14 +166,14 @@ class Sessions:
             session.set_fps(request.fps or self._config.fps)
         session.amend(
             name=request.name if given("name") else session.name,
-            grace_s=request.grace_s if given("grace_s") else session.plan.grace_s,
+            grace_s=request.grace_s if given("grace_s") else session.spec.grace_s,
             labels=session.labels if labels is None else labels,
         )
         self._changed(session)
         return session
 
     async def _create(self, request: gateway_pb2.CreateSessionRequest) -> Session:
-        plan = self._plan(request)
+        spec = SessionSpec.of(request, self._config)
         if self._draining:
             raise _draining()
         if len(self._sessions) + self._making.total() >= self._config.max_sessions:
@@ -189,10 +181,10 @@ class Sessions:
                 f"{self._config.max_sessions} sessions are open already",
                 reason=Reason.TOO_MANY_SESSIONS,
             )
-        self._refuse_taken_key(plan.key)
-        self._making[plan.key] += 1
+        self._refuse_taken_key(spec.key)
+        self._making[spec.key] += 1
         try:
-            session = await self._admit(plan)
+            session = await self._admit(spec)
             try:
                 await self._open_source(session)
             except BaseException:
@@ -203,13 +195,13 @@ class Sessions:
                 raise _draining()
             self._sessions[session.id] = session
         finally:
-            self._making[plan.key] -= 1
-        metrics.SESSIONS_CREATED.labels("source" if plan.source else "push").inc()
+            self._making[spec.key] -= 1
+        metrics.SESSIONS_CREATED.labels("source" if spec.source else "push").inc()
         log.info(
             "session created",
             extra={
                 "session": session.id,
-                "worker": session.link.worker.address,
+                "worker": session.feed.placement.worker.address,
                 "kind": session.source_kind,
             },
         )
@@ -252,18 +244,18 @@ class Sessions:
             await asyncio.sleep(TICK_S)
             try:
                 self.tick(time.monotonic())
-                await self._leftovers.advance(time.monotonic())
+                await self._trimmer.advance(time.monotonic())
             except Exception:  # one session's defect must not keep the others from ending
                 log.exception("tick failed")
 
     def _overdue(self, session: Session, now_s: float) -> str:
         """Why a session ends now; "" to keep it."""
         age_s = now_s - session.since_s
-        if session.state == STALLED and age_s > session.plan.grace_s:
+        if session.state == STALLED and age_s > session.spec.grace_s:
             return "publisher_left"
         if (
             session.state == WAITING
-            and not session.plan.source
+            and not session.spec.source
             and age_s > self._config.unpublished_s
         ):
             return "never_published"
@@ -273,45 +265,28 @@ class Sessions:
         return ""
 
     def _end(self, session: Session) -> None:
-        session.alive = False
-        self._leftovers.noted()
+        session.end()
+        self._trimmer.noted()
         task = spawn(session.aclose(), name=f"{session.id}:close")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _admit(self, plan: Plan) -> Session:
+    async def _admit(self, spec: SessionSpec) -> Session:
         """A session that the emptiest worker with room for it has accepted."""
-        refusal: SightlineError | None = None
-        for worker in await self._router.candidates():
-            try:
-                description = await self._described(worker)
-                if plan.window > description.max_window_segments:
-                    raise InvalidArgumentError(
-                        f"a window has at most {description.max_window_segments} segments"
-                    )
-                session = Session(plan, worker, description, self._config, self._changed)
-                await session.link.open()
-                return session
-            except _TRY_NEXT as error:
-                full = isinstance(error, ResourceExhaustedError)
-                refusal = error if full or refusal is None else refusal
-        raise refusal or UnavailableError("the model is away", reason=Reason.MODEL_AWAY)
-
-    async def _described(self, worker: Worker) -> inference_pb2.ModelDescription:
-        if worker.description is None:
-            raise UnavailableError(
-                "The model is not there yet: try again in some seconds",
-                reason=Reason.MODEL_AWAY,
-                retry_after_s=RESTARTING_S,
-            )
-        return worker.description
+        placement = Placement(
+            self._workers,
+            secrets.token_hex(8),
+            window_segments=spec.window,
+            max_pixels=spec.max_pixels,
+            grace_s=self._config.worker_grace_s,
+            open_timeout_s=self._config.open_timeout_s,
+        )
+        stream = await placement.open()
+        return Session(spec, placement, stream, self._config, self._changed)
 
     async def _open_source(self, session: Session) -> None:
         try:
-            source = None
-            if session.plan.source:
-                source = self._make_source(session.plan, session.sampler)
-            await session.open(source, self._config.open_timeout_s)
+            await session.open(self._make_source, self._config.open_timeout_s)
         except PermissionDeniedError as error:  # the contract knows one answer to bad sources
             raise _unreadable(error.message) from None
         except InvalidArgumentError as error:
@@ -334,49 +309,6 @@ class Sessions:
             taken |= self.find_by_key(key).alive
         if taken:
             raise AlreadyExistsError("this key belongs to another session", reason=Reason.KEY_TAKEN)
-
-    def _plan(self, request: gateway_pb2.CreateSessionRequest) -> Plan:
-        """Check a request and fill in the defaults. Raises InvalidArgumentError."""
-        options = request.options
-        kind = request.WhichOneof("input")
-        if kind is None:
-            raise InvalidArgumentError("a session needs a source, or push")
-        if kind == "source" and not 0 < len(request.source) <= MAX_SOURCE_CHARACTERS:
-            raise InvalidArgumentError(
-                f"a source is a path or a URL of at most {MAX_SOURCE_CHARACTERS} characters"
-            )
-        key = ""
-        if kind == "push":
-            key = request.push.key or secrets.token_urlsafe(18)
-            if not _KEY.fullmatch(key):
-                raise InvalidArgumentError("a key has 8 to 128 characters of A-Z a-z 0-9 _ . ~ -")
-        _check_options(options)
-        if options.delivery not in gateway_pb2.Delivery.values():
-            raise InvalidArgumentError("unknown delivery")
-        return Plan(
-            name=options.name,
-            source=request.source if kind == "source" else "",
-            key=key,
-            fps=options.fps or self._config.fps,
-            window=options.window,
-            max_pixels=options.max_pixels,
-            lossless=options.delivery == gateway_pb2.DELIVERY_LOSSLESS,
-            loop=options.loop,
-            grace_s=options.grace_s if options.HasField("grace_s") else self._config.grace_s,
-            labels=checked_labels(options.labels),
-        )
-
-
-def _check_options(
-    options: gateway_pb2.SessionOptions | gateway_pb2.UpdateSessionRequest,
-) -> None:
-    """Raise InvalidArgumentError for what no session can be told, at its beginning or later."""
-    if len(options.name) > MAX_NAME_CHARACTERS or not options.name.isprintable():
-        raise InvalidArgumentError(f"a name has at most {MAX_NAME_CHARACTERS} printable characters")
-    if not (math.isfinite(options.fps) and 0 <= options.fps <= MAX_FPS):
-        raise InvalidArgumentError(f"fps is between 0 and {MAX_FPS:g}")
-    if not (math.isfinite(options.grace_s) and 0 <= options.grace_s <= MAX_GRACE_S):
-        raise InvalidArgumentError(f"grace_s is between 0 and {MAX_GRACE_S:g}")
 
 
 def _draining() -> UnavailableError:

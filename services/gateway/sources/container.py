@@ -1,4 +1,4 @@
-"""Reading a container of video: which formats and codecs, which stream, at what times."""
+"""A container of video, read: which formats and codecs, which stream, at what times."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -9,8 +9,8 @@ import av
 from av.container import InputContainer
 from av.stream import Discard
 
-from services.gateway.sources.budget import DecodeGuard
-from services.gateway.sources.source import MAX_PIXELS, PictureSink, check_size
+from services.gateway.sources.decode_guard import DecodeGuard
+from services.gateway.sources.source import MAX_PIXELS, FrameSink, check_size
 from sightline.errors import InvalidArgumentError
 
 SECOND_NS = 1_000_000_000
@@ -80,7 +80,7 @@ PROBE_OPTIONS = {
 }
 
 
-def open_file(path: Path, sink: PictureSink) -> "Reading":
+def open_file(path: Path, sink: FrameSink) -> "ContainerReader":
     """Open a file, and decode its first picture. Blocks. Raises InvalidArgumentError."""
     options = PROBE_OPTIONS | {
         "protocol_whitelist": "file",  # a playlist must not name files of ours
@@ -88,12 +88,12 @@ def open_file(path: Path, sink: PictureSink) -> "Reading":
     }
     try:
         container = av.open(f"file:{path}", "r", options=options)
-        return Reading.of(container, False, sink, lambda: None)
+        return ContainerReader.of(container, False, sink, lambda: None)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InvalidArgumentError(f"cannot open the source: {_reason(error)}") from error
 
 
-class Reading:
+class ContainerReader:
     """An open container whose first picture is decoded. `live`: it has no timeline of its own.
 
     `pictures` are (frame, presentation time in ns since the first one). Iterating raises
@@ -101,7 +101,7 @@ class Reading:
     """
 
     def __init__(
-        self, container: InputContainer, live: bool, sink: PictureSink, on_close: Callable[[], None]
+        self, container: InputContainer, live: bool, sink: FrameSink, on_close: Callable[[], None]
     ) -> None:
         self._container = container
         self._on_close = on_close
@@ -135,7 +135,7 @@ class Reading:
 
     @classmethod
     def of(
-        cls, container: InputContainer, live: bool, sink: PictureSink, on_close: Callable[[], None]
+        cls, container: InputContainer, live: bool, sink: FrameSink, on_close: Callable[[], None]
     ) -> Self:
         """The same; the container is closed when it cannot be read. `on_close` ends what is behind
         it."""

@@ -11,14 +11,14 @@ from typing import Any
 import av
 from av.codec.context import Flags
 
-from services.gateway.sources.budget import DecodeGuard
+from services.gateway.sources.decode_guard import DecodeGuard
 from services.gateway.sources.source import (
     MAX_PIXELS,
     MAX_SIDE,
     BeyondLimitsError,
     ClockSource,
-    Picture,
-    PictureSink,
+    DecodedFrame,
+    FrameSink,
     check_size,
 )
 from sightline.errors import InvalidArgumentError
@@ -49,10 +49,10 @@ class EncodedPacket:
     clock_source: ClockSource = "stream"
 
 
-class PictureOutlet:
+class FrameOutlet:
     """The last step of every decoder: refuses absurd sizes, keeps capture times from decreasing."""
 
-    def __init__(self, sink: PictureSink) -> None:
+    def __init__(self, sink: FrameSink) -> None:
         self.sink = sink
         self._last_ns = 0
 
@@ -68,7 +68,7 @@ class PictureOutlet:
             self.sink.noted("non_monotonic")
             capture_ns = self._last_ns
         self._last_ns = capture_ns
-        self.sink.picture(Picture(frame, capture_ns, clock_source))
+        self.sink.take(DecodedFrame(frame, capture_ns, clock_source))
 
 
 class BitstreamDecoder:
@@ -78,7 +78,7 @@ class BitstreamDecoder:
     Raises InvalidArgumentError for an unknown codec or unusable extradata.
     """
 
-    def __init__(self, outlet: PictureOutlet, codec: str, extradata: bytes = b"") -> None:
+    def __init__(self, outlet: FrameOutlet, codec: str, extradata: bytes = b"") -> None:
         if codec not in DECODERS:
             known = ", ".join(sorted(DECODERS))
             raise InvalidArgumentError(f"unknown codec {codec!r}; known are {known}")
@@ -174,7 +174,7 @@ class PacketDecoder:
 
     def __init__(
         self,
-        sink: PictureSink,
+        sink: FrameSink,
         codec: str | None = None,
         extradata: bytes = b"",
         *,
@@ -182,7 +182,7 @@ class PacketDecoder:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sink = sink
-        self._outlet = PictureOutlet(sink)
+        self._outlet = FrameOutlet(sink)
         self._decoder = BitstreamDecoder(self._outlet, codec, extradata) if codec else None
         self._clock_s = clock_s
         self._items: deque[tuple[float, EncodedPacket | tuple[str, bytes]]] = deque()

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -12,13 +11,14 @@ from pathlib import Path
 
 import av
 
+from services.common.backoff import Backoff
 from services.common.threads import on_thread
 from services.gateway.sources.clock import ArrivalClock
-from services.gateway.sources.container import SECOND_NS, Reading
-from services.gateway.sources.decoder import PictureOutlet
-from services.gateway.sources.opening import Opening, locate
-from services.gateway.sources.remote.reach import Reach
-from services.gateway.sources.source import ClockSource, PictureSink
+from services.gateway.sources.container import SECOND_NS, ContainerReader
+from services.gateway.sources.decoder import FrameOutlet
+from services.gateway.sources.remote.egress_policy import EgressPolicy
+from services.gateway.sources.source import ClockSource, FrameSink
+from services.gateway.sources.source_opener import SourceOpener, locate
 from sightline.errors import InvalidArgumentError, SightlineError
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class FileLimits:
 class FileSource:
     """One file or URL into a sink, on a thread of its own.
 
-    `source` is an http(s), rtsp or rtmp URL within `reach` (None: what is public), or a path below
+    `source` is an http(s), rtsp or rtmp URL within `egress` (None: what is public), or a path below
     `root` (None: no local files).
     `paced`: pictures come at the speed of their timestamps; otherwise as fast as the sink takes
     them. Capture time of a file is the wall clock at its start plus presentation time, and goes on
@@ -53,20 +53,20 @@ class FileSource:
     def __init__(
         self,
         source: str,
-        sink: PictureSink,
+        sink: FrameSink,
         *,
         loop: bool = False,
         paced: bool = True,
         root: Path | None = None,
-        reach: Reach | None = None,
+        egress: EgressPolicy | None = None,
         limits: FileLimits | None = None,
         name: str = "file",
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._place = locate(source, root)
-        self._reach = reach or Reach()
+        self._egress = egress or EgressPolicy()
         self._sink = sink
-        self._outlet = PictureOutlet(sink)
+        self._outlet = FrameOutlet(sink)
         self._loop = loop
         self._paced = paced
         self._limits = limits or FileLimits()
@@ -74,8 +74,8 @@ class FileSource:
         self._stop = threading.Event()
         self._name = name
         self._thread: threading.Thread | None = None
-        self._opening: Opening | None = None
-        self._reading: Reading | None = None
+        self._opening: SourceOpener | None = None
+        self._reading: ContainerReader | None = None
         self._start_ns = 0  # wall clock at timestamp zero of the running pass
         self._last_ns = 0  # capture time of the newest picture
 
@@ -137,14 +137,14 @@ class FileSource:
             self._reading = self._reopen(wait=reading.live)
         return "closed" if self._stop.is_set() else "error"
 
-    def _reopen(self, wait: bool) -> Reading | None:
+    def _reopen(self, wait: bool) -> ContainerReader | None:
         """Open again, for a URL several times; None when it stays away."""
         limits = self._limits
+        backoff = Backoff(limits.backoff_s, limits.max_backoff_s)
         for attempt in range(limits.reconnects if self._is_url else 1):
             if wait or attempt:
                 self._sink.noted("reconnect")
-                delay_s = min(limits.max_backoff_s, limits.backoff_s * 2**attempt)
-                if self._stop.wait(delay_s * random.uniform(0.5, 1.0)):
+                if self._stop.wait(backoff.next_s()):
                     return None
             try:
                 return self._open()
@@ -152,7 +152,7 @@ class FileSource:
                 log.info("source stays away", extra={"reason": error.message})
         return None
 
-    def _pass(self, reading: Reading) -> tuple[int, bool]:
+    def _pass(self, reading: ContainerReader) -> tuple[int, bool]:
         """Deliver one run over the source: (pictures, whether it broke off)."""
         self._start_ns = self._next_start_ns(reading.frame_ns)
         clock = ArrivalClock()
@@ -176,9 +176,9 @@ class FileSource:
             return num_pictures, True
         return num_pictures, False
 
-    def _open(self) -> Reading:
+    def _open(self) -> ContainerReader:
         timeout_s = (self._limits.open_timeout_s, self._limits.read_timeout_s)
-        self._opening = Opening(self._place, self._reach, timeout_s)
+        self._opening = SourceOpener(self._place, self._egress, timeout_s)
         if self._stop.is_set():
             self._opening.abort()
         return self._opening.open(self._sink)

@@ -9,17 +9,17 @@ import numpy as np
 
 from services.common.threads import Lane, on_thread
 from services.gateway.sources.bitstream import is_keyframe, jpeg_size
-from services.gateway.sources.budget import check_scans
+from services.gateway.sources.decode_guard import check_scans
 from services.gateway.sources.decoder import (
     BitstreamDecoder,
     EncodedPacket,
+    FrameOutlet,
     PacketDecoder,
-    PictureOutlet,
 )
 from services.gateway.sources.source import (
     MAX_AHEAD_NS,
     ClockSource,
-    PictureSink,
+    FrameSink,
     check_size,
 )
 from sightline.errors import FailedPreconditionError, InvalidArgumentError
@@ -42,7 +42,7 @@ class PushSource:
 
     def __init__(
         self,
-        sink: PictureSink,
+        sink: FrameSink,
         *,
         codec: str = "",
         extradata: bytes = b"",
@@ -52,7 +52,7 @@ class PushSource:
     ) -> None:
         self._sink = sink
         self._clock_ns = clock_ns
-        self._outlet = PictureOutlet(sink)
+        self._outlet = FrameOutlet(sink)
         self._codec = codec
         self._live: PacketDecoder | None = None
         self._bitstream: BitstreamDecoder | None = None

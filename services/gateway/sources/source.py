@@ -28,7 +28,7 @@ class DecodeBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class DecodedFrame:
     """One decoded picture before conversion, in whatever pixel format the source has.
 
     `capture_ns`: Unix ns; never decreases within one source. `clock_source` says where it comes
@@ -41,7 +41,7 @@ class Picture:
     clock_source: ClockSource
 
 
-class PictureSink(Protocol):
+class FrameSink(Protocol):
     """Takes what a source delivers. Every method may be called on the source's decode thread."""
 
     @property
@@ -49,7 +49,7 @@ class PictureSink(Protocol):
         """What the decoder that feeds this sink may take."""
         ...
 
-    def picture(self, picture: Picture) -> None:
+    def take(self, picture: DecodedFrame) -> None:
         """Take one picture. Must not block, except to push back on a lossless source.
 
         Raising InvalidArgumentError refuses the source: its publisher is cut off.
@@ -74,7 +74,7 @@ class PublisherGate(Protocol):
     to each, so it knows by which road a publisher came.
     """
 
-    async def accept(self, key: str, peer: str) -> PictureSink:
+    async def accept(self, key: str, peer: str) -> FrameSink:
         """The sink that `key` opens; the key is taken until `released`.
 
         `peer` is "host:port". Raises UnauthenticatedError for a wrong key, AlreadyExistsError when

@@ -8,23 +8,21 @@ from typing import Protocol
 
 import grpc
 
-from services.common.errors import RESTARTING_S, error_of_peer
+from services.common.backoff import Backoff
+from services.common.errors import error_of_peer, restarting
+from services.common.finish_reasons import finish_name
 from services.gateway import metrics
-from services.gateway.sessions.quotas import Asker, Turns
-from services.gateway.workers.workers import MODEL, Backoff
-from sightline.errors import NotFoundError, SightlineError, UnavailableError
+from services.gateway.sessions.question_queue import Asker, QuestionQueue
+from services.gateway.workers.workers import MODEL
+from sightline.errors import NotFoundError, SightlineError
 from sightline.reasons import Reason
-from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
+from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 SPEECH_UNAVAILABLE = "speech_unavailable"
 # NOT_FOUND: a worker that was restarted does not know the session until its frame stream is back.
 _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND})
 _RETRIES = 6
-_FINISH_NAMES = {
-    gateway_pb2.FINISH_REASON_STOP: "stop",
-    gateway_pb2.FINISH_REASON_LENGTH: "length",
-    gateway_pb2.FINISH_REASON_CANCELLED: "cancelled",
-}
+MOVING_S = 30.0  # how long a question waits for its session to get another worker
 
 
 class Answerable(Protocol):
@@ -37,7 +35,8 @@ class Answerable(Protocol):
     @property
     def stub(self) -> inference_pb2_grpc.InferenceServiceStub: ...
     @property
-    def turns(self) -> Turns: ...
+    def questions(self) -> QuestionQueue: ...
+    async def wait_placed(self, timeout_s: float) -> bool: ...
     def check_answerable(self) -> None: ...
     def frame_age_s(self, capture_ns: int) -> float | None: ...
     def note_degraded(self, flags: list[str]) -> None: ...
@@ -54,13 +53,14 @@ async def stream_answer(
     """Relay one answer, event by event: after at most `wait_s` until it is the asker's turn, within
     `timeout_s`.
 
-    A worker that is away before its first event is asked again; once words have come a failure is
-    raised as the SightlineError of its status. Closing the iterator cancels the answer. Raises
-    FailedPreconditionError where there is no frame to ask about.
+    A worker that is away before its first event is asked again, or the one that the session moves
+    to; once words have come a failure is raised as the SightlineError of its status. Closing the
+    iterator cancels the answer. Raises FailedPreconditionError where there is no frame to ask
+    about.
     """
     session.check_answerable()
     asked_s = time.monotonic()
-    async with session.turns.turn(asker, wait_s):
+    async with session.questions.slot(asker, wait_s):
         events = _relay(session, request, asked_s, timeout_s)
         async with contextlib.aclosing(events):
             async for event in events:
@@ -80,6 +80,8 @@ async def _relay(
         for attempt in range(_RETRIES + 1):
             begun = speechless = False
             left_s = timeout_s - (time.monotonic() - begun_s)
+            await session.wait_placed(min(MOVING_S, left_s))
+            left_s = timeout_s - (time.monotonic() - begun_s)
             call = session.stub.Answer(request, timeout=max(0.001, left_s))
             try:
                 async for event in call:
@@ -95,7 +97,7 @@ async def _relay(
                     elif kind == "done":
                         if speechless and SPEECH_UNAVAILABLE not in event.done.degraded:
                             event.done.degraded.append(SPEECH_UNAVAILABLE)
-                        finish = _FINISH_NAMES.get(event.done.finish_reason, "error")
+                        finish = finish_name(event.done.finish_reason)
                         session.note_degraded(list(event.done.degraded))
                         if age_s is not None:
                             event.done.newest_frame_age_ms = 1000 * age_s
@@ -127,9 +129,5 @@ def _refusal(error: grpc.aio.AioRpcError, session: Answerable) -> SightlineError
     if error.code() is grpc.StatusCode.NOT_FOUND:
         if not session.alive:
             return NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
-        return UnavailableError(
-            "The model is restarting: try again in some seconds",
-            reason=Reason.MODEL_AWAY,
-            retry_after_s=RESTARTING_S,
-        )
+        return restarting(MODEL, Reason.MODEL_AWAY)
     return error_of_peer(error, MODEL)

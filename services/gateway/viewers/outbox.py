@@ -1,4 +1,4 @@
-"""The events of one viewer's line: waiting to be sent, and sent but perhaps lost.
+"""The events of one viewer: waiting to be sent, and sent but perhaps lost.
 
 Numbers are given when an event is handed out, so that what was never sent leaves no gap.
 """

@@ -1,6 +1,6 @@
-"""A viewer's line: questions, watches, answers and events, whatever carries them.
+"""One viewer: questions, watches, answers and events, whatever carries them.
 
-gRPC's Converse and the page's WebSocket drive the same `Line`. A line outlives its connection for
+gRPC's Converse and the page's WebSocket drive the same `Viewer`. It outlives its connection for
 a while: answers in flight go on, and a viewer who comes back gets what it missed.
 """
 
@@ -21,7 +21,7 @@ from services.common.in_flight import InFlight
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.quotas import Asker
+from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.session import Session
 from services.gateway.viewers.answers import stream_answer
 from services.gateway.viewers.outbox import Outbox, OutboxFullError
@@ -55,7 +55,7 @@ class _Answer:
     task: asyncio.Task[Any] | None = None
 
 
-class Line:
+class Viewer:
     """One viewer's conversation on one session. All methods belong to the event loop."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Line:
         in_flight: InFlight,
         place: str = "",
     ) -> None:
-        """in_flight: counts the answers of every line. place: whose address limits hold."""
+        """in_flight: counts the answers of every viewer. place: whose address limits hold."""
         self.session = session
         self.place = place
         self.conversation = start.conversation or secrets.token_urlsafe(12)
@@ -97,7 +97,7 @@ class Line:
 
     @property
     def detached_s(self) -> float | None:
-        """Since when no connection carries the line (monotonic seconds); None while one does."""
+        """Since when there is no connection (monotonic seconds); None while there is one."""
         return self._detached_s
 
     def greet(self, resumed: str, last_sequence: int = 0) -> None:
@@ -120,13 +120,13 @@ class Line:
         self._voice = start.voice
 
     async def serve(self, incoming: AsyncIterator[gateway_pb2.ClientEvent], send: Send) -> None:
-        """Carry the line over one connection until that ends, or another takes the line over.
+        """Serve the viewer over one connection until that ends, or another takes its place.
 
         Raises what `incoming` or `send` raise, and UnavailableError when `send` is stuck.
         """
         if self._sender is not None:  # the old connection is probably dead, and certainly older
             self._sender.cancel()
-        name = f"{self.session.id}:line"
+        name = f"{self.session.id}:viewer"
         sender = asyncio.create_task(self._send_all(send), name=f"{name}:send")
         receiver = asyncio.create_task(self._receive_all(incoming), name=f"{name}:receive")
         self._sender = sender
@@ -156,14 +156,14 @@ class Line:
         """End answers and watches, and the connection after a last go-away. Idempotent."""
         if self.closed:
             return
-        metrics.LINES_CLOSED.labels(reason).inc()
+        metrics.VIEWERS_CLOSED.labels(reason).inc()
         go_away = gateway_pb2.GoAway(reason=reason, reconnect_within_s=reconnect_within_s)
         self._outbox.close(ServerEvent(go_away=go_away), discard=discard)
         for task in self._tasks():
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until a closed line's last event is sent and its tasks have ended."""
+        """Wait until the last event of a closed viewer is sent and its tasks have ended."""
         if self._sender is not None:
             await asyncio.wait({self._sender})
         await cancel_and_wait(*self._tasks())

@@ -1,4 +1,4 @@
-"""Every viewer's line of this gateway: opened, resumed, and ended in time."""
+"""Every viewer of this gateway: opened, resumed, and ended in time."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.viewers.viewer import RECONNECT_WITHIN_S, Line, Send, conversation_of
+from services.gateway.viewers.viewer import RECONNECT_WITHIN_S, Send, Viewer, conversation_of
 from sightline.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -28,13 +28,13 @@ START_TIMEOUT_S = 10.0
 GOODBYE_S = 2.0  # for viewers who do not read when the gateway ends
 
 
-class Lines:
-    """The lines by resume handle. A `SessionListener`. All methods belong to the event loop."""
+class Viewers:
+    """The viewers by resume handle. A `SessionListener`. All methods belong to the event loop."""
 
     def __init__(self, sessions: Sessions, config: GatewayConfig) -> None:
         self._sessions = sessions
         self._config = config
-        self._lines: dict[str, Line] = {}
+        self._viewers: dict[str, Viewer] = {}
         self._answers = InFlight("answers", owner="the gateway")
         sessions.listen(self)
 
@@ -60,21 +60,21 @@ class Lines:
             raise FailedPreconditionError(
                 "the first message must be `start`", reason=Reason.OUT_OF_ORDER
             )
-        line = self.open(first.start, place)
-        session = line.session
+        viewer = self.open(first.start, place)
+        session = viewer.session
         session.viewers += 1
         session.touch()
         try:
-            await line.serve(incoming, send)
+            await viewer.serve(incoming, send)
         finally:
             session.viewers -= 1
             session.touch()
 
-    def open(self, start: gateway_pb2.Start, place: str = "") -> Line:
-        """The line that `start` resumes, or a new one; greeted, ready to be served."""
+    def open(self, start: gateway_pb2.Start, place: str = "") -> Viewer:
+        """The viewer that `start` resumes, or a new one; greeted, ready to be served."""
         check_id("conversation", start.conversation)
         self._answers.check()
-        old = self._lines.get(start.resume_handle)
+        old = self._viewers.get(start.resume_handle)
         session = self._sessions.find(start.session or (old.session.id if old else ""))
         if old is not None and old.session is session and old.remembers(start.last_sequence):
             old.adopt(start)
@@ -84,82 +84,83 @@ class Lines:
         if not start.conversation and start.resume_handle:
             start.conversation = conversation_of(start.resume_handle)
         resumed = "conversation" if start.conversation else ""
-        line = Line(session, start, self._config, self._answers, place)
-        self._lines[line.handle] = line
-        line.greet(resumed)
-        return line
+        viewer = Viewer(session, start, self._config, self._answers, place)
+        self._viewers[viewer.handle] = viewer
+        viewer.greet(resumed)
+        return viewer
 
-    def all(self) -> list[Line]:
-        return list(self._lines.values())
+    def all(self) -> list[Viewer]:
+        return list(self._viewers.values())
 
     def session_changed(self, session: Session) -> None:
-        """Tell its viewers, and forget lines that nobody came back to."""
+        """Tell its viewers, and forget those who did not come back."""
         message = None
-        for line in self._of(session):
-            if line.detached_s is None:
+        for viewer in self._of(session):
+            if viewer.detached_s is None:
                 message = message or session.message()
-                line.put_state(message)
-            elif line.closed or time.monotonic() - line.detached_s > self._config.resume_s:
-                line.close("expired")
-                del self._lines[line.handle]
+                viewer.put_state(message)
+            elif viewer.closed or time.monotonic() - viewer.detached_s > self._config.resume_s:
+                viewer.close("expired")
+                del self._viewers[viewer.handle]
         self._count()
 
     def session_deleted(self, session: Session, reason: str) -> None:
-        for line in self._of(session):
+        for viewer in self._of(session):
             if self._answers.draining:
-                line.close("draining", reconnect_within_s=RECONNECT_WITHIN_S)
+                viewer.close("draining", reconnect_within_s=RECONNECT_WITHIN_S)
             else:
-                line.close("session_deleted")
-            del self._lines[line.handle]
+                viewer.close("session_deleted")
+            del self._viewers[viewer.handle]
         self._count()
 
     async def drain(self) -> None:
         """Take no more viewers and questions, send those away who wait for no answer, and let the
         answers under way end."""
         self._answers.refuse()
-        for line in self._lines.values():
-            if not line.is_answering:
-                line.close("draining", reconnect_within_s=RECONNECT_WITHIN_S)
+        for viewer in self._viewers.values():
+            if not viewer.is_answering:
+                viewer.close("draining", reconnect_within_s=RECONNECT_WITHIN_S)
         await self._answers.drain()
 
     async def aclose(self) -> None:
         """Take no more viewers, send all away, and wait a little until they know."""
         self._answers.refuse()
-        lines = list(self._lines.values())
-        self._lines.clear()
-        for line in lines:
-            line.close("draining", reconnect_within_s=RECONNECT_WITHIN_S)
-        closing = [spawn(line.wait_closed(), name="line:close") for line in lines]
+        viewers = list(self._viewers.values())
+        self._viewers.clear()
+        for viewer in viewers:
+            viewer.close("draining", reconnect_within_s=RECONNECT_WITHIN_S)
+        closing = [spawn(viewer.wait_closed(), name="viewer:close") for viewer in viewers]
         if closing:
             _, stuck = await asyncio.wait(closing, timeout=GOODBYE_S)
             await cancel_and_wait(*stuck)
 
-    def _of(self, session: Session) -> list[Line]:
-        return [line for line in self._lines.values() if line.session is session]
+    def _of(self, session: Session) -> list[Viewer]:
+        return [viewer for viewer in self._viewers.values() if viewer.session is session]
 
     def _make_room(self, session: Session, place: str) -> None:
-        """Raise ResourceExhaustedError when all the session's lines have a viewer, or all those
+        """Raise ResourceExhaustedError when all the session's viewers are connected, or all those
         that `place` may have."""
         most = self._config.max_lines
-        lines = self._of(session)
-        here = [line for line in lines if place and line.place == place]
-        if here and len(here) >= share(most, len(lines) - len(here)):
-            lines, whose = here, "viewers from your address"
-        elif len(lines) >= most:
+        viewers = self._of(session)
+        here = [viewer for viewer in viewers if place and viewer.place == place]
+        if here and len(here) >= share(most, len(viewers) - len(here)):
+            viewers, whose = here, "viewers from your address"
+        elif len(viewers) >= most:
             whose = "viewers"
         else:
             return
-        left = [line for line in lines if line.detached_s is not None]
+        left = [viewer for viewer in viewers if viewer.detached_s is not None]
         if not left:
             REFUSED.labels("gateway", "quota").inc()
             raise ResourceExhaustedError(
-                f"{len(lines)} {whose} are on this session already", reason=Reason.TOO_MANY_VIEWERS
+                f"{len(viewers)} {whose} are on this session already",
+                reason=Reason.TOO_MANY_VIEWERS,
             )
-        oldest = min(left, key=lambda line: line.detached_s or 0.0)
+        oldest = min(left, key=lambda viewer: viewer.detached_s or 0.0)
         oldest.close("crowded_out")
-        del self._lines[oldest.handle]
+        del self._viewers[oldest.handle]
 
     def _count(self) -> None:
-        attached = sum(line.detached_s is None for line in self._lines.values())
-        metrics.LINES.labels("attached").set(attached)
-        metrics.LINES.labels("detached").set(len(self._lines) - attached)
+        attached = sum(viewer.detached_s is None for viewer in self._viewers.values())
+        metrics.VIEWERS.labels("attached").set(attached)
+        metrics.VIEWERS.labels("detached").set(len(self._viewers) - attached)

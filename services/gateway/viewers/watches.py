@@ -5,12 +5,13 @@ from typing import Any, Protocol
 
 import grpc
 
+from services.common.backoff import Backoff
 from services.common.checks import check_watch
 from services.common.errors import error_of_peer
 from services.common.tasks import spawn
 from services.gateway import metrics
 from services.gateway.sessions.session import Session
-from services.gateway.workers.workers import MODEL, Backoff
+from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, ResourceExhaustedError, SightlineError
 from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2
@@ -21,7 +22,7 @@ _RETRYABLE = frozenset(
 
 
 class WatchOwner(Protocol):
-    """The line that watches belong to."""
+    """The viewer that watches belong to."""
 
     def put(self, event: gateway_pb2.ServerEvent) -> None: ...
     def fail(self, error: SightlineError, *, turn: str = "", watch: str = "") -> None: ...
@@ -31,7 +32,7 @@ class WatchOwner(Protocol):
 
 
 class Watches:
-    """The watches of one line by the viewer's ids. All methods belong to the event loop."""
+    """The watches of one viewer by its ids. All methods belong to the event loop."""
 
     def __init__(self, session: Session, most: int, place: str, owner: WatchOwner) -> None:
         self._session = session
@@ -76,12 +77,14 @@ class Watches:
         self._owner.settle()
 
     async def _follow(self, watch: gateway_pb2.Watch) -> None:
-        """Relay the worker's events, from a worker that was away and came back as well."""
+        """Relay the worker's events, also from a worker that was away and came back, and from the
+        one that the session moves to."""
         request = inference_pb2.WatchRequest(session_id=self._session.id, watch=watch)
         backoff = Backoff(0.2, 5.0)
         active: bool | None = None
         while True:
             call = self._session.stub.WatchSession(request)
+            leaving = spawn(_cancel_after(self._session.moved_on, call), name="watch:leave")
             try:
                 async for event in call:
                     backoff.reset()
@@ -89,6 +92,11 @@ class Watches:
                         active = event.active
                         metrics.WATCH_EVENTS.inc()
                         self._owner.put(gateway_pb2.ServerEvent(watch_event=event))
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                continue  # the session has another worker
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _RETRYABLE:
                     self._owner.fail(error_of_peer(error, MODEL), watch=watch.watch)
@@ -97,4 +105,10 @@ class Watches:
                     return
             finally:
                 call.cancel()
+                leaving.cancel()
             await asyncio.sleep(backoff.next_s())
+
+
+async def _cancel_after(event: asyncio.Event, call: Any) -> None:
+    await event.wait()
+    call.cancel()

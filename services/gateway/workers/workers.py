@@ -1,14 +1,16 @@
-"""Where sessions are placed: the workers the gateway knows, how full they are, who comes first."""
+"""The workers a gateway knows: which of them answer, and how full they are."""
 
 import asyncio
 import logging
-import random
+import time
 from collections.abc import Sequence
 
 import grpc
 
-from services.common.errors import RESTARTING_S
-from services.common.progress import RESTART, words_of
+from services.common.backoff import Backoff
+from services.common.channels import channel_to
+from services.common.errors import RESTARTING_S, restarting
+from services.common.progress import words_of
 from services.common.protocol import PROTOCOL, protocol_of
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
@@ -18,15 +20,6 @@ from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    ("grpc.max_send_message_length", 64 * 1024 * 1024),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 2_000),  # in truth: how long one connect() may take
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
 MODEL = "the model"  # what a viewer hears a worker called
 REPORT_INTERVAL_S = 1.0
 REPORT_PATIENCE_S = 5.0  # a worker that is silent for longer counts as away
@@ -34,24 +27,8 @@ DESCRIBE_TIMEOUT_S = 3.0
 INCOMPATIBLE_S = 5.0  # between two looks at a worker of another version
 LOADING_S = 0.5  # between two looks at a model that is not ready
 FIRST_CONTACT_S = 2.0  # how long a placement waits while no worker has answered yet
-
-
-class Backoff:
-    """Waits that double from `first_s` to `most_s`, with jitter, until `reset`."""
-
-    def __init__(self, first_s: float = 0.1, most_s: float = 2.0) -> None:
-        self._first_s = first_s
-        self._most_s = most_s
-        self._next_s = first_s
-
-    def reset(self) -> None:
-        self._next_s = self._first_s
-
-    def next_s(self) -> float:
-        """Seconds to wait now; half fixed, half random, so that many callers spread out."""
-        wait_s = self._next_s
-        self._next_s = min(self._most_s, self._next_s * 2)
-        return wait_s * random.uniform(0.5, 1.0)  # spreading, not a secret
+AWAY_S = 1.0  # a worker's reports may pause for so long before its sessions look for another
+RELEASE_TIMEOUT_S = 3.0
 
 
 class Worker:
@@ -65,13 +42,27 @@ class Worker:
     def __init__(self, address: str, name: str) -> None:
         self.address = address
         self.name = name
-        self.channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self.channel, _ = channel_to(address)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
         self.description: inference_pb2.ModelDescription | None = None
         self.load = inference_pb2.LoadReport()
         self.answering = False
         self.incompatible = False
+        self.unfit = asyncio.Event()  # set while it drains or is away
+        self._away_since_s = time.monotonic()
         self._placed_since_report = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it answers and takes sessions."""
+        return self.answering and not self.load.draining
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its sessions should go elsewhere: it drains, or has been away for a while."""
+        if self.answering:
+            return self.load.draining
+        return time.monotonic() - self._away_since_s > AWAY_S
 
     @property
     def free_sessions(self) -> int:
@@ -102,16 +93,32 @@ class Worker:
         self.load = load
         self.answering = True
         self._placed_since_report = 0
+        if load.draining:
+            self.unfit.set()
+        else:
+            self.unfit.clear()
+
+    def silent(self) -> None:
+        """It answers no more."""
+        if self.answering:
+            self._away_since_s = time.monotonic()
+        self.answering = False
+        self.unfit.set()
+
+    async def release(self, session_id: str) -> None:
+        """Free a session's memory. Raises AioRpcError; the worker then forgets it in time."""
+        request = inference_pb2.ReleaseSessionRequest(session_id=session_id)
+        await self.stub.ReleaseSession(request, timeout=RELEASE_TIMEOUT_S)
 
 
-class Router:
+class Workers:
     """Follows every worker's load and orders them for a new session.
 
     The list of workers is fixed. All methods belong to the event loop.
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self.workers = [
+        self._workers = [
             Worker(address, f"worker {number}")
             for number, address in enumerate(dict.fromkeys(addresses), 1)
         ]
@@ -119,13 +126,16 @@ class Router:
         self._contact = asyncio.Event()
 
     def start(self) -> None:
-        for worker in self.workers:
-            name = f"router:{worker.address}"
+        for worker in self._workers:
+            name = f"worker:{worker.address}:follow"
             self._tasks.append(spawn(self._follow(worker), name=name))
+
+    def all(self) -> list[Worker]:
+        return list(self._workers)
 
     async def aclose(self) -> None:
         await cancel_and_wait(*self._tasks)
-        for worker in self.workers:
+        for worker in self._workers:
             await worker.channel.close()
 
     async def candidates(self) -> list[Worker]:
@@ -147,27 +157,26 @@ class Router:
                 reason=Reason.MODEL_LOADING,
                 retry_after_s=loading[0].loading.eta_s or RESTARTING_S,
             )
-        if not answering and any(worker.incompatible for worker in self.workers):
+        if not answering and any(worker.incompatible for worker in self._workers):
             raise version_mismatch()
         if not answering:
-            raise UnavailableError(
-                f"the model is restarting, {RESTART}",
-                reason=Reason.MODEL_AWAY,
-                retry_after_s=RESTARTING_S,
-            )
-        ready = [worker for worker in answering if not worker.load.draining]
-        if not ready:
+            raise restarting(MODEL, Reason.MODEL_AWAY)
+        if not any(worker.is_ready for worker in answering):
             raise UnavailableError(
                 "The model is about to restart: try again in some seconds",
                 reason=Reason.MODEL_AWAY,
                 retry_after_s=RESTARTING_S,
             )
-        free = [worker for worker in ready if worker.free_sessions > 0]
-        if not free:
+        if not (free := self.with_room()):
             raise ResourceExhaustedError(
                 "The model has no room for another session: delete one first",
                 reason=Reason.MODEL_FULL,
             )
+        return free
+
+    def with_room(self) -> list[Worker]:
+        """Workers that are ready and have room as far as is known, the emptiest first."""
+        free = [worker for worker in self._workers if worker.is_ready and worker.free_sessions > 0]
         return sorted(free, key=lambda worker: worker.fullness)
 
     def descriptions(self) -> list[tuple[str, inference_pb2.ModelDescription]]:
@@ -182,12 +191,12 @@ class Router:
         """Of every worker that is there and whose model is not ready."""
         return [
             worker.description
-            for worker in self.workers
+            for worker in self._workers
             if worker.description is not None and worker.description.HasField("loading")
         ]
 
     def _answering(self) -> list[Worker]:
-        return [worker for worker in self.workers if worker.answering]
+        return [worker for worker in self._workers if worker.answering]
 
     async def _follow(self, worker: Worker) -> None:
         backoff = Backoff()
@@ -224,7 +233,7 @@ class Router:
             finally:
                 if call is not None:
                     call.cancel()
-                worker.answering = False
+                worker.silent()
                 self._count()
             await asyncio.sleep(backoff.next_s())
 
@@ -254,9 +263,9 @@ class Router:
         draining = sum(worker.load.draining for worker in answering)
         metrics.WORKERS.labels("draining").set(draining)
         metrics.WORKERS.labels("ready").set(len(answering) - draining)
-        incompatible = sum(worker.incompatible for worker in self.workers)
+        incompatible = sum(worker.incompatible for worker in self._workers)
         metrics.WORKERS.labels("incompatible").set(incompatible)
-        metrics.WORKERS.labels("away").set(len(self.workers) - len(answering) - incompatible)
+        metrics.WORKERS.labels("away").set(len(self._workers) - len(answering) - incompatible)
 
 
 def version_mismatch() -> UnavailableError:

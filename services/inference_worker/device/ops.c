@@ -1,5 +1,5 @@
 /* What stands between matrix products: one pass over memory for each, where PyTorch takes three to
- * eight. Compiled on the machine that runs it, by `kernels.py`, which says what the arguments are.
+ * eight. `build.py` compiles it, `ops.py` says what the arguments are.
  *
  * Numbers are float, or bfloat16 with -DBFLOAT16; arithmetic is float. Strides count numbers.
  */

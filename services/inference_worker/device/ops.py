@@ -1,29 +1,24 @@
 """What stands between matrix products, each in one pass over memory.
 
-PyTorch takes a pass for every operator, in bfloat16 with copies to float32 and back. For CPUs
-`kernels.c` is compiled for this machine when a model runs first, which takes a fifth of a second;
-for GPUs there is `gpu_kernels`. Where that fails PyTorch's operators run instead.
+PyTorch takes a pass for every operator, in bfloat16 with copies to float32 and back. For CPUs there
+is `ops.c`, which `build` compiled when the image or `.venv` was made; for GPUs there is
+`triton_ops`. Where neither works PyTorch's operators run instead.
 """
 
 import ctypes
 import importlib.util
 import logging
-import os
-import shlex
-import subprocess
-import tempfile
 from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from services.inference_worker.device.build import library_for
+
 log = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_suffix(".c")
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
-_DEFINES = {torch.float32: "-DFLOAT", torch.bfloat16: "-DBFLOAT16"}
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _ALONE = 1 << 14  # numbers; starting other threads takes longer than so few
 
 _ADDRESS, _COUNT, _INT = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
@@ -66,7 +61,7 @@ def kernels_for(x: Tensor) -> Kernels | None:
         return None
     if x.device.type == "cuda":
         return on_gpu(x.device) if x.is_floating_point() else None
-    return compiled(x.dtype) if x.device.type == "cpu" and x.dtype in _DEFINES else None
+    return built(x.dtype) if x.device.type == "cpu" and x.dtype in _NAMES else None
 
 
 @lru_cache
@@ -87,7 +82,7 @@ def on_gpu(device: torch.device) -> Kernels | None:
 
 
 class _CpuKernels:
-    """Of one dtype."""
+    """Functions of `ops.c` for tensors of one dtype."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         for name, arguments in _ARGUMENTS.items():
@@ -131,23 +126,17 @@ def _threads(x: Tensor) -> int:
 
 
 @lru_cache
-def compiled(dtype: torch.dtype) -> Kernels | None:
-    """Compiled now, if they were not yet; None where that fails, which is logged."""
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "kernels.so"
-        # The library stays open when its file is gone.
-        command = [*compiler, *_FLAGS, _DEFINES[dtype], str(_SOURCE), "-o", str(library), "-lm"]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-            kernels = _CpuKernels(ctypes.CDLL(str(library)))
-        except FileNotFoundError:
-            log.info("no C compiler: norms and rotations are PyTorch's, which takes longer")
-        except subprocess.CalledProcessError as error:
-            log.warning("kernels do not compile here: %s", error.stderr)
-        except (OSError, AttributeError, subprocess.TimeoutExpired):
-            log.warning("kernels do not load here", exc_info=True)
-        else:
-            log.info("kernels compiled")
-            return kernels
-    return None
+def built(dtype: torch.dtype) -> Kernels | None:
+    """Kernels of `ops.c`, loaded now if they were not yet; None where none were built for this
+    processor, or they do not load, which is logged."""
+    library = library_for(_NAMES[dtype])
+    if library is None:
+        log.info("no kernels were built for this CPU: PyTorch's operators take their place")
+        return None
+    try:
+        kernels = _CpuKernels(ctypes.CDLL(str(library)))
+    except (OSError, AttributeError):  # of another C library, or without OpenMP's
+        log.warning("kernels do not load here", exc_info=True)
+        return None
+    log.info("kernels loaded", extra={"library": library.name})
+    return kernels

@@ -6,16 +6,17 @@ from itertools import islice
 import torch
 
 from services.inference_worker import metrics
-from services.inference_worker.engine.scheduler import BranchJob, FrameJob, SessionState
+from services.inference_worker.engine.jobs import EngineSession, FrameJob, Generation
 from services.inference_worker.engine.stillness import largest_change
-from services.inference_worker.kv.pool import NULL_PAGE, Branch, KVCache, Trunk
+from services.inference_worker.kv.pool import NULL_PAGE
+from services.inference_worker.kv.trunk import Branch, SessionPages, Trunk
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.layout import VISION
-from services.inference_worker.runner.batch import Picture, Run
+from services.inference_worker.runner.batch import Run, Tubelet
 from services.inference_worker.runner.runner import Runner
 
 
-class RunMaking:
+class BatchBuilder:
     """Takes what is next off a session's queues and finds pages for it. Raises
     ResourceExhaustedError where there are none.
 
@@ -23,7 +24,7 @@ class RunMaking:
     """
 
     def __init__(
-        self, model: StreamingModel, cache: KVCache, runner: Runner, reuse_below: float
+        self, model: StreamingModel, cache: SessionPages, runner: Runner, reuse_below: float
     ) -> None:
         self._model = model
         self._cache = cache
@@ -55,12 +56,12 @@ class RunMaking:
             tokens=self._sink_tokens[:1],
         )
 
-    def of_tubelet(self, group: int, session: SessionState, tubelet: list[FrameJob]) -> Run:
-        for _ in tubelet:
+    def of_tubelet(self, session: EngineSession, frames: list[FrameJob]) -> Run:
+        for _ in frames:
             session.frames.popleft()
-        session.frames_taken += len(tubelet)
-        layout = tubelet[0].layout
-        captured_ns = (tubelet[0].capture_ns, tubelet[-1].capture_ns)
+        session.frames_taken += len(frames)
+        layout = frames[0].layout
+        captured_ns = (frames[0].capture_ns, frames[-1].capture_ns)
         if session.first_capture_ns is None:
             session.first_capture_ns = captured_ns[0]
         since_s = max(0.0, (sum(captured_ns) / 2 - session.first_capture_ns) / 1e9)
@@ -75,9 +76,9 @@ class RunMaking:
         )
         horizon = max(self._model.spec.position_horizon, least)
         session.rebase_due |= session.trunk.cursor + layout.segment_advance >= horizon
-        session.picture = self._picture(session.picture, self._new_picture(tubelet))
+        session.tubelet = self._encoded(session.tubelet, self._tubelet(frames))
         return Run(
-            group=group,
+            group=session.number,
             seen=session.trunk.resident()[:-1],
             own_pages=segment.pages,
             own_start=0,
@@ -85,13 +86,14 @@ class RunMaking:
             positions=words.positions,
             tokens=words.tokens,
             row=session.trunk.reservation.row,
-            picture=session.picture,
+            tubelet=session.tubelet,
             causal=self._model.spec.causal_segments,
         )
 
-    def of_branch(self, group: int, job: BranchJob, count: int) -> Run:
+    def of_branch(self, job: Generation, count: int) -> Run:
         branch = job.branch
         assert branch is not None
+        assert job.session is not None
         start = branch.num_tokens
         first = branch.cursor - job.before
         slots = self._cache.extend(branch, count)
@@ -100,7 +102,7 @@ class RunMaking:
             generator = torch.Generator(self._runner.device)
             job.generator = generator.manual_seed(job.sampling.seed)
         return Run(
-            group=group,
+            group=job.session.number,
             seen=branch.seen,
             own_pages=branch.pages,
             own_start=start,
@@ -115,40 +117,40 @@ class RunMaking:
             generator=job.generator,
         )
 
-    def _said(self, job: BranchJob, branch: Branch) -> list[int]:
+    def _said(self, job: Generation, branch: Branch) -> list[int]:
         """All that stands before the next token, as `generate` of transformers looks at it."""
         if job.sampling.repetition_penalty == 1.0:
             return []
         seen = {word for segment in branch.seen[1:] for word in segment.words}
-        picture = self._model.vision_token
-        words = [picture if word == VISION else word for word in seen]
+        vision = self._model.vision_token
+        words = [vision if word == VISION else word for word in seen]
         return [*self._sink_tokens, *(word for word in words if word is not None), *job.said]
 
-    def waiting_pictures(self, sessions: Iterable[SessionState]) -> list[Picture]:
+    def waiting_tubelets(self, sessions: Iterable[EngineSession]) -> list[Tubelet]:
         """The next whole tubelet of every session that has one left, for a device that can encode
         them while this step's decoder runs. Not where some might turn out not to be needed."""
         if not self._runner.overlaps or self._reuse_below:
             return []
         size = self._model.spec.tubelet
-        pictures = []
+        tubelets = []
         for session in sessions:
-            tubelet = list(islice(session.frames, size))
-            if len(tubelet) == size and not tubelet[0].interpolated:
-                tubelet[0].picture = self._new_picture(tubelet)
-                pictures.append(tubelet[0].picture)
-        return pictures
+            frames = list(islice(session.frames, size))
+            if len(frames) == size and not frames[0].interpolated:
+                frames[0].tubelet = self._tubelet(frames)
+                tubelets.append(frames[0].tubelet)
+        return tubelets
 
-    def _new_picture(self, tubelet: list[FrameJob]) -> Picture:
-        """Of a whole tubelet, or of one that is completed by repeating its last frame. The same
-        again if it was made when the tubelet waited."""
-        pixels = [frame.pixels for frame in tubelet]
+    def _tubelet(self, frames: list[FrameJob]) -> Tubelet:
+        """The tubelet of these frames, of which the last is repeated where some are missing. The
+        same again if it was made when the frames waited."""
+        pixels = [frame.pixels for frame in frames]
         pixels += pixels[-1:] * (self._model.spec.tubelet - len(pixels))
-        waited = tubelet[0].picture
+        waited = frames[0].tubelet
         if waited is not None and all(a is b for a, b in zip(waited.pixels, pixels, strict=True)):
             return waited  # type: ignore[no-any-return]
-        return Picture(tubelet[0].layout, pixels)
+        return Tubelet(frames[0].layout, pixels)
 
-    def _picture(self, last: Picture | None, new: Picture) -> Picture:
+    def _encoded(self, last: Tubelet | None, new: Tubelet) -> Tubelet:
         """`last` again where `new` hardly differs. `last` is always one that was encoded, so that
         a slow drift is noticed once it adds up."""
         below = self._reuse_below

@@ -9,8 +9,8 @@ answers end in the order they were asked, and frames find their pages at any tim
 """
 
 from services.inference_worker import metrics
-from services.inference_worker.engine.scheduler import BranchJob, Seen, SessionState
-from services.inference_worker.kv.pool import Branch, KVCache, Trunk
+from services.inference_worker.engine.jobs import EngineSession, Generation, Seen
+from services.inference_worker.kv.trunk import Branch, SessionPages, Trunk
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.runner.runner import Runner
 from sightline.errors import FailedPreconditionError
@@ -23,33 +23,36 @@ class Branching:
     """The branches of all sessions. How many tokens those of one may take together before no more
     are opened stands in its trunk's shape."""
 
-    def __init__(self, model: StreamingModel, cache: KVCache, runner: Runner) -> None:
+    def __init__(self, model: StreamingModel, cache: SessionPages, runner: Runner) -> None:
         self._spec = model.spec
         self._cache = cache
         self._runner = runner
         self._num_opened = 0
 
-    def open(self, session: SessionState, prompt_tokens: int) -> None:
-        """Let paused answers go on, the oldest first, and then give waiting jobs their branch when
-        their frames are in; as long as there is room for what they bring, with a page for everybody
-        else to grow, and fewer than `prompt_tokens` are to be read."""
-        paused = sorted((job for job in session.running if job.paused), key=lambda job: job.order)
-        for job in paused:
-            if not self._has_room(session, job, prompt_tokens):
-                return
-            job.paused = False
-        while session.waiting and not session.leaving:
+    def due(self, session: EngineSession, prompt_tokens: int) -> Generation | None:
+        """Whose turn it is, of the paused answers, the oldest first, and then of those that wait
+        for their branch and whose frames are in: if there is room for what it brings, with a page
+        for everybody else to grow, and fewer than `prompt_tokens` are to be read."""
+        paused = (job for job in session.running if job.paused)
+        job = min(paused, key=lambda job: job.order, default=None)
+        if job is None:
+            if not session.waiting or session.frames_taken < session.waiting[0].after_frame:
+                return None
             job = session.waiting[0]
-            if session.frames_taken < job.after_frame:
-                return
-            if job.needs_frame and not session.trunk.segments:  # it would make something up
-                if session.frames:
-                    return
+            if _sees_nothing(session, job):
+                return None if session.frames else job
+        return job if self._has_room(session, job, prompt_tokens) else None
+
+    def open(self, session: EngineSession, prompt_tokens: int) -> None:
+        """Let paused answers go on and give waiting jobs their branch, as far as they are `due`."""
+        while (job := self.due(session, prompt_tokens)) is not None:
+            if job.paused:
+                job.paused = False
+                continue
+            if _sees_nothing(session, job):
                 session.dequeue()
                 job.sink.failed(FailedPreconditionError(NO_FRAME, reason=Reason.NO_FRAME_YET))
                 continue
-            if not self._has_room(session, job, prompt_tokens):
-                return
             self._stay_in_range(session, len(job.pending) + job.max_tokens)
             session.dequeue()
             job.branch = self._cache.open_branch(session.trunk)
@@ -58,7 +61,7 @@ class Branching:
             job.order = self._num_opened
             session.running.append(job)
 
-    def _has_room(self, session: SessionState, job: BranchJob, prompt_tokens: int) -> bool:
+    def _has_room(self, session: EngineSession, job: Generation, prompt_tokens: int) -> bool:
         others = [other for other in session.running if not other.paused]
         if not others:
             return True
@@ -71,10 +74,12 @@ class Branching:
         share = trunk.shape.branch_pages(pool.page_size)
         return trunk.branch_pages + wanted <= share and wanted <= trunk.num_free
 
-    def find_pages(self, session: SessionState, job: BranchJob, count: int) -> bool:
+    def find_pages(self, job: Generation, count: int) -> bool:
         """Whether a branch can take its next `count` tokens now. If not, it pauses. Younger ones
         may have had to."""
+        session = job.session
         assert job.branch is not None
+        assert session is not None
         wanted = self._cache.missing(job.branch, count)
         self._make_room(session, wanted, job.order)
         if session.trunk.num_free >= wanted:
@@ -85,13 +90,13 @@ class Branching:
         self._pause(job)
         return False
 
-    def make_room(self, session: SessionState, num_tokens: list[int]) -> None:
+    def make_room(self, session: EngineSession, num_tokens: list[int]) -> None:
         """Find pages for segments of so many tokens."""
         wanted = sum(self._cache.pool.pages_for(count) for count in num_tokens)
         self._make_room(session, wanted, self._oldest(session))
         self._withdraw(session.trunk, wanted)
 
-    def _make_room(self, session: SessionState, wanted: int, order: int) -> None:
+    def _make_room(self, session: EngineSession, wanted: int, order: int) -> None:
         """Until so many pages are free, by what may be asked of those who are younger than
         `order`."""
         trunk = session.trunk
@@ -100,7 +105,7 @@ class Branching:
         self._withdraw(trunk, wanted, trunk.shape.window_pages(self._cache.pool.page_size))
         self._pause_younger(session, wanted, order)
 
-    def _pause_younger(self, session: SessionState, wanted: int, order: int) -> None:
+    def _pause_younger(self, session: EngineSession, wanted: int, order: int) -> None:
         for job in sorted(session.running, key=lambda job: -job.order):
             if session.trunk.num_free >= wanted or job.order <= order:
                 return
@@ -111,10 +116,10 @@ class Branching:
         metrics.SEGMENTS_WITHDRAWN.inc(self._cache.withdraw(trunk, wanted, least))
 
     @staticmethod
-    def _oldest(session: SessionState) -> int:
+    def _oldest(session: EngineSession) -> int:
         return min((job.order for job in session.running), default=0)
 
-    def _pause(self, job: BranchJob) -> None:
+    def _pause(self, job: Generation) -> None:
         assert job.branch is not None
         if not job.num_answered:  # they may hold what is no number
             self._runner.clear(job.branch.pages)
@@ -124,7 +129,7 @@ class Branching:
 
     # Positions
 
-    def _stay_in_range(self, session: SessionState, length: int) -> None:
+    def _stay_in_range(self, session: EngineSession, length: int) -> None:
         """A branch that would leave the model's range with its last tokens finds its window moved
         back first, unless that was done a moment ago: keys are rounded with every move."""
         trunk = session.trunk
@@ -136,7 +141,7 @@ class Branching:
         if trunk.cursor + length > most and gained >= window / 4:
             self.rebase(session)
 
-    def rebase(self, session: SessionState) -> None:
+    def rebase(self, session: EngineSession) -> None:
         """Move the window back to just after the sink, before positions leave the range the model
         was trained for. Branches go on reading the pages they have; where these are the window's
         as well, it gets others, for which answers pause before anything is taken from them."""
@@ -154,3 +159,8 @@ def _seen(branch: Branch, tubelet: int) -> Seen:
     if not video:
         return Seen(0, 0, 0)
     return Seen(video[0].captured_ns[0], video[-1].captured_ns[1], tubelet * len(video))
+
+
+def _sees_nothing(session: EngineSession, job: Generation) -> bool:
+    """Whether a job would make something up: it needs a frame, and none was understood."""
+    return job.needs_frame and not session.trunk.segments

@@ -1,7 +1,8 @@
 """The engine: one thread owns the device, everybody else posts work to it.
 
 Any thread may call the methods below; they return at once. The thread carries out what was posted,
-lets `EngineCore` run a step, and goes on until it is stopped, or its device has failed.
+lets `EngineCore` advance, and goes on until it is stopped, or its device has failed. What others
+may know of it is a snapshot, which it tells.
 """
 
 import logging
@@ -12,8 +13,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
+from services.inference_worker.engine.admission import EngineLimits
 from services.inference_worker.engine.core import EngineCore
-from services.inference_worker.engine.scheduler import BranchJob, FrameJob
+from services.inference_worker.engine.jobs import FrameJob, Generation
+from services.inference_worker.engine.snapshot import EngineSnapshot
+from services.inference_worker.engine.warm_up import warm_up
 from services.inference_worker.model.errors import DeviceFailedError
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.layout import FrameLayout
@@ -23,6 +29,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+TELL_S = 0.05  # while it works, the device thread tells of itself no more often
+TELL_IDLE_S = 1.0
 MOST_POSTED = 16384  # frames, questions and sessions that one long step may keep waiting
 
 
@@ -35,10 +43,14 @@ class _Posted:
 
 
 class Engine:
-    """The thread-safe face of an `EngineCore`. `start` it, then post work."""
+    """The thread-safe face of an `EngineCore`. `start` it, then post work. `core` is the device
+    thread's: others ask `snapshot`."""
 
     def __init__(self, core: EngineCore) -> None:
         self.core = core
+        self._snapshot = EngineSnapshot()
+        self._told_s = 0.0
+        self._tell()  # there is no thread yet
         self._inbox: deque[_Posted] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -48,10 +60,6 @@ class Engine:
         """Why the device thread ended, unless it was told to."""
         self.ended: Future[None] = Future()
         """Done when the device thread does no more work."""
-
-    @property
-    def model(self) -> StreamingModel:
-        return self.core.model
 
     def start(self) -> Future[None]:
         """Start the device thread. The future is done when every batch bucket has run once."""
@@ -66,25 +74,24 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
-    # What anyone may read: numbers that the device thread changes
+    # What does not change
 
     @property
-    def num_sessions(self) -> int:
-        return len(self.core.sessions)
-
-    def has_session(self, session_id: str) -> bool:
-        """Whether it is open; the engine ends one by itself when its frames could not be read."""
-        return session_id in self.core.sessions
+    def model(self) -> StreamingModel:
+        return self.core.model
 
     @property
-    def num_running(self) -> int:
-        """Questions and checks that hold a branch."""
-        return sum(len(session.running) for session in list(self.core.sessions.values()))
+    def limits(self) -> EngineLimits:
+        return self.core.admission.limits
 
     @property
-    def num_waiting(self) -> int:
-        """Questions and checks that do not hold one yet."""
-        return sum(len(session.waiting) for session in list(self.core.sessions.values()))
+    def branch_tokens(self) -> int:
+        """The most tokens of one question and its answer."""
+        return self.core.admission.branch_tokens
+
+    @property
+    def device(self) -> torch.device:
+        return self.core.runner.device
 
     @property
     def dtype_name(self) -> str:
@@ -92,13 +99,14 @@ class Engine:
 
     @property
     def device_name(self) -> str:
-        return str(self.core.runner.device)
+        return str(self.device)
 
-    @property
-    def pages(self) -> tuple[int, int]:
-        """KV pages used and in all."""
-        pool = self.core.cache.pool
-        return pool.num_used, pool.num_pages - 1
+    # What does
+
+    def snapshot(self) -> EngineSnapshot:
+        """The device thread's state as it last told it: when it went to rest, when a session was
+        opened or closed, or else `TELL_S` ago at most, or a step."""
+        return self._snapshot
 
     # Work
 
@@ -107,7 +115,9 @@ class Engine:
     ) -> Future[None]:
         """Admit a session and prefill its sink. Fails with InvalidArgumentError,
         AlreadyExistsError or ResourceExhaustedError."""
-        return self._post(lambda: self.core.open_session(session_id, window_segments, max_pixels))
+        return self._post(
+            lambda: self.core.open_session(session_id, window_segments, max_pixels), tells=True
+        )
 
     def resize_session(
         self, session_id: str, window_segments: int, layout: FrameLayout
@@ -118,17 +128,17 @@ class Engine:
 
     def close_session(self, session_id: str) -> Future[bool]:
         """Free a session at once; its open work fails with NotFoundError. Gives whether it was."""
-        return self._post(lambda: self.core.close_session(session_id))
+        return self._post(lambda: self.core.close_session(session_id), tells=True)
 
     def submit_frame(self, session_id: str, frame: FrameJob) -> None:
         """Queue a frame of a session. `frame.done` gets the receipt or the error."""
         self._post(lambda: self.core.submit_frame(session_id, frame), frame.done)
 
-    def submit_branch(self, session_id: str, job: BranchJob) -> None:
+    def submit_branch(self, session_id: str, job: Generation) -> None:
         """Queue a question or a check; it sees every frame submitted before it."""
         self._post(lambda: self.core.submit_branch(session_id, job), job.sink.failed)
 
-    def cancel(self, job: BranchJob) -> None:
+    def cancel(self, job: Generation) -> None:
         """End a job early; its sink hears `finished(CANCELLED)` unless it had ended."""
         self._post(lambda: self.core.cancel(job))
 
@@ -136,17 +146,29 @@ class Engine:
         """Verify the page accounts on the device thread; for tests and when idle."""
         return self._post(self.core.cache.check_integrity)
 
+    def _tell(self) -> None:
+        self._snapshot = self.core.snapshot()
+        self._told_s = self.core.clock()
+
     def _post(
-        self, work: Callable[[], T], refused: Callable[[Exception], None] | None = None
+        self,
+        work: Callable[[], T],
+        refused: Callable[[Exception], None] | None = None,
+        *,
+        tells: bool = False,
     ) -> Future[T]:
-        """refused: called with an error instead, from whatever thread, if it will not be done."""
+        """refused: called with an error instead, from whatever thread, if it will not be done.
+        tells: whoever waits for it finds it in the snapshot."""
         future: Future[T] = Future()
 
         def carry_out() -> None:
             if not future.set_running_or_notify_cancel():  # nobody waits for it any more
                 return
             try:
-                future.set_result(work())
+                result = work()
+                if tells:
+                    self._tell()
+                future.set_result(result)
             except Exception as error:
                 future.set_exception(error)
 
@@ -178,7 +200,8 @@ class Engine:
 
     def _loop(self) -> None:
         try:
-            self.core.warm_up()
+            warm_up(self.core)
+            self._tell()
         except Exception as error:
             self._warm.set_exception(error)
             return
@@ -201,6 +224,7 @@ class Engine:
             posted.refuse(self._goodbye())
         for session_id in list(self.core.sessions):
             self.core.end_session(session_id, self._goodbye())
+        self._tell()
 
     def _survives(self) -> bool:
         """`turn`, with a defect of ours costing the sessions there are, but not the worker. False
@@ -216,16 +240,22 @@ class Engine:
 
     def turn(self) -> bool:
         """Wait for work and do some of it. False when the engine stops."""
-        wait_s = self.core.wait_s()
+        idle_s = self.core.idle_s(self.core.clock())
+        if idle_s != 0.0 or self.core.clock() - self._told_s >= TELL_S:
+            self._tell()
         with self._wake:
-            if not self._inbox and not self._stopping and wait_s != 0.0:
-                self._wake.wait(wait_s)
+            if not self._inbox and not self._stopping and idle_s != 0.0:
+                # Sessions become idle by and by, and so room for others, while nothing happens.
+                tell_s = [TELL_IDLE_S] if self._snapshot.sessions else []
+                self._wake.wait(min((s for s in (idle_s, *tell_s) if s is not None), default=None))
             if self._stopping:
                 return False
             commands = list(self._inbox)
             self._inbox.clear()
         for command in commands:
             command.carry_out()
-        if not commands and wait_s is not None:
-            self.core.run_step()
+        if not commands:
+            self.core.advance()
+        if len(self.core.sessions) != len(self._snapshot.sessions):
+            self._tell()  # one that failed may be opened again
         return True

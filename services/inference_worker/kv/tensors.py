@@ -1,4 +1,4 @@
-"""Keys and values of every layer, in pages: as the model computed them, or in 8 bits.
+"""Keys and values of every layer, in pages: as the model computed them, or in int8.
 
 A step writes its new tokens first and then reads all that it sees, those among it: a token is
 attended as it is stored, in its own step as in every later one. So in 8 bits, too, an answer does
@@ -19,7 +19,7 @@ from services.inference_worker.device.upload import upload
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.model.rotary import shift
 
-EIGHT_BITS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
+LARGEST_CODE = 127
 _LEAST_SCALE = 1e-30  # of tokens that are all zero
 
 
@@ -73,32 +73,24 @@ class Pages:
         return rows.view(self.parts[0]).to(dtype)
 
 
-class EightBitPages(Pages):
-    """Keys or values of one layer in `kind`, a key of EIGHT_BITS, with a scale for each token and
-    head, so that a token's largest number is the kind's largest.
+class Int8Pages(Pages):
+    """Keys or values of one layer in int8, with a scale for each token and head, so that a token's
+    largest number is the largest code. A number errs by 1/254 of that at most.
 
-    A number errs by 1/254 of its token's largest in int8, by 1/16 of itself in fp8: int8 is nearer
-    on the whole, fp8 for small numbers beside a large one. fp8 could do without a scale, but not
-    for any checkpoint: keys of some go past its 448, and values below 1/64 would lose their bits.
     Scales are bfloat16, which has the range for it, and are rounded before they are divided by.
     """
 
-    def __init__(self, shape: tuple[int, ...], kind: str, device: torch.device) -> None:
-        self.kind, self.largest = EIGHT_BITS[kind]
-        # Codes are kept as plain bytes: not every device indexes float8.
-        codes = _zeros(shape, torch.uint8, device)
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        codes = _zeros(shape, torch.int8, device)
         self.parts = [codes, _zeros((*shape[:-1], 1), torch.bfloat16, device)]
 
     def write(self, slots: Tensor, new: Tensor) -> None:
         codes, scales = self.parts
         new = new.transpose(0, 1).float()
         # One of NaN or infinity makes the scale that, so that it is not hidden by its code.
-        scale = new.abs().amax(-1, keepdim=True).div_(self.largest).clamp_min_(_LEAST_SCALE)
+        scale = new.abs().amax(-1, keepdim=True).div_(LARGEST_CODE).clamp_min_(_LEAST_SCALE)
         scale = scale.to(scales.dtype)
-        coded = new / scale
-        if not self.kind.is_floating_point:
-            coded.round_()
-        coded = coded.clamp_(-self.largest, self.largest).to(self.kind).view(codes.dtype)
+        coded = (new / scale).round_().clamp_(-LARGEST_CODE, LARGEST_CODE).to(codes.dtype)
         codes.flatten(1, 2).index_copy_(1, slots, coded)
         scales.flatten(1, 2).index_copy_(1, slots, scale)
 
@@ -111,13 +103,13 @@ class EightBitPages(Pages):
     def _decoded(self, parts: list[Tensor], dtype: torch.dtype) -> Tensor:
         codes, scales = parts
         # In place, and computed in float32 where dtype is float16, which has no room for scales.
-        return codes.view(self.kind).to(dtype).mul_(scales)
+        return codes.to(dtype).mul_(scales)
 
 
-class KVStore:
+class KVTensors:
     """The KV tensors of a decoder. Only the device thread calls it.
 
-    kind: "auto", in `dtype`, the model's own, or a key of EIGHT_BITS. What is read is in `dtype`.
+    kind: "auto", in `dtype`, the model's own, or "int8". What is read is in `dtype`.
     """
 
     def __init__(
@@ -140,7 +132,7 @@ class KVStore:
         def pages() -> Pages:
             if kind == "auto":
                 return Pages(shape, dtype, device)
-            return EightBitPages(shape, kind, device)
+            return Int8Pages(shape, device)
 
         self.keys = [pages() for _ in range(config.num_layers)]
         self.values = [pages() for _ in range(config.num_layers)]

@@ -13,6 +13,7 @@ from services.inference_worker.model.card import Card, card_of
 from services.inference_worker.model.decoder import Decoder
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
+from services.inference_worker.model.loading import Loading
 from services.inference_worker.model.sampling import Sampling
 from services.inference_worker.model.sizes import parameters_in
 
@@ -32,8 +33,8 @@ _OF_TYPE = {  # for folders that name no architecture
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "smolvlm": "SmolVLMForConditionalGeneration",
 }
-SHIPPED = ("builtin", "shapes")
-"""Models that come with the worker: of a live shop, and of coloured shapes."""
+SHIPPED = ("builtin",)
+"""Models that come with the worker: of a live shop."""
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 
@@ -172,26 +173,31 @@ def most_segments(model: StreamingModel, layout: FrameLayout) -> int:
     return room // layout.segment_advance
 
 
-def model_folder(name: str) -> Path:
-    """Of a model that is shipped, a local one, or one of the hub, which is downloaded once. Raises
-    ModelError for one that is nowhere."""
+def model_folder(name: str, progress: Loading | None = None) -> Path:
+    """Folder of a model: a shipped one, a local one, or one of the hub, downloaded once. Raises
+    ModelError for one that is nowhere. progress: is told how far the download is."""
     from services.inference_worker.model.published.checkpoint import find_folder
 
-    return WEIGHTS / name if name in SHIPPED else find_folder(name)
+    return WEIGHTS / name if name in SHIPPED else find_folder(name, progress or Loading())
 
 
 def load_model(
-    name: str, dtype: torch.dtype, device: torch.device, frame_pixels: int
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    frame_pixels: int,
+    progress: Loading | None = None,
 ) -> StreamingModel:
     """Load a model that is shipped, a local folder in Hugging Face layout, or one of the hub.
 
     frame_pixels: of a frame whose session has no wish of its own, where the model takes several
-    sizes. Raises ModelError when the model is missing, incomplete, or of a family we do not stream.
+    sizes. progress: is told how far it is. Raises ModelError when the model is missing, incomplete,
+    or of a family we do not stream.
     """
-    folder = model_folder(name)
+    progress = progress or Loading()
+    folder = model_folder(name, progress)
     module, kind, described = _family(name, folder)
     if name not in SHIPPED:
-        progress = loading.current.get()
         parameters = parameters_in(folder)
         progress.admit(name, described, parameters)
         progress.begin(
@@ -207,7 +213,12 @@ def load_model(
     published = getattr(importlib.import_module(module), kind)
     try:
         loaded: StreamingModel = published.load(
-            folder, name=name, dtype=dtype, device=device, frame_pixels=frame_pixels
+            folder,
+            name=name,
+            dtype=dtype,
+            device=device,
+            frame_pixels=frame_pixels,
+            progress=progress,
         )
     except ModelError:
         raise

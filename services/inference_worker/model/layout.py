@@ -8,6 +8,17 @@ VISION = -1
 """Where a token of the encoded picture stands among a segment's words."""
 
 
+MOST_CELLS = 1280
+LARGEST_CELL = 32
+
+
+def largest_frame_pixels(frame_pixels: int, cell: int = LARGEST_CELL) -> int:
+    """Pixels of the largest frame that a model of several sizes takes: `MOST_CELLS` squares, or
+    more where its usual frames have `frame_pixels`. cell: pixels of a square's side; of no
+    published family more than `LARGEST_CELL`."""
+    return max(frame_pixels, MOST_CELLS * cell**2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameLayout:
     """What frames of one size are to a model; all frames of a session share one.

@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 from sightline.v1 import inference_pb2
@@ -82,7 +81,3 @@ class Loading:
         first_s, first = samples[0]
         rate = (self.done - first) / max(self._clock() - first_s, SAMPLE_S)
         return (self.total - self.done) / rate if rate > 0 and self.total > self.done else 0.0
-
-
-current: ContextVar[Loading] = ContextVar("current", default=Loading())  # noqa: B039 - one for nobody
-"""What is being loaded by this thread; without one, nobody is told."""

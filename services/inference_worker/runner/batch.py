@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from services.inference_worker.kv.pool import Segment
+from services.inference_worker.kv.trunk import Segment
 from services.inference_worker.model.family import Encoded
 from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.model.sampling import GREEDY, Sampling
 
 
 @dataclass(slots=True, eq=False)
-class Picture:
+class Tubelet:
     """One tubelet: its frames' pixels and, once a step has run, what the encoder made of them.
 
     Segments may share one. `encoded`: tokens [vision_tokens, hidden], and deep ones likewise.
@@ -27,7 +27,7 @@ class Picture:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """Consecutive new tokens: words, and `VISION` in the places of `picture`'s tokens.
+    """Consecutive new tokens: words, and `VISION` in the places of `tubelet`'s tokens.
 
     `group`: the session, whose runs read its pages together. `seen`: whole segments visible to
     every token. `own_pages`, `own_start`: the run's own sequence, of which its tokens are numbers
@@ -45,7 +45,7 @@ class Run:
     positions: list[tuple[int, int, int]]
     tokens: list[int]
     row: range | None = None
-    picture: Picture | None = None
+    tubelet: Tubelet | None = None
     causal: bool = True
     want_output: bool = False
     sampling: Sampling = GREEDY

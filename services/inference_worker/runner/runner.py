@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from services.inference_worker.device.graphs import Graphs, cuda_recorder
-from services.inference_worker.kv.tensors import KVStore
+from services.inference_worker.kv.tensors import KVTensors
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.layout import VISION
-from services.inference_worker.runner.batch import Picture, Run, RunOutput, rounded
+from services.inference_worker.runner.batch import Run, RunOutput, Tubelet, rounded
 from services.inference_worker.runner.cpu.paged_attention import PagedAttention
 from services.inference_worker.runner.sampling import draw, penalise
 from services.inference_worker.runner.vision import Vision
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Owns the model and the KV tensors, kept as `kv_dtype` says (see `KVStore`). Only the device
+    """Owns the model and the KV tensors, kept as `kv_dtype` says (see `KVTensors`). Only the device
     thread calls it.
 
     attention: "gather", or "block", which reads the pages where they lie and needs triton; "auto":
@@ -54,7 +54,7 @@ class Runner:
         self.page_size = page_size
         self.dtype = dtype
         self.device = device
-        self.store = KVStore(
+        self.store = KVTensors(
             model.decoder.config,
             kv_dtype,
             num_pages=num_pages,
@@ -98,11 +98,11 @@ class Runner:
         return blocks
 
     @torch.inference_mode()
-    def execute(self, runs: list[Run], ahead: Sequence[Picture] = ()) -> list[RunOutput | None]:
+    def execute(self, runs: list[Run], ahead: Sequence[Tubelet] = ()) -> list[RunOutput | None]:
         """Run one step. Returns an output for each run that wants one, in order, when the device
         is done.
 
-        ahead: pictures that no run needs yet, to be encoded while the decoder runs. Only where
+        ahead: tubelets that no run needs yet, to be encoded while the decoder runs. Only where
         `overlaps` is true.
         """
         self._use_device()
@@ -166,11 +166,11 @@ class Runner:
         """Embeddings [tokens, hidden] of all new tokens, flat, in the order of `runs`, and what the
         decoder adds to those of pictures on its way."""
         words = [token for run in runs for token in run.tokens]
-        pictures = [run.picture for run in runs if run.picture is not None]
-        if not pictures:
+        tubelets = [run.tubelet for run in runs if run.tubelet is not None]
+        if not tubelets:
             return self.model.decoder.embedding(torch.tensor(words, device=self.device)), None
-        self.vision.encode(pictures)
-        encoded = self.vision.await_(pictures)
+        self.vision.encode(tubelets)
+        encoded = self.vision.await_(tubelets)
         seen = torch.cat([each.tokens for each in encoded]).to(self.dtype)
         ids = np.array(words)
         places = torch.as_tensor(np.flatnonzero(ids == VISION), device=self.device)
@@ -205,12 +205,12 @@ class Runner:
 
     @torch.inference_mode()
     def clear(self, pages: list[int]) -> None:
-        """Zeros in these pages; see `KVStore.clear`."""
+        """Zeros in these pages; see `KVTensors.clear`."""
         self.store.clear(pages)
 
     @torch.inference_mode()
     def save(self, pages: list[int]) -> Tensor:
-        """A copy of these pages in host memory; see `KVStore.save`."""
+        """A copy of these pages in host memory; see `KVTensors.save`."""
         return self.store.save(pages)
 
     @torch.inference_mode()

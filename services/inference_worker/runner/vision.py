@@ -1,4 +1,4 @@
-"""The encoder, which turns pictures into visual tokens.
+"""The encoder, which turns tubelets into visual tokens.
 
 On CUDA the encoder has a stream of its own. What a step needs is encoded before the step's decoder,
 which waits for it on the device; what waits in the sessions' queues is encoded ahead, while that
@@ -14,7 +14,7 @@ from torch import Tensor
 from services.inference_worker.device.upload import staged
 from services.inference_worker.model.family import Encoded, StreamingModel
 from services.inference_worker.model.layout import FrameLayout
-from services.inference_worker.runner.batch import Picture, rounded
+from services.inference_worker.runner.batch import Tubelet, rounded
 
 
 class Vision:
@@ -27,12 +27,12 @@ class Vision:
         if self.stream is not None:  # weights may still be on their way
             self.stream.wait_stream(torch.cuda.current_stream(device))
 
-    def encode(self, pictures: Iterable[Picture]) -> None:
-        """Run the encoder once for all pictures of one size that it has not seen yet."""
-        sizes: dict[FrameLayout, list[Picture]] = {}
-        for picture in dict.fromkeys(pictures):
-            if picture.encoded is None:
-                sizes.setdefault(picture.layout, []).append(picture)
+    def encode(self, tubelets: Iterable[Tubelet]) -> None:
+        """Run the encoder once for all tubelets of one size that it has not seen yet."""
+        sizes: dict[FrameLayout, list[Tubelet]] = {}
+        for tubelet in dict.fromkeys(tubelets):
+            if tubelet.encoded is None:
+                sizes.setdefault(tubelet.layout, []).append(tubelet)
         for layout, members in sizes.items():
             if self.stream is None:
                 self._encode(layout, members)
@@ -40,43 +40,43 @@ class Vision:
             with torch.cuda.stream(self.stream):
                 self._encode(layout, members)
                 ready = self.stream.record_event()
-            for picture in members:
-                picture.ready = ready
+            for tubelet in members:
+                tubelet.ready = ready
 
-    def await_(self, pictures: Iterable[Picture]) -> list[Encoded]:
-        """What `encode` made of the pictures, for the current stream: what is queued on it from now
+    def await_(self, tubelets: Iterable[Tubelet]) -> list[Encoded]:
+        """What `encode` made of the tubelets, for the current stream: what is queued on it from now
         on runs after their encoding."""
         found = []
         events = {}
-        for picture in pictures:
-            assert picture.encoded is not None, "a picture that was never encoded"
-            found.append(picture.encoded)
-            if picture.ready is not None:
-                events[id(picture.ready)] = picture.ready
+        for tubelet in tubelets:
+            assert tubelet.encoded is not None, "a tubelet that was never encoded"
+            found.append(tubelet.encoded)
+            if tubelet.ready is not None:
+                events[id(tubelet.ready)] = tubelet.ready
                 stream = torch.cuda.current_stream(self.device)
-                for tensor in (picture.encoded.tokens, *picture.encoded.deep):
+                for tensor in (tubelet.encoded.tokens, *tubelet.encoded.deep):
                     tensor.record_stream(stream)  # or its memory is the encoder's again too soon
         for event in events.values():
             torch.cuda.current_stream(self.device).wait_event(event)
         return found
 
-    def _encode(self, layout: FrameLayout, members: list[Picture]) -> None:
-        tubelet = self.model.spec.tubelet
+    def _encode(self, layout: FrameLayout, members: list[Tubelet]) -> None:
+        size = self.model.spec.tubelet
         count = rounded(len(members))
-        pixels = self._pixels(layout, members, count * tubelet)
-        encoded = self.model.encode(pixels.view(count, tubelet, layout.height, layout.width, 3))
-        for n, picture in enumerate(members):
-            # Copies: a picture that is kept for reuse must not keep its neighbours.
+        pixels = self._pixels(layout, members, count * size)
+        encoded = self.model.encode(pixels.view(count, size, layout.height, layout.width, 3))
+        for n, tubelet in enumerate(members):
+            # Copies: a tubelet that is kept for reuse must not keep its neighbours.
             deep = tuple(layer[n].clone() for layer in encoded.deep)
-            picture.encoded = Encoded(encoded.tokens[n].clone(), deep)
+            tubelet.encoded = Encoded(encoded.tokens[n].clone(), deep)
 
-    def _pixels(self, layout: FrameLayout, members: list[Picture], num_frames: int) -> Tensor:
+    def _pixels(self, layout: FrameLayout, members: list[Tubelet], num_frames: int) -> Tensor:
         """[bytes] uint8 of all members' frames, with blank ones up to `num_frames`."""
         host = staged(layout.frame_bytes * num_frames, self.device)
         view = host.numpy()
         start = 0
-        for picture in members:
-            for frame in picture.pixels:
+        for tubelet in members:
+            for frame in tubelet.pixels:
                 view[start : start + len(frame)] = np.frombuffer(frame, dtype=np.uint8)
                 start += len(frame)
         view[start:] = 0

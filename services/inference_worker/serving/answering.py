@@ -1,24 +1,22 @@
 """One question's way: history → branch → words → speech → history."""
 
 import asyncio
-import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker import metrics
-from services.inference_worker.engine.scheduler import BranchJob, FinishReason, Seen
+from services.inference_worker.engine.jobs import FinishReason, Generation
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.family import Round, StreamingModel, prompt_within
 from services.inference_worker.model.sampling import Sampling
+from services.inference_worker.serving.branch_queue import BranchQueue
 from services.inference_worker.serving.detokenizer import AnswerText
-from sightline.errors import InvalidArgumentError, SightlineError
+from services.inference_worker.serving.speaking import Speech, Voice
+from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2, inference_pb2
-
-log = logging.getLogger(__name__)
 
 _FINISH = {
     FinishReason.STOP: gateway_pb2.FINISH_REASON_STOP,
@@ -52,62 +50,6 @@ class History(Protocol):
     ) -> None: ...
 
 
-class Speech(Protocol):
-    """Speaks text while it is being written."""
-
-    def speak(
-        self, text: AsyncIterator[str], voice: str
-    ) -> AsyncIterator[gateway_pb2.AudioChunk]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class BranchLine:
-    """A `BranchSink` that carries results from the device thread into an asyncio queue, as
-    (kind, value). The queue needs no bound: a branch gives at most max_tokens + 2 results."""
-
-    loop: asyncio.AbstractEventLoop
-    queue: "asyncio.Queue[tuple[str, Any]]" = field(default_factory=asyncio.Queue)
-
-    def _put(self, kind: str, value: Any) -> None:
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.queue.put_nowait, (kind, value))
-
-    def started(self, seen: Seen) -> None:
-        self._put("started", seen)
-
-    def token(self, token: int) -> None:
-        self._put("token", token)
-
-    def scored(self, score: float) -> None:
-        self._put("scored", score)
-
-    def finished(self, reason: FinishReason) -> None:
-        self._put("finished", reason)
-
-    def failed(self, error: Exception) -> None:
-        self._put("failed", error)
-
-
-async def score(engine: Engine, session_id: str, tokens: list[int]) -> tuple[float, Seen]:
-    """Ask for yes or no: the probability of yes, and the video it was given. Raises what the
-    engine raises; cancelling it cancels the branch."""
-    line = BranchLine(asyncio.get_running_loop())
-    job = BranchJob(tokens, 1, line, score_only=True, needs_frame=True)
-    engine.submit_branch(session_id, job)
-    seen = Seen(0, 0, 0)
-    try:
-        while True:
-            kind, value = await line.queue.get()
-            if kind == "started":
-                seen = value
-            elif kind == "scored":
-                return value, seen
-            elif kind == "failed":
-                raise value
-    finally:
-        engine.cancel(job)
-
-
 @dataclass(slots=True)
 class Answerer:
     """Answers questions about sessions. `question_tokens` and `history_rounds` are limits."""
@@ -129,14 +71,15 @@ class Answerer:
         asked_s, asked_ns = self.clock(), time.time_ns()
         degraded: list[str] = []
         rounds = await self._rounds(request.conversation, degraded)
-        job, line, num_rounds = self._submit(request, rounds)
+        job, results, num_rounds = self._submit(request, rounds)
         done = gateway_pb2.AnswerDone(turn=question.turn, history_rounds=num_rounds)
         voice = self._start_speech(request, degraded)
         text = AnswerText(self.model.text, question.stop)
+        reason: FinishReason | None = None
         settled = False
         try:
             while True:
-                kind, value = await line.queue.get()
+                kind, value = await results.queue.get()
                 delta = ""
                 if kind == "started":
                     done.first_capture_ns = value.first_capture_ns
@@ -155,7 +98,7 @@ class Answerer:
                     metrics.ANSWERS.labels("error").inc()
                     raise value
                 elif kind == "finished":
-                    done.finish_reason = _FINISH[value]
+                    reason = value
                     delta = text.rest()
                 if delta:
                     done.text = text.text
@@ -164,13 +107,14 @@ class Answerer:
                         voice.write(delta)
                 if text.stopped:
                     self.engine.cancel(job)
-                    done.finish_reason = gateway_pb2.FINISH_REASON_STOP
-                if done.finish_reason:
+                    reason = FinishReason.STOP
+                if reason is not None:
                     break
                 if voice is not None:
                     for event in voice.take():
                         yield event
             settled = True
+            done.finish_reason = _FINISH[reason]
             done.answer_tokens = len(text.tokens)
             done.prompt_tokens = job.prompt_tokens
             done.total_ms = 1000 * (self.clock() - asked_s)
@@ -181,9 +125,7 @@ class Answerer:
                 if voice.unavailable:
                     degraded.append("speech_unavailable")
             done.degraded.extend(degraded)
-            metrics.ANSWERS.labels(
-                gateway_pb2.FinishReason.Name(done.finish_reason)[14:].lower()
-            ).inc()
+            metrics.ANSWERS.labels(reason.value).inc()
             yield _event(done=done)
         finally:
             if voice is not None:
@@ -205,7 +147,7 @@ class Answerer:
 
     def _submit(
         self, request: inference_pb2.AnswerRequest, rounds: list[Round]
-    ) -> tuple[BranchJob, BranchLine, int]:
+    ) -> tuple[Generation, BranchQueue, int]:
         question = request.question
         alone = self.model.question_tokens([], question.text)
         if len(alone) > self.question_tokens:
@@ -214,29 +156,29 @@ class Answerer:
             )
         limit = self.model.spec.max_answer_tokens
         max_tokens = min(question.max_tokens or limit, limit)
-        room = self.engine.core.branch_tokens - max_tokens
+        room = self.engine.branch_tokens - max_tokens
         prompt = prompt_within(room, self.model, rounds, question.text)
-        line = BranchLine(asyncio.get_running_loop())
-        job = BranchJob(
+        results = BranchQueue(asyncio.get_running_loop())
+        job = Generation(
             prompt.tokens,
             max_tokens,
-            line,
+            results,
             sampling=sampling_of(question, self.model.sampling),
             before=prompt.before,
             needs_frame=True,
         )
         self.engine.submit_branch(request.session_id, job)
-        return job, line, prompt.rounds
+        return job, results, prompt.rounds
 
     def _start_speech(
         self, request: inference_pb2.AnswerRequest, degraded: list[str]
-    ) -> "_Voice | None":
+    ) -> Voice | None:
         if not request.speech:
             return None
         if self.speech is None:
             degraded.append("speech_unavailable")
             return None
-        return _Voice(self.speech, request.question.turn, request.voice)
+        return Voice(self.speech, request.question.turn, request.voice)
 
     def _keep(
         self,
@@ -273,57 +215,6 @@ def sampling_of(question: gateway_pb2.Question, usual: Sampling) -> Sampling:
         frequency_penalty=question.frequency_penalty,
         seed=question.seed if given("seed") else secrets.randbits(63),
     )
-
-
-class _Voice:
-    """Speech of one answer, running beside its text. Text never waits for it."""
-
-    def __init__(self, speech: Speech, turn: str, voice: str) -> None:
-        self.unavailable = False
-        self._turn = turn
-        self._text: asyncio.Queue[str | None] = asyncio.Queue()
-        self._events: asyncio.Queue[inference_pb2.AnswerEvent | None] = asyncio.Queue()
-        self._task = spawn(self._run(speech, voice), name=f"{turn}:speech")
-
-    def write(self, text: str) -> None:
-        self._text.put_nowait(text)
-
-    def take(self) -> list[inference_pb2.AnswerEvent]:
-        """Audio that is ready now."""
-        ready = []
-        while not self._events.empty():
-            if (event := self._events.get_nowait()) is not None:
-                ready.append(event)
-            else:
-                self._events.put_nowait(None)
-                break
-        return ready
-
-    async def rest(self) -> AsyncIterator[inference_pb2.AnswerEvent]:
-        """The text is complete: everything still to be heard."""
-        self._text.put_nowait(None)
-        while (event := await self._events.get()) is not None:
-            yield event
-
-    async def aclose(self) -> None:
-        await cancel_and_wait(self._task)
-
-    async def _run(self, speech: Speech, voice: str) -> None:
-        try:
-            async for audio in speech.speak(self._pieces(), voice):
-                chunk = gateway_pb2.SpeechChunk(turn=self._turn, audio=audio)
-                self._events.put_nowait(_event(audio_chunk=chunk))
-        except SightlineError as error:
-            self.unavailable = True
-            log.warning("speech unavailable", extra={"reason": error.message})
-            reason = inference_pb2.SpeechUnavailable(reason=error.message)
-            self._events.put_nowait(_event(speech_unavailable=reason))
-        finally:
-            self._events.put_nowait(None)
-
-    async def _pieces(self) -> AsyncIterator[str]:
-        while (piece := await self._text.get()) is not None:
-            yield piece
 
 
 def _event(**fields: Any) -> inference_pb2.AnswerEvent:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,12 +18,12 @@ from services.common.protocol import PROTOCOL
 from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker import metrics
 from services.inference_worker.config import WorkerConfig
-from services.inference_worker.engine.scheduler import FrameJob, FrameReceipt
+from services.inference_worker.engine.jobs import FrameJob, FrameReceipt
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.layout import FrameLayout
-from services.inference_worker.serving.answering import Answerer, score
+from services.inference_worker.serving.answering import Answerer
 from services.inference_worker.serving.sessions import Attachment, Sessions, WorkerSession
-from services.inference_worker.serving.watch_rule import WatchRule, WatchState
+from services.inference_worker.serving.watching import Watcher
 from sightline.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -50,6 +50,9 @@ class InferenceServicer(InferenceServiceServicer):
         self._answerer = answerer
         self._config = config
         self._sessions = Sessions(engine)
+        self._watcher = Watcher(
+            engine, self._sessions, config.question_tokens, config.watches_per_session
+        )
         self._answers = InFlight("questions", owner="the worker", most=config.max_answers)
         self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=64)
 
@@ -60,7 +63,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def Describe(
         self, request: inference_pb2.DescribeRequest, context: Context
     ) -> inference_pb2.ModelDescription:
-        spec = self._engine.model.spec
+        spec, now = self._engine.model.spec, self._engine.snapshot()
         return inference_pb2.ModelDescription(
             model=spec.name,
             frame_width=spec.layout.width,
@@ -69,13 +72,13 @@ class InferenceServicer(InferenceServiceServicer):
             tubelet=spec.tubelet,
             tokens_per_segment=spec.layout.segment_tokens,
             window_segments=spec.window_segments,
-            max_window_segments=self._engine.core.limits.max_window_segments,
+            max_window_segments=self._engine.limits.max_window_segments,
             preferred_fps=spec.preferred_fps,
-            max_sessions=self._engine.num_sessions + self._engine.core.num_admissible(),
-            free_sessions=self._engine.core.num_admissible(),
+            max_sessions=len(now.sessions) + now.num_admissible,
+            free_sessions=now.num_admissible,
             dtype=self._engine.dtype_name,
             device=self._engine.device_name,
-            frame_queue=self._engine.core.limits.frame_queue,
+            frame_queue=self._engine.limits.frame_queue,
             size_factor=spec.size_factor,
             min_pixels=spec.min_pixels,
             max_pixels=spec.max_pixels,
@@ -99,7 +102,7 @@ class InferenceServicer(InferenceServiceServicer):
         context.add_done_callback(
             lambda _: self._sessions.detach(session, attachment)  # type: ignore[arg-type]
         )
-        credit = self._engine.core.limits.frame_queue
+        credit = self._engine.limits.frame_queue
         receipts: Receipts = asyncio.Queue()  # bounded by the credit
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -249,41 +252,10 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: inference_pb2.WatchRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.WatchEvent]:
         session = self._accepts_questions(request.session_id)
-        watch = request.watch
-        check_watch(watch)
-        tokens = self._engine.model.watch_tokens(watch.condition)
-        if len(tokens) > self._config.question_tokens:
-            raise InvalidArgumentError(f"the condition has {len(tokens)} tokens; too many")
-        rule = WatchRule(debounce_s=watch.debounce_s, cooldown_s=watch.cooldown_s)
-        state = WatchState(rule)
-        interval_s = watch.interval_s if watch.HasField("interval_s") else 1.0
-        interval_s = min(max(interval_s, 0.05), 3600.0)
-        self._sessions.add_watch(session, self._config.watches_per_session)
-        try:
-            checked = -1
-            while True:
-                started = time.monotonic()
-                if session.caught_up.is_set() and session.frames_understood != checked:
-                    checked = session.frames_understood
-                    try:
-                        probability, seen = await score(self._engine, session.id, list(tokens))
-                    except FailedPreconditionError:  # all it got so far stood in for lost frames
-                        await asyncio.sleep(interval_s)
-                        continue
-                    metrics.WATCH_CHECKS.labels("yes" if probability > 0.5 else "no").inc()
-                    if state.update(probability, seen.last_capture_ns):
-                        yield gateway_pb2.WatchEvent(
-                            watch=watch.watch,
-                            condition=watch.condition,
-                            active=state.active,
-                            score=probability,
-                            capture_ns=seen.last_capture_ns,
-                        )
-                else:
-                    self._sessions.get(session.id)  # NotFoundError once it was released
-                await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - started)))
-        finally:
-            session.num_watches -= 1
+        check_watch(request.watch)
+        async with contextlib.aclosing(self._watcher.watch(session, request.watch)) as events:
+            async for event in events:
+                yield event
 
     async def ResizeSession(
         self, request: inference_pb2.ResizeSessionRequest, context: Context
@@ -309,30 +281,29 @@ class InferenceServicer(InferenceServiceServicer):
             await asyncio.sleep(interval_s)
 
     def _load(self) -> inference_pb2.LoadReport:
-        now, busy = time.monotonic(), self._engine.core.stats.busy_s
-        self._busy.append((now, busy))
-        while len(self._busy) > 2 and now - self._busy[0][0] > LOAD_WINDOW_S:
+        engine, now_s = self._engine.snapshot(), time.monotonic()
+        self._busy.append((now_s, engine.busy_s))
+        while len(self._busy) > 2 and now_s - self._busy[0][0] > LOAD_WINDOW_S:
             self._busy.popleft()
-        since, before = self._busy[0]
-        share = (busy - before) / (now - since) if now > since else 0.0
+        since_s, before = self._busy[0]
+        share = (engine.busy_s - before) / (now_s - since_s) if now_s > since_s else 0.0
         share = max(0.0, share)  # what the warm-up took is taken off the count when it ends
         metrics.ENGINE_BUSY.set(min(1.0, share))
-        queue_s = _since(now - LOAD_WINDOW_S, list(self._engine.core.recent_queue_s))
-        used, total = self._engine.pages
-        sessions = self._engine.num_sessions
+        queue_s = _since(now_s - LOAD_WINDOW_S, engine.queued_s)
+        sessions = len(engine.sessions)
         return inference_pb2.LoadReport(
             sessions=sessions,
-            max_sessions=sessions + self._engine.core.num_admissible(),
-            kv_pages_used=used,
-            kv_pages_total=total,
-            running_answers=self._engine.num_running,
+            max_sessions=sessions + engine.num_admissible,
+            kv_pages_used=engine.pages_used,
+            kv_pages_total=engine.pages_total,
+            running_answers=engine.num_running,
             queue_delay_ms=1000 * float(np.quantile(queue_s, 0.95)) if queue_s else 0.0,
             device_busy=min(1.0, share),
             draining=self._answers.draining,
         )
 
 
-def _since(oldest_s: float, samples: list[tuple[float, float]]) -> list[float]:
+def _since(oldest_s: float, samples: Iterable[tuple[float, float]]) -> list[float]:
     """The values of those samples that are not older: what waited long ago says nothing of now."""
     return [value for at_s, value in samples if at_s >= oldest_s]
 

@@ -101,7 +101,7 @@ class Sessions:
         session = self._sessions.get(session_id)
         if session is None or session.opening is None or not session.opening.done():
             return session
-        if self._engine.has_session(session_id):
+        if session_id in self._engine.snapshot().sessions:
             return session
         del self._sessions[session_id]
         if session.expiry is not None:

@@ -90,8 +90,8 @@ export async function publish(path, offer) {
 
 export const unpublish = (path) => request(path, { method: "DELETE", keepalive: true });
 
-/** The address of a session's viewer line. */
-export function lineAddress(id) {
+/** The address of a session's WebSocket. */
+export function converseAddress(id) {
   const address = new URL(`${session(id)}/converse`, document.baseURI);
   address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
   return address.href;

@@ -1,4 +1,4 @@
-// Wires the page: one room (line, chat, watches) per session that was opened, the list, the picture
+// Wires the page: one room (connection, chat, watches) per session that was opened, the list, the picture
 // and the figures of the chosen one.
 
 import { deleteSession, listSessions } from "./api.js";
@@ -6,7 +6,7 @@ import { Camera } from "./camera.js";
 import { Chat } from "./chat.js";
 import { byId, confirmed, el, notice, seconds, setText, words } from "./dom.js";
 import { Figures } from "./figures.js";
-import { Line } from "./line.js";
+import { Connection } from "./connection.js";
 import { Model, readyModel } from "./model.js";
 import { Preview } from "./preview.js";
 import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
@@ -14,7 +14,7 @@ import { Speech } from "./speech.js";
 import { Watches } from "./watches.js";
 
 const LIST_MS = 2000;
-const LINE_WORDS = { connecting: "connecting …", open: "connected", closed: "not connected" };
+const CONNECTION_WORDS = { connecting: "connecting …", open: "connected", closed: "not connected" };
 
 const FLAGS = {
   worker_unavailable: "The model is restarting, about 20 s. Then it goes on.",
@@ -24,7 +24,7 @@ const FLAGS = {
   speech_unavailable: "Answers are not spoken: the speech service is away.",
 };
 
-const rooms = new Map(); // session id → {line, chat, watches}
+const rooms = new Map(); // session id → {connection, chat, watches}
 const sessions = new Map();
 let chosen = null; // "" once the page has drawn that there is none
 let suggested = { questions: [], conditions: [] };
@@ -47,27 +47,27 @@ function choose(id) {
   const room = id ? (rooms.get(id) ?? enter(id)) : null;
   byId("chat-room").replaceChildren(room?.chat.node ?? el("p", { class: "empty muted", text: "Choose a session to ask about it." }));
   byId("watches-room").replaceChildren(room?.watches.node ?? el("p", { class: "empty muted", text: "Choose a session to set a watch on it." }));
-  room?.line.setSpeech(byId("speech").checked);
-  showLine();
+  room?.connection.setSpeech(byId("speech").checked);
+  showConnection();
   showSession();
   showList();
 }
 
 function enter(id) {
-  const line = new Line(id, { speech: byId("speech").checked });
-  const room = { line, chat: new Chat(line, speech, suggested.questions), watches: new Watches(line, suggested.conditions) };
+  const connection = new Connection(id, { speech: byId("speech").checked });
+  const room = { connection, chat: new Chat(connection, speech, suggested.questions), watches: new Watches(connection, suggested.conditions) };
   rooms.set(id, room);
-  line.addEventListener("state", () => {
-    if (line.reason === "gone") forget(id, "That session has been removed.");
-    else if (id === chosen) showLine();
+  connection.addEventListener("state", () => {
+    if (connection.reason === "gone") forget(id, "That session has been removed.");
+    else if (id === chosen) showConnection();
   });
-  line.addEventListener("started", ({ detail }) => note(detail.session));
-  line.addEventListener("session_state", ({ detail }) => note(detail));
-  line.open();
+  connection.addEventListener("started", ({ detail }) => note(detail.session));
+  connection.addEventListener("session_state", ({ detail }) => note(detail));
+  connection.open();
   return room;
 }
 
-// the newest word about a session, from its line or from the list
+// the newest word about a session, from its connection or from the list
 function note(session) {
   if (!session?.id) return;
   sessions.set(session.id, session);
@@ -81,7 +81,7 @@ function adopt(session) {
 }
 
 function forget(id, text) {
-  rooms.get(id)?.line.close();
+  rooms.get(id)?.connection.close();
   rooms.delete(id);
   sessions.delete(id);
   if (id === chosen) {
@@ -136,15 +136,15 @@ function facts(session) {
 }
 
 let countdown = 0;
-function showLine() {
+function showConnection() {
   clearTimeout(countdown);
   const place = byId("line-state");
-  const line = rooms.get(chosen)?.line;
-  place.dataset.state = line?.state ?? "none";
-  if (line?.state !== "lost") return setText(place, line ? LINE_WORDS[line.state] : "");
-  const left = Math.max(0, Math.ceil((line.retryAt - Date.now()) / 1000));
-  place.replaceChildren(`connection lost, trying again${left > 0 ? ` in ${left} s` : ""} `, el("button", { type: "button", class: "quiet", text: "Now", on: { click: line.retry } }));
-  if (left > 0) countdown = setTimeout(showLine, 1000);
+  const connection = rooms.get(chosen)?.connection;
+  place.dataset.state = connection?.state ?? "none";
+  if (connection?.state !== "lost") return setText(place, connection ? CONNECTION_WORDS[connection.state] : "");
+  const left = Math.max(0, Math.ceil((connection.retryAt - Date.now()) / 1000));
+  place.replaceChildren(`connection lost, trying again${left > 0 ? ` in ${left} s` : ""} `, el("button", { type: "button", class: "quiet", text: "Now", on: { click: connection.retry } }));
+  if (left > 0) countdown = setTimeout(showConnection, 1000);
 }
 
 function showInfo(info) {
@@ -213,7 +213,7 @@ byId("new-session").addEventListener("click", () => dialog.open());
 byId("speech").addEventListener("change", ({ target }) => {
   if (target.checked) speech.unlock();
   else speech.stop();
-  rooms.get(chosen)?.line.setSpeech(target.checked);
+  rooms.get(chosen)?.connection.setSpeech(target.checked);
 });
 addEventListener("hashchange", () => {
   const wanted = decodeURIComponent(location.hash.slice(1));

@@ -1,5 +1,5 @@
 // Questions and answers of one session: streams the words in, tells how long they took and what
-// they were based on. Asks again by itself when the line broke before the answer came.
+// they were based on. Asks again by itself when the connection broke before the answer came.
 
 import { inWords } from "./api.js";
 import { clock, el, milliseconds, newId, notice, plural, seconds, words } from "./dom.js";
@@ -24,8 +24,8 @@ export class Chat {
   #input;
   #cancel;
 
-  constructor(line, speech, suggestions) {
-    this.line = line;
+  constructor(connection, speech, suggestions) {
+    this.connection = connection;
     this.speech = speech;
     this.#log = el("div", { class: "log", role: "log", "aria-live": "polite", "aria-label": "Questions and answers", tabindex: "0" });
     this.#log.append(el("p", { class: "empty muted", text: "Ask what the model sees. It answers while the video goes on." }));
@@ -84,7 +84,7 @@ export class Chat {
     this.#append(el("p", { class: "question", text: question }), turn.node);
     this.#turn = turn;
     this.#open.set(turn.id, turn);
-    if (this.line.speech) {
+    if (this.connection.speech) {
       this.speech.unlock();
       this.speech.begin(turn.id);
     }
@@ -108,7 +108,7 @@ export class Chat {
   }
 
   #listen() {
-    const on = (kind, handler) => this.line.addEventListener(kind, (event) => handler(event.detail));
+    const on = (kind, handler) => this.connection.addEventListener(kind, (event) => handler(event.detail));
     on("started", ({ resumed }) => {
       for (const turn of this.#open.values()) {
         if (resumed !== "line") turn.words.data = ""; // the answer will come from its beginning
@@ -135,11 +135,11 @@ export class Chat {
       if (turn) this.#end(turn, turn.cancelled ? "cancelled" : text);
       else if (!id && !watch) notice(text.replace("speech_unavailable", "Not spoken"), { for_ms: 10_000 });
     });
-    this.line.addEventListener("state", () => {
+    this.connection.addEventListener("state", () => {
       for (const turn of this.#open.values()) {
-        if (this.line.state === "closed") this.#end(turn, "not answered: the session is gone");
-        else if (this.line.state === "lost" && !turn.cancelled) {
-          turn.about.textContent = "The line broke. The question is asked again when it is back.";
+        if (this.connection.state === "closed") this.#end(turn, "not answered: the session is gone");
+        else if (this.connection.state === "lost" && !turn.cancelled) {
+          turn.about.textContent = "The connection broke. The question is asked again when it is back.";
         }
       }
     });
@@ -147,7 +147,7 @@ export class Chat {
   }
 
   #send({ id, question, cancelled }) {
-    this.line.send(cancelled ? { cancel: { turn: id } } : { ask: { turn: id, text: question } });
+    this.connection.send(cancelled ? { cancel: { turn: id } } : { ask: { turn: id, text: question } });
   }
 
   #done(done) {

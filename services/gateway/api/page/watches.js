@@ -18,8 +18,8 @@ export class Watches {
   #options = el("datalist", { id: newId("conditions") });
   #error = el("p", { class: "error", role: "alert" });
 
-  constructor(line, suggestions) {
-    this.line = line;
+  constructor(connection, suggestions) {
+    this.connection = connection;
     const options = this.#options;
     this.input = el("input", {
       name: "condition",
@@ -65,22 +65,22 @@ export class Watches {
     const node = el("li", { data: { watch: id } }, el("div", { class: "row" }, state, el("span", { class: "condition", text: condition }), remove), events);
     this.#watches.set(id, { node, state, events, request: { watch: id, condition, ...timing } });
     this.#list.append(node);
-    this.line.send({ watch: this.#watches.get(id).request });
+    this.connection.send({ watch: this.#watches.get(id).request });
     return true;
   }
 
   #remove(id) {
     this.#watches.get(id).node.remove();
     this.#watches.delete(id);
-    this.line.send({ unwatch: { watch: id } });
+    this.connection.send({ unwatch: { watch: id } });
   }
 
   #listen() {
-    this.line.addEventListener("started", () => {
-      for (const { request } of this.#watches.values()) this.line.send({ watch: request });
+    this.connection.addEventListener("started", () => {
+      for (const { request } of this.#watches.values()) this.connection.send({ watch: request });
     });
-    this.line.addEventListener("watch_event", ({ detail }) => this.#fire(detail));
-    this.line.addEventListener("error", ({ detail }) => {
+    this.connection.addEventListener("watch_event", ({ detail }) => this.#fire(detail));
+    this.connection.addEventListener("error", ({ detail }) => {
       const watch = this.#watches.get(detail.watch);
       if (!watch) return;
       setText(this.#error, `“${watch.request.condition}”: ${inWords(detail)}`);

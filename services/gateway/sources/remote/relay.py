@@ -13,7 +13,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from services.gateway.sources.remote.datagrams import Datagrams
-from services.gateway.sources.remote.reach import Reach
+from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.remote.rtsp import MAX_WAITING_BYTES, RtspPipe
 from services.gateway.sources.remote.url import SourceUrl
 from services.gateway.sources.remote.web import secured
@@ -55,8 +55,8 @@ class Relay:
     that the video is elsewhere. Raises UnreachableError.
     """
 
-    def __init__(self, reach: Reach, url: SourceUrl, timeout_s: float) -> None:
-        self._server = reach.connect(url.host, url.port, timeout_s)
+    def __init__(self, egress: EgressPolicy, url: SourceUrl, timeout_s: float) -> None:
+        self._server = egress.connect(url.host, url.port, timeout_s)
         try:
             if url.scheme in ("rtsps", "rtmps"):
                 self._server = secured(self._server, url.host)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from services.gateway.sources.remote.credentials import Credentials
 from services.gateway.sources.remote.datagrams import Datagrams
-from services.gateway.sources.remote.reach import UnreachableError
+from services.gateway.sources.remote.egress_policy import UnreachableError
 from services.gateway.sources.remote.url import SourceUrl
 
 MAX_HEADER_BYTES = 16 * 1024

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
 from services.gateway.sources.remote.credentials import Credentials
-from services.gateway.sources.remote.reach import Reach, UnreachableError, is_public
+from services.gateway.sources.remote.egress_policy import EgressPolicy, UnreachableError, is_public
 from services.gateway.sources.remote.url import SourceUrl
 from sightline.errors import InvalidArgumentError
 
@@ -33,10 +33,10 @@ class WebFiles:
     whatever waits for a server gives up.
     """
 
-    def __init__(self, reach: Reach, timeout_s: tuple[float, float]) -> None:
+    def __init__(self, egress: EgressPolicy, timeout_s: tuple[float, float]) -> None:
         """`timeout_s`: until `opened`, and for each read after it."""
         open_s, self._read_s = timeout_s
-        self._reach = reach
+        self._egress = egress
         self._end_s: float | None = time.monotonic() + open_s
         self._num_opened = 0
         self._connections: set[socket.socket] = set()
@@ -107,7 +107,7 @@ class WebFiles:
         return left_s
 
     def connect(self, url: SourceUrl) -> socket.socket:
-        connection = self._reach.connect(url.host, url.port, self.left_s())
+        connection = self._egress.connect(url.host, url.port, self.left_s())
         self._connections.add(connection)
         if url.scheme == "https":
             plain = connection

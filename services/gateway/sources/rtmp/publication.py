@@ -5,7 +5,8 @@ from services.gateway.sources.decoder import EncodedPacket, PacketDecoder
 from services.gateway.sources.rtmp import RtmpError, messages
 from services.gateway.sources.rtmp.chunks import Message
 from services.gateway.sources.rtmp.flv import parse_audio, parse_video
-from services.gateway.sources.source import PictureSink
+from services.gateway.sources.source import FrameSink
+from services.gateway.sources.timestamps import TimestampUnwrapper
 
 CLOSE_TIMEOUT_S = 5.0
 MS_NS = 1_000_000
@@ -14,11 +15,11 @@ MS_NS = 1_000_000
 class Publication:
     """From the gate's yes until the publisher leaves. Times on the wire are milliseconds."""
 
-    def __init__(self, key: str, sink: PictureSink, peer: str) -> None:
+    def __init__(self, key: str, sink: FrameSink, peer: str) -> None:
         self.key = key
         self._sink = sink
         self._clock = ArrivalClock()
-        self._last_ms: int | None = None
+        self._timestamps = TimestampUnwrapper()  # 32 bits of milliseconds wrap after 49.7 days
         self._decoder = PacketDecoder(sink, name=f"rtmp:{peer}")
         self._decoder.start()
 
@@ -52,7 +53,7 @@ class Publication:
             extradata = b"" if tag.codec in ("vp9", "vp8") else tag.data
             self._decoder.configure(tag.codec, extradata)
         elif tag.kind == "frame":
-            dts_ms = self._unwrapped(message.timestamp_ms)
+            dts_ms = self._timestamps.unwrap(message.timestamp_ms)
             pts_ns = (dts_ms + tag.composition_ms) * MS_NS
             capture_ns, clock_source = self._clock.map(pts_ns, arrival_ns)
             packet = EncodedPacket(tag.data, capture_ns, tag.keyframe, clock_source)
@@ -62,11 +63,3 @@ class Publication:
         """The place where a listener would take AAC frames from; nobody listens yet."""
         if parse_audio(message.payload).kind == "frame":
             self._sink.noted("audio_ignored")
-
-    def _unwrapped(self, timestamp_ms: int) -> int:
-        """32-bit timestamps wrap after 49.7 days; the nearest value to the last one is meant."""
-        if self._last_ms is None:
-            self._last_ms = timestamp_ms
-        step = (timestamp_ms - self._last_ms + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-        self._last_ms += step
-        return self._last_ms

@@ -9,9 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from services.inference_worker.model import loading
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.model.errors import ModelError
+from services.inference_worker.model.loading import Loading
 from services.inference_worker.model.published.folder import read_json
 from services.inference_worker.model.published.refusals import refuse_other_layouts, weights_error
 
@@ -29,8 +29,8 @@ _QUANTISED = (
 )
 
 
-def find_folder(name: str) -> Path:
-    """The folder of a model: a local one, or one of the hub, downloaded once.
+def find_folder(name: str, progress: Loading) -> Path:
+    """Folder of a model: a local one, or one of the hub, downloaded once.
 
     Raises ModelError for a folder that is not there, or a hub that does not have it.
     """
@@ -45,7 +45,7 @@ def find_folder(name: str) -> Path:
         raise ModelError(f"no model at {name}: {folder / 'config.json'} is missing")
     from services.inference_worker.model.published import hub
 
-    return hub.fetch(name)
+    return hub.fetch(name, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,7 @@ class Checkpoint:
         dtype: torch.dtype,
         device: torch.device,
         unused: frozenset[str] = frozenset(),
+        progress: Loading | None = None,
     ) -> None:
         """Give every parameter of `module` (made on the meta device) its values.
 
@@ -133,7 +134,7 @@ class Checkpoint:
         self._check(places, set(parameters), unused)
         filled: dict[str, Tensor] = {}
         rows = dict.fromkeys(parameters, 0)
-        for name, tensor in self._tensors(set(places)):
+        for name, tensor in self._tensors(set(places), progress or Loading()):
             place = places[name]
             if tensor.dtype not in _DTYPES:
                 kind = str(tensor.dtype).removeprefix("torch.")
@@ -169,8 +170,7 @@ class Checkpoint:
         orphans = sorted(wanted - {place.parameter for place in places.values()})
         assert not orphans, f"parameters without a source: {orphans}"
 
-    def _tensors(self, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
-        progress = loading.current.get()
+    def _tensors(self, wanted: set[str], progress: Loading) -> Iterator[tuple[str, Tensor]]:
         for file, names in self.shards.items():
             try:
                 with safe_open(file, "pt") as shard:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.inference_worker.model import loading
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.loading import DOWNLOADING, Loading
 from services.inference_worker.model.sizes import gigabytes, parameters_by
@@ -58,7 +57,7 @@ class Blob:
         return self.path.with_name(self.path.name + ".part")
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, progress: Loading) -> Path:
     """The folder of a model of the hub, downloaded where it is not in the cache yet.
 
     Raises ModelError that says why it cannot be had, or that it would not fit.
@@ -70,7 +69,6 @@ def fetch(name: str) -> Path:
     for noisy in ("httpx", "httpx2", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     disable_progress_bars()
-    progress = loading.current.get()
     progress.begin(DOWNLOADING)
     patterns: Any = {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
     try:

@@ -18,7 +18,8 @@ from services.inference_worker.model.card import NO_CARD
 from services.inference_worker.model.decoder import Decoder, DecoderConfig
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
-from services.inference_worker.model.layout import FrameLayout, SegmentTokens
+from services.inference_worker.model.layout import FrameLayout, SegmentTokens, largest_frame_pixels
+from services.inference_worker.model.loading import Loading
 from services.inference_worker.model.published.chat import Chat
 from services.inference_worker.model.published.checkpoint import Checkpoint, Place, decoder_places
 from services.inference_worker.model.published.folder import (
@@ -77,7 +78,7 @@ class PublishedModel(nn.Module, ABC):
             layout=self.default_layout(frame_pixels),
             size_factor=self.size_factor,
             min_pixels=self.size_factor**2,
-            max_pixels=max(frame_pixels, 1280 * self.size_factor**2),
+            max_pixels=largest_frame_pixels(frame_pixels, self.size_factor),
             tubelet=self.tubelet,
             causal_segments=True,
             window_segments=WINDOW_SEGMENTS,
@@ -178,6 +179,7 @@ class PublishedModel(nn.Module, ABC):
         dtype: torch.dtype,
         device: torch.device,
         frame_pixels: int,
+        progress: Loading | None = None,
     ) -> Self:
         """Read a folder. Raises ModelError for whatever does not fit."""
         checkpoint = Checkpoint(folder)
@@ -194,6 +196,7 @@ class PublishedModel(nn.Module, ABC):
             dtype=dtype,
             device=device,
             unused=frozenset(HEADS) if model.config.tie_word_embeddings else frozenset(),
+            progress=progress,
         )
         return model.finished(device)
 

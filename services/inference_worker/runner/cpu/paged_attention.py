@@ -1,6 +1,6 @@
 """Attention of one step over the pages of many sessions.
 
-A session's pages usually lie in a row (see `kv_cache`), with few or none between them that it does
+A session's pages usually lie in a row (see `kv.pool`), with few or none between them that it does
 not see. Such a row is read where it lies, and rows that follow each other by one call: copying
 keys and values together first took more than twice as long as the attention itself. Pages that are
 scattered, as they are after sessions of different sizes came and went, are gathered. A mask says
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.inference_worker.kv.pool import NULL_PAGE
-from services.inference_worker.kv.tensors import KVStore, PageRows
+from services.inference_worker.kv.tensors import KVTensors, PageRows
 from services.inference_worker.model.attention import grouped_attention
 from services.inference_worker.runner.batch import Run
 from services.inference_worker.runner.cpu.paged_parts import StepPart, parts_of
@@ -38,7 +38,7 @@ class PagedAttention:
     """Attention of the runs of one step, which are in order of their groups. Writes the new keys
     and values to `slots` [tokens] first, then attends."""
 
-    def __init__(self, store: KVStore, slots: Tensor, runs: list[Run]) -> None:
+    def __init__(self, store: KVTensors, slots: Tensor, runs: list[Run]) -> None:
         self.store = store
         self.slots = slots
         parts = parts_of(runs, store.page_size)

@@ -42,7 +42,7 @@ class StepPart:
             pages.update(dict.fromkeys(run.own_pages))
         num_queries = sum(len(run.slots) for run in runs)
         # One frame and one token are what most steps bring, and meet in few shapes as they are.
-        usual = num_queries == 1 or runs[0].picture is not None
+        usual = num_queries == 1 or runs[0].tubelet is not None
         width = num_queries if usual else _more(num_queries, 1)
         row, first, count = runs[0].row, min(pages), max(pages) - min(pages) + 1
         if row is not None and count <= _SPARSE * len(pages):
@@ -71,7 +71,7 @@ def parts_of(runs: list[Run], page_size: int) -> list[StepPart]:
     numbers = Counter[int]()
     start = 0
     # The frames of a burst see different pages, and are as alike as those of as many sessions.
-    for (group, _), members in groupby(runs, lambda run: (run.group, run.picture and id(run))):
+    for (group, _), members in groupby(runs, lambda run: (run.group, run.tubelet and id(run))):
         parts.append(StepPart.of(list(members), start, numbers[group], page_size))
         start = parts[-1].end
         numbers[group] += 1

@@ -17,14 +17,12 @@ import torch
 import triton
 from torch import Tensor
 
-from services.inference_worker.kv.tensors import EightBitPages, KVStore, Pages
+from services.inference_worker.kv.tensors import Int8Pages, KVTensors, Pages
 from services.inference_worker.runner.cuda.block_kernels import (
     attend_kernel,
     join_kernel,
     write_kernel,
 )
-
-_KINDS = {torch.int8: 1, torch.float8_e4m3fn: 2}  # in the kernels; 0: exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ def tiling(rows: int, heads_per_kv: int, head_dim: int, itemsize: int) -> Tiling
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class AttentionTables:
     """The tables of one step on the device (see `Tables`), and how they are walked."""
 
     slots: Tensor
@@ -81,7 +79,7 @@ class Where:
 class BlockAttention:
     """An `Attend`: writes a step's keys and values, then attends through block tables."""
 
-    def __init__(self, store: KVStore, where: Where) -> None:
+    def __init__(self, store: KVTensors, where: AttentionTables) -> None:
         self.store = store
         self.where = where
 
@@ -98,7 +96,6 @@ def write(
     `Pages.write` does, with the same roundings."""
     tokens, heads, dim = keys.shape
     assert keys.stride(2) == values.stride(2) == 1
-    kind = _kind(key_pages)
     key_pool, value_pool = key_pages.parts[0], value_pages.parts[0]
     write_kernel[(tokens,)](
         keys,
@@ -117,12 +114,12 @@ def write(
         BLOCK_HEADS=triton.next_power_of_2(heads),
         DIM=dim,
         BLOCK_DIM=triton.next_power_of_2(dim),
-        KIND=kind,
+        INT8=isinstance(key_pages, Int8Pages),
         num_warps=4,
     )
 
 
-def attend(key_pages: Pages, value_pages: Pages, queries: Tensor, where: Where) -> Tensor:
+def attend(key_pages: Pages, value_pages: Pages, queries: Tensor, where: AttentionTables) -> Tensor:
     """[tokens, heads, head_dim] of `queries` of that shape. Rows of padding are zero."""
     tokens, heads, dim = queries.shape
     key_pool, value_pool = key_pages.parts[0], value_pages.parts[0]
@@ -163,7 +160,7 @@ def attend(key_pages: Pages, value_pages: Pages, queries: Tensor, where: Where) 
         ROWS=how.rows,
         SLOTS=how.slots,
         SPLIT=splits > 1,
-        KIND=_kind(key_pages),
+        INT8=isinstance(key_pages, Int8Pages),
         num_warps=how.warps,
         num_stages=how.stages,
     )
@@ -180,7 +177,3 @@ def attend(key_pages: Pages, value_pages: Pages, queries: Tensor, where: Where) 
             num_warps=4,
         )
     return out
-
-
-def _kind(pages: Pages) -> int:
-    return _KINDS[pages.kind] if isinstance(pages, EightBitPages) else 0

@@ -1,7 +1,7 @@
 """The kernels of `block_attention`, in Triton.
 
-KIND: 0 for keys and values as they are, 1 for int8, 2 for e4m3; the latter are plain bytes in the
-pool, with a bfloat16 scale a token and head.
+INT8: keys and values are codes in the pool, with a bfloat16 scale a token and head, and not as they
+are.
 """
 
 import triton
@@ -9,43 +9,13 @@ import triton.language as tl
 
 
 @triton.jit
-def _decoded(codes, KIND: tl.constexpr, dtype: tl.constexpr):
-    """Plain bytes as what they stand for, exact in any dtype; e4m3 256 times too small: its bits
-    are those of a float16 but for the exponent's offset, which needs no instruction of its own."""
-    if KIND == 1:
-        numbers = codes.to(tl.int8, bitcast=True).to(tl.float32)
-    else:
-        wide = codes.to(tl.int16)
-        half = ((wide & 0x80) << 8) | ((wide & 0x7F) << 7)
-        numbers = half.to(tl.float16, bitcast=True).to(tl.float32)
-    return numbers.to(dtype)
-
-
-@triton.jit
-def _encoded(numbers, KIND: tl.constexpr):
-    """float32 within the kind's range as bytes, ties to even."""
-    if KIND == 1:
-        # Adding 1.5 · 2^23 leaves no bits for a fraction.
-        codes = ((numbers + 12582912.0) - 12582912.0).to(tl.int32)
-    else:
-        bits = numbers.to(tl.int32, bitcast=True)
-        size = bits & 0x7FFFFFFF
-        # 20 of 23 bits of fraction go, and the exponent's offset is 7, not 127.
-        normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - 960
-        # Below 2^-6 there are only multiples of 2^-9, which is the last bit of 2^14.
-        small = (tl.abs(numbers) + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
-        codes = tl.where(size < 0x3C800000, small, normal) | ((bits >> 24) & 0x80)
-    return (codes & 0xFF).to(tl.uint8)
-
-
-@triton.jit
-def _stored(new, pool, scales, place, inside, KIND: tl.constexpr, DIM: tl.constexpr):
+def _stored(new, pool, scales, place, inside, INT8: tl.constexpr, DIM: tl.constexpr):
     """`new` [heads, dim] into slots whose first elements are at `place` [heads, dim]."""
-    if KIND == 0:
+    if not INT8:
         tl.store(pool + place, new.to(pool.dtype.element_ty), mask=inside)
     else:
         wide = new.to(tl.float32)
-        largest: tl.constexpr = 127.0 if KIND == 1 else 448.0
+        largest: tl.constexpr = 127.0
         scale = tl.maximum(tl.div_rn(tl.max(tl.abs(wide), 1), largest), 1e-30)
         # One that is no number must show in the scale; a maximum passes over it.
         bad = tl.max((wide != wide).to(tl.int32), 1) > 0
@@ -56,7 +26,9 @@ def _stored(new, pool, scales, place, inside, KIND: tl.constexpr, DIM: tl.conste
         scale = bits.to(tl.float32, bitcast=True).to(tl.bfloat16)
         codes = tl.div_rn(wide, tl.broadcast_to(scale.to(tl.float32)[:, None], wide.shape))
         codes = tl.minimum(tl.maximum(codes, -largest), largest)
-        tl.store(pool + place, _encoded(codes, KIND), mask=inside)
+        # Ties to even: adding 1.5 · 2^23 leaves no bits for a fraction.
+        codes = ((codes + 12582912.0) - 12582912.0).to(tl.int32)
+        tl.store(pool + place, codes.to(tl.int8), mask=inside)
         first = tl.arange(0, place.shape[1])[None, :] == 0
         spread = tl.broadcast_to(scale[:, None], place.shape)
         tl.store(scales + place // DIM, spread, mask=inside & first)
@@ -80,7 +52,7 @@ def write_kernel(
     BLOCK_HEADS: tl.constexpr,
     DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
-    KIND: tl.constexpr,
+    INT8: tl.constexpr,
 ):
     """One token."""
     token = tl.program_id(0)
@@ -90,11 +62,11 @@ def write_kernel(
     inside = (head < HEADS) & (channel < DIM)
     place = head.to(tl.int64) * pool_head + slot * DIM + channel
     new = tl.load(keys + token * key_token + head * key_head + channel, mask=inside, other=0.0)
-    _stored(new, key_pool, key_scales, place, inside, KIND, DIM)
+    _stored(new, key_pool, key_scales, place, inside, INT8, DIM)
     new = tl.load(
         values + token * value_token + head * value_head + channel, mask=inside, other=0.0
     )
-    _stored(new, value_pool, value_scales, place, inside, KIND, DIM)
+    _stored(new, value_pool, value_scales, place, inside, INT8, DIM)
 
 
 @triton.jit
@@ -135,7 +107,7 @@ def _step(
     shown,
     visible,
     scale,
-    KIND: tl.constexpr,
+    INT8: tl.constexpr,
     DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
@@ -145,26 +117,25 @@ def _step(
     channel = tl.arange(0, BLOCK_DIM)
     place = slot[:, None] * DIM + channel[None, :]
     inside = shown[:, None] & (channel < DIM)[None, :]
-    if KIND == 0:
+    if not INT8:
         key = tl.load(key_pool + place, mask=inside, other=0.0)
         value = tl.load(value_pool + place, mask=inside, other=0.0)
-    else:
-        key = _decoded(tl.load(key_pool + place, mask=inside, other=0), KIND, query.dtype)
-        value = _decoded(tl.load(value_pool + place, mask=inside, other=0), KIND, query.dtype)
+    else:  # by way of float32, exact in any dtype
+        key = tl.load(key_pool + place, mask=inside, other=0).to(tl.float32).to(query.dtype)
+        value = tl.load(value_pool + place, mask=inside, other=0).to(tl.float32).to(query.dtype)
     scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-    if KIND != 0:  # a scale for a slot scales its whole column, and its value's weight
-        unit: tl.constexpr = 1.0 if KIND == 1 else 256.0
+    if INT8:  # a scale for a slot scales its whole column, and its value's weight
         key_scale = tl.load(key_scales + slot, mask=shown, other=0.0).to(tl.float32)
         value_scale = tl.load(value_scales + slot, mask=shown, other=0.0).to(tl.float32)
-        scores *= (key_scale * unit)[None, :]
+        scores *= key_scale[None, :]
     scores = tl.where(visible, scores, float("-inf"))
     higher = tl.maximum(most, tl.max(scores, 1))
     base = tl.where(higher == float("-inf"), 0.0, higher)  # rows that have seen nothing yet
     weights = tl.exp2(scores - base[:, None])
     fade = tl.exp2(most - base)
     norm = norm * fade + tl.sum(weights, 1)
-    if KIND != 0:
-        weights *= (value_scale * unit)[None, :]
+    if INT8:
+        weights *= value_scale[None, :]
     sums = sums * fade[:, None]
     sums = tl.dot(weights.to(value.dtype), value, sums, input_precision="ieee")
     return sums, norm, higher
@@ -198,7 +169,7 @@ def attend_kernel(
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
     SPLIT: tl.constexpr,
-    KIND: tl.constexpr,
+    INT8: tl.constexpr,
 ):
     """A tile of queries with one KV head, over one share of the tile's pages.
 
@@ -231,7 +202,7 @@ def attend_kernel(
     pool_at = head.to(tl.int64) * pool_head
     key_pool += pool_at
     value_pool += pool_at
-    if KIND != 0:
+    if INT8:
         key_scales += pool_at // DIM
         value_scales += pool_at // DIM
 
@@ -259,7 +230,7 @@ def attend_kernel(
             number % PAGE < seen,
             _visible(lists + 2 * pages, limit, start, pages, block, PAGE, SLOTS),
             scale,
-            KIND,
+            INT8,
             DIM,
             BLOCK_DIM,
         )

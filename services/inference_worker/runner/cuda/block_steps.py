@@ -16,12 +16,16 @@ from torch import Tensor
 from services.inference_worker.device.graphs import Graphs
 from services.inference_worker.device.upload import packed_bytes, upload
 from services.inference_worker.kv.pool import NULL_PAGE
-from services.inference_worker.kv.tensors import KVStore
+from services.inference_worker.kv.tensors import KVTensors
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import Encoded, StreamingModel
 from services.inference_worker.model.layout import VISION
-from services.inference_worker.runner.batch import Picture, Run, rounded
-from services.inference_worker.runner.cuda.block_attention import BlockAttention, Where, tiling
+from services.inference_worker.runner.batch import Run, Tubelet, rounded
+from services.inference_worker.runner.cuda.block_attention import (
+    AttentionTables,
+    BlockAttention,
+    tiling,
+)
 from services.inference_worker.runner.cuda.block_tables import (
     largest_group,
     num_splits,
@@ -41,7 +45,7 @@ class BlockSteps:
     def __init__(
         self,
         model: StreamingModel,
-        store: KVStore,
+        store: KVTensors,
         vision: Vision,
         *,
         dtype: torch.dtype,
@@ -76,16 +80,16 @@ class BlockSteps:
                 assert not out.any(), "zero attended to zero"
 
     def forward(
-        self, runs: Sequence[Run], last: Sequence[int], ahead: Sequence[Picture] = ()
+        self, runs: Sequence[Run], last: Sequence[int], ahead: Sequence[Tubelet] = ()
     ) -> Tensor:
         """Hidden states [rounded, hidden] of the rows `last` of runs in the order of their groups.
 
-        ahead: pictures that no run needs yet, to be encoded beside the decoder.
+        ahead: tubelets that no run needs yet, to be encoded beside the decoder.
         """
-        pictures = [run.picture for run in runs if run.picture is not None]
-        self.vision.encode(pictures)  # first of all: it is under way while tables are made
+        tubelets = [run.tubelet for run in runs if run.tubelet is not None]
+        self.vision.encode(tubelets)  # first of all: it is under way while tables are made
         step = self._laid_out(runs, last)
-        encoded = self.vision.await_(pictures)
+        encoded = self.vision.await_(tubelets)
         num_deep = len(encoded[0].deep) if encoded else 0
         hidden, deep = self._embedded(step, encoded, num_deep)
         decoder = self.model.decoder
@@ -140,7 +144,7 @@ class BlockSteps:
         static = self._static_for(tokens, packed_bytes(arrays))
         there = upload(arrays, self.device, static.tables if static else None)
         positions, *at, ids, seen_at, last_at = there
-        where = Where(at[0], at[1], at[2], at[3], at[4], how, splits)
+        where = AttentionTables(at[0], at[1], at[2], at[3], at[4], how, splits)
         return _Step(positions, where, ids, seen_at, last_at, static)
 
     def _embedded(
@@ -181,7 +185,7 @@ class _Step:
     rows that are wanted. `static`: where the inputs of a graph lie, if it may be one."""
 
     positions: Tensor
-    where: Where
+    where: AttentionTables
     ids: Tensor
     seen_at: Tensor
     last: Tensor

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.inference_worker.kv.pool import Segment
+from services.inference_worker.kv.trunk import Segment
 from services.inference_worker.runner.batch import Run
 
 Ints = NDArray[np.int32]

@@ -1,0 +1,142 @@
+"""The guard around every HTTP request: names, origins, errors, and what protects browsers."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from services.common.errors import error_event
+from services.common.hosts import host_name, may_probe, netloc_of
+from services.common.http_status import http_status
+from services.common.metrics import REFUSED
+from services.common.redaction import redacted
+from services.gateway.api.messages import as_json
+from services.gateway.config import GatewayConfig
+from sightline.errors import InternalError, PermissionDeniedError, SightlineError
+from sightline.reasons import Reason
+
+log = logging.getLogger(__name__)
+
+PROBE = "/healthz"
+_CODE_OF_STATUS = {
+    400: "INVALID_ARGUMENT",
+    404: "NOT_FOUND",
+    405: "INVALID_ARGUMENT",
+    413: "INVALID_ARGUMENT",
+    415: "INVALID_ARGUMENT",
+    421: "PERMISSION_DENIED",
+}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Guard:
+    """Refuses other names than ours and other sites' pages, unless they are allowed, and turns
+    errors into JSON: `{"code", "message", "reason"}`, with `retry_after_s` where waiting helps,
+    under the HTTP status that fits the gRPC code.
+    """
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+        self._hosts = config.hosts()
+
+    def add_to(self, app: web.Application) -> None:
+        app.middlewares.append(self._guard)
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get("Origin", "")
+        allowed = origin in self._config.allowed_origins
+        try:
+            self._check_host(request)
+            if origin and not allowed and not self._is_own(origin, request):
+                REFUSED.labels("http", "origin").inc()
+                raise PermissionDeniedError(
+                    "this site may not use the API", reason=Reason.SITE_NOT_ALLOWED
+                )
+            if request.method == "OPTIONS" and allowed:
+                response: web.StreamResponse = web.Response(status=204)
+            else:
+                response = await handler(request)
+        except SightlineError as error:
+            response = _refusal(error)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            response = _error(error.status, _CODE_OF_STATUS.get(error.status, ""), error.reason)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            resource = request.match_info.route.resource  # the path itself may hold a key
+            where = resource.canonical if resource is not None else ""
+            log.exception("unhandled error", extra={"resource": where})
+            response = _refusal(InternalError("internal error"))
+        if not response.prepared:
+            self._add_headers(request, response)
+            if allowed:
+                response.headers["Access-Control-Allow-Origin"] = origin
+                response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, PATCH"
+                response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
+                response.headers["Access-Control-Expose-Headers"] = "Location, ETag, Link"
+                response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        return response
+
+    def _check_host(self, request: web.Request) -> None:
+        """Raise HTTPMisdirectedRequest for a request that was meant for another name."""
+        hosts = request.headers.getall("Host", [])
+        host = hosts[0] if hosts else ""
+        if len(hosts) == 1 and request.path == PROBE and may_probe(host):
+            return
+        local = request.transport.get_extra_info("sockname") if request.transport else None
+        local_address = str(local[0]) if isinstance(local, tuple) else ""
+        # Browsers always send one, so without it nobody can have been led here.
+        if not hosts or (len(hosts) == 1 and self._hosts.allow(host, local_address)):
+            return
+        REFUSED.labels("http", "host").inc()
+        log.warning(
+            "host refused: if it is a name of this server, add it to GATEWAY_ALLOWED_HOSTS",
+            extra={"host": host[:256]},
+        )
+        raise web.HTTPMisdirectedRequest(reason="this server does not go by that name")
+
+    def _is_own(self, origin: str, request: web.Request) -> bool:
+        """Whether a page of this gateway asks; behind a proxy that has its public address."""
+        public = netloc_of(self._config.public_http_url or "")
+        host = request.headers.get("Host", "").lower()
+        return netloc_of(origin) in {host, public} - {""}
+
+    def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Tell browsers to be careful with a response."""
+        headers = response.headers
+        headers.setdefault("X-Content-Type-Options", "nosniff")
+        headers.setdefault("Referrer-Policy", "no-referrer")
+        headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+        headers.setdefault("Vary", "Origin")
+        if request.path.startswith("/api/"):
+            headers.setdefault("Cache-Control", "no-store")
+        elif isinstance(response, web.FileResponse):
+            headers["Cache-Control"] = "no-cache"
+            # Some browsers do not count a WebSocket of the same host as 'self'.
+            host = request.headers.get("Host", "")
+            line = f" ws://{host} wss://{host}" if host_name(host) else ""
+            framing = " ".join(self._config.allowed_origins) or "'none'"
+            headers["Content-Security-Policy"] = (
+                "default-src 'none'; script-src 'self'; style-src 'self'; "
+                f"img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'{line}; "
+                f"base-uri 'none'; form-action 'none'; frame-ancestors {framing}"
+            )
+
+
+def _refusal(error: SightlineError) -> web.Response:
+    """An error as JSON: what ErrorEvent says on a stream."""
+    response = web.json_response(as_json(error_event(error)), status=http_status(error.code))
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    return response
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    """What aiohttp refuses by itself."""
+    body = {"code": code, "message": redacted(message), "reason": code}
+    return web.json_response(body, status=status)

@@ -1,0 +1,59 @@
+"""HTTP's side of the contract's messages: protobuf JSON with the proto's field names."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from services.common.places import Trusted
+from sightline.errors import DeadlineExceededError, InvalidArgumentError
+
+MAX_BODY_BYTES = 64 * 1024
+BODY_TIMEOUT_S = 10.0
+
+
+def place_of_request(request: web.Request, trusted: Trusted) -> str:
+    """Whose limits per address hold for a request."""
+    forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+    return trusted.place(request.remote or "", forwarded)
+
+
+async def read_body(request: web.Request, message: Any) -> Any:
+    """The request's JSON in `message`. Raises InvalidArgumentError, or 413 for a long one."""
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.read()
+    except TimeoutError:
+        raise DeadlineExceededError("the request did not arrive in time") from None
+    if len(body) > MAX_BODY_BYTES:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(body))
+    return parsed(body, message)
+
+
+def parsed(text: str | bytes, message: Any) -> Any:
+    try:
+        return json_format.Parse(text, message, max_recursion_depth=16)
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        detail = str(error).splitlines()[0][:200]
+        raise InvalidArgumentError(f"not a valid message: {detail}") from None
+
+
+def as_json(message: Message, *, whole: bool = False) -> dict[str, Any]:
+    """whole: with the fields that say nothing, for readers who look at a thing's shape."""
+    return json_format.MessageToDict(
+        message,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=whole,
+    )
+
+
+def number_of(request: web.Request, name: str) -> int:
+    """A number from the query; 0 where it is not there. Raises InvalidArgumentError."""
+    text = request.query.get(name, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise InvalidArgumentError(f"{name} is a number")
+    return int(text)

@@ -1,0 +1,91 @@
+"""Conversations over a WebSocket: events of the contract as text frames of JSON."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from services.common.errors import error_event
+from services.gateway.api.messages import as_json, parsed, place_of_request
+from services.gateway.config import GatewayConfig
+from services.gateway.sessions.session import Session
+from services.gateway.sessions.sessions import Sessions
+from services.gateway.viewers.viewers import Viewers
+from sightline.errors import InternalError, InvalidArgumentError, SightlineError
+from sightline.v1 import gateway_pb2
+
+log = logging.getLogger(__name__)
+
+MAX_EVENT_BYTES = 64 * 1024
+HEARTBEAT_S = 15.0
+
+
+class DisconnectedError(Exception):
+    """The WebSocket is gone; its viewer may come back."""
+
+
+class WebSocketApi:
+    """The WebSocket of a session, for viewers in browsers."""
+
+    def __init__(self, config: GatewayConfig, sessions: Sessions, viewers: Viewers) -> None:
+        self._sessions = sessions
+        self._viewers = viewers
+        self._trusted = config.trusted()
+
+    def add_to(self, app: web.Application) -> None:
+        """Before the application starts, and before the page's routes."""
+        app.router.add_get("/api/sessions/{session}/converse", self.converse)
+
+    async def converse(self, request: web.Request) -> web.StreamResponse:
+        """One connection of a viewer, from `start` until either side closes it."""
+        session = self._sessions.find(request.match_info["session"])
+        socket = web.WebSocketResponse(
+            heartbeat=HEARTBEAT_S, max_msg_size=MAX_EVENT_BYTES, compress=False
+        )
+        if not socket.can_prepare(request):
+            raise InvalidArgumentError("this address is a WebSocket")
+        await socket.prepare(request)
+
+        async def send(event: gateway_pb2.ServerEvent) -> None:
+            await socket.send_str(json.dumps(as_json(event)))
+
+        code, last = WSCloseCode.OK, None
+        try:
+            await self._viewers.serve(
+                _events(socket, session), send, place_of_request(request, self._trusted)
+            )
+        except (DisconnectedError, ConnectionError):
+            pass
+        except SightlineError as error:
+            code = WSCloseCode.POLICY_VIOLATION
+            last = error_event(error)
+        except Exception:
+            log.exception("unhandled error", extra={"resource": "converse"})
+            code = WSCloseCode.INTERNAL_ERROR
+            last = error_event(InternalError("internal error"))
+        if last is not None and not socket.closed:
+            try:
+                async with asyncio.timeout(1):
+                    await send(gateway_pb2.ServerEvent(error=last))
+            except (TimeoutError, ConnectionError):
+                pass
+        await socket.close(code=code)
+        return socket
+
+
+async def _events(
+    socket: web.WebSocketResponse, session: Session
+) -> AsyncIterator[gateway_pb2.ClientEvent]:
+    """What the browser sends. Raises InvalidArgumentError for what is no event, and
+    DisconnectedError at the end: a browser that closes may come back.
+    """
+    async for message in socket:
+        if message.type is not WSMsgType.TEXT:
+            raise InvalidArgumentError("events are text frames of JSON")
+        event = parsed(message.data, gateway_pb2.ClientEvent())
+        if event.WhichOneof("event") == "start":
+            event.start.session = session.id
+        yield event
+    raise DisconnectedError

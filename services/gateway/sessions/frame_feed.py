@@ -1,0 +1,213 @@
+"""The feed of one session: its frames, in order, to whichever worker it has."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from services.common.backoff import Backoff
+from services.common.tasks import QueueClosed, cancel_and_wait, spawn
+from services.gateway import metrics
+from services.gateway.frames.frame_counts import FrameCounts
+from services.gateway.frames.frame_window import FrameWindow, SentFrame
+from services.gateway.frames.latency import Latencies
+from services.gateway.frames.sampler import SampledFrame
+from services.gateway.workers.placement import Placement
+from services.gateway.workers.worker_stream import WorkerStream
+from sightline.errors import SightlineError
+from sightline.v1 import inference_pb2
+
+log = logging.getLogger(__name__)
+
+PLACED_POLL_S = 0.5  # workers come and go without telling those who wait for one
+
+
+async def _closed() -> SampledFrame:
+    raise QueueClosed
+
+
+class FrameFeed:
+    """Sends a session's frames as long as its worker has credit, and keeps the last window.
+
+    A stream that breaks is opened again, with the same worker or with another: as `placement`
+    finds. A worker that does not know the session gets the kept window first, so that its state is
+    what it was, but for frames older than that. A worker that is ending is left as soon as another
+    has taken the session.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        next_frame: Callable[[], Awaitable[SampledFrame]],
+        counts: FrameCounts,
+        *,
+        window_frames: int,
+        delivery: str,
+    ) -> None:
+        """`window_frames` are kept, `delivery` is what latencies are counted under."""
+        self.placement = placement
+        self.window = FrameWindow(window_frames)
+        self.latencies = Latencies()
+        self.refused_s = float("-inf")  # when a worker last had no room for the session's frames
+        self._next_frame = next_frame
+        self._counts = counts
+        self._observed = metrics.FRAME_LATENCY.labels(delivery)
+        self._connected = asyncio.Event()
+        self._next: WorkerStream | None = None  # with another worker, which has taken the session
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether a worker takes the session's frames now."""
+        return self._connected.is_set()
+
+    async def wait_placed(self, timeout_s: float) -> bool:
+        """Wait while the session is on its way from one worker to another, or back; False when
+        none took it in time, or none is there that could."""
+        end_s = time.monotonic() + timeout_s
+        while not self.connected or self.placement.is_ending:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0 or not self.placement.may_return:
+                return False
+            moved_on = self.placement.moved_on
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, PLACED_POLL_S)):
+                    await (moved_on if self.connected else self._connected).wait()
+        return True
+
+    def age_s(self, capture_ns: int) -> float | None:
+        """How long ago the frame of this capture time was sampled here; None for one of which
+        nothing is kept. By this clock alone: a publisher's may differ."""
+        sampled_s = self.window.sampled_s(capture_ns)
+        return None if sampled_s is None else time.monotonic() - sampled_s
+
+    def resize(self, window_segments: int, window_frames: int) -> None:
+        """The worker has given the session another window: ask for that from now on, and keep as
+        many frames."""
+        self.placement.resize(window_segments)
+        self.window.resize(window_frames)
+
+    def start(self, stream: WorkerStream) -> None:
+        """Carry frames over the stream that `placement` opened, and its successors, until
+        `aclose`."""
+        self._connected.set()
+        self._task = spawn(self._run(stream), name=f"{self.placement.session_id}:frames")
+
+    async def aclose(self) -> None:
+        """End the stream and free the workers' memory. Waits for them, but not for long."""
+        await cancel_and_wait(self._task)
+        # What a session holds must be free once nobody refers to it: with references in a circle it
+        # would stay until the collector of garbage comes by, which it rarely does.
+        self._task = None
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        self._next_frame = _closed
+        self.window.clear()
+        await self.placement.release()
+
+    # --- streams ----------------------------------------------------------------------------
+
+    async def _run(self, stream: WorkerStream) -> None:
+        backoff = Backoff()
+        fields = {"session": self.placement.session_id}
+        while True:
+            self._connected.set()
+            processed = self._counts.processed
+            await self._carry(stream)
+            if (successor := self._next) is not None:
+                self._next = None
+                self.placement.moved(successor)
+                stream = successor
+            else:
+                self._connected.clear()
+                self._broken(stream)
+                if self._counts.processed > processed:
+                    backoff.reset()
+                stream = await self._reopen(backoff, refused=stream.refused)
+            lost = self.window.begin(resumed=stream.resumed)
+            if lost:
+                self._counts.drop("worker_stream_broken", lost)
+            if not stream.resumed:
+                metrics.FRAMES_REPLAYED.inc(self.window.num_again)
+            worker = stream.worker.address
+            log.info(
+                "frame stream is back",
+                extra=fields | {"worker": worker, "resumed": stream.resumed},
+            )
+
+    def _broken(self, stream: WorkerStream) -> None:
+        if stream.refused:
+            self.refused_s = time.monotonic()
+        metrics.WORKER_STREAMS_BROKEN.inc()
+        log.warning(
+            "frame stream broke",
+            extra={
+                "session": self.placement.session_id,
+                "worker": stream.worker.address,
+                "reason": stream.reason,
+            },
+        )
+
+    async def _reopen(self, backoff: Backoff, *, refused: bool) -> WorkerStream:
+        while True:
+            await asyncio.sleep(backoff.next_s())
+            try:
+                return await self.placement.reopen(self.window.num_replays, refused=refused)
+            except SightlineError:
+                continue
+
+    async def _carry(self, stream: WorkerStream) -> None:
+        """Send and read until the stream is over, or another worker has taken the session."""
+        name = f"{self.placement.session_id}:frames"
+        sender = spawn(self._send(stream), name=f"{name}:send")
+        leaver = spawn(self._leave(stream), name=f"{name}:leave")
+        try:
+            while (ack := await stream.read()) is not None:
+                self._acknowledged(ack)
+        finally:
+            stream.cancel()
+            await cancel_and_wait(sender, leaver)
+
+    async def _leave(self, stream: WorkerStream) -> None:
+        """End the stream once another worker has taken the session over from one that is ending."""
+        self._next = await self.placement.open_elsewhere(lambda: self.window.num_replays)
+        stream.cancel()
+
+    async def _send(self, stream: WorkerStream) -> None:
+        try:
+            while True:
+                await stream.writable()
+                if (sent := self.window.send_again()) is None:
+                    try:
+                        sent = self.window.send(await self._next_frame())
+                    except QueueClosed:
+                        return
+                if not await stream.send(_message(sent)):
+                    return
+        except Exception:
+            stream.cancel()
+            raise
+
+    def _acknowledged(self, ack: inference_pb2.FrameAck) -> None:
+        now_s = time.monotonic()
+        for sent in self.window.acknowledge(ack.sequence):
+            if sent.fresh:
+                self._counts.add_processed(sent.frame.sampled_s)
+                latency_s = now_s - sent.frame.sampled_s
+                self._observed.observe(latency_s)
+                self.latencies.add(now_s, latency_s)
+        self._counts.add_understood(ack.capture_ns, ack.reused_segments, ack.recomputed_segments)
+
+
+def _message(sent: SentFrame) -> inference_pb2.Frame:
+    return inference_pb2.Frame(
+        sequence=sent.sequence,
+        capture_ns=sent.frame.capture_ns,
+        pixels=sent.frame.pixels,
+        width=sent.frame.width,
+        height=sent.frame.height,
+        layout=inference_pb2.PIXEL_LAYOUT_RGB24,
+        replayed=not sent.fresh,
+    )

@@ -1,0 +1,78 @@
+"""A publisher: whoever brings a session's pictures, from its admission until it leaves."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from services.gateway.frames.sampler import Sampler
+from services.gateway.sources.source import DecodeBudget, DecodedFrame, FrameSink
+from sightline.errors import InvalidArgumentError
+
+
+class Publisher:
+    """Made by `Session.admit`. It takes the publisher's pictures, and tells its session once that
+    the publisher left, whichever of the source's end, `leave` and the end of a `with` comes first.
+
+    `leave` belongs to the event loop; the sink's methods may be called on decode threads.
+    """
+
+    def __init__(self, kind: str, sampler: Sampler, left: Callable[[str], None]) -> None:
+        """`left` hears the reason: "end", "publisher_left", "idle", "error", "closed"."""
+        self.kind = kind
+        self.budget: DecodeBudget = sampler.budget
+        self._sampler = sampler
+        self._left: Callable[[str], None] | None = left
+        self._refused = False
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+
+    @property
+    def sink(self) -> FrameSink:
+        """Where the pictures go. It refuses them once the session is deleted, which makes the
+        publisher's connection end."""
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.leave("publisher_left")
+
+    def leave(self, reason: str) -> None:
+        """The publisher has left: the session may be published to again. Idempotent."""
+        left, self._left = self._left, None
+        if left is not None:
+            left(reason)
+
+    def refuse(self) -> None:
+        """The session is deleted: take no more pictures, tell it nothing."""
+        self._refused = True
+        self._left = None
+
+    # --- the sink ---------------------------------------------------------------------------
+
+    def take(self, picture: DecodedFrame) -> None:
+        if self._refused:
+            raise InvalidArgumentError("the session was deleted")
+        self._sampler.take(picture)
+
+    def ended(self, reason: str) -> None:
+        if threading.get_ident() == self._thread:
+            self.leave(reason)
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(self.leave, reason)
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        self._sampler.dropped(reason, count)
+
+    def noted(self, what: str, count: int = 1) -> None:
+        self._sampler.noted(what, count)

@@ -1,0 +1,79 @@
+"""The specification of a session: what it was asked to be, checked."""
+
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from services.gateway.config import GatewayConfig
+from services.gateway.sessions.labels import checked_labels
+from sightline.errors import InvalidArgumentError
+from sightline.v1 import gateway_pb2
+
+MAX_NAME_CHARACTERS = 80
+MAX_SOURCE_CHARACTERS = 2048
+MAX_FPS = 120.0
+MAX_GRACE_S = 86400.0
+_KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSpec:
+    """Made of a request, with defaults filled in."""
+
+    name: str
+    source: str  # "": publishers push
+    key: str
+    fps: float
+    window: int  # segments; 0: the worker's default
+    max_pixels: int  # of a frame; 0: the worker's default
+    lossless: bool
+    loop: bool
+    grace_s: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: gateway_pb2.CreateSessionRequest, config: GatewayConfig) -> Self:
+        """Check a request and fill in the defaults. Raises InvalidArgumentError."""
+        options = request.options
+        kind = request.WhichOneof("input")
+        if kind is None:
+            raise InvalidArgumentError("a session needs a source, or push")
+        if kind == "source" and not 0 < len(request.source) <= MAX_SOURCE_CHARACTERS:
+            raise InvalidArgumentError(
+                f"a source is a path or a URL of at most {MAX_SOURCE_CHARACTERS} characters"
+            )
+        key = ""
+        if kind == "push":
+            key = request.push.key or secrets.token_urlsafe(18)
+            if not _KEY.fullmatch(key):
+                raise InvalidArgumentError("a key has 8 to 128 characters of A-Z a-z 0-9 _ . ~ -")
+        check_options(options)
+        if options.delivery not in gateway_pb2.Delivery.values():
+            raise InvalidArgumentError("unknown delivery")
+        return cls(
+            name=options.name,
+            source=request.source if kind == "source" else "",
+            key=key,
+            fps=options.fps or config.fps,
+            window=options.window,
+            max_pixels=options.max_pixels,
+            lossless=options.delivery == gateway_pb2.DELIVERY_LOSSLESS,
+            loop=options.loop,
+            grace_s=options.grace_s if options.HasField("grace_s") else config.grace_s,
+            labels=checked_labels(options.labels),
+        )
+
+
+def check_options(
+    options: gateway_pb2.SessionOptions | gateway_pb2.UpdateSessionRequest,
+) -> None:
+    """Raise InvalidArgumentError for what no session can be told, at its beginning or later."""
+    if len(options.name) > MAX_NAME_CHARACTERS or not options.name.isprintable():
+        raise InvalidArgumentError(f"a name has at most {MAX_NAME_CHARACTERS} printable characters")
+    if not (math.isfinite(options.fps) and 0 <= options.fps <= MAX_FPS):
+        raise InvalidArgumentError(f"fps is between 0 and {MAX_FPS:g}")
+    if not (math.isfinite(options.grace_s) and 0 <= options.grace_s <= MAX_GRACE_S):
+        raise InvalidArgumentError(f"grace_s is between 0 and {MAX_GRACE_S:g}")

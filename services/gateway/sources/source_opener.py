@@ -1,0 +1,164 @@
+"""The opener of what a caller named: a file below the media folder, or a URL within reach."""
+
+import logging
+import time
+from pathlib import Path
+
+import av
+
+from services.common.redaction import redacted
+from services.gateway.sources.container import (
+    FILE_FORMATS,
+    PROBE_OPTIONS,
+    ContainerReader,
+    open_file,
+)
+from services.gateway.sources.remote.egress_policy import EgressPolicy
+from services.gateway.sources.remote.relay import Relay
+from services.gateway.sources.remote.url import SourceUrl
+from services.gateway.sources.remote.web import WebFiles
+from services.gateway.sources.source import BeyondLimitsError, FrameSink
+from sightline.errors import InvalidArgumentError, PermissionDeniedError
+
+log = logging.getLogger(__name__)
+
+MAX_MOVES = 3  # how often an RTSP server may send us elsewhere
+# Whatever kept a URL from being opened, its caller reads this: texts that told refused from silent
+# and silent from forbidden would make the gateway a scanner of its own network.
+NOT_OPENED = (
+    "cannot open the source: no video came from there, or this server's operator does not allow "
+    "its address (GATEWAY_URL_ALLOW)"
+)
+_WEB_FORMATS = (*FILE_FORMATS, "hls", "mpjpeg", "jpeg_pipe")
+
+
+def locate(source: str, root: Path | None) -> Path | SourceUrl:
+    """What a source that a caller named means.
+
+    Raises InvalidArgumentError for a malformed URL, an unknown scheme or a missing file,
+    PermissionDeniedError for a path outside `root`, also through a symbolic link.
+    """
+    if not source or not source.isprintable():
+        raise InvalidArgumentError("the source is empty, or has control characters")
+    if "://" in source and not source.startswith("file://"):
+        return SourceUrl.parse(source)
+    if root is None:
+        raise PermissionDeniedError("local files are not allowed: no media folder is configured")
+    try:
+        folder = root.resolve(strict=True)
+        resolved = (folder / source.removeprefix("file://")).resolve()
+        is_inside, is_file = resolved.is_relative_to(folder), resolved.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InvalidArgumentError("the source's path cannot be resolved") from error
+    if not is_inside:
+        raise PermissionDeniedError("the path is outside the media folder")
+    if not is_file:
+        raise InvalidArgumentError("no such file in the media folder")
+    return resolved
+
+
+class SourceOpener:
+    """Opens one source, once. `abort` may be called on any thread, also while `open` waits."""
+
+    def __init__(
+        self, place: Path | SourceUrl, egress: EgressPolicy, timeout_s: tuple[float, float]
+    ) -> None:
+        """`timeout_s`: to open a URL, and for each read from it."""
+        self._place = place
+        self._egress = egress
+        self._timeout_s = timeout_s
+        self._aborted = False
+        self._files: WebFiles | None = None
+        self._relay: Relay | None = None
+
+    def open(self, sink: FrameSink) -> ContainerReader:
+        """Open and decode the first picture. Blocks. Raises InvalidArgumentError."""
+        if isinstance(self._place, Path):
+            return open_file(self._place, sink)
+        try:
+            if self._place.scheme.startswith("http"):
+                return self._open_web(self._place, sink)
+            return self._open_relayed(self._place, sink)
+        except BeyondLimitsError:
+            raise
+        except (InvalidArgumentError, av.FFmpegError, OSError, ValueError) as error:
+            reason = redacted(f"{type(error).__name__}: {error}")[:500]
+            log.info("source not opened", extra={"reason": reason})
+            raise InvalidArgumentError(NOT_OPENED) from error
+        except Exception as error:
+            log.exception("source not opened")
+            raise InvalidArgumentError(NOT_OPENED) from error
+
+    def abort(self) -> None:
+        """Whoever reads from the source gets its end."""
+        self._aborted = True
+        if self._files is not None:
+            self._files.abort()
+        if self._relay is not None:
+            self._relay.close()
+
+    def _open_web(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
+        self._files = files = WebFiles(self._egress, self._timeout_s)
+        if self._aborted:
+            files.abort()
+        try:
+            first = files.start(url)
+            options = PROBE_OPTIONS | {
+                "protocol_whitelist": "http,https,crypto",
+                "format_whitelist": ",".join(_WEB_FORMATS),
+                # Playlists: connections are ours. libavformat ends the process where it believes
+                # that it has one of its own to use again.
+                "analyzeduration": "2000000",  # us; of what is live, this is waiting
+                "http_persistent": "0",
+                "http_multiple": "0",
+            }
+            container = av.open(
+                files.name(url),
+                "r",
+                format="hls" if first.is_playlist else None,
+                options=options,
+                io_open=files.open,
+            )
+            reading = ContainerReader.of(container, container.duration is None, sink, files.abort)
+        except BaseException:
+            files.abort()
+            raise
+        files.opened()
+        return reading
+
+    def _open_relayed(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
+        """By RTSP or RTMP, following RTSP's redirects."""
+        end_s = time.monotonic() + self._timeout_s[0]
+        for _ in range(MAX_MOVES + 1):
+            left_s = max(0.1, end_s - time.monotonic())
+            self._relay = relay = Relay(self._egress, url, left_s)
+            if self._aborted:
+                relay.close()
+            # One live video: keyframes alone would keep libavformat guessing for seconds.
+            options = PROBE_OPTIONS | relay.options | {"skip_frame": "default"}
+            if url.scheme.startswith("rtsp"):
+                options |= {
+                    "protocol_whitelist": "rtsp,rtp,tcp",
+                    "format_whitelist": "rtsp",
+                    "rtsp_transport": "tcp",  # to the relay; to a camera also UDP
+                    "reorder_queue_size": "32",
+                    "allowed_media_types": "video",
+                }
+            else:
+                options |= {
+                    "protocol_whitelist": "rtmp,tcp",
+                    "format_whitelist": "flv,live_flv",
+                    "analyzeduration": "1000000",  # us; it waits for sound that may never come
+                }
+            try:
+                timeout_s = (left_s, self._timeout_s[1])
+                container = av.open(relay.location, "r", options=options, timeout=timeout_s)
+                return ContainerReader.of(container, True, sink, relay.close)
+            except BaseException as error:
+                relay.close()
+                if relay.moved is None or not isinstance(error, av.FFmpegError | OSError):
+                    raise
+            url = url.joined(relay.moved)
+            if not url.scheme.startswith("rtsp"):
+                break
+        raise OSError("the server sends us elsewhere again and again")

@@ -1,0 +1,161 @@
+"""One publisher's WebRTC connection: negotiated, watched, closed."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from dataclasses import dataclass
+
+from aiortc import (
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCSessionDescription,
+)
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway.sources.source import FrameSink
+from services.gateway.sources.whip.publication import Publication
+from sightline.errors import InvalidArgumentError, SightlineError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WhipLimits:
+    """`connect_s`: from the answer to media flowing; `idle_s`: without a packet after that."""
+
+    publishers: int = 64
+    offer_bytes: int = 64 * 1024
+    negotiate_s: float = 10.0
+    connect_s: float = 30.0
+    idle_s: float = 15.0
+    close_s: float = 5.0
+
+
+class WhipConnection:
+    """One peer connection into a sink."""
+
+    def __init__(
+        self, key: str, sink: FrameSink, ice_servers: list[RTCIceServer], limits: WhipLimits
+    ) -> None:
+        self.key = key
+        self.id = secrets.token_urlsafe(16)
+        self.answer = ""
+        self.task: asyncio.Task[None] | None = None  # looks after it
+        self.closing: asyncio.Task[None] | None = None
+        self._sink = sink
+        self._limits = limits
+        self._peer = RTCPeerConnection(
+            # An empty list, not None: None makes aiortc ask a public STUN server.
+            RTCConfiguration(iceServers=ice_servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
+        )
+        self._connected = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._peer.on("connectionstatechange", self._state_changed)
+        self._publication: Publication | None = None
+        self._tracks: list[MediaStreamTrack] = []
+
+    async def negotiate(self, offer: str) -> None:
+        """Make `answer`, with every candidate in it. Raises InvalidArgumentError."""
+        try:
+            async with asyncio.timeout(self._limits.negotiate_s):
+                await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+                self._attach()
+                await self._peer.setLocalDescription(await self._peer.createAnswer())
+        except SightlineError:
+            raise
+        except TimeoutError:
+            raise InvalidArgumentError("the negotiation took too long") from None
+        except Exception as error:  # aiortc's parser raises whatever a broken line makes it raise
+            log.info("offer refused", extra={"reason": f"{type(error).__name__}: {error}"})
+            raise InvalidArgumentError("the SDP offer cannot be used") from error
+        self.answer = self._peer.localDescription.sdp
+
+    def _attach(self) -> None:
+        """Connect the offered video with the sink, before any packet can arrive."""
+        receivers: list[RTCRtpReceiver] = [
+            transceiver.receiver
+            for transceiver in self._peer.getTransceivers()
+            if transceiver.receiver.track is not None
+        ]
+        if any(one.receiver.transport is None for one in self._peer.getTransceivers()):
+            raise InvalidArgumentError("the offer's BUNDLE group lacks some of its media sections")
+        videos = [receiver for receiver in receivers if receiver.track.kind == "video"]
+        if len(videos) != 1:
+            raise InvalidArgumentError("an offer has one video track that is sent to us")
+        self._tracks = [receiver.track for receiver in receivers]
+        self._publication = Publication(videos[0], self._sink, name=f"whip:{self.id[:4]}")
+
+    def _state_changed(self) -> None:
+        state = self._peer.connectionState
+        if state == "connected":
+            self._connected.set()
+        elif state in ("failed", "closed"):
+            self._failed.set()
+
+    async def run(self) -> str:
+        """Until the publisher is gone; returns why."""
+        assert self._publication is not None
+        failed = spawn(self._failed.wait(), name="whip:failed")
+        connected = spawn(self._connected.wait(), name="whip:connected")
+        tasks = [failed, connected]
+        try:
+            await asyncio.wait(
+                tasks, timeout=self._limits.connect_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not connected.done():
+                return "idle"
+            watch = spawn(self._publication.watch(self._limits.idle_s), name="whip:watch")
+            tasks.append(watch)
+            tasks += [spawn(self._drain(track), name="whip:drain") for track in self._tracks]
+            # The video's track comes to its end with the sender's BYE or its DTLS connection.
+            video = next(
+                task
+                for task, track in zip(tasks[3:], self._tracks, strict=True)
+                if track.kind == "video"
+            )
+            await asyncio.wait({failed, watch, video}, return_when=asyncio.FIRST_COMPLETED)
+            return watch.result() if watch.done() else "publisher_left"
+        finally:
+            await cancel_and_wait(*tasks)
+
+    async def _drain(self, track: MediaStreamTrack) -> None:
+        """Take what a track delivers: audio, which nobody listens to yet, and its end."""
+        try:
+            while True:
+                await track.recv()
+                self._sink.noted("audio_ignored")
+        except MediaStreamError:
+            pass
+
+    async def aclose(self, reason: str) -> None:
+        self._peer.remove_all_listeners()
+        try:
+            async with asyncio.timeout(self._limits.close_s):
+                await self._peer.close()
+        except TimeoutError:
+            log.warning("a WebRTC connection did not close in time")
+        except Exception as error:  # aiortc, of a connection that was half negotiated
+            log.info("a WebRTC connection did not close", extra={"reason": type(error).__name__})
+            await self._stop_transports()
+        finally:
+            if self._publication is not None:
+                await self._publication.close(reason)
+            else:
+                self._sink.ended(reason)
+
+    async def _stop_transports(self) -> None:
+        """What a failed close left open: sockets, above all."""
+        for transceiver in self._peer.getTransceivers():
+            transport = transceiver.receiver.transport
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(transceiver.stop(), self._limits.close_s)
+            if transport is not None:
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(transport.stop(), self._limits.close_s)
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(transport.transport.stop(), self._limits.close_s)

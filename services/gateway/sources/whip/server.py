@@ -1,0 +1,213 @@
+"""WHIP (RFC 9725): browsers and OBS publish by WebRTC with one HTTP request."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+
+import grpc
+from aiohttp import web
+from aiortc import RTCIceServer
+
+from services.common.http_status import HTTP_STATUS
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway.sources.source import PublisherGate
+from services.gateway.sources.whip.connection import WhipConnection, WhipLimits
+from services.gateway.sources.whip.ice import parse_ice_server
+from services.gateway.sources.whip.offer import check_offer
+from sightline.errors import (
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    SightlineError,
+    UnavailableError,
+)
+
+log = logging.getLogger(__name__)
+
+SDP = "application/sdp"
+# WHIP says 503 for a server that is full (RFC 9725), where the API says 429.
+_STATUS = HTTP_STATUS | {grpc.StatusCode.RESOURCE_EXHAUSTED: 503}
+
+
+class WhipServer:
+    """POST <path>/<key> publishes, DELETE of its Location ends. `gate` decides whose.
+
+    The key may also come as a bearer token of POST <path>. `ice_servers` are stun: or turn: URLs,
+    turn:user:password@host:port; without any, no server is ever asked.
+    """
+
+    kind = "whip"
+
+    def __init__(
+        self,
+        gate: PublisherGate,
+        *,
+        ice_servers: Sequence[str] = (),
+        path: str = "/whip",
+        limits: WhipLimits | None = None,
+    ) -> None:
+        self._gate = gate
+        self._path = path
+        self._limits = limits or WhipLimits()
+        self._ice_servers = [RTCIceServer(**parse_ice_server(url)) for url in ice_servers]
+        self._connections: dict[str, WhipConnection] = {}
+        self._closing = False
+        logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells of every candidate
+
+    def add_to(self, app: web.Application) -> None:
+        """Before the application starts."""
+        for route in (self._path, self._path + "/{key}"):
+            app.router.add_post(route, self._post)
+            app.router.add_route("OPTIONS", route, self._options)
+        resource = self._path + "/{key}/{resource}"
+        app.router.add_delete(resource, self._delete)
+        app.router.add_patch(resource, self._patch)
+
+    async def start(self) -> None:
+        """Nothing to do: the HTTP server is its owner's."""
+
+    async def aclose(self) -> None:
+        """End every connection; sinks get `ended("closed")`."""
+        self._closing = True
+        connections = list(self._connections.values())
+        await asyncio.gather(*(self._end(connection, "closed") for connection in connections))
+
+    @property
+    def num_publishers(self) -> int:
+        return len(self._connections)
+
+    # --- HTTP ---------------------------------------------------------------------------------
+
+    async def _post(self, request: web.Request) -> web.Response:
+        if request.content_type != SDP:
+            return _refusal(415, "INVALID_ARGUMENT", f"an offer is {SDP}")
+        try:
+            offer = await self._read_offer(request)
+            connection = await self._publish(_key_of(request), _peer_of(request), offer)
+        except SightlineError as error:
+            response = _refusal(_STATUS.get(error.code, 500), error.code.name, error.message)
+            if response.status == 401:
+                response.headers["WWW-Authenticate"] = "Bearer"
+            return response
+        headers = {
+            "Location": f"{self._path}/{connection.key}/{connection.id}",
+            "ETag": f'"{secrets.token_hex(8)}"',
+            "Access-Control-Expose-Headers": "Location, ETag, Link",
+        }
+        response = web.Response(
+            status=201, body=connection.answer.encode(), content_type=SDP, headers=headers
+        )
+        for server in self._ice_servers:
+            response.headers.add("Link", _link(server))
+        return response
+
+    async def _read_offer(self, request: web.Request) -> str:
+        if (request.content_length or 0) > self._limits.offer_bytes:
+            raise InvalidArgumentError("the offer is too long")
+        try:
+            async with asyncio.timeout(self._limits.negotiate_s):
+                body = await request.content.read(self._limits.offer_bytes + 1)
+                while len(body) <= self._limits.offer_bytes and not request.content.at_eof():
+                    body += await request.content.read(self._limits.offer_bytes + 1)
+            offer = body.decode()
+        except TimeoutError:
+            raise InvalidArgumentError("the offer did not arrive in time") from None
+        except UnicodeDecodeError:
+            raise InvalidArgumentError("the offer is not text") from None
+        if len(body) > self._limits.offer_bytes:
+            raise InvalidArgumentError("the offer is too long")
+        check_offer(offer)
+        return offer
+
+    async def _publish(self, key: str, peer: str, offer: str) -> WhipConnection:
+        """Negotiate and start. Raises what the gate raises, and InvalidArgumentError."""
+        if self._closing or len(self._connections) >= self._limits.publishers:
+            raise ResourceExhaustedError("no more WebRTC publishers are taken now")
+        sink = await self._gate.accept(key, peer)
+        connection = WhipConnection(key, sink, self._ice_servers, self._limits)
+        self._connections[connection.id] = connection
+        try:
+            await connection.negotiate(offer)
+            if self._closing:
+                raise UnavailableError("the gateway is draining")
+        except BaseException:
+            await self._over(connection, "error")
+            raise
+        connection.task = spawn(self._look_after(connection), name=f"whip:{peer}")
+        log.info("WHIP publisher accepted", extra={"peer": peer})
+        return connection
+
+    async def _look_after(self, connection: WhipConnection) -> None:
+        """Until the publisher leaves by itself; `_end` cancels it."""
+        reason = await connection.run()
+        await self._over(connection, reason)
+
+    async def _end(self, connection: WhipConnection, reason: str) -> None:
+        await cancel_and_wait(connection.task)
+        await self._over(connection, reason)
+
+    async def _over(self, connection: WhipConnection, reason: str) -> None:
+        """Close and give the key back, once; whoever asks waits until it is done."""
+        if connection.closing is None:
+            closing = self._close(connection, reason)
+            connection.closing = spawn(closing, name=f"whip:{connection.id[:4]}:close")
+        await asyncio.shield(connection.closing)
+
+    async def _close(self, connection: WhipConnection, reason: str) -> None:
+        try:
+            await connection.aclose(reason)
+        finally:
+            del self._connections[connection.id]
+            self._gate.released(connection.key)
+            log.info("WHIP publisher left", extra={"reason": reason})
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        connection = self._find(request)
+        if connection is None:
+            return _refusal(404, "NOT_FOUND", "no such WHIP session")
+        await self._end(connection, "publisher_left")
+        return web.Response(status=200)
+
+    async def _patch(self, request: web.Request) -> web.Response:
+        """Neither trickle ICE nor ICE restarts: the answer holds every candidate."""
+        if self._find(request) is None:
+            return _refusal(404, "NOT_FOUND", "no such WHIP session")
+        response = _refusal(405, "UNIMPLEMENTED", "neither trickle ICE nor restarts are supported")
+        response.headers["Allow"] = "DELETE"
+        return response
+
+    async def _options(self, request: web.Request) -> web.Response:
+        return web.Response(status=204, headers={"Accept-Post": SDP, "Allow": "POST, OPTIONS"})
+
+    def _find(self, request: web.Request) -> WhipConnection | None:
+        connection = self._connections.get(request.match_info["resource"])
+        if connection is None or connection.closing is not None:
+            return None
+        return connection if connection.key == request.match_info["key"] else None
+
+
+def _link(server: RTCIceServer) -> str:
+    """The Link header of an ICE server (RFC 9725, section 4.6)."""
+    link = f'<{server.urls}>; rel="ice-server"'
+    if server.username:
+        link += f'; username="{server.username}"; credential="{server.credential}"'
+        link += '; credential-type="password"'
+    return link
+
+
+def _key_of(request: web.Request) -> str:
+    key = request.match_info.get("key")
+    if key is None:
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return ""
+    return key.strip()
+
+
+def _peer_of(request: web.Request) -> str:
+    address = request.transport.get_extra_info("peername") if request.transport else None
+    return f"{address[0]}:{address[1]}" if address else "unknown"
+
+
+def _refusal(status: int, code: str, message: str) -> web.Response:
+    return web.json_response({"code": code, "message": message}, status=status)

@@ -1,0 +1,227 @@
+"""Placement: which worker a session has, and which next when that one refuses, drains or dies."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import grpc
+
+from services.common.errors import error_of_peer, restarting
+from services.gateway import metrics
+from services.gateway.workers.worker_stream import WorkerStream
+from services.gateway.workers.workers import MODEL, Worker, Workers
+from sightline.errors import (
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    SightlineError,
+    UnavailableError,
+)
+from sightline.reasons import Reason
+from sightline.v1 import inference_pb2
+
+log = logging.getLogger(__name__)
+
+# Refusals of one worker that another worker may not share.
+_TRY_NEXT = (ResourceExhaustedError, UnavailableError)
+RETURN_S = 2.0  # what the worker it had may take to answer when others stand ready
+ROOM_POLL_S = 0.5  # between two looks for another worker while this one is ending
+
+
+class Placement:
+    """The worker of one session, from `open` on. All methods belong to the event loop.
+
+    A session's frames have one size, so once it has a worker it only moves to those whose model
+    and sizes are the same.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        session_id: str,
+        *,
+        window_segments: int,
+        max_pixels: int,
+        grace_s: float,
+        open_timeout_s: float,
+    ) -> None:
+        """`window_segments` and `max_pixels` of a frame are what a worker is asked for, `grace_s`
+        how long it keeps a session that nobody feeds."""
+        self.session_id = session_id
+        self.description = inference_pb2.ModelDescription()  # of the model, once there is a worker
+        self.moved_on = asyncio.Event()  # set when the session leaves the worker that it has now
+        self._workers = workers
+        self._worker: Worker | None = None
+        self._left: set[Worker] = set()  # they may hold an old state of the session
+        self._window_segments = window_segments
+        self._max_pixels = max_pixels
+        self._grace_s = grace_s
+        self._open_timeout_s = open_timeout_s
+
+    def resize(self, window_segments: int) -> None:
+        """Ask workers for another window from now on; 0: the model's default."""
+        self._window_segments = window_segments
+
+    @property
+    def worker(self) -> Worker:
+        """The worker that answers about the session now."""
+        assert self._worker is not None, "not placed yet"
+        return self._worker
+
+    async def open(self) -> WorkerStream:
+        """Be admitted by the emptiest worker that has room. Raises the SightlineError of whoever
+        refused, and InvalidArgumentError for a window that is too long."""
+        refusal: SightlineError | None = None
+        for worker in await self._workers.candidates():
+            if worker.description is None:
+                continue
+            most = worker.description.max_window_segments
+            if self._window_segments > most:
+                raise InvalidArgumentError(f"a window has at most {most} segments")
+            description = worker.description
+            try:
+                stream = await self._open_on(worker, self._open_timeout_s, replays=0)
+            except _TRY_NEXT as error:
+                refusal = _worse(refusal, error)
+            else:
+                self.description = description
+                self._move(worker)
+                return stream
+        raise refusal or restarting(MODEL, Reason.MODEL_AWAY)
+
+    async def reopen(self, replays: int, *, refused: bool = False) -> WorkerStream:
+        """Go on after a break: with the same worker, which may still know the session, or else
+        with another. Raises the SightlineError of whoever refused.
+
+        `replays`: frames that a worker which does not know the session is shown first. `refused`:
+        the same worker had no room for the session's frames, so that others come first.
+        """
+        others = self._others()
+        last = bool(others) and (refused or self.worker.is_ending)
+        refusal: SightlineError | None = None
+        for worker in [*others, self.worker] if last else [self.worker, *others]:
+            timeout_s = self._open_timeout_s
+            if worker is self._worker and others:
+                timeout_s = min(RETURN_S, timeout_s)
+            try:
+                stream = await self._open_on(worker, timeout_s, replays)
+            except SightlineError as error:
+                refusal = _worse(refusal, error)
+                continue
+            if worker is not self._worker:
+                self._move(worker)
+            return stream
+        raise refusal or restarting(MODEL, Reason.MODEL_AWAY)
+
+    async def open_elsewhere(self, replays: Callable[[], int]) -> WorkerStream:
+        """Wait until the worker is ending and another has taken the session, on a new stream.
+        `worker` stays until `moved` says that the new stream is in use."""
+        while True:
+            await self.worker.unfit.wait()
+            if self.worker.is_ending:
+                for worker in self._others():
+                    with contextlib.suppress(SightlineError):
+                        return await self._open_on(worker, self._open_timeout_s, replays())
+            await asyncio.sleep(ROOM_POLL_S)
+
+    def moved(self, stream: WorkerStream) -> None:
+        """The session goes on with a stream that `open_elsewhere` gave."""
+        self._move(stream.worker)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the worker is ending and another could take the session over."""
+        return self.worker.is_ending and bool(self._others())
+
+    @property
+    def may_return(self) -> bool:
+        """Whether a worker is there that the session could go on with."""
+        return self.worker.is_ready or bool(self._others())
+
+    async def release(self) -> None:
+        """Free the session's memory wherever there is some. Takes not long, raises nothing."""
+        workers = {self.worker, *self._left}
+        await asyncio.gather(*(self._release(worker) for worker in workers))
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _others(self) -> list[Worker]:
+        """Other workers that could take the session over, the emptiest first."""
+        return [
+            worker
+            for worker in self._workers.with_room()
+            if worker is not self._worker
+            and worker.description is not None
+            and worker.description.max_window_segments >= self._window_segments
+            and _same_model(worker.description, self.description)
+        ]
+
+    async def _open_on(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
+        if worker in self._left:  # what it knows of the session is old
+            try:
+                await worker.release(self.session_id)
+            except grpc.aio.AioRpcError as error:
+                raise error_of_peer(error, MODEL) from None
+        if worker is not self._worker:
+            self._left.add(worker)  # it may admit the session without our ever hearing of it
+        opening = inference_pb2.OpenStream(
+            session_id=self.session_id,
+            window_segments=self._window_segments,
+            max_pixels=self._max_pixels,
+            grace_s=self._grace_s,
+            replays=replays,
+        )
+        try:
+            return await WorkerStream.open(worker, opening, timeout_s)
+        except ResourceExhaustedError:
+            self._left.discard(worker)
+            raise
+
+    def _move(self, worker: Worker) -> None:
+        worker.placed()
+        if self._worker is not None:
+            metrics.SESSIONS_MOVED.inc()
+            # Answers may still be under way there, so that it is not told to free anything now.
+            self._left.add(self._worker)
+            log.info(
+                "session moved",
+                extra={
+                    "session": self.session_id,
+                    "worker": worker.address,
+                    "before": self._worker.address,
+                },
+            )
+        self._left.discard(worker)
+        self._worker = worker
+        self.moved_on.set()
+        self.moved_on = asyncio.Event()
+
+    async def _release(self, worker: Worker) -> None:
+        try:
+            await worker.release(self.session_id)
+        except grpc.aio.AioRpcError as error:  # it forgets the session after its grace time
+            log.warning(
+                "session not released",
+                extra={
+                    "session": self.session_id,
+                    "worker": worker.address,
+                    "code": error.code().name,
+                },
+            )
+
+
+def _worse(before: SightlineError | None, error: SightlineError) -> SightlineError:
+    """What a caller is told of two refusals: that a worker is full says more than that one is
+    away."""
+    if before is None or isinstance(error, ResourceExhaustedError):
+        return error
+    return before
+
+
+def _same_model(one: inference_pb2.ModelDescription, other: inference_pb2.ModelDescription) -> bool:
+    """Whether frames made for one model, and windows of it, are right for the other."""
+    names = (
+        *("model", "frame_width", "frame_height", "tubelet", "tokens_per_segment"),
+        *("size_factor", "min_pixels", "max_pixels", "window_segments"),
+    )
+    return all(getattr(one, name) == getattr(other, name) for name in names)

@@ -1,0 +1,184 @@
+"""Work of the device thread: frames, generations, sessions, and where their results go.
+
+No tensors here: what the runner attaches to a job (a tubelet, a random state, a parked copy) is
+carried and never looked into.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from services.inference_worker.kv.trunk import Branch, Trunk
+from services.inference_worker.model.layout import FrameLayout
+from services.inference_worker.model.sampling import GREEDY, Sampling
+
+FLOWING_S = 1.0  # a session whose last frame is younger is live
+
+
+class FinishReason(Enum):
+    STOP = "stop"  # the model ended its answer
+    LENGTH = "length"  # the token limit did
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReceipt:
+    """How one frame went: seconds it waited for the engine, and seconds until it was understood."""
+
+    sequence: int
+    capture_ns: int
+    queue_s: float
+    latency_s: float
+    reused_segments: int
+    recomputed_segments: int
+    replayed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class FrameJob:
+    """One frame at the engine. `arrived_s` is monotonic; `done` is called from the device thread
+    with a receipt, or with the error that ended its session. `tubelet`: the runner's, that
+    begins with this frame, if it was made before its step."""
+
+    pixels: bytes
+    layout: FrameLayout
+    capture_ns: int
+    sequence: int
+    arrived_s: float
+    done: Callable[[FrameReceipt | Exception], None]
+    interpolated: bool = False
+    replayed: bool = False
+    tubelet: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The video a branch was given: capture times of its oldest and newest frame, and how many."""
+
+    first_capture_ns: int
+    last_capture_ns: int
+    num_frames: int
+
+
+class BranchSink(Protocol):
+    """Where a branch's results go. Called from the device thread; must return at once."""
+
+    def started(self, seen: Seen) -> None:
+        """The prompt is understood; a token or a score follows."""
+        ...
+
+    def token(self, token: int) -> None: ...
+
+    def scored(self, score: float) -> None:
+        """For `score_only` jobs: the probability of yes, 0…1. Nothing follows."""
+        ...
+
+    def finished(self, reason: FinishReason) -> None:
+        """The answer is complete. Nothing follows."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Nothing follows."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """A question or a watch's check. `pending` tokens still have to run; the last one's logits
+    give the next token. `max_tokens` bounds the answer alone. `before`: as of a `Prompt`.
+    `needs_frame`: it fails where no frame was understood and none is on its way. `session`: that
+    it was asked of, from when it waits there; `after_frame`: frames submitted to that before, which
+    it must see. `said`: every token so far, of the prompt and of the answer. `paused`: its branch
+    gave its pages back, and reads all of that again when there is room."""
+
+    pending: list[int]
+    max_tokens: int
+    sink: BranchSink
+    score_only: bool = False
+    sampling: Sampling = GREEDY
+    before: int = 0
+    needs_frame: bool = False
+    after_frame: int = 0
+    branch: Branch | None = None
+    seen: Seen | None = None
+    session: "EngineSession | None" = None
+    order: int = 0  # of opening
+    paused: bool = False
+    num_answered: int = 0
+    generator: Any = None  # the runner's random state, made on first use
+    prompt_tokens: int = 0
+    said: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.prompt_tokens = len(self.pending)
+        self.said = list(self.pending)
+
+    def pause(self) -> None:
+        """Begin again with all that was said, which gives the same token next."""
+        self.paused = True
+        self.pending = list(self.said)
+
+
+@dataclass(slots=True, eq=False)
+class EngineSession:
+    """A session on the device thread. `frames_taken` counts frames that left the queue.
+    `waiting` jobs have no branch yet, `waiting_tokens` in all; `running` ones do. `tubelet`: the
+    runner's, the newest that was encoded. `active_s`: when it last had a frame or a question, or
+    ended an answer. `parked`: the runner's copy of its pages, while it has none. `number`: of
+    opening; its runs are one group of a step."""
+
+    id: str
+    trunk: Trunk
+    number: int = 0
+    frames: deque[FrameJob] = field(default_factory=deque)
+    waiting: deque[Generation] = field(default_factory=deque)
+    running: list[Generation] = field(default_factory=list)
+    waiting_tokens: int = 0
+    frames_submitted: int = 0
+    frames_taken: int = 0
+    reused_segments: int = 0
+    recomputed_segments: int = 0
+    last_frame_s: float = 0.0
+    frame_interval_s: float = 0.0  # smoothed; 0: unknown
+    rebase_due: bool = False
+    first_capture_ns: int | None = None
+    tubelet: Any = None
+    active_s: float = 0.0
+    parked: Any = None
+
+    def enqueue(self, job: Generation) -> None:
+        """Let a job wait for its branch."""
+        job.session = self
+        self.waiting.append(job)
+        self.waiting_tokens += job.prompt_tokens
+
+    def dequeue(self) -> Generation:
+        """The job that waits for longest; it waits no more."""
+        job = self.waiting.popleft()
+        self.waiting_tokens -= job.prompt_tokens
+        return job
+
+    def withdraw(self, job: Generation) -> None:
+        """Let a waiting job wait no more."""
+        self.waiting.remove(job)
+        self.waiting_tokens -= job.prompt_tokens
+
+    @property
+    def unread_tokens(self) -> int:
+        """Of prompts that are being read."""
+        reading = (len(job.pending) for job in self.running if not job.paused)
+        return sum(count for count in reading if count > 1)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to do."""
+        return not (self.frames or self.waiting or self.running)
+
+    @property
+    def wanted(self) -> bool:
+        """Parked, with work that needs its pages; interpolated frames do not."""
+        if self.parked is None:
+            return False
+        return bool(self.waiting) or any(not frame.interpolated for frame in self.frames)

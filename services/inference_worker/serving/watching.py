@@ -1,0 +1,86 @@
+"""How a standing question is asked: again and again, while there are new frames."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from services.inference_worker import metrics
+from services.inference_worker.engine.jobs import Generation, Seen
+from services.inference_worker.engine.thread import Engine
+from services.inference_worker.serving.branch_queue import BranchQueue
+from services.inference_worker.serving.sessions import Sessions, WorkerSession
+from services.inference_worker.serving.watch_rule import WatchRule, WatchState
+from sightline.errors import FailedPreconditionError, InvalidArgumentError
+from sightline.v1 import gateway_pb2
+
+LEAST_INTERVAL_S, MOST_INTERVAL_S = 0.05, 3600.0
+
+
+async def score(engine: Engine, session_id: str, tokens: list[int]) -> tuple[float, Seen]:
+    """Ask for yes or no: the probability of yes, and the video it was given. Raises what the
+    engine raises; cancelling it cancels the branch."""
+    results = BranchQueue(asyncio.get_running_loop())
+    job = Generation(tokens, 1, results, score_only=True, needs_frame=True)
+    engine.submit_branch(session_id, job)
+    seen = Seen(0, 0, 0)
+    try:
+        while True:
+            kind, value = await results.queue.get()
+            if kind == "started":
+                seen = value
+            elif kind == "scored":
+                return value, seen
+            elif kind == "failed":
+                raise value
+    finally:
+        engine.cancel(job)
+
+
+@dataclass(slots=True)
+class Watcher:
+    """Standing questions on sessions. `question_tokens`: of the longest condition; `per_session`:
+    how many one session may have."""
+
+    engine: Engine
+    sessions: Sessions
+    question_tokens: int
+    per_session: int
+
+    async def watch(
+        self, session: WorkerSession, watch: gateway_pb2.Watch
+    ) -> AsyncGenerator[gateway_pb2.WatchEvent, None]:
+        """Events of one standing question, until the session ends. Raises NotFoundError then."""
+        tokens = self.engine.model.watch_tokens(watch.condition)
+        if len(tokens) > self.question_tokens:
+            raise InvalidArgumentError(f"the condition has {len(tokens)} tokens; too many")
+        rule = WatchRule(debounce_s=watch.debounce_s, cooldown_s=watch.cooldown_s)
+        state = WatchState(rule)
+        wanted_s = watch.interval_s if watch.HasField("interval_s") else 1.0
+        interval_s = min(max(wanted_s, LEAST_INTERVAL_S), MOST_INTERVAL_S)
+        self.sessions.add_watch(session, self.per_session)
+        try:
+            checked = -1
+            while True:
+                started_s = time.monotonic()
+                if not (session.caught_up.is_set() and session.frames_understood != checked):
+                    self.sessions.get(session.id)  # NotFoundError once it was released
+                else:
+                    checked = session.frames_understood
+                    try:
+                        probability, seen = await score(self.engine, session.id, list(tokens))
+                    except FailedPreconditionError:  # all it got so far stood in for lost frames
+                        await asyncio.sleep(interval_s)
+                        continue
+                    metrics.WATCH_CHECKS.labels("yes" if probability > 0.5 else "no").inc()
+                    if state.update(probability, seen.last_capture_ns):
+                        yield gateway_pb2.WatchEvent(
+                            watch=watch.watch,
+                            condition=watch.condition,
+                            active=state.active,
+                            score=probability,
+                            capture_ns=seen.last_capture_ns,
+                        )
+                await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - started_s)))
+        finally:
+            session.num_watches -= 1

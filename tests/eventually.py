@@ -1,0 +1,37 @@
+"""Waiting for what another task, thread or process makes true: no longer than that takes, and on a
+busy machine long enough.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PATIENCE_S = 60.0  # a limit for what is broken, not a measure of how long anything should take
+PAUSE_S = 0.005
+
+
+async def eventually(
+    condition: Callable[[], T], what: str = "", *, timeout_s: float = PATIENCE_S
+) -> T:
+    """First result of `condition` that is true; other tasks run meanwhile."""
+    deadline = time.monotonic() + timeout_s
+    while not (result := condition()):
+        assert time.monotonic() < deadline, _complaint(what, timeout_s, result)
+        await asyncio.sleep(PAUSE_S)
+    return result
+
+
+def wait_until(condition: Callable[[], T], what: str = "", *, timeout_s: float = PATIENCE_S) -> T:
+    """First result of `condition` that is true; the calling thread sleeps meanwhile."""
+    deadline = time.monotonic() + timeout_s
+    while not (result := condition()):
+        assert time.monotonic() < deadline, _complaint(what, timeout_s, result)
+        time.sleep(PAUSE_S)
+    return result
+
+
+def _complaint(what: str, timeout_s: float, result: object) -> str:
+    return f"{what or 'the condition'} did not come true in {timeout_s:g} s, but is {result!r}"

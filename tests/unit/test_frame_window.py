@@ -1,0 +1,106 @@
+"""The window of a session's newest frames: whatever breaks, order holds and each counts once."""
+
+import random
+
+import pytest
+
+from services.gateway.frames.frame_window import FrameWindow, SentFrame
+from services.gateway.frames.sampler import SampledFrame
+
+WINDOW = 5
+
+
+def frame(number: int) -> SampledFrame:
+    return SampledFrame(b"", 1, 1, number, "stream", float(number))
+
+
+def numbers(sent: list[SentFrame]) -> list[int]:
+    return [each.frame.capture_ns for each in sent]
+
+
+def resend(window: FrameWindow) -> list[SentFrame]:
+    found = []
+    while (sent := window.send_again()) is not None:
+        found.append(sent)
+    return found
+
+
+def test_what_is_acknowledged_stays_as_long_as_it_is_among_the_newest() -> None:
+    window = FrameWindow(WINDOW)
+    sent = [window.send(frame(number)) for number in range(8)]
+    assert window.num_waiting == 8
+    assert numbers(window.acknowledge(sent[6].sequence)) == list(range(7))
+    assert (window.num_waiting, window.num_replays) == (1, WINDOW)
+    assert window.sampled_s(7) == 7.0, "in flight"
+    assert window.sampled_s(2) == 2.0, "kept"
+    assert window.sampled_s(1) is None, "pushed out"
+
+
+def test_a_worker_that_forgot_gets_the_window_and_what_was_in_flight() -> None:
+    window = FrameWindow(WINDOW)
+    sent = [window.send(frame(number)) for number in range(9)]
+    window.acknowledge(sent[6].sequence)
+    assert window.begin(resumed=False) == 0
+    again = resend(window)
+    assert numbers(again) == [2, 3, 4, 5, 6, 7, 8]
+    assert [each.fresh for each in again] == [False] * 5 + [True] * 2
+    assert [each.sequence for each in again] == list(range(10, 17))
+
+
+def test_a_worker_that_goes_on_is_told_nothing_twice() -> None:
+    window = FrameWindow(WINDOW)
+    sent = [window.send(frame(number)) for number in range(4)]
+    window.acknowledge(sent[1].sequence)
+    assert window.begin(resumed=True) == 2, "lost: nobody knows whether they were understood"
+    assert window.send_again() is None
+    assert window.num_replays == 4, "but another worker will be shown them"
+
+
+def test_new_frames_do_not_overtake_those_that_come_again() -> None:
+    window = FrameWindow(WINDOW)
+    window.acknowledge(window.send(frame(0)).sequence)
+    window.begin(resumed=False)
+    with pytest.raises(AssertionError):
+        window.send(frame(1))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_happens_order_holds_and_every_frame_counts_once(seed: int) -> None:
+    chance = random.Random(seed)
+    window = FrameWindow(WINDOW)
+    taken = counted = lost = 0
+    seen: list[int] = []  # by the worker of now, since it knows the session
+    on_wire: list[SentFrame] = []
+    for _ in range(600):
+        match chance.choice(["send", "send", "send", "acknowledge", "acknowledge", "break"]):
+            case "send":
+                if (sent := window.send_again()) is None:
+                    sent, taken = window.send(frame(taken)), taken + 1
+                on_wire.append(sent)
+            case "acknowledge" if on_wire:
+                num = chance.randint(1, len(on_wire))
+                understood = window.acknowledge(on_wire[num - 1].sequence)
+                assert understood == on_wire[:num]
+                on_wire = on_wire[num:]
+                seen += numbers(understood)
+                counted += sum(each.fresh for each in understood)
+            case "break":
+                replays = window.num_replays
+                resumed = chance.random() < 0.4
+                arrived = chance.randint(0, len(on_wire))  # understood, but never acknowledged
+                if resumed:
+                    seen += numbers(on_wire[:arrived])
+                lost += window.begin(resumed=resumed)
+                on_wire = []
+                if not resumed:
+                    seen = []
+                    coming = [f.capture_ns for f, _ in window._again]
+                    assert sum(not fresh for _, fresh in window._again) == replays
+                    least = min(taken, WINDOW)
+                    assert coming == list(range(taken - len(coming), taken)), "all of the newest"
+                    assert len(coming) >= least
+        assert seen == sorted(set(seen)), "in order, and none twice"
+        assert taken == counted + lost + sum(each.fresh for each in on_wire) + sum(
+            fresh for _, fresh in window._again
+        )
+        assert window.num_waiting == len(on_wire) + len(window._again)
