@@ -13,6 +13,7 @@ from services.common.log import set_up_logging
 from services.common.server import MAX_MESSAGE_BYTES, ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.common.threads import on_thread
+from services.common.tts_client import TtsClient
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.device.meter import meter_of, watch
@@ -25,7 +26,6 @@ from services.inference_worker.serving.answering import Answerer
 from services.inference_worker.serving.dialogue_client import DialogueClient
 from services.inference_worker.serving.front import Front
 from services.inference_worker.serving.servicer import InferenceServicer
-from services.inference_worker.serving.tts_client import TtsClient
 from sightline.v1 import inference_pb2
 from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 

@@ -15,8 +15,8 @@ import grpc
 import psutil
 import pytest
 
+from services.common.tts_client import TtsClient
 from services.gateway.api.speaker import Speaker
-from services.inference_worker.serving.tts_client import TtsClient
 from sightline.errors import UnavailableError
 from sightline.v1 import gateway_pb2, tts_pb2_grpc
 from sightline.v1 import tts_pb2 as pb

@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-from services.inference_worker.serving.tts_client import TtsClient
-from sightline.errors import InvalidArgumentError, UnavailableError
+from services.common.errors import ON_PURPOSE
+from services.common.tts_client import TtsClient
+from sightline.errors import InternalError, InvalidArgumentError, UnavailableError
 from sightline.v1 import gateway_pb2, tts_pb2, tts_pb2_grpc
 from tests.unit.served import NOWHERE, served
 
@@ -28,7 +29,8 @@ class _Tts(tts_pb2_grpc.TtsServiceServicer):
             if self.voice == "deaf":
                 await asyncio.Event().wait()
             if self.voice == "unknown":
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no voice 'unknown'")
+                code = grpc.StatusCode.INVALID_ARGUMENT
+                await context.abort(code, "no voice 'unknown'", (ON_PURPOSE,))
             await context.send_initial_metadata(())
             async for request in requests:
                 if self.voice == "breaking":
@@ -117,9 +119,9 @@ async def test_a_voice_nobody_has_is_the_callers_mistake() -> None:
             await _hear(peer, "unknown", "text")
 
 
-async def test_speech_that_breaks_half_way_is_unavailable() -> None:
+async def test_speech_that_breaks_half_way_says_no_more_than_that() -> None:
     async with _speech() as (peer, _):
-        with pytest.raises(UnavailableError, match="away"):
+        with pytest.raises(InternalError, match=r"^Speech failed$"):
             await _hear(peer, "breaking", "text", *["more"] * 1000)
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from services.common.tasks import cancel_and_wait, spawn
+from services.inference_worker import metrics
 from sightline.errors import SightlineError
 from sightline.v1 import gateway_pb2, inference_pb2
 
@@ -54,16 +55,20 @@ class Voice:
         await cancel_and_wait(self._task)
 
     async def _run(self, speech: Speech, voice: str) -> None:
+        outcome = "cancelled"
         try:
             async for audio in speech.speak(self._pieces(), voice):
                 chunk = gateway_pb2.SpeechChunk(turn=self._turn, audio=audio)
                 self._events.put_nowait(inference_pb2.AnswerEvent(audio_chunk=chunk))
+            outcome = "spoken"
         except SightlineError as error:
+            outcome = "failed"
             self.unavailable = True
             log.warning("speech unavailable", extra={"reason": error.message})
             reason = inference_pb2.SpeechUnavailable(reason=error.message)
             self._events.put_nowait(inference_pb2.AnswerEvent(speech_unavailable=reason))
         finally:
+            metrics.SPEECHES.labels(outcome).inc()
             self._events.put_nowait(None)
 
     async def _pieces(self) -> AsyncIterator[str]:
