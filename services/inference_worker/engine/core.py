@@ -75,6 +75,8 @@ class EngineCore:
         )
         self._branching = Branching(model, cache, runner)
         self._num_opened = 0
+        self.session_ended: Callable[[], None] = lambda: None
+        """Called when a session has ended, before its work hears of that."""
         self.forget_totals()
 
     def forget_totals(self) -> None:
@@ -351,6 +353,7 @@ class EngineCore:
         self.cache.close_trunk(session.trunk)
         self._parking.forget(session)
         metrics.SESSIONS.set(len(self.sessions))
+        self.session_ended()
         for frame in session.frames:
             frame.done(error)
         for job in (*session.running, *session.waiting):

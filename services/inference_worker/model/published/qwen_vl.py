@@ -18,7 +18,7 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
-from services.inference_worker.device.ops import kernels_for
+from services.inference_worker.device.ops import all_kernels_for
 from services.inference_worker.model.decoder import RMSNorm, swiglu
 from services.inference_worker.model.family import Encoded
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
@@ -53,7 +53,7 @@ class QuickGELU(nn.Module):
     """In the place of Qwen2-VL's activation (Hendrycks and Gimpel, 2016)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = kernels_for(x)
+        kernels = all_kernels_for(x)
         if kernels is not None:
             return kernels.quick_gelu(x)
         return x * torch.sigmoid(1.702 * x)
