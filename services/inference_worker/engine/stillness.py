@@ -1,8 +1,8 @@
 """How much a tubelet differs from another, for leaving out the encoder. No tensors here.
 
 On still footage a step without the encoder takes 17 % less time with the built-in model, and 23 to
-44 % less at the widths of the published families (one frame or four in a step, on two
-cores).
+44 % less at the widths of the published families (one
+frame or four in a step, on two cores).
 """
 
 from functools import lru_cache
