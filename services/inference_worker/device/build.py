@@ -26,8 +26,8 @@ _LEVELS: dict[str, dict[str, frozenset[str]]] = {
     "x86_64": {"x86-64-v4": _V4, "x86-64-v3": _V3},
     "aarch64": {"armv8-a": frozenset()},
 }
-"""By machine: levels as the compiler calls them, the best first, with the flags in /proc/cpuinfo
-that each needs. An older processor computes with PyTorch's operators."""
+"""Levels of each machine as the compiler calls them, the best first, with the flags in
+/proc/cpuinfo that each needs. An older processor computes with PyTorch's operators."""
 
 
 def levels() -> dict[str, frozenset[str]]:
@@ -74,7 +74,7 @@ def _digest() -> str:
 
 @lru_cache
 def _flags() -> frozenset[str]:
-    """What this processor says it can do; nothing where there is no /proc."""
+    """Flags of this processor; none where there is no /proc."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

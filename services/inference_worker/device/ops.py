@@ -1,4 +1,4 @@
-"""What stands between matrix products, each in one pass over memory.
+"""Operations between matrix products, each in one pass over memory.
 
 PyTorch takes a pass for every operator, in bfloat16 with copies to float32 and back. For CPUs there
 is `ops.c`, which `build` compiled when the image or `.venv` was made; for GPUs there is
@@ -29,19 +29,19 @@ _ARGUMENTS = {
 
 
 class Kernels(Protocol):
-    """Results are contiguous, and have no gradients."""
+    """Kernels of a device. Results are contiguous, and have no gradients."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Of x [tokens, size] or [tokens, heads, size], along the last; weight [size]."""
+        """Norm of x [tokens, size] or [tokens, heads, size] along the last; weight [size]."""
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """As `rotary.rotate`. x: [tokens, heads, 2 * pairs]; cos, sin: [tokens, 1, pairs] float32,
-        both of the same strides."""
+        """Rotation as of `rotary.rotate`. x: [tokens, heads, 2 * pairs]; cos, sin: [tokens, 1,
+        pairs] float32, both of the same strides."""
 
 
 class AllKernels(Kernels, Protocol):
-    """What a GPU has besides, where every launch counts. On a CPU a gate saved at most 4.6 % of a
-    step of any family, and writing to slots 0.5 %."""
+    """Kernels of a GPU, where every launch counts. On a CPU a gate saved at most 4.6 % of a step of
+    any family, and writing to slots 0.5 %."""
 
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
         """SiLU of `gate` times `up`, of the same shape and strides."""
@@ -55,7 +55,7 @@ class AllKernels(Kernels, Protocol):
 
 
 def kernels_for(x: Tensor) -> Kernels | None:
-    """Those that take `x`, [tokens, size] or [tokens, heads, size], in inference mode; a token's
+    """Kernels that take `x`, [tokens, size] or [tokens, heads, size], in inference mode; a token's
     numbers must lie in a row."""
     if x.dim() not in (2, 3) or x.stride(-1) != 1 or not torch.is_inference_mode_enabled():
         return None
@@ -67,7 +67,7 @@ def kernels_for(x: Tensor) -> Kernels | None:
 
 
 def all_kernels_for(x: Tensor) -> AllKernels | None:
-    """A GPU's that take `x`, as of `kernels_for`."""
+    """Kernels of a GPU that take `x`, as of `kernels_for`."""
     kernels = kernels_for(x)
     return None if isinstance(kernels, _CpuKernels) else cast(AllKernels | None, kernels)
 

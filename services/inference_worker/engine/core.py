@@ -1,4 +1,4 @@
-"""What the device thread does: sessions, branches, steps and their results.
+"""Core of the engine: sessions, branches, steps and their results, on the device thread.
 
 Nothing here is thread-safe, and nothing here waits: `Engine` calls it from its one thread, tests
 call it by hand. Results go out through callbacks.
@@ -106,8 +106,8 @@ class EngineCore:
     # Steps
 
     def idle_s(self, now_s: float) -> float | None:
-        """How long `advance` has nothing to do: 0 where it has, None until there is more work. A
-        step may wait for company, and a session for being parked."""
+        """Seconds in which `advance` has nothing to do: 0 where it has, None until there is more
+        work. A step may wait for company, and a session for being parked."""
         resident = self._resident()
         prompt_tokens = self._scheduler.prompt_tokens(resident, now_s)
         if any(_has_interpolated(session) for session in self.sessions.values()):

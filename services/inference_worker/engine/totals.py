@@ -1,4 +1,4 @@
-"""What the device thread counts of its work."""
+"""Totals of the device thread's work."""
 
 from collections import deque
 

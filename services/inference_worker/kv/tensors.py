@@ -145,7 +145,7 @@ class KVTensors:
 
     @property
     def page_bytes(self) -> int:
-        """What one page costs, over all layers."""
+        """Bytes of one page, over all layers."""
         return sum(part[:, 0].nbytes for part in self.parts)
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:

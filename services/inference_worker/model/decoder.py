@@ -65,7 +65,7 @@ class RMSNorm(nn.Module):
 
     @classmethod
     def like(cls, theirs: Any) -> Self:
-        """With the weight of one of transformers'."""
+        """The norm with the weight of one of transformers'."""
         ours = cls(len(theirs.weight), theirs.variance_epsilon)
         ours.weight = theirs.weight
         return ours
