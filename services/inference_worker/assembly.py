@@ -139,9 +139,9 @@ def assemble(
 
 
 def _page_size(model: StreamingModel, attention: str, device: torch.device) -> int:
-    """Tokens of a page that fill segments best: what is empty at the end of the last is read, and
-    masked, with every step, of
-    66 tokens in pages of 16 a fifth. Our own kernel was measured with pages of 16."""
+    """Tokens of a page: those that segments fill best. What is empty at the end of a segment's last
+    page is read, and masked, with every step: of 66 tokens in pages of 16 a fifth. Our own kernel
+    was measured with pages of 16."""
     if device.type != "cpu" or attention == "block":
         return 16
     lengths = [len(model.segment(model.spec.layout, 0, s).tokens) for s in _MOMENTS_S]
