@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What is imported is compiled once, not by each of the many processes that a test starts.
+unexport PYTHONDONTWRITEBYTECODE
 # Not compiled beforehand: most of the libraries' files are never imported.
 INSTALL := $(BIN)/pip --disable-pip-version-check install --no-compile
 RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt
@@ -50,14 +52,16 @@ models: setup ## what MODEL may be, and what each needs
 
 # A process for each core, at most four: each holds PyTorch. What takes longest is begun first, as the
 # folders' names sort it: browser, real processes, then what needs neither.
+PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 test: develop ## run every test but those that are slow or of a device; ARGS="-n 0" in one process
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 device-test: develop ## what runs on GPUs, as far as it can be tried without one
-	$(BIN)/python -m pytest -m 'device' $(ARGS)
+	$(BIN)/python -m pytest -m device $(PARALLEL) $(ARGS)
 
+# With other drawn examples every time: what they find is worth a test of its own.
 slow-test: develop ## every test that takes too long for `make test`
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow --hypothesis-profile searching $(ARGS)
 
 siege: develop ## a gateway under siege, and every port fed with nonsense
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/integration/test_siege.py tests/integration/test_fuzz.py $(ARGS)

@@ -19,7 +19,7 @@ from sightline.v1 import dialogue_pb2, gateway_pb2_grpc
 from sightline.v1 import gateway_pb2 as pb
 from sightline.wire import is_of_transport, round_of
 
-__all__ = ["Calls", "StreamClosedError", "backoff_s", "from_rpc", "send"]
+__all__ = ["CUT_SHORT", "Calls", "StreamClosedError", "backoff_s", "from_rpc", "send"]
 
 ATTEMPTS = 4
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -35,6 +35,8 @@ _OPTIONS = (
 )
 
 
+# What grpc raises of a stream that is half-closed in the moment in which its server ends it.
+CUT_SHORT = grpc.aio.InternalError
 _LOST_REASON = "Internal error from Core"  # grpc's words for the status it makes up
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import grpc
 
-from sightline.calls import Calls, StreamClosedError, from_rpc, send
+from sightline.calls import CUT_SHORT, Calls, StreamClosedError, from_rpc, send
 from sightline.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -108,7 +108,7 @@ class Pusher:
         if not self._ended:
             self._ended = True
             await self._write(pb.PushFramesRequest(end=pb.PushEnd()))
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, CUT_SHORT):
             await self._call.done_writing()
         while not self._reader.done():
             await self._next_ack()

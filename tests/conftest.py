@@ -3,6 +3,7 @@
 unit: no other process, no sleeping; integration: real processes; e2e: a real browser; gpu: CUDA.
 """
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -92,21 +93,38 @@ def service_process(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
     Keywords are environment variables; ports default to free ones. Everything still running at
     the end of the test gets SIGTERM, the last started first, and must exit 0.
     """
+    with _services(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def shared_process(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., ServiceProcess]]:
+    """The same, of a service that all tests of a file use and none of them breaks."""
+    with _services(tmp_path_factory.mktemp("services")) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def _services(folder: Path) -> Iterator[Callable[..., ServiceProcess]]:
     started: list[ServiceProcess] = []
 
-    def start(name: str, *, timeout_s: float = 60, **environment: object) -> ServiceProcess:
+    def start(name: str, *, timeout_s: float = 120, **environment: object) -> ServiceProcess:
         variables = {key: str(value) for key, value in environment.items()}
-        process = ServiceProcess(name, variables, tmp_path)
+        process = ServiceProcess(name, variables, folder)
         started.append(process)
         process.start(timeout_s)
         return process
 
-    yield start
     failures = []
-    for process in reversed(started):
-        if process.process is not None:
-            try:
-                process.stop()
-            except (AssertionError, RuntimeError) as error:
-                failures.append(str(error))
+    try:
+        yield start
+    finally:
+        for process in reversed(started):
+            if process.process is not None:
+                try:
+                    process.stop()
+                except (AssertionError, RuntimeError) as error:
+                    failures.append(str(error))
     assert not failures, "\n".join(failures)

@@ -3,14 +3,17 @@
 Everything listens on 127.0.0.1, writes below one temporary directory and ends with the test.
 """
 
+import contextlib
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,27 @@ PREFIXES = {
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on now. Prefer port 0 where the process tells what it got."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port nobody listens on now. Prefer port 0 where the process tells what it got.
+
+    None that the system gives to connections: one of those might have it before the process for
+    which it is meant. None comes twice, and processes of a test run choose from different ones.
+    """
+    for port in itertools.islice(_PORTS, 1_250):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free ports on 127.0.0.1")
+
+
+def _ports() -> Iterator[int]:
+    """Those of this process of a test run, from somewhere on: other runs begin elsewhere."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    ports = range(10_000 + 1_250 * number, 11_250 + 1_250 * number)
+    start = random.SystemRandom().randrange(len(ports))
+    yield from itertools.cycle((*ports[start:], *ports[:start]))
+
+
+_PORTS = _ports()
 
 
 class RedisServer:
@@ -58,7 +78,7 @@ class RedisServer:
             arguments += [f"--{name}", value]
         with (self.folder / "redis.log").open("ab") as output:
             self.process = subprocess.Popen(arguments, stdout=output, stderr=output)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self.folder / "redis.log").read_text())
@@ -107,7 +127,7 @@ class ServiceProcess:
     def address(self) -> str:
         return f"127.0.0.1:{self.grpc_port}"
 
-    def start(self, timeout_s: float = 60) -> None:
+    def start(self, timeout_s: float = 120) -> None:
         """Start and wait until gRPC health says SERVING; raises RuntimeError with the log."""
         self.spawn()
         deadline = time.monotonic() + timeout_s
@@ -135,7 +155,7 @@ class ServiceProcess:
                 stderr=output,
             )
 
-    def restart(self, timeout_s: float = 60) -> None:
+    def restart(self, timeout_s: float = 120) -> None:
         """Start again, on the ports it had."""
         self.environment[f"{self.prefix}GRPC_PORT"] = str(self.grpc_port)
         self.environment[f"{self.prefix}HTTP_PORT"] = str(self.http_port)
@@ -149,7 +169,7 @@ class ServiceProcess:
             self.process.wait(10)
             self.process = None
 
-    def terminate(self, timeout_s: float = 20) -> int:
+    def terminate(self, timeout_s: float = 60) -> int:
         """SIGTERM; the exit code. The process is killed if it does not end in time."""
         if self.process is None:
             raise RuntimeError(f"{self.name} is not running")

@@ -17,7 +17,7 @@ import pytest
 
 from services.local.clip import Clip, read_clip
 from tests import tools
-from tests.processes import RedisServer, ServiceProcess, free_port
+from tests.processes import SHAPES, RedisServer, ServiceProcess, free_port
 
 START_TIMEOUT_S = 120  # the worker warms every batch size up before it serves
 
@@ -59,7 +59,7 @@ class Suite:
             folder,
         )
         self.tts = ServiceProcess("tts", extra.get("tts", {}), folder) if speech else None
-        worker = {"WORKER_MODEL": "shapes", **extra.get("inference_worker", {})}
+        worker = {"WORKER_MODEL": str(SHAPES), **extra.get("inference_worker", {})}
         self.workers = [
             ServiceProcess("inference_worker", worker, folder) for _ in range(num_workers)
         ]

@@ -53,9 +53,10 @@ class TtsClient:
     ) -> AsyncGenerator[gateway_pb2.AudioChunk, None]:
         """Audio of `text`, in order, while pieces of text still come. "" is the default voice.
 
-        Raises UnavailableError when TTS does not take the call within `connect_timeout_s`, is lost
-        on the way, or stays silent for `audio_timeout_s` with all text in its hands;
-        InvalidArgumentError for a voice it does not have. Closing the iterator stops synthesis.
+        Raises UnavailableError when TTS does not take the call within `connect_timeout_s` or stays
+        silent for `audio_timeout_s` with all text in its hands, and the SightlineError of a refusal
+        or a loss: InvalidArgumentError for a voice it does not have. Closing the iterator stops
+        synthesis.
         """
         call = self._stub.Synthesize(timeout=self._call_timeout_s)
         writer: asyncio.Task[None] | None = None
@@ -99,7 +100,9 @@ class TtsClient:
 
 async def _write_text(call: _SpeechCall, text: AsyncIterator[str]) -> None:
     # The call may end while text is being written; whoever reads from it learns of it.
-    with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+    # grpc tells of a call that ends in the moment in which it is half-closed by an InternalError.
+    ended = (asyncio.InvalidStateError, grpc.aio.AioRpcError, grpc.aio.InternalError)
+    with contextlib.suppress(*ended):
         async for piece in text:
             await call.write(tts_pb2.SynthesizeRequest(text=piece))
         await call.done_writing()

@@ -108,6 +108,7 @@ ANSWERS_PAUSED = Counter(
 STEP_FAILURES = Counter(
     "sightline_step_failures_total", "Steps that raised, by what failed.", ["part"]
 )
+SPEECHES = Counter("sightline_worker_speeches_total", "Answers spoken, by outcome.", ["outcome"])
 
 
 def forget_device(source: str) -> None:

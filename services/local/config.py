@@ -107,6 +107,7 @@ def _take(port: int, held: contextlib.ExitStack) -> bool:
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         probe.bind(("127.0.0.1", port))
+        probe.listen()  # of two that are bound alone, SO_REUSEADDR lets both
     except OSError:
         return False
     return True

@@ -59,7 +59,7 @@ class Driver:
                 stdout=output,
                 stderr=output,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not self._ready():
             if time.monotonic() > deadline:
                 raise RuntimeError((self._folder / "chromedriver.log").read_text())

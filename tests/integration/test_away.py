@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.device
 @pytest.mark.needs("triton")
 def test_steps_run_on_their_device_alone_and_wait_for_it_once() -> None:
     cases = Path(__file__).with_name("away.py")

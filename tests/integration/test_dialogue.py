@@ -204,7 +204,8 @@ def test_appends_from_everywhere_at_once_are_atomic(dialogue: Start) -> None:
     assert sorted(_turns(stub, "c")) == sorted(set(turns))
 
 
-def test_thousands_of_conversations_keep_apart(dialogue: Start) -> None:
+@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.slow)])
+def test_thousands_of_conversations_keep_apart(dialogue: Start, count: int) -> None:
     _, stub = dialogue()
 
     def talk(number: int) -> list[str]:
@@ -216,8 +217,8 @@ def test_thousands_of_conversations_keep_apart(dialogue: Start) -> None:
         return [round_.turn for round_ in reply.rounds]
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(talk, range(2000)))
-    assert found == [[f"c{number}-1", f"c{number}-2"] for number in range(2000)]
+        found = list(pool.map(talk, range(count)))
+    assert found == [[f"c{number}-1", f"c{number}-2"] for number in range(count)]
 
 
 def test_redis_killed_while_appending(dialogue: Start, redis_server: RedisServer) -> None:

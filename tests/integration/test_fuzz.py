@@ -368,7 +368,8 @@ async def _fuzz(address: str, service: str, session: str) -> None:
                 ]
                 # All methods look the same on the wire.
                 call = channel.stream_stream(path)(timeout=0.25)
-                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                ended = (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.InternalError)
+                with contextlib.suppress(*ended):
                     for message in raw:
                         await call.write(message)
                     await call.done_writing()

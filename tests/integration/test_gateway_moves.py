@@ -14,14 +14,15 @@ from typing import Any
 import grpc
 import pytest
 
+from services.local.clip import Clip
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
-from tests.processes import ServiceProcess
-from tests.suite import Clip, write_clip
+from tests.processes import SHAPES, ServiceProcess
+from tests.suite import write_clip
 
 PATIENCE_S = 60.0
 WORKER = {
-    "WORKER_MODEL": "shapes",
+    "WORKER_MODEL": str(SHAPES),
     "WORKER_THREADS": "1",
     "WORKER_KV_MEMORY_BYTES": str(256 << 20),
     "WORKER_DRAIN_S": "10",
@@ -74,7 +75,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
     names = {f"worker {number}": worker for number, worker in enumerate(workers, 1)}
     running = Pair(names, gateway, write_clip(media, seed=5, seconds=12), stub)
     wanted = pb.CreateSessionRequest(
-        source=running.clip.source, options=pb.SessionOptions(loop=True)
+        source=running.clip.path.name, options=pb.SessionOptions(loop=True)
     )
     running.session = stub.CreateSession(wanted, timeout=30).id
     running.wait(lambda state: state.stats.frames_processed >= WINDOW)

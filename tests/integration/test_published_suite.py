@@ -1,7 +1,6 @@
 """Published families through worker, gateway and SDK, as real processes with random weights."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,26 +13,28 @@ SIZES = {"qwen2_5_vl": (140, 84), "smolvlm": (64, 64)}  # of pictures of 16 : 9
 BUDGET = 12_544  # pixels
 
 
-@pytest.fixture(params=SIZES)
+@pytest.fixture(scope="module", params=SIZES)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(
-    family: str, tmp_path: Path, service_process: Callable[..., ServiceProcess]
+    family: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    shared_process: Callable[..., ServiceProcess],
 ) -> Iterator[sightline.Client]:
-    worker = service_process(
+    worker = shared_process(
         "inference_worker",
         timeout_s=120,
-        WORKER_MODEL=write_checkpoint(family, tmp_path / family, shards=2),
+        WORKER_MODEL=write_checkpoint(family, tmp_path_factory.mktemp(family), shards=2),
         WORKER_THREADS=1,
         WORKER_DTYPE="float32",
         WORKER_FRAME_PIXELS=BUDGET,
         WORKER_MAX_SESSIONS=4,
         WORKER_KV_MEMORY_BYTES=256 << 20,
     )
-    gateway = service_process("gateway", GATEWAY_WORKERS=worker.address)
+    gateway = shared_process("gateway", GATEWAY_WORKERS=worker.address)
     with sightline.connect(gateway.address) as connected:
         yield connected
 

@@ -89,7 +89,7 @@ def test_a_window_changes_while_frames_come(
     for window, frames in parts:
         if parked:
             now_s += 10
-            bench.core.run_step()
+            bench.core.advance()
             assert bench.core.sessions["s"].parked is not None
         resized = bench.engine.resize_session("s", window, model.spec.layout)
         bench.run()

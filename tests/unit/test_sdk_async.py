@@ -428,7 +428,8 @@ async def test_packets_announce_their_codec(gateway, session) -> None:
     assert gateway.pushed[1].packet.keyframe
 
 
-async def test_lossless_pushing_never_outruns_the_credit(gateway, client) -> None:
+async def test_lossless_pushing_never_outruns_the_credit(gateway, client, monkeypatch) -> None:
+    monkeypatch.setattr("sightline.push.FIRST_CREDIT", CREDIT)  # before the server says its own
     session = await client.open(push=True, lossless=True)
     report = await session.push([JPEG] * 50, fps=8)
     assert report.understood == 50

@@ -286,7 +286,7 @@ def test_a_drawing_is_there_when_it_is_finished_and_gains_pixels_until_then() ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_questions_are_in_the_vocabulary_and_have_no_answer_for_all(kind: str) -> None:
     tokenizer = build_tokenizer(words())
-    found = [q for world in WORLDS for _, _, q in asked_of(world, range(130), kind)]
+    found = [q for world in WORLDS for _, _, q in asked_of(world, range(65), kind)]
     assert len(found) >= 40
     for question in found:
         assert question.is_watch == (kind == "watch")

@@ -164,7 +164,7 @@ class Sessions:
             await session.resize(request.window)
         if given("fps"):
             session.set_fps(request.fps or self._config.fps)
-        session.rename(
+        session.amend(
             name=request.name if given("name") else session.name,
             grace_s=request.grace_s if given("grace_s") else session.spec.grace_s,
             labels=session.labels if labels is None else labels,

@@ -5,15 +5,12 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from prometheus_client import Counter
-
 from services.common.tasks import cancel_and_wait, spawn
+from services.inference_worker import metrics
 from sightline.errors import SightlineError
 from sightline.v1 import gateway_pb2, inference_pb2
 
 log = logging.getLogger(__name__)
-
-SPEECHES = Counter("sightline_worker_speeches_total", "Answers spoken, by outcome.", ["outcome"])
 
 
 class Speech(Protocol):
@@ -71,7 +68,7 @@ class Voice:
             reason = inference_pb2.SpeechUnavailable(reason=error.message)
             self._events.put_nowait(inference_pb2.AnswerEvent(speech_unavailable=reason))
         finally:
-            SPEECHES.labels(outcome).inc()
+            metrics.SPEECHES.labels(outcome).inc()
             self._events.put_nowait(None)
 
     async def _pieces(self) -> AsyncIterator[str]:

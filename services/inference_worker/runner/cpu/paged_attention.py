@@ -1,6 +1,6 @@
 """Attention of one step over the pages of many sessions.
 
-A session's pages usually lie in a row (see `kv_cache`), with few or none between them that it does
+A session's pages usually lie in a row (see `kv.pool`), with few or none between them that it does
 not see. Such a row is read where it lies, and rows that follow each other by one call: copying
 keys and values together first took more than twice as long as the attention itself. Pages that are
 scattered, as they are after sessions of different sizes came and went, are gathered. A mask says
