@@ -25,6 +25,13 @@ class Reason(StrEnum):
     SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
     SITE_NOT_ALLOWED = "SITE_NOT_ALLOWED"
 
+    # Who calls
+    TOKEN_MISSING = "TOKEN_MISSING"
+    TOKEN_INVALID = "TOKEN_INVALID"
+    TOKEN_EXPIRED = "TOKEN_EXPIRED"
+    NOT_PERMITTED = "NOT_PERMITTED"  # to this caller
+    SIGN_IN_AWAY = "SIGN_IN_AWAY"  # nobody can tell whether a token is valid
+
     # The order of things
     OUT_OF_ORDER = "OUT_OF_ORDER"  # a message before the one it needs
     NO_FRAME_YET = "NO_FRAME_YET"

@@ -44,6 +44,12 @@ def may_probe(host: str) -> bool:
     return bool(name) and (_address(name) is not None or "." not in name)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on or to connect to is this machine's own alone."""
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
 def host_name(host: str) -> str:
     """The name in a Host header, in small letters, an IPv6 address in brackets; "" for nonsense."""
     if _HOST.fullmatch(host) is None:

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
 from services.common.config import ConfigError, ServiceConfig, setting
-from services.common.hosts import Hosts, host_name, netloc_of
+from services.common.hosts import Hosts, host_name, is_loopback, netloc_of
 from services.common.places import Trusted
 from services.gateway.sources.remote.egress_policy import Rule
 
@@ -69,6 +69,33 @@ class GatewayConfig(ServiceConfig):
         (),
         "Addresses and networks (CIDR) of reverse proxies: no limit per address holds for them, "
         "and their X-Forwarded-For says whose it is.",
+    )
+
+    auth: str | None = setting(
+        None,
+        "Who may do what: keys (GATEWAY_AUTH_KEYS), jwt (GATEWAY_AUTH_JWT_SECRET or "
+        "GATEWAY_AUTH_JWKS_URL), or open: everybody everything. Empty is open too, but listens on "
+        "this machine alone.",
+        choices=("open", "keys", "jwt"),
+    )
+    auth_keys: Path | None = setting(
+        None,
+        "File of keys, a line of JSON each, read again when it changes; "
+        "`python -m services.gateway.auth` makes them.",
+    )
+    auth_jwt_secret: Path | None = setting(
+        None,
+        "File of the secret (HS256) that tokens are signed with, of at least 32 bytes; of several "
+        "lines, each is one. Read again when it changes.",
+    )
+    auth_jwks_url: str | None = setting(
+        None, "Where an identity provider has its public keys, https://…/jwks.json."
+    )
+    auth_audience: str | None = setting(
+        None, "`aud` that tokens must have; empty: it is not looked at."
+    )
+    auth_issuer: str | None = setting(
+        None, "`iss` that tokens must have; empty: it is not looked at."
     )
 
     fps: float = setting(
@@ -146,6 +173,7 @@ class GatewayConfig(ServiceConfig):
                 Rule.parse(rule)
             except ValueError as error:
                 raise ConfigError(f"GATEWAY_URL_ALLOW: {error}") from None
+        config._check_sign_in()
         for server in config.ice_servers:
             if not server.startswith(("stun:", "stuns:", "turn:", "turns:")):
                 raise ConfigError(f"GATEWAY_ICE_SERVERS: {server!r} is not a stun: or turn: URL")
@@ -162,6 +190,22 @@ class GatewayConfig(ServiceConfig):
         except ValueError as error:
             raise ConfigError(f"GATEWAY_TRUSTED_PROXIES: {error}") from None
         return config
+
+    def _check_sign_in(self) -> None:
+        if self.auth is None and not is_loopback(self.host):
+            raise ConfigError(
+                f"GATEWAY_HOST={self.host} lets others in: set GATEWAY_AUTH to keys or jwt, or to "
+                "open where everybody may do everything"
+            )
+        if self.auth == "keys" and self.auth_keys is None:
+            raise ConfigError("GATEWAY_AUTH_KEYS must name the file of keys: GATEWAY_AUTH is keys")
+        if self.auth == "jwt" and (self.auth_jwt_secret is None) == (self.auth_jwks_url is None):
+            raise ConfigError(
+                "GATEWAY_AUTH=jwt needs either GATEWAY_AUTH_JWT_SECRET or GATEWAY_AUTH_JWKS_URL"
+            )
+        url = urlsplit(self.auth_jwks_url or "https://none")
+        if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname or "")):
+            raise ConfigError(f"GATEWAY_AUTH_JWKS_URL={self.auth_jwks_url} is no https:// URL")
 
     def hosts(self) -> Hosts:
         """The names that browsers may know this gateway by. Raises ValueError."""

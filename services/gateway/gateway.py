@@ -9,11 +9,13 @@ from services.common.server import ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.api.addresses import Addresses
+from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.grpc import SightlineServicer
 from services.gateway.api.http import HttpApi
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.speaker import Speaker
+from services.gateway.auth.sign_in import authoriser_of
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.key_gate import KeyGate
 from services.gateway.sessions.session_spec import SessionSpec
@@ -47,6 +49,7 @@ class Gateway:
         self._speaker = Speaker(config.tts, config.max_speaks)
         self._conversations = Conversations(config.dialogue)
         self._whip = WhipServer(KeyGate(self._sessions, "whip"), ice_servers=config.ice_servers)
+        self._callers = Callers(authoriser_of(config))
         self._servicer: SightlineServicer | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._rtmp: RtmpServer | None = None
@@ -73,7 +76,12 @@ class Gateway:
             log.info("listening for RTMP", extra={"rtmp": self._rtmp.port})
         addresses = Addresses(self._config, self._rtmp.port if self._rtmp else None)
         info = ServerInfo(
-            self._config, self._workers, self._speaker, self._conversations, addresses
+            self._config,
+            self._workers,
+            self._speaker,
+            self._conversations,
+            addresses,
+            self._callers.wanted,
         )
         servicer = SightlineServicer(
             self._config,
@@ -83,6 +91,7 @@ class Gateway:
             addresses,
             self._conversations,
             info,
+            self._callers,
         )
         self._servicer = servicer
         gateway_pb2_grpc.add_SightlineServiceServicer_to_server(servicer, self._host.server)
@@ -93,6 +102,7 @@ class Gateway:
             addresses=addresses,
             conversations=self._conversations,
             info=info,
+            callers=self._callers,
         )
         self._whip.add_to(self._host.app)
         api.add_to(self._host.app)

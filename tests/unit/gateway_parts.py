@@ -12,10 +12,12 @@ import numpy as np
 
 from services.common.errors import ErrorInterceptor
 from services.gateway.api.addresses import Addresses
+from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.grpc import SightlineServicer
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.speaker import Speaker
+from services.gateway.auth.sign_in import authoriser_of
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.session_spec import SessionSpec
@@ -68,8 +70,14 @@ class Parts:
         self._folder = tempfile.TemporaryDirectory(prefix="sl")
         self.server = grpc.aio.server(interceptors=[ErrorInterceptor()])
         self.conversations = Conversations(self.config.dialogue)
+        self.callers = Callers(authoriser_of(self.config))
         self.info = ServerInfo(
-            self.config, self.workers, self.speaker, self.conversations, self.addresses
+            self.config,
+            self.workers,
+            self.speaker,
+            self.conversations,
+            self.addresses,
+            self.callers.wanted,
         )
         self.servicer = SightlineServicer(
             self.config,
@@ -79,6 +87,7 @@ class Parts:
             self.addresses,
             self.conversations,
             self.info,
+            self.callers,
         )
         gateway_pb2_grpc.add_SightlineServiceServicer_to_server(self.servicer, self.server)
         address = f"unix:{self._folder.name}/g"

@@ -34,6 +34,7 @@ async def _served(
             addresses=parts.addresses,
             conversations=parts.conversations,
             info=parts.info,
+            callers=parts.callers,
         ).add_to(app)
         async with TestClient(TestServer(app)) as client:
             yield parts, client

@@ -24,7 +24,7 @@ ROOMS = {
     ),
     "gateway": (
         *("__main__", "gateway", "api", "viewers", "sessions", "workers"),
-        *("frames", "config", "sources", "metrics"),
+        *("frames", "auth", "config", "sources", "metrics"),
     ),
 }
 

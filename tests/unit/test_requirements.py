@@ -12,6 +12,7 @@ from tests.unit.test_layering import REPOSITORY, SERVICES, imports_below
 DISTRIBUTIONS = {
     "pynvml": "nvidia-ml-py",  # where the two are called differently
     "google": "protobuf",
+    "jwt": "PyJWT",
     "grpc": "grpcio",
     "grpc_health": "grpcio-health-checking",
     "grpc_reflection": "grpcio-reflection",

@@ -12,10 +12,13 @@ from services.common.checks import check_id, check_question
 from services.common.errors import error_event
 from services.common.in_flight import InFlight
 from services.gateway.api.addresses import Addresses
+from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.push_stream import PushStream
 from services.gateway.api.speaker import Speaker
+from services.gateway.auth.authoriser import audit
+from services.gateway.auth.caller import Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.once import Once
@@ -45,6 +48,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         addresses: Addresses,
         conversations: Conversations,
         info: ServerInfo,
+        callers: Callers,
     ) -> None:
         self._config = config
         self._sessions = sessions
@@ -54,6 +58,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         self._trusted = config.trusted()
         self._conversations = conversations
         self._info = info
+        self._callers = callers
         self._answered: Once[gateway_pb2.AskResponse] = Once(
             "ask", most=MAX_ANSWERED, kept_s=ANSWERED_KEPT_S, reason=Reason.TURN_REUSED
         )
@@ -66,28 +71,35 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def CreateSession(
         self, request: gateway_pb2.CreateSessionRequest, context: Context
     ) -> gateway_pb2.Session:
-        session = await self._sessions.create(request, self._place(context))
+        caller = await self._callers.of_call(context)
+        session = await self._sessions.create(request, self._place(context), caller)
         return self._addresses.with_keys(session)
 
     async def ListSessions(
         self, request: gateway_pb2.ListSessionsRequest, context: Context
     ) -> gateway_pb2.ListSessionsResponse:
-        return page_of(self._sessions.all(), request)
+        caller = await self._callers.of_call(context)
+        caller.check(Permission.VIEW)
+        return page_of(self._sessions.seen_by(caller), request)
 
     async def GetSession(
         self, request: gateway_pb2.GetSessionRequest, context: Context
     ) -> gateway_pb2.Session:
-        return self._sessions.find(request.session).message()
+        caller = await self._callers.of_call(context)
+        session = self._sessions.find(request.session, caller)
+        caller.check(Permission.VIEW, session)
+        return session.message()
 
     async def UpdateSession(
         self, request: gateway_pb2.UpdateSessionRequest, context: Context
     ) -> gateway_pb2.Session:
-        return (await self._sessions.update(request)).message()
+        caller = await self._callers.of_call(context)
+        return (await self._sessions.update(request, caller)).message()
 
     async def DeleteSession(
         self, request: gateway_pb2.DeleteSessionRequest, context: Context
     ) -> gateway_pb2.DeleteSessionResponse:
-        self._sessions.delete(self._sessions.find(request.session), "requested")
+        self._sessions.remove(request.session, await self._callers.of_call(context))
         return gateway_pb2.DeleteSessionResponse()
 
     async def PushFrames(
@@ -96,7 +108,8 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         context: Context,
     ) -> AsyncIterator[gateway_pb2.PushFramesResponse]:
         try:
-            push = PushStream(self._sessions)
+            caller = await self._callers.of_call(context, anonymous=True)
+            push = PushStream(self._sessions, caller)
             async with contextlib.aclosing(push.run(request_iterator)) as acks:
                 async for ack in acks:
                     yield ack
@@ -108,14 +121,18 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def Converse(
         self, request_iterator: AsyncIterator[gateway_pb2.ClientEvent], context: Context
     ) -> None:
-        await self._viewers.serve(request_iterator, context.write, self._place(context))
+        caller = await self._callers.of_call(context)
+        await self._viewers.serve(request_iterator, context.write, self._place(context), caller)
 
     async def Ask(
         self, request: gateway_pb2.AskRequest, context: Context
     ) -> gateway_pb2.AskResponse:
         check_question(request.question)
         check_id("conversation", request.conversation)
-        session = self._sessions.find(request.session)
+        caller = await self._callers.of_call(context)
+        session = self._sessions.find(request.session, caller)
+        caller.check(Permission.ASK, session)
+        audit(caller, "ask", session.id)
         place = self._place(context)
         if not request.question.turn:
             request.question.turn = secrets.token_urlsafe(8)
@@ -155,6 +172,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def Speak(
         self, request: gateway_pb2.SpeakRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.AudioChunk]:
+        (await self._callers.of_call(context)).check(Permission.ASK)
         async with contextlib.aclosing(
             self._speaker.speak(request, self._place(context))
         ) as chunks:
@@ -164,22 +182,27 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def Voices(
         self, request: gateway_pb2.VoicesRequest, context: Context
     ) -> gateway_pb2.VoicesResponse:
+        await self._callers.of_call(context)
         return await self._speaker.voices()
 
     async def GetConversation(
         self, request: gateway_pb2.GetConversationRequest, context: Context
     ) -> gateway_pb2.GetConversationResponse:
+        (await self._callers.of_call(context)).check(Permission.ASK)
         return await self._conversations.get(request)
 
     async def DeleteConversation(
         self, request: dialogue_pb2.DeleteConversationRequest, context: Context
     ) -> dialogue_pb2.DeleteConversationResponse:
+        caller = await self._callers.of_call(context)
+        caller.check(Permission.ASK)
+        audit(caller, "forget", "")
         return await self._conversations.delete(request)
 
     async def GetServerInfo(
         self, request: gateway_pb2.GetServerInfoRequest, context: Context
     ) -> gateway_pb2.GetServerInfoResponse:
-        return await self._info.message()
+        return await self._info.message(await self._callers.of_call(context, anonymous=True))
 
     def _place(self, context: Context) -> str:
         return place_of_call(context, self._trusted)

@@ -133,6 +133,8 @@ def _refusal(error: SightlineError) -> web.Response:
     response = web.json_response(as_json(error_event(error)), status=http_status(error.code))
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if response.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from aiohttp import web
 
 from services.gateway.api.addresses import Addresses
+from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.guard import Guard
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.messages import as_json, number_of, place_of_request, read_body
 from services.gateway.api.websocket import WebSocketApi
+from services.gateway.auth.authoriser import audit
+from services.gateway.auth.caller import Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.session import Session
@@ -38,14 +41,16 @@ class HttpApi:
         addresses: Addresses,
         conversations: Conversations,
         info: ServerInfo,
+        callers: Callers,
     ) -> None:
         self._config = config
         self._sessions = sessions
         self._addresses = addresses
         self._conversations = conversations
         self._server_info = info
+        self._callers = callers
         self._guard = Guard(config)
-        self._websocket = WebSocketApi(config, sessions, viewers)
+        self._websocket = WebSocketApi(config, sessions, viewers, callers)
         self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
 
@@ -71,7 +76,8 @@ class HttpApi:
     # --- sessions ---------------------------------------------------------------------------
 
     async def _info(self, request: web.Request) -> web.Response:
-        return web.json_response(as_json(await self._server_info.message(), whole=True))
+        caller = await self._callers.of_request(request, anonymous=True)
+        return web.json_response(as_json(await self._server_info.message(caller), whole=True))
 
     async def _list(self, request: web.Request) -> web.Response:
         wanted = gateway_pb2.ListSessionsRequest(
@@ -79,37 +85,45 @@ class HttpApi:
             page_token=request.query.get("page_token", ""),
             labels=dict(label.partition("=")[::2] for label in request.query.getall("label", [])),
         )
-        return web.json_response(as_json(page_of(self._sessions.all(), wanted)))
+        caller = await self._callers.of_request(request)
+        caller.check(Permission.VIEW)
+        return web.json_response(as_json(page_of(self._sessions.seen_by(caller), wanted)))
 
     async def _create(self, request: web.Request) -> web.Response:
+        caller = await self._callers.of_request(request)
         wanted = await read_body(request, gateway_pb2.CreateSessionRequest())
-        session = await self._sessions.create(wanted, place_of_request(request, self._trusted))
+        place = place_of_request(request, self._trusted)
+        session = await self._sessions.create(wanted, place, caller)
         return web.json_response(as_json(self._addresses.with_keys(session)), status=201)
 
     async def _get(self, request: web.Request) -> web.Response:
-        return web.json_response(as_json(self._session(request).message()))
+        return web.json_response(as_json((await self._session(request)).message()))
 
     async def _update(self, request: web.Request) -> web.Response:
+        caller = await self._callers.of_request(request)
         wanted = await read_body(request, gateway_pb2.UpdateSessionRequest())
         wanted.session = request.match_info["session"]
-        session = await self._sessions.update(wanted)
+        session = await self._sessions.update(wanted, caller)
         return web.json_response(as_json(session.message()))
 
     async def _delete(self, request: web.Request) -> web.Response:
-        self._sessions.delete(self._session(request), "requested")
+        caller = await self._callers.of_request(request)
+        self._sessions.remove(request.match_info["session"], caller)
         return web.Response(status=204)
 
     async def _preview(self, request: web.Request) -> web.Response:
+        session = await self._session(request)
         text = request.query.get("width", "640")
         if not text.isdecimal() or len(text) > 5:
             raise InvalidArgumentError("width is a number of pixels")
         least, most = PREVIEW_WIDTHS
-        jpeg = await self._session(request).sampler.preview(min(most, max(least, int(text))))
+        jpeg = await session.sampler.preview(min(most, max(least, int(text))))
         if jpeg is None:
             return web.Response(status=204)
         return web.Response(body=jpeg, content_type="image/jpeg")
 
     async def _conversation(self, request: web.Request) -> web.Response:
+        (await self._callers.of_request(request)).check(Permission.ASK)
         wanted = gateway_pb2.GetConversationRequest(
             conversation=request.match_info["conversation"],
             page_size=number_of(request, "page_size"),
@@ -118,13 +132,20 @@ class HttpApi:
         return web.json_response(as_json(await self._conversations.get(wanted)))
 
     async def _forget(self, request: web.Request) -> web.Response:
+        caller = await self._callers.of_request(request)
+        caller.check(Permission.ASK)
+        audit(caller, "forget", "")
         conversation = request.match_info["conversation"]
         unwanted = dialogue_pb2.DeleteConversationRequest(conversation=conversation)
         await self._conversations.delete(unwanted)
         return web.Response(status=204)
 
-    def _session(self, request: web.Request) -> Session:
-        return self._sessions.find(request.match_info["session"])
+    async def _session(self, request: web.Request) -> Session:
+        """The session that somebody wants to look at."""
+        caller = await self._callers.of_request(request)
+        session = self._sessions.find(request.match_info["session"], caller)
+        caller.check(Permission.VIEW, session)
+        return session
 
     async def _nothing(self, request: web.Request) -> web.StreamResponse:
         raise NotFoundError("the API has nothing here")

@@ -9,6 +9,7 @@ from services.common.progress import percent_of, words_of
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.speaker import Speaker
+from services.gateway.auth.caller import ANYBODY, Caller
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.labels import MAX_LABELS
 from services.gateway.sources.whip.ice import parse_ice_server
@@ -31,21 +32,30 @@ class ServerInfo:
         speaker: Speaker,
         conversations: Conversations,
         addresses: Addresses,
+        sign_in: str = "",
     ) -> None:
+        """sign_in: what callers must bring, "" or "token"."""
         self._config = config
         self._workers = workers
         self._speaker = speaker
         self._conversations = conversations
         self._addresses = addresses
+        self._sign_in = sign_in
         self._voices = gateway_pb2.VoicesResponse()
         self._asked_s = float("-inf")
 
-    async def message(self) -> gateway_pb2.GetServerInfoResponse:
+    async def message(self, caller: Caller = ANYBODY) -> gateway_pb2.GetServerInfoResponse:
+        """Everything, for who has signed in or need not; for others, what they need for it."""
         config, addresses = self._config, self._addresses
+        if self._sign_in and not caller.signed_in:
+            return gateway_pb2.GetServerInfoResponse(
+                version=__version__, contract_version=CONTRACT_VERSION, sign_in=self._sign_in
+            )
         voices = await self._known_voices()
         return gateway_pb2.GetServerInfoResponse(
             version=__version__,
             contract_version=CONTRACT_VERSION,
+            sign_in=self._sign_in,
             models=models_of(self._workers.all()),
             limits=gateway_pb2.Limits(
                 sessions=config.max_sessions,

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from services.common.tasks import cancel_and_wait
 from services.gateway.api.push_parts import joined
+from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.sources.push import PushSource
@@ -30,8 +31,10 @@ STUCK_S = 60.0  # how long the last frames may wait for a worker that takes none
 class PushStream:
     """One pusher's stream."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, caller: Caller = ANYBODY) -> None:
+        """caller: who needs no key, where signed in and permitted to publish."""
         self._sessions = sessions
+        self._caller = caller
         self._received = 0
         self._ended = False
 
@@ -82,12 +85,14 @@ class PushStream:
             )
         if not first.open.session:
             return self._sessions.find_by_key(first.open.key), first.open
-        session = self._sessions.find(first.open.session)
+        session = self._sessions.find(first.open.session, self._caller)
         if not session.spec.key:
             raise FailedPreconditionError(
                 "this session reads a source of its own", reason=Reason.NOT_A_PUSH_SESSION
             )
-        if not hmac.compare_digest(session.spec.key.encode(), first.open.key.encode()):
+        if self._caller.signed_in and not first.open.key:
+            self._caller.check(Permission.PUBLISH, session)
+        elif not hmac.compare_digest(session.spec.key.encode(), first.open.key.encode()):
             raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
         return session, first.open
 

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from services.common.errors import error_event
+from services.gateway.api.callers import SUBPROTOCOL, Callers
 from services.gateway.api.messages import as_json, parsed, place_of_request
+from services.gateway.auth.caller import Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
@@ -29,9 +31,12 @@ class DisconnectedError(Exception):
 class WebSocketApi:
     """The WebSocket of a session, for viewers in browsers."""
 
-    def __init__(self, config: GatewayConfig, sessions: Sessions, viewers: Viewers) -> None:
+    def __init__(
+        self, config: GatewayConfig, sessions: Sessions, viewers: Viewers, callers: Callers
+    ) -> None:
         self._sessions = sessions
         self._viewers = viewers
+        self._callers = callers
         self._trusted = config.trusted()
 
     def add_to(self, app: web.Application) -> None:
@@ -40,9 +45,14 @@ class WebSocketApi:
 
     async def converse(self, request: web.Request) -> web.StreamResponse:
         """One connection of a viewer, from `start` until either side closes it."""
-        session = self._sessions.find(request.match_info["session"])
+        caller = await self._callers.of_request(request)
+        session = self._sessions.find(request.match_info["session"], caller)
+        caller.check(Permission.VIEW, session)
         socket = web.WebSocketResponse(
-            heartbeat=HEARTBEAT_S, max_msg_size=MAX_EVENT_BYTES, compress=False
+            heartbeat=HEARTBEAT_S,
+            max_msg_size=MAX_EVENT_BYTES,
+            compress=False,
+            protocols=(SUBPROTOCOL,),
         )
         if not socket.can_prepare(request):
             raise InvalidArgumentError("this address is a WebSocket")
@@ -54,7 +64,7 @@ class WebSocketApi:
         code, last = WSCloseCode.OK, None
         try:
             await self._viewers.serve(
-                _events(socket, session), send, place_of_request(request, self._trusted)
+                _events(socket, session), send, place_of_request(request, self._trusted), caller
             )
         except (DisconnectedError, ConnectionError):
             pass

@@ -114,6 +114,10 @@ class Session:
         self._ticks: deque[_Tick] = deque(maxlen=RATE_S + 1)
         self._exported = FrameCounts()
 
+    @property
+    def tenant(self) -> str:
+        return self.spec.tenant
+
     # --- life -------------------------------------------------------------------------------
 
     async def open(

@@ -33,9 +33,12 @@ class SessionSpec:
     loop: bool
     grace_s: float
     labels: Mapping[str, str] = field(default_factory=dict)
+    tenant: str = ""  # of who made it
 
     @classmethod
-    def of(cls, request: gateway_pb2.CreateSessionRequest, config: GatewayConfig) -> Self:
+    def of(
+        cls, request: gateway_pb2.CreateSessionRequest, config: GatewayConfig, tenant: str = ""
+    ) -> Self:
         """Check a request and fill in the defaults. Raises InvalidArgumentError."""
         options = request.options
         kind = request.WhichOneof("input")
@@ -64,6 +67,7 @@ class SessionSpec:
             loop=options.loop,
             grace_s=options.grace_s if options.HasField("grace_s") else config.grace_s,
             labels=checked_labels(options.labels),
+            tenant=tenant,
         )
 
 

@@ -14,6 +14,8 @@ from typing import Protocol
 from services.common.in_flight import DRAINING_S
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
+from services.gateway.auth.authoriser import audit
+from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.labels import checked_labels
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
@@ -105,11 +107,21 @@ class Sessions:
         """Oldest first."""
         return list(self._sessions.values())
 
-    def find(self, name: str) -> Session:
-        """By id, or by name where one session only has it. Raises NotFoundError."""
-        if (session := self._sessions.get(name)) is not None:
+    def seen_by(self, caller: Caller) -> list[Session]:
+        """Those that a caller may look at, oldest first."""
+        return [each for each in self._sessions.values() if caller.may(Permission.VIEW, each)]
+
+    def find(self, name: str, caller: Caller = ANYBODY) -> Session:
+        """By id, or by name where one session only has it, among those that are there for `caller`.
+        Raises NotFoundError."""
+        session = self._sessions.get(name)
+        if session is not None and caller.sees(session):
             return session
-        named = [session for session in self._sessions.values() if name and session.name == name]
+        named = [
+            session
+            for session in self._sessions.values()
+            if name and session.name == name and caller.sees(session)
+        ]
         if len(named) > 1:
             raise NotFoundError(
                 "several sessions have this name: use an id", reason=Reason.SESSION_NAME_AMBIGUOUS
@@ -132,20 +144,27 @@ class Sessions:
             raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
         return found
 
-    async def create(self, request: gateway_pb2.CreateSessionRequest, caller: str = "") -> Session:
+    async def create(
+        self,
+        request: gateway_pb2.CreateSessionRequest,
+        place: str = "",
+        caller: Caller = ANYBODY,
+    ) -> Session:
         """Make a session that a worker has admitted, or give the one that the same caller's request
         with this `request_id` made. Raises what CreateSession may answer."""
+        caller.check(Permission.ADMIN)
+        caller.check_name(request.options.name)
         if not request.request_id:
-            return await self._create(request)
+            return await self._create(request, caller)
         if not _REQUEST_ID.fullmatch(request.request_id):
             raise InvalidArgumentError(
                 "a request_id has 8 to 128 characters of A-Z a-z 0-9 _ . : -"
             )
 
         async def make() -> str:
-            return (await self._create(request)).id
+            return (await self._create(request, caller)).id
 
-        key = (caller, request.request_id)
+        key = (place, caller.tenant, caller.name, request.request_id)
         made = await self._requests.do(key, request.SerializeToString(deterministic=True), make)
         session = self._sessions.get(made)
         if session is None:
@@ -154,10 +173,15 @@ class Sessions:
             )
         return session
 
-    async def update(self, request: gateway_pb2.UpdateSessionRequest) -> Session:
+    async def update(
+        self, request: gateway_pb2.UpdateSessionRequest, caller: Caller = ANYBODY
+    ) -> Session:
         """Change a session. Raises what UpdateSession may answer, with nothing changed then."""
-        session = self.find(request.session)
+        session = self.find(request.session, caller)
+        caller.check(Permission.ADMIN, session)
         given = request.HasField
+        if given("name"):
+            caller.check_name(request.name)
         check_options(request)
         labels = checked_labels(request.labels.labels) if given("labels") else None
         if given("window"):
@@ -170,10 +194,11 @@ class Sessions:
             labels=session.labels if labels is None else labels,
         )
         self._changed(session)
+        audit(caller, "update", session.id)
         return session
 
-    async def _create(self, request: gateway_pb2.CreateSessionRequest) -> Session:
-        spec = SessionSpec.of(request, self._config)
+    async def _create(self, request: gateway_pb2.CreateSessionRequest, caller: Caller) -> Session:
+        spec = SessionSpec.of(request, self._config, caller.tenant)
         if self._draining:
             raise _draining()
         if len(self._sessions) + self._making.total() >= self._config.max_sessions:
@@ -205,7 +230,15 @@ class Sessions:
                 "kind": session.source_kind,
             },
         )
+        audit(caller, "create", session.id)
         return session
+
+    def remove(self, name: str, caller: Caller = ANYBODY) -> None:
+        """Delete a session because a caller says so. Raises what DeleteSession may answer."""
+        session = self.find(name, caller)
+        caller.check(Permission.ADMIN, session)
+        self.delete(session, "requested")
+        audit(caller, "delete", session.id)
 
     def delete(self, session: Session, reason: str) -> None:
         """End a session: nobody finds it any more, viewers are told, its memory is freed soon."""

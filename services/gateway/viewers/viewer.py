@@ -20,6 +20,8 @@ from services.common.errors import error_event
 from services.common.in_flight import InFlight
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
+from services.gateway.auth.authoriser import audit
+from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.session import Session
@@ -65,9 +67,11 @@ class Viewer:
         config: GatewayConfig,
         in_flight: InFlight,
         place: str = "",
+        caller: Caller = ANYBODY,
     ) -> None:
         """in_flight: counts the answers of every viewer. place: whose address limits hold."""
         self.session = session
+        self.caller = caller
         self.place = place
         self.conversation = start.conversation or secrets.token_urlsafe(12)
         self.handle = _make_handle(self.conversation)
@@ -114,8 +118,9 @@ class Viewer:
         """Whether every event after `last_sequence` can still be sent again."""
         return not self.closed and self._outbox.remembers(last_sequence)
 
-    def adopt(self, start: gateway_pb2.Start) -> None:
-        """Take over what a viewer who comes back wants differently now."""
+    def adopt(self, start: gateway_pb2.Start, caller: Caller = ANYBODY) -> None:
+        """Take over what a viewer who comes back wants differently now, and may now."""
+        self.caller = caller
         self._speech = start.speech
         self._voice = start.voice
 
@@ -174,8 +179,10 @@ class Viewer:
         try:
             match kind:
                 case "ask":
+                    self.caller.check(Permission.ASK, self.session)
                     self._ask(event.ask)
                 case "watch":
+                    self.caller.check(Permission.WATCH, self.session)
                     self._watches.add(event.watch)
                 case "unwatch":
                     self._watches.remove(event.unwatch.watch)
@@ -209,6 +216,7 @@ class Viewer:
                 retry_after_s=1.0,
             )
         self._in_flight.check()
+        audit(self.caller, "ask", self.session.id)
         answer = self._answers[turn] = _Answer(time.monotonic())
         name = f"{self.session.id}:answer"
         answer.task = spawn(self._relay(question, answer), name=name)

@@ -10,6 +10,7 @@ from services.common.in_flight import InFlight, share
 from services.common.metrics import REFUSED
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
+from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
@@ -43,6 +44,7 @@ class Viewers:
         incoming: AsyncIterator[gateway_pb2.ClientEvent],
         send: Send,
         place: str = "",
+        caller: Caller = ANYBODY,
     ) -> None:
         """Serve one connection from `place`, from `start` until it ends.
 
@@ -60,7 +62,7 @@ class Viewers:
             raise FailedPreconditionError(
                 "the first message must be `start`", reason=Reason.OUT_OF_ORDER
             )
-        viewer = self.open(first.start, place)
+        viewer = self.open(first.start, place, caller)
         session = viewer.session
         session.viewers += 1
         session.touch()
@@ -70,21 +72,22 @@ class Viewers:
             session.viewers -= 1
             session.touch()
 
-    def open(self, start: gateway_pb2.Start, place: str = "") -> Viewer:
+    def open(self, start: gateway_pb2.Start, place: str = "", caller: Caller = ANYBODY) -> Viewer:
         """The viewer that `start` resumes, or a new one; greeted, ready to be served."""
         check_id("conversation", start.conversation)
         self._answers.check()
         old = self._viewers.get(start.resume_handle)
-        session = self._sessions.find(start.session or (old.session.id if old else ""))
+        session = self._sessions.find(start.session or (old.session.id if old else ""), caller)
+        caller.check(Permission.VIEW, session)
         if old is not None and old.session is session and old.remembers(start.last_sequence):
-            old.adopt(start)
+            old.adopt(start, caller)
             old.greet("line", start.last_sequence)
             return old
         self._make_room(session, place)
         if not start.conversation and start.resume_handle:
             start.conversation = conversation_of(start.resume_handle)
         resumed = "conversation" if start.conversation else ""
-        viewer = Viewer(session, start, self._config, self._answers, place)
+        viewer = Viewer(session, start, self._config, self._answers, place, caller)
         self._viewers[viewer.handle] = viewer
         viewer.greet(resumed)
         return viewer
@@ -96,6 +99,8 @@ class Viewers:
         """Tell its viewers, and forget those who did not come back."""
         message = None
         for viewer in self._of(session):
+            if not viewer.caller.is_current() or not viewer.caller.sees(session):
+                viewer.close("signed_out")
             if viewer.detached_s is None:
                 message = message or session.message()
                 viewer.put_state(message)
