@@ -14,6 +14,7 @@ from typing import Self
 
 import grpc
 
+from sightline.access import Access
 from sightline.answer import Answer, Watch
 from sightline.calls import Calls
 from sightline.conversation import Conversation
@@ -35,13 +36,30 @@ def connect(
     address: str = DEFAULT_ADDRESS,
     *,
     timeouts: Timeouts | None = None,
+    token: str | None = None,
+    insecure_token: bool = False,
+    tls: bool = False,
+    ca: str | Path | None = None,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> "Client":
-    """A client of the gateway at `address`. Without `credentials` the connection is not encrypted.
+    """A client of the gateway at `address`, host:port or https://host:port.
+
+    The connection is encrypted for `https://`, with `tls`, with `ca` (a file of the authorities to
+    be believed instead of the system's) and with `credentials` of your own. `token` (by default
+    $SIGHTLINE_TOKEN) is the key or token that a server asks for; it goes over an unencrypted
+    connection to another machine only with `insecure_token`: InvalidArgumentError otherwise.
 
     Entering it (`async with`) waits for the server and raises UnavailableError where there is none.
     """
-    return Client(Calls(address, timeouts or Timeouts(), credentials))
+    access = Access.of(
+        address,
+        token=token,
+        insecure_token=insecure_token,
+        tls=tls,
+        ca=ca,
+        credentials=credentials,
+    )
+    return Client(Calls(access, timeouts or Timeouts()))
 
 
 class Client:

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from sightline.access import Access, SignedStub
 from sightline.errors import (
     DeadlineExceededError,
     SightlineError,
@@ -88,20 +89,21 @@ class Calls:
 
     def __init__(
         self,
-        address: str,
+        access: Access,
         timeouts: Timeouts,
-        credentials: grpc.ChannelCredentials | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        self.address = address
+        self.address = access.address
         self.timeouts = timeouts
         self.rng = rng or random.Random()
         self.channel = (
-            grpc.aio.insecure_channel(address, options=_OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+            grpc.aio.insecure_channel(access.address, options=_OPTIONS)
+            if access.credentials is None
+            else grpc.aio.secure_channel(access.address, access.credentials, options=_OPTIONS)
         )
         self.stub: Any = gateway_pb2_grpc.SightlineServiceStub(self.channel)
+        if access.token:
+            self.stub = SignedStub(self.stub, access.token)
 
     async def wait_until_reachable(self) -> None:
         """Raises UnavailableError when nobody answers at the address in `connect_s`."""

@@ -84,7 +84,13 @@ async def _interruptible(options: argparse.Namespace) -> int:
         code: int = server_commands.models(options)
         return code
     command: Callable[[aio.Client, argparse.Namespace], Awaitable[int]] = options.command
-    async with aio.connect(options.server, timeouts=timeouts) as client:
+    async with aio.connect(
+        options.server,
+        timeouts=timeouts,
+        token=options.token,
+        insecure_token=options.insecure_token,
+        ca=options.ca,
+    ) as client:
         return await command(client, options)
 
 
@@ -114,7 +120,19 @@ def _parser() -> _Parser:
         each.add_argument(
             "--server",
             metavar="HOST:PORT",
-            help="the gateway ($SIGHTLINE_SERVER, else localhost:50051)",
+            help="the gateway, https://HOST:PORT for TLS ($SIGHTLINE_SERVER, else localhost:50051)",
+        )
+        each.add_argument(
+            "--token",
+            help="what it asks for ($SIGHTLINE_TOKEN, which others on this machine cannot read)",
+        )
+        each.add_argument(
+            "--insecure-token",
+            action="store_true",
+            help="send the token also where it could be read on its way",
+        )
+        each.add_argument(
+            "--ca", metavar="FILE", help="authorities to be believed, instead of the system's (TLS)"
         )
         each.add_argument(
             "--timeout",
@@ -123,7 +141,7 @@ def _parser() -> _Parser:
             help=f"seconds to wait for the server ({CONNECT_S:g})",
         )
     parser.add_argument("--version", action="version", version=f"sightline {__version__}")
-    parser.set_defaults(server=server, timeout=CONNECT_S)
+    parser.set_defaults(server=server, timeout=CONNECT_S, token=None, insecure_token=False, ca=None)
     as_json = _Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="machine-readable output")
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -35,13 +35,26 @@ def connect(
     address: str = aio.DEFAULT_ADDRESS,
     *,
     timeouts: Timeouts | None = None,
+    token: str | None = None,
+    insecure_token: bool = False,
+    tls: bool = False,
+    ca: str | Path | None = None,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> "Client":
-    """A client of the gateway at `address`, connected. Without `credentials` the connection is
-    not encrypted. Raises UnavailableError when nobody answers there."""
+    """A client of the gateway at `address`, connected; `sightline.aio.connect` says what the
+    options are. Raises UnavailableError when nobody answers there."""
 
     async def make() -> aio.Client:
-        return await aio.connect(address, timeouts=timeouts, credentials=credentials).__aenter__()
+        client = aio.connect(
+            address,
+            timeouts=timeouts,
+            token=token,
+            insecure_token=insecure_token,
+            tls=tls,
+            ca=ca,
+            credentials=credentials,
+        )
+        return await client.__aenter__()
 
     return Client(background.run(make()))
 

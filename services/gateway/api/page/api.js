@@ -1,10 +1,13 @@
 // The gateway's HTTP API. Every failure becomes an ApiError whose message can be shown as it is.
 
+import { authorization, signIn, subprotocols, token } from "./sign_in.js";
+
 export class ApiError extends Error {
-  constructor(message, { status = 0, code = "" } = {}) {
+  constructor(message, { status = 0, code = "", reason = "" } = {}) {
     super(message);
     this.status = status;
     this.code = code;
+    this.reason = reason;
   }
 }
 
@@ -36,7 +39,18 @@ export function inWords({ code = "", message = "" }) {
 
 const DEADLINE_MS = 15_000;
 
-async function request(path, { method = "GET", json, body, headers = {}, signal, timeout_ms = DEADLINE_MS, keepalive = false } = {}) {
+async function request(path, options = {}) {
+  for (;;) {
+    const sent = token();
+    try {
+      return await requestOnce(path, options);
+    } catch (error) {
+      if (!error.reason?.startsWith("TOKEN_") || !(await signIn(sent))) throw error;
+    }
+  }
+}
+
+async function requestOnce(path, { method = "GET", json, body, headers = {}, signal, timeout_ms = DEADLINE_MS, keepalive = false }) {
   const deadline = AbortSignal.timeout(timeout_ms);
   let response;
   try {
@@ -44,7 +58,11 @@ async function request(path, { method = "GET", json, body, headers = {}, signal,
       method,
       keepalive,
       body: json === undefined ? body : JSON.stringify(json),
-      headers: json === undefined ? headers : { "Content-Type": "application/json", ...headers },
+      headers: {
+        ...(json === undefined ? {} : { "Content-Type": "application/json" }),
+        ...(path.startsWith("api/") ? authorization() : {}), // a publisher's key is in its path
+        ...headers,
+      },
       signal: signal ? AbortSignal.any([signal, deadline]) : deadline,
       cache: "no-store",
     });
@@ -63,7 +81,7 @@ async function request(path, { method = "GET", json, body, headers = {}, signal,
   }
   const status = BY_STATUS[response.status] || `The server answered ${response.status}.`;
   const message = detail.message ? inWords(detail) : status;
-  throw new ApiError(message, { status: response.status, code: detail.code ?? "" });
+  throw new ApiError(message, { status: response.status, code: detail.code ?? "", reason: detail.reason ?? "" });
 }
 
 const json = async (path, options) => (await request(path, options)).json();
@@ -90,9 +108,9 @@ export async function publish(path, offer) {
 
 export const unpublish = (path) => request(path, { method: "DELETE", keepalive: true });
 
-/** The address of a session's WebSocket. */
-export function converseAddress(id) {
+/** A new WebSocket of a session. */
+export function converse(id) {
   const address = new URL(`${session(id)}/converse`, document.baseURI);
   address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-  return address.href;
+  return new WebSocket(address.href, subprotocols());
 }

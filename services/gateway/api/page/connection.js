@@ -5,7 +5,7 @@
 // Fires, as CustomEvents with the message as detail: "started", one per kind of server event
 // ("text_delta", "answer_done", …), and "state" whenever `state` changes.
 
-import { getSession, converseAddress } from "./api.js";
+import { converse, getSession } from "./api.js";
 
 const FIRST_RETRY_MS = 300;
 const LAST_RETRY_MS = 5000;
@@ -71,7 +71,7 @@ export class Connection extends EventTarget {
     clearTimeout(this.#retry);
     this.#drop();
     this.#become("connecting");
-    const socket = new WebSocket(converseAddress(this.session));
+    const socket = converse(this.session);
     this.#socket = socket;
     this.#heard = performance.now();
     socket.onopen = () => socket.send(JSON.stringify({ start: this.#start() }));

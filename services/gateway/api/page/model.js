@@ -3,6 +3,7 @@
 
 import { getInfo } from "./api.js";
 import { byId, setText } from "./dom.js";
+import { token } from "./sign_in.js";
 
 const READY_MS = 10_000;
 const NOT_READY_MS = 1000;
@@ -34,6 +35,7 @@ export class Model extends EventTarget {
     } catch {
       return; // the list of sessions says that the server is away
     }
+    if (this.info.sign_in && !token()) return; // nothing else is told before
     const name = readyModel(this.info)?.name ?? "";
     this.#away = name ? 0 : this.#away || performance.now();
     if (name !== this.#known) {
