@@ -120,6 +120,7 @@ class ServiceProcess:
         self.log_path = folder / f"{name}-{time.monotonic_ns()}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.wrapper: list[str] = []  # a command that runs the service, as `nice`
+        self.credentials: grpc.ChannelCredentials | None = None  # of one that is encrypted
         self.grpc_port = 0
         self.http_port = self.metrics_port = 0
 
@@ -189,7 +190,11 @@ class ServiceProcess:
 
     def serving(self) -> bool:
         """What gRPC health says now; False while nobody answers."""
-        with grpc.insecure_channel(self.address) as channel:
+        if self.credentials is None:
+            reached = grpc.insecure_channel(self.address)
+        else:
+            reached = grpc.secure_channel(self.address, self.credentials)
+        with reached as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             try:
                 reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)

@@ -45,7 +45,7 @@ COPY services/gateway services/gateway
 USER 10001
 EXPOSE 50051 8080 1935 9090
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-IS", "-c", \
-    "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['GATEWAY_HTTP_PORT'] + '/healthz', timeout=4)"]
+    "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['GATEWAY_METRICS_PORT'] + '/healthz', timeout=4)"]
 ARG VERSION=0.1.0
 ARG REVISION=
 LABEL org.opencontainers.image.title="sightline/gateway" \

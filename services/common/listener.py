@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ ACCEPTS_A_TURN = 32  # then other work of the event loop comes first
 SWEEP_S = 1.0
 PAUSE_S = 0.5  # without accepting, when there are no descriptors
 FLUSH_S = 10.0  # how long a closed connection may take to read what is left
+SHUTDOWN_S = 2.0  # for TLS's goodbye
 EVICTED_A_TIME = 8  # when there are no descriptors
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -61,12 +63,17 @@ class Visit:
     """One connection at the port. `place` is "" where limits per address do not hold."""
 
     place: str
-    descriptor: int
+    connection: socket.socket
+    descriptor: int = -1  # also after it is closed
     since_s: float = field(default_factory=time.monotonic)
     settled: bool = False
     deadline_s: float = float("inf")
     transport: asyncio.Transport | None = None
+    connecting: asyncio.Task[None] | None = None
     closing_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self.descriptor = self.connection.fileno()
 
     def settle(self) -> None:
         """The visitor has shown what it came for and is no longer the first to leave."""
@@ -79,7 +86,15 @@ class Visit:
 
     @property
     def gone(self) -> bool:
-        return self.transport is not None and (self.transport.get_extra_info("socket").fileno() < 0)
+        return self.transport is not None and self.connection.fileno() < 0
+
+    def abort(self) -> None:
+        """Close it now, whatever is left to be sent."""
+        if self.transport is not None:
+            # A TLS transport that was closed twice and is still saying goodbye has forgotten its
+            # protocol (Python 3.11); SHUTDOWN_S ends it.
+            with contextlib.suppress(AttributeError):
+                self.transport.abort()
 
 
 class Listener:
@@ -96,8 +111,11 @@ class Listener:
         limits: DoorLimits,
         trusted: Trusted,
         count: Callable[[str], None],
+        encryption: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
+        """encryption: what gives each new connection its TLS context; without it, none has one."""
         self._factory = factory
+        self._encryption = encryption
         self.limits = limits
         self._trusted = trusted
         self._count = count
@@ -139,7 +157,7 @@ class Listener:
 
     def visit_of(self, transport: asyncio.BaseTransport | None) -> Visit | None:
         """The visit of a connection that is open."""
-        if transport is None:
+        if transport is None or transport.is_closing():
             return None
         return self._by_descriptor.get(transport.get_extra_info("socket").fileno())
 
@@ -156,7 +174,7 @@ class Listener:
             elif transport is not None and transport.is_closing():
                 visit.closing_s = visit.closing_s or now_s
                 if now_s - visit.closing_s > FLUSH_S:  # it does not read what we still have for it
-                    transport.abort()
+                    visit.abort()
             elif not visit.settled and now_s > visit.deadline_s:
                 self._dismiss(visit, "too_slow")
         full = self.limits.new_at_once
@@ -186,7 +204,7 @@ class Listener:
                     raise
                 self._pause(listening)
                 return
-            visit = self._admitted(str(address[0]), connection.fileno())
+            visit = self._admitted(str(address[0]), connection)
             if visit is None:
                 connection.close()
                 continue
@@ -194,29 +212,46 @@ class Listener:
             self._visits.add(visit)
             self._by_descriptor[visit.descriptor] = visit
             task = spawn(self._connect(connection, visit), name="listener:connect")
+            visit.connecting = task
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, connection: socket.socket, visit: Visit) -> None:
         loop = asyncio.get_running_loop()
+        handed_over = False
+
+        def protocol() -> asyncio.Protocol:
+            nonlocal handed_over
+            made = self._factory(visit)
+            handed_over = self._encryption is not None
+            return made
+
         try:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: self._factory(visit), connection
-            )
+            if self._encryption is None:
+                transport, _ = await loop.connect_accepted_socket(protocol, connection)
+            else:
+                transport, _ = await loop.connect_accepted_socket(
+                    protocol,
+                    connection,
+                    ssl=self._encryption(),
+                    ssl_handshake_timeout=self.limits.wait_s,
+                    ssl_shutdown_timeout=SHUTDOWN_S,
+                )
         except BaseException as error:
             self._forget(visit)
-            connection.close()
+            if not handed_over:  # a handshake that failed is closed by its transport, a turn later
+                connection.close()
             if isinstance(error, OSError):  # it left before it was let in
                 return
             raise
         visit.transport = transport
         if visit not in self._visits:  # somebody newer took its place meanwhile
-            transport.abort()
+            visit.abort()
 
-    def _admitted(self, host: str, descriptor: int) -> Visit | None:
+    def _admitted(self, host: str, connection: socket.socket) -> Visit | None:
         """A visit for a newcomer, after somebody has left for it where that is needed."""
         limits, now_s = self.limits, time.monotonic()
-        visit = Visit(self._trusted.place(host), descriptor)
+        visit = Visit(self._trusted.place(host), connection)
         visit.wait(limits.wait_s)
         if visit.place:
             tokens = self._tokens(visit.place, now_s)
@@ -270,7 +305,9 @@ class Listener:
         self._count(reason)
         self._forget(visit)
         if visit.transport is not None:
-            visit.transport.abort()
+            visit.abort()
+        elif visit.connecting is not None and self._encryption is not None:
+            visit.connecting.cancel()  # in the middle of its handshake
 
     def _forget(self, visit: Visit) -> None:
         self._visits.discard(visit)

@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from services.common import descriptors
 from services.common.admission import Admission, CallLimits
+from services.common.certificate import Certificate
 from services.common.config import ConfigError, ServiceConfig
 from services.common.errors import ErrorInterceptor
 from services.common.grpc_doors import GrpcDoors
@@ -67,7 +68,8 @@ class ServiceHost:
     `metrics_port` hold the real ports after `start`. `stopping` is set by SIGTERM or SIGINT, so
     that a long warm-up can give up. Requests over `max_message_bytes` are refused before they are
     read; `doors` and `calls` say what strangers may hold of the HTTP ports and the gRPC port, and
-    `trusted` whose addresses are not counted.
+    `trusted` whose addresses are not counted. With a `certificate`, gRPC and HTTP are encrypted;
+    the figures' port, which also tells probes about health, is not.
     """
 
     name: str
@@ -77,6 +79,7 @@ class ServiceHost:
     doors: DoorLimits = field(default_factory=DoorLimits)
     calls: CallLimits = field(default_factory=CallLimits)
     trusted: Trusted = field(default_factory=Trusted)
+    certificate: Certificate | None = None
     admission: Admission = field(init=False)
     max_descriptors: int = field(init=False)
     server: grpc.aio.Server = field(init=False)
@@ -129,7 +132,11 @@ class ServiceHost:
         name = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         address = f"{name}:{self.config.grpc_port}"
         try:
-            self.grpc_port = self.server.add_insecure_port(address)
+            if self.certificate is None:
+                self.grpc_port = self.server.add_insecure_port(address)
+            else:
+                credentials = self.certificate.credentials()
+                self.grpc_port = self.server.add_secure_port(address, credentials)
         except RuntimeError as error:
             variable = f"{self.config.prefix}GRPC_PORT"
             raise ConfigError(
@@ -138,7 +145,10 @@ class ServiceHost:
         logging.getLogger("aiohttp.server").addFilter(_is_worth_logging)
         figures = web.Application(middlewares=[self._attend])
         figures.router.add_get("/metrics", self._metrics)
-        self.http_port = await self._listen(self.app, self.config.http_port, "HTTP_PORT")
+        figures.router.add_get("/healthz", self._healthz)
+        self.http_port = await self._listen(
+            self.app, self.config.http_port, "HTTP_PORT", self.certificate
+        )
         self.metrics_port = await self._listen(figures, self.config.metrics_port, "METRICS_PORT")
         await self.server.start()
         self._grpc_doors = GrpcDoors(
@@ -158,7 +168,13 @@ class ServiceHost:
             },
         )
 
-    async def _listen(self, app: web.Application, port: int, variable: str) -> int:
+    async def _listen(
+        self,
+        app: web.Application,
+        port: int,
+        variable: str,
+        certificate: Certificate | None = None,
+    ) -> int:
         """Serve `app`; the real port. Raises ConfigError, naming the variable, when it is taken."""
         # Bodies are taken as they come: nothing here needs a compressed one, and a few bytes of
         # those can be a gigabyte.
@@ -182,6 +198,7 @@ class ServiceHost:
             limits=self.doors.within(self.max_descriptors // 4),
             trusted=self.trusted,
             count=lambda reason: REFUSED.labels("http", reason).inc(),
+            encryption=None if certificate is None else certificate.context,
         )
         self._sites.append((runner, listener))
         try:

@@ -34,6 +34,7 @@ async def main(config: GatewayConfig) -> None:
         max_message_bytes=MAX_MESSAGE_BYTES,
         calls=CALLS,
         trusted=config.trusted(),
+        certificate=config.certificate(),
     )
     gateway = Gateway(config, host)
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
+from services.common.certificate import Certificate
 from services.common.config import ConfigError, ServiceConfig, setting
 from services.common.hosts import Hosts, host_name, is_loopback, netloc_of
 from services.common.places import Trusted
@@ -98,6 +99,13 @@ class GatewayConfig(ServiceConfig):
         None, "`iss` that tokens must have; empty: it is not looked at."
     )
 
+    tls_cert: Path | None = setting(
+        None,
+        "File of the certificate chain (PEM) of the gRPC and the HTTP port, read again when it "
+        "changes; empty: they are not encrypted.",
+    )
+    tls_key: Path | None = setting(None, "File of its key (PEM, without a password).")
+
     fps: float = setting(
         0.0, "Frames per second shown to the model; 0: what it prefers.", minimum=0, maximum=120
     )
@@ -174,6 +182,8 @@ class GatewayConfig(ServiceConfig):
             except ValueError as error:
                 raise ConfigError(f"GATEWAY_URL_ALLOW: {error}") from None
         config._check_sign_in()
+        if (config.tls_cert is None) != (config.tls_key is None):
+            raise ConfigError("GATEWAY_TLS_CERT and GATEWAY_TLS_KEY are set together, or neither")
         for server in config.ice_servers:
             if not server.startswith(("stun:", "stuns:", "turn:", "turns:")):
                 raise ConfigError(f"GATEWAY_ICE_SERVERS: {server!r} is not a stun: or turn: URL")
@@ -206,6 +216,18 @@ class GatewayConfig(ServiceConfig):
         url = urlsplit(self.auth_jwks_url or "https://none")
         if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname or "")):
             raise ConfigError(f"GATEWAY_AUTH_JWKS_URL={self.auth_jwks_url} is no https:// URL")
+
+    def certificate(self) -> Certificate | None:
+        """What the ports are encrypted with. Raises ConfigError for files that cannot be used."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        try:
+            return Certificate(self.tls_cert, self.tls_key)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(
+                f"GATEWAY_TLS_CERT={self.tls_cert}, GATEWAY_TLS_KEY={self.tls_key}: {reason}"
+            ) from None
 
     def hosts(self) -> Hosts:
         """The names that browsers may know this gateway by. Raises ValueError."""

@@ -61,6 +61,8 @@ class LocalConfig(EnvConfig):
         environ = os.environ if environ is None else environ
         given = {name: value for name, value in environ.items() if value != ""}
         config = super(LocalConfig, cls).from_env(given)
+        if "GATEWAY_TLS_CERT" in given:
+            raise ConfigError("GATEWAY_TLS_CERT: on one machine the gateway is not encrypted")
         if config.model is None:
             return config
         if "WORKER_MODEL" in given:

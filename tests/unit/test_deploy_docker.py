@@ -134,7 +134,9 @@ def test_an_image_exposes_the_ports_it_sets_and_asks_the_right_one_for_its_healt
     prefix = config_of(service).prefix
     assert environment[f"{prefix}HOST"] == "0.0.0.0"
     [health] = [value for name, value in final if name == "HEALTHCHECK"]
-    assert f"'{prefix}HTTP_PORT'" in health
+    # Whether or not a certificate was given: the gateway's port of figures is never encrypted.
+    port = "METRICS_PORT" if service == "gateway" else "HTTP_PORT"
+    assert f"'{prefix}{port}'" in health
     assert "/healthz" in health
 
 

@@ -18,7 +18,8 @@ class Addresses:
     @property
     def http(self) -> str:
         """The page's address, without a slash at its end."""
-        derived = f"http://{self._config.public_host}:{self.http_port}"
+        scheme = "http" if self._config.tls_cert is None else "https"
+        derived = f"{scheme}://{self._config.public_host}:{self.http_port}"
         return (self._config.public_http_url or derived).rstrip("/")
 
     @property
