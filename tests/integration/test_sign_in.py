@@ -387,6 +387,25 @@ def test_viewers_whose_key_is_taken_out_are_sent_away(guarded: Guarded) -> None:
     )
 
 
+def test_publishers_whose_key_is_taken_out_are_cut_off(guarded: Guarded) -> None:
+    session = guarded.create(guarded.keys["admin"], "left").id
+    before = guarded.keys_file.read_text()
+    key = guarded.add("pusher", ["publish"])
+    time.sleep(1.2)
+    over = threading.Event()
+
+    def said() -> Iterator[pb.PushFramesRequest]:
+        yield pb.PushFramesRequest(open=pb.PushOpen(session=session))
+        over.wait(30)
+
+    replies = guarded.stub.PushFrames(said(), metadata=bearer(key), timeout=30)
+    assert not next(replies).HasField("error")
+    guarded.keys_file.write_text(before)
+    errors = (reply.error.reason for reply in replies if reply.HasField("error"))
+    assert next(errors) == "TOKEN_EXPIRED"
+    over.set()
+
+
 def test_who_created_asked_and_deleted_is_in_the_log_and_keys_are_not(guarded: Guarded) -> None:
     admin = guarded.keys["admin"]
     session = guarded.create(admin, "noted").id

@@ -43,6 +43,8 @@ def test_settings_are_read(tmp_path: Path) -> None:
         ("URL_ALLOW", "a b"),
         ("DECODER_BYTES", "1"),
         ("PICTURE_S", "0"),
+        ("TLS_CERT", "/only/the/certificate"),
+        ("TLS_KEY", "/only/the/key"),
     ],
 )
 def test_refusals_name_the_variable(name: str, value: str) -> None:
@@ -58,5 +60,7 @@ def test_addresses_follow_the_ports_and_the_public_names() -> None:
     assert addresses.http == "http://cam.example:8080"
     assert Addresses(config, 1936).rtmp == "rtmp://cam.example:1936/live"
     assert Addresses(config, None).rtmp == ""
+    secure = Addresses(GatewayConfig(tls_cert=Path("a"), tls_key=Path("b"), http_port=5), None)
+    assert secure.http == "https://localhost:5"
     proxied = GatewayConfig(public_http_url="https://cam.example/")
     assert Addresses(proxied, None).http == "https://cam.example"

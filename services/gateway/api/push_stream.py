@@ -35,6 +35,7 @@ class PushStream:
         """caller: who needs no key, where signed in and permitted to publish."""
         self._sessions = sessions
         self._caller = caller
+        self._keyless = False
         self._received = 0
         self._ended = False
 
@@ -91,6 +92,7 @@ class PushStream:
                 "this session reads a source of its own", reason=Reason.NOT_A_PUSH_SESSION
             )
         if self._caller.signed_in and not first.open.key:
+            self._keyless = True
             self._caller.check(Permission.PUBLISH, session)
         elif not hmac.compare_digest(session.spec.key.encode(), first.open.key.encode()):
             raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
@@ -148,6 +150,8 @@ class PushStream:
         while True:
             if not session.alive:
                 raise NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
+            if self._keyless:
+                self._caller.check(Permission.PUBLISH, session)
             finished = taker.done()
             if finished:
                 taker.result()
