@@ -140,6 +140,8 @@ async def info(client: aio.Client, options: argparse.Namespace) -> int:
         print_json(dataclasses.asdict(server))
         return 0
     speech = f"speaks with {len(server.voices)} voices" if server.speech else "does not speak"
+    if server.sign_in and not any(server.limits.values()):  # nothing was told of the rest
+        speech = f"asks for a {server.sign_in} ($SIGHTLINE_TOKEN)"
     print(f"sightline {server.version}, contract {server.contract_version}; {speech}")
     for model in server.models:
         if not model.ready:
@@ -147,7 +149,7 @@ async def info(client: aio.Client, options: argparse.Namespace) -> int:
             continue
         print(f"\n{model.name}: {model.free_sessions} of {model.max_sessions} sessions free")
         _print_card(model.card)
-    if not server.models:
+    if not server.models and any(server.limits.values()):
         print("\nno model answers")
     return 0
 

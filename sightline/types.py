@@ -180,6 +180,7 @@ class ServerInfo:
     conversations: bool  # whether they can be read and deleted
     rtmp_url: str
     whip_url: str
+    sign_in: str = ""  # "token": it asks for one, and tells the rest only to who brings it
 
 
 class Voice(NamedTuple):

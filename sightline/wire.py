@@ -127,6 +127,7 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         conversations=message.conversations,
         rtmp_url=message.rtmp_url,
         whip_url=message.whip_url,
+        sign_in=message.sign_in,
     )
 
 

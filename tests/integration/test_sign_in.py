@@ -18,6 +18,7 @@ import pytest
 
 from services.gateway.auth.keys import new_key
 from services.local.clip import Clip
+from sightline.cli import main
 from sightline.status import details_of
 from sightline.v1 import dialogue_pb2, gateway_pb2_grpc
 from sightline.v1 import gateway_pb2 as pb
@@ -468,3 +469,19 @@ def test_tokens_of_a_secret_open_the_gateway_until_they_expire(tmp_path: Path) -
     ):
         running.refused("UNAUTHENTICATED", reason, "ListSessions", request, wrong)
     gateway.stop()
+
+
+def test_the_command_line_signs_in(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_SERVER", guarded.gateway.address)
+    monkeypatch.delenv("SIGHTLINE_TOKEN", raising=False)
+    assert main(["sessions"]) == 5
+    assert "asks for a token" in capsys.readouterr().err
+    assert main(["info"]) == 0
+    assert "$SIGHTLINE_TOKEN" in capsys.readouterr().out
+    monkeypatch.setenv("SIGHTLINE_TOKEN", guarded.keys["view"])
+    assert main(["sessions"]) == 0
+    assert "lobby" in capsys.readouterr().out
+    assert main(["delete", "lobby"]) == 5
+    assert "`admin`" in capsys.readouterr().err

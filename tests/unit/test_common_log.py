@@ -34,6 +34,12 @@ def test_a_kind_of_line_has_a_limit_and_its_count_is_said() -> None:
     assert len(sparing.pass_on(_record())) == 1
 
 
+def test_what_is_to_be_accounted_for_is_never_withheld() -> None:
+    sparing = Sparing(_Clock())
+    line = logging.makeLogRecord({"name": logs.AUDIT, "levelno": logging.INFO, "msg": "audit"})
+    assert sum(len(sparing.pass_on(line)) for _ in range(1000)) == 1000
+
+
 def test_messages_that_are_not_constant_do_not_fill_memory() -> None:
     sparing = Sparing(_Clock())
     passed = sum(len(sparing.pass_on(_record(f"number {n}"))) for n in range(10_000))
