@@ -164,7 +164,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Gateway": (
         gauge("Workers", "sightline_workers", "condition"),
-        counted("Frame streams broken", "sightline_worker_streams_broken_total"),
+        Panel(
+            "Frame streams",
+            "ops",
+            (
+                (rate("sightline_worker_streams_broken_total"), "broken"),
+                (rate("sightline_sessions_moved_total"), "moved to another worker"),
+            ),
+        ),
         Panel(
             "Sessions made and ended",
             "ops",

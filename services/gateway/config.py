@@ -14,8 +14,8 @@ from services.gateway.sources.remote.egress_policy import Rule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig(ServiceConfig):
-    """Limits are counts unless a name ends in a unit. Of what viewers share (lines, watches, asks
-    and speaks) one address may have half of what the others leave."""
+    """The settings. Limits are counts unless a name ends in a unit. Of what viewers share (lines,
+    watches, asks and speaks) one address may have half of what the others leave."""
 
     prefix: ClassVar[str] = "GATEWAY_"
 

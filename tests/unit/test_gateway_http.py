@@ -130,7 +130,7 @@ async def test_info_says_what_the_model_knows_and_where_things_are() -> None:
 
 async def test_info_is_the_message_of_the_contract() -> None:
     async with _served(ice_servers=("turn:me:secret@turn.example:3478",)) as (parts, client):
-        await eventually(parts.router.descriptions)
+        await eventually(parts.workers.descriptions)
         said = await parts.stub.GetServerInfo(gateway_pb2.GetServerInfoRequest())
         body = await (await client.get("/api/info")).text()
         assert json_format.Parse(body, gateway_pb2.GetServerInfoResponse()) == said

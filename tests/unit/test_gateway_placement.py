@@ -1,6 +1,7 @@
 """Sessions that move: to another worker when theirs dies, drains, hangs or has no room."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -229,3 +230,52 @@ async def test_a_session_s_memory_is_freed_wherever_it_was() -> None:
         await eventually(lambda: _of(session) == second.address)
         parts.sessions.delete(session, "requested")
         await eventually(lambda: first.released == second.released == [session.id])
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_workers_do_no_frame_is_lost_unsaid(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers die, drain, fill up, forget and come back while frames are pushed."""
+    monkeypatch.setattr(following, "AWAY_S", 0.0)
+    chance = random.Random(seed)
+    fakes = [FakeWorker(max_sessions=8) for _ in range(3)]
+    up = set(range(3))
+    async with running(*fakes, ring_frames=256) as parts:
+        await eventually(lambda: all(worker.answering for worker in parts.workers.all()))
+        session = await parts.push_session(fps=1, name="cam")
+        sink = session.admit("rtmp").sink
+        for number in range(60):
+            sink.take(picture(number))
+            await asyncio.sleep(0)
+            if number % 5 == 4:
+                index = chance.randrange(3)
+                fake = fakes[index]
+                match chance.choice(["die", "drain", "full", "return", "return"]):
+                    case "die" if index in up:
+                        await fake.stop()
+                        up.discard(index)
+                        if chance.random() < 0.5:
+                            fake.frames.clear()
+                    case "return" if index not in up:
+                        fake.draining = fake.full = False
+                        await fake.start()
+                        up.add(index)
+                    case "drain":
+                        fake.draining = True
+                    case "full":
+                        fake.full = True
+        for index, fake in enumerate(fakes):
+            fake.draining = fake.full = False
+            if index not in up:
+                await fake.start()
+        await eventually(lambda: session.feed.connected and not session.waiting_frames, 20)
+        counts = session.counts.copy()
+        assert counts.received == counts.sampled == 60
+        assert counts.processed + counts.dropped.total() == 60
+        assert set(counts.dropped) <= {"worker_stream_broken"}
+        for fake in fakes:  # each saw what it knows of in order, and nothing twice
+            seen = _captured(fake, session)
+            assert seen == sorted(set(seen))
+        assert _captured(next(f for f in fakes if f.address == _of(session)), session)[-1] == 59
+        assert (await _ask(parts)).text == ANSWER

@@ -6,7 +6,8 @@ from sightline.v1 import gateway_pb2
 
 
 class Addresses:
-    """`http_port` and `grpc_port` are set once they are known: port 0 picks a free one."""
+    """The addresses that clients are told. `http_port` and `grpc_port` are set once they are known:
+    port 0 picks a free one."""
 
     def __init__(self, config: GatewayConfig, rtmp_port: int | None) -> None:
         self._config = config

@@ -32,9 +32,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Guard:
-    """Refuses other names than ours and other sites' pages, unless they are allowed, and turns
-    errors into JSON: `{"code", "message", "reason"}`, with `retry_after_s` where waiting helps,
-    under the HTTP status that fits the gRPC code.
+    """The middleware of every route. It refuses other names than ours and other sites' pages,
+    unless they are allowed, and turns errors into JSON: `{"code", "message", "reason"}`, with
+    `retry_after_s` where waiting helps, under the HTTP status that fits the gRPC code.
     """
 
     def __init__(self, config: GatewayConfig) -> None:

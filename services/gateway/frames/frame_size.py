@@ -11,8 +11,8 @@ LONGEST_SHAPE = 16.0  # pictures that are longer than so many times their short 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSize:
-    """A model's rule. `width`, `height` where `factor` is 0. Otherwise sides are multiples of
-    `factor` pixels, and their product is within `min_pixels` and `max_pixels`."""
+    """The size that a model wants of frames. `width`, `height` where `factor` is 0. Otherwise sides
+    are multiples of `factor` pixels, and their product is within `min_pixels` and `max_pixels`."""
 
     width: int
     height: int

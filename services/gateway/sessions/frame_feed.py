@@ -28,7 +28,8 @@ async def _closed() -> SampledFrame:
 
 
 class FrameFeed:
-    """Sends a session's frames as long as its worker has credit, and keeps the last window.
+    """The sender of one session's frames, as long as its worker has credit; it keeps the last
+    window.
 
     A stream that breaks is opened again, with the same worker or with another: as `placement`
     finds. A worker that does not know the session gets the kept window first, so that its state is

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class KeyGate:
-    """Lets publishers of one kind ("rtmp", "whip") into the sessions whose key they know."""
+    """The gate for publishers of one kind ("rtmp", "whip"): who knows a key may publish."""
 
     def __init__(self, sessions: Sessions, kind: str) -> None:
         self._sessions = sessions

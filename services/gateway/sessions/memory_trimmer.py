@@ -13,7 +13,8 @@ PAUSE_S = 10.0  # between two times; the first comes so long after a session end
 
 
 class MemoryTrimmer:
-    """`advance` is called once a second, `noted` for each session that ended.
+    """The trimmer of freed memory: `advance` is called once a second, `noted` for each session that
+    ended.
 
     glibc keeps what threads freed in arenas of their own, and a decoder's thread is gone before its
     memory is used again: hundreds of MiB after some hundred sessions. Where there is no glibc,

@@ -13,8 +13,9 @@ from sightline.errors import InvalidArgumentError
 
 
 class Publisher:
-    """Made by `Session.admit`. It takes the publisher's pictures, and tells its session once that
-    the publisher left, whichever of the source's end, `leave` and the end of a `with` comes first.
+    """Whoever publishes to a session now, made by `Session.admit`. It takes the pictures, and tells
+    its session once that the publisher left, whichever of the source's end, `leave` and the end of
+    a `with` comes first.
 
     `leave` belongs to the event loop; the sink's methods may be called on decode threads.
     """

@@ -165,7 +165,7 @@ class Session:
         self.fps = fps or self._description.preferred_fps or DEFAULT_FPS
         self.sampler.set_fps(self.fps)
 
-    def rename(self, *, name: str, grace_s: float, labels: Mapping[str, str]) -> None:
+    def amend(self, *, name: str, grace_s: float, labels: Mapping[str, str]) -> None:
         """Change what the gateway alone knows of it. An empty name is the one that it chooses."""
         self.name = name or self._own_name
         self.spec = replace(self.spec, name=name, grace_s=grace_s)

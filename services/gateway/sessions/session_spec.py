@@ -21,7 +21,7 @@ _KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
-    """Made of a request, with defaults filled in."""
+    """What a session is to be: the wishes of a request, with defaults filled in."""
 
     name: str
     source: str  # "": publishers push

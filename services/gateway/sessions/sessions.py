@@ -43,7 +43,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{8,128}")
 
 
 class SessionListener(Protocol):
-    """Told about every session, on the event loop."""
+    """Whoever is told about every session, on the event loop."""
 
     def session_changed(self, session: Session) -> None:
         """Once a second, and when its state changed."""
@@ -164,7 +164,7 @@ class Sessions:
             await session.resize(request.window)
         if given("fps"):
             session.set_fps(request.fps or self._config.fps)
-        session.rename(
+        session.amend(
             name=request.name if given("name") else session.name,
             grace_s=request.grace_s if given("grace_s") else session.spec.grace_s,
             labels=session.labels if labels is None else labels,

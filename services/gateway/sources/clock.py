@@ -1,4 +1,4 @@
-"""Lays a publisher's own timestamps onto wall clock."""
+"""The clock of arrival: a publisher's own timestamps, laid onto wall clock."""
 
 from services.gateway.sources.source import ClockSource
 

@@ -1,4 +1,4 @@
-"""Holds the decoder of one session to its budget of memory and work."""
+"""The guard of one session's decoder, which holds it to its budget of memory and work."""
 
 import contextlib
 import re

@@ -70,7 +70,7 @@ class FrameSink(Protocol):
 
 
 class PublisherGate(Protocol):
-    """Decides who may publish. The consumer of the RTMP server and the WHIP endpoint gives one
+    """Decides who may publish. The consumer of the RTMP and the WHIP server gives one
     to each, so it knows by which road a publisher came.
     """
 

@@ -58,7 +58,8 @@ def locate(source: str, root: Path | None) -> Path | SourceUrl:
 
 
 class SourceOpener:
-    """Opens one source, once. `abort` may be called on any thread, also while `open` waits."""
+    """The opener of one source, used once. `abort` may be called on any thread, also while `open`
+    waits."""
 
     def __init__(
         self, place: Path | SourceUrl, egress: EgressPolicy, timeout_s: tuple[float, float]

@@ -112,7 +112,7 @@ class Worker:
 
 
 class Workers:
-    """Follows every worker's load and orders them for a new session.
+    """Every worker of this gateway: follows their load and orders them for a new session.
 
     The list of workers is fixed. All methods belong to the event loop.
     """

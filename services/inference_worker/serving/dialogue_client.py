@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import random
 import secrets
 from collections import deque
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 import grpc
 from prometheus_client import Counter, Gauge
 
+from services.common.backoff import Backoff
 from services.common.channels import channel_to
 from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker.model.family import Round
@@ -115,8 +115,8 @@ class DialogueClient:
         return [Round(round_.question, round_.answer) for round_ in newest]
 
     async def _read(self, request: dialogue_pb2.ContextRequest) -> list[dialogue_pb2.Round] | None:
-        """What dialogue keeps; None where it does not say. Who waits for the turn of others while
-        dialogue goes away does not try as well."""
+        """Rounds that dialogue keeps; None where it does not say. Who waits for the turn of others
+        while dialogue goes away does not try as well."""
         hopeful = "read" not in self._failing
         if not hopeful and self._reading.locked():
             return None
@@ -184,7 +184,7 @@ class DialogueClient:
 
     async def _write_all(self) -> None:
         """Write until nothing waits. One at a time, so that rounds keep their order."""
-        backoff_s = self._first_backoff_s
+        backoff = Backoff(self._first_backoff_s, self._max_backoff_s)
         while self._waiting:
             item = self._waiting[0]
             try:
@@ -192,8 +192,7 @@ class DialogueClient:
             except grpc.aio.AioRpcError as error:
                 if error.code() in _PASSING:
                     self._note_failure("write", error)
-                    await self._pause(backoff_s * random.uniform(0.5, 1.0))
-                    backoff_s = min(2 * backoff_s, self._max_backoff_s)
+                    await self._pause(backoff.next_s())
                     continue
                 outcome = "dropped_refused"
                 log.error(
@@ -201,7 +200,7 @@ class DialogueClient:
                     extra={"code": error.code().name, "reason": error.details()},
                 )
             self._note_success("write")  # a round that it will not have says nothing of others
-            backoff_s = self._first_backoff_s
+            backoff.reset()
             if self._waiting and self._waiting[0] is item:  # not dropped to make room
                 self._waiting.popleft()
                 ROUNDS.labels(outcome).inc()

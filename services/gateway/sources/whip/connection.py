@@ -37,7 +37,7 @@ class WhipLimits:
 
 
 class WhipConnection:
-    """One peer connection into a sink."""
+    """One peer connection, whose video goes into a sink."""
 
     def __init__(
         self, key: str, sink: FrameSink, ice_servers: list[RTCIceServer], limits: WhipLimits
