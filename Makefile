@@ -31,8 +31,7 @@ $(VENV)/.stubs: $(VENV)/.running $(CONTRACT)
 # Kernels for this machine's family of CPUs; without a compiler PyTorch's operators take their place.
 KERNELS := services/inference_worker/device
 $(VENV)/.kernels: $(VENV)/.running $(KERNELS)/ops.c $(KERNELS)/build.py
-	@$(BIN)/python -m services.inference_worker.device.build || echo "Workers use PyTorch's operators."
-	@touch $@
+	@$(BIN)/python -m services.inference_worker.device.build && touch $@ || echo "PyTorch's operators take their place."
 
 $(VENV)/.developing: $(VENV)/.stubs $(VENV)/.kernels $(DEVELOPING)
 	@echo "Installing developers' tools into $(VENV), once."

@@ -55,6 +55,8 @@ def from_rpc(error: grpc.aio.AioRpcError, address: str) -> SightlineError:
             details = f"cannot reach {address}"
         elif is_of_transport(details):
             details = f"the connection to {address} broke"
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        details = f"{address} is of an earlier version, which cannot do this"
     reason, retry_after_s = details_of(error.trailing_metadata())
     return error_from_status(error.code(), details, reason=reason, retry_after_s=retry_after_s)
 

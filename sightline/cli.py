@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn
 
-from sightline import aio, commands
+from sightline import aio, commands, server_commands
 from sightline.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -80,8 +80,8 @@ async def _interruptible(options: argparse.Namespace) -> int:
         with contextlib.suppress(NotImplementedError):  # no signals on this platform's loop
             loop.add_signal_handler(number, task.cancel)
     timeouts = Timeouts(connect_s=options.timeout)
-    if options.command is commands.models:  # known without a server
-        code: int = commands.models(options)
+    if options.command is server_commands.models:  # known without a server
+        code: int = server_commands.models(options)
         return code
     command: Callable[[aio.Client, argparse.Namespace], Awaitable[int]] = options.command
     async with aio.connect(options.server, timeouts=timeouts) as client:
@@ -175,11 +175,11 @@ def _parser() -> _Parser:
     watch.add_argument(
         "--for", dest="for_s", type=_positive, metavar="S", help="end after S seconds"
     )
-    sessions = add("sessions", commands.sessions, "list what is being watched", as_json)
+    sessions = add("sessions", server_commands.sessions, "list what is being watched", as_json)
     sessions.add_argument(
         "--label", action="append", type=_label, metavar="KEY=VALUE", help="only those with it"
     )
-    update = add("update", commands.update, "change a session while it runs", as_json)
+    update = add("update", server_commands.update, "change a session while it runs", as_json)
     update.add_argument("session", help="a session's id or name")
     update.add_argument("--name", help="its new name")
     update.add_argument(
@@ -198,23 +198,30 @@ def _parser() -> _Parser:
         metavar="KEY=VALUE",
         help="one of its labels, which take the place of those it had",
     )
-    history = add("history", commands.history, "read what was said in a conversation", as_json)
+    history = add(
+        "history", server_commands.history, "read what was said in a conversation", as_json
+    )
     history.add_argument("conversation", help="its id, as `ask --json` tells it")
-    forget = add("forget", commands.forget, "remove every trace of a conversation")
+    forget = add("forget", server_commands.forget, "remove every trace of a conversation")
     forget.add_argument("conversation", help="its id")
-    add("info", commands.info, "what the server is, and what its models can be asked", as_json)
-    speak = add("speak", commands.speak, "write a text as speech")
+    add(
+        "info",
+        server_commands.info,
+        "what the server is, and what its models can be asked",
+        as_json,
+    )
+    speak = add("speak", server_commands.speak, "write a text as speech")
     speak.add_argument("text")
     speak.add_argument("-o", "--output", required=True, metavar="OUT.wav", help="- for stdout")
     speak.add_argument("--voice", default="", help="a voice of the server (see `voices`)")
-    add("voices", commands.voices, "list what the server can speak with", as_json)
+    add("voices", server_commands.voices, "list what the server can speak with", as_json)
     add(
         "models",
-        commands.models,
+        server_commands.models,
         "list what `make run MODEL=…` may be, and what each needs",
         as_json,
     )
-    add("delete", commands.delete, "end a session").add_argument(
+    add("delete", server_commands.delete, "end a session").add_argument(
         "session", help="a session's id or name"
     )
     return parser

@@ -1,14 +1,11 @@
-"""What the `sightline` commands do. Each takes a connected client and its options."""
+"""The `sightline` commands about one video: ask, watch, push. Each takes a connected client and its
+options."""
 
 import argparse
 import asyncio
 import dataclasses
-import json
 import sys
-import textwrap
-import wave
-from collections.abc import Awaitable, Sequence
-from datetime import datetime
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +16,11 @@ from sightline.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from sightline.presets import PRESETS
-from sightline.types import AnswerResult, ModelCard, SessionInfo, SessionState
+from sightline.printing import clock, print_json
+from sightline.types import AnswerResult, SessionState
 from sightline.video import VideoFile
 
-__all__ = [
-    "LOOK_S",
-    "ask",
-    "delete",
-    "forget",
-    "history",
-    "info",
-    "models",
-    "push",
-    "sessions",
-    "speak",
-    "update",
-    "voices",
-    "watch",
-]
+__all__ = ["LOOK_S", "ask", "push", "watch"]
 
 LOOK_S = 4.0  # how long a URL is watched before it is asked about, without --at
 
@@ -99,7 +82,7 @@ async def _tell_answer(session: aio.Session, options: argparse.Namespace) -> int
                 print()
             raise
     if options.json:
-        _print_json(_answer_object(session, options.question, result))
+        print_json(_answer_object(session, options.question, result))
     elif sys.stderr.isatty():
         print(f"\033[2m({_about(result)})\033[0m", file=sys.stderr)
     return 0
@@ -165,16 +148,12 @@ async def watch(client: aio.Client, options: argparse.Namespace) -> int:
         print(f"\033[2mwatching {session.name}; Ctrl-C ends\033[0m", file=sys.stderr)
     async for event in watch:
         if options.json:
-            _print_json(dataclasses.asdict(event))
+            print_json(dataclasses.asdict(event))
         else:
-            clock = _clock(event.capture_ns)
+            at = clock(event.capture_ns)
             word = "yes" if event.active else "no "
-            print(f"{clock}  {word}  {event.condition}  ({event.score:.2f})", flush=True)
+            print(f"{at}  {word}  {event.condition}  ({event.score:.2f})", flush=True)
     return 0
-
-
-def _clock(when_ns: int) -> str:
-    return datetime.fromtimestamp(when_ns / 1e9).strftime("%H:%M:%S.%f")[:-4]
 
 
 # --- push -----------------------------------------------------------------------------------
@@ -199,7 +178,7 @@ async def push(client: aio.Client, options: argparse.Namespace) -> int:
     report = await _Progress(session, options.json).follow(session.wait())
     if options.json:
         described = {"session": session.id, "name": session.name}
-        _print_json(described | {"key": session.key} | dataclasses.asdict(report))
+        print_json(described | {"key": session.key} | dataclasses.asdict(report))
     else:
         text = f"{report.received} frames pushed, {report.understood} understood"
         print(text + (f", {report.dropped} dropped" if report.dropped else ""))
@@ -225,198 +204,3 @@ async def _session_to_push(
         fps=options.fps,
     )
     return await opened, True
-
-
-# --- the rest -------------------------------------------------------------------------------
-
-
-async def sessions(client: aio.Client, options: argparse.Namespace) -> int:
-    found = await client.sessions(labels=dict(options.label or ()))
-    if options.json:
-        _print_json({"sessions": [dataclasses.asdict(info) for info in found]})
-    elif not found:
-        print("no sessions")
-    else:
-        _print_table(_HEADINGS, [_row(info) for info in found])
-    return 0
-
-
-def _print_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    rows = [headings, *lines]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
-
-
-_HEADINGS: tuple[str, ...] = (
-    "ID",
-    "NAME",
-    "STATE",
-    "SOURCE",
-    "FPS IN/SEEN",
-    "FRAMES",
-    "DROPPED",
-    "P95 MS",
-    "MODEL",
-)
-
-
-def _row(info: SessionInfo) -> tuple[str, ...]:
-    stats = info.stats
-    return (
-        info.id,
-        info.name,
-        info.state,
-        info.source_kind or "-",
-        f"{stats.fps_in:.1f}/{stats.fps_processed:.1f}",
-        str(stats.frames_processed),
-        str(sum(stats.dropped.values())),
-        f"{stats.frame_latency_p95_ms:.0f}",
-        info.model,
-    )
-
-
-async def speak(client: aio.Client, options: argparse.Namespace) -> int:
-    folder = Path(options.output).parent
-    if options.output != "-" and not folder.is_dir():
-        raise FileNotFoundError(2, "no such folder", str(folder))
-    chunks = client.speak(options.text, voice=options.voice)
-    size, rate = 0, 0
-    output: wave.Wave_write | None = None
-    try:
-        async for chunk in chunks:
-            if output is None:
-                target = sys.stdout.buffer
-                if options.output != "-":
-                    target = open(options.output, "wb")  # noqa: SIM115, ASYNC230 - closed by `wave`
-                output = wave.open(target, "wb")  # noqa: SIM115 - opened when the rate is known
-                output.setnchannels(1)
-                output.setsampwidth(2)
-                output.setframerate(chunk.sample_rate)
-                rate = chunk.sample_rate
-            output.writeframes(chunk.pcm)
-            size += len(chunk.pcm)
-    finally:
-        if output is not None:
-            output.close()
-    if output is None:
-        raise InvalidArgumentError("there is nothing to say in that text")
-    if options.output != "-":
-        print(f"{options.output}: {size / 2 / rate:.1f} s at {rate} Hz")
-    return 0
-
-
-async def voices(client: aio.Client, options: argparse.Namespace) -> int:
-    found = await client.voices()
-    if options.json:
-        _print_json({"voices": [voice._asdict() for voice in found]})
-    else:
-        _print_table(("VOICE", "LANGUAGE", "ENGINE"), found)
-    return 0
-
-
-def models(options: argparse.Namespace) -> int:
-    """Needs no server."""
-    if options.json:
-        rows = [dataclasses.asdict(preset) for preset in PRESETS]
-        for row, preset in zip(rows, PRESETS, strict=True):
-            row |= {"download_bytes": preset.download_bytes, "memory_bytes": preset.memory_bytes()}
-        _print_json({"models": rows})
-        return 0
-    _print_table(
-        ("NAME", "MODEL", "PARAMETERS", "DOWNLOAD", "MEMORY", "LICENCE"),
-        [
-            (
-                preset.name,
-                preset.model,
-                f"{preset.parameters / 1e9:.2f} B",
-                f"{preset.download_bytes / 1e9:.1f} GB" if preset.download_bytes else "-",
-                f"{preset.memory_bytes() / 1e9:.1f} GB",
-                preset.licence,
-            )
-            for preset in PRESETS
-        ],
-    )
-    print(
-        "\nMemory with one session in bfloat16; twice that on CPUs that compute float32 only."
-        "\n`make run MODEL=small` downloads it once. WORKER_MODEL takes any other of the hub."
-    )
-    return 0
-
-
-async def info(client: aio.Client, options: argparse.Namespace) -> int:
-    server = await client.info()
-    if options.json:
-        _print_json(dataclasses.asdict(server))
-        return 0
-    speech = f"speaks with {len(server.voices)} voices" if server.speech else "does not speak"
-    print(f"sightline {server.version}, contract {server.contract_version}; {speech}")
-    for model in server.models:
-        if not model.ready:
-            print(f"\n{model.name}: {model.loading}")
-            continue
-        print(f"\n{model.name}: {model.free_sessions} of {model.max_sessions} sessions free")
-        _print_card(model.card)
-    if not server.models:
-        print("\nno model answers")
-    return 0
-
-
-def _print_card(card: ModelCard) -> None:
-    for text in (card.summary, f"Licence: {card.licence}" if card.licence else ""):
-        if text:
-            print(textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="  "))
-    for title, lines in (
-        ("It can tell", card.can),
-        ("It cannot tell", card.cannot),
-        ("Try asking", card.questions),
-        ("Try watching for", card.conditions),
-    ):
-        if lines:
-            print(f"  {title}")
-        for line in lines:
-            print(textwrap.fill(line, 88, initial_indent="    - ", subsequent_indent="      "))
-
-
-async def history(client: aio.Client, options: argparse.Namespace) -> int:
-    rounds = await client.history(options.conversation)
-    if options.json:
-        _print_json({"rounds": [dataclasses.asdict(each) for each in rounds]})
-        return 0
-    for each in rounds:
-        print(f"{_clock(each.asked_ns)}  > {each.question}")
-        print(f"             {each.answer}{' …' if each.interrupted else ''}")
-    return 0
-
-
-async def forget(client: aio.Client, options: argparse.Namespace) -> int:
-    if not await client.forget(options.conversation):
-        print("sightline: there was nothing to forget", file=sys.stderr)
-    return 0
-
-
-async def update(client: aio.Client, options: argparse.Namespace) -> int:
-    session = await client.session(options.session)
-    labels = None if options.label is None else dict(options.label)
-    changed = await session.update(
-        name=options.name,
-        fps=options.fps,
-        window=options.window,
-        grace_s=options.grace,
-        labels=labels,
-    )
-    if options.json:
-        _print_json(dataclasses.asdict(changed))
-    else:
-        print(f"{changed.name}: {changed.fps:g} frames a second, window of {changed.window}")
-    return 0
-
-
-async def delete(client: aio.Client, options: argparse.Namespace) -> int:
-    await (await client.session(options.session)).delete()
-    return 0
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value), flush=True)

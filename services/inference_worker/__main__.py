@@ -113,7 +113,7 @@ def _load(config: WorkerConfig, progress: Loading) -> Engine:
 
 
 async def _unless_stopped(host: ServiceHost, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` gives; None when the worker is told to stop before."""
+    """Result of `work`; None when the worker is told to stop before."""
     working = asyncio.create_task(work, name="loading")
     stopping = asyncio.create_task(host.stopping.wait(), name="stopping")
     await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)

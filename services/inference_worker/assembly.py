@@ -57,7 +57,7 @@ def build_engine(config: WorkerConfig, progress: Loading | None = None) -> Engin
 
 
 def _is_shortage(error: Exception) -> bool:
-    """What an allocation that fails comes as: torch has a class for devices only."""
+    """Whether an error is a failed allocation: torch has a class for devices only."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error)
@@ -139,8 +139,9 @@ def assemble(
 
 
 def _page_size(model: StreamingModel, attention: str, device: torch.device) -> int:
-    """What is empty at the end of a segment's last page is read, and masked, with every step: of
-    66 tokens in pages of 16 a fifth. Our own kernel was measured with pages of 16."""
+    """Tokens of a page: those that segments fill best. What is empty at the end of a segment's last
+    page is read, and masked, with every step: of 66 tokens in pages of 16 a fifth. Our own kernel
+    was measured with pages of 16."""
     if device.type != "cpu" or attention == "block":
         return 16
     lengths = [len(model.segment(model.spec.layout, 0, s).tokens) for s in _MOMENTS_S]
@@ -148,7 +149,7 @@ def _page_size(model: StreamingModel, attention: str, device: torch.device) -> i
 
 
 def _tell(engine: Engine, config: WorkerConfig) -> None:
-    """What metrics read when they are asked."""
+    """Tell metrics what they read when they are asked."""
     metrics.WORKER.info(
         {
             "model": engine.model.spec.name,

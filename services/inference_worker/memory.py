@@ -80,8 +80,8 @@ class Need:
 def need_of(
     described: dict[str, Any], parameters: int, config: WorkerConfig, dtype: torch.dtype, cpu: bool
 ) -> Need:
-    """What a published model takes: all its weights in `dtype`, and KV pages for one session, or
-    what WORKER_KV_MEMORY_BYTES says. `described`: its config.json."""
+    """Memory that a published model takes: all its weights in `dtype`, and KV pages for one
+    session, or what WORKER_KV_MEMORY_BYTES says. `described`: its config.json."""
     text = described.get("text_config") or described
     hidden, layers = int(text.get("hidden_size", 0)), int(text.get("num_hidden_layers", 0))
     heads = int(text.get("num_attention_heads", 1))
@@ -105,7 +105,7 @@ def need_of(
 
 
 def _segment_tokens(described: dict[str, Any], frame_pixels: int) -> int:
-    """Of one picture, nearly."""
+    """Tokens of one frame's segment, nearly."""
     vision = described.get("vision_config") or {}
     patch = int(vision.get("patch_size") or 14)
     if (factor := described.get("scale_factor")) and (side := vision.get("image_size")):
@@ -115,7 +115,7 @@ def _segment_tokens(described: dict[str, Any], frame_pixels: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What this machine has for a model. `free`: bytes of the device."""
+    """Memory of this machine for a model. `free`: bytes of the device."""
 
     config: WorkerConfig
     dtype: torch.dtype
@@ -143,7 +143,7 @@ class Room:
         return need_of(described, parameters, config, self.dtype, self.device.type == "cpu")
 
     def _instead(self, described: dict[str, Any], parameters: int, need: Need) -> str:
-        """What would fit."""
+        """Ways that would fit."""
         ways = []
         fitting = [
             preset

@@ -1,4 +1,4 @@
-"""What the worker measures. Names are shared with the dashboard, the alerts and the autoscaler."""
+"""Metrics of the worker. Names are shared with the dashboard, the alerts and the autoscaler."""
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.inference_worker.device.ops import kernels_for
+from services.inference_worker.device.ops import all_kernels_for
 from services.inference_worker.model.rotary import rotate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -18,7 +18,7 @@ def test_kernels_equal_pytorchs_operators(dtype: torch.dtype) -> None:
     heads = torch.randn(700, 9, 80, device="cuda").to(dtype)[:, 1:8]
     theta = 100 * torch.randn(700, 1, 40, device="cuda")
     weight = torch.randn(80, device="cuda").to(dtype)
-    kernels = kernels_for(heads)
+    kernels = all_kernels_for(heads)
     assert kernels is not None
     pool = torch.zeros(7, 900, 80, dtype=dtype, device="cuda")
     slots = torch.randperm(900, device="cuda")[:700]

@@ -80,7 +80,7 @@ class Worker:
 
     @property
     def pages_used(self) -> int:
-        return self.bench.engine.snapshot().pages_used
+        return self.bench.cache.pool.num_used
 
     async def settle(self, pages: int) -> None:
         """Wait until so many pages are used, and every account is right."""

@@ -248,7 +248,7 @@ async def test_models_and_version_need_no_server(tmp_path, capsys) -> None:
 
 
 async def test_a_watch_ends_after_its_time(gateway, live, capsys) -> None:
-    assert await cli.run(["watch", "desk", "a red circle is there", "--for", "0.05"]) == 0
+    assert await cli.run(["watch", "desk", "a red circle is there", "--for", "0.5"]) == 0
     assert capsys.readouterr().out == ""
     assert gateway.watched
 

@@ -158,6 +158,18 @@ def test_who_serves_touches_no_tensor() -> None:
     assert not found
 
 
+def test_others_see_the_device_thread_through_snapshots_only() -> None:
+    """Its core is touched by nobody but the engine."""
+    folder = REPOSITORY / "services" / "inference_worker"
+    reached = [
+        f"{path.name}:{node.lineno}"
+        for path in [*(folder / "serving").glob("*.py"), *folder.glob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "core"
+    ]
+    assert not reached
+
+
 @pytest.mark.parametrize(
     "name", ["kv/pool.py", "kv/trunk.py", "engine/jobs.py", "engine/scheduler.py"]
 )

@@ -83,6 +83,13 @@ async def test_errors_say_why_and_when_to_try_again(gateway, client, session) ->
     assert old.value.reason == "NOT_FOUND"
 
 
+async def test_what_an_earlier_server_cannot_do_is_said(gateway, client) -> None:
+    gateway.failures["GetServerInfo"] = [grpc.StatusCode.UNIMPLEMENTED]
+    with pytest.raises(sightline.SightlineError, match="earlier version, which cannot") as caught:
+        await client.info()
+    assert caught.value.reason == "UNIMPLEMENTED"
+
+
 async def test_a_wait_that_the_server_names_is_kept(gateway, client, monkeypatch) -> None:
     waits: list[float] = []
     slept = asyncio.sleep

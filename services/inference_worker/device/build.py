@@ -19,7 +19,6 @@ SOURCE = Path(__file__).with_name("ops.c")
 BUILT = Path(__file__).with_name("built")
 DEFINES = {"float32": "-DFLOAT", "bfloat16": "-DBFLOAT16"}
 _FLAGS = ("-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
-_LIBRARIES = ("-lm",)
 
 _V3 = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"})
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
@@ -27,8 +26,8 @@ _LEVELS: dict[str, dict[str, frozenset[str]]] = {
     "x86_64": {"x86-64-v4": _V4, "x86-64-v3": _V3},
     "aarch64": {"armv8-a": frozenset()},
 }
-"""By machine: levels as the compiler calls them, the best first, with the flags in /proc/cpuinfo
-that each needs. An older processor computes with PyTorch's operators."""
+"""Levels of each machine as the compiler calls them, the best first, with the flags in
+/proc/cpuinfo that each needs. An older processor computes with PyTorch's operators."""
 
 
 def levels() -> dict[str, frozenset[str]]:
@@ -56,7 +55,7 @@ def build(folder: Path = BUILT) -> list[Path]:
             new = path.with_suffix(f".{os.getpid()}")
             compiler = shlex.split(os.environ.get("CC", "cc"))
             command = [*compiler, *_FLAGS, f"-march={level}", define, str(SOURCE)]
-            subprocess.run([*command, "-o", str(new), *_LIBRARIES], check=True, timeout=120)
+            subprocess.run([*command, "-o", str(new), "-lm"], check=True, timeout=120)
             new.replace(path)  # a worker that starts meanwhile sees a whole file or none
             made.append(path)
     for path in set(folder.glob("*.so")) - set(made):  # of a source that has changed
@@ -75,7 +74,7 @@ def _digest() -> str:
 
 @lru_cache
 def _flags() -> frozenset[str]:
-    """What this processor says it can do; nothing where there is no /proc."""
+    """Flags of this processor; none where there is no /proc."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""How much of its device a worker uses, told by the device itself.
+"""Meters of the device: how much of it a worker uses, told by the device itself.
 
 A GPU's own counters are read through NVML: share of time in which a kernel ran, memory in use, by
 whomever. A CPU has no such counters for one process alone, so its meter says what share of the
@@ -154,7 +154,7 @@ def allowed_bytes(groups: Path = GROUPS) -> int:
 
 
 def _number(file: Path) -> int | None:
-    """Of version 1 of control groups, where a container sees its own at the top."""
+    """Number in a file of control groups, version 1, where a container sees its own at the top."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):
@@ -162,7 +162,8 @@ def _number(file: Path) -> int | None:
 
 
 def _limits(name: str, groups: Path) -> Iterator[str]:
-    """What the process's control group and those above it say; a container's own is the top."""
+    """Limits that the process's control group and those above it set; a container's own is the
+    top."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::"):

@@ -84,7 +84,7 @@ class _OnlyShapes(TorchDispatchMode):
 
 
 class _Kernel:
-    """What runs tensors of one shape. It holds a buffer for each thread."""
+    """Kernel for tensors of one shape. It holds a buffer for each thread."""
 
     def __init__(self, masked: bool) -> None:
         graph = torch._C.parse_ir(_graph(masked))

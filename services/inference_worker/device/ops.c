@@ -1,5 +1,5 @@
-/* What stands between matrix products: one pass over memory for each, where PyTorch takes three to
- * eight. `build.py` compiles it, `ops.py` says what the arguments are.
+/* Norms and rotations, which stand between matrix products: one pass over memory for each, where
+ * PyTorch takes three to eight. `build.py` compiles it, `ops.py` says what the arguments are.
  *
  * Numbers are float, or bfloat16 with -DBFLOAT16; arithmetic is float. Strides count numbers.
  */
@@ -7,7 +7,6 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
 #ifdef BFLOAT16
 
@@ -35,8 +34,6 @@ static inline float load(number x) { return x; }
 static inline number store(float x) { return x; }
 
 #endif
-
-__attribute__((simd("notinbranch"))) float expf(float); /* the C library's, many at once */
 
 #define PARALLEL _Pragma("omp parallel for num_threads(threads) if (threads > 1)")
 
@@ -77,43 +74,4 @@ void rotate(const number *restrict x, ptrdiff_t stride, const float *restrict co
             }
         }
     }
-}
-
-void swiglu(const number *restrict gate, const number *restrict up, ptrdiff_t stride,
-            number *restrict out, ptrdiff_t tokens, ptrdiff_t size, int threads)
-{
-    PARALLEL
-    for (ptrdiff_t token = 0; token < tokens; token++) {
-        const number *opens = gate + token * stride, *passes = up + token * stride;
-        number *to = out + token * size;
-#pragma omp simd
-        for (ptrdiff_t i = 0; i < size; i++) {
-            float open = load(opens[i]);
-            to[i] = store(open / (1 + expf(-open)) * load(passes[i]));
-        }
-    }
-}
-
-void quick_gelu(const number *restrict x, ptrdiff_t stride, number *restrict out, ptrdiff_t tokens,
-                ptrdiff_t size, int threads)
-{
-    PARALLEL
-    for (ptrdiff_t token = 0; token < tokens; token++) {
-        const number *from = x + token * stride;
-        number *to = out + token * size;
-#pragma omp simd
-        for (ptrdiff_t i = 0; i < size; i++)
-            to[i] = store(load(from[i]) / (1 + expf(-1.702f * load(from[i]))));
-    }
-}
-
-void scatter(const number *restrict x, ptrdiff_t stride, const int64_t *restrict slots,
-             number *restrict pool, ptrdiff_t pool_stride, ptrdiff_t tokens, ptrdiff_t heads,
-             ptrdiff_t size, int threads)
-{
-    PARALLEL
-    for (ptrdiff_t token = 0; token < tokens; token++)
-        for (ptrdiff_t head = 0; head < heads; head++)
-            memcpy(pool + head * pool_stride + slots[token] * size,
-                   x + token * stride + head * size, size * sizeof(number));
 }

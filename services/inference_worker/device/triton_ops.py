@@ -1,4 +1,4 @@
-"""What stands between matrix products, each in one launch: the same as `kernels`, for GPUs.
+"""Operations between matrix products, each in one launch, for GPUs.
 
 A step that decodes launches hundreds of kernels that each do next to nothing: a rotation by
 PyTorch's operators is eight of them. Importing this needs triton. With TRITON_INTERPRET=1 the
@@ -13,7 +13,7 @@ _BLOCK = 1024  # numbers of a program
 
 
 class GpuKernels:
-    """Those of `kernels.Kernels`, of every floating dtype."""
+    """Kernels in Triton, of every floating dtype."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         out = x.new_empty(x.shape)

@@ -1,4 +1,4 @@
-"""From the host to the device without waiting for either."""
+"""Uploads from the host to the device without waiting for either."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def staged(size_bytes: int, device: torch.device) -> Tensor:
 
 
 def packed_bytes(arrays: Arrays) -> int:
-    """Of all arrays, each on a boundary of its own."""
+    """Bytes of all arrays, each on a boundary of its own."""
     return sum(_padded(array.nbytes) for array in arrays)
 
 

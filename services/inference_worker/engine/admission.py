@@ -1,4 +1,4 @@
-"""What a worker lets in: sessions, frames and questions that stay within its limits.
+"""Admission to a worker: sessions, frames and questions that stay within its limits.
 
 Nothing here changes anything; what is refused is refused by raising.
 """
@@ -41,7 +41,7 @@ class Admission:
         self._burst_segments = burst_segments
 
     def shape(self, window_segments: int = 0, max_pixels: int = 0) -> TrunkShape:
-        """What a session of this window and frame size may hold; 0 means the model's own."""
+        """Shape of a session of this window and frame size; 0 means the model's own."""
         return TrunkShape(
             sink_tokens=len(self._model.sink_tokens()),
             segment_tokens=self._model.costliest(max_pixels).segment_tokens,

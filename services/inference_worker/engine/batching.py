@@ -1,4 +1,4 @@
-"""What a step is made of: frames and answers as runs of new tokens, with pages and positions."""
+"""Making of a step: frames and answers as runs of new tokens, with pages and positions."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -17,8 +17,8 @@ from services.inference_worker.runner.runner import Runner
 
 
 class BatchBuilder:
-    """Takes what is next off a session's queues and finds pages for it. Raises
-    ResourceExhaustedError where there are none.
+    """Maker of a step's runs: takes what is next off a session's queues and finds pages for it.
+    Raises ResourceExhaustedError where there are none.
 
     reuse_below: a tubelet that changed less since the last encoded one is not encoded; 0: all are.
     """
@@ -118,7 +118,7 @@ class BatchBuilder:
         )
 
     def _said(self, job: Generation, branch: Branch) -> list[int]:
-        """All that stands before the next token, as `generate` of transformers looks at it."""
+        """Tokens that stand before the next one, as `generate` of transformers looks at it."""
         if job.sampling.repetition_penalty == 1.0:
             return []
         seen = {word for segment in branch.seen[1:] for word in segment.words}

@@ -30,9 +30,9 @@ class Branching:
         self._num_opened = 0
 
     def due(self, session: EngineSession, prompt_tokens: int) -> Generation | None:
-        """Whose turn it is, of the paused answers, the oldest first, and then of those that wait
-        for their branch and whose frames are in: if there is room for what it brings, with a page
-        for everybody else to grow, and fewer than `prompt_tokens` are to be read."""
+        """The job whose turn it is: of paused answers the oldest, and then of those that wait for
+        their branch the first, once its frames are in. None where there is not room for what it
+        brings, with a page for everybody else to grow, or where `prompt_tokens` are being read."""
         paused = (job for job in session.running if job.paused)
         job = min(paused, key=lambda job: job.order, default=None)
         if job is None:
@@ -97,7 +97,7 @@ class Branching:
         self._withdraw(session.trunk, wanted)
 
     def _make_room(self, session: EngineSession, wanted: int, order: int) -> None:
-        """Until so many pages are free, by what may be asked of those who are younger than
+        """Make so many pages free, by what may be asked of those who are younger than
         `order`."""
         trunk = session.trunk
         if trunk.num_free >= wanted:

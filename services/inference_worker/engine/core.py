@@ -1,4 +1,4 @@
-"""What the device thread does: sessions, branches, steps and their results.
+"""Core of the engine: sessions, branches, steps and their results, on the device thread.
 
 Nothing here is thread-safe, and nothing here waits: `Engine` calls it from its one thread, tests
 call it by hand. Results go out through callbacks.
@@ -7,7 +7,6 @@ call it by hand. Results go out through callbacks.
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -21,13 +20,13 @@ from services.inference_worker.engine.jobs import (
     EngineSession,
     FinishReason,
     FrameJob,
-    FrameReceipt,
     Generation,
 )
 from services.inference_worker.engine.parking import Parking
 from services.inference_worker.engine.scheduler import Scheduler, StepLimits, StepPlan
 from services.inference_worker.engine.snapshot import EngineSnapshot
 from services.inference_worker.engine.step_health import StepHealth
+from services.inference_worker.engine.totals import Totals
 from services.inference_worker.kv.trunk import SessionPages
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.layout import FrameLayout
@@ -41,8 +40,6 @@ from sightline.errors import (
 )
 
 log = logging.getLogger(__name__)
-
-MOST_QUEUED = 4096  # frames whose waiting is remembered
 
 
 class EngineCore:
@@ -77,12 +74,13 @@ class EngineCore:
         )
         self._branching = Branching(model, cache, runner)
         self._num_opened = 0
+        self.session_ended: Callable[[], None] = lambda: None
+        """Called when a session has ended, before its work hears of that."""
         self.forget_totals()
 
     def forget_totals(self) -> None:
         """Begin to count anew: what the warm-up took is nobody's."""
-        self._busy_s, self._num_steps, self._num_frames = 0.0, 0, 0
-        self._queued_s = deque[tuple[float, float]](maxlen=MOST_QUEUED)
+        self._totals = Totals()
 
     def num_admissible(self) -> int:
         """Sessions of the default window that would still be admitted."""
@@ -101,17 +99,17 @@ class EngineCore:
             pages_used=pool.num_used,
             pages_promised=pool.num_reserved,
             pages_total=pool.num_pages - 1,
-            busy_s=self._busy_s,
-            steps=self._num_steps,
-            frames=self._num_frames,
-            queued_s=tuple(self._queued_s),
+            busy_s=self._totals.busy_s,
+            steps=self._totals.steps,
+            frames=self._totals.frames,
+            queued_s=tuple(self._totals.queued_s),
         )
 
     # Steps
 
     def idle_s(self, now_s: float) -> float | None:
-        """How long `advance` has nothing to do: 0 where it has, None until there is more work. A
-        step may wait for company, and a session for being parked."""
+        """Seconds in which `advance` has nothing to do: 0 where it has, None until there is more
+        work. A step may wait for company, and a session for being parked."""
         resident = self._resident()
         prompt_tokens = self._scheduler.prompt_tokens(resident, now_s)
         if any(_has_interpolated(session) for session in self.sessions.values()):
@@ -201,7 +199,9 @@ class EngineCore:
                 self._advance_branch(owner, output)
             else:
                 self._acknowledge(*owner, output, started_s, now_s)
-        self._observe(plan, now_s - started_s, now_s)
+        self._scheduler.ran(plan, now_s - started_s, now_s)
+        self._totals.ran(plan, now_s - started_s)
+        metrics.KV_PAGES_USED.set(self.cache.pool.num_used)
 
     # Results
 
@@ -246,16 +246,9 @@ class EngineCore:
             for frame in tubelet:
                 frame.done(output)
             return
-        historical = len(session.trunk.segments) - 1
-        session.reused_segments += historical
-        metrics.SEGMENTS_READ.labels("reused").inc(historical)
-        if tubelet[0].replayed:
-            session.recomputed_segments += 1
-            metrics.SEGMENTS_READ.labels("recomputed").inc()
+        self._totals.understood(session, tubelet)
         for frame in tubelet:
-            self._receipt(session, frame, started_s, now_s)
-        metrics.FRAMES.labels("understood").inc(len(tubelet))
-        self._num_frames += len(tubelet)
+            frame.done(self._totals.receipt(session, frame, started_s, now_s))
 
     def _pass_over(self, session: EngineSession, frame: FrameJob) -> None:
         """An interpolated frame repeats what the model has seen: its visual tokens stay those of
@@ -263,35 +256,7 @@ class EngineCore:
         session.frames_taken += 1
         metrics.FRAMES.labels("interpolated").inc()
         now_s = self.clock()
-        self._receipt(session, frame, now_s, now_s)
-
-    def _receipt(
-        self, session: EngineSession, frame: FrameJob, started_s: float, now_s: float
-    ) -> None:
-        queue_s, latency_s = started_s - frame.arrived_s, now_s - frame.arrived_s
-        metrics.FRAME_QUEUE.observe(queue_s)
-        metrics.FRAME_LATENCY.observe(latency_s)
-        self._queued_s.append((now_s, queue_s))
-        frame.done(
-            FrameReceipt(
-                frame.sequence,
-                frame.capture_ns,
-                queue_s,
-                latency_s,
-                session.reused_segments,
-                session.recomputed_segments,
-                frame.replayed,
-            )
-        )
-
-    def _observe(self, plan: StepPlan, step_s: float, now_s: float) -> None:
-        self._scheduler.ran(plan, step_s, now_s)
-        self._busy_s += step_s
-        self._num_steps += 1
-        metrics.STEP_SECONDS.observe(step_s)
-        metrics.STEP_TOKENS.observe(plan.num_tokens)
-        metrics.STEP_SEGMENTS.observe(sum(len(tubelets) for _, tubelets in plan.frames))
-        metrics.KV_PAGES_USED.set(self.cache.pool.num_used)
+        frame.done(self._totals.receipt(session, frame, now_s, now_s))
 
     def _drop(self, job: Generation, clear: bool = False) -> None:
         """Take a running job off its session and give its pages back. `clear`: they may hold what
@@ -370,6 +335,7 @@ class EngineCore:
         self.cache.close_trunk(session.trunk)
         self._parking.forget(session)
         metrics.SESSIONS.set(len(self.sessions))
+        self.session_ended()
         for frame in session.frames:
             frame.done(error)
         for job in (*session.running, *session.waiting):

@@ -25,7 +25,8 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FrameReceipt:
-    """How one frame went: seconds it waited for the engine, and seconds until it was understood."""
+    """Receipt of one frame: seconds it waited for the engine, and seconds until it was
+    understood."""
 
     sequence: int
     capture_ns: int
@@ -72,7 +73,7 @@ class BranchSink(Protocol):
     def token(self, token: int) -> None: ...
 
     def scored(self, score: float) -> None:
-        """For `score_only` jobs: the probability of yes, 0…1. Nothing follows."""
+        """The probability of yes, 0…1, of a `score_only` job. Nothing follows."""
         ...
 
     def finished(self, reason: FinishReason) -> None:
@@ -167,18 +168,18 @@ class EngineSession:
 
     @property
     def unread_tokens(self) -> int:
-        """Of prompts that are being read."""
+        """Tokens of prompts that are still being read."""
         reading = (len(job.pending) for job in self.running if not job.paused)
         return sum(count for count in reading if count > 1)
 
     @property
     def idle(self) -> bool:
-        """Nothing to do."""
+        """Whether there is nothing to do."""
         return not (self.frames or self.waiting or self.running)
 
     @property
     def wanted(self) -> bool:
-        """Parked, with work that needs its pages; interpolated frames do not."""
+        """Whether it is parked, with work that needs its pages; interpolated frames do not."""
         if self.parked is None:
             return False
         return bool(self.waiting) or any(not frame.interpolated for frame in self.frames)

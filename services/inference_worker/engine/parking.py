@@ -1,4 +1,4 @@
-"""Which sessions leave the device's memory, and how they come back. Device thread only.
+"""Parking: which sessions leave the device's memory, and how they come back. Device thread only.
 
 A session that has nothing to do is parked: its pages are copied to host memory, and what it was
 reserved for it is free for others. The next frame or question brings it back bit for bit.
@@ -48,7 +48,7 @@ class Parking:
         self._health = health
 
     def wait_s(self, now_s: float) -> float | None:
-        """Until a session is to be parked or brought back; None when there is none."""
+        """Seconds until a session is to be parked or brought back; None when there is none."""
         if any(session.wanted for session in self._sessions.values()):
             return 0.0
         idle = self._idle(0.0, now_s)

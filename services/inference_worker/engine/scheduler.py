@@ -1,4 +1,4 @@
-"""What runs in the next step. No tensors and no clock of its own here.
+"""Scheduler: what runs in the next step. No tensors and no clock of its own here.
 
 Frames go first. A step of frames packs one segment or more of every session that has one, oldest
 first, under a token budget; a lone segment waits a few milliseconds for others, because a shared
@@ -63,7 +63,8 @@ class Scheduler:
         self._turn = 0
 
     def wait_s(self, sessions: list[EngineSession], now_s: float) -> float | None:
-        """How long the next step should wait: 0 to run now, None when there is nothing to run."""
+        """Seconds that the next step should wait: 0 to run now, None when there is nothing to
+        run."""
         ready = self._ready(sessions, now_s)
         asked = any(session.running for session in sessions)
         if asked:
@@ -79,7 +80,7 @@ class Scheduler:
         return left_s(oldest + self.limits.batch_wait_s, now_s)
 
     def _ready(self, sessions: list[EngineSession], now_s: float) -> list[EngineSession]:
-        """Those with a whole tubelet, or with a part of one that waited long enough."""
+        """Sessions with a whole tubelet, or with a part of one that waited long enough."""
         return [
             session
             for session in sessions
@@ -88,14 +89,15 @@ class Scheduler:
         ]
 
     def _patience_s(self, session: EngineSession, now_s: float) -> float:
-        """How long a part of a tubelet still waits for the rest: a still picture, and the last
+        """Seconds that a part of a tubelet still waits for the rest: a still picture, and the last
         frame of a video, are completed by repeating them."""
         until_s = session.last_frame_s + max(PARTIAL_S, 2 * session.frame_interval_s)
         return left_s(until_s, now_s)
 
     def _hold_s(self, sessions: list[EngineSession], now_s: float) -> float:
-        """How long a step of questions leaves the device to a frame that is about to come. Right
-        after a step of frames it does not: where many sessions stream, a frame is always due."""
+        """Seconds that a step of questions leaves the device to a frame that is about to come.
+        Right after a step of frames it does not: where many sessions stream, a frame is always
+        due."""
         if self._frames_ran_last:
             return 0.0
         due_s = [
@@ -121,7 +123,7 @@ class Scheduler:
         return plan
 
     def prompt_tokens(self, sessions: list[EngineSession], now_s: float) -> int:
-        """How much of a session's prompts is worth opening branches for: what a step can read.
+        """Tokens of a session's prompts that are worth opening branches for: what a step can read.
         Questions that are read later should see newer frames."""
         if not _flowing(sessions, now_s):
             return self.limits.tokens

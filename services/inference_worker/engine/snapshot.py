@@ -1,4 +1,4 @@
-"""What the device thread tells of itself: the only way by which others see its state."""
+"""Snapshot of the device thread: the only way by which others see its state."""
 
 from dataclasses import dataclass
 

@@ -51,6 +51,7 @@ class Engine:
         self._snapshot = EngineSnapshot()
         self._told_s = 0.0
         self._tell()  # there is no thread yet
+        core.session_ended = self._tell  # whoever hears of it may open it again at once
         self._inbox: deque[_Posted] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -128,7 +129,7 @@ class Engine:
 
     def close_session(self, session_id: str) -> Future[bool]:
         """Free a session at once; its open work fails with NotFoundError. Gives whether it was."""
-        return self._post(lambda: self.core.close_session(session_id), tells=True)
+        return self._post(lambda: self.core.close_session(session_id))
 
     def submit_frame(self, session_id: str, frame: FrameJob) -> None:
         """Queue a frame of a session. `frame.done` gets the receipt or the error."""
@@ -224,7 +225,6 @@ class Engine:
             posted.refuse(self._goodbye())
         for session_id in list(self.core.sessions):
             self.core.end_session(session_id, self._goodbye())
-        self._tell()
 
     def _survives(self) -> bool:
         """`turn`, with a defect of ours costing the sessions there are, but not the worker. False
@@ -256,6 +256,4 @@ class Engine:
             command.carry_out()
         if not commands:
             self.core.advance()
-        if len(self.core.sessions) != len(self._snapshot.sessions):
-            self._tell()  # one that failed may be opened again
         return True

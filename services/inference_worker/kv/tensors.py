@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.inference_worker.device.ops import kernels_for
+from services.inference_worker.device.ops import all_kernels_for
 from services.inference_worker.device.upload import upload
 from services.inference_worker.model.decoder import DecoderConfig
 from services.inference_worker.model.rotary import shift
@@ -58,7 +58,7 @@ class Pages:
         """Store `new` [tokens, kv_heads, head_dim], of any floating dtype, in `slots` [tokens]."""
         pool = self.parts[0].flatten(1, 2)
         new = new.to(pool.dtype)
-        kernels = kernels_for(new)
+        kernels = all_kernels_for(new)
         if kernels is not None:
             kernels.scatter(new, slots, pool)
         else:
@@ -145,7 +145,7 @@ class KVTensors:
 
     @property
     def page_bytes(self) -> int:
-        """What one page costs, over all layers."""
+        """Bytes of one page, over all layers."""
         return sum(part[:, 0].nbytes for part in self.parts)
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:

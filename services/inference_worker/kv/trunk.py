@@ -20,7 +20,7 @@ from sightline.errors import ResourceExhaustedError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrunkShape:
-    """What one session holds at most. `burst_segments`: how many may be appended in one step."""
+    """Bounds of what one session holds. `burst_segments`: how many may be appended in one step."""
 
     sink_tokens: int
     segment_tokens: int
@@ -35,7 +35,7 @@ class TrunkShape:
         return -(-self.branch_tokens // page_size)
 
     def cost(self, page_size: int) -> int:
-        """Most pages a session can ever hold: its sink, its window and a step's burst, as much
+        """Pages a session can hold at most: its sink, its window and a step's burst, as much
         again pinned by branches that outlive eviction or a rebase, and the branches' own tokens.
 
         That is what a session gets along with, not the most it would like: when branches of many
@@ -100,7 +100,7 @@ class Branch:
 
 
 class SessionPages:
-    """Every trunk and branch of one worker, on one pool."""
+    """Accounts of every trunk and branch of one worker, on one pool."""
 
     def __init__(self, num_pages: int, page_size: int) -> None:
         self.pool = PagePool(num_pages, page_size)
@@ -108,7 +108,8 @@ class SessionPages:
         self._retired: list[Segment] = []
 
     def num_admissible(self, shape: TrunkShape, spare_pages: int = 0) -> int:
-        """How many more sessions of this shape fit, if so many reserved pages are given up."""
+        """Number of further sessions of this shape that fit, if so many reserved pages are given
+        up."""
         return (self.pool.num_unreserved + spare_pages) // shape.cost(self.pool.page_size)
 
     def open_trunk(self, shape: TrunkShape) -> Trunk:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.inference_worker.device.ops import kernels_for
+from services.inference_worker.device.ops import all_kernels_for, kernels_for
 from services.inference_worker.model.rotary import angles, rotate
 
 
@@ -65,7 +65,7 @@ class RMSNorm(nn.Module):
 
     @classmethod
     def like(cls, theirs: Any) -> Self:
-        """With the weight of one of transformers'."""
+        """The norm with the weight of one of transformers'."""
         ours = cls(len(theirs.weight), theirs.variance_epsilon)
         ours.weight = theirs.weight
         return ours
@@ -80,7 +80,7 @@ class RMSNorm(nn.Module):
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """SiLU of `gate` times `up`, which have the same shape and strides (Shazeer, 2020)."""
-    kernels = kernels_for(gate)
+    kernels = all_kernels_for(gate)
     if kernels is not None:
         return kernels.swiglu(gate, up)
     return functional.silu(gate) * up

@@ -1,4 +1,4 @@
-"""What the engine asks of a model family, and how a model is found by name."""
+"""Families of models: what the engine asks of one, and how a model is found by name."""
 
 import importlib
 from dataclasses import dataclass
@@ -40,9 +40,9 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSpec:
-    """How a model wants live video, in frames, pixels and tokens.
+    """Form in which a model wants live video, in frames, pixels and tokens.
 
-    `layout` is that of frames whose sender has no wish of its own. `size_factor`: sides of other
+    `layout` is for frames whose sender has no wish of its own. `size_factor`: sides of other
     sizes are multiples of it, and have `min_pixels` to `max_pixels` together; 0: there is no other
     size. `tubelet`: frames encoded together. `causal_segments`: tokens inside a segment see only
     earlier ones; otherwise a segment's tokens all see each other (causal by frame).
@@ -113,7 +113,7 @@ class StreamingModel(Protocol):
     vision_token: int | None
 
     def layout(self, width: int, height: int) -> FrameLayout:
-        """That of frames of this size. Raises InvalidArgumentError for a size it cannot take."""
+        """Layout for frames of this size. Raises InvalidArgumentError for a size it cannot take."""
         ...
 
     def costliest(self, max_pixels: int) -> FrameLayout:

@@ -1,4 +1,4 @@
-"""What frames become: tokens and positions. No tensors here."""
+"""Layouts of frames: the tokens and positions that they become. No tensors here."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ def largest_frame_pixels(frame_pixels: int, cell: int = LARGEST_CELL) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameLayout:
-    """What frames of one size are to a model; all frames of a session share one.
+    """Layout of frames of one size; all frames of a session share one.
 
     `width`, `height` in pixels. `vision_tokens` come from one tubelet. `segment_tokens` is the most
     a segment holds, words around the picture included, and `segment_advance` the most it moves the
@@ -36,11 +36,11 @@ class FrameLayout:
 
     @property
     def frame_bytes(self) -> int:
-        """Of one RGB24 frame."""
+        """Bytes of one RGB24 frame."""
         return self.width * self.height * 3
 
     def check_only(self, width: int, height: int) -> None:
-        """For models of one size. Raises InvalidArgumentError for frames of another."""
+        """Refuse frames of another size, for models of one. Raises InvalidArgumentError."""
         if (width, height) != (self.width, self.height):
             raise InvalidArgumentError(
                 f"frames of {width}×{height}; this model takes {self.width}×{self.height}"

@@ -1,4 +1,4 @@
-"""How a worker's model comes to be ready: what is told of it meanwhile, and what may refuse it."""
+"""Loading of a worker's model: what is told of it meanwhile, and what may refuse it."""
 
 import time
 from collections import deque
@@ -49,11 +49,11 @@ class Loading:
         self._samples: deque[tuple[float, int]] = deque([(now, done)])
 
     def add(self, size: int) -> None:
-        """So many more bytes."""
+        """Count so many more bytes."""
         self.reach(self.done + size)
 
     def reach(self, done: int) -> None:
-        """So many bytes in all; fewer than before where a file is fetched anew."""
+        """Count so many bytes in all; fewer than before where a file is fetched anew."""
         now = self._clock()
         if done == self.done:
             return
@@ -65,7 +65,7 @@ class Loading:
                 self._samples.popleft()
 
     def state(self) -> inference_pb2.LoadingState:
-        """For whoever asks, at any time."""
+        """State for whoever asks, at any time."""
         silent_s = self._clock() - self._heard_s
         return inference_pb2.LoadingState(
             phase=self.phase,

@@ -1,4 +1,4 @@
-"""How the next token of an answer is chosen: what a question may say of it, and a model's default.
+"""Sampling of an answer's next token: what a question may say of it, and a model's default.
 
 No tensors here; `choice` applies it.
 """
@@ -11,7 +11,7 @@ COLDEST = 1e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen, in the order and with the meanings of transformers.
+    """Choice of the next token, in the order and with the meanings of transformers.
 
     `repetition_penalty` divides the positive scores of tokens that the prompt or the answer holds
     already, and multiplies negative ones (Keskar et al., 2019); 1: none. `frequency_penalty` is

@@ -1,4 +1,4 @@
-"""What a step is made of: runs of new tokens, and what comes of them."""
+"""Batch of a step: runs of new tokens, and what comes of them."""
 
 from dataclasses import dataclass, field
 from typing import Any

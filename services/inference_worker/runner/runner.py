@@ -1,4 +1,4 @@
-"""Tensors: the pool, one forward over a ragged step, sampling.
+"""Runner of steps: the pool's tensors, one forward over a ragged step, sampling.
 
 Linear layers run on all tokens of a step flat, without padding; attention by session, see
 `paged_attention`, or on GPUs `block_steps`.
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Owns the model and the KV tensors, kept as `kv_dtype` says (see `KVTensors`). Only the device
-    thread calls it.
+    """Owner of the model and the KV tensors, kept as `kv_dtype` says (see `KVTensors`). Only the
+    device thread calls it.
 
     attention: "gather", or "block", which reads the pages where they lie and needs triton; "auto":
     block where the device is CUDA and triton works. step_tokens: of most steps (see `BlockSteps`).

@@ -44,8 +44,8 @@ class Vision:
                 tubelet.ready = ready
 
     def await_(self, tubelets: Iterable[Tubelet]) -> list[Encoded]:
-        """What `encode` made of the tubelets, for the current stream: what is queued on it from now
-        on runs after their encoding."""
+        """Encodings that `encode` made of the tubelets, for the current stream: what is queued on
+        it from now on runs after their encoding."""
         found = []
         events = {}
         for tubelet in tubelets:

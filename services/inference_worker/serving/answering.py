@@ -203,7 +203,7 @@ class Answerer:
 
 
 def sampling_of(question: gateway_pb2.Question, usual: Sampling) -> Sampling:
-    """What a question asks for, and what is usual for the model where it says nothing. Without a
+    """Sampling that a question asks for, and the model's usual one where it says nothing. Without a
     seed every answer is drawn anew."""
     given = question.HasField
     return Sampling(

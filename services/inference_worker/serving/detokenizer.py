@@ -1,4 +1,4 @@
-"""From an answer's tokens to the text a viewer may see."""
+"""Detokenizer: from an answer's tokens to the text a viewer may see."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class AnswerText:
         return "" if self.stopped else self._give(len(self._whole))
 
     def _held(self, ready: str) -> int:
-        """How many of the last characters may begin a stop string or a thought."""
+        """Number of the last characters that may begin a stop string or a thought."""
         longest = max(len(text) for text in self._held_back) - 1
         for size in range(min(longest, len(ready)), 0, -1):
             if any(text.startswith(ready[-size:]) for text in self._held_back):

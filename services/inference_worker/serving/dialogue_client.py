@@ -115,8 +115,8 @@ class DialogueClient:
         return [Round(round_.question, round_.answer) for round_ in newest]
 
     async def _read(self, request: dialogue_pb2.ContextRequest) -> list[dialogue_pb2.Round] | None:
-        """What dialogue keeps; None where it does not say. Who waits for the turn of others while
-        dialogue goes away does not try as well."""
+        """Rounds that dialogue keeps; None where it does not say. Who waits for the turn of others
+        while dialogue goes away does not try as well."""
         hopeful = "read" not in self._failing
         if not hopeful and self._reading.locked():
             return None

@@ -75,7 +75,7 @@ class Sessions:
         replays: int = 0,
     ) -> tuple[WorkerSession, Attachment, bool]:
         """Open a session, or take over one that exists (the bool), from whoever feeds it now:
-        a gateway that lost its line reconnects before we notice that the old line is dead."""
+        a gateway that lost its stream comes back before we notice that the old one is dead."""
         session = self._living(session_id)
         resumed = session is not None
         if session is None:

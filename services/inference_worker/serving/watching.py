@@ -1,4 +1,4 @@
-"""How a standing question is asked: again and again, while there are new frames."""
+"""Watching: how a standing question is asked, again and again, while there are new frames."""
 
 import asyncio
 import time

@@ -50,7 +50,7 @@ class Chat:
             raise ModelError(f"the tokenizer has token {last}, the model {vocab_size} words")
 
     def before_video(self) -> str:
-        """What every session begins with."""
+        """Text that every session begins with."""
         return self._split([], "")[0]
 
     def after_video(self, history: list[Round], question: str) -> str:

@@ -106,7 +106,7 @@ class Checkpoint:
         return torch.equal(*found)
 
     def _hint(self) -> str:
-        """What is amiss, where names of tensors tell."""
+        """Words for what is amiss, where names of tensors tell."""
         if any(name.endswith(_QUANTISED) for name in self.names):
             return "; its tensors are quantised, which this worker does not read"
         if any(".lora_" in name for name in self.names):

@@ -1,4 +1,4 @@
-"""What a folder in Hugging Face layout says beside its weights: pictures, chat, sampling.
+"""Settings in a folder of Hugging Face's layout: pictures, chat, sampling.
 
 Where a thing stands has changed over the years, so each is looked for in transformers' own order.
 """
@@ -54,7 +54,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def preprocessor(folder: Path, usual: tuple[tuple[float, ...], ...]) -> dict[str, Any]:
-    """How colours become numbers: `image_mean` and `image_std` of the three channels after a
+    """Preparation of colours: `image_mean` and `image_std` of the three channels after a
     multiplication by `rescale_factor`, with what is not to be done done by zeros and ones.
 
     usual: mean and deviation of the family. Raises ModelError for a folder that says nothing.
@@ -138,8 +138,8 @@ def generation(folder: Path) -> dict[str, Any]:
 
 
 def usual_sampling(said: dict[str, Any]) -> Sampling:
-    """What `generate` of transformers does with such a generation_config.json, where nobody asks
-    for anything else. Raises ModelError for values that it could not use either."""
+    """Sampling that `generate` of transformers does with such a generation_config.json, where
+    nobody asks for anything else. Raises ModelError for values that it could not use either."""
     for key, without in _UNHEEDED.items():
         if said.get(key) not in (None, without):
             log.warning("generation_config.json: not done here", extra={"setting": key})

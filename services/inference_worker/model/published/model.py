@@ -291,7 +291,7 @@ def normalised(frames: Tensor, preprocessor: dict[str, Any], dtype: torch.dtype)
 def _scaled(
     mean: tuple[float, ...], std: tuple[float, ...], scale: float, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """On the device once: sending them with every picture would be waited for."""
+    """Factors on the device, sent once: sending them with every picture would be waited for."""
     with torch.inference_mode(False):  # tuning may be who uses them next
         shift, width = (torch.tensor(each) / scale for each in (mean, std))
         return shift.to(device), width.to(device)

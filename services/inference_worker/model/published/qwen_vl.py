@@ -18,7 +18,7 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
-from services.inference_worker.device.ops import kernels_for
+from services.inference_worker.device.ops import all_kernels_for
 from services.inference_worker.model.decoder import RMSNorm, swiglu
 from services.inference_worker.model.family import Encoded
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
@@ -50,17 +50,17 @@ class Patches(nn.Conv3d):
 
 
 class QuickGELU(nn.Module):
-    """In the place of Qwen2-VL's activation (Hendrycks and Gimpel, 2016)."""
+    """Activation of Qwen2-VL (Hendrycks and Gimpel, 2016)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = kernels_for(x)
+        kernels = all_kernels_for(x)
         if kernels is not None:
             return kernels.quick_gelu(x)
         return x * torch.sigmoid(1.702 * x)
 
 
 class GatedMLP(nn.Module):
-    """In the place of Qwen2.5-VL's, with its layers."""
+    """Gated MLP of Qwen2.5-VL, with the layers of transformers' own."""
 
     def __init__(self, theirs: Any) -> None:
         super().__init__()
@@ -176,8 +176,9 @@ class Qwen2VL(PublishedModel):
     def _of_grid(
         self, tubelets: int, rows: int, columns: int, device: torch.device
     ) -> dict[str, Any]:
-        """What the tower makes of a batch's grid, made once for each: it would ask the device for
-        it every time, and wait. The lengths of its spans stay on the host, where it wants them."""
+        """Tables that the tower makes of a batch's grid, made once for each: it would ask the
+        device for it every time, and wait. The lengths of its spans stay on the host, where it
+        wants them."""
         key = (tubelets, rows, columns, device)
         if key not in self._grids:
             if len(self._grids) >= MOST_GRIDS:
@@ -215,7 +216,7 @@ class Qwen2VL(PublishedModel):
 
     @staticmethod
     def axes(sections: list[int]) -> list[int]:
-        """Which of t, h and w each channel pair measures: one block after the other."""
+        """Axes, t, h or w, that the channel pairs measure: one block after the other."""
         return [axis for axis, size in enumerate(sections) for _ in range(size)]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a configuration may say of sizes. Checked before anything is made of them."""
+"""Sizes that a configuration may name. Checked before anything is made of them."""
 
 import math
 from typing import Any

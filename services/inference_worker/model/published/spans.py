@@ -19,8 +19,9 @@ _WHOLE = "sightline_whole"
 
 
 class Spans:
-    """Of one batch of pictures: consecutive tokens that see each other. `groups`: the length of
-    those that are equally long, and their tokens [count · length]; None for all tokens in order."""
+    """Spans of one batch of pictures: consecutive tokens that see each other. `groups`: the length
+    of those that are equally long, and their tokens [count · length]; None for all tokens in
+    order."""
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.groups: list[tuple[int, Tensor | None]] = []
@@ -53,7 +54,7 @@ class Spans:
 
 
 class SpanAttention(nn.Module):
-    """In the place of a Qwen tower's attention, with its layers.
+    """Attention of a Qwen tower, with the layers of transformers' own.
 
     windowed: whether the block attends within windows of a picture, or else within pictures.
     """

@@ -1,6 +1,6 @@
 """Attention of one step over the pages of many sessions.
 
-A session's pages usually lie in a row (see `kv.pool`), with few or none between them that it does
+A session's pages usually lie in a row (see `pool`), with few or none between them that it does
 not see. Such a row is read where it lies, and rows that follow each other by one call: copying
 keys and values together first took more than twice as long as the attention itself. Pages that are
 scattered, as they are after sessions of different sizes came and went, are gathered. A mask says
@@ -112,8 +112,8 @@ def _read_one_row(parts: list[StepPart]) -> bool:
 
 
 def _together(parts: list[StepPart]) -> Iterator[list[StepPart]]:
-    """By call: those of one shape, who read one row or rows that follow each other, or have none;
-    as many as a power of two, because there is a kernel for every number."""
+    """Parts by call: those of one shape, which read one row or rows that follow each other, or have
+    none; as many as a power of two, because there is a kernel for every number."""
     alike: dict[tuple[int, int, int], list[StepPart]] = {}
     for part in parts:
         length = 0 if part.row is None else len(part.row)

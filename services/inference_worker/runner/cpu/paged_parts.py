@@ -1,4 +1,4 @@
-"""Which tokens of a step attend together, and which slots of the pool each of them sees."""
+"""Parts of a step: which tokens attend together, and which slots of the pool each of them sees."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ _UNSEEN = np.int32(2**30)
 
 @dataclass(slots=True)
 class StepPart:
-    """What is read together: one frame, or all else that a session has in a step. Its rows are
-    `num_queries` of the flat step from `start` on.
+    """Part of a step that is read together: one frame, or all else that a session has in a step.
+    Its rows are `num_queries` of the flat step from `start` on.
 
     `places`: for every page that one of them may see, its number among those that are read. They
     are `slots` slots from page `first` of `row` on, or as many of gathered pages when `row` is
@@ -66,7 +66,7 @@ class StepPart:
 
 
 def parts_of(runs: list[Run], page_size: int) -> list[StepPart]:
-    """Of runs that are in order of their groups, which are the sessions."""
+    """Parts of runs that are in order of their groups, which are the sessions."""
     parts = list[StepPart]()
     numbers = Counter[int]()
     start = 0
@@ -79,8 +79,8 @@ def parts_of(runs: list[Run], page_size: int) -> list[StepPart]:
 
 
 def _more(count: int, parts: int, least: int = 1) -> int:
-    """Up to a multiple of `least`, and at most one of `parts` of it more than that takes, so that
-    few shapes are met: there is a kernel for each."""
+    """`count` up to a multiple of `least`, and at most one of `parts` of it more than that takes,
+    so that few shapes are met: there is a kernel for each."""
     unit = max(least, (1 << (count - 1).bit_length()) // (2 * parts))
     return -(-count // unit) * unit
 

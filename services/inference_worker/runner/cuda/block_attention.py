@@ -27,7 +27,8 @@ from services.inference_worker.runner.cuda.block_kernels import (
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """Of one launch: rows (queries × heads of a KV head) and slots of a tile, and how it runs."""
+    """Tiling of one launch: rows (queries × heads of a KV head) and slots of a tile, and how it
+    runs."""
 
     rows: int
     slots: int
@@ -36,7 +37,7 @@ class Tiling:
 
 
 def tiling(rows: int, heads_per_kv: int, head_dim: int, itemsize: int) -> Tiling:
-    """For sessions of which the largest brings `rows` rows.
+    """Tiling for sessions of which the largest brings `rows` rows.
 
     128 × 64 with 8 warps is what FlashAttention's kernels in Triton settled on for Hopper. Few rows
     wait for memory only: 16, the least a matrix product takes, and half the warps, so that three

@@ -1,6 +1,6 @@
 """Steps on a GPU: block tables, one upload, and a decoder that is replayed where it can be.
 
-What `Runner` does with gathered keys and masks on a CPU, without either. Nothing here waits for the
+`Runner` does the same with gathered keys and masks on a CPU. Nothing here waits for the
 device; the one thing of a step that does is reading its tokens.
 """
 
@@ -181,8 +181,8 @@ class BlockSteps:
 
 @dataclass(slots=True)
 class _Step:
-    """What was uploaded. `ids`: words, 0 where a picture's tokens go, which is `seen_at`; `last`:
-    rows that are wanted. `static`: where the inputs of a graph lie, if it may be one."""
+    """Step as it was uploaded. `ids`: words, 0 where a picture's tokens go, which is `seen_at`;
+    `last`: rows that are wanted. `static`: where the inputs of a graph lie, if it may be one."""
 
     positions: Tensor
     where: AttentionTables

@@ -1,4 +1,5 @@
-"""Who sees what in a step, small enough to be uploaded with every step: no masks, no rectangles.
+"""Tables of who sees what in a step, small enough to be uploaded with every step: no masks, no
+rectangles.
 
 The queries of one session stand next to each other among the step's flat tokens. They are cut into
 tiles, and the tiles of a session share one list of pages: all that any token of its runs sees. A
@@ -50,8 +51,8 @@ class Tables:
 def tables(
     runs: Sequence[Run], page_size: int, tile_queries: int, num_tokens: int, num_tiles: int = 0
 ) -> Tables:
-    """Of runs in the order of their groups, whose tokens are padded to `num_tokens`. The tiles are
-    padded to `num_tiles`, if there are fewer, with some that have no queries."""
+    """Tables of runs in the order of their groups, whose tokens are padded to `num_tokens`. The
+    tiles are padded to `num_tiles`, if there are fewer, with some that have no queries."""
     limits = np.zeros(num_tokens, dtype=np.int32)
     starts = np.zeros(num_tokens, dtype=np.int32)
     tiles: list[Ints] = []
@@ -90,12 +91,12 @@ def tables(
 
 
 def largest_group(runs: Sequence[Run]) -> int:
-    """Queries of the session that has the most."""
+    """Number of queries of the session that has the most."""
     return max(_sizes(runs).values())
 
 
 def num_tiles(runs: Sequence[Run], tile_queries: int, num_tokens: int) -> int:
-    """How many tiles `tables` makes of these runs."""
+    """Number of tiles that `tables` makes of these runs."""
     sizes = list(_sizes(runs).values())
     return sum(-(-size // tile_queries) for size in (*sizes, num_tokens - sum(sizes)))
 
@@ -123,7 +124,7 @@ def num_splits(programs: int, blocks: int, tokens: int, multiprocessors: int) ->
 
 
 def _pages(runs: Sequence[Run], page_size: int) -> tuple[Ints, Ints, Ints]:
-    """All pages that any run of a session sees, how many slots of each the run that sees the most
+    """Pages that any run of a session sees, how many slots of each the run that sees the most
     does, and the runs' numbers of them [runs, pages]."""
     windows: dict[tuple[int, ...], tuple[Ints, Ints]] = {}
     keys = [tuple(map(id, run.seen)) for run in runs]  # most of a session's see the same

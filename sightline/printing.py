@@ -1,0 +1,26 @@
+"""How the command line prints: JSON, tables, times of day."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+__all__ = ["clock", "print_json", "print_table"]
+
+
+def print_json(value: Any) -> None:
+    """One line, at once, for whoever reads a pipe."""
+    print(json.dumps(value), flush=True)
+
+
+def print_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    rows = [headings, *lines]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def clock(when_ns: int) -> str:
+    """The time of day here, to hundredths of a second."""
+    return datetime.fromtimestamp(when_ns / 1e9).strftime("%H:%M:%S.%f")[:-4]

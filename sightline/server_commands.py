@@ -1,0 +1,207 @@
+"""The `sightline` commands about a server and what it keeps. Each takes a connected client and its
+options, but for `models`, which needs no server."""
+
+import argparse
+import dataclasses
+import sys
+import textwrap
+import wave
+from pathlib import Path
+
+from sightline import aio
+from sightline.errors import InvalidArgumentError
+from sightline.presets import PRESETS
+from sightline.printing import clock, print_json, print_table
+from sightline.types import ModelCard, SessionInfo
+
+__all__ = [
+    "delete",
+    "forget",
+    "history",
+    "info",
+    "models",
+    "sessions",
+    "speak",
+    "update",
+    "voices",
+]
+
+
+async def sessions(client: aio.Client, options: argparse.Namespace) -> int:
+    found = await client.sessions(labels=dict(options.label or ()))
+    if options.json:
+        print_json({"sessions": [dataclasses.asdict(info) for info in found]})
+    elif not found:
+        print("no sessions")
+    else:
+        print_table(_HEADINGS, [_row(info) for info in found])
+    return 0
+
+
+_HEADINGS: tuple[str, ...] = (
+    "ID",
+    "NAME",
+    "STATE",
+    "SOURCE",
+    "FPS IN/SEEN",
+    "FRAMES",
+    "DROPPED",
+    "P95 MS",
+    "MODEL",
+)
+
+
+def _row(info: SessionInfo) -> tuple[str, ...]:
+    stats = info.stats
+    return (
+        info.id,
+        info.name,
+        info.state,
+        info.source_kind or "-",
+        f"{stats.fps_in:.1f}/{stats.fps_processed:.1f}",
+        str(stats.frames_processed),
+        str(sum(stats.dropped.values())),
+        f"{stats.frame_latency_p95_ms:.0f}",
+        info.model,
+    )
+
+
+async def speak(client: aio.Client, options: argparse.Namespace) -> int:
+    folder = Path(options.output).parent
+    if options.output != "-" and not folder.is_dir():
+        raise FileNotFoundError(2, "no such folder", str(folder))
+    chunks = client.speak(options.text, voice=options.voice)
+    size, rate = 0, 0
+    output: wave.Wave_write | None = None
+    try:
+        async for chunk in chunks:
+            if output is None:
+                target = sys.stdout.buffer
+                if options.output != "-":
+                    target = open(options.output, "wb")  # noqa: SIM115, ASYNC230 - closed by `wave`
+                output = wave.open(target, "wb")  # noqa: SIM115 - opened when the rate is known
+                output.setnchannels(1)
+                output.setsampwidth(2)
+                output.setframerate(chunk.sample_rate)
+                rate = chunk.sample_rate
+            output.writeframes(chunk.pcm)
+            size += len(chunk.pcm)
+    finally:
+        if output is not None:
+            output.close()
+    if output is None:
+        raise InvalidArgumentError("there is nothing to say in that text")
+    if options.output != "-":
+        print(f"{options.output}: {size / 2 / rate:.1f} s at {rate} Hz")
+    return 0
+
+
+async def voices(client: aio.Client, options: argparse.Namespace) -> int:
+    found = await client.voices()
+    if options.json:
+        print_json({"voices": [voice._asdict() for voice in found]})
+    else:
+        print_table(("VOICE", "LANGUAGE", "ENGINE"), found)
+    return 0
+
+
+def models(options: argparse.Namespace) -> int:
+    """Needs no server."""
+    if options.json:
+        rows = [dataclasses.asdict(preset) for preset in PRESETS]
+        for row, preset in zip(rows, PRESETS, strict=True):
+            row |= {"download_bytes": preset.download_bytes, "memory_bytes": preset.memory_bytes()}
+        print_json({"models": rows})
+        return 0
+    print_table(
+        ("NAME", "MODEL", "PARAMETERS", "DOWNLOAD", "MEMORY", "LICENCE"),
+        [
+            (
+                preset.name,
+                preset.model,
+                f"{preset.parameters / 1e9:.2f} B",
+                f"{preset.download_bytes / 1e9:.1f} GB" if preset.download_bytes else "-",
+                f"{preset.memory_bytes() / 1e9:.1f} GB",
+                preset.licence,
+            )
+            for preset in PRESETS
+        ],
+    )
+    print(
+        "\nMemory with one session in bfloat16; twice that on CPUs that compute float32 only."
+        "\n`make run MODEL=small` downloads it once. WORKER_MODEL takes any other of the hub."
+    )
+    return 0
+
+
+async def info(client: aio.Client, options: argparse.Namespace) -> int:
+    server = await client.info()
+    if options.json:
+        print_json(dataclasses.asdict(server))
+        return 0
+    speech = f"speaks with {len(server.voices)} voices" if server.speech else "does not speak"
+    print(f"sightline {server.version}, contract {server.contract_version}; {speech}")
+    for model in server.models:
+        if not model.ready:
+            print(f"\n{model.name}: {model.loading}")
+            continue
+        print(f"\n{model.name}: {model.free_sessions} of {model.max_sessions} sessions free")
+        _print_card(model.card)
+    if not server.models:
+        print("\nno model answers")
+    return 0
+
+
+def _print_card(card: ModelCard) -> None:
+    for text in (card.summary, f"Licence: {card.licence}" if card.licence else ""):
+        if text:
+            print(textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="  "))
+    for title, lines in (
+        ("It can tell", card.can),
+        ("It cannot tell", card.cannot),
+        ("Try asking", card.questions),
+        ("Try watching for", card.conditions),
+    ):
+        if lines:
+            print(f"  {title}")
+        for line in lines:
+            print(textwrap.fill(line, 88, initial_indent="    - ", subsequent_indent="      "))
+
+
+async def history(client: aio.Client, options: argparse.Namespace) -> int:
+    rounds = await client.history(options.conversation)
+    if options.json:
+        print_json({"rounds": [dataclasses.asdict(each) for each in rounds]})
+        return 0
+    for each in rounds:
+        print(f"{clock(each.asked_ns)}  > {each.question}")
+        print(f"             {each.answer}{' …' if each.interrupted else ''}")
+    return 0
+
+
+async def forget(client: aio.Client, options: argparse.Namespace) -> int:
+    if not await client.forget(options.conversation):
+        print("sightline: there was nothing to forget", file=sys.stderr)
+    return 0
+
+
+async def update(client: aio.Client, options: argparse.Namespace) -> int:
+    session = await client.session(options.session)
+    labels = None if options.label is None else dict(options.label)
+    changed = await session.update(
+        name=options.name,
+        fps=options.fps,
+        window=options.window,
+        grace_s=options.grace,
+        labels=labels,
+    )
+    if options.json:
+        print_json(dataclasses.asdict(changed))
+    else:
+        print(f"{changed.name}: {changed.fps:g} frames a second, window of {changed.window}")
+    return 0
+
+
+async def delete(client: aio.Client, options: argparse.Namespace) -> int:
+    await (await client.session(options.session)).delete()
+    return 0
