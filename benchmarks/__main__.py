@@ -23,6 +23,7 @@ BENCHMARKS = {
     "questions": "frame latency with 20 questions in flight and without",
     "askers": "a thousand questions at once about one session",
     "kernels": "steps of frames with compiled kernels against PyTorch's operators",
+    "reuse": "steps of still footage without the encoder against steps with it",
     "soak": "real footage by every road, then twenty loops of it",
     "rows": "the article's four rows, on the whole suite with real video",
 }

@@ -115,7 +115,8 @@ class ServiceProcess:
         self.name = name
         self.module = module or f"services.{name}"
         self.prefix = PREFIXES[name]
-        ports = {f"{self.prefix}{kind}_PORT": "0" for kind in ("GRPC", "HTTP", "METRICS")}
+        kinds = ("GRPC", "HTTP", "METRICS", *(("RTMP",) if name == "gateway" else ()))
+        ports = {f"{self.prefix}{kind}_PORT": "0" for kind in kinds}
         self.environment = ports | dict(environment)
         self.log_path = folder / f"{name}-{time.monotonic_ns()}.log"
         self.process: subprocess.Popen[bytes] | None = None

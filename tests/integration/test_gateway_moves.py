@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -51,17 +50,26 @@ class Pair:
             time.sleep(0.02)
         return state
 
+    def wait_for_both(self) -> None:
+        """Until the gateway knows that both workers are ready."""
+        deadline = time.monotonic() + PATIENCE_S
+        request = pb.GetServerInfoRequest()
+        while sum(m.workers for m in self.stub.GetServerInfo(request, timeout=10).models) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
     def ask(self) -> pb.AnswerDone:
         question = pb.Question(text="what is in the scene")
         request = pb.AskRequest(session=self.session, question=question)
         return self.stub.Ask(request, timeout=PATIENCE_S).answer
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    media = tmp_path / "media"
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    folder = tmp_path_factory.mktemp("moves")
+    media = folder / "media"
     media.mkdir()
-    workers = [ServiceProcess("inference_worker", WORKER, tmp_path) for _ in range(2)]
+    workers = [ServiceProcess("inference_worker", WORKER, folder) for _ in range(2)]
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda worker: worker.start(120), workers))
     environment = {
@@ -69,21 +77,29 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         "GATEWAY_MEDIA_ROOT": str(media),
         "GATEWAY_RTMP_PORT": "0",
     }
-    gateway = ServiceProcess("gateway", environment, tmp_path)
+    gateway = ServiceProcess("gateway", environment, folder)
     gateway.start()
     stub = gateway_pb2_grpc.SightlineServiceStub(grpc.insecure_channel(gateway.address))
     names = {f"worker {number}": worker for number, worker in enumerate(workers, 1)}
-    running = Pair(names, gateway, write_clip(media, seed=5, seconds=12), stub)
-    wanted = pb.CreateSessionRequest(
-        source=running.clip.path.name, options=pb.SessionOptions(loop=True)
-    )
-    running.session = stub.CreateSession(wanted, timeout=30).id
-    running.wait(lambda state: state.stats.frames_processed >= WINDOW)
-    yield running
-    with contextlib.suppress(AssertionError, RuntimeError):
-        gateway.stop()
+    yield Pair(names, gateway, write_clip(media, seed=5, seconds=12), stub)
+    gateway.stop()
     for worker in workers:
         worker.kill()
+
+
+@pytest.fixture
+def pair(started: Pair) -> Iterator[Pair]:
+    """Both workers are there, and a session on one of them has a full window."""
+    for worker in started.workers.values():
+        if worker.process is None:
+            worker.restart(120)
+    started.wait_for_both()
+    options = pb.SessionOptions(loop=True)
+    wanted = pb.CreateSessionRequest(source=started.clip.path.name, options=options)
+    started.session = started.stub.CreateSession(wanted, timeout=30).id
+    started.wait(lambda state: state.stats.frames_processed >= WINDOW)
+    yield started
+    started.stub.DeleteSession(pb.DeleteSessionRequest(session=started.session), timeout=10)
 
 
 @contextlib.contextmanager

@@ -353,7 +353,7 @@ def test_garbage_disturbs_nobody(
     feeder.close()
 
 
-def test_sessions_take_turns_in_room_for_one(tmp_path: Path) -> None:
+def test_idle_sessions_share_the_room_of_one(tmp_path: Path) -> None:
     """An idle session costs nothing, makes room, and remembers what it saw."""
     environment = {
         "WORKER_MODEL": str(SHAPES),

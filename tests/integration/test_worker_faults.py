@@ -608,7 +608,7 @@ async def test_slow_readers_hold_up_nobody(tmp_path: Path) -> None:
 async def test_two_hundred_sessions_come_and_go(tmp_path: Path) -> None:
     """Opened, fed, asked, watched, taken over, dropped and released in any order, most of them
     while there is no room."""
-    async with serving(tmp_path, room=24, frame_queue=4, park_after_s=0.05) as worker:
+    async with serving(tmp_path, room=8, frame_queue=4, park_after_s=0.05) as worker:
         codes: set[grpc.StatusCode] = set()
 
         async def live(number: int) -> None:

@@ -254,7 +254,7 @@ async def test_an_answer_that_breaks_in_the_middle_is_an_error_not_a_repetition(
 async def test_a_worker_that_stays_away_is_told_in_words_for_people(
     code: grpc.StatusCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "_RETRIES", 1)
+    monkeypatch.setattr(answers, "RETRY_S", 0.0)
     worker = FakeWorker()
     worker.failures["Answer"] = [code] * 2
     async with running(worker) as parts:

@@ -21,7 +21,9 @@ from sightline.v1 import inference_pb2, inference_pb2_grpc
 SPEECH_UNAVAILABLE = "speech_unavailable"
 # NOT_FOUND: a worker that was restarted does not know the session until its frame stream is back.
 _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND})
-_RETRIES = 6
+# How long that is tried again. A worker that ends refuses questions for up to two seconds before
+# its sessions are cut off and move.
+RETRY_S = 4.0
 MOVING_S = 30.0  # how long a question waits for its session to get another worker
 
 
@@ -77,7 +79,8 @@ async def _relay(
     finish = "error"
     metrics.ANSWERS_IN_FLIGHT.inc()
     try:
-        for attempt in range(_RETRIES + 1):
+        refused_s: float | None = None  # since when the worker has refused
+        while True:
             begun = speechless = False
             left_s = timeout_s - (time.monotonic() - begun_s)
             await session.wait_placed(min(MOVING_S, left_s))
@@ -108,7 +111,9 @@ async def _relay(
                 return
             except grpc.aio.AioRpcError as error:
                 retry = error.code() in _RETRYABLE and not begun and session.alive
-                if not retry or attempt == _RETRIES:
+                now_s = time.monotonic()
+                refused_s = now_s if refused_s is None else refused_s
+                if not retry or now_s - refused_s > RETRY_S:
                     raise _refusal(error, session) from None
                 metrics.ANSWERS_RETRIED.inc()
             finally:
