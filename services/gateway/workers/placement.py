@@ -141,7 +141,9 @@ class Placement:
     async def release(self) -> None:
         """Free the session's memory wherever there is some. Takes not long, raises nothing."""
         workers = {self.worker, *self._left}
-        await asyncio.gather(*(self._release(worker) for worker in workers))
+        await asyncio.gather(*(self._release(worker) for worker in workers if not worker.closed))
+        for worker in workers:
+            worker.let_go(self.session_id)
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -157,6 +159,17 @@ class Placement:
         ]
 
     async def _open_on(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
+        if worker.closed:
+            raise UnavailableError("the worker is gone")
+        worker.hold(self.session_id)
+        try:
+            return await self._admitted(worker, timeout_s, replays)
+        except BaseException:
+            if worker is not self._worker:
+                worker.let_go(self.session_id)
+            raise
+
+    async def _admitted(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
         if worker in self._left:  # what it knows of the session is old
             try:
                 await worker.release(self.session_id)
@@ -182,7 +195,8 @@ class Placement:
         if self._worker is not None:
             metrics.SESSIONS_MOVED.inc()
             # Answers may still be under way there, so that it is not told to free anything now.
-            self._left.add(self._worker)
+            self._left = {left for left in self._left if not left.closed} | {self._worker}
+            self._worker.let_go(self.session_id)
             log.info(
                 "session moved",
                 extra={
