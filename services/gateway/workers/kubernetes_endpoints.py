@@ -80,6 +80,11 @@ class KubernetesEndpoints:
                     found = found_in(self._slices.values(), self._port)
                     if found != before:
                         yield (before := found)
+            except client.ApiException as error:
+                if error.status == GONE:
+                    self._version = ""
+                else:
+                    self._standing.failed(f"HTTP {error.status} {error.reason}")
             except (urllib3.exceptions.HTTPError, OSError, ValueError, KeyError) as error:
                 if not self._stopped.is_set():
                     self._standing.failed(f"{type(error).__name__}: {error}")
@@ -93,23 +98,18 @@ class KubernetesEndpoints:
             self._list()
             yield
         with self._asked(watch=True, silence_s=SILENCE_S) as reply:
-            if reply.status == GONE:
-                self._version = ""
-                return
-            _check(reply)
             yield
+            if self._stopped.is_set():  # before `stop` could have reached this reply
+                return
             for line in iter_resp_lines(reply):
-                if self._stopped.is_set():
-                    return
                 if line:
                     self._heard(json.loads(line))
                     yield
-                if not self._version:
+                if not self._version or self._stopped.is_set():
                     return
 
     def _list(self) -> None:
         with self._asked(watch=False, silence_s=LIST_S) as reply:
-            _check(reply)
             answer = json.loads(reply.data)
         self._slices = {item["metadata"]["name"]: item for item in answer["items"] or ()}
         self._version = answer["metadata"]["resourceVersion"]
@@ -131,7 +131,7 @@ class KubernetesEndpoints:
 
     @contextlib.contextmanager
     def _asked(self, *, watch: bool, silence_s: float) -> Iterator[Any]:
-        """The reply to one request, its body unread."""
+        """The reply to one request, its body unread. Raises ApiException for a refusal."""
         more: dict[str, Any] = {}
         if watch:
             more = {"watch": True, "allow_watch_bookmarks": True, "timeout_seconds": WATCH_S}
@@ -150,12 +150,6 @@ class KubernetesEndpoints:
             self._reply = None
             reply.close()
             reply.release_conn()
-
-
-def _check(reply: Any) -> None:
-    """Raises ValueError for a reply that is a refusal."""
-    if reply.status != 200:
-        raise ValueError(f"HTTP {reply.status}: {reply.data[:500].decode(errors='replace')}")
 
 
 def found_in(slices: Iterable[Slice], port: str) -> Found:
