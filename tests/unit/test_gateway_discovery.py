@@ -198,6 +198,14 @@ def test_a_pod_with_two_addresses_is_one_worker() -> None:
     assert found_in(slices, "grpc") == Found(("10.0.0.1:50060", "[fd00::2]:50060"))
 
 
+def test_endpoints_that_are_no_pods_are_one_worker_for_each_port() -> None:
+    """Of a Service without a selector, on one host."""
+    other = _slice(_endpoint("10.0.0.1"), name="b")
+    other["ports"] = [{"name": "grpc", "port": 50061}]
+    slices = [_slice(_endpoint("10.0.0.1")), other]
+    assert found_in(slices, "grpc").addresses == ("10.0.0.1:50060", "10.0.0.1:50061")
+
+
 def test_ports_have_names_or_numbers() -> None:
     slices = [_slice(_endpoint("10.0.0.1"))]
     assert found_in(slices, "8000").addresses == ("10.0.0.1:8000",)

@@ -169,8 +169,8 @@ def found_in(slices: Iterable[Slice], port: str) -> Found:
             if not (ready if not terminating or serving is None else serving):
                 continue
             host = endpoint["addresses"][0]  # further ones lead to the same
-            pod = (endpoint.get("targetRef") or {}).get("uid") or host
             address = f"[{host}]:{number}" if item["addressType"] == "IPv6" else f"{host}:{number}"
+            pod = (endpoint.get("targetRef") or {}).get("uid") or address
             address = found.setdefault(pod, address)
             if terminating:
                 ending.add(address)
