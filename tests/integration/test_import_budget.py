@@ -31,7 +31,7 @@ def test_the_built_in_model_needs_no_published_models_libraries() -> None:
 
 
 GATEWAY = """
-import asyncio, json, sys
+import json, sys
 import services.gateway.__main__
 from services.gateway.config import GatewayConfig
 from services.gateway.workers.discovery import discovery_of

@@ -9,6 +9,7 @@ import pytest
 
 from services.gateway import metrics
 from services.gateway.sessions.session import LIVE, Session
+from services.gateway.workers import worker
 from services.gateway.workers import workers as following
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
@@ -119,7 +120,7 @@ async def test_answers_under_way_end_where_they_began() -> None:
 
 async def test_a_worker_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "REPORT_PATIENCE_S", 0.2)
-    monkeypatch.setattr(following, "AWAY_S", 0.0)
+    monkeypatch.setattr(worker, "AWAY_S", 0.0)
     first, second = FakeWorker(), FakeWorker()
     async with two_workers(first, second) as (_, session):
         first.silent = True
@@ -237,7 +238,7 @@ async def test_whatever_workers_do_no_frame_is_lost_unsaid(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers die, drain, fill up, forget and come back while frames are pushed."""
-    monkeypatch.setattr(following, "AWAY_S", 0.0)
+    monkeypatch.setattr(worker, "AWAY_S", 0.0)
     chance = random.Random(seed)
     fakes = [FakeWorker(max_sessions=8) for _ in range(3)]
     up = set(range(3))

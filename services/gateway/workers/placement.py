@@ -9,8 +9,9 @@ import grpc
 
 from services.common.errors import error_of_peer, restarting
 from services.gateway import metrics
+from services.gateway.workers.worker import Worker
 from services.gateway.workers.worker_stream import WorkerStream
-from services.gateway.workers.workers import MODEL, Worker, Workers
+from services.gateway.workers.workers import MODEL, Workers
 from sightline.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
