@@ -265,6 +265,26 @@ async def test_sessions_go_from_a_worker_that_is_gone_to_one_that_came() -> None
     await third.stop()
 
 
+async def test_a_worker_that_comes_back_as_another_still_has_an_old_state() -> None:
+    first, second = FakeWorker(), FakeWorker()
+    await second.start()
+    async with running(first) as parts:
+        session = await parts.push_session(fps=1, name="cam")
+        await _push(session, *range(10))
+        [before] = parts.workers.all()
+        _set(parts, second)
+        await eventually(lambda: _of(session) == second.address and before.closed)
+        await _push(session, 10, 11)
+        _set(parts, first)
+        await eventually(lambda: _of(session) == first.address)
+        await _push(session, 12)
+        assert first.released == [session.id], "first of all the old state was given up"
+        seen = [frame.capture_ns // SECOND_NS - 1 for frame in first.frames[session.id]]
+        assert seen == [*range(12 - WINDOW, 12), 12]
+        assert session.message().worker == "worker 3"
+    await second.stop()
+
+
 async def test_a_worker_that_is_gone_keeps_its_sessions_until_another_has_them() -> None:
     first = FakeWorker()
     async with running(first) as parts:

@@ -30,13 +30,17 @@ class Worker:
         self.answering = False
         self.incompatible = False
         self.leaving = False
-        self.closed = False
+        self.closed_s: float | None = None
         self.unfit = asyncio.Event()  # set while it drains, leaves or is away
         self.unheld = asyncio.Event()  # set while no session holds it
         self.unheld.set()
         self._holders: set[str] = set()
         self._away_since_s = time.monotonic()
         self._placed_since_report = 0
+
+    @property
+    def closed(self) -> bool:
+        return self.closed_s is not None
 
     @property
     def is_ready(self) -> bool:

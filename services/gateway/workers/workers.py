@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -159,7 +160,7 @@ class Workers:
         """Forget a worker once no session holds it. Calls that are under way there may end."""
         while not worker.unheld.is_set():
             await worker.unheld.wait()
-        worker.closed = True
+        worker.closed_s = time.monotonic()
         self._workers.remove(worker)  # from here on its address would be another worker's
         following = self._following.pop(worker, None)
         metrics.WORKERS_CHANGED.labels("gone").inc()
