@@ -164,6 +164,18 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Gateway": (
         gauge("Workers", "sightline_workers", "condition"),
+        counted("Workers found and gone", "sightline_workers_changed_total", "change"),
+        Panel(
+            "Looks for workers",
+            "short",
+            (
+                (
+                    "min by (instance) (sightline_discovery_current)",
+                    "{{instance}}: list is current",
+                ),
+                (rate("sightline_discovery_failures_total"), "failed, per second"),
+            ),
+        ),
         Panel(
             "Frame streams",
             "ops",

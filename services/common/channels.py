@@ -9,6 +9,8 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.min_reconnect_backoff_ms", 2_000),  # in truth: how long one connect() may take
+    # A peer that was replaced under the same name is found after seconds, not gRPC's half minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 500),
     # A peer that vanished without a word is noticed.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

@@ -54,7 +54,7 @@ if __name__ == "__main__":
         print(f"gateway: {error}", file=sys.stderr)
         sys.exit(2)
     if any(thread.daemon for thread in threading.enumerate()):
-        # A picture is still being decoded. Nobody waits for that, and taking the interpreter down
-        # around it could crash.
+        # A picture is still being decoded, or a name looked up. Nobody waits for that, and taking
+        # the interpreter down around it could crash.
         logging.shutdown()
         os._exit(0)

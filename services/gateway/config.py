@@ -1,5 +1,6 @@
 """The gateway's settings, one environment variable each."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,12 @@ from services.common.hosts import Hosts, host_name, is_loopback, netloc_of
 from services.common.places import Trusted
 from services.gateway.sources.remote.egress_policy import Rule
 
+# A host may be called "dns" and an address be a target of gRPC's own, dns:///host:port.
+_DISCOVERY = re.compile(r"(static|dns|kubernetes):(?!//)([^,]*[:/].*)")
+_DNS = re.compile(r"([^\s,/:]+|\[[0-9A-Fa-f:.]+\]):(\d+)")
+_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_KUBERNETES = re.compile(rf"({_LABEL})/({_LABEL}):(\d+|[a-z0-9](?:[-a-z0-9]{{0,13}}[a-z0-9])?)")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig(ServiceConfig):
@@ -21,7 +28,13 @@ class GatewayConfig(ServiceConfig):
     prefix: ClassVar[str] = "GATEWAY_"
 
     workers: tuple[str, ...] = setting(
-        ("127.0.0.1:50060",), "Inference workers, host:port, comma separated."
+        ("127.0.0.1:50060",),
+        "Inference workers: host:port, comma separated (also with static: before them); "
+        "dns:name:port, all addresses of a name; or kubernetes:namespace/service:port, the "
+        "endpoints of a Service, by the number or the name of its port.",
+    )
+    dns_interval_s: float = setting(
+        2.0, "Seconds until a name of workers is resolved again.", minimum=0.1, maximum=60
     )
     tts: str | None = setting(None, "TTS service, host:port; empty: Speak is unavailable.")
     dialogue: str | None = setting(
@@ -166,10 +179,7 @@ class GatewayConfig(ServiceConfig):
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Raises ConfigError for bad values, also for those that only make sense together."""
         config = super(GatewayConfig, cls).from_env(environ)
-        for address in config.workers:
-            _check_address("GATEWAY_WORKERS", address)
-        if not config.workers:
-            raise ConfigError("GATEWAY_WORKERS must name at least one worker")
+        _check_workers(*config.discovery())
         if config.tts is not None:
             _check_address("GATEWAY_TTS", config.tts)
         if config.dialogue is not None:
@@ -229,6 +239,21 @@ class GatewayConfig(ServiceConfig):
                 f"GATEWAY_TLS_CERT={self.tls_cert}, GATEWAY_TLS_KEY={self.tls_key}: {reason}"
             ) from None
 
+    def discovery(self) -> tuple[str, tuple[str, ...]]:
+        """How workers are found, and what is said of it: static and addresses; dns, name and port;
+        kubernetes, namespace, service and port. Raises ConfigError."""
+        text = ",".join(self.workers)
+        if (match := _DISCOVERY.fullmatch(text)) is None:
+            return "static", self.workers
+        kind, rest = match.groups()
+        if kind == "static":
+            return kind, tuple(part.strip() for part in rest.split(","))
+        parts = (_DNS if kind == "dns" else _KUBERNETES).fullmatch(rest)
+        if parts is None:
+            form = "dns:name:port" if kind == "dns" else "kubernetes:namespace/service:port"
+            raise ConfigError(f"GATEWAY_WORKERS: {text!r} is not {form}")
+        return kind, parts.groups()
+
     def hosts(self) -> Hosts:
         """The names that browsers may know this gateway by. Raises ValueError."""
         public = (self.public_host, netloc_of(self.public_http_url or ""))
@@ -237,6 +262,17 @@ class GatewayConfig(ServiceConfig):
     def trusted(self) -> Trusted:
         """Raises ValueError."""
         return Trusted(self.trusted_proxies)
+
+
+def _check_workers(kind: str, parts: tuple[str, ...]) -> None:
+    if not parts:
+        raise ConfigError("GATEWAY_WORKERS must name at least one worker")
+    port = parts[-1]
+    if kind == "static":
+        for address in parts:
+            _check_address("GATEWAY_WORKERS", address)
+    elif port.isdecimal() and not 0 < int(port) < 65536:
+        raise ConfigError(f"GATEWAY_WORKERS: {port} is no port")
 
 
 def _check_address(name: str, address: str) -> None:

@@ -1,6 +1,7 @@
 """The gateway, put together: what starts in which order, and what ends in which."""
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 
@@ -26,6 +27,7 @@ from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
 from services.gateway.sources.source import FrameSink, Source
 from services.gateway.sources.whip.server import WhipServer
 from services.gateway.viewers.viewers import Viewers
+from services.gateway.workers.discovery import discovery_of
 from services.gateway.workers.workers import Workers
 from sightline.errors import PermissionDeniedError
 from sightline.v1 import gateway_pb2_grpc
@@ -42,7 +44,8 @@ class Gateway:
     def __init__(self, config: GatewayConfig, host: ServiceHost) -> None:
         self._config = config
         self._host = host
-        self._workers = Workers(config.workers)
+        self._discovery = discovery_of(config)
+        self._workers = Workers()
         self._egress = EgressPolicy(config.url_allow)
         self._sessions = Sessions(config, self._workers, self._make_source)
         self._viewers = Viewers(self._sessions, config)
@@ -51,6 +54,7 @@ class Gateway:
         self._whip = WhipServer(KeyGate(self._sessions, "whip"), ice_servers=config.ice_servers)
         self._callers = Callers(authoriser_of(config))
         self._servicer: SightlineServicer | None = None
+        self._discovering: asyncio.Task[None] | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._rtmp: RtmpServer | None = None
         if config.rtmp_port is not None:
@@ -108,6 +112,7 @@ class Gateway:
         api.add_to(self._host.app)
         self._measuring = spawn(self._measure(), name="gateway:measure")
         self._workers.start()
+        self._discovering = spawn(self._discover(), name="gateway:discover")
         self._sessions.start()
         await self._host.start()
         addresses.http_port, addresses.grpc_port = self._host.http_port, self._host.grpc_port
@@ -117,7 +122,7 @@ class Gateway:
         workers' memory."""
         self._sessions.refuse()
         await self._end_answers()
-        await cancel_and_wait(self._measuring)
+        await cancel_and_wait(self._measuring, self._discovering)
         await self._viewers.aclose()
         if self._rtmp is not None:
             await self._rtmp.aclose()
@@ -136,6 +141,11 @@ class Gateway:
                 await asyncio.gather(*drains)
         except TimeoutError:
             log.warning("answers are cut off by the drain's end")
+
+    async def _discover(self) -> None:
+        async with contextlib.aclosing(self._discovery.changes()) as changes:
+            async for found in changes:
+                self._workers.set(found)
 
     async def _measure(self) -> None:
         """What the RTMP server counts, for Prometheus."""

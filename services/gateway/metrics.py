@@ -48,6 +48,16 @@ SESSIONS_MOVED = Counter(
     "sightline_sessions_moved_total", "Times that a session went from one worker to another."
 )
 WORKERS = Gauge("sightline_workers", "Known workers by condition.", ["condition"])
+WORKERS_CHANGED = Counter(
+    "sightline_workers_changed_total", "Workers that were found, and that were gone.", ["change"]
+)
+DISCOVERY_CURRENT = Gauge(
+    "sightline_discovery_current",
+    "1 while the list of workers is current, 0 while the name or the cluster does not answer.",
+)
+DISCOVERY_FAILURES = Counter(
+    "sightline_discovery_failures_total", "Looks for workers that failed; the last list held."
+)
 VIEWERS = Gauge("sightline_lines", "Viewers by condition.", ["condition"])
 VIEWERS_CLOSED = Counter("sightline_lines_closed_total", "Viewers whose time ended.", ["reason"])
 EVENTS_DROPPED = Counter(

@@ -73,6 +73,10 @@ CASES = {
         held('sightline_workers{condition="incompatible"}', 1),
         held('sightline_workers{condition="incompatible"}', 0),
     ),
+    "WorkersUnheardOf": Case(
+        held("sightline_discovery_current", 0),
+        held("sightline_discovery_current", 1),
+    ),
     "FramesLate": Case(
         latencies("sightline_frame_latency_seconds", 0.2, 0.051, 'delivery="newest",'),
         latencies("sightline_frame_latency_seconds", 0.2, 0.049, 'delivery="newest",')

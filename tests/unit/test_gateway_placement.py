@@ -9,7 +9,9 @@ import pytest
 
 from services.gateway import metrics
 from services.gateway.sessions.session import LIVE, Session
+from services.gateway.workers import worker
 from services.gateway.workers import workers as following
+from services.gateway.workers.discovery import Found
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, WINDOW, FakeWorker
@@ -119,7 +121,7 @@ async def test_answers_under_way_end_where_they_began() -> None:
 
 async def test_a_worker_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "REPORT_PATIENCE_S", 0.2)
-    monkeypatch.setattr(following, "AWAY_S", 0.0)
+    monkeypatch.setattr(worker, "AWAY_S", 0.0)
     first, second = FakeWorker(), FakeWorker()
     async with two_workers(first, second) as (_, session):
         first.silent = True
@@ -236,8 +238,9 @@ async def test_a_session_s_memory_is_freed_wherever_it_was() -> None:
 async def test_whatever_workers_do_no_frame_is_lost_unsaid(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers die, drain, fill up, forget and come back while frames are pushed."""
-    monkeypatch.setattr(following, "AWAY_S", 0.0)
+    """Workers die, drain, fill up, forget, come back, and are named or not, while frames are
+    pushed."""
+    monkeypatch.setattr(worker, "AWAY_S", 0.0)
     chance = random.Random(seed)
     fakes = [FakeWorker(max_sessions=8) for _ in range(3)]
     up = set(range(3))
@@ -251,7 +254,7 @@ async def test_whatever_workers_do_no_frame_is_lost_unsaid(
             if number % 5 == 4:
                 index = chance.randrange(3)
                 fake = fakes[index]
-                match chance.choice(["die", "drain", "full", "return", "return"]):
+                match chance.choice(["die", "drain", "full", "return", "return", "unnamed"]):
                     case "die" if index in up:
                         await fake.stop()
                         up.discard(index)
@@ -265,6 +268,9 @@ async def test_whatever_workers_do_no_frame_is_lost_unsaid(
                         fake.draining = True
                     case "full":
                         fake.full = True
+                    case "unnamed":
+                        parts.workers.set(Found(tuple({f.address for f in fakes} - {fake.address})))
+        parts.workers.set(Found(tuple(fake.address for fake in fakes)))
         for index, fake in enumerate(fakes):
             fake.draining = fake.full = False
             if index not in up:

@@ -16,7 +16,8 @@ from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.sampler import SampledFrame
 from services.gateway.sessions.frame_feed import FrameFeed
 from services.gateway.workers.placement import Placement
-from services.gateway.workers.workers import Worker, Workers
+from services.gateway.workers.worker import Worker
+from services.gateway.workers.workers import Workers
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.family import Round

@@ -48,11 +48,12 @@ def main() -> int:
     for name, text in rendered.items():
         objects = [item for item in yaml.safe_load_all(text) if item]
         found = [*invalid(objects), *loose_ends(objects), *worker_gaps(objects, wants_gpu(name))]
-        found += exposed_figures(objects, name)
+        found += [*exposed_figures(objects, name), *access_gaps(objects)]
         problems += [f"{name}: {problem}" for problem in found]
         print(f"{name}: {len(objects)} objects validated for Kubernetes {' and '.join(KUBERNETES)}")
     problems += secrets_told(rendered["defaults.yaml"])
     problems += upgrades()
+    problems += replaced_by_scaling()
     unused = list(unused_values())
     problems += [f"values.yaml: {path} changes nothing" for path in unused]
     problems += schema_gaps()
@@ -103,7 +104,7 @@ def loose_ends(objects: list[Values]) -> Iterator[str]:
         grace = pod["spec"]["terminationGracePeriodSeconds"]
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         for variable in container.get("env", []):
-            value = variable.get("value", "")
+            value = re.sub(r"^(dns:|kubernetes:video/)", "", variable.get("value", ""))
             if variable["name"].endswith("_DRAIN_S") and grace < float(value) + 10:
                 yield f"{name} is killed after {grace} s, before its drain of {value} s has ended"
             for address in value.removeprefix("redis://").removesuffix("/0").split(","):
@@ -115,7 +116,9 @@ def loose_ends(objects: list[Values]) -> Iterator[str]:
                 )
                 if service is None:
                     yield f"{name}: {variable['name']} names {address}, which is no service"
-                elif int(port) not in [item["port"] for item in service["spec"]["ports"]]:
+                elif port not in [
+                    str(item[key]) for item in service["spec"]["ports"] for key in ("port", "name")
+                ]:
                     yield f"{name}: {variable['name']} names a port that {host} does not have"
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             grpc = container[probe].get("grpc")
@@ -223,6 +226,53 @@ def exposed_figures(objects: list[Values], name: str) -> Iterator[str]:
     wanted = pods if values.get("networkPolicy", {}).get("enabled", True) else set()
     if guarded != wanted:
         yield f"policies for {sorted(guarded)}, not {sorted(wanted)}"
+
+
+def access_gaps(objects: list[Values]) -> Iterator[str]:
+    """Tokens of the cluster that pods have without a need, and rights beyond that need."""
+    by_kind = {
+        kind: [item for item in objects if item["kind"] == kind]
+        for kind in ("Deployment", "StatefulSet", "ServiceAccount", "Role", "RoleBinding")
+    }
+    accounts = set()
+    for item in by_kind["Deployment"] + by_kind["StatefulSet"]:
+        pod = item["spec"]["template"]["spec"]
+        variables = {
+            each["name"]: each.get("value") for each in pod["containers"][0].get("env", [])
+        }
+        asks = (variables.get("GATEWAY_WORKERS") or "").startswith("kubernetes:")
+        if pod["automountServiceAccountToken"] is not asks or asks != ("serviceAccountName" in pod):
+            yield f"{item['metadata']['name']} asks the cluster: {asks}, and its token differs"
+        accounts |= {pod["serviceAccountName"]} if asks else set()
+    made = {item["metadata"]["name"] for item in by_kind["ServiceAccount"]}
+    if not made <= accounts:
+        yield f"service accounts {made}, used are {accounts}"
+    rights = [rule for role in by_kind["Role"] for rule in role["rules"]]
+    least = {
+        "apiGroups": ["discovery.k8s.io"],
+        "resources": ["endpointslices"],
+        "verbs": ["get", "list", "watch"],
+    }
+    if rights != [least] * len(made):
+        yield f"rights: {rights}"
+    for binding in by_kind["RoleBinding"]:
+        names = {binding["roleRef"]["name"], *(each["name"] for each in binding["subjects"])}
+        if names != made or names != {item["metadata"]["name"] for item in by_kind["Role"]}:
+            yield f"RoleBinding {binding['metadata']['name']} binds {names}"
+    if len(by_kind["RoleBinding"]) != len(made):
+        yield "a service account has no rights"
+
+
+def replaced_by_scaling() -> Iterator[str]:
+    """Ways of discovery by which another number of workers makes another gateway."""
+    for discovery in ("kubernetes", "dns"):
+        gateways = set()
+        for replicas in (1, 5):
+            words = ("template", "trial", str(CHART), "--show-only", "templates/gateway.yaml")
+            values = f"worker.replicas={replicas},gateway.workers.discovery={discovery}"
+            gateways.add(helm(*words, "--set", values).stdout)
+        if len(gateways) != 1 or "" in gateways:
+            yield f"worker.replicas changes the gateway that hears of workers by {discovery}"
 
 
 def wants_gpu(file: str) -> bool:

@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 
 import grpc
 
 from services.common.errors import error_of_peer, restarting
 from services.gateway import metrics
+from services.gateway.workers.worker import Worker
 from services.gateway.workers.worker_stream import WorkerStream
-from services.gateway.workers.workers import MODEL, Worker, Workers
+from services.gateway.workers.workers import MODEL, Workers
 from sightline.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
@@ -52,7 +54,9 @@ class Placement:
         self.moved_on = asyncio.Event()  # set when the session leaves the worker that it has now
         self._workers = workers
         self._worker: Worker | None = None
-        self._left: set[Worker] = set()  # they may hold an old state of the session
+        # By their addresses, those that may hold an old state of the session. A worker that is gone
+        # can come back as another.
+        self._left: dict[str, Worker] = {}
         self._window_segments = window_segments
         self._max_pixels = max_pixels
         self._grace_s = grace_s
@@ -140,8 +144,10 @@ class Placement:
 
     async def release(self) -> None:
         """Free the session's memory wherever there is some. Takes not long, raises nothing."""
-        workers = {self.worker, *self._left}
-        await asyncio.gather(*(self._release(worker) for worker in workers))
+        workers = {self.worker, *self._left.values()}
+        await asyncio.gather(*(self._release(worker) for worker in workers if not worker.closed))
+        for worker in workers:
+            worker.let_go(self.session_id)
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -157,13 +163,25 @@ class Placement:
         ]
 
     async def _open_on(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
-        if worker in self._left:  # what it knows of the session is old
+        if worker.closed:
+            raise UnavailableError("the worker is gone")
+        worker.hold(self.session_id)
+        try:
+            return await self._admitted(worker, timeout_s, replays)
+        except BaseException:
+            if worker is not self._worker:
+                worker.let_go(self.session_id)
+            raise
+
+    async def _admitted(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
+        if worker.address in self._left:  # what it knows of the session is old
             try:
                 await worker.release(self.session_id)
             except grpc.aio.AioRpcError as error:
                 raise error_of_peer(error, MODEL) from None
         if worker is not self._worker:
-            self._left.add(worker)  # it may admit the session without our ever hearing of it
+            # It may admit the session without our ever hearing of it.
+            self._left[worker.address] = worker
         opening = inference_pb2.OpenStream(
             session_id=self.session_id,
             window_segments=self._window_segments,
@@ -174,7 +192,7 @@ class Placement:
         try:
             return await WorkerStream.open(worker, opening, timeout_s)
         except ResourceExhaustedError:
-            self._left.discard(worker)
+            self._left.pop(worker.address, None)
             raise
 
     def _move(self, worker: Worker) -> None:
@@ -182,7 +200,9 @@ class Placement:
         if self._worker is not None:
             metrics.SESSIONS_MOVED.inc()
             # Answers may still be under way there, so that it is not told to free anything now.
-            self._left.add(self._worker)
+            self._left = {left.address: left for left in self._left.values() if self._knows(left)}
+            self._left[self._worker.address] = self._worker
+            self._worker.let_go(self.session_id)
             log.info(
                 "session moved",
                 extra={
@@ -191,10 +211,14 @@ class Placement:
                     "before": self._worker.address,
                 },
             )
-        self._left.discard(worker)
+        self._left.pop(worker.address, None)
         self._worker = worker
         self.moved_on.set()
         self.moved_on = asyncio.Event()
+
+    def _knows(self, worker: Worker) -> bool:
+        """Whether a worker may still hold the session: for its grace time after the last stream."""
+        return worker.closed_s is None or time.monotonic() - worker.closed_s <= self._grace_s
 
     async def _release(self, worker: Worker) -> None:
         try:

@@ -6,7 +6,8 @@ from typing import Any, Self
 import grpc
 
 from services.common.errors import error_of_call, error_of_peer
-from services.gateway.workers.workers import MODEL, Worker, version_mismatch
+from services.gateway.workers.worker import Worker
+from services.gateway.workers.workers import MODEL, version_mismatch
 from sightline.errors import UnavailableError
 from sightline.v1 import inference_pb2
 

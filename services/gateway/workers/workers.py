@@ -1,141 +1,85 @@
 """The workers a gateway knows: which of them answer, and how full they are."""
 
 import asyncio
+import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import grpc
 
 from services.common.backoff import Backoff
-from services.common.channels import channel_to
 from services.common.errors import RESTARTING_S, restarting
 from services.common.progress import words_of
 from services.common.protocol import PROTOCOL, protocol_of
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
+from services.gateway.workers.discovery import Found
+from services.gateway.workers.worker import Worker as Worker  # for those who list them
 from sightline.errors import ResourceExhaustedError, UnavailableError
 from sightline.reasons import Reason
-from sightline.v1 import inference_pb2, inference_pb2_grpc
+from sightline.v1 import inference_pb2
 
 log = logging.getLogger(__name__)
 
 MODEL = "the model"  # what a viewer hears a worker called
 REPORT_INTERVAL_S = 1.0
 REPORT_PATIENCE_S = 5.0  # a worker that is silent for longer counts as away
-DESCRIBE_TIMEOUT_S = 3.0
 INCOMPATIBLE_S = 5.0  # between two looks at a worker of another version
 LOADING_S = 0.5  # between two looks at a model that is not ready
 FIRST_CONTACT_S = 2.0  # how long a placement waits while no worker has answered yet
-AWAY_S = 1.0  # a worker's reports may pause for so long before its sessions look for another
-RELEASE_TIMEOUT_S = 3.0
-
-
-class Worker:
-    """One inference worker: its channel, its model and its newest load report.
-
-    `name` is what viewers hear of it; its address is for operators. `description` is None and
-    `load` stale while `answering` is False. `incompatible`: it speaks another protocol, and is left
-    alone until it is replaced.
-    """
-
-    def __init__(self, address: str, name: str) -> None:
-        self.address = address
-        self.name = name
-        self.channel, _ = channel_to(address)
-        self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
-        self.description: inference_pb2.ModelDescription | None = None
-        self.load = inference_pb2.LoadReport()
-        self.answering = False
-        self.incompatible = False
-        self.unfit = asyncio.Event()  # set while it drains or is away
-        self._away_since_s = time.monotonic()
-        self._placed_since_report = 0
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it answers and takes sessions."""
-        return self.answering and not self.load.draining
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether its sessions should go elsewhere: it drains, or has been away for a while."""
-        if self.answering:
-            return self.load.draining
-        return time.monotonic() - self._away_since_s > AWAY_S
-
-    @property
-    def free_sessions(self) -> int:
-        """Sessions that probably fit; the worker itself has the last word."""
-        if not self.answering or self.description is None:
-            return 0
-        most = self.load.max_sessions or self.description.max_sessions
-        return max(0, most - self.load.sessions - self._placed_since_report)
-
-    @property
-    def fullness(self) -> tuple[float, float, float]:
-        """Sorts workers: share of sessions taken, then queue delay, then device time."""
-        most = self.load.max_sessions or (self.description and self.description.max_sessions) or 1
-        taken = (self.load.sessions + self._placed_since_report) / most
-        return (taken, self.load.queue_delay_ms, self.load.device_busy)
-
-    def placed(self) -> None:
-        """Count a session that the next load report will show."""
-        self._placed_since_report += 1
-
-    async def describe(self) -> inference_pb2.ModelDescription:
-        self.description = await self.stub.Describe(
-            inference_pb2.DescribeRequest(), timeout=DESCRIBE_TIMEOUT_S
-        )
-        return self.description
-
-    def report(self, load: inference_pb2.LoadReport) -> None:
-        self.load = load
-        self.answering = True
-        self._placed_since_report = 0
-        if load.draining:
-            self.unfit.set()
-        else:
-            self.unfit.clear()
-
-    def silent(self) -> None:
-        """It answers no more."""
-        if self.answering:
-            self._away_since_s = time.monotonic()
-        self.answering = False
-        self.unfit.set()
-
-    async def release(self, session_id: str) -> None:
-        """Free a session's memory. Raises AioRpcError; the worker then forgets it in time."""
-        request = inference_pb2.ReleaseSessionRequest(session_id=session_id)
-        await self.stub.ReleaseSession(request, timeout=RELEASE_TIMEOUT_S)
+LAST_ANSWERS_S = 600.0  # what calls under way get at a worker that is gone and has no session left
 
 
 class Workers:
     """Every worker of this gateway: follows their load and orders them for a new session.
 
-    The list of workers is fixed. All methods belong to the event loop.
+    Workers come and go by `set`. All methods belong to the event loop.
     """
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self._workers = [
-            Worker(address, f"worker {number}")
-            for number, address in enumerate(dict.fromkeys(addresses), 1)
-        ]
-        self._tasks: list[asyncio.Task[None]] = []
+    def __init__(self, addresses: Sequence[str] = ()) -> None:
+        self._workers: list[Worker] = []
+        self._numbers = itertools.count(1)
+        self._started = False
+        self._following: dict[Worker, asyncio.Task[None]] = {}
+        self._parting: dict[Worker, asyncio.Task[None]] = {}  # those that discovery names no more
         self._contact = asyncio.Event()
+        self.set(Found(tuple(addresses)))
 
     def start(self) -> None:
+        self._started = True
         for worker in self._workers:
-            name = f"worker:{worker.address}:follow"
-            self._tasks.append(spawn(self._follow(worker), name=name))
+            self._start_following(worker)
 
     def all(self) -> list[Worker]:
         return list(self._workers)
 
+    def set(self, found: Found) -> None:
+        """Know these workers from now on.
+
+        One that is not among them gets no new session, its sessions move, and it is closed once
+        none is left there. Until then it can come back, as the worker that it was.
+        """
+        gone = {worker.address: worker for worker in self._workers}
+        for address in dict.fromkeys(found.addresses):
+            worker = gone.pop(address, None)
+            if worker is None:
+                worker = self._add(address)
+            elif (parting := self._parting.pop(worker, None)) is not None:
+                parting.cancel()
+            worker.leave(address in found.ending)
+        for worker in gone.values():
+            if worker not in self._parting:
+                worker.leave(True)
+                name = f"worker:{worker.address}:part"
+                self._parting[worker] = spawn(self._part(worker), name=name)
+        self._count()
+
     async def aclose(self) -> None:
-        await cancel_and_wait(*self._tasks)
-        for worker in self._workers:
+        known = {*self._workers, *self._parting}
+        await cancel_and_wait(*self._following.values(), *self._parting.values())
+        for worker in known:
             await worker.channel.close()
 
     async def candidates(self) -> list[Worker]:
@@ -193,10 +137,38 @@ class Workers:
             worker.description
             for worker in self._workers
             if worker.description is not None and worker.description.HasField("loading")
+            if not worker.leaving
         ]
 
     def _answering(self) -> list[Worker]:
         return [worker for worker in self._workers if worker.answering]
+
+    def _add(self, address: str) -> Worker:
+        worker = Worker(address, f"worker {next(self._numbers)}")
+        self._workers.append(worker)
+        metrics.WORKERS_CHANGED.labels("found").inc()
+        log.info("worker found", extra={"worker": address, "shown_as": worker.name})
+        if self._started:
+            self._start_following(worker)
+        return worker
+
+    def _start_following(self, worker: Worker) -> None:
+        name = f"worker:{worker.address}:follow"
+        self._following[worker] = spawn(self._follow(worker), name=name)
+
+    async def _part(self, worker: Worker) -> None:
+        """Forget a worker once no session holds it. Calls that are under way there may end."""
+        while not worker.unheld.is_set():
+            await worker.unheld.wait()
+        worker.closed_s = time.monotonic()
+        self._workers.remove(worker)  # from here on its address would be another worker's
+        following = self._following.pop(worker, None)
+        metrics.WORKERS_CHANGED.labels("gone").inc()
+        log.info("worker is gone", extra={"worker": worker.address, "shown_as": worker.name})
+        await cancel_and_wait(following)
+        self._count()
+        await worker.channel.close(LAST_ANSWERS_S)
+        self._parting.pop(worker, None)
 
     async def _follow(self, worker: Worker) -> None:
         backoff = Backoff()
@@ -259,13 +231,17 @@ class Workers:
         return False
 
     def _count(self) -> None:
-        answering = self._answering()
-        draining = sum(worker.load.draining for worker in answering)
-        metrics.WORKERS.labels("draining").set(draining)
-        metrics.WORKERS.labels("ready").set(len(answering) - draining)
-        incompatible = sum(worker.incompatible for worker in self._workers)
-        metrics.WORKERS.labels("incompatible").set(incompatible)
-        metrics.WORKERS.labels("away").set(len(self._workers) - len(answering) - incompatible)
+        conditions = Counter(_condition(worker) for worker in self._workers)
+        for condition in ("ready", "draining", "leaving", "incompatible", "away"):
+            metrics.WORKERS.labels(condition).set(conditions[condition])
+
+
+def _condition(worker: Worker) -> str:
+    if worker.leaving:
+        return "leaving"
+    if worker.answering:
+        return "draining" if worker.load.draining else "ready"
+    return "incompatible" if worker.incompatible else "away"
 
 
 def version_mismatch() -> UnavailableError:

@@ -32,6 +32,21 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{ include "sightline.fullname" .root }}-{{ .name }}:{{ .port }}
 {{- end -}}
 
+{{/* How gateways hear of workers: what the values say, or else what they allow. */}}
+{{- define "sightline.discovery" -}}
+{{- .Values.gateway.workers.discovery | default (ternary "kubernetes" "dns" .Values.rbac.create) -}}
+{{- end -}}
+
+{{/* The service account of gateways that ask the cluster; empty: they have no token of any. */}}
+{{- define "sightline.gatewayAccount" -}}
+{{- if eq (include "sightline.discovery" .) "kubernetes" -}}
+{{- if not (or .Values.rbac.create .Values.gateway.serviceAccount) -}}
+{{- fail "gateway.serviceAccount: without rbac.create, name one that may list, get and watch endpointslices" -}}
+{{- end -}}
+{{- .Values.gateway.serviceAccount | default (printf "%s-gateway" (include "sightline.fullname" .)) -}}
+{{- end -}}
+{{- end -}}
+
 {{/*
 One service. Context:
   root    the chart's context
@@ -46,6 +61,7 @@ One service. Context:
   args    replaces the image's arguments
   prefix  of its environment variables; none: it is not ours and is not told to log or drain
   env     variable → value; empty values are left out; the values' `env` goes before it
+  serviceAccount  whose token its pods get; empty: none
   envFrom further entries of the container's env, as a list
   volumes, mounts, claims, limits, pod   further parts, as in the Kubernetes API
 */}}
@@ -84,7 +100,10 @@ spec:
       annotations: {{- toYaml . | nindent 8 }}
       {{- end }}
     spec:
-      automountServiceAccountToken: false
+      {{- with .serviceAccount }}
+      serviceAccountName: {{ . }}
+      {{- end }}
+      automountServiceAccountToken: {{ not (empty .serviceAccount) }}
       enableServiceLinks: false
       terminationGracePeriodSeconds: {{ add $drain 15 }} # the pause before SIGTERM, the drain, the end
       securityContext:

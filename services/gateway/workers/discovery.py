@@ -1,0 +1,116 @@
+"""Discovery: how the gateway hears which workers there are, now and later."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.common.config import ConfigError
+from services.common.tasks import NewestQueue
+from services.gateway import metrics
+from services.gateway.config import GatewayConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The workers that there are, host:port each. Those `ending` are about to go."""
+
+    addresses: tuple[str, ...]
+    ending: frozenset[str] = frozenset()
+
+
+class Discovery(Protocol):
+    """A place that knows the workers."""
+
+    def changes(self) -> AsyncGenerator[Found, None]:
+        """All workers, first as they are, then after each change, for good. While the place cannot
+        be asked nothing comes: the last list holds."""
+
+
+class StaticList:
+    """Workers that are named one by one."""
+
+    def __init__(self, addresses: tuple[str, ...]) -> None:
+        self._addresses = addresses
+
+    async def changes(self) -> AsyncGenerator[Found, None]:
+        metrics.DISCOVERY_CURRENT.set(1)
+        yield Found(self._addresses)
+
+
+class Standing:
+    """Whether a place can be asked at the moment: the log says so once, a metric all the time.
+    Any thread."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._failing = False
+
+    def worked(self) -> None:
+        metrics.DISCOVERY_CURRENT.set(1)
+        if self._failing:
+            self._failing = False
+            log.info("workers can be looked up again", extra={"place": self._place})
+
+    def failed(self, reason: str) -> None:
+        metrics.DISCOVERY_CURRENT.set(0)
+        metrics.DISCOVERY_FAILURES.inc()
+        if not self._failing:
+            self._failing = True
+            log.warning(
+                "workers cannot be looked up: those known stay",
+                extra={"place": self._place, "reason": reason},
+            )
+
+
+async def from_thread(
+    looks: Callable[[], Iterator[Found]], stop: Callable[[], None]
+) -> AsyncGenerator[Found, None]:
+    """What `looks` finds in a thread of its own, the newest if several wait; at the end `stop` is
+    called, which makes `looks` return soon."""
+    loop = asyncio.get_running_loop()
+    newest: NewestQueue[Found] = NewestQueue(1)
+
+    def run() -> None:
+        try:
+            for found in looks():
+                loop.call_soon_threadsafe(newest.put_nowait, found)
+        except RuntimeError:
+            if not loop.is_closed():
+                log.exception("workers are not looked up any more")
+        except Exception:
+            log.exception("workers are not looked up any more")
+            metrics.DISCOVERY_CURRENT.set(0)
+
+    # Nobody waits for its end: a resolver or a server that does not answer can hold it for long.
+    threading.Thread(target=run, name="discovery", daemon=True).start()
+    try:
+        while True:
+            yield await newest.get()
+    finally:
+        stop()
+
+
+def discovery_of(config: GatewayConfig) -> Discovery:
+    """What GATEWAY_WORKERS names. Raises ConfigError where there is no cluster to ask."""
+    kind, parts = config.discovery()
+    if kind == "dns":
+        from services.gateway.workers.dns_name import DnsName
+
+        name, port = parts
+        return DnsName(name, int(port), interval_s=config.dns_interval_s)
+    if kind == "kubernetes":
+        # Half a second and 30 MB, which only those pay who are in a cluster.
+        from services.gateway.workers.kubernetes_endpoints import KubernetesEndpoints, cluster_api
+
+        namespace, service, port = parts
+        try:
+            api = cluster_api()
+        except ValueError as error:
+            raise ConfigError(f"GATEWAY_WORKERS: no cluster to ask: {error}") from None
+        return KubernetesEndpoints(api, namespace, service, port)
+    return StaticList(parts)
