@@ -13,7 +13,8 @@ from services.gateway.auth.caller import ANYBODY, Caller
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.labels import MAX_LABELS
 from services.gateway.sources.whip.ice import parse_ice_server
-from services.gateway.workers.workers import Worker, Workers
+from services.gateway.workers.worker import Worker
+from services.gateway.workers.workers import Workers
 from sightline.errors import SightlineError
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.version import CONTRACT_VERSION, __version__
@@ -95,7 +96,7 @@ def models_of(workers: Sequence[Worker]) -> list[gateway_pb2.Model]:
     loading: dict[str, gateway_pb2.Model] = {}
     for worker in workers:
         description = worker.description
-        if description is None:
+        if description is None or worker.leaving:
             continue
         if description.HasField("loading"):
             loading.setdefault(description.model, _loading(description))

@@ -16,7 +16,7 @@ from services.common.protocol import PROTOCOL, protocol_of
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.workers.discovery import Found
-from services.gateway.workers.worker import Worker as Worker  # for those who list them
+from services.gateway.workers.worker import Worker
 from sightline.errors import ResourceExhaustedError, UnavailableError
 from sightline.reasons import Reason
 from sightline.v1 import inference_pb2
