@@ -72,8 +72,11 @@ OUTSIDE: dict[str, Kind] = {
 }
 ALL_KINDS = KINDS | OUTSIDE
 # Asked in training alone, where a recipe names them.
-LESSONS: dict[str, Kind] = {"reference": Kind(dialogue.ask_reference, "realtime", 0.0)}
-_NO_TALK = ("watch", "followup", "reference", "scene", "story")
+LESSONS: dict[str, Kind] = {
+    "reference": Kind(dialogue.ask_reference, "realtime", 0.0),
+    "then": Kind(dialogue.ask_then, "realtime", 0.0),
+}
+_NO_TALK = ("watch", "followup", *LESSONS, "scene", "story")
 
 
 def ask(clip: Clip, frame: int, kind: str, rng: Generator) -> Question | None:

@@ -59,7 +59,14 @@ def ask_reference(clip: Clip, frame: int, rng: Generator) -> Question | None:
     return None if asked.refers.split()[-1] in words else asked
 
 
-def ask_followup(clip: Clip, frame: int, rng: Generator, apart: float = _APART) -> Question | None:
+def ask_then(clip: Clip, frame: int, rng: Generator) -> Question | None:
+    """Where it was: a rare follow-up, since few things have moved to one other place."""
+    return ask_followup(clip, frame, rng, only="place_then")
+
+
+def ask_followup(
+    clip: Clip, frame: int, rng: Generator, apart: float = _APART, only: str = ""
+) -> Question | None:
     earlier = max(frame - int(rng.integers(0, _BACK)), 0) if rng.random() < 0.7 else frame
     options = nameable(clip, earlier)
     if not options:
@@ -91,9 +98,9 @@ def ask_followup(clip: Clip, frame: int, rng: Generator, apart: float = _APART) 
     then = clip.place(earlier, ident)
     if here and earlier < frame - 3 and then and _other_places(clip, frame, ident) == {then}:
         answers["place_then"] = at(then)
-    if not answers:
+    if not answers or (only and only not in answers):
         return None
-    asked = pick(rng, sorted(answers))
+    asked = only or pick(rng, sorted(answers))
     avoid = {"place_then": "where", "where": "where"}.get(asked, asked)
     rounds: list[tuple[str, str]] = []
     others = [t for t in nameable(clip, earlier) if t is not thing]
