@@ -24,7 +24,7 @@ class Question:
     answer: str
     history: tuple[tuple[str, str], ...] = ()
     is_watch: bool = False
-    refers: str = field(default="", repr=False)
+    refers: str = field(default="", repr=False, compare=False)
 
 
 def pick(rng: Generator, options: Sequence[T]) -> T:
