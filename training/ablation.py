@@ -60,7 +60,7 @@ def measure(trainer: Trainer, value: float) -> Figures:
         seed, kinds = HELD_OUT_SEEDS + 1000 * index, trainer.recipe.kinds
         made = make_batch(objectives.model, trainer.world, mix, seed, kinds, "held_out")
         batch: Batch = to_device(made, trainer.device)
-        early, _ = objectives.run(batch)
+        early, *_ = objectives.run(batch)
         jumps.append(objectives.jumps(early, batch))
         flips.append(_flips(objectives, early, batch))
         answers.append(_answer_flips(objectives, batch))

@@ -42,6 +42,7 @@ class Batch:
     labels: Tensor
     measures: Tensor
     calm: Tensor
+    refers: Tensor
     kinds: tuple[tuple[str, ...], ...]
 
 
@@ -157,6 +158,7 @@ def make_batch(
         labels=torch.from_numpy(np.stack([truth.labels for truth in truths])),
         measures=torch.from_numpy(np.stack([truth.measures for truth in truths])),
         calm=torch.from_numpy(np.stack([truth.calm for truth in truths])),
+        refers=torch.from_numpy(np.stack([row.refers for row in rows])),
         kinds=tuple(kinds),
     )
 

@@ -6,7 +6,7 @@ frames f−window+1…f, and the earlier tokens of its own branch. Branches neve
 nothing in the trunk sees a branch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,23 +16,26 @@ from torch import Tensor
 from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.model.family import Round, prompt_of
 from services.inference_worker.model.layout import VISION
-from training.questions import Question
+from training.world.question import DONT_KNOW, Question
 
 NO_TARGET = -100
 SINK, PADDING = -1, -2
 TRUNK = -1
+PRONOUNS = ("it", "its")
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
     """A question asked after frame `frame`, as tokens: the prompt, of which `before` tokens stand
-    before the cursor, then what must be said."""
+    before the cursor, then what must be said. refers: places in the prompt that stand for a thing,
+    where its name stands, and the tokens of its noun and of its colour (NO_TARGET for none)."""
 
     frame: int
     kind: str
     prompt: list[int]
     answer: list[int]
     before: int = 0
+    refers: tuple[tuple[int, int, int, int], ...] = field(default=(), repr=False)
 
     @property
     def size(self) -> int:
@@ -47,6 +50,8 @@ class Row:
 
     tokens, targets, frames, branches: [length] int64. `frames` is the frame a token belongs to
     (SINK, PADDING); `branches` the index of its branch (TRUNK). positions: [length, 3] int64.
+    refers: [length, 3] int64, of what a token stands for the name's place in the row, its noun and
+    its colour, else NO_TARGET.
     """
 
     tokens: NDArray[np.int64]
@@ -54,6 +59,7 @@ class Row:
     positions: NDArray[np.int64]
     frames: NDArray[np.int64]
     branches: NDArray[np.int64]
+    refers: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,32 @@ def branch_of(model: BuiltinModel, frame: int, question: Question) -> Branch:
     history = [Round(asked, answered) for asked, answered in question.history]
     prompt = prompt_of(model, history, question.text)
     answer = [*model.tokenizer.encode(question.answer).ids, *model.stop_tokens]
-    return Branch(frame, question.kind, prompt.tokens, answer, prompt.before)
+    refers = _references(model, question, history, prompt.tokens)
+    return Branch(frame, question.kind, prompt.tokens, answer, prompt.before, refers)
+
+
+def _references(
+    model: BuiltinModel, question: Question, history: list[Round], prompt: list[int]
+) -> tuple[tuple[int, int, int, int], ...]:
+    """Where a prompt says "it" and means what the question refers to, from the round that names it
+    on, and the prompt's end, where the answer begins."""
+    if not question.refers:
+        return ()
+    *colour, noun = (model.tokenizer.token_to_id(word) for word in question.refers.split())
+    words = {model.tokenizer.token_to_id(word) for word in PRONOUNS}
+    places = [len(prompt) - 1]
+    end = len(prompt)
+    for first in range(len(history), -1, -1):
+        start = len(prompt) - len(model.question_tokens(history[first:], question.text))
+        of_round = range(max(start, 0), end)
+        names = [place for place in of_round if prompt[place] == noun]
+        if names:
+            marked = (names[-1], noun, colour[0] if colour else NO_TARGET)
+            return tuple((place, *marked) for place in sorted(places))
+        if first == len(history) or history[first].answer != DONT_KNOW:  # "what time is it"
+            places += [place for place in of_round if prompt[place] in words]
+        end = start
+    return ()  # the round that named it is not among those that are read
 
 
 def pack(
@@ -109,6 +140,7 @@ def arrange(sink: list[int], spans: list[Span], branches: list[Branch], text_siz
     positions = np.zeros((length, 3), np.int64)
     frames = np.full(length, PADDING, np.int64)
     owners = np.full(length, TRUNK, np.int64)
+    refers = np.full((length, 3), NO_TARGET, np.int64)
 
     tokens[: len(sink)] = sink
     positions[: len(sink)] = np.arange(len(sink))[:, None]
@@ -129,8 +161,10 @@ def arrange(sink: list[int], spans: list[Span], branches: list[Branch], text_siz
         positions[span] = (first + np.arange(size))[:, None]
         frames[span] = branch.frame
         owners[span] = index
+        for place, name, noun, colour in branch.refers:
+            refers[at + place] = at + name, noun, colour
         at += size
-    return Row(tokens, targets, positions, frames, owners)
+    return Row(tokens, targets, positions, frames, owners, refers)
 
 
 def visibility(frames: Tensor, branches: Tensor, window: int, causal: bool = False) -> Tensor:

@@ -1,8 +1,9 @@
-"""What training minimises: answers, and dense truth about every cell.
+"""What training minimises: answers, dense truth about every cell, and what "it" stands for.
 
-The auxiliary heads read the encoder's tokens (what a single picture shows) and the trunk's hidden
-states after an early decoder layer (what only time shows: motion and change), early so that the
-layers above can read the result. They are not part of the shipped model.
+The auxiliary heads read the encoder's tokens (what a single picture shows), the trunk's hidden
+states after an early decoder layer (what only time shows: motion and change) and those of words
+that refer to an earlier round's, early so that the layers above can read the result. They are not
+part of the shipped model.
 """
 
 import math
@@ -21,6 +22,8 @@ from training.batches import Batch, Pictures
 from training.layout import NO_TARGET, visibility
 from training.withheld import Withheld
 from training.worlds import IGNORE, World
+
+REFERENCE_LAYER = 1  # what is meant is known there, and looked for in the frames above
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,63 @@ class CellHead(nn.Module):
         return Losses(total, parts)
 
 
+class Pointing(DenseAttention):
+    """Attention that keeps how surely, in one layer, words look at the names of what they stand
+    for. refers: [batch, length, 3] as in `layout.Row`."""
+
+    def __init__(self, mask: Tensor, refers: Tensor) -> None:
+        super().__init__(mask)
+        self.rows, self.places = (refers[..., 0] != NO_TARGET).nonzero(as_tuple=True)
+        self.names = refers[self.rows, self.places, 0]
+        self.log_share = torch.zeros(0)  # [words]
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        if layer == REFERENCE_LAYER:
+            self.log_share = self._log_share(queries, keys)
+        return super().__call__(layer, queries, keys, values)
+
+    def _log_share(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Log of a name's share of the attention, averaged over heads: one that points is enough,
+        and that which points best learns most."""
+        found: list[Tensor] = []
+        for row in range(len(queries)):
+            mine = self.rows == row
+            asking = queries[row, self.places[mine]].float()  # [words, heads, dim]
+            scores = torch.einsum("whd,lhd->whl", asking, keys[row].float())
+            seen = self.mask[row, 0, self.places[mine]][:, None]
+            shares = (scores * asking.shape[-1] ** -0.5).masked_fill(~seen, -torch.inf)
+            shares = shares.log_softmax(-1)
+            names = self.names[mine][:, None, None].expand(-1, shares.shape[1], 1)
+            of_heads = shares.gather(-1, names)[..., 0]
+            found.append(of_heads.logsumexp(-1) - math.log(of_heads.shape[-1]))
+        return torch.cat(found)
+
+
+class ReferenceHead(nn.Module):
+    """Reads the noun and the colour of what a word stands for: words of the vocabulary."""
+
+    def __init__(self, hidden: int, words: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden)
+        self.linear = nn.Linear(hidden, 2 * words)
+
+    def forward(self, hidden: Tensor, refers: Tensor) -> Losses:
+        """hidden: [words, hidden]; refers: [words, 3] as in `layout.Row`."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            guesses = self.linear(self.norm(hidden.float())).chunk(2, -1)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        parts: dict[str, float] = {}
+        for name, guess, wanted in zip(
+            ("noun", "colour"), guesses, refers.unbind(-1)[1:], strict=True
+        ):
+            known = wanted != NO_TARGET
+            if bool(known.any()):
+                total = total + functional.cross_entropy(guess[known], wanted[known])
+                right = guess[known].argmax(-1) == wanted[known]
+                parts[name] = float(right.float().mean())
+        return Losses(total, parts)
+
+
 def _named(where: str, losses: Losses) -> dict[str, float]:
     return {f"{where}/{name}": value for name, value in losses.parts.items()}
 
@@ -128,14 +188,19 @@ def encode(model: BuiltinModel, pixels: Tensor) -> Tensor:
     return vision.reshape(len(pixels), -1, vision.shape[-1])
 
 
-def final_states(model: BuiltinModel, rows: Rows, vision: Tensor) -> Tensor:
-    """The decoder's last states [clips, length, hidden]."""
+def final_states(
+    model: BuiltinModel,
+    rows: Rows,
+    vision: Tensor,
+    attention: Callable[[Tensor], DenseAttention] = DenseAttention,
+) -> Tensor:
+    """The decoder's last states [clips, length, hidden]. attention: made of who sees whom."""
     start = len(model.sink_tokens())
     end = start + vision.shape[1]
     words = model.decoder.embedding(rows.tokens)
     hidden = torch.cat((words[:, :start], vision.to(words.dtype), words[:, end:]), dim=1)
     mask = visibility(rows.frames, rows.branches, model.spec.window_segments)
-    final: Tensor = model.decoder(hidden, rows.positions, DenseAttention(mask))
+    final: Tensor = model.decoder(hidden, rows.positions, attention(mask))
     return final
 
 
@@ -152,6 +217,7 @@ class Objectives(nn.Module):
         self.withheld = Withheld(world.withheld, model.tokenizer)
         self.picture_head = CellHead(hidden, channels, seen, ("offset",))
         self.trunk_head = CellHead(hidden, channels, tuple(channels), ("offset", "way"))
+        self.reference_head = ReferenceHead(hidden, model.config.decoder.vocab_size)
 
     def pictures(self, batch: Pictures) -> Losses:
         """The encoder alone, on single frames."""
@@ -177,30 +243,49 @@ class Objectives(nn.Module):
         losses = self.trunk_head(hidden[:, start:].flatten(0, 1), labels, measures)
         return Losses(losses.total, _named("trunk", losses))
 
-    def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Early trunk states [b, t × cells, h] and final states [b, length, h]."""
+    def run(
+        self, batch: Batch, attention: Callable[[Tensor], DenseAttention] = DenseAttention
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Early trunk states [b, t × cells, h]; of all tokens [b, length, h], those where
+        references are read, and the final ones."""
         model = self.model
         vision = encode(model, batch.pixels)
         start = len(model.sink_tokens())
-        early: list[Tensor] = []
-        layer = model.decoder.layers[self.trunk_layer]
-        hook = layer.register_forward_hook(lambda _m, _i, output: early.append(output))
+        early: dict[int, Tensor] = {}
+        read = {self.trunk_layer, REFERENCE_LAYER}
+        hooks = [
+            model.decoder.layers[index].register_forward_hook(
+                lambda _m, _i, output, index=index: early.update({index: output})
+            )
+            for index in read
+        ]
         try:
-            final = final_states(model, batch, vision)
+            final = final_states(model, batch, vision, attention)
         finally:
-            hook.remove()
-        return early[0][:, start : start + vision.shape[1]], final
+            for hook in hooks:
+                hook.remove()
+        trunk = early[self.trunk_layer][:, start : start + vision.shape[1]]
+        return trunk, early[REFERENCE_LAYER], final
 
     def answers(
         self,
         batch: Batch,
         trunk_weight: float,
         consistency_weight: float,
+        reference_weight: float = 0.0,
         teach: Callable[[Batch, Tensor, Tensor], Losses] | None = None,
     ) -> Losses:
         """Every question's answer, and the trunk's cells beside it. teach: what a teacher makes of
         the batch, the final states and the answers' logits."""
-        early, final = self.run(batch)
+        pointing: list[Pointing] = []
+
+        def attend(mask: Tensor) -> DenseAttention:
+            if not reference_weight:
+                return DenseAttention(mask)
+            pointing.append(Pointing(mask, batch.refers))
+            return pointing[0]
+
+        early, referring, final = self.run(batch, attend)
         asked = batch.targets != NO_TARGET
         logits = self.model.decoder.logits(final[asked]).float()
         weighed = self.withheld.of_answers(logits, batch.tokens, batch.targets, batch.branches)
@@ -214,10 +299,23 @@ class Objectives(nn.Module):
             jumps = found.sum() / max(len(found), 1)
             total = total + consistency_weight * jumps
             parts["jumps"] = float(jumps.detach())
+        for pointer in pointing:
+            meant = self.references(batch, referring, pointer)
+            total, parts = total + reference_weight * meant.total, parts | meant.parts
         if teach is not None:
             taught = teach(batch, final, logits)
             total, parts = total + taught.total, parts | taught.parts
         return Losses(total, parts)
+
+    def references(self, batch: Batch, hidden: Tensor, pointing: Pointing) -> Losses:
+        """Whether "it" finds the name of what it stands for, and brings it along."""
+        if not len(pointing.rows):
+            return Losses(hidden.new_zeros((), dtype=torch.float32), {})
+        chosen = pointing.rows, pointing.places
+        read = self.reference_head(hidden[chosen], batch.refers[chosen])
+        found = -pointing.log_share.mean()
+        parts = {"it/found": float((-found.detach()).exp()), **_named("it", read)}
+        return Losses(found + read.total, parts)
 
     def jumps(self, early: Tensor, batch: Batch) -> Tensor:
         """The temporal consistency loss (the article, section 2.2.3): how much what is understood
@@ -242,7 +340,7 @@ class Objectives(nn.Module):
 @torch.no_grad()
 def score(objectives: Objectives, batch: Batch) -> tuple[dict[str, list[bool]], Losses]:
     """Whether each branch's answer is right, token for token, by kind; and the losses."""
-    early, final = objectives.run(batch)
+    early, _, final = objectives.run(batch)
     asked = batch.targets != NO_TARGET
     right = torch.zeros_like(asked)
     right[asked] = objectives.model.decoder.logits(final[asked]).argmax(-1) == batch.targets[asked]

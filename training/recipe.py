@@ -38,6 +38,7 @@ class Stage:
     learns: from the "trunk"'s truth alone, through the decoder's early layers, from "answers", or
     by "preference" among them. kinds: of the questions asked, with weights; empty: the recipe's.
     conversations: share of the questions that come at the end of a long conversation.
+    references: weight of reading, early, what "it" stands for.
     pairs: a JSONL of people's preferences, "" for the model's own mistakes on generated clips.
     beta, anchor: as in `preference.judge`.
     """
@@ -51,6 +52,7 @@ class Stage:
     learns: Literal["trunk", "answers", "preference"] = "answers"
     kinds: dict[str, float] = field(default_factory=dict)
     conversations: float = 0.0
+    references: float = 0.0
     pairs: str = ""
     beta: float = 0.1
     anchor: float = 0.05

@@ -125,6 +125,7 @@ class Trainer:
             batch,
             recipe.trunk_weight,
             recipe.consistency_weight,
+            stage.references,
             lessons.losses if isinstance(lessons, Lessons) else None,
         )
 

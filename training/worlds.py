@@ -4,7 +4,7 @@ Everything a world makes follows from the seeds it is given.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -137,7 +137,7 @@ class ShapesTake:
 def after(talk: tuple[tuple[str, str], ...], question: Question) -> Question:
     """The question with earlier rounds before its own."""
     history = (talk + question.history)[-conversation.ROUNDS :]
-    return Question(question.kind, question.text, question.answer, history)
+    return replace(question, history=history)
 
 
 def at_length(

@@ -37,6 +37,7 @@ _LENGTHS = (6, 12, 20, 30, 40, 60)
 _WIDE_LENGTHS = (16, 24, 32, 44, 60)
 _MOMENTS = 3  # of a clip
 _WIDE_MOMENTS = 4
+_MORE_FOLLOWUPS = 3  # of a moment: too few are possible everywhere for a figure to stand on
 _TALK = 0.3  # share of the wide world's questions with earlier rounds that do not matter
 _WATCHES = 3  # of a clip, at most
 _KINDS, _TRIES = 2, 12  # for each of them, until one has something to wait for
@@ -117,7 +118,8 @@ def _wide(scope: Scope, seed: int, index: int, scale: int) -> Made:
     rng = np.random.default_rng((seed, 4))
     kinds = [kind for kind in asking.ALL_KINDS if scope.asks(kind)]
     items: list[Item] = []
-    for frame in _moments(length, _WIDE_MOMENTS, rng):
+    moments = _moments(length, _WIDE_MOMENTS, rng)
+    for frame in moments:
         for kind in kinds:
             question = asking.ask(clip, frame, kind, rng)
             if question is None:
@@ -125,7 +127,22 @@ def _wide(scope: Scope, seed: int, index: int, scale: int) -> Made:
             if not question.is_watch and rng.random() < _TALK:
                 question = after(asking.small_talk(clip, frame, kinds, rng), question)
             items.append(_item(frame, asking.ALL_KINDS[kind].of, question))
+    if "followup" in kinds:
+        items += _more_followups(clip, moments, kinds, np.random.default_rng((seed, 8)))
     return clip.pixels, items, _standings(clip, forward.CONDITIONS, seed)
+
+
+def _more_followups(
+    clip: wide.Clip, moments: list[int], kinds: list[str], rng: Generator
+) -> Iterator[Item]:
+    """Counted to their kind, and to no class: there every kind weighs as it did."""
+    for frame in np.repeat(moments, _MORE_FOLLOWUPS).tolist():
+        question = asking.ask(clip, frame, "followup", rng)
+        if question is None:
+            continue
+        if rng.random() < _TALK:
+            question = after(asking.small_talk(clip, frame, kinds, rng), question)
+        yield _item(frame, "other", question)
 
 
 def _moments(length: int, number: int, rng: Generator) -> list[int]:

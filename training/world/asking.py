@@ -71,12 +71,17 @@ OUTSIDE: dict[str, Kind] = {
     "unknown": Kind(outside.ask_unknown, "realtime", 0.4),
 }
 ALL_KINDS = KINDS | OUTSIDE
-_NO_TALK = ("watch", "followup", "scene", "story")
+# Asked in training alone, where a recipe names them.
+LESSONS: dict[str, Kind] = {
+    "reference": Kind(dialogue.ask_reference, "realtime", 0.0),
+    "then": Kind(dialogue.ask_then, "realtime", 0.0),
+}
+_NO_TALK = ("watch", "followup", *LESSONS, "scene", "story")
 
 
 def ask(clip: Clip, frame: int, kind: str, rng: Generator) -> Question | None:
     """A question of this kind after this frame, None where there is nothing sure to ask."""
-    return ALL_KINDS[kind].ask(clip, frame, rng)
+    return (ALL_KINDS | LESSONS)[kind].ask(clip, frame, rng)
 
 
 def small_talk(

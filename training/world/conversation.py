@@ -16,7 +16,7 @@ _SORTS = ("short", "short", "described", "described", "unknown", "mixed", "mixed
 _FULL = 0.6  # share of conversations that fill their rounds
 _ELSEWHERE = 0.3  # share of conversations that began over other video
 _DESCRIPTIONS = ("scene", "story")
-_SHORT_WITHOUT = ("watch", "followup", *_DESCRIPTIONS)
+_SHORT_WITHOUT = ("watch", "followup", "reference", "then", *_DESCRIPTIONS)
 _TRIES = 3
 _OPENINGS = (
     "can you tell me",

@@ -17,7 +17,7 @@ from training.world.realtime import (
     say,
 )
 from training.world.telling import whereabouts
-from training.world.wording import at
+from training.world.wording import NUMBERS, at
 
 _BACK = 20  # frames between the earlier round and now, at most
 _APART = 0.4  # share of questions with other rounds between them and what they refer to
@@ -50,7 +50,23 @@ def naming_round(
     return pick(rng, options)
 
 
-def ask_followup(clip: Clip, frame: int, rng: Generator) -> Question | None:
+def ask_reference(clip: Clip, frame: int, rng: Generator) -> Question | None:
+    """A follow-up that always has other rounds between it and what it refers to."""
+    asked = ask_followup(clip, frame, rng, apart=1.0)
+    if asked is None or not asked.history:
+        return None
+    words = " ".join(asked.history[-1]).split()
+    return None if asked.refers.split()[-1] in words else asked
+
+
+def ask_then(clip: Clip, frame: int, rng: Generator) -> Question | None:
+    """Where it was: a rare follow-up, since few things have moved to one other place."""
+    return ask_followup(clip, frame, rng, only="place_then")
+
+
+def ask_followup(
+    clip: Clip, frame: int, rng: Generator, apart: float = _APART, only: str = ""
+) -> Question | None:
     earlier = max(frame - int(rng.integers(0, _BACK)), 0) if rng.random() < 0.7 else frame
     options = nameable(clip, earlier)
     if not options:
@@ -80,11 +96,11 @@ def ask_followup(clip: Clip, frame: int, rng: Generator) -> Question | None:
     if earlier < frame - 3 and (not here or rng.random() < 0.25):
         answers["there"] = yes(here)
     then = clip.place(earlier, ident)
-    if here and earlier < frame - 3 and then and then != clip.place(frame, ident):
+    if here and earlier < frame - 3 and then and _other_places(clip, frame, ident) == {then}:
         answers["place_then"] = at(then)
-    if not answers:
+    if not answers or (only and only not in answers):
         return None
-    asked = pick(rng, sorted(answers))
+    asked = only or pick(rng, sorted(answers))
     avoid = {"place_then": "where", "where": "where"}.get(asked, asked)
     rounds: list[tuple[str, str]] = []
     others = [t for t in nameable(clip, earlier) if t is not thing]
@@ -95,7 +111,7 @@ def ask_followup(clip: Clip, frame: int, rng: Generator) -> Question | None:
     if named is None:
         return None
     rounds.append(named)
-    if rng.random() < _APART:
+    if rng.random() < apart:
         number = int(rng.integers(1, 4) if rng.random() < 0.8 else rng.integers(4, 9))
         besides = {
             key: answer
@@ -104,7 +120,24 @@ def ask_followup(clip: Clip, frame: int, rng: Generator) -> Question | None:
         }
         for _ in range(number):
             rounds += _naming_nothing(clip, frame, besides, rng)
-    return Question("followup", say(rng, f"it_{asked}"), answers[asked], tuple(rounds))
+    refers = _name_in(clip, ident, named)
+    text = say(rng, f"it_{asked}")
+    return Question("followup", text, answers[asked], tuple(rounds), refers=refers)
+
+
+def _other_places(clip: Clip, frame: int, ident: int) -> set[str]:
+    """Where a thing surely was of late and is not now. When an earlier round was is told to nobody:
+    with two such places either of them is meant."""
+    now = clip.place(frame, ident)
+    past = range(max(frame - _BACK, 0), frame)
+    places = (clip.place(moment, ident) for moment in past if clip.there(moment, ident))
+    return {place for place in places if place and place != now} if now else set()
+
+
+def _name_in(clip: Clip, ident: int, named: tuple[str, str]) -> str:
+    """The name that a round gave this thing."""
+    full = clip.full_name(ident)
+    return full if full in " ".join(named) else clip.things[ident].noun
 
 
 def _naming_nothing(clip: Clip, frame: int, besides: dict[str, str], rng: Generator) -> Rounds:
@@ -118,8 +151,8 @@ def _naming_nothing(clip: Clip, frame: int, besides: dict[str, str], rng: Genera
         return (unknown_round(rng),)
     ask = ask_unknown if roll < 0.7 else ask_prohibited if roll < 0.85 else ask_count
     asked = ask(clip, frame, rng)
-    if asked is None or (asked.kind == "prohibited" and asked.answer not in ("yes", "no")):
-        return ()
-    if asked.kind == "count" and "objects" not in asked.text:
-        return ()
+    if asked is None or (asked.kind == "prohibited" and asked.answer != "no"):
+        return ()  # "it" would be what is prohibited
+    if asked.kind == "count" and ("objects" not in asked.text or asked.answer == NUMBERS[1]):
+        return ()  # "it" would be the one object
     return ((asked.text, asked.answer),)

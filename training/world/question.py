@@ -1,7 +1,7 @@
 """What is asked, in every world."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from numpy.random import Generator
@@ -13,13 +13,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A branch: earlier rounds as (question, answer), then a question or a watch condition."""
+    """A branch: earlier rounds as (question, answer), then a question or a watch condition.
+
+    refers: what "it" is, by the name that an earlier round gave it; "" where there is no "it". Only
+    training reads it.
+    """
 
     kind: str
     text: str
     answer: str
     history: tuple[tuple[str, str], ...] = ()
     is_watch: bool = False
+    refers: str = field(default="", repr=False, compare=False)
 
 
 def pick(rng: Generator, options: Sequence[T]) -> T:
