@@ -22,8 +22,8 @@ SPEECH_UNAVAILABLE = "speech_unavailable"
 # NOT_FOUND: a worker that was restarted does not know the session until its frame stream is back.
 _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND})
 # How long that is tried again. A worker that ends refuses questions for up to two seconds before
-# its sessions are cut off and move.
-RETRY_S = 4.0
+# its sessions are cut off and move, and on a busy machine another takes them a while later.
+RETRY_S = 10.0
 MOVING_S = 30.0  # how long a question waits for its session to get another worker
 
 
