@@ -17,7 +17,7 @@ from tests.eventually import wait_until
 from tests.garbage import throw_at_methods, throw_at_port
 from tests.processes import SHAPES, ServiceProcess
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 NO_FRAME = "no frame has been understood yet"
 METHODS = ("Describe", "StreamFrames", "Answer", "WatchSession", "ReleaseSession")
 
