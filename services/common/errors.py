@@ -37,6 +37,8 @@ RESTARTING_S = 3.0  # until another try at a service that is being started makes
 # Trailing metadata of errors that a service raised on purpose: their words are meant for callers.
 # What grpc itself says of a peer that is away holds addresses, and is meant for operators.
 ON_PURPOSE = ("sightline-error", "1")
+# Codes of a peer that is away: not there, or stopping with a call in its hands.
+AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _UNCOUNTED = ("/grpc.health.v1.Health/Check",)  # a full service is not a sick one
 
 
@@ -82,7 +84,7 @@ def error_of_status(
         return DeadlineExceededError(f"{name} took too long: try again")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return ResourceExhaustedError(f"{name} has no room for this now: try again later")
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+    if code in AWAY:
         return restarting(peer)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return UnavailableError(

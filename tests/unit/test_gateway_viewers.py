@@ -225,6 +225,16 @@ async def test_a_worker_that_is_away_is_asked_again() -> None:
         assert len(worker.asked) == 3
 
 
+async def test_a_question_that_a_stopping_worker_cut_off_is_asked_again() -> None:
+    worker = FakeWorker()
+    worker.failures["Answer"] = [grpc.StatusCode.CANCELLED]
+    async with running(worker) as parts:
+        viewer = await _viewer(parts)
+        await viewer.ask("what happened")
+        assert (await viewer.until("answer_done")).answer_done.text == ANSWER
+        assert len(worker.asked) == 2
+
+
 async def test_a_refusal_of_the_worker_reaches_the_viewer() -> None:
     worker = FakeWorker()
     worker.failures["Answer"] = [grpc.StatusCode.RESOURCE_EXHAUSTED]

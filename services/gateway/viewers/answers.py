@@ -9,7 +9,7 @@ from typing import Protocol
 import grpc
 
 from services.common.backoff import Backoff
-from services.common.errors import error_of_peer, restarting
+from services.common.errors import AWAY, error_of_peer, restarting
 from services.common.finish_reasons import finish_name
 from services.gateway import metrics
 from services.gateway.sessions.question_queue import Asker, QuestionQueue
@@ -20,7 +20,7 @@ from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 SPEECH_UNAVAILABLE = "speech_unavailable"
 # NOT_FOUND: a worker that was restarted does not know the session until its frame stream is back.
-_RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND})
+RETRYABLE = AWAY | {grpc.StatusCode.NOT_FOUND}
 # How long that is tried again. A worker that ends refuses questions for up to two seconds before
 # its sessions are cut off and move, and on a busy machine another takes them a while later.
 RETRY_S = 10.0
@@ -110,7 +110,7 @@ async def _relay(
                     yield event
                 return
             except grpc.aio.AioRpcError as error:
-                retry = error.code() in _RETRYABLE and not begun and session.alive
+                retry = error.code() in RETRYABLE and not begun and session.alive
                 now_s = time.monotonic()
                 refused_s = now_s if refused_s is None else refused_s
                 if not retry or now_s - refused_s > RETRY_S:

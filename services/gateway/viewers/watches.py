@@ -11,14 +11,11 @@ from services.common.errors import error_of_peer
 from services.common.tasks import spawn
 from services.gateway import metrics
 from services.gateway.sessions.session import Session
+from services.gateway.viewers.answers import RETRYABLE
 from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, ResourceExhaustedError, SightlineError
 from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2
-
-_RETRYABLE = frozenset(
-    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
-)
 
 
 class WatchOwner(Protocol):
@@ -98,7 +95,7 @@ class Watches:
                     raise
                 continue  # the session has another worker
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _RETRYABLE:
+                if error.code() not in RETRYABLE:
                     self._owner.fail(error_of_peer(error, MODEL), watch=watch.watch)
                     self._running.pop(watch.watch, None)
                     self._owner.settle()
