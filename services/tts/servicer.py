@@ -68,10 +68,13 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
         sentence."""
         reason = "cancelled"  # what remains when the caller goes away
         try:
-            with self._texts.under_way():
-                async with contextlib.aclosing(self._speak(requests, context)) as replies:
-                    async for reply in replies:
-                        yield reply
+            # Before a refusal: gRPC forgets why a call was refused that is written to meanwhile.
+            first = await self._next(requests)
+            if first is not None:
+                with self._texts.under_way():
+                    async with contextlib.aclosing(self._speak(first, requests, context)) as spoken:
+                        async for reply in spoken:
+                            yield reply
             reason = "done"
         except Exception as error:
             reason = _REASONS.get(type(error), "failed")
@@ -80,11 +83,11 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
             STREAMS_ENDED.labels(reason).inc()
 
     async def _speak(
-        self, requests: AsyncIterator[pb.SynthesizeRequest], context: ServicerContext[Any, Any]
+        self,
+        first: pb.SynthesizeRequest,
+        requests: AsyncIterator[pb.SynthesizeRequest],
+        context: ServicerContext[Any, Any],
     ) -> AsyncGenerator[pb.SynthesizeResponse, None]:
-        first = await self._next(requests)
-        if first is None:
-            return
         voice, rate = self._checked(first)
         await context.send_initial_metadata(())
         sentences: asyncio.Queue[_Item] = asyncio.Queue(SENTENCES_AHEAD)

@@ -142,7 +142,6 @@ def test_a_session_outlives_the_worker_that_was_killed(pair: Pair) -> None:
     assert took_s < 5.0
 
 
-@pytest.mark.slow  # beside other tests a question is told to try again: not understood
 def test_a_drained_worker_is_left_without_a_lost_question_or_frame(pair: Pair) -> None:
     before = pair.get()
     with _asking(pair) as outcomes:

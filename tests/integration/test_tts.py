@@ -42,9 +42,12 @@ async def _replies(stub: Any, *pieces: str, **first: Any) -> list[Any]:
     return [reply async for reply in stub.Synthesize(iter(requests), timeout=60)]
 
 
-async def _refusal(stub: Any, *pieces: str, **first: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _replies(stub, *pieces, **first)
+async def _refusal(stub: Any, text: str, **first: Any) -> grpc.aio.AioRpcError:
+    call = stub.Synthesize(timeout=60)
+    await call.write(pb.SynthesizeRequest(text=text, **first))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:  # not half-closed: that loses the status
+        while await call.read() is not grpc.aio.EOF:
+            pass
     return caught.value
 
 
