@@ -46,9 +46,13 @@ async def _refusal(stub: Any, text: str, **first: Any) -> grpc.aio.AioRpcError:
     call = stub.Synthesize(timeout=60)
     await call.write(pb.SynthesizeRequest(text=text, **first))
     with pytest.raises(grpc.aio.AioRpcError) as caught:  # not half-closed: that loses the status
-        while await call.read() is not grpc.aio.EOF:
-            pass
+        await _ended(call)
     return caught.value
+
+
+async def _ended(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
 
 
 def _samples(replies: list[Any]) -> "array[int]":
