@@ -1,7 +1,7 @@
 """A thousand questions at once about one session: all answered, in order, frames undisturbed.
 
 Twice: a worker by its own contract, with 30 frames a second of one session on a clock, and the
-whole suite by its gateway, where a file plays and one client makes a thousand one-shot calls.
+whole suite by its gateway, where a file plays. A process of its own makes the thousand calls.
 Blocks without questions come before each burst. Everything has its default settings. Latency is
 arrival at the engine to state updated; memory is resident, read every 50 ms.
 """
@@ -11,11 +11,9 @@ import contextlib
 import os
 import statistics
 import tempfile
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,11 +22,11 @@ import grpc
 import psutil
 
 from benchmarks.clips import model_frames, write_h264
+from benchmarks.crowd import Answers, Crowd
 from benchmarks.processes import Running, running
 from benchmarks.questions import SETTLE_S, Stream
 from benchmarks.report import Report, Result, Table, Target
 from benchmarks.samples import Latency, Ratio, percentile
-from benchmarks.viewers import QUESTIONS
 from sightline.v1 import gateway_pb2, gateway_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 ASKERS = 1000
@@ -36,30 +34,22 @@ FPS = 30.0
 MAX_RATIO = 2.0
 MAX_GROWTH_MIB = 512.0
 MAX_OVERTAKEN = 0.1  # of the askers, by 95 of 100
-TIMEOUT_S = 110.0
 MEMORY_S = 0.05
-
-Ask = Callable[[str], Awaitable[gateway_pb2.AnswerDone]]
 
 
 @dataclass(slots=True)
 class Burst:
-    """A thousand questions. `places`: in which order those asked first to last were answered;
-    `grown_mib`: how much more memory a process had at most than before, by name."""
+    """A thousand questions. `grown_mib`: how much more memory a process had at most than before,
+    by name."""
 
-    seconds: float = 0.0
-    answered: int = 0
-    degraded: int = 0
-    first_s: float = 0.0
-    places: list[int] = field(default_factory=list)
-    refusals: dict[str, int] = field(default_factory=dict)
-    grown_mib: dict[str, float] = field(default_factory=dict)
+    answers: Answers
+    grown_mib: dict[str, float]
 
     @property
     def overtaken(self) -> float:
         """Number of places by which 95 of 100 were answered sooner or later than asked, at most, as
         a share of all."""
-        moved = [abs(place - number) for number, place in enumerate(self.places)]
+        moved = [abs(place - number) for number, place in enumerate(self.answers.places)]
         return percentile(moved, 0.95) / len(moved) if moved else 1.0
 
 
@@ -95,7 +85,7 @@ class Measured:
 
     @property
     def answered(self) -> float:
-        return min(burst.answered for burst in self.bursts) / self.asked
+        return min(burst.answers.answered for burst in self.bursts) / self.asked
 
 
 def run(report: Report, *, quick: bool) -> Result:
@@ -122,16 +112,9 @@ async def _by_worker(
         stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
         model = await stub.Describe(inference_pb2.DescribeRequest(), timeout=10)
         stream = Stream(stub, "bench", model_frames(64), FPS, 0.0)
+        gathered = Crowd.gathered("worker", suite.worker, "bench", askers)
+        crowd = await stack.enter_async_context(gathered)
         streaming = asyncio.create_task(stream.run(), name="stream")
-
-        async def ask(text: str) -> gateway_pb2.AnswerDone:
-            question = gateway_pb2.Question(turn="bench", text=text)
-            request = inference_pb2.AnswerRequest(session_id="bench", question=question)
-            done = gateway_pb2.AnswerDone()
-            async for event in stub.Answer(request, timeout=TIMEOUT_S):
-                done = event.done
-            return done
-
         await asyncio.sleep(model.window_segments / FPS + SETTLE_S)
         for turn in range(turns):
             report(f"{found.title}, turn {turn + 1} of {turns}", turn / turns / 2)
@@ -139,7 +122,7 @@ async def _by_worker(
                 stream.latencies_ms.clear()
                 stream.sent = stream.refused = 0
                 if asked:
-                    found.bursts.append(await _burst(ask, askers, suite))
+                    found.bursts.append(await _burst(crowd, suite))
                 else:
                     await asyncio.sleep(block_s)
                 latencies = found.with_questions if asked else found.without
@@ -167,11 +150,8 @@ async def _by_gateway(
             ),
             timeout=30,
         )
-
-        async def ask(text: str) -> gateway_pb2.AnswerDone:
-            question = gateway_pb2.Question(text=text)
-            request = gateway_pb2.AskRequest(session=session.id, question=question)
-            return (await stub.Ask(request, timeout=TIMEOUT_S)).answer  # type: ignore[no-any-return]
+        gathered = Crowd.gathered("gateway", suite.gateway, session.id, askers)
+        crowd = await stack.enter_async_context(gathered)
 
         async def histogram() -> Any:
             return await asyncio.to_thread(
@@ -189,7 +169,7 @@ async def _by_gateway(
             for asked in (False, True):
                 before, (sampled, lost) = await histogram(), await stats()
                 if asked:
-                    found.bursts.append(await _burst(ask, askers, suite))
+                    found.bursts.append(await _burst(crowd, suite))
                 else:
                     await asyncio.sleep(block_s)
                 since, (sampled_then, lost_then) = await histogram() - before, await stats()
@@ -201,58 +181,29 @@ async def _by_gateway(
     return found
 
 
-async def _burst(ask: Ask, askers: int, suite: Running) -> Burst:
-    """All at once; returns when everybody has an answer or was refused."""
-    burst = Burst()
-    ended: list[int] = []
-    started_s = time.monotonic()
-
-    async def one(number: int, text: str) -> None:
-        try:
-            done = await ask(text)
-        except grpc.aio.AioRpcError as error:
-            why = f"{error.code().name}: {error.details()}"
-            burst.refusals[why] = burst.refusals.get(why, 0) + 1
-            return
-        if done.finish_reason in (
-            gateway_pb2.FINISH_REASON_STOP,
-            gateway_pb2.FINISH_REASON_LENGTH,
-        ):
-            ended.append(number)
-            burst.first_s = burst.first_s or time.monotonic() - started_s
-        burst.degraded += bool(done.degraded)
-
-    async with _memory(suite, burst):
-        texts = cycle(QUESTIONS)
-        asking = [
-            asyncio.create_task(one(number, next(texts)), name=f"ask:{number}")
-            for number in range(askers)
-        ]
-        await asyncio.gather(*asking)
-    burst.seconds = time.monotonic() - started_s
-    burst.answered = len(ended)
-    places = {number: place for place, number in enumerate(ended)}
-    burst.places = [places[number] for number in sorted(places)]
-    return burst
+async def _burst(crowd: Crowd, suite: Running) -> Burst:
+    async with _memory(suite) as grown_mib:
+        answers = await crowd.ask()
+    return Burst(answers, grown_mib)
 
 
 @contextlib.asynccontextmanager
-async def _memory(suite: Running, burst: Burst) -> AsyncIterator[None]:
-    """Notes how far memory grew while the context lasts."""
+async def _memory(suite: Running) -> AsyncIterator[dict[str, float]]:
+    """How far the memory of every process grew at most while the context lasts, in MiB."""
     processes = {name: psutil.Process(pid) for name, pid in suite.pids}
     before = {name: process.memory_info().rss for name, process in processes.items()}
-    burst.grown_mib = dict.fromkeys(processes, 0.0)
+    most = dict.fromkeys(processes, 0.0)
 
     async def watch() -> None:
         while True:
             for name, process in processes.items():
                 grown = (process.memory_info().rss - before[name]) / 2**20
-                burst.grown_mib[name] = max(burst.grown_mib[name], grown)
+                most[name] = max(most[name], grown)
             await asyncio.sleep(MEMORY_S)
 
     watching = asyncio.create_task(watch(), name="memory")
     try:
-        yield
+        yield most
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
@@ -263,14 +214,14 @@ def _result(measured: list[Measured], model: inference_pb2.ModelDescription) -> 
     targets: list[Target] = []
     for found in measured:
         grown = max(max(burst.grown_mib.values()) for burst in found.bursts)
-        seconds = statistics.median(burst.seconds for burst in found.bursts)
+        seconds = statistics.median(burst.answers.seconds for burst in found.bursts)
         overtaken = max(burst.overtaken for burst in found.bursts)
         rows.append(
             (
                 found.title,
-                f"{min(burst.answered for burst in found.bursts)} of {found.asked}",
+                f"{min(burst.answers.answered for burst in found.bursts)} of {found.asked}",
                 f"{seconds:.1f}",
-                f"{statistics.median(burst.first_s for burst in found.bursts):.2f}",
+                f"{statistics.median(burst.answers.first_s for burst in found.bursts):.2f}",
                 f"{100 * overtaken:.1f} %",
                 f"{grown:.0f}",
                 f"{statistics.median(block.p95_ms for block in found.without):.1f}",
@@ -300,7 +251,7 @@ def _result(measured: list[Measured], model: inference_pb2.ModelDescription) -> 
     refusals = Counter[str]()
     for found in measured:
         for burst in found.bursts:
-            refusals.update(burst.refusals)
+            refusals.update(burst.answers.refusals)
     return Result(
         name="askers",
         tables=[Table(f"{measured[0].asked} questions at once about one session", headings, rows)],
@@ -310,7 +261,7 @@ def _result(measured: list[Measured], model: inference_pb2.ModelDescription) -> 
         dtype=model.dtype,
         device=model.device,
         notes=[
-            "default settings; the client is a process of the same machine",
+            "default settings; the askers are a process of the same machine, of lower priority",
             "frame latencies of the gateway's row are read off the gateway's histogram",
             *(f"{count} × {what}" for what, count in refusals.most_common(5)),
         ],
@@ -319,7 +270,7 @@ def _result(measured: list[Measured], model: inference_pb2.ModelDescription) -> 
 
 def _draw(figure: Any, measured: list[Measured]) -> None:
     for axes, found in zip(figure.subplots(1, len(measured)), measured, strict=True):
-        places = found.bursts[-1].places
+        places = found.bursts[-1].answers.places
         axes.plot(range(len(places)), places, ".", markersize=2)
         axes.set_title(found.title)
         axes.set_xlabel("asked as number")

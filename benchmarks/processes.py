@@ -1,15 +1,20 @@
 """The suite that `make run` starts, as its real processes, on free ports."""
 
+import asyncio
 import contextlib
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import grpc
 
 from benchmarks.samples import Histogram
 from services.local.config import LocalConfig
 from services.local.process import Process, ProcessError
 from services.local.suite import READY_S, Suite
+from sightline.v1 import gateway_pb2, gateway_pb2_grpc
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ async def running(folder: Path, *, worker_only: bool = False) -> AsyncIterator[R
             yield Running(suite, [worker])
         else:
             await suite.start()
+            await _model_ready(suite.gateway.address)
             yield Running(suite, suite.processes)
     except ProcessError as error:
         error.add_note("\n".join(error.process.last_lines()))
@@ -71,3 +77,14 @@ async def running(folder: Path, *, worker_only: bool = False) -> AsyncIterator[R
         await suite.kill()
     if complaints:
         raise RuntimeError("; ".join(complaints))
+
+
+async def _model_ready(gateway: str) -> None:
+    """Wait until the gateway knows that its worker serves, which it hears a moment later."""
+    async with grpc.aio.insecure_channel(gateway) as channel, asyncio.timeout(READY_S):
+        stub: Any = gateway_pb2_grpc.SightlineServiceStub(channel)
+        request = gateway_pb2.GetServerInfoRequest()
+        while not any(  # noqa: ASYNC110 - nothing tells of it
+            model.ready for model in (await stub.GetServerInfo(request)).models
+        ):
+            await asyncio.sleep(0.1)

@@ -90,7 +90,7 @@ class Asker:
     tokens: int = 0
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Ask until cancelled."""
         for text in itertools.cycle(QUESTIONS):
             question = gateway_pb2.Question(turn="bench", text=text)
             request = inference_pb2.AnswerRequest(session_id=self.session, question=question)

@@ -200,7 +200,7 @@ class Session:
 
     @property
     def stats(self) -> SessionStats:
-        """As last heard; `refresh` asks."""
+        """Figures as last heard; `refresh` asks."""
         return self._session.stats
 
     @property
@@ -300,11 +300,11 @@ class Conversation:
         return background.run(self._conversation.forget())
 
     def ask(self, text: str, **options: Any) -> "Answer":
-        """As `Session.ask`."""
+        """Ask, as `Session.ask` does."""
         return Answer(background.run(_call(self._conversation.ask, text, **options)))
 
     def watch(self, condition: str, **options: Any) -> "Watch":
-        """As `Session.watch`."""
+        """Watch, as `Session.watch` does."""
         return Watch(background.run(_call(self._conversation.watch, condition, **options)))
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ class Preset:
         return self.parameters * self.stored_bytes
 
     def memory_bytes(self, element_bytes: int = 2) -> int:
-        """With one session; `element_bytes`: 2 in bfloat16, 4 in float32."""
+        """Memory that it takes with one session; `element_bytes`: 2 in bfloat16, 4 in float32."""
         return (self.parameters + self.kv_elements) * element_bytes + _LIBRARIES_BYTES
 
 

@@ -239,7 +239,7 @@ class Session:
 
     @property
     def played(self) -> PushReport:
-        """What became of the frames of the file so far."""
+        """Report of what became of the frames of the file so far."""
         return PushReport() if self._feed is None else self._feed.report
 
     async def wait(self) -> PushReport:

@@ -42,7 +42,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long the SDK waits before it raises, in seconds. Give your own to `connect`."""
+    """Seconds that the SDK waits before it raises, in seconds. Give your own to `connect`."""
 
     connect_s: float = 5.0  # until the server is reachable at all
     call_s: float = 10.0  # one short call, retries included
@@ -93,7 +93,7 @@ class SessionInfo:
 
 
 class AskOptions(TypedDict, total=False):
-    """How a question is answered; what is left out is the model's own to choose.
+    """Wishes of how a question is answered; what is left out is the model's own to choose.
 
     `temperature` 0 takes the likeliest words. Above, they are drawn among the `top_k` likeliest
     (0: all), and of those among the likeliest that have probability `top_p` together; the same
@@ -134,7 +134,8 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """What a model can honestly be asked; `questions` and `conditions` are there to be tried."""
+    """Card of a model: what it can honestly be asked; `questions` and `conditions` are there to be
+    tried."""
 
     summary: str
     can: tuple[str, ...]
@@ -184,7 +185,7 @@ class ServerInfo:
 
 
 class Voice(NamedTuple):
-    """What a server can speak with. `language` is a BCP 47 tag."""
+    """Voice that a server can speak with. `language` is a BCP 47 tag."""
 
     id: str
     language: str

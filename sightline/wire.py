@@ -1,4 +1,4 @@
-"""Between the contract's messages and the SDK's own types."""
+"""Translation between the contract's messages and the SDK's own types."""
 
 import re
 import time

@@ -192,8 +192,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (rate("sightline_sessions_deleted_total", "reason"), "ended: {{reason}}"),
             ),
         ),
-        gauge("Viewers' lines", "sightline_lines", "condition"),
-        counted("Lines closed", "sightline_lines_closed_total", "reason"),
+        gauge("Viewers", "sightline_viewers", "condition"),
+        counted("Viewers gone", "sightline_viewers_closed_total", "reason"),
         counted("Events lost", "sightline_events_dropped_total", "reason"),
         Panel(
             "Answers under way and asked again",

@@ -22,7 +22,7 @@ _KUBERNETES = re.compile(rf"({_LABEL})/({_LABEL}):(\d+|[a-z0-9](?:[-a-z0-9]{{0,1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig(ServiceConfig):
-    """The settings. Limits are counts unless a name ends in a unit. Of what viewers share (lines,
+    """The settings. Limits are counts unless a name ends in a unit. Of what viewers share (places,
     watches, asks and speaks) one address may have half of what the others leave."""
 
     prefix: ClassVar[str] = "GATEWAY_"
@@ -138,11 +138,11 @@ class GatewayConfig(ServiceConfig):
         30.0, "Seconds a worker keeps a session whose frame stream broke.", minimum=0, maximum=3600
     )
     resume_s: float = setting(
-        60.0, "Seconds a viewer's line outlives its connection.", minimum=0, maximum=3600
+        60.0, "Seconds a viewer outlives its connection.", minimum=0, maximum=3600
     )
 
     max_sessions: int = setting(64, "Sessions at once.", minimum=1)
-    max_lines: int = setting(256, "Viewers of one session at once.", minimum=1)
+    max_viewers: int = setting(256, "Viewers of one session at once.", minimum=1)
     max_questions: int = setting(8, "Answers in flight per viewer.", minimum=1)
     max_asks: int = setting(4096, "One-shot questions in flight, over all sessions.", minimum=1)
     session_answers: int = setting(
@@ -228,7 +228,8 @@ class GatewayConfig(ServiceConfig):
             raise ConfigError(f"GATEWAY_AUTH_JWKS_URL={self.auth_jwks_url} is no https:// URL")
 
     def certificate(self) -> Certificate | None:
-        """What the ports are encrypted with. Raises ConfigError for files that cannot be used."""
+        """Certificate that the ports are encrypted with. Raises ConfigError for files that cannot
+        be used."""
         if self.tls_cert is None or self.tls_key is None:
             return None
         try:
@@ -240,8 +241,8 @@ class GatewayConfig(ServiceConfig):
             ) from None
 
     def discovery(self) -> tuple[str, tuple[str, ...]]:
-        """How workers are found, and what is said of it: static and addresses; dns, name and port;
-        kubernetes, namespace, service and port. Raises ConfigError."""
+        """Way in which workers are found, and what is said of it: static and addresses; dns, name
+        and port; kubernetes, namespace, service and port. Raises ConfigError."""
         text = ",".join(self.workers)
         if (match := _DISCOVERY.fullmatch(text)) is None:
             return "static", self.workers

@@ -58,8 +58,8 @@ DISCOVERY_CURRENT = Gauge(
 DISCOVERY_FAILURES = Counter(
     "sightline_discovery_failures_total", "Looks for workers that failed; the last list held."
 )
-VIEWERS = Gauge("sightline_lines", "Viewers by condition.", ["condition"])
-VIEWERS_CLOSED = Counter("sightline_lines_closed_total", "Viewers whose time ended.", ["reason"])
+VIEWERS = Gauge("sightline_viewers", "Viewers by condition.", ["condition"])
+VIEWERS_CLOSED = Counter("sightline_viewers_closed_total", "Viewers whose time ended.", ["reason"])
 EVENTS_DROPPED = Counter(
     "sightline_events_dropped_total", "Events that a viewer never got.", ["reason"]
 )

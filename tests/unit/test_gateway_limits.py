@@ -153,7 +153,7 @@ async def _watch(parts: Parts, session: str, place: str, lines: int) -> int:
 
 
 async def test_one_place_cannot_take_a_sessions_lines() -> None:
-    async with running(FakeWorker(), max_lines=4) as parts:
+    async with running(FakeWorker(), max_viewers=4) as parts:
         session = await parts.push_session()
         mine = [parts.viewers.open(pb.Start(session=session.id), "192.0.2.1") for _ in range(2)]
         for line in mine:

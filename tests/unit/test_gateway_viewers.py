@@ -364,7 +364,7 @@ async def test_a_viewer_who_only_listens_on_hears_the_end() -> None:
 
 
 async def test_one_viewer_too_many_is_refused_unless_another_has_left() -> None:
-    async with running(FakeWorker(), max_lines=2) as parts:
+    async with running(FakeWorker(), max_viewers=2) as parts:
         first = await _viewer(parts)
         await _viewer(parts)
         with pytest.raises(AssertionError, match="RESOURCE_EXHAUSTED"):

@@ -55,7 +55,8 @@ class HttpApi:
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
 
     def add_to(self, app: web.Application) -> None:
-        """Before the application starts; other routes must have been added before the page's."""
+        """Register the routes, before the application starts; other routes must have been added
+        before the page's."""
         self._guard.add_to(app)
         self._websocket.add_to(app)
         one = "/api/sessions/{session}"

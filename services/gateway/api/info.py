@@ -60,7 +60,7 @@ class ServerInfo:
             models=models_of(self._workers.all()),
             limits=gateway_pb2.Limits(
                 sessions=config.max_sessions,
-                viewers_per_session=config.max_lines,
+                viewers_per_session=config.max_viewers,
                 questions_in_flight=config.max_questions,
                 watches=config.max_watches,
                 question_bytes=checks.MAX_QUESTION_BYTES,

@@ -143,7 +143,8 @@ class PushStream:
     async def _acknowledge(
         self, session: Session, taker: asyncio.Task[None]
     ) -> AsyncGenerator[gateway_pb2.PushFramesResponse, None]:
-        """Until everything is understood after `end`, or the pusher has gone."""
+        """Send acknowledgements until everything is understood after `end`, or the pusher has
+        gone."""
         clock = asyncio.get_running_loop().time
         before = session.counts.copy()
         last, last_s, moved_s = None, 0.0, clock()

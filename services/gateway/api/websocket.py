@@ -40,7 +40,7 @@ class WebSocketApi:
         self._trusted = config.trusted()
 
     def add_to(self, app: web.Application) -> None:
-        """Before the application starts, and before the page's routes."""
+        """Register the route, before the application starts and before the page's routes."""
         app.router.add_get("/api/sessions/{session}/converse", self.converse)
 
     async def converse(self, request: web.Request) -> web.StreamResponse:

@@ -12,7 +12,8 @@ from sightline.reasons import Reason
 
 
 class Permission(StrEnum):
-    """What may be allowed. ADMIN holds the others, and making, changing and deleting sessions."""
+    """Permission to do something. ADMIN holds the others, and making, changing and deleting
+    sessions."""
 
     PUBLISH = "publish"  # frames by gRPC into sessions whose key one does not have
     VIEW = "view"  # lists, state, pictures and events

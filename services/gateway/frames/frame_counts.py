@@ -9,8 +9,8 @@ from services.gateway.sources.source import ClockSource
 
 @dataclass(slots=True)
 class FrameCounts:
-    """What became of a session's frames. Decode threads and the event loop write; who reads takes
-    a `copy`.
+    """Counts of what became of a session's frames. Decode threads and the event loop write; who
+    reads takes a `copy`.
 
     `received`: decoded pictures; `sampled`: chosen by the rate; `processed`: understood by a
     worker, each once; `dropped`: lost, by reason; `noted`: remarkable but lost nothing.

@@ -89,7 +89,8 @@ class FrameWindow:
         return len(self._again)
 
     def sampled_s(self, capture_ns: int) -> float | None:
-        """When the frame of this capture time was sampled; None for one that is not kept."""
+        """Time at which the frame of this capture time was sampled; None for one that is not
+        kept."""
         sent = (each.frame for each in reversed(self._in_flight))
         for frame in itertools.chain(sent, reversed(self._kept)):
             if frame.capture_ns == capture_ns:

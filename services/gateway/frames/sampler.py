@@ -1,4 +1,4 @@
-"""From a source's pictures to the frames the model sees.
+"""The way from a source's pictures to the frames the model sees.
 
 Pictures arrive on the source's decode thread; frames leave on the event loop. Only pictures that
 the session's rate chooses are converted, on the decode thread.

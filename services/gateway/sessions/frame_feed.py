@@ -78,7 +78,7 @@ class FrameFeed:
         return True
 
     def age_s(self, capture_ns: int) -> float | None:
-        """How long ago the frame of this capture time was sampled here; None for one of which
+        """Seconds since the frame of this capture time was sampled here; None for one of which
         nothing is kept. By this clock alone: a publisher's may differ."""
         sampled_s = self.window.sampled_s(capture_ns)
         return None if sampled_s is None else time.monotonic() - sampled_s

@@ -16,7 +16,7 @@ from sightline.errors import DeadlineExceededError
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Whose a question is. `place` is "" where limits per address do not hold."""
+    """Somebody who asks. `place` is "" where limits per address do not hold."""
 
     place: str = ""
     viewer: str = ""

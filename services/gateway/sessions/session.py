@@ -244,7 +244,7 @@ class Session:
             )
 
     def frame_age_s(self, capture_ns: int) -> float | None:
-        """As of the feed."""
+        """Age of a frame that the feed knows."""
         return self.feed.age_s(capture_ns)
 
     def note_degraded(self, flags: list[str]) -> None:

@@ -108,12 +108,12 @@ class Sessions:
         return list(self._sessions.values())
 
     def seen_by(self, caller: Caller) -> list[Session]:
-        """Those that a caller may look at, oldest first."""
+        """Sessions that a caller may look at, oldest first."""
         return [each for each in self._sessions.values() if caller.may(Permission.VIEW, each)]
 
     def find(self, name: str, caller: Caller = ANYBODY) -> Session:
-        """By id, or by name where one session only has it, among those that are there for `caller`.
-        Raises NotFoundError."""
+        """Session by id, or by name where one session only has it, among those that are there for
+        `caller`. Raises NotFoundError."""
         session = self._sessions.get(name)
         if session is not None and caller.sees(session):
             return session

@@ -137,8 +137,8 @@ class ContainerReader:
     def of(
         cls, container: InputContainer, live: bool, sink: FrameSink, on_close: Callable[[], None]
     ) -> Self:
-        """The same; the container is closed when it cannot be read. `on_close` ends what is behind
-        it."""
+        """Reader of a container, which is closed when it cannot be read. `on_close` ends what is
+        behind it."""
         try:
             return cls(container, live, sink, on_close)
         except BaseException:

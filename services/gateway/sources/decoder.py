@@ -1,4 +1,4 @@
-"""From packets to pictures: a PyAV codec context, and the thread that feeds it."""
+"""The way from packets to pictures: a PyAV codec context, and the thread that feeds it."""
 
 import logging
 import threading

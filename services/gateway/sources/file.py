@@ -29,7 +29,7 @@ CLOSE_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class FileLimits:
-    """How long a URL may keep us waiting, and how often a lost one is tried again."""
+    """Bounds of how long a URL may keep us waiting, and how often a lost one is tried again."""
 
     open_timeout_s: float = 10.0
     read_timeout_s: float = 10.0

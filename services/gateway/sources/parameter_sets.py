@@ -13,7 +13,7 @@ _SAMPLES = (1.0, 1.5, 2.0, 3.0)  # per pixel, by chroma_format_idc
 
 
 class MalformedError(ValueError):
-    """Not a parameter set, or too many."""
+    """The bytes are no parameter set, or too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Needs:
 
 
 def needs_of(codec: str, data: bytes, length_bytes: int = 0) -> list[Needs]:
-    """Of every sequence parameter set in an access unit. `length_bytes`: of the length before each
-    unit; 0 for start codes, which are looked for in any case. Raises MalformedError."""
+    """Needs of every sequence parameter set in an access unit. `length_bytes`: of the length before
+    each unit; 0 for start codes, which are looked for in any case. Raises MalformedError."""
     found: list[Needs] = []
     for payload in _sets(codec, data, length_bytes):
         if len(found) == MAX_SETS:
@@ -43,7 +43,7 @@ def needs_of(codec: str, data: bytes, length_bytes: int = 0) -> list[Needs]:
 
 
 def needs_of_configuration(codec: str, extradata: bytes) -> tuple[list[Needs], int]:
-    """The same of avcC, hvcC or Annex B extradata, and its `length_bytes`.
+    """Needs that are told by avcC, hvcC or Annex B extradata, and its `length_bytes`.
 
     Raises MalformedError.
     """

@@ -20,8 +20,8 @@ MAX_AHEAD_NS = 86_400_000_000_000  # a capture time may be later than our clock 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeBudget:
-    """What the decoder of one session may take. `decoder_bytes`: of the pictures that it keeps for
-    others to refer to; `picture_s`: time of a processor for one packet."""
+    """Bounds of what the decoder of one session may take. `decoder_bytes`: of the pictures that it
+    keeps for others to refer to; `picture_s`: time of a processor for one packet."""
 
     decoder_bytes: int = 256 * 1024 * 1024
     picture_s: float = 2.0

@@ -128,7 +128,7 @@ class SourceOpener:
         return reading
 
     def _open_relayed(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
-        """By RTSP or RTMP, following RTSP's redirects."""
+        """Open by RTSP or RTMP, following RTSP's redirects."""
         end_s = time.monotonic() + self._timeout_s[0]
         for _ in range(MAX_MOVES + 1):
             left_s = max(0.1, end_s - time.monotonic())

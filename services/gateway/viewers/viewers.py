@@ -145,7 +145,7 @@ class Viewers:
     def _make_room(self, session: Session, place: str) -> None:
         """Raise ResourceExhaustedError when all the session's viewers are connected, or all those
         that `place` may have."""
-        most = self._config.max_lines
+        most = self._config.max_viewers
         viewers = self._of(session)
         here = [viewer for viewer in viewers if place and viewer.place == place]
         if here and len(here) >= share(most, len(viewers) - len(here)):

@@ -89,7 +89,7 @@ class Worker:
         self._judge()
 
     def silent(self) -> None:
-        """It answers no more."""
+        """Note that it answers no more."""
         if self.answering:
             self._away_since_s = time.monotonic()
         self.answering = False

@@ -132,7 +132,7 @@ class Workers:
         ]
 
     def loading(self) -> list[inference_pb2.ModelDescription]:
-        """Of every worker that is there and whose model is not ready."""
+        """Progress of every worker that is there and whose model is not ready."""
         return [
             worker.description
             for worker in self._workers

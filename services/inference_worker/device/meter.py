@@ -100,7 +100,7 @@ class ProcessMeter:
 
 
 def meter_of(device: torch.device) -> Meter | None:
-    """None, and a line in the log, where the device tells nothing."""
+    """The device's meter; None, and a line in the log, where the device tells nothing."""
     try:
         if device.type == "cuda":
             return GpuMeter(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

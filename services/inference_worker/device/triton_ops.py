@@ -63,7 +63,7 @@ class GpuKernels:
 
 @triton.jit
 def _rms_norm(x, weight, out, eps, x_token, heads, size, BLOCK: tl.constexpr):
-    """One head of a token."""
+    """Normalise one head of a token."""
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     at = tl.arange(0, BLOCK)
     inside = at < size
@@ -130,7 +130,7 @@ def _quick_gelu(x, out, token_stride, size, BLOCK: tl.constexpr):
 
 @triton.jit
 def _scatter(x, slots, pool, x_token, pool_head, size, BLOCK: tl.constexpr):
-    """One head of a token."""
+    """Normalise one head of a token."""
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     slot = tl.load(slots + token)
     at = tl.arange(0, BLOCK)

@@ -215,7 +215,7 @@ class KVTensors:
             part.index_copy_(1, index, copy.to(self.device, non_blocking=True))
 
     def _uploaded(self, pages: list[int]) -> Tensor:
-        """Their numbers [pages] on the device, which is not waited for."""
+        """Numbers [pages] of pages on the device, which is not waited for."""
         return upload([np.array(pages, dtype=np.int64)], self.device)[0]
 
     def _copies(self, saved: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -178,6 +178,7 @@ class Sessions:
 
 
 def _heard(opening: asyncio.Future[None]) -> None:
-    """Those who wait are told; where all of them left, asyncio would complain."""
+    """Hear of a failure: those who wait are told; where all of them left, asyncio would
+    complain."""
     if not opening.cancelled():
         opening.exception()

@@ -44,7 +44,7 @@ class Datagrams:
         return packets
 
     def send(self, index: int, packet: bytes) -> None:
-        """On the first or the second socket."""
+        """Send by the first or the second socket."""
         if self._connected:
             with contextlib.suppress(OSError):
                 self.sockets[index].send(packet)

@@ -109,7 +109,7 @@ class EgressPolicy:
         raise UnreachableError(f"no connection: {type(failure).__name__}") from failure
 
     def addresses(self, host: str, port: int) -> list[Address]:
-        """Those of `host` that may be reached. Raises UnreachableError when there are none."""
+        """Addresses of `host` that may be reached. Raises UnreachableError when there are none."""
         try:
             found = [ipaddress.ip_address(host)]
         except ValueError:

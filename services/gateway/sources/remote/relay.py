@@ -24,8 +24,9 @@ _AGAIN = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Pipe(Protocol):
-    """Between a player and a server, without sockets. Both `from_` methods raise UnreachableError
-    when the connection must end; what is to be sent is taken from the two buffers."""
+    """Bytes between a player and a server, without sockets. Both `from_` methods raise
+    UnreachableError when the connection must end; what is to be sent is taken from the two
+    buffers."""
 
     to_player: bytearray
     to_server: bytearray
@@ -118,7 +119,7 @@ class Relay:
                 self._rtsp.datagrams.close()
 
     def _carry(self, player: socket.socket, server: socket.socket) -> None:
-        """Until one side has gone. Raises OSError."""
+        """Carry bytes until one side has gone. Raises OSError."""
         pipe = self._pipe
         player.setblocking(False)
         server.setblocking(False)

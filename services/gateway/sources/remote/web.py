@@ -51,7 +51,7 @@ class WebFiles:
 
     @staticmethod
     def name(url: SourceUrl) -> str:
-        """By which libavformat knows a source: without user and password."""
+        """Name by which libavformat knows a source: without user and password."""
         return f"{url.scheme}://{url.place}{url.target}"
 
     def opened(self) -> None:
@@ -219,7 +219,7 @@ class WebFile:
     # --- what PyAV calls, on the source's thread ----------------------------------------------
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes; b"" at the end. Raises OSError."""
+        """Read at most `size` bytes; b"" at the end. Raises OSError."""
         while True:
             if self._response is None:
                 if self._at_end():

@@ -23,7 +23,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChunkLimits:
-    """What one connection may make us hold, and how small the pieces may be."""
+    """Bounds of what one connection may make us hold, and how small the pieces may be."""
 
     message_bytes: int = 16 * 1024 * 1024
     partial_bytes: int = 32 * 1024 * 1024  # of all unfinished messages together

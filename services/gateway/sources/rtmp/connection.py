@@ -35,10 +35,11 @@ LINGER_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RtmpLimits:
-    """What a connection may take. `handshake_s` and `setup_s`: from connecting to having shaken
-    hands and to publishing; `idle_s`: without a single byte once it publishes. `setup_bytes`: all
-    it may say before its key was right, in messages of `stranger`; after that `chunks` holds.
-    `chunks_per_s`: chunks and messages that are read; who sends more is read more slowly."""
+    """Bounds of what a connection may take. `handshake_s` and `setup_s`: from connecting to having
+    shaken hands and to publishing; `idle_s`: without a single byte once it publishes.
+    `setup_bytes`: all it may say before its key was right, in messages of `stranger`; after that
+    `chunks` holds. `chunks_per_s`: chunks and messages that are read; who sends more is read more
+    slowly."""
 
     handshake_s: float = 5.0
     setup_s: float = 10.0
@@ -145,7 +146,7 @@ class RtmpConnection:
 
     @property
     def _said_bytes(self) -> int:
-        """Without the handshake."""
+        """Number of bytes that were received after the handshake."""
         return self._received_bytes - 1 - 2 * handshake.PACKET_BYTES
 
     async def _read_some(self) -> bool:

@@ -13,7 +13,8 @@ MS_NS = 1_000_000
 
 
 class Publication:
-    """From the gate's yes until the publisher leaves. Times on the wire are milliseconds."""
+    """One publication, from the gate's yes until the publisher leaves. Times on the wire are
+    milliseconds."""
 
     def __init__(self, key: str, sink: FrameSink, peer: str) -> None:
         self.key = key

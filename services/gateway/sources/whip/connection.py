@@ -98,7 +98,7 @@ class WhipConnection:
             self._failed.set()
 
     async def run(self) -> str:
-        """Until the publisher is gone; returns why."""
+        """Serve until the publisher is gone; returns why."""
         assert self._publication is not None
         failed = spawn(self._failed.wait(), name="whip:failed")
         connected = spawn(self._connected.wait(), name="whip:connected")

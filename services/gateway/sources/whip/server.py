@@ -55,7 +55,7 @@ class WhipServer:
         logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells of every candidate
 
     def add_to(self, app: web.Application) -> None:
-        """Before the application starts."""
+        """Register the routes, before the application starts."""
         for route in (self._path, self._path + "/{key}"):
             app.router.add_post(route, self._post)
             app.router.add_route("OPTIONS", route, self._options)
@@ -138,7 +138,7 @@ class WhipServer:
         return connection
 
     async def _look_after(self, connection: WhipConnection) -> None:
-        """Until the publisher leaves by itself; `_end` cancels it."""
+        """Wait until the publisher leaves by itself; `_end` cancels it."""
         reason = await connection.run()
         await self._over(connection, reason)
 

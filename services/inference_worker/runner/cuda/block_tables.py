@@ -109,9 +109,9 @@ def _sizes(runs: Sequence[Run]) -> dict[int, int]:
 
 
 def num_splits(programs: int, blocks: int, tokens: int, multiprocessors: int) -> int:
-    """Over how many programs the pages of a tile are shared out: a power of two, so that shapes
-    recur. Enough that `programs` times it gives every multiprocessor two, but at least two blocks
-    for each, and no more partial results than 4096 tokens' worth."""
+    """Number of programs over which the pages of a tile are shared out: a power of two, so that
+    shapes recur. Enough that `programs` times it gives every multiprocessor two, but at least two
+    blocks for each, and no more partial results than 4096 tokens' worth."""
     splits = 1
     while (
         splits < MAX_SPLITS
