@@ -49,9 +49,11 @@ run: setup ## start the whole suite here, show it a video and ask about that
 models: setup ## what MODEL may be, and what each needs
 	@$(BIN)/sightline models
 
-# A process for each core, at most four: each holds PyTorch. What takes longest is begun first, as the
-# folders' names sort it: browser, real processes, then what needs neither.
-PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# One process more than there are processors, because many tests wait for processes of their own; at
+# most five, for each holds PyTorch. What takes longest is begun first, as the folders' names sort it:
+# browser, real processes, then what needs neither.
+PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(5, 1 + (os.cpu_count() or 1)))')
+PARALLEL = -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 test: develop ## run every test but those that are slow or of a device; ARGS="-n 0" in one process
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
