@@ -192,6 +192,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (rate("sightline_sessions_deleted_total", "reason"), "ended: {{reason}}"),
             ),
         ),
+        Panel(
+            "Sessions among gateways",
+            "ops",
+            (
+                (rate("sightline_sessions_adopted_total", "why"), "adopted: {{why}}"),
+                (rate("sightline_sessions_handed_over_total"), "handed over"),
+                (rate("sightline_sessions_lost_total"), "lost to another"),
+                (rate("sightline_leases_away_total"), "leases not renewed"),
+            ),
+        ),
         gauge("Viewers' lines", "sightline_lines", "condition"),
         counted("Lines closed", "sightline_lines_closed_total", "reason"),
         counted("Events lost", "sightline_events_dropped_total", "reason"),
