@@ -96,6 +96,8 @@ class Cluster:
 
     async def find(self, name: str, caller: Caller) -> AnySession:
         lease = await self._store.get(name) if _ID.fullmatch(name) else None
+        if self._keeper.has_ended(name):
+            lease = None
         if lease is not None and caller.sees(self._remotes.of(lease)):
             return await self._session_of(lease)
         named = [
@@ -191,6 +193,8 @@ class Cluster:
 
     async def delete_here(self, session: str) -> None:
         self._sessions.delete(self._own(session), "requested")
+        with contextlib.suppress(UnavailableError):
+            await self._keeper.forget()
 
     async def preview_here(self, session: str, max_width: int) -> bytes | None:
         return await self._own(session).preview(max_width)
@@ -207,7 +211,7 @@ class Cluster:
         """Whoever has it; one that nobody has is adopted, if that works."""
         if (session := self._sessions.get(lease.session)) is not None:
             return session
-        if lease.left_s <= 0:
+        if self._keeper.is_free(lease):
             with contextlib.suppress(SightlineError):
                 if (session := await self._keeper.adopt(lease.session, "viewer")) is not None:
                     return session
@@ -228,7 +232,7 @@ class Cluster:
             if lease is None:
                 raise NotFoundError("no such session", reason=Reason.SESSION_NOT_FOUND)
             session = self._sessions.get(remote.id)
-            if session is None and lease.left_s <= 0:
+            if session is None and self._keeper.is_free(lease):
                 session = await self._keeper.adopt(remote.id, "publisher")
             if session is not None:
                 return await here(session)
@@ -251,4 +255,4 @@ class Cluster:
         if time.monotonic() - listed_s > LISTED_S:
             leases = await self._store.all()
             self._listed = (time.monotonic(), leases)
-        return leases
+        return [lease for lease in leases if not self._keeper.has_ended(lease.session)]

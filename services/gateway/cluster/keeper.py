@@ -1,6 +1,7 @@
 """Keeps the leases of this gateway's sessions, and takes over those that nobody keeps any more."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -49,6 +50,7 @@ class Keeper:
         self._up_since_s: float | None = None
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._forgetting: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._tasks = [
@@ -58,11 +60,37 @@ class Keeper:
         ]
 
     async def aclose(self) -> None:
-        await cancel_and_wait(*self._tasks, *self._adopting.values())
+        await cancel_and_wait(*self._tasks, *self._adopting.values(), self._forgetting)
+        await self._forget()
 
     def ended(self, session: Session) -> None:
-        """A session of ours was deleted: Redis is told with the next renewal."""
+        """A session of ours was deleted: nobody finds it any more, from when Redis was told."""
         self._ended[session.id] = (session.feed.placement.fence, record_of(session))
+        self._forgetting = spawn(self._forget(), name="cluster:forget")
+
+    def has_ended(self, session_id: str) -> bool:
+        """Whether a session of ours was deleted and Redis may not know yet."""
+        return session_id in self._ended
+
+    async def _forget(self) -> None:
+        with contextlib.suppress(UnavailableError):  # with the next renewal then
+            await self.forget()
+
+    async def forget(self) -> None:
+        """Tell Redis what was deleted. Raises UnavailableError."""
+        for session_id, (fence, record) in list(self._ended.items()):
+            await self._store.drop(session_id, fence, record)
+            self._ended.pop(session_id, None)
+
+    def is_free(self, lease: Lease) -> bool:
+        """Whether nobody owns a session, as far as can be told: not while its owner may be about to
+        renew what ran out when Redis was away."""
+        return lease.left_s <= 0 and self._is_settled
+
+    @property
+    def _is_settled(self) -> bool:
+        up_s = self._up_since_s
+        return up_s is not None and time.monotonic() - up_s > SETTLE_S
 
     # --- adoption -----------------------------------------------------------------------------
 
@@ -102,8 +130,7 @@ class Keeper:
         """Adopt what nobody owns, for ever."""
         while True:
             await asyncio.sleep(random.uniform(*SWEEP_S))  # not all gateways at once
-            up_s = self._up_since_s
-            if self._draining or up_s is None or time.monotonic() - up_s < SETTLE_S:
+            if self._draining or not self._is_settled:
                 continue
             try:
                 for session_id in await self._store.expired(MOST_AT_ONCE):
@@ -132,9 +159,7 @@ class Keeper:
     async def _beat(self) -> None:
         if not self._draining:
             await self._store.beat()
-        for session_id, (fence, record) in list(self._ended.items()):
-            await self._store.drop(session_id, fence, record)
-            del self._ended[session_id]
+        await self.forget()
         outcomes = await asyncio.gather(
             *(self._renew(session) for session in self._sessions.all()), return_exceptions=True
         )
