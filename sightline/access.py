@@ -66,6 +66,8 @@ class Access:
             if separator and scheme in ("http", "https"):
                 tls = tls or scheme == "https"
                 addresses[number] = _host_and_port(each)
+        if len(addresses) > 1 and not all(map(_is_host_and_port, addresses)):
+            raise InvalidArgumentError(f"{address} is not host:port, comma separated")
         address = ",".join(addresses)
         if credentials is None and (tls or ca is not None):
             roots = None if ca is None else Path(ca).expanduser().read_bytes()
@@ -126,6 +128,11 @@ def _target(addresses: list[str]) -> str:
     most = max(found, key=lambda each: (len(found[each]), each == socket.AF_INET))
     kind = "ipv6" if most == socket.AF_INET6 else "ipv4"
     return f"{kind}:{','.join(dict.fromkeys(found[most]))}"
+
+
+def _is_host_and_port(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isdecimal() and not address.startswith("unix:")
 
 
 def _host_and_port(url: str) -> str:

@@ -293,6 +293,33 @@ def test_an_owner_that_was_stopped_dead_lets_the_session_go(gateways: Gateways) 
     assert not said(gateways.other, "frame stream broke", made.id), "fed by two"
 
 
+def test_publisher_and_viewer_leave_a_gateway_that_was_stopped_dead(gateways: Gateways) -> None:
+    with published(gateways) as session, Asker(gateways, session.id) as asker:
+        before = get(gateways.one, session.id)
+        stop_dead(gateways.one)
+        stopped_s = time.monotonic()
+        try:
+            asker.wait_for_more(2)
+            answered_s = time.monotonic() - stopped_s
+            gateways.wait(
+                gateways.other,
+                session.id,
+                lambda state: (
+                    state.state == pb.SESSION_STATE_LIVE
+                    and state.stats.frames_processed > before.stats.frames_processed + 8
+                ),
+            )
+            took_s = time.monotonic() - stopped_s
+        finally:
+            go_on(gateways.one)
+        asker.wait_for_more(2)
+    print(f"answered after {answered_s:.2f} s, published after {took_s:.2f} s")
+    assert not asker.failures
+    asker.check_history()
+    assert answered_s < 10.0  # silence is noticed after four
+    assert took_s < 15.0
+
+
 def test_of_two_gateways_that_want_a_session_one_gets_it(gateways: Gateways) -> None:
     """Once with real gateways, and many times where they meet."""
     made = gateways.watch_clip(gateways.one)

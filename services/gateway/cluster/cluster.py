@@ -226,6 +226,7 @@ class Cluster:
     ) -> Any:
         """What the session's owner replies to a call of PeerService, or what `here` does where that
         is this gateway, which adopts a session whose owner is dead."""
+        why = "publisher" if method == "HandOver" else "viewer"
         end_s = time.monotonic() + self._config.lease_s + PATIENCE_S
         while True:
             lease = await self._store.get(remote.id)
@@ -233,7 +234,7 @@ class Cluster:
                 raise NotFoundError("no such session", reason=Reason.SESSION_NOT_FOUND)
             session = self._sessions.get(remote.id)
             if session is None and self._keeper.is_free(lease):
-                session = await self._keeper.adopt(remote.id, "publisher")
+                session = await self._keeper.adopt(remote.id, why)
             if session is not None:
                 return await here(session)
             try:
@@ -242,7 +243,7 @@ class Cluster:
                 if error.reason != Reason.NOT_OWNER and isinstance(error, FailedPreconditionError):
                     raise
                 if error.reason != Reason.NOT_OWNER and await is_dead(lease.address):
-                    session = await self._keeper.adopt(remote.id, "publisher", lease.fence)
+                    session = await self._keeper.adopt(remote.id, why, lease.fence)
                     if session is not None:
                         return await here(session)
                 if time.monotonic() > end_s:
