@@ -53,13 +53,13 @@ def test_refusals_name_the_variable(name: str, value: str) -> None:
 
 
 def test_gateways_that_share_sessions_share_a_secret() -> None:
-    shared = {"GATEWAY_REDIS_URL": "redis://:pass@host:1/0"}
+    shared = {"GATEWAY_REDIS_URL": "redis://:hunter2@host:1/0"}
     for secret in ("", "short", "x" * 31):
         with pytest.raises(ConfigError, match="GATEWAY_CLUSTER_SECRET") as caught:
             GatewayConfig.from_env(shared | {"GATEWAY_CLUSTER_SECRET": secret})
-        assert "pass" not in str(caught.value)
+        assert "hunter2" not in str(caught.value)
     config = GatewayConfig.from_env(shared | {"GATEWAY_CLUSTER_SECRET": "s" * 32})
-    assert "pass" not in repr(config)
+    assert "hunter2" not in repr(config)
     assert "sss" not in repr(config)
 
 
