@@ -97,8 +97,8 @@ class Calls:
         return channel, SignedStub(stub, self._access.token) if self._access.token else stub
 
     async def leave(self, stub: Any) -> None:
-        """Whoever answers calls of this stub is silent: further calls go over another connection,
-        to the next address where there are several."""
+        """Whoever answers calls of this stub ends or is silent: further calls go over another
+        connection, to the next address where there are several."""
         if stub is not self.stub:
             return  # somebody else has found out
         self._left.append(self.channel)

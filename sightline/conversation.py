@@ -260,6 +260,7 @@ class Conversation:
                     break
                 self._handle(message)
                 if self._leaving and not self._answers.keys() - self._put_off:
+                    await self._calls.leave(stub)
                     return UnavailableError("the server is going away")
             return UnavailableError("the server closed the connection")
         finally:

@@ -131,6 +131,8 @@ class Pusher:
         self._down_since_s = now_s if self._down_since_s is None else self._down_since_s
         if not passes or now_s - self._down_since_s > self._calls.timeouts.reconnect_s:
             raise error
+        if error.reason in (Reason.DRAINING, Reason.SESSION_MOVED):
+            await self._calls.leave(self._stub)
         await self.aclose()
         self._call = self._reader = self._error = None
         self._needs_keyframe = True
