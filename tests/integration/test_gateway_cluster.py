@@ -6,12 +6,14 @@ import os
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 
@@ -392,6 +394,26 @@ def test_a_gateway_that_ends_hands_its_sessions_over(gateways: Gateways) -> None
     assert get(gateways.other, source.id).state == pb.SESSION_STATE_LIVE
 
 
+def test_the_only_gateway_may_be_replaced(gateways: Gateways) -> None:
+    gateways.other.stop()
+    with published(gateways) as session, Asker(gateways, session.id) as asker:
+        source = gateways.watch_clip(gateways.one)
+        before = get(gateways.one, session.id)
+        gateways.one.stop()
+        gateways.one.restart()
+        asker.wait_for_more(2)
+        gateways.wait(
+            gateways.one,
+            session.id,
+            lambda state: state.stats.frames_processed > before.stats.frames_processed + 8,
+        )
+        gateways.wait(gateways.one, source.id, lambda state: state.state == pb.SESSION_STATE_LIVE)
+    assert not asker.failures
+    asker.check_history()
+    for each in (session.id, source.id):
+        assert said(gateways.one, "session adopted", each)[-1]["resumed"]
+
+
 def test_while_redis_is_away_sessions_go_on(gateways: Gateways) -> None:
     made = gateways.watch_clip(gateways.one)
     gateways.redis.kill()
@@ -431,6 +453,11 @@ def test_any_gateway_answers_about_any_session(gateways: Gateways) -> None:
         watch = client.session("lobby").watch("a circle is there", interval_s=0.2)
         assert watch.next(timeout_s=20) is not None
         watch.close()
+    pages = f"http://127.0.0.1:{gateways.other.http_port}/api/sessions/lobby"
+    with urllib.request.urlopen(f"{pages}/preview.jpg?width=64", timeout=10) as reply:
+        assert reply.read(2) == b"\xff\xd8"
+    told = asyncio.run(_over_websocket(f"{pages}/converse"))
+    assert {"started", "session_state", "answer_done"} <= told
     taken = pb.CreateSessionRequest(push=pb.Push(), options=pb.SessionOptions(name="lobby"))
     assert refusal(lambda: other.CreateSession(taken, timeout=10)) == (
         "ALREADY_EXISTS",
@@ -440,6 +467,18 @@ def test_any_gateway_answers_about_any_session(gateways: Gateways) -> None:
     gone = ("NOT_FOUND", "SESSION_NOT_FOUND")
     assert refusal(lambda: get(gateways.one, made.id)) == gone
     wait_until(lambda: refusal(lambda: get(gateways.other, made.id)) == gone)
+
+
+async def _over_websocket(url: str) -> set[str]:
+    """Kinds of events of a page's viewer who asks one question, until it is answered."""
+    told: set[str] = set()
+    async with aiohttp.ClientSession() as client, client.ws_connect(url) as socket:
+        await socket.send_json({"start": {}})
+        await socket.send_json({"ask": {"turn": "t1", "text": "what is in the scene"}})
+        async with asyncio.timeout(30):
+            while not {"answer_done", "session_state"} <= told:
+                told |= set(await socket.receive_json())
+    return told
 
 
 def test_a_publisher_may_come_to_any_gateway(gateways: Gateways) -> None:
