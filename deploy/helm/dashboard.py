@@ -194,6 +194,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         gauge("Viewers", "sightline_viewers", "condition"),
         counted("Viewers gone", "sightline_viewers_closed_total", "reason"),
+        Panel(
+            "Sessions among gateways",
+            "ops",
+            (
+                (rate("sightline_sessions_adopted_total", "why"), "adopted: {{why}}"),
+                (rate("sightline_sessions_handed_over_total"), "handed over"),
+                (rate("sightline_sessions_lost_total"), "lost to another"),
+                (rate("sightline_leases_away_total"), "leases not renewed"),
+            ),
+        ),
         counted("Events lost", "sightline_events_dropped_total", "reason"),
         Panel(
             "Answers under way and asked again",

@@ -19,6 +19,8 @@ _DNS = re.compile(r"([^\s,/:]+|\[[0-9A-Fa-f:.]+\]):(\d+)")
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _KUBERNETES = re.compile(rf"({_LABEL})/({_LABEL}):(\d+|[a-z0-9](?:[-a-z0-9]{{0,13}}[a-z0-9])?)")
 
+MIN_SECRET_CHARACTERS = 32  # of what gateways sign with
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig(ServiceConfig):
@@ -119,6 +121,40 @@ class GatewayConfig(ServiceConfig):
     )
     tls_key: Path | None = setting(None, "File of its key (PEM, without a password).")
 
+    redis_url: str | None = setting(
+        None,
+        "Redis, in which several gateways note whose session is whose: "
+        "redis://[user:password@]host:port/database, rediss:// for TLS, or unix:///path; empty: "
+        "there is one gateway, and its sessions end with it.",
+        secret=True,
+    )
+    redis_password_file: Path | None = setting(
+        None, "File with the password of Redis, where the URL holds none."
+    )
+    cluster_secret: str | None = setting(
+        None,
+        "What gateways that share a Redis know each other by, the same for all, of at least 32 "
+        "characters.",
+        secret=True,
+    )
+    peer_host: str | None = setting(
+        None,
+        "Name or address at which other gateways reach this one; empty: that of GATEWAY_HOST, or "
+        "this machine's name.",
+    )
+    peer_port: int = setting(
+        50052,
+        "gRPC port for other gateways, where GATEWAY_REDIS_URL is set; 0 picks a free one.",
+        minimum=0,
+        maximum=65535,
+    )
+    lease_s: float = setting(
+        3.0,
+        "Seconds after its last sign of life in which a gateway's sessions are still its own.",
+        minimum=1,
+        maximum=60,
+    )
+
     fps: float = setting(
         0.0, "Frames per second shown to the model; 0: what it prefers.", minimum=0, maximum=120
     )
@@ -192,6 +228,14 @@ class GatewayConfig(ServiceConfig):
             except ValueError as error:
                 raise ConfigError(f"GATEWAY_URL_ALLOW: {error}") from None
         config._check_sign_in()
+        if (
+            config.redis_url is not None
+            and len(config.cluster_secret or "") < MIN_SECRET_CHARACTERS
+        ):
+            raise ConfigError(
+                f"GATEWAY_CLUSTER_SECRET must have at least {MIN_SECRET_CHARACTERS} characters: "
+                "GATEWAY_REDIS_URL is set"
+            )
         if (config.tls_cert is None) != (config.tls_key is None):
             raise ConfigError("GATEWAY_TLS_CERT and GATEWAY_TLS_KEY are set together, or neither")
         for server in config.ice_servers:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from services.common.config import ConfigError
 from services.common.server import ServiceHost
@@ -32,6 +33,9 @@ from services.gateway.workers.workers import Workers
 from sightline.errors import PermissionDeniedError
 from sightline.v1 import gateway_pb2_grpc
 
+if TYPE_CHECKING:
+    from services.gateway.cluster.cluster import Cluster
+
 log = logging.getLogger(__name__)
 
 MEASURE_S = 1.0
@@ -48,6 +52,7 @@ class Gateway:
         self._workers = Workers()
         self._egress = EgressPolicy(config.url_allow)
         self._sessions = Sessions(config, self._workers, self._make_source)
+        self._cluster = _cluster_of(config, self._sessions, self._workers)
         self._viewers = Viewers(self._sessions, config)
         self._speaker = Speaker(config.tts, config.max_speaks)
         self._conversations = Conversations(config.dialogue)
@@ -114,13 +119,22 @@ class Gateway:
         self._workers.start()
         self._discovering = spawn(self._discover(), name="gateway:discover")
         self._sessions.start()
+        if self._cluster is not None:
+            await self._cluster.start()
         await self._host.start()
         addresses.http_port, addresses.grpc_port = self._host.http_port, self._host.grpc_port
 
     async def drain(self) -> None:
         """Let answers and texts under way end, send viewers away, let publishers go, free the
-        workers' memory."""
+        workers' memory. Where there are other gateways, they get the sessions first."""
         self._sessions.refuse()
+        leaving = None
+        if self._cluster is not None:
+            # Clients are told to connect again, which leads them to another gateway: publishers at
+            # once, and viewers when what they asked is answered.
+            stopping = self._host.server.stop(self._config.drain_s)
+            leaving = asyncio.create_task(stopping, name="gateway:leave")
+            await self._cluster.drain()
         await self._end_answers()
         await cancel_and_wait(self._measuring, self._discovering)
         await self._viewers.aclose()
@@ -128,8 +142,11 @@ class Gateway:
             await self._rtmp.aclose()
         await self._whip.aclose()
         await self._sessions.aclose()
+        if self._cluster is not None:
+            await self._cluster.aclose()
         peers = (self._speaker, self._conversations, self._workers)
         await asyncio.gather(*(peer.aclose() for peer in peers))
+        await cancel_and_wait(leaving)
 
     async def _end_answers(self) -> None:
         """Videos go on meanwhile: some answers may not have seen theirs yet."""
@@ -168,3 +185,12 @@ class Gateway:
             egress=self._egress,
             name=f"file:{spec.name or 'session'}",
         )
+
+
+def _cluster_of(config: GatewayConfig, sessions: Sessions, workers: Workers) -> "Cluster | None":
+    """The other gateways, where there may be some."""
+    if config.redis_url is None:
+        return None
+    from services.gateway.cluster.cluster import Cluster  # with a client of Redis, which is large
+
+    return Cluster(config, sessions, workers)

@@ -47,6 +47,21 @@ WORKER_STREAMS_BROKEN = Counter(
 SESSIONS_MOVED = Counter(
     "sightline_sessions_moved_total", "Times that a session went from one worker to another."
 )
+SESSIONS_ADOPTED = Counter(
+    "sightline_sessions_adopted_total",
+    "Sessions of other gateways that this one went on with.",
+    ["why"],  # publisher, viewer: one came here; lease: nobody owned it; handed_over: by its owner
+)
+SESSIONS_LOST = Counter(
+    "sightline_sessions_lost_total", "Sessions given up because another gateway had taken them."
+)
+SESSIONS_HANDED_OVER = Counter(
+    "sightline_sessions_handed_over_total", "Sessions given to another gateway while draining."
+)
+LEASES_AWAY = Counter(
+    "sightline_leases_away_total",
+    "Times that the leases of sessions could not be renewed because Redis was away.",
+)
 WORKERS = Gauge("sightline_workers", "Known workers by condition.", ["condition"])
 WORKERS_CHANGED = Counter(
     "sightline_workers_changed_total", "Workers that were found, and that were gone.", ["change"]

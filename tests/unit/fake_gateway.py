@@ -64,6 +64,7 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         self.paused = asyncio.Event()
         self.go_on = asyncio.Event()
         self.break_lines = asyncio.Event()
+        self.draining = False  # questions are left to the next server
         self.refuse_pictures = False
         self.break_push_at = 0  # break the push with this frame, once
         self._ids = itertools.count(1)
@@ -305,6 +306,12 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
             kind = event.WhichOneof("event")
             if kind == "ask":
                 self.asked.append(event.ask)
+                if self.draining:
+                    refusal = pb.ErrorEvent(
+                        turn=event.ask.turn, code="UNAVAILABLE", reason="DRAINING"
+                    )
+                    line.add(error=refusal)
+                    continue
                 if event.ask.turn not in line.tasks:
                     work = self._answer(line, event.ask, speech)
                     line.tasks[event.ask.turn] = asyncio.create_task(work)

@@ -52,6 +52,17 @@ def test_refusals_name_the_variable(name: str, value: str) -> None:
         GatewayConfig.from_env({f"GATEWAY_{name}": value})
 
 
+def test_gateways_that_share_sessions_share_a_secret() -> None:
+    shared = {"GATEWAY_REDIS_URL": "redis://:hunter2@host:1/0"}
+    for secret in ("", "short", "x" * 31):
+        with pytest.raises(ConfigError, match="GATEWAY_CLUSTER_SECRET") as caught:
+            GatewayConfig.from_env(shared | {"GATEWAY_CLUSTER_SECRET": secret})
+        assert "hunter2" not in str(caught.value)
+    config = GatewayConfig.from_env(shared | {"GATEWAY_CLUSTER_SECRET": "s" * 32})
+    assert "hunter2" not in repr(config)
+    assert "sss" not in repr(config)
+
+
 def test_addresses_follow_the_ports_and_the_public_names() -> None:
     config = GatewayConfig(public_host="cam.example")
     addresses = Addresses(config, 1935)

@@ -23,7 +23,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.once import Once
 from services.gateway.sessions.question_queue import Asker
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.answers import stream_answer
 from services.gateway.viewers.viewers import Viewers
@@ -80,13 +80,13 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     ) -> gateway_pb2.ListSessionsResponse:
         caller = await self._callers.of_call(context)
         caller.check(Permission.VIEW)
-        return page_of(self._sessions.seen_by(caller), request)
+        return page_of(await self._sessions.listed(caller), request)
 
     async def GetSession(
         self, request: gateway_pb2.GetSessionRequest, context: Context
     ) -> gateway_pb2.Session:
         caller = await self._callers.of_call(context)
-        session = self._sessions.find(request.session, caller)
+        session = await self._sessions.locate(request.session, caller)
         caller.check(Permission.VIEW, session)
         return session.message()
 
@@ -99,7 +99,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def DeleteSession(
         self, request: gateway_pb2.DeleteSessionRequest, context: Context
     ) -> gateway_pb2.DeleteSessionResponse:
-        self._sessions.remove(request.session, await self._callers.of_call(context))
+        await self._sessions.remove(request.session, await self._callers.of_call(context))
         return gateway_pb2.DeleteSessionResponse()
 
     async def PushFrames(
@@ -130,7 +130,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         check_question(request.question)
         check_id("conversation", request.conversation)
         caller = await self._callers.of_call(context)
-        session = self._sessions.find(request.session, caller)
+        session = await self._sessions.locate(request.session, caller)
         caller.check(Permission.ASK, session)
         audit(caller, "ask", session.id)
         place = self._place(context)
@@ -144,7 +144,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         return await self._answered.do(key, asked, lambda: self._ask(session, request, place))
 
     async def _ask(
-        self, session: Session, request: gateway_pb2.AskRequest, place: str
+        self, session: AnySession, request: gateway_pb2.AskRequest, place: str
     ) -> gateway_pb2.AskResponse:
         conversation = request.conversation or secrets.token_urlsafe(12)
         question = inference_pb2.AnswerRequest(

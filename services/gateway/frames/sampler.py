@@ -197,6 +197,11 @@ class Sampler:
         """Width and height of frames: settled by the first picture, or the default until then."""
         return self._size or (self._rule.width, self._rule.height)
 
+    def settle_size(self, width: int, height: int) -> None:
+        """Frames have this size, as they had before; the first picture does not choose."""
+        with self._room:
+            self._size = (width, height)
+
     def counts(self) -> FrameCounts:
         """A copy."""
         return self._counts.copy()

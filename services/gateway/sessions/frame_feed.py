@@ -95,8 +95,9 @@ class FrameFeed:
         self._connected.set()
         self._task = spawn(self._run(stream), name=f"{self.placement.session_id}:frames")
 
-    async def aclose(self) -> None:
-        """End the stream and free the workers' memory. Waits for them, but not for long."""
+    async def aclose(self, *, keep: bool = False) -> None:
+        """End the stream and free the workers' memory, or `keep` it for another gateway. Waits for
+        them, but not for long."""
         await cancel_and_wait(self._task)
         # What a session holds must be free once nobody refers to it: with references in a circle it
         # would stay until the collector of garbage comes by, which it rarely does.
@@ -106,7 +107,7 @@ class FrameFeed:
             self._next = None
         self._next_frame = _closed
         self.window.clear()
-        await self.placement.release()
+        await self.placement.release(keep=keep)
 
     # --- streams ----------------------------------------------------------------------------
 
@@ -154,6 +155,8 @@ class FrameFeed:
     async def _reopen(self, backoff: Backoff, *, refused: bool) -> WorkerStream:
         while True:
             await asyncio.sleep(backoff.next_s())
+            if self.placement.superseded:  # until whoever keeps the lease finds out
+                await asyncio.Event().wait()
             try:
                 return await self.placement.reopen(self.window.num_replays, refused=refused)
             except SightlineError:

@@ -19,9 +19,10 @@ class KeyGate:
         self._publishers: dict[str, tuple[str, Publisher]] = {}  # by key, with their session's id
 
     async def accept(self, key: str, peer: str) -> FrameSink:
-        session = self._sessions.find_by_key(key)
+        found = await self._sessions.locate_by_key(key)
         if key in self._publishers:  # perhaps of a deleted session, and about to leave
             raise AlreadyExistsError("somebody is publishing with this key")
+        session = await self._sessions.bring_home(found)
         publisher = session.admit(self._kind)
         self._publishers[key] = (session.id, publisher)
         log.info(

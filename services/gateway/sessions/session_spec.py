@@ -1,5 +1,7 @@
 """The specification of a session: what it was asked to be, checked."""
 
+import hashlib
+import hmac
 import math
 import re
 import secrets
@@ -25,7 +27,8 @@ class SessionSpec:
 
     name: str
     source: str  # "": publishers push
-    key: str
+    key: str  # as its publishers say it; "": they do not, or a gateway adopted the session
+    key_digest: str = ""  # what keys are compared by; "": nobody publishes
     fps: float
     window: int  # segments; 0: the worker's default
     max_pixels: int  # of a frame; 0: the worker's default
@@ -60,6 +63,7 @@ class SessionSpec:
             name=options.name,
             source=request.source if kind == "source" else "",
             key=key,
+            key_digest=digest_of(key, config.cluster_secret),
             fps=options.fps or config.fps,
             window=options.window,
             max_pixels=options.max_pixels,
@@ -69,6 +73,13 @@ class SessionSpec:
             labels=checked_labels(options.labels),
             tenant=tenant,
         )
+
+
+def digest_of(key: str, secret: str | None) -> str:
+    """What a publishing key is kept as where others may read it; "" for no key. Gateways that share
+    sessions share the `secret`: without it nobody can try keys through."""
+    offered = key.encode(errors="surrogatepass")  # from a header, it can hold any byte
+    return hmac.new((secret or "").encode(), offered, hashlib.sha256).hexdigest() if key else ""
 
 
 def check_options(

@@ -24,7 +24,7 @@ from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.question_queue import Asker
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.answers import stream_answer
 from services.gateway.viewers.outbox import Outbox, OutboxFullError
 from services.gateway.viewers.watches import Watches
@@ -62,7 +62,7 @@ class Viewer:
 
     def __init__(
         self,
-        session: Session,
+        session: AnySession,
         start: gateway_pb2.Start,
         config: GatewayConfig,
         in_flight: InFlight,
@@ -123,6 +123,11 @@ class Viewer:
         self.caller = caller
         self._speech = start.speech
         self._voice = start.voice
+
+    def move_to(self, session: AnySession) -> None:
+        """The same session from here on, of another gateway or of this one."""
+        self.session = session
+        self._watches.move_to(session)
 
     async def serve(self, incoming: AsyncIterator[gateway_pb2.ClientEvent], send: Send) -> None:
         """Serve the viewer over one connection until that ends, or another takes its place.
@@ -305,6 +310,8 @@ class Viewer:
 
     def settle(self) -> None:
         """End the connection of a viewer who only listens once there is nothing more to hear."""
+        if self._in_flight.draining and not self._answers:
+            self.close("draining", reconnect_within_s=RECONNECT_WITHIN_S)
         if self._half_closed and not self._answers and not self._watches:
             self._outbox.finish()
 

@@ -10,7 +10,7 @@ from services.common.checks import check_watch
 from services.common.errors import error_of_peer
 from services.common.tasks import spawn
 from services.gateway import metrics
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.answers import RETRYABLE
 from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, ResourceExhaustedError, SightlineError
@@ -31,7 +31,7 @@ class WatchOwner(Protocol):
 class Watches:
     """The watches of one viewer by its ids. All methods belong to the event loop."""
 
-    def __init__(self, session: Session, most: int, place: str, owner: WatchOwner) -> None:
+    def __init__(self, session: AnySession, most: int, place: str, owner: WatchOwner) -> None:
         self._session = session
         self._most = most
         self._place = place
@@ -43,6 +43,10 @@ class Watches:
 
     def tasks(self) -> list[asyncio.Task[Any]]:
         return [task for _, task in self._running.values()]
+
+    def move_to(self, session: AnySession) -> None:
+        """The session is another gateway's now, or this one's: watches under way go on."""
+        self._session = session
 
     def add(self, watch: gateway_pb2.Watch) -> None:
         """Start a watch, or replace the one with its id unless it is the same.

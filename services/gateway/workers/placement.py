@@ -14,6 +14,7 @@ from services.gateway.workers.worker import Worker
 from services.gateway.workers.worker_stream import WorkerStream
 from services.gateway.workers.workers import MODEL, Workers
 from sightline.errors import (
+    FailedPreconditionError,
     InvalidArgumentError,
     ResourceExhaustedError,
     SightlineError,
@@ -46,10 +47,13 @@ class Placement:
         max_pixels: int,
         grace_s: float,
         open_timeout_s: float,
+        fence: int = 0,
     ) -> None:
         """`window_segments` and `max_pixels` of a frame are what a worker is asked for, `grace_s`
-        how long it keeps a session that nobody feeds."""
+        how long it keeps a session that nobody feeds. `fence`: number of the session's lease."""
         self.session_id = session_id
+        self.fence = fence
+        self.superseded = False  # a worker has seen a newer lease: the session is another gateway's
         self.description = inference_pb2.ModelDescription()  # of the model, once there is a worker
         self.moved_on = asyncio.Event()  # set when the session leaves the worker that it has now
         self._workers = workers
@@ -92,6 +96,19 @@ class Placement:
                 self._move(worker)
                 return stream
         raise refusal or restarting(MODEL, Reason.MODEL_AWAY)
+
+    async def open_again(self, address: str) -> WorkerStream:
+        """Go on where another gateway was: with the worker at that address, which may still know
+        the session, or else as `open` does."""
+        worker = self._workers.at(address)
+        if worker is not None and worker.description is not None and worker.is_ready:
+            description = worker.description
+            with contextlib.suppress(*_TRY_NEXT):
+                stream = await self._open_on(worker, self._open_timeout_s, replays=0)
+                self.description = description
+                self._move(worker)
+                return stream
+        return await self.open()
 
     async def reopen(self, replays: int, *, refused: bool = False) -> WorkerStream:
         """Go on after a break: with the same worker, which may still know the session, or else
@@ -142,10 +159,13 @@ class Placement:
         """Whether a worker is there that the session could go on with."""
         return self.worker.is_ready or bool(self._others())
 
-    async def release(self) -> None:
-        """Free the session's memory wherever there is some. Takes not long, raises nothing."""
+    async def release(self, *, keep: bool = False) -> None:
+        """Free the session's memory wherever there is some, or `keep` it for another gateway. Takes
+        not long, raises nothing."""
         workers = {self.worker, *self._left.values()}
-        await asyncio.gather(*(self._release(worker) for worker in workers if not worker.closed))
+        if not keep:
+            knowing = (worker for worker in workers if not worker.closed)
+            await asyncio.gather(*(self._release(worker) for worker in knowing))
         for worker in workers:
             worker.let_go(self.session_id)
 
@@ -176,7 +196,7 @@ class Placement:
     async def _admitted(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
         if worker.address in self._left:  # what it knows of the session is old
             try:
-                await worker.release(self.session_id)
+                await worker.release(self.session_id, self.fence)
             except grpc.aio.AioRpcError as error:
                 raise error_of_peer(error, MODEL) from None
         if worker is not self._worker:
@@ -188,11 +208,15 @@ class Placement:
             max_pixels=self._max_pixels,
             grace_s=self._grace_s,
             replays=replays,
+            fence=self.fence,
         )
         try:
             return await WorkerStream.open(worker, opening, timeout_s)
         except ResourceExhaustedError:
             self._left.pop(worker.address, None)
+            raise
+        except FailedPreconditionError as error:
+            self.superseded |= error.reason == Reason.NOT_OWNER
             raise
 
     def _move(self, worker: Worker) -> None:
@@ -222,7 +246,7 @@ class Placement:
 
     async def _release(self, worker: Worker) -> None:
         try:
-            await worker.release(self.session_id)
+            await worker.release(self.session_id, self.fence)
         except grpc.aio.AioRpcError as error:  # it forgets the session after its grace time
             log.warning(
                 "session not released",

@@ -117,7 +117,7 @@ class Worker:
         else:
             self.unfit.set()
 
-    async def release(self, session_id: str) -> None:
+    async def release(self, session_id: str, fence: int) -> None:
         """Free a session's memory. Raises AioRpcError; the worker then forgets it in time."""
-        request = inference_pb2.ReleaseSessionRequest(session_id=session_id)
+        request = inference_pb2.ReleaseSessionRequest(session_id=session_id, fence=fence)
         await self.stub.ReleaseSession(request, timeout=RELEASE_TIMEOUT_S)

@@ -82,6 +82,10 @@ class Workers:
         for worker in known:
             await worker.channel.close()
 
+    def at(self, address: str) -> Worker | None:
+        """The worker at an address, if it is known."""
+        return next((worker for worker in self._workers if worker.address == address), None)
+
     async def candidates(self) -> list[Worker]:
         """Workers with room, the emptiest first.
 

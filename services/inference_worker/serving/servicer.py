@@ -106,10 +106,11 @@ class InferenceServicer(InferenceServiceServicer):
         receipts: Receipts = asyncio.Queue()  # bounded by the credit
         tasks: list[asyncio.Task[None]] = []
         try:
-            yield inference_pb2.StreamFramesResponse(
-                opened=inference_pb2.Opened(credit=credit, resumed=resumed)
+            opened = inference_pb2.Opened(
+                credit=credit, resumed=resumed, last_capture_ns=session.last_capture_ns
             )
-            frames = self._read_frames(request_iterator, session, receipts)
+            yield inference_pb2.StreamFramesResponse(opened=opened)
+            frames = self._read_frames(request_iterator, session, attachment, receipts)
             tasks.append(spawn(frames, name=f"{session.id}:frames"))
             replaced = _replaced(attachment, receipts)
             tasks.append(spawn(replaced, name=f"{session.id}:replaced"))
@@ -136,12 +137,14 @@ class InferenceServicer(InferenceServiceServicer):
             request.max_pixels,
             min(grace_s, 3600.0),
             request.replays,
+            request.fence,
         )
 
     async def _read_frames(
         self,
         requests: AsyncIterator[inference_pb2.StreamFramesRequest],
         session: WorkerSession,
+        attachment: Attachment,
         receipts: Receipts,
     ) -> None:
         """Feed the engine. Ends with None in `receipts` once all that was sent is understood, or
@@ -163,6 +166,8 @@ class InferenceServicer(InferenceServiceServicer):
 
         try:
             async for request in requests:
+                if attachment.replaced.is_set():  # from here on the frames are another's
+                    return
                 frame, layout = self._checked(request, session)
                 in_flight += 1
                 idle.clear()
@@ -231,7 +236,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def ReleaseSession(
         self, request: inference_pb2.ReleaseSessionRequest, context: Context
     ) -> inference_pb2.ReleaseSessionResponse:
-        await self._sessions.release(request.session_id)
+        await self._sessions.release(request.session_id, request.fence)
         return inference_pb2.ReleaseSessionResponse()
 
     # Questions

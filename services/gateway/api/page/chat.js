@@ -129,8 +129,12 @@ export class Chat {
     });
     on("audio_chunk", (chunk) => this.speech.play(chunk));
     on("answer_done", (done) => this.#done(done));
-    on("error", ({ turn: id, watch, code, message }) => {
+    on("error", ({ turn: id, watch, code, message, reason }) => {
       const turn = this.#open.get(id);
+      if (turn && reason === "DRAINING" && !turn.cancelled) {
+        turn.about.textContent = "The server is being replaced. The question is asked again in a moment.";
+        return;
+      }
       const text = inWords({ code, message });
       if (turn) this.#end(turn, turn.cancelled ? "cancelled" : text);
       else if (!id && !watch) notice(text.replace("speech_unavailable", "Not spoken"), { for_ms: 10_000 });
