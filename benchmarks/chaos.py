@@ -3,9 +3,9 @@
 Viewers ask without a pause, on lines of the SDK and by one-shot calls, and watch two videos, of
 which one stands still; meanwhile one fault after the other befalls the workers, their links,
 dialogue and Redis of a whole suite on this machine, each once everything before it is well again.
-After a fault the next questions tell how long it took until everybody had answers again; at the
-end every history is compared with what its viewer read. CHAOS_SEED and CHAOS_FAULTS say which
-faults and how many, CHAOS_GATEWAY=1 that the gateway is one of the victims.
+A question about each session, asked in the moment of the fault, tells how long it took until it
+was answered; at the end every history is compared with what its viewer read. CHAOS_SEED and
+CHAOS_FAULTS say which faults and how many, CHAOS_GATEWAY=1 that gateways are among the victims.
 """
 
 import asyncio
@@ -14,31 +14,28 @@ import random
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from unittest.mock import patch
 
 from benchmarks import REPOSITORY
 from benchmarks.chaos_faults import GATEWAY, KINDS, Kind, Stage
-from benchmarks.chaos_load import Asker, Caller, Differences, Talker, Watcher
-from benchmarks.report import Report, Result, Table, Target
-from benchmarks.samples import percentile
+from benchmarks.chaos_load import Caller, Talker, Watcher
+from benchmarks.chaos_result import CALM, Fault, Storm, result
+from benchmarks.report import Report, Result
 from services.common.config import EnvConfig, setting
-from services.inference_worker.config import WorkerConfig
 from services.local.config import LocalConfig
 from services.local.process import ProcessError
 from sightline import aio
 from sightline.errors import SightlineError
-from sightline.types import SessionInfo, Timeouts
+from sightline.types import Timeouts
 
 SHAPES = REPOSITORY / "training" / "weights" / "shapes"  # small: its workers are back in seconds
 QUICK_FAULTS = 10
 PATIENCE_S = 90.0  # for whatever should be well again
-HOLD_S = 1.5  # at most, that a fault lasts on when everybody has answers again
-WORKER_S, GATEWAY_S = 2.0, 5.0  # until everybody has answers again, by 95 of 100 faults
+HOLD_S = 1.5  # at most, that a fault lasts on when there are answers again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,56 +47,7 @@ class ChaosConfig(EnvConfig):
     seed: int = setting(16, "Of what is drawn.", minimum=0)
     faults: int = setting(200, "How many faults.", minimum=1, maximum=100_000)
     gateway: bool = setting(False, "Whether gateways die, too: sessions must outlive them.")
-    talkers: int = setting(2, "Viewers of each session who talk.", minimum=1, maximum=100)
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One fault. `recovery_s`: until everybody whom it befell had an answer to a question asked
-    after it; None: somebody had none in time."""
-
-    kind: str
-    recovery_s: float | None
-
-
-@dataclass(slots=True)
-class Storm:
-    """Findings."""
-
-    seed: int
-    faults: list[Fault] = field(default_factory=list)
-    questions: int = 0
-    cancelled: int = 0
-    restarted: int = 0
-    kept_later: int = 0
-    unanswered: list[str] = field(default_factory=list)
-    differences: Differences = field(default_factory=Differences)
-    sessions_gone: int = 0
-    watches_gone: list[str] = field(default_factory=list)
-    events: int = 0
-    false_events: int = 0
-    complaints: list[str] = field(default_factory=list)
-
-    def recoveries_s(self, kind: str) -> list[float]:
-        return [
-            PATIENCE_S if fault.recovery_s is None else fault.recovery_s
-            for fault in self.faults
-            if fault.kind == kind
-        ]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """What must be zero."""
-        return {
-            "questions without an answer": len(self.unanswered),
-            "turns lost": self.differences.lost,
-            "turns doubled": self.differences.doubled,
-            "histories that differ from what viewers read": self.differences.different,
-            "sessions gone": self.sessions_gone,
-            "watches gone": len(self.watches_gone),
-            "false events of watches": self.false_events,
-            "services that did not end in order": len(self.complaints),
-        }
+    talkers: int = setting(1, "Viewers of each session who talk.", minimum=1, maximum=100)
 
 
 def run(report: Report, *, quick: bool) -> Result:
@@ -107,7 +55,7 @@ def run(report: Report, *, quick: bool) -> Result:
     faults = QUICK_FAULTS if quick else config.faults
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         storm = asyncio.run(storm_over(Path(folder), config, faults, report))
-    return _result(storm)
+    return result(storm)
 
 
 def chosen_kinds(config: ChaosConfig) -> tuple[Kind, ...]:
@@ -172,6 +120,7 @@ class _Chaos:
         self._report = report
         self._chance = random.Random(config.seed + 1)
         self._askers: list[Talker | Caller] = []
+        self._probes: dict[str, Caller] = {}  # by session
         self._watchers: list[Watcher] = []
         self._sessions: list[aio.Session] = []
 
@@ -187,12 +136,13 @@ class _Chaos:
                 for _ in range(self._config.talkers):
                     self._askers.append(Talker(session, self._one_more()))
                 self._askers.append(Caller(session, self._one_more(), gateway))
+                self._probes[session.id] = Caller(session, self._one_more(), gateway)
             asking = [tasks.create_task(asker.run(), name="asker") for asker in self._askers]
             watching = [tasks.create_task(each.run(), name="watcher") for each in self._watchers]
             for number, kind in enumerate(kinds):
                 left = f"{storm.questions} questions, {len(storm.unanswered)} lost"
                 self._report(f"{kind.name} ({left})", number / len(kinds))
-                storm.faults.append(await self._befall(client, kind))
+                storm.faults += await self._befall(client, kind)
                 self._count(storm)
             await self._wait_well(client)
             for asker in self._askers:
@@ -207,30 +157,27 @@ class _Chaos:
     def _one_more(self) -> random.Random:
         return random.Random(self._chance.random())
 
-    async def _befall(self, client: aio.Client, kind: Kind) -> Fault:
+    async def _befall(self, client: aio.Client, kind: Kind) -> list[Fault]:
+        """What it takes to answer just before a fault, and in its moment."""
         await self._wait_well(client)
         await asyncio.sleep(self._chance.uniform(0.1, 0.8))
         infos = [await session.refresh() for session in self._sessions]
         victim = self._chance.choice(infos)
         number = int(victim.worker.removeprefix("worker ")) - 1
         befallen = [
-            asker
-            for asker in self._askers
-            if kind.of != "worker" or _info_of(asker, infos).worker == victim.worker
+            info.id for info in infos if kind.of != "worker" or info.worker == victim.worker
         ]
+        calm = Fault(CALM, await self._answered_s(befallen, time.monotonic()))
         began_s = time.monotonic()
         async with kind.act(self._stage, number):
-            recovery_s = await self._recovery_s(befallen, began_s)
+            fault = Fault(kind.name, await self._answered_s(befallen, began_s))
             await asyncio.sleep(self._chance.uniform(0.0, HOLD_S))
-        return Fault(kind.name, recovery_s)
+        return [calm, fault]
 
-    async def _recovery_s(self, befallen: Sequence[Asker], began_s: float) -> float | None:
-        while time.monotonic() - began_s < PATIENCE_S:
-            answered = [asker.answered_since(began_s) for asker in befallen]
-            if all(answered):
-                return max(each for each in answered if each is not None) - began_s
-            await asyncio.sleep(0.01)
-        return None
+    async def _answered_s(self, sessions: Sequence[str], began_s: float) -> float:
+        """Since then, until a question about each of these sessions has been answered."""
+        await asyncio.gather(*(self._probes[session].ask() for session in sessions))
+        return time.monotonic() - began_s
 
     async def _wait_well(self, client: aio.Client) -> None:
         """Until every worker stands ready, and no session is on its way."""
@@ -248,7 +195,8 @@ class _Chaos:
             await asyncio.sleep(0.05)
 
     def _count(self, storm: Storm) -> None:
-        asked = [each for asker in self._askers for each in asker.asked if each.done_s]
+        everybody = (*self._askers, *self._probes.values())
+        asked = [each for asker in everybody for each in asker.asked if each.done_s]
         storm.questions = len(asked)
         storm.unanswered = [each.error for each in asked if each.error]
         storm.cancelled = sum(each.cancelled for each in asked)
@@ -262,13 +210,9 @@ class _Chaos:
         storm.watches_gone = [each.error for each in self._watchers if each.error]
         there = {info.id for info in await client.sessions()}
         storm.sessions_gone = sum(session.id not in there for session in self._sessions)
-        for asker in self._askers:
+        for asker in (*self._askers, *self._probes.values()):
             storm.differences.add(await asker.differences(client))
             await asker.aclose()
-
-
-def _info_of(asker: Asker, infos: Sequence[SessionInfo]) -> SessionInfo:
-    return next(info for info in infos if info.id == asker.session.id)
 
 
 def _write_clips(media: Path) -> None:
@@ -288,66 +232,3 @@ def _write_clips(media: Path) -> None:
             still.pts = number
             output.mux(stream.encode(still))
         output.mux(stream.encode())
-
-
-# --- the report -------------------------------------------------------------------------------
-
-
-def _result(storm: Storm) -> Result:
-    names = list(dict.fromkeys(kind.name for kind in (*KINDS, *GATEWAY)))
-    drawn_names = Counter(fault.kind for fault in storm.faults)
-    rows = []
-    targets = [Target(what, float(count), 0.0) for what, count in storm.counts.items()]
-    moving = {kind.name for kind in KINDS if kind.moves}
-    for name in names:
-        if not (recoveries := storm.recoveries_s(name)):
-            continue
-        p50_s, p95_s = percentile(recoveries, 0.5), percentile(recoveries, 0.95)
-        figures = (f"{p50_s:.2f}", f"{p95_s:.2f}", f"{max(recoveries):.2f}")
-        rows.append((name, str(drawn_names[name]), *figures))
-        if name in moving:
-            targets.append(Target(f"{name}: answers again, p95", p95_s, WORKER_S, "s"))
-        if name.startswith("gateway"):
-            targets.append(Target(f"{name}: answers again, p95", p95_s, GATEWAY_S, "s"))
-    totals = {
-        "questions": storm.questions,
-        "cancelled by their viewers": storm.cancelled,
-        "begun anew after words were shown": storm.restarted,
-        "stored after their end": storm.kept_later,
-        "events of watches": storm.events,
-        **storm.counts,
-    }
-    worker = WorkerConfig.from_env()
-    return Result(
-        name="chaos",
-        tables=[
-            Table(
-                f"{len(storm.faults)} faults, seed {storm.seed}: everybody has answers again after",
-                ("fault", "times", "p50 s", "p95 s", "most s"),
-                rows,
-            ),
-            Table("Of all that was said", ("", ""), [(what, str(n)) for what, n in totals.items()]),
-        ],
-        targets=targets,
-        figures=asdict(storm),
-        draw=lambda figure: _draw(figure, storm, [row[0] for row in rows]),
-        dtype=worker.dtype,
-        device=worker.device,
-        notes=[
-            f"{count} × {what}"
-            for what, count in Counter([*storm.unanswered, *storm.watches_gone]).most_common(8)
-        ]
-        + storm.complaints,
-    )
-
-
-def _draw(figure: Any, storm: Storm, names: Sequence[str]) -> None:
-    axes = figure.subplots()
-    for place, name in enumerate(names):
-        recoveries = sorted(storm.recoveries_s(name))
-        axes.plot(recoveries, [place] * len(recoveries), "|", markersize=12)
-    axes.axvline(WORKER_S, color="grey", linewidth=0.8, linestyle="--")
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set_xlabel("seconds until everybody has answers again")
-    axes.set_xlim(left=0)

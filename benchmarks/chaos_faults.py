@@ -179,15 +179,15 @@ def _redis(stage: Stage) -> Process:
 
 
 KINDS = (
-    Kind("worker killed", 6, "worker", lambda s, n: s.killed(s.suite.workers[n]), moves=True),
+    Kind("worker killed", 4, "worker", lambda s, n: s.killed(s.suite.workers[n]), moves=True),
     Kind("worker hung", 6, "worker", lambda s, n: s.hung(s.suite.workers[n]), moves=True),
-    Kind("worker ended", 6, "worker", lambda s, n: s.told_to_end(s.suite.workers[n]), moves=True),
-    Kind("link cut", 5, "worker", lambda s, n: s.cut(s.links[n]), moves=True),
-    Kind("link clogged", 4, "worker", lambda s, n: s.clogged(s.links[n]), moves=True),
+    Kind("worker ended", 4, "worker", lambda s, n: s.told_to_end(s.suite.workers[n]), moves=True),
+    Kind("link cut", 6, "worker", lambda s, n: s.cut(s.links[n]), moves=True),
+    Kind("link clogged", 5, "worker", lambda s, n: s.clogged(s.links[n]), moves=True),
     Kind("dialogue killed", 4, "dialogue", lambda s, n: s.killed(s.suite.dialogue)),
-    Kind("dialogue hung", 2, "dialogue", lambda s, n: s.hung(s.suite.dialogue)),
+    Kind("dialogue hung", 3, "dialogue", lambda s, n: s.hung(s.suite.dialogue)),
     Kind("redis killed", 3, "redis", lambda s, n: s.killed(_redis(s))),
-    Kind("redis hung", 2, "redis", lambda s, n: s.hung(_redis(s))),
+    Kind("redis hung", 3, "redis", lambda s, n: s.hung(_redis(s))),
     Kind("redis full", 2, "redis", lambda s, n: s.full(_redis(s))),
 )
 # Only where sessions outlive their gateway.

@@ -23,7 +23,7 @@ QUESTIONS = (
 )
 CONDITION = "there are two objects"
 ANSWER_S = 60.0
-PAUSE_S = (0.02, 0.15)  # between an answer and the next question
+PAUSE_S = (0.05, 0.4)  # between an answer and the next question
 CANCELLED = 0.08  # of the questions
 STORED_S = 30.0  # for what is held when the last fault is over
 
@@ -73,19 +73,19 @@ class Asker:
 
     async def run(self) -> None:
         while not self._over.is_set():
-            asked = Asked("", self._chance.choice(QUESTIONS), time.monotonic())
-            self.asked.append(asked)
-            try:
-                await self._ask(asked)
-            except SightlineError as error:
-                asked.error = f"{error.code.name}: {error.message}"
-            asked.done_s = time.monotonic()
+            await self.ask()
             await asyncio.sleep(self._chance.uniform(*PAUSE_S))
 
-    def answered_since(self, at_s: float) -> float | None:
-        """When a question that was asked later than this was answered first."""
-        later = (each for each in reversed(self.asked) if each.asked_s >= at_s)
-        return min((each.done_s for each in later if each.done_s and not each.error), default=None)
+    async def ask(self) -> Asked:
+        """One question, to the end of its answer."""
+        asked = Asked("", self._chance.choice(QUESTIONS), time.monotonic())
+        self.asked.append(asked)
+        try:
+            await self._ask(asked)
+        except SightlineError as error:
+            asked.error = f"{error.code.name}: {error.message}"
+        asked.done_s = time.monotonic()
+        return asked
 
     async def _ask(self, asked: Asked) -> None:
         raise NotImplementedError
