@@ -11,7 +11,7 @@ from benchmarks.chaos import ChaosConfig, storm_over
 from benchmarks.chaos_faults import KINDS, Kind
 from tests import tools
 
-FAULTS = ("worker hung", "link cut", "dialogue killed", "redis full", "worker killed")
+FAULTS = ("worker hung", "link cut", "dialogue killed", "redis full", "redis killed")
 
 
 def _kind(name: str) -> Kind:

@@ -219,6 +219,7 @@ class Workers:
             if not done:
                 worker.hang()
                 log.warning("worker hangs", extra={"worker": worker.address})
+                self._count()
             async with asyncio.timeout(REPORT_PATIENCE_S):
                 return await reading
         finally:
@@ -247,13 +248,15 @@ class Workers:
 
     def _count(self) -> None:
         conditions = Counter(_condition(worker) for worker in self._workers)
-        for condition in ("ready", "draining", "leaving", "incompatible", "away"):
+        for condition in ("ready", "hung", "draining", "leaving", "incompatible", "away"):
             metrics.WORKERS.labels(condition).set(conditions[condition])
 
 
 def _condition(worker: Worker) -> str:
     if worker.leaving:
         return "leaving"
+    if worker.answering and worker.hung.is_set():
+        return "hung"
     if worker.answering:
         return "draining" if worker.load.draining else "ready"
     return "incompatible" if worker.incompatible else "away"
