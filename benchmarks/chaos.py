@@ -135,8 +135,8 @@ class _Chaos:
                 self._watchers.append(Watcher(session, still=clip == "still.mp4"))
                 for _ in range(self._config.talkers):
                     self._askers.append(Talker(session, self._one_more()))
-                self._askers.append(Caller(session, self._one_more(), gateway))
-                self._probes[session.id] = Caller(session, self._one_more(), gateway)
+                self._askers.append(self._caller(session))
+                self._probes[session.id] = self._caller(session)
             asking = [tasks.create_task(asker.run(), name="asker") for asker in self._askers]
             watching = [tasks.create_task(each.run(), name="watcher") for each in self._watchers]
             for number, kind in enumerate(kinds):
@@ -153,6 +153,10 @@ class _Chaos:
             self._report("reading every history", 1.0)
             await self._sum_up(storm, client)
         return storm
+
+    def _caller(self, session: aio.Session) -> Caller:
+        address = self._stage.suite.gateway.address
+        return Caller(session, self._one_more(), address, patient=self._config.gateway)
 
     def _one_more(self) -> random.Random:
         return random.Random(self._chance.random())

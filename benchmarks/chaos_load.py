@@ -142,10 +142,14 @@ class Talker(Asker):
 
 
 class Caller(Asker):
-    """A program that asks by one-shot calls and tries nothing twice."""
+    """A program that asks by one-shot calls. `patient`: it asks again, with the same turn, where
+    the gateway is away; otherwise it tries nothing twice."""
 
-    def __init__(self, session: aio.Session, chance: random.Random, gateway: str) -> None:
+    def __init__(
+        self, session: aio.Session, chance: random.Random, gateway: str, *, patient: bool
+    ) -> None:
         super().__init__(session, chance)
+        self._patient = patient
         self.conversation = f"chaos-{secrets.token_hex(8)}"
         self._channel = grpc.aio.insecure_channel(gateway)
         self._stub = gateway_pb2_grpc.SightlineServiceStub(self._channel)
@@ -156,11 +160,17 @@ class Caller(Asker):
         request = gateway_pb2.AskRequest(
             session=self.session.id, conversation=self.conversation, question=question
         )
-        try:
-            reply = await self._stub.Ask(request, timeout=ANSWER_S)
-        except grpc.aio.AioRpcError as error:
-            asked.error = f"{error.code().name}: {error.details()}"
-            return
+        while True:
+            left_s = asked.asked_s + ANSWER_S - time.monotonic()
+            try:
+                reply = await self._stub.Ask(request, timeout=max(0.1, left_s))
+                break
+            except grpc.aio.AioRpcError as error:
+                away = error.code() is grpc.StatusCode.UNAVAILABLE
+                if not (self._patient and away and left_s > 0):
+                    asked.error = f"{error.code().name}: {error.details()}"
+                    return
+            await asyncio.sleep(0.1)
         asked.text, asked.restarted = reply.answer.text, bool(reply.answer.resumed)
         asked.kept = reply.answer.kept if reply.answer.HasField("kept") else None
 

@@ -110,7 +110,7 @@ class _Relay:
 
     async def events(self) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
         metrics.ANSWERS_IN_FLIGHT.inc()
-        backoff = Backoff(0.05, 1.0)
+        backoff = Backoff(0.05, 0.4)
         try:
             while True:
                 await self._wait_placed()

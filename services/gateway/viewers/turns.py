@@ -14,7 +14,10 @@ class Turns:
     """
 
     def __init__(self, address: str | None) -> None:
-        self._client = None if address is None else DialogueClient(address, metrics.ROUNDS)
+        self._client: DialogueClient | None = None
+        if address is not None:
+            # Briefly at the end: workers hold the same.
+            self._client = DialogueClient(address, metrics.ROUNDS, flush_timeout_s=1.0)
         self._are_kept = False  # as far as workers have said
 
     @property
