@@ -93,7 +93,9 @@ def _about(result: AnswerResult) -> str:
     frames = f"{result.frames_seen} frame{'' if result.frames_seen == 1 else 's'}"
     seen = f"saw {frames}, newest {result.newest_frame_age_ms / 1000:.1f} s old; "
     times = f"first token {result.first_token_ms:.0f} ms, all {result.total_ms:.0f} ms"
-    return (seen if result.frames_seen else "") + times
+    again = "; its text began anew, for its worker was lost" if result.restarted else ""
+    kept = "; not stored yet" if result.kept is False else ""
+    return (seen if result.frames_seen else "") + times + again + kept
 
 
 def _answer_object(session: aio.Session, question: str, result: AnswerResult) -> dict[str, Any]:

@@ -316,7 +316,11 @@ class Conversation:
                 return  # came already, before the connection broke
             self._last_sequence = message.sequence
         kind = message.WhichOneof("event")
-        if kind == "text_delta":
+        if kind == "answer_started":
+            answer = self._answers.get(message.answer_started.turn)
+            if answer is not None and message.answer_started.restarted:
+                answer.restart()
+        elif kind == "text_delta":
             if (answer := self._answers.get(message.text_delta.turn)) is not None:
                 answer.add_text(message.text_delta.text)
         elif kind == "audio_chunk":

@@ -56,7 +56,7 @@ def _row(info: SessionInfo) -> tuple[str, ...]:
     return (
         info.id,
         info.name,
-        info.state,
+        "moving" if info.moving else info.state,
         info.source_kind or "-",
         f"{stats.fps_in:.1f}/{stats.fps_processed:.1f}",
         str(stats.frames_processed),

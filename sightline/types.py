@@ -90,6 +90,7 @@ class SessionInfo:
     stats: SessionStats
     grace_s: float = 0.0  # how long it outlives its publisher
     labels: dict[str, str] = field(default_factory=dict)
+    moving: bool = False  # on its way to another worker: questions wait until it is there
 
 
 class AskOptions(TypedDict, total=False):
@@ -209,7 +210,9 @@ class AnswerResult:
     newest_frame_age_ms: float  # when the answer began; grows where the source rests
     history_rounds: int
     degraded: tuple[str, ...]
-    restarted: bool  # the connection broke and the question had to be asked again
+    restarted: bool  # its text began anew: the connection broke and the question was asked again,
+    # or the worker was lost that had begun it
+    kept: bool | None = None  # stored in its conversation; False: not yet; None: nothing is kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

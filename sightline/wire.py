@@ -109,6 +109,7 @@ def session_info(message: pb.Session) -> SessionInfo:
         ),
         grace_s=message.grace_s,
         labels=dict(message.labels),
+        moving=message.moving,
     )
 
 
@@ -173,7 +174,8 @@ def answer_result(message: pb.AnswerDone, conversation: str, restarted: bool) ->
         newest_frame_age_ms=message.newest_frame_age_ms,
         history_rounds=message.history_rounds,
         degraded=tuple(message.degraded),
-        restarted=restarted,
+        restarted=restarted or bool(message.resumed),
+        kept=message.kept if message.HasField("kept") else None,
     )
 
 

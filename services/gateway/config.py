@@ -173,6 +173,19 @@ class GatewayConfig(ServiceConfig):
     worker_grace_s: float = setting(
         30.0, "Seconds a worker keeps a session whose frame stream broke.", minimum=0, maximum=3600
     )
+    worker_patience_s: float = setting(
+        1.0,
+        "Seconds that a worker may say nothing until its sessions go to another that is ready.",
+        minimum=0.2,
+        maximum=60,
+    )
+    moving_s: float = setting(
+        30.0,
+        "Longest time a question may wait for a worker: while its session goes to another, or none "
+        "is there.",
+        minimum=0,
+        maximum=3600,
+    )
     resume_s: float = setting(
         60.0, "Seconds a viewer outlives its connection.", minimum=0, maximum=3600
     )

@@ -49,13 +49,13 @@ class Gateway:
         self._config = config
         self._host = host
         self._discovery = discovery_of(config)
-        self._workers = Workers()
+        self._workers = Workers(patience_s=config.worker_patience_s)
         self._egress = EgressPolicy(config.url_allow)
         self._sessions = Sessions(config, self._workers, self._make_source)
         self._cluster = _cluster_of(config, self._sessions, self._workers)
         self._viewers = Viewers(self._sessions, config)
         self._speaker = Speaker(config.tts, config.max_speaks)
-        self._conversations = Conversations(config.dialogue)
+        self._conversations = Conversations(config.dialogue, self._viewers.turns)
         self._whip = WhipServer(KeyGate(self._sessions, "whip"), ice_servers=config.ice_servers)
         self._callers = Callers(authoriser_of(config))
         self._servicer: SightlineServicer | None = None

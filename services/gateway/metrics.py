@@ -2,6 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.common.dialogue_client import RoundMetrics
 from services.common.metrics import LATENCY_BUCKETS
 
 FRAMES_RECEIVED = Counter(
@@ -85,6 +86,18 @@ QUESTIONS_WAITING = Gauge(
 )
 ANSWERS_RETRIED = Counter(
     "sightline_answers_retried_total", "Questions asked again because a worker was away."
+)
+ANSWERS_RESTARTED = Counter(
+    "sightline_answers_restarted_total",
+    "Answers made anew by another worker after words of the first had been shown.",
+)
+ROUNDS = RoundMetrics(
+    Counter(
+        "sightline_gateway_rounds_total",
+        "Finished rounds that their worker had not stored, by what became of them here.",
+        ["outcome"],
+    ),
+    Gauge("sightline_gateway_rounds_waiting", "Rounds held here until dialogue has them."),
 )
 FIRST_TOKEN = Histogram(
     "sightline_first_token_seconds",

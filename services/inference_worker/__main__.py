@@ -9,11 +9,13 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from services.common.config import ConfigError
+from services.common.dialogue_client import DialogueClient
 from services.common.log import set_up_logging
 from services.common.server import MAX_MESSAGE_BYTES, ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.common.threads import on_thread
 from services.common.tts_client import TtsClient
+from services.inference_worker import metrics
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.device.meter import meter_of, watch
@@ -23,7 +25,6 @@ from services.inference_worker.model.errors import DeviceFailedError, ModelError
 from services.inference_worker.model.layout import largest_frame_pixels
 from services.inference_worker.model.loading import Loading
 from services.inference_worker.serving.answering import Answerer
-from services.inference_worker.serving.dialogue_client import DialogueClient
 from services.inference_worker.serving.front import Front
 from services.inference_worker.serving.servicer import InferenceServicer
 from sightline.v1 import inference_pb2
@@ -62,7 +63,7 @@ async def serve(config: WorkerConfig) -> bool:
     front = Front(config.model, progress)
     add_InferenceServiceServicer_to_server(front, host.server)
     await host.start()
-    history = DialogueClient(config.dialogue) if config.dialogue else None
+    history = DialogueClient(config.dialogue, metrics.ROUNDS) if config.dialogue else None
     speech = TtsClient(config.tts) if config.tts else None
     loop = asyncio.get_running_loop()
     engine: Engine | None = None

@@ -2,6 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 
+from services.common.dialogue_client import RoundMetrics
 from services.common.metrics import LATENCY_BUCKETS
 
 WORKER = Info(
@@ -109,6 +110,17 @@ STEP_FAILURES = Counter(
     "sightline_step_failures_total", "Steps that raised, by what failed.", ["part"]
 )
 SPEECHES = Counter("sightline_worker_speeches_total", "Answers spoken, by outcome.", ["outcome"])
+ROUNDS = RoundMetrics(
+    Counter(
+        "sightline_worker_rounds_total",
+        "Finished rounds by what became of them: written, duplicate, or dropped and why.",
+        ["outcome"],
+    ),
+    Gauge("sightline_worker_rounds_waiting", "Rounds not yet written to dialogue."),
+    Counter(
+        "sightline_worker_contexts_total", "Histories asked of dialogue, by outcome.", ["outcome"]
+    ),
+)
 
 
 def forget_device(source: str) -> None:

@@ -158,7 +158,8 @@ CASES = {
     ),
     "RoundsLost": Case(
         jumping('sightline_worker_rounds_total{outcome="dropped_full"}', 1),
-        jumping('sightline_worker_rounds_total{outcome="written"}', 50),
+        jumping('sightline_worker_rounds_total{outcome="written"}', 50)
+        | jumping('sightline_gateway_rounds_total{outcome="written"}', 50),
     ),
     "SpeechFails": Case(
         rising('sightline_tts_sentences_total{outcome="failed"}', 1),

@@ -50,12 +50,16 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.failures: dict[str, list[grpc.StatusCode]] = {}
         self.understanding = asyncio.Event()
         self.understanding.set()
+        self.answering = asyncio.Event()  # questions come to nothing while it is clear
+        self.answering.set()
         self.answer = ANSWER
         self.degraded: list[str] = []
+        self.kept: bool | None = None
         self.speech_unavailable = False
         self.pause_after: int | None = None
         self.paused = asyncio.Event()
         self.go_on = asyncio.Event()
+        self.break_at: int | None = None  # the word before which every answer ends
         self.cancelled_answers = 0
         self.watch_events: asyncio.Queue[pb.WatchEvent | grpc.StatusCode] = asyncio.Queue()
         self.calls: Counter[str] = Counter()
@@ -163,6 +167,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self, request: ipb.AnswerRequest, context: Any
     ) -> AsyncIterator[ipb.AnswerEvent]:
         self.asked.append(request)
+        await self.answering.wait()
         await self._fail("Answer", context)
         if request.session_id not in self.frames:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such session")
@@ -178,6 +183,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                     speech_unavailable=ipb.SpeechUnavailable(reason="no TTS answers")
                 )
             for index, word in enumerate(self.answer.split()):
+                if index == self.break_at:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
                 if index == self.pause_after:
                     self.paused.set()
                     await self.go_on.wait()
@@ -194,6 +201,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                     last_capture_ns=newest_ns,
                     frames_seen=len(seen),
                     degraded=self.degraded,
+                    kept=self.kept,
                 )
             )
             finished = True

@@ -309,6 +309,31 @@ async def test_a_different_second_answer_is_told_whole(gateway, session) -> None
     assert (await answer.result()).text == "a blue square came"
 
 
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ("a red circle moved left", "a red circle moved left"),
+        ("a red circle", "a red circle"),
+        ("a blue square", "a red\na blue square"),
+        ("a", "a red\na"),
+    ],
+)
+async def test_an_answer_whose_worker_was_lost_is_told_as_what_it_became(
+    gateway, session, second, told
+) -> None:
+    gateway.answers = ["a red circle moved", second, ANSWER]
+    gateway.restart_at = 2
+    gateway.kept = False
+    answer = session.ask("q")
+    assert "".join([delta async for delta in answer]) == told
+    result = await answer.result()
+    assert result.text == second
+    assert result.restarted
+    assert result.kept is False
+    again = await session.ask("q").result()
+    assert not again.restarted
+
+
 async def test_an_idle_line_that_broke_opens_again_at_the_next_question(gateway, session) -> None:
     first = await session.ask("q").result()
     gateway.break_line()

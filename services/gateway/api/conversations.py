@@ -9,7 +9,9 @@ from typing import Any
 import grpc
 
 from services.common.channels import channel_to
+from services.common.checks import check_id
 from services.common.errors import error_of_peer
+from services.gateway.viewers.turns import Turns
 from sightline.errors import InvalidArgumentError, SightlineError, UnavailableError
 from sightline.reasons import Reason
 from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc, gateway_pb2
@@ -20,9 +22,11 @@ _TOKEN_DIGITS = 18  # of a round's number, which has 64 bits
 
 
 class Conversations:
-    """`address` None: this gateway knows no dialogue service."""
+    """`address` None: this gateway knows no dialogue service. `turns`: those that are held here
+    until they are stored."""
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, turns: Turns) -> None:
+        self._turns = turns
         self._channel: grpc.aio.Channel | None = None
         if address is not None:
             self._channel = channel_to(address)[0]
@@ -39,6 +43,7 @@ class Conversations:
         self, request: gateway_pb2.GetConversationRequest
     ) -> gateway_pb2.GetConversationResponse:
         """A page of rounds. Raises what GetConversation may answer."""
+        check_id("conversation", request.conversation, required=True)
         history = dialogue_pb2.HistoryRequest(
             conversation=request.conversation,
             limit=min(request.page_size or DEFAULT_ROUNDS, MAX_ROUNDS),
@@ -56,6 +61,8 @@ class Conversations:
         self, request: dialogue_pb2.DeleteConversationRequest
     ) -> dialogue_pb2.DeleteConversationResponse:
         """Remove a conversation. Raises what DeleteConversation may answer."""
+        check_id("conversation", request.conversation, required=True)
+        self._turns.forget(request.conversation)
         reply: dialogue_pb2.DeleteConversationResponse = await self._call("Delete", request)
         return reply
 

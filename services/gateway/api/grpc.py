@@ -156,7 +156,9 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
                 session,
                 question,
                 Asker(place),
+                self._viewers.turns,
                 wait_s=self._config.max_wait_s,
+                moving_s=self._config.moving_s,
                 timeout_s=self._config.answer_timeout_s,
             )
             done = None

@@ -25,11 +25,12 @@ from services.gateway.sessions.question_queue import QuestionQueue
 from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sources.source import DecodeBudget, FrameSink, Source
 from services.gateway.workers.placement import Placement
+from services.gateway.workers.worker import Worker
 from services.gateway.workers.worker_stream import WorkerStream
 from services.gateway.workers.workers import MODEL
 from sightline.errors import AlreadyExistsError, FailedPreconditionError, SightlineError
 from sightline.reasons import Reason
-from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
+from sightline.v1 import gateway_pb2, inference_pb2
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class Session:
             self.counts,
             window_frames=self._window * max(1, description.tubelet),
             delivery="lossless" if spec.lossless else "newest",
+            on_moving=self._changed,
         )
         self.feed.start(stream)
         self.questions = QuestionQueue(config.session_answers)
@@ -297,12 +299,21 @@ class Session:
             self.since_s = time.monotonic()
             self._on_change(self)
 
+    def _changed(self) -> None:
+        if self.alive:
+            self._on_change(self)
+
     # --- questions --------------------------------------------------------------------------
 
     @property
-    def stub(self) -> inference_pb2_grpc.InferenceServiceStub:
+    def worker(self) -> Worker:
         """The worker that answers about this session."""
-        return self.feed.placement.worker.stub
+        return self.feed.placement.worker
+
+    @property
+    def moving(self) -> bool:
+        """Whether the session is on its way to another worker, or back; questions wait then."""
+        return self.feed.moving
 
     async def wait_placed(self, timeout_s: float) -> bool:
         """Wait while the session moves to another worker; False when none took it in time, or none
@@ -397,6 +408,7 @@ class Session:
             ),
             labels=self.labels,
             grace_s=self.spec.grace_s,
+            moving=self.moving,
         )
 
     def _stats(self) -> gateway_pb2.SessionStats:

@@ -27,6 +27,7 @@ from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.answers import stream_answer
 from services.gateway.viewers.outbox import Outbox, OutboxFullError
+from services.gateway.viewers.turns import Turns
 from services.gateway.viewers.watches import Watches
 from sightline.errors import (
     FailedPreconditionError,
@@ -66,10 +67,12 @@ class Viewer:
         start: gateway_pb2.Start,
         config: GatewayConfig,
         in_flight: InFlight,
+        turns: Turns,
         place: str = "",
         caller: Caller = ANYBODY,
     ) -> None:
-        """in_flight: counts the answers of every viewer. place: whose address limits hold."""
+        """in_flight: counts the answers of every viewer. turns: takes them when they are finished.
+        place: whose address limits hold."""
         self.session = session
         self.caller = caller
         self.place = place
@@ -79,6 +82,7 @@ class Viewer:
         self._voice = start.voice
         self._config = config
         self._in_flight = in_flight
+        self._turns = turns
         self._outbox = Outbox(
             max_pending=config.pending_events,
             max_kept=config.replay_events,
@@ -239,7 +243,9 @@ class Viewer:
             self.session,
             request,
             Asker(self.place, self.handle),
+            self._turns,
             wait_s=self._config.max_wait_s,
+            moving_s=self._config.moving_s,
             timeout_s=self._config.answer_timeout_s,
         )
         try:
@@ -260,6 +266,8 @@ class Viewer:
         match event.WhichOneof("event"):
             case "started":
                 event.started.turn = turn
+                if event.started.restarted:
+                    answer.text.clear()
                 self.put(ServerEvent(answer_started=event.started))
             case "text_delta":
                 answer.text.append(event.text_delta.text)

@@ -14,6 +14,7 @@ from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
+from services.gateway.viewers.turns import Turns
 from services.gateway.viewers.viewer import RECONNECT_WITHIN_S, Send, Viewer, conversation_of
 from sightline.errors import (
     DeadlineExceededError,
@@ -36,6 +37,7 @@ class Viewers:
         self._sessions = sessions
         self._config = config
         self._viewers: dict[str, Viewer] = {}
+        self.turns = Turns(config.dialogue)
         self._answers = InFlight("answers", owner="the gateway")
         sessions.listen(self)
 
@@ -83,6 +85,8 @@ class Viewers:
     ) -> Viewer:
         """The viewer that `start` resumes, or a new one; greeted, ready to be served. `session`:
         the one that it means, wherever that is; left out: one of this gateway."""
+        if not start.conversation and start.resume_handle:
+            start.conversation = conversation_of(start.resume_handle)
         check_id("conversation", start.conversation)
         self._answers.check()
         old = self._viewers.get(start.resume_handle)
@@ -95,10 +99,8 @@ class Viewers:
             old.greet("line", start.last_sequence)
             return old
         self._make_room(session, place)
-        if not start.conversation and start.resume_handle:
-            start.conversation = conversation_of(start.resume_handle)
         resumed = "conversation" if start.conversation else ""
-        viewer = Viewer(session, start, self._config, self._answers, place, caller)
+        viewer = Viewer(session, start, self._config, self._answers, self.turns, place, caller)
         self._viewers[viewer.handle] = viewer
         viewer.greet(resumed)
         return viewer
@@ -157,6 +159,7 @@ class Viewers:
         if closing:
             _, stuck = await asyncio.wait(closing, timeout=GOODBYE_S)
             await cancel_and_wait(*stuck)
+        await self.turns.aclose()
 
     def _of(self, session: AnySession) -> list[Viewer]:
         return [viewer for viewer in self._viewers.values() if viewer.session is session]

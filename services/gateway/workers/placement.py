@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 # Refusals of one worker that another worker may not share.
 _TRY_NEXT = (ResourceExhaustedError, UnavailableError)
-RETURN_S = 2.0  # what the worker it had may take to answer when others stand ready
+RETURN_S = 0.7  # what the worker it had may take to answer when others stand ready
 ROOM_POLL_S = 0.5  # between two looks for another worker while this one is ending
 
 
@@ -80,7 +80,8 @@ class Placement:
         """Be admitted by the emptiest worker that has room. Raises the SightlineError of whoever
         refused, and InvalidArgumentError for a window that is too long."""
         refusal: SightlineError | None = None
-        for worker in await self._workers.candidates():
+        candidates = await self._workers.candidates()
+        for worker in sorted(candidates, key=lambda worker: worker.hung.is_set()):
             if worker.description is None:
                 continue
             most = worker.description.max_window_segments
@@ -177,6 +178,7 @@ class Placement:
             worker
             for worker in self._workers.with_room()
             if worker is not self._worker
+            and not worker.hung.is_set()
             and worker.description is not None
             and worker.description.max_window_segments >= self._window_segments
             and _same_model(worker.description, self.description)

@@ -7,7 +7,7 @@ from services.common.channels import channel_to
 from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 DESCRIBE_TIMEOUT_S = 3.0
-AWAY_S = 1.0  # a worker's reports may pause for so long before its sessions look for another
+AWAY_S = 1.0  # a worker's reports may end for so long before its sessions look for another
 RELEASE_TIMEOUT_S = 3.0
 
 
@@ -31,7 +31,8 @@ class Worker:
         self.incompatible = False
         self.leaving = False
         self.closed_s: float | None = None
-        self.unfit = asyncio.Event()  # set while it drains, leaves or is away
+        self.unfit = asyncio.Event()  # set while it drains, leaves, hangs or is away
+        self.hung = asyncio.Event()  # set while its reports are overdue, though nothing broke
         self.unheld = asyncio.Event()  # set while no session holds it
         self.unheld.set()
         self._holders: set[str] = set()
@@ -49,9 +50,9 @@ class Worker:
 
     @property
     def is_ending(self) -> bool:
-        """Whether its sessions should go elsewhere: it drains, leaves, or has been away for a
-        while."""
-        if self.leaving:
+        """Whether its sessions should go elsewhere: it drains, leaves, hangs, or has been away for
+        a while."""
+        if self.leaving or self.hung.is_set():
             return True
         if self.answering:
             return self.load.draining
@@ -85,6 +86,7 @@ class Worker:
     def report(self, load: inference_pb2.LoadReport) -> None:
         self.load = load
         self.answering = True
+        self.hung.clear()
         self._placed_since_report = 0
         self._judge()
 
@@ -93,6 +95,11 @@ class Worker:
         if self.answering:
             self._away_since_s = time.monotonic()
         self.answering = False
+        self._judge()
+
+    def hang(self) -> None:
+        """Its reports are overdue."""
+        self.hung.set()
         self._judge()
 
     def leave(self, leaving: bool) -> None:
@@ -112,7 +119,7 @@ class Worker:
             self.unheld.set()
 
     def _judge(self) -> None:
-        if self.is_ready:
+        if self.is_ready and not self.hung.is_set():
             self.unfit.clear()
         else:
             self.unfit.set()

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 
@@ -24,8 +25,9 @@ from sightline.v1 import inference_pb2
 log = logging.getLogger(__name__)
 
 MODEL = "the model"  # what a viewer hears a worker called
-REPORT_INTERVAL_S = 1.0
-REPORT_PATIENCE_S = 5.0  # a worker that is silent for longer counts as away
+REPORT_INTERVAL_S = 0.25
+PATIENCE_S = 1.0  # a worker that is silent for longer hangs: others are better
+REPORT_PATIENCE_S = 5.0  # … and after so much more it counts as away
 INCOMPATIBLE_S = 5.0  # between two looks at a worker of another version
 LOADING_S = 0.5  # between two looks at a model that is not ready
 FIRST_CONTACT_S = 2.0  # how long a placement waits while no worker has answered yet
@@ -38,7 +40,8 @@ class Workers:
     Workers come and go by `set`. All methods belong to the event loop.
     """
 
-    def __init__(self, addresses: Sequence[str] = ()) -> None:
+    def __init__(self, addresses: Sequence[str] = (), *, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
         self._workers: list[Worker] = []
         self._numbers = itertools.count(1)
         self._started = False
@@ -189,8 +192,7 @@ class Workers:
                     continue
                 call = worker.stub.Load(inference_pb2.LoadRequest(interval_s=REPORT_INTERVAL_S))
                 while True:
-                    async with asyncio.timeout(REPORT_PATIENCE_S):
-                        report = await call.read()
+                    report = await self._next_report(worker, call)
                     if report is grpc.aio.EOF:
                         break
                     if not worker.answering:
@@ -212,6 +214,20 @@ class Workers:
                 worker.silent()
                 self._count()
             await asyncio.sleep(backoff.next_s())
+
+    async def _next_report(self, worker: Worker, call: Any) -> Any:
+        """A report, or the end of all. Raises AioRpcError, and TimeoutError for none in time."""
+        reading = asyncio.ensure_future(call.read())
+        try:
+            done, _ = await asyncio.wait({reading}, timeout=self._patience_s)
+            if not done:
+                worker.hang()
+                log.warning("worker hangs", extra={"worker": worker.address})
+                self._count()
+            async with asyncio.timeout(REPORT_PATIENCE_S):
+                return await reading
+        finally:
+            reading.cancel()
 
     def _speaks_ours(self, worker: Worker, description: inference_pb2.ModelDescription) -> bool:
         """Whether a worker's protocol is one that this gateway speaks; one that is not is told to
@@ -236,13 +252,15 @@ class Workers:
 
     def _count(self) -> None:
         conditions = Counter(_condition(worker) for worker in self._workers)
-        for condition in ("ready", "draining", "leaving", "incompatible", "away"):
+        for condition in ("ready", "hung", "draining", "leaving", "incompatible", "away"):
             metrics.WORKERS.labels(condition).set(conditions[condition])
 
 
 def _condition(worker: Worker) -> str:
     if worker.leaving:
         return "leaving"
+    if worker.answering and worker.hung.is_set():
+        return "hung"
     if worker.answering:
         return "draining" if worker.load.draining else "ready"
     return "incompatible" if worker.incompatible else "away"

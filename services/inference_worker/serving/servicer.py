@@ -54,7 +54,7 @@ class InferenceServicer(InferenceServiceServicer):
             engine, self._sessions, config.question_tokens, config.watches_per_session
         )
         self._answers = InFlight("questions", owner="the worker", most=config.max_answers)
-        self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=64)
+        self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=256)
 
     async def drain(self) -> None:
         """Refuse new sessions and questions, and let the answers under way end."""
@@ -258,7 +258,7 @@ class InferenceServicer(InferenceServiceServicer):
     ) -> AsyncIterator[gateway_pb2.WatchEvent]:
         session = self._accepts_questions(request.session_id)
         check_watch(request.watch)
-        async with contextlib.aclosing(self._watcher.watch(session, request.watch)) as events:
+        async with contextlib.aclosing(self._watcher.watch(session, request)) as events:
             async for event in events:
                 yield event
 

@@ -130,6 +130,7 @@ function facts(session) {
   if (session.fps && session.window) {
     text.push(`${Number(session.fps).toFixed(session.fps % 1 ? 1 : 0)} times a second, and remembers the last ${session.window} frames (${seconds(session.window / session.fps)}).`);
   }
+  if (session.moving) text.push("It moves to another worker; questions wait until it is there.");
   const degraded = session.stats?.degraded ?? [];
   text.push(...degraded.map((flag) => FLAGS[flag] ?? `Degraded: ${words(flag)}.`));
   return text.filter(Boolean).join(" ");

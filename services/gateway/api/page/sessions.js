@@ -12,7 +12,7 @@ const STATES = {
 const KINDS = { file: "file", rtmp: "RTMP", whip: "WebRTC", push: "pushed frames" };
 
 /** [a word for styling, words for people] */
-export const stateOf = (session) => STATES[session.state] ?? ["none", "unknown"];
+export const stateOf = (session) => (session.moving ? ["moving", "moving to another worker"] : (STATES[session.state] ?? ["none", "unknown"]));
 export const nameOf = (session) => session.name || session.id;
 export const kindOf = (session) => KINDS[session.source_kind] ?? session.source_kind ?? "";
 
