@@ -62,7 +62,7 @@ class Parts:
         addresses = tuple(worker.address for worker in workers)
         self.config = GatewayConfig(workers=addresses, http_port=8080, **settings)
         self.sources: list[FakeSource] = []
-        self.workers = Workers(self.config.workers)
+        self.workers = Workers(self.config.workers, default_model=self.config.default_model)
         self.sessions = Sessions(self.config, self.workers, self._make_source)
         self.viewers = Viewers(self.sessions, self.config)
         self.speaker = Speaker(self.config.tts, self.config.max_speaks)

@@ -305,7 +305,7 @@ class Sessions:
         task.add_done_callback(self._closing.discard)
 
     async def _admit(self, spec: SessionSpec) -> Session:
-        """A session that the emptiest worker with room for it has accepted."""
+        """A session that a worker with room for it has accepted."""
         placement = Placement(
             self._workers,
             secrets.token_hex(8),
@@ -313,6 +313,7 @@ class Sessions:
             max_pixels=spec.max_pixels,
             grace_s=self._config.worker_grace_s,
             open_timeout_s=self._config.open_timeout_s,
+            model=spec.model,
         )
         stream = await placement.open()
         return Session(spec, placement, stream, self._config, self._changed)

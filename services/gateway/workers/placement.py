@@ -46,9 +46,11 @@ class Placement:
         max_pixels: int,
         grace_s: float,
         open_timeout_s: float,
+        model: str = "",
     ) -> None:
-        """`window_segments` and `max_pixels` of a frame are what a worker is asked for, `grace_s`
-        how long it keeps a session that nobody feeds."""
+        """`model` is the model or pool that was asked for, if any; `window_segments` and
+        `max_pixels` of a frame are what a worker is asked for, `grace_s` how long it keeps a
+        session that nobody feeds."""
         self.session_id = session_id
         self.description = inference_pb2.ModelDescription()  # of the model, once there is a worker
         self.moved_on = asyncio.Event()  # set when the session leaves the worker that it has now
@@ -61,6 +63,7 @@ class Placement:
         self._max_pixels = max_pixels
         self._grace_s = grace_s
         self._open_timeout_s = open_timeout_s
+        self._model = model
 
     def resize(self, window_segments: int) -> None:
         """Ask workers for another window from now on; 0: the model's default."""
@@ -73,10 +76,11 @@ class Placement:
         return self._worker
 
     async def open(self) -> WorkerStream:
-        """Be admitted by the emptiest worker that has room. Raises the SightlineError of whoever
-        refused, and InvalidArgumentError for a window that is too long."""
+        """Be admitted by a worker of the model that has room. Raises the SightlineError of whoever
+        refused, NotFoundError for a model that is not there, and InvalidArgumentError for a window
+        that is too long."""
         refusal: SightlineError | None = None
-        for worker in await self._workers.candidates():
+        for worker in await self._workers.candidates(self._model):
             if worker.description is None:
                 continue
             most = worker.description.max_window_segments
@@ -100,7 +104,7 @@ class Placement:
         `replays`: frames that a worker which does not know the session is shown first. `refused`:
         the same worker had no room for the session's frames, so that others come first.
         """
-        others = self._others()
+        others = self._workers.ordered(self._others())
         last = bool(others) and (refused or self.worker.is_ending)
         refusal: SightlineError | None = None
         for worker in [*others, self.worker] if last else [self.worker, *others]:
@@ -123,7 +127,7 @@ class Placement:
         while True:
             await self.worker.unfit.wait()
             if self.worker.is_ending:
-                for worker in self._others():
+                for worker in self._workers.ordered(self._others()):
                     with contextlib.suppress(SightlineError):
                         return await self._open_on(worker, self._open_timeout_s, replays())
             await asyncio.sleep(ROOM_POLL_S)
@@ -152,12 +156,14 @@ class Placement:
     # --- inside -----------------------------------------------------------------------------
 
     def _others(self) -> list[Worker]:
-        """Other workers that could take the session over, the emptiest first."""
+        """Other workers that could take the session over: of the same model, and of the pool that
+        was asked for."""
         return [
             worker
             for worker in self._workers.with_room()
             if worker is not self._worker
             and worker.description is not None
+            and (not self._model or worker.serves(self._model))
             and worker.description.max_window_segments >= self._window_segments
             and _same_model(worker.description, self.description)
         ]
@@ -166,12 +172,18 @@ class Placement:
         if worker.closed:
             raise UnavailableError("the worker is gone")
         worker.hold(self.session_id)
+        taken = False
+        if worker is not self._worker:
+            worker.admit(self.session_id, self._window_segments)
         try:
-            return await self._admitted(worker, timeout_s, replays)
-        except BaseException:
+            stream = await self._admitted(worker, timeout_s, replays)
+            taken = True
+        finally:
             if worker is not self._worker:
-                worker.let_go(self.session_id)
-            raise
+                worker.admitted(self.session_id, taken=taken)
+                if not taken:
+                    worker.let_go(self.session_id)
+        return stream
 
     async def _admitted(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
         if worker.address in self._left:  # what it knows of the session is old
@@ -196,7 +208,6 @@ class Placement:
             raise
 
     def _move(self, worker: Worker) -> None:
-        worker.placed()
         if self._worker is not None:
             metrics.SESSIONS_MOVED.inc()
             # Answers may still be under way there, so that it is not told to free anything now.
