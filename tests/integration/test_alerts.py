@@ -14,7 +14,7 @@ from tests.processes import REPOSITORY
 
 RULES = REPOSITORY / "deploy" / "helm" / "sightline" / "monitoring" / "alerts.yaml"
 MINUTES = 180  # of series; long enough for what looks back an hour and waits for another
-LABELS = {"instance": "a:9090", "namespace": "video"}
+LABELS = {"instance": "a:9090", "namespace": "video", "pod": "trial-a", "job": "sightline-a"}
 
 Series = dict[str, str]  # name with the labels of its own: values in promtool's notation
 
@@ -34,6 +34,11 @@ def held(name: str, value: float) -> Series:
 
 def rising(name: str, per_minute: float) -> Series:
     return {name: f"0+{per_minute:g}x{MINUTES}"}
+
+
+def gone(name: str) -> Series:
+    """A gauge that was there for a minute."""
+    return {name: "1x1"}
 
 
 def jumping(name: str, count: float) -> Series:
@@ -66,9 +71,27 @@ CASES = {
         held('sightline_workers{condition="ready"}', 1),
     ),
     "WorkerAway": Case(
-        held('sightline_workers{condition="away"}', 1),
+        held('sightline_worker_away{worker="10.0.0.1:50060"}', 1),
         held('sightline_workers{condition="away"}', 0),
     ),
+    "GatewayWithoutWorkers": Case(
+        held('sightline_workers{condition="ready"}', 0)
+        | held('sightline_workers{condition="away"}', 3),
+        held('sightline_workers{condition="ready"}', 1),
+    ),
+    "GatewaysAbsent": Case(
+        held("sightline_worker_sessions", 1) | gone('sightline_sessions{state="live"}'),
+        held('sightline_sessions{state="live"}', 0),
+    ),
+    "WorkersAbsent": Case(
+        held("sightline_sessions", 1) | gone("sightline_worker_sessions"),
+        held("sightline_worker_sessions", 0),
+    ),
+    "DialogueAbsent": Case(
+        held("sightline_sessions", 1) | gone("sightline_dialogue_redis_up"),
+        held("sightline_dialogue_redis_up", 0),
+    ),
+    "TargetDown": Case(held("up", 0), held("up", 1) | held('up{job="other"}', 0)),
     "WorkerIncompatible": Case(
         held('sightline_workers{condition="incompatible"}', 1),
         held('sightline_workers{condition="incompatible"}', 0),
@@ -230,7 +253,8 @@ def _test(name: str, series: Series, minutes: int, *, fires: bool) -> dict[str, 
 
 
 def _labelled(name: str) -> str:
-    """With what Prometheus adds itself."""
-    common = ",".join(f'{label}="{value}"' for label, value in LABELS.items())
+    """With what Prometheus adds itself, but for what a series says of its own."""
     metric, _, own = name.partition("{")
+    added = {label: value for label, value in LABELS.items() if f'{label}="' not in own}
+    common = ",".join(f'{label}="{value}"' for label, value in added.items())
     return f"{metric}{{{common}{',' + own[:-1] if own else ''}}}"

@@ -25,8 +25,9 @@ import yaml
 HERE = Path(__file__).resolve().parent
 CHART = HERE.parent / "sightline"
 BIN = Path(sys.executable).parent
-KUBERNETES = ("1.27.0", "1.37.0")  # the oldest that Chart.yaml allows, the newest known
-FOREIGN = ("monitoring.coreos.com/",)  # not Kubernetes' own kinds: no schema to validate with
+KUBERNETES = ("1.29.0", "1.37.0")  # the oldest that Chart.yaml allows, the newest known
+# Not Kubernetes' own kinds: no schema to validate with
+FOREIGN = ("monitoring.coreos.com/", "keda.sh/", "gateway.networking.k8s.io/")
 Values = dict[str, Any]
 
 
@@ -47,12 +48,14 @@ def main() -> int:
     print(f"{len(rendered)} value files linted and rendered")
     for name, text in rendered.items():
         objects = [item for item in yaml.safe_load_all(text) if item]
-        found = [*invalid(objects), *loose_ends(objects), *worker_gaps(objects, wants_gpu(name))]
-        found += [*exposed_figures(objects, name), *access_gaps(objects)]
+        found = [*invalid(objects), *loose_ends(objects), *worker_gaps(objects, name)]
+        found += [*exposed_figures(objects, name), *access_gaps(objects), *unsafe_pods(objects)]
+        found += [*autoscaling_gaps(objects), *unplaced_alerts(objects)]
         problems += [f"{name}: {problem}" for problem in found]
         print(f"{name}: {len(objects)} objects validated for Kubernetes {' and '.join(KUBERNETES)}")
     problems += secrets_told(rendered["defaults.yaml"])
     problems += upgrades()
+    problems += volumes_changed()
     problems += replaced_by_scaling()
     unused = list(unused_values())
     problems += [f"values.yaml: {path} changes nothing" for path in unused]
@@ -104,10 +107,13 @@ def loose_ends(objects: list[Values]) -> Iterator[str]:
         grace = pod["spec"]["terminationGracePeriodSeconds"]
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         for variable in container.get("env", []):
-            value = re.sub(r"^(dns:|kubernetes:video/)", "", variable.get("value", ""))
+            value = variable.get("value", "")
             if variable["name"].endswith("_DRAIN_S") and grace < float(value) + 10:
                 yield f"{name} is killed after {grace} s, before its drain of {value} s has ended"
-            for address in value.removeprefix("redis://").removesuffix("/0").split(","):
+            for place in re.split("[,;]", value):
+                address = re.sub(
+                    r"^(dns:|kubernetes:video/|rediss?://(.*@)?)|/0(\?.*)?$", "", place
+                )
                 host, _, port = address.rpartition(":")
                 if not host.startswith(("trial-", "watcher-")):
                     continue
@@ -121,9 +127,16 @@ def loose_ends(objects: list[Values]) -> Iterator[str]:
                 ]:
                     yield f"{name}: {variable['name']} names a port that {host} does not have"
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            grpc = container[probe].get("grpc")
+            grpc, http = container[probe].get("grpc"), container[probe].get("httpGet")
             if grpc and grpc["port"] != ports["grpc"]:
                 yield f"{name}: {probe} asks on {grpc['port']}, gRPC is on {ports['grpc']}"
+            if http and http["port"] not in ports:
+                yield f"{name}: {probe} asks on {http['port']}, which is no port of it"
+        if "metrics" in ports and container["readinessProbe"].get("httpGet", {}) != {
+            "path": "/readyz",
+            "port": "metrics",
+        }:
+            yield f"{name} is ready without those it needs"
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         claims = next(item for item in workloads if item["metadata"]["name"] == name)["spec"]
         there = {volume["name"] for volume in pod["spec"]["volumes"]}
@@ -144,47 +157,56 @@ def loose_ends(objects: list[Values]) -> Iterator[str]:
         chosen = [
             pod for pod in pods.values() if selector.items() <= pod["metadata"]["labels"].items()
         ]
-        if len(chosen) != 1:
+        several = item["kind"] == "NetworkPolicy" and "worker" in selector.values()  # all pools
+        if len(chosen) != 1 and not (several and chosen):
             yield f"{item['kind']} {item['metadata']['name']} selects {len(chosen)} workloads"
         elif not wanted <= {port["name"] for port in chosen[0]["spec"]["containers"][0]["ports"]}:
             yield f"Service {item['metadata']['name']} targets ports that its pods do not have"
 
 
 def secrets_told(rendered: str) -> Iterator[str]:
-    """A password of Redis that is short, known before, or anywhere but in its Secret."""
+    """Secrets that are short, known before, or anywhere but in their Secret: the password of Redis
+    and what gateways know each other by."""
     again = helm("template", "trial", str(CHART), "--namespace", "video").stdout
-    passwords = []
+    made: list[str] = []
     for text in (rendered, again):
-        [secret] = [item for item in yaml.safe_load_all(text) if item and item["kind"] == "Secret"]
-        [encoded] = secret["data"].values()
-        passwords.append(encoded)
-        if len(base64.b64decode(encoded)) < 32:
-            yield "the password of Redis is short"
-        if text.count(encoded) + text.count(base64.b64decode(encoded).decode()) != 1:
-            yield "the password of Redis is in more than its Secret"
-    if passwords[0] == passwords[1]:
-        yield "the password of Redis is always the same"
+        found = [item for item in yaml.safe_load_all(text) if item and item["kind"] == "Secret"]
+        names = sorted(item["metadata"]["name"] for item in found)
+        if names != ["trial-sightline-cluster", "trial-sightline-redis"]:
+            yield f"Secrets: {names}"
+        for secret in found:
+            [encoded] = secret["data"].values()
+            made.append(encoded)
+            if len(base64.b64decode(encoded)) < 32:
+                yield f"{secret['metadata']['name']} is short"
+            if text.count(encoded) + text.count(base64.b64decode(encoded).decode()) != 1:
+                yield f"{secret['metadata']['name']} is in more than its Secret"
+    if len(set(made)) != 4:
+        yield "secrets are always the same"
 
 
-def upgrades() -> Iterator[str]:
-    """Whether a release that is there keeps its password: helm asks a cluster that has its Secret.
+def on_cluster(there: Values, *settings: str) -> "subprocess.CompletedProcess[str]":
+    """The chart rendered for a cluster that has these objects, by their paths.
 
-    The cluster is a server on this machine that knows this one Secret and what kinds there are.
+    The cluster is a server on this machine that knows these and what kinds there are.
     """
-    kept = base64.b64encode(b"the password of the first install").decode()
-    secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "trial-sightline-redis", "namespace": "video"},
-        "data": {"password": kept},
-    }
-    kinds = [{"name": "secrets", "kind": "Secret", "namespaced": True, "verbs": ["get"]}]
+
+    def kinds(group: str, *named: tuple[str, str]) -> Values:
+        resources = [
+            {"name": name, "kind": kind, "namespaced": True, "verbs": ["get"]}
+            for name, kind in named
+        ]
+        return {"kind": "APIResourceList", "groupVersion": group, "resources": resources}
+
+    apps = {"groupVersion": "apps/v1", "version": "v1"}
+    groups = [{"name": "apps", "versions": [apps], "preferredVersion": apps}]
     answers: Values = {
         "/version": {"major": "1", "minor": "30", "gitVersion": "v1.30.0"},
         "/api": {"kind": "APIVersions", "versions": ["v1"]},
-        "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
-        "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": kinds},
-        "/api/v1/namespaces/video/secrets/trial-sightline-redis": secret,
+        "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups},
+        "/api/v1": kinds("v1", ("secrets", "Secret")),
+        "/apis/apps/v1": kinds("apps/v1", ("statefulsets", "StatefulSet")),
+        **there,
     }
 
     class Cluster(BaseHTTPRequestHandler):
@@ -203,13 +225,95 @@ def upgrades() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     at = f"http://127.0.0.1:{server.server_address[1]}"
-    words = ("template", "trial", str(CHART), "--namespace", "video")
-    run = helm(*words, "--dry-run=server", "--kube-apiserver", at)
-    server.shutdown()
+    words = ["template", "trial", str(CHART), "--namespace", "video", "--dry-run=server"]
+    words += [word for setting in settings for word in ("--set", setting)]
+    try:
+        return helm(*words, "--kube-apiserver", at)
+    finally:
+        server.shutdown()
+
+
+def upgrades() -> Iterator[str]:
+    """Whether a release that is there keeps the secrets that were made for it."""
+    kept = {"redis": ("password", "of the first install"), "cluster": ("secret", "of gateways")}
+    there = {}
+    for name, (key, text) in kept.items():
+        there[f"/api/v1/namespaces/video/secrets/trial-sightline-{name}"] = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": f"trial-sightline-{name}", "namespace": "video"},
+            "data": {key: base64.b64encode(text.encode()).decode()},
+        }
+    run = on_cluster(there)
     if run.returncode:
         yield f"an upgrade cannot be rendered: {run.stderr.strip()}"
-    elif f'password: "{kept}"' not in run.stdout:
-        yield "an upgrade gives Redis another password"
+    for name, (key, text) in kept.items():
+        if f'{key}: "{base64.b64encode(text.encode()).decode()}"' not in run.stdout:
+            yield f"an upgrade makes another Secret {name}"
+
+
+def volumes_changed() -> Iterator[str]:
+    """Upgrades that Kubernetes would refuse half-way, as their volumes cannot change."""
+
+    def kept(object: str, size: str, storage_class: str | None) -> Values:
+        spec: Values = {"resources": {"requests": {"storage": size}}}
+        if storage_class:
+            spec["storageClassName"] = storage_class
+        claims = [{"metadata": {"name": "data"}, "spec": spec}]
+        path = f"/apis/apps/v1/namespaces/video/statefulsets/{object}"
+        return {
+            path: {
+                "apiVersion": "apps/v1",
+                "kind": "StatefulSet",
+                "metadata": {"name": object, "namespace": "video"},
+                "spec": {"volumeClaimTemplates": claims},
+            }
+        }
+
+    redis, worker = "trial-sightline-redis", "trial-sightline-worker-large"
+    pool = "workers[0].name=large,workers[0].cache.persistent=true,workers[0].cache.size=50Gi"
+    cases: list[tuple[Values, str, str]] = [
+        (kept(redis, "2Gi", None), "redis.persistence.size=2Gi", ""),
+        (kept(redis, "2Gi", "standard"), "redis.persistence.storageClass=standard", ""),
+        (kept(redis, "2Gi", None), "redis.persistence.size=4Gi", "redis.persistence.size is 4Gi"),
+        (kept(redis, "2Gi", "slow"), "redis.persistence.storageClass=fast", 'of "slow"'),
+        (kept(redis, "2Gi", None), "redis.persistence.enabled=false", ""),
+        (kept(worker, "50Gi", None), pool, ""),
+        (kept(worker, "40Gi", None), pool, "worker.cache.size is 50Gi"),
+    ]
+    for there, setting, refusal in cases:
+        run = on_cluster(there, setting)
+        if bool(run.returncode) != bool(refusal) or refusal not in run.stderr:
+            yield f"{setting} over {json.dumps(there)[:99]}: {run.stderr.strip()}"
+
+
+def unsafe_pods(objects: list[Values]) -> Iterator[str]:
+    """Pods of which a lost node, an autoscaler of nodes or a rollout would take too many."""
+    for item in objects:
+        if item["kind"] not in ("Deployment", "StatefulSet"):
+            continue
+        name, pod = item["metadata"]["name"], item["spec"]["template"]
+        scratch = {each["name"] for each in pod["spec"]["volumes"] if "emptyDir" in each}
+        safe = pod["metadata"]["annotations"][
+            "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+        ]
+        if set(safe.split(",")) != scratch - {"data"}:
+            yield f"{name}: {safe} may be lost, and it has {scratch}"
+        waits = {
+            each["key"]: each["tolerationSeconds"]
+            for each in pod["spec"]["tolerations"]
+            if each.get("effect") == "NoExecute"
+        }
+        lost = {f"node.kubernetes.io/{each}": 30 for each in ("not-ready", "unreachable")}
+        if waits != lost:
+            yield f"{name} stays on a lost node: {waits}"
+        rolling = item["spec"].get("strategy", {}).get("rollingUpdate", {})
+        kept = rolling.get("maxUnavailable") == int(not rolling.get("maxSurge"))
+        if item["kind"] == "Deployment" and not kept:
+            yield f"{name} is rolled out with {rolling}"
+        ours = "metrics" in [port["name"] for port in pod["spec"]["containers"][0]["ports"]]
+        if ours and not item["spec"].get("minReadySeconds"):
+            yield f"{name}: the next pod is stopped before callers know of the new one"
 
 
 def exposed_figures(objects: list[Values], name: str) -> Iterator[str]:
@@ -220,8 +324,14 @@ def exposed_figures(objects: list[Values], name: str) -> Iterator[str]:
             if "metrics" in ports and ports != {"metrics"}:
                 yield f"Service {item['metadata']['name']} carries metrics beside {ports}"
     kinds = {"Deployment", "StatefulSet"}
-    pods = {item["metadata"]["name"] for item in objects if item["kind"] in kinds}
-    guarded = {item["metadata"]["name"] for item in objects if item["kind"] == "NetworkPolicy"}
+    pods, guarded = (
+        {
+            item["metadata"]["labels"]["app.kubernetes.io/component"]
+            for item in objects
+            if item["kind"] in wanted_kinds
+        }
+        for wanted_kinds in (kinds, {"NetworkPolicy"})
+    )
     values = yaml.safe_load((HERE / "values" / name).read_text())
     wanted = pods if values.get("networkPolicy", {}).get("enabled", True) else set()
     if guarded != wanted:
@@ -241,7 +351,7 @@ def access_gaps(objects: list[Values]) -> Iterator[str]:
             each["name"]: each.get("value") for each in pod["containers"][0].get("env", [])
         }
         asks = (variables.get("GATEWAY_WORKERS") or "").startswith("kubernetes:")
-        if pod["automountServiceAccountToken"] is not asks or asks != ("serviceAccountName" in pod):
+        if pod["automountServiceAccountToken"] is not asks or asks > ("serviceAccountName" in pod):
             yield f"{item['metadata']['name']} asks the cluster: {asks}, and its token differs"
         accounts |= {pod["serviceAccountName"]} if asks else set()
     made = {item["metadata"]["name"] for item in by_kind["ServiceAccount"]}
@@ -275,30 +385,83 @@ def replaced_by_scaling() -> Iterator[str]:
             yield f"worker.replicas changes the gateway that hears of workers by {discovery}"
 
 
-def wants_gpu(file: str) -> bool:
+def worker_gaps(objects: list[Values], file: str) -> Iterator[str]:
+    """Pools without their workers, and of a GPU: its limit, taint, image and device."""
     values = yaml.safe_load((HERE / "values" / file).read_text())
-    return bool(values.get("worker", {}).get("gpu", {}).get("enabled", False))
-
-
-def worker_gaps(objects: list[Values], gpu: bool) -> Iterator[str]:
-    """Workers are a StatefulSet; with a GPU each takes one, its taint, its image and its device."""
-    sets = {
-        item["metadata"]["labels"]["app.kubernetes.io/component"]: item["spec"]["template"]["spec"]
+    default = values.get("worker", {})
+    pools = {
+        entry.get("name", ""): merged(default, entry) for entry in values.get("workers") or [{}]
+    }
+    found = {
+        item["metadata"]["labels"].get("sightline-pool", ""): item
         for item in objects
-        if item["kind"] == "StatefulSet"
+        if item["kind"] in ("Deployment", "StatefulSet")
+        and item["metadata"]["labels"]["app.kubernetes.io/component"] == "worker"
     }
-    if "worker" not in sets:
-        yield "there is no StatefulSet of workers"
+    if found.keys() != pools.keys():
+        yield f"there are pools {sorted(found)}, not {sorted(pools)}"
         return
-    container = sets["worker"]["containers"][0]
-    tolerations = sets["worker"].get("tolerations", [])
-    has = {
-        "limit": container["resources"].get("limits", {}).get("nvidia.com/gpu") == 1,
-        "toleration": "nvidia.com/gpu" in [each.get("key") for each in tolerations],
-        "image": container["image"].partition("@")[0].endswith("-cuda"),
-        "device": {"name": "WORKER_DEVICE", "value": "cuda"} in container["env"],
-    }
-    yield from (f"worker.gpu.enabled is {gpu}: {name}" for name in has if has[name] != gpu)
+    for name, item in found.items():
+        pod, gpu = item["spec"]["template"]["spec"], pools[name].get("gpu", {})
+        container = pod["containers"][0]
+        keys = [each.get("key") for each in pod["tolerations"]]
+        resource = gpu.get("resource", "nvidia.com/gpu")
+        has = {
+            "limit": container["resources"].get("limits", {}).get(resource) == 1,
+            "toleration": "nvidia.com/gpu" in keys,
+            "image": container["image"].partition("@")[0].endswith("-cuda"),
+            "device": {"name": "WORKER_DEVICE", "value": "cuda"} in container["env"],
+        }
+        wanted = bool(gpu.get("enabled", False))
+        yield from (
+            f"pool {name!r}: gpu.enabled is {wanted}: {part}" for part in has if has[part] != wanted
+        )
+        told = {"name": "WORKER_POOL", "value": name} in container["env"]
+        if told != bool(name):
+            yield f"pool {name!r} is not told its name"
+        scaling = pools[name].get("autoscaling", {}).get("by", "")
+        kinds = {"hpa": "HorizontalPodAutoscaler", "keda": "ScaledObject"}
+        scaled = [
+            each["kind"]
+            for each in objects
+            if each["kind"] in kinds.values()
+            and each["spec"]["scaleTargetRef"]["name"] == item["metadata"]["name"]
+            and each["spec"]["scaleTargetRef"]["kind"] == item["kind"]
+        ]
+        fixed = "replicas" in item["spec"]
+        wanted_scaler = [kinds[scaling]] if scaling else []
+        if scaled != wanted_scaler or fixed == bool(scaling):
+            yield f"pool {name!r} is scaled by {scaled}, not {scaling!r}"
+
+
+def unplaced_alerts(objects: list[Values]) -> Iterator[str]:
+    """Alerts about what is absent that do not say where: they have no labels but what they ask."""
+    for item in objects:
+        if item["kind"] == "PrometheusRule":
+            text = yaml.safe_dump(item, width=1000)
+            asked = re.findall(r"absent\((.*)\)|expr: (up.*) ==", text)
+            if len(asked) < 4 or not all('{namespace="video"' in "".join(each) for each in asked):
+                yield f"alerts about what is absent: {asked}"
+
+
+def autoscaling_gaps(objects: list[Values]) -> Iterator[str]:
+    """Metrics that an HPA asks for and no rule of the adapter makes; and what is no PromQL."""
+    rules = yaml.safe_load((CHART / "monitoring" / "adapter.yaml").read_text())["rules"]
+    made = {rule["name"]["as"] for rule in rules}
+    for item in objects:
+        if item["kind"] == "HorizontalPodAutoscaler":
+            asked = {each["pods"]["metric"]["name"] for each in item["spec"]["metrics"]}
+            if asked != made:
+                yield f"the HPA asks for {sorted(asked)}, the adapter makes {sorted(made)}"
+        if item["kind"] == "ScaledObject":
+            for trigger in item["spec"]["triggers"]:
+                query, threshold = trigger["metadata"]["query"], trigger["metadata"]["threshold"]
+                try:
+                    promql_parser.parse(query)
+                except ValueError as error:
+                    yield f"keda: {query}: {error}"
+                if not 0 < float(threshold) < 60:
+                    yield f"keda: threshold {threshold}"
 
 
 def unreadable_expressions() -> Iterator[str]:
@@ -306,6 +469,16 @@ def unreadable_expressions() -> Iterator[str]:
     rules = yaml.safe_load((CHART / "monitoring" / "alerts.yaml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"]]
     named = [(rule["alert"], rule["expr"]) for rule in alerts]
+    adapter = yaml.safe_load((CHART / "monitoring" / "adapter.yaml").read_text())
+    named += [
+        (
+            rule["name"]["as"],
+            rule["metricsQuery"]
+            .replace("<<.GroupBy>>", "pod")
+            .replace("<<.LabelMatchers>>", 'namespace="video"'),
+        )
+        for rule in adapter["rules"]
+    ]
     dashboard = json.loads((CHART / "monitoring" / "dashboard.json").read_text())
     named += [
         (panel["title"], target["expr"].replace("$__rate_interval", "5m"))
