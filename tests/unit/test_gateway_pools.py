@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from services.gateway import metrics
 from services.gateway.sessions.session import Session
 from services.gateway.workers import workers as following
 from services.gateway.workers.choice import TwoChoices
@@ -119,16 +120,17 @@ async def test_a_session_waits_for_the_first_word_of_its_pool() -> None:
 
 async def test_a_session_that_named_a_pool_never_leaves_it() -> None:
     first, other, same = FakeWorker(pool="a"), FakeWorker(pool="b"), FakeWorker(pool="a")
-    same.busy_sessions = 3
+    same.busy_sessions = same.max_sessions
     async with running(first, other, same) as parts:
         await _all_answer(parts)
-        named, free = await _create(parts, "a"), await _create(parts, "builtin")
+        named = await _create(parts, "a")
         assert _of(named) == first.address
-        first.draining = other.draining = True
+        first.draining = True
+        await eventually(lambda: parts.workers.all()[0].is_ending)
+        assert _of(await _create(parts, "builtin")) == other.address
+        assert not named.feed.placement.is_ending, "that it could leave for another of its pool"
+        same.busy_sessions = 0
         await eventually(lambda: _of(named) == same.address)
-        assert _of(free) != same.address, "which is full now"
-        other.draining = False
-        await eventually(lambda: _of(free) == other.address)
 
 
 async def test_the_server_tells_every_model_with_its_pools() -> None:
@@ -227,3 +229,41 @@ async def test_what_a_worker_refused_or_lost_is_promised_no_more() -> None:
         session.admit("rtmp").sink.take(picture(0))
         await eventually(lambda: session.counts.processed == 1)
         assert known.free_sessions == worker.max_sessions - 1
+
+
+# --- what is told of them -------------------------------------------------------------------------
+
+
+def _away() -> dict[str, float]:
+    [family] = metrics.WORKER_AWAY.collect()
+    return {sample.labels["worker"]: sample.value for sample in family.samples}
+
+
+async def test_a_worker_that_is_away_is_named_until_it_is_back_or_gone() -> None:
+    first, second = FakeWorker(), FakeWorker()
+    async with running(first, second) as parts:
+        await _all_answer(parts)
+        assert _away() == {}
+        await first.stop()
+        await second.stop()
+        await eventually(lambda: _away() == {first.address: 1, second.address: 1})
+        await first.start()
+        await eventually(lambda: _away() == {second.address: 1})
+        parts.workers.set(Found((first.address,)))
+        await eventually(lambda: _away() == {})
+
+
+async def test_how_long_no_worker_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert following.Workers().silent_s() == float("inf")
+    worker = FakeWorker()
+    worker.loading = ipb.LoadingState(phase=ipb.LOADING_PHASE_LOADING)
+    async with running(worker) as parts:
+        await eventually(lambda: parts.workers.silent_s() < 5)  # one that loads is there
+        worker.loading = None
+        await _all_answer(parts)
+        await worker.stop()
+        await eventually(lambda: not parts.workers.all()[0].answering)
+        now_s = following.time.monotonic()
+        clock = SimpleNamespace(monotonic=lambda: now_s + 60)
+        monkeypatch.setattr(following, "time", clock)
+        assert 55 < parts.workers.silent_s() < 65

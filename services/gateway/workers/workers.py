@@ -100,6 +100,9 @@ class Workers:
     async def aclose(self) -> None:
         known = {*self._workers, *self._parting}
         await cancel_and_wait(*self._following.values(), *self._parting.values())
+        for address in self._told_away:
+            metrics.WORKER_AWAY.remove(address)
+        self._told_away = set()
         for worker in known:
             await worker.channel.close()
 
