@@ -1,7 +1,7 @@
 """A simulated worker: what a gateway sees of one, behind the contract's own stub, in virtual time.
 
-It admits by KV pages, reports once a second, and takes engine time for every frame of a window that
-is replayed to it, beside the live frames of the sessions that it has.
+It admits by KV pages, reports as often as it is asked to, and takes engine time for every frame of
+a window that is replayed to it, beside the live frames of the sessions that it has.
 """
 
 import asyncio
@@ -100,7 +100,8 @@ class SimulatedWorker:
         return pb.ReleaseSessionResponse()
 
     def load(self, request: Any) -> "_Call":
-        return _LoadCall(self, self._rng.random())
+        interval_s = request.interval_s or 1.0
+        return _LoadCall(self, interval_s, first_s=interval_s * self._rng.random())
 
     def stream_frames(self) -> "_Call":
         return _StreamCall(self)
@@ -163,8 +164,9 @@ class _Call:
 
 
 class _LoadCall(_Call):
-    def __init__(self, worker: SimulatedWorker, first_s: float) -> None:
+    def __init__(self, worker: SimulatedWorker, interval_s: float, first_s: float) -> None:
         super().__init__(worker)
+        self._interval_s = interval_s
         self._wait_s = first_s  # reports of many workers do not come at the same moment
         self._next: asyncio.Future[None] | None = None
 
@@ -180,7 +182,7 @@ class _LoadCall(_Call):
         loop = asyncio.get_running_loop()
         self._next = loop.create_future()
         timer = loop.call_later(self._wait_s, self._due)
-        self._wait_s = 1.0
+        self._wait_s = self._interval_s
         try:
             await self._next
         finally:
