@@ -233,6 +233,59 @@ def test_alerts_fire_beyond_their_thresholds_and_only_there(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.needs("promtool")
+def test_autoscalers_are_told_of_each_pod_what_they_ask_for(tmp_path: Path) -> None:
+    adapter = yaml.safe_load((RULES.parent / "adapter.yaml").read_text())["rules"]
+    queries = {
+        rule["name"]["as"]: rule["metricsQuery"]
+        .replace("<<.GroupBy>>", "pod")
+        .replace("<<.LabelMatchers>>", 'namespace="video"')
+        for rule in adapter
+    }
+    pods: dict[str, Series] = {
+        "busy": held("sightline_worker_sessions", 48)
+        | held("sightline_worker_session_capacity", 64)
+        | held("sightline_engine_busy_ratio", 0.66)
+        | latencies("sightline_frame_queue_seconds", 0.2, 0.06),
+        "idle": held("sightline_worker_sessions", 0)
+        | held("sightline_worker_session_capacity", 64)
+        | held("sightline_engine_busy_ratio", 0)
+        | latencies("sightline_frame_queue_seconds", 0.05, 0.0),
+        "loading": held("sightline_worker_sessions", 0)
+        | held("sightline_worker_session_capacity", 0)
+        | {'sightline_frame_queue_seconds_bucket{le="+Inf"}': f"0x{MINUTES}"},
+    }
+    series = [
+        {"series": name.replace("{", f'{{namespace="video",pod="{pod}",') if "{" in name
+         else f'{name}{{namespace="video",pod="{pod}"}}', "values": values}
+        for pod, all_of_it in pods.items()
+        for name, values in all_of_it.items()
+    ]  # fmt: skip
+
+    asked = [
+        (queries["sightline_worker_sessions_share"], {"busy": 0.75, "idle": 0.0}),
+        (queries["sightline_worker_device_share"], {"busy": 0.66, "idle": 0.0}),
+        (f"({queries['sightline_worker_frame_queue_seconds']}) > bool 0.1", {"busy": 1, "idle": 0}),
+    ]
+    tests = [
+        {
+            "expr": query,
+            "eval_time": "60m",
+            "exp_samples": [
+                {"labels": f'{{pod="{pod}"}}', "value": value} for pod, value in found.items()
+            ],
+        }
+        for query, found in asked
+    ]
+    case = {"interval": "1m", "input_series": series, "promql_expr_test": tests}
+    file = tmp_path / "adapter.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [], "tests": [case]}, sort_keys=False))
+    done = subprocess.run(
+        ["promtool", "test", "rules", file], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def _test(name: str, series: Series, minutes: int, *, fires: bool) -> dict[str, Any]:
     """One of promtool's: whether the alert fires then."""
     alert = f'ALERTS{{alertname="Sightline{name}",alertstate="firing"}}'

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import grpc
 
 from services.common.errors import error_of_peer, restarting
 from services.gateway import metrics
-from services.gateway.workers.worker import Worker
+from services.gateway.workers.worker import Worker, shape_of
 from services.gateway.workers.worker_stream import WorkerStream
 from services.gateway.workers.workers import MODEL, Workers
 from sightline.errors import (
@@ -104,10 +105,11 @@ class Placement:
         `replays`: frames that a worker which does not know the session is shown first. `refused`:
         the same worker had no room for the session's frames, so that others come first.
         """
-        others = self._workers.ordered(self._others())
+        others = self._others()
+        own, ordered = iter((self.worker,)), self._workers.ordered(others)
         last = bool(others) and (refused or self.worker.is_ending)
         refusal: SightlineError | None = None
-        for worker in [*others, self.worker] if last else [self.worker, *others]:
+        for worker in itertools.chain(ordered, own) if last else itertools.chain(own, ordered):
             timeout_s = self._open_timeout_s
             if worker is self._worker and others:
                 timeout_s = min(RETURN_S, timeout_s)
@@ -158,14 +160,15 @@ class Placement:
     def _others(self) -> list[Worker]:
         """Other workers that could take the session over: of the same model, and of the pool that
         was asked for."""
+        shape = shape_of(self.description)
         return [
             worker
             for worker in self._workers.with_room()
             if worker is not self._worker
-            and worker.description is not None
+            and worker.shape == shape
             and (not self._model or worker.serves(self._model))
+            and worker.description is not None
             and worker.description.max_window_segments >= self._window_segments
-            and _same_model(worker.description, self.description)
         ]
 
     async def _open_on(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
@@ -251,12 +254,3 @@ def _worse(before: SightlineError | None, error: SightlineError) -> SightlineErr
     if before is None or isinstance(error, ResourceExhaustedError):
         return error
     return before
-
-
-def _same_model(one: inference_pb2.ModelDescription, other: inference_pb2.ModelDescription) -> bool:
-    """Whether frames made for one model, and windows of it, are right for the other."""
-    names = (
-        *("model", "frame_width", "frame_height", "tubelet", "tokens_per_segment"),
-        *("size_factor", "min_pixels", "max_pixels", "window_segments"),
-    )
-    return all(getattr(one, name) == getattr(other, name) for name in names)

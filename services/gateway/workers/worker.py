@@ -13,6 +13,22 @@ AWAY_S = 1.0  # a worker's reports may pause for so long before its sessions loo
 RELEASE_TIMEOUT_S = 3.0
 
 
+def shape_of(description: inference_pb2.ModelDescription) -> tuple[object, ...]:
+    """What two models have in common where frames made for one, and windows of it, are right for
+    the other."""
+    return (
+        description.model,
+        description.frame_width,
+        description.frame_height,
+        description.tubelet,
+        description.tokens_per_segment,
+        description.size_factor,
+        description.min_pixels,
+        description.max_pixels,
+        description.window_segments,
+    )
+
+
 class Worker:
     """One inference worker: its channel, its model and its newest load report.
 
@@ -39,6 +55,7 @@ class Worker:
         self.unheld.set()
         self.rank = 0  # its place among those that discovery names
         self.names: tuple[str, ...] = ()  # of its pool and its model, as it last told
+        self.shape: tuple[object, ...] = ()  # of its model, as it last told
         self._holders: set[str] = set()
         self._away_since_s = time.monotonic()
         # Pages promised to sessions that the newest report does not show: those that it is asked
@@ -123,6 +140,7 @@ class Worker:
         )
         self.description = description
         self.names = tuple(name for name in (description.pool, description.model) if name)
+        self.shape = shape_of(description)
         return description
 
     def report(self, load: inference_pb2.LoadReport) -> None:

@@ -148,9 +148,9 @@ class Workers:
         """Workers that are ready and have room as far as is known."""
         return [worker for worker in self._workers if worker.has_room]
 
-    def ordered(self, workers: Sequence[Worker]) -> list[Worker]:
+    def ordered(self, workers: Sequence[Worker]) -> Iterator[Worker]:
         """These, in the order in which a session should ask them."""
-        return list(self._choice(workers))
+        return self._choice(workers)
 
     def descriptions(self) -> list[tuple[str, inference_pb2.ModelDescription]]:
         """(address, model) of every worker that answers."""
