@@ -26,9 +26,11 @@ BENCHMARKS = {
     "reuse": "steps of still footage without the encoder against steps with it",
     "soak": "real footage by every road, then twenty loops of it",
     "chaos": "faults under load: whether anything that is asked, said or watched is lost",
+    "capacity": "10,000 sessions on simulated workers: a zone's loss, a rollout, scale-out",
     "rows": "the article's four rows, on the whole suite with real video",
 }
-APART = ("engine", "gpu", "flat-long", "chaos")  # each takes as long as all others together
+# Each takes as long as all others together.
+APART = ("engine", "gpu", "flat-long", "chaos", "capacity")
 RESULTS = REPOSITORY / "benchmarks" / "results"
 QUICK_RESULTS = REPOSITORY / ".cache" / "benchmarks"
 QUIET = 0.1
@@ -77,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     options: dict[str, Any] = {"nargs": "*", "choices": [*BENCHMARKS, []], "metavar": "name"}
     parser.add_argument(
-        "names", help="which; without a name all but engine, gpu, flat-long and chaos", **options
+        "names", help=f"which; without a name all but {', '.join(APART)}", **options
     )
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--output", type=Path, help="folder of the JSON and the plots")

@@ -113,6 +113,7 @@ class Client:
         max_pixels: int = 0,
         grace_s: float | None = None,
         labels: Mapping[str, str] | None = None,
+        model: str = "",
     ) -> "Session":
         """Begin to watch a video.
 
@@ -127,9 +128,11 @@ class Client:
         `fps`, `window` (in segments) and `max_pixels` (of a frame, where the model takes several
         sizes) default to the model's preference, `grace_s` (how long the session outlives its
         publisher) to the server's. `lossless` sessions make their pusher wait instead of dropping
-        frames. `labels` are yours: `sessions` finds by them.
+        frames. `labels` are yours: `sessions` finds by them. `model` is one of `info`'s models or
+        pools, where there are several.
         Raises FileNotFoundError for a path that is not there, InvalidArgumentError for one that
-        is no video, ResourceExhaustedError where no worker has room.
+        is no video, NotFoundError for a model that the server does not have,
+        ResourceExhaustedError where no worker has room.
         """
         if source is not None and push:
             raise InvalidArgumentError("give a source or push=True, not both")
@@ -150,7 +153,9 @@ class Client:
             labels=labels,
         )
         # Drawn once for all tries: a second one gives the session that a first has made.
-        request = pb.CreateSessionRequest(options=options, request_id=secrets.token_hex(16))
+        request = pb.CreateSessionRequest(
+            options=options, request_id=secrets.token_hex(16), model=model
+        )
         if remote:
             request.source = str(source)
         else:

@@ -98,6 +98,7 @@ class Client:
         max_pixels: int = 0,
         grace_s: float | None = None,
         labels: Mapping[str, str] | None = None,
+        model: str = "",
     ) -> "Session":
         """Begin to watch a video: a file of this machine (played to the server in the
         background), a URL or, with `on_server`, a file there, or nothing yet (`push=True`)."""
@@ -116,6 +117,7 @@ class Client:
             max_pixels=max_pixels,
             grace_s=grace_s,
             labels=labels,
+            model=model,
         )
         return Session(background.run(session))
 

@@ -36,7 +36,8 @@ async def ask(client: aio.Client, options: argparse.Namespace) -> int:
             await progress.follow(session.wait())
             return await _tell_answer(session, options)
     if "://" in source:
-        async with await client.open(source, fps=options.fps) as session:
+        opened = client.open(source, fps=options.fps, model=options.model)
+        async with await opened as session:
             if not await session.wait_for_picture():
                 raise UnavailableError(f"no picture came from {source}")
             await _look(session, LOOK_S if options.at is None else options.at)
@@ -52,7 +53,12 @@ async def ask(client: aio.Client, options: argparse.Namespace) -> int:
 
 async def _open_file(client: aio.Client, options: argparse.Namespace) -> aio.Session:
     return await client.open(
-        options.source, realtime=False, until_s=options.at, fps=options.fps, grace_s=10
+        options.source,
+        realtime=False,
+        until_s=options.at,
+        fps=options.fps,
+        grace_s=10,
+        model=options.model,
     )
 
 
@@ -204,5 +210,6 @@ async def _session_to_push(
         key=options.key or "",
         lossless=not options.realtime,
         fps=options.fps,
+        model=options.model,
     )
     return await opened, True

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     TURN_REUSED = "TURN_REUSED"  # it asked another question
     SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
     SITE_NOT_ALLOWED = "SITE_NOT_ALLOWED"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"  # no worker has this model, and no pool this name
 
     # Who calls
     TOKEN_MISSING = "TOKEN_MISSING"

@@ -16,6 +16,7 @@ __all__ = [
     "ModelCard",
     "ModelInfo",
     "Packet",
+    "PoolInfo",
     "PushReport",
     "Round",
     "ServerInfo",
@@ -146,6 +147,15 @@ class ModelCard:
     licence: str
 
 
+class PoolInfo(NamedTuple):
+    """Workers that an operator runs alike, under a name."""
+
+    name: str
+    workers: int
+    max_sessions: int
+    free_sessions: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """A model that a server has. Until it is `ready`, `loading` says how far it is, and only that
@@ -166,6 +176,7 @@ class ModelInfo:
     preferred_fps: float
     dtype: str
     device: str
+    pools: tuple[PoolInfo, ...] = ()  # that have it; a session may name one instead of the model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from sightline.types import (
     ModelCard,
     ModelInfo,
     Packet,
+    PoolInfo,
     PushReport,
     Round,
     ServerInfo,
@@ -143,6 +144,10 @@ def _model_info(message: pb.Model) -> ModelInfo:
             questions=tuple(card.questions),
             conditions=tuple(card.conditions),
             licence=card.licence,
+        ),
+        pools=tuple(
+            PoolInfo(each.name, each.workers, each.max_sessions, each.free_sessions)
+            for each in message.pools
         ),
         **{name: getattr(message, name) for name in _MODEL_FIELDS},
     )

@@ -110,6 +110,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (
                 ("sightline_worker_sessions", "open, {{instance}}"),
                 ("sightline_worker_parked_sessions", "parked, {{instance}}"),
+                ("sightline_worker_session_capacity", "fit, {{instance}}"),
             ),
         ),
         gauge("Host memory of parked sessions", "sightline_worker_parked_bytes", unit="bytes"),
@@ -159,19 +160,29 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (("sightline_worker_info", "{{instance}}: {{model}} {{dtype}}, KV {{kv_dtype}}"),),
         ),
         gauge("Questions and checks", "sightline_worker_questions", "state"),
+        Panel(
+            "What endpoint pickers read (InferencePool)",
+            "short",
+            (
+                ("sightline_num_requests_waiting", "waiting, {{instance}}"),
+                ("sightline_num_requests_running", "running, {{instance}}"),
+                ("sightline_kv_cache_usage_perc", "KV share, {{instance}}"),
+            ),
+        ),
         timed("First token, at the worker", "sightline_worker_first_token_seconds"),
         counted("Answers of workers", "sightline_worker_answers_total", "finish"),
     ),
     "Gateway": (
         gauge("Workers", "sightline_workers", "condition"),
+        gauge("Workers that do not answer", "sightline_worker_away", "worker"),
         counted("Workers found and gone", "sightline_workers_changed_total", "change"),
         Panel(
             "Looks for workers",
             "short",
             (
                 (
-                    "min by (instance) (sightline_discovery_current)",
-                    "{{instance}}: list is current",
+                    "min by (instance, place) (sightline_discovery_current)",
+                    "{{instance}}: {{place}} is current",
                 ),
                 (rate("sightline_discovery_failures_total"), "failed, per second"),
             ),

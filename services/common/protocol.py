@@ -2,7 +2,7 @@
 
 It is raised with the contract: the minor number by what an older peer can do without, the major
 one, with the minor back at 0, by anything else. 1.1 brought versions, cards and ResizeSession; 1.2
-fences, and what questions and watches are told when they are asked again.
+fences, pools, promised pages, and what questions and watches are told when they are asked again.
 """
 
 from sightline.v1 import inference_pb2

@@ -69,7 +69,8 @@ class ServiceHost:
     that a long warm-up can give up. Requests over `max_message_bytes` are refused before they are
     read; `doors` and `calls` say what strangers may hold of the HTTP ports and the gRPC port, and
     `trusted` whose addresses are not counted. With a `certificate`, gRPC and HTTP are encrypted;
-    the figures' port, which also tells probes about health, is not.
+    the figures' port, which also tells probes about health, is not. `unready` says why nobody
+    should be sent here although all is well with this process; "": nothing speaks against it.
     """
 
     name: str
@@ -80,6 +81,7 @@ class ServiceHost:
     calls: CallLimits = field(default_factory=CallLimits)
     trusted: Trusted = field(default_factory=Trusted)
     certificate: Certificate | None = None
+    unready: Callable[[], str] = lambda: ""
     admission: Admission = field(init=False)
     max_descriptors: int = field(init=False)
     server: grpc.aio.Server = field(init=False)
@@ -146,6 +148,7 @@ class ServiceHost:
         figures = web.Application(middlewares=[self._attend])
         figures.router.add_get("/metrics", self._metrics)
         figures.router.add_get("/healthz", self._healthz)
+        figures.router.add_get("/readyz", self._readyz)
         self.http_port = await self._listen(
             self.app, self.config.http_port, "HTTP_PORT", self.certificate
         )
@@ -273,6 +276,13 @@ class ServiceHost:
     async def _healthz(self, request: web.Request) -> web.Response:
         status = 200 if self._serving else 503
         return web.json_response({"service": self.name, "serving": self._serving}, status=status)
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """Whether new work should come here. Health is about this process, which a restart mends;
+        this is also about those that it cannot do without."""
+        reason = self.unready() if self._serving else "not serving"
+        body = {"service": self.name, "ready": not reason, "reason": reason}
+        return web.json_response(body, status=503 if reason else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -33,7 +33,13 @@ class GatewayConfig(ServiceConfig):
         ("127.0.0.1:50060",),
         "Inference workers: host:port, comma separated (also with static: before them); "
         "dns:name:port, all addresses of a name; or kubernetes:namespace/service:port, the "
-        "endpoints of a Service, by the number or the name of its port.",
+        "endpoints of a Service, by the number or the name of its port. Several of these, as of "
+        "several pools, are separated by `;`.",
+    )
+    default_model: str = setting(
+        "",
+        "Model or pool of sessions that name none; empty: that of the first worker, in the order "
+        "of GATEWAY_WORKERS, that answers.",
     )
     dns_interval_s: float = setting(
         2.0, "Seconds until a name of workers is resolved again.", minimum=0.1, maximum=60
@@ -69,6 +75,19 @@ class GatewayConfig(ServiceConfig):
     public_host: str = setting("localhost", "Host name in the addresses given to publishers.")
     public_http_url: str | None = setting(
         None, "Where browsers reach the HTTP port, e.g. https://sightline.example; empty: derived."
+    )
+    public_rtmp_port: int | None = setting(
+        None,
+        "RTMP port in the addresses given to publishers, where another one leads here; empty: "
+        "that of GATEWAY_RTMP_PORT.",
+        minimum=1,
+        maximum=65535,
+    )
+    public_grpc_port: int | None = setting(
+        None,
+        "gRPC port that clients are told, where another one leads here; empty: GATEWAY_GRPC_PORT.",
+        minimum=1,
+        maximum=65535,
     )
     ice_servers: tuple[str, ...] = setting(
         (), "STUN and TURN URLs for WHIP, stun:host:port or turn:user:password@host:port."
@@ -228,7 +247,8 @@ class GatewayConfig(ServiceConfig):
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Raises ConfigError for bad values, also for those that only make sense together."""
         config = super(GatewayConfig, cls).from_env(environ)
-        _check_workers(*config.discovery())
+        for kind, parts in config.discoveries():
+            _check_workers(kind, parts)
         if config.tts is not None:
             _check_address("GATEWAY_TTS", config.tts)
         if config.dialogue is not None:
@@ -297,20 +317,12 @@ class GatewayConfig(ServiceConfig):
                 f"GATEWAY_TLS_CERT={self.tls_cert}, GATEWAY_TLS_KEY={self.tls_key}: {reason}"
             ) from None
 
-    def discovery(self) -> tuple[str, tuple[str, ...]]:
-        """Way in which workers are found, and what is said of it: static and addresses; dns, name
-        and port; kubernetes, namespace, service and port. Raises ConfigError."""
-        text = ",".join(self.workers)
-        if (match := _DISCOVERY.fullmatch(text)) is None:
-            return "static", self.workers
-        kind, rest = match.groups()
-        if kind == "static":
-            return kind, tuple(part.strip() for part in rest.split(","))
-        parts = (_DNS if kind == "dns" else _KUBERNETES).fullmatch(rest)
-        if parts is None:
-            form = "dns:name:port" if kind == "dns" else "kubernetes:namespace/service:port"
-            raise ConfigError(f"GATEWAY_WORKERS: {text!r} is not {form}")
-        return kind, parts.groups()
+    def discoveries(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Ways in which workers are found: of each place its kind and what is said of it:
+        static and addresses; dns, name and port; kubernetes, namespace, service and port. Raises
+        ConfigError."""
+        places = (place.strip(" ,") for place in ",".join(self.workers).split(";"))
+        return tuple(_discovery(place) for place in places if place) or (("static", ()),)
 
     def hosts(self) -> Hosts:
         """The names that browsers may know this gateway by. Raises ValueError."""
@@ -320,6 +332,20 @@ class GatewayConfig(ServiceConfig):
     def trusted(self) -> Trusted:
         """Raises ValueError."""
         return Trusted(self.trusted_proxies)
+
+
+def _discovery(text: str) -> tuple[str, tuple[str, ...]]:
+    if (match := _DISCOVERY.fullmatch(text)) is None:
+        kind, rest = "static", text
+    else:
+        kind, rest = match.groups()
+    if kind == "static":
+        return kind, tuple(part.strip() for part in rest.split(",") if part.strip())
+    parts = (_DNS if kind == "dns" else _KUBERNETES).fullmatch(rest)
+    if parts is None:
+        form = "dns:name:port" if kind == "dns" else "kubernetes:namespace/service:port"
+        raise ConfigError(f"GATEWAY_WORKERS: {text!r} is not {form}")
+    return kind, parts.groups()
 
 
 def _check_workers(kind: str, parts: tuple[str, ...]) -> None:

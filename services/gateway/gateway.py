@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MEASURE_S = 1.0
+WITHOUT_WORKERS_S = 30.0  # after which others should be asked; workers that restart take less
 GOODBYES_S = 3.0  # of the drain, after the last answer: for viewers, publishers and workers
 
 
@@ -48,8 +49,11 @@ class Gateway:
     def __init__(self, config: GatewayConfig, host: ServiceHost) -> None:
         self._config = config
         self._host = host
+        host.unready = self._unready
         self._discovery = discovery_of(config)
-        self._workers = Workers(patience_s=config.worker_patience_s)
+        self._workers = Workers(
+            default_model=config.default_model, patience_s=config.worker_patience_s
+        )
         self._egress = EgressPolicy(config.url_allow)
         self._sessions = Sessions(config, self._workers, self._make_source)
         self._cluster = _cluster_of(config, self._sessions, self._workers)
@@ -158,6 +162,12 @@ class Gateway:
                 await asyncio.gather(*drains)
         except TimeoutError:
             log.warning("answers are cut off by the drain's end")
+
+    def _unready(self) -> str:
+        """Why new sessions should go to another gateway."""
+        if self._workers.silent_s() < WITHOUT_WORKERS_S:
+            return ""
+        return "no worker answers"
 
     async def _discover(self) -> None:
         async with contextlib.aclosing(self._discovery.changes()) as changes:

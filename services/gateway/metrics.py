@@ -64,12 +64,18 @@ LEASES_AWAY = Counter(
     "Times that the leases of sessions could not be renewed because Redis was away.",
 )
 WORKERS = Gauge("sightline_workers", "Known workers by condition.", ["condition"])
+WORKER_AWAY = Gauge(
+    "sightline_worker_away",
+    "1 for each worker that does not answer; one that answers, or is gone, has no series.",
+    ["worker"],  # its address: of those that are away now
+)
 WORKERS_CHANGED = Counter(
     "sightline_workers_changed_total", "Workers that were found, and that were gone.", ["change"]
 )
 DISCOVERY_CURRENT = Gauge(
     "sightline_discovery_current",
     "1 while the list of workers is current, 0 while the name or the cluster does not answer.",
+    ["place"],  # of GATEWAY_WORKERS
 )
 DISCOVERY_FAILURES = Counter(
     "sightline_discovery_failures_total", "Looks for workers that failed; the last list held."

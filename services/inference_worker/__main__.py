@@ -60,7 +60,7 @@ async def serve(config: WorkerConfig) -> bool:
         max_message_bytes=frame_bytes + MAX_MESSAGE_BYTES,
     )
     progress = Loading()
-    front = Front(config.model, progress)
+    front = Front(config.model, config.pool, progress)
     add_InferenceServiceServicer_to_server(front, host.server)
     await host.start()
     history = DialogueClient(config.dialogue, metrics.ROUNDS) if config.dialogue else None

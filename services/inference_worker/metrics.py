@@ -62,6 +62,23 @@ DEVICE_STEPS = Counter(
     "Steps on a GPU with block tables: replayed from a graph, captured into one, or eager.",
     ["how"],
 )
+# The three gauges of the model server protocol of Kubernetes' Gateway API inference extension
+# (proposal 003), by which endpoint pickers choose: TotalQueuedRequests, TotalRunningRequests and
+# KVCacheUtilization, named after vLLM's. The last is a share, 0 to 1, as theirs is.
+REQUESTS_WAITING = Gauge(
+    "sightline_num_requests_waiting", "Questions and checks that wait for a branch of their own."
+)
+REQUESTS_RUNNING = Gauge(
+    "sightline_num_requests_running", "Questions and checks that are being answered."
+)
+KV_CACHE_USAGE = Gauge(
+    "sightline_kv_cache_usage_perc",
+    "Share of the KV pages that is promised; 1: a further session would be refused.",
+)
+CAPACITY = Gauge(
+    "sightline_worker_session_capacity",
+    "Sessions that fit: those that are open and as many of the default window as still would.",
+)
 SESSIONS = Gauge("sightline_worker_sessions", "Sessions that are open, parked ones included.")
 PARKED_SESSIONS = Gauge(
     "sightline_worker_parked_sessions", "Sessions whose KV pages are in host memory."

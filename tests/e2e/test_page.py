@@ -380,6 +380,38 @@ def test_a_session_is_made_and_removed_on_the_page(
     assert suite.api("GET", "api/sessions").get("sessions", []) == []
 
 
+def test_a_model_is_chosen_where_there_are_several(open_page: OpenPage, clip: Clip) -> None:
+    page = open_page(expected=("404",))
+    page.click("#new-session")
+    assert page.run("return document.querySelector('#new-models').hidden"), "there is one"
+    page.click("#new-form [data-close]")
+    page.run(
+        """
+        const real = window.fetch;
+        window.fetch = async (path, options) => {
+          const reply = await real(path, options);
+          if (!String(path).includes("api/info")) return reply;
+          const info = await reply.json();
+          const pools = [{ name: "gold" }, { name: "small" }];
+          info.models.push({ ...info.models[0], name: "two", pools });
+          return new Response(JSON.stringify(info));
+        };
+        """
+    )
+    deadline = time.monotonic() + 30
+    while not page.texts("#new-model option")[2:]:
+        assert time.monotonic() < deadline
+        page.click("#new-session")
+        page.click("#new-form [data-close]")
+        time.sleep(0.5)
+    [first, ours, *pools] = page.texts("#new-model option")
+    assert (first, pools) == ("the server chooses", ["gold (two)", "small (two)"])
+    page.click("#new-session")
+    page.run("document.querySelector('#new-model').value = 'gold'")
+    page.type("#new-source", clip.path.name + ENTER)
+    page.wait_text("#new-error", f"There is no model or pool 'gold': there is {ours}")
+
+
 def test_the_addresses_of_a_push_session_work(open_page: OpenPage, clip: Clip) -> None:
     page = open_page()
     page.click("#new-session")

@@ -1,10 +1,12 @@
 """Dialogue as its own process in front of a real Redis that is killed, filled and frozen."""
 
+import json
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +94,17 @@ def _metric(process: ServiceProcess, name: str) -> float:
             if line.startswith(f"{name} "):
                 return float(line.split()[1])
     raise AssertionError(f"no {name}")
+
+
+def _unready(process: ServiceProcess) -> str:
+    """Why nobody should be sent there; "" where it is ready."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{process.metrics_port}/readyz") as page:
+            found: dict[str, Any] = json.load(page)
+    except urllib.error.HTTPError as error:
+        found = json.load(error)
+    assert found["ready"] == (not found["reason"])
+    return str(found["reason"])
 
 
 def test_rounds_stay_in_order_and_bounded_and_count_once(dialogue: Start) -> None:
@@ -342,9 +355,11 @@ def test_redis_away_from_the_start(dialogue: Start, redis_server: RedisServer) -
     assert _code(stub.Open, request, timeout=10) is UNAVAILABLE
     assert process.serving()
     assert _metric(process, "sightline_dialogue_redis_up") == 0
+    assert "redis" in _unready(process)
     redis_server.start()
     assert _when_available(lambda: stub.Open(request, timeout=10)).id == "c"
     wait_until(lambda: _metric(process, "sightline_dialogue_redis_up") == 1)
+    assert _unready(process) == ""
 
 
 def test_dialogue_killed_and_started_again(dialogue: Start) -> None:

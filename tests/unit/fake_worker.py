@@ -28,12 +28,14 @@ QUEUE = 3
 
 
 class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
-    def __init__(self, *, max_sessions: int = 4) -> None:
+    def __init__(self, *, max_sessions: int = 4, model: str = "builtin", pool: str = "") -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="sl")
         self.address = f"unix:{self.folder.name}/w"
         self.server: grpc.aio.Server | None = None
         self.max_sessions = max_sessions
+        self.model, self.pool = model, pool
         self.busy_sessions = 0  # of other gateways
+        self.pages: tuple[int, int, int] | None = None  # promised, in all, of one session
         self.draining = False
         self.full = False
         self.silent = False
@@ -87,9 +89,10 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
 
     def description(self) -> ipb.ModelDescription:
         if self.loading is not None:
-            return ipb.ModelDescription(model="builtin", loading=self.loading)
+            return ipb.ModelDescription(model=self.model, pool=self.pool, loading=self.loading)
         return ipb.ModelDescription(
-            model="builtin",
+            model=self.model,
+            pool=self.pool,
             frame_width=SIZE,
             frame_height=SIZE,
             layouts=[ipb.PIXEL_LAYOUT_RGB24],
@@ -110,10 +113,14 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Load(self, request: ipb.LoadRequest, context: Any) -> AsyncIterator[ipb.LoadReport]:
         while True:
+            promised, total, one = self.pages or (0, 0, 0)
             yield ipb.LoadReport(
                 sessions=len(self.frames) + self.busy_sessions,
                 max_sessions=self.max_sessions,
                 draining=self.draining,
+                kv_pages_promised=promised,
+                kv_pages_total=total,
+                kv_session_pages=one,
             )
             await (asyncio.Event().wait() if self.silent else asyncio.sleep(0.05))
 

@@ -62,7 +62,11 @@ class Parts:
         addresses = tuple(worker.address for worker in workers)
         self.config = GatewayConfig(workers=addresses, http_port=8080, **settings)
         self.sources: list[FakeSource] = []
-        self.workers = Workers(self.config.workers, patience_s=self.config.worker_patience_s)
+        self.workers = Workers(
+            self.config.workers,
+            default_model=self.config.default_model,
+            patience_s=self.config.worker_patience_s,
+        )
         self.sessions = Sessions(self.config, self.workers, self._make_source)
         self.viewers = Viewers(self.sessions, self.config)
         self.speaker = Speaker(self.config.tts, self.config.max_speaks)

@@ -69,6 +69,16 @@ def test_addresses_follow_the_ports_and_the_public_names() -> None:
     addresses.http_port = 8080
     assert addresses.rtmp == "rtmp://cam.example/live"
     assert addresses.http == "http://cam.example:8080"
+    addresses.grpc_port = 50051
+    assert addresses.grpc == 50051
+    elsewhere = GatewayConfig(
+        public_host="cam.example", public_rtmp_port=31935, public_grpc_port=30051
+    )
+    addresses = Addresses(elsewhere, 1935)
+    addresses.grpc_port = 50051
+    assert addresses.rtmp == "rtmp://cam.example:31935/live"
+    assert addresses.grpc == 30051
+    assert Addresses(elsewhere, None).rtmp == ""
     assert Addresses(config, 1936).rtmp == "rtmp://cam.example:1936/live"
     assert Addresses(config, None).rtmp == ""
     secure = Addresses(GatewayConfig(tls_cert=Path("a"), tls_key=Path("b"), http_port=5), None)

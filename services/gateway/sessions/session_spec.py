@@ -16,6 +16,7 @@ from sightline.v1 import gateway_pb2
 
 MAX_NAME_CHARACTERS = 80
 MAX_SOURCE_CHARACTERS = 2048
+MAX_MODEL_CHARACTERS = 256
 MAX_FPS = 120.0
 MAX_GRACE_S = 86400.0
 _KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
@@ -37,6 +38,7 @@ class SessionSpec:
     grace_s: float
     labels: Mapping[str, str] = field(default_factory=dict)
     tenant: str = ""  # of who made it
+    model: str = ""  # or pool that was asked for; "": the gateway's choice
 
     @classmethod
     def of(
@@ -56,6 +58,10 @@ class SessionSpec:
             key = request.push.key or secrets.token_urlsafe(18)
             if not _KEY.fullmatch(key):
                 raise InvalidArgumentError("a key has 8 to 128 characters of A-Z a-z 0-9 _ . ~ -")
+        if len(request.model) > MAX_MODEL_CHARACTERS or not request.model.isprintable():
+            raise InvalidArgumentError(
+                f"a model has at most {MAX_MODEL_CHARACTERS} printable characters"
+            )
         check_options(options)
         if options.delivery not in gateway_pb2.Delivery.values():
             raise InvalidArgumentError("unknown delivery")
@@ -72,6 +78,7 @@ class SessionSpec:
             grace_s=options.grace_s if options.HasField("grace_s") else config.grace_s,
             labels=checked_labels(options.labels),
             tenant=tenant,
+            model=request.model,
         )
 
 

@@ -425,7 +425,7 @@ class Sessions:
         task.add_done_callback(self._closing.discard)
 
     async def _admit(self, spec: SessionSpec) -> Session:
-        """A session that the emptiest worker with room for it has accepted."""
+        """A session that a worker with room for it has accepted."""
         fence = 0 if self.elsewhere is None else FIRST_FENCE
         placement = self._placement(spec, secrets.token_hex(8), fence)
         stream = await placement.open()
@@ -440,6 +440,7 @@ class Sessions:
             grace_s=self._config.worker_grace_s,
             open_timeout_s=self._config.open_timeout_s,
             fence=fence,
+            model=spec.model,
         )
 
     async def _open_source(self, session: Session) -> None:

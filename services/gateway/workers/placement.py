@@ -2,15 +2,16 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import grpc
 
 from services.common.errors import error_of_peer, restarting
 from services.gateway import metrics
-from services.gateway.workers.worker import Worker
+from services.gateway.workers.worker import Worker, shape_of
 from services.gateway.workers.worker_stream import WorkerStream
 from services.gateway.workers.workers import MODEL, Workers
 from sightline.errors import (
@@ -47,10 +48,12 @@ class Placement:
         max_pixels: int,
         grace_s: float,
         open_timeout_s: float,
+        model: str = "",
         fence: int = 0,
     ) -> None:
-        """`window_segments` and `max_pixels` of a frame are what a worker is asked for, `grace_s`
-        how long it keeps a session that nobody feeds. `fence`: number of the session's lease."""
+        """`model` is the model or pool that was asked for, if any; `window_segments` and
+        `max_pixels` of a frame are what a worker is asked for, `grace_s` how long it keeps a
+        session that nobody feeds. `fence`: number of the session's lease."""
         self.session_id = session_id
         self.fence = fence
         self.superseded = False  # a worker has seen a newer lease: the session is another gateway's
@@ -65,6 +68,7 @@ class Placement:
         self._max_pixels = max_pixels
         self._grace_s = grace_s
         self._open_timeout_s = open_timeout_s
+        self._model = model
 
     def resize(self, window_segments: int) -> None:
         """Ask workers for another window from now on; 0: the model's default."""
@@ -77,11 +81,11 @@ class Placement:
         return self._worker
 
     async def open(self) -> WorkerStream:
-        """Be admitted by the emptiest worker that has room. Raises the SightlineError of whoever
-        refused, and InvalidArgumentError for a window that is too long."""
+        """Be admitted by a worker of the model that has room. Raises the SightlineError of whoever
+        refused, NotFoundError for a model that is not there, and InvalidArgumentError for a window
+        that is too long."""
         refusal: SightlineError | None = None
-        candidates = await self._workers.candidates()
-        for worker in sorted(candidates, key=lambda worker: worker.hung.is_set()):
+        for worker in _hung_last(await self._workers.candidates(self._model)):
             if worker.description is None:
                 continue
             most = worker.description.max_window_segments
@@ -119,9 +123,10 @@ class Placement:
         the same worker had no room for the session's frames, so that others come first.
         """
         others = self._others()
+        own, ordered = iter((self.worker,)), self._workers.ordered(others)
         last = bool(others) and (refused or self.worker.is_ending)
         refusal: SightlineError | None = None
-        for worker in [*others, self.worker] if last else [self.worker, *others]:
+        for worker in itertools.chain(ordered, own) if last else itertools.chain(own, ordered):
             timeout_s = self._open_timeout_s
             if worker is self._worker and others:
                 timeout_s = min(RETURN_S, timeout_s)
@@ -141,7 +146,7 @@ class Placement:
         while True:
             await self.worker.unfit.wait()
             if self.worker.is_ending:
-                for worker in self._others():
+                for worker in self._workers.ordered(self._others()):
                     with contextlib.suppress(SightlineError):
                         return await self._open_on(worker, self._open_timeout_s, replays())
             await asyncio.sleep(ROOM_POLL_S)
@@ -173,27 +178,36 @@ class Placement:
     # --- inside -----------------------------------------------------------------------------
 
     def _others(self) -> list[Worker]:
-        """Other workers that could take the session over, the emptiest first."""
+        """Other workers that could take the session over: of the same model, and of the pool that
+        was asked for."""
+        shape = shape_of(self.description)
         return [
             worker
             for worker in self._workers.with_room()
             if worker is not self._worker
             and not worker.hung.is_set()
+            and worker.shape == shape
+            and (not self._model or worker.serves(self._model))
             and worker.description is not None
             and worker.description.max_window_segments >= self._window_segments
-            and _same_model(worker.description, self.description)
         ]
 
     async def _open_on(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
         if worker.closed:
             raise UnavailableError("the worker is gone")
         worker.hold(self.session_id)
+        taken = False
+        if worker is not self._worker:
+            worker.admit(self.session_id, self._window_segments)
         try:
-            return await self._admitted(worker, timeout_s, replays)
-        except BaseException:
+            stream = await self._admitted(worker, timeout_s, replays)
+            taken = True
+        finally:
             if worker is not self._worker:
-                worker.let_go(self.session_id)
-            raise
+                worker.admitted(self.session_id, taken=taken)
+                if not taken:
+                    worker.let_go(self.session_id)
+        return stream
 
     async def _admitted(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
         if worker.address in self._left:  # what it knows of the session is old
@@ -222,7 +236,6 @@ class Placement:
             raise
 
     def _move(self, worker: Worker) -> None:
-        worker.placed()
         if self._worker is not None:
             metrics.SESSIONS_MOVED.inc()
             # Answers may still be under way there, so that it is not told to free anything now.
@@ -260,18 +273,19 @@ class Placement:
             )
 
 
+def _hung_last(workers: Iterable[Worker]) -> Iterator[Worker]:
+    hung = []
+    for worker in workers:
+        if worker.hung.is_set():
+            hung.append(worker)
+        else:
+            yield worker
+    yield from hung
+
+
 def _worse(before: SightlineError | None, error: SightlineError) -> SightlineError:
     """What a caller is told of two refusals: that a worker is full says more than that one is
     away."""
     if before is None or isinstance(error, ResourceExhaustedError):
         return error
     return before
-
-
-def _same_model(one: inference_pb2.ModelDescription, other: inference_pb2.ModelDescription) -> bool:
-    """Whether frames made for one model, and windows of it, are right for the other."""
-    names = (
-        *("model", "frame_width", "frame_height", "tubelet", "tokens_per_segment"),
-        *("size_factor", "min_pixels", "max_pixels", "window_segments"),
-    )
-    return all(getattr(one, name) == getattr(other, name) for name in names)

@@ -74,7 +74,7 @@ class InferenceServicer(InferenceServiceServicer):
             window_segments=spec.window_segments,
             max_window_segments=self._engine.limits.max_window_segments,
             preferred_fps=spec.preferred_fps,
-            max_sessions=len(now.sessions) + now.num_admissible,
+            max_sessions=now.capacity,
             free_sessions=now.num_admissible,
             dtype=self._engine.dtype_name,
             device=self._engine.device_name,
@@ -85,6 +85,7 @@ class InferenceServicer(InferenceServiceServicer):
             protocol_major=PROTOCOL[0],
             protocol_minor=PROTOCOL[1],
             card=gateway_pb2.ModelCard(**asdict(self._engine.model.card)),
+            pool=self._config.pool,
         )
 
     # Frames
@@ -295,16 +296,17 @@ class InferenceServicer(InferenceServiceServicer):
         share = max(0.0, share)  # what the warm-up took is taken off the count when it ends
         metrics.ENGINE_BUSY.set(min(1.0, share))
         queue_s = _since(now_s - LOAD_WINDOW_S, engine.queued_s)
-        sessions = len(engine.sessions)
         return inference_pb2.LoadReport(
-            sessions=sessions,
-            max_sessions=sessions + engine.num_admissible,
+            sessions=len(engine.sessions),
+            max_sessions=engine.capacity,
             kv_pages_used=engine.pages_used,
             kv_pages_total=engine.pages_total,
             running_answers=engine.num_running,
             queue_delay_ms=1000 * float(np.quantile(queue_s, 0.95)) if queue_s else 0.0,
             device_busy=min(1.0, share),
             draining=self._answers.draining,
+            kv_pages_promised=engine.pages_promised,
+            kv_session_pages=engine.session_pages,
         )
 
 

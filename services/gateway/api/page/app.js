@@ -35,7 +35,7 @@ const figures = new Figures();
 const camera = new Camera();
 const model = new Model();
 const list = new SessionList({ onChoose: choose, onRemove: remove });
-const dialog = new NewSession({ onCreated: adopt });
+const dialog = new NewSession({ onCreated: adopt, models: () => model.info.models ?? [] });
 
 // --- the chosen session -----------------------------------------------------------------------
 
