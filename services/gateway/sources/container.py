@@ -10,7 +10,7 @@ from av.container import InputContainer
 from av.stream import Discard
 
 from services.gateway.sources.decode_guard import DecodeGuard
-from services.gateway.sources.source import MAX_PIXELS, FrameSink, check_size
+from services.gateway.sources.source import MAX_PIXELS, FrameSink, aspect_of, check_size
 from sightline.errors import InvalidArgumentError
 
 SECOND_NS = 1_000_000_000
@@ -96,7 +96,8 @@ def open_file(path: Path, sink: FrameSink) -> "ContainerReader":
 class ContainerReader:
     """An open container whose first picture is decoded. `live`: it has no timeline of its own.
 
-    `pictures` are (frame, presentation time in ns since the first one). Iterating raises
+    `pictures` are (frame, presentation time in ns since the first one), of pixels of that `aspect`.
+    Iterating raises
     InvalidArgumentError for what is beyond the sink's budget.
     """
 
@@ -131,6 +132,8 @@ class ContainerReader:
         if first is None:
             raise InvalidArgumentError("the source has no readable picture")
         check_size(first.width, first.height)
+        # The container's word goes before the bitstream's, as in players.
+        self.aspect = aspect_of(stream.sample_aspect_ratio, context.sample_aspect_ratio)
         self.pictures = self._timed(itertools.chain([first], frames))
 
     @classmethod

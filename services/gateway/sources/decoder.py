@@ -19,6 +19,7 @@ from services.gateway.sources.source import (
     ClockSource,
     DecodedFrame,
     FrameSink,
+    aspect_of,
     check_size,
 )
 from sightline.errors import InvalidArgumentError
@@ -56,7 +57,13 @@ class FrameOutlet:
         self.sink = sink
         self._last_ns = 0
 
-    def deliver(self, frame: av.VideoFrame, capture_ns: int, clock_source: ClockSource) -> None:
+    def deliver(
+        self,
+        frame: av.VideoFrame,
+        capture_ns: int,
+        clock_source: ClockSource,
+        aspect: float = 1.0,
+    ) -> None:
         """Hand one picture on. Raises InvalidArgumentError for an absurd size, which is counted,
         or when the sink wants no more."""
         try:
@@ -68,7 +75,7 @@ class FrameOutlet:
             self.sink.noted("non_monotonic")
             capture_ns = self._last_ns
         self._last_ns = capture_ns
-        self.sink.take(DecodedFrame(frame, capture_ns, clock_source))
+        self.sink.take(DecodedFrame(frame, capture_ns, clock_source, aspect))
 
 
 class BitstreamDecoder:
@@ -145,7 +152,8 @@ class BitstreamDecoder:
         for frame in frames:
             self._guard.picture(frame)
             capture_ns = frame.pts if frame.pts is not None else fallback_ns
-            self._outlet.deliver(frame, capture_ns, clock)
+            aspect = aspect_of(self._context.sample_aspect_ratio)
+            self._outlet.deliver(frame, capture_ns, clock, aspect)
         return len(frames)
 
     def _within_budget(self, data: bytes) -> bool:

@@ -169,7 +169,7 @@ class FileSource:
                 if self._stop.is_set():
                     break
                 self._last_ns = max(self._last_ns, capture_ns)
-                self._outlet.deliver(frame, capture_ns, clock_source)
+                self._outlet.deliver(frame, capture_ns, clock_source, reading.aspect)
                 num_pictures += 1
         except (av.FFmpegError, OSError) as error:
             log.info("source broke off", extra={"reason": type(error).__name__})
