@@ -53,7 +53,9 @@ def corners(frame: av.VideoFrame) -> list[tuple[int, ...]]:
 def _corners(pixels: NDArray[np.uint8]) -> list[tuple[int, ...]]:
     height, width = pixels.shape[:2]
     places = [(row, column) for row in (1, 3) for column in (1, 3)]
-    return [tuple(pixels[row * height // 4, column * width // 4].tolist()) for row, column in places]
+    return [
+        tuple(pixels[row * height // 4, column * width // 4].tolist()) for row, column in places
+    ]
 
 
 def as_stored(degrees: int, flip: bool) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ that to its caller.
 
 from fractions import Fraction
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import av
 import av.filter
@@ -157,7 +157,7 @@ def encode_jpeg(frame: av.VideoFrame, quality: int = 4) -> bytes:
 def _turn_of(frame: av.VideoFrame) -> _Turn:
     """The turn that a display matrix [[a, b, u], [c, d, v], …] asks for: x' = ax + cy and
     y' = bx + dy, to the nearest quarter."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None or matrix.buffer_size < 36:
         return _AS_IT_IS
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
@@ -176,7 +176,9 @@ def _toned(light: NDArray[np.uint16], transfer: str) -> Pixels:
     most = (_PEAK - _KNEE) / (1 - _KNEE)
     rolled = np.minimum(bright, _KNEE) + (1 - _KNEE) * over / (1 + over) * (1 + 1 / most)
     shown = linear * (rolled / bright)
-    return _GAMMA[np.minimum(shown * (len(_GAMMA) - 1), len(_GAMMA) - 1).astype(np.int32)]
+    steps = np.minimum(shown * (len(_GAMMA) - 1), len(_GAMMA) - 1).astype(np.int32)
+    levels: Pixels = _GAMMA[steps]
+    return levels
 
 
 @cache

@@ -39,6 +39,7 @@ DEFAULT_FPS = 8.0
 DEGRADED_S = 30.0  # how long what an answer said about its peers is shown
 CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
 RESIZE_TIMEOUT_S = 10.0
+STALL_S = 5.0  # without a picture, after which a session is not live
 RATE_S = 3  # seconds that rates are averaged over
 
 
@@ -111,6 +112,8 @@ class Session:
         self._resizing = asyncio.Lock()
         self._degraded: dict[str, float] = {}
         self._source_failed = False
+        self._arrived_s = self.since_s  # when pictures were last seen to have come
+        self._left_s = self.since_s  # when the last publisher left
         self._ticks: deque[_Tick] = deque(maxlen=RATE_S + 1)
         self._exported = FrameCounts()
 
@@ -197,8 +200,14 @@ class Session:
         self._publisher = Publisher(kind, self.sampler, self._publisher_left)
         return self._publisher
 
+    def abandoned_s(self, now_s: float) -> float:
+        """How long it has waited for a publisher who left; 0 where it does not."""
+        if self.state != STALLED or self._publisher is not None:
+            return 0.0
+        return now_s - max(self.since_s, self._left_s)
+
     def _publisher_left(self, reason: str) -> None:
-        self._publisher = None
+        self._publisher, self._left_s = None, time.monotonic()
         if self.spec.source:
             self._source_failed = reason == "error"
         if self.spec.source or reason == "end":
@@ -275,6 +284,10 @@ class Session:
         """Once a second: rates, and the counters that Prometheus reads."""
         counts, before = self.counts.copy(), self._exported
         self._exported = counts
+        if counts.received != before.received or self.waiting_frames:
+            self._arrived_s = now_s
+        elif self.state == LIVE and now_s - max(self._arrived_s, self.since_s) > STALL_S:
+            self._enter(STALLED)  # a publisher or a camera that is there and shows nothing
         self._ticks.append(_Tick(now_s, counts.received, counts.processed))
         kind = self.source_kind or "none"
         metrics.FRAMES_RECEIVED.labels(kind).inc(counts.received - before.received)

@@ -20,7 +20,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.labels import checked_labels
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
 from services.gateway.sessions.once import Once
-from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Session
+from services.gateway.sessions.session import ENDED, STATE_NAMES, WAITING, Session
 from services.gateway.sessions.session_spec import SessionSpec, check_options
 from services.gateway.sources.source import FrameSink, Source
 from services.gateway.workers.placement import Placement
@@ -284,7 +284,7 @@ class Sessions:
     def _overdue(self, session: Session, now_s: float) -> str:
         """Why a session ends now; "" to keep it."""
         age_s = now_s - session.since_s
-        if session.state == STALLED and age_s > session.spec.grace_s:
+        if session.abandoned_s(now_s) > session.spec.grace_s:
             return "publisher_left"
         if (
             session.state == WAITING
