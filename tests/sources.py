@@ -73,6 +73,10 @@ class RecordingSink:
                 f"{len(self.pictures)} of {count} pictures; {self.drops} {self.reasons}"
             )
 
+    def wait_for_note(self, what: str, count: int, timeout_s: float = 20) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.notes[what] >= count, timeout_s), self.notes
+
     def wait_for_end(self, timeout_s: float = 20) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: bool(self.reasons), timeout_s), (

@@ -189,6 +189,13 @@ class GatewayConfig(ServiceConfig):
     ended_s: float = setting(
         600.0, "Seconds a session without viewers outlives its source.", minimum=1, maximum=86400
     )
+    url_away_s: float = setting(
+        0.0,
+        "Seconds that a live URL which broke off is tried again before its session ends; 0: for "
+        "ever.",
+        minimum=0,
+        maximum=30 * 86400,
+    )
     worker_grace_s: float = setting(
         30.0, "Seconds a worker keeps a session whose frame stream broke.", minimum=0, maximum=3600
     )

@@ -22,7 +22,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.key_gate import KeyGate
 from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.sources.file import FileSource
+from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
 from services.gateway.sources.source import FrameSink, Source
@@ -193,6 +193,7 @@ class Gateway:
             paced=not spec.lossless,
             root=self._config.media_root,
             egress=self._egress,
+            limits=FileLimits(away_s=self._config.url_away_s),
             name=f"file:{spec.name or 'session'}",
         )
 

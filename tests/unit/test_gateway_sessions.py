@@ -14,7 +14,14 @@ import pytest
 from services.gateway import metrics
 from services.gateway.sessions.key_gate import KeyGate
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
-from services.gateway.sessions.session import ENDED, LIVE, STALLED, WAITING, Session
+from services.gateway.sessions.session import (
+    ENDED,
+    LIVE,
+    STALL_S,
+    STALLED,
+    WAITING,
+    Session,
+)
 from services.gateway.workers import workers as router
 from sightline.errors import (
     AlreadyExistsError,
@@ -283,6 +290,33 @@ async def test_frames_in_flight_when_the_stream_breaks_are_counted_not_repeated(
         await eventually(lambda: session.counts.dropped["worker_stream_broken"] == 3)
         sink.take(picture(3))
         await eventually(lambda: session.counts.processed == 1)
+
+
+# --- sources that show nothing --------------------------------------------------------------------
+
+
+async def test_a_source_that_shows_nothing_is_not_live() -> None:
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session(grace_s=0.5)
+        publisher = session.admit("rtmp")
+        publisher.sink.take(picture(0))
+        await eventually(lambda: session.counts.processed == 1)
+        now_s = time.monotonic()
+        parts.sessions.tick(now_s)
+        assert session.state == LIVE
+        parts.sessions.tick(now_s + STALL_S + 1)
+        assert session.state == STALLED
+        # Its publisher is there all the same, so that nothing ends.
+        parts.sessions.tick(now_s + STALL_S + 3600)
+        assert session.alive
+        publisher.sink.take(picture(1))
+        await eventually(lambda: session.state == LIVE)
+        publisher.leave("publisher_left")
+        assert session.state == STALLED
+        parts.sessions.tick(time.monotonic() + 0.4)
+        assert session.alive
+        parts.sessions.tick(time.monotonic() + 0.6)
+        assert not session.alive
 
 
 # --- publishers ---------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """One video being watched: its source, its frames on their way to a worker, its figures."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import deque
@@ -45,7 +46,8 @@ WINDOW_LOST = "window_lost"  # no worker knew the session any more: it began aga
 DEGRADED_S = 30.0  # how long what an answer said about its peers is shown
 CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
 RESIZE_TIMEOUT_S = 10.0
-REOPENS = 8  # tries at the source of a session that another gateway had
+REOPENS = 8  # tries at the file of a session that another gateway had
+STALL_S = 5.0  # without a picture, after which a session is not live
 RATE_S = 3  # seconds that rates are averaged over
 
 
@@ -123,6 +125,8 @@ class Session:
         self._resizing = asyncio.Lock()
         self._degraded: dict[str, float] = {}
         self._source_failed = False
+        self._arrived_s = self.since_s  # when pictures were last seen to have come
+        self._left_s = self.since_s  # when the last publisher left
         self._ticks: deque[_Tick] = deque(maxlen=RATE_S + 1)
         self._exported = FrameCounts()
         if before is not None:
@@ -157,18 +161,26 @@ class Session:
             raise
 
     def reopen(
-        self, make_source: Callable[[SessionSpec, FrameSink], Source], timeout_s: float
+        self,
+        make_source: Callable[[SessionSpec, FrameSink], Source],
+        timeout_s: float,
+        away_s: float = 0.0,
     ) -> None:
-        """Start its own source again in the background, where it has one that was not over."""
+        """Start its own source again in the background, where it has one that was not over. A URL
+        is tried for `away_s`, for ever where that is 0; a file for REOPENS times."""
         if self.spec.source and self.state != ENDED:
             name = f"{self.id}:source:reopen"
-            self._reopening = spawn(self._reopen(make_source, timeout_s), name=name)
+            self._reopening = spawn(self._reopen(make_source, timeout_s, away_s), name=name)
 
     async def _reopen(
-        self, make_source: Callable[[SessionSpec, FrameSink], Source], timeout_s: float
+        self,
+        make_source: Callable[[SessionSpec, FrameSink], Source],
+        timeout_s: float,
+        away_s: float,
     ) -> None:
-        backoff = Backoff(0.5, 15.0)
-        for _ in range(REOPENS):
+        backoff, lost_s = Backoff(0.5, 15.0), time.monotonic()
+        is_url = "://" in self.spec.source
+        for tries in itertools.count(1):
             try:
                 await self.open(make_source, timeout_s)
                 return
@@ -180,6 +192,9 @@ class Session:
             if self._source is not None:
                 await self._source.aclose()
                 self._source = None
+            gone = 0 < away_s <= time.monotonic() - lost_s if is_url else tries >= REOPENS
+            if gone:
+                break
             await asyncio.sleep(backoff.next_s())
         self._source_failed = True
         self._enter(ENDED)
@@ -278,8 +293,14 @@ class Session:
         self._publisher = Publisher(kind, self.sampler, self._publisher_left)
         return self._publisher
 
+    def abandoned_s(self, now_s: float) -> float:
+        """How long it has waited for a publisher who left; 0 where it does not."""
+        if self.state != STALLED or self._publisher is not None:
+            return 0.0
+        return now_s - max(self.since_s, self._left_s)
+
     def _publisher_left(self, reason: str) -> None:
-        self._publisher = None
+        self._publisher, self._left_s = None, time.monotonic()
         if self.spec.source:
             self._source_failed = reason == "error"
         if self.spec.source or reason == "end":
@@ -377,6 +398,10 @@ class Session:
         """Once a second: rates, and the counters that Prometheus reads."""
         counts, before = self.counts.copy(), self._exported
         self._exported = counts
+        if counts.received != before.received or self.waiting_frames:
+            self._arrived_s = now_s
+        elif self.state == LIVE and now_s - max(self._arrived_s, self.since_s) > STALL_S:
+            self._enter(STALLED)  # a publisher or a camera that is there and shows nothing
         self._ticks.append(_Tick(now_s, counts.received, counts.processed))
         kind = self.source_kind or "none"
         metrics.FRAMES_RECEIVED.labels(kind).inc(counts.received - before.received)

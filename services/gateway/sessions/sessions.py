@@ -22,7 +22,7 @@ from services.gateway.sessions.lease import Lease, spec_of
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
 from services.gateway.sessions.once import Once
 from services.gateway.sessions.remote_session import AnySession, RemoteSession
-from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Session
+from services.gateway.sessions.session import ENDED, STATE_NAMES, WAITING, Session
 from services.gateway.sessions.session_spec import SessionSpec, check_options, digest_of
 from services.gateway.sources.source import FrameSink, Source
 from services.gateway.workers.placement import Placement
@@ -295,7 +295,7 @@ class Sessions:
         stream = await placement.open_again(lease.record.worker)
         before = lease.record.session
         session = Session(spec, placement, stream, self._config, self._changed, before)
-        session.reopen(self._make_source, self._config.open_timeout_s)
+        session.reopen(self._make_source, self._config.open_timeout_s, self._config.url_away_s)
         self._sessions[session.id] = session
         log.info(
             "session adopted",
@@ -401,7 +401,7 @@ class Sessions:
     def _overdue(self, session: Session, now_s: float) -> str:
         """Why a session ends now; "" to keep it."""
         age_s = now_s - session.since_s
-        if session.state == STALLED and age_s > session.spec.grace_s:
+        if session.abandoned_s(now_s) > session.spec.grace_s:
             return "publisher_left"
         if (
             session.state == WAITING
