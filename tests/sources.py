@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -93,10 +94,17 @@ class OneKeyGate:
     peers: list[str] = field(default_factory=list)
     released_keys: list[str] = field(default_factory=list)
     busy: bool = False
+    evict: Callable[[], None] | None = None
 
-    async def accept(self, key: str, peer: str) -> RecordingSink:
+    async def check(self, key: str) -> None:
         if key != self.key:
             raise UnauthenticatedError("no session has this key")
+
+    async def accept(
+        self, key: str, peer: str, evict: Callable[[], None] | None = None
+    ) -> RecordingSink:
+        await self.check(key)
+        self.evict = evict
         if self.busy:
             raise AlreadyExistsError("somebody else is publishing with this key")
         self.busy = True

@@ -304,6 +304,32 @@ async def test_a_first_picture_is_decoded_at_once(rtmp: Harness, clip: Clip) -> 
     assert elapsed_ms < 900  # not two seconds, as players wait before they believe a stream
 
 
+async def test_a_key_is_looked_at_before_it_is_announced_as_good(rtmp: Harness) -> None:
+    """FMLE asks by FCPublish first, and shows what it is told."""
+    async with await RtmpPeer.open(rtmp.server.port) as peer:
+        await peer.connect()
+        await peer.call("FCPublish", 3, None, KEY)
+        assert (await peer.command("onFCPublish"))[3]["code"] == "NetStream.Publish.Start"
+        await peer.call("FCPublish", 4, None, "wrong-key")
+        assert (await peer.command("onFCPublish"))[3]["code"] == "NetStream.Publish.BadName"
+        assert "no session has this key" in (await peer.command("onStatus"))[3]["description"]
+        assert await peer.closed()
+    assert rtmp.server.counts["refused_key"] == 1
+
+
+async def test_a_publisher_that_makes_way_is_told(rtmp: Harness, clip: Clip) -> None:
+    async with await RtmpPeer.open(rtmp.server.port) as peer:
+        await peer.publish(KEY)
+        await peer.media(9, 0, b"\x17\x00\x00\x00\x00" + clip.extradata)
+        assert rtmp.gate.evict is not None
+        rtmp.gate.evict()
+        status = (await peer.command("onStatus"))[3]
+        assert "another publisher came" in status["description"]
+        assert await peer.closed()
+    await eventually(lambda: rtmp.gate.released_keys)
+    assert rtmp.gate.sinks[0].reasons == ["publisher_left"]
+
+
 SOUND = (8, b"\xaf\x01" + bytes(100))
 
 

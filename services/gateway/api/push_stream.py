@@ -38,6 +38,7 @@ class PushStream:
         self._keyless = False
         self._received = 0
         self._ended = False
+        self._evicted = asyncio.Event()
 
     async def run(
         self, incoming: AsyncIterator[gateway_pb2.PushFramesRequest]
@@ -49,8 +50,9 @@ class PushStream:
         once the session is deleted.
         """
         session, opening = await self._open(incoming)
+        await session.make_way()
         try:
-            publisher = session.admit("push")
+            publisher = session.admit("push", evict=self._evicted.set)
         except AlreadyExistsError as error:
             raise FailedPreconditionError(error.message, reason=error.reason) from None
         with publisher:
@@ -159,6 +161,11 @@ class PushStream:
         while True:
             if not session.alive:
                 raise NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
+            if self._evicted.is_set():
+                raise FailedPreconditionError(
+                    "another publisher came with this key, and nothing had come here for a while",
+                    reason=Reason.PUBLISHER_PRESENT,
+                )
             if session.moved:
                 raise UnavailableError(
                     "the session has moved: publish again",

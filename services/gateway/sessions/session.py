@@ -1,6 +1,7 @@
 """One video being watched: its source, its frames on their way to a worker, its figures."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -47,6 +48,8 @@ DEGRADED_S = 30.0  # how long what an answer said about its peers is shown
 CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
 RESIZE_TIMEOUT_S = 10.0
 REOPENS = 8  # tries at the file of a session that another gateway had
+SILENT_S = 3.0  # without a picture, after which a publisher makes way for another with its key
+EVICT_S = 5.0  # what it gets to leave
 STALL_S = 5.0  # without a picture, after which a session is not live
 RATE_S = 3  # seconds that rates are averaged over
 
@@ -273,9 +276,25 @@ class Session:
 
     # --- publishers -------------------------------------------------------------------------
 
-    def admit(self, kind: str, *, own: bool = False) -> Publisher:
+    async def make_way(self) -> None:
+        """End a publisher who has shown nothing for a while, because another has come with its
+        key: a network that broke leaves connections behind that end much later."""
+        publisher = self._publisher
+        if publisher is None or publisher.evict is None:
+            return
+        if time.monotonic() - max(self._arrived_s, publisher.admitted_s) > SILENT_S:
+            log.info("publisher replaced", extra={"session": self.id, "kind": publisher.kind})
+            publisher.evict()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVICT_S):
+                    await publisher.gone.wait()
+
+    def admit(
+        self, kind: str, *, own: bool = False, evict: Callable[[], None] | None = None
+    ) -> Publisher:
         """Give the session to a publisher until it leaves: the one place where the coming and
-        going of a source changes a session. `own`: the source that the session itself reads.
+        going of a source changes a session. `own`: the source that the session itself reads;
+        `evict` ends the publisher's connection soon.
 
         Raises AlreadyExistsError when there is a publisher, FailedPreconditionError when the
         session has a source of its own.
@@ -290,7 +309,7 @@ class Session:
                 reason=Reason.PUBLISHER_PRESENT,
             )
         self.source_kind = kind
-        self._publisher = Publisher(kind, self.sampler, self._publisher_left)
+        self._publisher = Publisher(kind, self.sampler, self._publisher_left, evict)
         return self._publisher
 
     def abandoned_s(self, now_s: float) -> float:

@@ -4,6 +4,7 @@ A source decodes on a thread of its own and hands each picture to a sink. Source
 publishers (RTMP, WHIP) ask a gate, given by their consumer, which sink a key opens.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, Protocol
@@ -78,10 +79,17 @@ class PublisherGate(Protocol):
     to each, so it knows by which road a publisher came.
     """
 
-    async def accept(self, key: str, peer: str) -> FrameSink:
+    async def check(self, key: str) -> None:
+        """Raises UnauthenticatedError for a wrong key."""
+        ...
+
+    async def accept(
+        self, key: str, peer: str, evict: Callable[[], None] | None = None
+    ) -> FrameSink:
         """The sink that `key` opens; the key is taken until `released`.
 
-        `peer` is "host:port". Raises UnauthenticatedError for a wrong key, AlreadyExistsError when
+        `peer` is "host:port"; `evict` ends its connection soon, should it fall silent and another
+        come with its key. Raises UnauthenticatedError for a wrong key, AlreadyExistsError when
         somebody else is publishing with it.
         """
         ...

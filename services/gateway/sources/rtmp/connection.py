@@ -252,7 +252,7 @@ class RtmpConnection:
                 code = "NetStream.Unpublish.Success"
                 await self._status("status", code, "the stream was unpublished")
         elif name == "FCPublish":
-            await self._answer_fc("onFCPublish", "NetStream.Publish.Start", command)
+            return await self._fc_publish(command)
         elif name in ("releaseStream", "_checkbw", "getStreamLength"):
             await self._send(messages.result(transaction, None, None))
         elif name in ("play", "play2"):
@@ -299,7 +299,7 @@ class RtmpConnection:
             self._count("refused")
             return False
         try:
-            sink = await self._gate.accept(key, self.peer)
+            sink = await self._gate.accept(key, self.peer, self._evict)
         except SightlineError as error:
             code = "NetStream.Publish.BadName"
             if isinstance(error, UnauthenticatedError):
@@ -322,6 +322,29 @@ class RtmpConnection:
         await self._status("status", "NetStream.Publish.Start", text, stream_id)
         log.info("RTMP publisher accepted", extra={"peer": self.peer})
         return True
+
+    async def _fc_publish(self, command: Command) -> bool:
+        """Flash encoders announce a key before they publish with it, and believe the answer."""
+        try:
+            await self._gate.check(str(command.argument(0) or "").split("?")[0])
+        except SightlineError as error:
+            self._count("refused_key")
+            await self._answer_fc("onFCPublish", "NetStream.Publish.BadName", command)
+            await self._status("error", "NetStream.Publish.BadName", error.message)
+            return False
+        await self._answer_fc("onFCPublish", "NetStream.Publish.Start", command)
+        return True
+
+    def _evict(self) -> None:
+        """Another has come with the key, and this one has shown nothing for a while."""
+        status = messages.status(
+            messages.PUBLISH_STREAM_ID,
+            "error",
+            "NetStream.Publish.Failed",
+            "another publisher came with this key",
+        )
+        self._writer.write(self._chunk_writer.message(messages.STATUS_STREAM, status))
+        self._reader.feed_eof()  # our reading ends, as if the peer had left
 
     async def _unpublish(self, reason: str) -> None:
         """The publisher is gone: its last pictures, its sink's end, its key."""

@@ -137,7 +137,13 @@ class WhipServer:
         """Negotiate and start. Raises what the gate raises, and InvalidArgumentError."""
         if self._closing or len(self._connections) >= self._limits.publishers:
             raise ResourceExhaustedError("no more WebRTC publishers are taken now")
-        sink = await self._gate.accept(key, peer)
+        connection: WhipConnection | None = None
+
+        def evict() -> None:
+            if connection is not None:
+                spawn(self._end(connection, "publisher_left"), name=f"whip:{peer}:evict")
+
+        sink = await self._gate.accept(key, peer, evict)
         connection = WhipConnection(key, sink, self._ice_servers, self._limits)
         self._connections[connection.id] = connection
         try:
