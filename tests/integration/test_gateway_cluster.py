@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 import urllib.request
@@ -56,6 +57,12 @@ class Gateways:
     @property
     def addresses(self) -> str:
         return f"{self.one.address},{self.other.address}"
+
+    def third(self, **environment: str) -> ServiceProcess:
+        """One more gateway, not started."""
+        kinds = ("GRPC", "HTTP", "METRICS", "PEER", "RTMP")
+        ports = {f"GATEWAY_{kind}_PORT": "0" for kind in kinds}
+        return ServiceProcess("gateway", self.other.environment | ports | environment, self.folder)
 
     def create(self, at: ServiceProcess, **wanted: Any) -> pb.Session:
         if "source" not in wanted:
@@ -173,6 +180,44 @@ def gateways(started: Gateways) -> Iterator[Gateways]:
         request = pb.DeleteSessionRequest(session=started.sessions.pop())
         with contextlib.suppress(grpc.RpcError):
             stub(living).DeleteSession(request, timeout=10)
+
+
+class Link:
+    """A way to Redis that can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._door.getsockname()[1]
+        self._ends: list[socket.socket] = [self._door]
+
+    def __enter__(self) -> "Link":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+
+    def cut(self) -> None:
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self._door.accept()
+                there = socket.create_connection(("127.0.0.1", self._target))
+                self._ends += [here, there]
+                for pair in ((here, there), (there, here)):
+                    threading.Thread(target=_carry, args=pair, daemon=True).start()
+
+
+def _carry(one: socket.socket, other: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := one.recv(65536):
+            other.sendall(data)
 
 
 class Asker:
@@ -325,12 +370,7 @@ def test_publisher_and_viewer_leave_a_gateway_that_was_stopped_dead(gateways: Ga
 def test_of_two_gateways_that_want_a_session_one_gets_it(gateways: Gateways) -> None:
     """Once with real gateways, and many times where they meet."""
     made = gateways.watch_clip(gateways.one)
-    third = ServiceProcess(
-        "gateway",
-        gateways.other.environment
-        | {f"GATEWAY_{kind}_PORT": "0" for kind in ("GRPC", "HTTP", "METRICS", "PEER", "RTMP")},
-        gateways.folder,
-    )
+    third = gateways.third()
     third.start()
     try:
         gateways.one.kill()
@@ -392,6 +432,29 @@ def test_a_gateway_that_ends_hands_its_sessions_over(gateways: Gateways) -> None
         adopted = said(gateways.other, "session adopted", each)
         assert [one["resumed"] for one in adopted] == [True]
     assert get(gateways.other, source.id).state == pb.SESSION_STATE_LIVE
+
+
+def test_an_owner_without_redis_has_a_session_until_another_took_it(gateways: Gateways) -> None:
+    with Link(gateways.redis.port) as link:
+        third = gateways.third(GATEWAY_REDIS_URL=f"redis://127.0.0.1:{link.port}/0")
+        third.start()
+        made = gateways.watch_clip(third)
+        link.cut()
+        before = get(third, made.id)
+        adopted = wait_until(
+            lambda: (
+                said(gateways.other, "session adopted", made.id)
+                or said(gateways.one, "session adopted", made.id)
+            )
+        )
+        assert adopted[0]["resumed"]
+        wait_until(lambda: said(third, "session left", made.id), "the old owner's insight")
+        gateways.wait(
+            gateways.other,
+            made.id,
+            lambda state: state.stats.frames_processed > before.stats.frames_processed + 8,
+        )
+        third.stop()
 
 
 def test_the_only_gateway_may_be_replaced(gateways: Gateways) -> None:
