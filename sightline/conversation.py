@@ -37,7 +37,7 @@ __all__ = ["Conversation"]
 log = logging.getLogger(__name__)
 
 STABLE_S = 5.0  # a connection that lasted so long was a good one: back-off starts anew
-SILENCE_S = 4.0  # without a word from the server, which speaks every second
+SILENCE_S = 3.0  # without a word from the server, which speaks every second
 OUTBOX = 1024  # messages to the server that may wait
 _BROKEN = frozenset(
     (

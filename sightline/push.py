@@ -26,7 +26,7 @@ from sightline.wire import error_of, frame_message, push_messages, push_report
 
 __all__ = ["Pusher"]
 
-SILENCE_S = 4.0  # without an acknowledgement, of which there is one every second
+SILENCE_S = 3.0  # without an acknowledgement, of which there is one every second
 FIRST_CREDIT = 8  # frames on the way before the first acknowledgement
 
 

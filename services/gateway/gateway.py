@@ -145,6 +145,8 @@ class Gateway:
         if self._rtmp is not None:
             await self._rtmp.aclose()
         await self._whip.aclose()
+        if self._cluster is not None:
+            await self._cluster.drain()  # what has come meanwhile
         await self._sessions.aclose()
         if self._cluster is not None:
             await self._cluster.aclose()

@@ -100,6 +100,9 @@ CASES = {
         held("sightline_discovery_current", 0),
         held("sightline_discovery_current", 1),
     ),
+    "LeasesNotRenewed": Case(
+        rising("sightline_leases_away_total", 13), rising("sightline_leases_away_total", 11)
+    ),
     "FramesLate": Case(
         latencies("sightline_frame_latency_seconds", 0.2, 0.051, 'delivery="newest",'),
         latencies("sightline_frame_latency_seconds", 0.2, 0.049, 'delivery="newest",')

@@ -24,7 +24,7 @@ MOST_BEAT_S = 1.0  # between two renewals
 BEATS = 4  # renewals in the time of a lease
 SETTLE_S = 2.0  # after Redis came back: in it, owners renew what ran out meanwhile
 SWEEP_S = (0.4, 0.8)  # between two looks for sessions that nobody owns
-MOST_AT_ONCE = 4  # of those that are taken in one look: other gateways take some, too
+MOST_AT_ONCE = 16  # of those that are taken in one look: other gateways take some, too
 ADOPT_S = 2.0  # for another gateway to take a session over
 
 
@@ -123,7 +123,8 @@ class Keeper:
         metrics.SESSIONS_ADOPTED.labels(how).inc()
         if (remote := self._remotes.pop(session_id)) is not None:
             self._sessions.arrived(remote, session)
-        await self._renew(session)
+        with contextlib.suppress(UnavailableError):
+            await self._renew(session)
         return session
 
     async def _sweep(self) -> None:
@@ -132,14 +133,21 @@ class Keeper:
             await asyncio.sleep(random.uniform(*SWEEP_S))  # not all gateways at once
             if self._draining or not self._is_settled:
                 continue
-            try:
-                for session_id in await self._store.expired(MOST_AT_ONCE):
-                    if session_id not in self._ended:
-                        await self.adopt(session_id, "lease")
-            except SightlineError as error:
-                log.warning("session not adopted", extra={"reason": error.message})
-            except Exception:  # one session's defect must not keep the others without an owner
-                log.exception("sweep failed")
+            with contextlib.suppress(UnavailableError):  # Redis is away
+                found = await self._store.expired(MOST_AT_ONCE)
+                await asyncio.gather(*(self._adopt_free(each) for each in found))
+
+    async def _adopt_free(self, session_id: str) -> None:
+        if session_id in self._ended:
+            return
+        try:
+            await self.adopt(session_id, "lease")
+        except SightlineError as error:
+            log.warning(
+                "session not adopted", extra={"session": session_id, "reason": error.message}
+            )
+        except Exception:  # one session's defect must not keep the others without an owner
+            log.exception("session not adopted", extra={"session": session_id})
 
     # --- renewal ------------------------------------------------------------------------------
 
@@ -223,8 +231,11 @@ class Keeper:
         return fence
 
     async def drain(self) -> None:
-        """Hand every session over to another gateway, or leave it to whichever comes."""
+        """Take no more sessions, and hand every one over to another gateway, or leave it to
+        whichever comes. May be called again, for what was on its way here."""
         self._draining = True
+        if self._adopting:
+            await asyncio.wait(set(self._adopting.values()))
         others: list[str] = []
         try:
             await self._store.leave()

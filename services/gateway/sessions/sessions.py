@@ -264,14 +264,13 @@ class Sessions:
             session = await self._admit(spec)
             try:
                 await self._open_source(session)
+                if self._draining:
+                    raise draining()
                 if self.elsewhere is not None:
                     await self.elsewhere.register(session)
             except BaseException:
                 self._end(session)
                 raise
-            if self._draining:
-                self._end(session)
-                raise draining()
             self._sessions[session.id] = session
         finally:
             self._making[spec.key] -= 1
