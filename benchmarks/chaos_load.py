@@ -23,7 +23,8 @@ QUESTIONS = (
 )
 CONDITION = "there are two objects"
 ANSWER_S = 60.0
-PAUSE_S = (0.05, 0.4)  # between an answer and the next question
+PAUSE_S = (0.1, 0.8)  # between an answer and the next question
+ROUNDS = 400  # of a conversation, of which the oldest are not kept for ever
 CANCELLED = 0.08  # of the questions
 STORED_S = 30.0  # for what is held when the last fault is over
 
@@ -36,6 +37,7 @@ class Asked:
     question: str
     asked_s: float
     done_s: float = 0.0
+    conversation: str = ""
     text: str = ""
     cancelled: bool = False
     restarted: bool = False
@@ -63,7 +65,6 @@ class Asker:
     def __init__(self, session: aio.Session, chance: random.Random) -> None:
         self.session = session
         self.asked: list[Asked] = []
-        self.conversation = ""
         self._chance = chance
         self._over = asyncio.Event()
 
@@ -79,6 +80,8 @@ class Asker:
     async def ask(self) -> Asked:
         """One question, to the end of its answer."""
         asked = Asked("", self._chance.choice(QUESTIONS), time.monotonic())
+        if len(self.asked) % ROUNDS == 0:
+            await self._begin()
         self.asked.append(asked)
         try:
             await self._ask(asked)
@@ -87,17 +90,33 @@ class Asker:
         asked.done_s = time.monotonic()
         return asked
 
+    async def _begin(self) -> None:
+        """Another conversation."""
+        raise NotImplementedError
+
     async def _ask(self, asked: Asked) -> None:
+        """Ask, and note turn, conversation and what came of it. Raises SightlineError."""
         raise NotImplementedError
 
     async def differences(self, client: aio.Client) -> Differences:
-        """Of the conversation's history, once it has every turn or had the time to."""
-        answered = {each.turn: each for each in self.asked if each.turn and not each.error}
+        """Of all its conversations."""
+        found = Differences()
+        for conversation in dict.fromkeys(each.conversation for each in self.asked):
+            said = [each for each in self.asked if each.conversation == conversation]
+            if conversation:
+                found.add(await self._differences(client, conversation, said))
+        return found
+
+    async def _differences(
+        self, client: aio.Client, conversation: str, said: list[Asked]
+    ) -> Differences:
+        """Of a conversation's history, once it has every turn or had the time to."""
+        answered = {each.turn: each for each in said if each.turn and not each.error}
         wanted = {turn for turn, each in answered.items() if not each.cancelled}
         end_s = time.monotonic() + STORED_S
         while True:
             try:
-                history = await client.history(self.conversation)
+                history = await client.history(conversation)
             except (NotFoundError, sightline.UnavailableError):
                 history = []
             if wanted <= {each.turn for each in history} or time.monotonic() > end_s:
@@ -125,6 +144,10 @@ class Talker(Asker):
         super().__init__(session, chance)
         self._line = session.conversation()
 
+    async def _begin(self) -> None:
+        await self._line.aclose()
+        self._line = self.session.conversation()
+
     async def _ask(self, asked: Asked) -> None:
         answer = self._line.ask(asked.question, timeout_s=ANSWER_S)
         asked.turn = answer.turn
@@ -135,7 +158,7 @@ class Talker(Asker):
             result = await answer.result()
         asked.text, asked.restarted, asked.kept = result.text, result.restarted, result.kept
         asked.cancelled = result.finish_reason is sightline.FinishReason.CANCELLED
-        self.conversation = result.conversation
+        asked.conversation = result.conversation
 
     async def aclose(self) -> None:
         await self._line.aclose()
@@ -150,15 +173,18 @@ class Caller(Asker):
     ) -> None:
         super().__init__(session, chance)
         self._patient = patient
-        self.conversation = f"chaos-{secrets.token_hex(8)}"
+        self._conversation = ""
         self._channel = grpc.aio.insecure_channel(gateway)
         self._stub = gateway_pb2_grpc.SightlineServiceStub(self._channel)
 
+    async def _begin(self) -> None:
+        self._conversation = f"chaos-{secrets.token_hex(8)}"
+
     async def _ask(self, asked: Asked) -> None:
-        asked.turn = secrets.token_hex(8)
+        asked.turn, asked.conversation = secrets.token_hex(8), self._conversation
         question = gateway_pb2.Question(turn=asked.turn, text=asked.question)
         request = gateway_pb2.AskRequest(
-            session=self.session.id, conversation=self.conversation, question=question
+            session=self.session.id, conversation=self._conversation, question=question
         )
         while True:
             left_s = asked.asked_s + ANSWER_S - time.monotonic()

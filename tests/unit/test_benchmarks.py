@@ -415,7 +415,7 @@ class TestChaos:
         monkeypatch.setattr("benchmarks.chaos_load.STORED_S", 0.0)
         asker = Asker(SimpleNamespace(), random.Random(0))  # type: ignore[arg-type]
         for turn, text in (("a", "x"), ("b", "y"), ("c", "z")):
-            asked = Asked(turn, "q", 0.0, 1.0, text, cancelled=turn == "c")
+            asked = Asked(turn, "q", 0.0, 1.0, "talk", text, cancelled=turn == "c")
             asker.asked.append(asked)
         asker.asked.append(Asked("d", "q", 2.0, 3.0, error="UNAVAILABLE"))
 
