@@ -5,16 +5,16 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
-from services.common.channels import channel_to
 from services.common.in_flight import InFlight
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.lease import SECOND_NS, Lease
 from services.gateway.sessions.question_queue import QuestionQueue
 from services.gateway.sessions.session import Session
+from services.gateway.workers.worker import Worker
 from services.gateway.workers.workers import Workers
 from sightline.errors import FailedPreconditionError, SightlineError
 from sightline.reasons import Reason
-from sightline.v1 import gateway_pb2, inference_pb2_grpc
+from sightline.v1 import gateway_pb2
 
 REFRESH_S = 0.3  # between two looks at whose worker it is, while questions come
 
@@ -53,7 +53,7 @@ class RemoteSession:
         self._home: Session | None = None
         self._written_s = 0.0
         self._heard_s = 0.0
-        self._spare: tuple[str, inference_pb2_grpc.InferenceServiceStub] | None = None
+        self._spare: Worker | None = None
         self.hear(lease)
 
     @property
@@ -99,17 +99,20 @@ class RemoteSession:
     # --- what questions and watches need ----------------------------------------------------
 
     @property
-    def stub(self) -> inference_pb2_grpc.InferenceServiceStub:
+    def worker(self) -> Worker:
         """The worker that answers about the session."""
         if self._home is not None:
-            return self._home.stub
+            return self._home.worker
         address = self.lease.record.worker
-        if (worker := self._workers.at(address)) is not None:
-            return worker.stub
-        if self._spare is None or self._spare[0] != address:  # its owner knew of it first
-            channel, _ = channel_to(address)
-            self._spare = address, inference_pb2_grpc.InferenceServiceStub(channel)
-        return self._spare[1]
+        worker = self._workers.at(address) or self._spare
+        if worker is None or worker.address != address:  # its owner knew of it first
+            worker = self._spare = Worker(address, "")
+        return worker
+
+    @property
+    def moving(self) -> bool:
+        """Whether the session is on its way to another worker, or back; questions wait then."""
+        return self.lease.record.session.moving if self._home is None else self._home.moving
 
     async def wait_placed(self, timeout_s: float) -> bool:
         """Wait while the session has no worker; False when none took it in time."""
@@ -118,7 +121,7 @@ class RemoteSession:
             if time.monotonic() - self._heard_s > REFRESH_S:
                 with contextlib.suppress(SightlineError):  # what is known must do
                     await self._refresh(self)
-            if not self.lease.record.moving or not self.alive:
+            if not self.moving or not self.alive:
                 return self.alive
             if time.monotonic() >= end_s:
                 return False
