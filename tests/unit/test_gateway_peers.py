@@ -67,8 +67,8 @@ def test_keys_are_kept_as_digests_of_the_secret() -> None:
     assert digest_of("", SECRET) == ""
 
 
-def _lease(**record: object) -> Lease:
-    session = pb.Session(id="one", name="lobby")
+def _lease(*, moving: bool = False, **record: object) -> Lease:
+    session = pb.Session(id="one", name="lobby", moving=moving)
     session.stats.frames_processed = 9
     session.stats.last_capture_ns = 100 * SECOND_NS
     told = peer_pb2.SessionRecord(session=session, worker="w:1", **record)

@@ -38,7 +38,7 @@ def record_of(session: Session) -> peer_pb2.SessionRecord:
         loop=spec.loop,
         worker=session.feed.placement.worker.address,
         published=session.published,
-        moving=not session.feed.connected,
+        model=spec.model,
         newest_age_ns=round(session.staleness_s(time.monotonic()) * SECOND_NS),
     )
 
@@ -59,4 +59,5 @@ def spec_of(record: peer_pb2.SessionRecord) -> SessionSpec:
         grace_s=session.grace_s,
         labels=dict(session.labels),
         tenant=record.tenant,
+        model=record.model or session.model,
     )

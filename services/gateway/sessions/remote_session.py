@@ -104,16 +104,15 @@ class RemoteSession:
         if self._home is not None:
             return self._home.worker
         address = self.lease.record.worker
-        if (worker := self._workers.at(address)) is not None:
-            return worker
-        if self._spare is None or self._spare.address != address:  # its owner knew of it first
-            self._spare = Worker(address, "worker")
-        return self._spare
+        worker = self._workers.at(address) or self._spare
+        if worker is None or worker.address != address:  # its owner knew of it first
+            worker = self._spare = Worker(address, "")
+        return worker
 
     @property
     def moving(self) -> bool:
         """Whether the session is on its way to another worker, or back; questions wait then."""
-        return self.lease.record.moving if self._home is None else self._home.moving
+        return self.lease.record.session.moving if self._home is None else self._home.moving
 
     async def wait_placed(self, timeout_s: float) -> bool:
         """Wait while the session has no worker; False when none took it in time."""
@@ -122,7 +121,7 @@ class RemoteSession:
             if time.monotonic() - self._heard_s > REFRESH_S:
                 with contextlib.suppress(SightlineError):  # what is known must do
                     await self._refresh(self)
-            if not self.lease.record.moving or not self.alive:
+            if not self.moving or not self.alive:
                 return self.alive
             if time.monotonic() >= end_s:
                 return False
