@@ -113,6 +113,7 @@ class Client:
         max_pixels: int = 0,
         grace_s: float | None = None,
         labels: Mapping[str, str] | None = None,
+        priority: int = 0,
     ) -> "Session":
         """Begin to watch a video.
 
@@ -127,7 +128,8 @@ class Client:
         `fps`, `window` (in segments) and `max_pixels` (of a frame, where the model takes several
         sizes) default to the model's preference, `grace_s` (how long the session outlives its
         publisher) to the server's. `lossless` sessions make their pusher wait instead of dropping
-        frames. `labels` are yours: `sessions` finds by them.
+        frames. `labels` are yours: `sessions` finds by them. Where a worker's memory runs short,
+        sessions of higher `priority` (-100 to 100) keep their window for longer.
         Raises FileNotFoundError for a path that is not there, InvalidArgumentError for one that
         is no video, ResourceExhaustedError where no worker has room.
         """
@@ -148,6 +150,7 @@ class Client:
             loop=loop,
             grace_s=grace_s,
             labels=labels,
+            priority=priority,
         )
         # Drawn once for all tries: a second one gives the session that a first has made.
         request = pb.CreateSessionRequest(options=options, request_id=secrets.token_hex(16))

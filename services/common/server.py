@@ -22,6 +22,7 @@ from services.common.certificate import Certificate
 from services.common.config import ConfigError, ServiceConfig
 from services.common.errors import ErrorInterceptor
 from services.common.grpc_doors import GrpcDoors
+from services.common.identity import Identity
 from services.common.listener import DoorLimits, Listener, Visit
 from services.common.metrics import REFUSED
 from services.common.places import Trusted
@@ -69,7 +70,8 @@ class ServiceHost:
     that a long warm-up can give up. Requests over `max_message_bytes` are refused before they are
     read; `doors` and `calls` say what strangers may hold of the HTTP ports and the gRPC port, and
     `trusted` whose addresses are not counted. With a `certificate`, gRPC and HTTP are encrypted;
-    the figures' port, which also tells probes about health, is not.
+    the figures' port, which also tells probes about health, is not. With an `identity`, the gRPC
+    port is for peers alone that have one of the same authority.
     """
 
     name: str
@@ -80,6 +82,7 @@ class ServiceHost:
     calls: CallLimits = field(default_factory=CallLimits)
     trusted: Trusted = field(default_factory=Trusted)
     certificate: Certificate | None = None
+    identity: Identity | None = None
     admission: Admission = field(init=False)
     max_descriptors: int = field(init=False)
     server: grpc.aio.Server = field(init=False)
@@ -132,11 +135,14 @@ class ServiceHost:
         name = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         address = f"{name}:{self.config.grpc_port}"
         try:
-            if self.certificate is None:
-                self.grpc_port = self.server.add_insecure_port(address)
-            else:
+            if self.identity is not None:
+                credentials = self.identity.server_credentials()
+                self.grpc_port = self.server.add_secure_port(address, credentials)
+            elif self.certificate is not None:
                 credentials = self.certificate.credentials()
                 self.grpc_port = self.server.add_secure_port(address, credentials)
+            else:
+                self.grpc_port = self.server.add_insecure_port(address)
         except RuntimeError as error:
             variable = f"{self.config.prefix}GRPC_PORT"
             raise ConfigError(

@@ -9,6 +9,7 @@ import logging
 import sys
 
 from services.common.config import ConfigError
+from services.common.identity import identity_of
 from services.common.log import set_up_logging
 from services.common.server import ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
@@ -49,6 +50,7 @@ async def serve(config: DialogueConfig) -> None:
         name="dialogue",
         config=config,
         full_names=(service.full_name,),
+        identity=identity_of(config),
     )
     servicer = DialogueServicer(store, config)
     dialogue_pb2_grpc.add_DialogueServiceServicer_to_server(servicer, host.server)

@@ -50,7 +50,7 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
         _check_size("question", round_.question, MAX_QUESTION_BYTES)
         _check_size("answer", round_.answer, self._max_answer_bytes)
         appended = await self._store.append(
-            request.conversation, round_.turn, round_.SerializeToString()
+            request.conversation, round_.turn, round_.SerializeToString(), round_.asked_ns
         )
         return pb.AppendResponse(rounds=appended.rounds, duplicate=appended.duplicate)
 
@@ -77,6 +77,13 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
         _check_conversation(request.conversation)
         existed = await self._store.delete(request.conversation)
         return pb.DeleteConversationResponse(existed=existed)
+
+    async def DeleteOfSession(
+        self, request: pb.DeleteOfSessionRequest, context: object
+    ) -> pb.DeleteOfSessionResponse:
+        _check_label("session", request.session, required=True)
+        deleted = await self._store.delete_of(request.session)
+        return pb.DeleteOfSessionResponse(conversations=deleted)
 
 
 def _described(conversation: str, opened: Opened) -> pb.Conversation:

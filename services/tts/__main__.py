@@ -5,6 +5,7 @@ import contextlib
 import sys
 
 from services.common.config import ConfigError
+from services.common.identity import identity_of
 from services.common.log import set_up_logging
 from services.common.server import ServiceHost
 from services.tts.config import TtsConfig
@@ -21,6 +22,7 @@ async def serve(config: TtsConfig, engine: Engine) -> None:
         name="tts",
         config=config,
         full_names=(tts_pb2.DESCRIPTOR.services_by_name["TtsService"].full_name,),
+        identity=identity_of(config),
     )
     servicer = TtsServicer(synthesis, config)
     tts_pb2_grpc.add_TtsServiceServicer_to_server(servicer, host.server)

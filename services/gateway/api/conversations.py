@@ -10,6 +10,7 @@ import grpc
 
 from services.common.channels import channel_to
 from services.common.errors import error_of_peer
+from services.common.identity import Identity
 from sightline.errors import InvalidArgumentError, SightlineError, UnavailableError
 from sightline.reasons import Reason
 from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc, gateway_pb2
@@ -22,10 +23,10 @@ _TOKEN_DIGITS = 18  # of a round's number, which has 64 bits
 class Conversations:
     """`address` None: this gateway knows no dialogue service."""
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, identity: Identity | None = None) -> None:
         self._channel: grpc.aio.Channel | None = None
         if address is not None:
-            self._channel = channel_to(address)[0]
+            self._channel = channel_to(address, identity)[0]
 
     @property
     def configured(self) -> bool:
@@ -58,6 +59,11 @@ class Conversations:
         """Remove a conversation. Raises what DeleteConversation may answer."""
         reply: dialogue_pb2.DeleteConversationResponse = await self._call("Delete", request)
         return reply
+
+    async def delete_of(self, session: str) -> None:
+        """Remove the conversations that began on a session. Raises what DeleteConversation may
+        answer."""
+        await self._call("DeleteOfSession", dialogue_pb2.DeleteOfSessionRequest(session=session))
 
     async def _call(self, method: str, request: Any) -> Any:
         if self._channel is None:

@@ -130,6 +130,11 @@ class Sessions:
             raise NotFoundError("no such session", reason=Reason.SESSION_NOT_FOUND)
         return named[0]
 
+    def name_of(self, text: str) -> str:
+        """The name of the session with this id, or else the text, which is one if it is any."""
+        session = self._sessions.get(text)
+        return text if session is None else session.name
+
     def find_by_key(self, key: str) -> Session:
         """The session that `key` publishes to. Raises UnauthenticatedError.
 
@@ -311,6 +316,7 @@ class Sessions:
             secrets.token_hex(8),
             window_segments=spec.window,
             max_pixels=spec.max_pixels,
+            priority=spec.priority,
             grace_s=self._config.worker_grace_s,
             open_timeout_s=self._config.open_timeout_s,
         )

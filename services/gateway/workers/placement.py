@@ -45,6 +45,7 @@ class Placement:
         window_segments: int,
         max_pixels: int,
         grace_s: float,
+        priority: int = 0,
         open_timeout_s: float,
     ) -> None:
         """`window_segments` and `max_pixels` of a frame are what a worker is asked for, `grace_s`
@@ -59,6 +60,7 @@ class Placement:
         self._left: dict[str, Worker] = {}
         self._window_segments = window_segments
         self._max_pixels = max_pixels
+        self._priority = priority
         self._grace_s = grace_s
         self._open_timeout_s = open_timeout_s
 
@@ -188,6 +190,7 @@ class Placement:
             max_pixels=self._max_pixels,
             grace_s=self._grace_s,
             replays=replays,
+            priority=self._priority,
         )
         try:
             return await WorkerStream.open(worker, opening, timeout_s)

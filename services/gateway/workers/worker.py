@@ -4,6 +4,7 @@ import asyncio
 import time
 
 from services.common.channels import channel_to
+from services.common.identity import Identity
 from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 DESCRIBE_TIMEOUT_S = 3.0
@@ -20,10 +21,10 @@ class Worker:
     `closed` once no session holds it.
     """
 
-    def __init__(self, address: str, name: str) -> None:
+    def __init__(self, address: str, name: str, identity: Identity | None = None) -> None:
         self.address = address
         self.name = name
-        self.channel, _ = channel_to(address)
+        self.channel, _ = channel_to(address, identity)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
         self.description: inference_pb2.ModelDescription | None = None
         self.load = inference_pb2.LoadReport()

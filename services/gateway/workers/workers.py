@@ -11,6 +11,7 @@ import grpc
 
 from services.common.backoff import Backoff
 from services.common.errors import RESTARTING_S, restarting
+from services.common.identity import Identity
 from services.common.progress import words_of
 from services.common.protocol import PROTOCOL, protocol_of
 from services.common.tasks import cancel_and_wait, spawn
@@ -38,7 +39,8 @@ class Workers:
     Workers come and go by `set`. All methods belong to the event loop.
     """
 
-    def __init__(self, addresses: Sequence[str] = ()) -> None:
+    def __init__(self, addresses: Sequence[str] = (), identity: Identity | None = None) -> None:
+        self._identity = identity
         self._workers: list[Worker] = []
         self._numbers = itertools.count(1)
         self._started = False
@@ -144,7 +146,7 @@ class Workers:
         return [worker for worker in self._workers if worker.answering]
 
     def _add(self, address: str) -> Worker:
-        worker = Worker(address, f"worker {next(self._numbers)}")
+        worker = Worker(address, f"worker {next(self._numbers)}", self._identity)
         self._workers.append(worker)
         metrics.WORKERS_CHANGED.labels("found").inc()
         log.info("worker found", extra={"worker": address, "shown_as": worker.name})

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from services.inference_worker.model.sampling import Sampling
 from services.inference_worker.serving.branch_queue import BranchQueue
 from services.inference_worker.serving.detokenizer import AnswerText
 from services.inference_worker.serving.speaking import Speech, Voice
+from services.inference_worker.serving.symptoms import Outcome
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2, inference_pb2
 
@@ -23,6 +24,12 @@ _FINISH = {
     FinishReason.LENGTH: gateway_pb2.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: gateway_pb2.FINISH_REASON_CANCELLED,
 }
+
+Examine = Callable[[Outcome], Awaitable[list[str]]]  # flags for `degraded`; may raise instead
+
+
+async def _take_as_it_is(outcome: Outcome) -> list[str]:
+    return []
 
 
 class History(Protocol):
@@ -63,10 +70,12 @@ class Answerer:
     clock: Callable[[], float] = time.monotonic
 
     async def answer(
-        self, request: inference_pb2.AnswerRequest
+        self, request: inference_pb2.AnswerRequest, examine: Examine = _take_as_it_is
     ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
         """The events of one answer, in the order of the contract. Closing the iterator early
-        cancels the branch; what was said until then is kept as an interrupted round."""
+        cancels the branch; what was said until then is kept as an interrupted round.
+
+        examine: looks at the whole answer before it is kept; what it raises ends the answer."""
         question = request.question
         asked_s, asked_ns = self.clock(), time.time_ns()
         degraded: list[str] = []
@@ -118,6 +127,9 @@ class Answerer:
             done.answer_tokens = len(text.tokens)
             done.prompt_tokens = job.prompt_tokens
             done.total_ms = 1000 * (self.clock() - asked_s)
+            degraded += await examine(
+                Outcome(tokens=text.tokens, text=done.text, reason=reason, surprise=job.surprise)
+            )
             self._keep(request, done, asked_ns, interrupted=False)
             if voice is not None:
                 async for event in voice.rest():

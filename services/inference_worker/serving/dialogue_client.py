@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge
 
 from services.common.backoff import Backoff
 from services.common.channels import channel_to
+from services.common.identity import Identity
 from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker.model.family import Round
 from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
@@ -71,9 +72,10 @@ class DialogueClient:
         max_waiting: int = 4096,
         first_backoff_s: float = 0.1,
         max_backoff_s: float = 2.0,
+        identity: Identity | None = None,
     ) -> None:
         self._failing: set[str] = set()  # of "read", "write"
-        self._channel, self._owns_channel = channel_to(peer)
+        self._channel, self._owns_channel = channel_to(peer, identity)
         self._stub = dialogue_pb2_grpc.DialogueServiceStub(self._channel)
         self._context_timeout_s = context_timeout_s
         self._append_timeout_s = append_timeout_s

@@ -14,6 +14,11 @@ const ENDINGS = {
 const DEGRADED = {
   dialogue_unavailable: "answered without earlier rounds: the conversation store is away",
   speech_unavailable: "not spoken: the speech service is away",
+  fallback_model: "answered by the fallback model: the model's own answers degenerate",
+  answer_repeats: "doubtful: the model repeats itself",
+  answer_empty: "the model gave an empty answer",
+  answer_unsure: "doubtful: the model hardly knew what to say",
+  answer_endless: "cut off: the model found no end",
 };
 
 export class Chat {
