@@ -150,6 +150,14 @@ class ServiceConfig(EnvConfig):
     peer_name: str | None = setting(
         None, "Name that the certificates of all peers are for; empty: the host that is dialled."
     )
+    traces: str | None = setting(
+        None,
+        "Where OpenTelemetry's spans go, OTLP over HTTP, e.g. http://collector:4318; empty: there "
+        "are none. Needs services/common/requirements-traces.txt.",
+    )
+    traces_share: float = setting(
+        1.0, "Share of the traces that begin here which are kept.", minimum=0, maximum=1
+    )
     log_level: str = setting(
         "info", "Least level that is logged.", choices=("debug", "info", "warning", "error")
     )

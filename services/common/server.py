@@ -26,6 +26,7 @@ from services.common.identity import Identity
 from services.common.listener import DoorLimits, Listener, Visit
 from services.common.metrics import REFUSED
 from services.common.places import Trusted
+from services.common.tracing import shut_down_tracing
 
 log = logging.getLogger(__name__)
 
@@ -253,6 +254,7 @@ class ServiceHost:
         for runner, listener in self._sites:
             await listener.aclose()
             await runner.cleanup()
+        await asyncio.to_thread(shut_down_tracing)
 
     @web.middleware
     async def _attend(

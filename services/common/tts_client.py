@@ -11,6 +11,7 @@ from services.common.channels import channel_to
 from services.common.errors import error_of_peer
 from services.common.identity import Identity
 from services.common.tasks import cancel_and_wait, spawn
+from services.common.tracing import trace_headers
 from sightline.errors import UnavailableError
 from sightline.v1 import gateway_pb2, tts_pb2, tts_pb2_grpc
 
@@ -60,7 +61,7 @@ class TtsClient:
         or a loss: InvalidArgumentError for a voice it does not have. Closing the iterator stops
         synthesis.
         """
-        call = self._stub.Synthesize(timeout=self._call_timeout_s)
+        call = self._stub.Synthesize(timeout=self._call_timeout_s, metadata=trace_headers())
         writer: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(self._connect_timeout_s):

@@ -155,6 +155,21 @@ class GatewayConfig(ServiceConfig):
     )
 
     max_sessions: int = setting(64, "Sessions at once.", minimum=1)
+    tenant_sessions: int | None = setting(
+        None, "Sessions of one tenant at once; empty: as many as there may be.", minimum=1
+    )
+    tenant_questions: int | None = setting(
+        None, "Questions that one tenant may ask in a minute; empty: any number.", minimum=1
+    )
+    tenant_watches: int | None = setting(
+        None, "Standing questions of one tenant at once; empty: any number.", minimum=1
+    )
+    tenant_bytes: int | None = setting(
+        None,
+        "Bytes a second that the programs of one tenant may push; more is read more slowly. "
+        "Empty: any number.",
+        minimum=65536,
+    )
     max_viewers: int = setting(256, "Viewers of one session at once.", minimum=1)
     max_questions: int = setting(8, "Answers in flight per viewer.", minimum=1)
     max_asks: int = setting(4096, "One-shot questions in flight, over all sessions.", minimum=1)

@@ -14,6 +14,7 @@ from services.common.log import set_up_logging
 from services.common.server import MAX_MESSAGE_BYTES, ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.common.threads import on_thread
+from services.common.tracing import set_up_tracing
 from services.common.tts_client import TtsClient
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
@@ -132,6 +133,7 @@ def main() -> None:
     try:
         config = WorkerConfig.from_env()
         set_up_logging("inference_worker", config.log_level)
+        set_up_tracing("inference_worker", config)
         sys.setswitchinterval(GIL_SWITCH_S)
         if config.edge:  # the hub's client reads them when it is imported
             os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}

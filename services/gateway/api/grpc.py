@@ -11,6 +11,7 @@ from services.common.admission import place_of_call
 from services.common.checks import check_id, check_question
 from services.common.errors import error_event
 from services.common.in_flight import InFlight
+from services.common.tracing import span, within
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import Conversations
@@ -139,7 +140,8 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
             first, request_iterator = await peeked(request_iterator)
             session = "" if first is None else first.start.session
         caller = await self._caller(context, session, *VIEWING)
-        await self._viewers.serve(request_iterator, context.write, self._place(context), caller)
+        with within(context.invocation_metadata()):
+            await self._viewers.serve(request_iterator, context.write, self._place(context), caller)
 
     async def Ask(
         self, request: gateway_pb2.AskRequest, context: Context
@@ -149,6 +151,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         caller = await self._caller(context, request.session, Permission.ASK)
         session = self._sessions.find(request.session, caller)
         caller.check(Permission.ASK, session)
+        self._sessions.quotas.question(caller.tenant)
         audit(caller, "ask", session.id)
         place = self._place(context)
         if not request.question.turn:
@@ -167,7 +170,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         question = inference_pb2.AnswerRequest(
             session_id=session.id, conversation=conversation, question=request.question
         )
-        with self._asks.under_way(place):
+        with self._asks.under_way(place), span("question", session=session.id):
             session.touch()
             events = stream_answer(
                 session,

@@ -20,6 +20,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.labels import checked_labels
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
 from services.gateway.sessions.once import Once
+from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Session
 from services.gateway.sessions.session_spec import SessionSpec, check_options
 from services.gateway.sources.source import FrameSink, Source
@@ -66,10 +67,12 @@ class Sessions:
         make_source: Callable[[SessionSpec, FrameSink], Source],
     ) -> None:
         self._config = config
+        self.quotas = Quotas(config)
         self._workers = workers
         self._make_source = make_source
         self._sessions: dict[str, Session] = {}
         self._making: Counter[str] = Counter()  # keys of sessions that are being made
+        self._making_of: Counter[str] = Counter()  # how many, by tenant
         self._listeners: list[SessionListener] = []
         self._closing: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
@@ -211,8 +214,11 @@ class Sessions:
                 f"{self._config.max_sessions} sessions are open already",
                 reason=Reason.TOO_MANY_SESSIONS,
             )
+        theirs = sum(each.tenant == spec.tenant for each in self._sessions.values())
+        self.quotas.check_session(spec.tenant, theirs + self._making_of[spec.tenant])
         self._refuse_taken_key(spec.key)
         self._making[spec.key] += 1
+        self._making_of[spec.tenant] += 1
         try:
             session = await self._admit(spec)
             try:
@@ -226,6 +232,7 @@ class Sessions:
             self._sessions[session.id] = session
         finally:
             self._making[spec.key] -= 1
+            self._making_of[spec.tenant] -= 1
         metrics.SESSIONS_CREATED.labels("source" if spec.source else "push").inc()
         log.info(
             "session created",

@@ -11,6 +11,7 @@ import grpc
 from services.common.backoff import Backoff
 from services.common.errors import AWAY, error_of_peer, restarting
 from services.common.finish_reasons import finish_name
+from services.common.tracing import record, trace_headers
 from services.gateway import metrics
 from services.gateway.sessions.question_queue import Asker, QuestionQueue
 from services.gateway.workers.workers import MODEL
@@ -73,7 +74,7 @@ async def _relay(
     session: Answerable, request: inference_pb2.AnswerRequest, asked_s: float, timeout_s: float
 ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
     begun_s = time.monotonic()
-    first_words_ns = 0
+    first_words_ns = capture_ns = 0
     age_s: float | None = None  # of the newest frame, when the answer began
     backoff = Backoff(0.05, 1.0)
     finish = "error"
@@ -85,15 +86,20 @@ async def _relay(
             left_s = timeout_s - (time.monotonic() - begun_s)
             await session.wait_placed(min(MOVING_S, left_s))
             left_s = timeout_s - (time.monotonic() - begun_s)
-            call = session.stub.Answer(request, timeout=max(0.001, left_s))
+            call = session.stub.Answer(
+                request, timeout=max(0.001, left_s), metadata=trace_headers()
+            )
             try:
                 async for event in call:
                     begun = True
                     kind = event.WhichOneof("event")
                     if kind == "started":
-                        age_s = session.frame_age_s(event.started.last_capture_ns)
+                        capture_ns = event.started.last_capture_ns
+                        age_s = session.frame_age_s(capture_ns)
                     elif kind == "text_delta" and not first_words_ns:
                         first_words_ns = time.time_ns()
+                        if capture_ns:
+                            record("capture to first words", capture_ns, first_words_ns)
                         metrics.FIRST_TOKEN.observe(time.monotonic() - asked_s)
                     elif kind == "speech_unavailable":
                         speechless = True

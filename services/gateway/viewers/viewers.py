@@ -87,7 +87,9 @@ class Viewers:
         if not start.conversation and start.resume_handle:
             start.conversation = conversation_of(start.resume_handle)
         resumed = "conversation" if start.conversation else ""
-        viewer = Viewer(session, start, self._config, self._answers, place, caller)
+        viewer = Viewer(
+            session, start, self._config, self._answers, place, caller, self._sessions.quotas
+        )
         self._viewers[viewer.handle] = viewer
         viewer.greet(resumed)
         return viewer

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from services.common.tracing import record
 from services.inference_worker import metrics
 from services.inference_worker.engine.jobs import FinishReason, Generation
 from services.inference_worker.engine.thread import Engine
@@ -81,6 +82,7 @@ class Answerer:
         degraded: list[str] = []
         rounds = await self._rounds(request.conversation, degraded)
         job, results, num_rounds = self._submit(request, rounds)
+        submitted_ns = began_ns = time.time_ns()
         done = gateway_pb2.AnswerDone(turn=question.turn, history_rounds=num_rounds)
         voice = self._start_speech(request, degraded)
         text = AnswerText(self.model.text, question.stop)
@@ -96,6 +98,8 @@ class Answerer:
                     done.frames_seen = value.num_frames
                     started = gateway_pb2.AnswerStarted(turn=question.turn)
                     started.last_capture_ns = value.last_capture_ns
+                    record("prompt", submitted_ns, tokens=job.prompt_tokens)
+                    began_ns = time.time_ns()
                     yield _event(started=started)
                 elif kind == "token":
                     if not text.tokens:
@@ -127,6 +131,7 @@ class Answerer:
             done.answer_tokens = len(text.tokens)
             done.prompt_tokens = job.prompt_tokens
             done.total_ms = 1000 * (self.clock() - asked_s)
+            record("words", began_ns, tokens=len(text.tokens))
             degraded += await examine(
                 Outcome(tokens=text.tokens, text=done.text, reason=reason, surprise=job.surprise)
             )

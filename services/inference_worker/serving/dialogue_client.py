@@ -14,6 +14,7 @@ from services.common.backoff import Backoff
 from services.common.channels import channel_to
 from services.common.identity import Identity
 from services.common.tasks import cancel_and_wait, spawn
+from services.common.tracing import trace_headers
 from services.inference_worker.model.family import Round
 from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
 
@@ -127,7 +128,9 @@ class DialogueClient:
                 return None
             kept: list[dialogue_pb2.Round] = []
             try:
-                reply = await self._stub.Context(request, timeout=self._context_timeout_s)
+                reply = await self._stub.Context(
+                    request, timeout=self._context_timeout_s, metadata=trace_headers()
+                )
                 kept = list(reply.rounds)
             except grpc.aio.AioRpcError as error:
                 # NOT_FOUND: new, or expired; it begins with a round.

@@ -32,7 +32,7 @@ PREFIX = WorkerConfig.prefix
 # What the fallback's worker has in common with ours. Everything else of it is as it is by default.
 _SHARED = (
     *("DIALOGUE", "TTS", "LOG_LEVEL", "DRAIN_S", "HISTORY_ROUNDS", "QUESTION_TOKENS"),
-    *("EDGE", "PEER_CA", "PEER_CERT", "PEER_KEY", "PEER_NAME"),
+    *("TRACES", "TRACES_SHARE", "EDGE", "PEER_CA", "PEER_CERT", "PEER_KEY", "PEER_NAME"),
     *("MAX_SESSIONS", "WAITING_QUESTIONS", "MAX_ANSWERS", "FIRST_FRAME_S", "THREADS"),
 )
 LOOK_S = 0.5  # between two looks at whether it is ready

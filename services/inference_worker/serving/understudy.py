@@ -9,6 +9,7 @@ import grpc
 
 from services.common.backoff import Backoff
 from services.common.tasks import NewestQueue, cancel_and_wait, spawn
+from services.common.tracing import trace_headers
 from services.inference_worker.serving.fallback import StandIn
 from services.inference_worker.serving.resizing import resized
 from sightline.v1 import inference_pb2
@@ -48,7 +49,7 @@ class Understudy:
 
     def answer(self, request: inference_pb2.AnswerRequest) -> Any:
         """The call that answers a question."""
-        return self._fallback.stub.Answer(request)
+        return self._fallback.stub.Answer(request, metadata=trace_headers())
 
     async def aclose(self) -> None:
         await cancel_and_wait(self._following)
