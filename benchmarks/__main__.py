@@ -25,9 +25,11 @@ BENCHMARKS = {
     "kernels": "steps of frames with compiled kernels against PyTorch's operators",
     "reuse": "steps of still footage without the encoder against steps with it",
     "soak": "real footage by every road, then twenty loops of it",
+    "traffic": "memory, descriptors and tasks while publishers and viewers come and go",
     "rows": "the article's four rows, on the whole suite with real video",
 }
-APART = ("engine", "gpu", "flat-long")  # each takes as long as all others together
+# Each takes as long as all others together.
+APART = ("engine", "gpu", "flat-long", "traffic")
 RESULTS = REPOSITORY / "benchmarks" / "results"
 QUICK_RESULTS = REPOSITORY / ".cache" / "benchmarks"
 QUIET = 0.1
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     options: dict[str, Any] = {"nargs": "*", "choices": [*BENCHMARKS, []], "metavar": "name"}
     parser.add_argument(
-        "names", help="which; without a name all but engine, gpu and flat-long", **options
+        "names", help=f"which; without a name all but {', '.join(APART)}", **options
     )
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--output", type=Path, help="folder of the JSON and the plots")

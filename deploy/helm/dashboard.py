@@ -234,6 +234,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         counted("Events of watches", "sightline_watch_events_total"),
     ),
     "Dialogue, speech and calls": (
+        gauge("Tasks of a service", "sightline_tasks"),
         gauge("Redis answers", "sightline_dialogue_redis_up"),
         timed("Redis operations", "sightline_dialogue_redis_seconds"),
         counted("Redis errors", "sightline_dialogue_redis_errors_total", "reason"),

@@ -24,7 +24,7 @@ from services.common.errors import ErrorInterceptor
 from services.common.grpc_doors import GrpcDoors
 from services.common.identity import Identity
 from services.common.listener import DoorLimits, Listener, Visit
-from services.common.metrics import REFUSED
+from services.common.metrics import REFUSED, TASKS
 from services.common.places import Trusted
 from services.common.tracing import shut_down_tracing
 
@@ -283,4 +283,5 @@ class ServiceHost:
         return web.json_response({"service": self.name, "serving": self._serving}, status=status)
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        TASKS.set(len(asyncio.all_tasks()))
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
