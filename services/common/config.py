@@ -130,6 +130,9 @@ class ServiceConfig(EnvConfig):
         minimum=0,
         maximum=65535,
     )
+    metrics_host: str | None = setting(
+        None, "Address of the port of /metrics; empty: that of the other ports."
+    )
     drain_s: float = setting(
         10.0, "Seconds that running calls get to end after SIGTERM.", minimum=0, maximum=600
     )

@@ -72,7 +72,8 @@ class ServiceHost:
     read; `doors` and `calls` say what strangers may hold of the HTTP ports and the gRPC port, and
     `trusted` whose addresses are not counted. With a `certificate`, gRPC and HTTP are encrypted;
     the figures' port, which also tells probes about health, is not. With an `identity`, the gRPC
-    port is for peers alone that have one of the same authority.
+    port is for peers alone that have one of the same authority. `reflects`: whether gRPC tells
+    anybody which services and messages there are.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ServiceHost:
     trusted: Trusted = field(default_factory=Trusted)
     certificate: Certificate | None = None
     identity: Identity | None = None
+    reflects: bool = True
     admission: Admission = field(init=False)
     max_descriptors: int = field(init=False)
     server: grpc.aio.Server = field(init=False)
@@ -119,7 +121,8 @@ class ServiceHost:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         names = (*self.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self.server)
+        if self.reflects:
+            reflection.enable_server_reflection(names, self.server)
         self.app = web.Application(middlewares=[self._attend])
         self.app.router.add_get("/healthz", self._healthz)
 
@@ -156,7 +159,12 @@ class ServiceHost:
         self.http_port = await self._listen(
             self.app, self.config.http_port, "HTTP_PORT", self.certificate
         )
-        self.metrics_port = await self._listen(figures, self.config.metrics_port, "METRICS_PORT")
+        self.metrics_port = await self._listen(
+            figures,
+            self.config.metrics_port,
+            "METRICS_PORT",
+            host=self.config.metrics_host or self.config.host,
+        )
         await self.server.start()
         self._grpc_doors = GrpcDoors(
             self.doors.within(self._grpc_connections // 2),
@@ -181,6 +189,7 @@ class ServiceHost:
         port: int,
         variable: str,
         certificate: Certificate | None = None,
+        host: str = "",
     ) -> int:
         """Serve `app`; the real port. Raises ConfigError, naming the variable, when it is taken."""
         # Bodies are taken as they come: nothing here needs a compressed one, and a few bytes of
@@ -209,10 +218,10 @@ class ServiceHost:
         )
         self._sites.append((runner, listener))
         try:
-            await listener.start(self.config.host, port)
+            await listener.start(host or self.config.host, port)
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {self.config.host}:{port}: "
+                f"cannot listen on {host or self.config.host}:{port}: "
                 f"choose another port with {self.config.prefix}{variable}"
             ) from error
         return listener.port

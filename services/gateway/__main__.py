@@ -36,6 +36,7 @@ async def main(config: GatewayConfig) -> None:
         calls=CALLS,
         trusted=config.trusted(),
         certificate=config.certificate(),
+        reflects=config.auth in (None, "open"),
     )
     gateway = Gateway(config, host)
     try:
