@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -33,6 +34,8 @@ PUBLISHERS, VIEWERS = 3, 4
 SAMPLE_S = 5.0
 FPS = 4
 QUESTIONS = ("What is in the scene?", "What do you see?", "Is there anything red?")
+# What has ended is forgotten within seconds, so that its number is soon what it stays.
+ENVIRONMENT = {"GATEWAY_ENDED_S": "10", "GATEWAY_RESUME_S": "10"}
 SERVICES = ("gateway", "dialogue", "tts", "worker")
 LIMITS = {"memory (MiB)": 24.0, "descriptors": 8.0, "threads": 8.0, "tasks": 16.0}
 
@@ -66,7 +69,10 @@ class Traffic:
 
 def run(report: Report, *, quick: bool) -> Result:
     seconds = QUICK_S if quick else float(os.environ.get("SOAK_S", SECONDS))
-    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="sightline-") as folder,
+        patch.dict(os.environ, ENVIRONMENT),
+    ):
         traffic = asyncio.run(_run(seconds, report, Path(folder)))
     return _result(traffic)
 
