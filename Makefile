@@ -11,7 +11,7 @@ RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos docs dashboard images push locks compose-test helm-test device-test slow-test siege tune tune-test client-test help
+.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos soak docs dashboard images push locks compose-test helm-test device-test slow-test siege tune tune-test client-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -84,6 +84,9 @@ eval: develop ## examine a model through the running engine: make eval ARGS="--w
 
 bench: develop ## measure what is promised, on this machine: tables, JSON, plots
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: develop ## half an hour of publishers and viewers who come and go: nothing may grow
+	$(BIN)/python -m benchmarks traffic $(ARGS)
 
 bench-engine: develop ## the engine on published families, against transformers and the floor
 	$(BIN)/python -m benchmarks engine $(ARGS)

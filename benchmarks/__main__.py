@@ -27,10 +27,11 @@ BENCHMARKS = {
     "soak": "real footage by every road, then twenty loops of it",
     "chaos": "faults under load: whether anything that is asked, said or watched is lost",
     "capacity": "10,000 sessions on simulated workers: a zone's loss, a rollout, scale-out",
+    "traffic": "memory, descriptors and tasks while publishers and viewers come and go",
     "rows": "the article's four rows, on the whole suite with real video",
 }
 # Each takes as long as all others together.
-APART = ("engine", "gpu", "flat-long", "chaos", "capacity")
+APART = ("engine", "gpu", "flat-long", "chaos", "capacity", "traffic")
 RESULTS = REPOSITORY / "benchmarks" / "results"
 QUICK_RESULTS = REPOSITORY / ".cache" / "benchmarks"
 QUIET = 0.1

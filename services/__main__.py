@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -28,6 +29,9 @@ def main() -> int:
     parser.add_argument(
         "--exit-after-questions", action="store_true", help="stop once they are answered"
     )
+    parser.add_argument(
+        "--https", action="store_true", help="let phones in this network use the page, with a token"
+    )
     parser.add_argument("--report", type=Path, metavar="JSON", help="write the answers there")
     parser.add_argument(
         "--cache", type=Path, default=Options().cache, help="for logs and the sample clip"
@@ -40,6 +44,8 @@ def main() -> int:
     )
     try:
         config = LocalConfig.from_env()
+        if arguments.https:
+            config = replace(config, https=True)
         if arguments.free_ports:
             config = config.on_free_ports()
         launcher = Launcher(checked(config), options, Show(Console(highlight=False)))

@@ -114,6 +114,7 @@ class Client:
         grace_s: float | None = None,
         labels: Mapping[str, str] | None = None,
         model: str = "",
+        priority: int = 0,
     ) -> "Session":
         """Begin to watch a video.
 
@@ -130,6 +131,8 @@ class Client:
         publisher) to the server's. `lossless` sessions make their pusher wait instead of dropping
         frames. `labels` are yours: `sessions` finds by them. `model` is one of `info`'s models or
         pools, where there are several.
+        Where a worker's memory runs short, sessions of higher `priority` (-100 to 100) keep their
+        window for longer.
         Raises FileNotFoundError for a path that is not there, InvalidArgumentError for one that
         is no video, NotFoundError for a model that the server does not have,
         ResourceExhaustedError where no worker has room.
@@ -151,6 +154,7 @@ class Client:
             loop=loop,
             grace_s=grace_s,
             labels=labels,
+            priority=priority,
         )
         # Drawn once for all tries: a second one gives the session that a first has made.
         request = pb.CreateSessionRequest(

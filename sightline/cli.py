@@ -81,8 +81,8 @@ async def _interruptible(options: argparse.Namespace) -> int:
         with contextlib.suppress(NotImplementedError):  # no signals on this platform's loop
             loop.add_signal_handler(number, task.cancel)
     timeouts = Timeouts(connect_s=options.timeout)
-    if options.command is server_commands.models:  # known without a server
-        code: int = server_commands.models(options)
+    if options.command in (server_commands.models, server_commands.doctor):  # without a server
+        code: int = options.command(options)
         return code
     command: Callable[[aio.Client, argparse.Namespace], Awaitable[int]] = options.command
     async with aio.connect(
@@ -242,8 +242,16 @@ def _parser() -> _Parser:
         "list what `make run MODEL=…` may be, and what each needs",
         as_json,
     )
-    add("delete", server_commands.delete, "end a session").add_argument(
-        "session", help="a session's id or name"
+    add(
+        "doctor",
+        server_commands.doctor,
+        "look for what keeps Sightline from running here, and say what to do",
+        as_json,
+    )
+    ending = add("delete", server_commands.delete, "end a session")
+    ending.add_argument("session", help="a session's id or name")
+    ending.add_argument(
+        "--conversations", action="store_true", help="remove those that began on it as well"
     )
     return parser
 

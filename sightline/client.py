@@ -99,6 +99,7 @@ class Client:
         grace_s: float | None = None,
         labels: Mapping[str, str] | None = None,
         model: str = "",
+        priority: int = 0,
     ) -> "Session":
         """Begin to watch a video: a file of this machine (played to the server in the
         background), a URL or, with `on_server`, a file there, or nothing yet (`push=True`)."""
@@ -118,6 +119,7 @@ class Client:
             grace_s=grace_s,
             labels=labels,
             model=model,
+            priority=priority,
         )
         return Session(background.run(session))
 
@@ -221,9 +223,10 @@ class Session:
         """Change the session while it runs: `name`, `fps`, `window`, `grace_s`, `labels`."""
         return background.run(self._session.update(**changes))
 
-    def delete(self) -> None:
-        """End the video and free its place on the worker."""
-        background.run(self._session.delete())
+    def delete(self, *, conversations: bool = False) -> None:
+        """End the video and free its place on the worker; with `conversations`, also remove those
+        that began on it, which stay until they expire otherwise."""
+        background.run(self._session.delete(conversations=conversations))
 
     def ask(self, text: str, **options: Any) -> "Answer":
         """Ask about the video as it is now; iterate over the answer for its text.

@@ -3,12 +3,14 @@ options, but for `models`, which needs no server."""
 
 import argparse
 import dataclasses
+import os
 import sys
 import textwrap
 import wave
 from pathlib import Path
 
 from sightline import aio
+from sightline.doctor import examine
 from sightline.errors import InvalidArgumentError
 from sightline.presets import PRESETS
 from sightline.printing import clock, print_json, print_table
@@ -16,6 +18,7 @@ from sightline.types import ModelCard, SessionInfo
 
 __all__ = [
     "delete",
+    "doctor",
     "forget",
     "history",
     "info",
@@ -134,6 +137,20 @@ def models(options: argparse.Namespace) -> int:
     return 0
 
 
+def doctor(options: argparse.Namespace) -> int:
+    """Needs no server."""
+    findings = examine(os.environ)
+    faults = sum(finding.level == "fault" for finding in findings)
+    if options.json:
+        print_json({"faults": faults, "findings": [dataclasses.asdict(each) for each in findings]})
+    else:
+        for each in findings:
+            print(f"{each.level:<8} {each.check}: {each.text}")
+            if each.advice:
+                print(f"         → {each.advice}")
+    return 1 if faults else 0
+
+
 async def info(client: aio.Client, options: argparse.Namespace) -> int:
     server = await client.info()
     if options.json:
@@ -207,5 +224,6 @@ async def update(client: aio.Client, options: argparse.Namespace) -> int:
 
 
 async def delete(client: aio.Client, options: argparse.Namespace) -> int:
-    await (await client.session(options.session)).delete()
+    session = await client.session(options.session)
+    await session.delete(conversations=options.conversations)
     return 0

@@ -106,10 +106,11 @@ class Session:
         self.info = session_info(await self._calls.unary(self._calls.stub.UpdateSession, request))
         return self.info
 
-    async def delete(self) -> None:
-        """End the video and free its place on the worker."""
+    async def delete(self, *, conversations: bool = False) -> None:
+        """End the video and free its place on the worker; with `conversations`, also remove those
+        that began on it, which stay until they expire otherwise."""
         await self.aclose()
-        request = pb.DeleteSessionRequest(session=self.id)
+        request = pb.DeleteSessionRequest(session=self.id, conversations=conversations)
         await self._calls.unary(self._calls.stub.DeleteSession, request)
 
     async def aclose(self) -> None:

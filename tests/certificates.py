@@ -49,7 +49,8 @@ class Authority:
         days: int,
         authority: bool = False,
     ) -> x509.Certificate:
-        until = datetime.datetime.now(datetime.UTC) + days * DAY
+        now = datetime.datetime.now(datetime.UTC)
+        until = now + days * DAY
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         builder = (
             x509.CertificateBuilder()
@@ -57,7 +58,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(until - 3 * DAY)
+            .not_valid_before(min(now, until) - 3 * DAY)
             .not_valid_after(until)
             .add_extension(x509.BasicConstraints(authority, None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)

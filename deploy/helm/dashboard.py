@@ -132,6 +132,32 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         counted("Answers paused for pages", "sightline_worker_answers_paused_total"),
         counted("Rebases", "sightline_rebases_total"),
     ),
+    "Guards": (
+        gauge("Sessions whose answers degenerated", "sightline_worker_degraded_sessions"),
+        counted("Unhealthy answers", "sightline_worker_anomalies_total", "symptom"),
+        counted("Probes of models that degenerated", "sightline_worker_probes_total", "answer"),
+        Panel(
+            "Fallback model",
+            "short",
+            (
+                ("sightline_worker_fallback_ready", "ready, {{instance}}"),
+                (rate("sightline_worker_fallback_answers_total", "outcome"), "{{outcome}}"),
+            ),
+        ),
+        Panel(
+            "Memory used (above 90 % measures are taken, until below 80 %)",
+            "percentunit",
+            (("sightline_worker_memory_share_ratio", "{{of}} {{instance}}"),),
+        ),
+        Panel(
+            "Memory short, and measures taken",
+            "short",
+            (
+                ("max by (instance, of) (sightline_worker_memory_short)", "{{of}} {{instance}}"),
+                (rate("sightline_worker_memory_measures_total", "measure"), "{{measure}}"),
+            ),
+        ),
+    ),
     "Engine": (
         Panel(
             "Device used, by its own count (70 to 85 % is well used)",
@@ -230,6 +256,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         counted("Events of watches", "sightline_watch_events_total"),
     ),
     "Dialogue, speech and calls": (
+        gauge("Tasks of a service", "sightline_tasks"),
         gauge("Redis answers", "sightline_dialogue_redis_up"),
         timed("Redis operations", "sightline_dialogue_redis_seconds"),
         counted("Redis errors", "sightline_dialogue_redis_errors_total", "reason"),

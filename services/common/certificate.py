@@ -37,6 +37,13 @@ class Certificate:
 
 
 def _read(certificate: Path, key: Path) -> _Pair:
+    pair, context = read_pair(certificate, key)
+    return _Pair(context, grpc.ssl_server_certificate_configuration([pair]))
+
+
+def read_pair(certificate: Path, key: Path) -> tuple[tuple[bytes, bytes], ssl.SSLContext]:
+    """Key and certificate chain as they are in the files, and a context that shows them. Raises
+    OSError, and ValueError for what does not fit together."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -48,4 +55,4 @@ def _read(certificate: Path, key: Path) -> _Pair:
         raise ValueError(f"no certificate with its unencrypted key: {error.reason}") from None
     if before != (key.read_bytes(), certificate.read_bytes()):
         raise ValueError("they changed while they were read")
-    return _Pair(context, grpc.ssl_server_certificate_configuration([before]))
+    return before, context

@@ -1,8 +1,13 @@
 """Channels from one service to another: what all of them are opened with."""
 
+from typing import Any
+
 import grpc
 
-CHANNEL_OPTIONS = (
+from services.common.fresh_channel import FreshChannel
+from services.common.identity import Identity
+
+CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
     # A peer that comes back is found within a second, not after gRPC's two minutes.
@@ -17,9 +22,21 @@ CHANNEL_OPTIONS = (
 )
 
 
-def channel_to(peer: str | grpc.aio.Channel) -> tuple[grpc.aio.Channel, bool]:
+def channel_to(
+    peer: str | grpc.aio.Channel, identity: Identity | None = None
+) -> tuple[grpc.aio.Channel, bool]:
     """A channel to an address, or one that the caller keeps; and whether it is ours to close. Made
-    on a running event loop."""
-    if isinstance(peer, str):
-        return grpc.aio.insecure_channel(peer, options=CHANNEL_OPTIONS), True
-    return peer, False
+    on a running event loop. identity: what both sides show each other; None: nothing."""
+    if not isinstance(peer, str):
+        return peer, False
+    address: str = peer
+    if identity is None:
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS), True
+    options = CHANNEL_OPTIONS
+    if identity.name:
+        options = (*options, ("grpc.ssl_target_name_override", identity.name))
+
+    def connect(credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(address, credentials, options=options)
+
+    return FreshChannel(identity.channel_credentials, connect), True

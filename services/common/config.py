@@ -130,8 +130,36 @@ class ServiceConfig(EnvConfig):
         minimum=0,
         maximum=65535,
     )
+    metrics_host: str | None = setting(
+        None, "Address of the port of /metrics; empty: that of the other ports."
+    )
     drain_s: float = setting(
         10.0, "Seconds that running calls get to end after SIGTERM.", minimum=0, maximum=600
+    )
+    edge: bool = setting(
+        False,
+        "Whether nothing may leave this site: what would lead to the public internet is refused, "
+        "at start or when it is asked for.",
+    )
+    peer_ca: Path | None = setting(
+        None,
+        "Authority (PEM) of the services' certificates: with it they speak mutual TLS among each "
+        "other. Read again when it changes, as are the next two.",
+    )
+    peer_cert: Path | None = setting(
+        None, "Certificate chain (PEM) that this service shows the others."
+    )
+    peer_key: Path | None = setting(None, "Its key (PEM, without a password).")
+    peer_name: str | None = setting(
+        None, "Name that the certificates of all peers are for; empty: the host that is dialled."
+    )
+    traces: str | None = setting(
+        None,
+        "Where OpenTelemetry's spans go, OTLP over HTTP, e.g. http://collector:4318; empty: there "
+        "are none. Needs services/common/requirements-traces.txt.",
+    )
+    traces_share: float = setting(
+        1.0, "Share of the traces that begin here which are kept.", minimum=0, maximum=1
     )
     log_level: str = setting(
         "info", "Least level that is logged.", choices=("debug", "info", "warning", "error")

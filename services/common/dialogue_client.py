@@ -13,7 +13,9 @@ from prometheus_client import Counter, Gauge
 
 from services.common.backoff import Backoff
 from services.common.channels import channel_to
+from services.common.identity import Identity
 from services.common.tasks import cancel_and_wait, spawn
+from services.common.tracing import trace_headers
 from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -79,9 +81,10 @@ class DialogueClient:
         max_waiting: int = 4096,
         first_backoff_s: float = 0.1,
         max_backoff_s: float = 2.0,
+        identity: Identity | None = None,
     ) -> None:
         self._failing: set[str] = set()  # of "read", "write"
-        self._channel, self._owns_channel = channel_to(peer)
+        self._channel, self._owns_channel = channel_to(peer, identity)
         self._stub = dialogue_pb2_grpc.DialogueServiceStub(self._channel)
         self._metrics = metrics
         self._context_timeout_s = context_timeout_s
@@ -142,7 +145,9 @@ class DialogueClient:
                 return None
             kept: list[dialogue_pb2.Round] = []
             try:
-                reply = await self._stub.Context(request, timeout=self._context_timeout_s)
+                reply = await self._stub.Context(
+                    request, timeout=self._context_timeout_s, metadata=trace_headers()
+                )
                 kept = list(reply.rounds)
             except grpc.aio.AioRpcError as error:
                 # NOT_FOUND: new, or expired; it begins with a round.

@@ -16,6 +16,7 @@ from services.common.admission import Admission, CallLimits
 from services.common.metrics import RPC_SECONDS
 from services.common.places import Trusted
 from services.common.redaction import redacted
+from services.common.tracing import served
 from sightline.errors import (
     DeadlineExceededError,
     InternalError,
@@ -134,7 +135,8 @@ class ErrorInterceptor(ServerInterceptor):
 
         async def call(requests: AsyncIterator[bytes], context: ServicerContext[Any, Any]) -> Any:
             outcome = _Outcome(method)
-            with outcome.timed(), self._admission.busy(context):
+            traced = served(method, context.invocation_metadata())
+            with outcome.timed(), self._admission.busy(context), traced:
                 try:
                     place = self._admission.place(context)
                     counted = method not in _UNCOUNTED

@@ -50,6 +50,12 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or (address is not None and address.is_loopback)
 
 
+def is_private(name: str) -> bool:
+    """Whether a host name is an address of this machine or of a private network."""
+    address = _address(name)
+    return name == "localhost" or (address is not None and not address.is_global)
+
+
 def host_name(host: str) -> str:
     """The name in a Host header, in small letters, an IPv6 address in brackets; "" for nonsense."""
     if _HOST.fullmatch(host) is None:

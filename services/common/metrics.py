@@ -1,6 +1,6 @@
 """Metrics every service has. Labels come from bounded sets, never from ids."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 RPC_SECONDS = Histogram(
     "sightline_rpc_seconds",
@@ -14,6 +14,8 @@ REFUSED = Counter(
     "Connections, calls and requests that were refused or cut off at a port, before their work.",
     ["port", "reason"],
 )
+
+TASKS = Gauge("sightline_tasks", "asyncio's tasks of a service: what is under way, and waits.")
 
 # What is promised lies exactly on an edge, so that the share within it is counted, not guessed:
 # 0.2 s for a frame, 2 s for a first token, and the four rows of the article.

@@ -22,9 +22,11 @@ from services.common.certificate import Certificate
 from services.common.config import ConfigError, ServiceConfig
 from services.common.errors import ErrorInterceptor
 from services.common.grpc_doors import GrpcDoors
+from services.common.identity import Identity
 from services.common.listener import DoorLimits, Listener, Visit
-from services.common.metrics import REFUSED
+from services.common.metrics import REFUSED, TASKS
 from services.common.places import Trusted
+from services.common.tracing import shut_down_tracing
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,8 @@ class ServiceHost:
     read; `doors` and `calls` say what strangers may hold of the HTTP ports and the gRPC port, and
     `trusted` whose addresses are not counted. With a `certificate`, gRPC and HTTP are encrypted;
     the figures' port, which also tells probes about health, is not. `unready` says why nobody
-    should be sent here although all is well with this process; "": nothing speaks against it.
+    should be sent here although all is well with this process; "": nothing speaks against it. With
+    an `identity`, the gRPC port is for peers alone that have one of the same authority.
     """
 
     name: str
@@ -82,6 +85,8 @@ class ServiceHost:
     trusted: Trusted = field(default_factory=Trusted)
     certificate: Certificate | None = None
     unready: Callable[[], str] = lambda: ""
+    identity: Identity | None = None
+    reflects: bool = True
     admission: Admission = field(init=False)
     max_descriptors: int = field(init=False)
     server: grpc.aio.Server = field(init=False)
@@ -117,7 +122,8 @@ class ServiceHost:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         names = (*self.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self.server)
+        if self.reflects:
+            reflection.enable_server_reflection(names, self.server)
         self.app = web.Application(middlewares=[self._attend])
         self.app.router.add_get("/healthz", self._healthz)
 
@@ -134,11 +140,14 @@ class ServiceHost:
         name = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         address = f"{name}:{self.config.grpc_port}"
         try:
-            if self.certificate is None:
-                self.grpc_port = self.server.add_insecure_port(address)
-            else:
+            if self.identity is not None:
+                credentials = self.identity.server_credentials()
+                self.grpc_port = self.server.add_secure_port(address, credentials)
+            elif self.certificate is not None:
                 credentials = self.certificate.credentials()
                 self.grpc_port = self.server.add_secure_port(address, credentials)
+            else:
+                self.grpc_port = self.server.add_insecure_port(address)
         except RuntimeError as error:
             variable = f"{self.config.prefix}GRPC_PORT"
             raise ConfigError(
@@ -152,7 +161,12 @@ class ServiceHost:
         self.http_port = await self._listen(
             self.app, self.config.http_port, "HTTP_PORT", self.certificate
         )
-        self.metrics_port = await self._listen(figures, self.config.metrics_port, "METRICS_PORT")
+        self.metrics_port = await self._listen(
+            figures,
+            self.config.metrics_port,
+            "METRICS_PORT",
+            host=self.config.metrics_host or self.config.host,
+        )
         await self.server.start()
         self._grpc_doors = GrpcDoors(
             self.doors.within(self._grpc_connections // 2),
@@ -177,6 +191,7 @@ class ServiceHost:
         port: int,
         variable: str,
         certificate: Certificate | None = None,
+        host: str = "",
     ) -> int:
         """Serve `app`; the real port. Raises ConfigError, naming the variable, when it is taken."""
         # Bodies are taken as they come: nothing here needs a compressed one, and a few bytes of
@@ -205,10 +220,10 @@ class ServiceHost:
         )
         self._sites.append((runner, listener))
         try:
-            await listener.start(self.config.host, port)
+            await listener.start(host or self.config.host, port)
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {self.config.host}:{port}: "
+                f"cannot listen on {host or self.config.host}:{port}: "
                 f"choose another port with {self.config.prefix}{variable}"
             ) from error
         return listener.port
@@ -250,6 +265,7 @@ class ServiceHost:
         for runner, listener in self._sites:
             await listener.aclose()
             await runner.cleanup()
+        await asyncio.to_thread(shut_down_tracing)
 
     @web.middleware
     async def _attend(
@@ -285,4 +301,5 @@ class ServiceHost:
         return web.json_response(body, status=503 if reason else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        TASKS.set(len(asyncio.all_tasks()))
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

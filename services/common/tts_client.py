@@ -9,7 +9,9 @@ import grpc
 
 from services.common.channels import channel_to
 from services.common.errors import error_of_peer
+from services.common.identity import Identity
 from services.common.tasks import cancel_and_wait, spawn
+from services.common.tracing import trace_headers
 from sightline.errors import UnavailableError
 from sightline.v1 import gateway_pb2, tts_pb2, tts_pb2_grpc
 
@@ -31,8 +33,9 @@ class TtsClient:
         connect_timeout_s: float = 1.0,
         audio_timeout_s: float = 5.0,
         call_timeout_s: float = 300.0,
+        identity: Identity | None = None,
     ) -> None:
-        self._channel, self._owns_channel = channel_to(peer)
+        self._channel, self._owns_channel = channel_to(peer, identity)
         self._stub = tts_pb2_grpc.TtsServiceStub(self._channel)
         self._connect_timeout_s = connect_timeout_s
         self._audio_timeout_s = audio_timeout_s
@@ -58,7 +61,7 @@ class TtsClient:
         or a loss: InvalidArgumentError for a voice it does not have. Closing the iterator stops
         synthesis.
         """
-        call = self._stub.Synthesize(timeout=self._call_timeout_s)
+        call = self._stub.Synthesize(timeout=self._call_timeout_s, metadata=trace_headers())
         writer: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(self._connect_timeout_s):

@@ -10,9 +10,11 @@ import logging
 import sys
 
 from services.common.config import ConfigError
+from services.common.identity import identity_of
 from services.common.log import set_up_logging
 from services.common.server import ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
+from services.common.tracing import set_up_tracing
 from services.dialogue.config import DialogueConfig
 from services.dialogue.metrics import REDIS_UP
 from services.dialogue.servicer import DialogueServicer
@@ -60,6 +62,7 @@ async def serve(config: DialogueConfig) -> None:
         config=config,
         full_names=(service.full_name,),
         unready=lambda: watch.reason,
+        identity=identity_of(config),
     )
     servicer = DialogueServicer(store, config)
     dialogue_pb2_grpc.add_DialogueServiceServicer_to_server(servicer, host.server)
@@ -76,6 +79,7 @@ def main() -> int:
     try:
         config = DialogueConfig.from_env()
         set_up_logging("dialogue", config.log_level)
+        set_up_tracing("dialogue", config)
         asyncio.run(serve(config))
     except ConfigError as error:
         print(error, file=sys.stderr)

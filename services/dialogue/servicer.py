@@ -46,7 +46,11 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
         _check_size("question", round_.question, MAX_QUESTION_BYTES)
         _check_size("answer", round_.answer, self._max_answer_bytes)
         appended = await self._store.append(
-            request.conversation, round_.turn, round_.SerializeToString(), _rank(round_)
+            request.conversation,
+            round_.turn,
+            round_.SerializeToString(),
+            rank=_rank(round_),
+            asked_ns=round_.asked_ns,
         )
         return pb.AppendResponse(rounds=appended.rounds, duplicate=appended.duplicate)
 
@@ -73,6 +77,13 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
         check_id("conversation", request.conversation, required=True)
         existed = await self._store.delete(request.conversation)
         return pb.DeleteConversationResponse(existed=existed)
+
+    async def DeleteOfSession(
+        self, request: pb.DeleteOfSessionRequest, context: object
+    ) -> pb.DeleteOfSessionResponse:
+        check_id("session", request.session, required=True)
+        deleted = await self._store.delete_of(request.session)
+        return pb.DeleteOfSessionResponse(conversations=deleted)
 
 
 def _rank(round_: pb.Round) -> str:

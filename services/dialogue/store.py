@@ -7,13 +7,19 @@ Fields of the hash `sightline:dialogue:<conversation>`:
     r:<number>            turn, a zero byte, the round as a serialised `sightline.v1.Round`
     t:<turn>              the number of that turn's round, which makes appending idempotent, and its
                           rank: a round takes the place of one of a lower rank
+    gone_ns               when a conversation of this name was deleted before; rounds that were
+                          asked until then stay away
 
-One key means that a conversation expires, is evicted and is deleted as a whole.
+One key means that a conversation expires, is evicted and is deleted as a whole. Others hold no
+word of it: the set `sightline:conversations-of:<session>` names those that began on a session, and
+`sightline:conversation-gone:<hash of its name>`, and `session-gone` for all of a session, say for
+an hour when one was deleted, because rounds of it may still be on their way.
 """
 
 import contextlib
+import hashlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +32,23 @@ from sightline.errors import NotFoundError
 from sightline.reasons import Reason
 
 KEY = "sightline:dialogue:"
+OF_SESSION = "sightline:conversations-of:"
+GONE = "sightline:conversation-gone:"
+SESSION_GONE = "sightline:session-gone:"
+GONE_S = 3600  # for how long rounds of a deleted conversation may be on their way
 
 # KEYS: the conversation. In every script the first write is one that Redis refuses when it is out
 # of memory: after a first write it lets the rest of a script pass, so a refusal changes nothing.
 _OPEN = """
-local key = KEYS[1]
+local key, of_session = KEYS[1], KEYS[4]
 if redis.call('EXISTS', key) == 0 then
   redis.call('HSET', key, 'session', ARGV[1], 'created_ns', ARGV[2], 'first', 0, 'next', 0)
+  local gone = redis.call('GET', KEYS[2]) or redis.call('GET', KEYS[3])
+  if gone then redis.call('HSET', key, 'gone_ns', gone) end
+  if ARGV[1] ~= '' then
+    redis.call('SADD', of_session, ARGV[4])
+    redis.call('PEXPIRE', of_session, ARGV[3])
+  end
 end
 redis.call('PEXPIRE', key, ARGV[3])
 local found = redis.call('HMGET', key, 'session', 'created_ns', 'first', 'next')
@@ -40,9 +56,16 @@ return {found[1], found[2], found[4] - found[3]}
 """
 _APPEND = """
 local key, turn, most, rank = KEYS[1], ARGV[1], tonumber(ARGV[3]), ARGV[5]
-local ends = redis.call('HMGET', key, 'first', 'next')
+local ends = redis.call('HMGET', key, 'first', 'next', 'gone_ns', 'session')
 if not ends[1] then return false end
 local first, next = tonumber(ends[1]), tonumber(ends[2])
+if ends[3] and tonumber(ARGV[6]) > 0 and tonumber(ARGV[6]) <= tonumber(ends[3]) then
+  if first == next then
+    redis.call('DEL', key)
+    redis.call('SREM', KEYS[2] .. ends[4], ARGV[7])
+  end
+  return {next - first, 1, 0}
+end
 local content = turn .. '\\0' .. ARGV[2]
 local there = redis.call('HGET', key, 't:' .. turn)
 if there then
@@ -78,7 +101,15 @@ while next - first > most do
 end
 redis.call('HSET', key, 'first', first, 'next', next)
 redis.call('PEXPIRE', key, ARGV[4])
+if ends[4] ~= '' then redis.call('PEXPIRE', KEYS[2] .. ends[4], ARGV[4]) end
 return {next - first, 0, trimmed}
+"""
+# KEYS[2]: what the name of a session's set begins with.
+_DELETE = """
+local session = redis.call('HGET', KEYS[1], 'session')
+redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+if session and session ~= '' then redis.call('SREM', KEYS[2] .. session, ARGV[1]) end
+return redis.call('DEL', KEYS[1])
 """
 # ARGV: where to begin, how many, and what the beginning counts from: "first", the oldest round that
 # is kept; "end", backwards from the newest; "number", the number of a round.
@@ -146,18 +177,26 @@ class RedisStore:
         self._open_script = self._servers.script(_OPEN)
         self._append_script = self._servers.script(_APPEND)
         self._read_script = self._servers.script(_READ)
+        self._delete_script = self._servers.script(_DELETE)
 
     async def open(self, conversation: str, session: str) -> Opened:
         """Create the conversation, or renew the time to live of the one that is there."""
-        arguments = [session, time.time_ns(), self._ttl_s * 1000]
-        found = await self._run("open", self._open_script, conversation, arguments)
+        arguments = [session, time.time_ns(), self._ttl_s * 1000, conversation]
+        keys = [_gone(conversation), _gone_session(session), OF_SESSION + session]
+        found = await self._run("open", self._open_script, conversation, arguments, keys)
         return Opened(found[0].decode(), int(found[1]), int(found[2]), float(self._ttl_s))
 
-    async def append(self, conversation: str, turn: str, content: bytes, rank: str) -> Appended:
+    async def append(
+        self, conversation: str, turn: str, content: bytes, *, rank: str = "", asked_ns: int = 0
+    ) -> Appended:
         """Add a round and renew the time to live. A round of the same turn is replaced where its
-        rank is lower, by the order of strings. NotFoundError without such a conversation."""
-        arguments = [turn, content, self._max_rounds, self._ttl_s * 1000, rank]
-        found = await self._run("append", self._append_script, conversation, arguments)
+        rank is lower, by the order of strings. A round asked before a conversation of this name was
+        deleted counts as there already. NotFoundError without such a conversation."""
+        ttl_ms = self._ttl_s * 1000
+        arguments = [turn, content, self._max_rounds, ttl_ms, rank, asked_ns, conversation]
+        found = await self._run(
+            "append", self._append_script, conversation, arguments, [OF_SESSION]
+        )
         if found is None:
             raise _unknown(conversation)
         rounds, before, trimmed = found
@@ -179,12 +218,24 @@ class RedisStore:
         return await self._read(conversation, number, count, "number")
 
     async def delete(self, conversation: str) -> bool:
-        """Remove the conversation; whether there was one."""
+        """Remove the conversation, and keep rounds away that are still on their way to it; whether
+        there was one."""
+        arguments = [conversation, time.time_ns(), GONE_S * 1000]
+        keys = [OF_SESSION, _gone(conversation)]
+        return bool(await self._run("delete", self._delete_script, conversation, arguments, keys))
+
+    async def delete_of(self, session: str) -> int:
+        """Remove every conversation that began on a session, and keep away what is still on its
+        way to others; how many there were."""
         with _translated("delete"):
-            existed = await self._servers.run(
-                lambda client: self._durably(client, lambda one: one.delete(KEY + conversation))
+            await self._write(
+                lambda one: one.set(_gone_session(session), time.time_ns(), px=GONE_S * 1000)
             )
-            return bool(existed)
+            names = await self._servers.run(lambda client: client.smembers(OF_SESSION + session))
+        deleted = [await self.delete(name.decode()) for name in names]
+        with _translated("delete"):
+            await self._write(lambda one: one.delete(OF_SESSION + session))
+        return sum(deleted)
 
     async def ping(self) -> None:
         """Ask whether Redis is there and able to write."""
@@ -204,15 +255,23 @@ class RedisStore:
         return Page(opened, begin, end, rounds)
 
     async def _run(
-        self, operation: str, script: Any, conversation: str, arguments: list[Any]
+        self,
+        operation: str,
+        script: Any,
+        conversation: str,
+        arguments: list[Any],
+        keys: Sequence[str] = (),
     ) -> Any:
         async def work(client: Any) -> Any:
-            return await script(keys=[KEY + conversation], args=arguments, client=client)
+            return await script(keys=[KEY + conversation, *keys], args=arguments, client=client)
 
         with _translated(operation):
             if operation == "read":
                 return await self._servers.run(work)
-            return await self._servers.run(lambda client: self._durably(client, work))
+            return await self._write(work)
+
+    async def _write(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        return await self._servers.run(lambda client: self._durably(client, work))
 
     async def _durably(self, client: Any, work: Callable[[Any], Awaitable[Any]]) -> Any:
         """What a write gives, once as many replicas have it as are wanted: a failover to one of
@@ -224,6 +283,14 @@ class RedisStore:
             if await one.wait(self._replicas, self._replicas_ms) < self._replicas:
                 raise redis_errors.ResponseError("NOREPLICAS that follow")
         return result
+
+
+def _gone(conversation: str) -> str:
+    return f"{GONE}{hashlib.sha256(conversation.encode()).hexdigest()}"
+
+
+def _gone_session(session: str) -> str:
+    return f"{SESSION_GONE}{hashlib.sha256(session.encode()).hexdigest()}"
 
 
 def _unknown(conversation: str) -> NotFoundError:

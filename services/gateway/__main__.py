@@ -10,6 +10,7 @@ from services.common.admission import CallLimits
 from services.common.config import ConfigError
 from services.common.log import set_up_logging
 from services.common.server import ServiceHost
+from services.common.tracing import set_up_tracing
 from services.gateway.config import GatewayConfig
 from services.gateway.gateway import Gateway
 from sightline.v1 import gateway_pb2
@@ -35,6 +36,7 @@ async def main(config: GatewayConfig) -> None:
         calls=CALLS,
         trusted=config.trusted(),
         certificate=config.certificate(),
+        reflects=config.auth in (None, "open"),
     )
     gateway = Gateway(config, host)
     try:
@@ -49,6 +51,7 @@ if __name__ == "__main__":
     try:
         config = GatewayConfig.from_env()
         set_up_logging("gateway", config.log_level)
+        set_up_tracing("gateway", config)
         asyncio.run(main(config))
     except ConfigError as error:
         print(f"gateway: {error}", file=sys.stderr)

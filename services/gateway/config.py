@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 from services.common.certificate import Certificate
 from services.common.config import ConfigError, ServiceConfig, setting
-from services.common.hosts import Hosts, host_name, is_loopback, netloc_of
+from services.common.hosts import Hosts, host_name, is_loopback, is_private, netloc_of
 from services.common.places import Trusted
 from services.gateway.sources.remote.egress_policy import Rule
+from services.gateway.sources.whip.ice import parse_ice_server
 
 # A host may be called "dns" and an address be a target of gRPC's own, dns:///host:port.
 _DISCOVERY = re.compile(r"(static|dns|kubernetes):(?!//)([^,]*[:/].*)")
@@ -72,6 +73,12 @@ class GatewayConfig(ServiceConfig):
     rtmp_port: int | None = setting(
         1935, "RTMP port; 0 picks a free one, empty: no RTMP.", minimum=0, maximum=65535
     )
+    rtmps_port: int | None = setting(
+        None,
+        "Port of RTMP with TLS, by GATEWAY_TLS_CERT; 0 picks a free one, empty: none.",
+        minimum=0,
+        maximum=65535,
+    )
     public_host: str = setting("localhost", "Host name in the addresses given to publishers.")
     public_http_url: str | None = setting(
         None, "Where browsers reach the HTTP port, e.g. https://sightline.example; empty: derived."
@@ -109,9 +116,9 @@ class GatewayConfig(ServiceConfig):
     auth: str | None = setting(
         None,
         "Who may do what: keys (GATEWAY_AUTH_KEYS), jwt (GATEWAY_AUTH_JWT_SECRET or "
-        "GATEWAY_AUTH_JWKS_URL), or open: everybody everything. Empty is open too, but listens on "
-        "this machine alone.",
-        choices=("open", "keys", "jwt"),
+        "GATEWAY_AUTH_JWKS_URL), http (GATEWAY_AUTH_HTTP_URL is asked), or open: everybody "
+        "everything. Empty is open too, but listens on this machine alone.",
+        choices=("open", "keys", "jwt", "http"),
     )
     auth_keys: Path | None = setting(
         None,
@@ -131,6 +138,12 @@ class GatewayConfig(ServiceConfig):
     )
     auth_issuer: str | None = setting(
         None, "`iss` that tokens must have; empty: it is not looked at."
+    )
+
+    auth_http_url: str | None = setting(
+        None,
+        "What is asked whether somebody may do something: POST with JSON of user, password, token, "
+        "ip, action and path; 2xx allows.",
     )
 
     tls_cert: Path | None = setting(
@@ -217,6 +230,21 @@ class GatewayConfig(ServiceConfig):
     )
 
     max_sessions: int = setting(64, "Sessions at once.", minimum=1)
+    tenant_sessions: int | None = setting(
+        None, "Sessions of one tenant at once; empty: as many as there may be.", minimum=1
+    )
+    tenant_questions: int | None = setting(
+        None, "Questions that one tenant may ask in a minute; empty: any number.", minimum=1
+    )
+    tenant_watches: int | None = setting(
+        None, "Standing questions of one tenant at once; empty: any number.", minimum=1
+    )
+    tenant_bytes: int | None = setting(
+        None,
+        "Bytes a second that the programs of one tenant may push; more is read more slowly. "
+        "Empty: any number.",
+        minimum=65536,
+    )
     max_viewers: int = setting(256, "Viewers of one session at once.", minimum=1)
     max_questions: int = setting(8, "Answers in flight per viewer.", minimum=1)
     max_asks: int = setting(4096, "One-shot questions in flight, over all sessions.", minimum=1)
@@ -278,6 +306,10 @@ class GatewayConfig(ServiceConfig):
             )
         if (config.tls_cert is None) != (config.tls_key is None):
             raise ConfigError("GATEWAY_TLS_CERT and GATEWAY_TLS_KEY are set together, or neither")
+        if config.edge:
+            config._check_edge()
+        if config.rtmps_port is not None and config.tls_cert is None:
+            raise ConfigError("GATEWAY_RTMPS_PORT needs GATEWAY_TLS_CERT and GATEWAY_TLS_KEY")
         for server in config.ice_servers:
             if not server.startswith(("stun:", "stuns:", "turn:", "turns:")):
                 raise ConfigError(f"GATEWAY_ICE_SERVERS: {server!r} is not a stun: or turn: URL")
@@ -307,9 +339,28 @@ class GatewayConfig(ServiceConfig):
             raise ConfigError(
                 "GATEWAY_AUTH=jwt needs either GATEWAY_AUTH_JWT_SECRET or GATEWAY_AUTH_JWKS_URL"
             )
+        if self.auth == "http" and self.auth_http_url is None:
+            raise ConfigError("GATEWAY_AUTH_HTTP_URL must be set: GATEWAY_AUTH is http")
         url = urlsplit(self.auth_jwks_url or "https://none")
         if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname or "")):
             raise ConfigError(f"GATEWAY_AUTH_JWKS_URL={self.auth_jwks_url} is no https:// URL")
+        if urlsplit(self.auth_http_url or "https://none").scheme not in ("http", "https"):
+            raise ConfigError(f"GATEWAY_AUTH_HTTP_URL={self.auth_http_url} is no http:// URL")
+
+    def _check_edge(self) -> None:
+        """Raise ConfigError for settings that lead to the public internet, or might: of a name
+        nobody knows where it leads without asking."""
+        for server in self.ice_servers:
+            host = parse_ice_server(server)["urls"].partition(":")[2].partition("?")[0]
+            if not is_private(host_name(host)):
+                raise ConfigError(f"GATEWAY_ICE_SERVERS: {server!r} leaves the site (GATEWAY_EDGE)")
+        for name in ("auth_jwks_url", "auth_http_url"):
+            url = getattr(self, name)
+            if url is not None and not is_private(host_name(netloc_of(url))):
+                raise ConfigError(
+                    f"GATEWAY_{name.upper()}={url} leaves the site (GATEWAY_EDGE): name it by a "
+                    "private address"
+                )
 
     def certificate(self) -> Certificate | None:
         """Certificate that the ports are encrypted with. Raises ConfigError for files that cannot

@@ -6,7 +6,9 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from services.common.certificate import Certificate
 from services.common.config import ConfigError
+from services.common.identity import Identity, identity_of
 from services.common.server import ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
@@ -51,43 +53,36 @@ class Gateway:
         self._host = host
         host.unready = self._unready
         self._discovery = discovery_of(config)
+        identity = identity_of(config)
         self._workers = Workers(
-            default_model=config.default_model, patience_s=config.worker_patience_s
+            default_model=config.default_model,
+            patience_s=config.worker_patience_s,
+            identity=identity,
         )
-        self._egress = EgressPolicy(config.url_allow)
+        self._egress = EgressPolicy(config.url_allow, public=not config.edge)
         self._sessions = Sessions(config, self._workers, self._make_source)
-        self._cluster = _cluster_of(config, self._sessions, self._workers)
-        self._viewers = Viewers(self._sessions, config)
-        self._speaker = Speaker(config.tts, config.max_speaks)
-        self._conversations = Conversations(config.dialogue, self._viewers.turns)
+        self._cluster = _cluster_of(config, self._sessions, self._workers, identity)
+        self._viewers = Viewers(self._sessions, config, identity)
+        self._speaker = Speaker(config.tts, config.max_speaks, identity)
+        self._conversations = Conversations(config.dialogue, self._viewers.turns, identity)
         self._whip = WhipServer(KeyGate(self._sessions, "whip"), ice_servers=config.ice_servers)
-        self._callers = Callers(authoriser_of(config))
+        self._callers = Callers(authoriser_of(config), host.trusted)
         self._servicer: SightlineServicer | None = None
         self._discovering: asyncio.Task[None] | None = None
         self._measuring: asyncio.Task[None] | None = None
-        self._rtmp: RtmpServer | None = None
-        if config.rtmp_port is not None:
-            self._rtmp = RtmpServer(
-                KeyGate(self._sessions, "rtmp"),
-                host=config.rtmp_host or config.host,
-                port=config.rtmp_port,
-                doors=RTMP_DOORS.within(host.max_descriptors // 8),
-                trusted=host.trusted,
-            )
+        self._rtmp = self._rtmp_server(config.rtmp_port)
+        self._rtmps = self._rtmp_server(config.rtmps_port, host.certificate)
 
     async def start(self) -> None:
         """Listen on every port. Raises ConfigError, naming the variable, when one is taken."""
-        if self._rtmp is not None:
-            try:
-                await self._rtmp.start()
-            except OSError as error:
-                host = self._config.rtmp_host or self._config.host
-                raise ConfigError(
-                    f"cannot listen on {host}:{self._config.rtmp_port}: "
-                    "choose another port with GATEWAY_RTMP_PORT"
-                ) from error
-            log.info("listening for RTMP", extra={"rtmp": self._rtmp.port})
-        addresses = Addresses(self._config, self._rtmp.port if self._rtmp else None)
+        for server, variable in ((self._rtmp, "RTMP_PORT"), (self._rtmps, "RTMPS_PORT")):
+            if server is not None:
+                await self._listen(server, variable)
+        addresses = Addresses(
+            self._config,
+            self._rtmp.port if self._rtmp else None,
+            self._rtmps.port if self._rtmps else None,
+        )
         info = ServerInfo(
             self._config,
             self._workers,
@@ -142,8 +137,9 @@ class Gateway:
         await self._end_answers()
         await cancel_and_wait(self._measuring, self._discovering)
         await self._viewers.aclose()
-        if self._rtmp is not None:
-            await self._rtmp.aclose()
+        for server in (self._rtmp, self._rtmps):
+            if server is not None:
+                await server.aclose()
         await self._whip.aclose()
         if self._cluster is not None:
             await self._cluster.drain()  # what has come meanwhile
@@ -177,13 +173,40 @@ class Gateway:
                 self._workers.set(found)
 
     async def _measure(self) -> None:
-        """What the RTMP server counts, for Prometheus."""
+        """What the RTMP servers count, for Prometheus."""
+        servers = [server for server in (self._rtmp, self._rtmps) if server is not None]
         counted: Counter[str] = Counter()
-        while self._rtmp is not None:
-            for outcome, count in self._rtmp.counts.items():
+        while servers:
+            counts = sum((server.counts for server in servers), Counter[str]())
+            for outcome, count in counts.items():
                 metrics.RTMP_CONNECTIONS.labels(outcome).inc(count - counted[outcome])
-            counted = Counter(self._rtmp.counts)
+            counted = counts
             await asyncio.sleep(MEASURE_S)
+
+    def _rtmp_server(
+        self, port: int | None, certificate: Certificate | None = None
+    ) -> RtmpServer | None:
+        if port is None:
+            return None
+        return RtmpServer(
+            KeyGate(self._sessions, "rtmp"),
+            host=self._config.rtmp_host or self._config.host,
+            port=port,
+            doors=RTMP_DOORS.within(self._host.max_descriptors // 8),
+            trusted=self._host.trusted,
+            encryption=None if certificate is None else certificate.context,
+        )
+
+    async def _listen(self, server: RtmpServer, variable: str) -> None:
+        try:
+            await server.start()
+        except OSError as error:
+            host = self._config.rtmp_host or self._config.host
+            raise ConfigError(
+                f"cannot listen on {host}:{server.port}: "
+                f"choose another port with GATEWAY_{variable}"
+            ) from error
+        log.info("listening for RTMP", extra={variable.partition("_")[0].lower(): server.port})
 
     def _make_source(self, spec: SessionSpec, sink: FrameSink) -> Source:
         if "://" in spec.source and not self._config.url_sources:
@@ -200,10 +223,12 @@ class Gateway:
         )
 
 
-def _cluster_of(config: GatewayConfig, sessions: Sessions, workers: Workers) -> "Cluster | None":
+def _cluster_of(
+    config: GatewayConfig, sessions: Sessions, workers: Workers, identity: Identity | None
+) -> "Cluster | None":
     """The other gateways, where there may be some."""
     if config.redis_url is None:
         return None
     from services.gateway.cluster.cluster import Cluster  # with a client of Redis, which is large
 
-    return Cluster(config, sessions, workers)
+    return Cluster(config, sessions, workers, identity)

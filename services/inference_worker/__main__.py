@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 from services.common.config import ConfigError
 from services.common.dialogue_client import DialogueClient
+from services.common.identity import identity_of
 from services.common.log import set_up_logging
 from services.common.server import MAX_MESSAGE_BYTES, ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.common.threads import on_thread
+from services.common.tracing import set_up_tracing
 from services.common.tts_client import TtsClient
 from services.inference_worker import metrics
 from services.inference_worker.assembly import build_engine
@@ -25,6 +27,7 @@ from services.inference_worker.model.errors import DeviceFailedError, ModelError
 from services.inference_worker.model.layout import largest_frame_pixels
 from services.inference_worker.model.loading import Loading
 from services.inference_worker.serving.answering import Answerer
+from services.inference_worker.serving.fallback import Fallback
 from services.inference_worker.serving.front import Front
 from services.inference_worker.serving.servicer import InferenceServicer
 from sightline.v1 import inference_pb2
@@ -53,18 +56,25 @@ async def serve(config: WorkerConfig) -> bool:
     name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
     # Before there is a model to ask: the largest frames that any family takes.
     frame_bytes = 3 * largest_frame_pixels(config.frame_pixels)
+    identity = identity_of(config)
     host = ServiceHost(
         name="inference_worker",
         config=config,
         full_names=(name,),
         max_message_bytes=frame_bytes + MAX_MESSAGE_BYTES,
+        identity=identity,
     )
     progress = Loading()
     front = Front(config.model, config.pool, progress)
     add_InferenceServiceServicer_to_server(front, host.server)
     await host.start()
-    history = DialogueClient(config.dialogue, metrics.ROUNDS) if config.dialogue else None
-    speech = TtsClient(config.tts) if config.tts else None
+    history = (
+        DialogueClient(config.dialogue, metrics.ROUNDS, identity=identity)
+        if config.dialogue
+        else None
+    )
+    speech = TtsClient(config.tts, identity=identity) if config.tts else None
+    fallback = Fallback(config, identity) if config.fallback_model else None
     loop = asyncio.get_running_loop()
     engine: Engine | None = None
     watching: asyncio.Task[None] | None = None
@@ -81,7 +91,9 @@ async def serve(config: WorkerConfig) -> bool:
                 question_tokens=config.question_tokens,
                 history_rounds=config.history_rounds,
             )
-            front.servicer = InferenceServicer(engine, answerer, config)
+            if fallback is not None:
+                fallback.start()
+            front.servicer = InferenceServicer(engine, answerer, config, fallback)
             # Without its device thread a worker ends, so that it is started again.
             engine.ended.add_done_callback(lambda _: loop.call_soon_threadsafe(host.stopping.set))
             gc.collect()
@@ -98,7 +110,7 @@ async def serve(config: WorkerConfig) -> bool:
         raise
     finally:
         await cancel_and_wait(watching)
-        for peer in (history, speech):
+        for peer in (fallback, history, speech):
             if peer is not None:
                 await peer.aclose()
         if engine is not None:
@@ -126,7 +138,10 @@ def main() -> None:
     try:
         config = WorkerConfig.from_env()
         set_up_logging("inference_worker", config.log_level)
+        set_up_tracing("inference_worker", config)
         sys.setswitchinterval(GIL_SWITCH_S)
+        if config.edge:  # the hub's client reads them when it is imported
+            os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         if not asyncio.run(serve(config)):
             os._exit(0)  # the thread that loads is not waited for
     except (ConfigError, ModelError) as error:

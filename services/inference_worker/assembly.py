@@ -17,7 +17,7 @@ from services.inference_worker.engine.scheduler import StepLimits
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.kv.tensors import KVTensors
 from services.inference_worker.kv.trunk import SessionPages
-from services.inference_worker.memory import RESERVE_BYTES, Room, free_bytes, kv_too_large
+from services.inference_worker.memory import RESERVE_BYTES, Headroom, Room, free_bytes, kv_too_large
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import StreamingModel, load_model, most_segments
 from services.inference_worker.model.loading import Loading
@@ -133,7 +133,8 @@ def assemble(
         step_tokens=max(step.tokens, step.question_tokens),
     )
     cache = SessionPages(num_pages, page_size)
-    engine = Engine(EngineCore(model, runner, cache, step, limits))
+    core = EngineCore(model, runner, cache, step, limits, memory_shares=Headroom(device))
+    engine = Engine(core)
     _tell(engine, config)
     return engine
 

@@ -162,3 +162,32 @@ class WorkerConfig(ServiceConfig):
     history_rounds: int = setting(
         10, "Rounds of a conversation given to the model.", minimum=0, maximum=100
     )
+
+    guard_answers: int = setting(
+        3,
+        "After so many unhealthy answers in a row (they repeat themselves, are empty, never end, "
+        "or their scores are no numbers or hardly more than a guess) a session's questions go to "
+        "the fallback model; as many healthy probes bring them back. 0: answers are not examined.",
+        minimum=0,
+        maximum=1000,
+    )
+    guard_healthy_s: float = setting(
+        60.0,
+        "How long a model that degenerated must be healthy before it answers again.",
+        minimum=0.1,
+        maximum=86400,
+    )
+    guard_confidence: float = setting(
+        0.05,
+        "Least mean probability (geometric) that a healthy answer's tokens have.",
+        minimum=0,
+        maximum=1,
+    )
+    fallback_model: str | None = setting(
+        None,
+        "Model that answers for a session whose own degenerates, shown the same window; it runs in "
+        "a process beside the worker. Empty: none, unhealthy answers are marked only.",
+    )
+    fallback_device: str = setting(
+        "cpu", "Device of the fallback model; another than WORKER_DEVICE shares no fault with it."
+    )

@@ -1,4 +1,5 @@
-"""Whether a model fits into this machine, before a byte of it is fetched or read."""
+"""Whether a model fits into this machine, before a byte of it is fetched or read, and how much of
+what it left is used later."""
 
 import os
 import resource
@@ -10,6 +11,7 @@ import torch
 
 from services.common.config import ConfigError
 from services.inference_worker.config import WorkerConfig
+from services.inference_worker.engine.relief import DEVICE, HOST
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.sizes import gigabytes
 from sightline.presets import PRESETS
@@ -62,6 +64,27 @@ def _below_cgroup(files: tuple[str, str, str]) -> int | None:
         return None
     given_back = next((int(line.split()[1]) for line in stat if line.split()[0] == inactive), 0)
     return most - used + given_back
+
+
+class Headroom:
+    """What of the memory that was free at the first call is used, 0…1: of the host, and of a GPU
+    beside its weights and KV pool, which stay. Callable; see `Relief`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._first: dict[str, int] = {}
+
+    def __call__(self) -> dict[str, float]:
+        free = {HOST: free_bytes(torch.device("cpu"))}
+        if self._device.type == "cuda":
+            cached = torch.cuda.memory_reserved(self._device)
+            cached -= torch.cuda.memory_allocated(self._device)
+            free[DEVICE] = free_bytes(self._device) + cached
+        self._first = self._first or free
+        return {
+            what: min(1.0, max(0.0, 1 - now / max(1, self._first[what])))
+            for what, now in free.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,21 @@ DEVICE_MEMORY_TOTAL = Gauge(
     "nvml: of the GPU; process: what it may take.",
     ["source"],
 )
+MEMORY_SHARE = Gauge(
+    "sightline_worker_memory_share_ratio",
+    "Share that is used of the KV pages, of the device's memory beside them, of the host's.",
+    ["of"],
+)
+MEMORY_SHORT = Gauge(
+    "sightline_worker_memory_short",
+    "1 from above 90 % of a memory until below 80 %: sessions remember less meanwhile.",
+    ["of"],
+)
+MEMORY_MEASURES = Counter(
+    "sightline_worker_memory_measures_total",
+    "Sessions that forgot their oldest half, whose window shrank, or grew again.",
+    ["measure"],
+)
 REBASES = Counter("sightline_rebases_total", "Sessions moved back before the position horizon.")
 ANSWERS_PAUSED = Counter(
     "sightline_worker_answers_paused_total",
@@ -137,6 +152,25 @@ ROUNDS = RoundMetrics(
     Counter(
         "sightline_worker_contexts_total", "Histories asked of dialogue, by outcome.", ["outcome"]
     ),
+)
+
+ANOMALIES = Counter(
+    "sightline_worker_anomalies_total", "Unhealthy answers of the model by symptom.", ["symptom"]
+)
+DEGRADED_SESSIONS = Gauge(
+    "sightline_worker_degraded_sessions",
+    "Sessions whose answers degenerated: the fallback model answers, where there is one.",
+)
+PROBES = Counter(
+    "sightline_worker_probes_total",
+    "Probes of a model that degenerated, by what its answer was like.",
+    ["answer"],
+)
+FALLBACK_READY = Gauge(
+    "sightline_worker_fallback_ready", "1 while the fallback model can answer, 0 while it cannot."
+)
+FALLBACK_ANSWERS = Counter(
+    "sightline_worker_fallback_answers_total", "Answers of the fallback model.", ["outcome"]
 )
 
 

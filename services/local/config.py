@@ -35,6 +35,11 @@ class LocalConfig(EnvConfig):
     worker_model: str = setting(
         "builtin", "What watches, as in WORKER_MODEL; `builtin` is shown its world."
     )
+    https: bool = setting(
+        False,
+        "Whether phones in this network may use the page: over HTTPS, with a certificate that this "
+        "machine signs itself, and a token that is printed.",
+    )
     source: str | None = setting(None, "Video to show, a file or a URL; empty: a generated one.")
     fps: float = setting(
         0.0, "Frames per second shown to the model; 0: what it prefers.", minimum=0, maximum=120

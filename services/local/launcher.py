@@ -18,6 +18,7 @@ from services.common.redaction import redacted
 from services.local import tour
 from services.local.clip import STORY, Clip, publisher_command, sample_clip
 from services.local.config import LocalConfig
+from services.local.https import Https, make_https
 from services.local.process import ROOT, Process, ProcessError
 from services.local.show import Show
 from services.local.suite import Suite
@@ -55,6 +56,7 @@ class Launcher:
         self._keys = {name: secrets.token_hex(8) for name in (DEMO, CAMERA)}
         self._suite: Suite | None = None
         self._again_s = 0.0
+        self._https: Https | None = None
 
     async def run(self) -> int:
         """Run until cancelled, or until the questions are answered. Returns the exit code."""
@@ -62,6 +64,9 @@ class Launcher:
         _remove_leftovers()
         with tempfile.TemporaryDirectory(prefix=f"{REDIS}{os.getpid()}-") as redis:
             media = self._media_folder()
+            if self._config.https:
+                folder = self._options.cache / "https"
+                self._https = await asyncio.to_thread(make_https, folder)
             self._suite = Suite(
                 self._config,
                 self._folder,
@@ -69,6 +74,7 @@ class Launcher:
                 self._show.process,
                 self._show.progress,
                 media,
+                self._https,
             )
             code = 0
             try:
@@ -126,7 +132,7 @@ class Launcher:
 
     async def _perform(self, suite: Suite, clip: Clip | None) -> int:
         timeouts = Timeouts(connect_s=30.0)
-        async with aio.connect(suite.gateway.address, timeouts=timeouts) as client:
+        async with self._connected(suite, timeouts) as client:
             try:
                 session = await self._open_demo(client)
                 camera = await self._open_camera(client)
@@ -140,6 +146,16 @@ class Launcher:
             self._tell_addresses(camera)
             await self._stay(client)
         return 0
+
+    def _connected(self, suite: Suite, timeouts: Timeouts) -> aio.Client:
+        if self._https is None:
+            return aio.connect(suite.gateway.address, timeouts=timeouts)
+        return aio.connect(
+            f"https://localhost:{self._config.gateway_grpc_port}",
+            timeouts=timeouts,
+            token=self._https.token,
+            ca=self._https.certificate,
+        )
 
     # --- the video ---------------------------------------------------------------------------
 
@@ -192,6 +208,8 @@ class Launcher:
 
     @property
     def _page(self) -> str:
+        if self._https is not None:
+            return f"https://{self._https.host}:{self._config.gateway_http_port}/"
         return f"http://localhost:{self._config.gateway_http_port}/"
 
     def _media_folder(self) -> Path:
@@ -251,6 +269,16 @@ class Launcher:
             f'.venv/bin/sightline {option}ask {DEMO} "What is in the scene?"',
             f'.venv/bin/sightline {option}watch {DEMO} "{STORY.condition}"',
         ]
+        if self._https is not None:
+            rows[1:1] = [
+                ("token", f"{self._https.token}   (the page asks for it)"),
+                ("", "Browsers do not know this certificate: let them go on all the same."),
+            ]
+            given = f"--ca {self._https.certificate} --server https://{server}"
+            commands = [f"export SIGHTLINE_TOKEN={self._https.token}"] + [
+                command.replace(f"sightline {option}", f"sightline {given} ")
+                for command in commands
+            ]
         self._show.addresses(rows, commands)
         self._show.line("Ctrl-C stops everything.", "dim")
 

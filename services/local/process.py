@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,11 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.common.child import child_command
 from services.common.progress import words_of
 from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
-CHILD = str(Path(__file__).with_name("child.py"))
 CHECK_S = 1.0
 KILL_S = 5.0
 
@@ -54,11 +53,7 @@ class Process:
     async def start(self) -> None:
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-S",
-                CHILD,
-                str(os.getpid()),
-                *self.command,
+                *child_command(self.command),
                 cwd=ROOT,
                 env={**os.environ, **self.environment},
                 stdin=asyncio.subprocess.DEVNULL,
@@ -149,6 +144,19 @@ async def is_serving(address: str) -> bool:
         except grpc.aio.AioRpcError:
             return False
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def is_healthy(port: int) -> bool:
+    """What /healthz says at a port of this machine; False while nobody answers."""
+    try:
+        async with asyncio.timeout(CHECK_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            status = await reader.readline()
+            writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return b" 200 " in status
 
 
 async def loading_words(address: str) -> str:

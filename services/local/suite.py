@@ -11,10 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services.local.config import LocalConfig
+from services.local.https import Https
 from services.local.process import (
     Process,
     ProcessError,
     describe_exit,
+    is_healthy,
     is_serving,
     loading_words,
 )
@@ -34,7 +36,7 @@ class Suite:
     `tell` how far one is that is starting. `media`: folder whose files the page may name.
 
     `start`, then `supervise` until cancelled, then `stop`. Further processes that depend on the
-    suite (a publisher) join by `add`.
+    suite (a publisher) join by `add`. `https`: what the gateway is encrypted with.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Suite:
         report: Report,
         tell: Tell = lambda process, words: None,
         media: Path | None = None,
+        https: Https | None = None,
     ) -> None:
         self.config = config
         self._report = report
@@ -99,7 +102,10 @@ class Suite:
             GATEWAY_DIALOGUE=dialogue,
             GATEWAY_URL_ALLOW=_reach(config.source),
             **root,
+            **({} if https is None else https.environment()),
         )
+        if https is not None:  # its gRPC port is encrypted; the figures' port tells of health
+            self.gateway.ready = partial(is_healthy, config.gateway_metrics_port)
         self._extra: list[Process] = []
 
     @property

@@ -5,8 +5,10 @@ import contextlib
 import sys
 
 from services.common.config import ConfigError
+from services.common.identity import identity_of
 from services.common.log import set_up_logging
 from services.common.server import ServiceHost
+from services.common.tracing import set_up_tracing
 from services.tts.config import TtsConfig
 from services.tts.engines import Engine, make_engine
 from services.tts.servicer import TtsServicer
@@ -21,6 +23,7 @@ async def serve(config: TtsConfig, engine: Engine) -> None:
         name="tts",
         config=config,
         full_names=(tts_pb2.DESCRIPTOR.services_by_name["TtsService"].full_name,),
+        identity=identity_of(config),
     )
     servicer = TtsServicer(synthesis, config)
     tts_pb2_grpc.add_TtsServiceServicer_to_server(servicer, host.server)
@@ -39,6 +42,7 @@ def main() -> int:
     try:
         config = TtsConfig.from_env()
         set_up_logging("tts", config.log_level)
+        set_up_tracing("tts", config)
         asyncio.run(serve(config, make_engine(config)))
     except ConfigError as error:
         print(error, file=sys.stderr)

@@ -66,6 +66,14 @@ AGAIN = 'sightline_kv_segments_total{kind="recomputed"}'
 REUSED = 'sightline_kv_segments_total{kind="reused"}'
 MEMORY = "sightline_device_memory"
 CASES = {
+    "MemoryShort": Case(
+        held('sightline_worker_memory_short{of="host"}', 1),
+        held('sightline_worker_memory_short{of="host"}', 0),
+    ),
+    "AnswersDegenerate": Case(
+        held("sightline_worker_degraded_sessions", 1),
+        held("sightline_worker_degraded_sessions", 0),
+    ),
     "NoWorker": Case(
         held('sightline_workers{condition="ready"}', 0),
         held('sightline_workers{condition="ready"}', 1),

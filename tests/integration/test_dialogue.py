@@ -241,14 +241,19 @@ def test_delete_leaves_no_key_and_only_takes_its_own(
     assert not stub.Delete(delete, timeout=10).existed
     with redis.Redis.from_url(redis_server.url) as client:
         left = list(client.scan_iter("*"))
-    assert left
-    assert all(b"b" in key.rpartition(b":")[2] for key in left)
+    assert sorted(key.rpartition(b":")[0] for key in left) == [
+        b"sightline:conversation-gone",
+        b"sightline:dialogue",
+    ]
+    assert b"sightline:dialogue:b" in left
     assert _code(stub.Context, pb.ContextRequest(conversation="a"), timeout=10) is NOT_FOUND
     assert _code(_append, stub, "a", "late") is NOT_FOUND
     assert len(_turns(stub, "b")) == 30
     assert stub.Delete(pb.DeleteConversationRequest(conversation="b"), timeout=10).existed
     with redis.Redis.from_url(redis_server.url) as client:
-        assert client.dbsize() == 0
+        left = list(client.scan_iter("*"))
+        assert all(key.startswith(b"sightline:conversation-gone:") for key in left)
+        assert all(0 < client.ttl(key) <= 3600 for key in left)
 
 
 def test_time_to_live_starts_anew_with_every_write_and_opening(

@@ -4,9 +4,13 @@ import json
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -193,3 +197,34 @@ def test_a_busy_port_is_named_with_its_variable(launch: Callable[..., Launcher])
         launcher = launch(GATEWAY_HTTP_PORT=port, **environment)
         assert launcher.process.wait(STOP_S) == 2
     assert f"port {port} is in use: choose another with GATEWAY_HTTP_PORT" in launcher.text()
+
+
+def test_phones_use_the_page_over_https_with_a_token(
+    launch: Callable[..., Launcher], tmp_path: Path
+) -> None:
+    launcher = launch("--free-ports", "--https")
+    text = launcher.wait_for(lambda text: UP in text)
+    page = re.search(r"page\s+(https://([0-9.]+):(\d+)/)", text)
+    token = re.search(r"token\s+(sl_\S+)", text)
+    assert page is not None, text
+    assert token is not None, text
+    believing = ssl.create_default_context(cafile=str(tmp_path / "https" / "self-signed.crt"))
+
+    def status(path: str, **headers: str) -> int:
+        request = urllib.request.Request(page[1] + path, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10, context=believing) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert status("") == 200
+    assert status("api/sessions") == 401
+    assert status("api/sessions", Authorization=f"Bearer {token[1]}") == 200
+    assert (tmp_path / "https" / "self-signed.key").stat().st_mode & 0o77 == 0
+    figures = re.search(r"\"metrics\": (\d+)", (tmp_path / "run/logs/gateway.log").read_text())
+    assert figures is not None
+    if page[2] != "127.0.0.1":
+        with pytest.raises((ConnectionRefusedError, TimeoutError)):
+            socket.create_connection((page[2], int(figures[1])), 3).close()
+    assert launcher.interrupt() == 0

@@ -15,6 +15,7 @@ import aiohttp
 import grpc
 import jwt
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.gateway.auth.keys import new_key
 from services.local.clip import Clip
@@ -131,6 +132,15 @@ def _frames(running: Guarded, session: str) -> int:
 
 
 # --- gRPC -----------------------------------------------------------------------------------
+
+
+def test_reflection_is_off_where_callers_are_asked(guarded: Guarded) -> None:
+    with grpc.insecure_channel(guarded.gateway.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        with pytest.raises(grpc.RpcError) as refused:
+            list(stub.ServerReflectionInfo(iter([asked]), timeout=10))
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def _requests(session: str) -> dict[str, tuple[str, Any]]:

@@ -473,3 +473,34 @@ def test_a_server_for_this_machine_is_open(host: str) -> None:
 def test_settings_of_the_sign_in_fit_together(settings: dict[str, str], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         GatewayConfig.from_env({f"GATEWAY_{name}": value for name, value in settings.items()})
+
+
+async def test_a_short_lived_token_is_signed_by_the_command(tmp_path: Path) -> None:
+    """With the first of the secrets, of which any is believed: so a secret is rotated."""
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    command = [sys.executable, "-m", "services.gateway.auth", "--jwt", str(secret)]
+    of = ["--name", "page", "--permissions", "view,ask", "--sessions", "lobby-*"]
+
+    def signed_token(*more: str) -> str:
+        made = subprocess.run(
+            [*command, *of, *more], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        )
+        return made.stdout.strip()
+
+    tokens = Tokens(secret=secret)
+    old = signed_token()
+    page = await tokens.caller_of(old)
+    assert (page.name, page.sessions) == ("page", ("lobby-*",))
+    assert page.permissions == {Permission.VIEW, Permission.ASK}
+    with pytest.raises(UnauthenticatedError):
+        await tokens.caller_of(signed_token("--seconds", "-60"))
+    secret.write_text(f"another secret that is long enough\n{SECRET}\n")
+    rotated = Tokens(secret=secret)
+    assert (await rotated.caller_of(old)).name == "page"
+    new = signed_token()
+    assert (await rotated.caller_of(new)).name == "page"
+    secret.write_text("another secret that is long enough\n")
+    with pytest.raises(UnauthenticatedError):
+        await Tokens(secret=secret).caller_of(old)
+    assert (await Tokens(secret=secret).caller_of(new)).name == "page"

@@ -7,6 +7,7 @@ import pytest
 from services.common.config import ConfigError
 from services.gateway.api.addresses import Addresses
 from services.gateway.config import GatewayConfig
+from services.gateway.sources.remote.egress_policy import EgressPolicy, UnreachableError
 
 
 def test_settings_are_read(tmp_path: Path) -> None:
@@ -85,3 +86,45 @@ def test_addresses_follow_the_ports_and_the_public_names() -> None:
     assert secure.http == "https://localhost:5"
     proxied = GatewayConfig(public_http_url="https://cam.example/")
     assert Addresses(proxied, None).http == "https://cam.example"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"GATEWAY_ICE_SERVERS": "stun:stun.example.org:3478"},
+        {"GATEWAY_ICE_SERVERS": "turn:user:word@93.184.215.14:3478"},
+        {
+            "GATEWAY_AUTH": "jwt",
+            "GATEWAY_AUTH_JWKS_URL": "https://id.example.org/jwks.json",
+        },
+        {"GATEWAY_AUTH": "http", "GATEWAY_AUTH_HTTP_URL": "http://auth.example.org/"},
+    ],
+)
+def test_edge_refuses_what_leads_outside(settings: dict[str, str]) -> None:
+    GatewayConfig.from_env(settings)
+    with pytest.raises(ConfigError, match=r"leaves the site \(GATEWAY_EDGE\)"):
+        GatewayConfig.from_env(settings | {"GATEWAY_EDGE": "1"})
+
+
+def test_edge_takes_what_stays_inside() -> None:
+    config = GatewayConfig.from_env(
+        {
+            "GATEWAY_EDGE": "1",
+            "GATEWAY_ICE_SERVERS": "stun:10.0.0.3:3478,turn:user:word@192.168.1.4:3478",
+            "GATEWAY_AUTH": "http",
+            "GATEWAY_AUTH_HTTP_URL": "http://127.0.0.1:9000/auth",
+        }
+    )
+    asked: list[str] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["93.184.215.14"]
+
+    policy = EgressPolicy(config.url_allow, public=not config.edge, resolve=resolve)
+    for host in ("93.184.215.14", "camera.example.org"):
+        with pytest.raises(UnreachableError):
+            policy.addresses(host, 554)
+    assert asked == [], "a name is not even looked up"
+    named = EgressPolicy(["10.1.0.0/16"], public=False, resolve=lambda host, port: ["10.1.2.3"])
+    assert [str(address) for address in named.addresses("camera.lan", 554)] == ["10.1.2.3"]

@@ -18,7 +18,10 @@ DISTRIBUTIONS = {
     "grpc_reflection": "grpcio-reflection",
 }
 OURS = {"services", "sightline"}
-OPTIONAL = {"inference_worker": {"triton"}}  # torch's CUDA builds bring it; there is a way without
+OPTIONAL = {
+    "inference_worker": {"triton"},  # torch's CUDA builds bring it; there is a way without
+    "common": {"opentelemetry"},  # services/common/requirements-traces.txt
+}
 LISTS = {"local": [REPOSITORY / "deploy" / "requirements-local.txt"]}
 COMMON = REPOSITORY / "services" / "common" / "requirements.txt"
 

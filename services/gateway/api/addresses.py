@@ -9,9 +9,12 @@ class Addresses:
     """The addresses that clients are told. `http_port` and `grpc_port` are set once they are known:
     port 0 picks a free one."""
 
-    def __init__(self, config: GatewayConfig, rtmp_port: int | None) -> None:
+    def __init__(
+        self, config: GatewayConfig, rtmp_port: int | None, rtmps_port: int | None = None
+    ) -> None:
         self._config = config
         self._rtmp_port = rtmp_port
+        self._rtmps_port = rtmps_port
         self.http_port = config.http_port
         self.grpc_port = config.grpc_port
 
@@ -24,7 +27,9 @@ class Addresses:
 
     @property
     def rtmp(self) -> str:
-        """What publishers append their key to; "" without RTMP."""
+        """What publishers append their key to, encrypted where it can be; "" without RTMP."""
+        if self._rtmps_port is not None:
+            return f"rtmps://{self._config.public_host}:{self._rtmps_port}/live"
         if self._rtmp_port is None:
             return ""
         number = self._config.public_rtmp_port or self._rtmp_port

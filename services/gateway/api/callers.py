@@ -2,13 +2,18 @@
 
 import base64
 import binascii
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
+from services.common.admission import place_of_call
 from services.common.metrics import REFUSED
-from services.gateway.auth.authoriser import Authoriser
-from services.gateway.auth.caller import ANYBODY, NOBODY, Caller
+from services.common.places import Trusted
+from services.gateway.api.messages import place_of_request
+from services.gateway.auth.authoriser import Approach, Authoriser
+from services.gateway.auth.callback import Callback, basic
+from services.gateway.auth.caller import ANYBODY, NOBODY, Caller, Permission
 from sightline.errors import SightlineError, UnauthenticatedError
 from sightline.reasons import Reason
 
@@ -22,35 +27,68 @@ class Callers:
     """Callers of gRPC by their metadata, of HTTP by the header `Authorization: Bearer …`, of a
     WebSocket also by a subprotocol. No token is ever read from an address: those are logged.
 
-    `anonymous=True`: whoever brings no credential is `NOBODY` instead of refused.
+    `anonymous=True`: whoever brings no credential is `NOBODY` instead of refused. permissions and
+    path: what the caller wants to do, to the session of which name, for an authoriser that decides
+    case by case; every caller is checked after that all the same.
     """
 
-    def __init__(self, authoriser: Authoriser) -> None:
+    def __init__(self, authoriser: Authoriser, trusted: Trusted | None = None) -> None:
+        """trusted: the proxies that say whom they speak for."""
         self._authoriser = authoriser
+        self._trusted = trusted or Trusted()
 
     @property
     def wanted(self) -> str:
         """What clients must bring: "" or "token"."""
         return self._authoriser.wanted
 
-    async def of_call(self, context: Any, *, anonymous: bool = False) -> Caller:
+    @property
+    def case_by_case(self) -> bool:
+        """Whether permissions and path matter."""
+        return isinstance(self._authoriser, Callback)
+
+    async def of_call(
+        self,
+        context: Any,
+        *permissions: Permission,
+        path: str = "",
+        anonymous: bool = False,
+    ) -> Caller:
         """The caller of a gRPC method. Raises UnauthenticatedError."""
+        if not self.wanted:
+            return ANYBODY
         header = ""
         for name, value in context.invocation_metadata() or ():
             if name == "authorization" and isinstance(value, str):
                 header = value
-        return await self._caller("grpc", _bearer(header), anonymous)
+        place = place_of_call(context, self._trusted)
+        approach = Approach(permissions or (Permission.VIEW,), path, place, "grpc")
+        return await self._caller(header, "", approach, anonymous)
 
-    async def of_request(self, request: web.Request, *, anonymous: bool = False) -> Caller:
+    async def of_request(
+        self,
+        request: web.Request,
+        *permissions: Permission,
+        path: str = "",
+        anonymous: bool = False,
+    ) -> Caller:
         """The caller of an HTTP request. Raises UnauthenticatedError."""
-        credential = _bearer(request.headers.get("Authorization", ""))
-        if not credential:
-            credential = _of_subprotocols(request.headers.getall("Sec-WebSocket-Protocol", []))
-        return await self._caller("http", credential, anonymous)
-
-    async def _caller(self, port: str, credential: str, anonymous: bool) -> Caller:
         if not self.wanted:
             return ANYBODY
+        offered = _of_subprotocols(request.headers.getall("Sec-WebSocket-Protocol", []))
+        place = place_of_request(request, self._trusted)
+        approach = Approach(permissions or (Permission.VIEW,), path, place, "http")
+        header = request.headers.get("Authorization", "")
+        return await self._caller(header, offered, approach, anonymous)
+
+    async def _caller(
+        self, header: str, offered: str, approach: Approach, anonymous: bool
+    ) -> Caller:
+        """offered: a token that came otherwise than in the header."""
+        credential = _bearer(header) or offered
+        if self.case_by_case and not credential:
+            user, credential = basic(header)
+            approach = replace(approach, user=user)
         try:
             if not credential and anonymous:
                 return NOBODY
@@ -58,9 +96,9 @@ class Callers:
                 raise UnauthenticatedError(
                     "this server asks for a token", reason=Reason.TOKEN_MISSING
                 )
-            return await self._authoriser.caller_of(credential)
+            return await self._authoriser.caller_of(credential, approach)
         except SightlineError as error:
-            REFUSED.labels(port, error.reason.lower()).inc()
+            REFUSED.labels(approach.protocol, error.reason.lower()).inc()
             raise
 
 

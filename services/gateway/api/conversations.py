@@ -11,6 +11,7 @@ import grpc
 from services.common.channels import channel_to
 from services.common.checks import check_id
 from services.common.errors import error_of_peer
+from services.common.identity import Identity
 from services.gateway.viewers.turns import Turns
 from sightline.errors import InvalidArgumentError, SightlineError, UnavailableError
 from sightline.reasons import Reason
@@ -25,11 +26,11 @@ class Conversations:
     """`address` None: this gateway knows no dialogue service. `turns`: those that are held here
     until they are stored."""
 
-    def __init__(self, address: str | None, turns: Turns) -> None:
+    def __init__(self, address: str | None, turns: Turns, identity: Identity | None = None) -> None:
         self._turns = turns
         self._channel: grpc.aio.Channel | None = None
         if address is not None:
-            self._channel = channel_to(address)[0]
+            self._channel = channel_to(address, identity)[0]
 
     @property
     def configured(self) -> bool:
@@ -65,6 +66,11 @@ class Conversations:
         self._turns.forget(request.conversation)
         reply: dialogue_pb2.DeleteConversationResponse = await self._call("Delete", request)
         return reply
+
+    async def delete_of(self, session: str) -> None:
+        """Remove the conversations that began on a session. Raises what DeleteConversation may
+        answer."""
+        await self._call("DeleteOfSession", dialogue_pb2.DeleteOfSessionRequest(session=session))
 
     async def _call(self, method: str, request: Any) -> Any:
         if self._channel is None:

@@ -11,14 +11,16 @@ from services.common.admission import place_of_call
 from services.common.checks import check_id, check_question
 from services.common.errors import error_event
 from services.common.in_flight import InFlight
+from services.common.tracing import span, within
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import Conversations
+from services.gateway.api.first_message import peeked
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.push_stream import PushStream
 from services.gateway.api.speaker import Speaker
 from services.gateway.auth.authoriser import audit
-from services.gateway.auth.caller import Permission
+from services.gateway.auth.caller import VIEWING, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.once import Once
@@ -71,7 +73,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def CreateSession(
         self, request: gateway_pb2.CreateSessionRequest, context: Context
     ) -> gateway_pb2.Session:
-        caller = await self._callers.of_call(context)
+        caller = await self._callers.of_call(context, Permission.ADMIN, path=request.options.name)
         session = await self._sessions.create(request, self._place(context), caller)
         return self._addresses.with_keys(session)
 
@@ -85,7 +87,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def GetSession(
         self, request: gateway_pb2.GetSessionRequest, context: Context
     ) -> gateway_pb2.Session:
-        caller = await self._callers.of_call(context)
+        caller = await self._caller(context, request.session, Permission.VIEW)
         session = await self._sessions.locate(request.session, caller)
         caller.check(Permission.VIEW, session)
         return session.message()
@@ -93,13 +95,19 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def UpdateSession(
         self, request: gateway_pb2.UpdateSessionRequest, context: Context
     ) -> gateway_pb2.Session:
-        caller = await self._callers.of_call(context)
+        caller = await self._caller(context, request.session, Permission.ADMIN)
         return (await self._sessions.update(request, caller)).message()
 
     async def DeleteSession(
         self, request: gateway_pb2.DeleteSessionRequest, context: Context
     ) -> gateway_pb2.DeleteSessionResponse:
-        await self._sessions.remove(request.session, await self._callers.of_call(context))
+        caller = await self._caller(context, request.session, Permission.ADMIN)
+        if request.conversations:
+            session = await self._sessions.locate(request.session, caller)
+            caller.check(Permission.ADMIN, session)
+            await self._conversations.delete_of(session.id)
+            request.session = session.id
+        await self._sessions.remove(request.session, caller)
         return gateway_pb2.DeleteSessionResponse()
 
     async def PushFrames(
@@ -108,7 +116,13 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         context: Context,
     ) -> AsyncIterator[gateway_pb2.PushFramesResponse]:
         try:
-            caller = await self._callers.of_call(context, anonymous=True)
+            path = ""
+            if self._callers.case_by_case:
+                first, request_iterator = await peeked(request_iterator)
+                path = "" if first is None else self._sessions.name_of(first.open.session)
+            caller = await self._callers.of_call(
+                context, Permission.PUBLISH, path=path, anonymous=True
+            )
             push = PushStream(self._sessions, caller)
             async with contextlib.aclosing(push.run(request_iterator)) as acks:
                 async for ack in acks:
@@ -121,17 +135,23 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def Converse(
         self, request_iterator: AsyncIterator[gateway_pb2.ClientEvent], context: Context
     ) -> None:
-        caller = await self._callers.of_call(context)
-        await self._viewers.serve(request_iterator, context.write, self._place(context), caller)
+        session = ""
+        if self._callers.case_by_case:
+            first, request_iterator = await peeked(request_iterator)
+            session = "" if first is None else first.start.session
+        caller = await self._caller(context, session, *VIEWING)
+        with within(context.invocation_metadata()):
+            await self._viewers.serve(request_iterator, context.write, self._place(context), caller)
 
     async def Ask(
         self, request: gateway_pb2.AskRequest, context: Context
     ) -> gateway_pb2.AskResponse:
         check_question(request.question)
         check_id("conversation", request.conversation)
-        caller = await self._callers.of_call(context)
+        caller = await self._caller(context, request.session, Permission.ASK)
         session = await self._sessions.locate(request.session, caller)
         caller.check(Permission.ASK, session)
+        self._sessions.quotas.question(caller.tenant)
         audit(caller, "ask", session.id)
         place = self._place(context)
         if not request.question.turn:
@@ -150,7 +170,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         question = inference_pb2.AnswerRequest(
             session_id=session.id, conversation=conversation, question=request.question
         )
-        with self._asks.under_way(place):
+        with self._asks.under_way(place), span("question", session=session.id):
             session.touch()
             events = stream_answer(
                 session,
@@ -174,7 +194,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def Speak(
         self, request: gateway_pb2.SpeakRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.AudioChunk]:
-        (await self._callers.of_call(context)).check(Permission.ASK)
+        (await self._callers.of_call(context, Permission.ASK)).check(Permission.ASK)
         async with contextlib.aclosing(
             self._speaker.speak(request, self._place(context))
         ) as chunks:
@@ -190,13 +210,13 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def GetConversation(
         self, request: gateway_pb2.GetConversationRequest, context: Context
     ) -> gateway_pb2.GetConversationResponse:
-        (await self._callers.of_call(context)).check(Permission.ASK)
+        (await self._callers.of_call(context, Permission.ASK)).check(Permission.ASK)
         return await self._conversations.get(request)
 
     async def DeleteConversation(
         self, request: dialogue_pb2.DeleteConversationRequest, context: Context
     ) -> dialogue_pb2.DeleteConversationResponse:
-        caller = await self._callers.of_call(context)
+        caller = await self._callers.of_call(context, Permission.ASK)
         caller.check(Permission.ASK)
         audit(caller, "forget", "")
         return await self._conversations.delete(request)
@@ -205,6 +225,11 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         self, request: gateway_pb2.GetServerInfoRequest, context: Context
     ) -> gateway_pb2.GetServerInfoResponse:
         return await self._info.message(await self._callers.of_call(context, anonymous=True))
+
+    async def _caller(self, context: Context, session: str, *permissions: Permission) -> Caller:
+        """Whoever wants to do this to a session. Raises UnauthenticatedError."""
+        path = self._sessions.name_of(session)
+        return await self._callers.of_call(context, *permissions, path=path)
 
     def _place(self, context: Context) -> str:
         return place_of_call(context, self._trusted)

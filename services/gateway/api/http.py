@@ -16,7 +16,7 @@ from services.gateway.api.info import ServerInfo
 from services.gateway.api.messages import as_json, number_of, place_of_request, read_body
 from services.gateway.api.websocket import WebSocketApi
 from services.gateway.auth.authoriser import audit
-from services.gateway.auth.caller import Permission
+from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.remote_session import AnySession
@@ -91,8 +91,8 @@ class HttpApi:
         return web.json_response(as_json(page_of(await self._sessions.listed(caller), wanted)))
 
     async def _create(self, request: web.Request) -> web.Response:
-        caller = await self._callers.of_request(request)
         wanted = await read_body(request, gateway_pb2.CreateSessionRequest())
+        caller = await self._callers.of_request(request, Permission.ADMIN, path=wanted.options.name)
         place = place_of_request(request, self._trusted)
         session = await self._sessions.create(wanted, place, caller)
         return web.json_response(as_json(self._addresses.with_keys(session)), status=201)
@@ -101,15 +101,19 @@ class HttpApi:
         return web.json_response(as_json((await self._session(request)).message()))
 
     async def _update(self, request: web.Request) -> web.Response:
-        caller = await self._callers.of_request(request)
+        caller = await self._caller(request, Permission.ADMIN)
         wanted = await read_body(request, gateway_pb2.UpdateSessionRequest())
         wanted.session = request.match_info["session"]
         session = await self._sessions.update(wanted, caller)
         return web.json_response(as_json(session.message()))
 
     async def _delete(self, request: web.Request) -> web.Response:
-        caller = await self._callers.of_request(request)
-        await self._sessions.remove(request.match_info["session"], caller)
+        caller = await self._caller(request, Permission.ADMIN)
+        session = await self._sessions.locate(request.match_info["session"], caller)
+        if request.query.get("conversations") == "1":
+            caller.check(Permission.ADMIN, session)
+            await self._conversations.delete_of(session.id)
+        await self._sessions.remove(session.id, caller)
         return web.Response(status=204)
 
     async def _preview(self, request: web.Request) -> web.Response:
@@ -124,7 +128,7 @@ class HttpApi:
         return web.Response(body=jpeg, content_type="image/jpeg")
 
     async def _conversation(self, request: web.Request) -> web.Response:
-        (await self._callers.of_request(request)).check(Permission.ASK)
+        (await self._callers.of_request(request, Permission.ASK)).check(Permission.ASK)
         wanted = gateway_pb2.GetConversationRequest(
             conversation=request.match_info["conversation"],
             page_size=number_of(request, "page_size"),
@@ -133,7 +137,7 @@ class HttpApi:
         return web.json_response(as_json(await self._conversations.get(wanted)))
 
     async def _forget(self, request: web.Request) -> web.Response:
-        caller = await self._callers.of_request(request)
+        caller = await self._callers.of_request(request, Permission.ASK)
         caller.check(Permission.ASK)
         audit(caller, "forget", "")
         conversation = request.match_info["conversation"]
@@ -141,9 +145,14 @@ class HttpApi:
         await self._conversations.delete(unwanted)
         return web.Response(status=204)
 
+    async def _caller(self, request: web.Request, permission: Permission) -> Caller:
+        """Whoever wants to do this to the session in the address. Raises UnauthenticatedError."""
+        path = self._sessions.name_of(request.match_info["session"])
+        return await self._callers.of_request(request, permission, path=path)
+
     async def _session(self, request: web.Request) -> AnySession:
         """The session that somebody wants to look at."""
-        caller = await self._callers.of_request(request)
+        caller = await self._caller(request, Permission.VIEW)
         session = await self._sessions.locate(request.match_info["session"], caller)
         caller.check(Permission.VIEW, session)
         return session

@@ -66,7 +66,7 @@ class PushStream:
             taker = None
             try:
                 await source.start()
-                taking = self._take(joined(incoming), source)
+                taking = self._take(joined(incoming), source, session.tenant)
                 taker = asyncio.create_task(taking, name=f"{session.id}:push")
                 async for ack in self._acknowledge(session, taker):
                     yield ack
@@ -109,10 +109,15 @@ class PushStream:
             raise FailedPreconditionError(error.message, reason=error.reason) from None
 
     async def _take(
-        self, incoming: AsyncIterator[gateway_pb2.PushFramesRequest], source: PushSource
+        self,
+        incoming: AsyncIterator[gateway_pb2.PushFramesRequest],
+        source: PushSource,
+        tenant: str,
     ) -> None:
         last_ns = 0
         async for message in incoming:
+            if wait_s := self._sessions.quotas.pushed(tenant, message.ByteSize()):
+                await asyncio.sleep(wait_s)
             kind = message.WhichOneof("message")
             if kind == "end":
                 await source.end()

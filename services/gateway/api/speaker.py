@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
+from services.common.identity import Identity
 from services.common.in_flight import InFlight
 from services.common.tts_client import TtsClient
 from sightline.errors import (
@@ -20,14 +21,19 @@ AUDIO_TIMEOUT_S = 60.0
 class Speaker:
     """The texts of callers, spoken. `address` None: this suite has no speech."""
 
-    def __init__(self, address: str | None, max_calls: int) -> None:
+    def __init__(
+        self, address: str | None, max_calls: int, identity: Identity | None = None
+    ) -> None:
         self._texts = InFlight(
             "texts", owner="the gateway", most=max_calls, reason=Reason.TOO_MANY_CALLS
         )
         self._client: TtsClient | None = None
         if address is not None:
             self._client = TtsClient(
-                address, connect_timeout_s=CONNECT_TIMEOUT_S, audio_timeout_s=AUDIO_TIMEOUT_S
+                address,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+                audio_timeout_s=AUDIO_TIMEOUT_S,
+                identity=identity,
             )
 
     @property

@@ -10,7 +10,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from services.common.errors import error_event
 from services.gateway.api.callers import SUBPROTOCOL, Callers
 from services.gateway.api.messages import as_json, parsed, place_of_request
-from services.gateway.auth.caller import Permission
+from services.gateway.auth.caller import VIEWING, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
@@ -45,7 +45,8 @@ class WebSocketApi:
 
     async def converse(self, request: web.Request) -> web.StreamResponse:
         """One connection of a viewer, from `start` until either side closes it."""
-        caller = await self._callers.of_request(request)
+        path = self._sessions.name_of(request.match_info["session"])
+        caller = await self._callers.of_request(request, *VIEWING, path=path)
         session = await self._sessions.locate(request.match_info["session"], caller)
         caller.check(Permission.VIEW, session)
         socket = web.WebSocketResponse(

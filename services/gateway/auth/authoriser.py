@@ -1,14 +1,31 @@
 """The authoriser: from what a caller brings to who it is."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from services.common.log import AUDIT
-from services.gateway.auth.caller import ANYBODY, Caller
+from services.gateway.auth.caller import ANYBODY, Caller, Permission
 
 MAX_CREDENTIAL_CHARACTERS = 8192
 _audit = logging.getLogger(AUDIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Approach:
+    """How somebody comes: from which address, by which protocol, to do what to which session.
+    `path`: its name, "" where it is about none. `user`: whose password the credential is, if it is
+    one."""
+
+    permissions: tuple[Permission, ...] = (Permission.VIEW,)
+    path: str = ""
+    place: str = ""
+    protocol: str = "grpc"
+    user: str = ""
+
+
+ANYHOW = Approach()  # to authorisers that know callers by their credential alone
 
 
 class Authoriser(Protocol):
@@ -17,7 +34,7 @@ class Authoriser(Protocol):
 
     wanted: str
 
-    async def caller_of(self, credential: str) -> Caller:
+    async def caller_of(self, credential: str, approach: Approach) -> Caller:
         """Raises UnauthenticatedError for a credential of nobody."""
         ...
 
@@ -27,7 +44,7 @@ class Open:
 
     wanted = ""
 
-    async def caller_of(self, credential: str) -> Caller:
+    async def caller_of(self, credential: str, approach: Approach) -> Caller:
         return ANYBODY
 
 

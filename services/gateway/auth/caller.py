@@ -22,6 +22,9 @@ class Permission(StrEnum):
     ADMIN = "admin"
 
 
+VIEWING = (Permission.VIEW, Permission.ASK, Permission.WATCH)  # what a viewer's line may come to
+
+
 class Guarded(Protocol):
     """What permissions are about: a session."""
 

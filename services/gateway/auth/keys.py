@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.common.fresh_file import FreshFiles
-from services.gateway.auth.authoriser import read_lines
+from services.gateway.auth.authoriser import ANYHOW, Approach, read_lines
 from services.gateway.auth.caller import Caller, patterns_of, permissions_of
 from sightline.errors import UnauthenticatedError
 from sightline.reasons import Reason
@@ -42,7 +42,7 @@ class Keys:
         """Raises OSError and ValueError for a file that cannot be used."""
         self._file = FreshFiles((path,), lambda: read_keys(path))
 
-    async def caller_of(self, credential: str) -> Caller:
+    async def caller_of(self, credential: str, approach: Approach = ANYHOW) -> Caller:
         """Every key is compared, each in constant time."""
         found = self._find(_digest(credential))
         if found is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from services.common.config import ConfigError
 from services.gateway.auth.authoriser import Authoriser, Open
+from services.gateway.auth.callback import Callback
 from services.gateway.auth.keys import Keys
 from services.gateway.auth.tokens import Tokens
 from services.gateway.config import GatewayConfig
@@ -29,6 +30,9 @@ def authoriser_of(config: GatewayConfig) -> Authoriser:
             )
 
         return tokens() if secret is None else _read("GATEWAY_AUTH_JWT_SECRET", secret, tokens)
+    if config.auth == "http":
+        assert config.auth_http_url is not None  # the settings were checked together
+        return Callback(config.auth_http_url)
     return Open()
 
 

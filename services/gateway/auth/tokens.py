@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 
 from services.common.fresh_file import FreshFiles
-from services.gateway.auth.authoriser import MAX_CREDENTIAL_CHARACTERS, read_lines
+from services.gateway.auth.authoriser import ANYHOW, MAX_CREDENTIAL_CHARACTERS, Approach, read_lines
 from services.gateway.auth.caller import Caller, Permission, patterns_of, permissions_of
 from services.gateway.auth.jwks import Jwks
 from sightline.errors import UnauthenticatedError
@@ -45,7 +45,7 @@ class Tokens:
             self._secrets = FreshFiles((secret,), lambda: read_secrets(secret))
         self._jwks = Jwks(jwks_url) if jwks_url is not None else None
 
-    async def caller_of(self, credential: str) -> Caller:
+    async def caller_of(self, credential: str, approach: Approach = ANYHOW) -> Caller:
         """Raises UnauthenticatedError for a token that is not valid (any more), UnavailableError
         while nobody can tell."""
         if len(credential) > MAX_CREDENTIAL_CHARACTERS:

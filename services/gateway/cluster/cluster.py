@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from services.common.identity import Identity
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.cluster.keeper import Keeper
 from services.gateway.cluster.lease_store import LeaseStore
@@ -48,14 +49,20 @@ class Cluster:
     """The gateways that share a Redis, as `Sessions` asks for them (`Elsewhere`) and as they ask of
     each other (`Home`). One event loop."""
 
-    def __init__(self, config: GatewayConfig, sessions: Sessions, workers: Workers) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        sessions: Sessions,
+        workers: Workers,
+        identity: Identity | None = None,
+    ) -> None:
         """Raises ConfigError for a Redis that cannot be meant."""
         self._config = config
         self._sessions = sessions
         self._store = LeaseStore(config, owner=secrets.token_hex(8))
         signature = Signature(config.cluster_secret or "")
-        self._peers = Peers(signature)
-        self._port = PeerServicer(self, signature)
+        self._peers = Peers(signature, identity)
+        self._port = PeerServicer(self, signature, identity)
         self._remotes = Remotes(config, sessions, workers, self._store)
         self._keeper = Keeper(config, sessions, self._store, self._peers, self._remotes)
         self._listed: tuple[float, list[Lease]] = (float("-inf"), [])

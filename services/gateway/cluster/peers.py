@@ -8,6 +8,7 @@ import grpc
 
 from services.common.channels import channel_to
 from services.common.errors import error_of_peer
+from services.common.identity import Identity
 from services.gateway.cluster.signature import Signature
 from sightline.v1 import peer_pb2_grpc
 
@@ -20,8 +21,9 @@ MAX_CHANNELS = 64
 class Peers:
     """Channels to other gateways, by address."""
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, signature: Signature, identity: Identity | None = None) -> None:
         self._signature = signature
+        self._identity = identity
         self._channels: OrderedDict[str, grpc.aio.Channel] = OrderedDict()
 
     async def call(
@@ -31,7 +33,7 @@ class Peers:
         where nobody is."""
         channel = self._channels.get(address)
         if channel is None:
-            channel, _ = channel_to(address)
+            channel, _ = channel_to(address, self._identity)
             self._channels[address] = channel
             while len(self._channels) > MAX_CHANNELS:
                 await self._channels.popitem(last=False)[1].close()

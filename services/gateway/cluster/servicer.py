@@ -6,6 +6,7 @@ import grpc
 
 from services.common.config import ConfigError
 from services.common.errors import ErrorInterceptor
+from services.common.identity import Identity
 from services.common.server import GRPC_OPTIONS
 from services.gateway.cluster.signature import Signature
 from services.gateway.config import GatewayConfig
@@ -29,8 +30,10 @@ class Home(Protocol):
 class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
     """The port for other gateways. Every call is checked before anything else is."""
 
-    def __init__(self, home: Home, signature: Signature) -> None:
+    def __init__(self, home: Home, signature: Signature, identity: Identity | None = None) -> None:
+        """`identity`: what gateways show each other; None: nothing but signatures."""
         self._home = home
+        self._identity = identity
         self._signature = signature
         self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=GRPC_OPTIONS)
         peer_pb2_grpc.add_PeerServiceServicer_to_server(self, self._server)
@@ -39,7 +42,12 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         """Listen; the real port. Raises ConfigError when it is taken."""
         host = f"[{config.host}]" if ":" in config.host else config.host
         try:
-            port = self._server.add_insecure_port(f"{host}:{config.peer_port}")
+            address = f"{host}:{config.peer_port}"
+            if self._identity is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                credentials = self._identity.server_credentials()
+                port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ConfigError(
                 f"cannot listen on {host}:{config.peer_port}: choose another port with "

@@ -106,7 +106,7 @@ class RemoteSession:
         address = self.lease.record.worker
         worker = self._workers.at(address) or self._spare
         if worker is None or worker.address != address:  # its owner knew of it first
-            worker = self._spare = Worker(address, "")
+            worker = self._spare = self._workers.stranger(address)
         return worker
 
     @property

@@ -19,6 +19,7 @@ MAX_SOURCE_CHARACTERS = 2048
 MAX_MODEL_CHARACTERS = 256
 MAX_FPS = 120.0
 MAX_GRACE_S = 86400.0
+MAX_PRIORITY = 100
 _KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
 
 
@@ -36,6 +37,7 @@ class SessionSpec:
     lossless: bool
     loop: bool
     grace_s: float
+    priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     tenant: str = ""  # of who made it
     model: str = ""  # or pool that was asked for; "": the gateway's choice
@@ -63,6 +65,8 @@ class SessionSpec:
                 f"a model has at most {MAX_MODEL_CHARACTERS} printable characters"
             )
         check_options(options)
+        if not -MAX_PRIORITY <= options.priority <= MAX_PRIORITY:
+            raise InvalidArgumentError(f"priority is between -{MAX_PRIORITY} and {MAX_PRIORITY}")
         if options.delivery not in gateway_pb2.Delivery.values():
             raise InvalidArgumentError("unknown delivery")
         return cls(
@@ -76,6 +80,7 @@ class SessionSpec:
             lossless=options.delivery == gateway_pb2.DELIVERY_LOSSLESS,
             loop=options.loop,
             grace_s=options.grace_s if options.HasField("grace_s") else config.grace_s,
+            priority=options.priority,
             labels=checked_labels(options.labels),
             tenant=tenant,
             model=request.model,

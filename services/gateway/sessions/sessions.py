@@ -21,6 +21,7 @@ from services.gateway.sessions.labels import checked_labels
 from services.gateway.sessions.lease import Lease, spec_of
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
 from services.gateway.sessions.once import Once
+from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession, RemoteSession
 from services.gateway.sessions.session import ENDED, STATE_NAMES, WAITING, Session
 from services.gateway.sessions.session_spec import SessionSpec, check_options, digest_of
@@ -59,10 +60,12 @@ class Sessions:
         make_source: Callable[[SessionSpec, FrameSink], Source],
     ) -> None:
         self._config = config
+        self.quotas = Quotas(config)
         self._workers = workers
         self._make_source = make_source
         self._sessions: dict[str, Session] = {}
         self._making: Counter[str] = Counter()  # keys of sessions that are being made
+        self._making_of: Counter[str] = Counter()  # how many, by tenant
         self._listeners: list[SessionListener] = []
         self._closing: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
@@ -127,6 +130,11 @@ class Sessions:
         if not named:
             raise NotFoundError("no such session", reason=Reason.SESSION_NOT_FOUND)
         return named[0]
+
+    def name_of(self, text: str) -> str:
+        """The name of the session with this id, or else the text, which is one if it is any."""
+        session = self._sessions.get(text)
+        return text if session is None else session.name
 
     def find_by_key(self, key: str) -> Session:
         """The session that `key` publishes to. Raises UnauthenticatedError.
@@ -258,8 +266,11 @@ class Sessions:
         if self._draining:
             raise draining()
         self.check_room()
+        theirs = sum(each.tenant == spec.tenant for each in self._sessions.values())
+        self.quotas.check_session(spec.tenant, theirs + self._making_of[spec.tenant])
         self._refuse_taken_key(spec.key)
         self._making[spec.key] += 1
+        self._making_of[spec.tenant] += 1
         try:
             session = await self._admit(spec)
             try:
@@ -274,6 +285,7 @@ class Sessions:
             self._sessions[session.id] = session
         finally:
             self._making[spec.key] -= 1
+            self._making_of[spec.tenant] -= 1
         metrics.SESSIONS_CREATED.labels("source" if spec.source else "push").inc()
         log.info(
             "session created",
@@ -436,6 +448,7 @@ class Sessions:
             session_id,
             window_segments=spec.window,
             max_pixels=spec.max_pixels,
+            priority=spec.priority,
             grace_s=self._config.worker_grace_s,
             open_timeout_s=self._config.open_timeout_s,
             fence=fence,

@@ -12,6 +12,7 @@ from services.common.backoff import Backoff
 from services.common.errors import AWAY, error_of_peer, restarting
 from services.common.finish_reasons import finish_name
 from services.common.tasks import spawn
+from services.common.tracing import record, trace_headers
 from services.gateway import metrics
 from services.gateway.sessions.question_queue import Asker, QuestionQueue
 from services.gateway.viewers.turns import Turns
@@ -162,7 +163,7 @@ class _Relay:
         session, request = self._session, self._request
         request.asked_ns = max(request.asked_ns + 2, time.time_ns())
         left_s = max(0.001, self._deadline_s - time.monotonic())
-        call = session.worker.stub.Answer(request, timeout=left_s)
+        call = session.worker.stub.Answer(request, timeout=left_s, metadata=trace_headers())
         leaving = spawn(_leave(session.moved_on, session.worker, call), name="answer:leave")
         try:
             async for event in call:
@@ -195,6 +196,10 @@ class _Relay:
                 self._words.append(event.text_delta.text)
                 if not self._first_words_ns:
                     self._first_words_ns = time.time_ns()
+                    if self._last_capture_ns:
+                        record(
+                            "capture to first words", self._last_capture_ns, self._first_words_ns
+                        )
                     metrics.FIRST_TOKEN.observe(time.monotonic() - self._asked_s)
             case "speech_unavailable":
                 self._speechless = True

@@ -2,6 +2,7 @@
 so that either of the two may end."""
 
 from services.common.dialogue_client import DialogueClient
+from services.common.identity import Identity
 from services.gateway import metrics
 from sightline.v1 import gateway_pb2, inference_pb2
 
@@ -13,11 +14,13 @@ class Turns:
     theirs to say: without a word about it nothing is held either.
     """
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, identity: Identity | None = None) -> None:
         self._client: DialogueClient | None = None
         if address is not None:
             # Briefly at the end: workers hold the same.
-            self._client = DialogueClient(address, metrics.ROUNDS, flush_timeout_s=1.0)
+            self._client = DialogueClient(
+                address, metrics.ROUNDS, flush_timeout_s=1.0, identity=identity
+            )
         self._are_kept = False  # as far as workers have said
 
     @property

@@ -19,11 +19,13 @@ from services.common.checks import check_question
 from services.common.errors import error_event
 from services.common.in_flight import InFlight
 from services.common.tasks import cancel_and_wait, spawn
+from services.common.tracing import span
 from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.question_queue import Asker
+from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.answers import stream_answer
 from services.gateway.viewers.outbox import Outbox, OutboxFullError
@@ -70,9 +72,11 @@ class Viewer:
         turns: Turns,
         place: str = "",
         caller: Caller = ANYBODY,
+        quotas: Quotas | None = None,
     ) -> None:
         """in_flight: counts the answers of every viewer. turns: takes them when they are finished.
-        place: whose address limits hold."""
+        place: whose address limits hold. quotas: of tenants."""
+        self._quotas = quotas or Quotas(config)
         self.session = session
         self.caller = caller
         self.place = place
@@ -91,6 +95,7 @@ class Viewer:
         self._answers: dict[str, _Answer] = {}
         self._finished: OrderedDict[str, gateway_pb2.AnswerDone] = OrderedDict()
         self._watches = Watches(session, config.max_watches, place, self)
+        self._watches.tenant = self._quotas.watches(caller.tenant)
         self._sender: asyncio.Task[None] | None = None
         self._half_closed = False
         self._detached_s: float | None = time.monotonic()
@@ -225,6 +230,7 @@ class Viewer:
                 retry_after_s=1.0,
             )
         self._in_flight.check()
+        self._quotas.question(self.caller.tenant)
         audit(self.caller, "ask", self.session.id)
         answer = self._answers[turn] = _Answer(time.monotonic())
         name = f"{self.session.id}:answer"
@@ -249,7 +255,7 @@ class Viewer:
             timeout_s=self._config.answer_timeout_s,
         )
         try:
-            with self._in_flight.under_way():
+            with self._in_flight.under_way(), span("question", session=self.session.id):
                 async for event in events:
                     self._pass_on(event, turn, answer)
             if turn in self._answers:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 
 from services.common.checks import check_id
+from services.common.identity import Identity
 from services.common.in_flight import InFlight, share
 from services.common.metrics import REFUSED
 from services.common.tasks import cancel_and_wait, spawn
@@ -33,11 +34,13 @@ GOODBYE_S = 2.0  # for viewers who do not read when the gateway ends
 class Viewers:
     """The viewers by resume handle. A `SessionListener`. All methods belong to the event loop."""
 
-    def __init__(self, sessions: Sessions, config: GatewayConfig) -> None:
+    def __init__(
+        self, sessions: Sessions, config: GatewayConfig, identity: Identity | None = None
+    ) -> None:
         self._sessions = sessions
         self._config = config
         self._viewers: dict[str, Viewer] = {}
-        self.turns = Turns(config.dialogue)
+        self.turns = Turns(config.dialogue, identity)
         self._answers = InFlight("answers", owner="the gateway")
         sessions.listen(self)
 
@@ -100,7 +103,16 @@ class Viewers:
             return old
         self._make_room(session, place)
         resumed = "conversation" if start.conversation else ""
-        viewer = Viewer(session, start, self._config, self._answers, self.turns, place, caller)
+        viewer = Viewer(
+            session,
+            start,
+            self._config,
+            self._answers,
+            self.turns,
+            place,
+            caller,
+            self._sessions.quotas,
+        )
         self._viewers[viewer.handle] = viewer
         viewer.greet(resumed)
         return viewer

@@ -9,6 +9,7 @@ import grpc
 from services.common.backoff import Backoff
 from services.common.checks import check_watch
 from services.common.errors import error_of_peer
+from services.common.in_flight import InFlight
 from services.common.tasks import spawn
 from services.gateway import metrics
 from services.gateway.sessions.remote_session import AnySession
@@ -41,6 +42,8 @@ class Watches:
         self._most = most
         self._place = place
         self._owner = owner
+        self.tenant: InFlight | None = None
+        """What counts those of the viewer's tenant, where somebody does."""
         self._running: dict[str, tuple[gateway_pb2.Watch, asyncio.Task[Any]]] = {}
 
     def __len__(self) -> int:
@@ -68,10 +71,15 @@ class Watches:
                 f"at most {self._most} watches on one line: unwatch one first",
                 reason=Reason.TOO_MANY_WATCHES,
             )
-        watches, place = self._session.watches, self._place
+        watches, place, tenant = self._session.watches, self._place, self.tenant
+        if tenant is not None:
+            tenant.check()
         watches.enter(place)
         task = spawn(self._follow(watch), name=f"{self._session.id}:watch")
         task.add_done_callback(lambda _: watches.leave(place))
+        if tenant is not None:
+            tenant.enter()
+            task.add_done_callback(lambda _: tenant.leave())
         self._running[watch.watch] = (watch, task)
 
     def remove(self, watch: str) -> None:

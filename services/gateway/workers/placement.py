@@ -47,6 +47,7 @@ class Placement:
         window_segments: int,
         max_pixels: int,
         grace_s: float,
+        priority: int = 0,
         open_timeout_s: float,
         model: str = "",
         fence: int = 0,
@@ -66,6 +67,7 @@ class Placement:
         self._left: dict[str, Worker] = {}
         self._window_segments = window_segments
         self._max_pixels = max_pixels
+        self._priority = priority
         self._grace_s = grace_s
         self._open_timeout_s = open_timeout_s
         self._model = model
@@ -225,6 +227,7 @@ class Placement:
             grace_s=self._grace_s,
             replays=replays,
             fence=self.fence,
+            priority=self._priority,
         )
         try:
             return await WorkerStream.open(worker, opening, timeout_s)

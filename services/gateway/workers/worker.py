@@ -6,6 +6,7 @@ import time
 import grpc
 
 from services.common.channels import channel_to
+from services.common.identity import Identity
 from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 DESCRIBE_TIMEOUT_S = 3.0
@@ -38,11 +39,17 @@ class Worker:
     `closed` once no session holds it.
     """
 
-    def __init__(self, address: str, name: str, channel: grpc.aio.Channel | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        channel: grpc.aio.Channel | None = None,
+        identity: Identity | None = None,
+    ) -> None:
         """`channel`: to be used instead of one to the address."""
         self.address = address
         self.name = name
-        self.channel, _ = channel_to(channel or address)
+        self.channel, _ = channel_to(channel or address, identity)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
         self.description: inference_pb2.ModelDescription | None = None
         self.load = inference_pb2.LoadReport()

@@ -13,6 +13,7 @@ import grpc
 
 from services.common.backoff import Backoff
 from services.common.errors import RESTARTING_S, restarting
+from services.common.identity import Identity
 from services.common.progress import words_of
 from services.common.protocol import PROTOCOL, protocol_of
 from services.common.tasks import cancel_and_wait, spawn
@@ -48,16 +49,18 @@ class Workers:
         *,
         default_model: str = "",
         choice: Choice | None = None,
-        make_worker: Callable[[str, str], Worker] = Worker,
+        make_worker: Callable[[str, str], Worker] | None = None,
         patience_s: float = PATIENCE_S,
+        identity: Identity | None = None,
     ) -> None:
         """`default_model`: the model or pool of sessions that name none; empty: that of the first
         worker, as discovery names them, that answers. `choice` orders workers for a session."""
         self._patience_s = patience_s
+        self._identity = identity
         self._workers: list[Worker] = []
         self._default_model = default_model
         self._choice = choice or TwoChoices()
-        self._make_worker = make_worker
+        self._make_worker = make_worker or self._connected
         self._numbers = itertools.count(1)
         self._started = False
         self._following: dict[Worker, asyncio.Task[None]] = {}
@@ -207,6 +210,13 @@ class Workers:
                         return
                     self._contact.clear()
                     await self._contact.wait()
+
+    def stranger(self, address: str) -> Worker:
+        """A worker that another gateway was told of first; its channel is the caller's."""
+        return self._make_worker(address, "")
+
+    def _connected(self, address: str, name: str) -> Worker:
+        return Worker(address, name, identity=self._identity)
 
     def _add(self, address: str) -> Worker:
         worker = self._make_worker(address, f"worker {next(self._numbers)}")

@@ -23,11 +23,13 @@ from services.inference_worker.engine.jobs import (
     Generation,
 )
 from services.inference_worker.engine.parking import Parking
+from services.inference_worker.engine.relief import Relief, Shares
 from services.inference_worker.engine.scheduler import Scheduler, StepLimits, StepPlan
 from services.inference_worker.engine.snapshot import EngineSnapshot
 from services.inference_worker.engine.step_health import StepHealth
 from services.inference_worker.engine.totals import Totals
 from services.inference_worker.kv.trunk import SessionPages
+from services.inference_worker.model.errors import NotFiniteError
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.runner.batch import Run, RunOutput
@@ -53,7 +55,9 @@ class EngineCore:
         step_limits: StepLimits,
         limits: EngineLimits,
         clock: Callable[[], float] = time.monotonic,
+        memory_shares: Shares = dict,
     ) -> None:
+        """memory_shares: see `Relief`."""
         self.model = model
         self.runner = runner
         self.cache = cache
@@ -72,6 +76,7 @@ class EngineCore:
         self._parking = Parking(
             self.sessions, cache, runner, limits.park_after_s, clock, self.health
         )
+        self._relief = Relief(self.sessions, cache, runner, self._parking, memory_shares, clock)
         self._branching = Branching(model, cache, runner)
         self._num_opened = 0
         self.session_ended: Callable[[], None] = lambda: None
@@ -126,12 +131,13 @@ class EngineCore:
 
     def advance(self) -> None:
         """Do what is due: bring sessions back, open branches, run one step over whatever is ready,
-        and park a session."""
+        park a session, and see that memory suffices."""
         self._parking.bring_back()
         self.prepare()
         if self._scheduler.wait_s(self._resident(), self.clock()) == 0.0:
             self.run_step()
         self._parking.park_one()
+        self._relief.advance()
 
     def run_step(self) -> None:
         """Plan and run one step, though it might have waited for company."""
@@ -210,7 +216,7 @@ class EngineCore:
         if output is None:  # more of the prompt to come
             return
         if isinstance(output, RunOutput) and not output.finite:
-            output = InternalError("the model produced no valid scores")
+            output = NotFiniteError("the model produced no valid scores")
         if isinstance(output, Exception):
             self._drop(job, clear=self.health.failure is None)
             job.sink.failed(output)
@@ -226,6 +232,7 @@ class EngineCore:
             self._drop(job)
             job.sink.finished(FinishReason.STOP)
             return
+        job.surprise -= output.log_probability  # before the sink hears of the token
         job.sink.token(output.token)
         job.num_answered += 1
         job.pending = [output.token]
@@ -281,7 +288,9 @@ class EngineCore:
         finally:
             self._parking.paused = False
 
-    def open_session(self, session_id: str, window_segments: int = 0, max_pixels: int = 0) -> None:
+    def open_session(
+        self, session_id: str, window_segments: int = 0, max_pixels: int = 0, priority: int = 0
+    ) -> None:
         self.admission.check_window(window_segments)
         if session_id in self.sessions:
             raise AlreadyExistsError(f"session {session_id} is open")
@@ -300,7 +309,9 @@ class EngineCore:
             raise
         self.health.succeeded()
         self._num_opened += 1
-        session = EngineSession(session_id, trunk, self._num_opened, active_s=self.clock())
+        session = EngineSession(
+            session_id, trunk, self._num_opened, active_s=self.clock(), priority=priority
+        )
         self.sessions[session_id] = session
         metrics.SESSIONS.set(len(self.sessions))
 
@@ -319,6 +330,7 @@ class EngineCore:
             self._parking.make_room(more)
         if stale := self.cache.resize(session.trunk, wanted):
             self.runner.clear(stale)
+        session.wanted_segments = 0
         return wanted
 
     def rebase(self, session_id: str) -> None:

@@ -27,6 +27,7 @@ class Execution:
         except Exception:
             metrics.STEP_FAILURES.labels("batch").inc()
             log.exception("step failed; running its parts alone", extra={"runs": len(runs)})
+            self._runner.release_cached()  # the parts may fit where the whole did not
             outputs = self._alone(runs)
         else:
             self._health.succeeded()

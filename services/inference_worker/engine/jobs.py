@@ -92,7 +92,8 @@ class Generation:
     `needs_frame`: it fails where no frame was understood and none is on its way. `session`: that
     it was asked of, from when it waits there; `after_frame`: frames submitted to that before, which
     it must see. `said`: every token so far, of the prompt and of the answer. `paused`: its branch
-    gave its pages back, and reads all of that again when there is room."""
+    gave its pages back, and reads all of that again when there is room. `surprise`: of the answer,
+    the sum of its tokens' negative log probabilities."""
 
     pending: list[int]
     max_tokens: int
@@ -108,6 +109,7 @@ class Generation:
     order: int = 0  # of opening
     paused: bool = False
     num_answered: int = 0
+    surprise: float = 0.0
     generator: Any = None  # the runner's random state, made on first use
     prompt_tokens: int = 0
     said: list[int] = field(default_factory=list)
@@ -128,7 +130,8 @@ class EngineSession:
     `waiting` jobs have no branch yet, `waiting_tokens` in all; `running` ones do. `tubelet`: the
     runner's, the newest that was encoded. `active_s`: when it last had a frame or a question, or
     ended an answer. `parked`: the runner's copy of its pages, while it has none. `number`: of
-    opening; its runs are one group of a step."""
+    opening; its runs are one group of a step. `priority`: among sessions when memory runs short;
+    `wanted_segments`: its window before that shrank it, else 0."""
 
     id: str
     trunk: Trunk
@@ -148,6 +151,8 @@ class EngineSession:
     tubelet: Any = None
     active_s: float = 0.0
     parked: Any = None
+    priority: int = 0
+    wanted_segments: int = 0
 
     def enqueue(self, job: Generation) -> None:
         """Let a job wait for its branch."""

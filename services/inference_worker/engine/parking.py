@@ -27,7 +27,7 @@ class Parking:
     """Parks sessions after `after_s` without a frame or a question; 0: never any.
 
     sessions: the core's, by id. health: hears what the device raised. `paused`: while the engine
-    warms up nobody is parked.
+    warms up nobody is parked. `suspended`: nor while host memory is short.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Parking:
         health: StepHealth,
     ) -> None:
         self.paused = False
+        self.suspended = False
         self._sessions = sessions
         self._cache = cache
         self._runner = runner
@@ -104,7 +105,7 @@ class Parking:
     def forget(self, session: EngineSession) -> None:
         """Let go of a session's copy in host memory."""
         session.parked = None
-        self._measure()
+        self.measure()
 
     @property
     def _yield_s(self) -> float:
@@ -112,7 +113,7 @@ class Parking:
 
     def _idle(self, least_s: float, now_s: float) -> list[EngineSession]:
         """Sessions that may be parked and were idle for so long, the longest first."""
-        if self.paused or not self._after_s:
+        if self.paused or self.suspended or not self._after_s:
             return []
         idle = [
             session
@@ -150,9 +151,10 @@ class Parking:
         session.tubelet = None  # its visual tokens are on the device
         self._cache.park(session.trunk)
         metrics.PARKS.labels(reason).inc()
-        self._measure()
+        self.measure()
 
-    def _measure(self) -> None:
+    def measure(self) -> None:
+        """Tell metrics what is parked."""
         copies = [s.parked for s in self._sessions.values() if s.parked is not None]
         metrics.PARKED_SESSIONS.set(len(copies))
         metrics.PARKED_BYTES.set(sum(copy.nbytes for copy in copies))

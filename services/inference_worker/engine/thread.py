@@ -112,12 +112,13 @@ class Engine:
     # Work
 
     def open_session(
-        self, session_id: str, window_segments: int = 0, max_pixels: int = 0
+        self, session_id: str, window_segments: int = 0, max_pixels: int = 0, priority: int = 0
     ) -> Future[None]:
-        """Admit a session and prefill its sink. Fails with InvalidArgumentError,
-        AlreadyExistsError or ResourceExhaustedError."""
+        """Admit a session and prefill its sink. priority: see `Relief`. Fails with
+        InvalidArgumentError, AlreadyExistsError or ResourceExhaustedError."""
         return self._post(
-            lambda: self.core.open_session(session_id, window_segments, max_pixels), tells=True
+            lambda: self.core.open_session(session_id, window_segments, max_pixels, priority),
+            tells=True,
         )
 
     def resize_session(

@@ -208,6 +208,18 @@ class KVTensors:
             copy.copy_(part.index_select(1, index), non_blocking=pinned)
         return saved
 
+    def trimmed(self, saved: Tensor, count: int, gone: range) -> Tensor:
+        """What `save` gave of `count` pages, without those numbered `gone`."""
+        if saved.is_pinned():
+            torch.cuda.synchronize(self.device)
+        kept = torch.tensor([number for number in range(count) if number not in gone])
+        size = len(kept) * self.page_bytes
+        smaller = torch.empty(size, dtype=torch.uint8, pin_memory=saved.is_pinned())
+        copies = zip(self._copies(saved, count), self._copies(smaller, len(kept)), strict=True)
+        for (_, old), (_, new) in copies:
+            new.copy_(old.index_select(1, kept))
+        return smaller
+
     def restore(self, pages: list[int], saved: Tensor) -> None:
         """Write what `save` gave into these pages, bit for bit."""
         index = self._uploaded(pages)

@@ -149,6 +149,16 @@ class SessionPages:
         trunk.shape = shape
         return []
 
+    def forget_oldest(self, trunk: Trunk, keep: int) -> int:
+        """Let go of all but the newest `keep` segments, also of a parked session. Returns how many
+        went. Not within a step."""
+        count = max(0, len(trunk.segments) - keep)
+        for _ in range(count):
+            self.pool.release(trunk.segments.popleft().pages)
+        if trunk.parked is not None:
+            del trunk.parked[1 : 1 + count]  # the first are the sink's
+        return count
+
     def pages(self, trunk: Trunk) -> list[int]:
         """The pages of all that is resident, in the order of its tokens."""
         return [page for segment in trunk.resident() for page in segment.pages]

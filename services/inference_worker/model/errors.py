@@ -1,12 +1,16 @@
 """Errors of the worker beyond the shared tree."""
 
-from sightline.errors import FailedPreconditionError, UnavailableError
+from sightline.errors import FailedPreconditionError, InternalError, UnavailableError
 
-__all__ = ["DeviceFailedError", "ModelError"]
+__all__ = ["DeviceFailedError", "ModelError", "NotFiniteError"]
 
 
 class DeviceFailedError(UnavailableError):
     """The device computes nothing any more; only a new process helps."""
+
+
+class NotFiniteError(InternalError):
+    """The model gave scores that are no numbers."""
 
 
 _LONGEST = 600  # libraries quote what they do not understand, however long it is

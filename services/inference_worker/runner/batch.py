@@ -56,11 +56,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunOutput:
-    """The next token, and the probability of yes against no."""
+    """The next token, its log probability, and the probability of yes against no."""
 
     token: int
     score: float
     finite: bool
+    log_probability: float = 0.0
 
 
 def rounded(count: int) -> int:

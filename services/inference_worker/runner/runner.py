@@ -195,8 +195,12 @@ class Runner:
         for n, run in enumerate(runs):
             if run.sampling.drawn and run.generator is not None:
                 choice[n] = draw(logits[n], run.sampling, run.generator)
-        rows = torch.stack((choice.double(), scores.double(), finite.double()), dim=-1).tolist()
-        return [RunOutput(int(token), score, bool(good)) for token, score, good in rows]
+        chosen = logits.gather(-1, choice[:, None])[:, 0] - logits.logsumexp(dim=-1)
+        columns = (choice, scores, finite, chosen)
+        rows = torch.stack([column.double() for column in columns], dim=-1).tolist()
+        return [
+            RunOutput(int(token), score, bool(good), chance) for token, score, good, chance in rows
+        ]
 
     @torch.inference_mode()
     def shift(self, pages: list[int], into: list[int], delta: int) -> None:
@@ -212,6 +216,16 @@ class Runner:
     def save(self, pages: list[int]) -> Tensor:
         """A copy of these pages in host memory; see `KVTensors.save`."""
         return self.store.save(pages)
+
+    @torch.inference_mode()
+    def trimmed(self, saved: Tensor, count: int, gone: range) -> Tensor:
+        """A saved copy without some pages; see `KVTensors.trimmed`."""
+        return self.store.trimmed(saved, count, gone)
+
+    def release_cached(self) -> None:
+        """Give back device memory that nothing is in."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def restore(self, pages: list[int], saved: Tensor) -> None:

@@ -3,10 +3,11 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from services.common.tracing import record
 from services.inference_worker import metrics
 from services.inference_worker.engine.jobs import FinishReason, Generation
 from services.inference_worker.engine.thread import Engine
@@ -15,6 +16,7 @@ from services.inference_worker.model.sampling import Sampling
 from services.inference_worker.serving.branch_queue import BranchQueue
 from services.inference_worker.serving.detokenizer import AnswerText
 from services.inference_worker.serving.speaking import Speech, Voice
+from services.inference_worker.serving.symptoms import Outcome
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
 
@@ -24,6 +26,12 @@ _FINISH = {
     FinishReason.CANCELLED: gateway_pb2.FINISH_REASON_CANCELLED,
 }
 KEPT_S = 0.25  # how long the end of an answer may wait for the word that it is stored
+
+Examine = Callable[[Outcome], Awaitable[list[str]]]  # flags for `degraded`; may raise instead
+
+
+async def _take_as_it_is(outcome: Outcome) -> list[str]:
+    return []
 
 
 class History(Protocol):
@@ -69,15 +77,18 @@ class Answerer:
     clock: Callable[[], float] = time.monotonic
 
     async def answer(
-        self, request: inference_pb2.AnswerRequest
+        self, request: inference_pb2.AnswerRequest, examine: Examine = _take_as_it_is
     ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
         """The events of one answer, in the order of the contract. Closing the iterator early
-        cancels the branch; what was said until then is kept as an interrupted round."""
+        cancels the branch; what was said until then is kept as an interrupted round.
+
+        examine: looks at the whole answer before it is kept; what it raises ends the answer."""
         question = request.question
         asked_s, asked_ns = self.clock(), request.asked_ns or time.time_ns()
         degraded: list[str] = []
         rounds = await self._rounds(request.conversation, question.turn, degraded)
         job, results, num_rounds = self._submit(request, rounds)
+        submitted_ns = began_ns = time.time_ns()
         done = gateway_pb2.AnswerDone(turn=question.turn, history_rounds=num_rounds)
         voice = self._start_speech(request, degraded)
         text = AnswerText(self.model.text, question.stop)
@@ -93,6 +104,8 @@ class Answerer:
                     done.frames_seen = value.num_frames
                     started = gateway_pb2.AnswerStarted(turn=question.turn)
                     started.last_capture_ns = value.last_capture_ns
+                    record("prompt", submitted_ns, tokens=job.prompt_tokens)
+                    began_ns = time.time_ns()
                     yield _event(started=started)
                 elif kind == "token":
                     if not text.tokens:
@@ -124,6 +137,10 @@ class Answerer:
             done.answer_tokens = len(text.tokens)
             done.prompt_tokens = job.prompt_tokens
             done.total_ms = 1000 * (self.clock() - asked_s)
+            record("words", began_ns, tokens=len(text.tokens))
+            degraded += await examine(
+                Outcome(tokens=text.tokens, text=done.text, reason=reason, surprise=job.surprise)
+            )
             stored = self._keep(request, done, asked_ns, interrupted=False)
             if voice is not None:
                 async for event in voice.rest():

@@ -22,6 +22,8 @@ from services.inference_worker.engine.jobs import FrameJob, FrameReceipt
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.serving.answering import Answerer
+from services.inference_worker.serving.fallback import StandIn
+from services.inference_worker.serving.guard import Guard
 from services.inference_worker.serving.sessions import Attachment, Sessions, WorkerSession
 from services.inference_worker.serving.watching import Watcher
 from sightline.errors import (
@@ -45,9 +47,15 @@ LATEST_NS = 2**62  # in 2116; a later frame would keep every one after it out
 class InferenceServicer(InferenceServiceServicer):
     """Serves one engine. Bad input is refused to its sender; the engine never sees it."""
 
-    def __init__(self, engine: Engine, answerer: Answerer, config: WorkerConfig) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        answerer: Answerer,
+        config: WorkerConfig,
+        fallback: StandIn | None = None,
+    ) -> None:
         self._engine = engine
-        self._answerer = answerer
+        self._guard = Guard(answerer, fallback, config)
         self._config = config
         self._sessions = Sessions(engine)
         self._watcher = Watcher(
@@ -59,6 +67,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def drain(self) -> None:
         """Refuse new sessions and questions, and let the answers under way end."""
         await self._answers.drain()
+        await self._guard.aclose()
 
     async def Describe(
         self, request: inference_pb2.DescribeRequest, context: Context
@@ -132,14 +141,19 @@ class InferenceServicer(InferenceServiceServicer):
             raise UnavailableError("the worker is draining")
         check_seconds("grace_s", request.grace_s)
         grace_s = request.grace_s if request.HasField("grace_s") else self._config.grace_s
-        return await self._sessions.attach(
+        attached = await self._sessions.attach(
             request.session_id,
             request.window_segments,
             request.max_pixels,
             min(grace_s, 3600.0),
             request.replays,
             request.fence,
+            request.priority,
         )
+        session, _, resumed = attached
+        if not resumed:
+            self._guard.take(session, request.window_segments)
+        return attached
 
     async def _read_frames(
         self,
@@ -183,6 +197,8 @@ class InferenceServicer(InferenceServiceServicer):
                     replayed=frame.replayed,
                 )
                 self._engine.submit_frame(session.id, job)
+                frame.width, frame.height = layout.width, layout.height
+                self._guard.show(session, frame)
             await idle.wait()
             receipts.put_nowait(None)
         except SightlineError as error:
@@ -250,7 +266,7 @@ class InferenceServicer(InferenceServiceServicer):
         check_id("conversation", request.conversation)
         with self._answers.under_way():
             await self._sessions.catch_up(session, self._config.first_frame_s)
-            async with contextlib.aclosing(self._answerer.answer(request)) as events:
+            async with contextlib.aclosing(self._guard.answer(session, request)) as events:
                 async for event in events:
                     yield event
 

@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from services.inference_worker.engine.branching import NO_FRAME
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.layout import FrameLayout
+from services.inference_worker.serving.answer_health import AnswerHealth
 from sightline.errors import FailedPreconditionError, NotFoundError
 from sightline.reasons import Reason
+from sightline.v1 import inference_pb2
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,9 @@ class WorkerSession:
     is something new; `last_capture_ns` guards the order of frames. `layout` is that of the first
     frame, and then of all; `most_tokens` bounds it, because the session was admitted for that.
     `replays`: frames still to come that the model had been shown before it forgot the session;
-    `caught_up` is set once a frame was understood and none of these is missing."""
+    `caught_up` is set once a frame was understood and none of these is missing. `health`: of its
+    answers; `window`: its newest frames, where a fallback may have to be shown them; `question`:
+    that was asked last. `ended` is set once it is released, forgotten or expired."""
 
     id: str
     grace_s: float
@@ -44,6 +48,10 @@ class WorkerSession:
     num_watches: int = 0
     replays: int = 0
     caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+    health: AnswerHealth = field(default_factory=lambda: AnswerHealth(0, 0.0))
+    window: deque[inference_pb2.Frame] = field(default_factory=lambda: deque(maxlen=0))
+    question: str = ""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def understood(self, replayed: bool) -> None:
         """A frame counts from now on. One that is not a replay comes after all that are."""
@@ -78,6 +86,7 @@ class Sessions:
         grace_s: float,
         replays: int = 0,
         fence: int = 0,
+        priority: int = 0,
     ) -> tuple[WorkerSession, Attachment, bool]:
         """Open a session, or take over one that exists (the bool), from whoever feeds it now:
         a gateway that lost its stream comes back before we notice that the old one is dead.
@@ -91,7 +100,7 @@ class Sessions:
             costliest = self._engine.model.costliest(max_pixels)
             session = WorkerSession(session_id, grace_s, costliest.segment_tokens, replays=replays)
             self._sessions[session_id] = session
-            opening = self._engine.open_session(session_id, window_segments, max_pixels)
+            opening = self._engine.open_session(session_id, window_segments, max_pixels, priority)
             session.opening = asyncio.wrap_future(opening)
             session.opening.add_done_callback(_heard)
         await self._opened(session)
@@ -114,6 +123,7 @@ class Sessions:
         if session_id in self._engine.snapshot().sessions:
             return session
         del self._sessions[session_id]
+        session.ended.set()
         if session.expiry is not None:
             session.expiry.cancel()
         if session.attachment is not None:
@@ -168,6 +178,7 @@ class Sessions:
         if self._sessions.get(session.id) is session and session.attachment is None:
             log.info("session expired", extra={"session": session.id})
             del self._sessions[session.id]
+            session.ended.set()
             self._engine.close_session(session.id)
 
     def _check_fence(self, session_id: str, fence: int) -> None:
@@ -188,6 +199,7 @@ class Sessions:
         session = self._sessions.pop(session_id, None)
         if session is None:
             return
+        session.ended.set()
         if session.expiry is not None:
             session.expiry.cancel()
         if session.attachment is not None:

@@ -22,6 +22,7 @@ const FLAGS = {
   source_failed: "The video broke off.",
   dialogue_unavailable: "Answers come without earlier rounds: the conversation store is away.",
   speech_unavailable: "Answers are not spoken: the speech service is away.",
+  fallback_model: "The fallback model answers: the model's own answers degenerate.",
 };
 
 const rooms = new Map(); // session id → {connection, chat, watches}

@@ -16,6 +16,11 @@ const NOT_KEPT = "not stored yet: the conversation store is away, and gets it wh
 const DEGRADED = {
   dialogue_unavailable: "answered without earlier rounds: the conversation store is away",
   speech_unavailable: "not spoken: the speech service is away",
+  fallback_model: "answered by the fallback model: the model's own answers degenerate",
+  answer_repeats: "doubtful: the model repeats itself",
+  answer_empty: "the model gave an empty answer",
+  answer_unsure: "doubtful: the model hardly knew what to say",
+  answer_endless: "cut off: the model found no end",
 };
 
 export class Chat {

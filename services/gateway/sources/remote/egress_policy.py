@@ -76,14 +76,22 @@ class Rule:
 
 
 class EgressPolicy:
-    """What sources may connect to: addresses of the public internet, and what `rules` add.
+    """What sources may connect to: addresses of the public internet, and what `rules` add; with
+    `public` False, what `rules` say alone.
 
     `resolve` gives a host's addresses. Everything blocks: source threads call it.
     """
 
-    def __init__(self, rules: Sequence[str] = (), *, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self,
+        rules: Sequence[str] = (),
+        *,
+        public: bool = True,
+        resolve: Resolve | None = None,
+    ) -> None:
         """Raises ValueError for a rule that is none."""
         self._rules = [Rule.parse(rule) for rule in rules]
+        self._public = public
         self._resolve = resolve or _resolve
 
     def connect(self, host: str, port: int, timeout_s: float) -> socket.socket:
@@ -113,12 +121,16 @@ class EgressPolicy:
         try:
             found = [ipaddress.ip_address(host)]
         except ValueError:
+            if not (self._public or self._rules):  # whoever resolves it may be outside
+                raise UnreachableError("nothing is allowed by GATEWAY_URL_ALLOW") from None
             try:
                 found = [ipaddress.ip_address(text) for text in self._resolve(host, port)]
             except (OSError, UnicodeError, ValueError) as error:
                 raise UnreachableError("the host has no address") from error
         allowed = [
-            address for address in found if is_public(address) or self.allows(host, address, port)
+            address
+            for address in found
+            if (self._public and is_public(address)) or self.allows(host, address, port)
         ]
         if not allowed:
             shown = ", ".join(map(str, found[:4]))

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import ssl
 from collections import Counter
+from collections.abc import Callable
 
 from services.common.listener import DoorLimits, Listener, Visit
 from services.common.places import Trusted
@@ -48,14 +50,20 @@ class RtmpServer:
         limits: RtmpLimits | None = None,
         doors: DoorLimits = RTMP_DOORS,
         trusted: Trusted | None = None,
+        encryption: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
+        """encryption: what gives each connection its TLS context, for RTMPS."""
         self._gate = gate
         self._host = host
         self.port = port
         self._app = app
         self._limits = limits or RtmpLimits()
         self._listener = Listener(
-            self._protocol, limits=doors, trusted=trusted or Trusted(), count=self._count
+            self._protocol,
+            limits=doors,
+            trusted=trusted or Trusted(),
+            count=self._count,
+            encryption=encryption,
         )
         self._open = False
         self._connections: set[asyncio.Task[None]] = set()

@@ -8,8 +8,14 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 PR_SET_PDEATHSIG = 1
+
+
+def child_command(program: Sequence[str]) -> list[str]:
+    """The command line that runs `program` as a child of this process, however this one ends."""
+    return [sys.executable, "-S", __file__, str(os.getpid()), *program]
 
 
 def main() -> None:
