@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from services.gateway import metrics
+from services.gateway.sessions.lease import record_of, spec_of
 from services.gateway.sessions.session import Session
 from services.gateway.workers import workers as following
 from services.gateway.workers.choice import TwoChoices
@@ -131,6 +132,13 @@ async def test_a_session_that_named_a_pool_never_leaves_it() -> None:
         assert not named.feed.placement.is_ending, "that it could leave for another of its pool"
         same.busy_sessions = 0
         await eventually(lambda: _of(named) == same.address)
+
+
+async def test_a_gateway_that_adopts_a_session_keeps_to_what_it_asked_for() -> None:
+    async with running(FakeWorker(pool="a"), FakeWorker(pool="b")) as parts:
+        await _all_answer(parts)
+        session = await _create(parts, "b")
+        assert spec_of(record_of(session)).model == "b"
 
 
 async def test_the_server_tells_every_model_with_its_pools() -> None:
