@@ -15,12 +15,13 @@ from rich.console import Console
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import engine, rows
-from benchmarks.askers import Burst as AskersBurst
+from benchmarks.askers import Burst
 from benchmarks.askers import Measured as AskersMeasured
 from benchmarks.chaos import ChaosConfig, drawn
 from benchmarks.chaos_load import Asked, Asker, Differences, Watcher
 from benchmarks.chaos_result import CALM, Fault, Storm
 from benchmarks.chaos_result import result as chaos_result
+from benchmarks.crowd import Answers
 from benchmarks.floor import Rates, Work, attention_flops, kv_bytes, tower_flops
 from benchmarks.growth import Growth
 from benchmarks.machine import CpuMeter, Machine
@@ -275,17 +276,17 @@ def test_questions_compare_adjacent_blocks() -> None:
 
 
 def test_a_burst_is_as_far_out_of_order_as_95_of_100() -> None:
-    in_order = AskersBurst(places=list(range(100)))
+    in_order = Burst(Answers(places=list(range(100))), {})
     assert in_order.overtaken == 0.0
-    one_late = AskersBurst(places=[99, *range(99)])  # one waits for all; 99 each gain a place
+    one_late = Burst(Answers(places=[99, *range(99)]), {})  # one waits for all; 99 each gain a place
     assert one_late.overtaken == 0.01
-    reversed_ = AskersBurst(places=list(range(99, -1, -1)))
+    reversed_ = Burst(Answers(places=list(range(99, -1, -1))), {})
     assert reversed_.overtaken > 0.9
-    assert AskersBurst().overtaken == 1.0  # nobody was answered
+    assert Burst(Answers(), {}).overtaken == 1.0  # nobody was answered
 
 
 def test_askers_count_the_worst_burst_and_frames_with_and_without() -> None:
-    found = AskersMeasured("worker", 10, bursts=[AskersBurst(answered=10), AskersBurst(answered=9)])
+    found = AskersMeasured("worker", 10, bursts=[Burst(Answers(answered=10), {}), Burst(Answers(answered=9), {})])
     assert found.answered == 0.9
     found.count(False, 100, 0)
     found.count(True, 60, 20)
