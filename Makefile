@@ -11,7 +11,7 @@ RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu soak docs dashboard images push locks compose-test helm-test device-test slow-test siege tune tune-test client-test help
+.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos soak docs dashboard images push locks compose-test helm-test device-test slow-test siege tune tune-test client-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -93,6 +93,9 @@ bench-engine: develop ## the engine on published families, against transformers 
 
 bench-gpu: develop ## models of 7 and 8 billion parameters on this machine's GPU
 	$(BIN)/python -m benchmarks gpu $(ARGS)
+
+chaos: develop ## 200 faults under load: is anything lost? CHAOS_SEED=1 CHAOS_FAULTS=50 make chaos
+	$(BIN)/python -m benchmarks chaos $(ARGS)
 
 docs: develop ## write docs/configuration.md
 	$(BIN)/python -m docs.configuration

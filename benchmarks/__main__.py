@@ -26,10 +26,12 @@ BENCHMARKS = {
     "reuse": "steps of still footage without the encoder against steps with it",
     "soak": "real footage by every road, then twenty loops of it",
     "traffic": "memory, descriptors and tasks while publishers and viewers come and go",
+    "chaos": "faults under load: whether anything that is asked, said or watched is lost",
+    "capacity": "10,000 sessions on simulated workers: a zone's loss, a rollout, scale-out",
     "rows": "the article's four rows, on the whole suite with real video",
 }
 # Each takes as long as all others together.
-APART = ("engine", "gpu", "flat-long", "traffic")
+APART = ("engine", "gpu", "flat-long", "traffic", "chaos", "capacity")
 RESULTS = REPOSITORY / "benchmarks" / "results"
 QUICK_RESULTS = REPOSITORY / ".cache" / "benchmarks"
 QUIET = 0.1

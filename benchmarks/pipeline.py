@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import av
-from av.video.reformatter import VideoReformatter
 
 from benchmarks.feed import FRAME_NS, TIMEOUT_S
-from services.gateway.frames.sampler import to_rgb
+from services.gateway.frames.display import Display
 from services.inference_worker.engine.jobs import FrameJob, FrameReceipt
 from services.inference_worker.engine.thread import Engine
 from sightline.v1 import inference_pb2
@@ -29,7 +28,7 @@ class Stages:
         self._engine = engine
         self._num_frames = num_frames
         self._layout = engine.model.spec.layout
-        self._reformatter = VideoReformatter()
+        self._display = Display()
         self._runs = 0
         self._sequence = 0
 
@@ -55,7 +54,7 @@ class Stages:
                 yield frame
 
     def preprocess(self, frame: av.VideoFrame) -> bytes:
-        return to_rgb(self._reformatter, frame, self._layout.width, self._layout.height)
+        return self._display.rgb(frame, self._layout.width, self._layout.height)
 
     def send(self, pixels: bytes) -> bytes:
         """Send a frame as gateway and worker do: written and read."""

@@ -174,7 +174,7 @@ def _health(container: str) -> str:
 
 
 def worker_pod(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The pod of the worker's StatefulSet, as helm renders it."""
+    """The pod of the workers, as helm renders it."""
     words = (str(HELM), "template", "trial", str(CHART), "--values", "-")
     only = ("--show-only", "templates/worker.yaml")
     done = subprocess.run(
@@ -183,7 +183,7 @@ def worker_pod(values: Mapping[str, Any]) -> dict[str, Any]:
     [pod] = [
         item["spec"]["template"]["spec"]
         for item in yaml.safe_load_all(done.stdout)
-        if item and item["kind"] == "StatefulSet"
+        if item and item["kind"] in ("Deployment", "StatefulSet")
     ]
     return dict(pod)
 

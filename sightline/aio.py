@@ -113,6 +113,7 @@ class Client:
         max_pixels: int = 0,
         grace_s: float | None = None,
         labels: Mapping[str, str] | None = None,
+        model: str = "",
         priority: int = 0,
     ) -> "Session":
         """Begin to watch a video.
@@ -128,10 +129,12 @@ class Client:
         `fps`, `window` (in segments) and `max_pixels` (of a frame, where the model takes several
         sizes) default to the model's preference, `grace_s` (how long the session outlives its
         publisher) to the server's. `lossless` sessions make their pusher wait instead of dropping
-        frames. `labels` are yours: `sessions` finds by them. Where a worker's memory runs short,
-        sessions of higher `priority` (-100 to 100) keep their window for longer.
+        frames. `labels` are yours: `sessions` finds by them. `model` is one of `info`'s models or
+        pools, where there are several. Where a worker's memory runs short, sessions of higher
+        `priority` (-100 to 100) keep their window for longer.
         Raises FileNotFoundError for a path that is not there, InvalidArgumentError for one that
-        is no video, ResourceExhaustedError where no worker has room.
+        is no video, NotFoundError for a model that the server does not have,
+        ResourceExhaustedError where no worker has room.
         """
         if source is not None and push:
             raise InvalidArgumentError("give a source or push=True, not both")
@@ -153,7 +156,9 @@ class Client:
             priority=priority,
         )
         # Drawn once for all tries: a second one gives the session that a first has made.
-        request = pb.CreateSessionRequest(options=options, request_id=secrets.token_hex(16))
+        request = pb.CreateSessionRequest(
+            options=options, request_id=secrets.token_hex(16), model=model
+        )
         if remote:
             request.source = str(source)
         else:

@@ -45,7 +45,7 @@ class Answer:
     ) -> None:
         self.turn = question.turn
         self.question = question
-        self.restarted = False  # the connection broke and the question was asked again
+        self.restarted = False  # the text began anew
         self.cancelled = False
         self.sent = False  # the server may know of it
         self._cancel = cancel
@@ -105,10 +105,10 @@ class Answer:
         return self._result is not None or self._error is not None
 
     def restart(self) -> None:
-        """The question is asked again from nothing; what was delivered stays delivered."""
+        """The answer is made again from nothing; what was delivered stays delivered."""
         self.restarted = True
         self._attempt = ""
-        self._audio_skip, self._audio_bytes = self._audio_bytes, 0
+        self._audio_skip, self._audio_bytes = max(self._audio_skip, self._audio_bytes), 0
 
     def add_text(self, text: str) -> None:
         """Deliver a delta. After a restart only what goes beyond the old text; where the new
@@ -142,6 +142,8 @@ class Answer:
         delivered = self._text if self._attempt is None else self._attempt
         if message.text.startswith(delivered) and message.text != delivered:
             self.add_text(message.text[len(delivered) :])  # a finished turn may come whole
+        if self._attempt is not None and message.text != self._text:  # the new answer is shorter
+            self._deliver("\n" + message.text)
         self._end(wire.answer_result(message, conversation, self.restarted), None)
 
     def finish_cancelled(self, conversation: str) -> None:

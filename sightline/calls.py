@@ -23,17 +23,7 @@ from sightline.wire import is_of_transport, round_of
 __all__ = ["CUT_SHORT", "Calls", "StreamClosedError", "backoff_s", "from_rpc", "send"]
 
 ATTEMPTS = 4
-_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-_OPTIONS = (
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.enable_retries", 0),  # ours know what may be retried
-)
+MAX_LEFT = 4  # connections that were left, and may have calls under way
 
 
 # What grpc raises of a stream that is half-closed in the moment in which its server ends it.
@@ -96,14 +86,26 @@ class Calls:
         self.address = access.address
         self.timeouts = timeouts
         self.rng = rng or random.Random()
-        self.channel = (
-            grpc.aio.insecure_channel(access.address, options=_OPTIONS)
-            if access.credentials is None
-            else grpc.aio.secure_channel(access.address, access.credentials, options=_OPTIONS)
-        )
-        self.stub: Any = gateway_pb2_grpc.SightlineServiceStub(self.channel)
-        if access.token:
-            self.stub = SignedStub(self.stub, access.token)
+        self._access = access
+        self._left: list[grpc.aio.Channel] = []
+        self._turn = 0
+        self.channel, self.stub = self._connect()
+
+    def _connect(self) -> tuple[grpc.aio.Channel, Any]:
+        channel = self._access.channel(self._turn)
+        stub: Any = gateway_pb2_grpc.SightlineServiceStub(channel)
+        return channel, SignedStub(stub, self._access.token) if self._access.token else stub
+
+    async def leave(self, stub: Any) -> None:
+        """Whoever answers calls of this stub ends or is silent: further calls go over another
+        connection, to the next address where there are several."""
+        if stub is not self.stub:
+            return  # somebody else has found out
+        self._left.append(self.channel)
+        self._turn += 1
+        self.channel, self.stub = self._connect()
+        if len(self._left) > MAX_LEFT:
+            await self._left.pop(0).close()
 
     async def wait_until_reachable(self) -> None:
         """Raises UnavailableError when nobody answers at the address in `connect_s`."""
@@ -172,4 +174,4 @@ class Calls:
         return bool(reply.existed)
 
     async def aclose(self) -> None:
-        await self.channel.close()
+        await asyncio.gather(*(channel.close() for channel in (*self._left, self.channel)))

@@ -33,6 +33,7 @@ __all__ = ["main", "run"]
 
 CONNECT_S = 3.0
 INTERRUPTED = 130
+_MODEL = "a model or a pool of the server, for a session that is made (see `info`)"
 _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (UnavailableError, 3),
     (DeadlineExceededError, 3),
@@ -165,6 +166,7 @@ def _parser() -> _Parser:
     )
     ask.add_argument("--conversation", metavar="ID", help="continue this conversation")
     ask.add_argument("--fps", type=_positive, default=0.0, help="frames a second to be looked at")
+    ask.add_argument("--model", default="", help=_MODEL)
 
     watch = add(
         "watch", commands.watch, "be told when a condition begins or ceases to hold", as_json
@@ -189,6 +191,7 @@ def _parser() -> _Parser:
     )
     push.add_argument("--loop", action="store_true", help="again and again, until Ctrl-C")
     push.add_argument("--fps", type=_positive, default=0.0, help="frames a second to be looked at")
+    push.add_argument("--model", default="", help=_MODEL)
 
     watch.add_argument(
         "--for", dest="for_s", type=_positive, metavar="S", help="end after S seconds"

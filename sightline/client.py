@@ -98,6 +98,7 @@ class Client:
         max_pixels: int = 0,
         grace_s: float | None = None,
         labels: Mapping[str, str] | None = None,
+        model: str = "",
         priority: int = 0,
     ) -> "Session":
         """Begin to watch a video: a file of this machine (played to the server in the
@@ -117,6 +118,7 @@ class Client:
             max_pixels=max_pixels,
             grace_s=grace_s,
             labels=labels,
+            model=model,
             priority=priority,
         )
         return Session(background.run(session))

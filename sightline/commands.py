@@ -36,7 +36,8 @@ async def ask(client: aio.Client, options: argparse.Namespace) -> int:
             await progress.follow(session.wait())
             return await _tell_answer(session, options)
     if "://" in source:
-        async with await client.open(source, fps=options.fps) as session:
+        opened = client.open(source, fps=options.fps, model=options.model)
+        async with await opened as session:
             if not await session.wait_for_picture():
                 raise UnavailableError(f"no picture came from {source}")
             await _look(session, LOOK_S if options.at is None else options.at)
@@ -52,7 +53,12 @@ async def ask(client: aio.Client, options: argparse.Namespace) -> int:
 
 async def _open_file(client: aio.Client, options: argparse.Namespace) -> aio.Session:
     return await client.open(
-        options.source, realtime=False, until_s=options.at, fps=options.fps, grace_s=10
+        options.source,
+        realtime=False,
+        until_s=options.at,
+        fps=options.fps,
+        grace_s=10,
+        model=options.model,
     )
 
 
@@ -93,7 +99,9 @@ def _about(result: AnswerResult) -> str:
     frames = f"{result.frames_seen} frame{'' if result.frames_seen == 1 else 's'}"
     seen = f"saw {frames}, newest {result.newest_frame_age_ms / 1000:.1f} s old; "
     times = f"first token {result.first_token_ms:.0f} ms, all {result.total_ms:.0f} ms"
-    return (seen if result.frames_seen else "") + times
+    again = "; its text began anew, for its worker was lost" if result.restarted else ""
+    kept = "; not stored yet" if result.kept is False else ""
+    return (seen if result.frames_seen else "") + times + again + kept
 
 
 def _answer_object(session: aio.Session, question: str, result: AnswerResult) -> dict[str, Any]:
@@ -202,5 +210,6 @@ async def _session_to_push(
         key=options.key or "",
         lossless=not options.realtime,
         fps=options.fps,
+        model=options.model,
     )
     return await opened, True

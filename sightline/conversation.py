@@ -27,6 +27,7 @@ from sightline.errors import (
     SightlineError,
     UnavailableError,
 )
+from sightline.reasons import Reason
 from sightline.types import AskOptions, Audio, Round, SessionInfo
 from sightline.v1 import gateway_pb2 as pb
 from sightline.wire import error_of, session_info
@@ -36,6 +37,7 @@ __all__ = ["Conversation"]
 log = logging.getLogger(__name__)
 
 STABLE_S = 5.0  # a connection that lasted so long was a good one: back-off starts anew
+SILENCE_S = 3.0  # without a word from the server, which speaks every second
 OUTBOX = 1024  # messages to the server that may wait
 _BROKEN = frozenset(
     (
@@ -73,6 +75,7 @@ class Conversation:
         self._task: asyncio.Task[None] | None = None
         self._connected = False  # in this or an earlier try since the last break
         self._leaving = False
+        self._put_off: set[str] = set()  # turns that a server which ends left to the next
 
     async def __aenter__(self) -> Self:
         return self
@@ -227,7 +230,9 @@ class Conversation:
     async def _connection(self) -> SightlineError:
         """One connection from start to end. Returns why it ended, or raises what broke it."""
         self._leaving = False
-        call = self._calls.stub.Converse()
+        self._put_off.clear()
+        stub = self._calls.stub
+        call = stub.Converse()
         writer = None
         try:
             try:
@@ -237,15 +242,25 @@ class Conversation:
             except StreamClosedError:
                 first = await call.read()  # raises the server's reason
             except TimeoutError:
+                await self._calls.leave(stub)
                 return DeadlineExceededError("the server did not start the conversation")
             if first is grpc.aio.EOF:
                 return UnavailableError("the server closed the connection")
             self._begin(first)
             assert self._outbox is not None
             writer = asyncio.create_task(_write(call, self._outbox), name="conversation:writer")
-            while (message := await call.read()) is not grpc.aio.EOF:
+            while True:
+                try:
+                    async with asyncio.timeout(SILENCE_S):
+                        message = await call.read()
+                except TimeoutError:  # it tells of the session every second
+                    await self._calls.leave(stub)
+                    return UnavailableError("the server is silent")
+                if message is grpc.aio.EOF:
+                    break
                 self._handle(message)
-                if self._leaving and not self._answers:
+                if self._leaving and not self._answers.keys() - self._put_off:
+                    await self._calls.leave(stub)
                     return UnavailableError("the server is going away")
             return UnavailableError("the server closed the connection")
         finally:
@@ -301,7 +316,11 @@ class Conversation:
                 return  # came already, before the connection broke
             self._last_sequence = message.sequence
         kind = message.WhichOneof("event")
-        if kind == "text_delta":
+        if kind == "answer_started":
+            answer = self._answers.get(message.answer_started.turn)
+            if answer is not None and message.answer_started.restarted:
+                answer.restart()
+        elif kind == "text_delta":
             if (answer := self._answers.get(message.text_delta.turn)) is not None:
                 answer.add_text(message.text_delta.text)
         elif kind == "audio_chunk":
@@ -325,6 +344,13 @@ class Conversation:
     def _refuse(self, message: pb.ErrorEvent) -> None:
         error = error_of(message)
         if message.turn:
+            if error.reason == Reason.DRAINING and (answer := self._answers.get(message.turn)):
+                self._leaving, answer.sent = (
+                    True,
+                    False,
+                )  # it is asked again over the next connection
+                self._put_off.add(message.turn)
+                return
             if (answer := self._answers.pop(message.turn, None)) is None:
                 return
             if answer.cancelled:  # the server knows of nothing to cancel

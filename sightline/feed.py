@@ -5,8 +5,7 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from sightline.calls import Calls, backoff_s
-from sightline.errors import UnavailableError
+from sightline.calls import Calls
 from sightline.push import Pusher
 from sightline.types import PushReport
 from sightline.v1 import gateway_pb2 as pb
@@ -38,18 +37,19 @@ class Feed:
         lossless: bool = False,
         start_ns: int | None = None,
     ) -> None:
-        self._calls = calls
-        self._session = session
-        self._key = key
         self._file = file
         self._realtime = realtime
         self._loop = loop
-        self._lossless = lossless
         self.start_ns = time.time_ns() if start_ns is None else start_ns
-        self._pusher = self._new_pusher()
-        self._needs_keyframe = False
-        self._down_since: float | None = None
-        self._attempts = 0
+        self._pusher = Pusher(
+            calls,
+            session,
+            key,
+            lossless=lossless,
+            codec=file.codec,
+            extradata=file.extradata,
+            reconnects=realtime,
+        )
         self._reading: asyncio.Future[list[tuple[float, pb.PushFramesRequest]]] | None = None
 
     @property
@@ -71,7 +71,7 @@ class Feed:
                             wait_s = started + offset_s + due_s - clock.time()
                             if wait_s > 0:
                                 await asyncio.sleep(wait_s)
-                        await self._send(message)
+                        await self._pusher.send_message(message)
                         last_due_s = due_s
                 if not self._loop or last_due_s == 0.0:
                     return await self._pusher.end()
@@ -88,36 +88,6 @@ class Feed:
         loop = asyncio.get_running_loop()
         self._reading = loop.run_in_executor(None, _take, messages)
         return await asyncio.shield(self._reading)
-
-    def _new_pusher(self) -> Pusher:
-        return Pusher(
-            self._calls,
-            self._session,
-            self._key,
-            lossless=self._lossless,
-            codec=self._file.codec,
-            extradata=self._file.extradata,
-        )
-
-    async def _send(self, message: pb.PushFramesRequest) -> None:
-        if self._needs_keyframe and message.HasField("packet"):
-            if not message.packet.keyframe:
-                return
-            self._needs_keyframe = False
-        try:
-            await self._pusher.send_message(message)
-        except UnavailableError:
-            now = asyncio.get_running_loop().time()
-            self._down_since = now if self._down_since is None else self._down_since
-            if not self._realtime or now - self._down_since > self._calls.timeouts.reconnect_s:
-                raise
-            await self._pusher.aclose()
-            self._pusher = self._new_pusher()
-            self._needs_keyframe = True
-            await asyncio.sleep(backoff_s(self._attempts, self._calls.rng))
-            self._attempts += 1
-        else:
-            self._down_since, self._attempts = None, 0
 
 
 def _take(

@@ -12,18 +12,21 @@ from typing import Any, Self
 
 import grpc
 
-from sightline.calls import CUT_SHORT, Calls, StreamClosedError, from_rpc, send
+from sightline.calls import CUT_SHORT, Calls, StreamClosedError, backoff_s, from_rpc, send
 from sightline.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     SightlineError,
+    UnavailableError,
 )
+from sightline.reasons import Reason
 from sightline.types import PushReport
 from sightline.v1 import gateway_pb2 as pb
 from sightline.wire import error_of, frame_message, push_messages, push_report
 
 __all__ = ["Pusher"]
 
+SILENCE_S = 3.0  # without an acknowledgement, of which there is one every second
 FIRST_CREDIT = 8  # frames on the way before the first acknowledgement
 
 
@@ -45,9 +48,13 @@ class Pusher:
         fps: float | None = None,
         codec: str = "",
         extradata: bytes = b"",
+        reconnects: bool = False,
     ) -> None:
+        """reconnects: a stream that breaks is opened again, and what comes meanwhile is lost."""
         self.report = PushReport()
         self.sent = 0
+        self._given = 0  # with those that were lost while there was no stream
+        self._sent_before = 0  # over earlier streams
         self._ended = False
         self._calls = calls
         self._open = pb.PushOpen(session=session, key=key)
@@ -58,9 +65,16 @@ class Pusher:
         self._allowed = FIRST_CREDIT
         self._call: grpc.aio.StreamStreamCall[pb.PushFramesRequest, pb.PushFramesResponse] | None
         self._call = None
+        self._stub: Any = None
         self._reader: asyncio.Task[None] | None = None
         self._error: SightlineError | None = None
         self._acked = asyncio.Event()
+        self._reconnects = reconnects
+        self._down_since_s: float | None = None  # by the event loop's clock
+        self._again_s = 0.0
+        self._attempts = 0
+        self._heard_s = 0.0
+        self._needs_keyframe = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,18 +98,66 @@ class Pusher:
         Raises what the server says about an earlier frame as soon as that is known.
         """
         if capture_ns is None and self._fps is not None:
-            capture_ns = self._start_ns + round(self.sent * 1e9 / self._fps)
+            capture_ns = self._start_ns + round(self._given * 1e9 / self._fps)
+        self._given += 1
         await self.send_message(frame_message(frame, capture_ns))
 
     async def send_message(self, message: pb.PushFramesRequest) -> None:
         """`send` for a frame or packet that is a message already."""
+        if not self._reconnects:
+            await self._send_message(message)
+            return
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._again_s:
+            return
+        try:
+            if self._needs_keyframe and message.HasField("packet") and not message.packet.keyframe:
+                await self._begin(message)
+                self._check()
+                return
+            await self._send_message(message)
+        except SightlineError as error:
+            await self._broke(error, now_s)
+        else:
+            self._needs_keyframe = False
+
+    async def _broke(self, error: SightlineError, now_s: float) -> None:
+        """Try again later, with a frame that can begin a stream. Raises the error where that makes
+        no sense, or was tried for long."""
+        returning = self._down_since_s is not None  # the server may not know yet that we left
+        passes = isinstance(error, UnavailableError) or (
+            returning and error.reason == Reason.PUBLISHER_PRESENT
+        )
+        self._down_since_s = now_s if self._down_since_s is None else self._down_since_s
+        if not passes or now_s - self._down_since_s > self._calls.timeouts.reconnect_s:
+            raise error
+        if error.reason in (Reason.DRAINING, Reason.SESSION_MOVED):
+            await self._calls.leave(self._stub)
+        await self.aclose()
+        self._call = self._reader = self._error = None
+        self._needs_keyframe = True
+        self._sent_before, self._allowed = self.sent, FIRST_CREDIT
+        self._again_s = now_s + backoff_s(self._attempts, self._calls.rng)
+        self._attempts += 1
+
+    async def _begin(self, message: pb.PushFramesRequest) -> None:
+        """Open the stream that a message goes over, where there is none."""
         if self._call is None:
             if message.HasField("packet"):
                 self._open.MergeFrom(self._packets)
-            self._call = self._calls.stub.PushFrames()
+            stub = self._calls.stub
+            self._call = stub.PushFrames()
+            self._heard_s = asyncio.get_running_loop().time()
             self._reader = asyncio.create_task(self._read(self._call), name="push:acks")
+            self._stub = stub
             await self._write(pb.PushFramesRequest(open=self._open))
-        while self._lossless and self.sent >= self._allowed:
+        if self._reconnects and asyncio.get_running_loop().time() - self._heard_s > SILENCE_S:
+            await self._calls.leave(self._stub)
+            raise UnavailableError("the server is silent")
+
+    async def _send_message(self, message: pb.PushFramesRequest) -> None:
+        await self._begin(message)
+        while self._lossless and self.sent - self._sent_before >= self._allowed:
             await self._next_ack()
         for part in push_messages(message):
             await self._write(part)
@@ -126,16 +188,25 @@ class Pusher:
     async def _write(self, message: pb.PushFramesRequest) -> None:
         assert self._call is not None
         assert self._reader is not None
-        if self._reader.done():
-            raise self._error or FailedPreconditionError("the server ended the push")
+        self._check()
+        push_s = self._calls.timeouts.push_s
         try:
-            async with asyncio.timeout(self._calls.timeouts.push_s):
+            async with asyncio.timeout(min(push_s, SILENCE_S) if self._reconnects else push_s):
                 await send(self._call, message)
         except TimeoutError:
-            raise self._stalled() from None
+            if not self._reconnects:
+                raise self._stalled() from None
+            await self._calls.leave(self._stub)
+            raise UnavailableError("the server is silent") from None
         except (grpc.aio.AioRpcError, StreamClosedError):
             await asyncio.wait([self._reader])
             raise self._error or FailedPreconditionError("the server ended the push") from None
+
+    def _check(self) -> None:
+        """Raise why the server has ended the stream, if it has."""
+        assert self._reader is not None
+        if self._reader.done():
+            raise self._error or FailedPreconditionError("the server ended the push")
 
     async def _next_ack(self) -> None:
         if self._error is not None:
@@ -164,6 +235,8 @@ class Pusher:
                 if message.HasField("error"):
                     self._error = error_of(message.error)
                     return
+                self._heard_s = asyncio.get_running_loop().time()
+                self._down_since_s, self._attempts = None, 0
                 self.report = push_report(message)
                 self._allowed = message.received + message.credit
                 self._acked.set()

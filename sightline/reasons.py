@@ -20,10 +20,12 @@ class Reason(StrEnum):
     CONVERSATION_NOT_FOUND = "CONVERSATION_NOT_FOUND"
     WRONG_KEY = "WRONG_KEY"
     KEY_TAKEN = "KEY_TAKEN"
+    NAME_TAKEN = "NAME_TAKEN"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"  # it made another session
     TURN_REUSED = "TURN_REUSED"  # it asked another question
     SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
     SITE_NOT_ALLOWED = "SITE_NOT_ALLOWED"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"  # no worker has this model, and no pool this name
 
     # Who calls
     TOKEN_MISSING = "TOKEN_MISSING"
@@ -38,6 +40,7 @@ class Reason(StrEnum):
     PUBLISHER_PRESENT = "PUBLISHER_PRESENT"
     NOT_A_PUSH_SESSION = "NOT_A_PUSH_SESSION"
     NOT_CHANGEABLE = "NOT_CHANGEABLE"  # by this worker, while the session runs
+    NOT_OWNER = "NOT_OWNER"  # another gateway has the session now; only gateways are told
 
     # There is no room
     TOO_MANY_SESSIONS = "TOO_MANY_SESSIONS"
@@ -49,6 +52,8 @@ class Reason(StrEnum):
 
     # Somebody is away
     DRAINING = "DRAINING"  # this server ends; another may answer
+    SESSION_MOVED = "SESSION_MOVED"  # to another gateway: publish again
+    SESSIONS_AWAY = "SESSIONS_AWAY"  # those of other gateways cannot be looked up
     MODEL_LOADING = "MODEL_LOADING"
     MODEL_AWAY = "MODEL_AWAY"
     VERSION_MISMATCH = "VERSION_MISMATCH"  # the worker speaks another protocol

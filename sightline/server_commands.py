@@ -59,7 +59,7 @@ def _row(info: SessionInfo) -> tuple[str, ...]:
     return (
         info.id,
         info.name,
-        info.state,
+        "moving" if info.moving else info.state,
         info.source_kind or "-",
         f"{stats.fps_in:.1f}/{stats.fps_processed:.1f}",
         str(stats.frames_processed),
@@ -165,6 +165,8 @@ async def info(client: aio.Client, options: argparse.Namespace) -> int:
             print(f"\n{model.name}: {model.loading}")
             continue
         print(f"\n{model.name}: {model.free_sessions} of {model.max_sessions} sessions free")
+        for pool in model.pools:
+            print(f"  pool {pool.name}: {pool.free_sessions} of {pool.max_sessions} sessions free")
         _print_card(model.card)
     if not server.models and any(server.limits.values()):
         print("\nno model answers")

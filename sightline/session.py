@@ -192,6 +192,7 @@ class Session:
             fps=fps,
             codec=codec,
             extradata=extradata,
+            reconnects=not self.info.lossless,
         )
 
     async def push(

@@ -16,6 +16,7 @@ __all__ = [
     "ModelCard",
     "ModelInfo",
     "Packet",
+    "PoolInfo",
     "PushReport",
     "Round",
     "ServerInfo",
@@ -90,6 +91,7 @@ class SessionInfo:
     stats: SessionStats
     grace_s: float = 0.0  # how long it outlives its publisher
     labels: dict[str, str] = field(default_factory=dict)
+    moving: bool = False  # on its way to another worker: questions wait until it is there
 
 
 class AskOptions(TypedDict, total=False):
@@ -145,6 +147,15 @@ class ModelCard:
     licence: str
 
 
+class PoolInfo(NamedTuple):
+    """Workers that an operator runs alike, under a name."""
+
+    name: str
+    workers: int
+    max_sessions: int
+    free_sessions: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """A model that a server has. Until it is `ready`, `loading` says how far it is, and only that
@@ -165,6 +176,7 @@ class ModelInfo:
     preferred_fps: float
     dtype: str
     device: str
+    pools: tuple[PoolInfo, ...] = ()  # that have it; a session may name one instead of the model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +221,9 @@ class AnswerResult:
     newest_frame_age_ms: float  # when the answer began; grows where the source rests
     history_rounds: int
     degraded: tuple[str, ...]
-    restarted: bool  # the connection broke and the question had to be asked again
+    restarted: bool  # its text began anew: the connection broke and the question was asked again,
+    # or the worker was lost that had begun it
+    kept: bool | None = None  # stored in its conversation; False: not yet; None: nothing is kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

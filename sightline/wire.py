@@ -15,6 +15,7 @@ from sightline.types import (
     ModelCard,
     ModelInfo,
     Packet,
+    PoolInfo,
     PushReport,
     Round,
     ServerInfo,
@@ -109,6 +110,7 @@ def session_info(message: pb.Session) -> SessionInfo:
         ),
         grace_s=message.grace_s,
         labels=dict(message.labels),
+        moving=message.moving,
     )
 
 
@@ -143,6 +145,10 @@ def _model_info(message: pb.Model) -> ModelInfo:
             conditions=tuple(card.conditions),
             licence=card.licence,
         ),
+        pools=tuple(
+            PoolInfo(each.name, each.workers, each.max_sessions, each.free_sessions)
+            for each in message.pools
+        ),
         **{name: getattr(message, name) for name in _MODEL_FIELDS},
     )
 
@@ -173,7 +179,8 @@ def answer_result(message: pb.AnswerDone, conversation: str, restarted: bool) ->
         newest_frame_age_ms=message.newest_frame_age_ms,
         history_rounds=message.history_rounds,
         degraded=tuple(message.degraded),
-        restarted=restarted,
+        restarted=restarted or bool(message.resumed),
+        kept=message.kept if message.HasField("kept") else None,
     )
 
 

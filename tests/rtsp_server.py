@@ -25,7 +25,13 @@ class RtspServer:
     """
 
     def __init__(
-        self, *, challenge: str = "", moved: str = "", always: bytes = b"", udp_only: bool = False
+        self,
+        *,
+        challenge: str = "",
+        moved: str = "",
+        always: bytes = b"",
+        udp_only: bool = False,
+        port: int = 0,
     ) -> None:
         self.challenge, self.moved, self.always, self.udp_only = challenge, moved, always, udp_only
         self.asked: list[str] = []
@@ -35,7 +41,7 @@ class RtspServer:
         self._media = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._media.bind(("127.0.0.1", 0))
         self._media.settimeout(5)
-        self._listener = socket.create_server(("0.0.0.0", 0))
+        self._listener = socket.create_server(("0.0.0.0", port))
         self._listener.settimeout(30)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._listen, daemon=True).start()

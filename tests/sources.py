@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -73,6 +74,10 @@ class RecordingSink:
                 f"{len(self.pictures)} of {count} pictures; {self.drops} {self.reasons}"
             )
 
+    def wait_for_note(self, what: str, count: int, timeout_s: float = 20) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.notes[what] >= count, timeout_s), self.notes
+
     def wait_for_end(self, timeout_s: float = 20) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: bool(self.reasons), timeout_s), (
@@ -89,10 +94,17 @@ class OneKeyGate:
     peers: list[str] = field(default_factory=list)
     released_keys: list[str] = field(default_factory=list)
     busy: bool = False
+    evict: Callable[[], None] | None = None
 
-    async def accept(self, key: str, peer: str) -> RecordingSink:
+    async def check(self, key: str) -> None:
         if key != self.key:
             raise UnauthenticatedError("no session has this key")
+
+    async def accept(
+        self, key: str, peer: str, evict: Callable[[], None] | None = None
+    ) -> RecordingSink:
+        await self.check(key)
+        self.evict = evict
         if self.busy:
             raise AlreadyExistsError("somebody else is publishing with this key")
         self.busy = True

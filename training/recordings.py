@@ -19,11 +19,11 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from services.gateway.frames.display import Display, displayed_size
 from services.gateway.frames.frame_size import FrameSize
-from services.gateway.frames.sampler import FrameRate, to_rgb
+from services.gateway.frames.sampler import FrameRate
 from services.gateway.sources.container import ContainerReader, open_file
 from services.gateway.sources.source import DecodeBudget, DecodedFrame
 from services.inference_worker.model.family import StreamSpec
@@ -246,7 +246,7 @@ def _show(reading: ContainerReader, takers: "Iterable[_Taker]") -> tuple[float, 
         if not waiting:
             break
         for taker in waiting:
-            taker.take(frame, time_ns)
+            taker.take(frame, time_ns, reading.aspect)
     return time_s, waiting
 
 
@@ -268,7 +268,7 @@ class _Taker:
         self._rule = size
         self._size: tuple[int, int] | None = None
         self._pixels: list[bytes] = []
-        self._reformatter = VideoReformatter()
+        self._display = Display()
         self._done = done
 
     def error(self, name: str, what: str) -> DataError:
@@ -278,14 +278,14 @@ class _Taker:
         end_s = self.recording.end_s
         return end_s is not None and time_s > end_s + TOLERANCE_S
 
-    def take(self, frame: av.VideoFrame, time_ns: int) -> None:
+    def take(self, frame: av.VideoFrame, time_ns: int, aspect: float) -> None:
         time_s = time_ns / SECOND_NS
         if time_s < self.recording.start_s - TOLERANCE_S:
             return
         if self._size is None:  # the first picture's shape settles it
-            self._size = self._rule.fit(frame.width, frame.height)
+            self._size = self._rule.fit(*displayed_size(frame, aspect))
         if self._rate.chooses(time_ns):
-            self._pixels.append(to_rgb(self._reformatter, frame, *self._size))
+            self._pixels.append(self._display.rgb(frame, *self._size))
             self.times_s.append(time_s)
 
     def finish(self, last_s: float) -> None:

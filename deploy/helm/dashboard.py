@@ -110,6 +110,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (
                 ("sightline_worker_sessions", "open, {{instance}}"),
                 ("sightline_worker_parked_sessions", "parked, {{instance}}"),
+                ("sightline_worker_session_capacity", "fit, {{instance}}"),
             ),
         ),
         gauge("Host memory of parked sessions", "sightline_worker_parked_bytes", unit="bytes"),
@@ -185,19 +186,29 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (("sightline_worker_info", "{{instance}}: {{model}} {{dtype}}, KV {{kv_dtype}}"),),
         ),
         gauge("Questions and checks", "sightline_worker_questions", "state"),
+        Panel(
+            "What endpoint pickers read (InferencePool)",
+            "short",
+            (
+                ("sightline_num_requests_waiting", "waiting, {{instance}}"),
+                ("sightline_num_requests_running", "running, {{instance}}"),
+                ("sightline_kv_cache_usage_perc", "KV share, {{instance}}"),
+            ),
+        ),
         timed("First token, at the worker", "sightline_worker_first_token_seconds"),
         counted("Answers of workers", "sightline_worker_answers_total", "finish"),
     ),
     "Gateway": (
         gauge("Workers", "sightline_workers", "condition"),
+        gauge("Workers that do not answer", "sightline_worker_away", "worker"),
         counted("Workers found and gone", "sightline_workers_changed_total", "change"),
         Panel(
             "Looks for workers",
             "short",
             (
                 (
-                    "min by (instance) (sightline_discovery_current)",
-                    "{{instance}}: list is current",
+                    "min by (instance, place) (sightline_discovery_current)",
+                    "{{instance}}: {{place}} is current",
                 ),
                 (rate("sightline_discovery_failures_total"), "failed, per second"),
             ),
@@ -220,6 +231,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         gauge("Viewers", "sightline_viewers", "condition"),
         counted("Viewers gone", "sightline_viewers_closed_total", "reason"),
+        Panel(
+            "Sessions among gateways",
+            "ops",
+            (
+                (rate("sightline_sessions_adopted_total", "why"), "adopted: {{why}}"),
+                (rate("sightline_sessions_handed_over_total"), "handed over"),
+                (rate("sightline_sessions_lost_total"), "lost to another"),
+                (rate("sightline_leases_away_total"), "leases not renewed"),
+            ),
+        ),
         counted("Events lost", "sightline_events_dropped_total", "reason"),
         Panel(
             "Answers under way and asked again",
@@ -228,6 +249,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ("sum (sightline_answers_in_flight)", "under way"),
                 ("sum (sightline_questions_waiting)", "of these waiting for a turn"),
                 (rate("sightline_answers_retried_total"), "asked again, per second"),
+                (rate("sightline_answers_restarted_total"), "made anew, per second"),
             ),
         ),
         counted("Checks of watches", "sightline_watch_checks_total", "answer"),
@@ -245,9 +267,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (rate("sightline_dialogue_rounds_appended_total", "result"), "{{result}}"),
                 (rate("sightline_dialogue_rounds_trimmed_total"), "trimmed"),
                 (rate("sightline_worker_rounds_total", "outcome"), "of workers: {{outcome}}"),
+                (rate("sightline_gateway_rounds_total", "outcome"), "of gateways: {{outcome}}"),
             ),
         ),
         gauge("Rounds not written yet", "sightline_worker_rounds_waiting"),
+        gauge("Rounds that gateways hold too", "sightline_gateway_rounds_waiting"),
         counted("Histories read", "sightline_worker_contexts_total", "outcome"),
         counted("Answers spoken", "sightline_worker_speeches_total", "outcome"),
         counted("Refused at the ports", "sightline_refused_total", "reason"),

@@ -1,6 +1,7 @@
 """What the contract allows in a request, for every service that takes it from strangers."""
 
 import math
+import re
 
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2
@@ -12,6 +13,8 @@ MAX_TOP_K = 100_000
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 64
 MAX_CONDITION_BYTES = 1024
 MAX_SECONDS = 86400
+
+_ID = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_ID_CHARACTERS}}}")
 
 
 def check_question(question: gateway_pb2.Question) -> None:
@@ -45,9 +48,8 @@ def check_question(question: gateway_pb2.Question) -> None:
 
 def check_watch(watch: gateway_pb2.Watch) -> None:
     """Raise InvalidArgumentError for a standing question no engine should see."""
-    check_id("watch", watch.watch)
-    if not watch.watch:
-        raise InvalidArgumentError("a watch needs an id")
+    if not 0 < len(watch.watch) <= MAX_ID_CHARACTERS:
+        raise InvalidArgumentError(f"a watch's id has 1 to {MAX_ID_CHARACTERS} characters")
     if not watch.condition.strip():
         raise InvalidArgumentError("the condition is empty")
     if len(watch.condition.encode()) > MAX_CONDITION_BYTES:
@@ -56,10 +58,15 @@ def check_watch(watch: gateway_pb2.Watch) -> None:
         check_seconds(name, getattr(watch, name))
 
 
-def check_id(what: str, text: str) -> None:
-    """Raise InvalidArgumentError for an id of a client that is too long to carry around."""
-    if len(text) > MAX_ID_CHARACTERS:
-        raise InvalidArgumentError(f"{what} is at most {MAX_ID_CHARACTERS} characters long")
+def check_id(what: str, text: str, *, required: bool = False) -> None:
+    """Raise InvalidArgumentError for what is no id of a conversation or a turn. An empty one stands
+    for an id that the server draws, where it is not `required`."""
+    if (text or required) and not _ID.fullmatch(text):
+        shown = f"{text[:32]!r}{'…' if len(text) > 32 else ''}"
+        raise InvalidArgumentError(
+            f"{shown} is no id of a {what}: it has 1 to {MAX_ID_CHARACTERS} characters of "
+            "A-Z a-z 0-9 _ . : -"
+        )
 
 
 def check_seconds(name: str, value: float) -> None:

@@ -1,12 +1,13 @@
 """The version of what gateways and workers say to each other (inference.proto).
 
 It is raised with the contract: the minor number by what an older peer can do without, the major
-one, with the minor back at 0, by anything else. 1.1 brought versions, cards and ResizeSession.
+one, with the minor back at 0, by anything else. 1.1 brought versions, cards and ResizeSession; 1.2
+fences, pools, promised pages, and what questions and watches are told when they are asked again.
 """
 
 from sightline.v1 import inference_pb2
 
-PROTOCOL = (1, 1)
+PROTOCOL = (1, 2)
 FIRST = (1, 0)  # of workers from before they told
 
 

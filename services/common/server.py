@@ -74,6 +74,8 @@ class ServiceHost:
     the figures' port, which also tells probes about health, is not. With an `identity`, the gRPC
     port is for peers alone that have one of the same authority. `reflects`: whether gRPC tells
     anybody which services and messages there are.
+    `unready` says why nobody should be sent here although all is well with this process; "":
+    nothing speaks against it.
     """
 
     name: str
@@ -86,6 +88,7 @@ class ServiceHost:
     certificate: Certificate | None = None
     identity: Identity | None = None
     reflects: bool = True
+    unready: Callable[[], str] = lambda: ""
     admission: Admission = field(init=False)
     max_descriptors: int = field(init=False)
     server: grpc.aio.Server = field(init=False)
@@ -156,6 +159,7 @@ class ServiceHost:
         figures = web.Application(middlewares=[self._attend])
         figures.router.add_get("/metrics", self._metrics)
         figures.router.add_get("/healthz", self._healthz)
+        figures.router.add_get("/readyz", self._readyz)
         self.http_port = await self._listen(
             self.app, self.config.http_port, "HTTP_PORT", self.certificate
         )
@@ -290,6 +294,13 @@ class ServiceHost:
     async def _healthz(self, request: web.Request) -> web.Response:
         status = 200 if self._serving else 503
         return web.json_response({"service": self.name, "serving": self._serving}, status=status)
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """Whether new work should come here. Health is about this process, which a restart mends;
+        this is also about those that it cannot do without."""
+        reason = self.unready() if self._serving else "not serving"
+        body = {"service": self.name, "ready": not reason, "reason": reason}
+        return web.json_response(body, status=503 if reason else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         TASKS.set(len(asyncio.all_tasks()))

@@ -1,7 +1,8 @@
 """Runs the dialogue service: `python -m services.dialogue`.
 
 Redis may be away, at start or later: the service stays SERVING and answers UNAVAILABLE, because a
-restart would not bring Redis back. `sightline_dialogue_redis_up` and the log tell operators.
+restart would not bring Redis back; it is not ready then. `sightline_dialogue_redis_up` and the log
+tell operators.
 """
 
 import asyncio
@@ -24,39 +25,49 @@ from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
 log = logging.getLogger("services.dialogue")
 
 
-async def watch_redis(store: RedisStore, interval_s: float) -> None:
-    """Look after Redis for ever: the gauge is current, the log has each change once."""
-    was_up: bool | None = None
-    while True:
-        reason = ""
-        try:
-            await store.ping()
-        except SightlineError as error:
-            reason = error.message
-        up = not reason
-        REDIS_UP.set(up)
-        if up and not was_up:
-            log.info("redis answers")
-        elif not up and was_up is not False:
-            log.warning("degraded: redis is away", extra={"reason": reason})
-        was_up = up
-        await asyncio.sleep(interval_s)
+class RedisWatch:
+    """Looks after Redis: the gauge is current, the log has each change once. `reason`: why it is
+    away, "" while it answers."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+        self.reason = "redis was not asked yet"
+
+    async def run(self, interval_s: float) -> None:
+        """Look every so often, for ever."""
+        was_up: bool | None = None
+        while True:
+            try:
+                await self._store.ping()
+                self.reason = ""
+            except SightlineError as error:
+                self.reason = f"redis is away: {error.message}"
+            up = not self.reason
+            REDIS_UP.set(up)
+            if up and not was_up:
+                log.info("redis answers")
+            elif not up and was_up is not False:
+                log.warning("degraded: redis is away", extra={"reason": self.reason})
+            was_up = up
+            await asyncio.sleep(interval_s)
 
 
 async def serve(config: DialogueConfig) -> None:
     """Serve until SIGTERM."""
     store = RedisStore(config)
+    watch = RedisWatch(store)
     service = dialogue_pb2.DESCRIPTOR.services_by_name["DialogueService"]
     host = ServiceHost(
         name="dialogue",
         config=config,
         full_names=(service.full_name,),
         identity=identity_of(config),
+        unready=lambda: watch.reason,
     )
     servicer = DialogueServicer(store, config)
     dialogue_pb2_grpc.add_DialogueServiceServicer_to_server(servicer, host.server)
     await host.start()
-    watcher = spawn(watch_redis(store, config.redis_check_s), name="watch redis")
+    watcher = spawn(watch.run(config.redis_check_s), name="watch redis")
     try:
         await host.run()
     finally:

@@ -17,8 +17,20 @@ class DialogueConfig(ServiceConfig):
     redis_url: str = setting(
         MISSING,
         "Where Redis is: redis://[user:password@]host:port/database, rediss:// for TLS, or "
-        "unix:///path/of/socket.",
+        "unix:///path/of/socket. Several, comma separated: a primary and its replicas, of which "
+        "the one that takes writes is used.",
         secret=True,
+    )
+    redis_sentinel: str | None = setting(
+        None,
+        "Name of the primary, as Sentinels know it, which DIALOGUE_REDIS_URL then names; user, "
+        "password and database there are those of the primary.",
+    )
+    redis_replicas: int = setting(
+        0,
+        "Replicas that must have a round before it counts as kept: with 1 a failover loses none.",
+        minimum=0,
+        maximum=10,
     )
     redis_password_file: Path | None = setting(
         None, "File with the password of Redis, where the URL holds none."
@@ -44,3 +56,8 @@ class DialogueConfig(ServiceConfig):
     max_answer_bytes: int = setting(
         32 * 1024, "Longest answer that is kept, UTF-8.", minimum=256, maximum=1024 * 1024
     )
+
+    @property
+    def redis_urls(self) -> list[str]:
+        """The URLs, of which there is at least one."""
+        return [url.strip() for url in self.redis_url.split(",")]

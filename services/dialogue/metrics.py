@@ -19,7 +19,7 @@ REDIS_ERRORS = Counter(
 ROUNDS_APPENDED = Counter(
     "sightline_dialogue_rounds_appended_total",
     "Rounds offered, by what became of them.",
-    ["result"],  # stored, duplicate
+    ["result"],  # stored, duplicate, replaced: by a later answer of its turn
 )
 ROUNDS_TRIMMED = Counter(
     "sightline_dialogue_rounds_trimmed_total",

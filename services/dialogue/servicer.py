@@ -1,9 +1,9 @@
 """The gRPC face of dialogue: checks what callers send, leaves keeping to the store."""
 
-import re
 import secrets
 from collections.abc import Iterable
 
+from services.common.checks import MAX_ID_CHARACTERS, MAX_QUESTION_BYTES, check_id
 from services.dialogue.config import DialogueConfig
 from services.dialogue.store import Opened, RedisStore
 from sightline.errors import InvalidArgumentError
@@ -12,12 +12,8 @@ from sightline.v1 import dialogue_pb2_grpc
 
 DEFAULT_CONTEXT_ROUNDS = 10
 DEFAULT_PAGE_ROUNDS = 100
-MAX_ID_CHARS = 128
 MAX_ROUND_NUMBER = 2**53  # Redis' scripts count in floating point
-MAX_QUESTION_BYTES = 4096  # the contract's limit for a question
 MAX_REPLY_BYTES = 2 * 1024 * 1024  # well under the 4 MiB that gRPC clients accept by default
-
-_CONVERSATION = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
 class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
@@ -29,12 +25,12 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
 
     async def Open(self, request: pb.OpenConversationRequest, context: object) -> pb.Conversation:
         conversation = request.id or secrets.token_urlsafe(16)
-        _check_conversation(conversation)
-        _check_label("session", request.session, required=False)
+        check_id("conversation", conversation, required=True)
+        _check_session(request.session)
         return _described(conversation, await self._store.open(conversation, request.session))
 
     async def Context(self, request: pb.ContextRequest, context: object) -> pb.ContextResponse:
-        _check_conversation(request.conversation)
+        check_id("conversation", request.conversation, required=True)
         count = request.rounds or DEFAULT_CONTEXT_ROUNDS
         newest = await self._store.newest(request.conversation, count)
         # When long answers do not all fit in one reply, the oldest of them stay out.
@@ -42,21 +38,25 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
         return pb.ContextResponse(rounds=reversed(kept))
 
     async def Append(self, request: pb.AppendRequest, context: object) -> pb.AppendResponse:
-        _check_conversation(request.conversation)
+        check_id("conversation", request.conversation, required=True)
         round_ = request.round
-        _check_label("turn", round_.turn, required=True)
+        check_id("turn", round_.turn, required=True)
         if not round_.question:
             raise InvalidArgumentError("the question is empty")
         _check_size("question", round_.question, MAX_QUESTION_BYTES)
         _check_size("answer", round_.answer, self._max_answer_bytes)
         appended = await self._store.append(
-            request.conversation, round_.turn, round_.SerializeToString(), round_.asked_ns
+            request.conversation,
+            round_.turn,
+            round_.SerializeToString(),
+            _rank(round_),
+            round_.asked_ns,
         )
         return pb.AppendResponse(rounds=appended.rounds, duplicate=appended.duplicate)
 
     async def History(self, request: pb.HistoryRequest, context: object) -> pb.HistoryResponse:
         """A page may be shorter than `limit` when its answers are long; `total` says if it was."""
-        _check_conversation(request.conversation)
+        check_id("conversation", request.conversation, required=True)
         limit = request.limit or DEFAULT_PAGE_ROUNDS
         if request.HasField("from_round"):
             number = min(request.from_round, MAX_ROUND_NUMBER)
@@ -74,16 +74,22 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
     async def Delete(
         self, request: pb.DeleteConversationRequest, context: object
     ) -> pb.DeleteConversationResponse:
-        _check_conversation(request.conversation)
+        check_id("conversation", request.conversation, required=True)
         existed = await self._store.delete(request.conversation)
         return pb.DeleteConversationResponse(existed=existed)
 
     async def DeleteOfSession(
         self, request: pb.DeleteOfSessionRequest, context: object
     ) -> pb.DeleteOfSessionResponse:
-        _check_label("session", request.session, required=True)
+        _check_session(request.session)
         deleted = await self._store.delete_of(request.session)
         return pb.DeleteOfSessionResponse(conversations=deleted)
+
+
+def _rank(round_: pb.Round) -> str:
+    """Which of two rounds of a turn is kept, as strings are ordered: a whole answer before one that
+    was cut off, then the one asked later."""
+    return f"{int(not round_.interrupted)}{max(0, round_.asked_ns):020d}"
 
 
 def _described(conversation: str, opened: Opened) -> pb.Conversation:
@@ -106,19 +112,11 @@ def _fitting(contents: Iterable[bytes]) -> Iterable[pb.Round]:
         yield pb.Round.FromString(content)
 
 
-def _check_conversation(conversation: str) -> None:
-    if not _CONVERSATION.fullmatch(conversation):
+def _check_session(text: str) -> None:
+    if len(text) > MAX_ID_CHARACTERS or "\0" in text:
         raise InvalidArgumentError(
-            f"a conversation's id is 1 to {MAX_ID_CHARS} of A-Z a-z 0-9 _ . : -"
+            f"the session has over {MAX_ID_CHARACTERS} characters or a zero byte"
         )
-
-
-def _check_label(name: str, text: str, *, required: bool) -> None:
-    """Ids that clients choose: short. A zero byte is what the store separates them with."""
-    if required and not text:
-        raise InvalidArgumentError(f"the {name} is empty")
-    if len(text) > MAX_ID_CHARS or "\0" in text:
-        raise InvalidArgumentError(f"the {name} has over {MAX_ID_CHARS} characters or a zero byte")
 
 
 def _check_size(name: str, text: str, limit: int) -> None:

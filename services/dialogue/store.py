@@ -3,9 +3,10 @@
 Fields of the hash `sightline:dialogue:<conversation>`:
 
     session, created_ns   what `open` was told
-    first, next           the kept rounds are numbered first … next-1
+    first, next           the kept rounds are numbered first … next-1, in the order of asking
     r:<number>            turn, a zero byte, the round as a serialised `sightline.v1.Round`
-    t:<turn>              the number of that turn's round, which makes appending idempotent
+    t:<turn>              the number of that turn's round, which makes appending idempotent, and its
+                          rank: a round takes the place of one of a lower rank
     gone_ns               when a conversation of this name was deleted before; rounds that were
                           asked until then stay away
 
@@ -15,24 +16,19 @@ word of it: the set `sightline:conversations-of:<session>` names those that bega
 an hour when one was deleted, because rounds of it may still be on their way.
 """
 
-import asyncio
 import contextlib
 import hashlib
-import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis.exceptions as redis_errors
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from services.common.config import ConfigError
 from services.dialogue.config import DialogueConfig
 from services.dialogue.metrics import REDIS_ERRORS, REDIS_SECONDS, ROUNDS_APPENDED, ROUNDS_TRIMMED
-from sightline.errors import NotFoundError, ResourceExhaustedError, SightlineError, UnavailableError
+from services.dialogue.redis_servers import RedisServers, translate
+from sightline.errors import NotFoundError
 from sightline.reasons import Reason
 
 KEY = "sightline:dialogue:"
@@ -59,22 +55,41 @@ local found = redis.call('HMGET', key, 'session', 'created_ns', 'first', 'next')
 return {found[1], found[2], found[4] - found[3]}
 """
 _APPEND = """
-local key, turn, most = KEYS[1], ARGV[1], tonumber(ARGV[3])
+local key, turn, most, rank = KEYS[1], ARGV[1], tonumber(ARGV[3]), ARGV[5]
 local ends = redis.call('HMGET', key, 'first', 'next', 'gone_ns', 'session')
 if not ends[1] then return false end
 local first, next = tonumber(ends[1]), tonumber(ends[2])
-if ends[3] and tonumber(ARGV[5]) > 0 and tonumber(ARGV[5]) <= tonumber(ends[3]) then
+if ends[3] and tonumber(ARGV[6]) > 0 and tonumber(ARGV[6]) <= tonumber(ends[3]) then
   if first == next then
     redis.call('DEL', key)
-    redis.call('SREM', KEYS[2] .. ends[4], ARGV[6])
+    redis.call('SREM', KEYS[2] .. ends[4], ARGV[7])
   end
   return {next - first, 1, 0}
 end
-if redis.call('HEXISTS', key, 't:' .. turn) == 1 then
+local content = turn .. '\\0' .. ARGV[2]
+local there = redis.call('HGET', key, 't:' .. turn)
+if there then
+  local number, before = string.match(there, '^(%d+) ?(%d*)$')
+  local better = before < rank
+  if better then
+    redis.call('HSET', key, 'r:' .. number, content, 't:' .. turn, number .. ' ' .. rank)
+  end
   redis.call('PEXPIRE', key, ARGV[4])
-  return {next - first, 1, 0}
+  return {next - first, better and 2 or 1, 0}
 end
-redis.call('HSET', key, 'r:' .. next, turn .. '\\0' .. ARGV[2], 't:' .. turn, next)
+-- Before those that were asked later: what waited for Redis at two places comes in any order.
+local asked, at, fields = string.sub(rank, 2), next, {}
+while at > first do
+  local later = redis.call('HGET', key, 'r:' .. at - 1)
+  local whose = string.sub(later, 1, string.find(later, '\\0', 1, true) - 1)
+  local its = string.match(redis.call('HGET', key, 't:' .. whose), '^%d+ ?(%d*)$')
+  if string.sub(its, 2) <= asked then break end
+  for _, field in ipairs({'r:' .. at, later, 't:' .. whose, at .. ' ' .. its}) do
+    fields[#fields + 1] = field
+  end
+  at = at - 1
+end
+redis.call('HSET', key, 'r:' .. at, content, 't:' .. turn, at .. ' ' .. rank, unpack(fields))
 next = next + 1
 local trimmed = 0
 while next - first > most do
@@ -150,34 +165,19 @@ class RedisStore:
     """Reads and writes conversations. Rounds are opaque bytes here.
 
     Every method raises UnavailableError while Redis is away, refuses to write or takes longer than
-    the configured timeout, and ResourceExhaustedError while it is out of memory. Connections are
-    made when needed and again after every failure, so nothing has to be restarted.
+    the configured timeout, and ResourceExhaustedError while it is out of memory.
     """
 
     def __init__(self, config: DialogueConfig) -> None:
-        self._timeout_s = config.redis_timeout_s
+        self._servers = RedisServers(config)
+        self._replicas = config.redis_replicas
+        self._replicas_ms = int(1000 * config.redis_timeout_s / 2)
         self._ttl_s = config.ttl_s
         self._max_rounds = config.max_rounds
-        try:
-            pool: Any = BlockingConnectionPool.from_url(
-                config.redis_url,
-                **_password(config),
-                max_connections=config.redis_connections,
-                timeout=config.redis_timeout_s,
-                socket_timeout=config.redis_timeout_s,
-                socket_connect_timeout=config.redis_timeout_s,
-                # One more try, at once: a pooled connection breaks when Redis restarts. All
-                # scripts are idempotent. A timeout is not tried again: the caller waits.
-                retry=Retry(NoBackoff(), 1, (redis_errors.ConnectionError,)),
-            )
-        except (ValueError, TypeError) as error:  # never repeat the URL: it may hold a password
-            name = f"{config.prefix}REDIS_URL"
-            raise ConfigError(f"{name} is not a Redis URL such as redis://host:6379/0") from error
-        self._redis: Any = Redis.from_pool(pool)
-        self._open_script = self._redis.register_script(_OPEN)
-        self._append_script = self._redis.register_script(_APPEND)
-        self._read_script = self._redis.register_script(_READ)
-        self._delete_script = self._redis.register_script(_DELETE)
+        self._open_script = self._servers.script(_OPEN)
+        self._append_script = self._servers.script(_APPEND)
+        self._read_script = self._servers.script(_READ)
+        self._delete_script = self._servers.script(_DELETE)
 
     async def open(self, conversation: str, session: str) -> Opened:
         """Create the conversation, or renew the time to live of the one that is there."""
@@ -187,20 +187,22 @@ class RedisStore:
         return Opened(found[0].decode(), int(found[1]), int(found[2]), float(self._ttl_s))
 
     async def append(
-        self, conversation: str, turn: str, content: bytes, asked_ns: int = 0
+        self, conversation: str, turn: str, content: bytes, rank: str, asked_ns: int = 0
     ) -> Appended:
-        """Add a round and renew the time to live. NotFoundError without such a conversation. A
-        round asked before a conversation of this name was deleted counts as there already."""
-        arguments = [turn, content, self._max_rounds, self._ttl_s * 1000, asked_ns, conversation]
+        """Add a round and renew the time to live. A round of the same turn is replaced where its
+        rank is lower, by the order of strings. NotFoundError without such a conversation. A round
+        asked before a conversation of this name was deleted counts as there already."""
+        limits = [self._max_rounds, self._ttl_s * 1000]
+        arguments = [turn, content, *limits, rank, asked_ns, conversation]
         found = await self._run(
             "append", self._append_script, conversation, arguments, [OF_SESSION]
         )
         if found is None:
             raise _unknown(conversation)
-        rounds, duplicate, trimmed = found
-        ROUNDS_APPENDED.labels("duplicate" if duplicate else "stored").inc()
+        rounds, before, trimmed = found
+        ROUNDS_APPENDED.labels(("stored", "duplicate", "replaced")[before]).inc()
         ROUNDS_TRIMMED.inc(trimmed)
-        return Appended(rounds, bool(duplicate))
+        return Appended(rounds, bool(before))
 
     async def newest(self, conversation: str, count: int) -> list[bytes]:
         """The last `count` rounds, oldest first. NotFoundError without such a conversation."""
@@ -225,24 +227,25 @@ class RedisStore:
     async def delete_of(self, session: str) -> int:
         """Remove every conversation that began on a session, and keep away what is still on its
         way to others; how many there were."""
+
+        async def mark(client: Any) -> Any:
+            await client.set(_gone_session(session), time.time_ns(), px=GONE_S * 1000)
+            return await client.smembers(OF_SESSION + session)
+
         with _translated("delete"):
-            async with asyncio.timeout(self._timeout_s):
-                await self._redis.set(_gone_session(session), time.time_ns(), px=GONE_S * 1000)
-                names = await self._redis.smembers(OF_SESSION + session)
+            names = await self._servers.run(lambda client: self._durably(client, mark))
         deleted = [await self.delete(name.decode()) for name in names]
         with _translated("delete"):
-            async with asyncio.timeout(self._timeout_s):
-                await self._redis.delete(OF_SESSION + session)
+            await self._servers.run(lambda client: client.delete(OF_SESSION + session))
         return sum(deleted)
 
     async def ping(self) -> None:
         """Ask whether Redis is there and able to write."""
         with _translated("ping"):
-            async with asyncio.timeout(self._timeout_s):
-                await self._redis.ping()
+            await self._servers.run(lambda client: client.ping())
 
     async def aclose(self) -> None:
-        await self._redis.aclose()
+        await self._servers.aclose()
 
     async def _read(self, conversation: str, start: int, count: int, since: str) -> Page:
         found = await self._run("read", self._read_script, conversation, [start, count, since])
@@ -261,9 +264,24 @@ class RedisStore:
         arguments: list[Any],
         keys: Sequence[str] = (),
     ) -> Any:
+        async def work(client: Any) -> Any:
+            return await script(keys=[KEY + conversation, *keys], args=arguments, client=client)
+
         with _translated(operation):
-            async with asyncio.timeout(self._timeout_s):
-                return await script(keys=[KEY + conversation, *keys], args=arguments)
+            if operation == "read":
+                return await self._servers.run(work)
+            return await self._servers.run(lambda client: self._durably(client, work))
+
+    async def _durably(self, client: Any, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        """What a write gives, once as many replicas have it as are wanted: a failover to one of
+        them loses nothing then. Raises ResponseError where they have not, for another try."""
+        if not self._replicas:
+            return await work(client)
+        async with client.client() as one:  # WAIT speaks of the writes of its own connection
+            result = await work(one)
+            if await one.wait(self._replicas, self._replicas_ms) < self._replicas:
+                raise redis_errors.ResponseError("NOREPLICAS that follow")
+        return result
 
 
 def _gone(conversation: str) -> str:
@@ -278,42 +296,6 @@ def _unknown(conversation: str) -> NotFoundError:
     return NotFoundError(f"no conversation {conversation!r}", reason=Reason.CONVERSATION_NOT_FOUND)
 
 
-def _password(config: DialogueConfig) -> dict[str, str]:
-    """The password of the file, where one is named; a password in the URL goes before it."""
-    path = config.redis_password_file
-    if path is None:
-        return {}
-    try:
-        password = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        name = f"{config.prefix}REDIS_PASSWORD_FILE"
-        raise ConfigError(f"{name}={str(path)!r} cannot be read") from error
-    return {"password": password} if password else {}
-
-
-# What Redis says when it will not do something: the code, the reason for metrics, our error.
-_REFUSALS: dict[str, tuple[str, type[SightlineError], str]] = {
-    "OOM": ("full", ResourceExhaustedError, "Redis is out of memory"),
-    "MISCONF": ("disk", UnavailableError, "Redis cannot write to its disk"),
-    "READONLY": ("readonly", UnavailableError, "Redis is a read-only replica"),
-    "NOREPLICAS": ("readonly", UnavailableError, "Redis has too few replicas to write"),
-    "MASTERDOWN": ("away", UnavailableError, "Redis has lost its primary"),
-    "CLUSTERDOWN": ("away", UnavailableError, "the Redis cluster is down"),
-    "LOADING": ("loading", UnavailableError, "Redis is still loading its data"),
-    "BUSY": ("busy", UnavailableError, "Redis is busy with a script"),
-}
-_CODE = re.compile(r"\b(" + "|".join(_REFUSALS) + r")\b")
-# redis-py cuts these codes off the message and gives a class instead. An error from within a
-# script keeps its code, but somewhere in a message whose form depends on Redis's version.
-_CLASSES: dict[type[Exception], str] = {
-    redis_errors.OutOfMemoryError: "OOM",
-    redis_errors.ReadOnlyError: "READONLY",
-    redis_errors.BusyLoadingError: "LOADING",
-    redis_errors.MasterDownError: "MASTERDOWN",
-    redis_errors.ClusterDownError: "CLUSTERDOWN",
-}
-
-
 @contextlib.contextmanager
 def _translated(operation: str) -> Iterator[None]:
     """Time an operation and turn what Redis and its client raise into our errors."""
@@ -326,21 +308,3 @@ def _translated(operation: str) -> Iterator[None]:
         raise translated from error
     finally:
         REDIS_SECONDS.labels(operation).observe(time.perf_counter() - started)
-
-
-def translate(error: Exception) -> tuple[str, SightlineError]:
-    """(reason for metrics, error for the caller) of what Redis or its client raised."""
-    code = next((code for kind, code in _CLASSES.items() if isinstance(error, kind)), None)
-    if code is None and isinstance(error, redis_errors.ResponseError):
-        match = _CODE.search(str(error))
-        code = match[1] if match else None
-    if code is not None:
-        reason, refusal, message = _REFUSALS[code]
-        return reason, refusal(message)
-    if isinstance(error, TimeoutError | redis_errors.TimeoutError):
-        return "timeout", UnavailableError("Redis does not answer in time")
-    if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
-        return "denied", UnavailableError("Redis refuses our credentials")
-    if isinstance(error, redis_errors.ConnectionError | OSError):
-        return "away", UnavailableError("Redis is away")
-    return "error", UnavailableError("Redis answers with an error")

@@ -20,6 +20,8 @@ _DNS = re.compile(r"([^\s,/:]+|\[[0-9A-Fa-f:.]+\]):(\d+)")
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _KUBERNETES = re.compile(rf"({_LABEL})/({_LABEL}):(\d+|[a-z0-9](?:[-a-z0-9]{{0,13}}[a-z0-9])?)")
 
+MIN_SECRET_CHARACTERS = 32  # of what gateways sign with
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig(ServiceConfig):
@@ -32,7 +34,13 @@ class GatewayConfig(ServiceConfig):
         ("127.0.0.1:50060",),
         "Inference workers: host:port, comma separated (also with static: before them); "
         "dns:name:port, all addresses of a name; or kubernetes:namespace/service:port, the "
-        "endpoints of a Service, by the number or the name of its port.",
+        "endpoints of a Service, by the number or the name of its port. Several of these, as of "
+        "several pools, are separated by `;`.",
+    )
+    default_model: str = setting(
+        "",
+        "Model or pool of sessions that name none; empty: that of the first worker, in the order "
+        "of GATEWAY_WORKERS, that answers.",
     )
     dns_interval_s: float = setting(
         2.0, "Seconds until a name of workers is resolved again.", minimum=0.1, maximum=60
@@ -74,6 +82,19 @@ class GatewayConfig(ServiceConfig):
     public_host: str = setting("localhost", "Host name in the addresses given to publishers.")
     public_http_url: str | None = setting(
         None, "Where browsers reach the HTTP port, e.g. https://sightline.example; empty: derived."
+    )
+    public_rtmp_port: int | None = setting(
+        None,
+        "RTMP port in the addresses given to publishers, where another one leads here; empty: "
+        "that of GATEWAY_RTMP_PORT.",
+        minimum=1,
+        maximum=65535,
+    )
+    public_grpc_port: int | None = setting(
+        None,
+        "gRPC port that clients are told, where another one leads here; empty: GATEWAY_GRPC_PORT.",
+        minimum=1,
+        maximum=65535,
     )
     ice_servers: tuple[str, ...] = setting(
         (), "STUN and TURN URLs for WHIP, stun:host:port or turn:user:password@host:port."
@@ -132,6 +153,40 @@ class GatewayConfig(ServiceConfig):
     )
     tls_key: Path | None = setting(None, "File of its key (PEM, without a password).")
 
+    redis_url: str | None = setting(
+        None,
+        "Redis, in which several gateways note whose session is whose: "
+        "redis://[user:password@]host:port/database, rediss:// for TLS, or unix:///path; empty: "
+        "there is one gateway, and its sessions end with it.",
+        secret=True,
+    )
+    redis_password_file: Path | None = setting(
+        None, "File with the password of Redis, where the URL holds none."
+    )
+    cluster_secret: str | None = setting(
+        None,
+        "What gateways that share a Redis know each other by, the same for all, of at least 32 "
+        "characters.",
+        secret=True,
+    )
+    peer_host: str | None = setting(
+        None,
+        "Name or address at which other gateways reach this one; empty: that of GATEWAY_HOST, or "
+        "this machine's name.",
+    )
+    peer_port: int = setting(
+        50052,
+        "gRPC port for other gateways, where GATEWAY_REDIS_URL is set; 0 picks a free one.",
+        minimum=0,
+        maximum=65535,
+    )
+    lease_s: float = setting(
+        3.0,
+        "Seconds after its last sign of life in which a gateway's sessions are still its own.",
+        minimum=1,
+        maximum=60,
+    )
+
     fps: float = setting(
         0.0, "Frames per second shown to the model; 0: what it prefers.", minimum=0, maximum=120
     )
@@ -147,8 +202,28 @@ class GatewayConfig(ServiceConfig):
     ended_s: float = setting(
         600.0, "Seconds a session without viewers outlives its source.", minimum=1, maximum=86400
     )
+    url_away_s: float = setting(
+        0.0,
+        "Seconds that a live URL which broke off is tried again before its session ends; 0: for "
+        "ever.",
+        minimum=0,
+        maximum=30 * 86400,
+    )
     worker_grace_s: float = setting(
         30.0, "Seconds a worker keeps a session whose frame stream broke.", minimum=0, maximum=3600
+    )
+    worker_patience_s: float = setting(
+        1.0,
+        "Seconds that a worker may say nothing until its sessions go to another that is ready.",
+        minimum=0.2,
+        maximum=60,
+    )
+    moving_s: float = setting(
+        30.0,
+        "Longest time a question may wait for a worker: while its session goes to another, or none "
+        "is there.",
+        minimum=0,
+        maximum=3600,
     )
     resume_s: float = setting(
         60.0, "Seconds a viewer outlives its connection.", minimum=0, maximum=3600
@@ -207,7 +282,8 @@ class GatewayConfig(ServiceConfig):
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Raises ConfigError for bad values, also for those that only make sense together."""
         config = super(GatewayConfig, cls).from_env(environ)
-        _check_workers(*config.discovery())
+        for kind, parts in config.discoveries():
+            _check_workers(kind, parts)
         if config.tts is not None:
             _check_address("GATEWAY_TTS", config.tts)
         if config.dialogue is not None:
@@ -220,6 +296,14 @@ class GatewayConfig(ServiceConfig):
             except ValueError as error:
                 raise ConfigError(f"GATEWAY_URL_ALLOW: {error}") from None
         config._check_sign_in()
+        if (
+            config.redis_url is not None
+            and len(config.cluster_secret or "") < MIN_SECRET_CHARACTERS
+        ):
+            raise ConfigError(
+                f"GATEWAY_CLUSTER_SECRET must have at least {MIN_SECRET_CHARACTERS} characters: "
+                "GATEWAY_REDIS_URL is set"
+            )
         if (config.tls_cert is None) != (config.tls_key is None):
             raise ConfigError("GATEWAY_TLS_CERT and GATEWAY_TLS_KEY are set together, or neither")
         if config.edge:
@@ -291,20 +375,12 @@ class GatewayConfig(ServiceConfig):
                 f"GATEWAY_TLS_CERT={self.tls_cert}, GATEWAY_TLS_KEY={self.tls_key}: {reason}"
             ) from None
 
-    def discovery(self) -> tuple[str, tuple[str, ...]]:
-        """Way in which workers are found, and what is said of it: static and addresses; dns, name
-        and port; kubernetes, namespace, service and port. Raises ConfigError."""
-        text = ",".join(self.workers)
-        if (match := _DISCOVERY.fullmatch(text)) is None:
-            return "static", self.workers
-        kind, rest = match.groups()
-        if kind == "static":
-            return kind, tuple(part.strip() for part in rest.split(","))
-        parts = (_DNS if kind == "dns" else _KUBERNETES).fullmatch(rest)
-        if parts is None:
-            form = "dns:name:port" if kind == "dns" else "kubernetes:namespace/service:port"
-            raise ConfigError(f"GATEWAY_WORKERS: {text!r} is not {form}")
-        return kind, parts.groups()
+    def discoveries(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Ways in which workers are found: of each place its kind and what is said of it:
+        static and addresses; dns, name and port; kubernetes, namespace, service and port. Raises
+        ConfigError."""
+        places = (place.strip(" ,") for place in ",".join(self.workers).split(";"))
+        return tuple(_discovery(place) for place in places if place) or (("static", ()),)
 
     def hosts(self) -> Hosts:
         """The names that browsers may know this gateway by. Raises ValueError."""
@@ -314,6 +390,20 @@ class GatewayConfig(ServiceConfig):
     def trusted(self) -> Trusted:
         """Raises ValueError."""
         return Trusted(self.trusted_proxies)
+
+
+def _discovery(text: str) -> tuple[str, tuple[str, ...]]:
+    if (match := _DISCOVERY.fullmatch(text)) is None:
+        kind, rest = "static", text
+    else:
+        kind, rest = match.groups()
+    if kind == "static":
+        return kind, tuple(part.strip() for part in rest.split(",") if part.strip())
+    parts = (_DNS if kind == "dns" else _KUBERNETES).fullmatch(rest)
+    if parts is None:
+        form = "dns:name:port" if kind == "dns" else "kubernetes:namespace/service:port"
+        raise ConfigError(f"GATEWAY_WORKERS: {text!r} is not {form}")
+    return kind, parts.groups()
 
 
 def _check_workers(kind: str, parts: tuple[str, ...]) -> None:

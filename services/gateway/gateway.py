@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from services.common.certificate import Certificate
 from services.common.config import ConfigError
@@ -23,7 +24,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.key_gate import KeyGate
 from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.sources.file import FileSource
+from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
 from services.gateway.sources.source import FrameSink, Source
@@ -34,9 +35,13 @@ from services.gateway.workers.workers import Workers
 from sightline.errors import PermissionDeniedError
 from sightline.v1 import gateway_pb2_grpc
 
+if TYPE_CHECKING:
+    from services.gateway.cluster.cluster import Cluster
+
 log = logging.getLogger(__name__)
 
 MEASURE_S = 1.0
+WITHOUT_WORKERS_S = 30.0  # after which others should be asked; workers that restart take less
 GOODBYES_S = 3.0  # of the drain, after the last answer: for viewers, publishers and workers
 
 
@@ -46,14 +51,20 @@ class Gateway:
     def __init__(self, config: GatewayConfig, host: ServiceHost) -> None:
         self._config = config
         self._host = host
+        host.unready = self._unready
         self._discovery = discovery_of(config)
         identity = identity_of(config)
-        self._workers = Workers(identity=identity)
+        self._workers = Workers(
+            default_model=config.default_model,
+            patience_s=config.worker_patience_s,
+            identity=identity,
+        )
         self._egress = EgressPolicy(config.url_allow, public=not config.edge)
         self._sessions = Sessions(config, self._workers, self._make_source)
+        self._cluster = _cluster_of(config, self._sessions, self._workers)
         self._viewers = Viewers(self._sessions, config)
         self._speaker = Speaker(config.tts, config.max_speaks, identity)
-        self._conversations = Conversations(config.dialogue, identity)
+        self._conversations = Conversations(config.dialogue, self._viewers.turns, identity)
         self._whip = WhipServer(KeyGate(self._sessions, "whip"), ice_servers=config.ice_servers)
         self._callers = Callers(authoriser_of(config), host.trusted)
         self._servicer: SightlineServicer | None = None
@@ -107,13 +118,22 @@ class Gateway:
         self._workers.start()
         self._discovering = spawn(self._discover(), name="gateway:discover")
         self._sessions.start()
+        if self._cluster is not None:
+            await self._cluster.start()
         await self._host.start()
         addresses.http_port, addresses.grpc_port = self._host.http_port, self._host.grpc_port
 
     async def drain(self) -> None:
         """Let answers and texts under way end, send viewers away, let publishers go, free the
-        workers' memory."""
+        workers' memory. Where there are other gateways, they get the sessions first."""
         self._sessions.refuse()
+        leaving = None
+        if self._cluster is not None:
+            # Clients are told to connect again, which leads them to another gateway: publishers at
+            # once, and viewers when what they asked is answered.
+            stopping = self._host.server.stop(self._config.drain_s)
+            leaving = asyncio.create_task(stopping, name="gateway:leave")
+            await self._cluster.drain()
         await self._end_answers()
         await cancel_and_wait(self._measuring, self._discovering)
         await self._viewers.aclose()
@@ -121,9 +141,14 @@ class Gateway:
             if server is not None:
                 await server.aclose()
         await self._whip.aclose()
+        if self._cluster is not None:
+            await self._cluster.drain()  # what has come meanwhile
         await self._sessions.aclose()
+        if self._cluster is not None:
+            await self._cluster.aclose()
         peers = (self._speaker, self._conversations, self._workers)
         await asyncio.gather(*(peer.aclose() for peer in peers))
+        await cancel_and_wait(leaving)
 
     async def _end_answers(self) -> None:
         """Videos go on meanwhile: some answers may not have seen theirs yet."""
@@ -135,6 +160,12 @@ class Gateway:
                 await asyncio.gather(*drains)
         except TimeoutError:
             log.warning("answers are cut off by the drain's end")
+
+    def _unready(self) -> str:
+        """Why new sessions should go to another gateway."""
+        if self._workers.silent_s() < WITHOUT_WORKERS_S:
+            return ""
+        return "no worker answers"
 
     async def _discover(self) -> None:
         async with contextlib.aclosing(self._discovery.changes()) as changes:
@@ -187,5 +218,15 @@ class Gateway:
             paced=not spec.lossless,
             root=self._config.media_root,
             egress=self._egress,
+            limits=FileLimits(away_s=self._config.url_away_s),
             name=f"file:{spec.name or 'session'}",
         )
+
+
+def _cluster_of(config: GatewayConfig, sessions: Sessions, workers: Workers) -> "Cluster | None":
+    """The other gateways, where there may be some."""
+    if config.redis_url is None:
+        return None
+    from services.gateway.cluster.cluster import Cluster  # with a client of Redis, which is large
+
+    return Cluster(config, sessions, workers)

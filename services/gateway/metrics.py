@@ -2,6 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.common.dialogue_client import RoundMetrics
 from services.common.metrics import LATENCY_BUCKETS
 
 FRAMES_RECEIVED = Counter(
@@ -47,13 +48,34 @@ WORKER_STREAMS_BROKEN = Counter(
 SESSIONS_MOVED = Counter(
     "sightline_sessions_moved_total", "Times that a session went from one worker to another."
 )
+SESSIONS_ADOPTED = Counter(
+    "sightline_sessions_adopted_total",
+    "Sessions of other gateways that this one went on with.",
+    ["why"],  # publisher, viewer: one came here; lease: nobody owned it; handed_over: by its owner
+)
+SESSIONS_LOST = Counter(
+    "sightline_sessions_lost_total", "Sessions given up because another gateway had taken them."
+)
+SESSIONS_HANDED_OVER = Counter(
+    "sightline_sessions_handed_over_total", "Sessions given to another gateway while draining."
+)
+LEASES_AWAY = Counter(
+    "sightline_leases_away_total",
+    "Times that the leases of sessions could not be renewed because Redis was away.",
+)
 WORKERS = Gauge("sightline_workers", "Known workers by condition.", ["condition"])
+WORKER_AWAY = Gauge(
+    "sightline_worker_away",
+    "1 for each worker that does not answer; one that answers, or is gone, has no series.",
+    ["worker"],  # its address: of those that are away now
+)
 WORKERS_CHANGED = Counter(
     "sightline_workers_changed_total", "Workers that were found, and that were gone.", ["change"]
 )
 DISCOVERY_CURRENT = Gauge(
     "sightline_discovery_current",
     "1 while the list of workers is current, 0 while the name or the cluster does not answer.",
+    ["place"],  # of GATEWAY_WORKERS
 )
 DISCOVERY_FAILURES = Counter(
     "sightline_discovery_failures_total", "Looks for workers that failed; the last list held."
@@ -70,6 +92,18 @@ QUESTIONS_WAITING = Gauge(
 )
 ANSWERS_RETRIED = Counter(
     "sightline_answers_retried_total", "Questions asked again because a worker was away."
+)
+ANSWERS_RESTARTED = Counter(
+    "sightline_answers_restarted_total",
+    "Answers made anew by another worker after words of the first had been shown.",
+)
+ROUNDS = RoundMetrics(
+    Counter(
+        "sightline_gateway_rounds_total",
+        "Finished rounds that their worker had not stored, by what became of them here.",
+        ["outcome"],
+    ),
+    Gauge("sightline_gateway_rounds_waiting", "Rounds held here until dialogue has them."),
 )
 FIRST_TOKEN = Histogram(
     "sightline_first_token_seconds",

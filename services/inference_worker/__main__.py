@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from services.common.config import ConfigError
+from services.common.dialogue_client import DialogueClient
 from services.common.identity import identity_of
 from services.common.log import set_up_logging
 from services.common.server import MAX_MESSAGE_BYTES, ServiceHost
@@ -16,6 +17,7 @@ from services.common.tasks import cancel_and_wait, spawn
 from services.common.threads import on_thread
 from services.common.tracing import set_up_tracing
 from services.common.tts_client import TtsClient
+from services.inference_worker import metrics
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.device.meter import meter_of, watch
@@ -25,7 +27,6 @@ from services.inference_worker.model.errors import DeviceFailedError, ModelError
 from services.inference_worker.model.layout import largest_frame_pixels
 from services.inference_worker.model.loading import Loading
 from services.inference_worker.serving.answering import Answerer
-from services.inference_worker.serving.dialogue_client import DialogueClient
 from services.inference_worker.serving.fallback import Fallback
 from services.inference_worker.serving.front import Front
 from services.inference_worker.serving.servicer import InferenceServicer
@@ -64,10 +65,12 @@ async def serve(config: WorkerConfig) -> bool:
         identity=identity,
     )
     progress = Loading()
-    front = Front(config.model, progress)
+    front = Front(config.model, config.pool, progress)
     add_InferenceServiceServicer_to_server(front, host.server)
     await host.start()
-    history = DialogueClient(config.dialogue, identity=identity) if config.dialogue else None
+    history = None
+    if config.dialogue:
+        history = DialogueClient(config.dialogue, metrics.ROUNDS, identity=identity)
     speech = TtsClient(config.tts, identity=identity) if config.tts else None
     fallback = Fallback(config, identity) if config.fallback_model else None
     loop = asyncio.get_running_loop()

@@ -163,6 +163,10 @@ def _tell(engine: Engine, config: WorkerConfig) -> None:
     metrics.QUESTIONS.labels("running").set_function(lambda: engine.snapshot().num_running)
     metrics.QUESTIONS.labels("waiting").set_function(lambda: engine.snapshot().num_waiting)
     metrics.KV_PAGES_PROMISED.set_function(lambda: engine.snapshot().pages_promised)
+    metrics.REQUESTS_RUNNING.set_function(lambda: engine.snapshot().num_running)
+    metrics.REQUESTS_WAITING.set_function(lambda: engine.snapshot().num_waiting)
+    metrics.KV_CACHE_USAGE.set_function(lambda: engine.snapshot().promised_share)
+    metrics.CAPACITY.set_function(lambda: engine.snapshot().capacity)
 
 
 def _check_attention(attention: str, device: torch.device) -> None:

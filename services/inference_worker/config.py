@@ -17,6 +17,11 @@ class WorkerConfig(ServiceConfig):
         "`builtin`, which knows a live shop, a local folder "
         "in Hugging Face layout, or a model of the hub.",
     )
+    pool: str = setting(
+        "",
+        "Name of the workers that are run alike with this one, by which sessions may ask for them; "
+        "empty: none.",
+    )
     frame_pixels: int = setting(
         200_704,
         "Pixels of a frame whose session names no number, where the model takes several sizes.",

@@ -2,6 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 
+from services.common.dialogue_client import RoundMetrics
 from services.common.metrics import LATENCY_BUCKETS
 
 WORKER = Info(
@@ -60,6 +61,23 @@ DEVICE_STEPS = Counter(
     "sightline_worker_device_steps_total",
     "Steps on a GPU with block tables: replayed from a graph, captured into one, or eager.",
     ["how"],
+)
+# The three gauges of the model server protocol of Kubernetes' Gateway API inference extension
+# (proposal 003), by which endpoint pickers choose: TotalQueuedRequests, TotalRunningRequests and
+# KVCacheUtilization, named after vLLM's. The last is a share, 0 to 1, as theirs is.
+REQUESTS_WAITING = Gauge(
+    "sightline_num_requests_waiting", "Questions and checks that wait for a branch of their own."
+)
+REQUESTS_RUNNING = Gauge(
+    "sightline_num_requests_running", "Questions and checks that are being answered."
+)
+KV_CACHE_USAGE = Gauge(
+    "sightline_kv_cache_usage_perc",
+    "Share of the KV pages that is promised; 1: a further session would be refused.",
+)
+CAPACITY = Gauge(
+    "sightline_worker_session_capacity",
+    "Sessions that fit: those that are open and as many of the default window as still would.",
 )
 SESSIONS = Gauge("sightline_worker_sessions", "Sessions that are open, parked ones included.")
 PARKED_SESSIONS = Gauge(
@@ -124,6 +142,17 @@ STEP_FAILURES = Counter(
     "sightline_step_failures_total", "Steps that raised, by what failed.", ["part"]
 )
 SPEECHES = Counter("sightline_worker_speeches_total", "Answers spoken, by outcome.", ["outcome"])
+ROUNDS = RoundMetrics(
+    Counter(
+        "sightline_worker_rounds_total",
+        "Finished rounds by what became of them: written, duplicate, or dropped and why.",
+        ["outcome"],
+    ),
+    Gauge("sightline_worker_rounds_waiting", "Rounds not yet written to dialogue."),
+    Counter(
+        "sightline_worker_contexts_total", "Histories asked of dialogue, by outcome.", ["outcome"]
+    ),
+)
 
 ANOMALIES = Counter(
     "sightline_worker_anomalies_total", "Unhealthy answers of the model by symptom.", ["symptom"]

@@ -32,6 +32,28 @@ AudioBufferSourceNode.prototype.stop = function (...rest) {
   return stop.apply(this, rest);
 };
 """
+# The server's events pass through `change`, as if a worker had been lost on the way.
+LOST_WORKER = """
+window.moving = true;
+window.begun = [];
+const change = (event) => {
+  if (event.session_state) event.session_state.moving = window.moving;
+  if (event.answer_done) Object.assign(event.answer_done, {resumed: "window", kept: false});
+  const again = event.text_delta && window.begun.length === 0;
+  if (!again) return [event];
+  const {turn} = event.text_delta;
+  window.begun.push(turn);
+  const void_words = {text_delta: {turn, text: "something else"}};
+  return [void_words, {answer_started: {turn, restarted: true}}, event];
+};
+window.WebSocket = class extends WebSocket {
+  set onmessage(handler) {
+    super.onmessage = handler && ((message) => {
+      for (const event of change(JSON.parse(message.data))) handler({data: JSON.stringify(event)});
+    });
+  }
+};
+"""
 SPEAKING = "return document.querySelector('.cancel').checkVisibility()"
 
 
@@ -218,6 +240,32 @@ def test_an_answer_streams_in_and_says_what_it_saw(
     assert "knew 1 earlier round" in ask(page, "How many objects are there?")
 
 
+def test_an_answer_that_begins_anew_and_a_session_that_moves_are_said_to(
+    open_page: OpenPage, shapes: dict[str, Any], suite: Suite
+) -> None:
+    page = open_page()
+    page.cdp("Page.addScriptToEvaluateOnNewDocument", source=LOST_WORKER)
+    page.goto(suite.url)
+    page.wait_text("#line-state", "connected")
+    page.wait_text("#picture-state", "moving to another worker")
+    assert "questions wait" in page.text("#picture-facts")
+    page.run(
+        "window.told = new Set(); new MutationObserver(() => {"
+        " const about = document.querySelector('.answer .about');"
+        " if (about) window.told.add(about.textContent);"
+        "}).observe(document.querySelector('#chat-room'),"
+        " {subtree: true, childList: true, characterData: true})"
+    )
+    about = ask(page, "What is in the scene?")
+    assert page.run("return window.begun.length") == 1
+    assert "begun anew, for its worker was lost" in about
+    assert any("The answer begins anew" in text for text in page.run("return [...window.told]"))
+    assert "something else" not in page.text(".answer .words")
+    assert "not stored yet" in page.text(".answer .degraded")
+    page.run("window.moving = false")
+    page.wait_text("#picture-state", "live")
+
+
 def test_a_suggested_question_is_one_click(open_page: OpenPage, shapes: dict[str, Any]) -> None:
     page = open_page()
     page.wait_text("#line-state", "connected")
@@ -330,6 +378,38 @@ def test_a_session_is_made_and_removed_on_the_page(
     page.click("#confirm-yes")
     page.wait("return document.querySelectorAll('#session-list li').length === 0")
     assert suite.api("GET", "api/sessions").get("sessions", []) == []
+
+
+def test_a_model_is_chosen_where_there_are_several(open_page: OpenPage, clip: Clip) -> None:
+    page = open_page(expected=("404",))
+    page.click("#new-session")
+    assert page.run("return document.querySelector('#new-models').hidden"), "there is one"
+    page.click("#new-form [data-close]")
+    page.run(
+        """
+        const real = window.fetch;
+        window.fetch = async (path, options) => {
+          const reply = await real(path, options);
+          if (!String(path).includes("api/info")) return reply;
+          const info = await reply.json();
+          const pools = [{ name: "gold" }, { name: "small" }];
+          info.models.push({ ...info.models[0], name: "two", pools });
+          return new Response(JSON.stringify(info));
+        };
+        """
+    )
+    deadline = time.monotonic() + 30
+    while not page.texts("#new-model option")[2:]:
+        assert time.monotonic() < deadline
+        page.click("#new-session")
+        page.click("#new-form [data-close]")
+        time.sleep(0.5)
+    [first, ours, *pools] = page.texts("#new-model option")
+    assert (first, pools) == ("the server chooses", ["gold (two)", "small (two)"])
+    page.click("#new-session")
+    page.run("document.querySelector('#new-model').value = 'gold'")
+    page.type("#new-source", clip.path.name + ENTER)
+    page.wait_text("#new-error", f"There is no model or pool 'gold': there is {ours}")
 
 
 def test_the_addresses_of_a_push_session_work(open_page: OpenPage, clip: Clip) -> None:

@@ -14,7 +14,7 @@ from tests.processes import REPOSITORY
 
 RULES = REPOSITORY / "deploy" / "helm" / "sightline" / "monitoring" / "alerts.yaml"
 MINUTES = 180  # of series; long enough for what looks back an hour and waits for another
-LABELS = {"instance": "a:9090", "namespace": "video"}
+LABELS = {"instance": "a:9090", "namespace": "video", "pod": "trial-a", "job": "sightline-a"}
 
 Series = dict[str, str]  # name with the labels of its own: values in promtool's notation
 
@@ -34,6 +34,11 @@ def held(name: str, value: float) -> Series:
 
 def rising(name: str, per_minute: float) -> Series:
     return {name: f"0+{per_minute:g}x{MINUTES}"}
+
+
+def gone(name: str) -> Series:
+    """A gauge that was there for a minute."""
+    return {name: "1x1"}
 
 
 def jumping(name: str, count: float) -> Series:
@@ -74,9 +79,27 @@ CASES = {
         held('sightline_workers{condition="ready"}', 1),
     ),
     "WorkerAway": Case(
-        held('sightline_workers{condition="away"}', 1),
+        held('sightline_worker_away{worker="10.0.0.1:50060"}', 1),
         held('sightline_workers{condition="away"}', 0),
     ),
+    "GatewayWithoutWorkers": Case(
+        held('sightline_workers{condition="ready"}', 0)
+        | held('sightline_workers{condition="away"}', 3),
+        held('sightline_workers{condition="ready"}', 1),
+    ),
+    "GatewaysAbsent": Case(
+        held("sightline_worker_sessions", 1) | gone('sightline_sessions{state="live"}'),
+        held('sightline_sessions{state="live"}', 0),
+    ),
+    "WorkersAbsent": Case(
+        held("sightline_sessions", 1) | gone("sightline_worker_sessions"),
+        held("sightline_worker_sessions", 0),
+    ),
+    "DialogueAbsent": Case(
+        held("sightline_sessions", 1) | gone("sightline_dialogue_redis_up"),
+        held("sightline_dialogue_redis_up", 0),
+    ),
+    "TargetDown": Case(held("up", 0), held("up", 1) | held('up{job="other"}', 0)),
     "WorkerIncompatible": Case(
         held('sightline_workers{condition="incompatible"}', 1),
         held('sightline_workers{condition="incompatible"}', 0),
@@ -84,6 +107,9 @@ CASES = {
     "WorkersUnheardOf": Case(
         held("sightline_discovery_current", 0),
         held("sightline_discovery_current", 1),
+    ),
+    "LeasesNotRenewed": Case(
+        rising("sightline_leases_away_total", 13), rising("sightline_leases_away_total", 11)
     ),
     "FramesLate": Case(
         latencies("sightline_frame_latency_seconds", 0.2, 0.051, 'delivery="newest",'),
@@ -166,7 +192,8 @@ CASES = {
     ),
     "RoundsLost": Case(
         jumping('sightline_worker_rounds_total{outcome="dropped_full"}', 1),
-        jumping('sightline_worker_rounds_total{outcome="written"}', 50),
+        jumping('sightline_worker_rounds_total{outcome="written"}', 50)
+        | jumping('sightline_gateway_rounds_total{outcome="written"}', 50),
     ),
     "SpeechFails": Case(
         rising('sightline_tts_sentences_total{outcome="failed"}', 1),
@@ -218,6 +245,59 @@ def test_alerts_fire_beyond_their_thresholds_and_only_there(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.needs("promtool")
+def test_autoscalers_are_told_of_each_pod_what_they_ask_for(tmp_path: Path) -> None:
+    adapter = yaml.safe_load((RULES.parent / "adapter.yaml").read_text())["rules"]
+    queries = {
+        rule["name"]["as"]: rule["metricsQuery"]
+        .replace("<<.GroupBy>>", "pod")
+        .replace("<<.LabelMatchers>>", 'namespace="video"')
+        for rule in adapter
+    }
+    pods: dict[str, Series] = {
+        "busy": held("sightline_worker_sessions", 48)
+        | held("sightline_worker_session_capacity", 64)
+        | held("sightline_engine_busy_ratio", 0.66)
+        | latencies("sightline_frame_queue_seconds", 0.2, 0.06),
+        "idle": held("sightline_worker_sessions", 0)
+        | held("sightline_worker_session_capacity", 64)
+        | held("sightline_engine_busy_ratio", 0)
+        | latencies("sightline_frame_queue_seconds", 0.05, 0.0),
+        "loading": held("sightline_worker_sessions", 0)
+        | held("sightline_worker_session_capacity", 0)
+        | {'sightline_frame_queue_seconds_bucket{le="+Inf"}': f"0x{MINUTES}"},
+    }
+    series = [
+        {"series": name.replace("{", f'{{namespace="video",pod="{pod}",') if "{" in name
+         else f'{name}{{namespace="video",pod="{pod}"}}', "values": values}
+        for pod, all_of_it in pods.items()
+        for name, values in all_of_it.items()
+    ]  # fmt: skip
+
+    asked = [
+        (queries["sightline_worker_sessions_share"], {"busy": 0.75, "idle": 0.0}),
+        (queries["sightline_worker_device_share"], {"busy": 0.66, "idle": 0.0}),
+        (f"({queries['sightline_worker_frame_queue_seconds']}) > bool 0.1", {"busy": 1, "idle": 0}),
+    ]
+    tests = [
+        {
+            "expr": query,
+            "eval_time": "60m",
+            "exp_samples": [
+                {"labels": f'{{pod="{pod}"}}', "value": value} for pod, value in found.items()
+            ],
+        }
+        for query, found in asked
+    ]
+    case = {"interval": "1m", "input_series": series, "promql_expr_test": tests}
+    file = tmp_path / "adapter.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [], "tests": [case]}, sort_keys=False))
+    done = subprocess.run(
+        ["promtool", "test", "rules", file], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def _test(name: str, series: Series, minutes: int, *, fires: bool) -> dict[str, Any]:
     """One of promtool's: whether the alert fires then."""
     alert = f'ALERTS{{alertname="Sightline{name}",alertstate="firing"}}'
@@ -238,7 +318,8 @@ def _test(name: str, series: Series, minutes: int, *, fires: bool) -> dict[str, 
 
 
 def _labelled(name: str) -> str:
-    """With what Prometheus adds itself."""
-    common = ",".join(f'{label}="{value}"' for label, value in LABELS.items())
+    """With what Prometheus adds itself, but for what a series says of its own."""
     metric, _, own = name.partition("{")
+    added = {label: value for label, value in LABELS.items() if f'{label}="' not in own}
+    common = ",".join(f'{label}="{value}"' for label, value in added.items())
     return f"{metric}{{{common}{',' + own[:-1] if own else ''}}}"

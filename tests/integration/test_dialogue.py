@@ -1,10 +1,12 @@
 """Dialogue as its own process in front of a real Redis that is killed, filled and frozen."""
 
+import json
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +96,17 @@ def _metric(process: ServiceProcess, name: str) -> float:
     raise AssertionError(f"no {name}")
 
 
+def _unready(process: ServiceProcess) -> str:
+    """Why nobody should be sent there; "" where it is ready."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{process.metrics_port}/readyz") as page:
+            found: dict[str, Any] = json.load(page)
+    except urllib.error.HTTPError as error:
+        found = json.load(error)
+    assert found["ready"] == (not found["reason"])
+    return str(found["reason"])
+
+
 def test_rounds_stay_in_order_and_bounded_and_count_once(dialogue: Start) -> None:
     _, stub = dialogue(MAX_ROUNDS=25)
     opened = stub.Open(pb.OpenConversationRequest(session="s"), timeout=10)
@@ -121,6 +134,73 @@ def test_rounds_stay_in_order_and_bounded_and_count_once(dialogue: Start) -> Non
     assert (list(beyond.rounds), beyond.total) == ([], 25)
     living = stub.Open(pb.OpenConversationRequest(id=opened.id, session="other"), timeout=10)
     assert (living.rounds, living.session, living.created_ns) == (25, "s", opened.created_ns)
+
+
+def test_of_a_turn_the_last_whole_answer_is_kept(dialogue: Start) -> None:
+    _, stub = dialogue()
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+
+    def append(turn: str, answer: str, asked_ns: int, interrupted: bool = False) -> bool:
+        round_ = pb.Round(
+            turn=turn, question="q", answer=answer, asked_ns=asked_ns, interrupted=interrupted
+        )
+        request = pb.AppendRequest(conversation="c", round=round_)
+        return bool(stub.Append(request, timeout=10).duplicate)
+
+    def kept() -> list[tuple[str, str]]:
+        request = pb.ContextRequest(conversation="c")
+        return [(each.turn, each.answer) for each in stub.Context(request, timeout=10).rounds]
+
+    assert not append("t0", "zero", 10)
+    assert not append("t1", "cut", 20, interrupted=True)
+    assert not append("t2", "two", 30)
+    assert append("t1", "cut again", 21, interrupted=True), "heard later"
+    assert kept() == [("t0", "zero"), ("t1", "cut again"), ("t2", "two")]
+    assert append("t1", "whole", 20)
+    assert append("t1", "cut once more", 25, interrupted=True), "replaces no whole one"
+    assert kept() == [("t0", "zero"), ("t1", "whole"), ("t2", "two")]
+    assert append("t1", "made anew", 24)
+    assert append("t1", "whole", 20), "the first comes late"
+    assert append("t1", "made anew", 24)
+    assert kept() == [("t0", "zero"), ("t1", "made anew"), ("t2", "two")]
+
+
+def test_rounds_stand_in_the_order_of_asking_whenever_they_come(
+    dialogue: Start, redis_server: RedisServer
+) -> None:
+    _, stub = dialogue(MAX_ROUNDS=6)
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+
+    def append(number: int) -> bool:
+        round_ = pb.Round(turn=f"t{number}", question="q", answer="a", asked_ns=number + 1)
+        request = pb.AppendRequest(conversation="c", round=round_)
+        return bool(stub.Append(request, timeout=10).duplicate)
+
+    for number in (3, 1, 2, 0, 5, 4):
+        assert not append(number)
+    assert _turns(stub, "c") == [f"t{number}" for number in range(6)]
+    assert all(append(number) for number in range(6)), "each is found where it is now"
+    for number in (8, 7, 6):
+        append(number)
+    assert _turns(stub, "c") == [f"t{number}" for number in range(3, 9)]
+    with redis.Redis.from_url(redis_server.url) as client:
+        fields = client.hkeys("sightline:dialogue:c")
+    assert len(fields) == 4 + 2 * 6, "nothing is left of what was trimmed"
+
+
+def test_conversations_of_an_earlier_release_go_on(
+    dialogue: Start, redis_server: RedisServer
+) -> None:
+    """Their turns have no rank."""
+    _, stub = dialogue()
+    stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
+    old = pb.Round(turn="old", question="q", answer="a", asked_ns=7)
+    with redis.Redis.from_url(redis_server.url) as client:
+        value = b"old\0" + old.SerializeToString()
+        client.hset("sightline:dialogue:c", mapping={"r:0": value, "t:old": 0, "next": 1})
+    assert not _append(stub, "c", "new").duplicate
+    assert _append(stub, "c", "old").duplicate
+    assert _turns(stub, "c") == ["old", "new"]
 
 
 def test_pages_by_number_neither_repeat_nor_skip_while_rounds_come_and_go(dialogue: Start) -> None:
@@ -280,9 +360,11 @@ def test_redis_away_from_the_start(dialogue: Start, redis_server: RedisServer) -
     assert _code(stub.Open, request, timeout=10) is UNAVAILABLE
     assert process.serving()
     assert _metric(process, "sightline_dialogue_redis_up") == 0
+    assert "redis" in _unready(process)
     redis_server.start()
     assert _when_available(lambda: stub.Open(request, timeout=10)).id == "c"
     wait_until(lambda: _metric(process, "sightline_dialogue_redis_up") == 1)
+    assert _unready(process) == ""
 
 
 def test_dialogue_killed_and_started_again(dialogue: Start) -> None:
@@ -409,7 +491,8 @@ def test_absurd_requests_are_refused_clearly(dialogue: Start) -> None:
     assert _code(append, question="") is INVALID
     assert _code(append, question="q" * 1_000_000) is INVALID
     assert _code(append, answer="é" * 501) is INVALID
-    assert append(turn="é" * 128, answer="é" * 500, question="q" * 4096).rounds == 1
+    assert _code(append, turn="é") is INVALID
+    assert append(turn="t" * 128, answer="é" * 500, question="q" * 4096).rounds == 1
     assert append(turn="t2", answer="").rounds == 2  # an interrupted answer may be empty
 
 

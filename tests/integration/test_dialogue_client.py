@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import redis
 
-from services.inference_worker.model.family import Round
-from services.inference_worker.serving.dialogue_client import DialogueClient
+from services.common.dialogue_client import DialogueClient
+from services.inference_worker.metrics import ROUNDS
+from sightline.v1.dialogue_pb2 import Round
 from tests.eventually import eventually
 from tests.processes import RedisServer, ServiceProcess
 
@@ -24,7 +25,16 @@ def _append(peer: DialogueClient, number: int) -> None:
 
 
 def _rounds(numbers: range) -> list[Round]:
-    return [Round(f"q{number}", f"a{number}") for number in numbers]
+    return [
+        Round(
+            turn=f"t{number}",
+            question=f"q{number}",
+            answer=f"a{number}",
+            asked_ns=number,
+            capture_ns=number,
+        )
+        for number in numbers
+    ]
 
 
 async def _written(peer: DialogueClient) -> None:
@@ -36,7 +46,7 @@ async def test_history_survives_redis_and_dialogue_being_killed(
 ) -> None:
     dialogue = service_process("dialogue", DIALOGUE_REDIS_URL=redis_server.url)
     # A generous deadline: this is about what is read, and test machines are busy.
-    peer = DialogueClient(dialogue.address, context_timeout_s=5.0)
+    peer = DialogueClient(dialogue.address, ROUNDS, context_timeout_s=5.0)
     assert await peer.context("c", 10) == []
     for number in range(3):
         _append(peer, number)
@@ -67,7 +77,7 @@ async def test_a_full_redis_degrades_answers_until_it_takes_rounds_again(
     redis_server: RedisServer, service_process: Callable[..., ServiceProcess]
 ) -> None:
     dialogue = service_process("dialogue", DIALOGUE_REDIS_URL=redis_server.url)
-    peer = DialogueClient(dialogue.address, context_timeout_s=5.0)
+    peer = DialogueClient(dialogue.address, ROUNDS, context_timeout_s=5.0)
     _append(peer, 0)
     await _written(peer)
     with redis.Redis.from_url(redis_server.url) as client:
@@ -94,7 +104,7 @@ async def test_what_waits_is_written_when_the_worker_ends(
     redis_server: RedisServer, service_process: Callable[..., ServiceProcess]
 ) -> None:
     dialogue = service_process("dialogue", DIALOGUE_REDIS_URL=redis_server.url)
-    peer = DialogueClient(dialogue.address, flush_timeout_s=20.0)
+    peer = DialogueClient(dialogue.address, ROUNDS, flush_timeout_s=20.0)
     redis_server.kill()
     _append(peer, 0)
     _append(peer, 1)
@@ -103,6 +113,6 @@ async def test_what_waits_is_written_when_the_worker_ends(
     redis_server.start()
     await closing
     assert peer.num_waiting == 0
-    reader = DialogueClient(dialogue.address, context_timeout_s=5.0)
+    reader = DialogueClient(dialogue.address, ROUNDS, context_timeout_s=5.0)
     assert await reader.context("c", 10) == _rounds(range(2))
     await reader.aclose()

@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ import av
 import grpc
 import pytest
 
-from services.gateway.frames.sampler import encode_jpeg
+from services.gateway.frames.display import encode_jpeg
 from services.local.clip import Clip
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
@@ -464,8 +468,48 @@ def test_who_reaches_the_page_does_not_reach_the_figures(watching: Watching) -> 
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{page}/metrics", timeout=10)
     figures = f"http://127.0.0.1:{watching.gateway.metrics_port}"
+    with urllib.request.urlopen(f"{figures}/readyz", timeout=10) as reply:
+        assert json.load(reply) == {"service": "gateway", "ready": True, "reason": ""}
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{figures}/", timeout=10)
+
+
+def test_a_gateway_that_knows_no_worker_serves_and_is_not_ready(tmp_path: Path) -> None:
+    environment = {"GATEWAY_WORKERS": f"127.0.0.1:{free_port()}", "GATEWAY_RTMP_PORT": "0"}
+    gateway = ServiceProcess("gateway", environment, tmp_path)
+    gateway.start()
+    try:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{gateway.metrics_port}/readyz", timeout=10)
+        assert refused.value.code == 503
+        assert json.load(refused.value)["reason"] == "no worker answers"
+        assert gateway.serving()
+    finally:
+        gateway.stop()
+
+
+def test_what_helm_test_asks_is_answered(watching: Watching) -> None:
+    script = REPOSITORY / "deploy" / "helm" / "sightline" / "files" / "ask.py"
+    done = subprocess.run(
+        [sys.executable, "-c", script.read_text()],
+        cwd=REPOSITORY,
+        env={**os.environ, "GATEWAY": watching.gateway.address},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "16 frames understood; '" in done.stdout
+    refused = subprocess.run(
+        [sys.executable, "-c", script.read_text()],
+        cwd=REPOSITORY,
+        env={**os.environ, "GATEWAY": watching.gateway.address, "MODEL": "another"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert refused.returncode != 0
+    assert "there is no model or pool 'another'" in refused.stderr
 
 
 def test_metrics_have_the_suite_s_names(watching: Watching, clip: Clip) -> None:

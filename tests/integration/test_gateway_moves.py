@@ -16,6 +16,7 @@ import pytest
 from services.local.clip import Clip
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
+from tests.eventually import wait_until
 from tests.processes import SHAPES, ServiceProcess
 from tests.suite import write_clip
 
@@ -140,6 +141,33 @@ def test_a_session_outlives_the_worker_that_was_killed(pair: Pair) -> None:
     assert not after.stats.degraded
     assert moved.id == before.id
     assert took_s < 5.0
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_no_question_is_lost_with_a_worker(pair: Pair, fault: signal.Signals) -> None:
+    """Not those that it was answering, and not those that come while the session moves."""
+    before = pair.get()
+    process = pair.workers[before.worker].process
+    assert process is not None
+    with contextlib.ExitStack() as several:
+        askers = [several.enter_context(_asking(pair)) for _ in range(4)]
+        for outcomes in askers:
+            wait_until(lambda outcomes=outcomes: outcomes)
+        process.send_signal(fault)
+        try:
+            pair.wait(lambda state: state.worker != before.worker)
+            for outcomes in askers:
+                asked_before = len(outcomes)
+                wait_until(lambda o=outcomes, n=asked_before: len(o) >= n + 3)
+        finally:
+            process.send_signal(signal.SIGCONT)
+    outcomes = [each for asker in askers for each in asker]
+    assert not [each for each in outcomes if isinstance(each, grpc.RpcError)]
+    answers = [each for each in outcomes if isinstance(each, pb.AnswerDone)]
+    assert all(each.text for each in answers)
+    assert {each.frames_seen for each in answers} == {WINDOW}, "none before the window was there"
+    if fault is signal.SIGKILL:
+        pair.workers[before.worker].kill()  # it is known to be gone
 
 
 def test_a_drained_worker_is_left_without_a_lost_question_or_frame(pair: Pair) -> None:

@@ -161,12 +161,13 @@ def test_while_the_server_is_away_the_last_list_holds(
     assert watcher.next() == ["1", "2"]
     _watches(api, 1)
     api.stop()
-    wait_until(lambda: metrics.DISCOVERY_CURRENT._value.get() == 0)
+    current = metrics.DISCOVERY_CURRENT.labels(f"{api.namespace}/worker")._value
+    wait_until(lambda: current.get() == 0)
     api.put(_slice("b", 3))
     assert watcher.is_quiet
     api.start()
     assert watcher.next() == ["1", "2", "3"]
-    assert metrics.DISCOVERY_CURRENT._value.get() == 1
+    assert current.get() == 1
     told = [each for each in caplog.records if "cannot be looked up" in each.message]
     assert len(told) == 1
 

@@ -40,7 +40,9 @@ class Harness:
 @pytest.fixture
 async def rtmp() -> AsyncIterator[Harness]:
     """A running server with short limits; at the end nothing may be left of it."""
-    limits = RtmpLimits(setup_s=2.0, idle_s=2.0, chunks=ChunkLimits(message_bytes=1_000_000))
+    limits = RtmpLimits(
+        setup_s=2.0, first_picture_s=2.0, idle_s=2.0, chunks=ChunkLimits(message_bytes=1_000_000)
+    )
     threads = set(threading.enumerate())
     harness = Harness(limits)
     await harness.server.start()
@@ -299,7 +301,69 @@ async def test_a_first_picture_is_decoded_at_once(rtmp: Harness, clip: Clip) -> 
         await peer.media(9, 0, b"\x17\x01\x00\x00\x00" + clip.packets[0][0])
         await eventually(lambda: rtmp.gate.sinks[0].pictures)
     elapsed_ms = (rtmp.gate.sinks[0].pictures[0].at_ns - sent_ns) / 1e6
-    assert elapsed_ms < 300
+    assert elapsed_ms < 900  # not two seconds, as players wait before they believe a stream
+
+
+async def test_a_key_is_looked_at_before_it_is_announced_as_good(rtmp: Harness) -> None:
+    """FMLE asks by FCPublish first, and shows what it is told."""
+    async with await RtmpPeer.open(rtmp.server.port) as peer:
+        await peer.connect()
+        await peer.call("FCPublish", 3, None, KEY)
+        assert (await peer.command("onFCPublish"))[3]["code"] == "NetStream.Publish.Start"
+        await peer.call("FCPublish", 4, None, "wrong-key")
+        assert (await peer.command("onFCPublish"))[3]["code"] == "NetStream.Publish.BadName"
+        assert "no session has this key" in (await peer.command("onStatus"))[3]["description"]
+        assert await peer.closed()
+    assert rtmp.server.counts["refused_key"] == 1
+
+
+async def test_a_publisher_that_makes_way_is_told(rtmp: Harness, clip: Clip) -> None:
+    async with await RtmpPeer.open(rtmp.server.port) as peer:
+        await peer.publish(KEY)
+        await peer.media(9, 0, b"\x17\x00\x00\x00\x00" + clip.extradata)
+        assert rtmp.gate.evict is not None
+        rtmp.gate.evict()
+        status = (await peer.command("onStatus"))[3]
+        assert "another publisher came" in status["description"]
+        assert await peer.closed()
+    await eventually(lambda: rtmp.gate.released_keys)
+    assert rtmp.gate.sinks[0].reasons == ["publisher_left"]
+
+
+SOUND = (8, b"\xaf\x01" + bytes(100))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "blind", "told"),
+    [
+        (0, False, "only sound came"),
+        (0, True, "no picture could be decoded"),
+        (1, False, "no picture for 2 seconds"),
+    ],
+    ids=["sound", "no header", "bytes without pictures"],
+)
+async def test_who_brings_no_picture_is_told_so(
+    rtmp: Harness, clip: Clip, pictures: int, blind: bool, told: str
+) -> None:
+    async with await RtmpPeer.open(rtmp.server.port) as peer:
+        assert (await peer.publish(KEY))["code"] == "NetStream.Publish.Start"
+        if pictures:
+            await peer.media(9, 0, b"\x17\x00\x00\x00\x00" + clip.extradata)
+            await peer.media(9, 0, b"\x17\x01\x00\x00\x00" + clip.packets[0][0])
+        kind, payload = (9, b"\x27\x01\x00\x00\x00" + clip.packets[1][0]) if blind else SOUND
+        goodbye = asyncio.create_task(peer.command("onStatus"))
+        for number in range(100):
+            if goodbye.done():
+                break
+            await peer.media(kind, 40 * number, payload)
+            await asyncio.wait({goodbye}, timeout=0.1)
+        status = (await goodbye)[3]
+        assert status["code"] == "NetStream.Publish.Failed"
+        assert told in status["description"]
+        assert await peer.closed()
+    await eventually(lambda: rtmp.gate.released_keys)
+    assert rtmp.gate.sinks[0].reasons == ["idle"]
+    assert len(rtmp.gate.sinks[0].pictures) == pictures
 
 
 # --- bad input ------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from tests.rtmp_player_server import RtmpPlayerServer
 from tests.rtsp_server import RtspServer
 from tests.sources import RecordingSink, write_clip
 
-SHORT = FileLimits(open_timeout_s=4.0, read_timeout_s=2.0, reconnects=1, backoff_s=0.05)
+SHORT = FileLimits(open_timeout_s=4.0, read_timeout_s=2.0, away_s=0.05, backoff_s=0.05)
 ELSEWHERE = "127.0.0.2"  # an address of this machine that no rule of these tests allows
 KEY, IV = bytes(range(16)), bytes(range(16, 32))
 
@@ -289,6 +289,24 @@ async def test_a_camera_that_sends_by_udp_only() -> None:
             "PLAY",
         ]
         assert server.punched
+
+
+async def test_a_camera_that_was_away_is_back_as_soon_as_it_is() -> None:
+    """Away for longer than any number of tries that somebody would count."""
+    sink = RecordingSink()
+    limits = FileLimits(read_timeout_s=1.0, backoff_s=0.02, max_backoff_s=0.05)
+    with rtsp() as camera:
+        url = f"rtsp://127.0.0.1:{camera.port}/live"
+        source = FileSource(url, sink, limits=limits, egress=EgressPolicy(["127.0.0.1"]))
+        await source.start()
+        await asyncio.to_thread(sink.wait_for_pictures, 5, 20)
+    await asyncio.to_thread(sink.wait_for_note, "reconnect", 30)
+    before = len(sink.pictures)
+    assert not sink.reasons
+    with rtsp(port=camera.port):
+        await asyncio.to_thread(sink.wait_for_pictures, before + 5, 20)
+        await source.aclose()
+    assert sink.reasons == ["closed"]
 
 
 async def test_an_rtsp_redirect_is_looked_at() -> None:

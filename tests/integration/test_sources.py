@@ -34,7 +34,7 @@ SECOND_NS = 1_000_000_000
 MEDIA = Path(__file__).resolve().parents[3] / "shared" / "media"
 needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason=f"needs the clips in {MEDIA}")
 LOOPBACK = EgressPolicy(["127.0.0.1"])
-SHORT = FileLimits(open_timeout_s=1.0, read_timeout_s=1.0, reconnects=2, backoff_s=0.05)
+SHORT = FileLimits(open_timeout_s=1.0, read_timeout_s=1.0, away_s=0.2, backoff_s=0.05)
 
 
 class Ring(Sampler):
@@ -216,6 +216,45 @@ async def test_without_a_media_folder_no_file_is_opened(clip: Path) -> None:
         FileSource(str(clip), RecordingSink())
 
 
+@pytest.mark.parametrize(
+    ("name", "encoder", "pixel_format"),
+    [
+        ("still.png", "png", "rgb24"),
+        ("still.jpg", "mjpeg", "yuvj420p"),
+        ("still-1.webp", "libwebp", "yuv420p"),
+        ("still%03d.bmp", "bmp", "bgr24"),
+    ],
+)
+async def test_a_still_picture_is_one_picture(
+    tmp_path: Path, name: str, encoder: str, pixel_format: str
+) -> None:
+    """Also one whose name libavformat would take for a numbered series of files."""
+    image = av.VideoFrame.from_ndarray(picture_array(3, 160, 120), "rgb24")
+    context = av.CodecContext.create(encoder, "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.width, context.height, context.pix_fmt = 160, 120, pixel_format
+    context.time_base = Fraction(1, 25)
+    packets = [*context.encode(image.reformat(format=pixel_format)), *context.encode(None)]
+    (tmp_path / name).write_bytes(b"".join(bytes(packet) for packet in packets))
+    sink = RecordingSink()
+    await play(FileSource(name, sink, root=tmp_path), sink)
+    assert sink.reasons == ["end"]
+    assert [(seen.width, seen.height) for seen in sink.pictures] == [(160, 120)]
+
+
+async def test_raw_video_with_a_header_is_played(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "raw.y4m"), "w") as output:
+        stream = output.add_stream("wrapped_avframe", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for number in range(5):
+            image = av.VideoFrame.from_ndarray(picture_array(number, 160, 120), "rgb24")
+            output.mux(stream.encode(image.reformat(format="yuv420p")))
+        output.mux(stream.encode(None))
+    sink = RecordingSink()
+    await play(FileSource("raw.y4m", sink, root=tmp_path), sink)
+    assert len(sink.pictures) == 5
+
+
 async def test_a_damaged_file_loses_only_what_is_damaged(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mkv", seconds=4, gop=5)
     data = bytearray(path.read_bytes())
@@ -330,7 +369,7 @@ async def test_a_live_url_is_opened_again_until_it_stays_away(tmp_path: Path) ->
     await server.wait_closed()
     assert sink.reasons == ["error"]
     assert len(sink.pictures) == 90
-    assert sink.notes["reconnect"] == 2 + SHORT.reconnects
+    assert sink.notes["reconnect"] > 2
     times = [picture.capture_ns for picture in sink.pictures]
     assert times == sorted(times)
 

@@ -1,8 +1,9 @@
 """WHIP with a real WebRTC publisher: ICE, DTLS and SRTP over this machine's own network."""
 
 import random
+import re
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.skipif(
     not get_host_addresses(True, True), reason="ICE needs a network address besides loopback"
 )
 SDP = {"Content-Type": "application/sdp"}
+FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 
 
 @dataclass
@@ -125,6 +127,90 @@ async def test_a_publisher_from_offer_to_delete(whip: Whip, codec: str) -> None:
     # The same key may publish again.
     await whip.publish(codec)
     await eventually(lambda: len(whip.gate.sinks[1].pictures) >= 5)
+
+
+def changed(offer: str, change: Callable[[str], str | None]) -> str:
+    """The offer with every line changed, or left out where that gives None."""
+    lines = [change(line) for line in offer.splitlines()]
+    return "\r\n".join(line for line in lines if line is not None) + "\r\n"
+
+
+@pytest.mark.parametrize("profile", ["42e01f", "4d0028", "640c29", "64002a", ""])
+@pytest.mark.parametrize("mode", ["1", "0", ""])
+async def test_every_h264_of_an_encoder_is_taken(whip: Whip, profile: str, mode: str) -> None:
+    """High and Main, one packet a unit, or nothing said at all."""
+    offer = (await whip.offer("video/H264")).localDescription.sdp
+    first = re.search(r"m=video \d+ \S+ (\d+)", offer)
+    assert first is not None
+    number = first[1]
+    said = [f"profile-level-id={profile}"] * bool(profile) + [f"packetization-mode={mode}"] * bool(
+        mode
+    )
+
+    def one_codec(line: str) -> str | None:
+        if line.startswith("m=video "):
+            return f"{line.partition(number)[0]}{number}"
+        found = re.match(r"a=(?:rtpmap|fmtp|rtcp-fb):(\d+)", line)
+        if found and (found[1] != number or line.startswith("a=fmtp")):
+            return None
+        if line.startswith(f"a=rtpmap:{number}") and said:
+            return f"{line}\r\na=fmtp:{number} {';'.join(said)}"
+        return line
+
+    response = await whip.post(changed(offer, one_codec))
+    assert response.status == 201, await response.text()
+    assert f"a=rtpmap:{number} H264/90000" in await response.text()
+
+
+async def test_video_that_is_not_taken_is_named(whip: Whip) -> None:
+    offer = (await whip.offer("video/VP8")).localDescription.sdp
+    response = await whip.post(offer.replace("VP8/90000", "VP9/90000"))
+    assert response.status == 406
+    told = (await response.json())["message"]
+    assert told == "the offer's video is VP9; this server takes H.264 and VP8"
+    assert not whip.gate.sinks
+
+
+async def test_a_publisher_whose_address_is_hidden_is_found(whip: Whip) -> None:
+    """Browsers name their candidates at random and say that no others follow."""
+    peer = await whip.offer()
+
+    def hidden(line: str) -> str:
+        return re.sub(r"^(a=candidate:\S+ \d+ \S+ \d+) \S+", r"\1 5f0c-11.local", line)
+
+    offer = changed(peer.localDescription.sdp, hidden)
+    assert ".local" in offer
+    assert "a=end-of-candidates" in offer
+    response = await whip.post(offer)
+    assert response.status == 201
+    answer = RTCSessionDescription(await response.text(), "answer")
+    await peer.setRemoteDescription(answer)
+    await eventually(lambda: len(whip.gate.sinks[0].pictures) >= 5)
+
+
+async def test_a_rejected_section_of_sound_does_no_harm(whip: Whip) -> None:
+    peer = await whip.offer(audio=True)
+    lines = peer.localDescription.sdp.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("m=audio"))
+    end = next((n for n in range(at + 1, len(lines)) if lines[n].startswith("m=")), len(lines))
+    lines[at] = re.sub(r"^m=audio \d+", "m=audio 0", lines[at])
+    mid = next(line[6:] for line in lines[at:end] if line.startswith("a=mid:"))
+    lines = [
+        re.sub(rf"^(a=group:BUNDLE.*?) {mid}\b", r"\1", line)
+        for number, line in enumerate(lines)
+        if not (at < number < end and line.startswith(("a=candidate", "a=end-of")))
+    ]
+    response = await whip.post("\r\n".join(lines) + "\r\n")
+    assert response.status == 201, await response.text()
+
+
+@pytest.mark.parametrize("whip", [{"limits": WhipLimits(connect_s=1.0)}], indirect=True)
+async def test_a_publisher_who_cannot_be_reached_is_given_up(whip: Whip) -> None:
+    offer = (await whip.offer()).localDescription.sdp
+    assert (await whip.post(offer)).status == 201
+    await eventually(lambda: whip.gate.released_keys)
+    assert whip.gate.sinks[0].reasons == ["idle"]
+    assert whip.gate.sinks[0].notes["ice_failed"] == 1
 
 
 async def test_a_publisher_that_closes_is_noticed(whip: Whip) -> None:
@@ -249,7 +335,7 @@ async def test_mixed_up_offers_never_hurt(whip: Whip) -> None:
                 [[], [mixed[at]] * 2, [mixed[at][:-1]], [" ".join(words)], [random.choice(odd)]]
             )
         response = await whip.post("\r\n".join(mixed) + "\r\n")
-        assert response.status in (201, 400)
+        assert response.status in (201, 400, 406)
         if response.status == 201:
             async with whip.http.delete(whip.base + response.headers["Location"]) as deleted:
                 assert deleted.status == 200
@@ -276,7 +362,7 @@ async def test_cut_offers_never_hurt(whip: Whip) -> None:
     for number in range(0, len(lines), 3):
         for body in ("".join(lines[:number]), "".join(lines[:number] + lines[number + 1 :])):
             response = await whip.post(body)
-            assert response.status in (201, 400)
+            assert response.status in (201, 400, 406)
             if response.status == 201:
                 async with whip.http.delete(whip.base + response.headers["Location"]) as deleted:
                     assert deleted.status == 200
@@ -290,10 +376,26 @@ async def test_the_other_verbs(whip: Whip) -> None:
     async with whip.http.post(f"{whip.base}/whip/{KEY}", data="v=0") as response:
         assert response.status == 415
     peer, location = await whip.publish()
-    patch = {"Content-Type": "application/trickle-ice-sdpfrag"}
-    async with whip.http.patch(whip.base + location, data="a=x", headers=patch) as response:
-        assert response.status == 405
-        assert response.headers["Allow"] == "DELETE"
+    for place, allowed in ((f"/whip/{KEY}", "OPTIONS, POST"), (location, "DELETE, OPTIONS, PATCH")):
+        for method in ("GET", "HEAD"):
+            async with whip.http.request(method, whip.base + place) as response:
+                assert response.status == 405
+                assert response.headers["Allow"] == allowed
+    async with whip.http.options(whip.base + location) as response:
+        assert response.status == 204
+        assert response.headers["Accept-Patch"] == FRAGMENT["Content-Type"]
+    for body, status in (
+        ("a=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\na=end-of-candidates\r\n", 204),
+        ("a=candidate:1 1 udp 1 0b1c.local 9 typ host\r\n", 204),
+        ("a=candidate:broken\r\n", 400),
+        ("a=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\n" * 100, 400),
+        ("a=ice-ufrag:anew\r\na=ice-pwd:0123456789012345678901\r\n", 501),
+        ("a=x" * 20_000, 413),
+    ):
+        async with whip.http.patch(whip.base + location, data=body, headers=FRAGMENT) as response:
+            assert response.status == status, body[:60]
+    async with whip.http.patch(whip.base + location, data="{}") as response:
+        assert response.status == 415
     for method in ("PATCH", "DELETE"):
         stranger = f"{whip.base}/whip/{KEY}/someone-elses"
         async with whip.http.request(method, stranger) as response:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from services.common.protocol import PROTOCOL
+from sightline.status import details_of
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.eventually import wait_until
@@ -184,6 +185,37 @@ def test_a_new_stream_continues_the_session_and_replaces_the_old(
     second.push(picture(), 2)
     assert answer(stub, session, "What do you see?").frames_seen == 2
     second.close()
+
+
+def test_who_fed_a_session_before_its_owner_is_refused(stub: InferenceServiceStub) -> None:
+    session = "fenced"
+
+    def release(fence: int) -> None:
+        request = inference_pb2.ReleaseSessionRequest(session_id=session, fence=fence)
+        stub.ReleaseSession(request, timeout=10)
+
+    def refused_as_old(call: Callable[[], object]) -> None:
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert details_of(caught.value.trailing_metadata()).reason == "NOT_OWNER"
+
+    first = Feeder(stub, session, fence=1)
+    first.push(picture(), 7)
+    second = Feeder(stub, session, fence=2)
+    assert (second.opened.resumed, second.opened.last_capture_ns) == (True, 7)
+    first.send(picture(), 8)  # of a stream that is over
+    assert refused(lambda: next(first.call))[0] is grpc.StatusCode.FAILED_PRECONDITION
+    for fence in (0, 1):
+        refused_as_old(lambda fence=fence: Feeder(stub, session, fence=fence))
+        refused_as_old(lambda fence=fence: release(fence))
+    second.push(picture(), 9)
+    done = answer(stub, session, "What do you see?")
+    assert (done.frames_seen, done.last_capture_ns) == (2, 9)
+    release(2)
+    refused_as_old(lambda: Feeder(stub, session, fence=1))  # also when the session is gone
+    assert not Feeder(stub, session, fence=2).opened.resumed
+    release(2)
 
 
 def test_a_session_outlives_its_stream_for_the_grace_time_only(

@@ -61,9 +61,12 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         self.updates: list[pb.UpdateSessionRequest] = []
         self.answers = [ANSWER]
         self.pause_after: int | None = None
+        self.restart_at: int | None = None  # the word before which an answer's worker is lost
+        self.kept: bool | None = None
         self.paused = asyncio.Event()
         self.go_on = asyncio.Event()
         self.break_lines = asyncio.Event()
+        self.draining = False  # questions are left to the next server
         self.refuse_pictures = False
         self.break_push_at = 0  # break the push with this frame, once
         self._ids = itertools.count(1)
@@ -305,6 +308,12 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
             kind = event.WhichOneof("event")
             if kind == "ask":
                 self.asked.append(event.ask)
+                if self.draining:
+                    refusal = pb.ErrorEvent(
+                        turn=event.ask.turn, code="UNAVAILABLE", reason="DRAINING"
+                    )
+                    line.add(error=refusal)
+                    continue
                 if event.ask.turn not in line.tasks:
                     work = self._answer(line, event.ask, speech)
                     line.tasks[event.ask.turn] = asyncio.create_task(work)
@@ -334,7 +343,14 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
             return
         text = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)
         line.add(answer_started=pb.AnswerStarted(turn=turn))
-        for position, word in enumerate(text.split()):
+        resumed, position = "", -1
+        while (position := position + 1) < len(text.split()):
+            if position == self.restart_at:
+                self.restart_at, resumed, position = None, "window", -1
+                text = self.answers.pop(0)
+                line.add(answer_started=pb.AnswerStarted(turn=turn, restarted=True))
+                continue
+            word = text.split()[position]
             if position == self.pause_after:
                 self.paused.set()
                 await self.go_on.wait()
@@ -349,5 +365,7 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
             finish_reason=pb.FINISH_REASON_STOP,
             frames_seen=30,
             newest_frame_age_ms=120,
+            resumed=resumed,
+            kept=self.kept,
         )
         line.add(answer_done=done)

@@ -28,12 +28,14 @@ QUEUE = 3
 
 
 class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
-    def __init__(self, *, max_sessions: int = 4) -> None:
+    def __init__(self, *, max_sessions: int = 4, model: str = "builtin", pool: str = "") -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="sl")
         self.address = f"unix:{self.folder.name}/w"
         self.server: grpc.aio.Server | None = None
         self.max_sessions = max_sessions
+        self.model, self.pool = model, pool
         self.busy_sessions = 0  # of other gateways
+        self.pages: tuple[int, int, int] | None = None  # promised, in all, of one session
         self.draining = False
         self.full = False
         self.silent = False
@@ -50,12 +52,16 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.failures: dict[str, list[grpc.StatusCode]] = {}
         self.understanding = asyncio.Event()
         self.understanding.set()
+        self.answering = asyncio.Event()  # questions come to nothing while it is clear
+        self.answering.set()
         self.answer = ANSWER
         self.degraded: list[str] = []
+        self.kept: bool | None = None
         self.speech_unavailable = False
         self.pause_after: int | None = None
         self.paused = asyncio.Event()
         self.go_on = asyncio.Event()
+        self.break_at: int | None = None  # the word before which every answer ends
         self.cancelled_answers = 0
         self.watch_events: asyncio.Queue[pb.WatchEvent | grpc.StatusCode] = asyncio.Queue()
         self.calls: Counter[str] = Counter()
@@ -83,9 +89,10 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
 
     def description(self) -> ipb.ModelDescription:
         if self.loading is not None:
-            return ipb.ModelDescription(model="builtin", loading=self.loading)
+            return ipb.ModelDescription(model=self.model, pool=self.pool, loading=self.loading)
         return ipb.ModelDescription(
-            model="builtin",
+            model=self.model,
+            pool=self.pool,
             frame_width=SIZE,
             frame_height=SIZE,
             layouts=[ipb.PIXEL_LAYOUT_RGB24],
@@ -106,10 +113,14 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Load(self, request: ipb.LoadRequest, context: Any) -> AsyncIterator[ipb.LoadReport]:
         while True:
+            promised, total, one = self.pages or (0, 0, 0)
             yield ipb.LoadReport(
                 sessions=len(self.frames) + self.busy_sessions,
                 max_sessions=self.max_sessions,
                 draining=self.draining,
+                kv_pages_promised=promised,
+                kv_pages_total=total,
+                kv_session_pages=one,
             )
             await (asyncio.Event().wait() if self.silent else asyncio.sleep(0.05))
 
@@ -163,6 +174,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self, request: ipb.AnswerRequest, context: Any
     ) -> AsyncIterator[ipb.AnswerEvent]:
         self.asked.append(request)
+        await self.answering.wait()
         await self._fail("Answer", context)
         if request.session_id not in self.frames:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such session")
@@ -178,6 +190,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                     speech_unavailable=ipb.SpeechUnavailable(reason="no TTS answers")
                 )
             for index, word in enumerate(self.answer.split()):
+                if index == self.break_at:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
                 if index == self.pause_after:
                     self.paused.set()
                     await self.go_on.wait()
@@ -194,6 +208,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                     last_capture_ns=newest_ns,
                     frames_seen=len(seen),
                     degraded=self.degraded,
+                    kept=self.kept,
                 )
             )
             finished = True

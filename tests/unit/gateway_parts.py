@@ -62,14 +62,18 @@ class Parts:
         addresses = tuple(worker.address for worker in workers)
         self.config = GatewayConfig(workers=addresses, http_port=8080, **settings)
         self.sources: list[FakeSource] = []
-        self.workers = Workers(self.config.workers)
+        self.workers = Workers(
+            self.config.workers,
+            default_model=self.config.default_model,
+            patience_s=self.config.worker_patience_s,
+        )
         self.sessions = Sessions(self.config, self.workers, self._make_source)
         self.viewers = Viewers(self.sessions, self.config)
         self.speaker = Speaker(self.config.tts, self.config.max_speaks)
         self.addresses = Addresses(self.config, 1935)
         self._folder = tempfile.TemporaryDirectory(prefix="sl")
         self.server = grpc.aio.server(interceptors=[ErrorInterceptor()])
-        self.conversations = Conversations(self.config.dialogue)
+        self.conversations = Conversations(self.config.dialogue, self.viewers.turns)
         self.callers = Callers(authoriser_of(self.config))
         self.info = ServerInfo(
             self.config,

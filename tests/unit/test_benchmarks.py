@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks import engine, rows
 from benchmarks.askers import Burst as AskersBurst
 from benchmarks.askers import Measured as AskersMeasured
+from benchmarks.chaos import ChaosConfig, drawn
+from benchmarks.chaos_load import Asked, Asker, Differences, Watcher
+from benchmarks.chaos_result import CALM, Fault, Storm
+from benchmarks.chaos_result import result as chaos_result
 from benchmarks.floor import Rates, Work, attention_flops, kv_bytes, tower_flops
 from benchmarks.growth import Growth
 from benchmarks.machine import CpuMeter, Machine
@@ -380,3 +385,61 @@ class TestEngine:
         assert [len(table.rows) for table in of_two.tables] == [2, 2, 8, 2]
         assert len(of_two.targets) == 6
         assert write(of_two, MACHINE, tmp_path).with_suffix(".png").exists()
+
+
+class TestChaos:
+    def test_a_seed_gives_the_same_faults_each_kind_by_its_share(self) -> None:
+        names = [kind.name for kind in drawn(ChaosConfig(seed=1), 40)]
+        assert names == [kind.name for kind in drawn(ChaosConfig(seed=1), 40)]
+        assert names != [kind.name for kind in drawn(ChaosConfig(seed=2), 40)]
+        assert names.count("worker hung") == 6
+        assert not [name for name in names if name.startswith("gateway")]
+        gateways = [kind.name for kind in drawn(ChaosConfig(gateway=True), 46)]
+        assert gateways.count("gateway killed") == 4
+
+    @pytest.mark.parametrize(
+        ("history", "found"),
+        [
+            (["a:x", "b:y", "c:z whole"], Differences()),
+            (["a:x", "c:z"], Differences(lost=1)),
+            (["a:x", "b:y", "a:x", "c:z"], Differences(doubled=1, different=1)),
+            (["b:y", "a:x", "c:z"], Differences(different=1)),
+            (["a:x", "b:other", "c:z"], Differences(different=1)),
+            (["a:x", "b:y", "c:another"], Differences(different=1)),
+        ],
+    )
+    async def test_histories_are_held_against_what_was_read(
+        self, history: list[str], found: Differences, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The third was cancelled: its worker may have been further."""
+        monkeypatch.setattr("benchmarks.chaos_load.STORED_S", 0.0)
+        asker = Asker(SimpleNamespace(), random.Random(0))  # type: ignore[arg-type]
+        for turn, text in (("a", "x"), ("b", "y"), ("c", "z")):
+            asked = Asked(turn, "q", 0.0, 1.0, "talk", text, cancelled=turn == "c")
+            asker.asked.append(asked)
+        asker.asked.append(Asked("d", "q", 2.0, 3.0, error="UNAVAILABLE"))
+
+        async def read(conversation: str) -> list[Any]:
+            rounds = (each.split(":") for each in history)
+            return [SimpleNamespace(turn=t, question="q", answer=text) for t, text in rounds]
+
+        client: Any = SimpleNamespace(history=read)
+        assert await asker.differences(client) == found
+
+    def test_a_watch_tells_each_change_once_and_of_a_still_scene_none(self) -> None:
+        session: Any = None
+        assert Watcher(session, still=False, events=[True, False, True]).false_events == 0
+        assert Watcher(session, still=False, events=[True, True]).false_events == 1
+        assert Watcher(session, still=True, events=[True]).false_events == 0
+        assert Watcher(session, still=True, events=[True, False]).false_events == 1
+
+    def test_a_report_misses_what_is_not_zero_or_too_late(self, tmp_path: Path) -> None:
+        faults = [Fault(CALM, 0.1), Fault("worker killed", 1.0), Fault("redis full", 9.0)]
+        storm = Storm(3, faults=faults, questions=7, unanswered=["UNAVAILABLE: gone"])
+        found = chaos_result(storm)
+        assert [target.what for target in found.missed] == ["questions without an answer"]
+        assert found.notes == ["1 × UNAVAILABLE: gone"]
+        assert [row[0] for row in found.tables[0].rows] == [CALM, "worker killed", "redis full"]
+        storm.faults.append(Fault("worker killed", 2.5))
+        assert "worker killed" in chaos_result(storm).missed[-1].what
+        assert write(found, MACHINE, tmp_path).with_suffix(".png").stat().st_size > 1000

@@ -143,6 +143,22 @@ async def test_wrong_usage_is_2_and_one_line(arguments, capsys) -> None:
     assert "--help" in told
 
 
+async def test_an_answer_that_began_anew_and_a_session_that_moves_are_told(
+    gateway, live, capsys, monkeypatch
+) -> None:
+    gateway.answers = ["a red circle moved", "a blue square", ANSWER]
+    gateway.restart_at, gateway.kept = 2, False
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert await cli.run(["ask", "desk", "q"]) == 0
+    told = capsys.readouterr()
+    assert told.out == "a red\na blue square\n"
+    assert "its text began anew" in told.err
+    assert "not stored yet" in told.err
+    gateway.sessions["s-live"].moving = True
+    assert await cli.run(["sessions"]) == 0
+    assert " moving " in capsys.readouterr().out
+
+
 async def test_sessions_table(gateway, live, capsys) -> None:
     assert await cli.run(["sessions"]) == 0
     heading, row = capsys.readouterr().out.splitlines()

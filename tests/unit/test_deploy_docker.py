@@ -22,6 +22,7 @@ CONFIGS = {
 }
 CONTAINERS = {
     "gateway": "gateway",
+    "gateway-2": "gateway",
     "worker": "inference_worker",
     "worker-gpu": "inference_worker",
     "dialogue": "dialogue",
@@ -215,7 +216,9 @@ def test_one_worker_runs_and_the_gpu_one_takes_its_name(compose: dict[str, Any])
     optional = {
         name: service["profiles"] for name, service in services.items() if "profiles" in service
     }
-    assert optional == {"worker": ["cpu"], "worker-gpu": ["gpu"]}
+    shared = ["gateways"]
+    gateways = {"gateway-2": shared, "redis-leases": shared}
+    assert optional == {"worker": ["cpu"], "worker-gpu": ["gpu"]} | gateways
     assert "COMPOSE_PROFILES=cpu" in (REPOSITORY / ".env").read_text().splitlines()
     assert services["worker-gpu"]["networks"]["default"]["aliases"] == ["worker"]
     [device] = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
@@ -250,7 +253,21 @@ def test_redis_wants_a_password_and_is_reached_by_dialogue_alone(compose: dict[s
 def test_figures_are_not_published(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         assert not any("9090" in port for port in service.get("ports", ())), name
-        assert bool(service.get("ports")) == (name == "gateway")
+        assert bool(service.get("ports")) == name.startswith("gateway")
+
+
+def test_two_gateways_differ_in_their_ports_and_names_alone(compose: dict[str, Any]) -> None:
+    one, other = (compose["services"][name] for name in ("gateway", "gateway-2"))
+    own = {key for key in one if one[key] != other.get(key)}
+    assert own == {"environment", "ports"}
+    before, after = one["environment"], other["environment"]
+    named = {name for name in after if after[name] != before.get(name)}
+    ports = {f"GATEWAY_{kind}_PORT" for kind in ("GRPC", "HTTP", "RTMP")}
+    assert named == ports | {"GATEWAY_PEER_HOST"}
+    assert not set(one["ports"]) & set(other["ports"])
+    leases = compose["services"]["redis-leases"]
+    assert "requirepass" in leases["command"][2]
+    assert "ports" not in leases
 
 
 def test_a_worker_keeps_what_it_downloads_and_compiles_on_a_volume(

@@ -10,78 +10,27 @@ import grpc
 import pytest
 from prometheus_client import REGISTRY
 
-from services.inference_worker.model.family import Round
-from services.inference_worker.serving.dialogue_client import DialogueClient
+from services.common.dialogue_client import DialogueClient
+from services.inference_worker.metrics import ROUNDS
 from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
 from tests.eventually import eventually
+from tests.unit.fake_dialogue import FakeDialogue
 from tests.unit.served import NOWHERE, served
 
 
-class _Dialogue(dialogue_pb2_grpc.DialogueServiceServicer):
-    """Keeps rounds in memory; `refuse` fails every call, `hang` answers none."""
-
-    def __init__(self) -> None:
-        self.rounds: dict[str, list[Any]] = {}
-        self.sessions: dict[str, str] = {}
-        self.refuse: grpc.StatusCode | None = None
-        self.refuse_turn = ""
-        self.hang = False
-        self.each_s = 0.0  # what a call takes, one after the other
-        self.tries = 0
-        self._turn = asyncio.Lock()
-
-    async def _fault(self, context: Any) -> None:
-        self.tries += 1
-        if self.refuse is not None:
-            await context.abort(self.refuse, "chosen")
-        if self.hang:
-            await asyncio.Event().wait()
-        async with self._turn:
-            await asyncio.sleep(self.each_s)
-
-    async def _found(self, conversation: str, context: Any) -> list[Any]:
-        if conversation not in self.rounds:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no such conversation")
-        return self.rounds[conversation]
-
-    async def Open(self, request: Any, context: Any) -> Any:
-        await self._fault(context)
-        self.rounds.setdefault(request.id, [])
-        self.sessions.setdefault(request.id, request.session)
-        return dialogue_pb2.Conversation(id=request.id)
-
-    async def Context(self, request: Any, context: Any) -> Any:
-        await self._fault(context)
-        rounds = await self._found(request.conversation, context)
-        return dialogue_pb2.ContextResponse(rounds=rounds[-request.rounds :])
-
-    async def Append(self, request: Any, context: Any) -> Any:
-        await self._fault(context)
-        if request.round.turn == self.refuse_turn:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "chosen")
-        rounds = await self._found(request.conversation, context)
-        duplicate = any(kept.turn == request.round.turn for kept in rounds)
-        if not duplicate:
-            rounds.append(request.round)
-        return dialogue_pb2.AppendResponse(rounds=len(rounds), duplicate=duplicate)
-
-    def turns(self, conversation: str) -> list[str]:
-        return [kept.turn for kept in self.rounds.get(conversation, [])]
-
-
 @asynccontextmanager
-async def _dialogue(**options: Any) -> AsyncIterator[tuple[DialogueClient, _Dialogue]]:
-    fake = _Dialogue()
+async def _dialogue(**options: Any) -> AsyncIterator[tuple[DialogueClient, FakeDialogue]]:
+    fake = FakeDialogue()
     add = dialogue_pb2_grpc.add_DialogueServiceServicer_to_server
     async with served(add, fake) as address:
         defaults = {"context_timeout_s": 5.0, "first_backoff_s": 0.005, "max_backoff_s": 0.02}
-        peer = DialogueClient(address, **(defaults | options))
+        peer = DialogueClient(address, ROUNDS, **(defaults | options))
         yield peer, fake
         await peer.aclose()
 
 
-def _append(peer: DialogueClient, conversation: str, turn: str) -> None:
-    peer.append(
+def _append(peer: DialogueClient, conversation: str, turn: str) -> "asyncio.Future[bool]":
+    return peer.append(
         conversation,
         turn=turn,
         question=f"question {turn}",
@@ -93,8 +42,14 @@ def _append(peer: DialogueClient, conversation: str, turn: str) -> None:
     )
 
 
-def _round(turn: str) -> Round:
-    return Round(f"question {turn}", f"answer {turn}")
+def _round(turn: str) -> dialogue_pb2.Round:
+    return dialogue_pb2.Round(
+        turn=turn,
+        question=f"question {turn}",
+        answer=f"answer {turn}",
+        asked_ns=1,
+        capture_ns=2,
+    )
 
 
 def _outcome(name: str) -> float:
@@ -178,7 +133,7 @@ async def test_many_contexts_at_once_do_not_time_each_other_out() -> None:
 
 
 async def test_nobody_there_is_none_at_once() -> None:
-    peer = DialogueClient(NOWHERE, context_timeout_s=5)
+    peer = DialogueClient(NOWHERE, ROUNDS, context_timeout_s=5)
     started = time.monotonic()
     assert await peer.context("c", 10) is None
     assert time.monotonic() - started < 2
@@ -205,6 +160,57 @@ async def test_a_refused_round_does_not_hold_up_the_others() -> None:
             _append(peer, "c", turn)
         await eventually(lambda: fake.turns("c") == ["t0", "t1"])
     assert _outcome("dropped_refused") == before + 1
+
+
+async def test_whoever_hands_a_round_over_learns_what_became_of_it() -> None:
+    async with _dialogue(max_waiting=3) as (peer, fake):
+        fake.refuse_turn = "bad"
+        assert await _append(peer, "c", "t0")
+        assert await _append(peer, "c", "t0"), "there already is there, too"
+        assert not await _append(peer, "c", "bad")
+        fake.refuse = grpc.StatusCode.UNAVAILABLE
+        dropped, *waiting = [_append(peer, "c", f"t{number}") for number in range(1, 5)]
+        assert not await dropped
+        assert not any(each.done() for each in waiting)
+        fake.refuse = None
+        assert await asyncio.gather(*waiting) == [True] * 3
+        assert fake.turns("c") == ["t0", "t2", "t3", "t4"]
+
+
+async def test_one_conversation_does_not_hold_up_the_others() -> None:
+    async with _dialogue() as (peer, fake):
+        fake.each_s = 0.001
+        fake.hang_in = "slow"
+        _append(peer, "slow", "t0")
+        await eventually(lambda: fake.tries)
+        for number in range(40):
+            _append(peer, f"c{number}", "t0")
+        await eventually(lambda: peer.num_waiting == 1)
+        fake.hang_in = ""
+
+
+async def test_a_turn_that_is_asked_again_is_no_part_of_its_history() -> None:
+    async with _dialogue() as (peer, _):
+        for turn in ("t0", "t1", "t2"):
+            _append(peer, "c", turn)
+        await eventually(lambda: peer.num_waiting == 0)
+        assert await peer.context("c", 2, before="t2") == [_round("t0"), _round("t1")]
+        assert await peer.context("c", 2, before="t1") == [_round("t0"), _round("t2")]
+        assert await peer.context("c", 2, before="new") == [_round("t1"), _round("t2")]
+
+
+async def test_what_is_forgotten_is_not_written() -> None:
+    async with _dialogue() as (peer, fake):
+        fake.refuse = grpc.StatusCode.UNAVAILABLE
+        stored = _append(peer, "c", "t0")
+        _append(peer, "d", "u0")
+        await eventually(lambda: fake.tries)
+        peer.forget("c")
+        assert not await stored
+        fake.refuse = None
+        await eventually(lambda: peer.num_waiting == 0)
+        assert fake.turns("d") == ["u0"]
+        assert fake.turns("c") == []
 
 
 async def test_a_round_without_a_turn_gets_one() -> None:

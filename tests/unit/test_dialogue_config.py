@@ -17,7 +17,15 @@ def test_a_password_is_in_no_text_of_the_configuration() -> None:
     assert "open-sesame" not in f"{config} {config!r}"
 
 
-@pytest.mark.parametrize("url", ["http://:open-sesame@redis", "redis://:open-sesame@redis:port/0"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://:open-sesame@redis",
+        "redis://:open-sesame@redis:port/0",
+        "redis://redis:6379/0,http://:open-sesame@redis",
+        "redis://:open-sesame@redis:6379/0,",
+    ],
+)
 def test_a_bad_url_is_refused_without_being_repeated(url: str) -> None:
     with pytest.raises(ConfigError, match="DIALOGUE_REDIS_URL") as refused:
         RedisStore(DialogueConfig(redis_url=url))
@@ -27,4 +35,18 @@ def test_a_bad_url_is_refused_without_being_repeated(url: str) -> None:
 def test_a_password_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     config = DialogueConfig(redis_url="redis://redis", redis_password_file=tmp_path / "absent")
     with pytest.raises(ConfigError, match=r"DIALOGUE_REDIS_PASSWORD_FILE=.*absent"):
+        RedisStore(config)
+
+
+def test_several_addresses_are_a_primary_and_its_replicas_or_sentinels() -> None:
+    urls = "redis://one:6379/0, redis://:open-sesame@two:6379/0"
+    config = DialogueConfig.from_env({"DIALOGUE_REDIS_URL": urls})
+    assert config.redis_urls == ["redis://one:6379/0", "redis://:open-sesame@two:6379/0"]
+    RedisStore(config)
+    RedisStore(DialogueConfig(redis_url=urls, redis_sentinel="primary"))
+
+
+def test_sentinels_have_hosts() -> None:
+    config = DialogueConfig(redis_url="unix:///path/of/socket", redis_sentinel="primary")
+    with pytest.raises(ConfigError, match="DIALOGUE_REDIS_URL"):
         RedisStore(config)

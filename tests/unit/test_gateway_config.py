@@ -53,12 +53,33 @@ def test_refusals_name_the_variable(name: str, value: str) -> None:
         GatewayConfig.from_env({f"GATEWAY_{name}": value})
 
 
+def test_gateways_that_share_sessions_share_a_secret() -> None:
+    shared = {"GATEWAY_REDIS_URL": "redis://:hunter2@host:1/0"}
+    for secret in ("", "short", "x" * 31):
+        with pytest.raises(ConfigError, match="GATEWAY_CLUSTER_SECRET") as caught:
+            GatewayConfig.from_env(shared | {"GATEWAY_CLUSTER_SECRET": secret})
+        assert "hunter2" not in str(caught.value)
+    config = GatewayConfig.from_env(shared | {"GATEWAY_CLUSTER_SECRET": "s" * 32})
+    assert "hunter2" not in repr(config)
+    assert "sss" not in repr(config)
+
+
 def test_addresses_follow_the_ports_and_the_public_names() -> None:
     config = GatewayConfig(public_host="cam.example")
     addresses = Addresses(config, 1935)
     addresses.http_port = 8080
     assert addresses.rtmp == "rtmp://cam.example/live"
     assert addresses.http == "http://cam.example:8080"
+    addresses.grpc_port = 50051
+    assert addresses.grpc == 50051
+    elsewhere = GatewayConfig(
+        public_host="cam.example", public_rtmp_port=31935, public_grpc_port=30051
+    )
+    addresses = Addresses(elsewhere, 1935)
+    addresses.grpc_port = 50051
+    assert addresses.rtmp == "rtmp://cam.example:31935/live"
+    assert addresses.grpc == 30051
+    assert Addresses(elsewhere, None).rtmp == ""
     assert Addresses(config, 1936).rtmp == "rtmp://cam.example:1936/live"
     assert Addresses(config, None).rtmp == ""
     secure = Addresses(GatewayConfig(tls_cert=Path("a"), tls_key=Path("b"), http_port=5), None)

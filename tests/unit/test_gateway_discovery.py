@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,14 @@ from services.common.config import ConfigError
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import LIVE, Session
-from services.gateway.workers.discovery import Found, StaticList, discovery_of, from_thread
+from services.gateway.workers.discovery import (
+    Found,
+    Several,
+    Standing,
+    StaticList,
+    discovery_of,
+    from_thread,
+)
 from services.gateway.workers.dns_name import DnsName
 from services.gateway.workers.kubernetes_endpoints import found_in
 from sightline.v1 import gateway_pb2 as pb
@@ -44,12 +51,22 @@ def _config(workers: str) -> GatewayConfig:
     ],
 )
 def test_the_ways_to_name_workers(text: str, kind: str, parts: tuple[str, ...]) -> None:
-    assert _config(text).discovery() == (kind, parts)
+    assert _config(text).discoveries() == ((kind, parts),)
+
+
+def test_several_places_are_named_in_their_order() -> None:
+    text = "kubernetes:video/small:grpc; static:b:1,a:1;dns:large:50060;"
+    assert _config(text).discoveries() == (
+        ("kubernetes", ("video", "small", "grpc")),
+        ("static", ("b:1", "a:1")),
+        ("dns", ("large", "50060")),
+    )
 
 
 @pytest.mark.parametrize(
     "text",
     [
+        *("a:1;static:", "a:1;dns:a:0", "dns:a:1;kubernetes:a:1", ";", "a:1;b"),
         *("static:", "static:a", "static:a:b", "static:a:1,b", "static::"),
         *("dns:", "dns:a:0", "dns:a:grpc", "dns:a:1,b:2", "dns:a:70000", "dns::1"),
         *("kubernetes:a:1", "kubernetes:a/b", "kubernetes:/b:1", "kubernetes:a/B:1"),
@@ -76,6 +93,38 @@ async def test_a_fixed_list_is_found_at_once() -> None:
     discovery = discovery_of(_config("a:1,b:2"))
     assert isinstance(discovery, StaticList)
     assert [found async for found in discovery.changes()] == [Found(("a:1", "b:2"))]
+
+
+class Place:
+    """A place that finds what a test puts into it."""
+
+    def __init__(self) -> None:
+        self.found: asyncio.Queue[Found] = asyncio.Queue()
+        self.closed = False
+
+    async def changes(self) -> AsyncGenerator[Found, None]:
+        try:
+            while True:
+                yield await self.found.get()
+        finally:
+            self.closed = True
+
+
+async def test_workers_of_several_places_are_those_of_all() -> None:
+    first, second = Place(), Place()
+    several = Several([first, StaticList(("s:1",)), second])
+    changes = several.changes()
+    second.found.put_nowait(Found(("b:1", "s:1"), frozenset(["b:1"])))
+    while (found := await anext(changes)).addresses != ("s:1", "b:1"):
+        pass
+    assert found.ending == {"b:1"}
+    first.found.put_nowait(Found(("a:1",)))
+    assert (await anext(changes)).addresses == ("a:1", "s:1", "b:1"), "in the order of places"
+    second.found.put_nowait(Found(()))
+    assert await anext(changes) == Found(("a:1", "s:1"))
+    await changes.aclose()
+    assert first.closed
+    assert second.closed
 
 
 # --- names --------------------------------------------------------------------------------------
@@ -127,7 +176,7 @@ def test_a_name_that_is_not_resolved_keeps_its_last_addresses(
     assert next(looks) == Found(("10.0.0.2:50060",))
     assert resolver.num_asked == 6
     assert metrics.DISCOVERY_FAILURES._value.get() == failures + 3
-    assert metrics.DISCOVERY_CURRENT._value.get() == 1
+    assert metrics.DISCOVERY_CURRENT.labels("worker")._value.get() == 1
     warnings = [each for each in caplog.records if each.levelname == "WARNING"]
     assert len(warnings) == 2, "once for each time that it went away"
 
@@ -147,9 +196,12 @@ async def test_a_look_that_fails_for_good_is_told(caplog: pytest.LogCaptureFixtu
         yield Found(("a:1",))
         raise ZeroDivisionError
 
-    changes = from_thread(looks, lambda: None)
+    standing = Standing("somewhere")
+    standing.worked()
+    changes = from_thread(looks, lambda: None, standing)
     assert await anext(changes) == Found(("a:1",))
     await eventually(lambda: "workers are not looked up any more" in caplog.text)
+    await eventually(lambda: metrics.DISCOVERY_CURRENT.labels("somewhere")._value.get() == 0)
     await changes.aclose()
 
 

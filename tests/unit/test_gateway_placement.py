@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -39,11 +41,11 @@ async def _push(session: Session, *numbers: int) -> None:
 
 @asynccontextmanager
 async def two_workers(
-    first: FakeWorker, second: FakeWorker, frames: int = 10
+    first: FakeWorker, second: FakeWorker, frames: int = 10, **settings: Any
 ) -> AsyncIterator[tuple[Parts, Session]]:
     """A session on `first`, which has been shown `frames`; `second` stands ready."""
     second.busy_sessions = 1  # so that the first is emptier
-    async with running(first, second) as parts:
+    async with running(first, second, **settings) as parts:
         await eventually(lambda: all(worker.answering for worker in parts.workers.all()))
         session = await parts.push_session(fps=1, name="cam")
         assert _of(session) == first.address
@@ -55,6 +57,13 @@ async def _ask(parts: Parts) -> pb.AnswerDone:
     question = pb.Question(text="what happened")
     reply = await parts.stub.Ask(pb.AskRequest(session="cam", question=question), timeout=20)
     return reply.answer
+
+
+async def _until(call: Any, kind: str) -> pb.ServerEvent:
+    """The next event of this kind on a line."""
+    while (event := await asyncio.wait_for(call.read(), 20)).WhichOneof("event") != kind:
+        pass
+    return event
 
 
 async def test_a_session_goes_on_elsewhere_when_its_worker_dies() -> None:
@@ -130,6 +139,77 @@ async def test_a_worker_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> N
         await _push(session, 10)
         assert _captured(second, session)[-1] == 10
         first.understanding.set()
+
+
+async def test_a_worker_that_hangs_loses_the_answers_it_began() -> None:
+    """Nothing breaks: its calls are open, and nothing comes."""
+    first, second = FakeWorker(), FakeWorker()
+    async with two_workers(first, second, worker_patience_s=0.2) as (parts, session):
+        first.pause_after = 2
+        call = parts.stub.Converse()
+        await call.write(pb.ClientEvent(start=pb.Start(session="cam")))
+        await call.write(pb.ClientEvent(ask=pb.Question(turn="t1", text="what happened")))
+        await first.paused.wait()
+        first.answering.clear()
+        waiting = asyncio.create_task(_ask(parts))
+        await eventually(lambda: len(first.asked) == 2)
+        first.silent = True
+        first.understanding.clear()
+        began_s = time.monotonic()
+        assert (await waiting).text == ANSWER
+        done = await _until(call, "answer_done")
+        assert time.monotonic() - began_s < 5.0, "well before it counts as away"
+        assert (done.answer_done.text, done.answer_done.resumed) == (ANSWER, "window")
+        assert _of(session) == second.address
+        await eventually(lambda: first.cancelled_answers == 1)
+        first.understanding.set()
+        call.cancel()
+
+
+async def test_a_worker_that_hangs_is_kept_where_there_is_no_other() -> None:
+    worker_ = FakeWorker()
+    async with running(worker_, worker_patience_s=0.2) as parts:
+        session = await parts.push_session(fps=1, name="cam")
+        await _push(session, 0)
+        worker_.silent = True
+        await eventually(lambda: session.worker.hung.is_set())
+        assert not session.moving
+        assert (await _ask(parts)).text == ANSWER
+        assert await parts.push_session(key="another-key"), "it is slow, not full"
+
+
+async def test_viewers_see_that_a_session_moves() -> None:
+    from grpc import StatusCode
+
+    first, second = FakeWorker(), FakeWorker()
+    async with two_workers(first, second) as (parts, session):
+        call = parts.stub.Converse()
+        await call.write(pb.ClientEvent(start=pb.Start(session="cam")))
+        started = (await _until(call, "started")).started
+        assert not started.session.moving
+        second.failures["StreamFrames"] = [StatusCode.UNAVAILABLE] * 3
+        await first.stop()
+        moving = [(await _until(call, "session_state")).session_state.moving]
+        while moving[-1] or len(moving) < 2:
+            moving.append((await _until(call, "session_state")).session_state.moving)
+        assert True in moving
+        assert _of(session) == second.address
+        call.cancel()
+
+
+async def test_a_question_waits_no_longer_for_a_worker_than_it_may() -> None:
+    import grpc
+
+    worker_ = FakeWorker()
+    async with running(worker_, moving_s=0.3) as parts:
+        session = await parts.push_session(fps=1, name="cam", seen=True)
+        await worker_.stop()
+        await eventually(lambda: session.moving)
+        began_s = time.monotonic()
+        with pytest.raises(grpc.aio.AioRpcError, match="restarting") as refused:
+            await _ask(parts)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert 0.25 < time.monotonic() - began_s < 10
 
 
 async def test_a_worker_without_room_on_return_is_left() -> None:
@@ -212,16 +292,13 @@ async def test_watches_move_with_their_session() -> None:
         await call.write(pb.ClientEvent(watch=watch))
         await eventually(lambda: first.watched)
         first.watch_events.put_nowait(pb.WatchEvent(active=True))
+        assert (await _until(call, "watch_event")).watch_event.active
         first.draining = True
         await eventually(lambda: _of(session) == second.address and second.watched)
+        assert second.watched[0].active, "it is told what the viewer was told"
         second.watch_events.put_nowait(pb.WatchEvent(active=True))  # nothing new for the viewer
         second.watch_events.put_nowait(pb.WatchEvent(active=False))
-        seen = []
-        while len(seen) < 2:
-            event = await asyncio.wait_for(call.read(), 10)
-            if event.WhichOneof("event") == "watch_event":
-                seen.append(event.watch_event.active)
-        assert seen == [True, False]
+        assert not (await _until(call, "watch_event")).watch_event.active
         call.cancel()
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import time
 import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,17 @@ import grpc
 import pytest
 
 from services.gateway import metrics
+from services.gateway.sessions import session as session_module
 from services.gateway.sessions.key_gate import KeyGate
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
-from services.gateway.sessions.session import ENDED, LIVE, STALLED, WAITING, Session
+from services.gateway.sessions.session import (
+    ENDED,
+    LIVE,
+    STALL_S,
+    STALLED,
+    WAITING,
+    Session,
+)
 from services.gateway.workers import workers as router
 from sightline.errors import (
     AlreadyExistsError,
@@ -285,6 +294,33 @@ async def test_frames_in_flight_when_the_stream_breaks_are_counted_not_repeated(
         await eventually(lambda: session.counts.processed == 1)
 
 
+# --- sources that show nothing --------------------------------------------------------------------
+
+
+async def test_a_source_that_shows_nothing_is_not_live() -> None:
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session(grace_s=0.5)
+        publisher = session.admit("rtmp")
+        publisher.sink.take(picture(0))
+        await eventually(lambda: session.counts.processed == 1)
+        now_s = time.monotonic()
+        parts.sessions.tick(now_s)
+        assert session.state == LIVE
+        parts.sessions.tick(now_s + STALL_S + 1)
+        assert session.state == STALLED
+        # Its publisher is there all the same, so that nothing ends.
+        parts.sessions.tick(now_s + STALL_S + 3600)
+        assert session.alive
+        publisher.sink.take(picture(1))
+        await eventually(lambda: session.state == LIVE)
+        publisher.leave("publisher_left")
+        assert session.state == STALLED
+        parts.sessions.tick(time.monotonic() + 0.4)
+        assert session.alive
+        parts.sessions.tick(time.monotonic() + 0.6)
+        assert not session.alive
+
+
 # --- publishers ---------------------------------------------------------------------------------
 
 
@@ -300,6 +336,35 @@ async def test_a_key_opens_one_session_to_one_publisher() -> None:
         with pytest.raises(AlreadyExistsError):
             await KeyGate(parts.sessions, "whip").accept(KEY, "1.2.3.4:6")
         assert session.source_kind == "rtmp"
+
+
+async def test_a_publisher_that_fell_silent_makes_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever road the next one comes; one that shows pictures stays."""
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session(fps=1)
+        rtmp, whip = KeyGate(parts.sessions, "rtmp"), KeyGate(parts.sessions, "whip")
+        evicted: list[str] = []
+
+        def leaving(gate: KeyGate, name: str) -> Callable[[], None]:
+            def evict() -> None:
+                evicted.append(name)
+                asyncio.get_running_loop().call_later(0.05, gate.released, KEY)
+
+            return evict
+
+        sink = await rtmp.accept(KEY, "a", leaving(rtmp, "first"))
+        sink.take(picture(0))
+        await eventually(lambda: session.state == LIVE)
+        parts.sessions.tick(time.monotonic())
+        for gate in (rtmp, whip):
+            with pytest.raises(AlreadyExistsError):
+                await gate.accept(KEY, "b", leaving(gate, "never"))
+        assert not evicted
+        monkeypatch.setattr(session_module, "SILENT_S", 0.0)
+        await rtmp.accept(KEY, "c", leaving(rtmp, "second"))
+        await whip.accept(KEY, "d", leaving(whip, "third"))
+        assert evicted == ["first", "second"]
+        assert session.source_kind == "whip"
 
 
 async def test_a_publisher_learns_that_its_session_was_deleted() -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -12,10 +14,14 @@ from services.gateway.sessions.session import LIVE
 from services.gateway.viewers import answers
 from services.gateway.viewers import viewer as converse
 from services.gateway.viewers.viewer import conversation_of
+from sightline.v1 import dialogue_pb2_grpc
 from sightline.v1 import gateway_pb2 as pb
+from sightline.v1.dialogue_pb2 import DeleteConversationRequest
 from tests.eventually import eventually
+from tests.unit.fake_dialogue import FakeDialogue
 from tests.unit.fake_worker import ANSWER, FakeWorker
 from tests.unit.gateway_parts import Parts, picture, running
+from tests.unit.served import served
 
 
 class Viewer:
@@ -65,6 +71,19 @@ async def _viewer(parts: Parts, **start: Any) -> Viewer:
     viewer = Viewer(parts, session.id, **start)
     await viewer.begin()
     return viewer
+
+
+@asynccontextmanager
+async def _kept(dialogue: FakeDialogue, worker: FakeWorker) -> AsyncIterator[Parts]:
+    """A gateway that knows a dialogue service."""
+    add = dialogue_pb2_grpc.add_DialogueServiceServicer_to_server
+    async with served(add, dialogue) as address, running(worker, dialogue=address) as parts:
+        yield parts
+
+
+async def aiter_of(*events: pb.ClientEvent) -> AsyncIterator[pb.ClientEvent]:
+    for event in events:
+        yield event
 
 
 # --- answers ------------------------------------------------------------------------------------
@@ -245,7 +264,51 @@ async def test_a_refusal_of_the_worker_reaches_the_viewer() -> None:
         assert (error.turn, error.code, error.message) == ("t1", "RESOURCE_EXHAUSTED", "told to")
 
 
-async def test_an_answer_that_breaks_in_the_middle_is_an_error_not_a_repetition() -> None:
+async def test_an_answer_that_breaks_in_the_middle_is_made_anew_and_says_so() -> None:
+    worker = FakeWorker()
+    worker.pause_after = 2
+    async with running(worker) as parts:
+        viewer = await _viewer(parts, speech=True)
+        await viewer.ask("what happened")
+        while viewer.texts() != "a red":
+            await viewer.read()
+        await worker.stop()
+        worker.pause_after, worker.answer = None, "a blue square came"
+        await worker.start()
+        done = (await viewer.until("answer_done")).answer_done
+        begun = [
+            event.answer_started for event in viewer.events if event.HasField("answer_started")
+        ]
+        assert [each.restarted for each in begun] == [False, True]
+        assert (done.turn, done.text, done.resumed) == ("t1", "a blue square came", "window")
+        again = next(i for i, each in enumerate(viewer.events) if each.answer_started.restarted)
+        told = "".join(event.text_delta.text for event in viewer.events[again:])
+        assert told == done.text, "after the second beginning the whole comes, once"
+        first, second = worker.asked
+        assert second.asked_ns > first.asked_ns > 0
+        await viewer.ask("what happened", "t2")
+        assert (await viewer.until("answer_done")).answer_done.resumed == ""
+
+
+async def test_an_answer_that_breaks_before_its_first_word_is_asked_again_unseen() -> None:
+    worker = FakeWorker()
+    worker.pause_after = 0
+    async with running(worker) as parts:
+        viewer = await _viewer(parts)
+        await viewer.ask("what happened")
+        await viewer.until("answer_started")
+        await worker.paused.wait()
+        await worker.stop()
+        worker.pause_after = None
+        await worker.start()
+        done = (await viewer.until("answer_done")).answer_done
+        assert (done.text, done.resumed) == (ANSWER, "")
+        assert viewer.texts() == ANSWER
+        assert viewer.kinds().count("answer_started") == 1
+        assert len(worker.asked) == 2
+
+
+async def test_cancelling_an_answer_that_began_anew_tells_the_second_s_words() -> None:
     worker = FakeWorker()
     worker.pause_after = 2
     async with running(worker) as parts:
@@ -254,25 +317,155 @@ async def test_an_answer_that_breaks_in_the_middle_is_an_error_not_a_repetition(
         while viewer.texts() != "a red":
             await viewer.read()
         await worker.stop()
+        worker.answer = "no cat came"
+        await worker.start()
+        while not viewer.texts().endswith("no cat"):
+            await viewer.read()
+        await viewer.send(cancel=pb.Cancel(turn="t1"))
+        done = (await viewer.until("answer_done")).answer_done
+        assert (done.text, done.finish_reason) == ("no cat", pb.FINISH_REASON_CANCELLED)
+
+
+async def test_a_question_that_ends_every_worker_is_given_up() -> None:
+    worker = FakeWorker()
+    worker.break_at = 1
+    async with running(worker) as parts:
+        viewer = await _viewer(parts)
+        await viewer.ask("what happened")
         error = (await viewer.until("error")).error
         assert (error.turn, error.code) == ("t1", "UNAVAILABLE")
-        assert error.message == "The model is restarting: try again in some seconds"
-        assert len(worker.asked) == 1
+        assert len(worker.asked) == answers.MOST_BEGUN
+
+
+async def test_what_a_worker_has_no_room_for_is_refused_at_once() -> None:
+    """But not where the question had been taken before: the session came with many others."""
+    worker = FakeWorker()
+    worker.failures["Answer"] = [
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ]
+    async with running(worker) as parts:
+        viewer = await _viewer(parts)
+        await viewer.ask("what happened")
+        assert (await viewer.until("answer_done")).answer_done.text == ANSWER
+        worker.failures["Answer"] = [grpc.StatusCode.RESOURCE_EXHAUSTED]
+        await viewer.ask("what happened", "t2")
+        assert (await viewer.until("error")).error.code == "RESOURCE_EXHAUSTED"
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE])
 async def test_a_worker_that_stays_away_is_told_in_words_for_people(
-    code: grpc.StatusCode, monkeypatch: pytest.MonkeyPatch
+    code: grpc.StatusCode,
 ) -> None:
-    monkeypatch.setattr(answers, "RETRY_S", 0.0)
     worker = FakeWorker()
     worker.failures["Answer"] = [code] * 2
-    async with running(worker) as parts:
+    async with running(worker, moving_s=0.0) as parts:
         viewer = await _viewer(parts)
         await viewer.ask("what happened")
         error = (await viewer.until("error")).error
         assert error.code == "UNAVAILABLE"
         assert error.message in ("The model is restarting: try again in some seconds", "told to")
+
+
+# --- turns that are kept ------------------------------------------------------------------------
+
+
+async def test_a_turn_that_its_worker_has_not_stored_is_stored_by_the_gateway() -> None:
+    worker, dialogue = FakeWorker(), FakeDialogue()
+    async with _kept(dialogue, worker) as parts:
+        viewer = await _viewer(parts, conversation="c")
+        for kept, turn in ((None, "t1"), (True, "t2"), (False, "t3")):
+            worker.kept = kept
+            await viewer.ask("what happened", turn)
+            done = (await viewer.until("answer_done")).answer_done
+            assert (done.kept if done.HasField("kept") else None) is kept
+        await eventually(lambda: dialogue.turns("c") == ["t3"])
+        (round_,) = dialogue.rounds["c"]
+        assert (round_.question, round_.answer) == ("what happened", ANSWER)
+        assert (round_.asked_ns, round_.interrupted) == (worker.asked[-1].asked_ns, False)
+        assert dialogue.sessions["c"] == parts.sessions.all()[0].id
+
+
+async def test_turns_wait_at_the_gateway_until_dialogue_has_them() -> None:
+    worker, dialogue = FakeWorker(), FakeDialogue()
+    worker.kept = False
+    async with _kept(dialogue, worker) as parts:
+        dialogue.refuse = grpc.StatusCode.RESOURCE_EXHAUSTED
+        question = pb.Question(turn="t1", text="what happened")
+        session = await parts.push_session(seen=True)
+        request = pb.AskRequest(session=session.id, conversation="c", question=question)
+        assert not (await parts.stub.Ask(request)).answer.kept
+        assert parts.viewers.turns.num_waiting == 1
+        dialogue.refuse = None
+        await eventually(
+            lambda: dialogue.turns("c") == ["t1"] and not parts.viewers.turns.num_waiting
+        )
+
+
+async def test_what_was_heard_of_a_cancelled_answer_is_what_is_kept() -> None:
+    worker, dialogue = FakeWorker(), FakeDialogue()
+    worker.kept = True
+    async with _kept(dialogue, worker) as parts:
+        viewer = await _viewer(parts, conversation="c")
+        await viewer.ask("what happened", "t1")  # from here on it is known that turns are kept
+        await viewer.until("answer_done")
+        worker.pause_after = 2
+        await viewer.ask("what happened", "t2")
+        while viewer.texts("t2") != "a red":
+            await viewer.read()
+        await viewer.send(cancel=pb.Cancel(turn="t2"))
+        await eventually(lambda: dialogue.turns("c") == ["t2"])
+        (round_,) = dialogue.rounds["c"]
+        assert (round_.answer, round_.interrupted) == ("a red", True)
+        assert round_.asked_ns > worker.asked[-1].asked_ns, "later than the worker's"
+
+
+async def test_a_conversation_that_is_deleted_does_not_come_back() -> None:
+    worker, dialogue = FakeWorker(), FakeDialogue()
+    worker.kept = False
+    async with _kept(dialogue, worker) as parts:
+        dialogue.refuse = grpc.StatusCode.UNAVAILABLE
+        viewer = await _viewer(parts, conversation="c")
+        await viewer.ask("what happened", "t1")
+        await viewer.until("answer_done")
+        with pytest.raises(grpc.aio.AioRpcError):  # dialogue is away
+            await parts.stub.DeleteConversation(DeleteConversationRequest(conversation="c"))
+        dialogue.refuse = None
+        await eventually(lambda: not parts.viewers.turns.num_waiting)
+        assert dialogue.turns("c") == []
+
+
+@pytest.mark.parametrize("name", ["room 1", "käfer", "a/b", "c" * 129, "a\n"])
+async def test_ids_that_could_not_be_kept_are_refused_with_their_rule(name: str) -> None:
+    rule = "characters of A-Z a-z 0-9"
+    async with running(FakeWorker()) as parts:
+        viewer = await _viewer(parts)
+        await viewer.ask("what happened", name)
+        error = (await viewer.until("error")).error
+        assert error.code == "INVALID_ARGUMENT"
+        assert rule in error.message
+        session = parts.sessions.all()[0].id
+        question = pb.Question(text="what happened")
+        call: Any
+        for call in (
+            parts.stub.Ask(pb.AskRequest(session=session, conversation=name, question=question)),
+            parts.stub.Converse(
+                aiter_of(pb.ClientEvent(start=pb.Start(session=session, conversation=name)))
+            ).read(),
+            parts.stub.Converse(
+                aiter_of(
+                    pb.ClientEvent(
+                        start=pb.Start(session=session, resume_handle=converse._make_handle(name))
+                    )
+                )
+            ).read(),
+            parts.stub.GetConversation(pb.GetConversationRequest(conversation=name)),
+            parts.stub.DeleteConversation(DeleteConversationRequest(conversation=name)),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match=rule) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 # --- breaks ---------------------------------------------------------------------------------------
@@ -566,8 +759,9 @@ async def test_a_watch_fires_once_per_change_also_across_a_worker_that_was_away(
         worker.watch_events.put_nowait(pb.WatchEvent(active=True, score=0.8))
         worker.watch_events.put_nowait(pb.WatchEvent(active=False, score=0.1))
         assert not (await viewer.until("watch_event")).watch_event.active
-        assert len(worker.watched) == 2
-        assert worker.watched[0].watch == watch
+        first, second = worker.watched
+        assert first.watch == second.watch == watch
+        assert (first.active, second.active) == (False, True), "it goes on from what was told"
         await viewer.send(unwatch=pb.Unwatch(watch="w1"))
         await viewer.send(unwatch=pb.Unwatch(watch="w1"))
         assert (await viewer.until("error")).error.watch == "w1"

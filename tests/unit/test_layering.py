@@ -23,7 +23,7 @@ ROOMS = {
         *("kv", "model", "device", "config", "metrics"),
     ),
     "gateway": (
-        *("__main__", "gateway", "api", "viewers", "sessions", "workers"),
+        *("__main__", "gateway", "api", "viewers", "cluster", "sessions", "workers"),
         *("frames", "auth", "config", "sources", "metrics"),
     ),
 }

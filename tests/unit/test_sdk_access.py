@@ -29,6 +29,8 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://cam.lan", "cam.lan:443", True),
         ("https://[::1]:5", "[::1]:5", True),
         ("unix:/x/y", "unix:/x/y", False),
+        ("a:1, b:2", "a:1,b:2", False),
+        ("https://a:1,https://b", "a:1,b:443", True),
     ],
 )
 def test_an_address_says_whether_it_is_encrypted(given: str, address: str, encrypted: bool) -> None:
@@ -37,13 +39,17 @@ def test_an_address_says_whether_it_is_encrypted(given: str, address: str, encry
     assert (access.credentials is not None) is encrypted
 
 
-@pytest.mark.parametrize("given", ["https://", "https://a:b", "https://a:0", "https://a/path"])
+@pytest.mark.parametrize(
+    "given", ["https://", "https://a:b", "https://a:0", "https://a/path", "a:1,b", "a:1,unix:/x"]
+)
 def test_nonsense_is_refused(given: str) -> None:
     with pytest.raises(sightline.InvalidArgumentError):
         Access.of(given)
 
 
-@pytest.mark.parametrize("address", ["cam.lan:50051", "http://10.0.0.5:1", "localhost.evil:1"])
+@pytest.mark.parametrize(
+    "address", ["cam.lan:50051", "http://10.0.0.5:1", "localhost.evil:1", "localhost:1,cam.lan:1"]
+)
 def test_a_token_is_not_sent_where_others_could_read_it(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +71,22 @@ def test_a_token_is_sent_where_nobody_else_reads_it(address: str) -> None:
     access = Access.of(address, token="secret")
     assert access.token == "secret"
     assert "secret" not in repr(access)
+
+
+async def test_channels_to_several_addresses_begin_with_each_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    targets: list[str] = []
+
+    def channel(target: str, options: object) -> str:
+        targets.append(target)
+        return target
+
+    monkeypatch.setattr("grpc.aio.insecure_channel", channel)
+    access = Access.of("127.0.0.1:1,127.0.0.2:2")
+    for turn in range(3):
+        access.channel(turn)
+    assert targets == ["ipv4:127.0.0.1:1,127.0.0.2:2", "ipv4:127.0.0.2:2,127.0.0.1:1", targets[0]]
 
 
 @pytest.mark.parametrize("token", ["two words", "zeile\nzwei", "käse"])

@@ -309,6 +309,31 @@ async def test_a_different_second_answer_is_told_whole(gateway, session) -> None
     assert (await answer.result()).text == "a blue square came"
 
 
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ("a red circle moved left", "a red circle moved left"),
+        ("a red circle", "a red circle"),
+        ("a blue square", "a red\na blue square"),
+        ("a", "a red\na"),
+    ],
+)
+async def test_an_answer_whose_worker_was_lost_is_told_as_what_it_became(
+    gateway, session, second, told
+) -> None:
+    gateway.answers = ["a red circle moved", second, ANSWER]
+    gateway.restart_at = 2
+    gateway.kept = False
+    answer = session.ask("q")
+    assert "".join([delta async for delta in answer]) == told
+    result = await answer.result()
+    assert result.text == second
+    assert result.restarted
+    assert result.kept is False
+    again = await session.ask("q").result()
+    assert not again.restarted
+
+
 async def test_an_idle_line_that_broke_opens_again_at_the_next_question(gateway, session) -> None:
     first = await session.ask("q").result()
     gateway.break_line()
@@ -504,6 +529,46 @@ async def test_a_server_that_goes_away_gracefully_is_followed(gateway, session) 
     await eventually(lambda: len(gateway.starts) == 2)  # for the watch
     _fire(gateway, True, 1)
     assert (await watch.next(5)).active
+
+
+async def test_a_question_that_an_ending_server_refuses_is_asked_of_the_next(
+    gateway, session
+) -> None:
+    gateway.draining = True
+    answer = session.ask("q")
+    await eventually(lambda: gateway.asked)
+    gateway.draining = False
+    result = await answer.result()
+    assert (result.text, result.restarted) == (ANSWER, False)
+    assert len(gateway.starts) == 2
+    assert {question.turn for question in gateway.asked} == {answer.turn}
+
+
+async def test_a_silent_server_is_left(gateway, session, monkeypatch) -> None:
+    monkeypatch.setattr("sightline.conversation.SILENCE_S", 0.2)
+    gateway.pause_after = 2
+    channel = session._calls.channel
+    answer = session.ask("q")
+    await gateway.paused.wait()
+    await eventually(lambda: len(gateway.starts) > 1)
+    gateway.go_on.set()
+    assert (await answer.result()).text == ANSWER
+    assert session._calls.channel is not channel
+
+
+async def test_a_pusher_goes_on_after_a_break(gateway, session, monkeypatch) -> None:
+    monkeypatch.setattr("sightline.push.backoff_s", lambda attempt, rng: 0.0)
+    gateway.break_push_at = 3
+
+    async def camera() -> AsyncIterator[bytes]:
+        while len([each for each in gateway.pushed if each.HasField("open")]) < 2:
+            await asyncio.sleep(0)
+            yield JPEG
+        for _ in range(3):
+            yield JPEG
+
+    report = await session.push(camera())
+    assert report.received >= 3, "of the second stream"
 
 
 async def test_async_sources_of_frames(gateway, session) -> None:

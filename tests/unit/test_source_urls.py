@@ -104,6 +104,26 @@ def test_urls_that_are_refused(text: str) -> None:
     assert text not in caught.value.message
 
 
+@pytest.mark.parametrize("password", ["p@ss", "a/b", "x#1", "a@b/c#d", "@", "50%25", "ab:cd@"])
+@pytest.mark.parametrize("place", ["cam.local", "10.0.0.7:8554", "[fd00::7]:554"])
+@pytest.mark.parametrize("path", ["", "/", "/stream/1?channel=2"])
+def test_a_cameras_password_may_be_written_as_it_is(password: str, place: str, path: str) -> None:
+    url = SourceUrl.typed(f"RTSP://admin:{password}@{place}{path}")
+    assert url.password == password.replace("%25", "%")
+    assert url.user == "admin"
+    assert url.place == SourceUrl.parse(f"rtsp://{place}/").place
+    assert url.target == (path or "/")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://u:p@ss@host/", "rtsp://u:a\rb@c@host/", "rtsp://u:p#@-bad-/x"],
+)
+def test_other_spellings_stay_refused(text: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        SourceUrl.typed(text)
+
+
 def test_a_url_in_parts() -> None:
     url = SourceUrl.parse("rtsp://us%3Aer:p%40s:s@cam.lan/live?x=1")
     assert (url.user, url.password, url.host, url.port) == ("us:er", "p@s:s", "cam.lan", 554)

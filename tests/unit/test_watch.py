@@ -33,3 +33,12 @@ def test_cooldown_holds_an_event_back_until_it_is_over() -> None:
 @pytest.mark.parametrize("score", [0.5, 0.0])
 def test_half_sure_is_not_yes(score: float) -> None:
     assert fired(WatchRule(), [(0, score), (1, score)]) == []
+
+
+def test_a_watch_that_goes_on_elsewhere_tells_changes_of_what_was_told() -> None:
+    on = WatchState(WatchRule(), active=True, fired_ns=3 * NS)
+    assert not on.update(0.9, 4 * NS), "that is known"
+    assert on.update(0.1, 5 * NS), "it ended while nobody looked"
+    off = WatchState(WatchRule(cooldown_s=5), active=False, fired_ns=3 * NS)
+    assert not off.update(0.9, 4 * NS), "too soon after the last"
+    assert off.update(0.9, 8 * NS)

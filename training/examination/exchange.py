@@ -34,10 +34,9 @@ from typing import Any, get_args
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
+from services.gateway.frames.display import Display, displayed_size
 from services.gateway.frames.frame_size import FrameSize
-from services.gateway.frames.sampler import to_rgb
 from training.clips import encode
 from training.examination.cases import Case, Class, Event, Item, Standing
 from training.recordings import (
@@ -221,7 +220,7 @@ class _Plan:
 
     def pictures(self, size: FrameSize) -> Footage:
         """A folder's pictures, all in the size that fits the first."""
-        reformatter, fitted, frames = VideoReformatter(), (0, 0), list[bytes]()
+        display, fitted, frames = Display(), (0, 0), list[bytes]()
         for file in self._files:
             try:
                 with av.open(str(file)) as container:
@@ -230,8 +229,8 @@ class _Plan:
                 raise DataError(
                     f"{self.where}: frames: {file} is no readable picture: {error}"
                 ) from error
-            fitted = fitted if frames else size.fit(picture.width, picture.height)
-            frames.append(to_rgb(reformatter, picture, *fitted))
+            fitted = fitted if frames else size.fit(*displayed_size(picture))
+            frames.append(display.rgb(picture, *fitted))
         pixels = np.frombuffer(b"".join(frames), np.uint8)
         return Footage(
             pixels.reshape(len(frames), fitted[1], fitted[0], 3),

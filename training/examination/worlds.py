@@ -8,11 +8,10 @@ from typing import Any, Self
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.random import Generator
 
+from services.gateway.frames.display import Display
 from services.gateway.frames.frame_size import FrameSize
-from services.gateway.frames.sampler import to_rgb
 from training import watches
 from training.examination.cases import Case, Class, Event, Item, Standing
 from training.questions import KINDS, ask, small_talk
@@ -89,9 +88,9 @@ def fitted(pixels: Pixels, size: FrameSize) -> Pixels:
     columns, rows = size.fit(width, height)
     if (columns, rows) == (width, height):
         return pixels
-    reformatter = VideoReformatter()
+    display = Display()
     frames = (av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in pixels)
-    raw = b"".join(to_rgb(reformatter, frame, columns, rows) for frame in frames)
+    raw = b"".join(display.rgb(frame, columns, rows) for frame in frames)
     return np.frombuffer(raw, np.uint8).reshape(len(pixels), rows, columns, 3)
 
 

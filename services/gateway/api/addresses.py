@@ -32,8 +32,14 @@ class Addresses:
             return f"rtmps://{self._config.public_host}:{self._rtmps_port}/live"
         if self._rtmp_port is None:
             return ""
-        port = "" if self._rtmp_port == 1935 else f":{self._rtmp_port}"
+        number = self._config.public_rtmp_port or self._rtmp_port
+        port = "" if number == 1935 else f":{number}"
         return f"rtmp://{self._config.public_host}{port}/live"
+
+    @property
+    def grpc(self) -> int:
+        """The port that programs reach the gateway on."""
+        return self._config.public_grpc_port or self.grpc_port
 
     def with_keys(self, session: Session) -> gateway_pb2.Session:
         """The session with its key and the addresses that hold it: for its creator only."""

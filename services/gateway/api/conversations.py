@@ -9,8 +9,10 @@ from typing import Any
 import grpc
 
 from services.common.channels import channel_to
+from services.common.checks import check_id
 from services.common.errors import error_of_peer
 from services.common.identity import Identity
+from services.gateway.viewers.turns import Turns
 from sightline.errors import InvalidArgumentError, SightlineError, UnavailableError
 from sightline.reasons import Reason
 from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc, gateway_pb2
@@ -21,9 +23,11 @@ _TOKEN_DIGITS = 18  # of a round's number, which has 64 bits
 
 
 class Conversations:
-    """`address` None: this gateway knows no dialogue service."""
+    """`address` None: this gateway knows no dialogue service. `turns`: those that are held here
+    until they are stored."""
 
-    def __init__(self, address: str | None, identity: Identity | None = None) -> None:
+    def __init__(self, address: str | None, turns: Turns, identity: Identity | None = None) -> None:
+        self._turns = turns
         self._channel: grpc.aio.Channel | None = None
         if address is not None:
             self._channel = channel_to(address, identity)[0]
@@ -40,6 +44,7 @@ class Conversations:
         self, request: gateway_pb2.GetConversationRequest
     ) -> gateway_pb2.GetConversationResponse:
         """A page of rounds. Raises what GetConversation may answer."""
+        check_id("conversation", request.conversation, required=True)
         history = dialogue_pb2.HistoryRequest(
             conversation=request.conversation,
             limit=min(request.page_size or DEFAULT_ROUNDS, MAX_ROUNDS),
@@ -57,6 +62,8 @@ class Conversations:
         self, request: dialogue_pb2.DeleteConversationRequest
     ) -> dialogue_pb2.DeleteConversationResponse:
         """Remove a conversation. Raises what DeleteConversation may answer."""
+        check_id("conversation", request.conversation, required=True)
+        self._turns.forget(request.conversation)
         reply: dialogue_pb2.DeleteConversationResponse = await self._call("Delete", request)
         return reply
 

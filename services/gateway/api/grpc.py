@@ -25,7 +25,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.once import Once
 from services.gateway.sessions.question_queue import Asker
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.answers import stream_answer
 from services.gateway.viewers.viewers import Viewers
@@ -82,13 +82,13 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     ) -> gateway_pb2.ListSessionsResponse:
         caller = await self._callers.of_call(context)
         caller.check(Permission.VIEW)
-        return page_of(self._sessions.seen_by(caller), request)
+        return page_of(await self._sessions.listed(caller), request)
 
     async def GetSession(
         self, request: gateway_pb2.GetSessionRequest, context: Context
     ) -> gateway_pb2.Session:
         caller = await self._caller(context, request.session, Permission.VIEW)
-        session = self._sessions.find(request.session, caller)
+        session = await self._sessions.locate(request.session, caller)
         caller.check(Permission.VIEW, session)
         return session.message()
 
@@ -103,11 +103,11 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     ) -> gateway_pb2.DeleteSessionResponse:
         caller = await self._caller(context, request.session, Permission.ADMIN)
         if request.conversations:
-            session = self._sessions.find(request.session, caller)
+            session = await self._sessions.locate(request.session, caller)
             caller.check(Permission.ADMIN, session)
             await self._conversations.delete_of(session.id)
             request.session = session.id
-        self._sessions.remove(request.session, caller)
+        await self._sessions.remove(request.session, caller)
         return gateway_pb2.DeleteSessionResponse()
 
     async def PushFrames(
@@ -149,7 +149,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         check_question(request.question)
         check_id("conversation", request.conversation)
         caller = await self._caller(context, request.session, Permission.ASK)
-        session = self._sessions.find(request.session, caller)
+        session = await self._sessions.locate(request.session, caller)
         caller.check(Permission.ASK, session)
         self._sessions.quotas.question(caller.tenant)
         audit(caller, "ask", session.id)
@@ -164,7 +164,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         return await self._answered.do(key, asked, lambda: self._ask(session, request, place))
 
     async def _ask(
-        self, session: Session, request: gateway_pb2.AskRequest, place: str
+        self, session: AnySession, request: gateway_pb2.AskRequest, place: str
     ) -> gateway_pb2.AskResponse:
         conversation = request.conversation or secrets.token_urlsafe(12)
         question = inference_pb2.AnswerRequest(
@@ -176,7 +176,9 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
                 session,
                 question,
                 Asker(place),
+                self._viewers.turns,
                 wait_s=self._config.max_wait_s,
+                moving_s=self._config.moving_s,
                 timeout_s=self._config.answer_timeout_s,
             )
             done = None

@@ -19,7 +19,7 @@ from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
 from sightline.errors import InvalidArgumentError, NotFoundError
@@ -88,7 +88,7 @@ class HttpApi:
         )
         caller = await self._callers.of_request(request)
         caller.check(Permission.VIEW)
-        return web.json_response(as_json(page_of(self._sessions.seen_by(caller), wanted)))
+        return web.json_response(as_json(page_of(await self._sessions.listed(caller), wanted)))
 
     async def _create(self, request: web.Request) -> web.Response:
         wanted = await read_body(request, gateway_pb2.CreateSessionRequest())
@@ -109,11 +109,13 @@ class HttpApi:
 
     async def _delete(self, request: web.Request) -> web.Response:
         caller = await self._caller(request, Permission.ADMIN)
-        session = self._sessions.find(request.match_info["session"], caller)
+        name = request.match_info["session"]
         if request.query.get("conversations") == "1":
+            session = await self._sessions.locate(name, caller)
             caller.check(Permission.ADMIN, session)
             await self._conversations.delete_of(session.id)
-        self._sessions.remove(session.id, caller)
+            name = session.id
+        await self._sessions.remove(name, caller)
         return web.Response(status=204)
 
     async def _preview(self, request: web.Request) -> web.Response:
@@ -122,7 +124,7 @@ class HttpApi:
         if not text.isdecimal() or len(text) > 5:
             raise InvalidArgumentError("width is a number of pixels")
         least, most = PREVIEW_WIDTHS
-        jpeg = await session.sampler.preview(min(most, max(least, int(text))))
+        jpeg = await self._sessions.preview(session, min(most, max(least, int(text))))
         if jpeg is None:
             return web.Response(status=204)
         return web.Response(body=jpeg, content_type="image/jpeg")
@@ -150,10 +152,10 @@ class HttpApi:
         path = self._sessions.name_of(request.match_info["session"])
         return await self._callers.of_request(request, permission, path=path)
 
-    async def _session(self, request: web.Request) -> Session:
+    async def _session(self, request: web.Request) -> AnySession:
         """The session that somebody wants to look at."""
         caller = await self._caller(request, Permission.VIEW)
-        session = self._sessions.find(request.match_info["session"], caller)
+        session = await self._sessions.locate(request.match_info["session"], caller)
         caller.check(Permission.VIEW, session)
         return session
 

@@ -71,7 +71,7 @@ class ServerInfo:
             voices=voices.voices,
             default_voice=voices.default_voice,
             conversations=self._conversations.configured,
-            grpc_port=addresses.grpc_port,
+            grpc_port=addresses.grpc,
             rtmp_url=addresses.rtmp,
             whip_url=f"{addresses.http}/whip",
             ice_servers=[_ice_server(url) for url in config.ice_servers],
@@ -91,10 +91,11 @@ class ServerInfo:
 
 
 def models_of(workers: Sequence[Worker]) -> list[gateway_pb2.Model]:
-    """The models of these workers: those that are ready first, each once."""
+    """The models of these workers: those that are ready first, each once, in the order in which
+    discovery names their workers."""
     ready: dict[str, gateway_pb2.Model] = {}
     loading: dict[str, gateway_pb2.Model] = {}
-    for worker in workers:
+    for worker in sorted(workers, key=lambda worker: worker.rank):
         description = worker.description
         if description is None or worker.leaving:
             continue
@@ -102,9 +103,13 @@ def models_of(workers: Sequence[Worker]) -> list[gateway_pb2.Model]:
             loading.setdefault(description.model, _loading(description))
         elif worker.answering:
             model = ready.setdefault(description.model, _ready(description))
-            model.workers += 1
-            model.max_sessions += worker.load.max_sessions or description.max_sessions
-            model.free_sessions += worker.free_sessions
+            counted: list[gateway_pb2.Model | gateway_pb2.Pool] = [model]
+            if description.pool:
+                counted.append(_pool(model, description.pool))
+            for each in counted:
+                each.workers += 1
+                each.max_sessions += worker.load.max_sessions or description.max_sessions
+                each.free_sessions += worker.free_sessions
     return [*ready.values(), *(model for name, model in loading.items() if name not in ready)]
 
 
@@ -122,6 +127,12 @@ def _ready(description: inference_pb2.ModelDescription) -> gateway_pb2.Model:
         dtype=description.dtype,
         device=description.device,
     )
+
+
+def _pool(model: gateway_pb2.Model, name: str) -> gateway_pb2.Pool:
+    """The model's pool of this name, added where it is the first word of it."""
+    found = next((pool for pool in model.pools if pool.name == name), None)
+    return model.pools.add(name=name) if found is None else found
 
 
 def _loading(description: inference_pb2.ModelDescription) -> gateway_pb2.Model:

@@ -1,12 +1,12 @@
 """PushFrames: a program's frames into a session, acknowledgements back."""
 
 import asyncio
-import hmac
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from services.common.tasks import cancel_and_wait
 from services.gateway.api.push_parts import joined
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.sources.push import PushSource
@@ -38,6 +38,7 @@ class PushStream:
         self._keyless = False
         self._received = 0
         self._ended = False
+        self._evicted = asyncio.Event()
 
     async def run(
         self, incoming: AsyncIterator[gateway_pb2.PushFramesRequest]
@@ -49,8 +50,9 @@ class PushStream:
         once the session is deleted.
         """
         session, opening = await self._open(incoming)
+        await session.make_way()
         try:
-            publisher = session.admit("push")
+            publisher = session.admit("push", evict=self._evicted.set)
         except AlreadyExistsError as error:
             raise FailedPreconditionError(error.message, reason=error.reason) from None
         with publisher:
@@ -84,19 +86,27 @@ class PushStream:
             raise FailedPreconditionError(
                 "the first message must be `open`", reason=Reason.OUT_OF_ORDER
             )
-        if not first.open.session:
-            return self._sessions.find_by_key(first.open.key), first.open
-        session = self._sessions.find(first.open.session, self._caller)
-        if not session.spec.key:
+        opening = first.open
+        if not opening.session:
+            found = await self._sessions.locate_by_key(opening.key)
+            return await self._home(found), opening
+        found = await self._sessions.locate(opening.session, self._caller)
+        if not found.key_digest:
             raise FailedPreconditionError(
                 "this session reads a source of its own", reason=Reason.NOT_A_PUSH_SESSION
             )
-        if self._caller.signed_in and not first.open.key:
+        if self._caller.signed_in and not opening.key:
             self._keyless = True
-            self._caller.check(Permission.PUBLISH, session)
-        elif not hmac.compare_digest(session.spec.key.encode(), first.open.key.encode()):
+            self._caller.check(Permission.PUBLISH, found)
+        elif not self._sessions.has_key(found, opening.key):
             raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
-        return session, first.open
+        return await self._home(found), opening
+
+    async def _home(self, found: AnySession) -> Session:
+        try:
+            return await self._sessions.bring_home(found)
+        except AlreadyExistsError as error:
+            raise FailedPreconditionError(error.message, reason=error.reason) from None
 
     async def _take(
         self,
@@ -156,6 +166,17 @@ class PushStream:
         while True:
             if not session.alive:
                 raise NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
+            if self._evicted.is_set():
+                raise FailedPreconditionError(
+                    "another publisher came with this key, and nothing had come here for a while",
+                    reason=Reason.PUBLISHER_PRESENT,
+                )
+            if session.moved:
+                raise UnavailableError(
+                    "the session has moved: publish again",
+                    reason=Reason.SESSION_MOVED,
+                    retry_after_s=0.2,
+                )
             if self._keyless:
                 self._caller.check(Permission.PUBLISH, session)
             finished = taker.done()

@@ -12,7 +12,7 @@ from services.gateway.api.callers import SUBPROTOCOL, Callers
 from services.gateway.api.messages import as_json, parsed, place_of_request
 from services.gateway.auth.caller import VIEWING, Permission
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
 from sightline.errors import InternalError, InvalidArgumentError, SightlineError
@@ -47,7 +47,7 @@ class WebSocketApi:
         """One connection of a viewer, from `start` until either side closes it."""
         path = self._sessions.name_of(request.match_info["session"])
         caller = await self._callers.of_request(request, *VIEWING, path=path)
-        session = self._sessions.find(request.match_info["session"], caller)
+        session = await self._sessions.locate(request.match_info["session"], caller)
         caller.check(Permission.VIEW, session)
         socket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S,
@@ -87,7 +87,7 @@ class WebSocketApi:
 
 
 async def _events(
-    socket: web.WebSocketResponse, session: Session
+    socket: web.WebSocketResponse, session: AnySession
 ) -> AsyncIterator[gateway_pb2.ClientEvent]:
     """What the browser sends. Raises InvalidArgumentError for what is no event, and
     DisconnectedError at the end: a browser that closes may come back.

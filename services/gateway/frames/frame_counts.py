@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from services.gateway.sources.source import ClockSource
+from sightline.v1 import gateway_pb2
 
 
 @dataclass(slots=True)
@@ -62,6 +63,17 @@ class FrameCounts:
     def note(self, what: str, count: int = 1) -> None:
         with self._lock:
             self.noted[what] += count
+
+    def restore(self, stats: gateway_pb2.SessionStats, capture_ns: int) -> None:
+        """Go on from what another gateway counted. capture_ns: of the newest frame that the worker
+        has; later ones are not earlier."""
+        with self._lock:
+            self.received, self.sampled = stats.frames_received, stats.frames_sampled
+            self.processed = stats.frames_processed
+            self.dropped = Counter(stats.dropped)
+            self.source_width, self.source_height = stats.source_width, stats.source_height
+            self.capture_ns = max(capture_ns, stats.last_capture_ns)
+            self.understood_ns = stats.last_capture_ns
 
     def copy(self) -> "FrameCounts":
         """Counts of one moment, which nobody changes any more."""

@@ -10,14 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 
 import av
-from av.codec.context import Flags
-from av.video.reformatter import Interpolation, VideoReformatter
 
 from services.common.tasks import QueueClosed
 from services.common.threads import on_thread
+from services.gateway.frames.display import Display, displayed_size
 from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.sources.source import MAX_AHEAD_NS, ClockSource, DecodeBudget, DecodedFrame
@@ -122,7 +120,7 @@ class Sampler:
         self._ring: deque[SampledFrame] = deque()
         self._room = threading.Condition()  # guards the ring
         self._converting = threading.Lock()  # PyAV touches a frame's fields while it converts
-        self._reformatter = VideoReformatter()
+        self._display = Display()
         self._ready = asyncio.Event()
         self._wake_pending = False
         self._closed = False
@@ -136,16 +134,15 @@ class Sampler:
     def take(self, picture: DecodedFrame) -> None:
         """Take one decoded picture; blocks only when lossless and the ring is full."""
         capture_ns = self._on_timeline(picture.capture_ns)
+        shape = displayed_size(picture.frame, picture.aspect)
         with self._room:
             if self._closed:
                 return
-            self._counts.add_received(
-                picture.frame.width, picture.frame.height, picture.clock_source, capture_ns
-            )
+            self._counts.add_received(*shape, picture.clock_source, capture_ns)
             self._newest = picture
             chosen = self._rate.chooses(capture_ns)
             if self._size is None:  # the first picture's shape settles it
-                self._size = self._rule.fit(picture.frame.width, picture.frame.height)
+                self._size = self._rule.fit(*shape)
             width, height = self._size
         if not chosen:
             return
@@ -197,6 +194,11 @@ class Sampler:
         """Width and height of frames: settled by the first picture, or the default until then."""
         return self._size or (self._rule.width, self._rule.height)
 
+    def settle_size(self, width: int, height: int) -> None:
+        """Frames have this size, as they had before; the first picture does not choose."""
+        with self._room:
+            self._size = (width, height)
+
     def counts(self) -> FrameCounts:
         """A copy."""
         return self._counts.copy()
@@ -213,7 +215,7 @@ class Sampler:
             previous, previous_width, jpeg = self._preview
             if previous is picture and previous_width == max_width:
                 return jpeg
-        jpeg = await on_thread(self._encode_preview, picture.frame, max_width, name="preview")
+        jpeg = await on_thread(self._encode_preview, picture, max_width, name="preview")
         self._preview = (picture, max_width, jpeg)
         return jpeg
 
@@ -247,22 +249,14 @@ class Sampler:
 
     def _convert(self, frame: av.VideoFrame, width: int, height: int) -> bytes:
         with self._converting:
-            return to_rgb(self._reformatter, frame, width, height)
+            return self._display.rgb(frame, width, height)
 
-    def _encode_preview(self, frame: av.VideoFrame, max_width: int) -> bytes:
-        width = min(max_width, frame.width) // 2 * 2 or 2
-        height = max(2, round(frame.height * width / frame.width) // 2 * 2)
+    def _encode_preview(self, picture: DecodedFrame, max_width: int) -> bytes:
+        shown_width, shown_height = displayed_size(picture.frame, picture.aspect)
+        width = min(max_width, shown_width) // 2 * 2 or 2
+        height = max(2, round(shown_height * width / shown_width) // 2 * 2)
         with self._converting:
-            small = VideoReformatter().reformat(
-                frame,
-                width,
-                height,
-                "yuvj420p",
-                interpolation=_interpolation(frame, width, height),
-                dst_color_range="JPEG",
-                threads=1,
-            )
-        return encode_jpeg(small)
+            return Display().jpeg(picture.frame, width, height)
 
     def _wake(self) -> None:
         """Tell the reader, with at most one callback waiting on the loop."""
@@ -279,49 +273,3 @@ class Sampler:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:  # the loop is closed: nobody is left to tell
             self._closed = True
-
-
-def to_rgb(reformatter: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> bytes:
-    """RGB24 of that size, as the model sees it; training on files uses it too.
-
-    Averages when it shrinks, so that small things do not flicker. One thread: with more,
-    libswscale sometimes hands out rows it has not finished.
-    """
-    converted = reformatter.reformat(
-        frame,
-        width,
-        height,
-        "rgb24",
-        interpolation=_interpolation(frame, width, height),
-        threads=1,
-    )
-    return _rows(converted)
-
-
-def encode_jpeg(frame: av.VideoFrame, quality: int = 4) -> bytes:
-    """JPEG of a yuvj420p picture; `quality` 2 (best) to 31."""
-    encoder = av.CodecContext.create("mjpeg", "w")
-    assert isinstance(encoder, av.VideoCodecContext)
-    encoder.width, encoder.height = frame.width, frame.height
-    encoder.pix_fmt = "yuvj420p"
-    encoder.time_base = Fraction(1, 25)
-    encoder.flags |= Flags.qscale
-    encoder.global_quality = quality * 118  # FF_QP2LAMBDA
-    frame.pts = 0
-    return b"".join(bytes(packet) for packet in encoder.encode(frame))
-
-
-def _interpolation(frame: av.VideoFrame, width: int, height: int) -> Interpolation:
-    shrinks = width < frame.width or height < frame.height
-    return Interpolation.AREA if shrinks else Interpolation.BILINEAR
-
-
-def _rows(frame: av.VideoFrame) -> bytes:
-    """The pixels without the padding that libavutil puts at the end of rows."""
-    plane = frame.planes[0]
-    row = frame.width * 3
-    data = memoryview(plane)
-    if plane.line_size == row:
-        return bytes(data[: row * frame.height])
-    size = plane.line_size
-    return b"".join(data[start : start + row] for start in range(0, frame.height * size, size))

@@ -27,6 +27,10 @@ async def _closed() -> SampledFrame:
     raise QueueClosed
 
 
+def _nobody() -> None:
+    pass
+
+
 class FrameFeed:
     """The sender of one session's frames, as long as its worker has credit; it keeps the last
     window.
@@ -45,13 +49,16 @@ class FrameFeed:
         *,
         window_frames: int,
         delivery: str,
+        on_moving: Callable[[], None],
     ) -> None:
-        """`window_frames` are kept, `delivery` is what latencies are counted under."""
+        """`window_frames` are kept, `delivery` is what latencies are counted under. `on_moving` is
+        called when `moving` has changed with the stream."""
         self.placement = placement
         self.window = FrameWindow(window_frames)
         self.latencies = Latencies()
         self.refused_s = float("-inf")  # when a worker last had no room for the session's frames
         self._next_frame = next_frame
+        self._on_moving = on_moving
         self._counts = counts
         self._observed = metrics.FRAME_LATENCY.labels(delivery)
         self._connected = asyncio.Event()
@@ -63,11 +70,16 @@ class FrameFeed:
         """Whether a worker takes the session's frames now."""
         return self._connected.is_set()
 
+    @property
+    def moving(self) -> bool:
+        """Whether the session is on its way from one worker to another, or back."""
+        return not self.connected or self.placement.is_ending
+
     async def wait_placed(self, timeout_s: float) -> bool:
-        """Wait while the session is on its way from one worker to another, or back; False when
-        none took it in time, or none is there that could."""
+        """Wait while the session is moving; False when none took it in time, or none is there that
+        could."""
         end_s = time.monotonic() + timeout_s
-        while not self.connected or self.placement.is_ending:
+        while self.moving:
             left_s = end_s - time.monotonic()
             if left_s <= 0 or not self.placement.may_return:
                 return False
@@ -95,8 +107,9 @@ class FrameFeed:
         self._connected.set()
         self._task = spawn(self._run(stream), name=f"{self.placement.session_id}:frames")
 
-    async def aclose(self) -> None:
-        """End the stream and free the workers' memory. Waits for them, but not for long."""
+    async def aclose(self, *, keep: bool = False) -> None:
+        """End the stream and free the workers' memory, or `keep` it for another gateway. Waits for
+        them, but not for long."""
         await cancel_and_wait(self._task)
         # What a session holds must be free once nobody refers to it: with references in a circle it
         # would stay until the collector of garbage comes by, which it rarely does.
@@ -105,8 +118,9 @@ class FrameFeed:
             self._next.cancel()
             self._next = None
         self._next_frame = _closed
+        self._on_moving = _nobody
         self.window.clear()
-        await self.placement.release()
+        await self.placement.release(keep=keep)
 
     # --- streams ----------------------------------------------------------------------------
 
@@ -115,6 +129,7 @@ class FrameFeed:
         fields = {"session": self.placement.session_id}
         while True:
             self._connected.set()
+            self._on_moving()
             processed = self._counts.processed
             await self._carry(stream)
             if (successor := self._next) is not None:
@@ -123,6 +138,7 @@ class FrameFeed:
                 stream = successor
             else:
                 self._connected.clear()
+                self._on_moving()
                 self._broken(stream)
                 if self._counts.processed > processed:
                     backoff.reset()
@@ -154,6 +170,8 @@ class FrameFeed:
     async def _reopen(self, backoff: Backoff, *, refused: bool) -> WorkerStream:
         while True:
             await asyncio.sleep(backoff.next_s())
+            if self.placement.superseded:  # until whoever keeps the lease finds out
+                await asyncio.Event().wait()
             try:
                 return await self.placement.reopen(self.window.num_replays, refused=refused)
             except SightlineError:

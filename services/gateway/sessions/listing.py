@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 
 from services.gateway.sessions.labels import has_labels
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.remote_session import AnySession
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2
 
@@ -14,7 +14,7 @@ _TOKEN = re.compile(r"([0-9]{1,19})\.([0-9a-f]{1,64})")
 
 
 def page_of(
-    sessions: Iterable[Session], request: gateway_pb2.ListSessionsRequest
+    sessions: Iterable[AnySession], request: gateway_pb2.ListSessionsRequest
 ) -> gateway_pb2.ListSessionsResponse:
     """The page that a request asks for, oldest sessions first. Raises InvalidArgumentError for a
     token that no page gave."""

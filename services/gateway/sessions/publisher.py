@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -20,9 +21,19 @@ class Publisher:
     `leave` belongs to the event loop; the sink's methods may be called on decode threads.
     """
 
-    def __init__(self, kind: str, sampler: Sampler, left: Callable[[str], None]) -> None:
-        """`left` hears the reason: "end", "publisher_left", "idle", "error", "closed"."""
+    def __init__(
+        self,
+        kind: str,
+        sampler: Sampler,
+        left: Callable[[str], None],
+        evict: Callable[[], None] | None = None,
+    ) -> None:
+        """`left` hears the reason: "end", "publisher_left", "idle", "error", "closed". `evict` ends
+        the publisher's connection soon."""
         self.kind = kind
+        self.evict = evict
+        self.admitted_s = time.monotonic()
+        self.gone = asyncio.Event()  # set once it has left
         self.budget: DecodeBudget = sampler.budget
         self._sampler = sampler
         self._left: Callable[[str], None] | None = left
@@ -50,6 +61,7 @@ class Publisher:
     def leave(self, reason: str) -> None:
         """The publisher has left: the session may be published to again. Idempotent."""
         left, self._left = self._left, None
+        self.gone.set()
         if left is not None:
             left(reason)
 

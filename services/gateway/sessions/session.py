@@ -1,6 +1,9 @@
 """One video being watched: its source, its frames on their way to a worker, its figures."""
 
 import asyncio
+import contextlib
+import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -8,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import grpc
 
+from services.common.backoff import Backoff
 from services.common.errors import error_of_peer, restarting
 from services.common.in_flight import InFlight
 from services.common.redaction import redacted
@@ -23,11 +27,14 @@ from services.gateway.sessions.question_queue import QuestionQueue
 from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sources.source import DecodeBudget, FrameSink, Source
 from services.gateway.workers.placement import Placement
+from services.gateway.workers.worker import Worker
 from services.gateway.workers.worker_stream import WorkerStream
 from services.gateway.workers.workers import MODEL
 from sightline.errors import AlreadyExistsError, FailedPreconditionError, SightlineError
 from sightline.reasons import Reason
-from sightline.v1 import gateway_pb2, inference_pb2, inference_pb2_grpc
+from sightline.v1 import gateway_pb2, inference_pb2
+
+log = logging.getLogger(__name__)
 
 WAITING = gateway_pb2.SESSION_STATE_WAITING
 LIVE = gateway_pb2.SESSION_STATE_LIVE
@@ -36,9 +43,14 @@ ENDED = gateway_pb2.SESSION_STATE_ENDED
 STATE_NAMES = {WAITING: "waiting", LIVE: "live", STALLED: "stalled", ENDED: "ended"}
 
 DEFAULT_FPS = 8.0
+WINDOW_LOST = "window_lost"  # no worker knew the session any more: it began again, empty
 DEGRADED_S = 30.0  # how long what an answer said about its peers is shown
 CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
 RESIZE_TIMEOUT_S = 10.0
+REOPENS = 8  # tries at the file of a session that another gateway had
+SILENT_S = 3.0  # without a picture, after which a publisher makes way for another with its key
+EVICT_S = 5.0  # what it gets to leave
+STALL_S = 5.0  # without a picture, after which a session is not live
 RATE_S = 3  # seconds that rates are averaged over
 
 
@@ -53,7 +65,8 @@ class Session:
     """A session that a worker has admitted. All methods belong to the event loop; only publishers'
     sinks are called from decode threads.
 
-    `stream` is what `placement` opened. `on_change` is called whenever `state` changes.
+    `stream` is what `placement` opened. `on_change` is called whenever `state` changes. `before`:
+    the session as it was with another gateway, which this one goes on with.
     """
 
     def __init__(
@@ -63,6 +76,7 @@ class Session:
         stream: WorkerStream,
         config: GatewayConfig,
         on_change: Callable[["Session"], None],
+        before: gateway_pb2.Session | None = None,
     ) -> None:
         description = placement.description
         self.id = placement.session_id
@@ -76,10 +90,12 @@ class Session:
         self.used_s = self.since_s  # when somebody last asked or watched
         self.viewers = 0
         self.alive = True
+        self.moved = False  # to another gateway
         self.source_kind = "file" if spec.source else ""
         self.counts = FrameCounts()
         self._publisher: Publisher | None = None  # who is publishing now
         self._source: Source | None = None
+        self._reopening: asyncio.Task[None] | None = None
         self._on_change = on_change
         self._description = description
         self._window = spec.window or description.window_segments
@@ -99,6 +115,7 @@ class Session:
             self.counts,
             window_frames=self._window * max(1, description.tubelet),
             delivery="lossless" if spec.lossless else "newest",
+            on_moving=self._changed,
         )
         self.feed.start(stream)
         self.questions = QuestionQueue(config.session_answers)
@@ -111,12 +128,21 @@ class Session:
         self._resizing = asyncio.Lock()
         self._degraded: dict[str, float] = {}
         self._source_failed = False
+        self._arrived_s = self.since_s  # when pictures were last seen to have come
+        self._left_s = self.since_s  # when the last publisher left
         self._ticks: deque[_Tick] = deque(maxlen=RATE_S + 1)
         self._exported = FrameCounts()
+        if before is not None:
+            self._go_on(before, stream)
 
     @property
     def tenant(self) -> str:
         return self.spec.tenant
+
+    @property
+    def key_digest(self) -> str:
+        """What its publishing key is kept as; "" where nobody publishes to it."""
+        return self.spec.key_digest
 
     # --- life -------------------------------------------------------------------------------
 
@@ -125,11 +151,64 @@ class Session:
     ) -> None:
         """Start the source of the session's own, if it has one. Raises what it raises, or
         TimeoutError."""
-        if self.spec.source:
-            publisher = self.admit("file", own=True)
+        if not self.spec.source:
+            return
+        publisher = self.admit("file", own=True)
+        try:
             self._source = make_source(self.spec, publisher.sink)
             async with asyncio.timeout(timeout_s):
                 await self._source.start()
+        except BaseException:
+            publisher.refuse()
+            self._publisher = None
+            raise
+
+    def reopen(
+        self,
+        make_source: Callable[[SessionSpec, FrameSink], Source],
+        timeout_s: float,
+        away_s: float = 0.0,
+    ) -> None:
+        """Start its own source again in the background, where it has one that was not over. A URL
+        is tried for `away_s`, for ever where that is 0; a file for REOPENS times."""
+        if self.spec.source and self.state != ENDED:
+            name = f"{self.id}:source:reopen"
+            self._reopening = spawn(self._reopen(make_source, timeout_s, away_s), name=name)
+
+    async def _reopen(
+        self,
+        make_source: Callable[[SessionSpec, FrameSink], Source],
+        timeout_s: float,
+        away_s: float,
+    ) -> None:
+        backoff, lost_s = Backoff(0.5, 15.0), time.monotonic()
+        is_url = "://" in self.spec.source
+        for tries in itertools.count(1):
+            try:
+                await self.open(make_source, timeout_s)
+                return
+            except (SightlineError, TimeoutError, OSError, ValueError) as error:
+                log.warning(
+                    "source not opened again",
+                    extra={"session": self.id, "reason": type(error).__name__},
+                )
+            if self._source is not None:
+                await self._source.aclose()
+                self._source = None
+            gone = 0 < away_s <= time.monotonic() - lost_s if is_url else tries >= REOPENS
+            if gone:
+                break
+            await asyncio.sleep(backoff.next_s())
+        self._source_failed = True
+        self._enter(ENDED)
+
+    def leave(self) -> None:
+        """Take no more pictures: another gateway does. Questions go on; `aclose` follows."""
+        self.moved = True
+        if self._publisher is not None:
+            self._publisher.refuse()
+            self._publisher = None
+        self.moved_on.set()
 
     def end(self) -> None:
         """Take no more pictures and change no more; `aclose` follows."""
@@ -138,15 +217,33 @@ class Session:
             self._publisher.refuse()
 
     async def aclose(self) -> None:
-        """End the source and free the worker's memory."""
-        self.end()
+        """End the source, and free the worker's memory unless the session has moved."""
+        if not self.moved:
+            self.end()
+        await cancel_and_wait(self._reopening)
+        self._reopening = None
         self.sampler.close()  # first: a decode thread may be waiting for room
         if self._source is not None:
             closing = spawn(self._source.aclose(), name=f"{self.id}:source:close")
             done, _ = await asyncio.wait({closing}, timeout=5)
             if not done:
                 await cancel_and_wait(closing)
-        await self.feed.aclose()
+        await self.feed.aclose(keep=self.moved)
+
+    def _go_on(self, before: gateway_pb2.Session, stream: WorkerStream) -> None:
+        """Be what it was, as far as the worker still knows it."""
+        self.created_ns = before.created_ns
+        self.source_kind = before.source_kind
+        self.counts.restore(before.stats, stream.last_capture_ns)
+        self._exported = self.counts.copy()
+        if before.stats.frames_received:
+            self.sampler.settle_size(before.frame_width, before.frame_height)
+        if before.state == ENDED:
+            self.state = ENDED
+        elif before.state in (LIVE, STALLED) and not self.spec.source:
+            self.state = STALLED
+        if before.stats.frames_processed and not stream.resumed:
+            self._degraded[WINDOW_LOST] = time.monotonic()
 
     # --- changes while it runs --------------------------------------------------------------
 
@@ -161,6 +258,7 @@ class Session:
             except grpc.aio.AioRpcError as error:
                 raise _not_resized(error) from None
             self._window = reply.window_segments
+            self.spec = replace(self.spec, window=window)
             tubelet = max(1, self._description.tubelet)
             self.feed.resize(window, self._window * tubelet)
 
@@ -168,6 +266,7 @@ class Session:
         """Show the model so many frames a second from now on; 0: as many as it prefers."""
         self.fps = fps or self._description.preferred_fps or DEFAULT_FPS
         self.sampler.set_fps(self.fps)
+        self.spec = replace(self.spec, fps=fps)
 
     def amend(self, *, name: str, grace_s: float, labels: Mapping[str, str]) -> None:
         """Change what the gateway alone knows of it. An empty name is the one that it chooses."""
@@ -177,9 +276,25 @@ class Session:
 
     # --- publishers -------------------------------------------------------------------------
 
-    def admit(self, kind: str, *, own: bool = False) -> Publisher:
+    async def make_way(self) -> None:
+        """End a publisher who has shown nothing for a while, because another has come with its
+        key: a network that broke leaves connections behind that end much later."""
+        publisher = self._publisher
+        if publisher is None or publisher.evict is None:
+            return
+        if time.monotonic() - max(self._arrived_s, publisher.admitted_s) > SILENT_S:
+            log.info("publisher replaced", extra={"session": self.id, "kind": publisher.kind})
+            publisher.evict()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVICT_S):
+                    await publisher.gone.wait()
+
+    def admit(
+        self, kind: str, *, own: bool = False, evict: Callable[[], None] | None = None
+    ) -> Publisher:
         """Give the session to a publisher until it leaves: the one place where the coming and
-        going of a source changes a session. `own`: the source that the session itself reads.
+        going of a source changes a session. `own`: the source that the session itself reads;
+        `evict` ends the publisher's connection soon.
 
         Raises AlreadyExistsError when there is a publisher, FailedPreconditionError when the
         session has a source of its own.
@@ -194,11 +309,17 @@ class Session:
                 reason=Reason.PUBLISHER_PRESENT,
             )
         self.source_kind = kind
-        self._publisher = Publisher(kind, self.sampler, self._publisher_left)
+        self._publisher = Publisher(kind, self.sampler, self._publisher_left, evict)
         return self._publisher
 
+    def abandoned_s(self, now_s: float) -> float:
+        """How long it has waited for a publisher who left; 0 where it does not."""
+        if self.state != STALLED or self._publisher is not None:
+            return 0.0
+        return now_s - max(self.since_s, self._left_s)
+
     def _publisher_left(self, reason: str) -> None:
-        self._publisher = None
+        self._publisher, self._left_s = None, time.monotonic()
         if self.spec.source:
             self._source_failed = reason == "error"
         if self.spec.source or reason == "end":
@@ -218,17 +339,35 @@ class Session:
             self.since_s = time.monotonic()
             self._on_change(self)
 
+    def _changed(self) -> None:
+        if self.alive:
+            self._on_change(self)
+
     # --- questions --------------------------------------------------------------------------
 
     @property
-    def stub(self) -> inference_pb2_grpc.InferenceServiceStub:
+    def worker(self) -> Worker:
         """The worker that answers about this session."""
-        return self.feed.placement.worker.stub
+        return self.feed.placement.worker
+
+    @property
+    def moving(self) -> bool:
+        """Whether the session is on its way to another worker, or back; questions wait then."""
+        return self.feed.moving
 
     async def wait_placed(self, timeout_s: float) -> bool:
         """Wait while the session moves to another worker; False when none took it in time, or none
         is there that could."""
         return await self.feed.wait_placed(timeout_s)
+
+    @property
+    def published(self) -> bool:
+        """Whether somebody publishes to it now."""
+        return self._publisher is not None
+
+    async def preview(self, max_width: int) -> bytes | None:
+        """The newest picture as JPEG; None before the first."""
+        return await self.sampler.preview(max_width)
 
     @property
     def moved_on(self) -> asyncio.Event:
@@ -249,7 +388,10 @@ class Session:
 
     def note_degraded(self, flags: list[str]) -> None:
         """Remember what an answer went without; an empty list says that all is well again."""
+        lost_s = self._degraded.get(WINDOW_LOST)
         self._degraded = dict.fromkeys(flags, time.monotonic())
+        if lost_s is not None:
+            self._degraded[WINDOW_LOST] = lost_s
 
     def touch(self) -> None:
         self.used_s = time.monotonic()
@@ -275,6 +417,10 @@ class Session:
         """Once a second: rates, and the counters that Prometheus reads."""
         counts, before = self.counts.copy(), self._exported
         self._exported = counts
+        if counts.received != before.received or self.waiting_frames:
+            self._arrived_s = now_s
+        elif self.state == LIVE and now_s - max(self._arrived_s, self.since_s) > STALL_S:
+            self._enter(STALLED)  # a publisher or a camera that is there and shows nothing
         self._ticks.append(_Tick(now_s, counts.received, counts.processed))
         kind = self.source_kind or "none"
         metrics.FRAMES_RECEIVED.labels(kind).inc(counts.received - before.received)
@@ -306,6 +452,7 @@ class Session:
             ),
             labels=self.labels,
             grace_s=self.spec.grace_s,
+            moving=self.moving,
         )
 
     def _stats(self) -> gateway_pb2.SessionStats:

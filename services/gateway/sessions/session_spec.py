@@ -1,5 +1,7 @@
 """The specification of a session: what it was asked to be, checked."""
 
+import hashlib
+import hmac
 import math
 import re
 import secrets
@@ -14,6 +16,7 @@ from sightline.v1 import gateway_pb2
 
 MAX_NAME_CHARACTERS = 80
 MAX_SOURCE_CHARACTERS = 2048
+MAX_MODEL_CHARACTERS = 256
 MAX_FPS = 120.0
 MAX_GRACE_S = 86400.0
 MAX_PRIORITY = 100
@@ -26,7 +29,8 @@ class SessionSpec:
 
     name: str
     source: str  # "": publishers push
-    key: str
+    key: str  # as its publishers say it; "": they do not, or a gateway adopted the session
+    key_digest: str = ""  # what keys are compared by; "": nobody publishes
     fps: float
     window: int  # segments; 0: the worker's default
     max_pixels: int  # of a frame; 0: the worker's default
@@ -36,6 +40,7 @@ class SessionSpec:
     priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     tenant: str = ""  # of who made it
+    model: str = ""  # or pool that was asked for; "": the gateway's choice
 
     @classmethod
     def of(
@@ -55,6 +60,10 @@ class SessionSpec:
             key = request.push.key or secrets.token_urlsafe(18)
             if not _KEY.fullmatch(key):
                 raise InvalidArgumentError("a key has 8 to 128 characters of A-Z a-z 0-9 _ . ~ -")
+        if len(request.model) > MAX_MODEL_CHARACTERS or not request.model.isprintable():
+            raise InvalidArgumentError(
+                f"a model has at most {MAX_MODEL_CHARACTERS} printable characters"
+            )
         check_options(options)
         if not -MAX_PRIORITY <= options.priority <= MAX_PRIORITY:
             raise InvalidArgumentError(f"priority is between -{MAX_PRIORITY} and {MAX_PRIORITY}")
@@ -64,6 +73,7 @@ class SessionSpec:
             name=options.name,
             source=request.source if kind == "source" else "",
             key=key,
+            key_digest=digest_of(key, config.cluster_secret),
             fps=options.fps or config.fps,
             window=options.window,
             max_pixels=options.max_pixels,
@@ -73,7 +83,15 @@ class SessionSpec:
             priority=options.priority,
             labels=checked_labels(options.labels),
             tenant=tenant,
+            model=request.model,
         )
+
+
+def digest_of(key: str, secret: str | None) -> str:
+    """What a publishing key is kept as where others may read it; "" for no key. Gateways that share
+    sessions share the `secret`: without it nobody can try keys through."""
+    offered = key.encode(errors="surrogatepass")  # from a header, it can hold any byte
+    return hmac.new((secret or "").encode(), offered, hashlib.sha256).hexdigest() if key else ""
 
 
 def check_options(

@@ -9,7 +9,6 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
 
 from services.common.in_flight import DRAINING_S
 from services.common.tasks import cancel_and_wait, spawn
@@ -17,12 +16,15 @@ from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.elsewhere import Elsewhere, SessionListener
 from services.gateway.sessions.labels import checked_labels
+from services.gateway.sessions.lease import Lease, spec_of
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
 from services.gateway.sessions.once import Once
 from services.gateway.sessions.quotas import Quotas
-from services.gateway.sessions.session import ENDED, STALLED, STATE_NAMES, WAITING, Session
-from services.gateway.sessions.session_spec import SessionSpec, check_options
+from services.gateway.sessions.remote_session import AnySession, RemoteSession
+from services.gateway.sessions.session import ENDED, STATE_NAMES, WAITING, Session
+from services.gateway.sessions.session_spec import SessionSpec, check_options, digest_of
 from services.gateway.sources.source import FrameSink, Source
 from services.gateway.workers.placement import Placement
 from services.gateway.workers.workers import Workers
@@ -41,18 +43,9 @@ from sightline.v1 import gateway_pb2
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+FIRST_FENCE = 1  # of a session's leases
 MAX_REQUESTS, REQUEST_KEPT_S = 1024, 600.0  # remembered, to be told when they are repeated
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{8,128}")
-
-
-class SessionListener(Protocol):
-    """Whoever is told about every session, on the event loop."""
-
-    def session_changed(self, session: Session) -> None:
-        """Once a second, and when its state changed."""
-        ...
-
-    def session_deleted(self, session: Session, reason: str) -> None: ...
 
 
 class Sessions:
@@ -77,6 +70,7 @@ class Sessions:
         self._closing: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._draining = False
+        self.elsewhere: Elsewhere | None = None  # set where there are several gateways
         self._trimmer = MemoryTrimmer()
         # By caller and request_id; ids of sessions, because a session that is held stays in memory.
         self._requests: Once[str] = Once(
@@ -114,6 +108,10 @@ class Sessions:
         """Sessions that a caller may look at, oldest first."""
         return [each for each in self._sessions.values() if caller.may(Permission.VIEW, each)]
 
+    def get(self, session_id: str) -> Session | None:
+        """One of this gateway's own."""
+        return self._sessions.get(session_id)
+
     def find(self, name: str, caller: Caller = ANYBODY) -> Session:
         """Session by id, or by name where one session only has it, among those that are there for
         `caller`. Raises NotFoundError."""
@@ -144,13 +142,64 @@ class Sessions:
         Every key is compared, each in constant time.
         """
         found = None
-        offered = key.encode(errors="surrogatepass")  # from a header, it can hold any byte
         for session in self._sessions.values():
-            if hmac.compare_digest(session.spec.key.encode(), offered) and session.spec.key:
+            if self.has_key(session, key):
                 found = session
         if found is None:
             raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
         return found
+
+    def has_key(self, session: AnySession, key: str) -> bool:
+        """Whether `key` publishes to this session; compared in constant time."""
+        offered = digest_of(key, self._config.cluster_secret)
+        return hmac.compare_digest(session.key_digest, offered) and bool(offered)
+
+    # --- wherever they are --------------------------------------------------------------------
+
+    async def locate(self, name: str, caller: Caller = ANYBODY) -> AnySession:
+        """As `find`, also among the sessions of other gateways. Raises UnavailableError where
+        nobody can tell."""
+        try:
+            return self.find(name, caller)
+        except NotFoundError as error:
+            if self.elsewhere is None or error.reason != Reason.SESSION_NOT_FOUND or not name:
+                raise
+        return await self.elsewhere.find(name, caller)
+
+    async def locate_by_key(self, key: str) -> AnySession:
+        """As `find_by_key`, likewise."""
+        try:
+            return self.find_by_key(key)
+        except UnauthenticatedError:
+            if self.elsewhere is None or not key:
+                raise
+        return await self.elsewhere.find_by_key(key)
+
+    async def bring_home(self, session: AnySession) -> Session:
+        """The session as one of this gateway's: a publisher has come here. Raises
+        AlreadyExistsError while another publishes elsewhere, UnavailableError."""
+        if isinstance(session, Session):
+            return session
+        assert self.elsewhere is not None
+        return await self.elsewhere.bring_home(session)
+
+    async def listed(self, caller: Caller) -> list[AnySession]:
+        """Those of all gateways that a caller may look at; of this one alone while nobody knows of
+        others."""
+        here: list[AnySession] = list(self.seen_by(caller))
+        if self.elsewhere is not None:
+            with contextlib.suppress(UnavailableError):
+                here += await self.elsewhere.seen_by(caller)
+        return here
+
+    async def preview(self, session: AnySession, max_width: int) -> bytes | None:
+        """The newest picture as JPEG; None before the first."""
+        if isinstance(session, Session):
+            return await session.preview(max_width)
+        assert self.elsewhere is not None
+        return await self.elsewhere.preview(session, max_width)
+
+    # --- made, changed, ended -----------------------------------------------------------------
 
     async def create(
         self,
@@ -183,15 +232,22 @@ class Sessions:
 
     async def update(
         self, request: gateway_pb2.UpdateSessionRequest, caller: Caller = ANYBODY
-    ) -> Session:
+    ) -> AnySession:
         """Change a session. Raises what UpdateSession may answer, with nothing changed then."""
-        session = self.find(request.session, caller)
+        session = await self.locate(request.session, caller)
         caller.check(Permission.ADMIN, session)
         given = request.HasField
         if given("name"):
             caller.check_name(request.name)
         check_options(request)
         labels = checked_labels(request.labels.labels) if given("labels") else None
+        if isinstance(session, RemoteSession):
+            assert self.elsewhere is not None
+            await self.elsewhere.update(session, request)
+            audit(caller, "update", session.id)
+            return session
+        if given("name") and self.elsewhere is not None:
+            await self.elsewhere.rename(session, request.name)
         if given("window"):
             await session.resize(request.window)
         if given("fps"):
@@ -208,12 +264,8 @@ class Sessions:
     async def _create(self, request: gateway_pb2.CreateSessionRequest, caller: Caller) -> Session:
         spec = SessionSpec.of(request, self._config, caller.tenant)
         if self._draining:
-            raise _draining()
-        if len(self._sessions) + self._making.total() >= self._config.max_sessions:
-            raise ResourceExhaustedError(
-                f"{self._config.max_sessions} sessions are open already",
-                reason=Reason.TOO_MANY_SESSIONS,
-            )
+            raise draining()
+        self.check_room()
         theirs = sum(each.tenant == spec.tenant for each in self._sessions.values())
         self.quotas.check_session(spec.tenant, theirs + self._making_of[spec.tenant])
         self._refuse_taken_key(spec.key)
@@ -223,12 +275,13 @@ class Sessions:
             session = await self._admit(spec)
             try:
                 await self._open_source(session)
+                if self._draining:
+                    raise draining()
+                if self.elsewhere is not None:
+                    await self.elsewhere.register(session)
             except BaseException:
                 self._end(session)
                 raise
-            if self._draining:
-                self._end(session)
-                raise _draining()
             self._sessions[session.id] = session
         finally:
             self._making[spec.key] -= 1
@@ -245,11 +298,72 @@ class Sessions:
         audit(caller, "create", session.id)
         return session
 
-    def remove(self, name: str, caller: Caller = ANYBODY) -> None:
+    async def adopt(self, lease: Lease) -> Session:
+        """Go on with a session whose lease this gateway has taken: with what its worker still knows
+        of it, or else from nothing. Raises the SightlineError of the workers."""
+        spec = spec_of(lease.record)
+        placement = self._placement(spec, lease.session, lease.fence)
+        stream = await placement.open_again(lease.record.worker)
+        before = lease.record.session
+        session = Session(spec, placement, stream, self._config, self._changed, before)
+        session.reopen(self._make_source, self._config.open_timeout_s, self._config.url_away_s)
+        self._sessions[session.id] = session
+        log.info(
+            "session adopted",
+            extra={
+                "session": session.id,
+                "worker": placement.worker.address,
+                "fence": lease.fence,
+                "resumed": stream.resumed,
+            },
+        )
+        return session
+
+    def leave(self, session: Session, now: RemoteSession) -> None:
+        """Give a session up to another gateway, whose it is `now`: its worker keeps what it knows,
+        and its viewers stay."""
+        if self._sessions.pop(session.id, None) is None:
+            return
+        session.leave()
+        self._close(session)
+        for listener in self._listeners:
+            listener.session_replaced(session, now)
+        log.info("session left", extra={"session": session.id})
+
+    def arrived(self, before: RemoteSession, now: Session) -> None:
+        """A session that somebody here had to do with is this gateway's now."""
+        before.settle(now)
+        for listener in self._listeners:
+            listener.session_replaced(before, now)
+
+    def heard(self, session: RemoteSession) -> None:
+        """What another gateway's session is like has been looked up."""
+        for listener in self._listeners:
+            listener.session_changed(session)
+
+    def lost(self, session: RemoteSession) -> None:
+        """Another gateway's session was deleted."""
+        session.alive = False
+        for listener in self._listeners:
+            listener.session_deleted(session, "requested")
+
+    def check_room(self) -> None:
+        """Raise ResourceExhaustedError where no more sessions may be here."""
+        if len(self._sessions) + self._making.total() >= self._config.max_sessions:
+            raise ResourceExhaustedError(
+                f"{self._config.max_sessions} sessions are open already",
+                reason=Reason.TOO_MANY_SESSIONS,
+            )
+
+    async def remove(self, name: str, caller: Caller = ANYBODY) -> None:
         """Delete a session because a caller says so. Raises what DeleteSession may answer."""
-        session = self.find(name, caller)
+        session = await self.locate(name, caller)
         caller.check(Permission.ADMIN, session)
-        self.delete(session, "requested")
+        if isinstance(session, RemoteSession):
+            assert self.elsewhere is not None
+            await self.elsewhere.delete(session)
+        else:
+            self.delete(session, "requested")
         audit(caller, "delete", session.id)
 
     def delete(self, session: Session, reason: str) -> None:
@@ -257,6 +371,8 @@ class Sessions:
         if self._sessions.pop(session.id, None) is None:
             return
         self._end(session)
+        if self.elsewhere is not None:
+            self.elsewhere.ended(session)
         for listener in self._listeners:
             listener.session_deleted(session, reason)
         metrics.SESSIONS_DELETED.labels(reason).inc()
@@ -296,7 +412,7 @@ class Sessions:
     def _overdue(self, session: Session, now_s: float) -> str:
         """Why a session ends now; "" to keep it."""
         age_s = now_s - session.since_s
-        if session.state == STALLED and age_s > session.spec.grace_s:
+        if session.abandoned_s(now_s) > session.spec.grace_s:
             return "publisher_left"
         if (
             session.state == WAITING
@@ -311,24 +427,33 @@ class Sessions:
 
     def _end(self, session: Session) -> None:
         session.end()
+        self._close(session)
+
+    def _close(self, session: Session) -> None:
         self._trimmer.noted()
         task = spawn(session.aclose(), name=f"{session.id}:close")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def _admit(self, spec: SessionSpec) -> Session:
-        """A session that the emptiest worker with room for it has accepted."""
-        placement = Placement(
+        """A session that a worker with room for it has accepted."""
+        fence = 0 if self.elsewhere is None else FIRST_FENCE
+        placement = self._placement(spec, secrets.token_hex(8), fence)
+        stream = await placement.open()
+        return Session(spec, placement, stream, self._config, self._changed)
+
+    def _placement(self, spec: SessionSpec, session_id: str, fence: int) -> Placement:
+        return Placement(
             self._workers,
-            secrets.token_hex(8),
+            session_id,
             window_segments=spec.window,
             max_pixels=spec.max_pixels,
             priority=spec.priority,
             grace_s=self._config.worker_grace_s,
             open_timeout_s=self._config.open_timeout_s,
+            fence=fence,
+            model=spec.model,
         )
-        stream = await placement.open()
-        return Session(spec, placement, stream, self._config, self._changed)
 
     async def _open_source(self, session: Session) -> None:
         try:
@@ -357,7 +482,7 @@ class Sessions:
             raise AlreadyExistsError("this key belongs to another session", reason=Reason.KEY_TAKEN)
 
 
-def _draining() -> UnavailableError:
+def draining() -> UnavailableError:
     return UnavailableError(
         "the gateway is draining", reason=Reason.DRAINING, retry_after_s=DRAINING_S
     )

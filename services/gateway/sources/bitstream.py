@@ -42,6 +42,31 @@ def _annex_b_keyframe(codec: str, data: bytes) -> bool:
     return False
 
 
+def continues_picture(codec: str, data: bytes, length_bytes: int) -> bool:
+    """Whether an access unit begins in the middle of a picture: its first slice is not the
+    picture's. `data` holds units after lengths of `length_bytes`, H.264 or HEVC; of anything else
+    it is False."""
+    if codec not in ("h264", "hevc") or data.startswith(b"\0\0\0\1"):
+        return False
+    position = 0
+    for _ in range(MAX_UNITS):
+        start = position + length_bytes
+        if start + 3 > len(data):
+            return False
+        if codec == "h264" and data[start] & 0x1F in (1, 2, 5):
+            return not data[start + 1] & 0x80  # first_mb_in_slice, Exp-Golomb: 0 is one set bit
+        if codec == "hevc" and data[start] >> 1 & 0x3F < 32:
+            return not data[start + 2] & 0x80  # first_slice_segment_in_pic_flag
+        position = start + int.from_bytes(data[position:start])
+    return False
+
+
+def length_bytes_of(codec: str, extradata: bytes) -> int:
+    """Size of the length before every unit, as avcC or hvcC says; 4 where it does not."""
+    place = {"h264": 4, "hevc": 21}.get(codec, -1)
+    return (extradata[place] & 0x03) + 1 if 0 <= place < len(extradata) else 4
+
+
 def _av1_keyframe(data: bytes) -> bool:
     """A temporal unit that carries a sequence header starts with a key frame."""
     position = 0

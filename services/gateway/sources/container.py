@@ -1,6 +1,7 @@
 """A container of video, read: which formats and codecs, which stream, at what times."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
@@ -10,7 +11,7 @@ from av.container import InputContainer
 from av.stream import Discard
 
 from services.gateway.sources.decode_guard import DecodeGuard
-from services.gateway.sources.source import MAX_PIXELS, FrameSink, check_size
+from services.gateway.sources.source import MAX_PIXELS, FrameSink, aspect_of, check_size
 from sightline.errors import InvalidArgumentError
 
 SECOND_NS = 1_000_000_000
@@ -36,11 +37,21 @@ FILE_FORMATS = (
     "asf",
     "mxf",
     "nut",
+    "yuv4mpegpipe",
+)
+# Still pictures, by how they begin. libavformat would take them for the first of a numbered series
+# of files.
+_STILLS = (
+    (re.compile(rb"\xff\xd8\xff"), "jpeg_pipe"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "png_pipe"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp_pipe"),
+    (re.compile(rb"BM....\0\0\0\0", re.DOTALL), "bmp_pipe"),
 )
 # Of the hundreds that libavcodec has: what cameras, recorders and editors write.
 _CODECS = frozenset(
     {
         "av1",
+        "bmp",
         "dnxhd",
         "dvvideo",
         "ffv1",
@@ -58,12 +69,14 @@ _CODECS = frozenset(
         "msmpeg4v2",
         "msmpeg4v3",
         "msmpeg4",
+        "png",
         "prores",
         "rawvideo",
         "theora",
         "vc1",
         "vp8",
         "vp9",
+        "webp",
         "wmv1",
         "wmv2",
         "wmv3",
@@ -82,21 +95,30 @@ PROBE_OPTIONS = {
 
 def open_file(path: Path, sink: FrameSink) -> "ContainerReader":
     """Open a file, and decode its first picture. Blocks. Raises InvalidArgumentError."""
-    options = PROBE_OPTIONS | {
-        "protocol_whitelist": "file",  # a playlist must not name files of ours
-        "format_whitelist": ",".join(FILE_FORMATS),
-    }
     try:
-        container = av.open(f"file:{path}", "r", options=options)
+        still = _still_format(path)
+        options = PROBE_OPTIONS | {
+            "protocol_whitelist": "file",  # a playlist must not name files of ours
+            "format_whitelist": still or ",".join(FILE_FORMATS),
+        }
+        container = av.open(f"file:{path}", "r", format=still, options=options)
         return ContainerReader.of(container, False, sink, lambda: None)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InvalidArgumentError(f"cannot open the source: {_reason(error)}") from error
 
 
+def _still_format(path: Path) -> str | None:
+    """libavformat's name for the format of a still picture; None for what is none."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    return next((name for pattern, name in _STILLS if pattern.match(head)), None)
+
+
 class ContainerReader:
     """An open container whose first picture is decoded. `live`: it has no timeline of its own.
 
-    `pictures` are (frame, presentation time in ns since the first one). Iterating raises
+    `pictures` are (frame, presentation time in ns since the first one), of pixels of that `aspect`.
+    Iterating raises
     InvalidArgumentError for what is beyond the sink's budget.
     """
 
@@ -131,6 +153,8 @@ class ContainerReader:
         if first is None:
             raise InvalidArgumentError("the source has no readable picture")
         check_size(first.width, first.height)
+        # The container's word goes before the bitstream's, as in players.
+        self.aspect = aspect_of(stream.sample_aspect_ratio, context.sample_aspect_ratio)
         self.pictures = self._timed(itertools.chain([first], frames))
 
     @classmethod

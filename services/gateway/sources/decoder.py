@@ -19,6 +19,7 @@ from services.gateway.sources.source import (
     ClockSource,
     DecodedFrame,
     FrameSink,
+    aspect_of,
     check_size,
 )
 from sightline.errors import InvalidArgumentError
@@ -35,6 +36,7 @@ DECODERS = {
 }
 MAX_QUEUED_PACKETS = 256
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
+OVERRUN, NO_KEYFRAME = "decoder_overrun", "no_keyframe"  # why packets are dropped
 MAX_LATE_S = 2.0  # packets that wait longer are late; after as long of nothing but late ones, drop
 
 
@@ -54,9 +56,16 @@ class FrameOutlet:
 
     def __init__(self, sink: FrameSink) -> None:
         self.sink = sink
+        self.delivered_s: float | None = None  # time.monotonic() of the newest picture
         self._last_ns = 0
 
-    def deliver(self, frame: av.VideoFrame, capture_ns: int, clock_source: ClockSource) -> None:
+    def deliver(
+        self,
+        frame: av.VideoFrame,
+        capture_ns: int,
+        clock_source: ClockSource,
+        aspect: float = 1.0,
+    ) -> None:
         """Hand one picture on. Raises InvalidArgumentError for an absurd size, which is counted,
         or when the sink wants no more."""
         try:
@@ -68,7 +77,8 @@ class FrameOutlet:
             self.sink.noted("non_monotonic")
             capture_ns = self._last_ns
         self._last_ns = capture_ns
-        self.sink.take(DecodedFrame(frame, capture_ns, clock_source))
+        self.delivered_s = time.monotonic()
+        self.sink.take(DecodedFrame(frame, capture_ns, clock_source, aspect))
 
 
 class BitstreamDecoder:
@@ -145,7 +155,8 @@ class BitstreamDecoder:
         for frame in frames:
             self._guard.picture(frame)
             capture_ns = frame.pts if frame.pts is not None else fallback_ns
-            self._outlet.deliver(frame, capture_ns, clock)
+            aspect = aspect_of(self._context.sample_aspect_ratio)
+            self._outlet.deliver(frame, capture_ns, clock, aspect)
         return len(frames)
 
     def _within_budget(self, data: bytes) -> bool:
@@ -189,7 +200,8 @@ class PacketDecoder:
         self._queued_bytes = 0
         self._changed = threading.Condition()
         self._late_since_s: float | None = None
-        self._until_keyframe = False
+        self._until_keyframe = ""  # why packets are dropped until one comes
+        self._configured = (codec, extradata)
         self._closing = False
         self._flush = False
         self._refusal: InvalidArgumentError | None = None
@@ -198,14 +210,26 @@ class PacketDecoder:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def delivered_s(self) -> float | None:
+        """When the newest picture came out, time.monotonic(); None before the first."""
+        return self._outlet.delivered_s
+
     def configure(self, codec: str, extradata: bytes) -> None:
-        """Packets submitted from now on are of this codec (a new sequence header).
+        """Packets submitted from now on are of this codec (a sequence header). One that is sent
+        again as it was changes nothing; after another one, packets are dropped until a keyframe,
+        counted "no_keyframe".
 
         Raises InvalidArgumentError for an unknown codec.
         """
         if codec not in DECODERS:
             raise InvalidArgumentError(f"unknown codec {codec!r}")
         with self._changed:
+            if (codec, extradata) == self._configured:
+                return
+            if self._configured[0]:
+                self._until_keyframe = self._until_keyframe or NO_KEYFRAME
+            self._configured = (codec, extradata)
             self._items.append((self._clock_s(), (codec, extradata)))
             self._changed.notify()
 
@@ -221,12 +245,12 @@ class PacketDecoder:
                 return False
             now = self._clock_s()
             if packet.keyframe:
-                if self._until_keyframe or self._is_full(packet, now):
+                if self._until_keyframe == OVERRUN or self._is_full(packet, now):
                     self._discard_waiting(now)
-                self._until_keyframe = False
+                self._until_keyframe = ""
             elif self._until_keyframe or self._is_full(packet, now):
-                self._until_keyframe = True
-                self._sink.dropped("decoder_overrun")
+                self._until_keyframe = self._until_keyframe or OVERRUN
+                self._sink.dropped(self._until_keyframe)
                 return False
             self._items.append((now, packet))
             self._queued_bytes += len(packet.data)
@@ -236,7 +260,7 @@ class PacketDecoder:
     def require_keyframe(self) -> None:
         """Drop packets until the next keyframe: the caller knows that some are missing."""
         with self._changed:
-            self._until_keyframe = True
+            self._until_keyframe = self._until_keyframe or OVERRUN
 
     def close(self, *, flush: bool = False, timeout_s: float = 5.0) -> bool:
         """End the thread and wait for it; False when it did not end in time. Not on the event loop.
@@ -273,7 +297,7 @@ class PacketDecoder:
         if configuration is not None:
             self._items.append((now, configuration))
         if num_packets:
-            self._sink.dropped("decoder_overrun", num_packets)
+            self._sink.dropped(OVERRUN, num_packets)
 
     def _next(self) -> EncodedPacket | tuple[str, bytes] | None:
         with self._changed:

@@ -29,11 +29,12 @@ CLOSE_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class FileLimits:
-    """Bounds of how long a URL may keep us waiting, and how often a lost one is tried again."""
+    """Bounds of how long a URL may keep us waiting, and how long a live one that broke off is tried
+    again: for ever where `away_s` is 0."""
 
     open_timeout_s: float = 10.0
     read_timeout_s: float = 10.0
-    reconnects: int = 8  # in a row, without a picture between them
+    away_s: float = 0.0  # in a row, without a picture
     backoff_s: float = 0.5  # doubles, with jitter …
     max_backoff_s: float = 15.0  # … up to this
 
@@ -138,11 +139,12 @@ class FileSource:
         return "closed" if self._stop.is_set() else "error"
 
     def _reopen(self, wait: bool) -> ContainerReader | None:
-        """Open again, for a URL several times; None when it stays away."""
+        """Open again, for a URL until it is there; None when it stays away too long."""
         limits = self._limits
         backoff = Backoff(limits.backoff_s, limits.max_backoff_s)
-        for attempt in range(limits.reconnects if self._is_url else 1):
-            if wait or attempt:
+        lost_s = time.monotonic()
+        while not self._stop.is_set():
+            if wait:
                 self._sink.noted("reconnect")
                 if self._stop.wait(backoff.next_s()):
                     return None
@@ -150,6 +152,9 @@ class FileSource:
                 return self._open()
             except InvalidArgumentError as error:
                 log.info("source stays away", extra={"reason": error.message})
+            if not self._is_url or 0 < limits.away_s <= time.monotonic() - lost_s:
+                return None
+            wait = True
         return None
 
     def _pass(self, reading: ContainerReader) -> tuple[int, bool]:
@@ -169,7 +174,7 @@ class FileSource:
                 if self._stop.is_set():
                     break
                 self._last_ns = max(self._last_ns, capture_ns)
-                self._outlet.deliver(frame, capture_ns, clock_source)
+                self._outlet.deliver(frame, capture_ns, clock_source, reading.aspect)
                 num_pictures += 1
         except (av.FFmpegError, OSError) as error:
             log.info("source broke off", extra={"reason": type(error).__name__})

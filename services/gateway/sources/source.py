@@ -4,7 +4,9 @@ A source decodes on a thread of its own and hands each picture to a sink. Source
 publishers (RTMP, WHIP) ask a gate, given by their consumer, which sink a key opens.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, Protocol
 
 import av
@@ -15,6 +17,7 @@ ClockSource = Literal["stream", "sender_report", "arrival"]
 
 MAX_SIDE = 8192  # pixels
 MAX_PIXELS = 40_000_000
+MAX_ASPECT = 4  # of a pixel that an honest source has: anamorphic film has 2
 MAX_AHEAD_NS = 86_400_000_000_000  # a capture time may be later than our clock by a day
 
 
@@ -33,12 +36,14 @@ class DecodedFrame:
 
     `capture_ns`: Unix ns; never decreases within one source. `clock_source` says where it comes
     from: "stream" (the media's own timestamps, laid onto wall clock), "sender_report" (the
-    sender's wall clock, RTP), "arrival" (when it came, for lack of anything better).
+    sender's wall clock, RTP), "arrival" (when it came, for lack of anything better). `aspect` of
+    a pixel is its width to its height.
     """
 
     frame: av.VideoFrame
     capture_ns: int
     clock_source: ClockSource
+    aspect: float = 1.0
 
 
 class FrameSink(Protocol):
@@ -74,10 +79,17 @@ class PublisherGate(Protocol):
     to each, so it knows by which road a publisher came.
     """
 
-    async def accept(self, key: str, peer: str) -> FrameSink:
+    async def check(self, key: str) -> None:
+        """Raises UnauthenticatedError for a wrong key."""
+        ...
+
+    async def accept(
+        self, key: str, peer: str, evict: Callable[[], None] | None = None
+    ) -> FrameSink:
         """The sink that `key` opens; the key is taken until `released`.
 
-        `peer` is "host:port". Raises UnauthenticatedError for a wrong key, AlreadyExistsError when
+        `peer` is "host:port"; `evict` ends its connection soon, should it fall silent and another
+        come with its key. Raises UnauthenticatedError for a wrong key, AlreadyExistsError when
         somebody else is publishing with it.
         """
         ...
@@ -95,6 +107,14 @@ class Source(Protocol):
     async def start(self) -> None: ...
 
     async def aclose(self) -> None: ...
+
+
+def aspect_of(*given: Fraction | None) -> float:
+    """Aspect of pixels, of the first that says one which is no nonsense; else they are square."""
+    for aspect in given:
+        if aspect and 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
+            return float(aspect)
+    return 1.0
 
 
 class BeyondLimitsError(InvalidArgumentError):

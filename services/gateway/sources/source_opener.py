@@ -41,7 +41,7 @@ def locate(source: str, root: Path | None) -> Path | SourceUrl:
     if not source or not source.isprintable():
         raise InvalidArgumentError("the source is empty, or has control characters")
     if "://" in source and not source.startswith("file://"):
-        return SourceUrl.parse(source)
+        return SourceUrl.typed(source)
     if root is None:
         raise PermissionDeniedError("local files are not allowed: no media folder is configured")
     try:

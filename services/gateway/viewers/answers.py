@@ -4,28 +4,30 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 
 from services.common.backoff import Backoff
 from services.common.errors import AWAY, error_of_peer, restarting
 from services.common.finish_reasons import finish_name
+from services.common.tasks import spawn
 from services.common.tracing import record, trace_headers
 from services.gateway import metrics
 from services.gateway.sessions.question_queue import Asker, QuestionQueue
+from services.gateway.viewers.turns import Turns
+from services.gateway.workers.worker import Worker
 from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, SightlineError
 from sightline.reasons import Reason
-from sightline.v1 import inference_pb2, inference_pb2_grpc
+from sightline.v1 import inference_pb2
 
 SPEECH_UNAVAILABLE = "speech_unavailable"
+RESUMED = "window"  # an answer that was made anew, from the window of frames that is kept
 # NOT_FOUND: a worker that was restarted does not know the session until its frame stream is back.
 RETRYABLE = AWAY | {grpc.StatusCode.NOT_FOUND}
-# How long that is tried again. A worker that ends refuses questions for up to two seconds before
-# its sessions are cut off and move, and on a busy machine another takes them a while later.
-RETRY_S = 10.0
-MOVING_S = 30.0  # how long a question waits for its session to get another worker
+# A question that ends whatever worker it is given to must not go through all of them.
+MOST_BEGUN = 5
 
 
 class Answerable(Protocol):
@@ -36,7 +38,11 @@ class Answerable(Protocol):
     @property
     def alive(self) -> bool: ...
     @property
-    def stub(self) -> inference_pb2_grpc.InferenceServiceStub: ...
+    def worker(self) -> Worker: ...
+    @property
+    def moved_on(self) -> asyncio.Event: ...
+    @property
+    def moving(self) -> bool: ...
     @property
     def questions(self) -> QuestionQueue: ...
     async def wait_placed(self, timeout_s: float) -> bool: ...
@@ -49,96 +55,203 @@ async def stream_answer(
     session: Answerable,
     request: inference_pb2.AnswerRequest,
     asker: Asker,
+    turns: Turns,
     *,
     wait_s: float,
+    moving_s: float,
     timeout_s: float,
 ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
     """Relay one answer, event by event: after at most `wait_s` until it is the asker's turn, within
-    `timeout_s`.
+    `timeout_s`. `turns` is told of its end.
 
-    A worker that is away before its first event is asked again, or the one that the session moves
-    to; once words have come a failure is raised as the SightlineError of its status. Closing the
-    iterator cancels the answer. Raises FailedPreconditionError where there is no frame to ask
-    about.
+    A worker that is away, or hangs while the session is with another already, is left: the question
+    is asked again where the session is then, for at most `moving_s` without a worker that takes it.
+    Once words have come, the next `started` says that the answer begins anew. What does not get
+    better is raised as the SightlineError of its status. Closing the iterator cancels the answer.
+    Raises FailedPreconditionError where there is no frame to ask about.
     """
     session.check_answerable()
     asked_s = time.monotonic()
     async with session.questions.slot(asker, wait_s):
-        events = _relay(session, request, asked_s, timeout_s)
-        async with contextlib.aclosing(events):
+        relay = _Relay(session, request, turns, asked_s, moving_s, timeout_s)
+        async with contextlib.aclosing(relay.events()) as events:
             async for event in events:
                 yield event
 
 
-async def _relay(
-    session: Answerable, request: inference_pb2.AnswerRequest, asked_s: float, timeout_s: float
-) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
-    begun_s = time.monotonic()
-    first_words_ns = capture_ns = 0
-    age_s: float | None = None  # of the newest frame, when the answer began
-    backoff = Backoff(0.05, 1.0)
-    finish = "error"
-    metrics.ANSWERS_IN_FLIGHT.inc()
-    try:
-        refused_s: float | None = None  # since when the worker has refused
-        while True:
-            begun = speechless = False
-            left_s = timeout_s - (time.monotonic() - begun_s)
-            await session.wait_placed(min(MOVING_S, left_s))
-            left_s = timeout_s - (time.monotonic() - begun_s)
-            call = session.stub.Answer(
-                request, timeout=max(0.001, left_s), metadata=trace_headers()
-            )
-            try:
-                async for event in call:
-                    begun = True
-                    kind = event.WhichOneof("event")
-                    if kind == "started":
-                        capture_ns = event.started.last_capture_ns
-                        age_s = session.frame_age_s(capture_ns)
-                    elif kind == "text_delta" and not first_words_ns:
-                        first_words_ns = time.time_ns()
-                        if capture_ns:
-                            record("capture to first words", capture_ns, first_words_ns)
-                        metrics.FIRST_TOKEN.observe(time.monotonic() - asked_s)
-                    elif kind == "speech_unavailable":
-                        speechless = True
-                    elif kind == "done":
-                        if speechless and SPEECH_UNAVAILABLE not in event.done.degraded:
-                            event.done.degraded.append(SPEECH_UNAVAILABLE)
-                        finish = finish_name(event.done.finish_reason)
-                        session.note_degraded(list(event.done.degraded))
-                        if age_s is not None:
-                            event.done.newest_frame_age_ms = 1000 * age_s
-                        if first_words_ns and event.done.last_capture_ns:
-                            waited_ns = first_words_ns - event.done.last_capture_ns
-                            metrics.CAPTURE_TO_ANSWER.observe(max(0.0, waited_ns / 1e9))
-                    yield event
-                return
-            except grpc.aio.AioRpcError as error:
-                retry = error.code() in RETRYABLE and not begun and session.alive
-                now_s = time.monotonic()
-                refused_s = now_s if refused_s is None else refused_s
-                if not retry or now_s - refused_s > RETRY_S:
-                    raise _refusal(error, session) from None
+class _Relay:
+    """One question, asked of as many workers as it takes, and what its viewer was told so far."""
+
+    def __init__(
+        self,
+        session: Answerable,
+        request: inference_pb2.AnswerRequest,
+        turns: Turns,
+        asked_s: float,
+        moving_s: float,
+        timeout_s: float,
+    ) -> None:
+        self._session = session
+        self._request = request
+        self._turns = turns
+        self._asked_s = asked_s
+        self._moving_s = moving_s
+        self._deadline_s = time.monotonic() + timeout_s
+        self._away_s: float | None = None  # since when no worker has taken the question
+        self._begun = 0  # workers that began an answer
+        self._started = False  # the viewer was told
+        self._words: list[str] = []  # of the present answer, as the viewer was told
+        self._resumed = ""
+        self._first_words_ns = 0
+        self._age_s: float | None = None  # of the newest frame, when the answer began
+        self._last_capture_ns = 0
+        self._speechless = False
+        self._done = False
+        self._finish = "error"
+
+    async def events(self) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
+        metrics.ANSWERS_IN_FLIGHT.inc()
+        backoff = Backoff(0.05, 0.4)
+        try:
+            while True:
+                await self._wait_placed()
+                begun = False
+                try:
+                    async with contextlib.aclosing(self._ask()) as events:
+                        async for event in events:
+                            if not begun:
+                                begun = True
+                                self._begun += 1
+                            if self._note(event):
+                                yield event
+                    if self._done:
+                        return
+                    refusal: SightlineError = restarting(
+                        MODEL, Reason.MODEL_AWAY
+                    )  # it ended before it was done
+                except grpc.aio.AioRpcError as error:
+                    refusal = self._refusal(error)
+                    if not self._may_pass(error.code()):
+                        raise refusal from None
+                self._check_patience(begun, refusal)
                 metrics.ANSWERS_RETRIED.inc()
-            finally:
-                call.cancel()
-            await asyncio.sleep(backoff.next_s())
-    except (asyncio.CancelledError, GeneratorExit):
-        if finish == "error":
-            finish = "cancelled"
-        raise
-    finally:
-        metrics.ANSWERS_IN_FLIGHT.dec()
-        metrics.ANSWERS.labels(finish).inc()
+                await asyncio.sleep(backoff.next_s())
+        except (asyncio.CancelledError, GeneratorExit):
+            if self._finish == "error":
+                self._finish = "cancelled"
+            raise
+        finally:
+            if self._finish in ("error", "cancelled"):
+                text = "".join(self._words)
+                self._turns.cut_off(self._request, text, self._last_capture_ns)
+            metrics.ANSWERS_IN_FLIGHT.dec()
+            metrics.ANSWERS.labels(self._finish).inc()
+
+    async def _wait_placed(self) -> None:
+        """Wait while the session is on its way to another worker, as long as may be."""
+        now_s = time.monotonic()
+        if self._session.moving and self._away_s is None:
+            self._away_s = now_s
+        patience_s = self._moving_s
+        if self._away_s is not None:
+            patience_s -= now_s - self._away_s
+        await self._session.wait_placed(max(0.0, min(patience_s, self._deadline_s - now_s)))
+
+    async def _ask(self) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
+        """Events of the worker that the session has now, until its answer ends, or the worker hangs
+        while another has the session. Raises AioRpcError."""
+        session, request = self._session, self._request
+        request.asked_ns = max(request.asked_ns + 2, time.time_ns())
+        left_s = max(0.001, self._deadline_s - time.monotonic())
+        call = session.worker.stub.Answer(request, timeout=left_s, metadata=trace_headers())
+        leaving = spawn(_leave(session.moved_on, session.worker, call), name="answer:leave")
+        try:
+            async for event in call:
+                yield event
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+        finally:
+            call.cancel()
+            leaving.cancel()
+
+    def _note(self, event: inference_pb2.AnswerEvent) -> bool:
+        """Take note of an event. Whether it is for the viewer: one beginning is enough where the
+        first came to nothing."""
+        match event.WhichOneof("event"):
+            case "started":
+                self._last_capture_ns = event.started.last_capture_ns
+                self._age_s = self._session.frame_age_s(self._last_capture_ns)
+                self._speechless = False
+                if self._words:
+                    metrics.ANSWERS_RESTARTED.inc()
+                    self._words.clear()
+                    self._resumed = RESUMED
+                    event.started.restarted = True
+                elif self._started:
+                    return False
+                self._started = True
+            case "text_delta":
+                self._words.append(event.text_delta.text)
+                if not self._first_words_ns:
+                    self._first_words_ns = time.time_ns()
+                    if self._last_capture_ns:
+                        record(
+                            "capture to first words", self._last_capture_ns, self._first_words_ns
+                        )
+                    metrics.FIRST_TOKEN.observe(time.monotonic() - self._asked_s)
+            case "speech_unavailable":
+                self._speechless = True
+            case "done":
+                self._end(event)
+        return True
+
+    def _end(self, event: inference_pb2.AnswerEvent) -> None:
+        self._done = True
+        done = event.done
+        done.turn = self._request.question.turn
+        done.resumed = self._resumed
+        if self._speechless and SPEECH_UNAVAILABLE not in done.degraded:
+            done.degraded.append(SPEECH_UNAVAILABLE)
+        self._finish = finish_name(done.finish_reason)
+        self._session.note_degraded(list(done.degraded))
+        if self._age_s is not None:
+            done.newest_frame_age_ms = 1000 * self._age_s
+        if self._first_words_ns and done.last_capture_ns:
+            waited_ns = self._first_words_ns - done.last_capture_ns
+            metrics.CAPTURE_TO_ANSWER.observe(max(0.0, waited_ns / 1e9))
+        self._turns.answered(self._request, done)
+
+    def _may_pass(self, code: grpc.StatusCode) -> bool:
+        """Whether asking again may help. A worker that the session came to can be full for a
+        moment, of all that came with it."""
+        moved = self._away_s is not None or self._begun > 0
+        full = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return self._session.alive and (code in RETRYABLE or (full and moved))
+
+    def _check_patience(self, begun: bool, refusal: SightlineError) -> None:
+        """Raise the refusal once nobody has taken the question for too long."""
+        now_s = time.monotonic()
+        if begun or self._away_s is None:  # until now somebody had it
+            self._away_s = now_s
+        too_long = now_s - self._away_s >= self._moving_s or now_s >= self._deadline_s
+        if too_long or self._begun >= MOST_BEGUN:
+            raise refusal
+
+    def _refusal(self, error: grpc.aio.AioRpcError) -> SightlineError:
+        """What the asker is told. A worker that does not know a session which is there has been
+        started again, and will know it in a moment."""
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            if not self._session.alive:
+                return NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
+            return restarting(MODEL, Reason.MODEL_AWAY)
+        return error_of_peer(error, MODEL)
 
 
-def _refusal(error: grpc.aio.AioRpcError, session: Answerable) -> SightlineError:
-    """What the asker is told. A worker that does not know a session which is there has been started
-    again, and will know it in a moment."""
-    if error.code() is grpc.StatusCode.NOT_FOUND:
-        if not session.alive:
-            return NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
-        return restarting(MODEL, Reason.MODEL_AWAY)
-    return error_of_peer(error, MODEL)
+async def _leave(moved_on: asyncio.Event, worker: Worker, call: Any) -> None:
+    """Give up an answer of a worker that hangs, once its session is with another. One that ends in
+    order finishes its answers."""
+    await moved_on.wait()
+    await worker.hung.wait()
+    call.cancel()

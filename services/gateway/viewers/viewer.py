@@ -26,9 +26,10 @@ from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.quotas import Quotas
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.answers import stream_answer
 from services.gateway.viewers.outbox import Outbox, OutboxFullError
+from services.gateway.viewers.turns import Turns
 from services.gateway.viewers.watches import Watches
 from sightline.errors import (
     FailedPreconditionError,
@@ -64,16 +65,17 @@ class Viewer:
 
     def __init__(
         self,
-        session: Session,
+        session: AnySession,
         start: gateway_pb2.Start,
         config: GatewayConfig,
         in_flight: InFlight,
+        turns: Turns,
         place: str = "",
         caller: Caller = ANYBODY,
         quotas: Quotas | None = None,
     ) -> None:
-        """in_flight: counts the answers of every viewer. place: whose address limits hold. quotas:
-        of tenants."""
+        """in_flight: counts the answers of every viewer. turns: takes them when they are finished.
+        place: whose address limits hold. quotas: of tenants."""
         self._quotas = quotas or Quotas(config)
         self.session = session
         self.caller = caller
@@ -84,6 +86,7 @@ class Viewer:
         self._voice = start.voice
         self._config = config
         self._in_flight = in_flight
+        self._turns = turns
         self._outbox = Outbox(
             max_pending=config.pending_events,
             max_kept=config.replay_events,
@@ -129,6 +132,11 @@ class Viewer:
         self.caller = caller
         self._speech = start.speech
         self._voice = start.voice
+
+    def move_to(self, session: AnySession) -> None:
+        """The same session from here on, of another gateway or of this one."""
+        self.session = session
+        self._watches.move_to(session)
 
     async def serve(self, incoming: AsyncIterator[gateway_pb2.ClientEvent], send: Send) -> None:
         """Serve the viewer over one connection until that ends, or another takes its place.
@@ -241,7 +249,9 @@ class Viewer:
             self.session,
             request,
             Asker(self.place, self.handle),
+            self._turns,
             wait_s=self._config.max_wait_s,
+            moving_s=self._config.moving_s,
             timeout_s=self._config.answer_timeout_s,
         )
         try:
@@ -262,6 +272,8 @@ class Viewer:
         match event.WhichOneof("event"):
             case "started":
                 event.started.turn = turn
+                if event.started.restarted:
+                    answer.text.clear()
                 self.put(ServerEvent(answer_started=event.started))
             case "text_delta":
                 answer.text.append(event.text_delta.text)
@@ -312,6 +324,8 @@ class Viewer:
 
     def settle(self) -> None:
         """End the connection of a viewer who only listens once there is nothing more to hear."""
+        if self._in_flight.draining and not self._answers:
+            self.close("draining", reconnect_within_s=RECONNECT_WITHIN_S)
         if self._half_closed and not self._answers and not self._watches:
             self._outbox.finish()
 

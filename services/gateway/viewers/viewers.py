@@ -6,14 +6,16 @@ import time
 from collections.abc import AsyncIterator
 
 from services.common.checks import check_id
+from services.common.identity import identity_of
 from services.common.in_flight import InFlight, share
 from services.common.metrics import REFUSED
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
+from services.gateway.viewers.turns import Turns
 from services.gateway.viewers.viewer import RECONNECT_WITHIN_S, Send, Viewer, conversation_of
 from sightline.errors import (
     DeadlineExceededError,
@@ -36,6 +38,7 @@ class Viewers:
         self._sessions = sessions
         self._config = config
         self._viewers: dict[str, Viewer] = {}
+        self.turns = Turns(config.dialogue, identity_of(config))
         self._answers = InFlight("answers", owner="the gateway")
         sessions.listen(self)
 
@@ -62,33 +65,51 @@ class Viewers:
             raise FailedPreconditionError(
                 "the first message must be `start`", reason=Reason.OUT_OF_ORDER
             )
-        viewer = self.open(first.start, place, caller)
-        session = viewer.session
-        session.viewers += 1
-        session.touch()
+        old = self._viewers.get(first.start.resume_handle)
+        name = first.start.session or (old.session.id if old else "")
+        session = await self._sessions.locate(name, caller)
+        viewer = self.open(first.start, place, caller, session)
+        viewer.session.viewers += 1
+        viewer.session.touch()
         try:
             await viewer.serve(incoming, send)
         finally:
-            session.viewers -= 1
-            session.touch()
+            viewer.session.viewers -= 1  # which may be another gateway's by now
+            viewer.session.touch()
 
-    def open(self, start: gateway_pb2.Start, place: str = "", caller: Caller = ANYBODY) -> Viewer:
-        """The viewer that `start` resumes, or a new one; greeted, ready to be served."""
+    def open(
+        self,
+        start: gateway_pb2.Start,
+        place: str = "",
+        caller: Caller = ANYBODY,
+        session: AnySession | None = None,
+    ) -> Viewer:
+        """The viewer that `start` resumes, or a new one; greeted, ready to be served. `session`:
+        the one that it means, wherever that is; left out: one of this gateway."""
+        if not start.conversation and start.resume_handle:
+            start.conversation = conversation_of(start.resume_handle)
         check_id("conversation", start.conversation)
         self._answers.check()
         old = self._viewers.get(start.resume_handle)
-        session = self._sessions.find(start.session or (old.session.id if old else ""), caller)
+        if session is None:
+            name = start.session or (old.session.id if old else "")
+            session = self._sessions.find(name, caller)
         caller.check(Permission.VIEW, session)
         if old is not None and old.session is session and old.remembers(start.last_sequence):
             old.adopt(start, caller)
             old.greet("line", start.last_sequence)
             return old
         self._make_room(session, place)
-        if not start.conversation and start.resume_handle:
-            start.conversation = conversation_of(start.resume_handle)
         resumed = "conversation" if start.conversation else ""
         viewer = Viewer(
-            session, start, self._config, self._answers, place, caller, self._sessions.quotas
+            session,
+            start,
+            self._config,
+            self._answers,
+            self.turns,
+            place,
+            caller,
+            self._sessions.quotas,
         )
         self._viewers[viewer.handle] = viewer
         viewer.greet(resumed)
@@ -97,7 +118,7 @@ class Viewers:
     def all(self) -> list[Viewer]:
         return list(self._viewers.values())
 
-    def session_changed(self, session: Session) -> None:
+    def session_changed(self, session: AnySession) -> None:
         """Tell its viewers, and forget those who did not come back."""
         message = None
         for viewer in self._of(session):
@@ -111,7 +132,15 @@ class Viewers:
                 del self._viewers[viewer.handle]
         self._count()
 
-    def session_deleted(self, session: Session, reason: str) -> None:
+    def session_replaced(self, before: AnySession, now: AnySession) -> None:
+        """Its viewers stay: their answers go on, and new questions are asked of `now`."""
+        for viewer in self._of(before):
+            viewer.move_to(now)
+            if viewer.detached_s is None:
+                before.viewers -= 1
+                now.viewers += 1
+
+    def session_deleted(self, session: AnySession, reason: str) -> None:
         for viewer in self._of(session):
             if self._answers.draining:
                 viewer.close("draining", reconnect_within_s=RECONNECT_WITHIN_S)
@@ -140,11 +169,12 @@ class Viewers:
         if closing:
             _, stuck = await asyncio.wait(closing, timeout=GOODBYE_S)
             await cancel_and_wait(*stuck)
+        await self.turns.aclose()
 
-    def _of(self, session: Session) -> list[Viewer]:
+    def _of(self, session: AnySession) -> list[Viewer]:
         return [viewer for viewer in self._viewers.values() if viewer.session is session]
 
-    def _make_room(self, session: Session, place: str) -> None:
+    def _make_room(self, session: AnySession, place: str) -> None:
         """Raise ResourceExhaustedError when all the session's viewers are connected, or all those
         that `place` may have."""
         most = self._config.max_viewers

@@ -1,6 +1,7 @@
 """Standing questions of one viewer, relayed from the worker that asks them."""
 
 import asyncio
+import time
 from typing import Any, Protocol
 
 import grpc
@@ -11,12 +12,16 @@ from services.common.errors import error_of_peer
 from services.common.in_flight import InFlight
 from services.common.tasks import spawn
 from services.gateway import metrics
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.answers import RETRYABLE
 from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, ResourceExhaustedError, SightlineError
 from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2
+
+# A worker that a watch comes to may still count the one that was cut off, for so long.
+FULL_S = 30.0
+_FULL = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.FAILED_PRECONDITION})
 
 
 class WatchOwner(Protocol):
@@ -32,7 +37,7 @@ class WatchOwner(Protocol):
 class Watches:
     """The watches of one viewer by its ids. All methods belong to the event loop."""
 
-    def __init__(self, session: Session, most: int, place: str, owner: WatchOwner) -> None:
+    def __init__(self, session: AnySession, most: int, place: str, owner: WatchOwner) -> None:
         self._session = session
         self._most = most
         self._place = place
@@ -46,6 +51,10 @@ class Watches:
 
     def tasks(self) -> list[asyncio.Task[Any]]:
         return [task for _, task in self._running.values()]
+
+    def move_to(self, session: AnySession) -> None:
+        """The session is another gateway's now, or this one's: watches under way go on."""
+        self._session = session
 
     def add(self, watch: gateway_pb2.Watch) -> None:
         """Start a watch, or replace the one with its id unless it is the same.
@@ -85,25 +94,38 @@ class Watches:
         """Relay the worker's events, also from a worker that was away and came back, and from the
         one that the session moves to."""
         request = inference_pb2.WatchRequest(session_id=self._session.id, watch=watch)
-        backoff = Backoff(0.2, 5.0)
+        backoff = Backoff(0.2, 2.0)
         active: bool | None = None
+        ran = False
+        full_s: float | None = None  # since when no worker has taken it
         while True:
-            call = self._session.stub.WatchSession(request)
+            call = self._session.worker.stub.WatchSession(request)
             leaving = spawn(_cancel_after(self._session.moved_on, call), name="watch:leave")
             try:
                 async for event in call:
                     backoff.reset()
+                    ran, full_s = True, None
                     if event.active != active:  # a worker that came back says it again
                         active = event.active
+                        # Whoever goes on with it knows what was told, and tells changes of that.
+                        request.active, request.fired_ns = event.active, event.capture_ns
                         metrics.WATCH_EVENTS.inc()
                         self._owner.put(gateway_pb2.ServerEvent(watch_event=event))
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
+                ran, full_s = True, None
+                backoff.reset()
                 continue  # the session has another worker
             except grpc.aio.AioRpcError as error:
-                if error.code() not in RETRYABLE:
+                passing = error.code() in RETRYABLE
+                if passing:
+                    ran, full_s = True, None
+                elif ran and error.code() in _FULL:
+                    full_s = full_s or time.monotonic()
+                    passing = time.monotonic() - full_s < FULL_S
+                if not passing:
                     self._owner.fail(error_of_peer(error, MODEL), watch=watch.watch)
                     self._running.pop(watch.watch, None)
                     self._owner.settle()

@@ -1,14 +1,15 @@
 """Discovery: how the gateway hears which workers there are, now and later."""
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.config import ConfigError
-from services.common.tasks import NewestQueue
+from services.common.tasks import NewestQueue, cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 
@@ -38,8 +39,41 @@ class StaticList:
         self._addresses = addresses
 
     async def changes(self) -> AsyncGenerator[Found, None]:
-        metrics.DISCOVERY_CURRENT.set(1)
+        metrics.DISCOVERY_CURRENT.labels("static").set(1)
         yield Found(self._addresses)
+
+
+class Several:
+    """Workers of several places, in the order of those. One that cannot be asked holds up no
+    other, and what it said last holds."""
+
+    def __init__(self, places: Sequence[Discovery]) -> None:
+        self._places = places
+        self._found: dict[int, Found] = {}
+        self._changed = asyncio.Event()
+
+    async def changes(self) -> AsyncGenerator[Found, None]:
+        following = [
+            spawn(self._follow(number, place), name=f"discovery:{number}")
+            for number, place in enumerate(self._places)
+        ]
+        try:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                known = [found for _, found in sorted(self._found.items())]
+                yield Found(
+                    tuple(dict.fromkeys(each for found in known for each in found.addresses)),
+                    frozenset().union(*(found.ending for found in known)),
+                )
+        finally:
+            await cancel_and_wait(*following)
+
+    async def _follow(self, number: int, place: Discovery) -> None:
+        async with contextlib.aclosing(place.changes()) as changes:
+            async for found in changes:
+                self._found[number] = found
+                self._changed.set()
 
 
 class Standing:
@@ -51,13 +85,13 @@ class Standing:
         self._failing = False
 
     def worked(self) -> None:
-        metrics.DISCOVERY_CURRENT.set(1)
+        metrics.DISCOVERY_CURRENT.labels(self._place).set(1)
         if self._failing:
             self._failing = False
             log.info("workers can be looked up again", extra={"place": self._place})
 
     def failed(self, reason: str) -> None:
-        metrics.DISCOVERY_CURRENT.set(0)
+        metrics.DISCOVERY_CURRENT.labels(self._place).set(0)
         metrics.DISCOVERY_FAILURES.inc()
         if not self._failing:
             self._failing = True
@@ -68,10 +102,10 @@ class Standing:
 
 
 async def from_thread(
-    looks: Callable[[], Iterator[Found]], stop: Callable[[], None]
+    looks: Callable[[], Iterator[Found]], stop: Callable[[], None], standing: Standing
 ) -> AsyncGenerator[Found, None]:
     """What `looks` finds in a thread of its own, the newest if several wait; at the end `stop` is
-    called, which makes `looks` return soon."""
+    called, which makes `looks` return soon. A defect of ours is told of in `standing`, too."""
     loop = asyncio.get_running_loop()
     newest: NewestQueue[Found] = NewestQueue(1)
 
@@ -84,7 +118,7 @@ async def from_thread(
                 log.exception("workers are not looked up any more")
         except Exception:
             log.exception("workers are not looked up any more")
-            metrics.DISCOVERY_CURRENT.set(0)
+            standing.failed("a defect")
 
     # Nobody waits for its end: a resolver or a server that does not answer can hold it for long.
     threading.Thread(target=run, name="discovery", daemon=True).start()
@@ -97,7 +131,11 @@ async def from_thread(
 
 def discovery_of(config: GatewayConfig) -> Discovery:
     """What GATEWAY_WORKERS names. Raises ConfigError where there is no cluster to ask."""
-    kind, parts = config.discovery()
+    places = [_place(config, kind, parts) for kind, parts in config.discoveries()]
+    return places[0] if len(places) == 1 else Several(places)
+
+
+def _place(config: GatewayConfig, kind: str, parts: tuple[str, ...]) -> Discovery:
     if kind == "dns":
         from services.gateway.workers.dns_name import DnsName
 

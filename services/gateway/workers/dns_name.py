@@ -29,7 +29,7 @@ class DnsName:
         self._standing = Standing(name)
 
     def changes(self) -> AsyncGenerator[Found, None]:
-        return from_thread(self.looks, self._stopped.set)
+        return from_thread(self.looks, self._stopped.set, self._standing)
 
     def looks(self) -> Iterator[Found]:
         """Each list that differs from the one before. Blocks; belongs to one thread."""

@@ -59,7 +59,7 @@ class KubernetesEndpoints:
         self._standing = Standing(f"{namespace}/{service}")
 
     def changes(self) -> AsyncGenerator[Found, None]:
-        return from_thread(self.looks, self.stop)
+        return from_thread(self.looks, self.stop, self._standing)
 
     def stop(self) -> None:
         """Make `looks` return soon. Any thread."""

@@ -2,18 +2,20 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import grpc
 
 from services.common.errors import error_of_peer, restarting
 from services.gateway import metrics
-from services.gateway.workers.worker import Worker
+from services.gateway.workers.worker import Worker, shape_of
 from services.gateway.workers.worker_stream import WorkerStream
 from services.gateway.workers.workers import MODEL, Workers
 from sightline.errors import (
+    FailedPreconditionError,
     InvalidArgumentError,
     ResourceExhaustedError,
     SightlineError,
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # Refusals of one worker that another worker may not share.
 _TRY_NEXT = (ResourceExhaustedError, UnavailableError)
-RETURN_S = 2.0  # what the worker it had may take to answer when others stand ready
+RETURN_S = 0.7  # what the worker it had may take to answer when others stand ready
 ROOM_POLL_S = 0.5  # between two looks for another worker while this one is ending
 
 
@@ -47,10 +49,15 @@ class Placement:
         grace_s: float,
         priority: int = 0,
         open_timeout_s: float,
+        model: str = "",
+        fence: int = 0,
     ) -> None:
-        """`window_segments` and `max_pixels` of a frame are what a worker is asked for, `grace_s`
-        how long it keeps a session that nobody feeds."""
+        """`model` is the model or pool that was asked for, if any; `window_segments` and
+        `max_pixels` of a frame are what a worker is asked for, `grace_s` how long it keeps a
+        session that nobody feeds. `fence`: number of the session's lease."""
         self.session_id = session_id
+        self.fence = fence
+        self.superseded = False  # a worker has seen a newer lease: the session is another gateway's
         self.description = inference_pb2.ModelDescription()  # of the model, once there is a worker
         self.moved_on = asyncio.Event()  # set when the session leaves the worker that it has now
         self._workers = workers
@@ -63,6 +70,7 @@ class Placement:
         self._priority = priority
         self._grace_s = grace_s
         self._open_timeout_s = open_timeout_s
+        self._model = model
 
     def resize(self, window_segments: int) -> None:
         """Ask workers for another window from now on; 0: the model's default."""
@@ -75,10 +83,11 @@ class Placement:
         return self._worker
 
     async def open(self) -> WorkerStream:
-        """Be admitted by the emptiest worker that has room. Raises the SightlineError of whoever
-        refused, and InvalidArgumentError for a window that is too long."""
+        """Be admitted by a worker of the model that has room. Raises the SightlineError of whoever
+        refused, NotFoundError for a model that is not there, and InvalidArgumentError for a window
+        that is too long."""
         refusal: SightlineError | None = None
-        for worker in await self._workers.candidates():
+        for worker in _hung_last(await self._workers.candidates(self._model)):
             if worker.description is None:
                 continue
             most = worker.description.max_window_segments
@@ -95,6 +104,19 @@ class Placement:
                 return stream
         raise refusal or restarting(MODEL, Reason.MODEL_AWAY)
 
+    async def open_again(self, address: str) -> WorkerStream:
+        """Go on where another gateway was: with the worker at that address, which may still know
+        the session, or else as `open` does."""
+        worker = self._workers.at(address)
+        if worker is not None and worker.description is not None and worker.is_ready:
+            description = worker.description
+            with contextlib.suppress(*_TRY_NEXT):
+                stream = await self._open_on(worker, self._open_timeout_s, replays=0)
+                self.description = description
+                self._move(worker)
+                return stream
+        return await self.open()
+
     async def reopen(self, replays: int, *, refused: bool = False) -> WorkerStream:
         """Go on after a break: with the same worker, which may still know the session, or else
         with another. Raises the SightlineError of whoever refused.
@@ -103,9 +125,10 @@ class Placement:
         the same worker had no room for the session's frames, so that others come first.
         """
         others = self._others()
+        own, ordered = iter((self.worker,)), self._workers.ordered(others)
         last = bool(others) and (refused or self.worker.is_ending)
         refusal: SightlineError | None = None
-        for worker in [*others, self.worker] if last else [self.worker, *others]:
+        for worker in itertools.chain(ordered, own) if last else itertools.chain(own, ordered):
             timeout_s = self._open_timeout_s
             if worker is self._worker and others:
                 timeout_s = min(RETURN_S, timeout_s)
@@ -125,7 +148,7 @@ class Placement:
         while True:
             await self.worker.unfit.wait()
             if self.worker.is_ending:
-                for worker in self._others():
+                for worker in self._workers.ordered(self._others()):
                     with contextlib.suppress(SightlineError):
                         return await self._open_on(worker, self._open_timeout_s, replays())
             await asyncio.sleep(ROOM_POLL_S)
@@ -144,41 +167,54 @@ class Placement:
         """Whether a worker is there that the session could go on with."""
         return self.worker.is_ready or bool(self._others())
 
-    async def release(self) -> None:
-        """Free the session's memory wherever there is some. Takes not long, raises nothing."""
+    async def release(self, *, keep: bool = False) -> None:
+        """Free the session's memory wherever there is some, or `keep` it for another gateway. Takes
+        not long, raises nothing."""
         workers = {self.worker, *self._left.values()}
-        await asyncio.gather(*(self._release(worker) for worker in workers if not worker.closed))
+        if not keep:
+            knowing = (worker for worker in workers if not worker.closed)
+            await asyncio.gather(*(self._release(worker) for worker in knowing))
         for worker in workers:
             worker.let_go(self.session_id)
 
     # --- inside -----------------------------------------------------------------------------
 
     def _others(self) -> list[Worker]:
-        """Other workers that could take the session over, the emptiest first."""
+        """Other workers that could take the session over: of the same model, and of the pool that
+        was asked for."""
+        shape = shape_of(self.description)
         return [
             worker
             for worker in self._workers.with_room()
             if worker is not self._worker
+            and not worker.hung.is_set()
+            and worker.shape == shape
+            and (not self._model or worker.serves(self._model))
             and worker.description is not None
             and worker.description.max_window_segments >= self._window_segments
-            and _same_model(worker.description, self.description)
         ]
 
     async def _open_on(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
         if worker.closed:
             raise UnavailableError("the worker is gone")
         worker.hold(self.session_id)
+        taken = False
+        if worker is not self._worker:
+            worker.admit(self.session_id, self._window_segments)
         try:
-            return await self._admitted(worker, timeout_s, replays)
-        except BaseException:
+            stream = await self._admitted(worker, timeout_s, replays)
+            taken = True
+        finally:
             if worker is not self._worker:
-                worker.let_go(self.session_id)
-            raise
+                worker.admitted(self.session_id, taken=taken)
+                if not taken:
+                    worker.let_go(self.session_id)
+        return stream
 
     async def _admitted(self, worker: Worker, timeout_s: float, replays: int) -> WorkerStream:
         if worker.address in self._left:  # what it knows of the session is old
             try:
-                await worker.release(self.session_id)
+                await worker.release(self.session_id, self.fence)
             except grpc.aio.AioRpcError as error:
                 raise error_of_peer(error, MODEL) from None
         if worker is not self._worker:
@@ -190,6 +226,7 @@ class Placement:
             max_pixels=self._max_pixels,
             grace_s=self._grace_s,
             replays=replays,
+            fence=self.fence,
             priority=self._priority,
         )
         try:
@@ -197,9 +234,11 @@ class Placement:
         except ResourceExhaustedError:
             self._left.pop(worker.address, None)
             raise
+        except FailedPreconditionError as error:
+            self.superseded |= error.reason == Reason.NOT_OWNER
+            raise
 
     def _move(self, worker: Worker) -> None:
-        worker.placed()
         if self._worker is not None:
             metrics.SESSIONS_MOVED.inc()
             # Answers may still be under way there, so that it is not told to free anything now.
@@ -225,7 +264,7 @@ class Placement:
 
     async def _release(self, worker: Worker) -> None:
         try:
-            await worker.release(self.session_id)
+            await worker.release(self.session_id, self.fence)
         except grpc.aio.AioRpcError as error:  # it forgets the session after its grace time
             log.warning(
                 "session not released",
@@ -237,18 +276,19 @@ class Placement:
             )
 
 
+def _hung_last(workers: Iterable[Worker]) -> Iterator[Worker]:
+    hung = []
+    for worker in workers:
+        if worker.hung.is_set():
+            hung.append(worker)
+        else:
+            yield worker
+    yield from hung
+
+
 def _worse(before: SightlineError | None, error: SightlineError) -> SightlineError:
     """What a caller is told of two refusals: that a worker is full says more than that one is
     away."""
     if before is None or isinstance(error, ResourceExhaustedError):
         return error
     return before
-
-
-def _same_model(one: inference_pb2.ModelDescription, other: inference_pb2.ModelDescription) -> bool:
-    """Whether frames made for one model, and windows of it, are right for the other."""
-    names = (
-        *("model", "frame_width", "frame_height", "tubelet", "tokens_per_segment"),
-        *("size_factor", "min_pixels", "max_pixels", "window_segments"),
-    )
-    return all(getattr(one, name) == getattr(other, name) for name in names)

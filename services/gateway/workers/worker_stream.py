@@ -15,13 +15,15 @@ from sightline.v1 import inference_pb2
 class WorkerStream:
     """A call that its worker has accepted. One reader and one writer, on one event loop.
 
-    `resumed`: the worker knew the session. `refused`, `reason`: once it is over, whether the
-    worker had no room for the session's frames, and why it ended.
+    `resumed`: the worker knew the session, and its newest frame was of `last_capture_ns`.
+    `refused`, `reason`: once it is over, whether the worker had no room for the session's frames,
+    and why it ended.
     """
 
     def __init__(self, worker: Worker, call: Any, opened: inference_pb2.Opened) -> None:
         self.worker = worker
         self.resumed = opened.resumed
+        self.last_capture_ns = opened.last_capture_ns
         self.refused = False
         self.reason = ""
         self._call = call

@@ -1,11 +1,13 @@
 """The workers a gateway knows: which of them answer, and how full they are."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grpc
 
@@ -16,17 +18,19 @@ from services.common.progress import words_of
 from services.common.protocol import PROTOCOL, protocol_of
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
+from services.gateway.workers.choice import Choice, TwoChoices
 from services.gateway.workers.discovery import Found
 from services.gateway.workers.worker import Worker
-from sightline.errors import ResourceExhaustedError, UnavailableError
+from sightline.errors import NotFoundError, ResourceExhaustedError, UnavailableError
 from sightline.reasons import Reason
 from sightline.v1 import inference_pb2
 
 log = logging.getLogger(__name__)
 
 MODEL = "the model"  # what a viewer hears a worker called
-REPORT_INTERVAL_S = 1.0
-REPORT_PATIENCE_S = 5.0  # a worker that is silent for longer counts as away
+REPORT_INTERVAL_S = 0.25
+PATIENCE_S = 1.0  # a worker that is silent for longer hangs: others are better
+REPORT_PATIENCE_S = 5.0  # … and after so much more it counts as away
 INCOMPATIBLE_S = 5.0  # between two looks at a worker of another version
 LOADING_S = 0.5  # between two looks at a model that is not ready
 FIRST_CONTACT_S = 2.0  # how long a placement waits while no worker has answered yet
@@ -39,20 +43,41 @@ class Workers:
     Workers come and go by `set`. All methods belong to the event loop.
     """
 
-    def __init__(self, addresses: Sequence[str] = (), identity: Identity | None = None) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str] = (),
+        *,
+        default_model: str = "",
+        choice: Choice | None = None,
+        make_worker: Callable[[str, str], Worker] | None = None,
+        patience_s: float = PATIENCE_S,
+        identity: Identity | None = None,
+    ) -> None:
+        """`default_model`: the model or pool of sessions that name none; empty: that of the first
+        worker, as discovery names them, that answers. `choice` orders workers for a session."""
+        self._patience_s = patience_s
         self._identity = identity
         self._workers: list[Worker] = []
+        self._default_model = default_model
+        self._choice = choice or TwoChoices()
+        self._make_worker = make_worker or self._new_worker
         self._numbers = itertools.count(1)
         self._started = False
         self._following: dict[Worker, asyncio.Task[None]] = {}
         self._parting: dict[Worker, asyncio.Task[None]] = {}  # those that discovery names no more
         self._contact = asyncio.Event()
+        self._heard_s = float("-inf")  # when a worker was last there
+        self._told_away: set[str] = set()  # by a metric
         self.set(Found(tuple(addresses)))
 
     def start(self) -> None:
         self._started = True
         for worker in self._workers:
             self._start_following(worker)
+
+    def silent_s(self) -> float:
+        """How long there has been no worker at all that answers or loads its model."""
+        return time.monotonic() - self._heard_s
 
     def all(self) -> list[Worker]:
         return list(self._workers)
@@ -64,12 +89,13 @@ class Workers:
         none is left there. Until then it can come back, as the worker that it was.
         """
         gone = {worker.address: worker for worker in self._workers}
-        for address in dict.fromkeys(found.addresses):
+        for rank, address in enumerate(dict.fromkeys(found.addresses)):
             worker = gone.pop(address, None)
             if worker is None:
                 worker = self._add(address)
             elif (parting := self._parting.pop(worker, None)) is not None:
                 parting.cancel()
+            worker.rank = rank
             worker.leave(address in found.ending)
         for worker in gone.values():
             if worker not in self._parting:
@@ -81,23 +107,32 @@ class Workers:
     async def aclose(self) -> None:
         known = {*self._workers, *self._parting}
         await cancel_and_wait(*self._following.values(), *self._parting.values())
+        for address in self._told_away:
+            metrics.WORKER_AWAY.remove(address)
+        self._told_away = set()
         for worker in known:
             await worker.channel.close()
 
-    async def candidates(self) -> list[Worker]:
-        """Workers with room, the emptiest first.
+    def at(self, address: str) -> Worker | None:
+        """The worker at an address, if it is known."""
+        return next((worker for worker in self._workers if worker.address == address), None)
 
-        Raises UnavailableError when none answers and ResourceExhaustedError when all are full.
+    async def candidates(self, model: str = "") -> Iterator[Worker]:
+        """Workers of a model or a pool with room, in the order in which to ask them.
+
+        Raises NotFoundError when there is no such model or pool, UnavailableError when no worker
+        of it answers and ResourceExhaustedError when all are full.
         """
-        if not self._answering() and not self.loading():
-            self._contact.clear()
-            try:
-                async with asyncio.timeout(FIRST_CONTACT_S):
-                    await self._contact.wait()
-            except TimeoutError:
-                pass
-        answering = self._answering()
-        if not answering and (loading := self.loading()):
+        wanted = model or self._default_model
+        await self._first_contact(wanted)
+        workers = self._pool(wanted)
+        if not workers and (there := self._names()):
+            raise NotFoundError(
+                f"there is no model or pool {wanted!r}: there is {', '.join(there)}",
+                reason=Reason.MODEL_NOT_FOUND,
+            )
+        answering = [worker for worker in workers if worker.answering]
+        if not answering and (loading := _loading(workers)):
             raise UnavailableError(
                 f"the model is not ready. {words_of(loading[0])}",
                 reason=Reason.MODEL_LOADING,
@@ -113,17 +148,20 @@ class Workers:
                 reason=Reason.MODEL_AWAY,
                 retry_after_s=RESTARTING_S,
             )
-        if not (free := self.with_room()):
+        if not (free := [worker for worker in workers if worker.has_room]):
             raise ResourceExhaustedError(
                 "The model has no room for another session: delete one first",
                 reason=Reason.MODEL_FULL,
             )
-        return free
+        return self._choice(free)
 
     def with_room(self) -> list[Worker]:
-        """Workers that are ready and have room as far as is known, the emptiest first."""
-        free = [worker for worker in self._workers if worker.is_ready and worker.free_sessions > 0]
-        return sorted(free, key=lambda worker: worker.fullness)
+        """Workers that are ready and have room as far as is known."""
+        return [worker for worker in self._workers if worker.has_room]
+
+    def ordered(self, workers: Sequence[Worker]) -> Iterator[Worker]:
+        """These, in the order in which a session should ask them."""
+        return self._choice(workers)
 
     def descriptions(self) -> list[tuple[str, inference_pb2.ModelDescription]]:
         """(address, model) of every worker that answers."""
@@ -135,18 +173,53 @@ class Workers:
 
     def loading(self) -> list[inference_pb2.ModelDescription]:
         """Progress of every worker that is there and whose model is not ready."""
-        return [
-            worker.description
-            for worker in self._workers
-            if worker.description is not None and worker.description.HasField("loading")
-            if not worker.leaving
-        ]
+        return _loading(self._workers)
 
     def _answering(self) -> list[Worker]:
         return [worker for worker in self._workers if worker.answering]
 
+    def _pool(self, wanted: str) -> list[Worker]:
+        """The workers of a model or a pool. Without a name: of the pool, or else the model, of the
+        first worker that is ready, or loads, or has once answered; all while none has."""
+        if wanted:
+            return [worker for worker in self._workers if worker.serves(wanted)]
+        heard = [worker for worker in self._workers if worker.names]
+        if not heard:
+            return self.all()
+        first = min(heard, key=lambda each: (not each.is_ready, not each.is_loading, each.rank))
+        return [worker for worker in heard if worker.serves(first.names[0])]
+
+    def _names(self) -> list[str]:
+        """What sessions may ask for."""
+        found: dict[str, None] = {}
+        for worker in sorted(self._workers, key=lambda worker: worker.rank):
+            *pool, model = worker.names or ("",)
+            if model:
+                found.setdefault(f"{model} (pool {pool[0]})" if pool else model)
+        return list(found)
+
+    async def _first_contact(self, wanted: str) -> None:
+        """Wait a moment for a worker that could be of this model or pool and was never heard."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_CONTACT_S):
+                while True:
+                    workers = self._pool(wanted)
+                    if any(worker.answering or worker.is_loading for worker in workers):
+                        return
+                    if not workers and self._workers and all(w.names for w in self._workers):
+                        return
+                    self._contact.clear()
+                    await self._contact.wait()
+
+    def spare(self, address: str) -> Worker:
+        """A worker that is not among these, for as long as the caller needs it."""
+        return self._new_worker(address, "")
+
+    def _new_worker(self, address: str, name: str) -> Worker:
+        return Worker(address, name, identity=self._identity)
+
     def _add(self, address: str) -> Worker:
-        worker = Worker(address, f"worker {next(self._numbers)}", self._identity)
+        worker = self._make_worker(address, f"worker {next(self._numbers)}")
         self._workers.append(worker)
         metrics.WORKERS_CHANGED.labels("found").inc()
         log.info("worker found", extra={"worker": address, "shown_as": worker.name})
@@ -183,20 +256,24 @@ class Workers:
                     continue
                 if description.HasField("loading"):
                     backoff.reset()
+                    self._contact.set()
+                    self._count()
                     await asyncio.sleep(LOADING_S)
                     continue
                 call = worker.stub.Load(inference_pb2.LoadRequest(interval_s=REPORT_INTERVAL_S))
                 while True:
-                    async with asyncio.timeout(REPORT_PATIENCE_S):
-                        report = await call.read()
+                    report = await self._next_report(worker, call)
                     if report is grpc.aio.EOF:
                         break
                     if not worker.answering:
                         log.info("worker answers", extra={"worker": worker.address})
+                    before = _condition(worker)
                     worker.report(report)
                     backoff.reset()
                     self._contact.set()
-                    self._count()
+                    self._heard_s = time.monotonic()
+                    if _condition(worker) != before:  # of hundreds, each reports every second
+                        self._count()
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 worker.description = None
                 reason = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "SILENT"
@@ -210,6 +287,20 @@ class Workers:
                 worker.silent()
                 self._count()
             await asyncio.sleep(backoff.next_s())
+
+    async def _next_report(self, worker: Worker, call: Any) -> Any:
+        """A report, or the end of all. Raises AioRpcError, and TimeoutError for none in time."""
+        reading = asyncio.ensure_future(call.read())
+        try:
+            done, _ = await asyncio.wait({reading}, timeout=self._patience_s)
+            if not done:
+                worker.hang()
+                log.warning("worker hangs", extra={"worker": worker.address})
+                self._count()
+            async with asyncio.timeout(REPORT_PATIENCE_S):
+                return await reading
+        finally:
+            reading.cancel()
 
     def _speaks_ours(self, worker: Worker, description: inference_pb2.ModelDescription) -> bool:
         """Whether a worker's protocol is one that this gateway speaks; one that is not is told to
@@ -233,14 +324,32 @@ class Workers:
         return False
 
     def _count(self) -> None:
+        if any(worker.answering or worker.is_loading for worker in self._workers):
+            self._heard_s = time.monotonic()
         conditions = Counter(_condition(worker) for worker in self._workers)
-        for condition in ("ready", "draining", "leaving", "incompatible", "away"):
+        away = {each.address for each in self._workers if _condition(each) == "away"}
+        for address in self._told_away - away:
+            metrics.WORKER_AWAY.remove(address)
+        for address in away - self._told_away:
+            metrics.WORKER_AWAY.labels(address).set(1)
+        self._told_away = away
+        for condition in ("ready", "hung", "draining", "leaving", "incompatible", "away"):
             metrics.WORKERS.labels(condition).set(conditions[condition])
+
+
+def _loading(workers: Sequence[Worker]) -> list[inference_pb2.ModelDescription]:
+    return [
+        worker.description
+        for worker in workers
+        if worker.description is not None and worker.is_loading
+    ]
 
 
 def _condition(worker: Worker) -> str:
     if worker.leaving:
         return "leaving"
+    if worker.answering and worker.hung.is_set():
+        return "hung"
     if worker.answering:
         return "draining" if worker.load.draining else "ready"
     return "incompatible" if worker.incompatible else "away"

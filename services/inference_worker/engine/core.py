@@ -104,6 +104,7 @@ class EngineCore:
             pages_used=pool.num_used,
             pages_promised=pool.num_reserved,
             pages_total=pool.num_pages - 1,
+            session_pages=self._usual.cost(pool.page_size),
             busy_s=self._totals.busy_s,
             steps=self._totals.steps,
             frames=self._totals.frames,

@@ -18,13 +18,14 @@ from services.inference_worker.serving.detokenizer import AnswerText
 from services.inference_worker.serving.speaking import Speech, Voice
 from services.inference_worker.serving.symptoms import Outcome
 from sightline.errors import InvalidArgumentError
-from sightline.v1 import gateway_pb2, inference_pb2
+from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
 
 _FINISH = {
     FinishReason.STOP: gateway_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: gateway_pb2.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: gateway_pb2.FINISH_REASON_CANCELLED,
 }
+KEPT_S = 0.25  # how long the end of an answer may wait for the word that it is stored
 
 Examine = Callable[[Outcome], Awaitable[list[str]]]  # flags for `degraded`; may raise instead
 
@@ -40,8 +41,11 @@ class History(Protocol):
     @property
     def available(self) -> bool: ...
 
-    async def context(self, conversation: str, rounds: int) -> list[Round] | None:
-        """The last rounds, oldest first; None when they cannot be had now."""
+    async def context(
+        self, conversation: str, rounds: int, *, before: str = ""
+    ) -> list[dialogue_pb2.Round] | None:
+        """The last rounds, oldest first, but for the turn `before`; None when they cannot be had
+        now."""
         ...
 
     def append(
@@ -55,7 +59,9 @@ class History(Protocol):
         capture_ns: int,
         interrupted: bool,
         session: str,
-    ) -> None: ...
+    ) -> "asyncio.Future[bool]":
+        """Take a round to keep. The result: whether it is stored, once that is known."""
+        ...
 
 
 @dataclass(slots=True)
@@ -78,9 +84,9 @@ class Answerer:
 
         examine: looks at the whole answer before it is kept; what it raises ends the answer."""
         question = request.question
-        asked_s, asked_ns = self.clock(), time.time_ns()
+        asked_s, asked_ns = self.clock(), request.asked_ns or time.time_ns()
         degraded: list[str] = []
-        rounds = await self._rounds(request.conversation, degraded)
+        rounds = await self._rounds(request.conversation, question.turn, degraded)
         job, results, num_rounds = self._submit(request, rounds)
         submitted_ns = began_ns = time.time_ns()
         done = gateway_pb2.AnswerDone(turn=question.turn, history_rounds=num_rounds)
@@ -135,13 +141,15 @@ class Answerer:
             degraded += await examine(
                 Outcome(tokens=text.tokens, text=done.text, reason=reason, surprise=job.surprise)
             )
-            self._keep(request, done, asked_ns, interrupted=False)
+            stored = self._keep(request, done, asked_ns, interrupted=False)
             if voice is not None:
                 async for event in voice.rest():
                     yield event
                 if voice.unavailable:
                     degraded.append("speech_unavailable")
             done.degraded.extend(degraded)
+            if stored is not None:
+                done.kept = await self._is_stored(stored)
             metrics.ANSWERS.labels(reason.value).inc()
             yield _event(done=done)
         finally:
@@ -153,14 +161,14 @@ class Answerer:
                 if done.text:
                     self._keep(request, done, asked_ns, interrupted=True)
 
-    async def _rounds(self, conversation: str, degraded: list[str]) -> list[Round]:
+    async def _rounds(self, conversation: str, turn: str, degraded: list[str]) -> list[Round]:
         wanted = min(self.history_rounds, self.model.spec.history_rounds)
         if self.history is None or not conversation or not wanted:
             return []
-        rounds = await self.history.context(conversation, wanted)
+        rounds = await self.history.context(conversation, wanted, before=turn)
         if not self.history.available:
             degraded.append("dialogue_unavailable")
-        return rounds or []
+        return [Round(each.question, each.answer) for each in rounds or []]
 
     def _submit(
         self, request: inference_pb2.AnswerRequest, rounds: list[Round]
@@ -204,10 +212,11 @@ class Answerer:
         asked_ns: int,
         *,
         interrupted: bool,
-    ) -> None:
+    ) -> "asyncio.Future[bool] | None":
+        """Hand the round over; None where nothing is kept."""
         if self.history is None or not request.conversation:
-            return
-        self.history.append(
+            return None
+        return self.history.append(
             request.conversation,
             turn=request.question.turn,
             question=request.question.text,
@@ -217,6 +226,12 @@ class Answerer:
             interrupted=interrupted,
             session=request.session_id,
         )
+
+    async def _is_stored(self, stored: "asyncio.Future[bool]") -> bool:
+        """Whether a round is stored by now, or in a moment."""
+        if self.history is not None and self.history.available:
+            await asyncio.wait({stored}, timeout=KEPT_S)
+        return stored.done() and stored.result()
 
 
 def sampling_of(question: gateway_pb2.Question, usual: Sampling) -> Sampling:

@@ -18,9 +18,10 @@ Context = ServicerContext[Any, Any]
 class Front(InferenceServiceServicer):
     """Tells how far the model is until `servicer` is there, which then answers every call."""
 
-    def __init__(self, model: str, progress: Loading) -> None:
+    def __init__(self, model: str, pool: str, progress: Loading) -> None:
         self.servicer: InferenceServicer | None = None
         self._model = model
+        self._pool = pool
         self._progress = progress
 
     async def Describe(
@@ -29,6 +30,7 @@ class Front(InferenceServiceServicer):
         if self.servicer is None:
             return inference_pb2.ModelDescription(
                 model=self._model,
+                pool=self._pool,
                 loading=self._progress.state(),
                 protocol_major=PROTOCOL[0],
                 protocol_minor=PROTOCOL[1],

@@ -62,7 +62,7 @@ class InferenceServicer(InferenceServiceServicer):
             engine, self._sessions, config.question_tokens, config.watches_per_session
         )
         self._answers = InFlight("questions", owner="the worker", most=config.max_answers)
-        self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=64)
+        self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=256)
 
     async def drain(self) -> None:
         """Refuse new sessions and questions, and let the answers under way end."""
@@ -83,7 +83,7 @@ class InferenceServicer(InferenceServiceServicer):
             window_segments=spec.window_segments,
             max_window_segments=self._engine.limits.max_window_segments,
             preferred_fps=spec.preferred_fps,
-            max_sessions=len(now.sessions) + now.num_admissible,
+            max_sessions=now.capacity,
             free_sessions=now.num_admissible,
             dtype=self._engine.dtype_name,
             device=self._engine.device_name,
@@ -94,6 +94,7 @@ class InferenceServicer(InferenceServiceServicer):
             protocol_major=PROTOCOL[0],
             protocol_minor=PROTOCOL[1],
             card=gateway_pb2.ModelCard(**asdict(self._engine.model.card)),
+            pool=self._config.pool,
         )
 
     # Frames
@@ -115,10 +116,11 @@ class InferenceServicer(InferenceServiceServicer):
         receipts: Receipts = asyncio.Queue()  # bounded by the credit
         tasks: list[asyncio.Task[None]] = []
         try:
-            yield inference_pb2.StreamFramesResponse(
-                opened=inference_pb2.Opened(credit=credit, resumed=resumed)
+            opened = inference_pb2.Opened(
+                credit=credit, resumed=resumed, last_capture_ns=session.last_capture_ns
             )
-            frames = self._read_frames(request_iterator, session, receipts)
+            yield inference_pb2.StreamFramesResponse(opened=opened)
+            frames = self._read_frames(request_iterator, session, attachment, receipts)
             tasks.append(spawn(frames, name=f"{session.id}:frames"))
             replaced = _replaced(attachment, receipts)
             tasks.append(spawn(replaced, name=f"{session.id}:replaced"))
@@ -145,6 +147,7 @@ class InferenceServicer(InferenceServiceServicer):
             request.max_pixels,
             min(grace_s, 3600.0),
             request.replays,
+            request.fence,
             request.priority,
         )
         session, _, resumed = attached
@@ -156,6 +159,7 @@ class InferenceServicer(InferenceServiceServicer):
         self,
         requests: AsyncIterator[inference_pb2.StreamFramesRequest],
         session: WorkerSession,
+        attachment: Attachment,
         receipts: Receipts,
     ) -> None:
         """Feed the engine. Ends with None in `receipts` once all that was sent is understood, or
@@ -177,6 +181,8 @@ class InferenceServicer(InferenceServiceServicer):
 
         try:
             async for request in requests:
+                if attachment.replaced.is_set():  # from here on the frames are another's
+                    return
                 frame, layout = self._checked(request, session)
                 in_flight += 1
                 idle.clear()
@@ -247,7 +253,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def ReleaseSession(
         self, request: inference_pb2.ReleaseSessionRequest, context: Context
     ) -> inference_pb2.ReleaseSessionResponse:
-        await self._sessions.release(request.session_id)
+        await self._sessions.release(request.session_id, request.fence)
         return inference_pb2.ReleaseSessionResponse()
 
     # Questions
@@ -269,7 +275,7 @@ class InferenceServicer(InferenceServiceServicer):
     ) -> AsyncIterator[gateway_pb2.WatchEvent]:
         session = self._accepts_questions(request.session_id)
         check_watch(request.watch)
-        async with contextlib.aclosing(self._watcher.watch(session, request.watch)) as events:
+        async with contextlib.aclosing(self._watcher.watch(session, request)) as events:
             async for event in events:
                 yield event
 
@@ -306,16 +312,17 @@ class InferenceServicer(InferenceServiceServicer):
         share = max(0.0, share)  # what the warm-up took is taken off the count when it ends
         metrics.ENGINE_BUSY.set(min(1.0, share))
         queue_s = _since(now_s - LOAD_WINDOW_S, engine.queued_s)
-        sessions = len(engine.sessions)
         return inference_pb2.LoadReport(
-            sessions=sessions,
-            max_sessions=sessions + engine.num_admissible,
+            sessions=len(engine.sessions),
+            max_sessions=engine.capacity,
             kv_pages_used=engine.pages_used,
             kv_pages_total=engine.pages_total,
             running_answers=engine.num_running,
             queue_delay_ms=1000 * float(np.quantile(queue_s, 0.95)) if queue_s else 0.0,
             device_busy=min(1.0, share),
             draining=self._answers.draining,
+            kv_pages_promised=engine.pages_promised,
+            kv_session_pages=engine.session_pages,
         )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from services.inference_worker.engine.branching import NO_FRAME
@@ -15,6 +15,8 @@ from sightline.reasons import Reason
 from sightline.v1 import inference_pb2
 
 log = logging.getLogger(__name__)
+
+MAX_FENCES = 16_384  # of sessions, also of those that left: their old owners may come back
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +67,7 @@ class Sessions:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._sessions: dict[str, WorkerSession] = {}
+        self._fences: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -82,10 +85,15 @@ class Sessions:
         max_pixels: int,
         grace_s: float,
         replays: int = 0,
+        fence: int = 0,
         priority: int = 0,
     ) -> tuple[WorkerSession, Attachment, bool]:
         """Open a session, or take over one that exists (the bool), from whoever feeds it now:
-        a gateway that lost its stream comes back before we notice that the old one is dead."""
+        a gateway that lost its stream comes back before we notice that the old one is dead.
+
+        Raises FailedPreconditionError for a feeder whose fence is older than one that was here.
+        """
+        self._check_fence(session_id, fence)
         session = self._living(session_id)
         resumed = session is not None
         if session is None:
@@ -96,6 +104,7 @@ class Sessions:
             session.opening = asyncio.wrap_future(opening)
             session.opening.add_done_callback(_heard)
         await self._opened(session)
+        self._check_fence(session_id, fence)  # others may have come meanwhile
         if session.attachment is not None:
             session.attachment.replaced.set()
         if session.expiry is not None:
@@ -172,8 +181,21 @@ class Sessions:
             session.ended.set()
             self._engine.close_session(session.id)
 
-    async def release(self, session_id: str) -> None:
-        """End a session now. Idempotent."""
+    def _check_fence(self, session_id: str, fence: int) -> None:
+        """Raise FailedPreconditionError for an older fence than the newest, which is remembered."""
+        if fence < self._fences.get(session_id, 0):
+            raise FailedPreconditionError(
+                "another gateway has the session now", reason=Reason.NOT_OWNER
+            )
+        if fence:
+            self._fences[session_id] = fence
+            self._fences.move_to_end(session_id)
+            while len(self._fences) > MAX_FENCES:
+                self._fences.popitem(last=False)
+
+    async def release(self, session_id: str, fence: int = 0) -> None:
+        """End a session now. Idempotent. Raises FailedPreconditionError for an older fence."""
+        self._check_fence(session_id, fence)
         session = self._sessions.pop(session_id, None)
         if session is None:
             return

@@ -19,14 +19,18 @@ class WatchState:
     """Turns a stream of scores into events. Time is the video's own (capture time of the newest
     frame seen), so that a slow worker or a fast file changes nothing about what fires.
 
-    A condition that holds at the first look is an event too: before it, nothing was known.
+    A condition that holds at the first look is an event too: before it, nothing was known. A watch
+    that goes on from elsewhere begins with what was told last: whether it was `active`, and when
+    it fired.
     """
 
-    def __init__(self, rule: WatchRule) -> None:
+    def __init__(
+        self, rule: WatchRule, *, active: bool = False, fired_ns: int | None = None
+    ) -> None:
         self.rule = rule
-        self.active = False
+        self.active = active
         self._changed_ns: int | None = None
-        self._fired_ns: int | None = None
+        self._fired_ns = fired_ns
 
     def update(self, score: float, capture_ns: int) -> bool:
         """Take one score. True when `active` just changed: that is an event."""

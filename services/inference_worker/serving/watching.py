@@ -12,7 +12,7 @@ from services.inference_worker.serving.branch_queue import BranchQueue
 from services.inference_worker.serving.sessions import Sessions, WorkerSession
 from services.inference_worker.serving.watch_rule import WatchRule, WatchState
 from sightline.errors import FailedPreconditionError, InvalidArgumentError
-from sightline.v1 import gateway_pb2
+from sightline.v1 import gateway_pb2, inference_pb2
 
 LEAST_INTERVAL_S, MOST_INTERVAL_S = 0.05, 3600.0
 
@@ -48,14 +48,15 @@ class Watcher:
     per_session: int
 
     async def watch(
-        self, session: WorkerSession, watch: gateway_pb2.Watch
+        self, session: WorkerSession, request: inference_pb2.WatchRequest
     ) -> AsyncGenerator[gateway_pb2.WatchEvent, None]:
         """Events of one standing question, until the session ends. Raises NotFoundError then."""
+        watch = request.watch
         tokens = self.engine.model.watch_tokens(watch.condition)
         if len(tokens) > self.question_tokens:
             raise InvalidArgumentError(f"the condition has {len(tokens)} tokens; too many")
         rule = WatchRule(debounce_s=watch.debounce_s, cooldown_s=watch.cooldown_s)
-        state = WatchState(rule)
+        state = WatchState(rule, active=request.active, fired_ns=request.fired_ns or None)
         wanted_s = watch.interval_s if watch.HasField("interval_s") else 1.0
         interval_s = min(max(wanted_s, LEAST_INTERVAL_S), MOST_INTERVAL_S)
         self.sessions.add_watch(session, self.per_session)

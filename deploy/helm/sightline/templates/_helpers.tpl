@@ -10,6 +10,9 @@
 app.kubernetes.io/name: sightline
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .name }}
+{{- with .pool }}
+sightline-pool: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{- define "sightline.labels" -}}
@@ -25,6 +28,42 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- $suffix := .suffix | default "" -}}
 {{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository }}/{{ .image }}:{{ $image.tag | default .root.Chart.AppVersion }}{{ $suffix }}
 {{- with index $image.digests (printf "%s%s" .image $suffix) }}@{{ . }}{{ end }}
+{{- end -}}
+
+{{/* The name of a component's objects. Context: root, name, pool (of workers, "": those without one). */}}
+{{- define "sightline.object" -}}
+{{- $object := printf "%s-%s" (include "sightline.fullname" .root) .name -}}
+{{- with .pool }}{{ $object = printf "%s-%s" $object . }}{{ end -}}
+{{- if gt (len $object) 55 }}{{ fail (printf "%s is too long a name: shorten the release's or workers[].name" $object) }}{{ end -}}
+{{- $object -}}
+{{- end -}}
+
+{{/* What keeps workers: a StatefulSet where each has a volume or is told by its name, else a Deployment,
+whose pods are replaced also while their node is lost. Context: root, values. */}}
+{{- define "sightline.workerKind" -}}
+{{- $cache := .values.cache -}}
+{{- $named := or (eq (include "sightline.discovery" .root) "static") (and $cache.persistent (not (or $cache.claim $cache.hostPath))) -}}
+{{- if and $named (eq .values.kind "Deployment") -}}
+{{- fail "worker.kind: a volume for each worker (cache.persistent), or their names (gateway.workers.discovery=static), need a StatefulSet" -}}
+{{- end -}}
+{{- .values.kind | default (ternary "StatefulSet" "Deployment" $named) -}}
+{{- end -}}
+
+{{/* Refuses a volume of another size or class than the one that is there: Kubernetes would refuse it, too, but
+only after half of an upgrade. Context: root, object, size, storageClass, value (its name). */}}
+{{- define "sightline.sameVolume" -}}
+{{- $there := lookup "apps/v1" "StatefulSet" .root.Release.Namespace .object | default dict -}}
+{{- range ($there.spec | default dict).volumeClaimTemplates -}}
+{{- $was := .spec.resources.requests.storage -}}
+{{- if ne (toString $was) (toString $.size) -}}
+{{- fail (printf "%s.size is %s, and the volumes of %s have %s, which cannot be changed in place: enlarge the PersistentVolumeClaims, then `kubectl delete statefulset %s --cascade=orphan`, then upgrade" $.value $.size $.object $was $.object) -}}
+{{- end -}}
+{{- if ne (.spec.storageClassName | default "") $.storageClass -}}
+{{- if or $.storageClass (not (.spec.storageClassName)) -}}
+{{- fail (printf "%s.storageClass is %q, and the volumes of %s are of %q, which cannot be changed in place" $.value $.storageClass $.object (.spec.storageClassName | default "")) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* host:port of a service. Context: root, name, port. */}}
@@ -51,13 +90,19 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 One service. Context:
   root    the chart's context
   name    of the component: also the key of its values and the end of its objects' names
-  kind    Deployment or StatefulSet; the Service of a StatefulSet is headless
+  pool    of workers: a further end of their names, and a label of theirs
+  values  instead of those under its name
+  kind    Deployment or StatefulSet
+  headless  whether its Service has no address of its own: callers see each pod
+  autoscaled  whether somebody else decides how many there are
+  surge   pods that a rollout of a Deployment may have too many; 0: one is stopped first
   image   whole image reference
   user    numeric user it runs as
   ports   name → number; "grpc" is also what health is asked on; "metrics" gets a Service of its own,
-          which stays inside the cluster whatever the other one does
+          which stays inside the cluster whatever the other one does, and "peer" none
   startup seconds that it may take to load and warm up
   probe   replaces the gRPC health check
+  service values of its Service, where it is not headless
   args    replaces the image's arguments
   prefix  of its environment variables; none: it is not ours and is not told to log or drain
   env     variable → value; empty values are left out; the values' `env` goes before it
@@ -67,8 +112,9 @@ One service. Context:
 */}}
 {{- define "sightline.component" -}}
 {{- $root := .root -}}
-{{- $values := index $root.Values .name -}}
-{{- $fullname := printf "%s-%s" (include "sightline.fullname" $root) .name -}}
+{{- $values := .values | default (index $root.Values .name) -}}
+{{- $fullname := include "sightline.object" . -}}
+{{- $service := .service | default dict -}}
 {{- $stateful := eq .kind "StatefulSet" -}}
 {{- $drain := int $root.Values.drainSeconds -}}
 {{- $env := dict -}}
@@ -84,24 +130,44 @@ metadata:
   name: {{ $fullname }}
   labels: {{- include "sightline.labels" . | nindent 4 }}
 spec:
+  {{- if not .autoscaled }}
   replicas: {{ $values.replicas | default 1 }}
+  {{- end }}
+  {{- if .prefix }}
+  minReadySeconds: 5 # so long a new pod must be ready before an old one is stopped: its callers hear of it
+  {{- end }}
   selector:
     matchLabels: {{- include "sightline.selector" . | nindent 6 }}
   {{- if $stateful }}
   serviceName: {{ $fullname }}
   podManagementPolicy: Parallel
-  {{- else if $values.hostNetwork }}
-  strategy: { type: Recreate } # two pods cannot have one node's ports
+  {{- else }}
+  {{- $surge := int (ternary .surge 1 (hasKey . "surge")) }}
+  {{- if $values.hostNetwork }}{{ $surge = 0 }}{{ end }}{{/* two pods cannot have one node's ports */}}
+  strategy:
+    rollingUpdate: { maxSurge: {{ $surge }}, maxUnavailable: {{ ternary 0 1 (gt $surge 0) }} }
   {{- end }}
   template:
     metadata:
-      labels: {{- include "sightline.labels" . | nindent 8 }}
-      {{- with $values.podAnnotations }}
-      annotations: {{- toYaml . | nindent 8 }}
-      {{- end }}
+      labels:
+        {{- include "sightline.labels" . | nindent 8 }}
+        {{- range $label, $value := $values.podLabels }}
+        {{ $label }}: {{ toString $value | quote }}
+        {{- end }}
+      annotations:
+        {{- /* Node autoscalers may move pods with these: nothing in them outlives a process. */}}
+        {{- $scratch := list "tmp" }}
+        {{- range .volumes }}{{ if and (hasKey . "emptyDir") (ne .name "data") }}{{ $scratch = append $scratch .name }}{{ end }}{{ end }}
+        cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes: {{ join "," $scratch | quote }}
+        {{- range $annotation, $value := $values.podAnnotations }}
+        {{ $annotation }}: {{ toString $value | quote }}
+        {{- end }}
     spec:
-      {{- with .serviceAccount }}
+      {{- with .serviceAccount | default $values.serviceAccount }}
       serviceAccountName: {{ . }}
+      {{- end }}
+      {{- with $values.priorityClassName }}
+      priorityClassName: {{ . }}
       {{- end }}
       automountServiceAccountToken: {{ not (empty .serviceAccount) }}
       enableServiceLinks: false
@@ -155,7 +221,7 @@ spec:
             timeoutSeconds: 2
             failureThreshold: {{ div (add (.startup | default 300) 1) 2 }}
           readinessProbe:
-            {{- toYaml $probe | nindent 12 }}
+            {{- toYaml (ternary (dict "httpGet" (dict "path" "/readyz" "port" "metrics")) $probe (not (empty .prefix))) | nindent 12 }}
             periodSeconds: 5
             timeoutSeconds: 2
             failureThreshold: 2
@@ -174,22 +240,47 @@ spec:
             {{- toYaml (mergeOverwrite (deepCopy $values.resources) (dict "limits" (.limits | default dict))) | nindent 12 }}
           volumeMounts:
             - { name: tmp, mountPath: /tmp }
-            {{- with .mounts }}
+            {{- with concat (.mounts | default list) ($values.extraVolumeMounts | default list) }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
       volumes:
         - { name: tmp, emptyDir: {} }
-        {{- with .volumes }}
+        {{- with concat (.volumes | default list) ($values.extraVolumes | default list) }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
       {{- with $values.nodeSelector }}
       nodeSelector: {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- with concat (.tolerations | default list) $values.tolerations }}
-      tolerations: {{- toYaml . | nindent 8 }}
+      tolerations:
+        {{- with concat (.tolerations | default list) $values.tolerations }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+        {{- range list "not-ready" "unreachable" }}{{/* how long a lost node keeps its pods from being replaced */}}
+        - { key: node.kubernetes.io/{{ . }}, operator: Exists, effect: NoExecute, tolerationSeconds: {{ int $root.Values.nodeLostSeconds }} }
+        {{- end }}
+      {{- $apart := $values.spread | default "none" }}
+      {{- $affinity := deepCopy $values.affinity }}
+      {{- if and (ne $apart "none") (not $affinity.podAntiAffinity) }}
+      {{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (include "sightline.selector" . | fromYaml)) }}
+      {{- if eq $apart "required" }}
+      {{- $_ := set $affinity "podAntiAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) }}
+      {{- else }}
+      {{- $_ := set $affinity "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list (dict "weight" 100 "podAffinityTerm" $term))) }}
       {{- end }}
-      {{- with $values.affinity }}
+      {{- end }}
+      {{- with $affinity }}
       affinity: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- if ne $apart "none" }}
+      topologySpreadConstraints: # evenly over zones, where there are several
+        - maxSkew: 1
+          topologyKey: topology.kubernetes.io/zone
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector:
+            matchLabels: {{- include "sightline.selector" . | nindent 14 }}
+          {{- if not $stateful }}
+          matchLabelKeys: [pod-template-hash]
+          {{- end }}
       {{- end }}
   {{- with .claims }}
   volumeClaimTemplates: {{- toYaml . | nindent 4 }}
@@ -200,20 +291,33 @@ kind: Service
 metadata:
   name: {{ $fullname }}
   labels: {{- include "sightline.labels" . | nindent 4 }}
-  {{- with ($values.service).annotations }}
-  annotations: {{- toYaml . | nindent 4 }}
+  {{- if $service.annotations }}
+  annotations:
+    {{- range $annotation, $value := $service.annotations }}
+    {{ $annotation }}: {{ toString $value | quote }}
+    {{- end }}
   {{- end }}
 spec:
-  {{- if $stateful }}
+  {{- if .headless }}
   clusterIP: None
   publishNotReadyAddresses: true # a name that is known while its pod warms up need not be looked up again
   {{- else }}
-  type: {{ ($values.service).type | default "ClusterIP" }}
+  type: {{ $service.type | default "ClusterIP" }}
+  {{- with $service.externalTrafficPolicy }}
+  externalTrafficPolicy: {{ . }}
+  {{- end }}
+  {{- with $service.loadBalancerClass }}
+  loadBalancerClass: {{ . }}
+  {{- end }}
+  {{- with $service.loadBalancerSourceRanges }}
+  loadBalancerSourceRanges: {{- toYaml . | nindent 4 }}
+  {{- end }}
   {{- end }}
   selector: {{- include "sightline.selector" . | nindent 4 }}
   ports:
-    {{- range $name, $port := omit .ports "metrics" }}
-    - { name: {{ $name }}, port: {{ $port }}, targetPort: {{ $name }} }
+    {{- range $name, $port := omit .ports "metrics" "peer" }}
+    {{- $node := int (index ($service.nodePorts | default dict) $name | default 0) }}
+    - { name: {{ $name }}, port: {{ $port }}, targetPort: {{ $name }}{{ if $node }}, nodePort: {{ $node }}{{ end }} }
     {{- end }}
 {{- if hasKey .ports "metrics" }}
 ---

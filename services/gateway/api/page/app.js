@@ -36,7 +36,7 @@ const figures = new Figures();
 const camera = new Camera();
 const model = new Model();
 const list = new SessionList({ onChoose: choose, onRemove: remove });
-const dialog = new NewSession({ onCreated: adopt });
+const dialog = new NewSession({ onCreated: adopt, models: () => model.info.models ?? [] });
 
 // --- the chosen session -----------------------------------------------------------------------
 
@@ -131,6 +131,7 @@ function facts(session) {
   if (session.fps && session.window) {
     text.push(`${Number(session.fps).toFixed(session.fps % 1 ? 1 : 0)} times a second, and remembers the last ${session.window} frames (${seconds(session.window / session.fps)}).`);
   }
+  if (session.moving) text.push("It moves to another worker; questions wait until it is there.");
   const degraded = session.stats?.degraded ?? [];
   text.push(...degraded.map((flag) => FLAGS[flag] ?? `Degraded: ${words(flag)}.`));
   return text.filter(Boolean).join(" ");

@@ -3,6 +3,11 @@
 import { ApiError, createSession, deleteSession, publish, unpublish } from "./api.js";
 
 const GATHERING_MS = 2000; // a browser may wait long for a dead network; what it has by then will do
+const PATIENCE_MS = 2000; // a connection that is interrupted may come back by itself
+const AGAIN_MS = 30_000; // that publishing is tried again
+const FIRST_PAUSE_MS = 250;
+const LAST_PAUSE_MS = 2000;
+const MOST_CAMERAS = 20; // of the same name
 const PICTURE = { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 30 } };
 
 const REFUSALS = {
@@ -16,6 +21,7 @@ export class Camera extends EventTarget {
   #stream = null;
   #peer = null;
   #location = "";
+  #path = "";
 
   constructor() {
     super();
@@ -30,8 +36,9 @@ export class Camera extends EventTarget {
     let session = null;
     try {
       this.#stream = await this.#open();
-      session = await createSession({ push: {}, options: { name: "My camera" } });
-      await this.#publish(new URL(session.whip_url).pathname);
+      session = await created();
+      this.#path = new URL(session.whip_url).pathname;
+      await this.#publish();
     } catch (error) {
       this.stop();
       if (session) await deleteSession(session.id).catch(() => {}); // it would only wait in vain
@@ -64,7 +71,7 @@ export class Camera extends EventTarget {
     }
   }
 
-  async #publish(path) {
+  async #publish() {
     const peer = new RTCPeerConnection({ iceServers: this.iceServers });
     this.#peer = peer;
     for (const track of this.#stream.getVideoTracks()) {
@@ -73,12 +80,31 @@ export class Camera extends EventTarget {
     }
     await peer.setLocalDescription(await peer.createOffer());
     await gathered(peer);
-    const { answer, location } = await publish(path, peer.localDescription.sdp);
+    const { answer, location } = await publish(this.#path, peer.localDescription.sdp);
+    if (peer !== this.#peer) return peer.close(); // stopped meanwhile
     this.#location = location;
     await peer.setRemoteDescription({ type: "answer", sdp: answer });
     peer.onconnectionstatechange = () => {
-      if (peer === this.#peer && peer.connectionState === "failed") this.#broke("The connection of the camera broke.");
+      if (peer !== this.#peer) return;
+      if (peer.connectionState === "failed") this.#publishAgain(peer);
+      if (peer.connectionState === "disconnected") setTimeout(() => this.#publishAgain(peer), PATIENCE_MS);
     };
+  }
+
+  /** The server went away, or another takes its place: the same camera, over a new connection. */
+  async #publishAgain(peer) {
+    if (peer !== this.#peer || peer.connectionState === "connected") return;
+    const until = Date.now() + AGAIN_MS;
+    for (let pause = FIRST_PAUSE_MS; this.#stream; pause = Math.min(2 * pause, LAST_PAUSE_MS)) {
+      this.#peer?.close();
+      this.#location = "";
+      try {
+        return await this.#publish();
+      } catch {
+        if (Date.now() > until) return this.#broke("The connection of the camera broke.");
+      }
+      await new Promise((resolve) => setTimeout(resolve, pause));
+    }
   }
 
   #broke(message) {
@@ -89,6 +115,18 @@ export class Camera extends EventTarget {
   #become(state) {
     this.state = state;
     this.dispatchEvent(new Event("change"));
+  }
+}
+
+/** A session for a camera, under a name that no other one has. */
+async function created() {
+  for (let number = 1; ; number += 1) {
+    const name = number === 1 ? "My camera" : `My camera ${number}`;
+    try {
+      return await createSession({ push: {}, options: { name } });
+    } catch (error) {
+      if (error.reason !== "NAME_TAKEN" || number === MOST_CAMERAS) throw error;
+    }
   }
 }
 

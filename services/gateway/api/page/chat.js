@@ -11,6 +11,8 @@ const ENDINGS = {
   FINISH_REASON_CANCELLED: "cancelled",
   FINISH_REASON_ERROR: "ended by an error",
 };
+const RESTARTED = "The model moved to another worker. The answer begins anew.";
+const NOT_KEPT = "not stored yet: the conversation store is away, and gets it when it is back";
 const DEGRADED = {
   dialogue_unavailable: "answered without earlier rounds: the conversation store is away",
   speech_unavailable: "not spoken: the speech service is away",
@@ -120,11 +122,13 @@ export class Chat {
         this.#send(turn); // asking again with the same turn does not ask twice
       }
     });
-    on("answer_started", ({ turn: id }) => {
+    on("answer_started", ({ turn: id, restarted }) => {
       const turn = this.#open.get(id);
       if (!turn || turn.cancelled) return;
       turn.node.dataset.state = "answering";
-      turn.words.data = turn.about.textContent = "";
+      turn.words.data = "";
+      turn.about.textContent = restarted ? RESTARTED : "";
+      if (restarted && this.#turn === turn && this.connection.speech) this.speech.begin(id); // spoken anew, too
     });
     on("text_delta", ({ turn: id, text }) => {
       const turn = this.#open.get(id);
@@ -134,8 +138,12 @@ export class Chat {
     });
     on("audio_chunk", (chunk) => this.speech.play(chunk));
     on("answer_done", (done) => this.#done(done));
-    on("error", ({ turn: id, watch, code, message }) => {
+    on("error", ({ turn: id, watch, code, message, reason }) => {
       const turn = this.#open.get(id);
+      if (turn && reason === "DRAINING" && !turn.cancelled) {
+        turn.about.textContent = "The server is being replaced. The question is asked again in a moment.";
+        return;
+      }
       const text = inWords({ code, message });
       if (turn) this.#end(turn, turn.cancelled ? "cancelled" : text);
       else if (!id && !watch) notice(text.replace("speech_unavailable", "Not spoken"), { for_ms: 10_000 });
@@ -159,6 +167,7 @@ export class Chat {
     const turn = this.#open.get(done.turn);
     if (!turn) return;
     if (done.text && !turn.cancelled) turn.words.data = done.text;
+    if (done.kept === false) turn.node.append(el("p", { class: "degraded small", text: NOT_KEPT }));
     for (const flag of done.degraded ?? []) {
       turn.node.append(el("p", { class: "degraded small", text: DEGRADED[flag] ?? words(flag) }));
     }
@@ -199,6 +208,7 @@ export class Chat {
 function aboutAnswer(done) {
   return [
     ENDINGS[done.finish_reason],
+    done.resumed && "begun anew, for its worker was lost",
     done.first_token_ms && `first word after ${milliseconds(done.first_token_ms)}`,
     done.total_ms && `whole answer ${milliseconds(done.total_ms)}`,
     framesSeen(done),

@@ -12,7 +12,7 @@ const STATES = {
 const KINDS = { file: "file", rtmp: "RTMP", whip: "WebRTC", push: "pushed frames" };
 
 /** [a word for styling, words for people] */
-export const stateOf = (session) => STATES[session.state] ?? ["none", "unknown"];
+export const stateOf = (session) => (session.moving ? ["moving", "moving to another worker"] : (STATES[session.state] ?? ["none", "unknown"]));
 export const nameOf = (session) => session.name || session.id;
 export const kindOf = (session) => KINDS[session.source_kind] ?? session.source_kind ?? "";
 
@@ -66,12 +66,14 @@ export class SessionList {
 }
 
 export class NewSession {
-  constructor({ onCreated }) {
+  /** models: those of the server, as it tells them now */
+  constructor({ onCreated, models }) {
     this.dialog = byId("new-dialog");
     this.form = byId("new-form");
     this.addresses = byId("new-addresses");
     this.error = byId("new-error");
     this.onCreated = onCreated;
+    this.models = models;
     this.form.addEventListener("change", () => this.#kind());
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -86,7 +88,16 @@ export class NewSession {
     this.addresses.replaceChildren(); // a key is shown once
     setText(this.error, "");
     this.#kind();
+    this.#offerModels();
     this.dialog.showModal();
+  }
+
+  #offerModels() {
+    const offered = this.models()
+      .filter(({ ready }) => ready)
+      .flatMap(({ name, pools = [] }) => (pools.length > 0 ? pools.map((pool) => [pool.name, `${pool.name} (${name})`]) : [[name, name]]));
+    byId("new-models").hidden = offered.length < 2;
+    byId("new-model").replaceChildren(el("option", { value: "", text: "the server chooses" }), ...offered.map(([value, text]) => el("option", { value, text })));
   }
 
   #kind() {
@@ -96,7 +107,7 @@ export class NewSession {
   }
 
   async #create() {
-    const { kind, source, loop, name } = this.form.elements;
+    const { kind, source, loop, name, model } = this.form.elements;
     const push = kind.value === "push";
     const options = { name: name.value.trim(), loop: !push && loop.checked };
     const create = byId("new-create");
@@ -107,7 +118,7 @@ export class NewSession {
     }
     create.disabled = true;
     try {
-      const session = await createSession(push ? { push: {}, options } : { source: source.value.trim(), options });
+      const session = await createSession({ ...(push ? { push: {} } : { source: source.value.trim() }), options, model: model.value });
       this.onCreated(session);
       name.value = "";
       if (push) this.#show(session);

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Self
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from sightline.errors import InvalidArgumentError
 
@@ -14,6 +14,12 @@ MAX_CHARACTERS = 2048
 # RFC 3986 without what only escapes may hold; brackets are common in queries.
 _ALLOWED = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%[01][0-9A-Fa-f]|%7[Ff]")
+# A password up to the last @ that a host, perhaps a port, and perhaps a path follow.
+_RAW_PASSWORD = re.compile(
+    r"(rtsps?://[^:@/?#\s]*:)(.+)(@(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/[^@]*)?)",
+    re.IGNORECASE,
+)
+_KEPT = "!$&'()*+,;=%"  # in a password; escapes stay escapes
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
@@ -30,6 +36,20 @@ class SourceUrl:
     target: str
     user: str | None = None
     password: str | None = None
+
+    @classmethod
+    def typed(cls, text: str) -> Self:
+        """URL as a person types it: a camera's password may hold @, / and # as they are.
+
+        Raises InvalidArgumentError.
+        """
+        try:
+            return cls.parse(text)
+        except InvalidArgumentError:
+            if len(text) > MAX_CHARACTERS or not (found := _RAW_PASSWORD.fullmatch(text)):
+                raise
+            start, password, rest = found.groups()
+            return cls.parse(start + quote(password, safe=_KEPT) + rest)
 
     @classmethod
     def parse(cls, text: str) -> Self:

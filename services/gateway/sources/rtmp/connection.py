@@ -1,9 +1,10 @@
 """One publisher's connection: commands in, replies out, video to its sink's decoder."""
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from services.common.threads import on_thread
@@ -31,23 +32,34 @@ WINDOW_BYTES = 2_500_000  # after this many bytes the peer is to acknowledge
 DEFAULT_ACK_BYTES = 2_500_000  # and we, unless the peer names its own window
 PING = messages.PING_REQUEST.to_bytes(2)
 LINGER_S = 1.0
+PAUSE_S = 0.2  # after which a picture that may have more parts is taken for whole
 
 
 @dataclass(frozen=True, slots=True)
 class RtmpLimits:
     """Bounds of what a connection may take. `handshake_s` and `setup_s`: from connecting to having
-    shaken hands and to publishing; `idle_s`: without a single byte once it publishes.
-    `setup_bytes`: all it may say before its key was right, in messages of `stranger`; after that
-    `chunks` holds. `chunks_per_s`: chunks and messages that are read; who sends more is read more
-    slowly."""
+    shaken hands and to publishing; `first_picture_s`: from then to a picture; `idle_s`: from one
+    picture to the next, or without a single byte where nothing is published. `setup_bytes`: all it
+    may say before its key was right, in messages of `stranger`; after that `chunks` holds.
+    `chunks_per_s`: chunks and messages that are read; who sends more is read more slowly."""
 
     handshake_s: float = 5.0
     setup_s: float = 10.0
     setup_bytes: int = 64 * 1024
-    idle_s: float = 10.0
+    first_picture_s: float = 15.0
+    idle_s: float = 60.0
     chunks_per_s: float = 8000.0
     stranger: ChunkLimits = STRANGER
     chunks: ChunkLimits = field(default_factory=ChunkLimits)
+
+
+@contextlib.contextmanager
+def _as_rtmp_error() -> Iterator[None]:
+    """Pictures of an absurd size break the protocol."""
+    try:
+        yield
+    except SightlineError as error:
+        raise RtmpError(error.message) from error
 
 
 class RtmpConnection:
@@ -128,14 +140,32 @@ class RtmpConnection:
         except TimeoutError:
             self._count("setup_timeout")
             return "idle"
+        heard_s = time.monotonic()
         while True:
-            try:
-                async with asyncio.timeout(self._limits.idle_s):
-                    if not await self._read_some():
-                        return self._over
-            except TimeoutError:
+            data = None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE_S):
+                    data = await self._reader.read(READ_BYTES)
+            if data is not None:
+                heard_s = time.monotonic()
+                if not await self._take(data):
+                    return self._over
+            if self._publication is not None:
+                with _as_rtmp_error():
+                    self._publication.settle(PAUSE_S)
+            if await self._overdue(heard_s):
                 self._count("idle")
                 return "idle"
+
+    async def _overdue(self, heard_s: float) -> bool:
+        """Whether the publisher is waited for no longer; it is told why."""
+        limits = self._limits
+        if self._publication is None:
+            return time.monotonic() - heard_s > limits.idle_s
+        text = self._publication.overdue(limits.first_picture_s, limits.idle_s)
+        if text:
+            await self._say_goodbye(text)
+        return bool(text)
 
     async def _shake_hands(self) -> None:
         handshake.check_version(await self._reader.readexactly(1))
@@ -150,8 +180,10 @@ class RtmpConnection:
         return self._received_bytes - 1 - 2 * handshake.PACKET_BYTES
 
     async def _read_some(self) -> bool:
-        """Handle what has arrived; False at the end of the stream or after a refusal."""
-        data = await self._reader.read(READ_BYTES)
+        """Handle what arrives next; False at the end of the stream or after a refusal."""
+        return await self._take(await self._reader.read(READ_BYTES))
+
+    async def _take(self, data: bytes) -> bool:
         if not data:
             return False
         arrival_ns = self._clock_ns()
@@ -186,10 +218,8 @@ class RtmpConnection:
         if kind in (messages.VIDEO, messages.AUDIO, messages.AGGREGATE):
             if self._publication is None:
                 return True  # late packets of a stream that was deleted
-            try:
+            with _as_rtmp_error():
                 self._publication.media(message, arrival_ns)
-            except SightlineError as error:  # pictures of an absurd size
-                raise RtmpError(error.message) from error
         elif kind in (messages.DATA_AMF0, messages.DATA_AMF3):
             if self._publication is not None:
                 self._publication.metadata(message)
@@ -222,7 +252,7 @@ class RtmpConnection:
                 code = "NetStream.Unpublish.Success"
                 await self._status("status", code, "the stream was unpublished")
         elif name == "FCPublish":
-            await self._answer_fc("onFCPublish", "NetStream.Publish.Start", command)
+            return await self._fc_publish(command)
         elif name in ("releaseStream", "_checkbw", "getStreamLength"):
             await self._send(messages.result(transaction, None, None))
         elif name in ("play", "play2"):
@@ -269,7 +299,7 @@ class RtmpConnection:
             self._count("refused")
             return False
         try:
-            sink = await self._gate.accept(key, self.peer)
+            sink = await self._gate.accept(key, self.peer, self._evict)
         except SightlineError as error:
             code = "NetStream.Publish.BadName"
             if isinstance(error, UnauthenticatedError):
@@ -292,6 +322,29 @@ class RtmpConnection:
         await self._status("status", "NetStream.Publish.Start", text, stream_id)
         log.info("RTMP publisher accepted", extra={"peer": self.peer})
         return True
+
+    async def _fc_publish(self, command: Command) -> bool:
+        """Flash encoders announce a key before they publish with it, and believe the answer."""
+        try:
+            await self._gate.check(str(command.argument(0) or "").split("?")[0])
+        except SightlineError as error:
+            self._count("refused_key")
+            await self._answer_fc("onFCPublish", "NetStream.Publish.BadName", command)
+            await self._status("error", "NetStream.Publish.BadName", error.message)
+            return False
+        await self._answer_fc("onFCPublish", "NetStream.Publish.Start", command)
+        return True
+
+    def _evict(self) -> None:
+        """Another has come with the key, and this one has shown nothing for a while."""
+        status = messages.status(
+            messages.PUBLISH_STREAM_ID,
+            "error",
+            "NetStream.Publish.Failed",
+            "another publisher came with this key",
+        )
+        self._writer.write(self._chunk_writer.message(messages.STATUS_STREAM, status))
+        self._reader.feed_eof()  # our reading ends, as if the peer had left
 
     async def _unpublish(self, reason: str) -> None:
         """The publisher is gone: its last pictures, its sink's end, its key."""

@@ -15,6 +15,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.sdp import candidate_from_sdp
 
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.source import FrameSink
@@ -22,6 +23,8 @@ from services.gateway.sources.whip.publication import Publication
 from sightline.errors import InvalidArgumentError, SightlineError
 
 log = logging.getLogger(__name__)
+
+MAX_CANDIDATES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,13 @@ class WhipLimits:
     publishers: int = 64
     offer_bytes: int = 64 * 1024
     negotiate_s: float = 10.0
-    connect_s: float = 30.0
+    connect_s: float = 8.0
     idle_s: float = 15.0
     close_s: float = 5.0
+
+
+class RestartError(InvalidArgumentError):
+    """The publisher wants to begin ICE anew."""
 
 
 class WhipConnection:
@@ -58,6 +65,7 @@ class WhipConnection:
         self._peer.on("connectionstatechange", self._state_changed)
         self._publication: Publication | None = None
         self._tracks: list[MediaStreamTrack] = []
+        self._num_candidates = 0  # that came later than the offer
 
     async def negotiate(self, offer: str) -> None:
         """Make `answer`, with every candidate in it. Raises InvalidArgumentError."""
@@ -74,6 +82,29 @@ class WhipConnection:
             log.info("offer refused", extra={"reason": f"{type(error).__name__}: {error}"})
             raise InvalidArgumentError("the SDP offer cannot be used") from error
         self.answer = self._peer.localDescription.sdp
+
+    async def add_candidates(self, fragment: str) -> None:
+        """Take further candidates of the publisher's (RFC 8840). Raises InvalidArgumentError, and
+        RestartError for an ICE restart."""
+        remote = self._peer.remoteDescription.sdp
+        mid = ""
+        for line in fragment.replace("\r\n", "\n").split("\n"):
+            name, _, value = line.partition(":")
+            if name == "a=ice-ufrag" and f"a=ice-ufrag:{value}\r\n" not in remote:
+                raise RestartError("ICE restarts are not supported: publish anew")
+            if name == "a=mid":
+                mid = value.strip()
+            if name != "a=candidate" or ".local " in value:
+                continue
+            self._num_candidates += 1
+            if self._num_candidates > MAX_CANDIDATES:
+                raise InvalidArgumentError(f"a publisher has at most {MAX_CANDIDATES} candidates")
+            try:
+                candidate = candidate_from_sdp(value)
+                candidate.sdpMid, candidate.sdpMLineIndex = mid or None, 0
+                await self._peer.addIceCandidate(candidate)
+            except Exception as error:  # whatever a broken line makes it raise
+                raise InvalidArgumentError("a candidate cannot be read") from error
 
     def _attach(self) -> None:
         """Connect the offered video with the sink, before any packet can arrive."""
@@ -108,6 +139,12 @@ class WhipConnection:
                 tasks, timeout=self._limits.connect_s, return_when=asyncio.FIRST_COMPLETED
             )
             if not connected.done():
+                self._sink.noted("ice_failed")
+                log.info(
+                    "a WebRTC publisher could not be reached: it is behind a NAT or a firewall, or "
+                    "UDP is blocked; configure GATEWAY_ICE_SERVERS with a TURN server",
+                    extra={"ice": self._peer.iceConnectionState},
+                )
                 return "idle"
             watch = spawn(self._publication.watch(self._limits.idle_s), name="whip:watch")
             tasks.append(watch)

@@ -3,11 +3,29 @@
 import itertools
 import re
 
+from services.gateway.sources.whip.codecs import NAMES
 from sightline.errors import InvalidArgumentError
 
 MAX_SECTIONS = 16
-_CODECS = ("h264", "vp8")
+_HELPERS = ("rtx", "red", "ulpfec", "flexfec-03")  # of a codec, none themselves
+_HIDDEN_ADDRESS = re.compile(r"a=candidate:\S+ \d+ \S+ \d+ \S+\.local ", re.IGNORECASE)
 _LINE = re.compile(r"[a-z]=[^\x00-\x08\x0a-\x1f\x7f]*")
+
+
+class UnsupportedVideoError(InvalidArgumentError):
+    """The offer has video, of codecs that are not taken."""
+
+
+def without_hidden_addresses(offer: str) -> str:
+    """The offer without candidates that browsers hide behind names (mDNS), which nobody on another
+    network can look up, and without the word that no others follow: the publisher's first packet
+    shows where it is."""
+    kept = [
+        line
+        for line in offer.splitlines()
+        if not _HIDDEN_ADDRESS.match(line) and line != "a=end-of-candidates"
+    ]
+    return "\r\n".join(kept) + "\r\n"
 
 
 def check_offer(offer: str) -> None:
@@ -31,17 +49,22 @@ def check_offer(offer: str) -> None:
         raise InvalidArgumentError("not an SDP offer with video")
     for section in sections:
         _check_section(section)
+    if all(_is_off(section) for section in videos):
+        raise InvalidArgumentError("the offer's video is switched off: its port is 0")
     _check_bundle(head, sections)
     for section in videos:
-        words = section[0].split()
-        if words[1] == "0" and "a=bundle-only" not in section:
-            raise InvalidArgumentError("the offer's video is switched off: its port is 0")
+        if _is_off(section):
+            continue
         for name in ("ice-ufrag", "ice-pwd", "fingerprint"):
             if not any(line.startswith(f"a={name}:") for line in head + section):
                 raise InvalidArgumentError(f"the offer's video has no a={name}")
         names = re.findall(r"^a=rtpmap:\d+ ([\w.-]+)/", "\n".join(section), re.MULTILINE)
-        if not any(name.lower() in _CODECS for name in names):
-            raise InvalidArgumentError("the offer's video is neither H.264 nor VP8")
+        if not any(name.lower() in NAMES for name in names):
+            offered = dict.fromkeys(name for name in names if name.lower() not in _HELPERS)
+            raise UnsupportedVideoError(
+                f"the offer's video is {' or '.join(offered) or 'of no known codec'}; "
+                f"this server takes {' and '.join(NAMES.values())}"
+            )
 
 
 def _check_bundle(head: list[str], sections: list[list[str]]) -> None:
@@ -50,10 +73,23 @@ def _check_bundle(head: list[str], sections: list[list[str]]) -> None:
     if len(set(named)) != len(named):
         raise InvalidArgumentError("two media sections of the offer have one a=mid")
     groups = [line.split()[1:] for line in head if line.startswith("a=group:BUNDLE")]
-    if len(groups) > 1 or (groups and sorted(groups[0]) != sorted(named)):
+    off = [
+        line[6:].strip()
+        for section in sections
+        if _is_off(section)
+        for line in section
+        if line[:6] == "a=mid:"
+    ]
+    wanted = [name for name in named if name not in off]
+    if len(groups) > 1 or (groups and sorted(set(groups[0]) - set(off)) != sorted(wanted)):
         raise InvalidArgumentError("the offer's a=group:BUNDLE does not name its media sections")
     if groups and len(named) != len(sections):
         raise InvalidArgumentError("a media section of the offer has no a=mid")
+
+
+def _is_off(section: list[str]) -> bool:
+    """Whether a media section was rejected, in an earlier round of offers."""
+    return section[0].split()[1] == "0" and "a=bundle-only" not in section
 
 
 def _check_section(section: list[str]) -> None:

@@ -12,9 +12,14 @@ from aiortc import RTCIceServer
 from services.common.http_status import HTTP_STATUS
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.source import PublisherGate
-from services.gateway.sources.whip.connection import WhipConnection, WhipLimits
+from services.gateway.sources.whip.codecs import take_every_h264
+from services.gateway.sources.whip.connection import RestartError, WhipConnection, WhipLimits
 from services.gateway.sources.whip.ice import parse_ice_server
-from services.gateway.sources.whip.offer import check_offer
+from services.gateway.sources.whip.offer import (
+    UnsupportedVideoError,
+    check_offer,
+    without_hidden_addresses,
+)
 from sightline.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
@@ -25,6 +30,8 @@ from sightline.errors import (
 log = logging.getLogger(__name__)
 
 SDP = "application/sdp"
+FRAGMENT = "application/trickle-ice-sdpfrag"
+MAX_FRAGMENT_BYTES = 16 * 1024
 # WHIP says 503 for a server that is full (RFC 9725), where the API says 429.
 _STATUS = HTTP_STATUS | {grpc.StatusCode.RESOURCE_EXHAUSTED: 503}
 
@@ -52,6 +59,7 @@ class WhipServer:
         self._ice_servers = [RTCIceServer(**parse_ice_server(url)) for url in ice_servers]
         self._connections: dict[str, WhipConnection] = {}
         self._closing = False
+        take_every_h264()
         logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells of every candidate
 
     def add_to(self, app: web.Application) -> None:
@@ -59,7 +67,10 @@ class WhipServer:
         for route in (self._path, self._path + "/{key}"):
             app.router.add_post(route, self._post)
             app.router.add_route("OPTIONS", route, self._options)
+            app.router.add_get(route, self._no_such_verb)
         resource = self._path + "/{key}/{resource}"
+        app.router.add_get(resource, self._no_such_verb)
+        app.router.add_route("OPTIONS", resource, self._options_of_one)
         app.router.add_delete(resource, self._delete)
         app.router.add_patch(resource, self._patch)
 
@@ -85,7 +96,10 @@ class WhipServer:
             offer = await self._read_offer(request)
             connection = await self._publish(_key_of(request), _peer_of(request), offer)
         except SightlineError as error:
-            response = _refusal(_STATUS.get(error.code, 500), error.code.name, error.message)
+            status = _STATUS.get(error.code, 500)
+            if isinstance(error, UnsupportedVideoError):
+                status = 406
+            response = _refusal(status, error.code.name, error.message)
             if response.status == 401:
                 response.headers["WWW-Authenticate"] = "Bearer"
             return response
@@ -117,13 +131,19 @@ class WhipServer:
         if len(body) > self._limits.offer_bytes:
             raise InvalidArgumentError("the offer is too long")
         check_offer(offer)
-        return offer
+        return without_hidden_addresses(offer)
 
     async def _publish(self, key: str, peer: str, offer: str) -> WhipConnection:
         """Negotiate and start. Raises what the gate raises, and InvalidArgumentError."""
         if self._closing or len(self._connections) >= self._limits.publishers:
             raise ResourceExhaustedError("no more WebRTC publishers are taken now")
-        sink = await self._gate.accept(key, peer)
+        connection: WhipConnection | None = None
+
+        def evict() -> None:
+            if connection is not None:
+                spawn(self._end(connection, "publisher_left"), name=f"whip:{peer}:evict")
+
+        sink = await self._gate.accept(key, peer, evict)
         connection = WhipConnection(key, sink, self._ice_servers, self._limits)
         self._connections[connection.id] = connection
         try:
@@ -169,15 +189,36 @@ class WhipServer:
         return web.Response(status=200)
 
     async def _patch(self, request: web.Request) -> web.Response:
-        """Neither trickle ICE nor ICE restarts: the answer holds every candidate."""
-        if self._find(request) is None:
+        """Trickle ICE: candidates of the publisher's. Not ICE restarts."""
+        connection = self._find(request)
+        if connection is None:
             return _refusal(404, "NOT_FOUND", "no such WHIP session")
-        response = _refusal(405, "UNIMPLEMENTED", "neither trickle ICE nor restarts are supported")
-        response.headers["Allow"] = "DELETE"
-        return response
+        if request.content_type != FRAGMENT:
+            return _refusal(415, "INVALID_ARGUMENT", f"candidates are {FRAGMENT}")
+        body = await request.content.read(MAX_FRAGMENT_BYTES + 1)
+        if len(body) > MAX_FRAGMENT_BYTES:
+            return _refusal(413, "INVALID_ARGUMENT", "the fragment is too long")
+        try:
+            await connection.add_candidates(body.decode(errors="replace"))
+        except RestartError as error:
+            return _refusal(501, "UNIMPLEMENTED", error.message)
+        except InvalidArgumentError as error:
+            return _refusal(400, "INVALID_ARGUMENT", error.message)
+        return web.Response(status=204)
 
     async def _options(self, request: web.Request) -> web.Response:
-        return web.Response(status=204, headers={"Accept-Post": SDP, "Allow": "POST, OPTIONS"})
+        return web.Response(status=204, headers={"Accept-Post": SDP, "Allow": "OPTIONS, POST"})
+
+    async def _options_of_one(self, request: web.Request) -> web.Response:
+        headers = {"Accept-Patch": FRAGMENT, "Allow": "DELETE, OPTIONS, PATCH"}
+        return web.Response(status=204, headers=headers)
+
+    async def _no_such_verb(self, request: web.Request) -> web.Response:
+        """GET and HEAD of both are for others to define (RFC 9725, sections 4.1 and 4.2)."""
+        one = "resource" in request.match_info
+        response = _refusal(405, "UNIMPLEMENTED", "nothing is read here: a publisher writes")
+        response.headers["Allow"] = "DELETE, OPTIONS, PATCH" if one else "OPTIONS, POST"
+        return response
 
     def _find(self, request: web.Request) -> WhipConnection | None:
         connection = self._connections.get(request.match_info["resource"])

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import secrets
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 import grpc
@@ -15,20 +16,9 @@ from services.common.channels import channel_to
 from services.common.identity import Identity
 from services.common.tasks import cancel_and_wait, spawn
 from services.common.tracing import trace_headers
-from services.inference_worker.model.family import Round
 from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
 
 log = logging.getLogger(__name__)
-
-ROUNDS = Counter(
-    "sightline_worker_rounds_total",
-    "Finished rounds by what became of them: written, duplicate, or dropped and why.",
-    ["outcome"],  # written, duplicate, dropped_full, dropped_refused, dropped_shutdown
-)
-ROUNDS_WAITING = Gauge("sightline_worker_rounds_waiting", "Rounds not yet written to dialogue.")
-CONTEXTS = Counter(
-    "sightline_worker_contexts_total", "Histories asked of dialogue, by outcome.", ["outcome"]
-)
 
 # Trying again can help. Anything else says that this round will never be taken.
 _PASSING = frozenset(
@@ -40,16 +30,33 @@ _PASSING = frozenset(
         grpc.StatusCode.ABORTED,
     }
 )
-MOST_READS = 16
+MOST_READS = MOST_WRITES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A finished round on its way to dialogue."""
+class RoundMetrics:
+    """Where a service counts its rounds: by what became of them, those not yet written, and the
+    histories that it asked for."""
 
+    rounds: Counter  # outcome: written, duplicate, dropped_full, dropped_refused, dropped_shutdown
+    waiting: Gauge
+    contexts: Counter | None = None  # outcome: read, failed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """A finished round on its way to dialogue, the `number`-th. `stored` is told what became of
+    it."""
+
+    number: int
     conversation: str
     session: str
     round: dialogue_pb2.Round
+    stored: "asyncio.Future[bool]"
+
+    def settle(self, stored: bool) -> None:
+        if not self.stored.done():
+            self.stored.set_result(stored)
 
 
 class DialogueClient:
@@ -57,15 +64,16 @@ class DialogueClient:
     loop.
 
     At most `MOST_READS` conversations are read at a time, so that a thousand questions at once do
-    not time each other out. Rounds are written in the background, in order, and again until
-    dialogue takes them; at most `max_waiting` wait, then the oldest is dropped and counted.
-    `available` is what an answer's `degraded` says: False from a failure until the same works
-    again, for a Redis that is full is read as ever and takes nothing.
+    not time each other out. Rounds are written in the background, those of a conversation in order,
+    and again until dialogue takes them; at most `max_waiting` wait, then the oldest is dropped and
+    counted. `available` is what an answer's `degraded` says: False from a failure until the same
+    works again, for a Redis that is full is read as ever and takes nothing.
     """
 
     def __init__(
         self,
         peer: str | grpc.aio.Channel,
+        metrics: RoundMetrics,
         *,
         context_timeout_s: float = 0.3,
         append_timeout_s: float = 5.0,
@@ -78,6 +86,7 @@ class DialogueClient:
         self._failing: set[str] = set()  # of "read", "write"
         self._channel, self._owns_channel = channel_to(peer, identity)
         self._stub = dialogue_pb2_grpc.DialogueServiceStub(self._channel)
+        self._metrics = metrics
         self._context_timeout_s = context_timeout_s
         self._append_timeout_s = append_timeout_s
         self._flush_timeout_s = flush_timeout_s
@@ -85,10 +94,12 @@ class DialogueClient:
         self._first_backoff_s = first_backoff_s
         self._max_backoff_s = max_backoff_s
         self._reading = asyncio.Semaphore(MOST_READS)
-        self._waiting: deque[_Waiting] = deque()
-        self._on_wire = False  # the first of them is being written
+        self._waiting: OrderedDict[str, deque[_Waiting]] = OrderedDict()  # by conversation
+        self._num_waiting = 0
+        self._numbers = itertools.count()
+        self._on_wire: set[str] = set()  # conversations of which the first round is being written
         self._closing = asyncio.Event()
-        self._writer: asyncio.Task[None] | None = None
+        self._writers: set[asyncio.Task[None]] = set()
 
     @property
     def available(self) -> bool:
@@ -98,24 +109,30 @@ class DialogueClient:
     @property
     def num_waiting(self) -> int:
         """Rounds that dialogue has not acknowledged yet."""
-        return len(self._waiting)
+        return self._num_waiting
 
-    async def context(self, conversation: str, rounds: int) -> list[Round] | None:
+    async def context(
+        self, conversation: str, rounds: int, *, before: str = ""
+    ) -> list[dialogue_pb2.Round] | None:
         """The last `rounds` rounds, oldest first, those still waiting to be written included.
+        `before`: a turn that is asked again, and is no part of its own history.
 
         While dialogue is away: the waiting ones alone, or None where there are none. Takes no
         longer than the deadline, and the turns of those who came before; raises nothing.
         """
-        request = dialogue_pb2.ContextRequest(conversation=conversation, rounds=rounds)
+        wanted = rounds + bool(before)
+        request = dialogue_pb2.ContextRequest(conversation=conversation, rounds=wanted)
         # Taken before dialogue answers: what is written meanwhile is then seen at least once.
-        waiting = [item.round for item in self._waiting if item.conversation == conversation]
+        waiting = [item.round for item in self._waiting.get(conversation, ())]
         kept = await self._read(request)
-        CONTEXTS.labels("failed" if kept is None else "read").inc()
+        if self._metrics.contexts is not None:
+            self._metrics.contexts.labels("failed" if kept is None else "read").inc()
         if kept is None and not waiting:
             return None
         by_turn = {round_.turn: round_ for round_ in [*(kept or []), *waiting]}
-        newest = list(by_turn.values())[-rounds:] if rounds > 0 else []
-        return [Round(round_.question, round_.answer) for round_ in newest]
+        if before:
+            by_turn.pop(before, None)
+        return list(by_turn.values())[-rounds:] if rounds > 0 else []
 
     async def _read(self, request: dialogue_pb2.ContextRequest) -> list[dialogue_pb2.Round] | None:
         """Rounds that dialogue keeps; None where it does not say. Who waits for the turn of others
@@ -151,15 +168,17 @@ class DialogueClient:
         capture_ns: int,
         interrupted: bool,
         session: str = "",
-    ) -> None:
+    ) -> "asyncio.Future[bool]":
         """Hand over a finished round; it is written in the background. `session`: where the
-        conversation takes place, kept if this round is its first."""
+        conversation takes place, kept if this round is its first. The result: whether it is stored,
+        once that is known; nobody has to wait for it."""
+        stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if self._closing.is_set():
-            ROUNDS.labels("dropped_shutdown").inc()
-            return
-        if len(self._waiting) >= self._max_waiting:
-            del self._waiting[1 if self._on_wire and len(self._waiting) > 1 else 0]
-            ROUNDS.labels("dropped_full").inc()
+            self._metrics.rounds.labels("dropped_shutdown").inc()
+            stored.set_result(False)
+            return stored
+        if self._num_waiting >= self._max_waiting:
+            self._drop_oldest()
         round_ = dialogue_pb2.Round(
             turn=turn or secrets.token_urlsafe(12),  # without an id of its own it counts as new
             question=question,
@@ -168,30 +187,44 @@ class DialogueClient:
             capture_ns=capture_ns,
             interrupted=interrupted,
         )
-        self._waiting.append(_Waiting(conversation, session, round_))
-        ROUNDS_WAITING.set(len(self._waiting))
-        if self._writer is None or self._writer.done():
-            self._writer = spawn(self._write_all(), name="write rounds")
+        item = _Waiting(next(self._numbers), conversation, session, round_, stored)
+        self._waiting.setdefault(conversation, deque()).append(item)
+        self._count(+1)
+        if len(self._writers) < MOST_WRITES:
+            writer = spawn(self._write_all(), name="write rounds")
+            self._writers.add(writer)
+            writer.add_done_callback(self._writers.discard)
+        return stored
+
+    def forget(self, conversation: str) -> None:
+        """Write nothing more of a conversation, which is being deleted."""
+        for item in self._waiting.pop(conversation, ()):
+            item.settle(False)
+            self._count(-1)
 
     async def aclose(self) -> None:
         """Write what still waits, within `flush_timeout_s`; the rest is dropped and counted."""
         self._closing.set()
-        if self._writer is not None:
-            await asyncio.wait([self._writer], timeout=self._flush_timeout_s)
-            await cancel_and_wait(self._writer)
-        if self._waiting:
-            ROUNDS.labels("dropped_shutdown").inc(len(self._waiting))
-            log.warning("rounds lost at shutdown", extra={"rounds": len(self._waiting)})
-            self._waiting.clear()
-            ROUNDS_WAITING.set(0)
+        if self._writers:
+            await asyncio.wait(set(self._writers), timeout=self._flush_timeout_s)
+            await cancel_and_wait(*self._writers)
+        if self._num_waiting:
+            self._metrics.rounds.labels("dropped_shutdown").inc(self._num_waiting)
+            log.warning("rounds lost at shutdown", extra={"rounds": self._num_waiting})
+            for conversation in list(self._waiting):
+                self.forget(conversation)
         if self._owns_channel:
             await self._channel.close()
 
+    # --- writing ----------------------------------------------------------------------------
+
     async def _write_all(self) -> None:
-        """Write until nothing waits. One at a time, so that rounds keep their order."""
+        """Write until nothing waits but what others write. Of a conversation one round at a time,
+        so that they keep their order."""
         backoff = Backoff(self._first_backoff_s, self._max_backoff_s)
-        while self._waiting:
-            item = self._waiting[0]
+        while (item := self._next()) is not None:
+            conversation = item.conversation
+            self._on_wire.add(conversation)
             try:
                 outcome = await self._write(item)
             except grpc.aio.AioRpcError as error:
@@ -204,16 +237,33 @@ class DialogueClient:
                     "round refused",
                     extra={"code": error.code().name, "reason": error.details()},
                 )
+            finally:
+                self._on_wire.discard(conversation)
             self._note_success("write")  # a round that it will not have says nothing of others
             backoff.reset()
-            if self._waiting and self._waiting[0] is item:  # not dropped to make room
-                self._waiting.popleft()
-                ROUNDS.labels(outcome).inc()
-            ROUNDS_WAITING.set(len(self._waiting))
+            self._written(item, outcome)
+
+    def _next(self) -> _Waiting | None:
+        """The first round of a conversation that nobody writes, those in turn that wait longest."""
+        for conversation, items in self._waiting.items():
+            if conversation not in self._on_wire:
+                self._waiting.move_to_end(conversation)
+                return items[0]
+        return None
+
+    def _written(self, item: _Waiting, outcome: str) -> None:
+        self._metrics.rounds.labels(outcome).inc()
+        item.settle(outcome in ("written", "duplicate"))
+        items = self._waiting.get(item.conversation)
+        if items is None or items[0] is not item:  # forgotten meanwhile
+            return
+        items.popleft()
+        if not items:
+            del self._waiting[item.conversation]
+        self._count(-1)
 
     async def _write(self, item: _Waiting) -> str:
         request = dialogue_pb2.AppendRequest(conversation=item.conversation, round=item.round)
-        self._on_wire = True
         try:
             reply = await self._stub.Append(request, timeout=self._append_timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -224,9 +274,29 @@ class DialogueClient:
             )
             await self._stub.Open(opening, timeout=self._append_timeout_s)
             reply = await self._stub.Append(request, timeout=self._append_timeout_s)
-        finally:
-            self._on_wire = False
         return "duplicate" if reply.duplicate else "written"
+
+    def _drop_oldest(self) -> None:
+        """Make room for one more round. What is being written stays."""
+        candidates = [
+            items[at]
+            for conversation, items in self._waiting.items()
+            if len(items) > (at := int(conversation in self._on_wire))
+        ]
+        if not candidates:
+            return
+        oldest = min(candidates, key=lambda item: item.number)
+        items = self._waiting[oldest.conversation]
+        items.remove(oldest)
+        if not items:
+            del self._waiting[oldest.conversation]
+        oldest.settle(False)
+        self._metrics.rounds.labels("dropped_full").inc()
+        self._count(-1)
+
+    def _count(self, more: int) -> None:
+        self._num_waiting += more
+        self._metrics.waiting.set(self._num_waiting)
 
     async def _pause(self, seconds: float) -> None:
         """Wait before the next try; shutting down shortens it."""

@@ -1,0 +1,1 @@
+"""Several gateways as one: whose session is whose, and how it becomes another's."""

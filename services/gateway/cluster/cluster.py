@@ -1,0 +1,259 @@
+"""This gateway among others: finds their sessions, and lets them find its own."""
+
+import asyncio
+import contextlib
+import logging
+import re
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from services.gateway.auth.caller import ANYBODY, Caller, Permission
+from services.gateway.cluster.keeper import Keeper
+from services.gateway.cluster.lease_store import LeaseStore
+from services.gateway.cluster.peers import Peers, is_dead
+from services.gateway.cluster.remotes import Remotes
+from services.gateway.cluster.servicer import PeerServicer
+from services.gateway.cluster.signature import Signature
+from services.gateway.config import GatewayConfig
+from services.gateway.sessions.lease import Lease, record_of
+from services.gateway.sessions.remote_session import AnySession, RemoteSession
+from services.gateway.sessions.session import Session
+from services.gateway.sessions.session_spec import digest_of
+from services.gateway.sessions.sessions import Sessions
+from services.gateway.workers.workers import Workers
+from sightline.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    NotFoundError,
+    SightlineError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from sightline.reasons import Reason
+from sightline.v1 import gateway_pb2, peer_pb2
+
+log = logging.getLogger(__name__)
+
+LISTED_S = 1.0  # that a list of all sessions is good for
+AGAIN_S = 0.2  # between two tries at a session's owner
+PATIENCE_S = 2.0  # of those tries, beyond the time of a lease
+EVERYWHERE = ("0.0.0.0", "::")
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+class Cluster:
+    """The gateways that share a Redis, as `Sessions` asks for them (`Elsewhere`) and as they ask of
+    each other (`Home`). One event loop."""
+
+    def __init__(self, config: GatewayConfig, sessions: Sessions, workers: Workers) -> None:
+        """Raises ConfigError for a Redis that cannot be meant."""
+        self._config = config
+        self._sessions = sessions
+        self._store = LeaseStore(config, owner=secrets.token_hex(8))
+        signature = Signature(config.cluster_secret or "")
+        self._peers = Peers(signature)
+        self._port = PeerServicer(self, signature)
+        self._remotes = Remotes(config, sessions, workers, self._store)
+        self._keeper = Keeper(config, sessions, self._store, self._peers, self._remotes)
+        self._listed: tuple[float, list[Lease]] = (float("-inf"), [])
+
+    async def start(self) -> None:
+        """Listen to other gateways and keep leases. Raises ConfigError for a port that is taken."""
+        port = await self._port.start(self._config)
+        host = self._config.peer_host or self._config.host
+        if host in EVERYWHERE:
+            host = socket.gethostname()
+        self._store.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        log.info("one of several gateways", extra={"peer": port, "owner": self._store.owner})
+        self._sessions.elsewhere = self
+        self._keeper.start()
+
+    async def drain(self) -> None:
+        """Hand all sessions over."""
+        await self._keeper.drain()
+
+    async def aclose(self) -> None:
+        await self._keeper.aclose()
+        await self._port.aclose()
+        await self._peers.aclose()
+        await self._store.aclose()
+
+    # --- for this gateway: `Elsewhere` --------------------------------------------------------
+
+    async def register(self, session: Session) -> None:
+        with contextlib.suppress(UnavailableError):  # later then, with the first renewal
+            await self._store.register(session, record_of(session))
+
+    async def rename(self, session: Session, name: str) -> None:
+        if name != session.spec.name:
+            await self._store.rename(session, session.tenant, session.spec.name, name)
+
+    def ended(self, session: Session) -> None:
+        self._keeper.ended(session)
+
+    async def find(self, name: str, caller: Caller) -> AnySession:
+        lease = await self._store.get(name) if _ID.fullmatch(name) else None
+        if self._keeper.has_ended(name):
+            lease = None
+        if lease is not None and caller.sees(self._remotes.of(lease)):
+            return await self._session_of(lease)
+        named = [
+            lease
+            for lease in await self._all()
+            if lease.record.session.name == name and caller.sees(self._remotes.of(lease))
+        ]
+        if len(named) > 1:
+            raise NotFoundError(
+                "several sessions have this name: use an id", reason=Reason.SESSION_NAME_AMBIGUOUS
+            )
+        if not named:
+            raise NotFoundError("no such session", reason=Reason.SESSION_NOT_FOUND)
+        return await self._session_of(named[0])
+
+    async def find_by_key(self, key: str) -> AnySession:
+        lease = await self._store.find_by_key(digest_of(key, self._config.cluster_secret))
+        if lease is None:
+            raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
+        return await self._session_of(lease)
+
+    async def seen_by(self, caller: Caller) -> list[RemoteSession]:
+        remotes = [self._remotes.of(lease) for lease in await self._all()]
+        return [
+            remote
+            for remote in remotes
+            if self._sessions.get(remote.id) is None and caller.may(Permission.VIEW, remote)
+        ]
+
+    async def bring_home(self, session: RemoteSession) -> Session:
+        async def here(session: Session) -> Session:
+            return session
+
+        request = peer_pb2.HandOverRequest(session=session.id)
+        reply = await self._ask_owner(session, "HandOver", request, here)
+        own: Session | None
+        if isinstance(reply, Session):
+            own = reply
+        else:
+            own = await self._keeper.adopt(session.id, "publisher", reply.fence)
+        if own is None:
+            raise UnavailableError(
+                "the session is on its way to another gateway: publish again",
+                reason=Reason.SESSION_MOVED,
+                retry_after_s=AGAIN_S,
+            )
+        return own
+
+    async def update(
+        self, session: RemoteSession, request: gateway_pb2.UpdateSessionRequest
+    ) -> None:
+        async def here(session: Session) -> gateway_pb2.Session:
+            return await self.update_here(request)
+
+        request.session = session.id
+        told = await self._ask_owner(session, "UpdateSession", request, here)
+        session.message().CopyFrom(told)
+
+    async def delete(self, session: RemoteSession) -> None:
+        async def here(session: Session) -> None:
+            self._sessions.delete(session, "requested")
+
+        request = gateway_pb2.DeleteSessionRequest(session=session.id)
+        await self._ask_owner(session, "DeleteSession", request, here)
+
+    async def preview(self, session: RemoteSession, max_width: int) -> bytes | None:
+        async def here(session: Session) -> peer_pb2.PreviewResponse:
+            return peer_pb2.PreviewResponse(jpeg=await session.preview(max_width) or b"")
+
+        request = peer_pb2.PreviewRequest(session=session.id, width=max_width)
+        reply = await self._ask_owner(session, "Preview", request, here)
+        return reply.jpeg or None
+
+    # --- for other gateways: `Home` -----------------------------------------------------------
+
+    async def hand_over(self, session: str) -> int:
+        own = self._own(session)
+        if own.published:
+            raise AlreadyExistsError(
+                f"somebody else is publishing to this session ({own.source_kind})",
+                reason=Reason.PUBLISHER_PRESENT,
+            )
+        return await self._keeper.hand_over(own)
+
+    async def take_over(self, session: str, fence: int) -> None:
+        if await self._keeper.adopt(session, "handed_over", fence) is None:
+            raise FailedPreconditionError("the lease is another", reason=Reason.NOT_OWNER)
+
+    async def update_here(self, request: gateway_pb2.UpdateSessionRequest) -> gateway_pb2.Session:
+        own = self._own(request.session)
+        await self._sessions.update(request, ANYBODY)
+        return own.message()
+
+    async def delete_here(self, session: str) -> None:
+        self._sessions.delete(self._own(session), "requested")
+        with contextlib.suppress(UnavailableError):
+            await self._keeper.forget()
+
+    async def preview_here(self, session: str, max_width: int) -> bytes | None:
+        return await self._own(session).preview(max_width)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _own(self, session_id: str) -> Session:
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise FailedPreconditionError("the session is not here", reason=Reason.NOT_OWNER)
+        return session
+
+    async def _session_of(self, lease: Lease) -> AnySession:
+        """Whoever has it; one that nobody has is adopted, if that works."""
+        if (session := self._sessions.get(lease.session)) is not None:
+            return session
+        if self._keeper.is_free(lease):
+            with contextlib.suppress(SightlineError):
+                if (session := await self._keeper.adopt(lease.session, "viewer")) is not None:
+                    return session
+        return self._remotes.of(lease)
+
+    async def _ask_owner(
+        self,
+        remote: RemoteSession,
+        method: str,
+        request: Any,
+        here: Callable[[Session], Awaitable[Any]],
+    ) -> Any:
+        """What the session's owner replies to a call of PeerService, or what `here` does where that
+        is this gateway, which adopts a session whose owner is dead."""
+        why = "publisher" if method == "HandOver" else "viewer"
+        end_s = time.monotonic() + self._config.lease_s + PATIENCE_S
+        while True:
+            lease = await self._store.get(remote.id)
+            if lease is None:
+                raise NotFoundError("no such session", reason=Reason.SESSION_NOT_FOUND)
+            session = self._sessions.get(remote.id)
+            if session is None and self._keeper.is_free(lease):
+                session = await self._keeper.adopt(remote.id, why)
+            if session is not None:
+                return await here(session)
+            try:
+                return await self._peers.call(lease.address, method, request)
+            except (UnavailableError, FailedPreconditionError) as error:
+                if error.reason != Reason.NOT_OWNER and isinstance(error, FailedPreconditionError):
+                    raise
+                if error.reason != Reason.NOT_OWNER and await is_dead(lease.address):
+                    session = await self._keeper.adopt(remote.id, why, lease.fence)
+                    if session is not None:
+                        return await here(session)
+                if time.monotonic() > end_s:
+                    raise
+            await asyncio.sleep(AGAIN_S)
+
+    async def _all(self) -> list[Lease]:
+        """Every lease there is, as it was a moment ago."""
+        listed_s, leases = self._listed
+        if time.monotonic() - listed_s > LISTED_S:
+            leases = await self._store.all()
+            self._listed = (time.monotonic(), leases)
+        return [lease for lease in leases if not self._keeper.has_ended(lease.session)]

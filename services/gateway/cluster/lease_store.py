@@ -1,0 +1,223 @@
+"""Leases in Redis, as one gateway reads and writes them."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import redis.exceptions as redis_errors
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from services.common.config import ConfigError
+from services.gateway.cluster.lease_scripts import PREFIX, SCRIPTS
+from services.gateway.config import GatewayConfig
+from services.gateway.sessions.lease import Lease
+from services.gateway.sessions.session import Session
+from sightline.errors import AlreadyExistsError, UnavailableError
+from sightline.reasons import Reason
+from sightline.v1 import peer_pb2
+
+LEASES, GATEWAYS = f"{PREFIX}leases", f"{PREFIX}gateways"
+TIMEOUT_S = 1.0
+CONNECTIONS = 16
+MAX_LISTED = 10_000
+USED_S = 5
+
+
+class LeaseStore:
+    """Reads and writes leases for the gateway `owner`. `address`, where its peers reach it, is set
+    once that is known.
+
+    Every method raises UnavailableError while Redis is away or does not answer in time.
+    """
+
+    def __init__(self, config: GatewayConfig, owner: str) -> None:
+        """Raises ConfigError for a URL or a password that cannot be used."""
+        self.owner = owner
+        self.address = ""
+        self._ttl_ms = round(config.lease_s * 1000)
+        try:
+            pool: Any = BlockingConnectionPool.from_url(
+                config.redis_url or "",
+                **_password(config),
+                max_connections=CONNECTIONS,
+                timeout=TIMEOUT_S,
+                socket_timeout=TIMEOUT_S,
+                socket_connect_timeout=TIMEOUT_S,
+                # A pooled connection breaks when Redis restarts; every script may run twice.
+                retry=Retry(NoBackoff(), 1, (redis_errors.ConnectionError,)),
+            )
+        except (ValueError, TypeError) as error:  # never repeat the URL: it may hold a password
+            raise ConfigError(
+                "GATEWAY_REDIS_URL is not a Redis URL such as redis://host:6379/0"
+            ) from error
+        self._redis: Any = Redis.from_pool(pool)
+        self._scripts = {name: self._redis.register_script(text) for name, text in SCRIPTS.items()}
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+    # --- the gateway's own sessions -----------------------------------------------------------
+
+    async def register(self, session: Session, record: peer_pb2.SessionRecord) -> None:
+        """Own a new session. Raises AlreadyExistsError where its key or name is another's."""
+        indexes = _indexes(record)
+        taken = await self._run(
+            "register", [*_keys(session.id), *indexes], self._mine(session, record)
+        )
+        if taken:
+            _refuse(indexes[taken - 3])
+
+    async def renew(self, session: Session, record: peer_pb2.SessionRecord) -> bool | None:
+        """Own a session for longer; whether viewers elsewhere use it. None: it is another's, or
+        was deleted there."""
+        keys = [*_keys(session.id), f"{PREFIX}used:{session.id}", *_indexes(record)]
+        used = await self._run("renew", keys, self._mine(session, record))
+        return None if used is None else bool(used)
+
+    async def free(self, session_id: str, fence: int) -> None:
+        """Let anybody take a lease of ours at once."""
+        await self._run("free", _keys(session_id), [session_id, self.owner, fence])
+
+    async def drop(self, session_id: str, fence: int, record: peer_pb2.SessionRecord) -> None:
+        """A session of ours was deleted."""
+        keys = [*_keys(session_id), *_indexes(record)]
+        await self._run("drop", keys, [session_id, self.owner, fence])
+
+    async def rename(self, session: Session, tenant: str, before: str, name: str) -> None:
+        """Raises AlreadyExistsError for a name that another session has."""
+        old, new = _name_index(tenant, before), _name_index(tenant, name)
+        if name and not await self._run("claim", [old, new], [session.id]):
+            _refuse(new)
+
+    # --- those of others ----------------------------------------------------------------------
+
+    async def take(self, session_id: str, fence: int | None = None) -> Lease | None:
+        """Try to own a session: one whose lease has run out, or has the number `fence`. Gives the
+        lease as it is then; None for an unknown session."""
+        arguments = [session_id, self.owner, self.address, self._ttl_ms]
+        arguments.append("" if fence is None else fence)
+        return _lease(await self._run("take", _keys(session_id), arguments))
+
+    async def get(self, session_id: str) -> Lease | None:
+        return _lease(await self._run("get", _keys(session_id), [session_id]))
+
+    async def find_by_key(self, digest: str) -> Lease | None:
+        with _translated():
+            async with asyncio.timeout(TIMEOUT_S):
+                found = await self._redis.get(f"{PREFIX}key:{digest}")
+        return None if found is None else await self.get(found.decode())
+
+    async def all(self) -> list[Lease]:
+        rows = await self._run("list", [LEASES], [MAX_LISTED])
+        return [lease for row in rows if (lease := _lease(row)) is not None]
+
+    async def expired(self, most: int) -> list[str]:
+        """Ids of sessions that nobody owns, those that were left first."""
+        return [each.decode() for each in await self._run("expired", [LEASES], [most])]
+
+    async def use(self, session_ids: list[str]) -> None:
+        """Viewers at this gateway use these sessions of others."""
+        with _translated():
+            async with asyncio.timeout(TIMEOUT_S), self._redis.pipeline(transaction=False) as pipe:
+                for session_id in session_ids:
+                    pipe.set(f"{PREFIX}used:{session_id}", 1, ex=USED_S)
+                await pipe.execute()
+
+    # --- gateways -----------------------------------------------------------------------------
+
+    async def beat(self) -> None:
+        """This gateway lives."""
+        await self._run("beat", [GATEWAYS], [f"{self.owner} {self.address}", self._ttl_ms])
+
+    async def leave(self) -> None:
+        """This gateway takes no sessions any more."""
+        with _translated():
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._redis.zrem(GATEWAYS, f"{self.owner} {self.address}")
+
+    async def others(self) -> list[str]:
+        """Addresses of the other gateways that live."""
+        with _translated():
+            async with asyncio.timeout(TIMEOUT_S):
+                found = [
+                    each.decode().split(" ", 1)
+                    for each in await self._redis.zrange(GATEWAYS, 0, -1)
+                ]
+        return [address for owner, address in found if owner != self.owner]
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _mine(self, session: Session, record: peer_pb2.SessionRecord) -> list[Any]:
+        fence = session.feed.placement.fence
+        encoded = record.SerializeToString()
+        return [session.id, self.owner, self.address, fence, self._ttl_ms, encoded]
+
+    async def _run(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
+        with _translated():
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._scripts[script](keys=keys, args=arguments)
+
+
+def _keys(session_id: str) -> list[str]:
+    return [f"{PREFIX}session:{session_id}", LEASES]
+
+
+def _name_index(tenant: str, name: str) -> str:
+    return f"{PREFIX}name:{len(tenant)}:{tenant}:{name}"
+
+
+def _indexes(record: peer_pb2.SessionRecord) -> list[str]:
+    """What a session is found by beside its id, and no other may have."""
+    indexes = []
+    if record.key_digest:
+        indexes.append(f"{PREFIX}key:{record.key_digest}")
+    if record.name:
+        indexes.append(_name_index(record.tenant, record.name))
+    return indexes
+
+
+def _refuse(index: str) -> None:
+    if index.startswith(f"{PREFIX}key:"):
+        raise AlreadyExistsError("this key belongs to another session", reason=Reason.KEY_TAKEN)
+    raise AlreadyExistsError("another session has this name", reason=Reason.NAME_TAKEN)
+
+
+def _lease(row: Any) -> Lease | None:
+    if not row:
+        return None
+    session_id, owner, address, fence, left_ms, encoded = row
+    return Lease(
+        session=session_id.decode(),
+        owner=owner.decode(),
+        address=address.decode(),
+        fence=int(fence),
+        left_s=int(left_ms) / 1000,
+        record=peer_pb2.SessionRecord.FromString(encoded),
+    )
+
+
+def _password(config: GatewayConfig) -> dict[str, str]:
+    """The password of the file, where one is named; a password in the URL goes before it."""
+    path = config.redis_password_file
+    if path is None:
+        return {}
+    try:
+        password = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"GATEWAY_REDIS_PASSWORD_FILE={str(path)!r} cannot be read") from error
+    return {"password": password} if password else {}
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (redis_errors.RedisError, OSError, TimeoutError) as error:
+        raise UnavailableError(
+            "the sessions of other gateways cannot be looked up now: try again",
+            reason=Reason.SESSIONS_AWAY,
+            retry_after_s=1.0,
+        ) from error

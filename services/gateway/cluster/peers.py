@@ -1,0 +1,61 @@
+"""Calls to the other gateways."""
+
+import asyncio
+from collections import OrderedDict
+from typing import Any
+
+import grpc
+
+from services.common.channels import channel_to
+from services.common.errors import error_of_peer
+from services.gateway.cluster.signature import Signature
+from sightline.v1 import peer_pb2_grpc
+
+PEER = "the gateway that has the session"
+TIMEOUT_S = 5.0
+PROBE_S = 0.5
+MAX_CHANNELS = 64
+
+
+class Peers:
+    """Channels to other gateways, by address."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        self._channels: OrderedDict[str, grpc.aio.Channel] = OrderedDict()
+
+    async def call(
+        self, address: str, method: str, request: Any, timeout_s: float = TIMEOUT_S
+    ) -> Any:
+        """One call of PeerService. Raises the SightlineError of whoever is there, UnavailableError
+        where nobody is."""
+        channel = self._channels.get(address)
+        if channel is None:
+            channel, _ = channel_to(address)
+            self._channels[address] = channel
+            while len(self._channels) > MAX_CHANNELS:
+                await self._channels.popitem(last=False)[1].close()
+        stub = peer_pb2_grpc.PeerServiceStub(channel)
+        metadata = self._signature.sign(method, request)
+        try:
+            return await getattr(stub, method)(request, timeout=timeout_s, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_peer(error, PEER) from None
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+
+async def is_dead(address: str) -> bool:
+    """Whether nobody listens there any more, as far as that can be told at once: a machine that is
+    gone does not say so."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(PROBE_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except ConnectionRefusedError:
+        return True
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return False

@@ -1,0 +1,89 @@
+"""PeerService: what other gateways ask of this one, at a port of its own."""
+
+from typing import Any, Protocol
+
+import grpc
+
+from services.common.config import ConfigError
+from services.common.errors import ErrorInterceptor
+from services.common.server import GRPC_OPTIONS
+from services.gateway.cluster.signature import Signature
+from services.gateway.config import GatewayConfig
+from sightline.v1 import gateway_pb2, peer_pb2, peer_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Home(Protocol):
+    """What gateways ask of each other."""
+
+    async def hand_over(self, session: str) -> int: ...
+    async def take_over(self, session: str, fence: int) -> None: ...
+    async def update_here(
+        self, request: gateway_pb2.UpdateSessionRequest
+    ) -> gateway_pb2.Session: ...
+    async def delete_here(self, session: str) -> None: ...
+    async def preview_here(self, session: str, max_width: int) -> bytes | None: ...
+
+
+class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
+    """The port for other gateways. Every call is checked before anything else is."""
+
+    def __init__(self, home: Home, signature: Signature) -> None:
+        self._home = home
+        self._signature = signature
+        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=GRPC_OPTIONS)
+        peer_pb2_grpc.add_PeerServiceServicer_to_server(self, self._server)
+
+    async def start(self, config: GatewayConfig) -> int:
+        """Listen; the real port. Raises ConfigError when it is taken."""
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        try:
+            port = self._server.add_insecure_port(f"{host}:{config.peer_port}")
+        except RuntimeError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{config.peer_port}: choose another port with "
+                "GATEWAY_PEER_PORT"
+            ) from error
+        await self._server.start()
+        return port
+
+    async def aclose(self) -> None:
+        await self._server.stop(1.0)
+
+    async def HandOver(
+        self, request: peer_pb2.HandOverRequest, context: Context
+    ) -> peer_pb2.HandOverResponse:
+        self._check("HandOver", request, context)
+        fence = await self._home.hand_over(request.session)
+        return peer_pb2.HandOverResponse(fence=fence)
+
+    async def Adopt(
+        self, request: peer_pb2.AdoptRequest, context: Context
+    ) -> peer_pb2.AdoptResponse:
+        self._check("Adopt", request, context)
+        await self._home.take_over(request.session, request.fence)
+        return peer_pb2.AdoptResponse()
+
+    async def UpdateSession(
+        self, request: gateway_pb2.UpdateSessionRequest, context: Context
+    ) -> gateway_pb2.Session:
+        self._check("UpdateSession", request, context)
+        return await self._home.update_here(request)
+
+    async def DeleteSession(
+        self, request: gateway_pb2.DeleteSessionRequest, context: Context
+    ) -> gateway_pb2.DeleteSessionResponse:
+        self._check("DeleteSession", request, context)
+        await self._home.delete_here(request.session)
+        return gateway_pb2.DeleteSessionResponse()
+
+    async def Preview(
+        self, request: peer_pb2.PreviewRequest, context: Context
+    ) -> peer_pb2.PreviewResponse:
+        self._check("Preview", request, context)
+        jpeg = await self._home.preview_here(request.session, request.width)
+        return peer_pb2.PreviewResponse(jpeg=jpeg or b"")
+
+    def _check(self, method: str, request: Any, context: Context) -> None:
+        self._signature.check(method, request, context.invocation_metadata())

@@ -1,0 +1,63 @@
+"""Who else has to do with sessions: those who are told about them, and other gateways."""
+
+from typing import Protocol
+
+from services.gateway.auth.caller import Caller
+from services.gateway.sessions.remote_session import AnySession, RemoteSession
+from services.gateway.sessions.session import Session
+from sightline.v1 import gateway_pb2
+
+
+class SessionListener(Protocol):
+    """Whoever is told about every session, on the event loop."""
+
+    def session_changed(self, session: AnySession) -> None:
+        """Once a second, and when its state changed."""
+        ...
+
+    def session_deleted(self, session: AnySession, reason: str) -> None: ...
+
+    def session_replaced(self, before: AnySession, now: AnySession) -> None:
+        """It has another gateway now, or this one: `now` stands for it from here on."""
+        ...
+
+
+class Elsewhere(Protocol):
+    """The sessions that other gateways own, where there are several."""
+
+    async def register(self, session: Session) -> None:
+        """Make a new session known. Raises AlreadyExistsError where its name or key is taken."""
+        ...
+
+    async def rename(self, session: Session, name: str) -> None:
+        """Raises AlreadyExistsError for a name that is taken."""
+        ...
+
+    def ended(self, session: Session) -> None:
+        """A session of ours is no more."""
+        ...
+
+    async def find(self, name: str, caller: Caller) -> AnySession:
+        """By id or name. Raises NotFoundError, and UnavailableError where nobody can tell."""
+        ...
+
+    async def find_by_key(self, key: str) -> AnySession:
+        """Raises UnauthenticatedError, and UnavailableError where nobody can tell."""
+        ...
+
+    async def seen_by(self, caller: Caller) -> list[RemoteSession]: ...
+
+    async def bring_home(self, session: RemoteSession) -> Session:
+        """Own a session from here on. Raises AlreadyExistsError while somebody publishes to it
+        where it is, UnavailableError where that does not work now."""
+        ...
+
+    async def update(
+        self, session: RemoteSession, request: gateway_pb2.UpdateSessionRequest
+    ) -> None:
+        """As UpdateSession."""
+        ...
+
+    async def delete(self, session: RemoteSession) -> None: ...
+
+    async def preview(self, session: RemoteSession, max_width: int) -> bytes | None: ...

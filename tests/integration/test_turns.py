@@ -1,0 +1,94 @@
+"""Turns that outlive whoever made them: Redis is away or full while a worker ends, or dies."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+import sightline
+from tests.eventually import wait_until
+from tests.suite import Suite, write_clip
+
+QUESTION = "what is in the scene"
+
+
+@pytest.fixture
+def suite(fresh_suite: Callable[..., Suite]) -> Iterator[tuple[Suite, sightline.Session]]:
+    """A suite of the test's own, and a session that has seen something."""
+    own = fresh_suite(speech=False)
+    write_clip(own.media_root, seed=5, seconds=12)
+    with sightline.connect(own.address) as client:
+        session = client.open("shapes-5-12.mp4", on_server=True, loop=True)
+        assert session.wait_for_picture()
+        yield own, session
+
+
+def test_turns_outlive_the_worker_that_could_not_store_them(
+    suite: tuple[Suite, sightline.Session],
+) -> None:
+    own, session = suite
+    (worker,) = own.workers
+    said: list[sightline.AnswerResult] = [session.ask(QUESTION).result()]
+    assert said[0].kept is True
+    own.redis.kill()
+    said += [session.ask(QUESTION).result() for _ in range(3)]
+    worker.stop()  # it gives up what it holds
+    worker.restart()
+    said.append(session.ask(QUESTION).result())
+    worker.kill()
+    assert [each.kept for each in said[1:]] == [False] * 4
+    assert not [each for each in said[1:] if "dialogue_unavailable" not in each.degraded]
+    own.redis.start()
+    worker.restart()
+    with sightline.connect(own.address) as client:
+        name = said[0].conversation
+
+        def kept() -> list[str]:
+            try:
+                return [round_.answer for round_ in client.history(name)]
+            except sightline.UnavailableError:
+                return []
+
+        wait_until(lambda: len(kept()) == len(said))
+        assert kept() == [each.text for each in said]
+        turns = [round_.turn for round_ in client.history(name)]
+        assert len(set(turns)) == len(turns)
+    after = session.ask(QUESTION).result()
+    assert (after.kept, after.history_rounds) == (True, 5)
+
+
+def test_a_full_redis_is_told_and_gets_what_it_refused(
+    suite: tuple[Suite, sightline.Session],
+) -> None:
+    own, session = suite
+    with redis.Redis.from_url(own.redis.url) as client:
+        first = session.ask(QUESTION).result()
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+        during = [session.ask(QUESTION).result() for _ in range(2)]
+        assert [each.kept for each in during] == [False, False]
+        assert "dialogue_unavailable" in during[1].degraded
+        client.config_set("maxmemory", "0")
+    with sightline.connect(own.address) as reader:
+        name = first.conversation
+        wait_until(lambda: len(reader.history(name)) == 3)
+        after: list[sightline.AnswerResult] = []
+
+        def stored() -> bool:
+            after.append(session.ask(QUESTION).result())
+            return after[-1].kept is True
+
+        wait_until(stored)  # the worker tries again soon, if not at once
+        wait_until(lambda: len(reader.history(name)) == 3 + len(after))
+
+
+@pytest.mark.parametrize("name", ["room 1", "käfer"])
+def test_a_conversation_that_could_not_be_kept_is_refused_with_the_rule(
+    suite: tuple[Suite, sightline.Session], name: str
+) -> None:
+    _, session = suite
+    refused = pytest.raises(sightline.InvalidArgumentError, match="A-Z a-z 0-9")
+    with session.conversation(name) as conversation, refused:
+        conversation.ask(QUESTION).result()
+    with session.conversation("room_1") as conversation:
+        assert conversation.ask(QUESTION).result().kept is True
