@@ -278,7 +278,8 @@ def test_questions_compare_adjacent_blocks() -> None:
 def test_a_burst_is_as_far_out_of_order_as_95_of_100() -> None:
     in_order = Burst(Answers(places=list(range(100))), {})
     assert in_order.overtaken == 0.0
-    one_late = Burst(Answers(places=[99, *range(99)]), {})  # one waits for all; 99 each gain a place
+    # One waits for all; 99 each gain a place.
+    one_late = Burst(Answers(places=[99, *range(99)]), {})
     assert one_late.overtaken == 0.01
     reversed_ = Burst(Answers(places=list(range(99, -1, -1))), {})
     assert reversed_.overtaken > 0.9
@@ -286,7 +287,8 @@ def test_a_burst_is_as_far_out_of_order_as_95_of_100() -> None:
 
 
 def test_askers_count_the_worst_burst_and_frames_with_and_without() -> None:
-    found = AskersMeasured("worker", 10, bursts=[Burst(Answers(answered=10), {}), Burst(Answers(answered=9), {})])
+    bursts = [Burst(Answers(answered=number), {}) for number in (10, 9)]
+    found = AskersMeasured("worker", 10, bursts=bursts)
     assert found.answered == 0.9
     found.count(False, 100, 0)
     found.count(True, 60, 20)

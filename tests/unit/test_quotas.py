@@ -90,7 +90,7 @@ async def test_a_tenants_sessions_are_counted_at_the_door() -> None:
             await parts.sessions.create(request, caller=red)
         assert refused.value.reason == Reason.TOO_MANY_SESSIONS
         await parts.sessions.create(request, caller=blue)
-        parts.sessions.remove(session.id, red)
+        await parts.sessions.remove(session.id, red)
         await parts.sessions.create(request, caller=red)
 
 
@@ -104,6 +104,7 @@ async def test_a_tenants_questions_are_refused_with_429s_code() -> None:
             pb.Start(session=session.id),
             parts.config,
             InFlight("answers", owner="the gateway"),
+            parts.viewers.turns,
             caller=replace(caller, tenant="red", is_current=lambda: True),
             quotas=parts.sessions.quotas,
         )

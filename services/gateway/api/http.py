@@ -109,11 +109,13 @@ class HttpApi:
 
     async def _delete(self, request: web.Request) -> web.Response:
         caller = await self._caller(request, Permission.ADMIN)
-        session = await self._sessions.locate(request.match_info["session"], caller)
+        name = request.match_info["session"]
         if request.query.get("conversations") == "1":
+            session = await self._sessions.locate(name, caller)
             caller.check(Permission.ADMIN, session)
             await self._conversations.delete_of(session.id)
-        await self._sessions.remove(session.id, caller)
+            name = session.id
+        await self._sessions.remove(name, caller)
         return web.Response(status=204)
 
     async def _preview(self, request: web.Request) -> web.Response:
