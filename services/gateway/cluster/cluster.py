@@ -131,6 +131,7 @@ class Cluster:
         async def here(session: Session) -> Session:
             return session
 
+        self._keeper.check()  # before its owner lets go of it
         request = peer_pb2.HandOverRequest(session=session.id)
         reply = await self._ask_owner(session, "HandOver", request, here)
         own: Session | None

@@ -94,6 +94,13 @@ class Keeper:
 
     # --- adoption -----------------------------------------------------------------------------
 
+    def check(self) -> None:
+        """Raise UnavailableError where this gateway ends, ResourceExhaustedError where it is full:
+        it adopts no session then."""
+        if self._draining:
+            raise draining()
+        self._sessions.check_room()
+
     async def adopt(self, session_id: str, how: str, fence: int | None = None) -> Session | None:
         """Own a session from here on: one whose lease has run out, or has the number `fence`. None
         where another has it. Raises the SightlineError of whoever refused."""
@@ -101,9 +108,7 @@ class Keeper:
             return session
         task = self._adopting.get(session_id)
         if task is None:
-            if self._draining:
-                raise draining()
-            self._sessions.check_room()
+            self.check()
             # Not by `spawn`: what it fails of is for those who wait.
             work = self._adopt(session_id, how, fence)
             task = asyncio.create_task(work, name=f"{session_id}:adopt")
