@@ -183,6 +183,7 @@ class Cluster:
 
     async def hand_over(self, session: str) -> int:
         own = self._own(session)
+        await own.make_way()
         if own.published:
             raise AlreadyExistsError(
                 f"somebody else is publishing to this session ({own.source_kind})",

@@ -184,7 +184,9 @@ class Keeper:
         used = await self._store.renew(session, record_of(session))
         if used is None:
             await self._let_go(session)
-        elif used:
+            return
+        session.note_lease(time.monotonic() + self._config.lease_s)
+        if used:
             session.touch()
 
     async def _let_go(self, session: Session) -> None:
@@ -202,6 +204,7 @@ class Keeper:
     async def _let_go_of_superseded(self) -> None:
         """Redis is away, and workers have the last word about who has a session."""
         for session in self._sessions.all():
+            session.note_lease(float("inf"))
             if session.feed.placement.superseded:
                 metrics.SESSIONS_LOST.inc()
                 self._sessions.leave(session, self._remotes.of(self._lease_of(session)))

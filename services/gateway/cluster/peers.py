@@ -13,7 +13,7 @@ from services.gateway.cluster.signature import Signature
 from sightline.v1 import peer_pb2_grpc
 
 PEER = "the gateway that has the session"
-TIMEOUT_S = 5.0
+TIMEOUT_S = 7.0  # longer than a silent publisher takes to make way
 PROBE_S = 0.5
 MAX_CHANNELS = 64
 

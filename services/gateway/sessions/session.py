@@ -50,6 +50,7 @@ RESIZE_TIMEOUT_S = 10.0
 REOPENS = 8  # tries at the file of a session that another gateway had
 SILENT_S = 3.0  # without a picture, after which a publisher makes way for another with its key
 EVICT_S = 5.0  # what it gets to leave
+LEASE_S = 2.0  # that a question waits to hear whether the session still is this gateway's
 STALL_S = 5.0  # without a picture, after which a session is not live
 RATE_S = 3  # seconds that rates are averaged over
 
@@ -91,6 +92,8 @@ class Session:
         self.viewers = 0
         self.alive = True
         self.moved = False  # to another gateway
+        self._lease_until_s = float("inf")
+        self._lease_told = asyncio.Event()
         self.source_kind = "file" if spec.source else ""
         self.counts = FrameCounts()
         self._publisher: Publisher | None = None  # who is publishing now
@@ -205,6 +208,7 @@ class Session:
     def leave(self) -> None:
         """Take no more pictures: another gateway does. Questions go on; `aclose` follows."""
         self.moved = True
+        self.note_lease(float("inf"))
         if self._publisher is not None:
             self._publisher.refuse()
             self._publisher = None
@@ -358,7 +362,17 @@ class Session:
     async def wait_placed(self, timeout_s: float) -> bool:
         """Wait while the session moves to another worker; False when none took it in time, or none
         is there that could."""
+        if time.monotonic() > self._lease_until_s:  # we slept: another gateway may have it by now
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(timeout_s, LEASE_S)):
+                    await self._lease_told.wait()
         return await self.feed.wait_placed(timeout_s)
+
+    def note_lease(self, until_s: float) -> None:
+        """The session is this gateway's until then (monotonic), as far as others know."""
+        self._lease_until_s = until_s
+        self._lease_told.set()
+        self._lease_told = asyncio.Event()
 
     @property
     def published(self) -> bool:

@@ -135,12 +135,16 @@ class Viewers:
         self._count()
 
     def session_replaced(self, before: AnySession, now: AnySession) -> None:
-        """Its viewers stay: their answers go on, and new questions are asked of `now`."""
+        """Its viewers stay: their answers go on, and new questions are asked of `now`. Those who
+        are not connected may be with another gateway, which asks for them, and are let go."""
         for viewer in self._of(before):
+            if viewer.detached_s is not None:
+                viewer.close("session_moved")
+                del self._viewers[viewer.handle]
+                continue
             viewer.move_to(now)
-            if viewer.detached_s is None:
-                before.viewers -= 1
-                now.viewers += 1
+            before.viewers -= 1
+            now.viewers += 1
 
     def session_deleted(self, session: AnySession, reason: str) -> None:
         for viewer in self._of(session):
