@@ -287,7 +287,7 @@ def _draw(figure: Any, accounts: dict[str, dict[str, Account]]) -> None:
     spread.plot([m.at_s for m in mean], [100 * m.mean for m in mean], "k:", label="mean")
     spread.set(title="Scale-out: the fullest worker", xlabel="s", ylabel="% of its sessions")
     for name, style in (("zone lost", "-"), ("zone silent", "--")):
-        for choice, account in accounts[name].items():
+        for choice, account in accounts.get(name, {}).items():
             lost = sorted(account.lost_s)
             shares = [100 * (place + 1) / len(lost) for place in range(len(lost))]
             again.plot(lost, shares, style, label=f"{name}, {choice}", linewidth=0.9)
