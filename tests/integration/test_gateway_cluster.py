@@ -449,9 +449,10 @@ def test_a_gateway_that_ends_hands_its_sessions_over(gateways: Gateways) -> None
 
 
 def test_an_owner_without_redis_has_a_session_until_another_took_it(gateways: Gateways) -> None:
-    with Link(gateways.redis.port) as link:
+    with Link(gateways.redis.port) as link, contextlib.ExitStack() as stack:
         third = gateways.third(GATEWAY_REDIS_URL=f"redis://127.0.0.1:{link.port}/0")
         third.start()
+        stack.callback(third.stop)
         made = gateways.watch_clip(third)
         link.cut()
         before = get(third, made.id)
@@ -468,7 +469,6 @@ def test_an_owner_without_redis_has_a_session_until_another_took_it(gateways: Ga
             made.id,
             lambda state: state.stats.frames_processed > before.stats.frames_processed + 8,
         )
-        third.stop()
 
 
 def test_the_only_gateway_may_be_replaced(gateways: Gateways) -> None:
