@@ -39,6 +39,7 @@ def record_of(session: Session) -> peer_pb2.SessionRecord:
         worker=session.feed.placement.worker.address,
         published=session.published,
         model=spec.model,
+        priority=spec.priority,
         newest_age_ns=round(session.staleness_s(time.monotonic()) * SECOND_NS),
     )
 
@@ -60,4 +61,5 @@ def spec_of(record: peer_pb2.SessionRecord) -> SessionSpec:
         labels=dict(session.labels),
         tenant=record.tenant,
         model=record.model or session.model,
+        priority=record.priority,
     )
