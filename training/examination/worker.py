@@ -5,7 +5,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -24,7 +24,7 @@ from services.inference_worker.model.family import Round
 from services.inference_worker.serving.answering import Answerer
 from services.inference_worker.serving.servicer import InferenceServicer
 from services.inference_worker.serving.watching import score
-from sightline.v1 import gateway_pb2, inference_pb2
+from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from training.answerers import kept_rounds
 from training.rendering import Pixels
@@ -136,6 +136,7 @@ class WorkerAnswerer:
                 self._counts,
                 window_frames=(self._window or spec.window_segments) * spec.tubelet,
                 delivery="lossless",
+                on_moving=lambda: None,
             )
             self._feed.start(await placement.open())
         for frame in frames:
@@ -151,7 +152,7 @@ class WorkerAnswerer:
         return list(await asyncio.gather(*(self._answer(question) for question in questions)))
 
     async def _answer(self, question: Question) -> str:
-        turn = f"turn {next(self._numbers)}"
+        turn = f"turn-{next(self._numbers)}"
         self._histories[turn] = kept_rounds(question, self._config.history_rounds)
         request = inference_pb2.AnswerRequest(
             session_id=self._session,
@@ -210,8 +211,8 @@ async def _until(holds: Callable[[], bool]) -> None:
 class _OneWorker(Workers):
     """One worker that is always asked, whatever it last reported."""
 
-    async def candidates(self) -> list[Worker]:
-        return self.all()
+    async def candidates(self, model: str = "") -> Iterator[Worker]:
+        return iter(self.all())
 
 
 class _Histories:
@@ -222,8 +223,16 @@ class _Histories:
     def __init__(self, histories: dict[str, list[Round]]) -> None:
         self._histories = histories
 
-    async def context(self, conversation: str, rounds: int) -> list[Round] | None:
+    async def context(
+        self, conversation: str, rounds: int, *, before: str = ""
+    ) -> list[dialogue_pb2.Round] | None:
         found = self._histories[conversation]
-        return found[max(len(found) - rounds, 0) :]
+        return [
+            dialogue_pb2.Round(question=round_.question, answer=round_.answer)
+            for round_ in found[max(len(found) - rounds, 0) :]
+        ]
 
-    def append(self, conversation: str, **finished: object) -> None: ...
+    def append(self, conversation: str, **finished: object) -> "asyncio.Future[bool]":
+        kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        kept.set_result(True)
+        return kept
