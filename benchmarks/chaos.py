@@ -95,7 +95,8 @@ async def storm_over(
         "TMPDIR": str(folder),
     }
     with patch.dict(os.environ, variables):
-        stage = Stage(LocalConfig.from_env().on_free_ports().with_ports(), folder, media)
+        local = LocalConfig.from_env().on_free_ports().with_ports()
+        stage = Stage(local, folder, media, two_gateways=config.gateway)
         try:
             await stage.start()
             kinds = drawn(config, count) if kinds is None else kinds
@@ -127,8 +128,8 @@ class _Chaos:
     async def run(self, kinds: Sequence[Kind]) -> Storm:
         storm = Storm(self._config.seed)
         timeouts = Timeouts(answer_s=60.0, reconnect_s=60.0, call_s=20.0)
-        gateway = self._stage.suite.gateway.address
-        async with aio.connect(gateway, timeouts=timeouts) as client, asyncio.TaskGroup() as tasks:
+        gateways = ",".join(gateway.address for gateway in self._stage.gateways)
+        async with aio.connect(gateways, timeouts=timeouts) as client, asyncio.TaskGroup() as tasks:
             for clip in ("moving.mp4", "still.mp4"):
                 session = await client.open(clip, on_server=True, loop=True)
                 self._sessions.append(session)
@@ -155,8 +156,8 @@ class _Chaos:
         return storm
 
     def _caller(self, session: aio.Session) -> Caller:
-        address = self._stage.suite.gateway.address
-        return Caller(session, self._one_more(), address, patient=self._config.gateway)
+        addresses = [gateway.address for gateway in self._stage.gateways]
+        return Caller(session, self._one_more(), addresses)
 
     def _one_more(self) -> random.Random:
         return random.Random(self._chance.random())

@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from services.local.config import LocalConfig
-from services.local.process import Process
+from services.local.process import Process, is_serving
 from services.local.suite import READY_S, Suite
 
 CHUNK_BYTES = 64 * 1024
@@ -79,24 +81,63 @@ class Link:
 
 
 class Stage:
-    """A whole suite on free ports whose gateway reaches each worker over a link of its own."""
+    """A whole suite on free ports whose gateways reach each worker over a link of its own."""
 
-    def __init__(self, config: LocalConfig, folder: Path, media: Path) -> None:
+    def __init__(
+        self, config: LocalConfig, folder: Path, media: Path, *, two_gateways: bool = False
+    ) -> None:
         redis = folder / "redis"
         redis.mkdir()
         self.suite = Suite(config, folder, redis, lambda process, what: None, media=media)
         self.links = [Link(worker.address) for worker in self.suite.workers]
+        self.gateways = [self.suite.gateway]
+        if two_gateways:
+            self._share_sessions(folder)
         self.complaints: list[str] = []
+
+    def _share_sessions(self, folder: Path) -> None:
+        """Give the gateway another beside it: each goes on with the sessions of the other."""
+        first = self.suite.gateway
+        first.environment = {
+            **first.environment,
+            "GATEWAY_REDIS_URL": self.suite.dialogue.environment["DIALOGUE_REDIS_URL"],
+            "GATEWAY_CLUSTER_SECRET": secrets.token_hex(16),
+        }
+        free = LocalConfig.from_env().on_free_ports().with_ports()
+        ports = {
+            "GATEWAY_GRPC_PORT": free.gateway_grpc_port,
+            "GATEWAY_HTTP_PORT": free.gateway_http_port,
+            "GATEWAY_METRICS_PORT": free.gateway_metrics_port,
+            "GATEWAY_RTMP_PORT": free.gateway_rtmp_port,
+        }
+        address = f"127.0.0.1:{free.gateway_grpc_port}"
+        second = Process(
+            "gateway-2",
+            first.command,
+            folder / "logs" / "gateway-2.log",
+            {**first.environment, **{name: str(port) for name, port in ports.items()}},
+            ready=partial(is_serving, address),
+            address=address,
+        )
+        for gateway, port in ((first, free.tts_grpc_port), (second, free.worker_grpc_port)):
+            gateway.environment = {**gateway.environment, "GATEWAY_PEER_PORT": str(port)}
+        self.gateways.append(second)
 
     async def start(self) -> None:
         for link in self.links:
             await link.open()
         addresses = ",".join(link.address for link in self.links)
-        gateway = self.suite.gateway
-        gateway.environment = {**gateway.environment, "GATEWAY_WORKERS": addresses}
+        for gateway in self.gateways:
+            gateway.environment = {**gateway.environment, "GATEWAY_WORKERS": addresses}
         await self.suite.start()
+        for gateway in self.gateways[1:]:
+            await self._start(gateway)
 
     async def aclose(self) -> None:
+        for gateway in self.gateways[1:]:
+            if complaint := await gateway.stop():
+                self.complaints.append(complaint)
+            await gateway.kill()
         self.complaints += await self.suite.stop()
         await self.suite.kill()
         for link in self.links:
@@ -192,6 +233,6 @@ KINDS = (
 )
 # Only where sessions outlive their gateway.
 GATEWAY = (
-    Kind("gateway killed", 4, "gateway", lambda s, n: s.killed(s.suite.gateway)),
-    Kind("gateway hung", 2, "gateway", lambda s, n: s.hung(s.suite.gateway)),
+    Kind("gateway killed", 4, "gateway", lambda s, n: s.killed(s.gateways[n])),
+    Kind("gateway hung", 2, "gateway", lambda s, n: s.hung(s.gateways[n])),
 )

@@ -5,7 +5,9 @@ import random
 import secrets
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -164,18 +166,23 @@ class Talker(Asker):
         await self._line.aclose()
 
 
+SILENT_S = 4.0  # after which a caller asks another gateway
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
 class Caller(Asker):
-    """A program that asks by one-shot calls. `patient`: it asks again, with the same turn, where
-    the gateway is away; otherwise it tries nothing twice."""
+    """A program that asks by one-shot calls. Of several gateways it asks the next, with the same
+    turn, where one is away or silent; with one alone it tries nothing twice."""
 
     def __init__(
-        self, session: aio.Session, chance: random.Random, gateway: str, *, patient: bool
+        self, session: aio.Session, chance: random.Random, gateways: Sequence[str]
     ) -> None:
         super().__init__(session, chance)
-        self._patient = patient
         self._conversation = ""
-        self._channel = grpc.aio.insecure_channel(gateway)
-        self._stub = gateway_pb2_grpc.SightlineServiceStub(self._channel)
+        self._channels = [grpc.aio.insecure_channel(gateway) for gateway in gateways]
+        self._stubs: list[Any] = [
+            gateway_pb2_grpc.SightlineServiceStub(channel) for channel in self._channels
+        ]
 
     async def _begin(self) -> None:
         self._conversation = f"chaos-{secrets.token_hex(8)}"
@@ -188,12 +195,14 @@ class Caller(Asker):
         )
         while True:
             left_s = asked.asked_s + ANSWER_S - time.monotonic()
+            patient = len(self._stubs) > 1
+            timeout_s = max(0.1, min(left_s, SILENT_S) if patient else left_s)
             try:
-                reply = await self._stub.Ask(request, timeout=max(0.1, left_s))
+                reply = await self._stubs[0].Ask(request, timeout=timeout_s)
                 break
             except grpc.aio.AioRpcError as error:
-                away = error.code() is grpc.StatusCode.UNAVAILABLE
-                if not (self._patient and away and left_s > 0):
+                self._stubs.append(self._stubs.pop(0))
+                if not (patient and error.code() in _AWAY and left_s > 0):
                     asked.error = f"{error.code().name}: {error.details()}"
                     return
             await asyncio.sleep(0.1)
@@ -201,7 +210,8 @@ class Caller(Asker):
         asked.kept = reply.answer.kept if reply.answer.HasField("kept") else None
 
     async def aclose(self) -> None:
-        await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
 
 @dataclass(slots=True)
