@@ -13,6 +13,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from services.common.config import ConfigError
+from services.common.redis_password import redis_password
 from services.dialogue.config import DialogueConfig
 from sightline.errors import ResourceExhaustedError, SightlineError, UnavailableError
 
@@ -87,7 +88,7 @@ class RedisServers:
 
 def _options(config: DialogueConfig) -> dict[str, Any]:
     return {
-        **_password(config),
+        **redis_password(config.redis_password_file, f"{config.prefix}REDIS_PASSWORD_FILE"),
         "socket_timeout": config.redis_timeout_s,
         "socket_connect_timeout": config.redis_timeout_s,
         # One more try, at once: a pooled connection breaks when Redis restarts. All scripts are
@@ -116,19 +117,6 @@ def _sentinel(config: DialogueConfig, options: dict[str, Any]) -> Sentinel:
         "ssl": encrypted,
     }
     return Sentinel(addresses, sentinel_kwargs=asking, **{**first, **options, "ssl": encrypted})
-
-
-def _password(config: DialogueConfig) -> dict[str, str]:
-    """The password of the file, where one is named; a password in the URL goes before it."""
-    path = config.redis_password_file
-    if path is None:
-        return {}
-    try:
-        password = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        name = f"{config.prefix}REDIS_PASSWORD_FILE"
-        raise ConfigError(f"{name}={str(path)!r} cannot be read") from error
-    return {"password": password} if password else {}
 
 
 # What Redis says when it will not do something: the code, the reason for metrics, our error.

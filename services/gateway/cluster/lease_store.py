@@ -11,6 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from services.common.config import ConfigError
+from services.common.redis_password import redis_password
 from services.gateway.cluster.lease_scripts import PREFIX, SCRIPTS
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.lease import Lease
@@ -41,7 +42,7 @@ class LeaseStore:
         try:
             pool: Any = BlockingConnectionPool.from_url(
                 config.redis_url or "",
-                **_password(config),
+                **redis_password(config.redis_password_file, "GATEWAY_REDIS_PASSWORD_FILE"),
                 max_connections=CONNECTIONS,
                 timeout=TIMEOUT_S,
                 socket_timeout=TIMEOUT_S,
@@ -197,18 +198,6 @@ def _lease(row: Any) -> Lease | None:
         left_s=int(left_ms) / 1000,
         record=peer_pb2.SessionRecord.FromString(encoded),
     )
-
-
-def _password(config: GatewayConfig) -> dict[str, str]:
-    """The password of the file, where one is named; a password in the URL goes before it."""
-    path = config.redis_password_file
-    if path is None:
-        return {}
-    try:
-        password = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"GATEWAY_REDIS_PASSWORD_FILE={str(path)!r} cannot be read") from error
-    return {"password": password} if password else {}
 
 
 @contextlib.contextmanager
