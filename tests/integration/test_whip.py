@@ -142,14 +142,14 @@ async def test_every_h264_of_an_encoder_is_taken(whip: Whip, profile: str, mode:
     offer = (await whip.offer("video/H264")).localDescription.sdp
     first = re.search(r"m=video \d+ \S+ (\d+)", offer)
     assert first is not None
-    number = first[1]
+    line_of_one, number = first.group(0, 1)
     said = [f"profile-level-id={profile}"] * bool(profile) + [f"packetization-mode={mode}"] * bool(
         mode
     )
 
     def one_codec(line: str) -> str | None:
         if line.startswith("m=video "):
-            return f"{line.partition(number)[0]}{number}"
+            return line_of_one
         found = re.match(r"a=(?:rtpmap|fmtp|rtcp-fb):(\d+)", line)
         if found and (found[1] != number or line.startswith("a=fmtp")):
             return None
