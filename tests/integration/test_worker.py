@@ -324,9 +324,14 @@ def test_sessions_are_admitted_until_the_pool_is_full(stub: InferenceServiceStub
 
 
 def test_a_cancelled_answer_frees_its_pages(stub: InferenceServiceStub, session: str) -> None:
+    def pages_used() -> int:
+        return next(stub.Load(inference_pb2.LoadRequest(), timeout=10)).kv_pages_used
+
     feeder = Feeder(stub, session)
+    opened = pages_used()
     feeder.push(picture(), 1)
-    before = next(stub.Load(inference_pb2.LoadRequest(), timeout=10)).kv_pages_used
+    wait_until(lambda: pages_used() > opened)  # the load is told a little after the frame is
+    before = pages_used()
     for _ in range(20):
         request = inference_pb2.AnswerRequest(
             session_id=session, question=gateway_pb2.Question(text="What is in the scene?")
@@ -334,9 +339,7 @@ def test_a_cancelled_answer_frees_its_pages(stub: InferenceServiceStub, session:
         call = stub.Answer(request, timeout=PATIENCE_S)
         next(call)
         call.cancel()
-    wait_until(
-        lambda: next(stub.Load(inference_pb2.LoadRequest(), timeout=10)).kv_pages_used <= before
-    )
+    wait_until(lambda: pages_used() <= before)
     feeder.close()
 
 
