@@ -44,7 +44,7 @@ PAUSE_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much is measured."""
+    """Extent of the measurement."""
 
     frames: int  # of a clip through the pipeline
     turns: int

@@ -189,7 +189,7 @@ async def _burst(crowd: Crowd, suite: Running) -> Burst:
 
 @contextlib.asynccontextmanager
 async def _memory(suite: Running) -> AsyncIterator[dict[str, float]]:
-    """How far the memory of every process grew at most while the context lasts, in MiB."""
+    """Growth of every process's memory, at most, while the context lasts, in MiB."""
     processes = {name: psutil.Process(pid) for name, pid in suite.pids}
     before = {name: process.memory_info().rss for name, process in processes.items()}
     most = dict.fromkeys(processes, 0.0)

@@ -56,7 +56,7 @@ CHOICES: dict[str, type] = {
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much is simulated."""
+    """Extent of the simulation."""
 
     sessions: int
     workers: int
@@ -157,7 +157,7 @@ def simulate(scenario: Scenario, choice: type, scale: Scale, seed: int = SEED) -
 
 
 def figures_of(account: Account) -> dict[str, float]:
-    """What is told of one run."""
+    """Figures of one run."""
     last = account.moments[-1]
     arrived = account.moments[account.arrived - 1]
     return {

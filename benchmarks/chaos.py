@@ -40,7 +40,7 @@ HOLD_S = 1.5  # at most, that a fault lasts on when there are answers again
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosConfig(EnvConfig):
-    """Which faults."""
+    """Faults that a storm is made of."""
 
     prefix: ClassVar[str] = "CHAOS_"
 
@@ -163,7 +163,7 @@ class _Chaos:
         return random.Random(self._chance.random())
 
     async def _befall(self, client: aio.Client, kind: Kind) -> list[Fault]:
-        """What it takes to answer just before a fault, and in its moment."""
+        """Seconds that answers take just before a fault, and in its moment."""
         await self._wait_well(client)
         await asyncio.sleep(self._chance.uniform(0.1, 0.8))
         infos = [await session.refresh() for session in self._sessions]

@@ -49,7 +49,7 @@ class Asked:
 
 @dataclass(slots=True)
 class Differences:
-    """What a conversation's history says against what its viewer read."""
+    """Differences between a conversation's history and what its viewer read."""
 
     lost: int = 0
     doubled: int = 0
@@ -101,7 +101,7 @@ class Asker:
         raise NotImplementedError
 
     async def differences(self, client: aio.Client) -> Differences:
-        """Of all its conversations."""
+        """Differences of all its conversations."""
         found = Differences()
         for conversation in dict.fromkeys(each.conversation for each in self.asked):
             said = [each for each in self.asked if each.conversation == conversation]
@@ -112,7 +112,7 @@ class Asker:
     async def _differences(
         self, client: aio.Client, conversation: str, said: list[Asked]
     ) -> Differences:
-        """Of a conversation's history, once it has every turn or had the time to."""
+        """Differences of one conversation's history, once it has every turn or had the time to."""
         answered = {each.turn: each for each in said if each.turn and not each.error}
         wanted = {turn for turn, each in answered.items() if not each.cancelled}
         end_s = time.monotonic() + STORED_S

@@ -1,4 +1,4 @@
-"""What a storm of faults did to a suite, and the report of it."""
+"""Result of a storm of faults on a suite, and the report of it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Storm:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What must be zero."""
+        """Counts that must be zero."""
         return {
             "questions without an answer": len(self.unanswered),
             "turns lost": self.differences.lost,

@@ -32,8 +32,8 @@ Ask = Callable[[str], Awaitable[gateway_pb2.AnswerDone]]
 
 @dataclass(slots=True)
 class Answers:
-    """What became of questions. `places`: in which order those asked first to last were
-    answered."""
+    """Answers of a crowd: what became of its questions. `places`: in which order those asked first
+    to last were answered."""
 
     seconds: float = 0.0
     answered: int = 0

@@ -48,7 +48,7 @@ PAUSE_S = 0.02  # lets the other side's threads go to sleep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How much is measured. `growing_s`: for transformers' growing cache, a family."""
+    """Extent of the measurement. `growing_s`: for transformers' growing cache, a family."""
 
     sizes: Mapping[str, Mapping[str, Any]]
     pixels: int

@@ -55,7 +55,7 @@ ANSWER = "A person puts a red cup on the table."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How much is measured. `sessions`: numbers of them that are tried at SESSIONS_FPS."""
+    """Extent of the measurement. `sessions`: numbers of them that are tried at SESSIONS_FPS."""
 
     models: Mapping[str, Mapping[str, Any]]
     pixels: int

@@ -1,4 +1,4 @@
-"""What the benchmark on a GPU found: its aims, tables and plot."""
+"""Result of the benchmark on a GPU: its aims, tables and plot."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ KINDS = ("replayed", "captured", "eager")  # of steps
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What one row, or one number of sessions, gave. Latencies from arrival at the engine to state
+    """Load of one row, or of one number of sessions. Latencies from arrival at the engine to state
     updated: of all frames, and of those that completed a segment."""
 
     title: str

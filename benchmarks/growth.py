@@ -1,4 +1,4 @@
-"""What a step costs as a stream grows: in the engine, and in a cache that keeps everything."""
+"""Cost of a step as a stream grows: in the engine, and in a cache that keeps everything."""
 
 import statistics
 import time

@@ -86,7 +86,7 @@ class Stages:
         return (self.preprocess, self.send, self.understand)
 
     def seconds(self) -> dict[str, float]:
-        """What each takes of one frame, alone."""
+        """Seconds that each takes of one frame, alone."""
         self.open()
         found = dict.fromkeys(STAGES, 0.0)
         started_s = time.perf_counter()

@@ -19,7 +19,7 @@ from sightline.v1 import gateway_pb2, gateway_pb2_grpc
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What runs. Addresses are host:port of gRPC."""
+    """Suite that runs. Addresses are host:port of gRPC."""
 
     suite: Suite
     processes: list[Process]

@@ -26,7 +26,7 @@ from benchmarks.samples import percentile
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What one publisher sent. `late_*`: behind the camera's own clock."""
+    """Frames that one publisher sent. `late_*`: behind the camera's own clock."""
 
     packets: int
     late_p95_ms: float
@@ -53,7 +53,7 @@ class Camera(threading.Thread):
             self._error = str(error)
 
     def sent(self) -> Sent:
-        """What was sent until now."""
+        """Frames sent until now."""
         late = self._late_ms or [0.0]
         return Sent(len(self._late_ms), percentile(late, 0.95), max(late), self._error)
 

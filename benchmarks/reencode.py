@@ -1,4 +1,4 @@
-"""What streaming is for: a question on a live trunk against reading the window anew.
+"""Gain of streaming: a question on a live trunk against reading the window anew.
 
 Re-encoding is done as well as it can be: one batched encode of the last 30 frames and one dense
 forward over sink, frames and question, in the same dtype and with as many threads. The session has

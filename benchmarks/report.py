@@ -1,4 +1,4 @@
-"""What a benchmark found: tables for people, JSON for machines, a plot for both."""
+"""Report of a benchmark: tables for people, JSON for machines, a plot for both."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ Report = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What must hold: `value` at most `limit`, or at least it."""
+    """Target: `value` at most `limit`, or at least it."""
 
     what: str
     value: float

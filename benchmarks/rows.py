@@ -70,7 +70,7 @@ QUICK = Durations(2, 4, 2)
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What all viewers of a row saw in the measured time."""
+    """Answers that all viewers of a row saw in the measured time."""
 
     first_token: Latency
     whole: Latency
@@ -311,7 +311,7 @@ def _answers(viewers: list[Viewer], from_s: float, to_s: float) -> Answers:
 
 
 def targets(measured: Measured) -> list[Target]:
-    """What must hold for one row."""
+    """Targets of one row."""
     row, title = measured.row, measured.row.title
     found = [
         Target(f"{title}: frame latency p95", measured.frame_p95_ms, row.article_ms, "ms"),

@@ -88,7 +88,7 @@ class Histogram:
         return cls(bounds, tuple(counts))
 
     def __sub__(self, earlier: "Histogram") -> "Histogram":
-        """What came since `earlier`."""
+        """Samples that came since `earlier`."""
         if self.bounds != earlier.bounds:
             raise ValueError("histograms with other buckets")
         counts = zip(self.counts, earlier.counts, strict=True)

@@ -41,8 +41,8 @@ class Moment:
 
 @dataclass(slots=True)
 class Account:
-    """What happened to sessions, in seconds. `lost_s`: how long each one that a fault met had no
-    worker that knew its window; `moves`: to another worker, in good order."""
+    """Account of what happened to sessions, in seconds. `lost_s`: how long each one that a fault
+    met had no worker that knew its window; `moves`: to another worker, in good order."""
 
     placed_s: list[float] = field(default_factory=list)
     lost_s: list[float] = field(default_factory=list)
@@ -220,7 +220,7 @@ class Cluster:
             return successor
 
     def _replayed(self, stream: WorkerStream) -> float:
-        """When the stream's worker will have understood the window."""
+        """Time at which the stream's worker will have understood the window."""
         now_s = asyncio.get_running_loop().time()
         if stream.resumed:
             return now_s

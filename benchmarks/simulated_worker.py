@@ -19,7 +19,7 @@ TRIP_S = 0.001  # of a message within a cluster, there and back
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What every simulated worker is: `sessions` fit; `frame_s` of the engine a frame takes in
+    """Machine of every simulated worker: `sessions` fit; `frame_s` of the engine a frame takes in
     shared steps; `fps` and `window` (frames) of every session."""
 
     sessions: int
@@ -29,7 +29,7 @@ class Machine:
 
     @property
     def live_share(self) -> float:
-        """Of the engine's time, what one live session takes."""
+        """Share of the engine's time that one live session takes."""
         return self.frame_s * self.fps
 
 
@@ -66,7 +66,7 @@ class SimulatedWorker:
 
     @property
     def share(self) -> float:
-        """Of its KV pages, what is promised."""
+        """Share of its KV pages that is promised."""
         return len(self.sessions) / self.machine.sessions
 
     def understood_s(self, replays: int) -> float:

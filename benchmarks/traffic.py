@@ -42,7 +42,7 @@ LIMITS = {"memory (MiB)": 24.0, "descriptors": 8.0, "threads": 8.0, "tasks": 16.
 
 @dataclass(slots=True)
 class Watched:
-    """What one process had, sample by sample, by kind."""
+    """Holdings of one process, sample by sample, by kind."""
 
     name: str
     had: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in LIMITS})
@@ -56,7 +56,7 @@ class Watched:
 
 @dataclass(slots=True)
 class Traffic:
-    """What was done, and what it was done to."""
+    """Traffic that was made, and what it was made to."""
 
     seconds: float
     watched: list[Watched] = field(default_factory=list)

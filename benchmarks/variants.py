@@ -44,10 +44,10 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """What is there or not. `headings`: of a step's time with it and without. `without`: the
-    context in which it is not there. `check` raises RuntimeError for an engine that it says
-    nothing of. `still`: every frame is the same. `most`: the largest ratio that is wanted, with
-    `SESSIONS` frames in a step."""
+    """Variant: something that is there or not. `headings`: of a step's time with it and without.
+    `without`: the context in which it is not there. `check` raises RuntimeError for an engine that
+    it says nothing of. `still`: every frame is the same. `most`: the largest ratio that is wanted,
+    with `SESSIONS` frames in a step."""
 
     name: str
     headings: tuple[str, str]

@@ -1,4 +1,4 @@
-"""Where a server is and how it is entered: its address, encryption, and the caller's token."""
+"""Access to a server: its address, encryption, and the caller's token."""
 
 import contextlib
 import ipaddress

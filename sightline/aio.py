@@ -199,12 +199,13 @@ class Client:
             request.page_token = reply.next_page_token
 
     async def info(self) -> ServerInfo:
-        """What the server is: its version, its models and what they can be asked, its limits."""
+        """Description of the server: its version, its models and what they can be asked, its
+        limits."""
         request = pb.GetServerInfoRequest()
         return server_info(await self._calls.unary(self._calls.stub.GetServerInfo, request))
 
     async def history(self, conversation: str) -> list[Round]:
-        """What was said in a conversation, oldest first. Its id is all that it takes to read it.
+        """Rounds of a conversation, oldest first. Its id is all that it takes to read it.
 
         Raises NotFoundError for one that is not kept (any more), UnavailableError where none are.
         """
@@ -223,7 +224,7 @@ class Client:
         return session
 
     async def voices(self) -> list[Voice]:
-        """What the server can speak with, its default first. UnavailableError where it has no
+        """Voices of the server, its default first. UnavailableError where it has no
         voice."""
         reply = await self._calls.unary(self._calls.stub.Voices, pb.VoicesRequest())
         found = [Voice(each.id, each.language, each.engine) for each in reply.voices]

@@ -128,11 +128,12 @@ class Client:
         return background.run(self._client.sessions(labels=labels))
 
     def info(self) -> ServerInfo:
-        """What the server is: its version, its models and what they can be asked, its limits."""
+        """Description of the server: its version, its models and what they can be asked, its
+        limits."""
         return background.run(self._client.info())
 
     def history(self, conversation: str) -> list[Round]:
-        """What was said in a conversation, oldest first."""
+        """Rounds of a conversation, oldest first."""
         return background.run(self._client.history(conversation))
 
     def forget(self, conversation: str) -> bool:
@@ -144,7 +145,7 @@ class Client:
         return Session(background.run(self._client.session(id_or_name, key=key)))
 
     def voices(self) -> list[Voice]:
-        """What the server can speak with, its default first."""
+        """Voices of the server, its default first."""
         return background.run(self._client.voices())
 
     def speak(
@@ -297,7 +298,7 @@ class Conversation:
         return self._conversation.id
 
     def history(self) -> list[Round]:
-        """What was said and is still kept, oldest first."""
+        """Rounds that are still kept, oldest first."""
         return background.run(self._conversation.history())
 
     def forget(self) -> bool:

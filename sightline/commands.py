@@ -116,7 +116,7 @@ def _answer_object(session: aio.Session, question: str, result: AnswerResult) ->
 
 
 class _Progress:
-    """How far a file is, on a terminal's standard error; silent elsewhere."""
+    """Progress of a file, on a terminal's standard error; silent elsewhere."""
 
     def __init__(self, session: aio.Session, quiet: bool) -> None:
         self._session = session

@@ -137,7 +137,7 @@ class Conversation:
         return watch
 
     async def history(self) -> list[Round]:
-        """What was said and is still kept, oldest first; a round is kept soon after its answer.
+        """Rounds that are still kept, oldest first; a round is kept soon after its answer.
         Raises NotFoundError before the first, and UnavailableError while nothing is kept."""
         return await self._calls.history(self.id)
 

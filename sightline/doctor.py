@@ -44,7 +44,8 @@ Environ = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check saw. `level`: ok, warning or fault; `advice`: what to do where it is not ok."""
+    """Finding of a check. `level`: ok, warning or fault; `advice`: what to do where it is not
+    ok."""
 
     check: str
     level: str
@@ -418,7 +419,7 @@ def _certificate(prefix: str, environ: Environ, name: str) -> Finding:
 
 
 def _shown(certificate: str, key: str) -> Mapping[str, Any]:
-    """What a client would read in the certificate, after a handshake in memory."""
+    """Certificate as a client would read it, after a handshake in memory."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate, key or None, password=lambda: b"")
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -54,7 +54,7 @@ class Feed:
 
     @property
     def report(self) -> PushReport:
-        """What became of the frames so far; of this connection only, after one broke."""
+        """Report of what became of the frames so far; of this connection only, after one broke."""
         return self._pusher.report
 
     async def run(self) -> PushReport:

@@ -1,4 +1,4 @@
-"""How the command line prints: JSON, tables, times of day."""
+"""Printing on the command line: JSON, tables, times of day."""
 
 import json
 from collections.abc import Sequence

@@ -21,7 +21,7 @@ _STRING, _INT32, _MESSAGE = 9, 5, 11  # of descriptor.proto
 
 
 class Details(NamedTuple):
-    """What a status says beside its code and words. `reason` is "" where it says none."""
+    """Details of a status beside its code and words. `reason` is "" where it says none."""
 
     reason: str = ""
     retry_after_s: float | None = None

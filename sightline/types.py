@@ -1,4 +1,4 @@
-"""What the SDK takes and gives: plain data, no protobuf.
+"""Types that the SDK takes and gives: plain data, no protobuf.
 
 Times `*_ns` are nanoseconds since the Unix epoch on the clock of the video's capture.
 """
@@ -248,7 +248,8 @@ class Packet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushReport:
-    """What became of pushed frames. Those the session's rate passes over are in `received` only."""
+    """Report of what became of pushed frames. Those the session's rate passes over are in
+    `received` only."""
 
     received: int = 0
     understood: int = 0

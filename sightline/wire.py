@@ -204,7 +204,7 @@ def push_report(message: pb.PushFramesResponse) -> PushReport:
 
 
 def split_frames(frames: Any) -> Any:
-    """What `push` was given, as something to iterate: a single frame becomes a list of one."""
+    """Frames that `push` was given, to iterate over: a single frame becomes a list of one."""
     if isinstance(frames, bytes | bytearray | Packet):
         return [frames]
     if isinstance(frames, tuple) and len(frames) == 2 and isinstance(frames[1], int):

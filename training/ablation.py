@@ -1,4 +1,4 @@
-"""What one number of a recipe changes: short runs that differ in it alone, measured alike."""
+"""Ablation of one number of a recipe: short runs that differ in it alone, measured alike."""
 
 import json
 from dataclasses import asdict, dataclass, replace

@@ -1,4 +1,5 @@
-"""Who can be examined: the model in one dense forward per question, or the running engine."""
+"""Answerers that can be examined: the model in one dense forward per question, or the running
+engine."""
 
 import itertools
 import time

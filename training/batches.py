@@ -47,8 +47,8 @@ class Batch:
 
 
 def new_model(recipe: Recipe, name: str = "builtin") -> BuiltinModel:
-    """What the recipe begins with: random weights, or those of another model that has learnt the
-    words of this world. Raises ModelError for a folder without a model."""
+    """Model that the recipe begins with: random weights, or those of another model that has learnt
+    the words of this world. Raises ModelError for a folder without a model."""
     more = world_of(recipe).words
     if recipe.start:
         folder = model_folder(weights_of(recipe.start))

@@ -45,7 +45,7 @@ class Fact:
 
 
 def at_time(clip: Clip, frame: float) -> tuple[Thing, ...]:
-    """What there is between two frames: changes happen on frames, motion is continuous."""
+    """Scene between two frames: changes happen on frames, motion is continuous."""
     whole = min(int(frame), len(clip) - 1)
     share = frame - whole
     coming = {thing.ident: thing for thing in clip.frames[min(whole + 1, len(clip) - 1)]}
@@ -136,7 +136,7 @@ def facts(clip: Clip) -> list[Fact]:
 
 
 def spans(num_frames: int, true_at: Callable[[int], Iterable[tuple[str, str, str]]]) -> list[Fact]:
-    """What `true_at` says of single frames, (question, answer, kind), as spans of time."""
+    """Answers that `true_at` gives of single frames, (question, answer, kind), as spans of time."""
     open_facts: dict[tuple[str, str, str], int] = {}
     found: list[Fact] = []
 

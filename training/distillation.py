@@ -1,4 +1,4 @@
-"""What a smaller model learns from a larger one of the same family: how likely the teacher finds
+"""Distillation of a larger model into a smaller one of its family: how likely the teacher finds
 every word of an answer (Hinton et al., 2015), and what it makes of the frames."""
 
 from pathlib import Path

@@ -86,7 +86,7 @@ def branch_of(model: BuiltinModel, frame: int, question: Question) -> Branch:
 def _references(
     model: BuiltinModel, question: Question, history: list[Round], prompt: list[int]
 ) -> tuple[tuple[int, int, int, int], ...]:
-    """Where a prompt says "it" and means what the question refers to, from the round that names it
+    """Places where a prompt says "it" and means what the question refers to, from its naming round
     on, and the prompt's end, where the answer begins."""
     if not question.refers:
         return ()

@@ -1,4 +1,4 @@
-"""What training minimises: answers, dense truth about every cell, and what "it" stands for.
+"""Objectives of training: answers, dense truth about every cell, and what "it" stands for.
 
 The auxiliary heads read the encoder's tokens (what a single picture shows), the trunk's hidden
 states after an early decoder layer (what only time shows: motion and change) and those of words

@@ -118,8 +118,8 @@ def _branch(
 
 
 def answer_tokens(model: Any, answer: str) -> list[int]:
-    """What the model is to say: as it would stand in its prompt as an earlier round, up to the
-    token that stops it. Raises ModelError for a chat template that writes answers otherwise."""
+    """Tokens that the model is to say: as it would stand in its prompt as an earlier round, up to
+    the token that stops it. Raises ModelError for a chat template that writes answers otherwise."""
     if isinstance(model, BuiltinModel):
         words = model.tokenizer.encode(answer, add_special_tokens=False).ids
         return [*words, *model.stop_tokens]

@@ -47,8 +47,8 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a step of preference yields. margin: mean advantage of the better answer over the
-    reference, in nats; sure: share of pairs whose better answer gained more."""
+    """Judgement that a step of preference yields. margin: mean advantage of the better answer over
+    the reference, in nats; sure: share of pairs whose better answer gained more."""
 
     loss: Tensor
     margin: float

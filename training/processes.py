@@ -18,7 +18,7 @@ from training.train import Trainer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How to run a recipe here.
+    """Command that runs a recipe here.
 
     processes: how many learn together, meeting at `port` on this machine. workers: how many each
     has to make its batches; a GPU needs several to be kept busy.

@@ -60,7 +60,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Teaching:
-    """What a smaller model learns from a larger one of the same words. folder: the teacher's.
+    """Teaching of a smaller model by a larger one of the same words. folder: the teacher's.
     answers, hidden: weights of the losses in `distillation`. temperature: of the answers."""
 
     folder: str
@@ -131,7 +131,7 @@ class Recipe:
 
 
 def weights_of(name: str) -> str:
-    """What a worker calls the model of this name: the folder of one of training/weights, else the
+    """Weights as a worker names them: the folder of one of training/weights, else the
     name as it is."""
     folder = WEIGHTS / name
     return str(folder) if name and (folder / "config.json").exists() else name

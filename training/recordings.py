@@ -309,7 +309,8 @@ class _Taker:
 
 
 class _Unbothered:
-    """Where a reading's remarks go: a broken packet is passed over, as it is when it is served."""
+    """Receiver of a reading's remarks: a broken packet is passed over, as it is when it is
+    served."""
 
     budget = DecodeBudget()
 

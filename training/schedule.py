@@ -23,7 +23,7 @@ Made = Pictures | Batch | Pairs
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which part of every batch a process makes and learns from: number `index` of `total`."""
+    """Share of every batch that a process makes and learns from: number `index` of `total`."""
 
     index: int = 0
     total: int = 1

@@ -27,7 +27,7 @@ PICTURE_CHANNELS = ("present", "colour", "shape")
 
 
 def cell_truth(clip: Clip, grid: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """What is in every cell of every frame.
+    """Truth about every cell of every frame.
 
     Returns labels [frames, grid², channels], IGNORE where a channel does not apply, and measures
     [frames, grid², 4] in cells, NaN where unknown: the offset (x, y) of the centre from the cell's

@@ -54,9 +54,9 @@ LEARNING_RATES = {"built-in": 1e-4, "published": 2e-4}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """What a run depends on. `model`: `builtin`, a folder, or a model of the hub. `batch`: clips of
-    an optimiser step. `fps`: None is what the model streams at. `learning_rate`: None is the
-    kind's own. `rank` and `tower` (adapt the vision tower too) are for published models."""
+    """Settings that a run depends on. `model`: `builtin`, a folder, or a model of the hub. `batch`:
+    clips of an optimiser step. `fps`: None is what the model streams at. `learning_rate`: None is
+    the kind's own. `rank` and `tower` (adapt the vision tower too) are for published models."""
 
     model: str
     data: Path
@@ -73,7 +73,7 @@ class Tuning:
     device: str = "auto"
 
     def identity(self) -> str:
-        """What must be the same for a checkpoint to be continued."""
+        """Identity of a run, the same wherever a checkpoint may be continued."""
         kept = asdict(self)
         for name in ("output", "folder", "device"):
             del kept[name]
@@ -176,8 +176,8 @@ class Tuner:
         return drawn
 
     def _age(self, piece: Piece, rng: np.random.Generator) -> int:
-        """What to add to a piece's positions: nothing half the time, and else what puts it anywhere
-        before the model's horizon, since sessions that run for long are served there."""
+        """Offset to add to a piece's positions: nothing half the time, and else what puts it
+        anywhere before the model's horizon, since sessions that run for long are served there."""
         sink = len(self.model.sink_tokens())
         own = int(piece.spans[0].positions.min()) - sink
         room = max(1, self.spec.position_horizon - sink - (piece.spans[-1].after - own - sink))

@@ -70,7 +70,7 @@ def _moving(clip: Clip, asked: int, rng: Generator) -> Condition | None:
 
 
 def _colour(clip: Clip, asked: int, rng: Generator) -> Condition | None:
-    """What one of its shape may turn to."""
+    """Colour that one of its shape may turn to."""
     turned = [change for change in clip.changes if change.kind == "turned"]
     if not turned:
         return None

@@ -62,7 +62,7 @@ class Take(Protocol):
 
 
 class World(Protocol):
-    """Where clips come from. channels: of truth's labels, with their numbers of classes.
+    """World that clips come from. channels: of truth's labels, with their numbers of classes.
     picture_channels: those that a single picture shows. kinds: of questions, with weights. words:
     those that the vocabulary of the shapes lacks. withheld: words that training never says
     together."""

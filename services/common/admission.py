@@ -1,4 +1,4 @@
-"""Which gRPC calls may begin, and whose messages are being received.
+"""Admission of gRPC calls: which may begin, and whose messages are being received.
 
 grpc has one limit for messages, of the whole server, and none for what one address may hold. What
 it does offer is that a message is read only when somebody asks for it: so the requests of calls
@@ -28,7 +28,7 @@ LOOKS = 4  # in that time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallLimits:
-    """What callers may hold of one gRPC port.
+    """Limits on what callers hold of one gRPC port.
 
     `calls` at once, over all and of one place; `streams_per_place`: of those, how many stream their
     requests, because a message of each may be on its way at any time; `streams_per_connection`:
@@ -127,7 +127,7 @@ class Receiving:
 
 
 def place_of_call(context: Any, trusted: Trusted) -> str:
-    """Where the caller is; "" where limits per address do not hold."""
+    """Place of the caller; "" where limits per address do not hold."""
     forwarded = ""
     host = split_peer(context.peer())[0]
     if host in trusted:

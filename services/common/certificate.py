@@ -26,7 +26,7 @@ class Certificate:
         self._files = FreshFiles((certificate, key), lambda: _read(certificate, key))
 
     def context(self) -> ssl.SSLContext:
-        """What the next HTTP connection is encrypted with."""
+        """TLS context of the next HTTP connection."""
         return self._files.value().context
 
     def credentials(self) -> grpc.ServerCredentials:

@@ -1,4 +1,5 @@
-"""What the contract allows in a request, for every service that takes it from strangers."""
+"""Checks of what the contract allows in a request, for every service that takes it from
+strangers."""
 
 import math
 import re

@@ -117,7 +117,7 @@ def _convert(text: str, hint: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig(EnvConfig):
-    """What every service has. `host` is where its ports listen."""
+    """Settings of every service. `host` is where its ports listen."""
 
     host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 in containers.")
     grpc_port: int = setting(0, "gRPC port; 0 picks a free one.", minimum=0, maximum=65535)

@@ -35,7 +35,7 @@ MOST_READS = MOST_WRITES = 16
 
 @dataclass(frozen=True, slots=True)
 class RoundMetrics:
-    """Where a service counts its rounds: by what became of them, those not yet written, and the
+    """Counters of a service's rounds: by what became of them, those not yet written, and the
     histories that it asked for."""
 
     rounds: Counter  # outcome: written, duplicate, dropped_full, dropped_refused, dropped_shutdown

@@ -46,7 +46,7 @@ _UNCOUNTED = ("/grpc.health.v1.Health/Check",)  # a full service is not a sick o
 def error_event(
     error: SightlineError, *, turn: str = "", watch: str = ""
 ) -> gateway_pb2.ErrorEvent:
-    """What a stream tells of an error that does not end it, or of the one that does."""
+    """Event by which a stream tells of an error that does not end it, or of the one that does."""
     return gateway_pb2.ErrorEvent(
         turn=turn,
         watch=watch,
@@ -58,7 +58,7 @@ def error_event(
 
 
 def error_of_peer(error: grpc.aio.AioRpcError, peer: str) -> SightlineError:
-    """What a caller of ours is told when a call to another service failed.
+    """Error for a caller of ours whose call needed another service's that failed.
 
     `peer` is its name in a sentence: "the model". The peer's own words are passed on; grpc's go
     to the log.
@@ -95,7 +95,7 @@ def error_of_status(
 
 
 def restarting(peer: str, reason: str = "") -> UnavailableError:
-    """What callers are told of a peer that is away."""
+    """Words for callers about a peer that is away."""
     return UnavailableError(
         f"{peer[:1].upper()}{peer[1:]} is restarting: try again in some seconds",
         reason=reason,
@@ -212,7 +212,7 @@ async def _send_all(replies: AsyncIterator[Any], context: ServicerContext[Any, A
 
 @dataclass(slots=True)
 class _Outcome:
-    """How one call ended."""
+    """Outcome of one call."""
 
     method: str
     code: grpc.StatusCode = grpc.StatusCode.OK
@@ -274,7 +274,7 @@ def _is_gone(error: Exception, context: ServicerContext[Any, Any]) -> bool:
 
 
 def _one_of_group(error: Exception) -> Exception:
-    """What a task group failed of, where every failure in it was raised on purpose."""
+    """Failure of a task group, where every failure in it was raised on purpose."""
     if not isinstance(error, ExceptionGroup):
         return error
     on_purpose, others = error.split((SightlineError, grpc.aio.AioRpcError))

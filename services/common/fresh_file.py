@@ -14,7 +14,7 @@ LOOK_S = 1.0  # between two looks at whether a file has changed
 
 
 class FreshFiles(Generic[T]):
-    """What `parse` makes of some files, anew whenever one of them is another than before.
+    """Result of `parse` on some files, made anew whenever one of them is another than before.
 
     `parse` raises ValueError or OSError for files that cannot be used: at first that is the
     caller's to handle, later what was read before stays. Any thread; two may parse at once.
@@ -53,7 +53,7 @@ class FreshFiles(Generic[T]):
         return self._value
 
     def _signs(self) -> list[tuple[int, ...]]:
-        """What differs between two versions of a file; a Secret's mount swaps a symbolic link."""
+        """Signs by which two versions of a file differ; a Secret's mount swaps a symbolic link."""
         signs: list[tuple[int, ...]] = []
         for path in self._paths:
             try:

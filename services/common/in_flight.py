@@ -13,8 +13,8 @@ DRAINING_S = 5.0  # until whoever takes the place of a service that ends may ans
 
 
 def share(most: int, others: int) -> int:
-    """How many one place may have, of `most`, where other places have `others`: half of what they
-    leave. So whoever comes later finds room."""
+    """Number that one place may have, of `most`, where other places have `others`: half of what
+    they leave. So whoever comes later finds room."""
     return max(1, (most - others + 1) // 2)
 
 

@@ -32,7 +32,7 @@ _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorLimits:
-    """What one port lets strangers hold.
+    """Limits on what strangers hold of one port.
 
     A connection waits until it is settled: an HTTP request is being served, an RTMP key was right.
     Where too many wait, the oldest of them leaves, so that whoever holds connections open shuts

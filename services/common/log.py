@@ -73,14 +73,14 @@ class _Kind:
 
 
 class Sparing:
-    """How many lines of each kind pass. `clock` is in seconds and never goes back."""
+    """Quota of log lines of each kind. `clock` is in seconds and never goes back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._kinds: dict[tuple[str, int, str], _Kind] = {}
 
     def pass_on(self, record: logging.LogRecord) -> list[logging.LogRecord]:
-        """What is to be written now: notices of what was withheld, and the record if it may."""
+        """Records to be written now: notices of what was withheld, and the record if it may."""
         if record.name == AUDIT:
             return [record]
         now_s = self._clock()

@@ -1,4 +1,4 @@
-"""Where callers are: the unit that limits per address count in.
+"""Places of callers: the unit that limits per address count in.
 
 A place is an IPv4 address or an IPv6 /64, because whoever has one IPv6 address has all of those.
 """

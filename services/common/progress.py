@@ -1,4 +1,4 @@
-"""How far a model is that is not ready yet, in words for people."""
+"""Progress of a model that is not ready yet, in words for people."""
 
 from sightline.v1 import inference_pb2
 from sightline.v1.inference_pb2 import LOADING_PHASE_DOWNLOADING, LOADING_PHASE_WARMING

@@ -42,7 +42,7 @@ class TtsClient:
         self._call_timeout_s = call_timeout_s
 
     async def voices(self) -> gateway_pb2.VoicesResponse:
-        """What there is to speak with. Raises the SightlineError of a refusal."""
+        """Voices that there are. Raises the SightlineError of a refusal."""
         try:
             reply: gateway_pb2.VoicesResponse = await self._stub.Voices(
                 gateway_pb2.VoicesRequest(), timeout=VOICES_TIMEOUT_S

@@ -9,7 +9,7 @@ from services.common.config import ServiceConfig, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialogueConfig(ServiceConfig):
-    """Where Redis is, and how much of a conversation is kept for how long."""
+    """Settings of dialogue: where Redis is, how much of a conversation is kept for how long."""
 
     prefix: ClassVar[str] = "DIALOGUE_"
 

@@ -56,7 +56,7 @@ class RedisServers:
         return self._clients[0].register_script(text)
 
     async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """What `work` gives with the client of the primary. Raises what it raises, and
+        """Result of `work` with the client of the primary. Raises what it raises, and
         TimeoutError; nothing is tried again after a timeout where there is one address."""
         refusal: Exception | None = None
         async with asyncio.timeout(self._timeout_s), self._turns:

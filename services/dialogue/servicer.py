@@ -87,7 +87,7 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
 
 
 def _rank(round_: pb.Round) -> str:
-    """Which of two rounds of a turn is kept, as strings are ordered: a whole answer before one that
+    """Rank among the rounds of a turn, of which one is kept: a whole answer is before one that
     was cut off, then the one asked later."""
     return f"{int(not round_.interrupted)}{max(0, round_.asked_ns):020d}"
 

@@ -274,7 +274,7 @@ class RedisStore:
         return await self._servers.run(lambda client: self._durably(client, work))
 
     async def _durably(self, client: Any, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        """What a write gives, once as many replicas have it as are wanted: a failover to one of
+        """Result of a write, once as many replicas have it as are wanted: a failover to one of
         them loses nothing then. Raises ResponseError where they have not, for another try."""
         if not self._replicas:
             return await work(client)

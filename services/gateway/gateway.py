@@ -173,7 +173,7 @@ class Gateway:
                 self._workers.set(found)
 
     async def _measure(self) -> None:
-        """What the RTMP servers count, for Prometheus."""
+        """Counts of the RTMP servers, for Prometheus."""
         servers = [server for server in (self._rtmp, self._rtmps) if server is not None]
         counted: Counter[str] = Counter()
         while servers:

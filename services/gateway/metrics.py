@@ -1,4 +1,4 @@
-"""What the gateway measures. Labels come from bounded sets."""
+"""Metrics of the gateway. Labels come from bounded sets."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

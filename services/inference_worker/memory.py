@@ -67,8 +67,8 @@ def _below_cgroup(files: tuple[str, str, str]) -> int | None:
 
 
 class Headroom:
-    """What of the memory that was free at the first call is used, 0…1: of the host, and of a GPU
-    beside its weights and KV pool, which stay. Callable; see `Relief`."""
+    """Share of the memory that was free at the first call which is used, 0…1: of the host, and of a
+    GPU beside its weights and KV pool, which stay. Callable; see `Relief`."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -1,4 +1,4 @@
-"""What is shown: a generated clip with its truth beside it, or a video of the user's."""
+"""Clips to be shown: a generated clip with its truth beside it, or a video of the user's."""
 
 import asyncio
 import json
@@ -19,8 +19,8 @@ QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning")
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What the built-in model is shown, and any other that has no video of its own. `about`: all
-    that it knows. `condition`: worth a watch."""
+    """Story that the built-in model is shown, and any other that has no video of its own. `about`:
+    all that it knows. `condition`: worth a watch."""
 
     name: str
     seconds: int
@@ -96,7 +96,8 @@ def read_clip(path: Path) -> Clip:
 
 
 def publisher_command(path: Path, url: str) -> Sequence[str]:
-    """What publishes a file as a live, looping stream: ffmpeg, or PyAV where that is absent."""
+    """Command that publishes a file as a live, looping stream: ffmpeg, or PyAV where that is
+    absent."""
     program = shutil.which("ffmpeg")
     if program is None:
         return (sys.executable, "-m", "services.local.publish", str(path), url)

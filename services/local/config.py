@@ -1,4 +1,4 @@
-"""What `make run` can be told."""
+"""Settings of `make run`."""
 
 import contextlib
 import os

@@ -28,7 +28,7 @@ LEAST_LEFT = datetime.timedelta(days=14)  # of one that is used again
 
 @dataclass(frozen=True, slots=True)
 class Https:
-    """What the gateway is encrypted with, who may come in, and the address of this machine."""
+    """Encryption of the gateway, who may come in, and the address of this machine."""
 
     certificate: Path
     key: Path
@@ -37,7 +37,7 @@ class Https:
     host: str
 
     def environment(self) -> dict[str, str]:
-        """Of a gateway that everybody in the network reaches, with the token: its page and API. Its
+        """Variables of a gateway whose page and API the whole network reaches, with the token. Its
         figures and RTMP, which is not encrypted, stay on this machine."""
         return {
             "GATEWAY_HOST": "0.0.0.0",

@@ -109,7 +109,7 @@ class Process:
                 await asyncio.wait_for(self._process.wait(), KILL_S)
 
     def last_words(self) -> str:
-        """What a service prints that cannot start: one line, by its name."""
+        """Last words of a service that cannot start: one line, by its name."""
         last = self.last_lines(1)
         name, colon, words = last[0].partition(": ") if last else ("", "", "")
         return f": {words}" if colon and name.isidentifier() else ""
@@ -136,7 +136,7 @@ def describe_exit(code: int) -> str:
 
 
 async def is_serving(address: str) -> bool:
-    """What gRPC health says; False while nobody answers."""
+    """Whether gRPC health says SERVING; False while nobody answers."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
@@ -147,7 +147,7 @@ async def is_serving(address: str) -> bool:
 
 
 async def is_healthy(port: int) -> bool:
-    """What /healthz says at a port of this machine; False while nobody answers."""
+    """Whether /healthz says so at a port of this machine; False while nobody answers."""
     try:
         async with asyncio.timeout(CHECK_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -160,7 +160,7 @@ async def is_healthy(port: int) -> bool:
 
 
 async def loading_words(address: str) -> str:
-    """How far a worker's model is; "" where it does not say."""
+    """Progress of a worker's model in words; "" where it does not say."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
         try:

@@ -1,4 +1,4 @@
-"""What the launcher prints: progress, answers, where to connect, a living status line."""
+"""Output of the launcher: progress, answers, where to connect, a living status line."""
 
 import contextlib
 import time
@@ -56,7 +56,7 @@ class Show:
     # --- processes ---------------------------------------------------------------------------
 
     def process(self, process: Process, state: str) -> None:
-        """What happens to a process: rows of the progress display, or a line each."""
+        """Tell what happens to a process: rows of the progress display, or a line each."""
         now = time.monotonic()
         first = self._states.get(process.name, ("", now))[1]
         self._states[process.name] = (state, now if state == "starting" else first)
@@ -66,7 +66,7 @@ class Show:
             self.line(f"{process.name}: {state}{self._detail(process, state)}")
 
     def progress(self, process: Process, words: str) -> None:
-        """How far a process is that is starting."""
+        """Tell how far a process is that is starting."""
         self._words[process.name] = words
         now = time.monotonic()
         if self._live is None and now - self._last_plain_s >= PLAIN_S:
@@ -144,7 +144,7 @@ class Show:
     # --- where to connect, and how it goes ----------------------------------------------------
 
     def addresses(self, rows: Sequence[tuple[str, str]], commands: Sequence[str]) -> None:
-        """Where to connect, and what to type; whole lines, so that they can be copied."""
+        """Tell where to connect, and what to type; whole lines, so that they can be copied."""
         self.console.print()
         for name, address in rows:
             self.console.print(Text.assemble((f"{name:6}", "bold"), address), soft_wrap=True)

@@ -36,7 +36,7 @@ class Told:
 
 
 class Stage:
-    """Where in the looped clip a session is: the first frame it saw was the clip's first."""
+    """Place of a session in the looped clip: the first frame it saw was the clip's first."""
 
     def __init__(self, clip: Clip, session: aio.Session) -> None:
         stats = session.stats

@@ -9,7 +9,7 @@ from services.common.config import ServiceConfig, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TtsConfig(ServiceConfig):
-    """Which engine speaks, and how much at once."""
+    """Settings of TTS: which engine speaks, and how much at once."""
 
     prefix: ClassVar[str] = "TTS_"
 

@@ -1,4 +1,4 @@
-"""What turns a sentence into PCM: espeak-ng, or a Piper voice.
+"""Engines that turn a sentence into PCM: espeak-ng, or a Piper voice.
 
 Engines block and are not thread-safe; `services.tts.synthesis` gives each one thread.
 """

@@ -67,7 +67,7 @@ class SentenceSplitter:
         return found
 
     def _first_cut(self, finished: bool) -> int | None:
-        """Where the first sentence, or a part of a long one, ends; None while none does."""
+        """End of the first sentence, or of a part of a long one; None while none does."""
         # No sentence is longer, so that however much text comes at once costs the same per cut.
         near = self._rest[: self._max_chars + _LOOKAHEAD_CHARS]
         for match in _END.finditer(near):
@@ -79,7 +79,7 @@ class SentenceSplitter:
         return self._part() if len(self._rest) > self._max_chars else None
 
     def _part(self) -> int | None:
-        """Where to cut a sentence that is too long; None where its only word goes on."""
+        """Cut of a sentence that is too long; None where its only word goes on."""
         window = self._rest[: self._max_chars]
         clause = max((match.end() for match in _CLAUSE_END.finditer(window)), default=0)
         if clause >= self._max_chars // 3:

@@ -90,9 +90,7 @@ async def test_history_is_right_while_rounds_wait_and_after() -> None:
         # Whether t1 and t2 are written by now or not, they count once and in order.
         assert await peer.context("c", 10) == [_round("t0"), _round("t1"), _round("t2")]
         assert await peer.context("c", 2) == [_round("t1"), _round("t2")]
-        await eventually(
-            lambda: (fake.turns("c"), fake.turns("d")) == (["t0", "t1", "t2"], ["u0"])
-        )
+        await eventually(lambda: (fake.turns("c"), fake.turns("d")) == (["t0", "t1", "t2"], ["u0"]))
         assert await peer.context("c", 10) == [_round("t0"), _round("t1"), _round("t2")]
         assert peer.available
 

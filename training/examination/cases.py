@@ -1,4 +1,4 @@
-"""What a model is examined with: clips, questions at their moments, watches with their true times.
+"""Cases of the examination: clips, questions at their moments, watches with their true times.
 
 All times are seconds of the clip's own video, as those of its footage.
 """

@@ -28,9 +28,10 @@ _TOLD = 40  # mistakes in the JSON
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What must be the same for two columns to stand in one table. `questions`: a digest of all
-    that was asked; `weights`: of the model's files. `free`: how answers were marked. `settings`:
-    the worker's that change answers, where they are not the default."""
+    """Identity of an examination: what must be the same for two columns to stand in one table.
+    `questions`: a digest of all that was asked; `weights`: of the model's files. `free`: how
+    answers were marked. `settings`: the worker's that change answers, where they are not the
+    default."""
 
     model: str
     weights: str
@@ -61,7 +62,7 @@ class Report:
 
     @property
     def missed(self) -> list[str]:
-        """What falls short of the targets, in words."""
+        """Targets that are missed, in words."""
         full, alone = self.columns.get(FULL), self.columns.get(LAST_FRAME)
         if full is None:
             return [f"{FULL}: not examined"]
@@ -284,7 +285,7 @@ def write_mistakes(report: Report, found: Sequence[Mistake], path: Path) -> None
 
 
 def _latin(text: str) -> str:
-    """What the font of the sheet can write."""
+    """Text as far as the font of the sheet can write it."""
     return text.replace("→", "->").encode("latin-1", "replace").decode("latin-1")
 
 

@@ -102,7 +102,7 @@ class _Examination:
             answerer.stop()
 
     def _cases(self, spec: StreamSpec) -> Callable[[], Iterable[Case]]:
-        """What gives the cases once more, for each setup."""
+        """Source of the cases once more, for each setup."""
         options, size = self.options, frame_size(spec)
         if options.data is None:
             return lambda: worlds.cases(options.scope, options.clips or DEFAULT_CLIPS, size)

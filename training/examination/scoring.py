@@ -49,7 +49,7 @@ class Mark(NamedTuple):
 
 
 def words_of(text: str) -> list[str]:
-    """What counts of free text."""
+    """Words of free text that count."""
     found = re.findall(r"[a-z0-9]+", text.lower().replace("'", ""))
     return [_SAME.get(word, word) for word in found if word not in _ARTICLES]
 
@@ -143,8 +143,8 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """What one setup gave. Shares of all answers are empty or repeat themselves; `words`: the mean
-    length of an answer."""
+    """Column of the table: what one setup gave. Shares of all answers are empty or repeat
+    themselves; `words`: the mean length of an answer."""
 
     kinds: dict[str, Figure]
     classes: dict[str, Figure]
@@ -226,7 +226,7 @@ def _pooled(found: list[Hits]) -> Figure:
 
 
 def mistakes(sat: Iterable[Sat], free: bool) -> list[tuple[Case, Answer | Firing]]:
-    """What was wrong, in the order of the examination."""
+    """Mistakes, in the order of the examination."""
     found: list[tuple[Case, Answer | Firing]] = []
     for case, answers, firings in sat:
         found += [(case, a) for a in answers if mark(a.item, a.said, free).score < 1]

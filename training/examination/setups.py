@@ -77,7 +77,7 @@ class Answerer(Protocol):
     def ask(self, questions: Sequence[Question]) -> list[str]: ...
 
     def scores(self, conditions: Sequence[str]) -> list[float]:
-        """How probably each condition holds now, 0…1."""
+        """Probability that each condition holds now, 0…1."""
         ...
 
     def change_worker(self) -> None:
@@ -89,7 +89,7 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was said to an item, and the newest frame that was shown by then."""
+    """Answer to an item, and the newest frame that was shown by then."""
 
     item: Item
     said: str
@@ -183,7 +183,7 @@ def sit(
 
 
 def _put(answerer: Answerer, items: list[Item], dialogue: bool, talk: Talk | None) -> list[str]:
-    """What is said to each item: words, or a condition's yes or no as a watch decides it."""
+    """Answers to the items: words, or a condition's yes or no as a watch decides it."""
     asked = [item.question for item in items if not item.question.is_watch]
     if not dialogue:
         asked = [Question(q.kind, q.text, q.answer) for q in asked]

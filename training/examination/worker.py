@@ -216,7 +216,7 @@ class _OneWorker(Workers):
 
 
 class _Histories:
-    """Where the worker finds a conversation's earlier rounds. Nothing is kept."""
+    """Store in which the worker finds a conversation's earlier rounds. Nothing is kept."""
 
     available = True
 

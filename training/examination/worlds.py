@@ -45,7 +45,8 @@ _HAPPENS = 0.75  # share of watches whose condition comes true
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What is examined of a world: `trade` narrows its shop, `kinds` its questions; () are all."""
+    """Scope of the examination in a world: `trade` narrows its shop, `kinds` its questions; () are
+    all."""
 
     name: str = "shapes"
     world: str = "shapes"
@@ -58,7 +59,7 @@ class Scope:
 
     @classmethod
     def of_recipe(cls, name: str) -> Self:
-        """What a model trained by it can know. Raises RecipeError."""
+        """Scope that a model trained by it can know. Raises RecipeError."""
         recipe = load_recipe(name)
         return cls(Path(name).stem, recipe.world, recipe.trade, tuple(recipe.kinds))
 

@@ -26,7 +26,7 @@ Class = Literal["realtime", "backward", "forward"]
 
 
 class Kind(NamedTuple):
-    """How to ask it, which class it counts to, and how often it is asked."""
+    """Kind of question: how to ask it, which class it counts to, and how often it is asked."""
 
     ask: Callable[[Clip, int, Generator], Question | None]
     of: Class

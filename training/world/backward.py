@@ -31,7 +31,7 @@ def stable(frame: int, answer: Callable[[int], T | None]) -> T | None:
 def _past(
     clip: Clip, start: int, frame: int, kind: str = "", how: str | None = None
 ) -> list[Event]:
-    """What is told of the window, in order; all of it happened after its first frame."""
+    """Events told of the window, in order; all of it happened after its first frame."""
     return [
         event
         for event in told(clip)
@@ -53,7 +53,7 @@ def _seen(clip: Clip, start: int, frame: int, ident: int) -> bool | None:
 
 
 def ask_gone(clip: Clip, frame: int, rng: Generator) -> Question | None:
-    """What was there and is not now: exactly one thing, or nothing."""
+    """Ask for what was there and is not now: exactly one thing, or nothing."""
     if not clip.settled(frame):
         return None
     things = [t for t in clip.things if t.kind in ("object", "drawing")]
@@ -145,7 +145,7 @@ def ask_newest(clip: Clip, frame: int, rng: Generator) -> Question | None:
 
 
 def periods(clip: Clip, start: int, frame: int, ident: int) -> int | None:
-    """How many separate times it was there; None if half a period cannot be told from a whole."""
+    """Number of separate times it was there; None if half a period cannot be told from a whole."""
     number, was = 0, 0
     for state in clip.presence[start : frame + 1, ident]:
         if state == 1 and was == 0:
@@ -228,7 +228,7 @@ def ask_origin(clip: Clip, frame: int, rng: Generator) -> Question | None:
 
 
 def ask_earlier_place(clip: Clip, frame: int, rng: Generator) -> Question | None:
-    """Where something was before the one time that it moved."""
+    """Ask where something was before the one time that it moved."""
     moves: dict[int, list[Event]] = {}
     for event in clip.events:
         if event.kind in ("moved", "crossed", "swapped", "held") and event.start <= frame:
@@ -272,14 +272,14 @@ def ask_crossed(clip: Clip, frame: int, rng: Generator) -> Question | None:
 
 
 def _shown(clip: Clip, start: int, frame: int) -> tuple[int, ...]:
-    """What the hand has held up within the window, in order."""
+    """Things that the hand has held up within the window, in order."""
     held_now = clip.holding[start : frame + 1]
     changed = np.flatnonzero(np.diff(held_now, prepend=-2))
     return tuple(int(held_now[k]) for k in changed if held_now[k] >= 0)
 
 
 def shown_before(clip: Clip, frame: int) -> tuple[Thing, Thing] | None:
-    """What the hand holds up, and what it held up before that."""
+    """Thing that the hand holds up, and the one before that."""
     current = held(clip, frame)
     if not isinstance(current, Thing):
         return None

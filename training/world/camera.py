@@ -1,4 +1,4 @@
-"""What stands behind a scene, and what a live camera and its network add to it."""
+"""Camera: what stands behind a scene, and what a live camera and its network add to it."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,9 +24,9 @@ class Backdrop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
-    """How a clip is filmed. shake: units; gain and cast: of the light; noise: of the sensor, in
-    grey levels; quality: H.264 CRF, 0 for no codec; stall: chance that a frame repeats the last;
-    drop: chance that one is lost.
+    """Manner in which a clip is filmed. shake: units; gain and cast: of the light; noise: of the
+    sensor, in grey levels; quality: H.264 CRF, 0 for no codec; stall: chance that a frame repeats
+    the last; drop: chance that one is lost.
     """
 
     shake: float = 0.0

@@ -1,4 +1,5 @@
-"""What the wide world can show: items with their emoji, colours, words on signs, and the split.
+"""Catalogue of what the wide world can show: items with their emoji, colours, words on signs, and
+the split.
 
 A combination of an object and a motion is either trained on or held out, by a stable hash: a model
 that is right about held-out ones knows the motion and the object, not the pair.

@@ -22,13 +22,13 @@ PICTURE_CHANNELS = ("present", "noun", "colour", "text")
 
 @lru_cache(maxsize=1)
 def nouns() -> tuple[str, ...]:
-    """What can stand in a cell, in a fixed order."""
+    """Nouns that can stand in a cell, in a fixed order."""
     return tuple(dict.fromkeys([*(item.noun for item in items()), *DRAWINGS, "sign", "price"]))
 
 
 @lru_cache(maxsize=1)
 def texts() -> dict[str, int]:
-    """What a sign or a tag can say, and its class."""
+    """Texts that a sign or a tag can say, with their classes."""
     numbers = map(str, range(100))
     return {text: n for n, text in enumerate(dict.fromkeys([*BANNERS, *SIGN_WORDS, *numbers]))}
 

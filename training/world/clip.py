@@ -26,7 +26,7 @@ Kind = Literal["object", "drawing", "sign", "tag", "hand", "host"]
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """What stays the same about a thing. `of`: the thing that a price tag belongs to."""
+    """Thing, as far as it stays the same. `of`: the thing that a price tag belongs to."""
 
     ident: int
     kind: Kind
@@ -90,7 +90,7 @@ class Clip:
         return None if state < 0 else state == 1
 
     def present(self, frame: int, kinds: Sequence[Kind] = ("object", "drawing")) -> list[Thing]:
-        """What is there, from the left to the right."""
+        """Things that are there, from the left to the right."""
         found = [t for t in self.things if t.kind in kinds and self.presence[frame, t.ident] == 1]
         return sorted(found, key=lambda thing: float(self.boxes[frame, thing.ident, 0]))
 
@@ -126,7 +126,7 @@ class Clip:
         return f"{row} {column}".strip() or "middle"
 
     def act(self, frame: int, ident: int) -> str | None:
-        """What the thing has been doing for some frames now; None where it has just begun."""
+        """Act that the thing has been at for some frames now; None where it has just begun."""
         steps, now, at = 0, self.acts[frame, ident], frame
         while steps < _SURE_STEPS and at > 0:
             if self.acts[at, ident] != now or self.presence[at, ident] != 1:

@@ -60,7 +60,7 @@ def ask_reference(clip: Clip, frame: int, rng: Generator) -> Question | None:
 
 
 def ask_then(clip: Clip, frame: int, rng: Generator) -> Question | None:
-    """Where it was: a rare follow-up, since few things have moved to one other place."""
+    """Ask where it was: a rare follow-up, since few things have moved to one other place."""
     return ask_followup(clip, frame, rng, only="place_then")
 
 
@@ -126,8 +126,8 @@ def ask_followup(
 
 
 def _other_places(clip: Clip, frame: int, ident: int) -> set[str]:
-    """Where a thing surely was of late and is not now. When an earlier round was is told to nobody:
-    with two such places either of them is meant."""
+    """Places where a thing surely was of late and is not now. When an earlier round was is told to
+    nobody: with two such places either of them is meant."""
     now = clip.place(frame, ident)
     past = range(max(frame - _BACK, 0), frame)
     places = (clip.place(moment, ident) for moment in past if clip.there(moment, ident))

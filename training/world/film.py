@@ -60,7 +60,7 @@ def shoot(
 
 
 def _held(path: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What is NaN takes the value before it: a repeated frame is the very same picture."""
+    """Hold the value before each NaN: a repeated frame is the very same picture."""
     for frame in np.flatnonzero(np.isnan(path[:, 0])):
         path[frame] = path[frame - 1]
     return path
@@ -162,7 +162,7 @@ def events_of(
     presence: NDArray[np.int8],
     times: NDArray[np.float64],
 ) -> tuple[Event, ...]:
-    """What can be seen to happen, in the order of its completion.
+    """Events that can be seen, in the order of their completion.
 
     Coming and going is read off what shows; the plans say how. The rest is planned, and `sure` only
     where all of it lies in the film and its things were there before and after.

@@ -32,8 +32,8 @@ Truth = bool | None
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What is watched for, in words, and whether it holds at a frame of a clip of any world; None
-    where debatable."""
+    """Condition that is watched for, in words, and whether it holds at a frame of a clip of any
+    world; None where debatable."""
 
     text: str
     holds: Callable[[Any, int], Truth]
@@ -197,7 +197,7 @@ def _price(clip: Clip, frame: int, rng: Generator) -> Condition | None:
 
 
 def _text(clip: Clip, written: list[Thing], rng: Generator) -> str:
-    """What one of these says, or what one might have said; "" where none of them is there."""
+    """Text that one of these says, or might have said; "" where none of them is there."""
     if not written:
         return ""
     others = clip.texts.get(written[0].kind, ())

@@ -1,4 +1,4 @@
-"""What a thing may do while it is there: move, cross, grow, shrink, blink, change places.
+"""Motions of a thing while it is there: move, cross, grow, shrink, blink, change places.
 
 Each returns when it is over, None where nobody can do it now. None does what its split withholds.
 """

@@ -1,4 +1,5 @@
-"""What the wide world has no answer to, and what is said before a question and does not matter."""
+"""Outside of the wide world: what it has no answer to, and what is said before a question and does
+not matter."""
 
 from numpy.random import Generator
 

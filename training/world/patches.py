@@ -26,7 +26,7 @@ _CACHED_UP_TO = 72  # pixels; larger patches are for files, not for training
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a thing looks, whatever its size.
+    """Look of a thing, whatever its size.
 
     item: index in `items()`, or −1 for a card with `text` or a drawing (then `drawing` names it).
     paint: name in PAINTS, "" for as it is. ink: the paint of letters and strokes. face: of letters.
@@ -91,7 +91,7 @@ def _flat(mask: NDArray[np.float32], paint: tuple[int, int, int]) -> Texture:
 
 
 def _tinted(straight: Texture, paint: tuple[int, int, int]) -> Texture:
-    """What is saturated in a sprite takes the paint and keeps its light and shade."""
+    """Sprite whose saturated parts take the paint and keeps its light and shade."""
     value = straight.max(axis=2, keepdims=True)
     saturation = (value - straight.min(axis=2, keepdims=True)) / np.maximum(value, 1)
     share = np.clip((saturation - 0.08) / 0.12, 0, 1)

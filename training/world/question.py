@@ -1,4 +1,4 @@
-"""What is asked, in every world."""
+"""Questions, as every world asks them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -28,7 +28,7 @@ def say(rng: Generator, kind: str, *words: str, place: str = "") -> str:
 
 
 def nameable(clip: Clip, frame: int, *kinds: Kind) -> list[Thing]:
-    """What is there and can be called by a name of its own."""
+    """Things that are there and can be called by names of their own."""
     return [t for t in clip.present(frame, kinds or ("object", "drawing")) if clip.names(t.ident)]
 
 
@@ -38,7 +38,7 @@ def centre(clip: Clip, frame: int, ident: int) -> tuple[float, float]:
 
 
 def ask_what(clip: Clip, frame: int, rng: Generator) -> Question | None:
-    """What is in one of the nine places."""
+    """Ask what is in one of the nine places."""
     present = clip.present(frame)
     if not present or not clip.settled(frame):
         return None
@@ -179,7 +179,7 @@ def ask_speed(clip: Clip, frame: int, rng: Generator) -> Question | None:
 
 
 def latest(clip: Clip, frame: int) -> Event | str | None:
-    """What was completed within the last second; "nothing" if nothing went on; None if unclear."""
+    """Event completed within the last second; "nothing" if nothing went on; None if unclear."""
     now = clip.times[frame]
     begun = [event for event in clip.events if event.start <= frame]
     if any(event.frame > frame for event in begun):
@@ -220,7 +220,7 @@ def ask_bigger(clip: Clip, frame: int, rng: Generator) -> Question | None:
 
 
 def held(clip: Clip, frame: int) -> Thing | str | None:
-    """What a hand holds up, "nothing" where no hand shows, None in between."""
+    """Thing that a hand holds up, "nothing" where no hand shows, None in between."""
     if clip.holding[frame] >= 0:
         return clip.things[int(clip.holding[frame])]
     hands = [t.ident for t in clip.things if t.kind == "hand"]
@@ -236,7 +236,7 @@ def ask_held(clip: Clip, frame: int, rng: Generator) -> Question | None:
 
 
 def priced(clip: Clip, frame: int) -> tuple[Thing, str] | None:
-    """What has a readable price beside it, and that price."""
+    """Things with a readable price beside them, and that price."""
     tags = readable(clip, frame, "tag")
     if len(tags) != 1 or clip.there(frame, tags[0].of) is not True:
         return None

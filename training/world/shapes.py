@@ -57,7 +57,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became different in `frame`, at (x, y). `before`: the colour it turned from."""
+    """Change in `frame`, at (x, y). `before`: the colour it turned from."""
 
     frame: int
     kind: ChangeKind
@@ -70,7 +70,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How lively a world is. Rates are per frame, speeds in units per frame, spans in frames."""
+    """Pace of a world. Rates are per frame, speeds in units per frame, spans in frames."""
 
     start_things: tuple[float, ...] = (0.15, 0.3, 0.3, 0.25)
     most_things: int = 3
@@ -94,7 +94,7 @@ class Clip:
         return len(self.frames)
 
     def present(self, frame: int) -> list[Thing]:
-        """What is there, in the canonical order: by colour, then by shape."""
+        """Things that are there, in the canonical order: by colour, then by shape."""
         found = [thing for thing in self.frames[frame] if thing.inside]
         return sorted(found, key=lambda t: (COLOURS.index(t.colour), SHAPES.index(t.shape)))
 
@@ -112,7 +112,7 @@ class _Actor:
         self.leaving = False
 
     def at(self, step: int) -> tuple[float, float]:
-        """Where it will be `step` frames from now; step 0 is the next frame."""
+        """Place `step` frames from now; step 0 is the next frame."""
         if not self.plan:
             return self.thing.x, self.thing.y
         return self.plan[min(step, len(self.plan) - 1)]

@@ -21,7 +21,7 @@ _TABLE_Y = 106.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trade:
-    """What a shop deals in; sizes and places in units.
+    """Trade that a shop deals in; sizes and places in units.
 
     nouns: everything it has, () for all there is. A narrow shop that names them has no prices but
     `prices`, and holds out nouns at a price and nouns that a hand picks up from the table; the wide

@@ -81,7 +81,8 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What shall happen from `start` to `end` seconds; kinds and `how` as in `clip.Event`."""
+    """Plan of what shall happen from `start` to `end` seconds; kinds and `how` as in
+    `clip.Event`."""
 
     kind: str
     start: float
@@ -108,7 +109,7 @@ def mean_colour(item: int) -> tuple[float, float, float]:
 
 
 class Stage:
-    """Where a director puts actors: draws who they are and keeps the split.
+    """Stage on which a director puts actors: draws who they are and keeps the split.
 
     ground: mean colour of the background. Nobody is cast who can hardly be told from it.
     """

@@ -66,7 +66,7 @@ class Street(Motions):
     # Who is there
 
     def _set(self, time: float) -> None:
-        """What is there from the start."""
+        """Set the street with what is there from the start."""
         if self.sketch:
             return
         if self.chance(0.3):

@@ -1,4 +1,4 @@
-"""What happened, in words: the events that a viewer would tell, each as one clause."""
+"""Telling of what happened, in words: the events that a viewer would tell, each as one clause."""
 
 from training.world.catalogue import with_article
 from training.world.clip import Clip, Event
@@ -89,7 +89,7 @@ def crossing(event: Event) -> str:
 
 
 def whereabouts(clip: Clip, event: Event) -> str:
-    """Where something went, or came from, or how."""
+    """Words for where something went, or came from, or how."""
     how = event.how
     if how == "behind":
         where = f"behind the {clip.full_name(event.things[1])}"

@@ -20,7 +20,7 @@ FRAMES_PER_SECOND = 8.0
 def direct(
     seed: int, seconds: float, world: World, split: Split, trade: Trade | None = None
 ) -> tuple[Script, Backdrop]:
-    """What happens in the clip with this seed, and where. A longer one begins the same."""
+    """Script of the clip with this seed: what happens, and where. A longer one begins the same."""
     backdrop = draw_backdrop(np.random.default_rng((seed, 10)), table=world == "shop")
     rng = np.random.default_rng((seed, 11))
     if world == "shop":
@@ -57,7 +57,7 @@ def film(
 
 
 def texts_of(world: World, trade: Trade | None) -> dict[Kind, tuple[str, ...]]:
-    """What signs and tags may say."""
+    """Texts of signs and tags."""
     if world == "street":
         return {"sign": SIGN_WORDS}
     trade = trade or Trade()

@@ -1,4 +1,4 @@
-"""How each kind of question about the wide world is put, {} standing for what it is about."""
+"""Wording of each kind of question about the wide world, {} standing for what it is about."""
 
 ASKED: dict[str, tuple[str, ...]] = {
     # real time

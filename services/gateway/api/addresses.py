@@ -1,4 +1,4 @@
-"""Where publishers and browsers reach this gateway."""
+"""Addresses by which publishers and browsers reach this gateway."""
 
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session
@@ -27,7 +27,8 @@ class Addresses:
 
     @property
     def rtmp(self) -> str:
-        """What publishers append their key to, encrypted where it can be; "" without RTMP."""
+        """Address to which publishers append their key, encrypted where it can be; "" without
+        RTMP."""
         if self._rtmps_port is not None:
             return f"rtmps://{self._config.public_host}:{self._rtmps_port}/live"
         if self._rtmp_port is None:

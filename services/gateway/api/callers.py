@@ -1,4 +1,4 @@
-"""Who calls: the one place that asks for credentials, for every door of the API."""
+"""Callers' identities: the one place that asks for credentials, for every door of the API."""
 
 import base64
 import binascii
@@ -39,7 +39,7 @@ class Callers:
 
     @property
     def wanted(self) -> str:
-        """What clients must bring: "" or "token"."""
+        """Credential that clients must bring: "" or "token"."""
         return self._authoriser.wanted
 
     @property

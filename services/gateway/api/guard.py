@@ -139,6 +139,6 @@ def _refusal(error: SightlineError) -> web.Response:
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    """What aiohttp refuses by itself."""
+    """Reply to what aiohttp refuses by itself."""
     body = {"code": code, "message": redacted(message), "reason": code}
     return web.json_response(body, status=status)

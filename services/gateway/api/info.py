@@ -1,4 +1,4 @@
-"""What this server is, in one message: GetServerInfo, and /api/info for browsers."""
+"""Description of this server, in one message: GetServerInfo, and /api/info for browsers."""
 
 import asyncio
 import time
@@ -136,7 +136,7 @@ def _pool(model: gateway_pb2.Model, name: str) -> gateway_pb2.Pool:
 
 
 def _loading(description: inference_pb2.ModelDescription) -> gateway_pb2.Model:
-    """How far a model is that is not ready: in numbers, and in words."""
+    """Progress of a model that is not ready: in numbers, and in words."""
     state = description.loading
     loading = gateway_pb2.ModelLoading(
         text=words_of(description),

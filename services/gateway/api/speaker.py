@@ -49,7 +49,7 @@ class Speaker:
             await self._client.aclose()
 
     async def voices(self) -> gateway_pb2.VoicesResponse:
-        """What there is to speak with. Raises UnavailableError without a TTS service."""
+        """Voices that there are. Raises UnavailableError without a TTS service."""
         if self._client is None:
             raise _speechless()
         return await self._client.voices()

@@ -89,7 +89,7 @@ class WebSocketApi:
 async def _events(
     socket: web.WebSocketResponse, session: AnySession
 ) -> AsyncIterator[gateway_pb2.ClientEvent]:
-    """What the browser sends. Raises InvalidArgumentError for what is no event, and
+    """Events that the browser sends. Raises InvalidArgumentError for what is no event, and
     DisconnectedError at the end: a browser that closes may come back.
     """
     async for message in socket:

@@ -14,7 +14,7 @@ _audit = logging.getLogger(AUDIT)
 
 @dataclass(frozen=True, slots=True)
 class Approach:
-    """How somebody comes: from which address, by which protocol, to do what to which session.
+    """Approach of a caller: from which address, by which protocol, to do what to which session.
     `path`: its name, "" where it is about none. `user`: whose password the credential is, if it is
     one."""
 

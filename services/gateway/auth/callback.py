@@ -38,7 +38,7 @@ RECHECK_S = 10.0  # between two questions about somebody whose stream stays open
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the callback said: whether it is allowed, or nobody knows who asks; and who that is."""
+    """Answer of the callback: whether it is allowed, or nobody knows who asks; and who that is."""
 
     allowed: bool
     unknown: bool = False
@@ -112,7 +112,7 @@ class Callback:
         task.add_done_callback(self._rechecks.discard)
 
     async def _answer(self, credential: str, approach: Approach, permission: str) -> _Answer:
-        """What the callback says, or said a moment ago."""
+        """Answer of the callback, now or a moment ago."""
         question = {
             "user": approach.user,
             "password": credential if approach.user else "",

@@ -26,7 +26,7 @@ VIEWING = (Permission.VIEW, Permission.ASK, Permission.WATCH)  # what a viewer's
 
 
 class Guarded(Protocol):
-    """What permissions are about: a session."""
+    """Session, as permissions know it."""
 
     @property
     def name(self) -> str: ...

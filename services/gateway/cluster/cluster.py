@@ -233,7 +233,7 @@ class Cluster:
         request: Any,
         here: Callable[[Session], Awaitable[Any]],
     ) -> Any:
-        """What the session's owner replies to a call of PeerService, or what `here` does where that
+        """Reply of the session's owner to a call of PeerService, or what `here` does where that
         is this gateway, which adopts a session whose owner is dead."""
         why = "publisher" if method == "HandOver" else "viewer"
         end_s = time.monotonic() + self._config.lease_s + PATIENCE_S

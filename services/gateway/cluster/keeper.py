@@ -219,7 +219,7 @@ class Keeper:
             self._up_since_s = None
 
     def _lease_of(self, session: Session) -> Lease:
-        """What we last knew of a lease of ours."""
+        """Lease of ours, as we last knew it."""
         return Lease(
             session=session.id,
             owner=self._store.owner,

@@ -171,7 +171,7 @@ def _name_index(tenant: str, name: str) -> str:
 
 
 def _indexes(record: peer_pb2.SessionRecord) -> list[str]:
-    """What a session is found by beside its id, and no other may have."""
+    """Names by which a session is found beside its id, and which no other may have."""
     indexes = []
     if record.key_digest:
         indexes.append(f"{PREFIX}key:{record.key_digest}")

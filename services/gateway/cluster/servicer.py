@@ -16,7 +16,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Home(Protocol):
-    """What gateways ask of each other."""
+    """Gateway, as the others ask it."""
 
     async def hand_over(self, session: str) -> int: ...
     async def take_over(self, session: str, fence: int) -> None: ...

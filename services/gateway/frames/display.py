@@ -33,7 +33,7 @@ Pixels = NDArray[np.uint8]
 
 
 class _Turn(NamedTuple):
-    """What a display matrix does to a picture: rows become columns, then either axis is
+    """Turn of a picture by a display matrix: rows become columns, then either axis is
     reversed."""
 
     transposed: bool = False

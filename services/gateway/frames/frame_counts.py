@@ -51,7 +51,7 @@ class FrameCounts:
             self.newest_s = sampled_s
 
     def add_understood(self, capture_ns: int, reused: int, recomputed: int) -> None:
-        """What a worker says about its history so far, with the newest frame it understood."""
+        """Take a worker's word about its history so far, with the newest frame it understood."""
         with self._lock:
             self.understood_ns = capture_ns
             self.reused_segments, self.recomputed_segments = reused, recomputed

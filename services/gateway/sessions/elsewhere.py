@@ -1,4 +1,4 @@
-"""Who else has to do with sessions: those who are told about them, and other gateways."""
+"""Others who have to do with sessions: those who are told about them, and other gateways."""
 
 from typing import Protocol
 
@@ -38,7 +38,8 @@ class Elsewhere(Protocol):
         ...
 
     async def find(self, name: str, caller: Caller) -> AnySession:
-        """By id or name. Raises NotFoundError, and UnavailableError where nobody can tell."""
+        """Session by its id or name. Raises NotFoundError, and UnavailableError where nobody can
+        tell."""
         ...
 
     async def find_by_key(self, key: str) -> AnySession:

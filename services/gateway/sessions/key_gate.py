@@ -1,4 +1,5 @@
-"""Who may publish into which session, for the servers that publishers connect to."""
+"""Gate of publishing keys: who may publish into which session, for the servers that publishers
+connect to."""
 
 import asyncio
 import contextlib

@@ -24,7 +24,7 @@ class Lease:
 
 
 def record_of(session: Session) -> peer_pb2.SessionRecord:
-    """What the owner of a session notes of it."""
+    """Record of a session, as its owner notes it."""
     spec = session.spec
     return peer_pb2.SessionRecord(
         session=session.message(),

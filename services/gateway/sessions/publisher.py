@@ -43,7 +43,7 @@ class Publisher:
 
     @property
     def sink(self) -> FrameSink:
-        """Where the pictures go. It refuses them once the session is deleted, which makes the
+        """Sink of the pictures. It refuses them once the session is deleted, which makes the
         publisher's connection end."""
         return self
 

@@ -42,7 +42,7 @@ class Bucket:
 
 
 class Quotas:
-    """What is left to each tenant. One event loop."""
+    """Quotas of the tenants, and what is left of them. One event loop."""
 
     def __init__(self, config: GatewayConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
@@ -72,7 +72,7 @@ class Quotas:
             )
 
     def watches(self, tenant: str) -> InFlight | None:
-        """What counts a tenant's watches, which refuses one too many; None: nobody does."""
+        """Counter of a tenant's watches, which refuses one too many; None: nobody does."""
         most = self._config.tenant_watches
         if not tenant or most is None:
             return None

@@ -74,7 +74,7 @@ class RemoteSession:
 
     @property
     def key_digest(self) -> str:
-        """What its publishing key is kept as; "" where nobody publishes to it."""
+        """Digest that its publishing key is kept as; "" where nobody publishes to it."""
         return self.lease.record.key_digest
 
     def message(self) -> gateway_pb2.Session:
@@ -139,7 +139,7 @@ class RemoteSession:
             )
 
     def frame_age_s(self, capture_ns: int) -> float | None:
-        """How long ago its owner sampled the frame of this capture time, by what it said of the
+        """Seconds since its owner sampled the frame of this capture time, by what it said of the
         newest one a moment ago."""
         if self._home is not None:
             return self._home.frame_age_s(capture_ns)

@@ -144,7 +144,7 @@ class Session:
 
     @property
     def key_digest(self) -> str:
-        """What its publishing key is kept as; "" where nobody publishes to it."""
+        """Digest that its publishing key is kept as; "" where nobody publishes to it."""
         return self.spec.key_digest
 
     # --- life -------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ class Session:
         return self._publisher
 
     def abandoned_s(self, now_s: float) -> float:
-        """How long it has waited for a publisher who left; 0 where it does not."""
+        """Seconds that it has waited for a publisher who left; 0 where it does not."""
         if self.state != STALLED or self._publisher is not None:
             return 0.0
         return now_s - max(self.since_s, self._left_s)
@@ -509,7 +509,7 @@ class Session:
 
 
 def _not_resized(error: grpc.aio.AioRpcError) -> SightlineError:
-    """What is told of a window that did not change."""
+    """Error for a window that did not change."""
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return FailedPreconditionError(
             "this session's worker is of an earlier version, which changes no window while a "

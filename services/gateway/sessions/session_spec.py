@@ -25,7 +25,7 @@ _KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
-    """What a session is to be: the wishes of a request, with defaults filled in."""
+    """Specification of a session: the wishes of a request, with defaults filled in."""
 
     name: str
     source: str  # "": publishers push
@@ -88,8 +88,8 @@ class SessionSpec:
 
 
 def digest_of(key: str, secret: str | None) -> str:
-    """What a publishing key is kept as where others may read it; "" for no key. Gateways that share
-    sessions share the `secret`: without it nobody can try keys through."""
+    """Digest that a publishing key is kept as where others may read it; "" for no key. Gateways
+    that share sessions share the `secret`: without it nobody can try keys through."""
     offered = key.encode(errors="surrogatepass")  # from a header, it can hold any byte
     return hmac.new((secret or "").encode(), offered, hashlib.sha256).hexdigest() if key else ""
 

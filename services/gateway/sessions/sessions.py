@@ -184,8 +184,8 @@ class Sessions:
         return await self.elsewhere.bring_home(session)
 
     async def listed(self, caller: Caller) -> list[AnySession]:
-        """Those of all gateways that a caller may look at; of this one alone while nobody knows of
-        others."""
+        """Sessions of all gateways that a caller may look at; of this one alone while nobody knows
+        of others."""
         here: list[AnySession] = list(self.seen_by(caller))
         if self.elsewhere is not None:
             with contextlib.suppress(UnavailableError):
@@ -337,7 +337,7 @@ class Sessions:
             listener.session_replaced(before, now)
 
     def heard(self, session: RemoteSession) -> None:
-        """What another gateway's session is like has been looked up."""
+        """Note that another gateway's session has been looked up."""
         for listener in self._listeners:
             listener.session_changed(session)
 

@@ -1,4 +1,4 @@
-"""What can be read from an encoded picture without decoding it."""
+"""Facts about an encoded picture that can be read without decoding it."""
 
 from sightline.errors import InvalidArgumentError
 

@@ -212,7 +212,7 @@ class PacketDecoder:
 
     @property
     def delivered_s(self) -> float | None:
-        """When the newest picture came out, time.monotonic(); None before the first."""
+        """Time at which the newest picture came out, of time.monotonic(); None before the first."""
         return self._outlet.delivered_s
 
     def configure(self, codec: str, extradata: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What an H.264 or HEVC stream will ask of its decoder, read from its sequence parameter sets."""
+"""Demands of an H.264 or HEVC stream on its decoder, read from its sequence parameter sets."""
 
 import re
 from collections.abc import Iterator

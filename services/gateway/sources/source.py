@@ -1,4 +1,4 @@
-"""What every source of live video shares: the picture it delivers and whom it delivers to.
+"""Parts that every source of live video shares: the picture it delivers and whom it delivers to.
 
 A source decodes on a thread of its own and hands each picture to a sink. Sources that wait for
 publishers (RTMP, WHIP) ask a gate, given by their consumer, which sink a key opens.
@@ -51,7 +51,7 @@ class FrameSink(Protocol):
 
     @property
     def budget(self) -> DecodeBudget:
-        """What the decoder that feeds this sink may take."""
+        """Budget of the decoder that feeds this sink."""
         ...
 
     def take(self, picture: DecodedFrame) -> None:

@@ -33,7 +33,7 @@ _WEB_FORMATS = (*FILE_FORMATS, "hls", "mpjpeg", "jpeg_pipe")
 
 
 def locate(source: str, root: Path | None) -> Path | SourceUrl:
-    """What a source that a caller named means.
+    """Location that a caller's name of a source means.
 
     Raises InvalidArgumentError for a malformed URL, an unknown scheme or a missing file,
     PermissionDeniedError for a path outside `root`, also through a symbolic link.

@@ -2,7 +2,7 @@
 
 
 def signed_step(timestamp: int, before: int) -> int:
-    """How far a timestamp is from one before it, which may be unwrapped: the nearest value that
+    """Distance of a timestamp from one before it, which may be unwrapped: the nearest value that
     it can mean."""
     return (timestamp - before + 0x80000000 & 0xFFFFFFFF) - 0x80000000
 

@@ -31,7 +31,7 @@ MOST_BEGUN = 5
 
 
 class Answerable(Protocol):
-    """What a question needs of its session."""
+    """Session, as a question needs it."""
 
     @property
     def id(self) -> str: ...
@@ -240,7 +240,7 @@ class _Relay:
             raise refusal
 
     def _refusal(self, error: grpc.aio.AioRpcError) -> SightlineError:
-        """What the asker is told. A worker that does not know a session which is there has been
+        """Error for the asker. A worker that does not know a session which is there has been
         started again, and will know it in a moment."""
         if error.code() is grpc.StatusCode.NOT_FOUND:
             if not self._session.alive:

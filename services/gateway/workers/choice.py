@@ -9,8 +9,8 @@ Choice = Callable[[Sequence[Worker]], Iterator[Worker]]
 
 
 class TwoChoices:
-    """Of two workers drawn at random the one with the larger share of its KV pages free, then
-    likewise of those that are left, until none is.
+    """Choice of two: of two workers drawn at random the one with the larger share of its KV pages
+    free, then likewise of those that are left, until none is.
 
     Gateways decide by reports that are up to a second old and know nothing of each other's
     sessions. If each took the emptiest, all would choose the same worker until the next report; of

@@ -104,7 +104,7 @@ class Standing:
 async def from_thread(
     looks: Callable[[], Iterator[Found]], stop: Callable[[], None], standing: Standing
 ) -> AsyncGenerator[Found, None]:
-    """What `looks` finds in a thread of its own, the newest if several wait; at the end `stop` is
+    """Findings of `looks` in a thread of its own, the newest if several wait; at the end `stop` is
     called, which makes `looks` return soon. A defect of ours is told of in `standing`, too."""
     loop = asyncio.get_running_loop()
     newest: NewestQueue[Found] = NewestQueue(1)
@@ -130,7 +130,7 @@ async def from_thread(
 
 
 def discovery_of(config: GatewayConfig) -> Discovery:
-    """What GATEWAY_WORKERS names. Raises ConfigError where there is no cluster to ask."""
+    """Discovery that GATEWAY_WORKERS names. Raises ConfigError where there is no cluster to ask."""
     places = [_place(config, kind, parts) for kind, parts in config.discoveries()]
     return places[0] if len(places) == 1 else Several(places)
 

@@ -287,7 +287,7 @@ def _hung_last(workers: Iterable[Worker]) -> Iterator[Worker]:
 
 
 def _worse(before: SightlineError | None, error: SightlineError) -> SightlineError:
-    """What a caller is told of two refusals: that a worker is full says more than that one is
+    """Refusal of two that a caller is told: that a worker is full says more than that one is
     away."""
     if before is None or isinstance(error, ResourceExhaustedError):
         return error

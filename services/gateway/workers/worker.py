@@ -15,8 +15,8 @@ RELEASE_TIMEOUT_S = 3.0
 
 
 def shape_of(description: inference_pb2.ModelDescription) -> tuple[object, ...]:
-    """What two models have in common where frames made for one, and windows of it, are right for
-    the other."""
+    """Shape that two models have in common where frames made for one, and windows of it, are right
+    for the other."""
     return (
         description.model,
         description.frame_width,

@@ -76,7 +76,7 @@ class Workers:
             self._start_following(worker)
 
     def silent_s(self) -> float:
-        """How long there has been no worker at all that answers or loads its model."""
+        """Seconds that there has been no worker at all that answers or loads its model."""
         return time.monotonic() - self._heard_s
 
     def all(self) -> list[Worker]:
@@ -190,7 +190,7 @@ class Workers:
         return [worker for worker in heard if worker.serves(first.names[0])]
 
     def _names(self) -> list[str]:
-        """What sessions may ask for."""
+        """Names that sessions may ask for."""
         found: dict[str, None] = {}
         for worker in sorted(self._workers, key=lambda worker: worker.rank):
             *pool, model = worker.names or ("",)
@@ -356,7 +356,7 @@ def _condition(worker: Worker) -> str:
 
 
 def version_mismatch() -> UnavailableError:
-    """What is told of a worker that is refused for its protocol."""
+    """Words for a worker that is refused for its protocol."""
     return UnavailableError(
         "The model's worker is of another version than this server: one of them is to be updated",
         reason=Reason.VERSION_MISMATCH,

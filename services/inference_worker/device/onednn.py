@@ -1,4 +1,4 @@
-"""Where oneDNN's own operators are used instead of PyTorch's."""
+"""Use of oneDNN's own operators instead of PyTorch's."""
 
 import platform
 

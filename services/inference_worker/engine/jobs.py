@@ -64,7 +64,7 @@ class Seen:
 
 
 class BranchSink(Protocol):
-    """Where a branch's results go. Called from the device thread; must return at once."""
+    """Receiver of a branch's results. Called from the device thread; must return at once."""
 
     def started(self, seen: Seen) -> None:
         """The prompt is understood; a token or a score follows."""

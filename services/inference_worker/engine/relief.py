@@ -55,7 +55,7 @@ class Relief:
 
     @property
     def short(self) -> frozenset[str]:
-        """What runs short now."""
+        """Memory that runs short now."""
         return frozenset(self._short)
 
     def advance(self) -> None:

@@ -209,7 +209,7 @@ class KVTensors:
         return saved
 
     def trimmed(self, saved: Tensor, count: int, gone: range) -> Tensor:
-        """What `save` gave of `count` pages, without those numbered `gone`."""
+        """Pages that `save` gave, of which there are `count`, without those numbered `gone`."""
         if saved.is_pinned():
             torch.cuda.synchronize(self.device)
         kept = torch.tensor([number for number in range(count) if number not in gone])

@@ -72,7 +72,7 @@ def _read(content: Any) -> Card:
 
 
 def _of_published(folder: Path, name: str, parameters: int) -> Card:
-    """What is true of every published model that is served here."""
+    """Card of any published model that is served here."""
     short = name.rstrip("/").rpartition("/")[2] or name
     size = f" of {parameters / 1e9:.1f} billion parameters" if parameters else ""
     return Card(
@@ -104,7 +104,7 @@ def _of_published(folder: Path, name: str, parameters: int) -> Card:
 
 
 def _licence(folder: Path) -> str:
-    """What the README's front matter says; "" where it says nothing."""
+    """Licence in the README's front matter; "" where it says nothing."""
     try:
         with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
             head = file.read(_HEAD_BYTES)

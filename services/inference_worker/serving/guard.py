@@ -44,7 +44,7 @@ class _UnansweredError(Exception):
 
 @dataclass(slots=True)
 class _Care:
-    """What is done for a degraded session: its understudy, if there is a fallback, and probes."""
+    """Care for a degraded session: its understudy, if there is a fallback, and probes."""
 
     understudy: Understudy | None
     probing: asyncio.Task[None] | None = None
@@ -160,7 +160,7 @@ class Guard:
     # --- the model --------------------------------------------------------------------------
 
     def _examiner(self, session: WorkerSession, question: gateway_pb2.Question) -> Examine:
-        """What looks at an answer of the model. An empty one ends with _UnansweredError where the
+        """Examiner of an answer of the model. An empty one ends with _UnansweredError where the
         fallback can answer instead."""
 
         async def examine(outcome: Outcome) -> list[str]:
@@ -215,7 +215,7 @@ class Guard:
                 await care.understudy.aclose()
 
     async def _symptom(self, session: WorkerSession) -> Symptom | None:
-        """What is wrong with the model's answer to the question that was asked last."""
+        """Symptom of the model's answer to the question that was asked last."""
         question = gateway_pb2.Question(text=session.question)
         request = inference_pb2.AnswerRequest(session_id=session.id, question=question)
         found: list[Symptom | None] = []

@@ -15,7 +15,7 @@ LEAST_TOKENS = 4  # of an answer whose confidence says something
 
 
 class Symptom(Enum):
-    """What is wrong with an answer, by the word that `degraded` has for it."""
+    """Symptom of an unhealthy answer, by the word that `degraded` has for it."""
 
     REPEATS = "answer_repeats"
     EMPTY = "answer_empty"
@@ -37,7 +37,7 @@ class Outcome:
 def symptom_of(
     outcome: Outcome, question: gateway_pb2.Question, least_confidence: float
 ) -> Symptom | None:
-    """What is wrong with an answer; None where nothing is, or where the question asked for it: a
+    """Symptom of an answer; None where nothing is, or where the question asked for it: a
     temperature over 1 or rewards for repeating make nonsense of any model.
 
     least_confidence: the geometric mean of the probabilities of a sound answer's tokens is more.

@@ -1,4 +1,5 @@
-"""Where sources may be read from: addresses are checked and pinned before a connection."""
+"""Policy of where sources may be read from: addresses are checked and pinned before a
+connection."""
 
 import fnmatch
 import ipaddress
@@ -76,8 +77,8 @@ class Rule:
 
 
 class EgressPolicy:
-    """What sources may connect to: addresses of the public internet, and what `rules` add; with
-    `public` False, what `rules` say alone.
+    """Policy of what sources may connect to: addresses of the public internet, and what `rules`
+    add; with `public` False, what `rules` say alone.
 
     `resolve` gives a host's addresses. Everything blocks: source threads call it.
     """

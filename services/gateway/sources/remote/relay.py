@@ -175,6 +175,6 @@ def _user_in_url(url: SourceUrl) -> str:
 
 
 def _application(target: str) -> str:
-    """What libavformat takes for an RTMP URL's application: all but the stream's own name."""
+    """Application of an RTMP URL as libavformat takes it: all but the stream's own name."""
     parts = target.partition("?")[0].strip("/").split("/")
     return "/".join(parts[:2] if len(parts) > 2 else parts[:1])

@@ -79,7 +79,8 @@ class SourceUrl:
         return cls(scheme, host, port, target, user, password)
 
     def joined(self, location: str) -> "SourceUrl":
-        """Where a redirect or a playlist of this address leads. Raises InvalidArgumentError."""
+        """Address to which a redirect or a playlist of this one leads. Raises
+        InvalidArgumentError."""
         try:
             joined = urljoin(f"{self.scheme}://{self.place}{self.target}", location)
         except ValueError:

@@ -96,7 +96,8 @@ class WebFiles:
     # --- for the files ------------------------------------------------------------------------
 
     def left_s(self) -> float:
-        """How long the next wait for a server may be. Raises UnreachableError when time is up."""
+        """Seconds that the next wait for a server may take. Raises UnreachableError when time is
+        up."""
         if self._aborted:
             raise UnreachableError("closed")
         if self._end_s is None:

@@ -39,7 +39,7 @@ STRANGER = ChunkLimits(message_bytes=16 * 1024, partial_bytes=16 * 1024, chunk_s
 
 @dataclass(slots=True)
 class _ChunkStream:
-    """What later chunks of a chunk stream leave out, and its unfinished message."""
+    """State of a chunk stream: what its later chunks leave out, and its unfinished message."""
 
     type_id: int = 0
     stream_id: int = 0

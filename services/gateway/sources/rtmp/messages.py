@@ -45,7 +45,7 @@ def parse_command(message: Message) -> Command:
 
 
 def parse_metadata(message: Message) -> dict[str, Any] | None:
-    """What `onMetaData` says, None for other data messages. Raises RtmpError."""
+    """Fields of `onMetaData`, None for other data messages. Raises RtmpError."""
     if len(message.payload) > MAX_COMMAND_BYTES:
         raise RtmpError("metadata that is too long")
     payload = message.payload[1:] if message.type_id == DATA_AMF3 else message.payload

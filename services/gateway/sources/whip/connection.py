@@ -186,7 +186,7 @@ class WhipConnection:
                 self._sink.ended(reason)
 
     async def _stop_transports(self) -> None:
-        """What a failed close left open: sockets, above all."""
+        """Stop what a failed close left open: sockets, above all."""
         for transceiver in self._peer.getTransceivers():
             transport = transceiver.receiver.transport
             with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""What an SDP offer must hold before it is negotiated, so that its sender reads what is missing."""
+"""Checks of an SDP offer before it is negotiated, so that its sender reads what is missing."""
 
 import itertools
 import re

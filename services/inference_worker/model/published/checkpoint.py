@@ -50,7 +50,7 @@ def find_folder(name: str, progress: Loading) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tensor of a checkpoint goes: rows of a parameter, from `row` on."""
+    """Place of a tensor of a checkpoint: rows of a parameter, from `row` on."""
 
     parameter: str
     row: int = 0

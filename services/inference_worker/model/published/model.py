@@ -254,7 +254,7 @@ class PublishedModel(nn.Module, ABC):
         return
 
     def places(self, checkpoint: Checkpoint) -> dict[str, Place]:
-        """Where each tensor of a checkpoint goes."""
+        """Place of each tensor of a checkpoint."""
         decoder = checkpoint.prefix(*self.decoder_prefixes, probe="norm.weight")
         head = checkpoint.first(*HEADS)
         places = decoder_places(self.decoder.config, decoder, head or HEADS[0])

@@ -170,7 +170,7 @@ class BlockSteps:
         return hidden, deep
 
     def _static_for(self, tokens: int, table_bytes: int) -> "_Static | None":
-        """Where a step's inputs go that may be replayed; None for one that is too large."""
+        """Buffers for the inputs of a step that may be replayed; None for one that is too large."""
         if self.graphs is None or tokens > self.most_tokens or table_bytes > TABLE_BYTES:
             return None
         if self._static is None:
