@@ -11,7 +11,7 @@ RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos soak docs dashboard images push locks compose-test helm-test device-test slow-test siege tune tune-test client-test help
+.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos soak docs dashboard images push locks compose-test helm-test option-test device-test slow-test siege tune tune-test client-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -54,8 +54,11 @@ models: setup ## what MODEL may be, and what each needs
 # browser, real processes, then what needs neither.
 PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(5, 1 + (os.cpu_count() or 1)))')
 PARALLEL = -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
-test: develop ## run every test but those that are slow or of a device; ARGS="-n 0" in one process
+test: develop ## run every test but those with targets of their own; ARGS="-n 0" in one process
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+option-test: develop ## what is off by default: several gateways, Sentinel, Kubernetes, encryption, traces …
+	$(BIN)/python -m pytest -m option $(PARALLEL) $(ARGS)
 
 device-test: develop ## what runs on GPUs, as far as it can be tried without one
 	$(BIN)/python -m pytest -m device $(PARALLEL) $(ARGS)

@@ -12,6 +12,8 @@ from benchmarks.chaos import ChaosConfig, storm_over
 from benchmarks.chaos_faults import KINDS, Kind
 from tests import tools
 
+pytestmark = pytest.mark.option
+
 FAULTS = ("worker hung", "link cut", "dialogue killed", "redis full")
 
 

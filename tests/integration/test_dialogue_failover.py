@@ -15,6 +15,8 @@ from tests import tools
 from tests.eventually import wait_until
 from tests.processes import RedisSentinel, RedisServer, ServiceProcess
 
+pytestmark = pytest.mark.option
+
 Servers = tuple[RedisServer, RedisServer]
 
 

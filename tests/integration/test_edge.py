@@ -13,6 +13,8 @@ import pytest
 
 from tests.processes import REPOSITORY
 
+pytestmark = pytest.mark.option
+
 NETWORK = """
 set -e
 ip link set lo up

@@ -30,7 +30,7 @@ from tests.processes import SHAPES, RedisServer, ServiceProcess, free_port
 from tests.publish import RtmpPublisher
 from tests.suite import write_clip
 
-pytestmark = pytest.mark.needs("redis")
+pytestmark = [pytest.mark.needs("redis"), pytest.mark.option]
 
 WORKER = {
     "WORKER_MODEL": str(SHAPES),

@@ -18,6 +18,8 @@ from tests.kubernetes_api import KubernetesApi, endpoint_slice
 from tests.processes import ServiceProcess
 from tests.suite import write_clip
 
+pytestmark = pytest.mark.option
+
 
 @pytest.fixture
 def cluster() -> Iterator[KubernetesApi]:

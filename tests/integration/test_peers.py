@@ -17,6 +17,8 @@ from tests.certificates import Authority
 from tests.eventually import wait_until
 from tests.processes import SHAPES, RedisServer, ServiceProcess
 
+pytestmark = pytest.mark.option
+
 WORDS = "what do you see?"
 LOOKED_AGAIN_S = 1.2
 

@@ -20,7 +20,8 @@ import pytest
 
 from tests import tools
 from tests.eventually import wait_until
-from tests.processes import REPOSITORY, free_port
+from tests.processes import REPOSITORY, SHAPES, free_port
+from tests.suite import write_clip
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -202,7 +203,9 @@ def test_a_busy_port_is_named_with_its_variable(launch: Callable[..., Launcher])
 def test_phones_use_the_page_over_https_with_a_token(
     launch: Callable[..., Launcher], tmp_path: Path
 ) -> None:
-    launcher = launch("--free-ports", "--https")
+    clip = write_clip(tmp_path, seed=5, seconds=16)
+    shown = {"WORKER_MODEL": str(SHAPES), "SOURCE": str(clip.path)}
+    launcher = launch("--free-ports", "--https", **shown)
     text = launcher.wait_for(lambda text: UP in text)
     page = re.search(r"page\s+(https://([0-9.]+):(\d+)/)", text)
     token = re.search(r"token\s+(sl_\S+)", text)

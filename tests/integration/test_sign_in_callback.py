@@ -19,6 +19,8 @@ from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
 from tests.processes import SHAPES, ServiceProcess
 
+pytestmark = pytest.mark.option
+
 RULES = {  # token: (action, path) that it may; * is any path
     "boss": {("admin", "*"), ("publish", "*"), ("view", "*"), ("ask", "*"), ("watch", "*")},
     "guest": {("view", "lobby"), ("ask", "lobby"), ("view", "")},

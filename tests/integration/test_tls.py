@@ -19,6 +19,8 @@ from tests.certificates import Authority
 from tests.eventually import wait_until
 from tests.processes import ServiceProcess
 
+pytestmark = pytest.mark.option
+
 LOOKED_AGAIN_S = 1.2
 
 

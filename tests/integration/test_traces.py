@@ -22,6 +22,8 @@ from tests.eventually import wait_until
 from tests.processes import REPOSITORY
 from tests.suite import Suite
 
+pytestmark = pytest.mark.option
+
 PREFIXES = {
     "gateway": "GATEWAY_",
     "inference_worker": "WORKER_",
