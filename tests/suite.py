@@ -5,7 +5,10 @@ one of your own, to break.
 """
 
 import contextlib
+import functools
 import json
+import shutil
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -143,16 +146,29 @@ class Suite:
 
 def write_clip(folder: Path, *, seed: int, seconds: float, model: str = "shapes") -> Clip:
     """Generate a clip of a shipped model's world and its truth. A seed always gives the same."""
+    made = _made_clip(seed, seconds, model)
+    path = folder / made.name
+    for file in (made, made.with_suffix(".json")):
+        shutil.copyfile(file, path.with_suffix(file.suffix))
+    return read_clip(path)
+
+
+@functools.cache
+def _made_clip(seed: int, seconds: float, model: str) -> Path:
+    """File of a clip that is painted once in this process, which takes seconds."""
     from training.clips import write_sample
     from training.recipe import load_recipe
     from training.world.video import write_video
 
-    path = folder / f"{model}-{seed}-{seconds:g}.mp4"
-    if not path.exists() and model == "shapes":
+    path = Path(_CLIPS.name) / f"{model}-{seed}-{seconds:g}.mp4"
+    if model == "shapes":
         write_sample(path, seed, seconds)
-    elif not path.exists():
+    else:
         write_video(path, seed, seconds, trade=load_recipe(model).trade)
-    return read_clip(path)
+    return path
+
+
+_CLIPS = tempfile.TemporaryDirectory(prefix="sightline-clips-")
 
 
 def passing_condition(clip: Clip) -> str:
