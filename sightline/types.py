@@ -69,6 +69,7 @@ class SessionStats:
     degraded: tuple[str, ...] = ()
     source_width: int = 0
     source_height: int = 0
+    fps_allowed: float = 0.0  # what the load leaves of the session's rate now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

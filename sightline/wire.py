@@ -86,6 +86,7 @@ _STATS_FIELDS = (
     "clock_source",
     "source_width",
     "source_height",
+    "fps_allowed",
 )
 
 

@@ -89,6 +89,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         timed("Waiting for the engine", "sightline_frame_queue_seconds"),
         counted("At the worker", "sightline_worker_frames_total", "outcome"),
         counted("Pictures encoded and reused", "sightline_worker_pictures_total", "outcome"),
+        counted("Rates changed by the load", "sightline_frame_rate_changes_total", "direction"),
         counted("Notes about sources", "sightline_source_notes_total", "what"),
         counted("RTMP connections", "sightline_rtmp_connections_total", "outcome"),
     ),

@@ -190,6 +190,10 @@ class GatewayConfig(ServiceConfig):
     fps: float = setting(
         0.0, "Frames per second shown to the model; 0: what it prefers.", minimum=0, maximum=120
     )
+    adaptive_rate: bool = setting(
+        True,
+        "Whether a live session is shown fewer frames for as long as its worker falls behind.",
+    )
     ring_frames: int = setting(
         16, "Sampled frames that wait for a worker, per session.", minimum=1, maximum=1024
     )

@@ -45,6 +45,11 @@ SESSIONS_DELETED = Counter("sightline_sessions_deleted_total", "Sessions deleted
 WORKER_STREAMS_BROKEN = Counter(
     "sightline_worker_streams_broken_total", "Frame streams that ended before their session."
 )
+RATE_CHANGES = Counter(
+    "sightline_frame_rate_changes_total",
+    "Changes of a session's frame rate by the load, by direction: down or up.",
+    ["direction"],
+)
 SESSIONS_MOVED = Counter(
     "sightline_sessions_moved_total", "Times that a session went from one worker to another."
 )

@@ -25,6 +25,8 @@ PREVIEW_WIDTH = 640  # pixels
 SLOW_SOURCE = 0.98  # a source whose interval is at least this much of the wanted one loses no frame
 REWIND_NS = SECOND_NS  # capture times that fall back further start a new timeline
 DEFAULT_BUDGET = DecodeBudget()
+RING_FULL = "ring_full"  # the reason of frames that newer ones pushed out
+RATE_LOWERED = "rate_lowered"  # the reason of frames that the load left no room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ class Sampler:
     """A session's way from pictures to frames: rate control, conversion, and a bounded ring.
 
     Live (`lossless=False`): the ring keeps the newest `capacity` frames, each one pushed out is
-    counted "ring_full". Lossless: the decode thread waits for room instead. The ring stays open
-    from one publisher to the next.
+    counted "ring_full"; `slow` lets fewer in. Lossless: the decode thread waits for room instead.
+    The ring stays open from one publisher to the next.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Sampler:
         if capacity < 1:
             raise ValueError("capacity must be at least 1")
         self._rate = FrameRate(fps)
+        self._slowed: FrameRate | None = None  # of those that the rate chooses, where load asks so
         self._rule = size
         self._size = None if size.factor else (size.width, size.height)
         self._loop = loop
@@ -141,6 +144,10 @@ class Sampler:
             self._counts.add_received(*shape, picture.clock_source, capture_ns)
             self._newest = picture
             chosen = self._rate.chooses(capture_ns)
+            if chosen and self._slowed is not None and not self._slowed.chooses(capture_ns):
+                chosen = False
+                self._counts.add_sampled()
+                self._counts.drop(RATE_LOWERED)
             if self._size is None:  # the first picture's shape settles it
                 self._size = self._rule.fit(*shape)
             width, height = self._size
@@ -157,7 +164,7 @@ class Sampler:
             self._counts.add_sampled()
             if len(self._ring) >= self._capacity:
                 self._ring.popleft()
-                self._counts.drop("ring_full")
+                self._counts.drop(RING_FULL)
             self._ring.append(frame)
             self._wake()
 
@@ -188,6 +195,22 @@ class Sampler:
         """Frames per second from now on."""
         with self._room:
             self._rate.set_fps(fps)
+
+    def slow(self, fps: float | None) -> None:
+        """Let so many of the rate's frames pass a second, or all of them again. The newest of those
+        that wait stays, since a reader that is behind would be shown the past; the others, and
+        those passed over from now on, are counted "rate_lowered"."""
+        with self._room:
+            if fps is None:
+                self._slowed = None
+                return
+            if self._slowed is None:
+                self._slowed = FrameRate(fps)
+            else:
+                self._slowed.set_fps(fps)
+            while len(self._ring) > 1:
+                self._ring.popleft()
+                self._counts.drop(RATE_LOWERED)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -27,7 +27,7 @@ async def _closed() -> SampledFrame:
     raise QueueClosed
 
 
-def _nobody() -> None:
+def _nobody(*told: float) -> None:
     pass
 
 
@@ -50,15 +50,18 @@ class FrameFeed:
         window_frames: int,
         delivery: str,
         on_moving: Callable[[], None],
+        on_understood: Callable[[float, float], None],
     ) -> None:
         """`window_frames` are kept, `delivery` is what latencies are counted under. `on_moving` is
-        called when `moving` has changed with the stream."""
+        called when `moving` has changed with the stream, `on_understood` with the age of every new
+        frame that was understood and what its step took, in seconds."""
         self.placement = placement
         self.window = FrameWindow(window_frames)
         self.latencies = Latencies()
         self.refused_s = float("-inf")  # when a worker last had no room for the session's frames
         self._next_frame = next_frame
         self._on_moving = on_moving
+        self._on_understood = on_understood
         self._counts = counts
         self._observed = metrics.FRAME_LATENCY.labels(delivery)
         self._connected = asyncio.Event()
@@ -118,7 +121,7 @@ class FrameFeed:
             self._next.cancel()
             self._next = None
         self._next_frame = _closed
-        self._on_moving = _nobody
+        self._on_moving = self._on_understood = _nobody
         self.window.clear()
         await self.placement.release(keep=keep)
 
@@ -210,13 +213,14 @@ class FrameFeed:
             raise
 
     def _acknowledged(self, ack: inference_pb2.FrameAck) -> None:
-        now_s = time.monotonic()
+        now_s, step_s = time.monotonic(), max(0.0, ack.latency_ms - ack.queue_ms) / 1000
         for sent in self.window.acknowledge(ack.sequence):
             if sent.fresh:
                 self._counts.add_processed(sent.frame.sampled_s)
                 latency_s = now_s - sent.frame.sampled_s
                 self._observed.observe(latency_s)
                 self.latencies.add(now_s, latency_s)
+                self._on_understood(latency_s, step_s)
         self._counts.add_understood(ack.capture_ns, ack.reused_segments, ack.recomputed_segments)
 
 

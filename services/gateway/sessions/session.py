@@ -20,7 +20,8 @@ from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.frame_size import FrameSize
-from services.gateway.frames.sampler import SampledFrame, Sampler
+from services.gateway.frames.rate_control import RateControl
+from services.gateway.frames.sampler import RATE_LOWERED, RING_FULL, SampledFrame, Sampler
 from services.gateway.sessions.frame_feed import FrameFeed
 from services.gateway.sessions.publisher import Publisher
 from services.gateway.sessions.question_queue import QuestionQueue
@@ -112,6 +113,8 @@ class Session:
             counts=self.counts,
             budget=DecodeBudget(decoder_bytes=config.decoder_bytes, picture_s=config.picture_s),
         )
+        self._steers = config.adaptive_rate and not spec.lossless
+        self._rate_control = RateControl(self.fps)
         self.feed = FrameFeed(
             placement,
             self._next_frame,
@@ -119,6 +122,7 @@ class Session:
             window_frames=self._window * max(1, description.tubelet),
             delivery="lossless" if spec.lossless else "newest",
             on_moving=self._changed,
+            on_understood=self._rate_control.note,
         )
         self.feed.start(stream)
         self.questions = QuestionQueue(config.session_answers)
@@ -270,6 +274,8 @@ class Session:
         """Show the model so many frames a second from now on; 0: as many as it prefers."""
         self.fps = fps or self._description.preferred_fps or DEFAULT_FPS
         self.sampler.set_fps(self.fps)
+        self.sampler.slow(None)
+        self._rate_control.want(self.fps)
         self.spec = replace(self.spec, fps=fps)
 
     def amend(self, *, name: str, grace_s: float, labels: Mapping[str, str]) -> None:
@@ -436,6 +442,8 @@ class Session:
         elif self.state == LIVE and now_s - max(self._arrived_s, self.since_s) > STALL_S:
             self._enter(STALLED)  # a publisher or a camera that is there and shows nothing
         self._ticks.append(_Tick(now_s, counts.received, counts.processed))
+        if self._steers:
+            self._steer(now_s, counts, before)
         kind = self.source_kind or "none"
         metrics.FRAMES_RECEIVED.labels(kind).inc(counts.received - before.received)
         metrics.FRAMES_SAMPLED.labels(kind).inc(counts.sampled - before.sampled)
@@ -444,6 +452,20 @@ class Session:
             metrics.FRAMES_DROPPED.labels(reason).inc(count - before.dropped[reason])
         for what, count in counts.noted.items():
             metrics.SOURCE_NOTES.labels(what).inc(count - before.noted[what])
+
+    def _steer(self, now_s: float, counts: FrameCounts, before: FrameCounts) -> None:
+        """Let the load lower the rate of frames, or raise it again."""
+        passed_over = counts.dropped[RATE_LOWERED] - before.dropped[RATE_LOWERED]
+        came = counts.sampled - before.sampled - passed_over
+        lost = counts.dropped[RING_FULL] - before.dropped[RING_FULL]
+        was = self._rate_control.fps
+        fps = self._rate_control.decide(now_s, came, lost, away=self.moving)
+        if fps == was:
+            return
+        metrics.RATE_CHANGES.labels("down" if fps < was else "up").inc()
+        log.info("frame rate", extra={"session": self.id, "fps": fps, "wanted": self.fps})
+        self.sampler.slow(fps if self._rate_control.lowered else None)
+        self._changed()
 
     def message(self) -> gateway_pb2.Session:
         """The session as viewers see it: without its key, its source without passwords."""
@@ -488,6 +510,7 @@ class Session:
             degraded=self._flags(),
             source_width=counts.source_width,
             source_height=counts.source_height,
+            fps_allowed=self._rate_control.fps,
         )
 
     def _rate(self, of: Callable[[_Tick], int]) -> float:
@@ -503,6 +526,8 @@ class Session:
             flags.append("worker_unavailable")
         if self.feed.refused_s > oldest_s:
             flags.append("worker_full")
+        if self._rate_control.lowered:
+            flags.append(RATE_LOWERED)
         if self._source_failed:
             flags.append("source_failed")
         return flags

@@ -18,6 +18,7 @@ const CONNECTION_WORDS = { connecting: "connecting …", open: "connected", clos
 
 const FLAGS = {
   worker_unavailable: "The model is restarting, about 20 s. Then it goes on.",
+  rate_lowered: "The model is busy: it is shown fewer frames for now.",
   worker_full: "The model has no room for this session just now.",
   source_failed: "The video broke off.",
   dialogue_unavailable: "Answers come without earlier rounds: the conversation store is away.",
