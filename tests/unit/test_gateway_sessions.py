@@ -24,6 +24,7 @@ from services.gateway.sessions.session import (
     WAITING,
     Session,
 )
+from services.gateway.sources.source import DecodedFrame
 from services.gateway.workers import workers as router
 from sightline.errors import (
     AlreadyExistsError,
@@ -188,6 +189,46 @@ async def test_live_frames_drop_the_oldest_and_count_it() -> None:
         await eventually(lambda: session.counts.processed == 5)
         assert _captured(worker, session.id) == [0, 1, 2, 8, 9]
         assert dict(session.message().stats.dropped) == {"ring_full": 5}
+
+
+async def test_a_session_that_is_behind_is_shown_fewer_frames_until_it_is_not() -> None:
+    def film(number: int) -> DecodedFrame:
+        return dataclasses.replace(picture(0), capture_ns=SECOND_NS * (30 + number) // 30)
+
+    worker = FakeWorker()
+    async with running(worker, ring_frames=2) as parts:
+        session = await parts.push_session(fps=30)
+        sink = session.admit("rtmp").sink
+        sink.take(picture(0))
+        await eventually(lambda: session.counts.processed == 1)
+        now_s = time.monotonic()
+        parts.sessions.tick(now_s)
+        worker.understanding.clear()
+        for number in range(1, 40):
+            sink.take(film(number))
+        parts.sessions.tick(now_s + 1)
+        info = session.message()
+        assert (info.fps, info.stats.fps_allowed) == (30, 1)
+        assert info.stats.degraded == ["rate_lowered"]
+        assert session.waiting_frames <= QUEUE + 1, "of those that waited the newest"
+        for number in range(40, 70):
+            sink.take(film(number))
+        stats = session.message().stats
+        assert stats.frames_sampled == stats.frames_received == 70
+        assert stats.dropped["rate_lowered"] >= 28
+        assert stats.frames_sampled == (
+            stats.frames_processed + sum(stats.dropped.values()) + session.waiting_frames
+        )
+
+        worker.understanding.set()
+        await eventually(lambda: not session.waiting_frames)
+        for second in range(2, 120):
+            sink.take(picture(second + 2))
+            await eventually(lambda: not session.waiting_frames)
+            parts.sessions.tick(now_s + second)
+        info = session.message()
+        assert info.stats.fps_allowed == 30
+        assert not info.stats.degraded
 
 
 async def test_lossless_frames_wait_for_room() -> None:
