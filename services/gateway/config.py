@@ -218,7 +218,8 @@ class GatewayConfig(ServiceConfig):
     )
     worker_patience_s: float = setting(
         1.0,
-        "Seconds that a worker may say nothing until its sessions go to another that is ready.",
+        "Seconds that a worker may say nothing at most until its sessions go to another that is "
+        "ready; sooner where it acknowledges no frames and does not reply either.",
         minimum=0.2,
         maximum=60,
     )
