@@ -203,3 +203,16 @@ def test_a_url_that_is_none_is_refused_without_repeating_it() -> None:
     with pytest.raises(ConfigError, match="GATEWAY_REDIS_URL") as caught:
         LeaseStore(GatewayConfig(redis_url="http://user:secret@host"), "one")
     assert "secret" not in str(caught.value)
+
+
+async def test_late_leases_are_those_of_others_that_run_out_soon(stores: Stores) -> None:
+    one, other = await stores("one", lease_s=5.0), await stores("other", lease_s=60.0)
+    await one.register(session("a"), record())
+    await other.register(session("b"), record())
+    (late,) = await other.late(5.0, 9)
+    assert (late.session, late.owner, late.address, late.fence) == ("a", "one", "one:1", 1)
+    assert await other.late(1.0, 9) == [], "it is renewed in time as yet"
+    assert await one.late(5.0, 9) == [], "it is its own"
+    taken = await other.take("a", late.fence)
+    assert taken is not None
+    assert (taken.owner, taken.fence) == ("other", 2)

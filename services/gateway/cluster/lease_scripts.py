@@ -100,6 +100,17 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, tonumber(ARGV[1]) - 1)) do
 end
 return rows
 """
+# ARGV: milliseconds, owner, most. Leases of others that run out within so long.
+_LATE = """
+local rows = {}
+local found = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, now + tonumber(ARGV[1]))
+for _, id in ipairs(found) do
+  local r = row('@PREFIXsession:' .. id, id)
+  if r and r[2] ~= ARGV[2] then rows[#rows + 1] = r end
+  if #rows >= tonumber(ARGV[3]) then break end
+end
+return rows
+"""
 _EXPIRED = "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])"
 _BEAT = """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
@@ -119,6 +130,7 @@ _BODIES = {
     "drop": _DROP,
     "get": _GET,
     "list": _LIST,
+    "late": _LATE,
     "expired": _EXPIRED,
     "beat": _BEAT,
     "claim": _CLAIM,

@@ -119,6 +119,11 @@ class LeaseStore:
         """Ids of sessions that nobody owns, those that were left first."""
         return [each.decode() for each in await self._run("expired", [LEASES], [most])]
 
+    async def late(self, left_s: float, most: int) -> list[Lease]:
+        """Leases of other gateways that run out within so long."""
+        rows = await self._run("late", [LEASES], [round(left_s * 1000), self.owner, most])
+        return [lease for row in rows if (lease := _lease(row)) is not None]
+
     async def use(self, session_ids: list[str]) -> None:
         """Viewers at this gateway use these sessions of others."""
         with _translated():
