@@ -1,17 +1,12 @@
 """Leases in Redis, as one gateway reads and writes them."""
 
-import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import redis.exceptions as redis_errors
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from services.common.config import ConfigError
-from services.common.redis_password import redis_password
+from services.common.redis_servers import RedisServers
 from services.gateway.cluster.lease_scripts import PREFIX, SCRIPTS
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.lease import Lease
@@ -21,8 +16,6 @@ from sightline.reasons import Reason
 from sightline.v1 import peer_pb2
 
 LEASES, GATEWAYS = f"{PREFIX}leases", f"{PREFIX}gateways"
-TIMEOUT_S = 1.0
-CONNECTIONS = 16
 MAX_LISTED = 10_000
 USED_S = 5
 
@@ -39,26 +32,11 @@ class LeaseStore:
         self.owner = owner
         self.address = ""
         self._ttl_ms = round(config.lease_s * 1000)
-        try:
-            pool: Any = BlockingConnectionPool.from_url(
-                config.redis_url or "",
-                **redis_password(config.redis_password_file, "GATEWAY_REDIS_PASSWORD_FILE"),
-                max_connections=CONNECTIONS,
-                timeout=TIMEOUT_S,
-                socket_timeout=TIMEOUT_S,
-                socket_connect_timeout=TIMEOUT_S,
-                # A pooled connection breaks when Redis restarts; every script may run twice.
-                retry=Retry(NoBackoff(), 1, (redis_errors.ConnectionError,)),
-            )
-        except (ValueError, TypeError) as error:  # never repeat the URL: it may hold a password
-            raise ConfigError(
-                "GATEWAY_REDIS_URL is not a Redis URL such as redis://host:6379/0"
-            ) from error
-        self._redis: Any = Redis.from_pool(pool)
-        self._scripts = {name: self._redis.register_script(text) for name, text in SCRIPTS.items()}
+        self._servers = RedisServers(config)
+        self._scripts = {name: self._servers.script(text) for name, text in SCRIPTS.items()}
 
     async def aclose(self) -> None:
-        await self._redis.aclose()
+        await self._servers.aclose()
 
     # --- the gateway's own sessions -----------------------------------------------------------
 
@@ -106,9 +84,7 @@ class LeaseStore:
         return _lease(await self._run("get", _keys(session_id), [session_id]))
 
     async def find_by_key(self, digest: str) -> Lease | None:
-        with _translated():
-            async with asyncio.timeout(TIMEOUT_S):
-                found = await self._redis.get(f"{PREFIX}key:{digest}")
+        found = await self._do(lambda client: client.get(f"{PREFIX}key:{digest}"))
         return None if found is None else await self.get(found.decode())
 
     async def all(self) -> list[Lease]:
@@ -126,11 +102,14 @@ class LeaseStore:
 
     async def use(self, session_ids: list[str]) -> None:
         """Viewers at this gateway use these sessions of others."""
-        with _translated():
-            async with asyncio.timeout(TIMEOUT_S), self._redis.pipeline(transaction=False) as pipe:
+
+        async def note(client: Any) -> None:
+            async with client.pipeline(transaction=False) as pipe:
                 for session_id in session_ids:
                     pipe.set(f"{PREFIX}used:{session_id}", 1, ex=USED_S)
                 await pipe.execute()
+
+        await self._do(note)
 
     # --- gateways -----------------------------------------------------------------------------
 
@@ -140,18 +119,12 @@ class LeaseStore:
 
     async def leave(self) -> None:
         """This gateway takes no sessions any more."""
-        with _translated():
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._redis.zrem(GATEWAYS, f"{self.owner} {self.address}")
+        await self._do(lambda client: client.zrem(GATEWAYS, f"{self.owner} {self.address}"))
 
     async def others(self) -> list[str]:
         """Addresses of the other gateways that live."""
-        with _translated():
-            async with asyncio.timeout(TIMEOUT_S):
-                found = [
-                    each.decode().split(" ", 1)
-                    for each in await self._redis.zrange(GATEWAYS, 0, -1)
-                ]
+        members = await self._do(lambda client: client.zrange(GATEWAYS, 0, -1))
+        found = [each.decode().split(" ", 1) for each in members]
         return [address for owner, address in found if owner != self.owner]
 
     # --- inside -------------------------------------------------------------------------------
@@ -162,9 +135,12 @@ class LeaseStore:
         return [session.id, self.owner, self.address, fence, self._ttl_ms, encoded]
 
     async def _run(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
+        run = self._scripts[script]
+        return await self._do(lambda client: run(keys=keys, args=arguments, client=client))
+
+    async def _do(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
         with _translated():
-            async with asyncio.timeout(TIMEOUT_S):
-                return await self._scripts[script](keys=keys, args=arguments)
+            return await self._servers.run(work)
 
 
 def _keys(session_id: str) -> list[str]:
