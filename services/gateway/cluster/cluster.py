@@ -19,6 +19,7 @@ from services.gateway.cluster.remotes import Remotes
 from services.gateway.cluster.servicer import PeerServicer
 from services.gateway.cluster.signature import Signature
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.asked_once import AskedOnce
 from services.gateway.sessions.lease import Lease, record_of
 from services.gateway.sessions.remote_session import AnySession, RemoteSession
 from services.gateway.sessions.session import Session
@@ -92,7 +93,10 @@ class Cluster:
 
     async def register(self, session: Session) -> None:
         with contextlib.suppress(UnavailableError):  # later then, with the first renewal
-            await self._store.register(session, record_of(session))
+            await self._store.register(session, record_of(session), session.spec.asked)
+
+    async def made(self, asked: AskedOnce) -> str | None:
+        return await self._store.made(asked)
 
     async def rename(self, session: Session, name: str) -> None:
         if name != session.spec.name:

@@ -9,9 +9,15 @@ import redis.exceptions as redis_errors
 from services.common.redis_servers import RedisServers
 from services.gateway.cluster.lease_scripts import PREFIX, SCRIPTS
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.asked_once import KEPT_S, AskedOnce
 from services.gateway.sessions.lease import Lease
 from services.gateway.sessions.session import Session
-from sightline.errors import AlreadyExistsError, UnavailableError
+from sightline.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from sightline.reasons import Reason
 from sightline.v1 import peer_pb2
 
@@ -40,14 +46,40 @@ class LeaseStore:
 
     # --- the gateway's own sessions -----------------------------------------------------------
 
-    async def register(self, session: Session, record: peer_pb2.SessionRecord) -> None:
-        """Own a new session. Raises AlreadyExistsError where its key or name is another's."""
+    async def register(
+        self, session: Session, record: peer_pb2.SessionRecord, asked: AskedOnce | None = None
+    ) -> None:
+        """Own a new session. Raises AlreadyExistsError where its key or name is another's, or what
+        was `asked` has made another."""
         indexes = _indexes(record)
-        taken = await self._run(
-            "register", [*_keys(session.id), *indexes], self._mine(session, record)
-        )
+        request: list[Any] = ["", "", 0]
+        if asked is not None:
+            request = [_request(asked), f"{session.id} {asked.what}", round(KEPT_S * 1000)]
+        arguments = [*self._mine(session, record), *request]
+        taken = await self._run("register", [*_keys(session.id), *indexes], arguments)
+        if taken < 0:
+            raise AlreadyExistsError("this request has made another session")
         if taken:
             _refuse(indexes[taken - 3])
+
+    async def made(self, asked: AskedOnce) -> str | None:
+        """Id of the session that a request made. Raises NotFoundError for one that was deleted,
+        and InvalidArgumentError where something else was asked for."""
+        found = await self._run("made", [_request(asked)], [])
+        if found is None:
+            return None
+        encoded, there, deleted = found
+        session, _, what = encoded.decode().partition(" ")
+        if what != asked.what:
+            raise InvalidArgumentError(
+                "this id was used for another request: draw a new one",
+                reason=Reason.REQUEST_ID_REUSED,
+            )
+        if deleted:
+            raise NotFoundError(
+                "the session of this request was deleted", reason=Reason.SESSION_NOT_FOUND
+            )
+        return session if there else None
 
     async def renew(self, session: Session, record: peer_pb2.SessionRecord) -> bool | None:
         """Own a session for longer; whether viewers elsewhere use it. None: it is another's, or
@@ -145,6 +177,10 @@ class LeaseStore:
 
 def _keys(session_id: str) -> list[str]:
     return [f"{PREFIX}session:{session_id}", LEASES]
+
+
+def _request(asked: AskedOnce) -> str:
+    return f"{PREFIX}request:{asked.id}"
 
 
 def _name_index(tenant: str, name: str) -> str:
