@@ -166,7 +166,8 @@ class Talker(Asker):
         await self._line.aclose()
 
 
-SILENT_S = 4.0  # after which a caller asks another gateway
+SILENT_S = 4.0  # after which a caller asks another gateway in any case
+LOOK_S = 1.0  # between two looks whether a gateway says anything, for which it has as long
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -198,7 +199,7 @@ class Caller(Asker):
             patient = len(self._stubs) > 1
             timeout_s = max(0.1, min(left_s, SILENT_S) if patient else left_s)
             try:
-                reply = await self._stubs[0].Ask(request, timeout=timeout_s)
+                reply = await self._reply(request, timeout_s, watched=patient)
                 break
             except grpc.aio.AioRpcError as error:
                 self._stubs.append(self._stubs.pop(0))
@@ -209,9 +210,29 @@ class Caller(Asker):
         asked.text, asked.restarted = reply.answer.text, bool(reply.answer.resumed)
         asked.kept = reply.answer.kept if reply.answer.HasField("kept") else None
 
+    async def _reply(
+        self, request: gateway_pb2.AskRequest, timeout_s: float, *, watched: bool
+    ) -> gateway_pb2.AskResponse:
+        """Reply of the first gateway. Raises AioRpcError, also where it is `watched` and says
+        nothing about itself in the meantime."""
+        stub = self._stubs[0]
+        asking = asyncio.ensure_future(_replied(stub.Ask(request, timeout=timeout_s)))
+        try:
+            while not (await asyncio.wait({asking}, timeout=LOOK_S))[0]:
+                if watched:
+                    await stub.GetServerInfo(gateway_pb2.GetServerInfoRequest(), timeout=LOOK_S)
+            return await asking
+        finally:
+            asking.cancel()
+
     async def aclose(self) -> None:
         for channel in self._channels:
             await channel.close()
+
+
+async def _replied(call: Any) -> gateway_pb2.AskResponse:
+    reply: gateway_pb2.AskResponse = await call
+    return reply
 
 
 @dataclass(slots=True)

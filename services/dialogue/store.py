@@ -25,9 +25,9 @@ from typing import Any
 
 import redis.exceptions as redis_errors
 
+from services.common.redis_servers import RedisServers, translate
 from services.dialogue.config import DialogueConfig
 from services.dialogue.metrics import REDIS_ERRORS, REDIS_SECONDS, ROUNDS_APPENDED, ROUNDS_TRIMMED
-from services.dialogue.redis_servers import RedisServers, translate
 from sightline.errors import NotFoundError
 from sightline.reasons import Reason
 

@@ -8,9 +8,10 @@ from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
 from services.common.certificate import Certificate
-from services.common.config import ConfigError, ServiceConfig, setting
+from services.common.config import ConfigError, setting
 from services.common.hosts import Hosts, host_name, is_loopback, is_private, netloc_of
 from services.common.places import Trusted
+from services.common.redis_config import REDIS_URLS, RedisConfig
 from services.gateway.sources.remote.egress_policy import Rule
 from services.gateway.sources.whip.ice import parse_ice_server
 
@@ -24,7 +25,7 @@ MIN_SECRET_CHARACTERS = 32  # of what gateways sign with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayConfig(ServiceConfig):
+class GatewayConfig(RedisConfig):
     """The settings. Limits are counts unless a name ends in a unit. Of what viewers share (places,
     watches, asks and speaks) one address may have half of what the others leave."""
 
@@ -155,13 +156,9 @@ class GatewayConfig(ServiceConfig):
 
     redis_url: str | None = setting(
         None,
-        "Redis, in which several gateways note whose session is whose: "
-        "redis://[user:password@]host:port/database, rediss:// for TLS, or unix:///path; empty: "
-        "there is one gateway, and its sessions end with it.",
+        "Redis, in which several gateways note whose session is whose; empty: there is one "
+        f"gateway, and its sessions end with it. It is {REDIS_URLS}",
         secret=True,
-    )
-    redis_password_file: Path | None = setting(
-        None, "File with the password of Redis, where the URL holds none."
     )
     cluster_secret: str | None = setting(
         None,
@@ -218,7 +215,8 @@ class GatewayConfig(ServiceConfig):
     )
     worker_patience_s: float = setting(
         1.0,
-        "Seconds that a worker may say nothing until its sessions go to another that is ready.",
+        "Seconds that a worker may say nothing at most until its sessions go to another that is "
+        "ready; sooner where it acknowledges no frames and does not reply either.",
         minimum=0.2,
         maximum=60,
     )

@@ -305,6 +305,40 @@ def test_publisher_and_viewer_go_on_when_their_gateway_is_killed(gateways: Gatew
     assert took_s < RECOVERY_S
 
 
+def test_a_request_makes_one_session_at_whichever_gateway_it_is_repeated(
+    gateways: Gateways,
+) -> None:
+    both = (gateways.one, gateways.other)
+    for number in range(5):  # at the same moment at both
+        wanted = {"request_id": f"together-{number}", "push": pb.Push()}
+        with ThreadPoolExecutor(2) as threads:
+            makers = [threads.submit(gateways.create, at, **wanted) for at in both]
+            first, second = (maker.result() for maker in makers)
+        assert (first.id, first.key) == (second.id, second.key)
+        assert len(first.key) >= 16
+        assert gateways.create(gateways.other, **wanted).id == first.id
+    made = gateways.create(gateways.one, request_id="before-it-dies", push=pb.Push())
+    gateways.one.kill()
+    again = gateways.create(gateways.other, request_id="before-it-dies", push=pb.Push())
+    assert (again.id, again.key) == (made.id, made.key)
+    code, reason = refusal(
+        lambda: gateways.create(
+            gateways.other, request_id="before-it-dies", push=pb.Push(key="another-key")
+        )
+    )
+    assert (code, reason) == ("INVALID_ARGUMENT", "REQUEST_ID_REUSED")
+
+
+def test_the_request_of_a_session_that_was_deleted_makes_no_other(gateways: Gateways) -> None:
+    made = gateways.create(gateways.one, request_id="soon-deleted", push=pb.Push())
+    stub(gateways.other).DeleteSession(pb.DeleteSessionRequest(session=made.id), timeout=10)
+    for at in (gateways.other, gateways.one):
+        found = refusal(
+            lambda at=at: gateways.create(at, request_id="soon-deleted", push=pb.Push())
+        )
+        assert found == ("NOT_FOUND", "SESSION_NOT_FOUND")
+
+
 def test_a_source_is_read_on_by_another_gateway_when_the_lease_runs_out(
     gateways: Gateways,
 ) -> None:

@@ -1,8 +1,11 @@
 """Leases in a real Redis: who may take, renew and drop one, and what is found by what."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +17,8 @@ from services.gateway.cluster.lease_store import LeaseStore
 from services.gateway.config import GatewayConfig
 from sightline.errors import AlreadyExistsError, UnavailableError
 from sightline.v1 import gateway_pb2, peer_pb2
-from tests.processes import RedisServer
+from tests.eventually import PATIENCE_S, wait_until
+from tests.processes import RedisSentinel, RedisServer
 
 pytestmark = pytest.mark.needs("redis")
 
@@ -203,3 +207,106 @@ def test_a_url_that_is_none_is_refused_without_repeating_it() -> None:
     with pytest.raises(ConfigError, match="GATEWAY_REDIS_URL") as caught:
         LeaseStore(GatewayConfig(redis_url="http://user:secret@host"), "one")
     assert "secret" not in str(caught.value)
+
+
+async def test_late_leases_are_those_of_others_that_run_out_soon(stores: Stores) -> None:
+    one, other = await stores("one", lease_s=5.0), await stores("other", lease_s=60.0)
+    await one.register(session("a"), record())
+    await other.register(session("b"), record())
+    (late,) = await other.late(5.0, 9)
+    assert (late.session, late.owner, late.address, late.fence) == ("a", "one", "one:1", 1)
+    assert await other.late(1.0, 9) == [], "it is renewed in time as yet"
+    assert await one.late(5.0, 9) == [], "it is its own"
+    taken = await other.take("a", late.fence)
+    assert taken is not None
+    assert (taken.owner, taken.fence) == ("other", 2)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A primary and its replica, in step."""
+    servers = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        servers.append(RedisServer(tmp_path / name))
+    first, second = servers
+    first.start()
+    second.options["replicaof"] = f"127.0.0.1 {first.port}"
+    second.start()
+    with redis_client.Redis.from_url(second.url) as client:
+        wait_until(lambda: client.info("replication")["master_link_status"] == "up")
+    yield first, second
+    for server in servers:
+        server.kill()
+
+
+async def test_the_second_address_has_the_leases_once_it_takes_writes(
+    pair: tuple[RedisServer, RedisServer],
+) -> None:
+    first, second = pair
+    urls = f"{first.url},{second.url}"
+    config = GatewayConfig(redis_url=urls, cluster_secret=SECRET, lease_s=60.0)
+    one, other = LeaseStore(config, "one"), LeaseStore(config, "other")
+    await one.register(session("a"), record(name="door"))
+    with redis_client.Redis.from_url(first.url) as client:
+        client.execute_command("WAIT", 1, 5000)
+    first.kill()
+    with pytest.raises(UnavailableError):
+        await one.renew(session("a"), record(name="door"))
+    assert (await other.get("a")) is not None, "a replica can be read"
+    with redis_client.Redis.from_url(second.url) as client:
+        client.replicaof("NO", "ONE")
+    assert await one.renew(session("a"), record(name="door")) is False
+    with pytest.raises(AlreadyExistsError):
+        await other.register(session("b"), record(name="door"))
+    await one.aclose()
+    await other.aclose()
+
+
+async def test_the_primary_that_sentinels_name_has_the_leases(
+    pair: tuple[RedisServer, RedisServer], tmp_path: Path
+) -> None:
+    first, second = pair
+    (tmp_path / "sentinel").mkdir()
+    sentinel = RedisSentinel(tmp_path / "sentinel", first)
+    sentinel.start()
+    urls = f"redis://127.0.0.1:1/0,redis://127.0.0.1:{sentinel.port}/0"
+    config = GatewayConfig(redis_url=urls, redis_sentinel="sightline", cluster_secret=SECRET)
+    store = LeaseStore(config, "one")
+    try:
+        with redis_client.Redis(port=sentinel.port) as client:
+            wait_until(lambda: client.sentinel_slaves("sightline"))
+        await store.register(session("a"), record(name="door"))
+        first.kill()
+
+        kept = None
+        end_s = time.monotonic() + PATIENCE_S
+        while kept is None and time.monotonic() < end_s:  # until the Sentinel has named another
+            with contextlib.suppress(UnavailableError):
+                kept = await store.renew(session("a"), record(name="door")) is False
+            await asyncio.sleep(0.05)
+        assert kept
+    finally:
+        await store.aclose()
+        sentinel.kill()
+    with redis_client.Redis.from_url(second.url) as client:
+        assert client.exists("sightline:gateway:session:a"), "it is where the primary is now"
+
+
+@pytest.mark.parametrize(
+    ("settings", "variable"),
+    [
+        ({"redis_url": "redis://one:6379/0,http://:open-sesame@two"}, "GATEWAY_REDIS_URL"),
+        ({"redis_url": "unix:///a/socket", "redis_sentinel": "primary"}, "GATEWAY_REDIS_URL"),
+        (
+            {"redis_url": "redis://one", "redis_password_file": Path("/absent")},
+            "GATEWAY_REDIS_PASSWORD_FILE",
+        ),
+    ],
+)
+def test_what_is_no_redis_is_refused_by_the_name_of_its_variable(
+    settings: dict[str, Any], variable: str
+) -> None:
+    with pytest.raises(ConfigError, match=variable) as refused:
+        LeaseStore(GatewayConfig(cluster_secret=SECRET, **settings), "one")
+    assert "open-sesame" not in str(refused.value)

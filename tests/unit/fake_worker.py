@@ -39,6 +39,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.draining = False
         self.full = False
         self.silent = False
+        self.deaf = False  # to questions about its model
         self.loading: ipb.LoadingState | None = None  # its model is not ready
         self.protocol = PROTOCOL
         self.resized: list[ipb.ResizeSessionRequest] = []
@@ -109,6 +110,9 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         )
 
     async def Describe(self, request: ipb.DescribeRequest, context: Any) -> ipb.ModelDescription:
+        self.calls["Describe"] += 1
+        if self.deaf:
+            await asyncio.Event().wait()
         return self.description()
 
     async def Load(self, request: ipb.LoadRequest, context: Any) -> AsyncIterator[ipb.LoadReport]:

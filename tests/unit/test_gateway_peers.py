@@ -3,10 +3,12 @@
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from services.gateway.cluster import signature
+from services.gateway.cluster.keeper import Keeper
 from services.gateway.cluster.signature import METADATA, Signature
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.lease import SECOND_NS, Lease
@@ -134,3 +136,46 @@ async def test_without_a_frame_there_is_nothing_to_ask_about() -> None:
         _remote(lease).check_answerable()
     lease.record.published = True
     _remote(lease).check_answerable()
+
+
+class _Late:
+    """Leases that were not renewed, and what their gateways say."""
+
+    def __init__(self, leases: list[Lease], living: set[str]) -> None:
+        self.leases, self.living = leases, living
+        self.asked: list[str] = []
+        self.left_s = 0.0
+
+    async def late(self, left_s: float, most: int) -> list[Lease]:
+        self.left_s = left_s
+        return self.leases[:most]
+
+    async def answers(self, address: str) -> bool:
+        self.asked.append(address)
+        return address in self.living
+
+
+async def test_only_sessions_of_a_gateway_that_is_silent_in_both_ways_are_adopted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lease(session: str, address: str, fence: int) -> Lease:
+        record = peer_pb2.SessionRecord()
+        return Lease(
+            session=session, owner="x", address=address, fence=fence, left_s=1.0, record=record
+        )
+
+    leases = [lease("a", "hung:1", 3), lease("b", "busy:1", 1), lease("c", "hung:1", 7)]
+    late: Any = _Late(leases, living={"busy:1"})
+    nothing: Any = None
+    config = GatewayConfig(redis_url="redis://x", cluster_secret=SECRET, lease_s=4.0)
+    keeper = Keeper(config, nothing, late, late, nothing)
+    adopted: list[tuple[str, str, int | None]] = []
+
+    async def adopt(session: str, how: str, fence: int | None = None) -> None:
+        adopted.append((session, how, fence))
+
+    monkeypatch.setattr(keeper, "adopt", adopt)
+    await keeper.adopt_of_silent()
+    assert adopted == [("a", "lease", 3), ("c", "lease", 7)]
+    assert sorted(late.asked) == ["busy:1", "hung:1"], "each is asked once"
+    assert late.left_s == 2.0, "two renewals of one second are missing"

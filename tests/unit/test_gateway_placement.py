@@ -141,6 +141,45 @@ async def test_a_worker_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> N
         first.understanding.set()
 
 
+PATIENT = {"worker_patience_s": 8.0}  # far longer than any of these tests takes
+
+
+async def test_a_worker_that_gives_no_sign_at_all_is_left_long_before_patience_ends() -> None:
+    first, second = FakeWorker(), FakeWorker()
+    async with two_workers(first, second, **PATIENT) as (_, session):
+        began_s = time.monotonic()
+        first.silent = first.deaf = True
+        first.understanding.clear()
+        assert session._publisher
+        session._publisher.sink.take(picture(10))
+        await eventually(lambda: _of(session) == second.address)
+        assert time.monotonic() - began_s < PATIENT["worker_patience_s"] / 2
+        first.understanding.set()
+
+
+@pytest.mark.parametrize("sign", ["reports", "a reply", "acknowledgements"])
+async def test_a_worker_that_is_only_busy_keeps_its_sessions(sign: str) -> None:
+    first, second = FakeWorker(), FakeWorker()
+    async with two_workers(first, second, **PATIENT) as (_, session):
+        assert session._publisher
+        first.silent = sign != "reports"
+        first.deaf = sign != "a reply"
+        asked = first.calls["Describe"]
+        if sign != "acknowledgements":
+            first.understanding.clear()
+            session._publisher.sink.take(picture(10))
+        if sign == "a reply":
+            await eventually(lambda: first.calls["Describe"] >= asked + 3)
+        else:
+            for number in range(20, 30):
+                if sign == "acknowledgements":
+                    await _push(session, number)
+                await asyncio.sleep(0.1)
+        assert not session.worker.hung.is_set()
+        assert _of(session) == first.address
+        first.understanding.set()
+
+
 async def test_a_worker_that_hangs_loses_the_answers_it_began() -> None:
     """Nothing breaks: its calls are open, and nothing comes."""
     first, second = FakeWorker(), FakeWorker()

@@ -20,7 +20,8 @@ DISTRIBUTIONS = {
 OURS = {"services", "sightline"}
 OPTIONAL = {
     "inference_worker": {"triton"},  # torch's CUDA builds bring it; there is a way without
-    "common": {"opentelemetry"},  # services/common/requirements-traces.txt
+    # services/common/requirements-traces.txt; and by services that keep something in Redis, alone
+    "common": {"opentelemetry", "redis"},
 }
 LISTS = {"local": [REPOSITORY / "deploy" / "requirements-local.txt"]}
 COMMON = REPOSITORY / "services" / "common" / "requirements.txt"

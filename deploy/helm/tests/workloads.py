@@ -18,6 +18,7 @@ def faults(objects: list[Values], file: str) -> Iterator[str]:
     yield from unsafe_pods(objects)
     yield from autoscaling_gaps(objects)
     yield from unplaced_alerts(objects)
+    yield from unlike_peers(objects)
 
 
 def loose_ends(objects: list[Values]) -> Iterator[str]:
@@ -232,15 +233,61 @@ def unplaced_alerts(objects: list[Values]) -> Iterator[str]:
                 yield f"alerts about what is absent: {asked}"
 
 
+def unlike_peers(objects: list[Values]) -> Iterator[str]:
+    """Services of which only some speak mutual TLS, and gRPC probes of those that do: the kubelet
+    has no certificate."""
+    secured, plain = set(), set()
+    for item in objects:
+        if item["kind"] not in ("Deployment", "StatefulSet"):
+            continue
+        name = item["metadata"]["labels"]["app.kubernetes.io/component"]
+        container = item["spec"]["template"]["spec"]["containers"][0]
+        files = {
+            each["name"].partition("_PEER_")[2]: each.get("value", "")
+            for each in container.get("env", [])
+            if "_PEER_" in each["name"]
+        }
+        if "CA" not in files:
+            plain |= {name} - {"redis"}
+            continue
+        secured.add(name)
+        folders = [mount["mountPath"] for mount in container["volumeMounts"]]
+        if not all(
+            any(files.get(part, "").startswith(f"{folder}/") for folder in folders)
+            for part in ("CA", "CERT", "KEY")
+        ):
+            yield f"{name} has no certificate where it looks for one: {files}"
+        if any("grpc" in container[probe] for probe in ("startupProbe", "livenessProbe")):
+            yield f"{name} speaks mutual TLS, and is probed by gRPC"
+    if secured and plain:
+        yield f"{sorted(secured)} speak mutual TLS, {sorted(plain)} do not"
+
+
 def autoscaling_gaps(objects: list[Values]) -> Iterator[str]:
     """Metrics that an HPA asks for and no rule of the adapter makes; and what is no PromQL."""
     rules = yaml.safe_load((CHART / "monitoring" / "adapter.yaml").read_text())["rules"]
     made = {rule["name"]["as"] for rule in rules}
     for item in objects:
         if item["kind"] == "HorizontalPodAutoscaler":
-            asked = {each["pods"]["metric"]["name"] for each in item["spec"]["metrics"]}
-            if asked != made:
+            metrics = item["spec"]["metrics"]
+            asked = {each["pods"]["metric"]["name"] for each in metrics if "pods" in each}
+            if asked and asked != made:
                 yield f"the HPA asks for {sorted(asked)}, the adapter makes {sorted(made)}"
+            shares = [each["resource"]["name"] for each in metrics if "resource" in each]
+            target = item["spec"]["scaleTargetRef"]
+            scaled = next(
+                each["spec"]
+                for each in objects
+                if (each["kind"], each["metadata"]["name"]) == (target["kind"], target["name"])
+            )
+            if "replicas" in scaled:
+                yield f"{target['name']} has a number of its own, which every upgrade sets back"
+            container = scaled["template"]["spec"]["containers"][0]
+            yield from (
+                f"{target['name']} is scaled by a share of {share} that it does not request"
+                for share in shares
+                if share not in container["resources"].get("requests", {})
+            )
         if item["kind"] == "ScaledObject":
             for trigger in item["spec"]["triggers"]:
                 query, threshold = trigger["metadata"]["query"], trigger["metadata"]["threshold"]

@@ -1,7 +1,7 @@
 """Addresses by which publishers and browsers reach this gateway."""
 
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.remote_session import AnySession
 from sightline.v1 import gateway_pb2
 
 
@@ -42,10 +42,11 @@ class Addresses:
         """The port that programs reach the gateway on."""
         return self._config.public_grpc_port or self.grpc_port
 
-    def with_keys(self, session: Session) -> gateway_pb2.Session:
+    def with_keys(self, session: AnySession) -> gateway_pb2.Session:
         """The session with its key and the addresses that hold it: for its creator only."""
-        message = session.message()
-        if key := session.spec.key:
+        message = gateway_pb2.Session()
+        message.CopyFrom(session.message())
+        if key := session.key:
             message.key = key
             message.whip_url = f"{self.http}/whip/{key}"
             if self.rtmp:

@@ -7,7 +7,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from services.common.identity import Identity
@@ -19,6 +19,7 @@ from services.gateway.cluster.remotes import Remotes
 from services.gateway.cluster.servicer import PeerServicer
 from services.gateway.cluster.signature import Signature
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.asked_once import AskedOnce
 from services.gateway.sessions.lease import Lease, record_of
 from services.gateway.sessions.remote_session import AnySession, RemoteSession
 from services.gateway.sessions.session import Session
@@ -92,7 +93,10 @@ class Cluster:
 
     async def register(self, session: Session) -> None:
         with contextlib.suppress(UnavailableError):  # later then, with the first renewal
-            await self._store.register(session, record_of(session))
+            await self._store.register(session, record_of(session), session.spec.asked)
+
+    async def made(self, asked: AskedOnce) -> str | None:
+        return await self._store.made(asked)
 
     async def rename(self, session: Session, name: str) -> None:
         if name != session.spec.name:
@@ -247,7 +251,9 @@ class Cluster:
             if session is not None:
                 return await here(session)
             try:
-                return await self._peers.call(lease.address, method, request)
+                call = self._peers.call(lease.address, method, request)
+                reply = await self._until_home(remote.id, call)
+                return reply if reply is not None else await here(self._own(remote.id))
             except (UnavailableError, FailedPreconditionError) as error:
                 if error.reason != Reason.NOT_OWNER and isinstance(error, FailedPreconditionError):
                     raise
@@ -258,6 +264,18 @@ class Cluster:
                 if time.monotonic() > end_s:
                     raise
             await asyncio.sleep(AGAIN_S)
+
+    async def _until_home(self, session: str, call: Coroutine[Any, Any, Any]) -> Any:
+        """What the call gives; None once the session is this gateway's, which may be long before a
+        gateway that hangs would have answered."""
+        calling = asyncio.ensure_future(call)
+        try:
+            while not (await asyncio.wait({calling}, timeout=AGAIN_S))[0]:
+                if self._sessions.get(session) is not None:
+                    return None
+            return await calling
+        finally:
+            calling.cancel()
 
     async def _all(self) -> list[Lease]:
         """Every lease there is, as it was a moment ago."""

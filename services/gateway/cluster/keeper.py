@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MOST_BEAT_S = 1.0  # between two renewals
 BEATS = 4  # renewals in the time of a lease
+LATE_BEATS = 2  # without a renewal, after which a lease's owner is asked whether it lives
 SETTLE_S = 2.0  # after Redis came back: in it, owners renew what ran out meanwhile
 SWEEP_S = (0.4, 0.8)  # between two looks for sessions that nobody owns
 MOST_AT_ONCE = 16  # of those that are taken in one look: other gateways take some, too
@@ -41,6 +42,7 @@ class Keeper:
         remotes: Remotes,
     ) -> None:
         self._config = config
+        self._beat_s = min(MOST_BEAT_S, config.lease_s / BEATS)
         self._sessions = sessions
         self._store = store
         self._peers = peers
@@ -141,12 +143,29 @@ class Keeper:
             with contextlib.suppress(UnavailableError):  # Redis is away
                 found = await self._store.expired(MOST_AT_ONCE)
                 await asyncio.gather(*(self._adopt_free(each) for each in found))
+                await self.adopt_of_silent()
 
-    async def _adopt_free(self, session_id: str) -> None:
+    async def adopt_of_silent(self) -> None:
+        """Adopt sessions of a gateway that has not renewed their leases for some beats and does not
+        answer either: it is dead, or hangs. Raises UnavailableError."""
+        left_s = self._config.lease_s - LATE_BEATS * self._beat_s
+        late = await self._store.late(left_s, MOST_AT_ONCE)
+        addresses = sorted({lease.address for lease in late})
+        answers = await asyncio.gather(*(self._peers.answers(each) for each in addresses))
+        silent = {each for each, answered in zip(addresses, answers, strict=True) if not answered}
+        await asyncio.gather(
+            *(
+                self._adopt_free(lease.session, lease.fence)
+                for lease in late
+                if lease.address in silent
+            )
+        )
+
+    async def _adopt_free(self, session_id: str, fence: int | None = None) -> None:
         if session_id in self._ended:
             return
         try:
-            await self.adopt(session_id, "lease")
+            await self.adopt(session_id, "lease", fence)
         except SightlineError as error:
             log.warning(
                 "session not adopted", extra={"session": session_id, "reason": error.message}
@@ -157,7 +176,6 @@ class Keeper:
     # --- renewal ------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        beat_s = min(MOST_BEAT_S, self._config.lease_s / BEATS)
         while True:
             try:
                 await self._beat()
@@ -167,7 +185,7 @@ class Keeper:
                 await self._let_go_of_superseded()
             except Exception:
                 log.exception("leases not renewed")
-            await asyncio.sleep(beat_s)
+            await asyncio.sleep(self._beat_s)
 
     async def _beat(self) -> None:
         if not self._draining:

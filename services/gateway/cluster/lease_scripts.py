@@ -5,6 +5,7 @@ sightline:gateway:session:<id>   owner, address, fence, until (ms, by Redis' clo
 sightline:gateway:leases         ids by when their leases run out
 sightline:gateway:key:<digest>   the id of the session that a publishing key belongs to
 sightline:gateway:name:<…>       the id of the session of a tenant that has a name
+sightline:gateway:request:<…>    "<id> <what was asked>" of a request that may be repeated
 sightline:gateway:used:<id>      there while viewers at other gateways use the session
 sightline:gateway:gateways       "<owner> <address>" by when a gateway counts as dead
 """
@@ -36,8 +37,15 @@ end
 """
 
 # KEYS: session, leases, then whatever index it is to be found by. ARGV: id, owner, address, fence,
-# ttl, record. Gives the number of the index that is another session's; 0: registered.
+# ttl, record, and of a request that may be repeated its name, what it is to hold and for how long;
+# "": it is none. Gives the number of the index that is another session's; 0: registered, -1: the
+# request has made another session.
 _REGISTER = """
+if ARGV[7] ~= '' then
+  local made = redis.call('GET', ARGV[7])
+  local other = made and string.match(made, '^%x+')
+  if other and other ~= ARGV[1] and row('@PREFIXsession:' .. other, other) then return -1 end
+end
 for number = 3, #KEYS do
   if not claim(KEYS[number], ARGV[1]) then
     for mine = 3, number - 1 do redis.call('DEL', KEYS[mine]) end
@@ -45,6 +53,7 @@ for number = 3, #KEYS do
   end
 end
 grant(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6])
+if ARGV[7] ~= '' then redis.call('SET', ARGV[7], ARGV[8], 'PX', ARGV[9]) end
 return 0
 """
 # KEYS: session, leases, used, then indexes. ARGV as before. What Redis has lost is written anew. A
@@ -91,12 +100,31 @@ for number = 3, #KEYS do
 end
 return 1
 """
+# KEYS: a request. Gives what it holds, and whether that session is there, or was deleted.
+_MADE = """
+local made = redis.call('GET', KEYS[1])
+if not made then return false end
+local id = string.match(made, '^%x+')
+local key = '@PREFIXsession:' .. id
+return {made, row(key, id) and 1 or 0, redis.call('HEXISTS', key, 'gone')}
+"""
 _GET = "return row(KEYS[1], ARGV[1])"
 _LIST = """
 local rows = {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, tonumber(ARGV[1]) - 1)) do
   local r = row('@PREFIXsession:' .. id, id)
   if r then rows[#rows + 1] = r end
+end
+return rows
+"""
+# ARGV: milliseconds, owner, most. Leases of others that run out within so long.
+_LATE = """
+local rows = {}
+local found = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, now + tonumber(ARGV[1]))
+for _, id in ipairs(found) do
+  local r = row('@PREFIXsession:' .. id, id)
+  if r and r[2] ~= ARGV[2] then rows[#rows + 1] = r end
+  if #rows >= tonumber(ARGV[3]) then break end
 end
 return rows
 """
@@ -117,8 +145,10 @@ _BODIES = {
     "take": _TAKE,
     "free": _FREE,
     "drop": _DROP,
+    "made": _MADE,
     "get": _GET,
     "list": _LIST,
+    "late": _LATE,
     "expired": _EXPIRED,
     "beat": _BEAT,
     "claim": _CLAIM,

@@ -1,28 +1,27 @@
 """Leases in Redis, as one gateway reads and writes them."""
 
-import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import redis.exceptions as redis_errors
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from services.common.config import ConfigError
-from services.common.redis_password import redis_password
+from services.common.redis_servers import RedisServers
 from services.gateway.cluster.lease_scripts import PREFIX, SCRIPTS
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.asked_once import KEPT_S, AskedOnce
 from services.gateway.sessions.lease import Lease
 from services.gateway.sessions.session import Session
-from sightline.errors import AlreadyExistsError, UnavailableError
+from sightline.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from sightline.reasons import Reason
 from sightline.v1 import peer_pb2
 
 LEASES, GATEWAYS = f"{PREFIX}leases", f"{PREFIX}gateways"
-TIMEOUT_S = 1.0
-CONNECTIONS = 16
 MAX_LISTED = 10_000
 USED_S = 5
 
@@ -39,37 +38,48 @@ class LeaseStore:
         self.owner = owner
         self.address = ""
         self._ttl_ms = round(config.lease_s * 1000)
-        try:
-            pool: Any = BlockingConnectionPool.from_url(
-                config.redis_url or "",
-                **redis_password(config.redis_password_file, "GATEWAY_REDIS_PASSWORD_FILE"),
-                max_connections=CONNECTIONS,
-                timeout=TIMEOUT_S,
-                socket_timeout=TIMEOUT_S,
-                socket_connect_timeout=TIMEOUT_S,
-                # A pooled connection breaks when Redis restarts; every script may run twice.
-                retry=Retry(NoBackoff(), 1, (redis_errors.ConnectionError,)),
-            )
-        except (ValueError, TypeError) as error:  # never repeat the URL: it may hold a password
-            raise ConfigError(
-                "GATEWAY_REDIS_URL is not a Redis URL such as redis://host:6379/0"
-            ) from error
-        self._redis: Any = Redis.from_pool(pool)
-        self._scripts = {name: self._redis.register_script(text) for name, text in SCRIPTS.items()}
+        self._servers = RedisServers(config)
+        self._scripts = {name: self._servers.script(text) for name, text in SCRIPTS.items()}
 
     async def aclose(self) -> None:
-        await self._redis.aclose()
+        await self._servers.aclose()
 
     # --- the gateway's own sessions -----------------------------------------------------------
 
-    async def register(self, session: Session, record: peer_pb2.SessionRecord) -> None:
-        """Own a new session. Raises AlreadyExistsError where its key or name is another's."""
+    async def register(
+        self, session: Session, record: peer_pb2.SessionRecord, asked: AskedOnce | None = None
+    ) -> None:
+        """Own a new session. Raises AlreadyExistsError where its key or name is another's, or what
+        was `asked` has made another."""
         indexes = _indexes(record)
-        taken = await self._run(
-            "register", [*_keys(session.id), *indexes], self._mine(session, record)
-        )
+        request: list[Any] = ["", "", 0]
+        if asked is not None:
+            request = [_request(asked), f"{session.id} {asked.what}", round(KEPT_S * 1000)]
+        arguments = [*self._mine(session, record), *request]
+        taken = await self._run("register", [*_keys(session.id), *indexes], arguments)
+        if taken < 0:
+            raise AlreadyExistsError("this request has made another session")
         if taken:
             _refuse(indexes[taken - 3])
+
+    async def made(self, asked: AskedOnce) -> str | None:
+        """Id of the session that a request made. Raises NotFoundError for one that was deleted,
+        and InvalidArgumentError where something else was asked for."""
+        found = await self._run("made", [_request(asked)], [])
+        if found is None:
+            return None
+        encoded, there, deleted = found
+        session, _, what = encoded.decode().partition(" ")
+        if what != asked.what:
+            raise InvalidArgumentError(
+                "this id was used for another request: draw a new one",
+                reason=Reason.REQUEST_ID_REUSED,
+            )
+        if deleted:
+            raise NotFoundError(
+                "the session of this request was deleted", reason=Reason.SESSION_NOT_FOUND
+            )
+        return session if there else None
 
     async def renew(self, session: Session, record: peer_pb2.SessionRecord) -> bool | None:
         """Own a session for longer; whether viewers elsewhere use it. None: it is another's, or
@@ -106,9 +116,7 @@ class LeaseStore:
         return _lease(await self._run("get", _keys(session_id), [session_id]))
 
     async def find_by_key(self, digest: str) -> Lease | None:
-        with _translated():
-            async with asyncio.timeout(TIMEOUT_S):
-                found = await self._redis.get(f"{PREFIX}key:{digest}")
+        found = await self._do(lambda client: client.get(f"{PREFIX}key:{digest}"))
         return None if found is None else await self.get(found.decode())
 
     async def all(self) -> list[Lease]:
@@ -119,13 +127,21 @@ class LeaseStore:
         """Ids of sessions that nobody owns, those that were left first."""
         return [each.decode() for each in await self._run("expired", [LEASES], [most])]
 
+    async def late(self, left_s: float, most: int) -> list[Lease]:
+        """Leases of other gateways that run out within so long."""
+        rows = await self._run("late", [LEASES], [round(left_s * 1000), self.owner, most])
+        return [lease for row in rows if (lease := _lease(row)) is not None]
+
     async def use(self, session_ids: list[str]) -> None:
         """Viewers at this gateway use these sessions of others."""
-        with _translated():
-            async with asyncio.timeout(TIMEOUT_S), self._redis.pipeline(transaction=False) as pipe:
+
+        async def note(client: Any) -> None:
+            async with client.pipeline(transaction=False) as pipe:
                 for session_id in session_ids:
                     pipe.set(f"{PREFIX}used:{session_id}", 1, ex=USED_S)
                 await pipe.execute()
+
+        await self._do(note)
 
     # --- gateways -----------------------------------------------------------------------------
 
@@ -135,18 +151,12 @@ class LeaseStore:
 
     async def leave(self) -> None:
         """This gateway takes no sessions any more."""
-        with _translated():
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._redis.zrem(GATEWAYS, f"{self.owner} {self.address}")
+        await self._do(lambda client: client.zrem(GATEWAYS, f"{self.owner} {self.address}"))
 
     async def others(self) -> list[str]:
         """Addresses of the other gateways that live."""
-        with _translated():
-            async with asyncio.timeout(TIMEOUT_S):
-                found = [
-                    each.decode().split(" ", 1)
-                    for each in await self._redis.zrange(GATEWAYS, 0, -1)
-                ]
+        members = await self._do(lambda client: client.zrange(GATEWAYS, 0, -1))
+        found = [each.decode().split(" ", 1) for each in members]
         return [address for owner, address in found if owner != self.owner]
 
     # --- inside -------------------------------------------------------------------------------
@@ -157,13 +167,20 @@ class LeaseStore:
         return [session.id, self.owner, self.address, fence, self._ttl_ms, encoded]
 
     async def _run(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
+        run = self._scripts[script]
+        return await self._do(lambda client: run(keys=keys, args=arguments, client=client))
+
+    async def _do(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
         with _translated():
-            async with asyncio.timeout(TIMEOUT_S):
-                return await self._scripts[script](keys=keys, args=arguments)
+            return await self._servers.run(work)
 
 
 def _keys(session_id: str) -> list[str]:
     return [f"{PREFIX}session:{session_id}", LEASES]
+
+
+def _request(asked: AskedOnce) -> str:
+    return f"{PREFIX}request:{asked.id}"
 
 
 def _name_index(tenant: str, name: str) -> str:

@@ -10,7 +10,8 @@ from services.common.channels import channel_to
 from services.common.errors import error_of_peer
 from services.common.identity import Identity
 from services.gateway.cluster.signature import Signature
-from sightline.v1 import peer_pb2_grpc
+from sightline.errors import SightlineError, UnavailableError
+from sightline.v1 import peer_pb2, peer_pb2_grpc
 
 PEER = "the gateway that has the session"
 TIMEOUT_S = 7.0  # longer than a silent publisher takes to make way
@@ -43,6 +44,17 @@ class Peers:
             return await getattr(stub, method)(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise error_of_peer(error, PEER) from None
+
+    async def answers(self, address: str) -> bool:
+        """Whether the gateway there says anything at all within `PROBE_S`: that it has no session
+        without a name is enough."""
+        try:
+            await self.call(address, "Preview", peer_pb2.PreviewRequest(), PROBE_S)
+        except UnavailableError:
+            return False
+        except SightlineError:
+            return True
+        return True
 
     async def aclose(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))

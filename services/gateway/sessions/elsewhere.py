@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from services.gateway.auth.caller import Caller
+from services.gateway.sessions.asked_once import AskedOnce
 from services.gateway.sessions.remote_session import AnySession, RemoteSession
 from services.gateway.sessions.session import Session
 from sightline.v1 import gateway_pb2
@@ -27,6 +28,12 @@ class Elsewhere(Protocol):
 
     async def register(self, session: Session) -> None:
         """Make a new session known. Raises AlreadyExistsError where its name or key is taken."""
+        ...
+
+    async def made(self, asked: AskedOnce) -> str | None:
+        """Id of the session that this request made. Raises NotFoundError for one that was deleted,
+        InvalidArgumentError where the `request_id` was used for another request, and
+        UnavailableError where nobody can tell."""
         ...
 
     async def rename(self, session: Session, name: str) -> None:

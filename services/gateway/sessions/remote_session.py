@@ -35,6 +35,7 @@ class RemoteSession:
         refresh: Callable[["RemoteSession"], Awaitable[object]],
     ) -> None:
         self.id = lease.session
+        self.key = ""  # as its publishers say it, where its creator asked here again
         self.alive = True
         self.viewers = 0
         self.used_s = time.monotonic()

@@ -83,6 +83,7 @@ class Session:
         description = placement.description
         self.id = placement.session_id
         self.spec = spec
+        self.key = spec.key  # as its publishers say it; "": nobody here was told
         self._own_name = f"session-{self.id[:4]}"
         self.name = spec.name or self._own_name
         self.labels = dict(spec.labels)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.asked_once import AskedOnce
 from services.gateway.sessions.labels import checked_labels
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2
@@ -41,10 +42,15 @@ class SessionSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     tenant: str = ""  # of who made it
     model: str = ""  # or pool that was asked for; "": the gateway's choice
+    asked: AskedOnce | None = None  # where the request may be repeated
 
     @classmethod
     def of(
-        cls, request: gateway_pb2.CreateSessionRequest, config: GatewayConfig, tenant: str = ""
+        cls,
+        request: gateway_pb2.CreateSessionRequest,
+        config: GatewayConfig,
+        tenant: str = "",
+        asked: AskedOnce | None = None,
     ) -> Self:
         """Check a request and fill in the defaults. Raises InvalidArgumentError."""
         options = request.options
@@ -57,7 +63,8 @@ class SessionSpec:
             )
         key = ""
         if kind == "push":
-            key = request.push.key or secrets.token_urlsafe(18)
+            repeated = asked.key if asked is not None else ""
+            key = request.push.key or repeated or secrets.token_urlsafe(18)
             if not _KEY.fullmatch(key):
                 raise InvalidArgumentError("a key has 8 to 128 characters of A-Z a-z 0-9 _ . ~ -")
         if len(request.model) > MAX_MODEL_CHARACTERS or not request.model.isprintable():
@@ -84,6 +91,7 @@ class SessionSpec:
             labels=checked_labels(options.labels),
             tenant=tenant,
             model=request.model,
+            asked=asked,
         )
 
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hmac
 import logging
-import re
 import secrets
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.asked_once import KEPT_S, AskedOnce
 from services.gateway.sessions.elsewhere import Elsewhere, SessionListener
 from services.gateway.sessions.labels import checked_labels
 from services.gateway.sessions.lease import Lease, spec_of
@@ -44,8 +44,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 FIRST_FENCE = 1  # of a session's leases
-MAX_REQUESTS, REQUEST_KEPT_S = 1024, 600.0  # remembered, to be told when they are repeated
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{8,128}")
+MAX_REQUESTS = 1024  # remembered, to be told when they are repeated
 
 
 class Sessions:
@@ -72,11 +71,11 @@ class Sessions:
         self._draining = False
         self.elsewhere: Elsewhere | None = None  # set where there are several gateways
         self._trimmer = MemoryTrimmer()
-        # By caller and request_id; ids of sessions, because a session that is held stays in memory.
+        # By caller and request; ids of sessions, because a session that is held stays in memory.
         self._requests: Once[str] = Once(
             "sessions:create",
             most=MAX_REQUESTS,
-            kept_s=REQUEST_KEPT_S,
+            kept_s=KEPT_S,
             reason=Reason.REQUEST_ID_REUSED,
         )
 
@@ -206,28 +205,27 @@ class Sessions:
         request: gateway_pb2.CreateSessionRequest,
         place: str = "",
         caller: Caller = ANYBODY,
-    ) -> Session:
+    ) -> AnySession:
         """Make a session that a worker has admitted, or give the one that the same caller's request
-        with this `request_id` made. Raises what CreateSession may answer."""
+        with this `request_id` made, at whichever gateway. Raises what CreateSession may answer."""
         caller.check(Permission.ADMIN)
         caller.check_name(request.options.name)
         if not request.request_id:
             return await self._create(request, caller)
-        if not _REQUEST_ID.fullmatch(request.request_id):
-            raise InvalidArgumentError(
-                "a request_id has 8 to 128 characters of A-Z a-z 0-9 _ . : -"
-            )
-
-        async def make() -> str:
-            return (await self._create(request, caller)).id
-
-        key = (place, caller.tenant, caller.name, request.request_id)
-        made = await self._requests.do(key, request.SerializeToString(deterministic=True), make)
-        session = self._sessions.get(made)
+        asked = AskedOnce.of(request, caller, place, self._config.cluster_secret)
+        made = await self._requests.do(
+            asked.id, asked.what.encode(), lambda: self._make_once(request, caller, asked)
+        )
+        session: AnySession | None = self._sessions.get(made)
+        if session is None and self.elsewhere is not None:
+            with contextlib.suppress(NotFoundError):
+                session = await self.elsewhere.find(made, caller)
         if session is None:
             raise NotFoundError(
                 "the session of this request was deleted", reason=Reason.SESSION_NOT_FOUND
             )
+        if not session.key and request.WhichOneof("input") == "push":  # another gateway made it
+            session.key = request.push.key or asked.key
         return session
 
     async def update(
@@ -261,8 +259,29 @@ class Sessions:
         audit(caller, "update", session.id)
         return session
 
-    async def _create(self, request: gateway_pb2.CreateSessionRequest, caller: Caller) -> Session:
-        spec = SessionSpec.of(request, self._config, caller.tenant)
+    async def _make_once(
+        self, request: gateway_pb2.CreateSessionRequest, caller: Caller, asked: AskedOnce
+    ) -> str:
+        """Id of the session that this request has made, at any gateway, or makes now."""
+        if self.elsewhere is not None:
+            with contextlib.suppress(UnavailableError):  # nobody can tell: it is made here
+                if (made := await self.elsewhere.made(asked)) is not None:
+                    return made
+        try:
+            return (await self._create(request, caller, asked)).id
+        except AlreadyExistsError:  # another gateway was asked, too, and was faster
+            made = None if self.elsewhere is None else await self.elsewhere.made(asked)
+            if made is None:
+                raise
+            return made
+
+    async def _create(
+        self,
+        request: gateway_pb2.CreateSessionRequest,
+        caller: Caller,
+        asked: AskedOnce | None = None,
+    ) -> Session:
+        spec = SessionSpec.of(request, self._config, caller.tenant, asked)
         if self._draining:
             raise draining()
         self.check_room()

@@ -7,6 +7,7 @@ import grpc
 
 from services.common.channels import channel_to
 from services.common.identity import Identity
+from services.gateway.workers.pulse import Pulse
 from sightline.v1 import inference_pb2, inference_pb2_grpc
 
 DESCRIBE_TIMEOUT_S = 3.0
@@ -53,6 +54,7 @@ class Worker:
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
         self.description: inference_pb2.ModelDescription | None = None
         self.load = inference_pb2.LoadReport()
+        self.pulse = Pulse()
         self.answering = False
         self.incompatible = False
         self.leaving = False
@@ -151,8 +153,17 @@ class Worker:
         self.shape = shape_of(description)
         return description
 
+    async def replies(self, timeout_s: float) -> bool:
+        """Whether it says anything at all within that time."""
+        try:
+            await self.stub.Describe(inference_pb2.DescribeRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            return error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+        return True
+
     def report(self, load: inference_pb2.LoadReport) -> None:
         self.load = load
+        self.pulse.reported()
         self.answering = True
         self.hung.clear()
         self._admitted.clear()
@@ -163,6 +174,7 @@ class Worker:
         if self.answering:
             self._away_since_s = time.monotonic()
         self.answering = False
+        self.pulse.broken()
         self._judge()
 
     def hang(self) -> None:

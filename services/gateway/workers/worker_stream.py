@@ -69,6 +69,7 @@ class WorkerStream:
         if self._first is None:
             self._first = frame.sequence
         self._in_flight = frame.sequence - self._first + 1
+        self.worker.pulse.sent(self)
         try:
             await self._call.write(inference_pb2.StreamFramesRequest(frame=frame))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -95,12 +96,14 @@ class WorkerStream:
 
     def cancel(self) -> None:
         """End the call; the worker keeps the session for its grace time."""
+        self.worker.pulse.left(self)
         self._call.cancel()
 
     def _acknowledged(self, ack: inference_pb2.FrameAck) -> None:
         if self._first is not None and ack.sequence >= self._first:
             self._in_flight -= ack.sequence - self._first + 1
             self._first = ack.sequence + 1
+        self.worker.pulse.acknowledged(self, all_of_it=self._in_flight <= 0)
         self._credit = ack.credit
         self._progress.set()
 

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 MODEL = "the model"  # what a viewer hears a worker called
 REPORT_INTERVAL_S = 0.25
 PATIENCE_S = 1.0  # a worker that is silent for longer hangs: others are better
+PING_S = 0.25  # that one which is suspected has for a reply
+LOOK_S = 0.1  # between two looks at one whose report is due
 REPORT_PATIENCE_S = 5.0  # … and after so much more it counts as away
 INCOMPATIBLE_S = 5.0  # between two looks at a worker of another version
 LOADING_S = 0.5  # between two looks at a model that is not ready
@@ -292,8 +294,7 @@ class Workers:
         """A report, or the end of all. Raises AioRpcError, and TimeoutError for none in time."""
         reading = asyncio.ensure_future(call.read())
         try:
-            done, _ = await asyncio.wait({reading}, timeout=self._patience_s)
-            if not done:
+            if await self._is_quiet(worker, reading):
                 worker.hang()
                 log.warning("worker hangs", extra={"worker": worker.address})
                 self._count()
@@ -301,6 +302,27 @@ class Workers:
                 return await reading
         finally:
             reading.cancel()
+
+    async def _is_quiet(self, worker: Worker, reading: asyncio.Future[Any]) -> bool:
+        """Whether a worker hangs. It does where no report comes in all the patience there is, and
+        sooner where neither a report nor an acknowledgement of frames comes when it is due, and it
+        does not reply to a question either."""
+        end_s = time.monotonic() + self._patience_s
+        first_s = min(worker.pulse.patience_s, self._patience_s)
+        while not (await asyncio.wait({reading}, timeout=first_s))[0]:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                return True
+            if worker.pulse.is_overdue and not worker.hung.is_set():
+                asking = asyncio.ensure_future(worker.replies(min(PING_S, left_s)))
+                await asyncio.wait({reading, asking}, return_when=asyncio.FIRST_COMPLETED)
+                replied = reading.done() or await asking
+                asking.cancel()
+                if not replied and worker.pulse.is_overdue:
+                    return True
+            left_s = max(0.0, end_s - time.monotonic())
+            first_s = min(LOOK_S, left_s)
+        return False
 
     def _speaks_ours(self, worker: Worker, description: inference_pb2.ModelDescription) -> bool:
         """Whether a worker's protocol is one that this gateway speaks; one that is not is told to

@@ -121,9 +121,26 @@ One service. Context:
 {{- with .prefix }}
 {{- $_ := set $env (printf "%s_LOG_LEVEL" .) $root.Values.logLevel -}}
 {{- $_ := set $env (printf "%s_DRAIN_S" .) $drain -}}
+{{- $_ := set $env (printf "%s_EDGE" .) (ternary "1" "" $root.Values.edge) -}}
+{{- if $root.Values.traces.endpoint }}
+{{- $_ := set $env (printf "%s_TRACES" .) $root.Values.traces.endpoint -}}
+{{- $_ := set $env (printf "%s_TRACES_SHARE" .) $root.Values.traces.share -}}
+{{- end }}
+{{- end }}
+{{- $mounts := .mounts | default list -}}
+{{- $volumes := .volumes | default list -}}
+{{- $secured := and .prefix $root.Values.peers.secret -}}
+{{- if $secured }}
+{{- range $variable, $file := dict "CA" "ca.crt" "CERT" "tls.crt" "KEY" "tls.key" }}
+{{- $_ := set $env (printf "%s_PEER_%s" $.prefix $variable) (printf "/run/secrets/peers/%s" $file) -}}
+{{- end }}
+{{- $_ := set $env (printf "%s_PEER_NAME" .prefix) $root.Values.peers.name -}}
+{{- $volumes = append $volumes (dict "name" "peers" "secret" (dict "secretName" $root.Values.peers.secret "defaultMode" 288)) -}}
+{{- $mounts = append $mounts (dict "name" "peers" "mountPath" "/run/secrets/peers" "readOnly" true) -}}
 {{- end }}
 {{- $env = mergeOverwrite $env (.env | default dict) ($values.env | default dict) -}}
 {{- $probe := .probe | default (dict "grpc" (dict "port" (int .ports.grpc))) -}}
+{{- if $secured }}{{ $probe = dict "httpGet" (dict "path" "/healthz" "port" "metrics") }}{{ end -}}{{/* a gRPC probe has no certificate */}}
 apiVersion: apps/v1
 kind: {{ .kind }}
 metadata:
@@ -157,7 +174,7 @@ spec:
       annotations:
         {{- /* Node autoscalers may move pods with these: nothing in them outlives a process. */}}
         {{- $scratch := list "tmp" }}
-        {{- range .volumes }}{{ if and (hasKey . "emptyDir") (ne .name "data") }}{{ $scratch = append $scratch .name }}{{ end }}{{ end }}
+        {{- range $volumes }}{{ if and (hasKey . "emptyDir") (ne .name "data") }}{{ $scratch = append $scratch .name }}{{ end }}{{ end }}
         cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes: {{ join "," $scratch | quote }}
         {{- range $annotation, $value := $values.podAnnotations }}
         {{ $annotation }}: {{ toString $value | quote }}
@@ -240,12 +257,12 @@ spec:
             {{- toYaml (mergeOverwrite (deepCopy $values.resources) (dict "limits" (.limits | default dict))) | nindent 12 }}
           volumeMounts:
             - { name: tmp, mountPath: /tmp }
-            {{- with concat (.mounts | default list) ($values.extraVolumeMounts | default list) }}
+            {{- with concat $mounts ($values.extraVolumeMounts | default list) }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
       volumes:
         - { name: tmp, emptyDir: {} }
-        {{- with concat (.volumes | default list) ($values.extraVolumes | default list) }}
+        {{- with concat $volumes ($values.extraVolumes | default list) }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
       {{- with $values.nodeSelector }}

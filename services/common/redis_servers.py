@@ -1,8 +1,9 @@
-"""The Redis that keeps conversations: one, one of several addresses, or the one Sentinels name."""
+"""The Redis of a service: one, one of several addresses, or the one that Sentinels name."""
 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import redis.exceptions as redis_errors
@@ -13,8 +14,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from services.common.config import ConfigError
-from services.common.redis_password import redis_password
-from services.dialogue.config import DialogueConfig
+from services.common.redis_config import RedisConfig
 from sightline.errors import ResourceExhaustedError, SightlineError, UnavailableError
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class RedisServers:
     nothing has to be restarted.
     """
 
-    def __init__(self, config: DialogueConfig) -> None:
+    def __init__(self, config: RedisConfig) -> None:
         """Raises ConfigError for what is no Redis URL, or a file that cannot be read."""
         self._timeout_s = config.redis_timeout_s
         self._turns = asyncio.Semaphore(config.redis_connections)
@@ -86,9 +86,9 @@ class RedisServers:
             await self._sentinel.aclose()
 
 
-def _options(config: DialogueConfig) -> dict[str, Any]:
+def _options(config: RedisConfig) -> dict[str, Any]:
     return {
-        **redis_password(config.redis_password_file, f"{config.prefix}REDIS_PASSWORD_FILE"),
+        **_password(config.redis_password_file, f"{config.prefix}REDIS_PASSWORD_FILE"),
         "socket_timeout": config.redis_timeout_s,
         "socket_connect_timeout": config.redis_timeout_s,
         # One more try, at once: a pooled connection breaks when Redis restarts. All scripts are
@@ -97,7 +97,19 @@ def _options(config: DialogueConfig) -> dict[str, Any]:
     }
 
 
-def _sentinel(config: DialogueConfig, options: dict[str, Any]) -> Sentinel:
+def _password(path: Path | None, variable: str) -> dict[str, str]:
+    """The password of the file as redis-py takes it, where one is named; one in the URL goes before
+    it. Raises ConfigError, naming the variable, for a file that cannot be read."""
+    if path is None:
+        return {}
+    try:
+        password = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{variable}={str(path)!r} cannot be read") from error
+    return {"password": password} if password else {}
+
+
+def _sentinel(config: RedisConfig, options: dict[str, Any]) -> Sentinel:
     """The Sentinels at the URLs. What a URL says besides host and port (credentials, database, TLS)
     is said of the Redis that they name; TLS of themselves, too. Raises ValueError."""
     parts = [parse_url(url) for url in config.redis_urls]
