@@ -205,9 +205,10 @@ def parse_address(address: str) -> tuple[str, int]:
     if not host:
         host, port = port, ""
     number = int(port or 0)
+    host = host.strip("[]")
     if not host or not 0 <= number <= 65535:
         raise ValueError(f"{address!r} is no address")
-    return host.strip("[]"), number
+    return host, number
 
 
 def _bound(family: socket.AddressFamily, kind: socket.SocketKind, host: str, port: int) -> Any:
