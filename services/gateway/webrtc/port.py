@@ -15,7 +15,7 @@ from aiortc import RTCBundlePolicy, RTCConfiguration, RTCIceServer, RTCPeerConne
 from services.gateway.webrtc.demultiplexer import Address, Demultiplexer
 from services.gateway.webrtc.seat import Seat, Send
 from services.gateway.webrtc.streams import Stream, Streams
-from sightline.errors import InternalError, InvalidArgumentError, UnavailableError
+from sightline.errors import InternalError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class WebRtcPort:
     def num_streams(self) -> int:
         return len(self._streams)
 
-    def peer_connection(self, ice_servers: Sequence[RTCIceServer] = ()) -> "PeerConnection":
+    def peer_connection(self, ice_servers: Sequence[RTCIceServer] = ()) -> RTCPeerConnection:
         """A peer connection whose packets go by this port. Raises UnavailableError before `start`,
         and InternalError when aiortc is not the one it was written for."""
         if not self._sockets:
@@ -126,7 +126,7 @@ class WebRtcPort:
         configuration = RTCConfiguration(
             iceServers=list(ice_servers), bundlePolicy=RTCBundlePolicy.MAX_BUNDLE
         )
-        return PeerConnection(self, configuration)
+        return _PeerConnection(self, configuration)
 
     def seat(self, connection: Connection) -> Seat:
         """Give an aioice connection its place here, before it gathers candidates."""
@@ -155,31 +155,21 @@ class WebRtcPort:
             self._streams.close(address)
 
 
-class PeerConnection(RTCPeerConnection):
+class _PeerConnection(RTCPeerConnection):
     """aiortc's, whose ICE has its seat at the port.
 
     aiortc makes its transports in one private method, and lets nobody choose their sockets.
     """
 
     def __init__(self, port: WebRtcPort, configuration: RTCConfiguration) -> None:
-        self._seats: list[Seat] = []
         self._port = port
         super().__init__(configuration)
 
     def _RTCPeerConnection__createDtlsTransport(self) -> Any:  # noqa: N802
         make = getattr(super(), _CREATE)
         transport = make()
-        self._seats.append(self._port.seat(transport.transport._connection))
+        self._port.seat(transport.transport._connection)
         return transport
-
-    def restart_ice(self, ufrag: str, password: str) -> Seat:
-        """Begin ICE anew with the peer's new ufrag and key; the seat has ours. Raises
-        InvalidArgumentError where there is not just one transport to begin anew."""
-        used = [seat for seat in self._seats if seat.is_used]
-        if len(used) != 1:
-            raise InvalidArgumentError("media sections without a BUNDLE cannot begin ICE anew")
-        used[0].restart(ufrag, password)
-        return used[0]
 
 
 class _Socket(asyncio.DatagramProtocol):

@@ -85,11 +85,7 @@ class Seat:
         # By itself aioice would gather hosts, reflexive and relayed candidates here.
         self._gather_others = self._connection.get_component_candidates
         self._connection.get_component_candidates = self._gather  # type: ignore[method-assign]
-        self.ufrag = ""
-        self._renew()
-
-    def _renew(self) -> None:
-        """Take a ufrag that no other connection has, and a key of its own."""
+        # A ufrag that no other connection has, and a key of its own.
         ufrag = random_string(UFRAG_CHARACTERS)
         while self._demultiplexer.is_taken(ufrag):
             ufrag = random_string(UFRAG_CHARACTERS)
@@ -178,34 +174,3 @@ class Seat:
             if pair.remote_candidate in connection._remote_candidates:
                 connection._remote_candidates.remove(pair.remote_candidate)
         self._forgotten(lane, address)
-
-    # --- ICE restart --------------------------------------------------------------------------
-
-    @property
-    def is_used(self) -> bool:
-        """Whether it gathered candidates; of sections that share a transport, one seat's did."""
-        return bool(self._protocols)
-
-    @property
-    def parameters(self) -> tuple[str, str]:
-        """Ufrag and key that the peer is told."""
-        return self.ufrag, self._connection._local_password
-
-    @property
-    def candidates(self) -> list[Candidate]:
-        return list(self._connection.local_candidates)
-
-    def restart(self, ufrag: str, password: str) -> None:
-        """Begin ICE anew with the peer's new ufrag and key (RFC 8445, section 9). What was chosen
-        carries media until the peer, who is in control, chooses again."""
-        self._renew()
-        connection = self._connection
-        connection.remote_username, connection.remote_password = ufrag, password
-        chosen = connection._nominated.get(1)
-        for pair in connection._check_list:
-            if pair.task is not None and pair is not chosen:
-                pair.task.cancel()
-        connection._check_list = [] if chosen is None else [chosen]
-        connection._remote_candidates = [] if chosen is None else [chosen.remote_candidate]
-        connection._remote_candidates_end = False
-        self._demultiplexer.join(self)
