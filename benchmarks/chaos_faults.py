@@ -109,6 +109,7 @@ class Stage:
             "GATEWAY_HTTP_PORT": free.gateway_http_port,
             "GATEWAY_METRICS_PORT": free.gateway_metrics_port,
             "GATEWAY_RTMP_PORT": free.gateway_rtmp_port,
+            "GATEWAY_WEBRTC_PORT": free.gateway_webrtc_port,
         }
         address = f"127.0.0.1:{free.gateway_grpc_port}"
         second = Process(

@@ -35,6 +35,7 @@ PORTS = {  # variable: port and what it is for, as on one machine
     "GATEWAY_HTTP_PORT": (8080, "page and HTTP API"),
     "GATEWAY_METRICS_PORT": (9101, "metrics of the gateway"),
     "GATEWAY_RTMP_PORT": (1935, "RTMP"),
+    "GATEWAY_WEBRTC_PORT": (8189, "WebRTC"),
     "DIALOGUE_GRPC_PORT": (50053, "gRPC of dialogue"),
     "TTS_GRPC_PORT": (50054, "gRPC of tts"),
     "WORKER_GRPC_PORT": (50060, "gRPC of the worker"),
@@ -102,8 +103,11 @@ def _is_free(port: int) -> bool:
 
 
 def _answers_as_ours(port: int, variable: str) -> bool:
-    """HTTP ports by /healthz, RTMP's by its handshake, gRPC's by HTTP/2's first frame."""
+    """HTTP ports by /healthz, RTMP's by its handshake, WebRTC's by STUN, gRPC's by HTTP/2's first
+    frame."""
     try:
+        if variable == "GATEWAY_WEBRTC_PORT":
+            return _stun("127.0.0.1", port) != ""
         if variable in ("GATEWAY_HTTP_PORT", "GATEWAY_METRICS_PORT"):
             return _date_of(port) is not None
         with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as peer:
@@ -114,7 +118,7 @@ def _answers_as_ours(port: int, variable: str) -> bool:
             peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
             frame = peer.recv(9)
             return len(frame) >= 4 and frame[3] == 4  # SETTINGS
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
@@ -322,6 +326,7 @@ def udp(environ: Environ) -> Iterator[Finding]:
             f"no datagram reaches {own}: {error}",
             "let the firewall pass UDP, or publish by RTMP",
         )
+    yield from _webrtc(environ)
     for server in filter(None, environ.get("GATEWAY_ICE_SERVERS", "").split(",")):
         scheme, _, rest = server.strip().partition(":")
         if scheme != "stun":
@@ -333,6 +338,32 @@ def udp(environ: Environ) -> Iterator[Finding]:
         except (OSError, ValueError) as error:
             advice = "let the firewall pass UDP, or take another server in GATEWAY_ICE_SERVERS"
             yield Finding("udp", FAULT, f"{server.strip()} does not answer: {error}", advice)
+
+
+def _webrtc(environ: Environ) -> Iterator[Finding]:
+    """Whether the gateway's WebRTC port, where it listens, is reached by each of its addresses."""
+    usual = environ.get("GATEWAY_WEBRTC_PORT", "") or str(PORTS["GATEWAY_WEBRTC_PORT"][0])
+    if not usual.isdecimal() or int(usual) == 0 or _is_free(int(usual)):
+        return
+    named = environ.get("GATEWAY_WEBRTC_ADDRESSES", "").split(",")
+    for address in [item.strip() for item in named if item.strip()] or [_own_address()]:
+        host, number = address, usual
+        if address.count(":") == 1 or address.startswith("["):
+            bare, _, port = address.rpartition(":")
+            host, number = (bare, port) if port.isdecimal() else (address, usual)
+        try:
+            seen = _stun(host.strip("[]"), int(number))
+            yield Finding(
+                "udp", OK, f"WebRTC at {host}:{number} by UDP sees this machine as {seen}"
+            )
+        except (OSError, ValueError) as error:
+            yield Finding(
+                "udp",
+                FAULT,
+                f"WebRTC at {host}:{number} does not answer by UDP: {error}",
+                "let the firewall or NAT pass UDP and TCP to GATEWAY_WEBRTC_PORT, and name in "
+                "GATEWAY_WEBRTC_ADDRESSES what leads to it",
+            )
 
 
 def _own_address() -> str:
@@ -362,7 +393,10 @@ def _stun(host: str, port: int) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.settimeout(TIMEOUT_S)
         peer.connect((host, port))
-        peer.send(struct.pack("!HHI", 1, 0, magic) + transaction)
+        # With a name, as a server that answers nothing longer than its question wants it.
+        name = b"sightline doctor".ljust(32)
+        attribute = struct.pack("!HH", 0x8022, len(name)) + name
+        peer.send(struct.pack("!HHI", 1, len(attribute), magic) + transaction + attribute)
         reply = peer.recv(1024)
     if len(reply) < 20 or reply[:2] != b"\x01\x01" or reply[8:20] != transaction:
         raise ValueError("its answer is not STUN's")

@@ -168,7 +168,7 @@ class ServiceProcess:
             self.process = subprocess.Popen(
                 [*self.wrapper, sys.executable, "-m", self.module],
                 cwd=REPOSITORY,
-                env=inherited | self.environment,
+                env=inherited | {"GATEWAY_WEBRTC_PORT": "0"} | self.environment,
                 stdout=output,
                 stderr=output,
             )

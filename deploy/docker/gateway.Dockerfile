@@ -34,7 +34,8 @@ FROM ${BASE}
 RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin sightline
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    GATEWAY_HOST=0.0.0.0 GATEWAY_GRPC_PORT=50051 GATEWAY_HTTP_PORT=8080 GATEWAY_METRICS_PORT=9090 GATEWAY_RTMP_PORT=1935
+    GATEWAY_HOST=0.0.0.0 GATEWAY_GRPC_PORT=50051 GATEWAY_HTTP_PORT=8080 GATEWAY_METRICS_PORT=9090 GATEWAY_RTMP_PORT=1935 \
+    GATEWAY_WEBRTC_PORT=8189
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=stubs /src/sightline/v1 sightline/v1
 COPY --from=packages /src/sbom.cdx.json /usr/share/sightline/sbom.cdx.json
@@ -43,7 +44,7 @@ COPY services/__init__.py services/
 COPY services/common services/common
 COPY services/gateway services/gateway
 USER 10001
-EXPOSE 50051 8080 1935 9090
+EXPOSE 50051 8080 1935 8189/udp 8189/tcp 9090
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-IS", "-c", \
     "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['GATEWAY_METRICS_PORT'] + '/healthz', timeout=4)"]
 ARG VERSION=0.1.0

@@ -92,6 +92,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         counted("Rates changed by the load", "sightline_frame_rate_changes_total", "direction"),
         counted("Notes about sources", "sightline_source_notes_total", "what"),
         counted("RTMP connections", "sightline_rtmp_connections_total", "outcome"),
+        counted("WebRTC packets dropped", "sightline_webrtc_dropped_total", "reason"),
     ),
     "KV memory and parking": (
         Panel(

@@ -97,6 +97,19 @@ class GatewayConfig(RedisConfig):
         minimum=1,
         maximum=65535,
     )
+    webrtc_port: int = setting(
+        8189,
+        "Port of all WebRTC: UDP, and TCP of the same number where UDP is blocked; 0 picks a free "
+        "one.",
+        minimum=0,
+        maximum=65535,
+    )
+    webrtc_addresses: tuple[str, ...] = setting(
+        (),
+        "Addresses or names by which others reach GATEWAY_WEBRTC_PORT, where they are not this "
+        "machine's own: the public one of a NAT, of a container's host, of a load balancer; with "
+        "a port, host:port, where another one leads here.",
+    )
     ice_servers: tuple[str, ...] = setting(
         (), "STUN and TURN URLs for WHIP, stun:host:port or turn:user:password@host:port."
     )

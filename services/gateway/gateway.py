@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
 from services.gateway.sources.source import FrameSink, Source
 from services.gateway.sources.whip.server import WhipServer
 from services.gateway.viewers.viewers import Viewers
+from services.gateway.webrtc.port import WebRtcPort
 from services.gateway.workers.discovery import discovery_of
 from services.gateway.workers.workers import Workers
 from sightline.errors import PermissionDeniedError
@@ -65,7 +67,14 @@ class Gateway:
         self._viewers = Viewers(self._sessions, config, identity)
         self._speaker = Speaker(config.tts, config.max_speaks, identity)
         self._conversations = Conversations(config.dialogue, self._viewers.turns, identity)
-        self._whip = WhipServer(KeyGate(self._sessions, "whip"), ice_servers=config.ice_servers)
+        self._webrtc = WebRtcPort(
+            config.webrtc_port,
+            config.webrtc_addresses,
+            dropped=lambda reason: metrics.WEBRTC_DROPPED.labels(reason).inc(),
+        )
+        self._whip = WhipServer(
+            KeyGate(self._sessions, "whip"), self._webrtc, ice_servers=config.ice_servers
+        )
         self._callers = Callers(authoriser_of(config), host.trusted)
         self._servicer: SightlineServicer | None = None
         self._discovering: asyncio.Task[None] | None = None
@@ -78,6 +87,7 @@ class Gateway:
         for server, variable in ((self._rtmp, "RTMP_PORT"), (self._rtmps, "RTMPS_PORT")):
             if server is not None:
                 await self._listen(server, variable)
+        await self._open_webrtc()
         addresses = Addresses(
             self._config,
             self._rtmp.port if self._rtmp else None,
@@ -141,6 +151,7 @@ class Gateway:
             if server is not None:
                 await server.aclose()
         await self._whip.aclose()
+        await self._webrtc.aclose()
         if self._cluster is not None:
             await self._cluster.drain()  # what has come meanwhile
         await self._sessions.aclose()
@@ -207,6 +218,23 @@ class Gateway:
                 f"choose another port with GATEWAY_{variable}"
             ) from error
         log.info("listening for RTMP", extra={variable.partition("_")[0].lower(): server.port})
+
+    async def _open_webrtc(self) -> None:
+        try:
+            await self._webrtc.start()
+        except socket.gaierror as error:
+            names = ", ".join(self._config.webrtc_addresses)
+            raise ConfigError(
+                f"GATEWAY_WEBRTC_ADDRESSES: {names} cannot be looked up: {error.strerror}"
+            ) from error
+        except ValueError as error:
+            raise ConfigError(f"GATEWAY_WEBRTC_ADDRESSES: {error}") from error
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on port {self._config.webrtc_port} by UDP and TCP: "
+                f"{error.strerror}; choose another port with GATEWAY_WEBRTC_PORT"
+            ) from error
+        log.info("listening for WebRTC", extra={"webrtc": self._webrtc.port})
 
     def _make_source(self, spec: SessionSpec, sink: FrameSink) -> Source:
         if "://" in spec.source and not self._config.url_sources:

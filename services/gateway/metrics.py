@@ -39,6 +39,11 @@ FRAME_AGE = Gauge(
 RTMP_CONNECTIONS = Counter(
     "sightline_rtmp_connections_total", "RTMP connections by what became of them.", ["outcome"]
 )
+WEBRTC_DROPPED = Counter(
+    "sightline_webrtc_dropped_total",
+    "Packets at the WebRTC port that nobody took, and TCP connections there that were refused.",
+    ["reason"],
+)
 SESSIONS = Gauge("sightline_sessions", "Sessions by state.", ["state"])
 SESSIONS_CREATED = Counter("sightline_sessions_created_total", "Sessions created.", ["input"])
 SESSIONS_DELETED = Counter("sightline_sessions_deleted_total", "Sessions deleted.", ["reason"])

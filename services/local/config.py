@@ -53,6 +53,7 @@ class LocalConfig(EnvConfig):
     gateway_http_port: int = _port(8080, "Page and HTTP API of the gateway.")
     gateway_metrics_port: int = _port(9101, "Metrics of the gateway.")
     gateway_rtmp_port: int = _port(1935, "RTMP.")
+    gateway_webrtc_port: int = _port(8189, "WebRTC, by UDP and by TCP.")
     dialogue_grpc_port: int = _port(50053, "gRPC of dialogue.")
     dialogue_metrics_port: int = _port(9102, "Metrics of dialogue.")
     tts_grpc_port: int = _port(50054, "gRPC of tts.")

@@ -97,6 +97,7 @@ class Suite:
             GATEWAY_HTTP_PORT=config.gateway_http_port,
             GATEWAY_METRICS_PORT=config.gateway_metrics_port,
             GATEWAY_RTMP_PORT=config.gateway_rtmp_port,
+            GATEWAY_WEBRTC_PORT=config.gateway_webrtc_port,
             GATEWAY_WORKERS=",".join(worker.address for worker in self.workers),
             GATEWAY_TTS=tts,
             GATEWAY_DIALOGUE=dialogue,

@@ -197,7 +197,11 @@ async def host(tmp_path: Path) -> AsyncIterator[ServiceHost]:
     worker = FakeWorker(max_sessions=64)
     await worker.start()
     config = GatewayConfig(
-        workers=(worker.address,), rtmp_port=0, media_root=tmp_path, open_timeout_s=1.0
+        workers=(worker.address,),
+        rtmp_port=0,
+        webrtc_port=0,
+        media_root=tmp_path,
+        open_timeout_s=1.0,
     )
     doors = DoorLimits(new_at_once=100_000, new_per_s=100_000.0)
     host = ServiceHost(name="gateway", config=config, full_names=(SERVICE,), doors=doors)

@@ -19,6 +19,7 @@ from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
 from services.gateway.sources.whip.connection import WhipLimits
 from services.gateway.sources.whip.server import WhipServer
+from services.gateway.webrtc.port import WebRtcPort
 from tests.eventually import eventually
 from tests.sources import KEY, OneKeyGate
 
@@ -35,6 +36,7 @@ class Whip:
 
     gate: OneKeyGate
     endpoint: WhipServer
+    port: WebRtcPort
     http: ClientSession
     base: str
     peers: list[RTCPeerConnection] = field(default_factory=list)
@@ -75,7 +77,9 @@ async def whip(request: pytest.FixtureRequest) -> AsyncIterator[Whip]:
     options = getattr(request, "param", {})
     threads = set(threading.enumerate())
     gate = OneKeyGate()
-    endpoint = WhipServer(gate, **options)
+    port = WebRtcPort(0)
+    await port.start()
+    endpoint = WhipServer(gate, port, **options)
     app = web.Application()
     endpoint.add_to(app)
     await endpoint.start()
@@ -83,14 +87,16 @@ async def whip(request: pytest.FixtureRequest) -> AsyncIterator[Whip]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     async with ClientSession() as http:
-        port = runner.addresses[0][1]
-        harness = Whip(gate, endpoint, http, f"http://127.0.0.1:{port}")
+        http_port = runner.addresses[0][1]
+        harness = Whip(gate, endpoint, port, http, f"http://127.0.0.1:{http_port}")
         yield harness
         for peer in harness.peers:
             await peer.close()
     await endpoint.aclose()
     await runner.cleanup()
     assert endpoint.num_publishers == 0
+    assert (port.num_connections, port.num_addresses, port.num_streams) == (0, 0, 0)
+    await port.aclose()
     assert len(gate.released_keys) == len(gate.sinks)
     assert all(len(sink.reasons) == 1 for sink in gate.sinks)
     left = {thread.name for thread in set(threading.enumerate()) - threads}

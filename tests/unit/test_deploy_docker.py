@@ -131,7 +131,7 @@ def test_an_image_exposes_the_ports_it_sets_and_asks_the_right_one_for_its_healt
     environment = environment_of(service)
     ports = {value for name, value in environment.items() if name.endswith("_PORT")}
     [exposed] = [value for name, value in final if name == "EXPOSE"]
-    assert set(exposed.split()) == ports
+    assert {port.partition("/")[0] for port in exposed.split()} == ports
     prefix = config_of(service).prefix
     assert environment[f"{prefix}HOST"] == "0.0.0.0"
     [health] = [value for name, value in final if name == "HEALTHCHECK"]
@@ -262,7 +262,7 @@ def test_two_gateways_differ_in_their_ports_and_names_alone(compose: dict[str, A
     assert own == {"environment", "ports"}
     before, after = one["environment"], other["environment"]
     named = {name for name in after if after[name] != before.get(name)}
-    ports = {f"GATEWAY_{kind}_PORT" for kind in ("GRPC", "HTTP", "RTMP")}
+    ports = {f"GATEWAY_{kind}_PORT" for kind in ("GRPC", "HTTP", "RTMP", "WEBRTC")}
     assert named == ports | {"GATEWAY_PEER_HOST"}
     assert not set(one["ports"]) & set(other["ports"])
     leases = compose["services"]["redis-leases"]

@@ -231,6 +231,9 @@ spec:
           ports:
             {{- range $name, $port := .ports }}
             - { name: {{ $name }}, containerPort: {{ $port }} }
+            {{- if eq $name "webrtc" }}
+            - { name: webrtc-udp, containerPort: {{ $port }}, protocol: UDP }
+            {{- end }}
             {{- end }}
           startupProbe:
             {{- toYaml $probe | nindent 12 }}
@@ -335,6 +338,9 @@ spec:
     {{- range $name, $port := omit .ports "metrics" "peer" }}
     {{- $node := int (index ($service.nodePorts | default dict) $name | default 0) }}
     - { name: {{ $name }}, port: {{ $port }}, targetPort: {{ $name }}{{ if $node }}, nodePort: {{ $node }}{{ end }} }
+    {{- if eq $name "webrtc" }}
+    - { name: webrtc-udp, port: {{ $port }}, targetPort: webrtc-udp, protocol: UDP{{ if $node }}, nodePort: {{ $node }}{{ end }} }
+    {{- end }}
     {{- end }}
 {{- if hasKey .ports "metrics" }}
 ---

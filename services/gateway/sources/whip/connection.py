@@ -7,10 +7,7 @@ import secrets
 from dataclasses import dataclass
 
 from aiortc import (
-    RTCBundlePolicy,
-    RTCConfiguration,
     RTCIceServer,
-    RTCPeerConnection,
     RTCRtpReceiver,
     RTCSessionDescription,
 )
@@ -20,6 +17,7 @@ from aiortc.sdp import candidate_from_sdp
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.source import FrameSink
 from services.gateway.sources.whip.publication import Publication
+from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import InvalidArgumentError, SightlineError
 
 log = logging.getLogger(__name__)
@@ -47,7 +45,12 @@ class WhipConnection:
     """One peer connection, whose video goes into a sink."""
 
     def __init__(
-        self, key: str, sink: FrameSink, ice_servers: list[RTCIceServer], limits: WhipLimits
+        self,
+        key: str,
+        sink: FrameSink,
+        port: WebRtcPort,
+        ice_servers: list[RTCIceServer],
+        limits: WhipLimits,
     ) -> None:
         self.key = key
         self.id = secrets.token_urlsafe(16)
@@ -56,10 +59,7 @@ class WhipConnection:
         self.closing: asyncio.Task[None] | None = None
         self._sink = sink
         self._limits = limits
-        self._peer = RTCPeerConnection(
-            # An empty list, not None: None makes aiortc ask a public STUN server.
-            RTCConfiguration(iceServers=ice_servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
-        )
+        self._peer = port.peer_connection(ice_servers)
         self._connected = asyncio.Event()
         self._failed = asyncio.Event()
         self._peer.on("connectionstatechange", self._state_changed)
@@ -141,8 +141,8 @@ class WhipConnection:
             if not connected.done():
                 self._sink.noted("ice_failed")
                 log.info(
-                    "a WebRTC publisher could not be reached: it is behind a NAT or a firewall, or "
-                    "UDP is blocked; configure GATEWAY_ICE_SERVERS with a TURN server",
+                    "a WebRTC publisher could not be reached: let UDP and TCP through to "
+                    "GATEWAY_WEBRTC_PORT, and name in GATEWAY_WEBRTC_ADDRESSES what leads to it",
                     extra={"ice": self._peer.iceConnectionState},
                 )
                 return "idle"

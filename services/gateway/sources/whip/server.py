@@ -20,6 +20,7 @@ from services.gateway.sources.whip.offer import (
     check_offer,
     without_hidden_addresses,
 )
+from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
@@ -48,12 +49,14 @@ class WhipServer:
     def __init__(
         self,
         gate: PublisherGate,
+        port: WebRtcPort,
         *,
         ice_servers: Sequence[str] = (),
         path: str = "/whip",
         limits: WhipLimits | None = None,
     ) -> None:
         self._gate = gate
+        self._port = port
         self._path = path
         self._limits = limits or WhipLimits()
         self._ice_servers = [RTCIceServer(**parse_ice_server(url)) for url in ice_servers]
@@ -144,7 +147,7 @@ class WhipServer:
                 spawn(self._end(connection, "publisher_left"), name=f"whip:{peer}:evict")
 
         sink = await self._gate.accept(key, peer, evict)
-        connection = WhipConnection(key, sink, self._ice_servers, self._limits)
+        connection = WhipConnection(key, sink, self._port, self._ice_servers, self._limits)
         self._connections[connection.id] = connection
         try:
             await connection.negotiate(offer)
