@@ -275,6 +275,20 @@ def test_a_suggested_question_is_one_click(open_page: OpenPage, shapes: dict[str
     assert page.text(".question") == question
 
 
+def test_the_video_itself_is_played(open_page: OpenPage, shapes: dict[str, Any]) -> None:
+    page = open_page()
+    page.wait_text("#picture-state", "live")
+    page.wait(
+        "const v = document.querySelector('#preview-video'); return !v.hidden && v.videoWidth"
+    )
+    page.wait(
+        "return document.querySelector('#preview-video')"
+        ".getVideoPlaybackQuality().totalVideoFrames > 20"
+    )
+    assert page.run("return document.querySelector('#preview-image').hidden")
+    assert page.run("return document.querySelector('#full-screen').checkVisibility()")
+
+
 def test_text_is_never_markup(open_page: OpenPage, suite: Suite, clip: Clip) -> None:
     suite.open(clip.path.name, name=MARKUP[:80])
     page = open_page()
