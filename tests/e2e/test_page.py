@@ -15,7 +15,10 @@ from tests.suite import Suite, passing_condition
 
 OpenPage = Callable[..., Page]
 MARKUP = "<img src=x onerror=\"window.pwned='yes'\"><script>window.pwned='yes'</script>"
-FRAMES = "return Number(document.querySelector('#preview-image').naturalWidth)"
+FRAMES = (
+    "return Number(document.querySelector('#preview-image').naturalWidth"
+    " || document.querySelector('#preview-video').videoWidth)"
+)
 # Counts what WebAudio is asked to play and to silence. While `still`, the sound's clock stands, so
 # that a short answer cannot end before a person could interrupt it.
 LISTEN = """
