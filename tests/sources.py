@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from services.gateway.sources.decoder import EncodedPacket
 from services.gateway.sources.source import DecodeBudget, DecodedFrame
 from sightline.errors import AlreadyExistsError, UnauthenticatedError
 
@@ -52,6 +53,9 @@ class RecordingSink:
             self.newest = picture
             self.pictures.append(seen)
             self._changed.notify_all()
+
+    def encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> bool:
+        return False
 
     def ended(self, reason: str) -> None:
         with self._changed:

@@ -25,6 +25,7 @@ from services.gateway.frames.display import Display, displayed_size
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.sampler import FrameRate
 from services.gateway.sources.container import ContainerReader, open_file
+from services.gateway.sources.decoder import EncodedPacket
 from services.gateway.sources.source import DecodeBudget, DecodedFrame
 from services.inference_worker.model.family import StreamSpec
 from sightline.errors import InvalidArgumentError
@@ -315,6 +316,9 @@ class _Unbothered:
     budget = DecodeBudget()
 
     def take(self, picture: DecodedFrame) -> None: ...
+    def encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> bool:
+        return False
+
     def ended(self, reason: str) -> None: ...
     def dropped(self, reason: str, count: int = 1) -> None: ...
     def noted(self, what: str, count: int = 1) -> None: ...

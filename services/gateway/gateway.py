@@ -20,6 +20,7 @@ from services.gateway.api.grpc import SightlineServicer
 from services.gateway.api.http import HttpApi
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.speaker import Speaker
+from services.gateway.api.whep import WhepApi
 from services.gateway.auth.sign_in import authoriser_of
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.key_gate import KeyGate
@@ -76,6 +77,7 @@ class Gateway:
             KeyGate(self._sessions, "whip"), self._webrtc, ice_servers=config.ice_servers
         )
         self._callers = Callers(authoriser_of(config), host.trusted)
+        self._whep = WhepApi(config, self._sessions, self._callers, self._webrtc)
         self._servicer: SightlineServicer | None = None
         self._discovering: asyncio.Task[None] | None = None
         self._measuring: asyncio.Task[None] | None = None
@@ -123,6 +125,7 @@ class Gateway:
             callers=self._callers,
         )
         self._whip.add_to(self._host.app)
+        self._whep.add_to(self._host.app)
         api.add_to(self._host.app)
         self._measuring = spawn(self._measure(), name="gateway:measure")
         self._workers.start()
@@ -146,7 +149,7 @@ class Gateway:
             await self._cluster.drain()
         await self._end_answers()
         await cancel_and_wait(self._measuring, self._discovering)
-        await self._viewers.aclose()
+        await asyncio.gather(self._viewers.aclose(), self._whep.aclose())
         for server in (self._rtmp, self._rtmps):
             if server is not None:
                 await server.aclose()

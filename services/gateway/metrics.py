@@ -92,6 +92,15 @@ DISCOVERY_FAILURES = Counter(
 )
 VIEWERS = Gauge("sightline_viewers", "Viewers by condition.", ["condition"])
 VIEWERS_CLOSED = Counter("sightline_viewers_closed_total", "Viewers whose time ended.", ["reason"])
+WHEP_VIEWERS = Gauge("sightline_whep_viewers", "Viewers who are shown video by WebRTC.")
+WHEP_TRANSCODES = Gauge(
+    "sightline_whep_transcodes", "Sessions whose video is encoded anew for their viewers."
+)
+WHEP_BYTES = Counter("sightline_whep_bytes_total", "Video sent to viewers, without headers.")
+WHEP_CLOSED = Counter("sightline_whep_closed_total", "WebRTC viewers who left.", ["reason"])
+WHEP_DROPPED = Counter(
+    "sightline_whep_dropped_total", "Pictures that a viewer was not sent.", ["reason"]
+)
 EVENTS_DROPPED = Counter(
     "sightline_events_dropped_total", "Events that a viewer never got.", ["reason"]
 )

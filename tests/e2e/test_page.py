@@ -15,7 +15,10 @@ from tests.suite import Suite, passing_condition
 
 OpenPage = Callable[..., Page]
 MARKUP = "<img src=x onerror=\"window.pwned='yes'\"><script>window.pwned='yes'</script>"
-FRAMES = "return Number(document.querySelector('#preview-image').naturalWidth)"
+FRAMES = (
+    "return Number(document.querySelector('#preview-image').naturalWidth"
+    " || document.querySelector('#preview-video').videoWidth)"
+)
 # Counts what WebAudio is asked to play and to silence. While `still`, the sound's clock stands, so
 # that a short answer cannot end before a person could interrupt it.
 LISTEN = """
@@ -273,6 +276,20 @@ def test_a_suggested_question_is_one_click(open_page: OpenPage, shapes: dict[str
     page.click(".chip")
     page.wait_text(".answer .about", "whole answer")
     assert page.text(".question") == question
+
+
+def test_the_video_itself_is_played(open_page: OpenPage, shapes: dict[str, Any]) -> None:
+    page = open_page()
+    page.wait_text("#picture-state", "live")
+    page.wait(
+        "const v = document.querySelector('#preview-video'); return !v.hidden && v.videoWidth"
+    )
+    page.wait(
+        "return document.querySelector('#preview-video')"
+        ".getVideoPlaybackQuality().totalVideoFrames > 20"
+    )
+    assert page.run("return document.querySelector('#preview-image').hidden")
+    assert page.run("return document.querySelector('#full-screen').checkVisibility()")
 
 
 def test_text_is_never_markup(open_page: OpenPage, suite: Suite, clip: Clip) -> None:

@@ -48,7 +48,7 @@ def test_the_page_asks_for_a_token_once(driver: Driver, tmp_path: Path) -> None:
     page.click("#token-send")
     page.wait_text("#session-list", "lobby")
     page.wait_text("#line-state", "connected")  # the WebSocket
-    page.wait("return document.querySelector('#preview-image').naturalWidth > 0")
+    page.wait("return document.querySelector('#preview-video').videoWidth > 0")
     assert not page.run(OPEN)
     page.goto(f"http://127.0.0.1:{gateway.http_port}/")  # the tab has kept it
     page.wait_text("#session-list", "lobby")

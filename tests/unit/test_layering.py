@@ -24,7 +24,7 @@ ROOMS = {
     ),
     "gateway": (
         *("__main__", "gateway", "api", "viewers", "cluster", "sessions", "workers"),
-        *("frames", "auth", "config", "sources", "webrtc", "metrics"),
+        *("playback", "frames", "auth", "config", "sources", "webrtc", "metrics"),
     ),
 }
 

@@ -81,14 +81,26 @@ class Display:
 
     def jpeg(self, frame: av.VideoFrame, width: int, height: int) -> bytes:
         """JPEG of a displayed size with even sides."""
+        return encode_jpeg(self._picture(frame, width, height, "yuvj420p", "JPEG"))
+
+    def yuv(self, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+        """YUV 4:2:0 of a displayed size with even sides, in the range of video."""
+        return self._picture(frame, width, height, "yuv420p", "MPEG")
+
+    def _picture(
+        self,
+        frame: av.VideoFrame,
+        width: int,
+        height: int,
+        pixel_format: str,
+        color_range: Literal["JPEG", "MPEG"],
+    ) -> av.VideoFrame:
         turn = _turn_of(frame)
         if turn == _AS_IT_IS and frame.color_trc not in _HDR:
-            return encode_jpeg(self._scaled(frame, width, height, "yuvj420p", color_range="JPEG"))
+            return self._scaled(frame, width, height, pixel_format, color_range)
         pixels = np.ascontiguousarray(self._pixels(frame, turn, width, height))
         upright = av.VideoFrame.from_ndarray(pixels, "rgb24")
-        return encode_jpeg(
-            upright.reformat(width, height, "yuvj420p", dst_color_range="JPEG", threads=1)
-        )
+        return upright.reformat(width, height, pixel_format, dst_color_range=color_range, threads=1)
 
     def _pixels(self, frame: av.VideoFrame, turn: _Turn, width: int, height: int) -> Pixels:
         if turn.transposed:
@@ -107,7 +119,7 @@ class Display:
         width: int,
         height: int,
         pixel_format: str,
-        color_range: Literal["JPEG"] | None = None,
+        color_range: Literal["JPEG", "MPEG"] | None = None,
     ) -> av.VideoFrame:
         """One thread: with more, libswscale sometimes hands out rows it has not finished."""
         if frame.interlaced_frame:

@@ -11,7 +11,7 @@ FAR_BEHIND = 0.6  # share of the frames that came: of fewer understood one look 
 MARGIN = 0.95  # share of what was understood that the next rate may ask for
 CALM_S = 3.0  # without a sign of load before the next rung is tried
 MOST_CALM_S = 60.0
-HELD_S = 20.0  # a rung that was left earlier than this was taken too soon
+HELD_S = 60.0  # a rung that was left earlier than this was taken too soon
 
 
 @dataclass(slots=True)

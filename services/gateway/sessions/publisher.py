@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Self
 
 from services.gateway.frames.sampler import Sampler
+from services.gateway.playback.broadcast import Broadcast
+from services.gateway.sources.decoder import EncodedPacket
 from services.gateway.sources.source import DecodeBudget, DecodedFrame, FrameSink
 from sightline.errors import InvalidArgumentError
 
@@ -25,6 +27,7 @@ class Publisher:
         self,
         kind: str,
         sampler: Sampler,
+        broadcast: Broadcast,
         left: Callable[[str], None],
         evict: Callable[[], None] | None = None,
     ) -> None:
@@ -36,6 +39,7 @@ class Publisher:
         self.gone = asyncio.Event()  # set once it has left
         self.budget: DecodeBudget = sampler.budget
         self._sampler = sampler
+        self._broadcast = broadcast
         self._left: Callable[[str], None] | None = left
         self._refused = False
         self._loop = asyncio.get_running_loop()
@@ -75,7 +79,11 @@ class Publisher:
     def take(self, picture: DecodedFrame) -> None:
         if self._refused:
             raise InvalidArgumentError("the session was deleted")
+        self._broadcast.picture(picture)
         self._sampler.take(picture)
+
+    def encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> bool:
+        return not self._refused and self._broadcast.encoded(codec, extradata, packet)
 
     def ended(self, reason: str) -> None:
         if threading.get_ident() == self._thread:

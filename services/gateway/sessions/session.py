@@ -22,6 +22,7 @@ from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.rate_control import RateControl
 from services.gateway.frames.sampler import RATE_LOWERED, RING_FULL, SampledFrame, Sampler
+from services.gateway.playback.broadcast import Broadcast
 from services.gateway.sessions.frame_feed import FrameFeed
 from services.gateway.sessions.publisher import Publisher
 from services.gateway.sessions.question_queue import QuestionQueue
@@ -116,6 +117,7 @@ class Session:
         )
         self._steers = config.adaptive_rate and not spec.lossless
         self._rate_control = RateControl(self.fps)
+        self.broadcast = Broadcast(self.id, asyncio.get_running_loop())
         self.feed = FrameFeed(
             placement,
             self._next_frame,
@@ -237,6 +239,7 @@ class Session:
             done, _ = await asyncio.wait({closing}, timeout=5)
             if not done:
                 await cancel_and_wait(closing)
+        await self.broadcast.aclose()
         await self.feed.aclose(keep=self.moved)
 
     def _go_on(self, before: gateway_pb2.Session, stream: WorkerStream) -> None:
@@ -320,7 +323,8 @@ class Session:
                 reason=Reason.PUBLISHER_PRESENT,
             )
         self.source_kind = kind
-        self._publisher = Publisher(kind, self.sampler, self._publisher_left, evict)
+        self.broadcast.restart()
+        self._publisher = Publisher(kind, self.sampler, self.broadcast, self._publisher_left, evict)
         return self._publisher
 
     def abandoned_s(self, now_s: float) -> float:

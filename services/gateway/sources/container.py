@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
@@ -10,7 +11,9 @@ import av
 from av.container import InputContainer
 from av.stream import Discard
 
+from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.decode_guard import DecodeGuard
+from services.gateway.sources.decoder import EncodedPacket
 from services.gateway.sources.source import MAX_PIXELS, FrameSink, aspect_of, check_size
 from sightline.errors import InvalidArgumentError
 
@@ -142,7 +145,9 @@ class ContainerReader:
         check_size(context.width or 1, context.height or 1)
         context.thread_count = 1
         context.options = {"max_pixels": str(MAX_PIXELS)}
-        self._guard = DecodeGuard(sink.budget, context.name, context.extradata or b"")
+        self._codec, self._extradata = context.name, bytes(context.extradata or b"")
+        self._clock = ArrivalClock()  # of what viewers get
+        self._guard = DecodeGuard(sink.budget, self._codec, self._extradata)
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.frame_ns = round(SECOND_NS / rate) if rate and rate < 1000 else SECOND_NS // 25
         frames = self._decode()
@@ -180,7 +185,10 @@ class ContainerReader:
             num_packets += 1
             if not num_pictures and num_packets > PROBE_PACKETS:
                 return
-            if packet.size and not self._guard.packet(bytes(packet)):
+            data = bytes(packet)
+            if data and self.live:
+                self._show(packet, data)
+            if data and not self._guard.packet(data):
                 self._sink.dropped("corrupt")
                 continue
             try:
@@ -194,6 +202,15 @@ class ContainerReader:
                 self._guard.picture(frame)
             num_pictures += len(frames)
             yield from frames
+
+    def _show(self, packet: "av.Packet[av.VideoStream]", data: bytes) -> None:
+        """Let viewers have a live stream's packet, at the time of its arrival."""
+        stamp, tick = packet.pts, self._stream.time_base
+        if stamp is not None and tick:
+            stamp_ns = round(stamp * tick * SECOND_NS)
+            capture_ns, clock_source = self._clock.map(stamp_ns, time.time_ns())
+            seen = EncodedPacket(data, capture_ns, bool(packet.is_keyframe), clock_source)
+            self._sink.encoded(self._codec, self._extradata, seen)
 
     def _timed(self, frames: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int]]:
         """Presentation times, without the leaps that joined or damaged files have."""

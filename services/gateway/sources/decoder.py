@@ -234,10 +234,13 @@ class PacketDecoder:
             self._changed.notify()
 
     def submit(self, packet: EncodedPacket) -> bool:
-        """Queue one packet; False when it was dropped.
+        """Queue one packet; False when it was dropped. The sink is shown it before.
 
         Raises InvalidArgumentError once the stream turned out to be absurd.
         """
+        codec, extradata = self._configured
+        if codec and self._refusal is None:
+            self._sink.encoded(codec, extradata, packet)
         with self._changed:
             if self._refusal is not None:
                 raise self._refusal

@@ -7,11 +7,14 @@ publishers (RTMP, WHIP) ask a gate, given by their consumer, which sink a key op
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import av
 
 from sightline.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from services.gateway.sources.decoder import EncodedPacket
 
 ClockSource = Literal["stream", "sender_report", "arrival"]
 
@@ -59,6 +62,11 @@ class FrameSink(Protocol):
 
         Raising InvalidArgumentError refuses the source: its publisher is cut off.
         """
+        ...
+
+    def encoded(self, codec: str, extradata: bytes, packet: "EncodedPacket") -> bool:
+        """Look at a live source's packet, before it is decoded: for viewers, who may get it as it
+        came. May be called on the event loop. Says whether a keyframe is wanted soon."""
         ...
 
     def ended(self, reason: str) -> None:

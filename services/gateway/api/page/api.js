@@ -60,7 +60,7 @@ async function requestOnce(path, { method = "GET", json, body, headers = {}, sig
       body: json === undefined ? body : JSON.stringify(json),
       headers: {
         ...(json === undefined ? {} : { "Content-Type": "application/json" }),
-        ...(path.startsWith("api/") ? authorization() : {}), // a publisher's key is in its path
+        ...(/^\/?(api|whep)\//.test(path) ? authorization() : {}), // a publisher's key is in its path
         ...headers,
       },
       signal: signal ? AbortSignal.any([signal, deadline]) : deadline,

@@ -153,7 +153,7 @@ function showConnection() {
 function showInfo(info) {
   const { name, card = {} } = readyModel(info) ?? {};
   setText(byId("model"), name ? `model ${name}` : "");
-  camera.iceServers = info.ice_servers ?? [];
+  camera.iceServers = preview.iceServers = info.ice_servers ?? [];
   byId("speech").disabled = info.speech === false;
   byId("speech").parentElement.title = info.speech === false ? "This server has no speech service." : "";
   if (name) suggested = { questions: card.questions ?? [], conditions: card.conditions ?? [] };

@@ -130,7 +130,7 @@ async function created() {
   }
 }
 
-function gathered(peer) {
+export function gathered(peer) {
   if (peer.iceGatheringState === "complete") return Promise.resolve();
   return new Promise((resolve) => {
     setTimeout(resolve, GATHERING_MS);

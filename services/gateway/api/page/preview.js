@@ -1,10 +1,12 @@
-// The live picture of one session: asks for the newest JPEG a few times a second, one request at a
+// The live picture of one session: its video by WHEP where that works, and until then pictures: asks for the newest JPEG a few times a second, one request at a
 // time, and rests while the page is hidden or the session has no new pictures.
 
 import { previewOf } from "./api.js";
 import { byId, clock, setText } from "./dom.js";
+import { Player } from "./player.js";
 
 const LIVE_MS = 250;
+const AGAIN_MS = 15_000; // between two tries to get video
 const RESTING_MS = 2000; // stalled, ended, or nothing yet
 
 const WAITING = {
@@ -18,12 +20,27 @@ export class Preview {
   #abort = null;
   #timer = 0;
   #url = "";
+  #playing = false;
+  #again = 0;
 
   constructor() {
     this.figure = byId("preview");
     this.image = byId("preview-image");
     this.caption = byId("preview-caption");
-    document.addEventListener("visibilitychange", () => (document.hidden ? this.#rest() : this.#poll()));
+    this.video = byId("preview-video");
+    this.iceServers = [];
+    this.player = new Player(this.video);
+    this.player.addEventListener("playing", () => this.#play(true));
+    this.player.addEventListener("broke", () => {
+      this.#play(false);
+      this.#again = setTimeout(() => this.#watch(), AGAIN_MS);
+    });
+    byId("full-screen").addEventListener("click", () => this.figure.requestFullscreen?.());
+    document.addEventListener("visibilitychange", () => {
+      this.#rest();
+      if (!document.hidden) this.#poll();
+      this.#watch();
+    });
   }
 
   /** Shows this session (null: none). Called again with news of the same one, it only takes notes. */
@@ -34,11 +51,40 @@ export class Preview {
     if (other) {
       this.#rest();
       this.#picture(null);
+      this.#play(false);
     }
     this.#describe();
     if ((other || woke) && session && !document.hidden) {
       this.#rest();
       this.#poll();
+    }
+    if (other || woke) this.#watch();
+  }
+
+  /** Gets the video of a session that has one, unless it is there. */
+  #watch() {
+    clearTimeout(this.#again);
+    const wanted = this.#session && !document.hidden && this.#session.state === "SESSION_STATE_LIVE";
+    if (wanted) return this.#playing ? undefined : this.player.open(this.#session.id, this.iceServers);
+    this.player.close();
+    this.#play(false);
+  }
+
+  #play(playing) {
+    const changed = playing !== this.#playing;
+    this.#playing = playing;
+    this.video.hidden = !playing;
+    byId("full-screen").hidden = !playing;
+    if (playing) {
+      this.figure.dataset.empty = "false";
+      this.image.hidden = true;
+    } else {
+      this.image.hidden = !this.#url;
+      this.figure.dataset.empty = this.#url ? "false" : "true";
+      if (changed && this.#session && !document.hidden) {
+        this.#rest();
+        this.#poll();
+      }
     }
   }
 
@@ -49,7 +95,7 @@ export class Preview {
 
   async #poll() {
     const session = this.#session;
-    if (!session) return;
+    if (!session || (this.#playing && this.#url)) return;
     this.#abort = new AbortController();
     const { signal } = this.#abort;
     const begun = performance.now();
@@ -73,8 +119,8 @@ export class Preview {
   #picture(blob) {
     const old = this.#url;
     this.#url = blob ? URL.createObjectURL(blob) : "";
-    this.figure.dataset.empty = blob ? "false" : "true";
-    this.image.hidden = !blob;
+    this.figure.dataset.empty = blob || this.#playing ? "false" : "true";
+    this.image.hidden = !blob || this.#playing;
     if (blob) this.image.src = this.#url;
     else this.image.removeAttribute("src");
     if (old) URL.revokeObjectURL(old);

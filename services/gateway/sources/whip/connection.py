@@ -1,28 +1,21 @@
 """One publisher's WebRTC connection: negotiated, watched, closed."""
 
 import asyncio
-import contextlib
 import logging
 import secrets
 from dataclasses import dataclass
 
-from aiortc import (
-    RTCIceServer,
-    RTCRtpReceiver,
-    RTCSessionDescription,
-)
+from aiortc import RTCIceServer, RTCRtpReceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from aiortc.sdp import candidate_from_sdp
 
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.source import FrameSink
+from services.gateway.sources.whip.peer import add_candidates, stop_transports
 from services.gateway.sources.whip.publication import Publication
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import InvalidArgumentError, SightlineError
 
 log = logging.getLogger(__name__)
-
-MAX_CANDIDATES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +28,6 @@ class WhipLimits:
     connect_s: float = 8.0
     idle_s: float = 15.0
     close_s: float = 5.0
-
-
-class RestartError(InvalidArgumentError):
-    """The publisher wants to begin ICE anew."""
 
 
 class WhipConnection:
@@ -86,25 +75,8 @@ class WhipConnection:
     async def add_candidates(self, fragment: str) -> None:
         """Take further candidates of the publisher's (RFC 8840). Raises InvalidArgumentError, and
         RestartError for an ICE restart."""
-        remote = self._peer.remoteDescription.sdp
-        mid = ""
-        for line in fragment.replace("\r\n", "\n").split("\n"):
-            name, _, value = line.partition(":")
-            if name == "a=ice-ufrag" and f"a=ice-ufrag:{value}\r\n" not in remote:
-                raise RestartError("ICE restarts are not supported: publish anew")
-            if name == "a=mid":
-                mid = value.strip()
-            if name != "a=candidate" or ".local " in value:
-                continue
-            self._num_candidates += 1
-            if self._num_candidates > MAX_CANDIDATES:
-                raise InvalidArgumentError(f"a publisher has at most {MAX_CANDIDATES} candidates")
-            try:
-                candidate = candidate_from_sdp(value)
-                candidate.sdpMid, candidate.sdpMLineIndex = mid or None, 0
-                await self._peer.addIceCandidate(candidate)
-            except Exception as error:  # whatever a broken line makes it raise
-                raise InvalidArgumentError("a candidate cannot be read") from error
+        count = self._num_candidates
+        self._num_candidates = await add_candidates(self._peer, fragment, count)
 
     def _attach(self) -> None:
         """Connect the offered video with the sink, before any packet can arrive."""
@@ -178,21 +150,9 @@ class WhipConnection:
             log.warning("a WebRTC connection did not close in time")
         except Exception as error:  # aiortc, of a connection that was half negotiated
             log.info("a WebRTC connection did not close", extra={"reason": type(error).__name__})
-            await self._stop_transports()
+            await stop_transports(self._peer, self._limits.close_s)
         finally:
             if self._publication is not None:
                 await self._publication.close(reason)
             else:
                 self._sink.ended(reason)
-
-    async def _stop_transports(self) -> None:
-        """Stop what a failed close left open: sockets, above all."""
-        for transceiver in self._peer.getTransceivers():
-            transport = transceiver.receiver.transport
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(transceiver.stop(), self._limits.close_s)
-            if transport is not None:
-                with contextlib.suppress(Exception):
-                    await asyncio.wait_for(transport.stop(), self._limits.close_s)
-                with contextlib.suppress(Exception):
-                    await asyncio.wait_for(transport.transport.stop(), self._limits.close_s)

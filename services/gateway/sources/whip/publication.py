@@ -103,6 +103,12 @@ class Publication:
         self.picture_s = now_s
         self._sink.take(picture)
 
+    def encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> bool:
+        """On the event loop. Whoever watches may need a keyframe: `watch` asks for it."""
+        wanted = self._sink.encoded(codec, extradata, packet)
+        self._lost = self._lost or wanted
+        return wanted
+
     def dropped(self, reason: str, count: int = 1) -> None:
         self._lost = True
         self._sink.dropped(reason, count)

@@ -13,13 +13,14 @@ from services.common.http_status import HTTP_STATUS
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.source import PublisherGate
 from services.gateway.sources.whip.codecs import take_every_h264
-from services.gateway.sources.whip.connection import RestartError, WhipConnection, WhipLimits
+from services.gateway.sources.whip.connection import WhipConnection, WhipLimits
 from services.gateway.sources.whip.ice import parse_ice_server
 from services.gateway.sources.whip.offer import (
     UnsupportedVideoError,
     check_offer,
     without_hidden_addresses,
 )
+from services.gateway.sources.whip.peer import RestartError
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import (
     InvalidArgumentError,
@@ -115,7 +116,7 @@ class WhipServer:
             status=201, body=connection.answer.encode(), content_type=SDP, headers=headers
         )
         for server in self._ice_servers:
-            response.headers.add("Link", _link(server))
+            response.headers.add("Link", link_of(server))
         return response
 
     async def _read_offer(self, request: web.Request) -> str:
@@ -230,7 +231,7 @@ class WhipServer:
         return connection if connection.key == request.match_info["key"] else None
 
 
-def _link(server: RTCIceServer) -> str:
+def link_of(server: RTCIceServer) -> str:
     """The Link header of an ICE server (RFC 9725, section 4.6)."""
     link = f'<{server.urls}>; rel="ice-server"'
     if server.username:

@@ -1,0 +1,272 @@
+"""WHEP (draft-ietf-wish-whep): browsers and players watch a session by WebRTC."""
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from aiortc import RTCIceServer
+
+from services.common.in_flight import share
+from services.common.metrics import REFUSED
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway import metrics
+from services.gateway.api.callers import Callers
+from services.gateway.api.messages import BODY_TIMEOUT_S, MAX_BODY_BYTES, place_of_request
+from services.gateway.auth.caller import Caller, Permission
+from services.gateway.config import GatewayConfig
+from services.gateway.playback.connection import PlaybackConnection
+from services.gateway.sessions.remote_session import AnySession
+from services.gateway.sessions.session import Session
+from services.gateway.sessions.sessions import Sessions
+from services.gateway.sources.whip.codecs import take_every_h264
+from services.gateway.sources.whip.ice import parse_ice_server
+from services.gateway.sources.whip.offer import (
+    UnsupportedVideoError,
+    check_offer,
+    without_hidden_addresses,
+)
+from services.gateway.sources.whip.peer import RestartError
+from services.gateway.sources.whip.server import FRAGMENT, SDP, link_of
+from services.gateway.webrtc.port import WebRtcPort
+from sightline.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from sightline.reasons import Reason
+
+log = logging.getLogger(__name__)
+
+PATH = "/whep/{session}"
+
+
+@dataclass(slots=True, eq=False)
+class _Watcher:
+    """A connection, whom it serves, and the task that looks after it."""
+
+    connection: PlaybackConnection
+    session: Session
+    caller: Caller
+    place: str
+    task: asyncio.Task[None] | None = None
+    closing: asyncio.Task[None] | None = field(default=None)
+
+
+class WhepApi:
+    """POST of an offer to /whep/<session> watches it, DELETE of its Location ends. Who may look at
+    a session may watch it. A `SessionListener`."""
+
+    def __init__(
+        self, config: GatewayConfig, sessions: Sessions, callers: Callers, port: WebRtcPort
+    ) -> None:
+        self._config = config
+        self._port = port
+        self._sessions = sessions
+        self._callers = callers
+        self._trusted = config.trusted()
+        self._ice_servers = [RTCIceServer(**parse_ice_server(url)) for url in config.ice_servers]
+        self._watchers: dict[str, _Watcher] = {}
+        self._closing = False
+        take_every_h264()
+        sessions.listen(self)
+
+    def add_to(self, app: web.Application) -> None:
+        """Register the routes, before the application starts and before the page's routes."""
+        one = PATH + "/{resource}"
+        app.router.add_post(PATH, self._post)
+        app.router.add_route("OPTIONS", PATH, self._options)
+        app.router.add_get(PATH, self._no_such_verb)
+        app.router.add_delete(one, self._delete)
+        app.router.add_patch(one, self._patch)
+        app.router.add_route("OPTIONS", one, self._options)
+        app.router.add_get(one, self._no_such_verb)
+
+    async def aclose(self) -> None:
+        """Send everybody away."""
+        self._closing = True
+        await asyncio.gather(*(self._end(one, "draining") for one in self._all()))
+
+    # --- a SessionListener ------------------------------------------------------------------
+
+    def session_changed(self, session: AnySession) -> None:
+        for watcher in self._of(session):
+            if not watcher.caller.is_current() or not watcher.caller.sees(session):
+                self._send_away(watcher, "signed_out")
+
+    def session_replaced(self, before: AnySession, now: AnySession) -> None:
+        for watcher in self._of(before):
+            self._send_away(watcher, "session_moved")
+
+    def session_deleted(self, session: AnySession, reason: str) -> None:
+        for watcher in self._of(session):
+            self._send_away(watcher, "session_deleted")
+
+    # --- HTTP -------------------------------------------------------------------------------
+
+    async def _post(self, request: web.Request) -> web.Response:
+        caller = await self._caller(request)
+        session = await self._sessions.locate(request.match_info["session"], caller)
+        caller.check(Permission.VIEW, session)
+        if not isinstance(session, Session):
+            raise FailedPreconditionError(
+                "another gateway has this session's video: watch its pictures, or ask there",
+                reason=Reason.VIDEO_ELSEWHERE,
+            )
+        if request.content_type != SDP:
+            raise web.HTTPUnsupportedMediaType(reason=f"an offer is {SDP}")
+        offer = await _read(request)
+        try:
+            check_offer(offer)
+            watcher = self._admit(session, caller, place_of_request(request, self._trusted))
+            answer = await self._start(watcher, without_hidden_addresses(offer))
+        except UnsupportedVideoError as error:
+            raise web.HTTPNotAcceptable(reason=error.message) from None
+        response = web.Response(
+            status=201,
+            body=answer.encode(),
+            content_type=SDP,
+            headers={
+                "Location": f"/whep/{session.id}/{watcher.connection.id}",
+                "ETag": f'"{secrets.token_hex(8)}"',
+            },
+        )
+        for server in self._ice_servers:
+            response.headers.add("Link", link_of(server))
+        return response
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        await self._end(await self._find(request), "left")
+        return web.Response(status=200)
+
+    async def _patch(self, request: web.Request) -> web.Response:
+        """Trickle ICE: candidates of the viewer's. Not ICE restarts."""
+        watcher = await self._find(request)
+        if request.content_type != FRAGMENT:
+            raise web.HTTPUnsupportedMediaType(reason=f"candidates are {FRAGMENT}")
+        try:
+            await watcher.connection.add_candidates(await _read(request))
+        except RestartError as error:
+            raise web.HTTPNotImplemented(reason=error.message) from None
+        return web.Response(status=204)
+
+    async def _options(self, request: web.Request) -> web.Response:
+        if "resource" in request.match_info:
+            headers = {"Accept-Patch": FRAGMENT, "Allow": "DELETE, OPTIONS, PATCH"}
+        else:
+            headers = {"Accept-Post": SDP, "Allow": "OPTIONS, POST"}
+        return web.Response(status=204, headers=headers)
+
+    async def _no_such_verb(self, request: web.Request) -> web.Response:
+        """GET and HEAD: the draft leaves them to others."""
+        allowed = "DELETE, OPTIONS, PATCH" if "resource" in request.match_info else "OPTIONS, POST"
+        body = {"code": "INVALID_ARGUMENT", "message": "video is asked for with an offer: POST"}
+        return web.json_response(body, status=405, headers={"Allow": allowed})
+
+    async def _caller(self, request: web.Request) -> Caller:
+        path = self._sessions.name_of(request.match_info["session"])
+        return await self._callers.of_request(request, Permission.VIEW, path=path)
+
+    async def _find(self, request: web.Request) -> _Watcher:
+        """The connection in the address, whose id only its viewer knows."""
+        caller = await self._caller(request)
+        watcher = self._watchers.get(request.match_info["resource"])
+        name = request.match_info["session"]
+        if (
+            watcher is None
+            or watcher.closing
+            or name
+            not in (
+                watcher.session.id,
+                watcher.session.name,
+            )
+        ):
+            raise NotFoundError("no such WHEP session")
+        caller.check(Permission.VIEW, watcher.session)
+        return watcher
+
+    # --- watchers ---------------------------------------------------------------------------
+
+    def _admit(self, session: Session, caller: Caller, place: str) -> _Watcher:
+        """Raises ResourceExhaustedError when the session, or `place`, has its share of viewers."""
+        if self._closing:
+            raise UnavailableError("the gateway is draining")
+        most, watchers = self._config.max_viewers, self._of(session)
+        here = [one for one in watchers if place and one.place == place]
+        if len(watchers) >= most or (here and len(here) >= share(most, len(watchers) - len(here))):
+            REFUSED.labels("gateway", "quota").inc()
+            raise ResourceExhaustedError(
+                f"{len(watchers)} viewers watch this session already",
+                reason=Reason.TOO_MANY_VIEWERS,
+            )
+        connection = PlaybackConnection(session.broadcast, self._port, self._ice_servers)
+        watcher = _Watcher(connection, session, caller, place)
+        self._watchers[connection.id] = watcher
+        metrics.WHEP_VIEWERS.set(len(self._watchers))
+        session.viewers += 1
+        session.touch()
+        return watcher
+
+    async def _start(self, watcher: _Watcher, offer: str) -> str:
+        try:
+            answer = await watcher.connection.negotiate(offer)
+            if self._closing:
+                raise UnavailableError("the gateway is draining")
+        except BaseException:
+            await self._over(watcher, "error")
+            raise
+        watcher.task = spawn(self._look_after(watcher), name=f"whep:{watcher.session.id}")
+        return answer
+
+    async def _look_after(self, watcher: _Watcher) -> None:
+        """Wait until the viewer leaves by itself; `_end` cancels it."""
+        await self._over(watcher, await watcher.connection.run())
+
+    def _send_away(self, watcher: _Watcher, reason: str) -> None:
+        spawn(self._end(watcher, reason), name=f"whep:{watcher.session.id}:end")
+
+    async def _end(self, watcher: _Watcher, reason: str) -> None:
+        if watcher.closing is None:
+            await cancel_and_wait(watcher.task)
+        await self._over(watcher, reason)
+
+    async def _over(self, watcher: _Watcher, reason: str) -> None:
+        """Close, once; whoever asks waits until it is done."""
+        if watcher.closing is None:
+            closing = self._close(watcher, reason)
+            watcher.closing = spawn(closing, name=f"whep:{watcher.session.id}:close")
+        await asyncio.shield(watcher.closing)
+
+    async def _close(self, watcher: _Watcher, reason: str) -> None:
+        try:
+            await watcher.connection.aclose()
+        finally:
+            del self._watchers[watcher.connection.id]
+            metrics.WHEP_VIEWERS.set(len(self._watchers))
+            metrics.WHEP_CLOSED.labels(reason).inc()
+            watcher.session.viewers -= 1
+            watcher.session.touch()
+
+    def _of(self, session: AnySession) -> list[_Watcher]:
+        return [watcher for watcher in self._watchers.values() if watcher.session is session]
+
+    def _all(self) -> list[_Watcher]:
+        return list(self._watchers.values())
+
+
+async def _read(request: web.Request) -> str:
+    """The request's text. Raises InvalidArgumentError, or 413 for a long one."""
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.read()
+        return body.decode()
+    except TimeoutError:
+        raise DeadlineExceededError("the request did not arrive in time") from None
+    except UnicodeDecodeError:
+        raise InvalidArgumentError("the request is not text") from None

@@ -1,0 +1,173 @@
+"""One viewer's WebRTC connection: negotiated, fed from a broadcast, closed."""
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from aiortc import RTCIceServer, RTCRtpSender, RTCSessionDescription, VideoStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtcrtpsender import RTCEncodedFrame
+
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway import metrics
+from services.gateway.playback.broadcast import Broadcast
+from services.gateway.playback.subscription import Subscription
+from services.gateway.sources.whip.offer import UnsupportedVideoError
+from services.gateway.sources.whip.peer import add_candidates, stop_transports
+from services.gateway.webrtc.port import WebRtcPort
+from sightline.errors import InternalError, InvalidArgumentError
+
+log = logging.getLogger(__name__)
+
+CONNECT_S = 8.0  # from the answer to media flowing
+NEGOTIATE_S = 10.0
+CLOSE_S = 5.0
+REPEAT_S = 0.5  # between two keyframes that a viewer asks for
+BURST_BYTES = 64 * 1024  # sent at once; then others have their turn, and routers theirs
+BURST_PAUSE_S = 0.004
+_H264 = re.compile(r"^a=rtpmap:\d+ H264/90000", re.IGNORECASE | re.MULTILINE)
+
+
+class PlaybackConnection:
+    """One peer connection that is sent a session's video, from the moment it is connected."""
+
+    def __init__(
+        self, broadcast: Broadcast, port: WebRtcPort, ice_servers: list[RTCIceServer]
+    ) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self._broadcast = broadcast
+        self._peer = port.peer_connection(ice_servers)
+        self._connected = asyncio.Event()
+        self._over = asyncio.Event()
+        self._reason = "left"
+        self._subscription: Subscription | None = None
+        self._num_candidates = 0
+        self._repeated_s = 0.0
+        self._burst = 0
+        self._peer.on("connectionstatechange", self._state_changed)
+
+    async def negotiate(self, offer: str) -> str:
+        """The answer to a viewer's offer, with every candidate in it. Raises InvalidArgumentError,
+        UnsupportedVideoError for a viewer who takes no H.264."""
+        if not _H264.search(offer):
+            raise UnsupportedVideoError("viewers are sent H.264, which the offer does not take")
+        video = self._peer.addTransceiver(VideoStreamTrack(), direction="sendonly")
+        known = RTCRtpSender.getCapabilities("video").codecs
+        video.setCodecPreferences(
+            [
+                codec
+                for codec in known
+                if codec.mimeType == "video/rtx"
+                or (
+                    codec.mimeType == "video/H264"
+                    and codec.parameters.get("packetization-mode") == "1"
+                )
+            ]
+        )
+        self._take_over(video.sender)
+        try:
+            async with asyncio.timeout(NEGOTIATE_S):
+                await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+                if len([one for one in self._peer.getTransceivers() if one.kind == "video"]) != 1:
+                    raise InvalidArgumentError("a viewer takes one video")
+                await self._peer.setLocalDescription(await self._peer.createAnswer())
+        except InvalidArgumentError:
+            raise
+        except TimeoutError:
+            raise InvalidArgumentError("the negotiation took too long") from None
+        except Exception as error:  # aiortc's parser raises whatever a broken line makes it raise
+            log.info("offer refused", extra={"reason": f"{type(error).__name__}: {error}"})
+            raise InvalidArgumentError("the SDP offer cannot be used") from error
+        if video.currentDirection not in ("sendonly", "sendrecv"):
+            raise InvalidArgumentError("the offer receives no video: recvonly is what viewers ask")
+        answer: str = self._peer.localDescription.sdp
+        return answer
+
+    async def add_candidates(self, fragment: str) -> None:
+        """Take further candidates. Raises as its namesake."""
+        count = self._num_candidates
+        self._num_candidates = await add_candidates(self._peer, fragment, count)
+
+    async def run(self) -> str:
+        """Serve until the viewer is gone; returns why."""
+        connected = spawn(self._connected.wait(), name="whep:connected")
+        over = spawn(self._over.wait(), name="whep:over")
+        try:
+            await asyncio.wait(
+                {connected, over}, timeout=CONNECT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not connected.done():
+                log.info(
+                    "a WebRTC viewer could not be reached: it is behind a NAT or a firewall, or "
+                    "UDP is blocked; configure GATEWAY_ICE_SERVERS with a TURN server",
+                    extra={"ice": self._peer.iceConnectionState},
+                )
+                return "unreachable"
+            await over
+            return self._reason
+        finally:
+            await cancel_and_wait(connected, over)
+
+    async def aclose(self) -> None:
+        self._peer.remove_all_listeners()
+        if self._subscription is not None:
+            self._broadcast.leave(self._subscription)
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._peer.close()
+        except Exception as error:  # aiortc, of a connection that was half negotiated
+            log.info("a WebRTC connection did not close", extra={"reason": type(error).__name__})
+            await stop_transports(self._peer, CLOSE_S)
+        for transceiver in self._peer.getTransceivers():  # no circle of references
+            sender: Any = transceiver.sender
+            sender.__dict__.pop("_next_encoded_frame", None)
+            sender.__dict__.pop("_send_keyframe", None)
+
+    def _state_changed(self) -> None:
+        state = self._peer.connectionState
+        if state == "connected":
+            self._connected.set()
+        elif state in ("failed", "closed"):
+            self._over.set()
+
+    # --- in the place of aiortc's encoder ---------------------------------------------------
+
+    def _take_over(self, sender: Any) -> None:
+        """aiortc encodes for each viewer, or packs for each; here all share the payloads. Raises
+        InternalError when aiortc is not the one this was written for."""
+        for name in ("_next_encoded_frame", "_send_keyframe"):
+            if not hasattr(sender, name):
+                raise InternalError(f"this version of aiortc has no {name}")
+        sender._next_encoded_frame = self._next
+        sender._send_keyframe = self._repeat
+
+    async def _next(self, codec: RTCRtpCodecParameters) -> RTCEncodedFrame | None:
+        """The next picture: asked for once media can flow."""
+        if self._subscription is None:
+            self._subscription = self._broadcast.join()
+        try:
+            picture, stamp = await self._subscription.next()
+        except EOFError:
+            self._reason = "session_over"
+            self._over.set()
+            raise MediaStreamError from None
+        self._burst += picture.num_bytes
+        if not self._subscription.is_waiting:
+            self._burst = 0
+        elif self._burst > BURST_BYTES:
+            self._burst = 0
+            await asyncio.sleep(BURST_PAUSE_S)
+        metrics.WHEP_BYTES.inc(picture.num_bytes)
+        # The audio level is for audio.
+        return RTCEncodedFrame(picture.payloads, stamp & 0xFFFFFFFF, None)  # type: ignore[arg-type]
+
+    def _repeat(self) -> None:
+        """The viewer lost a picture and asks for a keyframe."""
+        now_s = time.monotonic()
+        if self._subscription is not None and now_s - self._repeated_s > REPEAT_S:
+            self._repeated_s = now_s
+            self._broadcast.repeat(self._subscription)

@@ -1,0 +1,228 @@
+"""WHEP: real gateways, real publishers of every kind, and a real WebRTC viewer."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import ClientSession
+from aioice.ice import get_host_addresses
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
+from aiortc.mediastreams import VideoStreamTrack
+
+from sightline.aio import connect
+from tests.eventually import eventually
+from tests.processes import ServiceProcess, free_port
+from tests.publish import RtmpPublisher
+from tests.sources import write_clip
+from tests.unit.fake_worker import FakeWorker
+from tests.watcher import SDP, RefusedError, Watcher
+
+pytestmark = pytest.mark.skipif(
+    not get_host_addresses(True, True), reason="ICE needs a network address besides loopback"
+)
+
+
+@dataclass
+class House:
+    """A gateway with a worker of few lines."""
+
+    gateway: ServiceProcess
+    media: Path
+    rtmp_port: int
+    http: ClientSession
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.gateway.http_port}"
+
+    async def open(self, source: str = "", **options: Any) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"options": options}
+        wanted |= {"source": source} if source else {"push": {}}
+        async with self.http.post(self.base + "/api/sessions", json=wanted) as response:
+            assert response.status == 201, await response.text()
+            return dict(await response.json())
+
+    async def delete(self, session: dict[str, Any]) -> None:
+        async with self.http.delete(f"{self.base}/api/sessions/{session['id']}") as response:
+            assert response.status == 204
+
+    async def figures(self) -> dict[str, float]:
+        address = f"http://127.0.0.1:{self.gateway.metrics_port}/metrics"
+        async with self.http.get(address) as response:
+            lines = (await response.text()).splitlines()
+        return {
+            name: float(value)
+            for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")
+        }
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    worker = FakeWorker(max_sessions=8)
+    worker.address = f"127.0.0.1:{free_port()}"
+    await worker.start()
+    rtmp_port = free_port()
+    gateway = ServiceProcess(
+        "gateway",
+        {
+            "GATEWAY_WORKERS": worker.address,
+            "GATEWAY_MEDIA_ROOT": str(tmp_path),
+            "GATEWAY_RTMP_PORT": str(rtmp_port),
+            "GATEWAY_MAX_VIEWERS": "3",
+        },
+        tmp_path,
+    )
+    await asyncio.to_thread(gateway.start)
+    async with ClientSession() as http:
+        yield House(gateway, tmp_path, rtmp_port, http)
+    await asyncio.to_thread(gateway.stop)
+    await worker.stop()
+
+
+async def test_rtmp_is_forwarded_and_shown_at_once(house: House) -> None:
+    clip = write_clip(house.media / "plain.mp4", seconds=4, gop=60)
+    session = await house.open()
+    url = f"rtmp://127.0.0.1:{house.rtmp_port}/live/{session['key']}"
+    with RtmpPublisher(clip, url):
+        await _live(house, session)
+        async with Watcher(house.base) as first, Watcher(house.base) as second:
+            await first.watch(session["id"])
+            assert re.search(r"^a=sendonly", first.answer, re.MULTILINE)
+            await eventually(lambda: len(first.pictures) > 10)
+            await second.watch(session["name"])  # names do as well
+            await eventually(lambda: len(second.pictures) > 10)
+            assert first.pictures[-1][1:] == (160, 120)
+            figures = await house.figures()
+            assert figures["sightline_whep_viewers"] == 2
+            assert figures["sightline_whep_transcodes"] == 0
+            assert figures["sightline_whep_bytes_total"] > 0
+            # In the middle of four seconds without a keyframe.
+            assert second.first_s < 2
+            async with house.http.delete(house.base + first.location) as response:
+                assert response.status == 200
+            await eventually(lambda: first.ended)
+            async with house.http.delete(house.base + first.location) as response:
+                assert response.status == 404
+    figures = await house.figures()
+    assert figures['sightline_whep_closed_total{reason="left"}'] == 2
+
+
+async def test_b_frames_are_encoded_once_for_all(house: House) -> None:
+    clip = write_clip(house.media / "b.mp4", seconds=4, b_frames=2)
+    session = await house.open()
+    url = f"rtmp://127.0.0.1:{house.rtmp_port}/live/{session['key']}"
+    with RtmpPublisher(clip, url):
+        await _live(house, session)
+        async with Watcher(house.base) as first, Watcher(house.base) as second:
+            for watcher in (first, second):
+                await watcher.watch(session["id"])
+            await eventually(lambda: min(len(first.pictures), len(second.pictures)) > 10)
+            assert (await house.figures())["sightline_whep_transcodes"] == 1
+    await _nobody(house)
+
+
+async def test_a_file_is_shown_and_its_viewers_are_limited(house: House) -> None:
+    write_clip(house.media / "file.mp4", "mpeg4", seconds=2, width=162, height=122)
+    session = await house.open("file.mp4", loop=True)
+    async with Watcher(house.base) as first, Watcher(house.base) as second:
+        await first.watch(session["id"])
+        await eventually(lambda: len(first.pictures) > 5)
+        assert first.pictures[-1][1:] == (162, 122)
+        await second.watch(session["id"], connect=False)
+        async with Watcher(house.base) as third:
+            with pytest.raises(RefusedError, match="TOO_MANY_VIEWERS") as refused:
+                await third.watch(session["id"])
+            assert refused.value.status == 429
+        # A viewer who is answered and never comes does not stay.
+        await eventually(lambda: "viewer could not be reached" in house.gateway.log())
+        await house.delete(session)
+        await eventually(lambda: first.ended)
+    await _nobody(house)
+
+
+async def test_whip_is_forwarded_and_pushed_pictures_are_encoded(house: House) -> None:
+    session = await house.open()
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    video = peer.addTransceiver(VideoStreamTrack(), direction="sendonly")
+    known = RTCRtpSender.getCapabilities("video").codecs
+    video.setCodecPreferences([item for item in known if item.mimeType == "video/H264"])
+    await peer.setLocalDescription(await peer.createOffer())
+    path = f"{house.base}/whip/{session['key']}"
+    async with house.http.post(path, data=peer.localDescription.sdp, headers=SDP) as response:
+        assert response.status == 201
+        answer = await response.text()
+    await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+    await _live(house, session)
+    async with Watcher(house.base) as watcher:
+        await watcher.watch(session["id"])
+        await eventually(lambda: len(watcher.pictures) > 10)
+        assert watcher.pictures[-1][1:] == (640, 480)
+        assert (await house.figures())["sightline_whep_transcodes"] == 0
+    await peer.close()
+
+    pushed = await house.open()
+    async with (
+        connect(house.gateway.address) as client,
+        Watcher(house.base) as watcher,
+        (await client.session(pushed["id"], key=pushed["key"])).pusher() as pusher,
+    ):
+        await pusher.send(np.full((120, 160, 3), 200, np.uint8))
+        await watcher.watch(pushed["id"])
+        async with asyncio.timeout(30):
+            while not watcher.pictures:  # aiortc shows a picture when the next one has begun
+                await pusher.send(np.full((120, 160, 3), 200, np.uint8))
+                await asyncio.sleep(0.05)
+        picture = watcher.newest
+        assert picture is not None
+        assert abs(int(picture.to_ndarray(format="rgb24").mean()) - 200) < 8
+
+
+async def test_refusals_and_verbs(house: House) -> None:
+    session = await house.open()
+    path = f"{house.base}/whep/{session['id']}"
+    async with house.http.options(path) as response:
+        assert (response.status, response.headers["Accept-Post"]) == (204, "application/sdp")
+    async with house.http.get(path) as response:
+        assert (response.status, response.headers["Allow"]) == (405, "OPTIONS, POST")
+    async with house.http.post(path, data="v=0", headers=SDP) as response:
+        assert response.status == 400
+        assert "video" in (await response.json())["message"]
+    async with house.http.post(path, json={}) as response:
+        assert response.status == 415
+    async with house.http.post(f"{house.base}/whep/nothing", data="v=0", headers=SDP) as response:
+        assert response.status == 404
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    video = peer.addTransceiver("video", direction="recvonly")
+    known = RTCRtpSender.getCapabilities("video").codecs
+    video.setCodecPreferences([item for item in known if item.mimeType == "video/VP8"])
+    await peer.setLocalDescription(await peer.createOffer())
+    offer = peer.localDescription.sdp
+    async with house.http.post(path, data=offer, headers=SDP) as response:
+        assert response.status == 406
+        assert "H.264" in (await response.json())["message"]
+    await peer.close()
+    await _nobody(house)
+
+
+async def _live(house: House, session: dict[str, Any]) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            async with house.http.get(f"{house.base}/api/sessions/{session['id']}") as response:
+                if (await response.json())["state"] == "SESSION_STATE_LIVE":
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def _nobody(house: House) -> None:
+    """Wait until nobody watches and nothing is encoded."""
+    async with asyncio.timeout(60):
+        while True:
+            figures = await house.figures()
+            if not figures["sightline_whep_viewers"] + figures["sightline_whep_transcodes"]:
+                return
+            await asyncio.sleep(0.05)
