@@ -49,10 +49,10 @@ run: setup ## start the whole suite here, show it a video and ask about that
 models: setup ## what MODEL may be, and what each needs
 	@$(BIN)/sightline models
 
-# One process more than there are processors, because many tests wait for processes of their own; at
-# most five, for each holds PyTorch. What takes longest is begun first, as the folders' names sort it:
+# Two processes more than there are processors, because many tests wait for processes of their own; at
+# most six, for each holds PyTorch. What takes longest is begun first, as the folders' names sort it:
 # browser, real processes, then what needs neither.
-PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(5, 1 + (os.cpu_count() or 1)))')
+PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(6, 2 + (os.cpu_count() or 1)))')
 PARALLEL = -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 test: develop ## run every test but those with targets of their own; ARGS="-n 0" in one process
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)

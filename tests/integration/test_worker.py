@@ -292,6 +292,20 @@ def test_a_question_waits_for_the_first_frame_and_for_a_replay(
     feeder.close()
 
 
+def test_a_question_waits_for_a_replay_whose_stream_broke(
+    stub: InferenceServiceStub, session: str
+) -> None:
+    Feeder(stub, session, replays=1).call.cancel()
+    done: list[gateway_pb2.AnswerDone] = []
+    asking = threading.Thread(target=lambda: done.append(answer(stub, session, "What is gone?")))
+    asking.start()
+    feeder = Feeder(stub, session, replays=1)
+    feeder.push(picture(), 1, replayed=True)
+    asking.join(PATIENCE_S)
+    assert done[0].frames_seen == 1
+    feeder.close()
+
+
 def test_a_replay_that_never_comes_holds_nobody_for_ever(
     stub: InferenceServiceStub, session: str
 ) -> None:

@@ -137,6 +137,7 @@ class WorkerAnswerer:
                 window_frames=(self._window or spec.window_segments) * spec.tubelet,
                 delivery="lossless",
                 on_moving=lambda: None,
+                on_understood=lambda age_s, step_s: None,
             )
             self._feed.start(await placement.open())
         for frame in frames:

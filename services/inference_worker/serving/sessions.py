@@ -137,9 +137,11 @@ class Sessions:
         return await asyncio.wrap_future(resizing)
 
     async def catch_up(self, session: WorkerSession, timeout_s: float) -> None:
-        """Wait for a session's first frame and its replay, where somebody feeds it. Raises
-        FailedPreconditionError where there is no frame then."""
-        if session.attachment is not None and not session.caught_up.is_set():
+        """Wait for a session's first frame and its replay, where somebody feeds it or was about to:
+        a stream that broke amid a replay is back soon. Raises FailedPreconditionError where there
+        is no frame then."""
+        fed = session.attachment is not None or session.replays > 0
+        if fed and not session.caught_up.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await session.caught_up.wait()
