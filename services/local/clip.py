@@ -28,7 +28,7 @@ class Story:
     condition: str
 
 
-STORY = Story("builtin", 150, "a live shop", "something prohibited is shown")
+STORY = Story("builtin", 90, "a live shop", "something prohibited is shown")
 
 
 @dataclass(frozen=True, slots=True)

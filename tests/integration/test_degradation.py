@@ -36,6 +36,8 @@ from tests.eventually import eventually, wait_until
 from tests.processes import SHAPES, ServiceProcess
 from tests.unit.tiny import Bench, random_picture, tiny_model
 
+pytestmark = pytest.mark.option
+
 STOP = 15  # a token that ends answers
 SOUND = [1, 2, 3, 4, 5, STOP]
 Say = Callable[[int], RunOutput]

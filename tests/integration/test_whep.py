@@ -108,6 +108,7 @@ async def test_rtmp_is_forwarded_and_shown_at_once(house: House) -> None:
             await eventually(lambda: first.ended)
             async with house.http.delete(house.base + first.location) as response:
                 assert response.status == 404
+    await _nobody(house)
     figures = await house.figures()
     assert figures['sightline_whep_closed_total{reason="left"}'] == 2
 

@@ -16,6 +16,8 @@ from services.gateway.workers import worker as worker_module
 from services.gateway.workers import workers
 from services.gateway.workers.choice import TwoChoices
 
+pytestmark = pytest.mark.option
+
 SMALL = Scale(sessions=120, workers=6)
 
 

@@ -40,6 +40,8 @@ from training.recordings import DataError, Footage
 from training.rendering import Pixels
 from training.world.question import Question
 
+pytestmark = pytest.mark.option
+
 SMALL = FrameSize(width=64, height=64)
 
 

@@ -9,6 +9,8 @@ from benchmarks import kernels as benchmark
 from benchmarks import reuse, variants
 from services.inference_worker.device import ops as kernels
 
+pytestmark = pytest.mark.option
+
 
 @pytest.fixture
 def one_model(monkeypatch: pytest.MonkeyPatch) -> None:

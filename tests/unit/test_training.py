@@ -44,6 +44,8 @@ from training.world.asking import LESSONS
 from training.world.shapes import Clip, Thing, film
 from training.worlds import ShapesTake, ShapesWorld, at_length, find_world
 
+pytestmark = pytest.mark.option
+
 CPU = torch.device("cpu")
 TINY = Recipe(
     picture_steps=2,

@@ -22,6 +22,8 @@ from training.recipe import Mix, Recipe, Size, Stage, Teaching, load_recipe
 from training.recordings import DataError
 from training.train import Trainer
 
+pytestmark = pytest.mark.option
+
 CPU = torch.device("cpu")
 SMALL = Size(hidden_size=128, num_layers=2, num_heads=2, mlp_size=128, stem_channels=8)
 CLIPS = (Mix(frames=4, batch=2, text_size=80),)

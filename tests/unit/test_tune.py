@@ -30,6 +30,8 @@ from training.recordings import DataError, Footage, Recording, Turn, read_footag
 from training.train import replace_folder
 from training.tune import Tuner, Tuning
 
+pytestmark = pytest.mark.option
+
 CPU = torch.device("cpu")
 SMALL_PIXELS = 12_544
 SECOND_NS = 1_000_000_000

@@ -26,6 +26,8 @@ from training.world.realtime import ask_count, ask_direction, ask_where
 from training.world.stage import Script, Stage
 from training.world.wide import World, direct, film
 
+pytestmark = pytest.mark.option
+
 WORLDS: tuple[World, ...] = ("street", "shop")
 GROUND = (120.0, 130.0, 140.0)
 PLAIN = Backdrop(ground=GROUND, style="plain")
