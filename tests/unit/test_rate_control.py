@@ -126,6 +126,16 @@ def test_a_worker_that_is_away_says_nothing_about_the_rate() -> None:
     assert load.rates == []
 
 
+def test_a_worker_that_comes_back_costs_no_rate() -> None:
+    load = Load()
+    load.run(10)
+    load.away = True
+    load.run(4.5)
+    load.away = False
+    load.run(30)
+    assert load.rates == []
+
+
 def test_what_nobody_could_understand_goes_to_the_lowest_rung() -> None:
     load = Load(step_s=3.0)
     load.run(60)

@@ -39,6 +39,11 @@ class FrameWindow:
         return len(self._in_flight) + len(self._again)
 
     @property
+    def replaying(self) -> bool:
+        """Whether a worker is being shown what another had understood."""
+        return bool(self._again) or any(not sent.fresh for sent in self._in_flight)
+
+    @property
     def num_replays(self) -> int:
         """Frames that a worker which does not know the session would be shown again."""
         shown = sum(not fresh for _, fresh in self._again)

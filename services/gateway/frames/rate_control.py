@@ -31,6 +31,7 @@ class RateControl:
     _steps_s: list[float] = field(init=False, default_factory=list)
     _looked_s: float = field(init=False, default=math.nan)
     _behind: bool = field(init=False, default=False)  # at the last look
+    _away: bool = field(init=False, default=False)  # likewise
     _calm_since_s: float = field(init=False, default=math.nan)
     _raised_s: float = field(init=False, default=-math.inf)
     _calm_s: float = field(init=False, default=CALM_S)
@@ -54,12 +55,14 @@ class RateControl:
 
     def decide(self, now_s: float, came: int, lost: int, *, away: bool) -> float:
         """Rate from now on. `came`: frames sampled since the last time, of which `lost` were pushed
-        out by newer ones; `away`: no worker takes frames, which says nothing about a rate."""
+        out by newer ones; `away`: no worker takes new frames, which says nothing about a rate, nor
+        does the look after, when those that waited meanwhile are understood late."""
+        was_away, self._away = self._away, away
         span_s, self._looked_s = now_s - self._looked_s, now_s
         ages_s, steps_s = sorted(self._ages_s), sorted(self._steps_s)
         self._ages_s.clear()
         self._steps_s.clear()
-        if away or not came or not span_s > 0:
+        if away or was_away or not came or not span_s > 0:
             self._behind, self._calm_since_s = False, now_s
             return self.fps
         step_s = steps_s[len(steps_s) // 2] if steps_s else 0.0

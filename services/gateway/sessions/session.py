@@ -464,7 +464,8 @@ class Session:
         came = counts.sampled - before.sampled - passed_over
         lost = counts.dropped[RING_FULL] - before.dropped[RING_FULL]
         was = self._rate_control.fps
-        fps = self._rate_control.decide(now_s, came, lost, away=self.moving)
+        away = self.moving or self.feed.window.replaying
+        fps = self._rate_control.decide(now_s, came, lost, away=away)
         if fps == was:
             return
         metrics.RATE_CHANGES.labels("down" if fps < was else "up").inc()
