@@ -17,7 +17,7 @@ from services.gateway import metrics
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.playback.subscription import Subscription
 from services.gateway.sources.whip.offer import UnsupportedVideoError
-from services.gateway.sources.whip.peer import add_candidates, stop_transports
+from services.gateway.sources.whip.peer import add_candidates, negotiation, stop_transports
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import InternalError, InvalidArgumentError
 
@@ -69,19 +69,11 @@ class PlaybackConnection:
             ]
         )
         self._take_over(video.sender)
-        try:
-            async with asyncio.timeout(NEGOTIATE_S):
-                await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
-                if len([one for one in self._peer.getTransceivers() if one.kind == "video"]) != 1:
-                    raise InvalidArgumentError("a viewer takes one video")
-                await self._peer.setLocalDescription(await self._peer.createAnswer())
-        except InvalidArgumentError:
-            raise
-        except TimeoutError:
-            raise InvalidArgumentError("the negotiation took too long") from None
-        except Exception as error:  # aiortc's parser raises whatever a broken line makes it raise
-            log.info("offer refused", extra={"reason": f"{type(error).__name__}: {error}"})
-            raise InvalidArgumentError("the SDP offer cannot be used") from error
+        async with negotiation(NEGOTIATE_S):
+            await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+            if len([one for one in self._peer.getTransceivers() if one.kind == "video"]) != 1:
+                raise InvalidArgumentError("a viewer takes one video")
+            await self._peer.setLocalDescription(await self._peer.createAnswer())
         if video.currentDirection not in ("sendonly", "sendrecv"):
             raise InvalidArgumentError("the offer receives no video: recvonly is what viewers ask")
         answer: str = self._peer.localDescription.sdp

@@ -10,10 +10,10 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.source import FrameSink
-from services.gateway.sources.whip.peer import add_candidates, stop_transports
+from services.gateway.sources.whip.peer import add_candidates, negotiation, stop_transports
 from services.gateway.sources.whip.publication import Publication
 from services.gateway.webrtc.port import WebRtcPort
-from sightline.errors import InvalidArgumentError, SightlineError
+from sightline.errors import InvalidArgumentError
 
 log = logging.getLogger(__name__)
 
@@ -58,18 +58,10 @@ class WhipConnection:
 
     async def negotiate(self, offer: str) -> None:
         """Make `answer`, with every candidate in it. Raises InvalidArgumentError."""
-        try:
-            async with asyncio.timeout(self._limits.negotiate_s):
-                await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
-                self._attach()
-                await self._peer.setLocalDescription(await self._peer.createAnswer())
-        except SightlineError:
-            raise
-        except TimeoutError:
-            raise InvalidArgumentError("the negotiation took too long") from None
-        except Exception as error:  # aiortc's parser raises whatever a broken line makes it raise
-            log.info("offer refused", extra={"reason": f"{type(error).__name__}: {error}"})
-            raise InvalidArgumentError("the SDP offer cannot be used") from error
+        async with negotiation(self._limits.negotiate_s):
+            await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+            self._attach()
+            await self._peer.setLocalDescription(await self._peer.createAnswer())
         self.answer = self._peer.localDescription.sdp
 
     async def add_candidates(self, fragment: str) -> None:

@@ -1,18 +1,38 @@
-"""Steps that every WebRTC connection of ours shares: later candidates, and its end."""
+"""Steps that every WebRTC connection of ours shares: negotiation, later candidates, its end."""
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import AsyncIterator
 
 from aiortc import RTCPeerConnection
 from aiortc.sdp import candidate_from_sdp
 
-from sightline.errors import InvalidArgumentError
+from sightline.errors import InvalidArgumentError, SightlineError
+
+log = logging.getLogger(__name__)
 
 MAX_CANDIDATES = 64
 
 
 class RestartError(InvalidArgumentError):
     """The other side wants to begin ICE anew."""
+
+
+@contextlib.asynccontextmanager
+async def negotiation(timeout_s: float) -> AsyncIterator[None]:
+    """Context in which an offer is answered. Raises InvalidArgumentError for whatever aiortc makes
+    of a bad one, and when it takes too long."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except SightlineError:
+        raise
+    except TimeoutError:
+        raise InvalidArgumentError("the negotiation took too long") from None
+    except Exception as error:  # aiortc's parser raises whatever a broken line makes it raise
+        log.info("offer refused", extra={"reason": f"{type(error).__name__}: {error}"})
+        raise InvalidArgumentError("the SDP offer cannot be used") from error
 
 
 async def add_candidates(peer: RTCPeerConnection, fragment: str, num_before: int = 0) -> int:
