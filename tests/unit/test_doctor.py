@@ -13,7 +13,8 @@ import pytest
 
 from sightline import doctor
 from sightline.cli import main
-from sightline.doctor import FAULT, OK, WARNING, Finding
+from sightline.doctor import model, ports, probes
+from sightline.doctor.finding import FAULT, OK, WARNING, Finding
 from tests.certificates import Authority
 
 
@@ -60,7 +61,7 @@ def test_a_port_that_another_program_has_is_a_fault() -> None:
 
 
 def test_ports_of_sightline_and_free_ones_are_not() -> None:
-    every = dict.fromkeys(doctor.PORTS, "0")
+    every = dict.fromkeys(ports.PORTS, "0")
     assert {each.level for each in found("ports", **every)} == {OK}
     with answering(bytes(3) + b"\x04" + bytes(5)) as port:
         levels = [each.level for each in found("ports", **every | {"WORKER_GRPC_PORT": str(port)})]
@@ -123,7 +124,7 @@ def test_a_model_is_there_whole_and_fits(tmp_path: Path, monkeypatch: pytest.Mon
     assert only("model", WORKER_MODEL=str(tmp_path / "none")).level == FAULT
     assert "config.json" in only("model", WORKER_MODEL=str(tmp_path)).text
     assert only("model", WORKER_MODEL=str(weights(tmp_path))).level == OK
-    monkeypatch.setattr(doctor, "_free_memory", lambda: 100 << 20)
+    monkeypatch.setattr(model, "_free_memory", lambda: 100 << 20)
     short = only("model", WORKER_MODEL=str(tmp_path))
     assert (short.level, "0.1 GB" in short.text) == (FAULT, True)
 
@@ -180,7 +181,7 @@ def test_datagrams_and_stun(monkeypatch: pytest.MonkeyPatch) -> None:
         port = server.getsockname()[1]
         _, stun = found("udp", GATEWAY_ICE_SERVERS=f"stun:127.0.0.1:{port}")
         assert (stun.level, "203.0.113.9" in stun.text) == (OK, True)
-        monkeypatch.setattr(doctor, "TIMEOUT_S", 0.2)
+        monkeypatch.setattr(probes, "TIMEOUT_S", 0.2)
         _, silent = found("udp", GATEWAY_ICE_SERVERS=f"stun:127.0.0.1:{port}")
         assert silent.level == FAULT
 
@@ -241,7 +242,7 @@ def test_a_clock_that_differs_from_the_gateways_is_a_fault() -> None:
 def test_the_command_tells_by_its_exit_code_and_in_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for variable in doctor.PORTS:
+    for variable in ports.PORTS:
         monkeypatch.setenv(variable, "0")
     assert main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["faults"] == 0
