@@ -41,7 +41,7 @@ from benchmarks.gpu_result import (
 from benchmarks.published import SMALL, noise
 from benchmarks.random_model import QWEN3_VL_8B, QWEN25_VL_7B, random_engine
 from benchmarks.report import Report, Result
-from benchmarks.rows import ASK_EVERY_S, ROWS, Row
+from benchmarks.rows_result import ASK_EVERY_S, ROWS, Row
 from benchmarks.samples import Latency
 from services.inference_worker import metrics
 from services.inference_worker.engine.jobs import FrameJob, FrameReceipt, Generation

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.attention import Timed
 from benchmarks.floor import Rates
 from benchmarks.report import Result, Table, Target
-from benchmarks.rows import ASK_EVERY_S
+from benchmarks.rows_result import ASK_EVERY_S
 from benchmarks.samples import Latency
 
 HISTORY_ROUNDS = 10

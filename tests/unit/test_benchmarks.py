@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks import engine, rows
+from benchmarks import engine, engine_result, rows_result
 from benchmarks.askers import Burst
 from benchmarks.askers import Measured as AskersMeasured
 from benchmarks.chaos import ChaosConfig, drawn
@@ -192,10 +192,10 @@ class TestReport:
         assert "met    drops: 0 ≤ 0.001" in " ".join(text.split("\n"))
 
 
-def measured(row: rows.Row, **changes: Any) -> rows.Measured:
+def measured(row: rows_result.Row, **changes: Any) -> rows_result.Measured:
     """A row as it should be."""
     fast = Latency(100, 10.0, 20.0, 30.0)
-    answers = rows.Answers(fast, fast, fast, 4.0, 9.0, [], 0) if row.dialogue else None
+    answers = rows_result.Answers(fast, fast, fast, 4.0, 9.0, [], 0) if row.dialogue else None
     values: dict[str, Any] = {
         "row": row,
         "seconds": 200.0 / row.users,
@@ -220,15 +220,15 @@ def measured(row: rows.Row, **changes: Any) -> rows.Measured:
         "rss_mib": {"worker": 500.0, "gateway": 90.0},
         "sent": [],
     }
-    return rows.Measured(**{**values, **changes})
+    return rows_result.Measured(**{**values, **changes})
 
 
 class TestRows:
-    def missed(self, found: rows.Measured) -> list[str]:
-        return [t.what.partition(": ")[2] for t in rows.targets(found) if not t.met]
+    def missed(self, found: rows_result.Measured) -> list[str]:
+        return [t.what.partition(": ")[2] for t in rows_result.targets(found) if not t.met]
 
     def test_are_the_articles(self) -> None:
-        seen = [(row.users, row.fps, row.dialogue, row.article_ms) for row in rows.ROWS]
+        seen = [(row.users, row.fps, row.dialogue, row.article_ms) for row in rows_result.ROWS]
         assert seen == [
             (1, 30, False, 45),
             (1, 30, True, 120),
@@ -236,33 +236,35 @@ class TestRows:
             (10, 10, True, 380),
         ]
 
-    @pytest.mark.parametrize("row", rows.ROWS, ids=lambda row: row.title)
-    def test_a_good_row_misses_nothing(self, row: rows.Row) -> None:
+    @pytest.mark.parametrize("row", rows_result.ROWS, ids=lambda row: row.title)
+    def test_a_good_row_misses_nothing(self, row: rows_result.Row) -> None:
         assert self.missed(measured(row)) == []
 
     def test_ten_drops_of_ten_thousand_are_the_most(self) -> None:
-        good = measured(rows.ROWS[2], dropped={"ring_full": 6, "decoder_overrun": 4})
+        good = measured(rows_result.ROWS[2], dropped={"ring_full": 6, "decoder_overrun": 4})
         assert good.drop_ratio == 0.001
         assert self.missed(good) == []
-        assert self.missed(measured(rows.ROWS[2], dropped={"ring_full": 11})) == ["frames dropped"]
+        assert self.missed(measured(rows_result.ROWS[2], dropped={"ring_full": 11})) == [
+            "frames dropped"
+        ]
 
     def test_every_latency_has_its_own_verdict(self) -> None:
-        row, slow = rows.ROWS[1], Latency(100, 50.0, 121.0, 300.0)
+        row, slow = rows_result.ROWS[1], Latency(100, 50.0, 121.0, 300.0)
         fast = Latency(100, 10.0, 20.0, 30.0)
         assert self.missed(measured(row, frame_p95_ms=121.0)) == ["frame latency p95"]
         late = measured(row, capture_to_understood=slow)
         assert self.missed(late) == ["capture to understood p95"]
-        slow_answers = rows.Answers(fast, slow, fast, 4.0, 9.0, [], 0)
+        slow_answers = rows_result.Answers(fast, slow, fast, 4.0, 9.0, [], 0)
         assert self.missed(measured(row, answers=slow_answers)) == ["whole answer p95"]
 
     def test_answers_that_never_came_are_not_fast_ones(self) -> None:
         none = Latency.of_ms([])
-        silent = rows.Answers(none, none, none, 0.0, 0.0, ["no answer in time"], 12)
-        seen = self.missed(measured(rows.ROWS[3], answers=silent))
+        silent = rows_result.Answers(none, none, none, 0.0, 0.0, ["no answer in time"], 12)
+        seen = self.missed(measured(rows_result.ROWS[3], answers=silent))
         assert seen == ["answers of those due", "failed answers"]
 
     def test_a_camera_that_is_not_kept_up_with(self) -> None:
-        slow = measured(rows.ROWS[0], fps_processed=29.0)
+        slow = measured(rows_result.ROWS[0], fps_processed=29.0)
         assert self.missed(slow) == ["frames processed of those offered"]
 
 
@@ -338,10 +340,13 @@ class TestFloor:
         assert Work(flops=1e9, bytes=3e6).floor_s(rates) == 3.0
 
 
-def published(**changes: Any) -> engine.Measured:
+def published(**changes: Any) -> engine_result.Measured:
     """A family as it should be."""
     work = Work(1e9, 1e6)
-    steps = [engine.Step(name, work, [0.07], [0.1]) for name in ("one", "eight", "token", "tokens")]
+    steps = [
+        engine_result.Step(name, work, [0.07], [0.1])
+        for name in ("one", "eight", "token", "tokens")
+    ]
     values: dict[str, Any] = {
         "family": "a family",
         "dtype": "bfloat16",
@@ -361,12 +366,12 @@ def published(**changes: Any) -> engine.Measured:
         "steps": steps,
         "growth": Growth([0.1] * 60, [0.1, 0.1], [0.1, 0.11], [0.1, 0.4], [2, 400]),
     }
-    return engine.Measured(**{**values, **changes})
+    return engine_result.Measured(**{**values, **changes})
 
 
 class TestEngine:
-    def missed(self, found: engine.Measured) -> list[str]:
-        return [t.what.partition(": ")[2] for t in engine.targets(found) if not t.met]
+    def missed(self, found: engine_result.Measured) -> list[str]:
+        return [t.what.partition(": ")[2] for t in engine_result.targets(found) if not t.met]
 
     def test_every_promise_has_its_own_verdict(self) -> None:
         assert self.missed(published()) == []
@@ -374,7 +379,9 @@ class TestEngine:
         assert self.missed(slow) == ["first token, re-encoding against streaming"]
         ageing = published(growth=Growth([], [0.1], [0.12], [], []))
         assert self.missed(ageing) == ["step, an old stream against a young one"]
-        steps = [engine.Step("", Work(1.0, 1.0), [floor], [1.0]) for floor in (0.9, 0.5, 0.9, 0.9)]
+        steps = [
+            engine_result.Step("", Work(1.0, 1.0), [floor], [1.0]) for floor in (0.9, 0.5, 0.9, 0.9)
+        ]
         wasteful = published(steps=steps)
         assert self.missed(wasteful) == ["share of the floor, 8 sessions' frames"]
 
@@ -384,7 +391,11 @@ class TestEngine:
         assert growth.theirs_at(1000) == 0.95
 
     def test_tells_of_every_family(self, tmp_path: Path) -> None:
-        of_two = engine.result([published(), published(family="another")], engine.QUICK)
+        of_two = engine_result.result(
+            [published(), published(family="another")],
+            old=engine.QUICK.old,
+            growing_s=engine.QUICK.growing_s,
+        )
         assert [len(table.rows) for table in of_two.tables] == [2, 2, 8, 2]
         assert len(of_two.targets) == 6
         assert write(of_two, MACHINE, tmp_path).with_suffix(".png").exists()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks import gpu, machine
 from benchmarks.report import show, write
-from benchmarks.rows import ROWS
+from benchmarks.rows_result import ROWS
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
