@@ -20,14 +20,10 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.local.wiring import PREFIXES
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPES = REPOSITORY / "training" / "weights" / "shapes"  # a small model, quickly loaded
-PREFIXES = {
-    "gateway": "GATEWAY_",
-    "inference_worker": "WORKER_",
-    "dialogue": "DIALOGUE_",
-    "tts": "TTS_",
-}
 
 
 def free_port() -> int:

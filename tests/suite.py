@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from services.local.clip import Clip, read_clip
+from services.local.wiring import gateway_peers, worker_peers
 from tests import tools
 from tests.processes import SHAPES, RedisServer, ServiceProcess, free_port
 
@@ -94,16 +95,14 @@ class Suite:
         self.redis.start()
         peers = [self.dialogue] + ([self.tts] if self.tts is not None else [])
         _start_together(peers)
+        dialogue = self.dialogue.address
+        speech = "" if self.tts is None else self.tts.address
         for worker in self.workers:
-            worker.environment["WORKER_DIALOGUE"] = self.dialogue.address
-            if self.tts is not None:
-                worker.environment["WORKER_TTS"] = self.tts.address
+            worker.environment |= worker_peers(dialogue=dialogue, tts=speech)
         _start_together(self.workers)
-        addresses = ",".join(worker.address for worker in self.workers)
-        self.gateway.environment["GATEWAY_WORKERS"] = addresses
-        self.gateway.environment["GATEWAY_DIALOGUE"] = self.dialogue.address
-        if self.tts is not None:
-            self.gateway.environment["GATEWAY_TTS"] = self.tts.address
+        self.gateway.environment |= gateway_peers(
+            workers=[worker.address for worker in self.workers], dialogue=dialogue, tts=speech
+        )
         self.gateway.start(START_TIMEOUT_S)
 
     def stop(self) -> list[str]:

@@ -21,6 +21,7 @@ from services.local.process import (
     loading_words,
 )
 from services.local.redis import redis_process
+from services.local.wiring import PREFIXES, gateway_peers, worker_peers
 
 READY_S = 180.0  # without a word of how far it is, on a machine that may be busy
 STABLE_S = 10.0  # a process that ran so long is started again at once when it ends
@@ -80,8 +81,7 @@ class Suite:
                 label=f"worker-{number}" if config.workers > 1 else "worker",
                 WORKER_METRICS_PORT=config.worker_metrics_port + number,
                 WORKER_MODEL=config.worker_model,
-                WORKER_DIALOGUE=dialogue,
-                WORKER_TTS=tts,
+                **worker_peers(dialogue=dialogue, tts=tts),
                 **threads,
             )
             for number in range(config.workers)
@@ -98,9 +98,9 @@ class Suite:
             GATEWAY_METRICS_PORT=config.gateway_metrics_port,
             GATEWAY_RTMP_PORT=config.gateway_rtmp_port,
             GATEWAY_WEBRTC_PORT=config.gateway_webrtc_port,
-            GATEWAY_WORKERS=",".join(worker.address for worker in self.workers),
-            GATEWAY_TTS=tts,
-            GATEWAY_DIALOGUE=dialogue,
+            **gateway_peers(
+                workers=[worker.address for worker in self.workers], dialogue=dialogue, tts=tts
+            ),
             GATEWAY_URL_ALLOW=_reach(config.source),
             **root,
             **({} if https is None else https.environment()),
@@ -205,7 +205,6 @@ class Suite:
     def _service(
         self, package: str, grpc_port: int, *, label: str = "", **variables: object
     ) -> Process:
-        prefix = {"inference_worker": "WORKER_"}.get(package, f"{package.upper()}_")
         address = f"127.0.0.1:{grpc_port}"
         name = label or package
         log = self._logs / f"{name}.log"
@@ -215,7 +214,7 @@ class Suite:
             (sys.executable, "-m", f"services.{package}"),
             log,
             {key: str(value) for key, value in variables.items()}
-            | {f"{prefix}GRPC_PORT": str(grpc_port)},
+            | {f"{PREFIXES[package]}GRPC_PORT": str(grpc_port)},
             ready=partial(is_serving, address),
             address=address,
         )

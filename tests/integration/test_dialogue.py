@@ -17,11 +17,12 @@ import grpc
 import pytest
 import redis
 
+from services.local.wiring import PREFIXES
 from sightline.v1 import dialogue_pb2 as pb
 from sightline.v1 import dialogue_pb2_grpc
 from tests.eventually import wait_until
 from tests.garbage import throw_at_methods, throw_at_port
-from tests.processes import PREFIXES, REPOSITORY, RedisServer, ServiceProcess, free_port
+from tests.processes import REPOSITORY, RedisServer, ServiceProcess, free_port
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
