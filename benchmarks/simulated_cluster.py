@@ -18,7 +18,7 @@ from services.gateway.workers import placement as placement_module
 from services.gateway.workers import worker as worker_module
 from services.gateway.workers import workers as workers_module
 from services.gateway.workers.choice import Choice
-from services.gateway.workers.discovery import Found
+from services.gateway.workers.lookup import Found
 from services.gateway.workers.placement import Placement
 from services.gateway.workers.worker import Worker
 from services.gateway.workers.worker_stream import WorkerStream

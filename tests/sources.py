@@ -13,8 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from services.gateway.sources.decoder import EncodedPacket
-from services.gateway.sources.source import DecodeBudget, DecodedFrame
+from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket
 from sightline.errors import AlreadyExistsError, UnauthenticatedError
 
 START_NS = 1_790_000_000_000_000_000

@@ -10,8 +10,8 @@ import pytest
 from kubernetes import client, config
 
 from services.gateway import metrics
-from services.gateway.workers.discovery import Found
 from services.gateway.workers.kubernetes_endpoints import KubernetesEndpoints
+from services.gateway.workers.lookup import Found
 from tests.eventually import wait_until
 from tests.kubernetes_api import KubernetesApi, endpoint_slice
 

@@ -11,16 +11,10 @@ from services.common.config import ConfigError
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import LIVE, Session
-from services.gateway.workers.discovery import (
-    Found,
-    Several,
-    Standing,
-    StaticList,
-    discovery_of,
-    from_thread,
-)
+from services.gateway.workers.discovery import Several, StaticList, discovery_of
 from services.gateway.workers.dns_name import DnsName
 from services.gateway.workers.kubernetes_endpoints import found_in
+from services.gateway.workers.lookup import Found, Standing, from_thread
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, WINDOW, FakeWorker

@@ -13,7 +13,7 @@ from services.gateway import metrics
 from services.gateway.sessions.session import LIVE, Session
 from services.gateway.workers import worker
 from services.gateway.workers import workers as following
-from services.gateway.workers.discovery import Found
+from services.gateway.workers.lookup import Found
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, WINDOW, FakeWorker

@@ -13,7 +13,7 @@ from services.gateway.sessions.lease import record_of, spec_of
 from services.gateway.sessions.session import Session
 from services.gateway.workers import workers as following
 from services.gateway.workers.choice import TwoChoices
-from services.gateway.workers.discovery import Found
+from services.gateway.workers.lookup import Found
 from services.gateway.workers.worker import Worker
 from sightline.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from sightline.v1 import gateway_pb2 as pb

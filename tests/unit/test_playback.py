@@ -16,7 +16,7 @@ from services.gateway.playback.h264 import (
 )
 from services.gateway.playback.subscription import MAX_PICTURES, NO_KEYFRAME, SLOW, Subscription
 from services.gateway.playback.transcoder import shown_size
-from services.gateway.sources.decoder import EncodedPacket
+from services.gateway.sources.source import EncodedPacket
 from tests.sources import START_NS, encode_clip
 
 

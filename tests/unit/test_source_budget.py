@@ -11,7 +11,6 @@ from services.gateway.sources.bitstream import jpeg_size
 from services.gateway.sources.decode_guard import DecodeGuard, check_scans
 from services.gateway.sources.decoder import (
     BitstreamDecoder,
-    EncodedPacket,
     FrameOutlet,
     PacketDecoder,
 )
@@ -21,7 +20,7 @@ from services.gateway.sources.parameter_sets import (
     needs_of_configuration,
 )
 from services.gateway.sources.push import PushSource
-from services.gateway.sources.source import MAX_AHEAD_NS, DecodeBudget
+from services.gateway.sources.source import MAX_AHEAD_NS, DecodeBudget, EncodedPacket
 from sightline.errors import InvalidArgumentError
 from tests.bombs import many_references, progressive_jpeg
 from tests.sources import START_NS, RecordingSink, encode_clip

@@ -11,11 +11,10 @@ from services.gateway.sources.decoder import (
     MAX_QUEUED_BYTES,
     MAX_QUEUED_PACKETS,
     BitstreamDecoder,
-    EncodedPacket,
     FrameOutlet,
     PacketDecoder,
 )
-from services.gateway.sources.source import MAX_SIDE, check_size
+from services.gateway.sources.source import MAX_SIDE, EncodedPacket, check_size
 from sightline.errors import InvalidArgumentError
 from tests.sources import START_NS, Clip, RecordingSink, encode_clip
 

@@ -15,8 +15,7 @@ from services.gateway.playback.h264 import (
 )
 from services.gateway.playback.subscription import Subscription
 from services.gateway.playback.transcoder import RTP_HZ, SECOND_NS, Transcoder
-from services.gateway.sources.decoder import EncodedPacket
-from services.gateway.sources.source import DecodedFrame
+from services.gateway.sources.source import DecodedFrame, EncodedPacket
 
 MAX_CACHED_PICTURES = 300
 MAX_CACHED_BYTES = 4 * 1024 * 1024

@@ -10,8 +10,7 @@ from typing import Self
 
 from services.gateway.frames.sampler import Sampler
 from services.gateway.playback.broadcast import Broadcast
-from services.gateway.sources.decoder import EncodedPacket
-from services.gateway.sources.source import DecodeBudget, DecodedFrame, FrameSink
+from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket, FrameSink
 from sightline.errors import InvalidArgumentError
 
 

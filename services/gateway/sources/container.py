@@ -13,8 +13,13 @@ from av.stream import Discard
 
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.decode_guard import DecodeGuard
-from services.gateway.sources.decoder import EncodedPacket
-from services.gateway.sources.source import MAX_PIXELS, FrameSink, aspect_of, check_size
+from services.gateway.sources.source import (
+    MAX_PIXELS,
+    EncodedPacket,
+    FrameSink,
+    aspect_of,
+    check_size,
+)
 from sightline.errors import InvalidArgumentError
 
 SECOND_NS = 1_000_000_000

@@ -5,7 +5,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -18,6 +17,7 @@ from services.gateway.sources.source import (
     BeyondLimitsError,
     ClockSource,
     DecodedFrame,
+    EncodedPacket,
     FrameSink,
     aspect_of,
     check_size,
@@ -38,17 +38,6 @@ MAX_QUEUED_PACKETS = 256
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
 OVERRUN, NO_KEYFRAME = "decoder_overrun", "no_keyframe"  # why packets are dropped
 MAX_LATE_S = 2.0  # packets that wait longer are late; after as long of nothing but late ones, drop
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPacket:
-    """One access unit. `capture_ns`: presentation time, Unix ns; need not grow from packet to
-    packet (B-frames)."""
-
-    data: bytes
-    capture_ns: int
-    keyframe: bool
-    clock_source: ClockSource = "stream"
 
 
 class FrameOutlet:

@@ -12,13 +12,13 @@ from services.gateway.sources.bitstream import is_keyframe, jpeg_size
 from services.gateway.sources.decode_guard import check_scans
 from services.gateway.sources.decoder import (
     BitstreamDecoder,
-    EncodedPacket,
     FrameOutlet,
     PacketDecoder,
 )
 from services.gateway.sources.source import (
     MAX_AHEAD_NS,
     ClockSource,
+    EncodedPacket,
     FrameSink,
     check_size,
 )

@@ -7,14 +7,11 @@ publishers (RTMP, WHIP) ask a gate, given by their consumer, which sink a key op
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import av
 
 from sightline.errors import InvalidArgumentError
-
-if TYPE_CHECKING:
-    from services.gateway.sources.decoder import EncodedPacket
 
 ClockSource = Literal["stream", "sender_report", "arrival"]
 
@@ -49,6 +46,17 @@ class DecodedFrame:
     aspect: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedPacket:
+    """One access unit. `capture_ns`: presentation time, Unix ns; need not grow from packet to
+    packet (B-frames)."""
+
+    data: bytes
+    capture_ns: int
+    keyframe: bool
+    clock_source: ClockSource = "stream"
+
+
 class FrameSink(Protocol):
     """Takes what a source delivers. Every method may be called on the source's decode thread."""
 
@@ -64,7 +72,7 @@ class FrameSink(Protocol):
         """
         ...
 
-    def encoded(self, codec: str, extradata: bytes, packet: "EncodedPacket") -> bool:
+    def encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> bool:
         """Look at a live source's packet, before it is decoded: for viewers, who may get it as it
         came. May be called on the event loop. Says whether a keyframe is wanted soon."""
         ...

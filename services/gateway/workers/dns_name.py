@@ -5,7 +5,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
-from services.gateway.workers.discovery import Found, Standing, from_thread
+from services.gateway.workers.lookup import Found, Standing, from_thread
 
 Resolve = Callable[..., list[tuple[Any, ...]]]
 

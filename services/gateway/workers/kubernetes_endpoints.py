@@ -12,7 +12,7 @@ from kubernetes import client, config
 from kubernetes.watch.watch import iter_resp_lines
 
 from services.common.backoff import Backoff
-from services.gateway.workers.discovery import Found, Standing, from_thread
+from services.gateway.workers.lookup import Found, Standing, from_thread
 
 Slice = Mapping[str, Any]  # an EndpointSlice of discovery.k8s.io/v1, as JSON
 

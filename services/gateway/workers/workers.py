@@ -19,7 +19,7 @@ from services.common.protocol import PROTOCOL, protocol_of
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.workers.choice import Choice, TwoChoices
-from services.gateway.workers.discovery import Found
+from services.gateway.workers.lookup import Found
 from services.gateway.workers.worker import Worker
 from sightline.errors import NotFoundError, ResourceExhaustedError, UnavailableError
 from sightline.reasons import Reason

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from services.gateway.sources.bitstream import continues_picture, length_bytes_of
 from services.gateway.sources.clock import ArrivalClock
-from services.gateway.sources.decoder import EncodedPacket, PacketDecoder
+from services.gateway.sources.decoder import PacketDecoder
 from services.gateway.sources.rtmp import RtmpError, messages
 from services.gateway.sources.rtmp.chunks import Message
 from services.gateway.sources.rtmp.flv import parse_audio, parse_video
-from services.gateway.sources.source import FrameSink
+from services.gateway.sources.source import EncodedPacket, FrameSink
 from services.gateway.sources.timestamps import TimestampUnwrapper
 from sightline.errors import InvalidArgumentError
 

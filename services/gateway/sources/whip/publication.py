@@ -17,8 +17,8 @@ from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket
 
 from services.common.threads import on_thread
 from services.gateway.sources.bitstream import is_keyframe
-from services.gateway.sources.decoder import EncodedPacket, PacketDecoder
-from services.gateway.sources.source import DecodeBudget, DecodedFrame, FrameSink
+from services.gateway.sources.decoder import PacketDecoder
+from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket, FrameSink
 from services.gateway.sources.timestamps import TimestampUnwrapper
 from services.gateway.sources.whip.sender_clock import SenderClock
 from sightline.errors import InternalError, SightlineError
