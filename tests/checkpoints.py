@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from services.inference_worker.model.family import StreamingModel, load_model
+from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.registry import load_model
 from tests import templates
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")

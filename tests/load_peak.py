@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from services.inference_worker.model.family import load_model
+from services.inference_worker.model.registry import load_model
 
 TENS_OF_MEGABYTES = {
     "hidden_size": 512,

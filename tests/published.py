@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from services.inference_worker.model.family import load_model
 from services.inference_worker.model.layout import VISION
 from services.inference_worker.model.published.model import PublishedModel
+from services.inference_worker.model.registry import load_model
 from tests.checkpoints import FAMILY, write_checkpoint
 
 SMALL_PIXELS = 12_544  # 112 × 112

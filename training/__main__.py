@@ -24,8 +24,8 @@ def _is_shipped(output: Path) -> bool:
 
 def _shipped() -> dict[str, Path]:
     """Models whose weights are kept with the code, by the recipe that makes them."""
-    from services.inference_worker.model.family import SHIPPED
-    from services.inference_worker.model.family import WEIGHTS as SERVED
+    from services.inference_worker.model.registry import SHIPPED
+    from services.inference_worker.model.registry import WEIGHTS as SERVED
     from training.recipe import WEIGHTS
 
     served = {name: SERVED / name for name in SHIPPED}

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from services.inference_worker.model.builtin import BuiltinModel, default_config
-from services.inference_worker.model.family import model_folder
+from services.inference_worker.model.registry import model_folder
 from training.layout import Branch, branch_of, pack
 from training.recipe import Mix, Recipe, weights_of
 from training.vocabulary import build_tokenizer

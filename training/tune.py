@@ -31,14 +31,9 @@ from services.inference_worker.model.attention import DenseAttention
 from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.errors import ModelError
-from services.inference_worker.model.family import (
-    Encoded,
-    StreamingModel,
-    StreamSpec,
-    load_model,
-    model_folder,
-)
+from services.inference_worker.model.family import Encoded, StreamingModel, StreamSpec
 from services.inference_worker.model.layout import VISION
+from services.inference_worker.model.registry import load_model, model_folder
 from training.batches import with_words
 from training.layout import NO_TARGET, arrange, visibility
 from training.pieces import Piece, cut

@@ -19,10 +19,11 @@ from services.inference_worker.kv.tensors import KVTensors
 from services.inference_worker.kv.trunk import SessionPages
 from services.inference_worker.memory import RESERVE_BYTES, Headroom, Room, free_bytes, kv_too_large
 from services.inference_worker.model.errors import ModelError
-from services.inference_worker.model.family import StreamingModel, load_model, most_segments
+from services.inference_worker.model.family import StreamingModel, most_segments
 from services.inference_worker.model.loading import Loading
 from services.inference_worker.model.packed import pack
 from services.inference_worker.model.quantise import quantise
+from services.inference_worker.model.registry import load_model
 from services.inference_worker.model.sizes import gigabytes
 from services.inference_worker.runner.runner import Runner
 

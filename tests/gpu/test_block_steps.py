@@ -12,7 +12,8 @@ from services.inference_worker.engine.core import EngineCore
 from services.inference_worker.engine.jobs import FrameJob, Generation
 from services.inference_worker.engine.scheduler import StepLimits
 from services.inference_worker.kv.trunk import SessionPages
-from services.inference_worker.model.family import StreamingModel, load_model
+from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.registry import load_model
 from services.inference_worker.model.sampling import GREEDY, Sampling
 from services.inference_worker.runner.runner import Runner
 from tests.unit.tiny import Recorder, random_picture, tiny_model

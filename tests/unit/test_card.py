@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.inference_worker.model.card import Card, card_of
-from services.inference_worker.model.family import SHIPPED, WEIGHTS
+from services.inference_worker.model.registry import SHIPPED, WEIGHTS
 from sightline.v1 import gateway_pb2
 
 README = """---

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers.image_transforms import normalize, rescale
 
 from services.inference_worker.model.errors import ModelError
-from services.inference_worker.model.family import StreamingModel, load_model
+from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.published.folder import preprocessor
 from services.inference_worker.model.published.model import normalised
+from services.inference_worker.model.registry import load_model
 from tests.checkpoints import FAMILIES, FAMILY, changed, load, write_checkpoint
 from tests.load_peak import TENS_OF_MEGABYTES, load_peak
 from tests.releases import ANSWERING, write_release

@@ -12,7 +12,7 @@ from services.common.config import ConfigError
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.memory import Room, free_bytes, need_of
 from services.inference_worker.model.errors import ModelError
-from services.inference_worker.model.family import load_model
+from services.inference_worker.model.registry import load_model
 from services.inference_worker.model.sizes import gigabytes, parameters_by, parameters_in
 from sightline.presets import PRESETS
 

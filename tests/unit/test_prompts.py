@@ -11,9 +11,10 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.video_utils import VideoMetadata
 
-from services.inference_worker.model.family import Round, load_model
+from services.inference_worker.model.family import Round
 from services.inference_worker.model.layout import VISION
 from services.inference_worker.model.published.model import PublishedModel
+from services.inference_worker.model.registry import load_model
 from tests.releases import ANSWERING, write_release
 
 FRAMES = 30  # the window

@@ -10,7 +10,8 @@ import torch
 from services.inference_worker.assembly import assemble
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.model.errors import ModelError
-from services.inference_worker.model.family import load_model, most_segments
+from services.inference_worker.model.family import most_segments
+from services.inference_worker.model.registry import load_model
 from sightline.errors import InvalidArgumentError
 from tests.checkpoints import FAMILIES, write_checkpoint
 from tests.unit.tiny import Bench, tiny_model

@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from services.inference_worker.model.errors import ModelError
-from services.inference_worker.model.family import load_model
 from services.inference_worker.model.published.model import PublishedModel
+from services.inference_worker.model.registry import load_model
 from services.inference_worker.model.sampling import Sampling
 from tests.published import Pair, Transcript
 from tests.releases import ANSWERING, THINKING, Release, resave, write_release

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from services.inference_worker.model.errors import ModelError
-from services.inference_worker.model.family import load_model
+from services.inference_worker.model.registry import load_model
 from tests.releases import ANSWERING, resave, write_release
 
 FAMILIES = {"qwen2_vl": 0, "qwen2_5_vl": 8, "qwen3_vl": 10, "smolvlm": -1}

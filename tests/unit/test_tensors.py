@@ -12,7 +12,8 @@ from services.common.config import ConfigError
 from services.inference_worker.assembly import assemble
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.kv.tensors import Int8Pages, KVTensors
-from services.inference_worker.model.family import StreamingModel, load_model
+from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.registry import load_model
 from services.inference_worker.model.rotary import angles, rotate
 from tests.processes import SHAPES
 from tests.unit.tiny import Bench, Recorder, attention_config, random_picture, tiny_model

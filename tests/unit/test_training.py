@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from services.inference_worker.model.builtin import BuiltinModel
-from services.inference_worker.model.family import WEIGHTS, Round
+from services.inference_worker.model.family import Round
+from services.inference_worker.model.registry import WEIGHTS
 from tests.processes import SHAPES
 from training.__main__ import main
 from training.answerers import DenseAnswerer

@@ -17,7 +17,8 @@ from services.gateway.frames.sampler import Sampler
 from services.gateway.sources.file import FileSource
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.model.errors import ModelError
-from services.inference_worker.model.family import Round, load_model
+from services.inference_worker.model.family import Round
+from services.inference_worker.model.registry import load_model
 from tests import tools
 from tests.checkpoints import write_checkpoint
 from tests.published import Pair, Transcript

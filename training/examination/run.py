@@ -14,7 +14,8 @@ from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.model.errors import ModelError
-from services.inference_worker.model.family import StreamSpec, model_folder
+from services.inference_worker.model.family import StreamSpec
+from services.inference_worker.model.registry import model_folder
 from training.answerers import ANSWER_TOKENS, EngineAnswerer
 from training.examination import exchange, worlds
 from training.examination.cases import Case
