@@ -58,7 +58,12 @@ class WorkerSession:
         self.frames_understood += 1
         self.replays = max(0, self.replays - 1)
         if not self.replays:
-            self.caught_up.set()
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Wait for no more of a replay."""
+        self.replays = 0
+        self.caught_up.set()
 
 
 class Sessions:
@@ -138,14 +143,16 @@ class Sessions:
 
     async def catch_up(self, session: WorkerSession, timeout_s: float) -> None:
         """Wait for a session's first frame and its replay, where somebody feeds it or was about to:
-        a stream that broke amid a replay is back soon. Raises FailedPreconditionError where there
-        is no frame then."""
+        a stream that broke amid a replay is back soon. What has not come by then is waited for no
+        more. Raises FailedPreconditionError where there is no frame then."""
         fed = session.attachment is not None or session.replays > 0
         if fed and not session.caught_up.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await session.caught_up.wait()
-        if not session.frames_understood:
+        if session.frames_understood:
+            session.catch_up()
+        else:
             raise FailedPreconditionError(NO_FRAME, reason=Reason.NO_FRAME_YET)
 
     async def _opened(self, session: WorkerSession) -> None:
