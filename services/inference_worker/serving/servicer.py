@@ -59,7 +59,11 @@ class InferenceServicer(InferenceServiceServicer):
         self._config = config
         self._sessions = Sessions(engine)
         self._watcher = Watcher(
-            engine, self._sessions, config.question_tokens, config.watches_per_session
+            engine,
+            self._sessions,
+            self._guard,
+            config.question_tokens,
+            config.watches_per_session,
         )
         self._answers = InFlight("questions", owner="the worker", most=config.max_answers)
         self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=256)
