@@ -236,6 +236,7 @@ class Event:
     active: bool
     score: float  # probability of yes, 0…1
     capture_ns: int  # newest frame it was judged on
+    degraded: tuple[str, ...] = ()  # "fallback_model": another model watched
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,6 +192,7 @@ def event(message: pb.WatchEvent) -> Event:
         active=message.active,
         score=message.score,
         capture_ns=message.capture_ns,
+        degraded=tuple(message.degraded),
     )
 
 

@@ -86,9 +86,13 @@ def assemble(
         dtype=dtype,
         device=torch.device("meta"),
     ).page_bytes
+    frame_queue = max(config.frame_queue, model.spec.tubelet)
+    # What one step may hold of a session, and as much on its way meanwhile.
+    replayed = 2 * config.burst_segments * model.spec.tubelet
     limits = EngineLimits(
         max_sessions=config.max_sessions,
-        frame_queue=max(config.frame_queue, model.spec.tubelet),
+        frame_queue=frame_queue,
+        replay_queue=max(0, replayed - frame_queue),
         branch_tokens=config.branch_tokens,
         waiting_branches=config.waiting_questions,
         waiting_tokens=config.waiting_tokens,

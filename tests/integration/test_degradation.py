@@ -47,6 +47,11 @@ def said(tokens: list[int], log_probability: float = -0.5) -> Say:
     return lambda number: RunOutput(tokens[number], 0.5, True, log_probability)
 
 
+def scored(say: Say, score: float) -> Say:
+    """The same, with this probability of yes where that is asked for."""
+    return lambda number: dataclasses.replace(say(number), score=score)
+
+
 sound = said(SOUND)
 SICK: dict[str, Say] = {
     "answer_repeats": lambda number: RunOutput(6, 0.5, True, -0.5),
@@ -65,12 +70,14 @@ class Scripted:
         model.stop_tokens = frozenset({STOP})
         model.spec = dataclasses.replace(model.spec, max_answer_tokens=40)
         self.say: Say = sound
+        self.num_scored = 0
         self.bench = Bench(model, num_pages=1024, clock=time.monotonic)
         self.bench.runner._sample = self._sample  # type: ignore[method-assign]
         self.description: inference_pb2.ModelDescription | None = None
         self.stub: InferenceServiceStub
 
     def _sample(self, logits: torch.Tensor, runs: list[Run]) -> list[RunOutput]:
+        self.num_scored += sum(not run.answered for run in runs)  # or the first word of an answer
         return [self.say(len(run.answered)) for run in runs]
 
     @contextlib.asynccontextmanager
@@ -157,6 +164,74 @@ async def test_questions_go_to_the_fallback_and_come_back(symptom: str, tmp_path
         await eventually(lambda: metrics.DEGRADED_SESSIONS._value.get() == 0)
         assert not (await worker.ask("s")).degraded
         await eventually(lambda: not fallback.bench.core.sessions)
+        call.cancel()
+
+
+async def test_watches_go_to_the_fallback_and_come_back_without_a_false_event(
+    tmp_path: Path,
+) -> None:
+    async with pair(tmp_path) as (worker, fallback):
+        call = await worker.show("s", 1)
+        watch = gateway_pb2.Watch(watch="w", condition="red", interval_s=0.05)
+        watching = worker.stub.WatchSession(
+            inference_pb2.WatchRequest(session_id="s", watch=watch), timeout=60
+        )
+        events: list[tuple[bool, list[str], int]] = []
+
+        async def listen() -> None:
+            while (event := await watching.read()) is not grpc.aio.EOF:
+                events.append((event.active, list(event.degraded), event.capture_ns))
+
+        listening = asyncio.create_task(listen())
+        worker.say = scored(sound, 0.9)
+        await worker.show("s", 2, call)
+        await eventually(lambda: len(events) == 1)
+        worker.say, fallback.say = scored(SICK["answer_repeats"], 0.9), scored(sound, 0.9)
+        for _ in range(3):
+            await worker.ask("s")
+        await eventually(lambda: fallback.num_scored > 0)
+        worker.say = scored(SICK["answer_repeats"], 0.1)
+        await worker.show("s", 3, call)
+        await eventually(lambda: fallback.num_scored > 1)
+        assert len(events) == 1, "the fallback sees what was told last: that is no event"
+
+        fallback.say = scored(sound, 0.1)
+        await worker.show("s", 4, call)
+        await eventually(lambda: len(events) == 2)
+        worker.say = scored(sound, 0.1)
+        await eventually(lambda: metrics.DEGRADED_SESSIONS._value.get() == 0)
+        before = worker.num_scored
+        await worker.show("s", 5, call)
+        await eventually(lambda: worker.num_scored > before)
+        assert len(events) == 2
+        worker.say = scored(sound, 0.9)
+        await worker.show("s", 6, call)
+        await eventually(lambda: len(events) == 3)
+        assert events[1:] == [(False, ["fallback_model"], 4), (True, [], 6)]
+        await eventually(lambda: not fallback.bench.core.sessions)
+        listening.cancel()
+        watching.cancel()
+        call.cancel()
+
+
+async def test_a_watch_whose_scores_are_no_numbers_is_stood_in_for(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (worker, fallback):
+        call = await worker.show("s", 1)
+        worker.say, fallback.say = SICK["answer_not_finite"], scored(sound, 0.9)
+        watch = gateway_pb2.Watch(watch="w", condition="red", interval_s=0.05)
+        watching = worker.stub.WatchSession(
+            inference_pb2.WatchRequest(session_id="s", watch=watch), timeout=60
+        )
+        reading = asyncio.ensure_future(watching.read())
+        for number in range(2, 6):  # each is looked at once
+            before = worker.num_scored
+            await worker.show("s", number, call)
+            await eventually(lambda n=before: worker.num_scored > n or reading.done())
+            if metrics.DEGRADED_SESSIONS._value.get():
+                break
+        event = await reading
+        assert (event.active, list(event.degraded)) == (True, ["fallback_model"])
+        watching.cancel()
         call.cancel()
 
 

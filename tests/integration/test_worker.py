@@ -19,6 +19,7 @@ from tests.garbage import throw_at_methods, throw_at_port
 from tests.processes import SHAPES, ServiceProcess
 
 PATIENCE_S = 120.0
+FIRST_FRAME_S = 3
 NO_FRAME = "no frame has been understood yet"
 METHODS = ("Describe", "StreamFrames", "Answer", "WatchSession", "ReleaseSession")
 
@@ -61,7 +62,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]
         "WORKER_MODEL": str(SHAPES),
         "WORKER_THREADS": "1",
         "WORKER_KV_MEMORY_BYTES": str(160 << 20),
-        "WORKER_FIRST_FRAME_S": "3",
+        "WORKER_FIRST_FRAME_S": str(FIRST_FRAME_S),
     }
     process = ServiceProcess("inference_worker", environment, tmp_path_factory.mktemp("worker"))
     process.start(120)
@@ -312,8 +313,25 @@ def test_a_replay_that_never_comes_holds_nobody_for_ever(
     feeder = Feeder(stub, session, replays=3)
     code, details = refused(lambda: answer(stub, session, "What do you see?"))
     assert (code, details) == (grpc.StatusCode.FAILED_PRECONDITION, NO_FRAME)
-    feeder.push(picture(), 1)  # a new one: the replay is over
+    feeder.push(picture(), 1)
     assert answer(stub, session, "What do you see?").frames_seen == 1
+    began_s = time.monotonic()
+    assert answer(stub, session, "What do you see?").frames_seen == 1
+    assert time.monotonic() - began_s < FIRST_FRAME_S, "waited for once"
+    feeder.close()
+
+
+def test_a_replay_has_credit_for_full_steps_until_it_is_over(
+    stub: InferenceServiceStub, session: str
+) -> None:
+    feeder = Feeder(stub, session, replays=3)
+    usual = stub.Describe(inference_pb2.DescribeRequest()).frame_queue
+    most = feeder.opened.credit
+    assert most > usual
+    for number in range(1, most + 1):  # what waited to be sent follows the replays at once
+        feeder.send(picture(), number, replayed=number < 3)
+    acks = [next(feeder.call).ack for _ in range(most)]
+    assert [ack.credit for ack in acks] == [most] * 2 + [usual] * (most - 2)
     feeder.close()
 
 

@@ -30,36 +30,46 @@ def test_what_is_acknowledged_stays_as_long_as_it_is_among_the_newest() -> None:
     sent = [window.send(frame(number)) for number in range(8)]
     assert window.num_waiting == 8
     assert numbers(window.acknowledge(sent[6].sequence)) == list(range(7))
-    assert (window.num_waiting, window.num_replays) == (1, WINDOW)
+    assert (window.num_waiting, window.num_first()) == (1, WINDOW)
     assert window.sampled_s(7) == 7.0, "in flight"
     assert window.sampled_s(2) == 2.0, "kept"
     assert window.sampled_s(1) is None, "pushed out"
 
 
-def test_a_worker_that_forgot_gets_the_window_and_what_was_in_flight() -> None:
+def test_a_worker_that_forgot_gets_the_newest_window_there_is() -> None:
     window = FrameWindow(WINDOW)
-    sent = [window.send(frame(number)) for number in range(9)]
-    window.acknowledge(sent[6].sequence)
-    assert window.begin(resumed=False) == 0
+    sent = [window.send(frame(number)) for number in range(8)]
+    window.acknowledge(sent[5].sequence)
+    assert window.num_first(1) == WINDOW
+    window.replay([frame(8)])
     again = resend(window)
-    assert numbers(again) == [2, 3, 4, 5, 6, 7, 8]
-    assert [each.fresh for each in again] == [False] * 5 + [True] * 2
-    assert [each.sequence for each in again] == list(range(10, 17))
+    assert numbers(again) == [4, 5, 6, 7, 8], "kept, in flight, and what waited"
+    assert [each.fresh for each in again] == [False] * 2 + [True] * 3
+    assert [each.sequence for each in again] == list(range(9, 14))
+
+
+def test_what_no_worker_was_shown_is_not_pushed_out() -> None:
+    window = FrameWindow(WINDOW)
+    window.acknowledge(window.send(frame(0)).sequence)
+    waiting = [frame(number) for number in range(1, 9)]
+    assert window.num_first(len(waiting)) == 8
+    window.replay(waiting)
+    assert numbers(resend(window)) == list(range(1, 9))
 
 
 def test_a_worker_that_goes_on_is_told_nothing_twice() -> None:
     window = FrameWindow(WINDOW)
     sent = [window.send(frame(number)) for number in range(4)]
     window.acknowledge(sent[1].sequence)
-    assert window.begin(resumed=True) == 2, "lost: nobody knows whether they were understood"
+    assert window.resume() == 2, "lost: nobody knows whether they were understood"
     assert window.send_again() is None
-    assert window.num_replays == 4, "but another worker will be shown them"
+    assert window.num_first() == 4, "but another worker will be shown them"
 
 
 def test_new_frames_do_not_overtake_those_that_come_again() -> None:
     window = FrameWindow(WINDOW)
     window.acknowledge(window.send(frame(0)).sequence)
-    window.begin(resumed=False)
+    window.replay()
     with pytest.raises(AssertionError):
         window.send(frame(1))
 
@@ -85,20 +95,22 @@ def test_whatever_happens_order_holds_and_every_frame_counts_once(seed: int) -> 
                 seen += numbers(understood)
                 counted += sum(each.fresh for each in understood)
             case "break":
-                replays = window.num_replays
+                ring = [frame(taken + number) for number in range(chance.randint(0, 3))]
+                first = window.num_first(len(ring))
                 resumed = chance.random() < 0.4
                 arrived = chance.randint(0, len(on_wire))  # understood, but never acknowledged
                 if resumed:
                     seen += numbers(on_wire[:arrived])
-                lost += window.begin(resumed=resumed)
                 on_wire = []
-                if not resumed:
-                    seen = []
+                if resumed:
+                    lost += window.resume()
+                else:
+                    window.replay(ring)
+                    seen, taken = [], taken + len(ring)
                     coming = [f.capture_ns for f, _ in window._again]
-                    assert sum(not fresh for _, fresh in window._again) == replays
-                    least = min(taken, WINDOW)
+                    assert len(coming) == first
                     assert coming == list(range(taken - len(coming), taken)), "all of the newest"
-                    assert len(coming) >= least
+                    assert len(coming) >= min(taken, WINDOW)
         assert seen == sorted(set(seen)), "in order, and none twice"
         assert taken == counted + lost + sum(each.fresh for each in on_wire) + sum(
             fresh for _, fresh in window._again

@@ -13,11 +13,15 @@ from services.gateway.cluster.signature import METADATA, Signature
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.lease import SECOND_NS, Lease
 from services.gateway.sessions.remote_session import RemoteSession
+from services.gateway.sessions.session import Session
 from services.gateway.sessions.session_spec import digest_of
 from services.gateway.workers.workers import Workers
 from sightline.errors import FailedPreconditionError, NotFoundError, UnauthenticatedError
 from sightline.v1 import gateway_pb2 as pb
-from sightline.v1 import peer_pb2
+from sightline.v1 import inference_pb2, peer_pb2
+from tests.eventually import eventually
+from tests.unit.fake_worker import FakeWorker
+from tests.unit.gateway_parts import running
 
 SECRET = "a secret of thirty-two characters"
 REQUEST = peer_pb2.HandOverRequest(session="one")
@@ -117,6 +121,50 @@ async def test_watches_hear_that_the_worker_is_another() -> None:
     remote.hear(told)
     assert left.is_set()
     assert not remote.moved_on.is_set()
+
+
+async def test_questions_leave_a_worker_that_hangs_before_its_owner_tells() -> None:
+    workers = Workers(("w:1", "w:2"))
+    remote = RemoteSession(_lease(), workers, GatewayConfig(), _nothing)
+    first, second = workers.all()
+    first.hung.set()
+    assert not remote.moving, "it has nowhere to go"
+    second.description = inference_pb2.ModelDescription(max_sessions=4)
+    second.report(inference_pb2.LoadReport(max_sessions=4))
+    assert remote.moving
+    told = _lease()
+    told.record.worker = "w:2"
+    remote.hear(told)
+    assert not remote.moving
+    await workers.aclose()
+
+
+class _Renewed:
+    """A store of leases that notes whose worker each renewal told of."""
+
+    def __init__(self) -> None:
+        self.workers: list[str] = []
+
+    async def renew(self, session: Session, record: peer_pb2.SessionRecord) -> bool:
+        self.workers.append(record.worker)
+        return False
+
+
+async def test_a_move_is_told_at_once() -> None:
+    first, second = FakeWorker(), FakeWorker()
+    async with running(first, second) as parts:
+        await eventually(lambda: all(worker.answering for worker in parts.workers.all()))
+        session = await parts.push_session()
+        store: Any = _Renewed()
+        nothing: Any = None
+        keeper = Keeper(GatewayConfig(), parts.sessions, store, nothing, nothing)
+        parts.sessions.listen(keeper)
+        await keeper._renew(session)
+        was = first if session.worker.address == first.address else second
+        was.draining = True
+        await eventually(lambda: len(store.workers) == 2)
+        assert store.workers == [was.address, session.worker.address]
+        assert store.workers[0] != store.workers[1]
 
 
 async def test_what_was_deleted_is_waited_for_no_longer() -> None:

@@ -280,7 +280,7 @@ async def test_a_worker_without_room_for_frames_is_named() -> None:
         assert session.message().stats.degraded == ["worker_full"], "for some seconds"
 
 
-async def test_a_worker_that_forgot_gets_the_last_window_again() -> None:
+async def test_a_worker_that_forgot_gets_the_newest_window() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:
         session = await parts.push_session(fps=1)
@@ -295,8 +295,9 @@ async def test_a_worker_that_forgot_gets_the_last_window_again() -> None:
         worker.frames.clear()
         await worker.start()
         await eventually(lambda: session.counts.processed == 11)
-        assert _captured(worker, session.id) == [*range(10 - WINDOW, 10), 10]
-        assert [frame.replayed for frame in worker.frames[session.id]] == [True] * WINDOW + [False]
+        assert _captured(worker, session.id) == list(range(11 - WINDOW, 11)), "the newest window"
+        replayed = [frame.replayed for frame in worker.frames[session.id]]
+        assert replayed == [True] * (WINDOW - 1) + [False]
         assert session.message().stats.frames_processed == 11, "what comes again counts once"
         assert not session.message().stats.degraded
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import random
 import time
+from weakref import WeakKeyDictionary
 
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
@@ -13,6 +14,7 @@ from services.gateway.cluster.peers import Peers
 from services.gateway.cluster.remotes import Remotes
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.lease import Lease, record_of
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions, draining
 from sightline.errors import SightlineError, UnavailableError
@@ -53,8 +55,10 @@ class Keeper:
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
         self._forgetting: asyncio.Task[None] | None = None
+        self._told: WeakKeyDictionary[Session, str] = WeakKeyDictionary()  # workers, as of leases
 
     def start(self) -> None:
+        self._sessions.listen(self)
         self._tasks = [
             spawn(self._keep(), name="cluster:keep"),
             spawn(self._sweep(), name="cluster:sweep"),
@@ -198,8 +202,29 @@ class Keeper:
             if isinstance(outcome, BaseException):
                 raise outcome
 
+    def session_changed(self, session: AnySession) -> None:
+        """A session that has moved is told of at once: viewers at other gateways ask its worker."""
+        if not isinstance(session, Session):
+            return
+        worker = session.worker.address
+        if self._told.get(session, worker) != worker:
+            self._told[session] = worker
+            spawn(self._tell(session), name=f"{session.id}:moved")
+
+    def session_deleted(self, session: AnySession, reason: str) -> None:
+        pass
+
+    def session_replaced(self, before: AnySession, now: AnySession) -> None:
+        pass
+
+    async def _tell(self, session: Session) -> None:
+        with contextlib.suppress(UnavailableError):  # with the next renewal then
+            await self._renew(session)
+
     async def _renew(self, session: Session) -> None:
-        used = await self._store.renew(session, record_of(session))
+        record = record_of(session)
+        self._told[session] = record.worker
+        used = await self._store.renew(session, record)
         if used is None:
             await self._let_go(session)
             return

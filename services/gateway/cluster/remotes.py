@@ -15,6 +15,7 @@ from sightline.errors import NotFoundError, UnavailableError
 from sightline.reasons import Reason
 
 LOOK_S = 1.0  # between two looks at what viewers here see
+HURRY_S = 0.2  # between two looks at what is about to have another worker
 LEFT_S = 5.0  # that a session is followed beyond the time in which its viewers may come back
 
 
@@ -46,10 +47,23 @@ class Remotes:
 
     async def follow(self) -> None:
         """Tell viewers here about the sessions that they see, until cancelled."""
+        looked_s = time.monotonic()
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(HURRY_S)
+            late = time.monotonic() - looked_s >= LOOK_S
             with contextlib.suppress(UnavailableError):  # they see what was known last
-                await self._look()
+                if late:
+                    looked_s = time.monotonic()
+                    await self._look()
+                else:
+                    await self._hurry()
+
+    async def _hurry(self) -> None:
+        """Look at sessions whose worker is about to be another."""
+        leaving = [each for each in self._known.values() if each.viewers and each.is_leaving]
+        for remote in leaving:
+            with contextlib.suppress(NotFoundError):
+                await self._refresh(remote)
 
     async def _look(self) -> None:
         oldest_s = time.monotonic() - self._config.resume_s - LEFT_S

@@ -4,6 +4,7 @@ is to be shown again.
 
 import itertools
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.gateway.frames.sampler import SampledFrame
@@ -24,10 +25,12 @@ class FrameWindow:
     clock; one event loop.
 
     A frame is sent, acknowledged, and kept until `num_frames` newer ones are. When a stream begins
-    with a worker that does not know the session, everything kept comes again, in order.
+    with a worker that does not know the session, the newest window there is comes again, in order:
+    what waits to be sent belongs to it, and takes the place of what it would push out.
     """
 
     def __init__(self, num_frames: int) -> None:
+        self._num_frames = num_frames
         self._kept: deque[SampledFrame] = deque(maxlen=num_frames)
         self._in_flight: deque[SentFrame] = deque()
         self._again: deque[tuple[SampledFrame, bool]] = deque()  # with whether it is fresh
@@ -43,12 +46,13 @@ class FrameWindow:
         """Whether a worker is being shown what another had understood."""
         return bool(self._again) or any(not sent.fresh for sent in self._in_flight)
 
-    @property
-    def num_replays(self) -> int:
-        """Frames that a worker which does not know the session would be shown again."""
-        shown = sum(not fresh for _, fresh in self._again)
-        shown += sum(not sent.fresh for sent in self._in_flight)
-        return len(self._kept) + shown
+    def num_first(self, num_waiting: int = 0) -> int:
+        """Frames that a worker which does not know the session would be shown first, where so many
+        wait to be sent."""
+        fresh = num_waiting + sum(fresh for _, fresh in self._again)
+        fresh += sum(sent.fresh for sent in self._in_flight)
+        known = len(self._kept) + len(self._in_flight) + len(self._again) + num_waiting - fresh
+        return fresh + min(known, max(0, self._num_frames - fresh))
 
     def send(self, frame: SampledFrame) -> SentFrame:
         """A new frame goes out; what is to be shown again must have gone before."""
@@ -71,22 +75,27 @@ class FrameWindow:
             understood.append(sent)
         return understood
 
-    def begin(self, *, resumed: bool) -> int:
-        """A new stream begins; returns how many frames are lost for good.
-
-        `resumed`: its worker still knows the session. It may have understood what was in flight or
-        not, and to send that again could repeat the past. Another worker, or one that forgot, gets
-        the window and what was in flight.
-        """
-        unknown = [(sent.frame, sent.fresh) for sent in self._in_flight]
+    def resume(self) -> int:
+        """A new stream begins with a worker that still knows the session; returns how many frames
+        are lost for good. It may have understood what was in flight or not, and to send that again
+        could repeat the past."""
+        lost = sum(sent.fresh for sent in self._in_flight)
+        self._kept.extend(sent.frame for sent in self._in_flight)
         self._in_flight.clear()
-        if resumed:
-            self._kept.extend(frame for frame, _ in unknown)
-            return sum(fresh for _, fresh in unknown)
-        again = [(frame, False) for frame in self._kept] + unknown
+        return lost
+
+    def replay(self, waiting: Sequence[SampledFrame] = ()) -> None:
+        """A new stream begins with a worker that does not know the session: it gets what was in
+        flight, what waited to be sent, and before that as much of the window as is not pushed out
+        by them."""
+        again = [(frame, False) for frame in self._kept]
+        again += [(sent.frame, sent.fresh) for sent in self._in_flight]
+        again += [*self._again, *((frame, True) for frame in waiting)]
+        num_known = sum(not fresh for _, fresh in again)  # all of them come before the others
+        pushed_out = min(num_known, max(0, len(again) - self._num_frames))
         self._kept.clear()
-        self._again.extendleft(reversed(again))
-        return 0
+        self._in_flight.clear()
+        self._again = deque(again[pushed_out:])
 
     @property
     def num_again(self) -> int:
@@ -104,6 +113,7 @@ class FrameWindow:
 
     def resize(self, num_frames: int) -> None:
         """Keep so many frames from now on."""
+        self._num_frames = num_frames
         self._kept = deque(self._kept, maxlen=num_frames)
 
     def clear(self) -> None:

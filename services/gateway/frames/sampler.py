@@ -188,6 +188,14 @@ class Sampler:
                 self._ready.clear()
             await self._ready.wait()
 
+    def take_waiting(self) -> list[SampledFrame]:
+        """All frames in the ring, the oldest first. By the reader of `get`, while it reads none."""
+        with self._room:
+            waiting = list(self._ring)
+            self._ring.clear()
+            self._room.notify_all()
+        return waiting
+
     def __len__(self) -> int:
         return len(self._ring)
 

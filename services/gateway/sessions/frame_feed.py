@@ -45,6 +45,8 @@ class FrameFeed:
         self,
         placement: Placement,
         next_frame: Callable[[], Awaitable[SampledFrame]],
+        take_waiting: Callable[[], list[SampledFrame]],
+        num_waiting: Callable[[], int],
         counts: FrameCounts,
         *,
         window_frames: int,
@@ -52,14 +54,18 @@ class FrameFeed:
         on_moving: Callable[[], None],
         on_understood: Callable[[float, float], None],
     ) -> None:
-        """`window_frames` are kept, `delivery` is what latencies are counted under. `on_moving` is
-        called when `moving` has changed with the stream, `on_understood` with the age of every new
-        frame that was understood and what its step took, in seconds."""
+        """`next_frame` gives the next frame, once there is one, and `take_waiting` at once all
+        that there are, `num_waiting` in number. `window_frames` are kept, `delivery` is what
+        latencies are counted under. `on_moving` is called when `moving` has changed with the
+        stream, `on_understood` with the age of every new frame that was understood and what its
+        step took, in seconds."""
         self.placement = placement
         self.window = FrameWindow(window_frames)
         self.latencies = Latencies()
         self.refused_s = float("-inf")  # when a worker last had no room for the session's frames
         self._next_frame = next_frame
+        self._take_waiting = take_waiting
+        self._num_waiting = num_waiting
         self._on_moving = on_moving
         self._on_understood = on_understood
         self._counts = counts
@@ -67,6 +73,7 @@ class FrameFeed:
         self._connected = asyncio.Event()
         self._next: WorkerStream | None = None  # with another worker, which has taken the session
         self._task: asyncio.Task[None] | None = None
+        self._replaying_s: float | None = None  # since when a worker is shown the window
 
     @property
     def connected(self) -> bool:
@@ -121,6 +128,7 @@ class FrameFeed:
             self._next.cancel()
             self._next = None
         self._next_frame = _closed
+        self._take_waiting = list
         self._on_moving = self._on_understood = _nobody
         self.window.clear()
         await self.placement.release(keep=keep)
@@ -146,11 +154,12 @@ class FrameFeed:
                 if self._counts.processed > processed:
                     backoff.reset()
                 stream = await self._reopen(backoff, refused=stream.refused)
-            lost = self.window.begin(resumed=stream.resumed)
-            if lost:
-                self._counts.drop("worker_stream_broken", lost)
             if not stream.resumed:
+                self.window.replay(self._take_waiting())
                 metrics.FRAMES_REPLAYED.inc(self.window.num_again)
+                self._replaying_s = time.monotonic() if self.window.num_again else None
+            elif lost := self.window.resume():
+                self._counts.drop("worker_stream_broken", lost)
             worker = stream.worker.address
             log.info(
                 "frame stream is back",
@@ -176,9 +185,13 @@ class FrameFeed:
             if self.placement.superseded:  # until whoever keeps the lease finds out
                 await asyncio.Event().wait()
             try:
-                return await self.placement.reopen(self.window.num_replays, refused=refused)
+                return await self.placement.reopen(self._num_first(), refused=refused)
             except SightlineError:
                 continue
+
+    def _num_first(self) -> int:
+        """Frames that a worker which does not know the session is shown first."""
+        return self.window.num_first(self._num_waiting())
 
     async def _carry(self, stream: WorkerStream) -> None:
         """Send and read until the stream is over, or another worker has taken the session."""
@@ -194,7 +207,7 @@ class FrameFeed:
 
     async def _leave(self, stream: WorkerStream) -> None:
         """End the stream once another worker has taken the session over from one that is ending."""
-        self._next = await self.placement.open_elsewhere(lambda: self.window.num_replays)
+        self._next = await self.placement.open_elsewhere(self._num_first)
         stream.cancel()
 
     async def _send(self, stream: WorkerStream) -> None:
@@ -222,6 +235,10 @@ class FrameFeed:
                 self.latencies.add(now_s, latency_s)
                 self._on_understood(latency_s, step_s)
         self._counts.add_understood(ack.capture_ns, ack.reused_segments, ack.recomputed_segments)
+        if self._replaying_s is not None and not self.window.replaying:
+            fields = {"session": self.placement.session_id, "seconds": now_s - self._replaying_s}
+            log.info("window replayed", extra=fields)
+            self._replaying_s = None
 
 
 def _message(sent: SentFrame) -> inference_pb2.Frame:

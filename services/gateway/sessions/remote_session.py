@@ -113,7 +113,17 @@ class RemoteSession:
     @property
     def moving(self) -> bool:
         """Whether the session is on its way to another worker, or back; questions wait then."""
-        return self.lease.record.session.moving if self._home is None else self._home.moving
+        if self._home is not None:
+            return self._home.moving
+        return self.lease.record.session.moving or self.is_leaving
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its owner is about to move it: its worker hangs, and another has room."""
+        worker = self._workers.at(self.lease.record.worker)
+        if worker is None or not worker.hung.is_set():
+            return False
+        return any(not other.hung.is_set() for other in self._workers.with_room())
 
     async def wait_placed(self, timeout_s: float) -> bool:
         """Wait while the session has no worker; False when none took it in time."""

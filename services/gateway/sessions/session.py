@@ -121,6 +121,8 @@ class Session:
         self.feed = FrameFeed(
             placement,
             self._next_frame,
+            self._take_waiting,
+            self.sampler.__len__,
             self.counts,
             window_frames=self._window * max(1, description.tubelet),
             delivery="lossless" if spec.lossless else "newest",
@@ -344,9 +346,17 @@ class Session:
 
     async def _next_frame(self) -> SampledFrame:
         frame = await self.sampler.get()
+        self._shown()
+        return frame
+
+    def _take_waiting(self) -> list[SampledFrame]:
+        if waiting := self.sampler.take_waiting():
+            self._shown()
+        return waiting
+
+    def _shown(self) -> None:
         if self.state != LIVE and self._publisher:
             self._enter(LIVE)
-        return frame
 
     def _enter(self, state: gateway_pb2.SessionState) -> None:
         if state != self.state and self.alive:

@@ -108,7 +108,8 @@ class Placement:
         """Go on where another gateway was: with the worker at that address, which may still know
         the session, or else as `open` does."""
         worker = self._workers.at(address)
-        if worker is not None and worker.description is not None and worker.is_ready:
+        is_fit = worker is not None and worker.is_ready and not worker.hung.is_set()
+        if worker is not None and is_fit and worker.description is not None:
             description = worker.description
             with contextlib.suppress(*_TRY_NEXT):
                 stream = await self._open_on(worker, self._open_timeout_s, replays=0)

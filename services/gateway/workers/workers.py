@@ -20,6 +20,7 @@ from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.workers.choice import Choice, TwoChoices
 from services.gateway.workers.lookup import Found
+from services.gateway.workers.pulse import QUICK_S
 from services.gateway.workers.worker import Worker
 from sightline.errors import NotFoundError, ResourceExhaustedError, UnavailableError
 from sightline.reasons import Reason
@@ -31,7 +32,7 @@ MODEL = "the model"  # what a viewer hears a worker called
 REPORT_INTERVAL_S = 0.25
 PATIENCE_S = 1.0  # a worker that is silent for longer hangs: others are better
 PING_S = 0.25  # that one which is suspected has for a reply
-LOOK_S = 0.1  # between two looks at one whose report is due
+LOOK_S = 0.05  # between two looks at one whose report is due
 REPORT_PATIENCE_S = 5.0  # … and after so much more it counts as away
 INCOMPATIBLE_S = 5.0  # between two looks at a worker of another version
 LOADING_S = 0.5  # between two looks at a model that is not ready
@@ -306,23 +307,35 @@ class Workers:
     async def _is_quiet(self, worker: Worker, reading: asyncio.Future[Any]) -> bool:
         """Whether a worker hangs. It does where no report comes in all the patience there is, and
         sooner where neither a report nor an acknowledgement of frames comes when it is due, and it
-        does not reply to a question either."""
-        end_s = time.monotonic() + self._patience_s
-        first_s = min(worker.pulse.patience_s, self._patience_s)
-        while not (await asyncio.wait({reading}, timeout=first_s))[0]:
-            left_s = end_s - time.monotonic()
-            if left_s <= 0:
-                return True
-            if worker.pulse.is_overdue and not worker.hung.is_set():
-                asking = asyncio.ensure_future(worker.replies(min(PING_S, left_s)))
-                await asyncio.wait({reading, asking}, return_when=asyncio.FIRST_COMPLETED)
-                replied = reading.done() or await asking
-                asking.cancel()
-                if not replied and worker.pulse.is_overdue:
+        does not reply to a question either, which it is asked meanwhile."""
+        began_s = asked_s = time.monotonic()
+        due_s = min(worker.pulse.patience_s, self._patience_s)
+        wait_s = min(QUICK_S, due_s)
+        asking: asyncio.Task[bool] | None = None
+        try:
+            while True:
+                looked_s = time.monotonic()
+                await asyncio.wait({reading}, timeout=wait_s)
+                if reading.done():
+                    return False
+                now_s = time.monotonic()
+                if (late_s := now_s - looked_s - wait_s) > LOOK_S:
+                    began_s += late_s  # this loop itself was busy, and could not have heard it
+                    asked_s += late_s
+                quiet_s = now_s - began_s
+                if quiet_s >= self._patience_s:
                     return True
-            left_s = max(0.0, end_s - time.monotonic())
-            first_s = min(LOOK_S, left_s)
-        return False
+                waited = now_s - asked_s >= PING_S
+                overdue = worker.pulse.is_overdue and not worker.hung.is_set()
+                if asking is None or (asking.done() and waited):
+                    asking = spawn(worker.replies(self._patience_s), name="worker:ping")
+                    asked_s = now_s
+                elif not asking.done() and waited and quiet_s >= due_s and overdue:
+                    return True
+                wait_s = min(LOOK_S, max(0.0, self._patience_s - quiet_s))
+        finally:
+            if asking is not None:
+                asking.cancel()
 
     def _speaks_ours(self, worker: Worker, description: inference_pb2.ModelDescription) -> bool:
         """Whether a worker's protocol is one that this gateway speaks; one that is not is told to

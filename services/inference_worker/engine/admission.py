@@ -16,12 +16,15 @@ from sightline.errors import InvalidArgumentError, ResourceExhaustedError
 class EngineLimits:
     """Bounds of one worker. `branch_tokens`: of a question with its answer, and what the answers of
     one session share. `waiting_branches`: questions one session may have queued beyond those under
-    way; `waiting_tokens`: of all that are queued, but for one of each session. `reuse_below`: a
+    way; `waiting_tokens`: of all that are queued, but for one of each session. `frame_queue`:
+    frames of one session on their way, and `replay_queue` more while its window is replayed.
+    `reuse_below`: a
     tubelet that changed less since the last encoded one is not encoded (`largest_change`); 0: all
     are. `park_after_s`: see `Parking`; `max_failed_steps`: see `StepHealth`."""
 
     max_sessions: int
     frame_queue: int
+    replay_queue: int = 0
     branch_tokens: int
     waiting_branches: int
     max_window_segments: int
@@ -70,7 +73,7 @@ class Admission:
         """Raise ResourceExhaustedError or InvalidArgumentError for a frame too many, or too large
         for its session."""
         shape = session.trunk.shape
-        if len(session.frames) >= self.limits.frame_queue:
+        if len(session.frames) >= self.limits.frame_queue + self.limits.replay_queue:
             raise ResourceExhaustedError("more frames in flight than the credit allows")
         if frame.layout.segment_tokens > shape.segment_tokens:
             raise InvalidArgumentError("the frame is larger than its session was opened for")

@@ -34,7 +34,6 @@ class FrameReceipt:
     latency_s: float
     reused_segments: int
     recomputed_segments: int
-    replayed: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -53,5 +53,4 @@ class Totals:
             latency_s,
             session.reused_segments,
             session.recomputed_segments,
-            frame.replayed,
         )

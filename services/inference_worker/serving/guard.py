@@ -82,7 +82,7 @@ class Guard:
     async def answer(self, session: WorkerSession, request: inference_pb2.AnswerRequest) -> Events:
         """The events of one answer, as of `Answerer`; from the fallback they say so."""
         session.question = request.question.text
-        if session.health.degraded and (understudy := self._ready(session)) is not None:
+        if (understudy := self.stand_in(session)) is not None:
             try:
                 async with contextlib.aclosing(self._stood_in(understudy, request)) as events:
                     async for event in events:
@@ -114,6 +114,16 @@ class Guard:
                         yield event
         except _UnansweredError:
             raise restarting(FALLBACK_PEER) from None
+
+    def stand_in(self, session: WorkerSession) -> Understudy | None:
+        """Who is asked about a session in place of the model; None: the model is."""
+        return self._ready(session) if session.health.degraded else None
+
+    def unscored(self, session: WorkerSession) -> bool:
+        """Note that the model's scores for a standing question were no numbers. Whether somebody
+        stands in for it, or will once that has gone on."""
+        self._note(session, Symptom.NOT_FINITE)
+        return bool(self._most) and self._fallback is not None
 
     async def aclose(self) -> None:
         probing = [care.probing for care in self._cares.values()]

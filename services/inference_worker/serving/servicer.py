@@ -59,7 +59,11 @@ class InferenceServicer(InferenceServiceServicer):
         self._config = config
         self._sessions = Sessions(engine)
         self._watcher = Watcher(
-            engine, self._sessions, config.question_tokens, config.watches_per_session
+            engine,
+            self._sessions,
+            self._guard,
+            config.question_tokens,
+            config.watches_per_session,
         )
         self._answers = InFlight("questions", owner="the worker", most=config.max_answers)
         self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=256)
@@ -112,12 +116,13 @@ class InferenceServicer(InferenceServiceServicer):
         context.add_done_callback(
             lambda _: self._sessions.detach(session, attachment)  # type: ignore[arg-type]
         )
-        credit = self._engine.limits.frame_queue
         receipts: Receipts = asyncio.Queue()  # bounded by the credit
         tasks: list[asyncio.Task[None]] = []
         try:
             opened = inference_pb2.Opened(
-                credit=credit, resumed=resumed, last_capture_ns=session.last_capture_ns
+                credit=self._credit(session),
+                resumed=resumed,
+                last_capture_ns=session.last_capture_ns,
             )
             yield inference_pb2.StreamFramesResponse(opened=opened)
             frames = self._read_frames(request_iterator, session, attachment, receipts)
@@ -127,10 +132,17 @@ class InferenceServicer(InferenceServiceServicer):
             while (receipt := await receipts.get()) is not None:
                 if isinstance(receipt, Exception):
                     raise receipt
-                session.understood(receipt.replayed)
+                session.understood()
+                credit = self._credit(session)
                 yield inference_pb2.StreamFramesResponse(ack=_ack(receipt, credit))
         finally:
             await cancel_and_wait(*tasks)
+
+    def _credit(self, session: WorkerSession) -> int:
+        """Frames that may be in flight: more of them while a window is replayed, so that every step
+        is full and questions wait no longer than need be."""
+        limits = self._engine.limits
+        return limits.frame_queue + (limits.replay_queue if session.replays else 0)
 
     async def _open(
         self, request: inference_pb2.OpenStream

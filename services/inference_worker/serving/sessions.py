@@ -31,8 +31,8 @@ class WorkerSession:
     """A session as calls see it. `frames_understood` and `changed` let watches sleep until there
     is something new; `last_capture_ns` guards the order of frames. `layout` is that of the first
     frame, and then of all; `most_tokens` bounds it, because the session was admitted for that.
-    `replays`: frames still to come that the model had been shown before it forgot the session;
-    `caught_up` is set once a frame was understood and none of these is missing. `health`: of its
+    `replays`: frames still to come before the window is what it was; `caught_up` is set once a
+    frame was understood and none of these is missing. `health`: of its
     answers; `window`: its newest frames, where a fallback may have to be shown them; `question`:
     that was asked last. `ended` is set once it is released, forgotten or expired."""
 
@@ -53,12 +53,17 @@ class WorkerSession:
     question: str = ""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def understood(self, replayed: bool) -> None:
-        """A frame counts from now on. One that is not a replay comes after all that are."""
+    def understood(self) -> None:
+        """A frame counts from now on."""
         self.frames_understood += 1
-        self.replays = max(0, self.replays - 1) if replayed else 0
+        self.replays = max(0, self.replays - 1)
         if not self.replays:
-            self.caught_up.set()
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Wait for no more of a replay."""
+        self.replays = 0
+        self.caught_up.set()
 
 
 class Sessions:
@@ -138,14 +143,16 @@ class Sessions:
 
     async def catch_up(self, session: WorkerSession, timeout_s: float) -> None:
         """Wait for a session's first frame and its replay, where somebody feeds it or was about to:
-        a stream that broke amid a replay is back soon. Raises FailedPreconditionError where there
-        is no frame then."""
+        a stream that broke amid a replay is back soon. What has not come by then is waited for no
+        more. Raises FailedPreconditionError where there is no frame then."""
         fed = session.attachment is not None or session.replays > 0
         if fed and not session.caught_up.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await session.caught_up.wait()
-        if not session.frames_understood:
+        if session.frames_understood:
+            session.catch_up()
+        else:
             raise FailedPreconditionError(NO_FRAME, reason=Reason.NO_FRAME_YET)
 
     async def _opened(self, session: WorkerSession) -> None:

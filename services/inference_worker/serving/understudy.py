@@ -39,6 +39,8 @@ class Understudy:
         self._following: asyncio.Task[None] | None = None
         self.ready = asyncio.Event()
         """Set while the fallback has the session; its questions wait there for the window."""
+        self.over = asyncio.Event()
+        """Set once it stands in no more."""
 
     def start(self) -> None:
         self._following = spawn(self._follow(), name=f"{self._session_id}:understudy")
@@ -51,7 +53,12 @@ class Understudy:
         """The call that answers a question."""
         return self._fallback.stub.Answer(request, metadata=trace_headers())
 
+    def watch(self, request: inference_pb2.WatchRequest) -> Any:
+        """The call that asks a standing question."""
+        return self._fallback.stub.WatchSession(request)
+
     async def aclose(self) -> None:
+        self.over.set()
         await cancel_and_wait(self._following)
         if self._fallback.description is None:
             return

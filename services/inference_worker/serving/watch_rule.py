@@ -30,7 +30,7 @@ class WatchState:
         self.rule = rule
         self.active = active
         self._changed_ns: int | None = None
-        self._fired_ns = fired_ns
+        self.fired_ns = fired_ns
 
     def update(self, score: float, capture_ns: int) -> bool:
         """Take one score. True when `active` just changed: that is an event."""
@@ -42,9 +42,13 @@ class WatchState:
             self._changed_ns = capture_ns
         if capture_ns - self._changed_ns < self.rule.debounce_s * NS:
             return False
-        if self._fired_ns is not None and capture_ns - self._fired_ns < self.rule.cooldown_s * NS:
+        if self.fired_ns is not None and capture_ns - self.fired_ns < self.rule.cooldown_s * NS:
             return False
-        self.active = holds
-        self._changed_ns = None
-        self._fired_ns = capture_ns
+        self.told(holds, capture_ns)
         return True
+
+    def told(self, active: bool, capture_ns: int) -> None:
+        """There was an event, told by this watch or by another that stood in for it."""
+        self.active = active
+        self._changed_ns = None
+        self.fired_ns = capture_ns

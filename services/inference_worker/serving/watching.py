@@ -1,18 +1,29 @@
 """Watching: how a standing question is asked, again and again, while there are new frames."""
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Any
 
+import grpc
+
+from services.common.tasks import spawn
 from services.inference_worker import metrics
 from services.inference_worker.engine.jobs import Generation, Seen
 from services.inference_worker.engine.thread import Engine
+from services.inference_worker.model.errors import NotFiniteError
 from services.inference_worker.serving.branch_queue import BranchQueue
+from services.inference_worker.serving.guard import FALLBACK, Guard
 from services.inference_worker.serving.sessions import Sessions, WorkerSession
+from services.inference_worker.serving.understudy import Understudy
 from services.inference_worker.serving.watch_rule import WatchRule, WatchState
 from sightline.errors import FailedPreconditionError, InvalidArgumentError
 from sightline.v1 import gateway_pb2, inference_pb2
+
+log = logging.getLogger(__name__)
 
 LEAST_INTERVAL_S, MOST_INTERVAL_S = 0.05, 3600.0
 
@@ -40,10 +51,12 @@ async def score(engine: Engine, session_id: str, tokens: list[int]) -> tuple[flo
 @dataclass(slots=True)
 class Watcher:
     """Standing questions on sessions. `question_tokens`: of the longest condition; `per_session`:
-    how many one session may have."""
+    how many one session may have. `guard` says who is asked: while a session's answers are the
+    fallback's, so is what it watches, from what was told last."""
 
     engine: Engine
     sessions: Sessions
+    guard: Guard
     question_tokens: int
     per_session: int
 
@@ -64,24 +77,76 @@ class Watcher:
             checked = -1
             while True:
                 started_s = time.monotonic()
-                if not (session.caught_up.is_set() and session.frames_understood != checked):
+                if (understudy := self.guard.stand_in(session)) is not None:
+                    stood_in = _stood_in(understudy, session.id, watch, state)
+                    async with contextlib.aclosing(stood_in) as events:
+                        async for event in events:
+                            yield event
+                    checked = -1
+                elif not (session.caught_up.is_set() and session.frames_understood != checked):
                     self.sessions.get(session.id)  # NotFoundError once it was released
                 else:
                     checked = session.frames_understood
-                    try:
-                        probability, seen = await score(self.engine, session.id, list(tokens))
-                    except FailedPreconditionError:  # all it got so far stood in for lost frames
-                        await asyncio.sleep(interval_s)
-                        continue
-                    metrics.WATCH_CHECKS.labels("yes" if probability > 0.5 else "no").inc()
-                    if state.update(probability, seen.last_capture_ns):
-                        yield gateway_pb2.WatchEvent(
-                            watch=watch.watch,
-                            condition=watch.condition,
-                            active=state.active,
-                            score=probability,
-                            capture_ns=seen.last_capture_ns,
-                        )
+                    fired = await self._check(session, watch, tokens, state)
+                    if fired is not None:
+                        yield fired
                 await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - started_s)))
         finally:
             session.num_watches -= 1
+
+    async def _check(
+        self,
+        session: WorkerSession,
+        watch: gateway_pb2.Watch,
+        tokens: list[int],
+        state: WatchState,
+    ) -> gateway_pb2.WatchEvent | None:
+        """Ask the model once; the event, if that is one. Raises what the engine raises."""
+        try:
+            probability, seen = await score(self.engine, session.id, list(tokens))
+        except FailedPreconditionError:  # all it got so far stood in for lost frames
+            return None
+        except NotFiniteError:
+            if not self.guard.unscored(session):
+                raise
+            return None
+        metrics.WATCH_CHECKS.labels("yes" if probability > 0.5 else "no").inc()
+        if not state.update(probability, seen.last_capture_ns):
+            return None
+        return gateway_pb2.WatchEvent(
+            watch=watch.watch,
+            condition=watch.condition,
+            active=state.active,
+            score=probability,
+            capture_ns=seen.last_capture_ns,
+        )
+
+
+async def _stood_in(
+    understudy: Understudy, session_id: str, watch: gateway_pb2.Watch, state: WatchState
+) -> AsyncGenerator[gateway_pb2.WatchEvent, None]:
+    """Events of the fallback, until it stands in no more or is away."""
+    request = inference_pb2.WatchRequest(
+        session_id=session_id, watch=watch, active=state.active, fired_ns=state.fired_ns or 0
+    )
+    call = understudy.watch(request)
+    leaving = spawn(_cancel_once(understudy.over, call), name=f"{session_id}:watch:leave")
+    try:
+        async for event in call:
+            state.told(event.active, event.capture_ns)
+            event.degraded.append(FALLBACK)
+            yield event
+    except asyncio.CancelledError:  # grpc cancels the reader of a call that was cancelled
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+    except grpc.aio.AioRpcError as error:
+        log.warning("the fallback watches no more", extra={"code": error.code().name})
+    finally:
+        call.cancel()
+        leaving.cancel()
+
+
+async def _cancel_once(over: asyncio.Event, call: Any) -> None:
+    await over.wait()
+    call.cancel()

@@ -89,7 +89,7 @@ export class Watches {
     });
   }
 
-  #fire({ watch: id, active = false, score = 0, capture_ns }) {
+  #fire({ watch: id, active = false, score = 0, capture_ns, degraded = [] }) {
     const watch = this.#watches.get(id);
     if (!watch) return;
     setText(watch.state, active ? "now" : "no more");
@@ -101,7 +101,7 @@ export class Watches {
         { class: active ? "on" : "off" },
         el("time", { text: time }),
         ` ${active ? "it became true" : "it is no longer true"} `,
-        el("span", { class: "muted", text: `(${Math.round(100 * score)} % yes)` }),
+        el("span", { class: "muted", text: `(${Math.round(100 * score)} % yes${degraded.includes("fallback_model") ? ", by the fallback model" : ""})` }),
       ),
     );
     while (watch.events.children.length > MAX_EVENTS) watch.events.lastChild.remove();
