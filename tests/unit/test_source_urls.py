@@ -32,9 +32,12 @@ TAKEN = [
     "rtsp://[2001:db8::1]:8554/x",
     "rtmp://host/app/key",
     "rtsp://cam_1.lan/user=admin_password=x_channel=1_stream=0.sdp",
+    "udp://239.0.0.1:5000",
     "http://xn--bcher-kva.example/~a/(b);c,d!$'*+=",
 ]
 REFUSED = [
+    "udp://127.0.0.1",
+    "srt://127.0.0.1:9000",
     "ftp://example.org/x",
     "tcp://127.0.0.1:6379",
     "unix:///tmp/x",
@@ -122,6 +125,13 @@ def test_a_cameras_password_may_be_written_as_it_is(password: str, place: str, p
 def test_other_spellings_stay_refused(text: str) -> None:
     with pytest.raises(InvalidArgumentError):
         SourceUrl.typed(text)
+
+
+@pytest.mark.parametrize("text", ["udp://:5000", "UDP://@:5000", "udp://0.0.0.0:5000"])
+def test_a_port_to_listen_on_may_lack_its_address(text: str) -> None:
+    url = SourceUrl.typed(text)
+    assert (url.scheme, url.host, url.port, url.user) == ("udp", "0.0.0.0", 5000, None)
+    assert SourceUrl.typed("udp://@239.1.2.3:5000").host == "239.1.2.3"
 
 
 def test_a_url_in_parts() -> None:

@@ -188,6 +188,8 @@ class ContainerReader:
             data = bytes(packet)
             if data and self.live:
                 self._show(packet, data)
+            if packet.is_corrupt:  # parts of it were lost on the way: it is shown as far as it goes
+                self._sink.noted("damaged")
             if data and not self._guard.packet(data):
                 self._sink.dropped("corrupt")
                 continue

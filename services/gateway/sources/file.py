@@ -42,8 +42,8 @@ class FileLimits:
 class FileSource:
     """One file or URL into a sink, on a thread of its own.
 
-    `source` is an http(s), rtsp or rtmp URL within `egress` (None: what is public), or a path below
-    `root` (None: no local files).
+    `source` is an http(s), rtsp, rtmp or udp URL within `egress` (None: what is public), or a path
+    below `root` (None: no local files).
     `paced`: pictures come at the speed of their timestamps; otherwise as fast as the sink takes
     them. Capture time of a file is the wall clock at its start plus presentation time, and goes on
     growing when it loops; live URLs are laid onto the time of arrival.
