@@ -14,10 +14,11 @@ from services.gateway.sources.container import (
     open_file,
 )
 from services.gateway.sources.remote.egress_policy import EgressPolicy
+from services.gateway.sources.remote.playlist import variant_of
 from services.gateway.sources.remote.relay import Relay
 from services.gateway.sources.remote.transport_stream import TransportStream
 from services.gateway.sources.remote.url import SourceUrl
-from services.gateway.sources.remote.web import WebFiles
+from services.gateway.sources.remote.web import MAX_PLAYLIST_BYTES, WebFile, WebFiles
 from services.gateway.sources.source import BeyondLimitsError, FrameSink
 from sightline.errors import InvalidArgumentError, PermissionDeniedError
 
@@ -56,6 +57,16 @@ def locate(source: str, root: Path | None) -> Path | SourceUrl:
     if not is_file:
         raise InvalidArgumentError("no such file in the media folder")
     return resolved
+
+
+def _text_of(file: WebFile) -> str:
+    """Text of a playlist; what is no text has no lines that say anything. Raises OSError."""
+    text = b""
+    while len(text) <= MAX_PLAYLIST_BYTES and (part := file.read(65_536)):
+        text += part
+        if not text.startswith(b"#EXTM3U"[: len(text)]):
+            return ""
+    return text.decode(errors="replace")
 
 
 class SourceOpener:
@@ -129,6 +140,13 @@ class SourceOpener:
             files.abort()
         try:
             first = files.start(url)
+            if first.is_playlist or url.target.partition("?")[0].endswith(".m3u8"):
+                variant = variant_of(_text_of(first))
+                if variant is not None:
+                    url = url.joined(variant)
+                    first = files.start(url)
+                else:
+                    first.seek(0)
             options = PROBE_OPTIONS | {
                 "protocol_whitelist": "http,https,crypto",
                 "format_whitelist": ",".join(_WEB_FORMATS),
