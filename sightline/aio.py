@@ -121,7 +121,7 @@ class Client:
         - a file on this machine: read here and pushed to the server; in real time, or with
           `realtime=False` as fast as the model takes it with nothing left out. `until_s` stops
           at that moment of the video. Returns when the model has seen the first picture.
-        - a URL (rtmp, rtsp, http, https), or with `on_server` a path below the server's media
+        - a URL (rtmp, rtsp, http, https, udp), or with `on_server` a path below the server's media
           root: read by the server.
         - nothing, or `push=True`: waits for a publisher (`session.rtmp_url`, `session.whip_url`)
           or for `session.push`.

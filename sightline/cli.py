@@ -182,8 +182,8 @@ def _parser() -> _Parser:
         watch.add_argument(f"--{name}", type=_not_negative, default=default, metavar="S", help=text)
     watch.add_argument("--count", type=_count, metavar="N", help="end after N events")
 
-    push = add("push", commands.push, "push a video file into a session", as_json)
-    push.add_argument("file")
+    push = add("push", commands.push, "push a video file or a camera into a session", as_json)
+    push.add_argument("file", help="a file; 0 or another number for a camera; screen")
     push.add_argument("--session", required=True, metavar="NAME", help="made if there is none")
     push.add_argument("--key", help="the key of an existing session, or the one to give a new one")
     push.add_argument(

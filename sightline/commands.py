@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline import aio
+from sightline.camera import Camera
 from sightline.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -168,10 +169,13 @@ async def watch(client: aio.Client, options: argparse.Namespace) -> int:
 
 
 async def push(client: aio.Client, options: argparse.Namespace) -> int:
-    if not Path(options.file).is_file():  # noqa: ASYNC240 - one look, and nothing else runs yet
+    camera = Camera.named(options.file)
+    if camera is not None:
+        options.realtime, options.loop = True, False
+    elif not Path(options.file).is_file():  # noqa: ASYNC240 - one look, and nothing else runs yet
         raise FileNotFoundError(2, "no such file", options.file)
     # Opened first: a session for what is no video would be left behind.
-    video = await asyncio.to_thread(VideoFile, Path(options.file))
+    video = await asyncio.to_thread(VideoFile, camera or Path(options.file))
     try:
         session, created = await _session_to_push(client, options)
     except BaseException:

@@ -1,4 +1,4 @@
-"""A local file played into a session: in real time, or as fast as the model takes it."""
+"""A local file or camera played into a session: in real time, or as fast as the model takes it."""
 
 import asyncio
 import itertools
@@ -13,7 +13,7 @@ from sightline.video import VideoFile
 
 __all__ = ["Feed"]
 
-BATCH = 8  # messages read per visit to the reading thread
+BATCH = 8  # messages of a file read per visit to the reading thread
 
 
 class Feed:
@@ -86,11 +86,12 @@ class Feed:
         self, messages: Iterator[tuple[float, pb.PushFramesRequest]]
     ) -> list[tuple[float, pb.PushFramesRequest]]:
         loop = asyncio.get_running_loop()
-        self._reading = loop.run_in_executor(None, _take, messages)
+        count = 1 if self._file.live else BATCH
+        self._reading = loop.run_in_executor(None, _take, messages, count)
         return await asyncio.shield(self._reading)
 
 
 def _take(
-    messages: Iterator[tuple[float, pb.PushFramesRequest]],
+    messages: Iterator[tuple[float, pb.PushFramesRequest]], count: int
 ) -> list[tuple[float, pb.PushFramesRequest]]:
-    return list(itertools.islice(messages, BATCH))
+    return list(itertools.islice(messages, count))

@@ -1,16 +1,20 @@
-"""Video files on the client's side: packets as they are, or pictures. Needs PyAV.
+"""Video files and cameras on the client's side: packets as they are, or pictures. Needs PyAV.
 
 Packets of the codecs a gateway takes travel unchanged: no work here, no loss. Files of other
 codecs, and moments inside a stream with reordered frames (where the packets before a moment
-already hold pictures after it), are decoded here and travel as raw pictures.
+already hold pictures after it), are decoded here and travel as raw pictures. So are those of a
+camera, which travel as JPEG.
 """
 
 import importlib
+import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+from sightline.camera import Camera
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2 as pb
 
@@ -18,6 +22,7 @@ __all__ = ["VideoFile", "load_av"]
 
 PACKET_CODECS = frozenset(("h264", "hevc", "vp8", "vp9", "av1", "mjpeg"))
 LARGEST_SIDE = 640  # of decoded pictures; more than any model here looks at
+JPEG_QUANTISER = 3  # of 1 to 31; 40 kB a picture
 
 
 def load_av() -> ModuleType:
@@ -31,22 +36,27 @@ def load_av() -> ModuleType:
 
 
 class VideoFile:
-    """A video file, opened. Reading it blocks: do that in a thread. Raises InvalidArgumentError
-    for what is no video.
+    """A video file or a camera, opened. Reading it blocks: do that in a thread. Raises
+    InvalidArgumentError for what is no video.
 
     `until_s` cuts the video: nothing later than that moment is sent. `codec` and `extradata` are
     what a pusher of its packets announces, "" when pictures are sent instead. `last_s` is the
     time in the video of the newest message handed out, `end_s` the moment it stops (None: not
-    known before), `frame_s` the mean time between pictures.
+    known before), `frame_s` the mean time between pictures. `live`: pictures come when they are
+    taken, once.
     """
 
-    def __init__(self, path: Path, until_s: float | None = None) -> None:
+    def __init__(self, path: Path | Camera, until_s: float | None = None) -> None:
         self._av = load_av()
         self._until_s = until_s
-        self.path = path
+        self.live = isinstance(path, Camera)
+        self.path = path.place if isinstance(path, Camera) else path
         self.last_s = 0.0
+        self._jpeg: Any = None
         try:
-            self._container: Any = self._av.open(str(path))
+            self._container: Any = (
+                path.open(self._av) if isinstance(path, Camera) else self._av.open(str(path))
+            )
         except (self._av.FFmpegError, OSError) as error:
             if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
                 raise
@@ -83,9 +93,11 @@ class VideoFile:
         """Messages with the moment when each is due, from the beginning, again at each call.
 
         Due times are seconds from the start of the video in decoding order; capture times are
-        `start_ns` plus the presentation time.
+        `start_ns` plus the presentation time; what is `live` begins now.
         """
-        if self.last_s:
+        if self.live:
+            start_ns = time.time_ns()
+        elif self.last_s:
             self._container.seek(0)
             self.last_s = 0.0
         try:
@@ -130,6 +142,13 @@ class VideoFile:
                 return
             self.last_s = shown_s
             width, height = _fit(frame.width, frame.height)
+            capture_ns = start_ns + round(shown_s * 1e9)
+            if self.live:
+                taken = pb.PushFrame(
+                    capture_ns=capture_ns, jpeg=self._as_jpeg(frame, width, height)
+                )
+                yield shown_s, pb.PushFramesRequest(frame=taken)
+                continue
             # One thread: with more, libswscale sometimes hands out rows it has not finished.
             picture = frame.reformat(width=width, height=height, format="rgb24", threads=1)
             plane = picture.planes[0]
@@ -139,11 +158,21 @@ class VideoFile:
                 for row in range(height)
             )
             raw = pb.RawPicture(width=width, height=height, data=data)
-            capture_ns = start_ns + round(shown_s * 1e9)
             yield (
                 shown_s,
                 pb.PushFramesRequest(frame=pb.PushFrame(capture_ns=capture_ns, rgb=raw)),
             )
+
+    def _as_jpeg(self, frame: Any, width: int, height: int) -> bytes:
+        """The picture as JPEG: raw, a camera's would be 30 MB a second."""
+        if self._jpeg is None:
+            self._jpeg = self._av.CodecContext.create("mjpeg", "w")
+            self._jpeg.width, self._jpeg.height, self._jpeg.pix_fmt = width, height, "yuvj420p"
+            self._jpeg.time_base = Fraction(1, 90_000)
+            self._jpeg.qmin = self._jpeg.qmax = JPEG_QUANTISER
+            self._jpeg.thread_count = 1
+        picture = frame.reformat(width=width, height=height, format="yuvj420p", threads=1)
+        return b"".join(bytes(packet) for packet in self._jpeg.encode(picture))
 
     def _is_later(self, shown_s: float) -> bool:
         return self._until_s is not None and shown_s > self._until_s + 1e-6

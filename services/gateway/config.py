@@ -53,7 +53,9 @@ class GatewayConfig(RedisConfig):
     media_root: Path | None = setting(
         None, "Folder that file sources may be read from; empty: no local files."
     )
-    url_sources: bool = setting(True, "Whether sessions may be created from http, rtsp, rtmp URLs.")
+    url_sources: bool = setting(
+        True, "Whether sessions may be created from http, rtsp, rtmp, udp URLs."
+    )
     url_allow: tuple[str, ...] = setting(
         (),
         "Where URL sources may lead besides the public internet: networks, hosts and patterns of "

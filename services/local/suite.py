@@ -229,9 +229,10 @@ def _reach(source: str | None) -> str:
     except ValueError:  # the gateway says what is wrong with it
         parts, port = urlsplit(""), None
     given = os.environ.get("GATEWAY_URL_ALLOW", "")
-    if not parts.hostname or port is None:
+    name = parts.hostname or ("0.0.0.0" if parts.scheme == "udp" else "")  # udp://:5000 listens
+    if not name or port is None:
         return given
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{name}]" if ":" in name else name
     return ",".join(filter(None, (given, f"{host}:{port}")))
 
 

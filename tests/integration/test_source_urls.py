@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.server
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -183,6 +184,36 @@ async def test_playlists_are_read(site: Site) -> None:
         sink = await play(site.url(path), allowed)
         assert len(sink.pictures) == 15, path
         assert not sink.drops, path
+
+
+async def test_one_variant_is_read_and_no_other_is_asked_for(site: Site) -> None:
+    allowed = EgressPolicy(["127.0.0.1"])
+    site.page("/v/720.m3u8", playlist("/segment.ts"))
+    site.page(
+        "/master.m3u8",
+        "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=300000,RESOLUTION=640x360\nv/360.m3u8\n"
+        '#EXT-X-STREAM-INF:BANDWIDTH=2000000,CODECS="avc1.64001f,mp4a.40.2",RESOLUTION=1280x720\n'
+        "v/720.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=9000000,RESOLUTION=3840x2160\nv/2160.m3u8\n",
+    )
+    sink = await play(site.url("/master.m3u8"), allowed)
+    assert len(sink.pictures) == 15
+    assert {path for _, path in site.asked} == {"/master.m3u8", "/v/720.m3u8", "/segment.ts"}
+
+
+async def test_live_segments_are_shown_at_the_pace_of_their_pictures(site: Site) -> None:
+    """Three seconds of them are there at once."""
+    lines = "#EXT-X-DISCONTINUITY\n#EXTINF:1.0,\nsegment.ts\n" * 3
+    site.page("/live.m3u8", f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n{lines}")
+    sink = RecordingSink()
+    source = FileSource(site.url("/live.m3u8"), sink, egress=EgressPolicy(["127.0.0.1"]))
+    await source.start()
+    await asyncio.to_thread(sink.wait_for_pictures, 40)
+    await source.aclose()
+    shown = [picture.at_ns / 1e9 for picture in sink.pictures[:40]]
+    assert shown[-1] - shown[0] > 2.2
+    assert max(later - earlier for earlier, later in itertools.pairwise(shown)) < 1.0
+    captured = [picture.capture_ns for picture in sink.pictures[:40]]
+    assert len(set(captured)) == 40
 
 
 async def test_no_playlist_leads_elsewhere(site: Site) -> None:

@@ -168,12 +168,31 @@ async def test_every_h264_of_an_encoder_is_taken(whip: Whip, profile: str, mode:
     assert f"a=rtpmap:{number} H264/90000" in await response.text()
 
 
+@pytest.mark.parametrize("codec", ["VP9", "AV1", "H265"])
+async def test_what_aiortc_does_not_know_is_answered_as_it_was_offered(
+    whip: Whip, codec: str
+) -> None:
+    """With its profile, and its payload type where that is one of the lower ones."""
+    offer = (await whip.offer("video/VP8")).localDescription.sdp
+    number = re.search(r"a=rtpmap:(\d+) VP8", offer)
+    assert number is not None
+    offer = offer.replace("VP8/90000", f"{codec}/90000\r\na=fmtp:{number[1]} profile-id=2")
+    offer = re.sub(rf"(a=[a-z-]+:|apt=|m=video .*){number[1]}\b", r"\g<1>45", offer)
+    response = await whip.post(offer)
+    assert response.status == 201, await response.text()
+    answer = await response.text()
+    assert f"a=rtpmap:45 {codec}/90000\r\n" in answer
+    assert "a=fmtp:45 profile-id=2\r\n" in answer
+
+
 async def test_video_that_is_not_taken_is_named(whip: Whip) -> None:
     offer = (await whip.offer("video/VP8")).localDescription.sdp
-    response = await whip.post(offer.replace("VP8/90000", "VP9/90000"))
+    response = await whip.post(offer.replace("VP8/90000", "H263-1998/90000"))
     assert response.status == 406
     told = (await response.json())["message"]
-    assert told == "the offer's video is VP9; this server takes H.264 and VP8"
+    assert (
+        told == "the offer's video is H263-1998; this server takes H.264, VP8, VP9, AV1 and H.265"
+    )
     assert not whip.gate.sinks
 
 

@@ -2,13 +2,17 @@
 
 import builtins
 import importlib
+import itertools
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from services.gateway.sources.bitstream import jpeg_size
 from sightline import InvalidArgumentError, Packet, UnavailableError
+from sightline.camera import Camera
 from sightline.v1 import gateway_pb2
 from sightline.video import LARGEST_SIDE, VideoFile, load_av
 from sightline.wire import error_of, frame_message, split_frames
@@ -155,3 +159,53 @@ def test_what_a_transport_says_is_put_into_words() -> None:
     assert told.message == "the model is restarting, about 20 s: try again then"
     known = error_of(gateway_pb2.ErrorEvent(code="UNAVAILABLE", message="the gateway is draining"))
     assert known.message == "the gateway is draining"
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "driver", "place"),
+    [
+        ("0", "linux", "v4l2", "/dev/video0"),
+        ("/dev/video2", "linux", "v4l2", "/dev/video2"),
+        ("1", "darwin", "avfoundation", "1:none"),
+        ("1", "win32", "dshow", "1"),
+        ("screen", "linux", "x11grab", ":7"),
+        ("screen", "darwin", "avfoundation", "Capture screen 0:none"),
+        ("screen", "win32", "gdigrab", "desktop"),
+    ],
+)
+def test_devices_have_the_names_that_people_give_them(
+    name: str, platform: str, driver: str, place: str
+) -> None:
+    camera = Camera.named(name, platform, ":7")
+    assert camera is not None
+    assert (camera.driver, camera.place) == (driver, place)
+
+
+def test_files_are_no_devices(tmp_path: Path) -> None:
+    for name in ("clip.mp4", "./0", "video0", str(tmp_path), "", "a\0b"):
+        assert Camera.named(name, "linux", ":7") is None
+
+
+@pytest.mark.parametrize(
+    ("camera", "words"),
+    [
+        (Camera("v4l2", "/dev/video99"), "there is no such device"),
+        (Camera("no-such-driver", "0"), "cannot read no-such-driver devices"),
+    ],
+)
+def test_a_device_that_is_not_there_is_said_to_be(camera: Camera, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        VideoFile(camera)
+
+
+def test_a_cameras_pictures_are_jpeg_of_now() -> None:
+    """Of a device that paints its own."""
+    before_ns = time.time_ns()
+    with VideoFile(Camera("lavfi", "testsrc=size=1280x720:rate=30")) as camera:
+        assert camera.live
+        messages = [message for _, message in itertools.islice(camera.messages(0), 4)]
+    times = [message.frame.capture_ns for message in messages]
+    assert before_ns < times[0] <= time.time_ns()
+    assert [round((later - times[0]) / 1e9, 2) for later in times] == [0, 0.03, 0.07, 0.1]
+    assert jpeg_size(messages[0].frame.jpeg) == (640, 360)
+    assert 1000 < len(messages[0].frame.jpeg) < 100_000

@@ -52,8 +52,8 @@ def test_an_offer_that_is_whole() -> None:
         ("a=fingerprint:sha-256 AA:BB", "a=x", "no a=fingerprint"),
         (
             "a=rtpmap:96 H264/90000",
-            "a=rtpmap:96 AV1/90000",
-            "is AV1; this server takes",
+            "a=rtpmap:96 theora/90000",
+            "is theora; this server takes",
         ),
         ("a=mid:1", "a=mid:0", "one a=mid"),
         ("a=mid:1", "a=x", "BUNDLE"),

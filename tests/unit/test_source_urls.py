@@ -18,6 +18,7 @@ from services.gateway.sources.remote.egress_policy import (
     UnreachableError,
     is_public,
 )
+from services.gateway.sources.remote.playlist import variant_of
 from services.gateway.sources.remote.rtsp import RtspPipe
 from services.gateway.sources.remote.url import SourceUrl
 from services.gateway.sources.source_opener import locate
@@ -32,9 +33,12 @@ TAKEN = [
     "rtsp://[2001:db8::1]:8554/x",
     "rtmp://host/app/key",
     "rtsp://cam_1.lan/user=admin_password=x_channel=1_stream=0.sdp",
+    "udp://239.0.0.1:5000",
     "http://xn--bcher-kva.example/~a/(b);c,d!$'*+=",
 ]
 REFUSED = [
+    "udp://127.0.0.1",
+    "srt://127.0.0.1:9000",
     "ftp://example.org/x",
     "tcp://127.0.0.1:6379",
     "unix:///tmp/x",
@@ -122,6 +126,40 @@ def test_a_cameras_password_may_be_written_as_it_is(password: str, place: str, p
 def test_other_spellings_stay_refused(text: str) -> None:
     with pytest.raises(InvalidArgumentError):
         SourceUrl.typed(text)
+
+
+@pytest.mark.parametrize("text", ["udp://:5000", "UDP://@:5000", "udp://0.0.0.0:5000"])
+def test_a_port_to_listen_on_may_lack_its_address(text: str) -> None:
+    url = SourceUrl.typed(text)
+    assert (url.scheme, url.host, url.port, url.user) == ("udp", "0.0.0.0", 5000, None)
+    assert SourceUrl.typed("udp://@239.1.2.3:5000").host == "239.1.2.3"
+
+
+def master(*variants: str) -> str:
+    lines = [f"#EXT-X-STREAM-INF:{told}\r\n{name}.m3u8" for name, told in enumerate(variants)]
+    return "\r\n".join(["#EXTM3U", '#EXT-X-MEDIA:TYPE=AUDIO,URI="a.m3u8"', *lines, ""])
+
+
+@pytest.mark.parametrize(
+    ("variants", "taken"),
+    [
+        (["RESOLUTION=640x360", "RESOLUTION=1920x1080", "RESOLUTION=1280x720"], 2),
+        (["RESOLUTION=3840x2160", "RESOLUTION=1920x1080", "RESOLUTION=640x360"], 1),
+        (["RESOLUTION=256x144", "RESOLUTION=640x360"], 1),
+        (["RESOLUTION=720x1280,BANDWIDTH=1", "RESOLUTION=1080x1920"], 0),  # upright
+        (["BANDWIDTH=1,RESOLUTION=1280x720", "BANDWIDTH=2,RESOLUTION=1280x720"], 1),
+        (["BANDWIDTH=400000", "BANDWIDTH=3000000", "BANDWIDTH=12000000"], 1),
+        (['CODECS="mp4a.40.2",BANDWIDTH=3000000', 'CODECS="avc1.42c00d,mp4a.40.2",BANDWIDTH=9'], 1),
+        (['NAME="a,RESOLUTION=1x1",RESOLUTION=640x360', "RESOLUTION=x"], 0),
+    ],
+)
+def test_the_smallest_useful_variant_is_taken(variants: list[str], taken: int) -> None:
+    assert variant_of(master(*variants)) == f"{taken}.m3u8"
+
+
+@pytest.mark.parametrize("text", ["", "#EXTM3U\n#EXTINF:1,\na.ts\n", "#EXT-X-STREAM-INF:", "\0"])
+def test_a_playlist_without_variants_has_none(text: str) -> None:
+    assert variant_of(text) is None
 
 
 def test_a_url_in_parts() -> None:

@@ -20,7 +20,7 @@ from services.gateway.playback.connection import PlaybackConnection
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.sources.whip.codecs import take_every_h264
+from services.gateway.sources.whip.codecs import take_every_codec
 from services.gateway.sources.whip.ice import parse_ice_server
 from services.gateway.sources.whip.offer import (
     UnsupportedVideoError,
@@ -72,7 +72,7 @@ class WhepApi:
         self._ice_servers = [RTCIceServer(**parse_ice_server(url)) for url in config.ice_servers]
         self._watchers: dict[str, _Watcher] = {}
         self._closing = False
-        take_every_h264()
+        take_every_codec()
         sessions.listen(self)
 
     def add_to(self, app: web.Application) -> None:

@@ -123,7 +123,9 @@ def _still_format(path: Path) -> str | None:
 
 
 class ContainerReader:
-    """An open container whose first picture is decoded. `live`: it has no timeline of its own.
+    """An open container whose first picture is decoded. `live`: it has no end that is known.
+    `segmented`: its pictures come many at once, a segment of a playlist each time, so that only
+    their timestamps tell when to show them.
 
     `pictures` are (frame, presentation time in ns since the first one), of pixels of that `aspect`.
     Iterating raises
@@ -136,6 +138,7 @@ class ContainerReader:
         self._container = container
         self._on_close = on_close
         self.live = live
+        self.segmented = container.format.name == "hls"
         self._sink = sink
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
@@ -193,6 +196,8 @@ class ContainerReader:
             data = bytes(packet)
             if data and self.live:
                 self._show(packet, data)
+            if packet.is_corrupt:  # parts of it were lost on the way: it is shown as far as it goes
+                self._sink.noted("damaged")
             if data and not self._guard.packet(data):
                 self._sink.dropped("corrupt")
                 continue

@@ -141,6 +141,8 @@ class BitstreamDecoder:
                 ) from error
             sink.dropped("corrupt")
             return 0
+        if self._codec == "vp9":  # layers of one picture, the last of which is the finest
+            frames = frames[-1:]
         for frame in frames:
             self._guard.picture(frame)
             capture_ns = frame.pts if frame.pts is not None else fallback_ns

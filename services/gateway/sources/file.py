@@ -42,8 +42,8 @@ class FileLimits:
 class FileSource:
     """One file or URL into a sink, on a thread of its own.
 
-    `source` is an http(s), rtsp or rtmp URL within `egress` (None: what is public), or a path below
-    `root` (None: no local files).
+    `source` is an http(s), rtsp, rtmp or udp URL within `egress` (None: what is public), or a path
+    below `root` (None: no local files).
     `paced`: pictures come at the speed of their timestamps; otherwise as fast as the sink takes
     them. Capture time of a file is the wall clock at its start plus presentation time, and goes on
     growing when it loops; live URLs are laid onto the time of arrival.
@@ -136,6 +136,8 @@ class FileSource:
                 return "error" if broken else "end"
             reading.close()
             self._reading = self._reopen(wait=reading.live)
+            if reading.live and self._reading is not None and not self._reading.live:
+                return "end"  # what was live is over, and could now be seen again
         return "closed" if self._stop.is_set() else "error"
 
     def _reopen(self, wait: bool) -> ContainerReader | None:
@@ -165,11 +167,11 @@ class FileSource:
         try:
             for frame, time_ns in reading.pictures:
                 clock_source: ClockSource = "stream"
-                if reading.live:
+                if reading.live and not reading.segmented:
                     capture_ns, clock_source = clock.map(time_ns, self._clock_ns())
                 else:
                     capture_ns = self._start_ns + time_ns
-                    if self._paced:
+                    if self._paced or reading.live:
                         capture_ns = self._wait_until(capture_ns)
                 if self._stop.is_set():
                     break

@@ -14,9 +14,11 @@ from services.gateway.sources.container import (
     open_file,
 )
 from services.gateway.sources.remote.egress_policy import EgressPolicy
+from services.gateway.sources.remote.playlist import variant_of
 from services.gateway.sources.remote.relay import Relay
+from services.gateway.sources.remote.transport_stream import TransportStream
 from services.gateway.sources.remote.url import SourceUrl
-from services.gateway.sources.remote.web import WebFiles
+from services.gateway.sources.remote.web import MAX_PLAYLIST_BYTES, WebFile, WebFiles
 from services.gateway.sources.source import BeyondLimitsError, FrameSink
 from sightline.errors import InvalidArgumentError, PermissionDeniedError
 
@@ -57,6 +59,16 @@ def locate(source: str, root: Path | None) -> Path | SourceUrl:
     return resolved
 
 
+def _text_of(file: WebFile) -> str:
+    """Text of a playlist; what is no text has no lines that say anything. Raises OSError."""
+    text = b""
+    while len(text) <= MAX_PLAYLIST_BYTES and (part := file.read(65_536)):
+        text += part
+        if not text.startswith(b"#EXTM3U"[: len(text)]):
+            return ""
+    return text.decode(errors="replace")
+
+
 class SourceOpener:
     """The opener of one source, used once. `abort` may be called on any thread, also while `open`
     waits."""
@@ -71,6 +83,7 @@ class SourceOpener:
         self._aborted = False
         self._files: WebFiles | None = None
         self._relay: Relay | None = None
+        self._datagrams: TransportStream | None = None
 
     def open(self, sink: FrameSink) -> ContainerReader:
         """Open and decode the first picture. Blocks. Raises InvalidArgumentError."""
@@ -79,6 +92,8 @@ class SourceOpener:
         try:
             if self._place.scheme.startswith("http"):
                 return self._open_web(self._place, sink)
+            if self._place.scheme == "udp":
+                return self._open_datagrams(self._place, sink)
             return self._open_relayed(self._place, sink)
         except BeyondLimitsError:
             raise
@@ -97,6 +112,27 @@ class SourceOpener:
             self._files.abort()
         if self._relay is not None:
             self._relay.close()
+        if self._datagrams is not None:
+            self._datagrams.abort()
+
+    def _open_datagrams(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
+        """Open what is sent to a port of ours."""
+        self._datagrams = datagrams = TransportStream(self._egress, url, self._timeout_s)
+        if self._aborted:
+            datagrams.abort()
+        try:
+            options = PROBE_OPTIONS | {
+                "skip_frame": "default",
+                "format_whitelist": "mpegts",
+                "analyzeduration": "2000000",  # us
+            }
+            container = av.open(datagrams, "r", format="mpegts", options=options)
+            reading = ContainerReader.of(container, True, sink, datagrams.close)
+        except BaseException:
+            datagrams.close()
+            raise
+        datagrams.opened()
+        return reading
 
     def _open_web(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
         self._files = files = WebFiles(self._egress, self._timeout_s)
@@ -104,6 +140,13 @@ class SourceOpener:
             files.abort()
         try:
             first = files.start(url)
+            if first.is_playlist or url.target.partition("?")[0].endswith(".m3u8"):
+                variant = variant_of(_text_of(first))
+                if variant is not None:
+                    url = url.joined(variant)
+                    first = files.start(url)
+                else:
+                    first.seek(0)
             options = PROBE_OPTIONS | {
                 "protocol_whitelist": "http,https,crypto",
                 "format_whitelist": ",".join(_WEB_FORMATS),

@@ -8,12 +8,22 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from sightline.errors import InvalidArgumentError
 
-PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443}
+PORTS = {
+    "http": 80,
+    "https": 443,
+    "rtsp": 554,
+    "rtsps": 322,
+    "rtmp": 1935,
+    "rtmps": 443,
+    "udp": 0,  # which has no usual one
+}
 MAX_CHARACTERS = 2048
 
 # RFC 3986 without what only escapes may hold; brackets are common in queries.
 _ALLOWED = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%[01][0-9A-Fa-f]|%7[Ff]")
+# How players write "whatever is sent to this port, or to this group".
+_LISTENING = re.compile(r"\Audp://@?((?=:[0-9]))?", re.IGNORECASE)
 # A password up to the last @ that a host, perhaps a port, and perhaps a path follow.
 _RAW_PASSWORD = re.compile(
     r"(rtsps?://[^:@/?#\s]*:)(.+)(@(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/[^@]*)?)",
@@ -39,10 +49,12 @@ class SourceUrl:
 
     @classmethod
     def typed(cls, text: str) -> Self:
-        """URL as a person types it: a camera's password may hold @, / and # as they are.
+        """URL as a person types it: a camera's password may hold @, / and # as they are, and a
+        port to listen on may lack its address.
 
         Raises InvalidArgumentError.
         """
+        text = _LISTENING.sub(lambda found: "udp://" + ("0.0.0.0" * (found[1] is not None)), text)
         try:
             return cls.parse(text)
         except InvalidArgumentError:
@@ -58,6 +70,10 @@ class SourceUrl:
         scheme = text.partition("://")[0].lower()
         if scheme not in PORTS:
             known = ", ".join(PORTS)
+            if scheme == "srt":
+                raise InvalidArgumentError(
+                    "SRT is not read here: have it sent as MPEG-TS by UDP, RTMP, RTSP or WHIP"
+                )
             raise InvalidArgumentError(f"cannot read this kind of URL; known are {known}")
         if len(text) > MAX_CHARACTERS:
             raise InvalidArgumentError(f"a URL has at most {MAX_CHARACTERS} characters")
@@ -75,6 +91,8 @@ class SourceUrl:
             raise InvalidArgumentError("the URL is malformed")
         user, password, place = _user_of(parts.netloc)
         host, port = _place_of(place, PORTS[scheme])
+        if not port:
+            raise InvalidArgumentError(f"{scheme}:// needs a port")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return cls(scheme, host, port, target, user, password)
 

@@ -10,6 +10,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.source import FrameSink
+from services.gateway.sources.whip.codecs import keep_parameters
 from services.gateway.sources.whip.peer import add_candidates, negotiation, stop_transports
 from services.gateway.sources.whip.publication import Publication
 from services.gateway.webrtc.port import WebRtcPort
@@ -61,6 +62,7 @@ class WhipConnection:
         async with negotiation(self._limits.negotiate_s):
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             self._attach()
+            keep_parameters(self._peer)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         self.answer = self._peer.localDescription.sdp
 

@@ -60,10 +60,11 @@ def check_offer(offer: str) -> None:
                 raise InvalidArgumentError(f"the offer's video has no a={name}")
         names = re.findall(r"^a=rtpmap:\d+ ([\w.-]+)/", "\n".join(section), re.MULTILINE)
         if not any(name.lower() in NAMES for name in names):
+            *taken, last = NAMES.values()
             offered = dict.fromkeys(name for name in names if name.lower() not in _HELPERS)
             raise UnsupportedVideoError(
                 f"the offer's video is {' or '.join(offered) or 'of no known codec'}; "
-                f"this server takes {' and '.join(NAMES.values())}"
+                f"this server takes {', '.join(taken)} and {last}"
             )
 
 

@@ -20,6 +20,8 @@ from services.gateway.sources.bitstream import is_keyframe
 from services.gateway.sources.decoder import PacketDecoder
 from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket, FrameSink
 from services.gateway.sources.timestamps import TimestampUnwrapper
+from services.gateway.sources.whip.codecs import DECODED_AS, FRAMED
+from services.gateway.sources.whip.depacketizers import picture_of
 from services.gateway.sources.whip.sender_clock import SenderClock
 from sightline.errors import InternalError, SightlineError
 
@@ -80,6 +82,15 @@ class Publication:
         now_s = time.monotonic()
         self._frame_s = now_s
         capture_ns, clock_source = self._clock.map(rtp_timestamp, time.time_ns())
+        framed, codec = codec in FRAMED, codec.lower()
+        codec = DECODED_AS.get(codec, codec)
+        if framed:
+            try:
+                data = picture_of(codec, data)
+            except ValueError:
+                self._decoder.require_keyframe()
+                self.dropped("corrupt")
+                return
         keyframe = is_keyframe(codec, data)
         try:
             if codec != self._codec:
@@ -199,7 +210,7 @@ class _Tap:
             self._over.set()
         elif self.encoded is not None:
             codec, frame = item
-            self.encoded(codec.name.lower(), frame.data, frame.timestamp)
+            self.encoded(codec.name, frame.data, frame.timestamp)
 
     def get(self) -> None:
         self._over.wait()

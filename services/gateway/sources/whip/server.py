@@ -12,7 +12,7 @@ from aiortc import RTCIceServer
 from services.common.http_status import HTTP_STATUS
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.source import PublisherGate
-from services.gateway.sources.whip.codecs import take_every_h264
+from services.gateway.sources.whip.codecs import take_every_codec
 from services.gateway.sources.whip.connection import WhipConnection, WhipLimits
 from services.gateway.sources.whip.ice import parse_ice_server
 from services.gateway.sources.whip.offer import (
@@ -63,7 +63,7 @@ class WhipServer:
         self._ice_servers = [RTCIceServer(**parse_ice_server(url)) for url in ice_servers]
         self._connections: dict[str, WhipConnection] = {}
         self._closing = False
-        take_every_h264()
+        take_every_codec()
         logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells of every candidate
 
     def add_to(self, app: web.Application) -> None:

@@ -1,0 +1,125 @@
+"""MPEG-TS sent to a UDP port of the gateway's, by real sockets of this machine."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from services.gateway.sources.file import FileLimits, FileSource
+from services.gateway.sources.remote.egress_policy import EgressPolicy
+from services.gateway.sources.remote.transport_stream import payload_of
+from services.gateway.sources.source_opener import NOT_OPENED
+from sightline.errors import InvalidArgumentError
+from tests.sources import RecordingSink, write_clip
+
+LIMITS = FileLimits(open_timeout_s=8.0, read_timeout_s=1.0, backoff_s=0.02, max_backoff_s=0.05)
+DATAGRAM_BYTES = 7 * 188
+GROUP = "239.255.77.1"
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Datagrams of a second of video."""
+    data = write_clip(tmp_path_factory.mktemp("ts") / "clip.ts", seconds=1).read_bytes()
+    return [data[at : at + DATAGRAM_BYTES] for at in range(0, len(data), DATAGRAM_BYTES)]
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def sender(
+    stream: list[bytes], place: tuple[str, int], change: Callable[[bytes], bytes] = bytes
+) -> Iterator[None]:
+    """Sends the stream, a second of it a second, again and again; each datagram changed."""
+    over = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 0)
+            while not over.is_set():
+                for datagram in stream:
+                    own.sendto(change(datagram), place)
+                    over.wait(1 / len(stream))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+def source_of(url: str, sink: RecordingSink, rule: str) -> FileSource:
+    return FileSource(url, sink, limits=LIMITS, egress=EgressPolicy([rule]))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "", GROUP])
+async def test_what_is_sent_to_a_port_is_played(stream: list[bytes], port: int, host: str) -> None:
+    """Of a sender who comes back, too; whoever else finds the port is not heard."""
+    sink = RecordingSink()
+    source = source_of(f"udp://{host}:{port}", sink, f"{host or '0.0.0.0'}:{port}")
+    place = (host or "127.0.0.1", port)
+    with sender(stream, place):
+        await source.start()
+        with sender([random.Random(5).randbytes(188)], place, lambda noise: b"\x47" + noise):
+            await asyncio.to_thread(sink.wait_for_pictures, 20)
+    assert not sink.drops
+    if host != "127.0.0.1":
+        await source.aclose()
+        return
+    await asyncio.to_thread(sink.wait_for_note, "reconnect", 1)
+    before = len(sink.pictures)
+    with sender(stream, place):
+        await asyncio.to_thread(sink.wait_for_pictures, before + 5)
+    await source.aclose()
+    assert sink.reasons == ["closed"]
+
+
+async def test_a_damaged_stream_goes_on_and_says_so(stream: list[bytes], port: int) -> None:
+    chance = random.Random(3)
+
+    def damaged(datagram: bytes) -> bytes:
+        if chance.random() < 0.2:
+            changed = bytearray(datagram)
+            for _ in range(chance.choice((1, 40))):
+                changed[chance.randrange(len(changed))] = chance.randrange(256)
+            return bytes(changed[: chance.randrange(1, len(changed))])
+        return datagram
+
+    sink = RecordingSink()
+    source = source_of(f"udp://127.0.0.1:{port}", sink, "127.0.0.1")
+    with sender(stream, ("127.0.0.1", port)):
+        await source.start()
+    with sender(stream, ("127.0.0.1", port), damaged):
+        await asyncio.to_thread(sink.wait_for_pictures, len(sink.pictures) + 30)
+    await source.aclose()
+    assert sink.notes["damaged"] > 0
+    assert sink.reasons == ["closed"]
+
+
+@pytest.mark.parametrize("rule", ["10.0.0.0/8", "127.0.0.1:1"])
+async def test_nobody_listens_where_the_operator_does_not_say_so(port: int, rule: str) -> None:
+    for url in (f"udp://127.0.0.1:{port}", f"udp://:{port}", f"udp://{GROUP}:{port}"):
+        source = source_of(url, RecordingSink(), rule)
+        with pytest.raises(InvalidArgumentError, match=NOT_OPENED[:20]):
+            await source.start()
+        await source.aclose()
+
+
+def test_rtp_is_taken_off() -> None:
+    packet = b"\x47" + bytes(187)
+    header = bytes((0x80, 0xA1)) + bytes(10)
+    assert payload_of(packet) == packet
+    assert payload_of(header + packet) == packet
+    extended = bytes((0xB1, 33)) + bytes(10 + 4) + b"\xbe\xde\0\1" + bytes(4)
+    assert payload_of(extended + packet + b"\0\0\0\4") == packet
+    for noise in (b"", b"\x80", header, header + b"\0", bytes((0x80, 96)) + bytes(10) + packet):
+        assert payload_of(noise) == b""
