@@ -20,6 +20,7 @@ ABOUT = (
     "as protobuf JSON: what is at its default is left out, 64-bit numbers are strings. Errors are "
     "problems of RFC 9457 with a `reason` for programs. Streams are server-sent events."
 )
+EXAMPLES = {"session": "kitchen", "conversation": "tour-1"}  # of what stands in paths
 _PROBLEM = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "code", "message", "reason"],
@@ -96,7 +97,13 @@ def _described(declared: Operation, schemas: Schemas) -> dict[str, Any]:
         "tags": [declared.tag],
         "summary": declared.summary,
         "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string"},
+                "example": EXAMPLES.get(name, "1"),
+            }
             for name in re.findall(r"{(\w+)}", declared.path)
         ],
         "responses": _responses(declared, schemas),

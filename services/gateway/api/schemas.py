@@ -12,8 +12,8 @@ _INTEGERS = {
     FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1),
 }
 _LONG = {
-    FieldDescriptor.TYPE_INT64: "^-?[0-9]{1,18}$",
-    FieldDescriptor.TYPE_UINT64: "^[0-9]{1,19}$",
+    FieldDescriptor.TYPE_INT64: "^-?[0-9]{1,19}$",
+    FieldDescriptor.TYPE_UINT64: "^[0-9]{1,20}$",
 }
 _NUMBERS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
 

@@ -42,9 +42,9 @@ class Asks:
 
     def admit(self, request: gateway_pb2.AskRequest, session: AnySession, caller: Caller) -> None:
         """Check and count a question. Raises what Ask may answer before there is a worker."""
+        caller.check(Permission.ASK, session)
         check_question(request.question)
         check_id("conversation", request.conversation)
-        caller.check(Permission.ASK, session)
         self._quotas.question(caller.tenant)
         audit(caller, "ask", session.id)
 
