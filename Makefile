@@ -11,7 +11,7 @@ RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos soak docs dashboard images push locks compose-test helm-test option-test device-test slow-test siege tune tune-test client-test help
+.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos soak docs dashboard images push locks compose-test helm-test option-test device-test slow-test siege tune tune-test client-test wires-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -75,6 +75,16 @@ client-test: develop ## the client from a clean clone in an empty environment
 
 tune-test: develop ## tune on real footage and ask the running worker
 	$(BIN)/python -m pytest -m slow tests/integration/test_tune.py $(ARGS)
+
+# Other people's clients bring much along, in versions of their own.
+WIRES := .cache/wires-venv
+$(WIRES)/.installed: $(wildcard tests/wires/requirements*.txt)
+	$(PYTHON) -m venv $(WIRES)
+	$(WIRES)/bin/pip install --quiet $(addprefix -r ,$^)
+	@touch $@
+
+wires-test: develop $(WIRES)/.installed ## the HTTP interfaces with other people's clients
+	$(BIN)/python -m pytest -m slow tests/integration/test_http_schema.py $(ARGS)
 
 train: develop ## train the built-in model by its recipe, into .cache/training; ARGS=--replace-shipped: over the shipped one
 	$(BIN)/python -m training train $(ARGS)

@@ -26,6 +26,7 @@ from services.common.identity import Identity
 from services.common.listener import DoorLimits, Listener, Visit
 from services.common.metrics import REFUSED, TASKS
 from services.common.places import Trusted
+from services.common.problems import problem
 from services.common.tracing import shut_down_tracing
 
 log = logging.getLogger(__name__)
@@ -282,8 +283,7 @@ class ServiceHost:
             if request.headers.get("Content-Encoding", "identity").lower() != "identity":
                 REFUSED.labels("http", "compressed").inc()
                 message = "compressed bodies are not read: send it without Content-Encoding"
-                error = {"code": "INVALID_ARGUMENT", "message": message}
-                return web.json_response(error, status=415)
+                return problem(415, code="INVALID_ARGUMENT", message=message)
             return await handler(request)
         finally:
             if visit is not None:

@@ -78,7 +78,6 @@ class Gateway:
         )
         self._callers = Callers(authoriser_of(config), host.trusted)
         self._whep = WhepApi(config, self._sessions, self._callers, self._webrtc)
-        self._servicer: SightlineServicer | None = None
         self._discovering: asyncio.Task[None] | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._rtmp = self._rtmp_server(config.rtmp_port)
@@ -113,7 +112,6 @@ class Gateway:
             info,
             self._callers,
         )
-        self._servicer = servicer
         gateway_pb2_grpc.add_SightlineServiceServicer_to_server(servicer, self._host.server)
         api = HttpApi(
             self._config,
@@ -166,9 +164,7 @@ class Gateway:
 
     async def _end_answers(self) -> None:
         """Videos go on meanwhile: some answers may not have seen theirs yet."""
-        drains = [self._viewers.drain(), self._speaker.drain()]
-        if self._servicer is not None:
-            drains.append(self._servicer.drain())
+        drains = [self._viewers.drain(), self._viewers.asks.drain(), self._speaker.drain()]
         try:
             async with asyncio.timeout(max(0.0, self._config.drain_s - GOODBYES_S)):
                 await asyncio.gather(*drains)

@@ -308,6 +308,10 @@ async def test_http_asks_who_calls(guarded: Guarded) -> None:
         ("GET", one, "view", 200),
         ("PATCH", one, "admin", 200),
         ("GET", f"{one}/preview.jpg", "view", 204),
+        ("POST", f"{one}/ask", "ask", 400),
+        ("GET", f"{one}/events", "view", 200),
+        ("POST", f"{one}/watches?handle=none", "watch", 404),
+        ("GET", f"{one}/watches?handle=none", "watch", 404),
         ("GET", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", one, "admin", 204),
@@ -318,7 +322,7 @@ async def test_http_asks_who_calls(guarded: Guarded) -> None:
             headers = {"Authorization": f"Bearer {key}"} if key else {}
             body = {} if method in ("POST", "PATCH") else None
             async with client.request(method, path, headers=headers, json=body) as reply:
-                text = await reply.text() if reply.content_type == "application/json" else ""
+                text = await reply.text() if reply.content_type.endswith("json") else ""
                 if reply.status == 401:
                     assert reply.headers["WWW-Authenticate"] == "Bearer"
                 return reply.status, json.loads(text or "{}").get("reason")

@@ -630,7 +630,7 @@ async def test_a_drain_waits_for_one_shot_questions_also_after_others_have_ended
         worker.pause_after = 1
         asking = asyncio.create_task(_asked(parts, request))
         await worker.paused.wait()
-        draining = asyncio.create_task(parts.servicer.drain())
+        draining = asyncio.create_task(parts.viewers.asks.drain())
         with pytest.raises(grpc.aio.AioRpcError, match="draining"):
             await parts.stub.Ask(request)
         assert not draining.done()

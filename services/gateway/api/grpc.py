@@ -1,17 +1,14 @@
 """SightlineService: the public gRPC interface."""
 
 import contextlib
-import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
 from services.common.admission import place_of_call
-from services.common.checks import check_id, check_question
 from services.common.errors import error_event
-from services.common.in_flight import InFlight
-from services.common.tracing import span, within
+from services.common.tracing import within
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import Conversations
@@ -23,19 +20,12 @@ from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import VIEWING, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
-from services.gateway.sessions.once import Once
-from services.gateway.sessions.question_queue import Asker
-from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.viewers.answers import stream_answer
 from services.gateway.viewers.viewers import Viewers
-from sightline.errors import SightlineError, UnavailableError
-from sightline.reasons import Reason
-from sightline.v1 import dialogue_pb2, gateway_pb2, gateway_pb2_grpc, inference_pb2
+from sightline.errors import SightlineError
+from sightline.v1 import dialogue_pb2, gateway_pb2, gateway_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-MAX_ANSWERED, ANSWERED_KEPT_S = 512, 300.0  # for callers who ask the same turn again
 
 
 class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
@@ -61,14 +51,6 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         self._conversations = conversations
         self._info = info
         self._callers = callers
-        self._answered: Once[gateway_pb2.AskResponse] = Once(
-            "ask", most=MAX_ANSWERED, kept_s=ANSWERED_KEPT_S, reason=Reason.TURN_REUSED
-        )
-        self._asks = InFlight("questions", owner="the gateway", most=config.max_asks)
-
-    async def drain(self) -> None:
-        """Refuse new questions and let those under way be answered."""
-        await self._asks.drain()
 
     async def CreateSession(
         self, request: gateway_pb2.CreateSessionRequest, context: Context
@@ -146,50 +128,9 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     async def Ask(
         self, request: gateway_pb2.AskRequest, context: Context
     ) -> gateway_pb2.AskResponse:
-        check_question(request.question)
-        check_id("conversation", request.conversation)
         caller = await self._caller(context, request.session, Permission.ASK)
         session = await self._sessions.locate(request.session, caller)
-        caller.check(Permission.ASK, session)
-        self._sessions.quotas.question(caller.tenant)
-        audit(caller, "ask", session.id)
-        place = self._place(context)
-        if not request.question.turn:
-            request.question.turn = secrets.token_urlsafe(8)
-            return await self._ask(session, request, place)
-        # Without a conversation to name, a turn is the caller's own.
-        whose = ("conversation", request.conversation) if request.conversation else ("at", place)
-        key = (session.id, *whose, request.question.turn)
-        asked = request.question.SerializeToString(deterministic=True)
-        return await self._answered.do(key, asked, lambda: self._ask(session, request, place))
-
-    async def _ask(
-        self, session: AnySession, request: gateway_pb2.AskRequest, place: str
-    ) -> gateway_pb2.AskResponse:
-        conversation = request.conversation or secrets.token_urlsafe(12)
-        question = inference_pb2.AnswerRequest(
-            session_id=session.id, conversation=conversation, question=request.question
-        )
-        with self._asks.under_way(place), span("question", session=session.id):
-            session.touch()
-            events = stream_answer(
-                session,
-                question,
-                Asker(place),
-                self._viewers.turns,
-                wait_s=self._config.max_wait_s,
-                moving_s=self._config.moving_s,
-                timeout_s=self._config.answer_timeout_s,
-            )
-            done = None
-            async with contextlib.aclosing(events):
-                async for event in events:
-                    if event.WhichOneof("event") == "done":
-                        done = event.done
-        if done is None:
-            raise UnavailableError("the answer ended before it was done")
-        done.turn = request.question.turn
-        return gateway_pb2.AskResponse(conversation=conversation, answer=done)
+        return await self._viewers.asks.whole(request, session, caller, self._place(context))
 
     async def Speak(
         self, request: gateway_pb2.SpeakRequest, context: Context

@@ -2,17 +2,13 @@
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.common.errors import error_event
 from services.common.hosts import host_name, may_probe, netloc_of
-from services.common.http_status import http_status
 from services.common.metrics import REFUSED
-from services.common.redaction import redacted
-from services.gateway.api.messages import as_json
+from services.common.problems import problem, problem_of
 from services.gateway.config import GatewayConfig
 from sightline.errors import InternalError, PermissionDeniedError, SightlineError
 from sightline.reasons import Reason
@@ -20,6 +16,7 @@ from sightline.reasons import Reason
 log = logging.getLogger(__name__)
 
 PROBE = "/healthz"
+ALLOWED_HEADERS = "Content-Type, Authorization, Last-Event-ID"
 _CODE_OF_STATUS = {
     400: "INVALID_ARGUMENT",
     404: "NOT_FOUND",
@@ -34,8 +31,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 class Guard:
     """The middleware of every route. It refuses other names than ours and other sites' pages,
-    unless they are allowed, and turns errors into JSON: `{"code", "message", "reason"}`, with
-    `retry_after_s` where waiting helps, under the HTTP status that fits the gRPC code.
+    unless they are allowed, and turns errors into problems (see `services.common.problems`) under
+    the HTTP status that fits the gRPC code.
     """
 
     def __init__(self, config: GatewayConfig) -> None:
@@ -44,6 +41,7 @@ class Guard:
 
     def add_to(self, app: web.Application) -> None:
         app.middlewares.append(self._guard)
+        app.on_response_prepare.append(self._prepare)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -61,27 +59,33 @@ class Guard:
             else:
                 response = await handler(request)
         except SightlineError as error:
-            response = _refusal(error)
+            response = problem_of(error)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            response = _error(error.status, _CODE_OF_STATUS.get(error.status, ""), error.reason)
+            code = _CODE_OF_STATUS.get(error.status, "UNKNOWN")
+            response = problem(error.status, code=code, message=error.reason)
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception:
             resource = request.match_info.route.resource  # the path itself may hold a key
             where = resource.canonical if resource is not None else ""
             log.exception("unhandled error", extra={"resource": where})
-            response = _refusal(InternalError("internal error"))
-        if not response.prepared:
-            self._add_headers(request, response)
-            if allowed:
-                response.headers["Access-Control-Allow-Origin"] = origin
-                response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, PATCH"
-                response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
-                response.headers["Access-Control-Expose-Headers"] = "Location, ETag, Link"
-                response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+            response = problem_of(InternalError("internal error"))
         return response
+
+    async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Headers of every response, also of one that goes on, just before it begins."""
+        self._add_headers(request, response)
+        origin = request.headers.get("Origin", "")
+        if origin in self._config.allowed_origins:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, PATCH"
+            response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+            response.headers["Access-Control-Expose-Headers"] = "Location, ETag, Link"
+            response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
 
     def _check_host(self, request: web.Request) -> None:
         """Raise HTTPMisdirectedRequest for a request that was meant for another name."""
@@ -114,7 +118,7 @@ class Guard:
         headers.setdefault("Referrer-Policy", "no-referrer")
         headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
         headers.setdefault("Vary", "Origin")
-        if request.path.startswith("/api/"):
+        if request.path.startswith(("/api/", "/v1/")):
             headers.setdefault("Cache-Control", "no-store")
         elif isinstance(response, web.FileResponse):
             headers["Cache-Control"] = "no-cache"
@@ -127,19 +131,3 @@ class Guard:
                 f"img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'{line}; "
                 f"base-uri 'none'; form-action 'none'; frame-ancestors {framing}"
             )
-
-
-def _refusal(error: SightlineError) -> web.Response:
-    """An error as JSON: what ErrorEvent says on a stream."""
-    response = web.json_response(as_json(error_event(error)), status=http_status(error.code))
-    if error.retry_after_s is not None:
-        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    if response.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
-
-
-def _error(status: int, code: str, message: str) -> web.Response:
-    """Reply to what aiohttp refuses by itself."""
-    body = {"code": code, "message": redacted(message), "reason": code}
-    return web.json_response(body, status=status)

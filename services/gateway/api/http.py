@@ -1,7 +1,7 @@
-"""The HTTP interface: sessions as JSON, preview pictures, conversations and the page.
+"""The HTTP interface: sessions as JSON, preview pictures and the page; what else there is, joined.
 
 Messages are the contract's, as protobuf JSON with the proto's field names. `guard` stands before
-every request, `websocket` carries what viewers say.
+every request, `websocket`, `listening` and `questions` carry what viewers say and hear.
 """
 
 from pathlib import Path
@@ -10,12 +10,17 @@ from aiohttp import web
 
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.callers import Callers
+from services.gateway.api.conversation_routes import PAGE as PAGES
+from services.gateway.api.conversation_routes import ConversationRoutes
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.guard import Guard
 from services.gateway.api.info import ServerInfo
+from services.gateway.api.listening import ListeningApi
 from services.gateway.api.messages import as_json, number_of, place_of_request, read_body
+from services.gateway.api.openapi import OpenApi
+from services.gateway.api.operations import Parameter, add_operations, operation
+from services.gateway.api.questions import QuestionsApi
 from services.gateway.api.websocket import WebSocketApi
-from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
@@ -23,10 +28,24 @@ from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
 from sightline.errors import InvalidArgumentError, NotFoundError
-from sightline.v1 import dialogue_pb2, gateway_pb2
+from sightline.v1 import gateway_pb2
 
 PAGE = Path(__file__).parent / "page"
 PREVIEW_WIDTHS = (64, 1280)  # pixels
+_SESSIONS, _SESSION = "/api/sessions", "/api/sessions/{session}"
+LABELS = Parameter(
+    name="label",
+    about="key=value that a session must have; may be given several times",
+    schema={"type": "array", "items": {"type": "string"}},
+)
+FORGET = Parameter(
+    name="conversations",
+    about="1: also the conversations that began on it",
+    schema={"type": "string", "enum": ["0", "1"]},
+)
+WIDTH = Parameter(
+    name="width", about="In pixels", schema={"type": "integer", "minimum": 0, "maximum": 99999}
+)
 
 
 class HttpApi:
@@ -51,6 +70,10 @@ class HttpApi:
         self._callers = callers
         self._guard = Guard(config)
         self._websocket = WebSocketApi(config, sessions, viewers, callers)
+        self._questions = QuestionsApi(config, sessions, viewers, callers)
+        self._listening = ListeningApi(config, sessions, viewers, callers)
+        self._conversation_routes = ConversationRoutes(conversations, callers)
+        self._openapi = OpenApi(callers.wanted)
         self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
 
@@ -59,27 +82,36 @@ class HttpApi:
         before the page's."""
         self._guard.add_to(app)
         self._websocket.add_to(app)
-        one = "/api/sessions/{session}"
-        app.router.add_get("/api/info", self._info)
-        app.router.add_get("/api/sessions", self._list)
-        app.router.add_post("/api/sessions", self._create)
-        app.router.add_get(one, self._get)
-        app.router.add_patch(one, self._update)
-        app.router.add_delete(one, self._delete)
-        app.router.add_get(one + "/preview.jpg", self._preview)
-        said = "/api/conversations/{conversation}"
-        app.router.add_get(said, self._conversation)
-        app.router.add_delete(said, self._forget)
+        apis = (self, self._questions, self._listening, self._conversation_routes, self._openapi)
+        self._openapi.describe(add_operations(app, *apis))
         app.router.add_get("/api/{path:.*}", self._nothing)
         app.router.add_get("/", self._page)
         app.router.add_get("/{file}", self._page)
 
     # --- sessions ---------------------------------------------------------------------------
 
+    @operation(
+        "GET",
+        "/api/info",
+        "server",
+        "What this server is and what it can be asked",
+        gives=gateway_pb2.GetServerInfoResponse,
+        refusals=(401,),
+        anonymous=True,
+    )
     async def _info(self, request: web.Request) -> web.Response:
         caller = await self._callers.of_request(request, anonymous=True)
         return web.json_response(as_json(await self._server_info.message(caller), whole=True))
 
+    @operation(
+        "GET",
+        _SESSIONS,
+        "sessions",
+        "The sessions, oldest first",
+        gives=gateway_pb2.ListSessionsResponse,
+        parameters=(*PAGES, LABELS),
+        refusals=(400, 401, 403, 503),
+    )
     async def _list(self, request: web.Request) -> web.Response:
         wanted = gateway_pb2.ListSessionsRequest(
             page_size=number_of(request, "page_size"),
@@ -90,6 +122,18 @@ class HttpApi:
         caller.check(Permission.VIEW)
         return web.json_response(as_json(page_of(await self._sessions.listed(caller), wanted)))
 
+    @operation(
+        "POST",
+        _SESSIONS,
+        "sessions",
+        "Watch a video",
+        about="A file, an address or, with `push`, what comes by RTMP, WHIP or gRPC: the reply "
+        "holds the key then.",
+        takes=gateway_pb2.CreateSessionRequest,
+        gives=gateway_pb2.Session,
+        status=201,
+        refusals=(400, 401, 403, 404, 409, 429, 503),
+    )
     async def _create(self, request: web.Request) -> web.Response:
         wanted = await read_body(request, gateway_pb2.CreateSessionRequest())
         caller = await self._callers.of_request(request, Permission.ADMIN, path=wanted.options.name)
@@ -97,9 +141,20 @@ class HttpApi:
         session = await self._sessions.create(wanted, place, caller)
         return web.json_response(as_json(self._addresses.with_keys(session)), status=201)
 
+    @operation("GET", _SESSION, "sessions", "One session, by id or name", gives=gateway_pb2.Session)
     async def _get(self, request: web.Request) -> web.Response:
         return web.json_response(as_json((await self._session(request)).message()))
 
+    @operation(
+        "PATCH",
+        _SESSION,
+        "sessions",
+        "Change a running session",
+        about="What is left out stays.",
+        takes=gateway_pb2.UpdateSessionRequest,
+        gives=gateway_pb2.Session,
+        refusals=(400, 401, 403, 404, 409, 429, 503),
+    )
     async def _update(self, request: web.Request) -> web.Response:
         caller = await self._caller(request, Permission.ADMIN)
         wanted = await read_body(request, gateway_pb2.UpdateSessionRequest())
@@ -107,6 +162,7 @@ class HttpApi:
         session = await self._sessions.update(wanted, caller)
         return web.json_response(as_json(session.message()))
 
+    @operation("DELETE", _SESSION, "sessions", "End a session", parameters=(FORGET,), status=204)
     async def _delete(self, request: web.Request) -> web.Response:
         caller = await self._caller(request, Permission.ADMIN)
         name = request.match_info["session"]
@@ -118,6 +174,16 @@ class HttpApi:
         await self._sessions.remove(name, caller)
         return web.Response(status=204)
 
+    @operation(
+        "GET",
+        _SESSION + "/preview.jpg",
+        "sessions",
+        "The newest picture",
+        about="No content where there is none yet.",
+        kinds=("image/jpeg",),
+        parameters=(WIDTH,),
+        also=(204,),
+    )
     async def _preview(self, request: web.Request) -> web.Response:
         session = await self._session(request)
         text = request.query.get("width", "640")
@@ -128,24 +194,6 @@ class HttpApi:
         if jpeg is None:
             return web.Response(status=204)
         return web.Response(body=jpeg, content_type="image/jpeg")
-
-    async def _conversation(self, request: web.Request) -> web.Response:
-        (await self._callers.of_request(request, Permission.ASK)).check(Permission.ASK)
-        wanted = gateway_pb2.GetConversationRequest(
-            conversation=request.match_info["conversation"],
-            page_size=number_of(request, "page_size"),
-            page_token=request.query.get("page_token", ""),
-        )
-        return web.json_response(as_json(await self._conversations.get(wanted)))
-
-    async def _forget(self, request: web.Request) -> web.Response:
-        caller = await self._callers.of_request(request, Permission.ASK)
-        caller.check(Permission.ASK)
-        audit(caller, "forget", "")
-        conversation = request.match_info["conversation"]
-        unwanted = dialogue_pb2.DeleteConversationRequest(conversation=conversation)
-        await self._conversations.delete(unwanted)
-        return web.Response(status=204)
 
     async def _caller(self, request: web.Request, permission: Permission) -> Caller:
         """Whoever wants to do this to the session in the address. Raises UnauthenticatedError."""

@@ -22,16 +22,21 @@ def place_of_request(request: web.Request, trusted: Trusted) -> str:
 
 async def read_body(request: web.Request, message: Any) -> Any:
     """The request's JSON in `message`. Raises InvalidArgumentError, or 413 for a long one."""
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
+    return parsed(await read_text(request), message)
+
+
+async def read_text(request: web.Request, most_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """The request's body. Raises DeadlineExceededError, or 413 for a long one."""
+    if (request.content_length or 0) > most_bytes:
+        raise web.HTTPRequestEntityTooLarge(most_bytes, request.content_length or 0)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             body = await request.read()
     except TimeoutError:
         raise DeadlineExceededError("the request did not arrive in time") from None
-    if len(body) > MAX_BODY_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(body))
-    return parsed(body, message)
+    if len(body) > most_bytes:
+        raise web.HTTPRequestEntityTooLarge(most_bytes, len(body))
+    return body
 
 
 def parsed(text: str | bytes, message: Any) -> Any:

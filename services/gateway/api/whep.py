@@ -10,6 +10,7 @@ from aiortc import RTCIceServer
 
 from services.common.in_flight import share
 from services.common.metrics import REFUSED
+from services.common.problems import problem
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.api.callers import Callers
@@ -164,8 +165,10 @@ class WhepApi:
     async def _no_such_verb(self, request: web.Request) -> web.Response:
         """GET and HEAD: the draft leaves them to others."""
         allowed = "DELETE, OPTIONS, PATCH" if "resource" in request.match_info else "OPTIONS, POST"
-        body = {"code": "INVALID_ARGUMENT", "message": "video is asked for with an offer: POST"}
-        return web.json_response(body, status=405, headers={"Allow": allowed})
+        message = "video is asked for with an offer: POST"
+        response = problem(405, code="INVALID_ARGUMENT", message=message)
+        response.headers["Allow"] = allowed
+        return response
 
     async def _caller(self, request: web.Request) -> Caller:
         path = self._sessions.name_of(request.match_info["session"])

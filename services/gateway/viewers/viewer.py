@@ -189,27 +189,36 @@ class Viewer:
 
     def handle_event(self, event: gateway_pb2.ClientEvent) -> None:
         """Do what the viewer says; what is wrong with it becomes an error event."""
-        kind = event.WhichOneof("event")
         try:
-            match kind:
-                case "ask":
-                    self.caller.check(Permission.ASK, self.session)
-                    self._ask(event.ask)
-                case "watch":
-                    self.caller.check(Permission.WATCH, self.session)
-                    self._watches.add(event.watch)
-                case "unwatch":
-                    self._watches.remove(event.unwatch.watch)
-                case "cancel":
-                    self._cancel(event.cancel.turn)
-                case "start":
-                    raise FailedPreconditionError("the line has started already")
-                case _:
-                    raise InvalidArgumentError("an event must hold one message")
+            self.act(event)
         except SightlineError as error:
-            turn = {"ask": event.ask.turn, "cancel": event.cancel.turn}.get(kind or "", "")
-            watch = {"watch": event.watch.watch, "unwatch": event.unwatch.watch}.get(kind or "", "")
+            kind = event.WhichOneof("event") or ""
+            turn = {"ask": event.ask.turn, "cancel": event.cancel.turn}.get(kind, "")
+            watch = {"watch": event.watch.watch, "unwatch": event.unwatch.watch}.get(kind, "")
             self.fail(error, turn=turn[:256], watch=watch[:256])
+
+    def act(self, event: gateway_pb2.ClientEvent) -> None:
+        """Do what the viewer says. Raises what is wrong with it; a question without a turn gets
+        one."""
+        match event.WhichOneof("event"):
+            case "ask":
+                self.caller.check(Permission.ASK, self.session)
+                self._ask(event.ask)
+            case "watch":
+                self.caller.check(Permission.WATCH, self.session)
+                self._watches.add(event.watch)
+            case "unwatch":
+                self._watches.remove(event.unwatch.watch)
+            case "cancel":
+                self._cancel(event.cancel.turn)
+            case "start":
+                raise FailedPreconditionError("the line has started already")
+            case _:
+                raise InvalidArgumentError("an event must hold one message")
+
+    def watching(self) -> list[gateway_pb2.Watch]:
+        """The watches under way."""
+        return self._watches.all()
 
     # --- questions --------------------------------------------------------------------------
 

@@ -15,11 +15,13 @@ from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
+from services.gateway.viewers.asks import Asks
 from services.gateway.viewers.turns import Turns
 from services.gateway.viewers.viewer import RECONNECT_WITHIN_S, Send, Viewer, conversation_of
 from sightline.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
+    NotFoundError,
     ResourceExhaustedError,
 )
 from sightline.reasons import Reason
@@ -41,6 +43,7 @@ class Viewers:
         self._config = config
         self._viewers: dict[str, Viewer] = {}
         self.turns = Turns(config.dialogue, identity)
+        self.asks = Asks(config, sessions.quotas, self.turns)
         self._answers = InFlight("answers", owner="the gateway")
         sessions.listen(self)
 
@@ -115,6 +118,15 @@ class Viewers:
         )
         self._viewers[viewer.handle] = viewer
         viewer.greet(resumed)
+        return viewer
+
+    def of_handle(self, handle: str, session: AnySession) -> Viewer:
+        """The viewer of a resume handle on a session. Raises NotFoundError."""
+        viewer = self._viewers.get(handle)
+        if viewer is None or viewer.closed or viewer.session is not session:
+            raise NotFoundError(
+                "no viewer of this handle is on the session here", reason=Reason.HANDLE_NOT_FOUND
+            )
         return viewer
 
     def all(self) -> list[Viewer]:

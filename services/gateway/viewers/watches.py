@@ -49,6 +49,9 @@ class Watches:
     def __len__(self) -> int:
         return len(self._running)
 
+    def all(self) -> list[gateway_pb2.Watch]:
+        return [watch for watch, _ in self._running.values()]
+
     def tasks(self) -> list[asyncio.Task[Any]]:
         return [task for _, task in self._running.values()]
 

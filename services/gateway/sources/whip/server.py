@@ -10,6 +10,7 @@ from aiohttp import web
 from aiortc import RTCIceServer
 
 from services.common.http_status import HTTP_STATUS
+from services.common.problems import problem
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.sources.source import PublisherGate
 from services.gateway.sources.whip.codecs import take_every_codec
@@ -103,7 +104,7 @@ class WhipServer:
             status = _STATUS.get(error.code, 500)
             if isinstance(error, UnsupportedVideoError):
                 status = 406
-            response = _refusal(status, error.code.name, error.message)
+            response = _refusal(status, error.code.name, error.message, error.reason)
             if response.status == 401:
                 response.headers["WWW-Authenticate"] = "Bearer"
             return response
@@ -254,5 +255,5 @@ def _peer_of(request: web.Request) -> str:
     return f"{address[0]}:{address[1]}" if address else "unknown"
 
 
-def _refusal(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"code": code, "message": message}, status=status)
+def _refusal(status: int, code: str, message: str, reason: str = "") -> web.Response:
+    return problem(status, code=code, message=message, reason=reason)
