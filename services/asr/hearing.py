@@ -59,6 +59,11 @@ class Hearing:
         """Whether a look would begin at once."""
         return self._under_way == 0
 
+    @property
+    def num_waiting(self) -> int:
+        """Looks that have not begun."""
+        return self._waiting.qsize()
+
     def start(self) -> "asyncio.Future[None]":
         """Begin to load the engine. The future is done when it hears, and fails as it did."""
         self._loop = asyncio.get_running_loop()

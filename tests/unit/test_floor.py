@@ -22,7 +22,7 @@ def test_speech_silences_an_answer_and_words_end_it_in_order() -> None:
     assert floor.speech_suspected("v", 12.9) == [Pause("a")]
     floor.played("a", 3.0)
     assert floor.words("v", "What about", 13.5) == [
-        Stop("a"),
+        Stop("a", "There are three circles. One of them is"),
         Cancel("a"),
         Cut("a", "There are three circles. One of them is"),
     ]
@@ -34,7 +34,7 @@ def test_an_answer_that_is_made_is_cut_and_not_cancelled() -> None:
     floor = speaking(made=True)
     floor.played("a", 1.0)
     floor.speech_suspected("v", 11.0)
-    assert floor.words("v", "stop", 11.5) == [Stop("a"), Cut("a", "There are")]
+    assert floor.words("v", "stop", 11.5) == [Stop("a", "There are"), Cut("a", "There are")]
 
 
 def test_a_false_alarm_resumes_after_two_seconds() -> None:
@@ -45,7 +45,7 @@ def test_a_false_alarm_resumes_after_two_seconds() -> None:
     assert floor.tick(13.0) == [Resume("a")]
     assert floor.tick(20.0) == []
     # Words that come late end it all the same.
-    assert floor.words("v", "hold on", 13.2)[0] == Stop("a")
+    assert floor.words("v", "hold on", 13.2)[0] == Stop("a", "There are")
 
 
 def test_what_was_no_speech_resumes_at_once() -> None:

@@ -23,8 +23,8 @@ ROOMS = {
         *("kv", "model", "device", "config", "metrics"),
     ),
     "gateway": (
-        *("__main__", "gateway", "api", "viewers", "voice", "cluster", "sessions", "workers"),
-        *("playback", "frames", "auth", "config", "sources", "webrtc", "metrics"),
+        *("__main__", "gateway", "api", "viewers", "cluster", "sessions", "workers"),
+        *("playback", "frames", "auth", "config", "voice", "sources", "webrtc", "metrics"),
     ),
 }
 

@@ -1,9 +1,7 @@
 """Turns of speech, found in audio whose likelihood of being speech the tests choose."""
 
-import numpy as np
 import pytest
 
-from services.gateway.voice.activity import CHUNK_BYTES, CHUNK_S
 from services.gateway.voice.turn_detector import (
     Audio,
     Began,
@@ -15,22 +13,9 @@ from services.gateway.voice.turn_detector import (
     TurnRules,
     Unfounded,
 )
+from tests.unit.voices import SILENCE, SPEECH, Told, audio
 
-SPEECH, SILENCE = 0.9, 0.05
 RULES = TurnRules()
-
-
-class Told:
-    """Voice activity that reads its answer from the audio: its first sample, in thousandths."""
-
-    def process_chunk(self, audio: bytes) -> float:
-        assert len(audio) == CHUNK_BYTES
-        return int(np.frombuffer(audio, np.int16)[0]) / 1000
-
-
-def audio(probability: float, length_s: float) -> bytes:
-    samples = np.full(round(length_s / CHUNK_S) * CHUNK_BYTES // 2, round(1000 * probability))
-    return samples.astype(np.int16).tobytes()
 
 
 def make() -> TurnDetector:

@@ -14,11 +14,6 @@ from services.gateway.voice.phrases import has_words
 from sightline.v1 import gateway_pb2
 
 ServerEvent = gateway_pb2.ServerEvent
-_ACTIONS: dict[type[floor.Action], gateway_pb2.PlaybackAction] = {
-    floor.Pause: gateway_pb2.PLAYBACK_ACTION_PAUSE,
-    floor.Resume: gateway_pb2.PLAYBACK_ACTION_RESUME,
-    floor.Stop: gateway_pb2.PLAYBACK_ACTION_STOP,
-}
 SAMPLE_BYTES = 2
 
 
@@ -91,14 +86,26 @@ class Talk:
         self._floor.answer_lost(turn)
         self._set_timer()
 
-    def aclose_soon(self) -> "list[asyncio.Task[None]]":
-        """Stop hearing; the tasks that do so."""
+    def tasks(self) -> "list[asyncio.Task[None]]":
+        """Whatever hears now."""
+        return [] if self._ear is None else self._ear.tasks()
+
+    def deafen(self) -> None:
+        """Hear nothing until the viewer says how again, and forget what was not a question yet."""
+        self._mode = gateway_pb2.LISTEN_MODE_OFF
+        self.break_off()
+
+    def break_off(self) -> None:
+        """Forget what was not a question yet: the microphone is gone."""
+        if self._ear is not None:
+            self._ear.clear()
+
+    def close(self) -> None:
+        """End with the viewer, whose `tasks` are for it to end."""
+        self.deafen()
         if self._timer is not None:
             self._timer.cancel()
-        if (ear := self._ear) is None:
-            return []
-        self._ear = None
-        return [asyncio.create_task(ear.aclose(), name="voice:close")]
+            self._timer = None
 
     # --- what the ear tells ---------------------------------------------------------------------
 
@@ -150,18 +157,24 @@ class Talk:
     def _act(self, actions: list[floor.Action]) -> None:
         for action in actions:
             match action:
-                case floor.Pause(turn) | floor.Resume(turn) | floor.Stop(turn):
-                    playback = gateway_pb2.Playback(turn=turn, action=_ACTIONS[type(action)])
-                    self._viewer.put(ServerEvent(playback=playback))
-                    if not isinstance(action, floor.Pause):
-                        outcome = "cut" if isinstance(action, floor.Stop) else "resumed"
-                        metrics.VOICE_INTERRUPTIONS.labels(outcome).inc()
+                case floor.Pause(turn):
+                    self._play(turn, gateway_pb2.PLAYBACK_ACTION_PAUSE)
+                case floor.Resume(turn):
+                    metrics.VOICE_INTERRUPTIONS.labels("resumed").inc()
+                    self._play(turn, gateway_pb2.PLAYBACK_ACTION_RESUME)
+                case floor.Stop(turn, text):
+                    metrics.VOICE_INTERRUPTIONS.labels("cut").inc()
+                    self._play(turn, gateway_pb2.PLAYBACK_ACTION_STOP, text or "")
                 case floor.Cancel(turn):
                     cancel = gateway_pb2.Cancel(turn=turn)
                     self._viewer.handle_event(gateway_pb2.ClientEvent(cancel=cancel))
                 case floor.Cut(turn, text):
                     self._viewer.cut(turn, text)
         self._set_timer()
+
+    def _play(self, turn: str, action: gateway_pb2.PlaybackAction, heard: str = "") -> None:
+        playback = gateway_pb2.Playback(turn=turn, action=action, heard=heard)
+        self._viewer.put(ServerEvent(playback=playback))
 
     def _set_timer(self) -> None:
         """Wake up when the floor has something to do."""

@@ -109,6 +109,10 @@ class Ear:
             self._listening = None
         self._turn = ""
 
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Those that await words."""
+        return list(self._tasks)
+
     async def aclose(self) -> None:
         self.clear()
         await cancel_and_wait(*self._tasks)
@@ -152,7 +156,7 @@ class Ear:
         listening, self._listening = self._listening, None
         if listening is None:
             return
-        listening.end_ns = self._wall_ns(end_s)
+        listening.end_ns = listening.ns_at(end_s)
         listening.ended_s = self._clock()
         self._tell(SpeechEnded(listening.turn, end_s, listening.end_ns))
         if voiced_s < LEAST_VOICED_S:
@@ -192,7 +196,7 @@ class Ear:
             self._note(self._detector.check())
 
     def _words(self, listening: "_Listening", text: str, *, final: bool) -> WordsHeard:
-        end_ns = listening.end_ns or self._wall_ns(self.fed_s)
+        end_ns = listening.end_ns or listening.ns_at(self.fed_s)
         return WordsHeard(listening.turn, text, final, listening.start_ns, end_ns)
 
     def _wall_ns(self, at_s: float) -> int:
@@ -213,6 +217,10 @@ class _Listening:
         self._audio_s = 0.0
         self._paused_s = -1.0  # audio before the pause under way; −1: there is none
         self._queue: asyncio.Queue[bytes | Pause | None] = asyncio.Queue()
+
+    def ns_at(self, at_s: float) -> int:
+        """Wall clock of the audio that is `at_s` behind the first."""
+        return self.start_ns + round((at_s - self.start_s) * 1e9)
 
     def add(self, pcm: bytes) -> None:
         self._audio_s += len(pcm) / 2 / HEARD_RATE

@@ -30,9 +30,10 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Forget what was not played."""
+    """Forget what was not played. heard: the text that was; None: all of it."""
 
     turn: str
+    heard: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +162,11 @@ class Floor:
             return []
         actions: list[Action] = []
         for answer in list(self._answers.values()):
+            heard = self.heard(answer.turn, now_s)
             if answer.sentences:
-                actions.append(Stop(answer.turn))
+                actions.append(Stop(answer.turn, heard))
             if not answer.made:
                 actions.append(Cancel(answer.turn))
-            heard = self.heard(answer.turn, now_s)
             if heard is not None:
                 actions.append(Cut(answer.turn, heard))
         self._answers.clear()
