@@ -167,6 +167,7 @@ class DialogueClient:
         asked_ns: int,
         capture_ns: int,
         interrupted: bool,
+        cut: bool = False,
         session: str = "",
     ) -> "asyncio.Future[bool]":
         """Hand over a finished round; it is written in the background. `session`: where the
@@ -186,6 +187,7 @@ class DialogueClient:
             asked_ns=asked_ns,
             capture_ns=capture_ns,
             interrupted=interrupted,
+            cut=cut,
         )
         item = _Waiting(next(self._numbers), conversation, session, round_, stored)
         self._waiting.setdefault(conversation, deque()).append(item)

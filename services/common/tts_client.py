@@ -72,6 +72,7 @@ class TtsClient:
             writer = spawn(_write_text(call, text), name="write text to speak")
             while (reply := await self._next(call, writer)) is not None:
                 if reply.audio.pcm:
+                    reply.audio.text = reply.text
                     yield reply.audio
         except TimeoutError:
             raise UnavailableError("Speech does not answer in time: try again") from None

@@ -87,9 +87,10 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
 
 
 def _rank(round_: pb.Round) -> str:
-    """Rank among the rounds of a turn, of which one is kept: a whole answer is before one that
-    was cut off, then the one asked later."""
-    return f"{int(not round_.interrupted)}{max(0, round_.asked_ns):020d}"
+    """Rank among the rounds of a turn, of which one is kept: what was heard of one that a viewer
+    spoke into, then a whole answer, then one that was cut off, and of two alike the later."""
+    kind = 2 if round_.cut else int(not round_.interrupted)
+    return f"{kind}{max(0, round_.asked_ns):020d}"
 
 
 def _described(conversation: str, opened: Opened) -> pb.Conversation:

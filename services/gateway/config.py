@@ -14,6 +14,7 @@ from services.common.places import Trusted
 from services.common.redis_config import REDIS_URLS, RedisConfig
 from services.gateway.sources.remote.egress_policy import Rule
 from services.gateway.sources.whip.ice import parse_ice_server
+from services.gateway.voice.turn_detector import TurnRules
 
 # A host may be called "dns" and an address be a target of gRPC's own, dns:///host:port.
 _DISCOVERY = re.compile(r"(static|dns|kubernetes):(?!//)([^,]*[:/].*)")
@@ -47,6 +48,16 @@ class GatewayConfig(RedisConfig):
         2.0, "Seconds until a name of workers is resolved again.", minimum=0.1, maximum=60
     )
     tts: str | None = setting(None, "TTS service, host:port; empty: Speak is unavailable.")
+    asr: str | None = setting(None, "ASR service, host:port; empty: questions are typed.")
+    speech_s: float = setting(
+        0.3, "Seconds of speech that begin a spoken question.", minimum=0.1, maximum=5
+    )
+    silence_s: float = setting(
+        0.5, "Seconds of silence that end a spoken question.", minimum=0.2, maximum=10
+    )
+    more_s: float = setting(
+        1.5, "Seconds of silence that end one whose words ask for more.", minimum=0.2, maximum=30
+    )
     dialogue: str | None = setting(
         None, "Dialogue service, host:port; empty: clients cannot read or delete conversations."
     )
@@ -303,6 +314,8 @@ class GatewayConfig(RedisConfig):
             _check_workers(kind, parts)
         if config.tts is not None:
             _check_address("GATEWAY_TTS", config.tts)
+        if config.asr is not None:
+            _check_address("GATEWAY_ASR", config.asr)
         if config.dialogue is not None:
             _check_address("GATEWAY_DIALOGUE", config.dialogue)
         if config.media_root is not None and not config.media_root.is_dir():
@@ -403,6 +416,10 @@ class GatewayConfig(RedisConfig):
         """The names that browsers may know this gateway by. Raises ValueError."""
         public = (self.public_host, netloc_of(self.public_http_url or ""))
         return Hosts([*self.allowed_hosts, *(name for name in public if host_name(name))])
+
+    def turn_rules(self) -> TurnRules:
+        """When viewers have begun to speak, and when they have said what they wanted."""
+        return TurnRules(speech_s=self.speech_s, silence_s=self.silence_s, more_s=self.more_s)
 
     def trusted(self) -> Trusted:
         """Raises ValueError."""

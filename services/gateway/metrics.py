@@ -135,3 +135,18 @@ CAPTURE_TO_ANSWER = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 WATCH_EVENTS = Counter("sightline_watch_events_total", "Events of standing questions relayed.")
+VOICE_TURNS = Counter(
+    "sightline_voice_turns_total",
+    "Turns that viewers spoke, by what became of them.",
+    ["outcome"],  # asked, wordless, echo, failed
+)
+VOICE_WORDS = Histogram(
+    "sightline_voice_words_seconds",
+    "End of a spoken turn, its silence included, to its final words.",
+    buckets=LATENCY_BUCKETS,
+)
+VOICE_INTERRUPTIONS = Counter(
+    "sightline_voice_interruptions_total",
+    "Spoken answers that fell silent because somebody spoke, by what became of it.",
+    ["outcome"],  # cut, resumed
+)

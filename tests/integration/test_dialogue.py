@@ -141,10 +141,8 @@ def test_of_a_turn_the_last_whole_answer_is_kept(dialogue: Start) -> None:
     _, stub = dialogue()
     stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
 
-    def append(turn: str, answer: str, asked_ns: int, interrupted: bool = False) -> bool:
-        round_ = pb.Round(
-            turn=turn, question="q", answer=answer, asked_ns=asked_ns, interrupted=interrupted
-        )
+    def append(turn: str, answer: str, asked_ns: int, **flags: bool) -> bool:
+        round_ = pb.Round(turn=turn, question="q", answer=answer, asked_ns=asked_ns, **flags)
         request = pb.AppendRequest(conversation="c", round=round_)
         return bool(stub.Append(request, timeout=10).duplicate)
 
@@ -164,6 +162,9 @@ def test_of_a_turn_the_last_whole_answer_is_kept(dialogue: Start) -> None:
     assert append("t1", "whole", 20), "the first comes late"
     assert append("t1", "made anew", 24)
     assert kept() == [("t0", "zero"), ("t1", "made anew"), ("t2", "two")]
+    assert append("t1", "made", 24, interrupted=True, cut=True), "somebody spoke into it"
+    assert append("t1", "made anew", 26), "a whole one that comes late"
+    assert kept() == [("t0", "zero"), ("t1", "made"), ("t2", "two")]
 
 
 def test_rounds_stand_in_the_order_of_asking_whenever_they_come(

@@ -56,6 +56,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.answering = asyncio.Event()  # questions come to nothing while it is clear
         self.answering.set()
         self.answer = ANSWER
+        self.word_s = 0.001  # what a spoken word lasts
         self.degraded: list[str] = []
         self.kept: bool | None = None
         self.speech_unavailable = False
@@ -202,7 +203,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                 text = word if index == 0 else f" {word}"
                 yield ipb.AnswerEvent(text_delta=pb.TextDelta(turn=turn, text=text))
                 if request.speech:
-                    audio = pb.AudioChunk(sample_rate=16000, pcm=b"\0" * 32)
+                    pcm = b"\0\0" * round(16_000 * self.word_s)
+                    audio = pb.AudioChunk(sample_rate=16_000, pcm=pcm, text=word)
                     yield ipb.AnswerEvent(audio_chunk=pb.SpeechChunk(turn=turn, audio=audio))
             yield ipb.AnswerEvent(
                 done=pb.AnswerDone(

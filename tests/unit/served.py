@@ -10,8 +10,10 @@ NOWHERE = "127.0.0.1:1"
 
 
 @asynccontextmanager
-async def served(add: Callable[[Any, Any], None], servicer: Any) -> AsyncIterator[str]:
-    server = grpc.aio.server()
+async def served(
+    add: Callable[[Any, Any], None], servicer: Any, *interceptors: grpc.aio.ServerInterceptor
+) -> AsyncIterator[str]:
+    server = grpc.aio.server(interceptors=interceptors)
     add(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -24,7 +24,7 @@ ROOMS = {
     ),
     "gateway": (
         *("__main__", "gateway", "api", "viewers", "cluster", "sessions", "workers"),
-        *("playback", "frames", "auth", "config", "sources", "webrtc", "metrics"),
+        *("playback", "frames", "auth", "config", "voice", "sources", "webrtc", "metrics"),
     ),
 }
 

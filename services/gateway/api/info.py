@@ -68,6 +68,7 @@ class ServerInfo:
                 labels=MAX_LABELS,
             ),
             speech=self._speaker.configured,
+            voice=config.asr is not None,
             voices=voices.voices,
             default_voice=voices.default_voice,
             conversations=self._conversations.configured,

@@ -43,6 +43,13 @@ class Turns:
             asked_ns = request.asked_ns + 1
             self._hold(request, text, asked_ns, last_capture_ns, interrupted=True)
 
+    def cut(self, request: inference_pb2.AnswerRequest, heard: str, last_capture_ns: int) -> None:
+        """Hold what a viewer heard of an answer that it spoke into, in the place of all of it."""
+        if self._are_kept:
+            self._hold(
+                request, heard, request.asked_ns, last_capture_ns, interrupted=True, cut=True
+            )
+
     def forget(self, conversation: str) -> None:
         """Store nothing more of a conversation, which is being deleted."""
         if self._client is not None:
@@ -61,6 +68,7 @@ class Turns:
         last_capture_ns: int,
         *,
         interrupted: bool = False,
+        cut: bool = False,
     ) -> None:
         if self._client is None:
             return
@@ -72,5 +80,6 @@ class Turns:
             asked_ns=asked_ns,
             capture_ns=last_capture_ns,
             interrupted=interrupted,
+            cut=cut,
             session=request.session_id,
         )

@@ -29,8 +29,10 @@ from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.answers import stream_answer
 from services.gateway.viewers.outbox import Outbox, OutboxFullError
+from services.gateway.viewers.talk import Talk
 from services.gateway.viewers.turns import Turns
 from services.gateway.viewers.watches import Watches
+from services.gateway.voice.ears import Ears
 from sightline.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -58,6 +60,8 @@ class _Answer:
     asked_s: float
     text: list[str] = field(default_factory=list)
     task: asyncio.Task[Any] | None = None
+    request: inference_pb2.AnswerRequest | None = None
+    last_capture_ns: int = 0
 
 
 class Viewer:
@@ -73,9 +77,10 @@ class Viewer:
         place: str = "",
         caller: Caller = ANYBODY,
         quotas: Quotas | None = None,
+        ears: Ears | None = None,
     ) -> None:
         """in_flight: counts the answers of every viewer. turns: takes them when they are finished.
-        place: whose address limits hold. quotas: of tenants."""
+        place: whose address limits hold. quotas: of tenants. ears: None, nobody is heard."""
         self._quotas = quotas or Quotas(config)
         self.session = session
         self.caller = caller
@@ -94,6 +99,8 @@ class Viewer:
         )
         self._answers: dict[str, _Answer] = {}
         self._finished: OrderedDict[str, gateway_pb2.AnswerDone] = OrderedDict()
+        self._spoken: OrderedDict[str, _Answer] = OrderedDict()  # newest answers with speech
+        self._talk = Talk(self, (ears or Ears(None, config.turn_rules())).make)
         self._watches = Watches(session, config.max_watches, place, self)
         self._watches.tenant = self._quotas.watches(caller.tenant)
         self._sender: asyncio.Task[None] | None = None
@@ -166,6 +173,7 @@ class Viewer:
             if self._sender is sender:
                 self._sender = None
                 self._detached_s = time.monotonic()
+                self._talk.break_off()
 
     def put_state(self, session: gateway_pb2.Session) -> None:
         if self._detached_s is None:
@@ -178,6 +186,7 @@ class Viewer:
         metrics.VIEWERS_CLOSED.labels(reason).inc()
         go_away = gateway_pb2.GoAway(reason=reason, reconnect_within_s=reconnect_within_s)
         self._outbox.close(ServerEvent(go_away=go_away), discard=discard)
+        self._talk.close()
         for task in self._tasks():
             task.cancel()
 
@@ -193,6 +202,8 @@ class Viewer:
             self.act(event)
         except SightlineError as error:
             kind = event.WhichOneof("event") or ""
+            if kind in ("audio_chunk", "listen"):
+                self._talk.deafen()  # one refusal says it all
             turn = {"ask": event.ask.turn, "cancel": event.cancel.turn}.get(kind, "")
             watch = {"watch": event.watch.watch, "unwatch": event.unwatch.watch}.get(kind, "")
             self.fail(error, turn=turn[:256], watch=watch[:256])
@@ -211,6 +222,14 @@ class Viewer:
                 self._watches.remove(event.unwatch.watch)
             case "cancel":
                 self._cancel(event.cancel.turn)
+            case "audio_chunk":
+                self.caller.check(Permission.ASK, self.session)
+                self._talk.hear(event.audio_chunk)
+            case "listen":
+                self.caller.check(Permission.ASK, self.session)
+                self._talk.listen(event.listen.mode)
+            case "playback_ack":
+                self._talk.played(event.playback_ack)
             case "start":
                 raise FailedPreconditionError("the line has started already")
             case _:
@@ -242,6 +261,7 @@ class Viewer:
         self._quotas.question(self.caller.tenant)
         audit(self.caller, "ask", self.session.id)
         answer = self._answers[turn] = _Answer(time.monotonic())
+        self._talk.answer_began(turn)
         name = f"{self.session.id}:answer"
         answer.task = spawn(self._relay(question, answer), name=name)
 
@@ -254,6 +274,11 @@ class Viewer:
             speech=self._speech,
             voice=self._voice,
         )
+        answer.request = request
+        if self._speech:
+            self._spoken[turn] = answer
+            while len(self._spoken) > MAX_FINISHED:
+                self._spoken.popitem(last=False)
         events = stream_answer(
             self.session,
             request,
@@ -275,24 +300,29 @@ class Viewer:
             await events.aclose()
             if self._answers.get(turn) is answer:
                 del self._answers[turn]
+                self._talk.answer_lost(turn)
             self.settle()
 
     def _pass_on(self, event: inference_pb2.AnswerEvent, turn: str, answer: _Answer) -> None:
         match event.WhichOneof("event"):
             case "started":
                 event.started.turn = turn
+                answer.last_capture_ns = event.started.last_capture_ns
                 if event.started.restarted:
                     answer.text.clear()
+                    self._talk.answer_began(turn)
                 self.put(ServerEvent(answer_started=event.started))
             case "text_delta":
                 answer.text.append(event.text_delta.text)
                 delta = gateway_pb2.TextDelta(turn=turn, text=event.text_delta.text)
                 self.put(ServerEvent(text_delta=delta))
             case "audio_chunk":
+                self._talk.audio_sent(event.audio_chunk)
                 self.put(ServerEvent(audio_chunk=event.audio_chunk))
             case "done":
                 event.done.turn = turn
                 self._end_answer(turn, event.done)
+                self._talk.answer_made(turn)
 
     def _end_answer(self, turn: str, done: gateway_pb2.AnswerDone) -> None:
         self._answers.pop(turn, None)
@@ -316,6 +346,15 @@ class Viewer:
             total_ms=(time.monotonic() - answer.asked_s) * 1000,
         )
         self._end_answer(turn, done)
+        if (heard := self._talk.heard_of(turn)) is not None:
+            self.cut(turn, heard)
+        self._talk.answer_lost(turn)
+
+    def cut(self, turn: str, heard: str) -> None:
+        """Keep of a spoken answer, whole or not, what was heard of it."""
+        answer = self._spoken.get(turn)
+        if answer is not None and answer.request is not None:
+            self._turns.cut(answer.request, heard, answer.last_capture_ns)
 
     # --- events -----------------------------------------------------------------------------
 
@@ -340,7 +379,7 @@ class Viewer:
 
     def _tasks(self) -> list[asyncio.Task[Any]]:
         answers = [answer.task for answer in self._answers.values() if answer.task is not None]
-        return answers + self._watches.tasks()
+        return answers + self._watches.tasks() + self._talk.tasks()
 
     async def _send_all(self, send: Send) -> None:
         while (event := await self._outbox.next()) is not None:

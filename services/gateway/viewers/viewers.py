@@ -18,6 +18,7 @@ from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.asks import Asks
 from services.gateway.viewers.turns import Turns
 from services.gateway.viewers.viewer import RECONNECT_WITHIN_S, Send, Viewer, conversation_of
+from services.gateway.voice.ears import Ears
 from sightline.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -44,6 +45,7 @@ class Viewers:
         self._viewers: dict[str, Viewer] = {}
         self.turns = Turns(config.dialogue, identity)
         self.asks = Asks(config, sessions.quotas, self.turns)
+        self.ears = Ears(config.asr, config.turn_rules(), identity)
         self._answers = InFlight("answers", owner="the gateway")
         sessions.listen(self)
 
@@ -115,6 +117,7 @@ class Viewers:
             place,
             caller,
             self._sessions.quotas,
+            self.ears,
         )
         self._viewers[viewer.handle] = viewer
         viewer.greet(resumed)
@@ -188,6 +191,7 @@ class Viewers:
             _, stuck = await asyncio.wait(closing, timeout=GOODBYE_S)
             await cancel_and_wait(*stuck)
         await self.turns.aclose()
+        await self.ears.aclose()
 
     def _of(self, session: AnySession) -> list[Viewer]:
         return [viewer for viewer in self._viewers.values() if viewer.session is session]

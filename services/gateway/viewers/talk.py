@@ -1,0 +1,190 @@
+"""A viewer's voice: what is heard becomes a question, and what is being said makes room for it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from services.common.errors import error_event
+from services.gateway import metrics
+from services.gateway.voice import floor, heard
+from services.gateway.voice.ear import Ear
+from services.gateway.voice.floor import Floor
+from services.gateway.voice.phrases import has_words
+from sightline.v1 import gateway_pb2
+
+ServerEvent = gateway_pb2.ServerEvent
+SAMPLE_BYTES = 2
+
+
+class Speaking(Protocol):
+    """The viewer, as its voice needs it."""
+
+    def put(self, event: ServerEvent) -> None: ...
+    def handle_event(self, event: gateway_pb2.ClientEvent) -> None: ...
+    def cut(self, turn: str, heard: str) -> None:
+        """Keep of a turn, whole or not, what was heard of its answer."""
+        ...
+
+
+class Talk:
+    """The voice of one viewer. `make_ear` is called when the first audio comes, and raises
+    SightlineError where nothing is heard here. All methods belong to the event loop."""
+
+    def __init__(
+        self,
+        viewer: Speaking,
+        make_ear: Callable[[Callable[[heard.Heard], None]], Ear],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._viewer = viewer
+        self._make_ear = make_ear
+        self._clock = clock
+        self._ear: Ear | None = None
+        self._floor = Floor()
+        self._mode = gateway_pb2.LISTEN_MODE_HANDS_FREE
+        self._timer: asyncio.TimerHandle | None = None
+
+    def hear(self, audio: gateway_pb2.AudioChunk) -> None:
+        """A piece of the microphone's audio. Raises what `Ear.feed` does."""
+        if self._mode == gateway_pb2.LISTEN_MODE_OFF:
+            return  # it was on its way when the microphone was closed
+        self._listening().feed(audio.pcm, audio.sample_rate)
+
+    def listen(self, mode: gateway_pb2.ListenMode) -> None:
+        """Hear the microphone otherwise from here on; what was said until now is a question."""
+        self._mode = mode or gateway_pb2.LISTEN_MODE_HANDS_FREE
+        if self._mode == gateway_pb2.LISTEN_MODE_OFF and self._ear is None:
+            return
+        ear = self._listening()
+        ear.commit()
+        if self._mode == gateway_pb2.LISTEN_MODE_HOLD:
+            ear.hold()
+
+    def played(self, ack: gateway_pb2.PlaybackAck) -> None:
+        self._floor.played(ack.turn, ack.played_s)
+
+    def heard_of(self, turn: str) -> str | None:
+        """What the viewer has heard of an answer; None where all of it, or it was not spoken."""
+        return self._floor.heard(turn, self._clock())
+
+    # --- what the viewer is told ----------------------------------------------------------------
+
+    def answer_began(self, turn: str) -> None:
+        self._floor.answer_began(turn)
+
+    def audio_sent(self, chunk: gateway_pb2.SpeechChunk) -> None:
+        audio = chunk.audio
+        if audio.sample_rate:
+            audio_s = len(audio.pcm) / SAMPLE_BYTES / audio.sample_rate
+            self._floor.audio_sent(chunk.turn, audio_s, audio.text, self._clock())
+
+    def answer_made(self, turn: str) -> None:
+        self._floor.answer_made(turn)
+
+    def answer_lost(self, turn: str) -> None:
+        self._floor.answer_lost(turn)
+        self._set_timer()
+
+    def tasks(self) -> "list[asyncio.Task[None]]":
+        """Whatever hears now."""
+        return [] if self._ear is None else self._ear.tasks()
+
+    def deafen(self) -> None:
+        """Hear nothing until the viewer says how again, and forget what was not a question yet."""
+        self._mode = gateway_pb2.LISTEN_MODE_OFF
+        self.break_off()
+
+    def break_off(self) -> None:
+        """Forget what was not a question yet: the microphone is gone."""
+        if self._ear is not None:
+            self._ear.clear()
+
+    def close(self) -> None:
+        """End with the viewer, whose `tasks` are for it to end."""
+        self.deafen()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # --- what the ear tells ---------------------------------------------------------------------
+
+    def _listening(self) -> Ear:
+        if self._ear is None:
+            self._ear = self._make_ear(self._note)
+        return self._ear
+
+    def _note(self, event: heard.Heard) -> None:
+        now_s = self._clock()
+        match event:
+            case heard.SpeechSuspected(turn):
+                self._act(self._floor.speech_suspected(turn, now_s))
+            case heard.SpeechUnfounded(turn):
+                self._act(self._floor.speech_unfounded(turn, now_s))
+            case heard.WordsHeard():
+                self._note_words(event, now_s)
+            case heard.HearingFailed(turn, error):
+                metrics.VOICE_TURNS.labels("failed").inc()
+                self._act(self._floor.speech_unfounded(turn, now_s))
+                self._viewer.put(ServerEvent(error=error_event(error, turn=turn)))
+
+    def _note_words(self, words: heard.WordsHeard, now_s: float) -> None:
+        text = words.text if has_words(words.text) else ""
+        outcome = "asked" if text else "wordless"
+        if text and self._floor.is_echo(text, now_s):
+            text, outcome = "", "echo"
+        if text:
+            self._act(self._floor.words(words.turn, text, now_s))
+        elif words.final:
+            self._act(self._floor.speech_unfounded(words.turn, now_s))
+        if not text and not words.final:
+            return
+        transcript = gateway_pb2.Transcript(
+            turn=words.turn,
+            text=text,
+            final=words.final,
+            start_ns=words.start_ns,
+            end_ns=words.end_ns,
+        )
+        self._viewer.put(ServerEvent(transcript=transcript))
+        if not words.final:
+            return
+        metrics.VOICE_TURNS.labels(outcome).inc()
+        if text:
+            question = gateway_pb2.Question(turn=words.turn, text=text)
+            self._viewer.handle_event(gateway_pb2.ClientEvent(ask=question))
+
+    def _act(self, actions: list[floor.Action]) -> None:
+        for action in actions:
+            match action:
+                case floor.Pause(turn):
+                    self._play(turn, gateway_pb2.PLAYBACK_ACTION_PAUSE)
+                case floor.Resume(turn):
+                    metrics.VOICE_INTERRUPTIONS.labels("resumed").inc()
+                    self._play(turn, gateway_pb2.PLAYBACK_ACTION_RESUME)
+                case floor.Stop(turn, text):
+                    metrics.VOICE_INTERRUPTIONS.labels("cut").inc()
+                    self._play(turn, gateway_pb2.PLAYBACK_ACTION_STOP, text or "")
+                case floor.Cancel(turn):
+                    cancel = gateway_pb2.Cancel(turn=turn)
+                    self._viewer.handle_event(gateway_pb2.ClientEvent(cancel=cancel))
+                case floor.Cut(turn, text):
+                    self._viewer.cut(turn, text)
+        self._set_timer()
+
+    def _play(self, turn: str, action: gateway_pb2.PlaybackAction, heard: str = "") -> None:
+        playback = gateway_pb2.Playback(turn=turn, action=action, heard=heard)
+        self._viewer.put(ServerEvent(playback=playback))
+
+    def _set_timer(self) -> None:
+        """Wake up when the floor has something to do."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (due_s := self._floor.due_s) is not None:
+            delay_s = max(0.0, due_s - self._clock()) + 0.01
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._act(self._floor.tick(self._clock()))

@@ -1,0 +1,45 @@
+"""Ears of a gateway: one for each microphone, all with one recogniser."""
+
+from collections.abc import Callable
+
+from services.common.asr_client import AsrClient
+from services.common.identity import Identity
+from services.gateway.voice.activity import silero
+from services.gateway.voice.ear import Ear
+from services.gateway.voice.heard import Heard
+from services.gateway.voice.turn_detector import TurnRules
+from sightline.errors import UnavailableError
+from sightline.reasons import Reason
+
+
+class Ears:
+    """Makes ears. `address` None: nobody is heard here."""
+
+    def __init__(
+        self, address: str | None, rules: TurnRules, identity: Identity | None = None
+    ) -> None:
+        """Raises ConfigError where what hearing needs is not installed."""
+        self._rules = rules
+        self.recogniser: AsrClient | None = None
+        if address is not None:
+            silero()
+            self.recogniser = AsrClient(address, identity=identity)
+
+    @property
+    def configured(self) -> bool:
+        return self.recogniser is not None
+
+    def make(
+        self, tell: Callable[[Heard], None], rules: TurnRules | None = None, language: str = ""
+    ) -> Ear:
+        """An ear for one microphone. rules: others than the gateway's. Raises UnavailableError
+        where nobody is heard."""
+        if self.recogniser is None:
+            raise UnavailableError(
+                "this server does not hear: questions are typed", reason=Reason.VOICE_NOT_CONFIGURED
+            )
+        return Ear(self.recogniser, silero(), rules or self._rules, tell, language=language)
+
+    async def aclose(self) -> None:
+        if self.recogniser is not None:
+            await self.recogniser.aclose()

@@ -1,0 +1,48 @@
+"""Words as they are said: whether more will come, whether they are any, and whose they are."""
+
+import re
+
+# What a sentence does not end with, but for a question, which may end with some of it.
+_OPEN = re.compile(
+    "and|or|but|because|so|then|also|plus|than|if|when|while|where|which|who|that|the|a|an|of|with|"
+    "without|to|from|for|in|on|at|by|as|is|are|was|were|my|your|its|their|this|these|those"
+)
+_MAY_END = re.compile("in|on|at|to|from|for|with|by|that|is|are|was|were|this|these|those")
+_NO_WORD = re.compile("u+h+|u+h?m+|m+h*m*|h+m+|ah+|oh+|eh|er+|huh")
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+def words_of(text: str) -> list[str]:
+    """The words, in lower case and without marks."""
+    return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
+
+
+def expects_more(text: str) -> bool:
+    """Whether somebody who has said this goes on: "a red one and …"."""
+    text = text.strip()
+    if not text:
+        return False
+    if text.endswith(("...", "…", ",", "-", "—")):
+        return True
+    said = words_of(text)
+    if not said or (text.endswith("?") and _MAY_END.fullmatch(said[-1])):
+        return False
+    return _OPEN.fullmatch(said[-1]) is not None
+
+
+def has_words(text: str) -> bool:
+    """Whether there is more in it than sounds of listening."""
+    return any(_NO_WORD.fullmatch(word) is None for word in words_of(text))
+
+
+def is_echo(text: str, spoken: str) -> bool:
+    """Whether what is heard are words of `spoken`, one after the other: our own voice. The last one
+    may be cut off in the middle."""
+    heard, said = words_of(text), words_of(spoken)
+    if not heard or len(heard) > len(said):
+        return False
+    for start in range(len(said) - len(heard) + 1):
+        part = said[start : start + len(heard)]
+        if part[:-1] == heard[:-1] and part[-1].startswith(heard[-1]):
+            return True
+    return False

@@ -1,0 +1,225 @@
+"""Viewers who speak, over gRPC: questions, interruptions and what is kept of an answer."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from services.gateway.voice.ear import Ear
+from services.gateway.voice.ears import Ears
+from services.gateway.voice.heard import Heard
+from services.gateway.voice.turn_detector import TurnRules
+from sightline.errors import UnavailableError
+from sightline.v1 import dialogue_pb2_grpc
+from sightline.v1 import gateway_pb2 as pb
+from tests.eventually import eventually
+from tests.unit.fake_dialogue import FakeDialogue
+from tests.unit.fake_worker import FakeWorker
+from tests.unit.gateway_parts import Parts, running
+from tests.unit.served import served
+from tests.unit.test_gateway_viewers import Viewer
+from tests.unit.voices import SILENCE, SPEECH, Hearsay, Told, audio
+
+RATE = 16_000
+ANSWER = "one two three four five six"
+
+
+class EarsOf(Ears):
+    """Ears that hear what they are told."""
+
+    def __init__(self, recogniser: Hearsay) -> None:
+        super().__init__(None, TurnRules())
+        self.hearsay = recogniser
+
+    def make(self, tell: Callable[[Heard], None], *options: Any, **more: Any) -> Ear:
+        return Ear(self.hearsay, Told(), TurnRules(), tell)
+
+
+class Speaker(Viewer):
+    """A viewer with a microphone."""
+
+    async def say(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            for start in range(0, len(piece), 16_000):
+                chunk = pb.AudioChunk(sample_rate=RATE, pcm=piece[start : start + 16_000])
+                await self.send(audio_chunk=chunk)
+
+    async def say_all(self) -> None:
+        """Whatever its words are, and the silence that ends them."""
+        await self.say(audio(SPEECH, 0.6), audio(SILENCE, 0.7))
+
+    async def played(self, turn: str, played_s: float) -> None:
+        await self.send(playback_ack=pb.PlaybackAck(turn=turn, played_s=played_s))
+
+    async def until_final(self) -> pb.Transcript:
+        while not (transcript := (await self.until("transcript")).transcript).final:
+            pass
+        return transcript
+
+
+@asynccontextmanager
+async def talking(
+    *words: str, dialogue: FakeDialogue | None = None, speech: bool = True
+) -> AsyncIterator[tuple[Speaker, FakeWorker, Hearsay]]:
+    """A viewer on a session, who says `words` turn by turn."""
+    worker, hearsay = FakeWorker(), Hearsay(*words)
+    worker.answer, worker.word_s, worker.kept = ANSWER, 1.0, True
+    add = dialogue_pb2_grpc.add_DialogueServiceServicer_to_server
+    async with (
+        served(add, dialogue or FakeDialogue()) as address,
+        running(worker, dialogue=address) as parts,
+    ):
+        parts.viewers.ears = EarsOf(hearsay)
+        yield await _speaker(parts, speech), worker, hearsay
+
+
+async def _speaker(parts: Parts, speech: bool) -> Speaker:
+    session = await parts.push_session(seen=True)
+    speaker = Speaker(parts, session.id, speech=speech, conversation="c1")
+    await speaker.begin()
+    return speaker
+
+
+async def test_what_is_said_is_shown_and_asked() -> None:
+    async with talking("what do you see?") as (viewer, worker, _):
+        await viewer.say_all()
+        transcript = await viewer.until_final()
+        assert transcript.text == "what do you see?"
+        assert 0 < transcript.start_ns < transcript.end_ns
+        done = (await viewer.until("answer_done")).answer_done
+        assert done.turn == transcript.turn
+        assert worker.asked[-1].question.text == "what do you see?"
+        partial = next(event.transcript for event in viewer.events if event.HasField("transcript"))
+        assert (partial.turn, partial.final) == (transcript.turn, False)
+
+
+async def test_speech_into_an_answer_silences_it_and_words_end_it() -> None:
+    dialogue = FakeDialogue()
+    dialogue.rounds["c1"] = []
+    async with talking("and the square?", dialogue=dialogue) as (viewer, worker, _):
+        await viewer.ask("count", turn="t1")
+        await viewer.until("answer_done")  # it is made, and three of its six seconds were played
+        await viewer.played("t1", 3.0)
+        await viewer.say(audio(SPEECH, 0.2))
+        pause = (await viewer.until("playback")).playback
+        assert (pause.turn, pause.action) == ("t1", pb.PLAYBACK_ACTION_PAUSE)
+        await viewer.say_all()
+        stop = (await viewer.until("playback")).playback
+        assert (stop.turn, stop.action) == ("t1", pb.PLAYBACK_ACTION_STOP)
+        assert stop.heard == "one two three"
+        transcript = await viewer.until_final()
+        assert (await viewer.until("answer_done")).answer_done.turn == transcript.turn
+        [round_] = await eventually(lambda: dialogue.rounds["c1"])
+        assert (round_.turn, round_.answer) == ("t1", "one two three")
+        assert round_.cut
+        assert worker.cancelled_answers == 0
+
+
+async def test_an_answer_that_is_being_made_is_cancelled_after_it_is_silent() -> None:
+    async with talking("stop") as (viewer, worker, _):
+        worker.pause_after = 2
+        await viewer.ask("count", turn="t1")
+        await worker.paused.wait()
+        worker.pause_after = None
+        await viewer.until("audio_chunk")
+        await viewer.say_all()
+        done = (await viewer.until("answer_done")).answer_done
+        assert (done.turn, done.finish_reason) == ("t1", pb.FINISH_REASON_CANCELLED)
+        ends = [
+            event.playback.action if event.HasField("playback") else event.WhichOneof("event")
+            for event in viewer.events
+            if event.WhichOneof("event") in ("playback", "answer_done")
+        ]
+        assert ends == [pb.PLAYBACK_ACTION_PAUSE, pb.PLAYBACK_ACTION_STOP, "answer_done"]
+        await eventually(lambda: worker.cancelled_answers == 1)
+
+
+async def test_a_noise_lets_the_answer_go_on() -> None:
+    async with talking() as (viewer, worker, _):
+        await viewer.ask("count", turn="t1")
+        await viewer.until("answer_done")
+        await viewer.played("t1", 1.0)
+        await viewer.say(audio(SPEECH, 0.2), audio(SILENCE, 0.3))
+        actions = [(await viewer.until("playback")).playback.action for _ in range(2)]
+        assert actions == [pb.PLAYBACK_ACTION_PAUSE, pb.PLAYBACK_ACTION_RESUME]
+        assert len(worker.asked) == 1
+
+
+async def test_speech_without_words_lets_the_answer_go_on() -> None:
+    async with talking("Mm-hmm.") as (viewer, worker, _):
+        await viewer.ask("count", turn="t1")
+        await viewer.until("answer_done")
+        await viewer.played("t1", 1.0)
+        await viewer.say_all()
+        actions = [(await viewer.until("playback")).playback.action for _ in range(2)]
+        assert actions == [pb.PLAYBACK_ACTION_PAUSE, pb.PLAYBACK_ACTION_RESUME]
+        assert (await viewer.until_final()).text == ""
+        assert len(worker.asked) == 1
+
+
+async def test_its_own_voice_in_the_microphone_is_no_question() -> None:
+    async with talking("Two three.") as (viewer, worker, _):
+        await viewer.ask("count", turn="t1")
+        await viewer.until("answer_done")
+        await viewer.played("t1", 3.5)
+        await viewer.say_all()
+        actions = [(await viewer.until("playback")).playback.action for _ in range(2)]
+        assert actions == [pb.PLAYBACK_ACTION_PAUSE, pb.PLAYBACK_ACTION_RESUME]
+        assert (await viewer.until_final()).text == ""
+        assert len(worker.asked) == 1
+
+
+async def test_a_button_that_is_held_makes_a_question_of_what_is_said() -> None:
+    async with talking("one", "two") as (viewer, worker, _):
+        await viewer.send(listen=pb.Listen(mode=pb.LISTEN_MODE_HOLD))
+        await viewer.say(audio(SPEECH, 0.5), audio(SILENCE, 1.5), audio(SPEECH, 0.5))
+        await viewer.send(listen=pb.Listen(mode=pb.LISTEN_MODE_OFF))
+        assert (await viewer.until_final()).text == "one"
+        await viewer.until("answer_done")
+        await viewer.say_all()  # the microphone is off
+        await viewer.ask("typed", turn="t2")
+        await viewer.until("answer_done")
+        assert [asked.question.text for asked in worker.asked] == ["one", "typed"]
+
+
+async def test_a_typed_cancel_keeps_what_was_heard() -> None:
+    dialogue = FakeDialogue()
+    dialogue.rounds["c1"] = []
+    async with talking(dialogue=dialogue) as (viewer, worker, _):
+        await viewer.ask("first", turn="t0")
+        await viewer.until("answer_done")
+        worker.pause_after = 4
+        await viewer.ask("count", turn="t1")
+        await worker.paused.wait()
+        for _ in range(4):
+            await viewer.until("audio_chunk")
+        await viewer.played("t1", 2.0)
+        await viewer.send(cancel=pb.Cancel(turn="t1"))
+        await viewer.until("answer_done")
+        rounds = await eventually(lambda: dialogue.rounds["c1"])
+        assert (rounds[0].turn, rounds[0].answer, rounds[0].cut) == ("t1", "one two", True)
+
+
+async def test_a_recogniser_that_is_away_is_said_and_typing_goes_on() -> None:
+    async with talking() as (viewer, _, hearsay):
+        hearsay.fails = UnavailableError("Speech recognition is away")
+        await viewer.say_all()
+        error = (await viewer.until("error")).error
+        assert (error.code, error.message) == ("UNAVAILABLE", "Speech recognition is away")
+        await viewer.ask("typed", turn="t2")
+        await viewer.until("answer_done")
+
+
+@pytest.mark.parametrize("audio_first", [True, False])
+async def test_a_gateway_without_ears_says_so_once(audio_first: bool) -> None:
+    async with running(FakeWorker()) as parts:
+        viewer = await _speaker(parts, speech=False)
+        if not audio_first:
+            await viewer.send(listen=pb.Listen(mode=pb.LISTEN_MODE_HANDS_FREE))
+        await viewer.say_all()
+        await viewer.ask("typed", turn="t2")
+        await viewer.until("answer_done")
+        errors = [event.error.reason for event in viewer.events if event.HasField("error")]
+        assert errors == ["VOICE_NOT_CONFIGURED"]
+        assert not (await parts.stub.GetServerInfo(pb.GetServerInfoRequest())).voice

@@ -1,0 +1,45 @@
+"""Words as they are said."""
+
+import pytest
+
+from services.gateway.voice.phrases import expects_more, has_words, is_echo
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Is there a red square and",
+        "Is there a red square and...",
+        "a circle, a square,",
+        "What colour is the",
+        "What colour is the?",
+        "Tell me when",
+        "I would like to know because",
+        "a red one —",
+    ],
+)
+def test_a_sentence_that_is_not_over_asks_for_more(text: str) -> None:
+    assert expects_more(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "What colour is the square?", "How many are there?", "Stop.", "What is it standing on?"],
+)
+def test_a_sentence_that_is_over_does_not(text: str) -> None:
+    assert not expects_more(text)
+
+
+@pytest.mark.parametrize(("text", "words"), [("Mm-hmm.", False), ("Uh…", False), ("", False)])
+def test_sounds_of_listening_are_no_words(text: str, words: bool) -> None:
+    assert has_words(text) is words
+    assert has_words(text + " stop")
+
+
+def test_our_own_words_are_an_echo_and_those_of_others_are_not() -> None:
+    spoken = "There are three circles. One of them is red."
+    assert is_echo("three circles one of", spoken)
+    assert is_echo("Three circles. One of th", spoken)  # cut off in a word
+    assert not is_echo("three red circles", spoken)
+    assert not is_echo("stop", spoken)
+    assert not is_echo("", spoken)

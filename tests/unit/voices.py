@@ -1,0 +1,64 @@
+"""Voices that tests make up: audio that says how likely it is speech, and a recogniser that hears
+what it is told to."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import numpy as np
+
+from services.common.asr_client import Pause
+from services.gateway.voice.activity import CHUNK_BYTES, CHUNK_S
+from sightline.errors import SightlineError
+from sightline.v1 import asr_pb2
+
+SPEECH, SILENCE = 0.9, 0.05
+
+
+class Told:
+    """Voice activity that reads its answer from the audio: its first sample, in thousandths."""
+
+    def process_chunk(self, audio: bytes) -> float:
+        assert len(audio) == CHUNK_BYTES
+        return int(np.frombuffer(audio, np.int16)[0]) / 1000
+
+
+def audio(probability: float, length_s: float) -> bytes:
+    """PCM of 16 kHz that `Told` takes for speech with this probability."""
+    samples = np.full(round(length_s / CHUNK_S) * CHUNK_BYTES // 2, round(1000 * probability))
+    return samples.astype(np.int16).tobytes()
+
+
+class Hearsay:
+    """A recogniser that hears `words`, one turn after the other, at each pause and at the end.
+    `hear` is cleared to keep it busy."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = list(words)
+        self.heard_s: list[float] = []  # of each turn
+        self.pauses = 0
+        self.fails: SightlineError | None = None
+        self.hear = asyncio.Event()
+        self.hear.set()
+
+    async def transcribe(
+        self,
+        audio: AsyncIterator[bytes | Pause],
+        sample_rate: int,
+        *,
+        language: str = "",
+        prompt: str = "",
+        partials: bool = False,
+    ) -> AsyncGenerator[asr_pb2.TranscribeResponse, None]:
+        if self.fails is not None:
+            raise self.fails
+        text, heard_s = self.words.pop(0), 0.0
+        async for piece in audio:
+            if not isinstance(piece, Pause):
+                heard_s += len(piece) / 2 / sample_rate
+                continue
+            self.pauses += 1
+            await self.hear.wait()
+            yield asr_pb2.TranscribeResponse(text=text, audio_s=heard_s)
+        await self.hear.wait()
+        self.heard_s.append(heard_s)
+        yield asr_pb2.TranscribeResponse(text=text, audio_s=heard_s, final=True)
