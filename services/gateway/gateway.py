@@ -19,6 +19,7 @@ from services.gateway.api.conversations import Conversations
 from services.gateway.api.grpc import SightlineServicer
 from services.gateway.api.http import HttpApi
 from services.gateway.api.info import ServerInfo
+from services.gateway.api.realtime.door import RealtimeApi
 from services.gateway.api.speaker import Speaker
 from services.gateway.api.whep import WhepApi
 from services.gateway.auth.sign_in import authoriser_of
@@ -78,6 +79,9 @@ class Gateway:
         )
         self._callers = Callers(authoriser_of(config), host.trusted)
         self._whep = WhepApi(config, self._sessions, self._callers, self._webrtc)
+        self._realtime = RealtimeApi(
+            config, self._sessions, self._viewers, self._speaker, self._callers
+        )
         self._discovering: asyncio.Task[None] | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._rtmp = self._rtmp_server(config.rtmp_port)
@@ -124,6 +128,7 @@ class Gateway:
         )
         self._whip.add_to(self._host.app)
         self._whep.add_to(self._host.app)
+        self._realtime.add_to(self._host.app)
         api.add_to(self._host.app)
         self._measuring = spawn(self._measure(), name="gateway:measure")
         self._workers.start()

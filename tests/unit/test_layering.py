@@ -190,6 +190,22 @@ def test_page_tables_and_scheduling_know_no_tensors(name: str) -> None:
                 seen.add(found.module)
 
 
+@pytest.mark.parametrize(
+    "name", ["fields", "items", "history", "settings", "client_events", "server_events"]
+)
+def test_the_realtime_codec_is_data(name: str) -> None:
+    """It knows no sockets, no protobuf, and nothing that acts on it."""
+    package = "services.gateway.api.realtime"
+    path = REPOSITORY / package.replace(".", "/") / f"{name}.py"
+    codec = [f"{package}.{part}" for part in ("fields", "items", "settings")]
+    others = [
+        found.module
+        for found in imports(path.read_text(), package)
+        if not is_of(found.module, *codec, *sys.stdlib_module_names)
+    ]
+    assert not others
+
+
 def test_the_reader_of_imports_sees_them_all() -> None:
     source = (
         "import a.b\n"

@@ -21,6 +21,7 @@ from sightline.reasons import Reason
 # takes, beside one that is the token.
 SUBPROTOCOL = "sightline"
 TOKEN_SUBPROTOCOL = "sightline.token."  # and the token in URL-safe Base64 without padding
+OPENAI_SUBPROTOCOL = "openai-insecure-api-key."  # and the token, as OpenAI's clients in browsers do
 
 
 class Callers:
@@ -110,6 +111,8 @@ def _bearer(header: str) -> str:
 def _of_subprotocols(headers: list[str]) -> str:
     for offered in ",".join(headers).split(","):
         name = offered.strip()
+        if name.startswith(OPENAI_SUBPROTOCOL):
+            return name.removeprefix(OPENAI_SUBPROTOCOL)
         if name.startswith(TOKEN_SUBPROTOCOL):
             text = name.removeprefix(TOKEN_SUBPROTOCOL)
             try:

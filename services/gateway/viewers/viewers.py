@@ -75,7 +75,13 @@ class Viewers:
         old = self._viewers.get(first.start.resume_handle)
         name = first.start.session or (old.session.id if old else "")
         session = await self._sessions.locate(name, caller)
-        viewer = self.open(first.start, place, caller, session)
+        await self.attend(self.open(first.start, place, caller, session), incoming, send)
+
+    async def attend(
+        self, viewer: Viewer, incoming: AsyncIterator[gateway_pb2.ClientEvent], send: Send
+    ) -> None:
+        """Serve a viewer that is open over one connection, counted as one of its session's. Raises
+        what the transport raises."""
         viewer.session.viewers += 1
         viewer.session.touch()
         try:

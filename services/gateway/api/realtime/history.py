@@ -1,0 +1,90 @@
+"""The items of one conversation, in order."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from services.gateway.api.realtime.fields import WireError
+from services.gateway.api.realtime.items import Item
+
+MAX_ITEMS = 1000  # the oldest are forgotten, as OpenAI's `truncation: auto` does
+ROOT = "root"  # the place before the first item
+
+
+class History:
+    """Items by their ids. What clients ask of it raises WireError."""
+
+    def __init__(self) -> None:
+        self._items: list[Item] = []
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    def add(self, item: Item, after: str = "") -> str | None:
+        """Put an item after another, or at the end. Gives the id of the one before it."""
+        if any(item.id == other.id for other in self._items):
+            raise WireError(
+                f"the conversation has an item {item.id!r} already",
+                code="item_create_duplicate_item_id",
+                param="item.id",
+            )
+        place = len(self._items)
+        if after == ROOT:
+            place = 0
+        elif after:
+            place = self._index(after, "previous_item_id", "item_create_invalid_previous_id") + 1
+        self._items.insert(place, item)
+        before = self._items[place - 1].id if place else None
+        del self._items[: max(0, len(self._items) - MAX_ITEMS)]
+        return before
+
+    def get(self, item_id: str) -> Item:
+        return self._items[self._index(item_id, "item_id", "item_retrieve_invalid_item_id")]
+
+    def delete(self, item_id: str) -> None:
+        del self._items[self._index(item_id, "item_id", "item_delete_invalid_item_id")]
+
+    def change(self, item: Item) -> None:
+        """The item of the same id is this now, where it is still there."""
+        for index, other in enumerate(self._items):
+            if other.id == item.id:
+                self._items[index] = item
+
+    def truncate(self, item_id: str, content_index: int, share: float) -> Item:
+        """Cut what an answer says to what was heard of it: the first `share` of its words."""
+        code = "item_truncate_invalid_item_id"
+        item = self._items[self._index(item_id, "item_id", code)]
+        if item.role != "assistant":
+            raise WireError("only answers are truncated", code=code, param="item_id")
+        if content_index >= len(item.content):
+            raise WireError(
+                f"the item has {len(item.content)} parts",
+                code="item_truncate_invalid_content_index",
+                param="content_index",
+            )
+        part = item.content[content_index]
+        words = part.words.split(" ")
+        heard = " ".join(words[: round(len(words) * min(1.0, share))])
+        if part.type == "output_audio":
+            part = replace(part, transcript=heard)
+        else:
+            part = replace(part, text=heard)
+        content = (*item.content[:content_index], part, *item.content[content_index + 1 :])
+        item = replace(item, content=content)
+        self.change(item)
+        return item
+
+    def unanswered(self) -> str:
+        """What users have said since the last answer."""
+        said: list[str] = []
+        for item in reversed(self._items):
+            if item.role == "assistant":
+                break
+            if item.role == "user" and item.words:
+                said.append(item.words)
+        return "\n".join(reversed(said))
+
+    def _index(self, item_id: str, param: str, code: str) -> int:
+        for index, item in enumerate(self._items):
+            if item.id == item_id:
+                return index
+        raise WireError(f"no item {item_id!r} in the conversation", code=code, param=param)

@@ -1,0 +1,426 @@
+"""The Realtime wire over a WebSocket: events as OpenAI's clients send and expect them."""
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import ClientWebSocketResponse, WSMsgType, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from services.gateway.api.http import HttpApi
+from services.gateway.api.realtime.door import RealtimeApi
+from services.gateway.auth.keys import new_key
+from sightline.v1 import gateway_pb2 as pb
+from tests.eventually import eventually
+from tests.unit.fake_worker import ANSWER, FakeWorker
+from tests.unit.gateway_parts import Parts, running
+from tests.unit.test_realtime_codec import LIVEKIT
+
+
+class Speech:
+    """A suite that can speak; the fake worker makes its sounds."""
+
+    configured = True
+
+    async def voices(self) -> pb.VoicesResponse:
+        return pb.VoicesResponse(voices=[pb.Voice(id="joe")], default_voice="en")
+
+
+class Line:
+    """One client."""
+
+    def __init__(self, socket: ClientWebSocketResponse, parts: Parts) -> None:
+        self.socket = socket
+        self.parts = parts
+        self.events: list[dict[str, Any]] = []
+
+    async def send(self, kind: str, **fields: Any) -> None:
+        await self.socket.send_json({"type": kind, **fields})
+
+    async def next(self) -> dict[str, Any]:
+        message = await self.socket.receive(timeout=5)
+        assert message.type is WSMsgType.TEXT, message
+        event: dict[str, Any] = json.loads(message.data)
+        assert event["event_id"]
+        self.events.append(event)
+        return event
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        while (event := await self.next())["type"] != kind:
+            assert event["type"] != "error", event
+        return event
+
+    async def say(self, text: str, **item: Any) -> None:
+        content = [{"type": "input_text", "text": text}]
+        said = {"type": "message", "role": "user", "content": content, **item}
+        await self.send("conversation.item.create", item=said)
+        await self.until("conversation.item.done")
+
+    async def ask(self, text: str, **response: Any) -> dict[str, Any]:
+        """The response, when it is done."""
+        await self.say(text)
+        await self.send("response.create", response=response)
+        done: dict[str, Any] = (await self.until("response.done"))["response"]
+        return done
+
+    def kinds(self) -> list[str]:
+        return [event["type"] for event in self.events]
+
+
+@contextlib.asynccontextmanager
+async def _served(
+    worker: FakeWorker | None = None, *, speech: bool = False, **settings: Any
+) -> AsyncIterator[tuple[Parts, "TestClient[web.Request, web.Application]"]]:
+    async with running(worker or FakeWorker(), **settings) as parts:
+        app = web.Application()
+        speaker: Any = Speech() if speech else parts.speaker
+        RealtimeApi(parts.config, parts.sessions, parts.viewers, speaker, parts.callers).add_to(app)
+        HttpApi(
+            parts.config,
+            parts.sessions,
+            parts.viewers,
+            addresses=parts.addresses,
+            conversations=parts.conversations,
+            info=parts.info,
+            callers=parts.callers,
+        ).add_to(app)
+        async with TestClient(TestServer(app)) as client:
+            yield parts, client
+
+
+@contextlib.asynccontextmanager
+async def _line(
+    worker: FakeWorker | None = None, *, attached: bool = True, **settings: Any
+) -> AsyncIterator[Line]:
+    """A client that was greeted, talking about a session called kitchen."""
+    async with _served(worker, **settings) as (parts, client):
+        await parts.push_session(seen=True, name="kitchen")
+        query = "&session=kitchen" if attached else ""
+        async with client.ws_connect(f"/v1/realtime?model=gpt-realtime{query}") as socket:
+            line = Line(socket, parts)
+            await line.until("session.created")
+            yield line
+
+
+async def test_a_question_by_text_is_answered_event_by_event() -> None:
+    async with _line() as line:
+        created = line.events[0]["session"]
+        assert created["type"] == "realtime"
+        assert created["model"] == "builtin"
+        assert created["sightline"]["name"] == "kitchen"
+        await line.send("session.update", session={"type": "realtime", **LIVEKIT})
+        updated = (await line.until("session.updated"))["session"]
+        assert updated["instructions"] == "be brief"
+        assert updated["output_modalities"] == ["text"], "there is no speech here"
+        assert updated["tracing"] is None
+        await line.say("what is there", id="q1")
+        assert line.events[-1]["item"]["id"] == "q1"
+        line.events.clear()
+        await line.send("response.create", response={"metadata": {"client_event_id": "x1"}})
+        done = (await line.until("response.done"))["response"]
+        words = len(ANSWER.split())
+        assert line.kinds() == [
+            "response.created",
+            "response.output_item.added",
+            "conversation.item.added",
+            "response.content_part.added",
+            *["response.output_text.delta"] * words,
+            "response.output_text.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "conversation.item.done",
+            "response.done",
+        ]
+        first = line.events[0]["response"]
+        assert first["status"] == "in_progress"
+        assert first["metadata"] == done["metadata"] == {"client_event_id": "x1"}
+        assert line.events[2]["previous_item_id"] == "q1"
+        assert line.events[3]["part"] == {"type": "text", "text": ""}
+        deltas = [event["delta"] for event in line.events if "delta" in event]
+        assert "".join(deltas) == ANSWER
+        assert done["id"] == first["id"]
+        assert done["status"] == "completed"
+        assert done["output"][0]["content"] == [{"type": "output_text", "text": ANSWER}]
+        assert done["output"][0]["status"] == "completed"
+        assert {"total_tokens", "input_tokens", "output_tokens"} <= set(done["usage"])
+        await line.send("conversation.item.retrieve", item_id=done["output"][0]["id"])
+        kept = (await line.until("conversation.item.retrieved"))["item"]
+        assert kept == done["output"][0]
+
+
+async def test_what_is_asked_is_what_was_said_since_the_last_answer() -> None:
+    worker = FakeWorker()
+    async with _line(worker) as line:
+        await line.ask("what is there")
+        await line.say("and then")
+        await line.ask("where", max_output_tokens=7, temperature=0.5)
+        first, second = worker.asked
+        assert first.question.text == "what is there"
+        assert second.question.text == "and then\nwhere"
+        assert (second.question.max_tokens, second.question.temperature) == (7, 0.5)
+        assert first.conversation == second.conversation
+        assert not first.speech
+        # Without a question the instructions of one response are.
+        await line.send("session.update", session={"instructions": "You are kind."})
+        await line.until("session.updated")
+        instructions = "You are kind.\nDescribe what you see."
+        await line.send("response.create", response={"instructions": instructions})
+        await line.until("response.done")
+        assert worker.asked[2].question.text == "Describe what you see."
+
+
+async def test_a_response_aside_leaves_no_item() -> None:
+    worker = FakeWorker()
+    async with _line(worker) as line:
+        await line.say("what is there", id="q1")
+        asked = {"type": "message", "role": "user", "content": [{"type": "text", "text": "aside"}]}
+        line.events.clear()
+        wish = {"conversation": "none", "input": [asked], "metadata": {"topic": "a"}}
+        await line.send("response.create", response=wish)
+        done = (await line.until("response.done"))["response"]
+        assert done["metadata"] == {"topic": "a"}
+        assert worker.asked[0].question.text == "aside"
+        assert "conversation.item.added" not in line.kinds()
+        await line.send("response.create")
+        await line.until("response.done")
+        assert worker.asked[1].question.text == "what is there"
+
+
+async def test_a_response_is_cancelled_and_another_asked() -> None:
+    worker = FakeWorker()
+    worker.pause_after = 2
+    async with _line(worker) as line:
+        await line.say("what is there")
+        await line.send("response.create")
+        await line.until("response.output_text.delta")
+        await line.until("response.output_text.delta")
+        await line.send("response.create", event_id="again")
+        error = (await line.next())["error"]
+        assert error["code"] == "conversation_already_has_active_response"
+        assert (error["type"], error["event_id"]) == ("invalid_request_error", "again")
+        await line.send("response.cancel")
+        done = (await line.until("response.done"))["response"]
+        assert done["status"] == "cancelled"
+        assert done["status_details"] == {"type": "cancelled", "reason": "client_cancelled"}
+        assert done["output"][0]["status"] == "incomplete"
+        assert done["output"][0]["content"][0]["text"] == " ".join(ANSWER.split()[:2])
+        await eventually(lambda: worker.cancelled_answers == 1)
+        await line.send("response.cancel")
+        error = (await line.next())["error"]
+        assert error["code"] == "response_cancel_not_active"
+        assert error["message"].startswith("Cancellation failed")
+        worker.pause_after = None
+        assert (await line.ask("and now"))["status"] == "completed"
+        assert worker.asked[-1].question.text == "and now"
+
+
+async def test_a_response_is_cancelled_before_a_word_of_it() -> None:
+    worker = FakeWorker()
+    worker.answering.clear()
+    async with _line(worker) as line:
+        await line.say("what is there")
+        await line.send("response.create")
+        created = (await line.until("response.created"))["response"]
+        await line.send("response.cancel", response_id=created["id"])
+        done = (await line.until("response.done"))["response"]
+        assert (done["status"], done["output"]) == ("cancelled", [])
+
+
+async def test_an_answer_is_spoken_and_its_words_come_as_transcript() -> None:
+    worker = FakeWorker()
+    async with _line(worker, speech=True) as line:
+        assert line.events[0]["session"]["output_modalities"] == ["audio"]
+        await line.send("session.update", session={"audio": {"output": {"voice": "joe"}}})
+        session = (await line.until("session.updated"))["session"]
+        assert session["audio"]["output"]["voice"] == "joe"
+        done = await line.ask("what is there")
+        assert (worker.asked[0].speech, worker.asked[0].voice) == (True, "joe")
+        assert "response.output_text.delta" not in line.kinds()
+        transcript = [
+            event["delta"]
+            for event in line.events
+            if event["type"] == "response.output_audio_transcript.delta"
+        ]
+        assert "".join(transcript) == ANSWER
+        audio = b"".join(
+            base64.b64decode(event["delta"])
+            for event in line.events
+            if event["type"] == "response.output_audio.delta"
+        )
+        samples = 16 * len(ANSWER.split())  # of 16 kHz
+        assert len(audio) / 2 == pytest.approx(samples * 1.5, abs=2)
+        ends = [kind for kind in line.kinds() if kind.endswith("done")]
+        assert ends[-6:] == [
+            "response.output_audio.done",
+            "response.output_audio_transcript.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "conversation.item.done",
+            "response.done",
+        ]
+        assert done["output"][0]["content"] == [{"type": "output_audio", "transcript": ANSWER}]
+        await line.send("session.update", session={"audio": {"output": {"voice": "marin"}}})
+        session = (await line.until("session.updated"))["session"]
+        assert session["audio"]["output"]["voice"] == "en", "a name of OpenAI's is our own voice"
+        await line.ask("in writing", output_modalities=["text"])
+        assert not worker.asked[1].speech
+
+
+async def test_an_answer_is_cut_to_what_was_heard_of_it() -> None:
+    async with _line(speech=True) as line:
+        done = await line.ask("what is there")
+        item = done["output"][0]["id"]
+        # 16 samples of 16 kHz for each word make 1 ms.
+        await line.send("conversation.item.truncate", item_id=item, content_index=0, audio_end_ms=2)
+        assert (await line.until("conversation.item.truncated"))["audio_end_ms"] == 2
+        await line.send("conversation.item.retrieve", item_id=item)
+        kept = (await line.until("conversation.item.retrieved"))["item"]
+        heard = kept["content"][0]["transcript"]
+        assert ANSWER.startswith(heard)
+        assert len(heard) < len(ANSWER)
+
+
+async def test_an_answer_that_comes_anew_is_another_item() -> None:
+    worker = FakeWorker()
+    worker.break_at = 2
+    async with _line(worker, moving_s=10) as line:
+        await line.say("what is there")
+        await line.send("response.create")
+        for _ in range(2):
+            await line.until("response.output_text.delta")
+        worker.break_at = None
+        done = (await line.until("response.done"))["response"]
+        assert done["status"] == "completed"
+        assert [item["status"] for item in done["output"]] == ["incomplete", "completed"]
+        assert done["output"][1]["content"][0]["text"] == ANSWER
+
+
+async def test_a_watch_rides_along() -> None:
+    worker = FakeWorker()
+    async with _line(worker) as line:
+        watch = {"id": "w1", "condition": "a phone is there", "interval_s": 0.5}
+        await line.send("sightline.watch.create", watch=watch)
+        assert (await line.until("sightline.watch.created"))["watch_id"] == "w1"
+        worker.watch_events.put_nowait(pb.WatchEvent(active=True, score=0.75))
+        event = await line.until("sightline.watch.event")
+        assert (event["watch_id"], event["condition"]) == ("w1", "a phone is there")
+        assert (event["active"], event["score"]) == (True, 0.75)
+        assert worker.watched[0].watch.interval_s == 0.5
+        await line.send("sightline.watch.delete", watch_id="w1")
+        await line.until("sightline.watch.deleted")
+        await line.send("sightline.watch.create", watch={"id": "w2", "condition": " "})
+        failed = await line.until("sightline.watch.failed")
+        assert (failed["watch_id"], failed["error"]["code"]) == ("w2", "invalid_argument")
+
+
+async def test_what_cannot_be_answered_ends_the_response_and_not_the_line() -> None:
+    """Errors end the line of some clients, responses that failed do not."""
+    async with _line(attached=False) as line:
+        done = await line.ask("what is there")
+        assert done["status"] == "failed"
+        assert done["status_details"]["error"]["code"] == "no_session"
+        await line.send("session.update", session={"sightline": {"session": "kitchen"}})
+        session = (await line.until("session.updated"))["session"]
+        assert session["sightline"]["name"] == "kitchen"
+        assert (await line.ask("what is there"))["status"] == "completed"
+        await line.send("response.create")
+        done = (await line.until("response.done"))["response"]
+        assert done["status_details"]["error"]["code"] == "no_question"
+        done = await line.ask("call it", tool_choice="required")
+        assert done["status_details"]["error"]["code"] == "tools_not_supported"
+        done = await line.ask("x" * 5000)
+        assert done["status_details"]["error"]["code"] == "invalid_argument"
+
+
+async def test_what_is_wrong_with_an_event_is_an_error_with_its_id() -> None:
+    async with _line(attached=False) as line:
+        cases = [
+            ("response.nonsense", {}, "invalid_value"),
+            ("session.update", {"session": {"type": "transcription"}}, "invalid_value"),
+            ("session.update", {"session": {"sightline": {"session": "x"}}}, "session_not_found"),
+            ("conversation.item.delete", {"item_id": "x"}, "item_delete_invalid_item_id"),
+            ("sightline.watch.delete", {"watch_id": "x"}, "no_session"),
+            ("input_audio_buffer.commit", {}, "input_audio_not_supported"),
+        ]
+        for kind, fields, code in cases:
+            await line.send(kind, event_id="mine", **fields)
+            error = (await line.next())["error"]
+            assert (error["code"], error["event_id"]) == (code, "mine"), kind
+        await line.socket.send_str("{")
+        assert (await line.next())["error"]["code"] == "invalid_json"
+        await line.send("session.update", session={"instructions": "still here"})
+        assert (await line.until("session.updated"))["session"]["instructions"] == "still here"
+
+
+async def test_a_session_that_is_deleted_ends_the_line() -> None:
+    async with _line() as line:
+        line.parts.sessions.delete(line.parts.sessions.all()[0], "deleted")
+        message = await line.socket.receive(timeout=5)
+        assert message.type is WSMsgType.CLOSE
+        assert message.extra == "session_deleted"
+
+
+async def test_a_viewer_leaves_with_its_line() -> None:
+    worker = FakeWorker()
+    worker.pause_after = 1
+    async with _line(worker) as line:
+        await line.say("what is there")
+        await line.send("response.create")
+        await line.until("response.output_text.delta")
+        session = line.parts.sessions.all()[0]
+        assert session.viewers == 1
+        await line.socket.close()
+        await eventually(lambda: session.viewers == 0 and worker.cancelled_answers == 1)
+
+
+async def test_callers_sign_in_as_openais_clients_do(tmp_path: Path) -> None:
+    key, entry = new_key("ada", ["view", "ask"])
+    lost, nobody = new_key("bob", ["publish"])
+    (tmp_path / "keys").write_text(f"{entry}\n{nobody}\n")
+    async with _served(auth="keys", auth_keys=tmp_path / "keys") as (parts, client):
+        await parts.push_session(seen=True, name="kitchen")
+        for header, status in (("", 401), ("Bearer wrong", 401), (f"Bearer {lost}", 403)):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+                await client.ws_connect(
+                    "/v1/realtime?session=kitchen", headers={"Authorization": header}
+                )
+            assert refusal.value.status == status
+        ways: list[dict[str, Any]] = [
+            {"headers": {"Authorization": f"Bearer {key}"}},
+            {"protocols": ["realtime", f"openai-insecure-api-key.{key}"]},
+        ]
+        for way in ways:
+            async with client.ws_connect("/v1/realtime?session=kitchen", **way) as socket:
+                line = Line(socket, parts)
+                await line.until("session.created")
+                assert (await line.ask("what is there"))["status"] == "completed"
+                watch = {"id": "w1", "condition": "a phone is there"}
+                await line.send("sightline.watch.create", watch=watch)
+                failed = await line.until("sightline.watch.failed")
+                assert failed["error"]["code"] == "not_permitted"
+
+
+async def test_an_unknown_session_is_refused_at_the_door() -> None:
+    async with _served() as (_, client):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+            await client.ws_connect("/v1/realtime?session=none")
+        assert refusal.value.status == 404
+        assert (await client.get("/v1/realtime")).status == 400
+
+
+async def test_lines_end_with_the_server() -> None:
+    async with _served() as (parts, client), client.ws_connect("/v1/realtime") as socket:
+        line = Line(socket, parts)
+        await line.until("session.created")
+        assert client.server is not None
+        closing = asyncio.create_task(client.server.close())
+        message = await socket.receive(timeout=5)
+        assert message.type is WSMsgType.CLOSE
+        assert message.extra == "the server is stopping"
+        await closing
