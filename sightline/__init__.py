@@ -40,6 +40,8 @@ from sightline.types import (
     SessionInfo,
     SessionState,
     SessionStats,
+    SourceCondition,
+    SourceHealth,
     Timeouts,
     Voice,
 )
@@ -76,6 +78,8 @@ __all__ = [
     "SessionState",
     "SessionStats",
     "SightlineError",
+    "SourceCondition",
+    "SourceHealth",
     "Timeouts",
     "UnauthenticatedError",
     "UnavailableError",

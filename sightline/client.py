@@ -23,6 +23,7 @@ from sightline.types import (
     SessionInfo,
     SessionState,
     SessionStats,
+    SourceHealth,
     Timeouts,
     Voice,
 )
@@ -243,6 +244,12 @@ class Session:
         `limit` (events).
         """
         return Watch(background.run(_call(self._session.watch, condition, **options)))
+
+    def source_health(self, *, timeout_s: float | None = None) -> Iterator[SourceHealth]:
+        """Iterate over it to be told how the pictures are: now, and whenever they become dead,
+        dark, covered, frozen or repeating, or fine again. It ends after `timeout_s`."""
+        watch = background.run(_call(self._session.source_health, timeout_s=timeout_s))
+        return background.iterate(aiter(watch))
 
     def conversation(
         self, id: str = "", *, speech: bool = False, voice: str = ""

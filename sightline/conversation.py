@@ -27,10 +27,11 @@ from sightline.errors import (
     SightlineError,
     UnavailableError,
 )
+from sightline.health import HealthWatch
 from sightline.reasons import Reason
-from sightline.types import AskOptions, Audio, Round, SessionInfo
+from sightline.types import AskOptions, Audio, Round, SessionInfo, SourceHealth
 from sightline.v1 import gateway_pb2 as pb
-from sightline.wire import error_of, session_info
+from sightline.wire import error_of, session_info, source_health
 
 __all__ = ["Conversation"]
 
@@ -69,9 +70,11 @@ class Conversation:
         self._on_session = on_session
         self._answers: dict[str, Answer] = {}
         self._watches: dict[str, Watch] = {}
+        self._healths: set[HealthWatch] = set()
         self._resume_handle = ""
         self._last_sequence = 0
         self._outbox: asyncio.Queue[pb.ClientEvent] | None = None  # while connected
+        self._health: SourceHealth | None = None  # as heard last
         self._task: asyncio.Task[None] | None = None
         self._connected = False  # in this or an earlier try since the last break
         self._leaving = False
@@ -136,6 +139,16 @@ class Conversation:
         self._ensure_running()
         return watch
 
+    def source_health(self, *, timeout_s: float | None = None) -> HealthWatch:
+        """Be told how the session's pictures are, and whenever that changes; as
+        `Session.source_health`."""
+        health = HealthWatch(self._healths.discard, timeout_s=timeout_s)
+        self._healths.add(health)
+        if self._outbox is not None and self._health is not None:
+            health.add(self._health)
+        self._ensure_running()
+        return health
+
     async def history(self) -> list[Round]:
         """Rounds that are still kept, oldest first; a round is kept soon after its answer.
         Raises NotFoundError before the first, and UnavailableError while nothing is kept."""
@@ -187,7 +200,7 @@ class Conversation:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._answers or self._watches)
+        return bool(self._answers or self._watches or self._healths)
 
     def _fail(self, error: SightlineError) -> None:
         answers, self._answers = self._answers, {}
@@ -196,6 +209,9 @@ class Conversation:
             answer.fail(error)
         for watch in watches.values():
             watch.fail(error)
+        healths, self._healths = self._healths, set()
+        for health in healths:
+            health.fail(error)
 
     async def _run(self) -> None:
         """Hold a connection while there is work; returns when one broke and nothing is open."""
@@ -285,7 +301,7 @@ class Conversation:
             raise FailedPreconditionError("the server did not begin with `started`")
         started = first.started
         self._connected = True
-        self._on_session(session_info(started.session))
+        self._hear(started.session)
         self.id = started.conversation
         self._resume_handle = started.resume_handle
         self._outbox = asyncio.Queue(OUTBOX)
@@ -334,12 +350,24 @@ class Conversation:
             if (watch := self._watches.get(message.watch_event.watch)) is not None:
                 watch.add(message.watch_event)
         elif kind == "session_state":
-            self._on_session(session_info(message.session_state))
+            self._hear(message.session_state)
+        elif kind == "source_health":
+            self._hear_health(source_health(message.source_health))
         elif kind == "go_away":
             log.debug("server is going away", extra={"reason": message.go_away.reason})
             self._leaving = True
         elif kind == "error":
             self._refuse(message.error)
+
+    def _hear(self, message: pb.Session) -> None:
+        info = session_info(message)
+        self._on_session(info)
+        self._hear_health(info.source_health)
+
+    def _hear_health(self, health: SourceHealth) -> None:
+        self._health = health
+        for watch in self._healths:
+            watch.add(health)
 
     def _refuse(self, message: pb.ErrorEvent) -> None:
         error = error_of(message)

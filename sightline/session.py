@@ -12,6 +12,7 @@ from sightline.calls import Calls
 from sightline.conversation import Conversation
 from sightline.errors import FailedPreconditionError, NotFoundError
 from sightline.feed import Feed
+from sightline.health import HealthWatch
 from sightline.push import Pusher
 from sightline.types import AskOptions, PushReport, SessionInfo, SessionState, SessionStats
 from sightline.v1 import gateway_pb2 as pb
@@ -154,6 +155,11 @@ class Session:
             timeout_s=timeout_s,
             limit=limit,
         )
+
+    def source_health(self, *, timeout_s: float | None = None) -> HealthWatch:
+        """Be told how the pictures are: now, and whenever they become dead, dark, covered, frozen
+        or repeating, or fine again. A loop over it ends after `timeout_s`, or when it is left."""
+        return self._own_conversation().source_health(timeout_s=timeout_s)
 
     def conversation(self, id: str = "", *, speech: bool = False, voice: str = "") -> Conversation:
         """A conversation of its own: a new one, or the one with that id continued.

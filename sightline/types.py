@@ -23,6 +23,8 @@ __all__ = [
     "SessionInfo",
     "SessionState",
     "SessionStats",
+    "SourceCondition",
+    "SourceHealth",
     "Timeouts",
     "Voice",
 ]
@@ -33,6 +35,25 @@ class SessionState(StrEnum):
     LIVE = "live"
     STALLED = "stalled"  # its publisher left; kept for the grace time
     ENDED = "ended"  # the video came to its end; still answers about what it saw
+
+
+class SourceCondition(StrEnum):
+    """How a session's pictures are."""
+
+    UNKNOWN = "unknown"  # no picture came yet, or the video came to its end
+    FINE = "fine"
+    DEAD = "dead"  # none come: the publisher left, or shows nothing
+    DARK = "dark"
+    COVERED = "covered"  # one colour all over
+    FROZEN = "frozen"  # always the same, without the noise of a sensor
+    REPEATING = "repeating"  # the same ones over and over
+
+
+class SourceHealth(NamedTuple):
+    """How a session's pictures are, and since when, by the server's clock."""
+
+    condition: SourceCondition = SourceCondition.UNKNOWN
+    since_ns: int = 0
 
 
 class FinishReason(StrEnum):
@@ -93,6 +114,7 @@ class SessionInfo:
     grace_s: float = 0.0  # how long it outlives its publisher
     labels: dict[str, str] = field(default_factory=dict)
     moving: bool = False  # on its way to another worker: questions wait until it is there
+    source_health: SourceHealth = field(default_factory=SourceHealth)
 
 
 class AskOptions(TypedDict, total=False):

@@ -22,6 +22,8 @@ from sightline.types import (
     SessionInfo,
     SessionState,
     SessionStats,
+    SourceCondition,
+    SourceHealth,
     Voice,
 )
 from sightline.v1 import dialogue_pb2
@@ -38,6 +40,7 @@ __all__ = [
     "round_of",
     "server_info",
     "session_info",
+    "source_health",
     "split_frames",
 ]
 
@@ -53,6 +56,14 @@ _STATES = {
     pb.SESSION_STATE_LIVE: SessionState.LIVE,
     pb.SESSION_STATE_STALLED: SessionState.STALLED,
     pb.SESSION_STATE_ENDED: SessionState.ENDED,
+}
+_CONDITIONS = {
+    pb.SOURCE_CONDITION_FINE: SourceCondition.FINE,
+    pb.SOURCE_CONDITION_DEAD: SourceCondition.DEAD,
+    pb.SOURCE_CONDITION_DARK: SourceCondition.DARK,
+    pb.SOURCE_CONDITION_COVERED: SourceCondition.COVERED,
+    pb.SOURCE_CONDITION_FROZEN: SourceCondition.FROZEN,
+    pb.SOURCE_CONDITION_REPEATING: SourceCondition.REPEATING,
 }
 _REASONS = {
     pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
@@ -112,7 +123,13 @@ def session_info(message: pb.Session) -> SessionInfo:
         grace_s=message.grace_s,
         labels=dict(message.labels),
         moving=message.moving,
+        source_health=source_health(message.source_health),
     )
+
+
+def source_health(message: pb.SourceHealth) -> SourceHealth:
+    condition = _CONDITIONS.get(message.condition, SourceCondition.UNKNOWN)
+    return SourceHealth(condition, message.since_ns)
 
 
 def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:

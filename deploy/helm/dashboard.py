@@ -90,6 +90,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         counted("At the worker", "sightline_worker_frames_total", "outcome"),
         counted("Pictures encoded and reused", "sightline_worker_pictures_total", "outcome"),
         counted("Rates changed by the load", "sightline_frame_rate_changes_total", "direction"),
+        gauge("Sessions by how their pictures are", "sightline_sources", "condition"),
+        counted(
+            "Pictures that became bad or good",
+            "sightline_source_health_events_total",
+            "condition",
+        ),
         counted("Notes about sources", "sightline_source_notes_total", "what"),
         counted("RTMP connections", "sightline_rtmp_connections_total", "outcome"),
         counted("WebRTC packets dropped", "sightline_webrtc_dropped_total", "reason"),

@@ -217,6 +217,38 @@ class GatewayConfig(RedisConfig):
         True,
         "Whether a live session is shown fewer frames for as long as its worker falls behind.",
     )
+    dark_level: float = setting(
+        0.1,
+        "Share of white that a picture must not exceed, but for 2 % of it, to be dark.",
+        minimum=0,
+        maximum=1,
+    )
+    dark_s: float = setting(
+        3.0, "Seconds until dark pictures are told; 0: never.", minimum=0, maximum=3600
+    )
+    covered_level: float = setting(
+        0.015,
+        "Share of white that the brightness of a picture may vary (its standard deviation) for a "
+        "covered lens.",
+        minimum=0,
+        maximum=1,
+    )
+    covered_s: float = setting(
+        3.0, "Seconds until a covered lens is told; 0: never.", minimum=0, maximum=3600
+    )
+    frozen_s: float = setting(
+        20.0,
+        "Seconds until a picture that stays the same is told: more than from one keyframe to the "
+        "next, between which codecs leave nothing of a camera's noise. 0: never.",
+        minimum=0,
+        maximum=86400,
+    )
+    repeating_s: float = setting(
+        20.0,
+        "Seconds until pictures that come again in the same order are told; 0: never.",
+        minimum=0,
+        maximum=86400,
+    )
     ring_frames: int = setting(
         16, "Sampled frames that wait for a worker, per session.", minimum=1, maximum=1024
     )

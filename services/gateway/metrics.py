@@ -19,6 +19,12 @@ SOURCE_NOTES = Counter(
     "Worth knowing about sources, but lost nothing; keyframe_requested counts WebRTC's PLI.",
     ["what"],
 )
+SOURCES = Gauge("sightline_sources", "Sessions by how their pictures are.", ["condition"])
+SOURCE_HEALTH_EVENTS = Counter(
+    "sightline_source_health_events_total",
+    "Times that the pictures of a session became bad or good again, by what they are now.",
+    ["condition"],
+)
 FRAMES_PROCESSED = Counter(
     "sightline_frames_processed_total", "Frames acknowledged by workers as understood."
 )

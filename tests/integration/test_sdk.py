@@ -13,6 +13,7 @@ import pytest
 import sightline
 from services.local.clip import Clip
 from sightline import aio
+from sightline.health import HealthWatch
 from tests.processes import REPOSITORY
 from tests.suite import Suite
 
@@ -76,6 +77,29 @@ async def test_a_file_is_pushed_whole_and_asked(client: aio.Client, clip: Clip) 
         assert (result.last_capture_ns - session.start_ns) / 1e9 == pytest.approx(8.0, abs=0.01)
         assert result.frames_seen == 30
         assert "".join([delta async for delta in session.ask("And now?")])
+
+
+async def _next_condition(told: HealthWatch) -> str:
+    health = await told.next(30)
+    return str(health and health.condition)
+
+
+async def test_dark_pictures_are_told_to_viewers(client: aio.Client) -> None:
+    noise = np.random.default_rng(0)
+    bright = [noise.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(20)]
+    dark = [np.full((48, 64, 3), 5, np.uint8)] * 50
+    async with await client.open(push=True, fps=8, grace_s=30) as session:
+        assert session.info.source_health.condition is sightline.SourceCondition.UNKNOWN
+        told = session.source_health()
+        async with session.pusher(fps=10) as pusher:
+            assert await _next_condition(told) == "unknown"
+            for expected, pictures in (("fine", bright), ("dark", dark), ("fine", bright)):
+                for picture in pictures:
+                    await pusher.send(picture)
+                assert await _next_condition(told) == expected
+                assert (await session.refresh()).source_health.condition == expected
+        assert await _next_condition(told) == "unknown"  # it is over
+        told.close()
 
 
 async def test_a_file_plays_in_real_time(client: aio.Client, clip: Clip) -> None:

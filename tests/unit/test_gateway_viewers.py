@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from services.gateway import metrics
 from services.gateway.sessions.session import LIVE
 from services.gateway.viewers import answers
 from services.gateway.viewers import viewer as converse
@@ -743,6 +744,35 @@ async def test_the_session_state_comes_every_second_and_on_changes() -> None:
         await eventually(lambda: session.state == LIVE)
         state = (await viewer.until("session_state")).session_state
         assert state.state == pb.SESSION_STATE_LIVE
+
+
+async def test_viewers_hear_how_the_pictures_are_and_whoever_comes_later_too() -> None:
+    async with running(FakeWorker(), covered_s=2) as parts:
+        viewer = await _viewer(parts)
+        session = parts.sessions.all()[0]
+        publisher = session.admit("rtmp")
+        publisher.sink.take(picture(0))
+        await eventually(lambda: session.state == LIVE)
+        parts.sessions.tick(1.0)
+        assert session.message().source_health.condition == pb.SOURCE_CONDITION_FINE
+        for number in range(100, 104):  # grey all over
+            publisher.sink.take(picture(number))
+        parts.sessions.tick(2.0)
+        health = (await viewer.until("source_health")).source_health
+        assert health.condition == pb.SOURCE_CONDITION_COVERED
+        assert time.time_ns() - health.since_ns < 60e9
+        later = Viewer(parts, session.id)
+        session_then = (await later.begin()).session
+        assert session_then.source_health == health
+        publisher.leave("publisher_left")
+        for each in (viewer, later):
+            health = (await each.until("source_health")).source_health
+            assert health.condition == pb.SOURCE_CONDITION_DEAD
+        told = metrics.SOURCE_HEALTH_EVENTS.labels("covered")._value.get()
+        parts.sessions.tick(3.0)
+        assert metrics.SOURCES.labels("dead")._value.get() == 1
+        assert metrics.SOURCE_HEALTH_EVENTS.labels("covered")._value.get() == told >= 1
+        assert viewer.kinds().count("source_health") == 2  # that it began well is no news
 
 
 async def test_a_watch_fires_once_per_change_also_across_a_worker_that_was_away() -> None:

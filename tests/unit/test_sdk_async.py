@@ -11,6 +11,7 @@ import pytest
 import sightline
 from sightline import aio
 from sightline.calls import ATTEMPTS, backoff_s
+from sightline.types import SourceCondition
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1.dialogue_pb2 import Round
 from tests.eventually import eventually
@@ -434,6 +435,36 @@ async def test_session_state_events_refresh_the_stats(gateway, session) -> None:
     state = pb.Session(id=session.id, name="desk", stats=pb.SessionStats(fps_in=25.0))
     _line(gateway).add(session_state=state)
     await eventually(lambda: session.stats.fps_in == 25.0)
+
+
+async def test_the_health_of_pictures_comes_as_it_is_and_with_every_change(
+    gateway, session
+) -> None:
+    def tell(condition: pb.SourceCondition, since_ns: int) -> None:
+        health = pb.SourceHealth(condition=condition, since_ns=since_ns)
+        _line(gateway).add(source_health=health)
+
+    told = session.source_health()
+    assert await told.next(5) == (SourceCondition.UNKNOWN, 0)
+    tell(pb.SOURCE_CONDITION_FROZEN, 5)
+    assert await told.next(5) == (SourceCondition.FROZEN, 5)
+    later = session.source_health(timeout_s=0.2)
+    assert [health async for health in later] == [(SourceCondition.FROZEN, 5)]
+    state = pb.Session(id=session.id, source_health=pb.SourceHealth(condition=1, since_ns=7))
+    tell(pb.SOURCE_CONDITION_FROZEN, 5)
+    _line(gateway).add(session_state=state)
+    assert await told.next(5) == (SourceCondition.FINE, 7)
+    assert session.info.source_health == (SourceCondition.FINE, 7)
+    told.close()
+    assert await told.next(5) is None
+
+
+async def test_the_health_of_pictures_is_heard_of_again_after_a_break(gateway, session) -> None:
+    told = session.source_health()
+    await told.next(5)
+    gateway.sessions[session.id].source_health.condition = pb.SOURCE_CONDITION_DARK
+    gateway.break_line()
+    assert (await told.next(10)).condition is SourceCondition.DARK
 
 
 JPEG = b"\xff\xd8 picture"

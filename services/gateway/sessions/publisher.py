@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from services.gateway.frames.picture_health import HealthLimits, PictureHealth
 from services.gateway.frames.sampler import Sampler
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket, FrameSink
@@ -28,15 +29,17 @@ class Publisher:
         sampler: Sampler,
         broadcast: Broadcast,
         left: Callable[[str], None],
+        limits: HealthLimits,
         evict: Callable[[], None] | None = None,
     ) -> None:
-        """`left` hears the reason: "end", "publisher_left", "idle", "error", "closed". `evict` ends
-        the publisher's connection soon."""
+        """`left` hears the reason: "end", "publisher_left", "idle", "error", "closed"; `limits`
+        are of healthy pictures. `evict` ends the publisher's connection soon."""
         self.kind = kind
         self.evict = evict
         self.admitted_s = time.monotonic()
         self.gone = asyncio.Event()  # set once it has left
         self.budget: DecodeBudget = sampler.budget
+        self.health = PictureHealth(limits)
         self._sampler = sampler
         self._broadcast = broadcast
         self._left: Callable[[str], None] | None = left
@@ -78,6 +81,7 @@ class Publisher:
     def take(self, picture: DecodedFrame) -> None:
         if self._refused:
             raise InvalidArgumentError("the session was deleted")
+        self.health.look(picture.frame, picture.capture_ns)
         self._broadcast.picture(picture)
         self._sampler.take(picture)
 

@@ -20,6 +20,7 @@ from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.frame_size import FrameSize
+from services.gateway.frames.picture_health import Condition, HealthLimits
 from services.gateway.frames.rate_control import RateControl
 from services.gateway.frames.sampler import RATE_LOWERED, RING_FULL, SampledFrame, Sampler
 from services.gateway.playback.broadcast import Broadcast
@@ -43,6 +44,16 @@ LIVE = gateway_pb2.SESSION_STATE_LIVE
 STALLED = gateway_pb2.SESSION_STATE_STALLED
 ENDED = gateway_pb2.SESSION_STATE_ENDED
 STATE_NAMES = {WAITING: "waiting", LIVE: "live", STALLED: "stalled", ENDED: "ended"}
+
+CONDITIONS = {
+    None: gateway_pb2.SOURCE_CONDITION_UNSPECIFIED,
+    Condition.FINE: gateway_pb2.SOURCE_CONDITION_FINE,
+    Condition.DEAD: gateway_pb2.SOURCE_CONDITION_DEAD,
+    Condition.DARK: gateway_pb2.SOURCE_CONDITION_DARK,
+    Condition.COVERED: gateway_pb2.SOURCE_CONDITION_COVERED,
+    Condition.FROZEN: gateway_pb2.SOURCE_CONDITION_FROZEN,
+    Condition.REPEATING: gateway_pb2.SOURCE_CONDITION_REPEATING,
+}
 
 DEFAULT_FPS = 8.0
 WINDOW_LOST = "window_lost"  # no worker knew the session any more: it began again, empty
@@ -117,6 +128,16 @@ class Session:
         )
         self._steers = config.adaptive_rate and not spec.lossless
         self._rate_control = RateControl(self.fps)
+        self.condition: Condition | None = None  # of its pictures; None: nobody knows
+        self._condition_ns = 0  # since when
+        self._health_limits = HealthLimits(
+            dark_level=config.dark_level,
+            dark_s=config.dark_s,
+            covered_level=config.covered_level,
+            covered_s=config.covered_s,
+            frozen_s=config.frozen_s,
+            repeating_s=0.0 if spec.loop else config.repeating_s,
+        )
         self.broadcast = Broadcast(self.id, asyncio.get_running_loop())
         self.feed = FrameFeed(
             placement,
@@ -326,7 +347,9 @@ class Session:
             )
         self.source_kind = kind
         self.broadcast.restart()
-        self._publisher = Publisher(kind, self.sampler, self.broadcast, self._publisher_left, evict)
+        self._publisher = Publisher(
+            kind, self.sampler, self.broadcast, self._publisher_left, self._health_limits, evict
+        )
         return self._publisher
 
     def abandoned_s(self, now_s: float) -> float:
@@ -362,7 +385,26 @@ class Session:
         if state != self.state and self.alive:
             self.state = state
             self.since_s = time.monotonic()
+            self._judge()
             self._on_change(self)
+
+    def _judge(self) -> bool:
+        """Take note of how the pictures are; whether they have become good or bad."""
+        before = self.condition
+        if self.state == STALLED:
+            self.condition = Condition.DEAD
+        elif self.state != LIVE:
+            self.condition = None
+        elif self._publisher is not None:
+            self.condition = self._publisher.health.condition
+        if self.condition == before:
+            return False
+        self._condition_ns = time.time_ns()
+        if self.condition is None or (before is None and self.condition is Condition.FINE):
+            return False  # the beginning and the end of a source tell themselves
+        metrics.SOURCE_HEALTH_EVENTS.labels(self.condition).inc()
+        log.info("source health", extra={"session": self.id, "condition": str(self.condition)})
+        return True
 
     def _changed(self) -> None:
         if self.alive:
@@ -459,6 +501,8 @@ class Session:
         self._ticks.append(_Tick(now_s, counts.received, counts.processed))
         if self._steers:
             self._steer(now_s, counts, before)
+        if self._judge():
+            self._changed()
         kind = self.source_kind or "none"
         metrics.FRAMES_RECEIVED.labels(kind).inc(counts.received - before.received)
         metrics.FRAMES_SAMPLED.labels(kind).inc(counts.sampled - before.sampled)
@@ -505,6 +549,9 @@ class Session:
             labels=self.labels,
             grace_s=self.spec.grace_s,
             moving=self.moving,
+            source_health=gateway_pb2.SourceHealth(
+                condition=CONDITIONS[self.condition], since_ns=self._condition_ns
+            ),
         )
 
     def _stats(self) -> gateway_pb2.SessionStats:

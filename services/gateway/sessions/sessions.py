@@ -15,6 +15,7 @@ from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
+from services.gateway.frames.picture_health import Condition
 from services.gateway.sessions.asked_once import KEPT_S, AskedOnce
 from services.gateway.sessions.elsewhere import Elsewhere, SessionListener
 from services.gateway.sessions.labels import checked_labels
@@ -400,16 +401,20 @@ class Sessions:
     def tick(self, now_s: float) -> None:
         """Once a second: figures, and the sessions whose time is over."""
         states: Counter[str] = Counter()
+        conditions: Counter[Condition | None] = Counter()
         ages_s: dict[str, list[float]] = {name: [] for name in STATE_NAMES.values()}
         for session in list(self._sessions.values()):
             session.tick(now_s)
             states[STATE_NAMES[session.state]] += 1
+            conditions[session.condition] += 1
             ages_s[STATE_NAMES[session.state]].append(session.staleness_s(now_s))
             if reason := self._overdue(session, now_s):
                 self.delete(session, reason)
                 continue
             for listener in self._listeners:
                 listener.session_changed(session)
+        for condition in Condition:
+            metrics.SOURCES.labels(condition).set(conditions[condition])
         for name in STATE_NAMES.values():
             metrics.SESSIONS.labels(name).set(states[name])
             ages = sorted(ages_s[name]) or [0.0]

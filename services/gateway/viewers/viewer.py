@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 ServerEvent = gateway_pb2.ServerEvent
 Send = Callable[[gateway_pb2.ServerEvent], Awaitable[Any]]
 
+UNKNOWN, FINE = gateway_pb2.SOURCE_CONDITION_UNSPECIFIED, gateway_pb2.SOURCE_CONDITION_FINE
+
 SEND_TIMEOUT_S = 20.0
 MAX_FINISHED = 64  # answers kept for clients that ask the same turn again
 RECONNECT_WITHIN_S = 5.0
@@ -87,6 +89,7 @@ class Viewer:
         self.place = place
         self.conversation = start.conversation or secrets.token_urlsafe(12)
         self.handle = _make_handle(self.conversation)
+        self._condition = UNKNOWN  # of the pictures, that it was told last
         self._speech = start.speech
         self._voice = start.voice
         self._config = config
@@ -122,8 +125,10 @@ class Viewer:
 
     def greet(self, resumed: str, last_sequence: int = 0) -> None:
         """Queue `started` before everything else; with "line", what was missed follows it."""
+        session = self.session.message()
+        self._condition = session.source_health.condition
         started = gateway_pb2.Started(
-            session=self.session.message(),
+            session=session,
             conversation=self.conversation,
             resume_handle=self.handle,
             resumed=resumed,
@@ -176,8 +181,13 @@ class Viewer:
                 self._talk.break_off()
 
     def put_state(self, session: gateway_pb2.Session) -> None:
-        if self._detached_s is None:
-            self._outbox.put_state(session)
+        if self._detached_s is not None:
+            return
+        before, self._condition = self._condition, session.source_health.condition
+        begins = before == UNKNOWN and self._condition == FINE
+        if self._condition not in (before, UNKNOWN) and not begins:
+            self.put(ServerEvent(source_health=session.source_health))
+        self._outbox.put_state(session)
 
     def close(self, reason: str, *, reconnect_within_s: float = 0.0, discard: bool = False) -> None:
         """End answers and watches, and the connection after a last go-away. Idempotent."""

@@ -26,6 +26,13 @@ const FLAGS = {
   fallback_model: "The fallback model answers: the model's own answers degenerate.",
 };
 
+const PICTURES = {
+  SOURCE_CONDITION_DARK: "The picture is dark.",
+  SOURCE_CONDITION_COVERED: "The picture is one colour all over: is the lens covered?",
+  SOURCE_CONDITION_FROZEN: "The picture is frozen: always the same, without a camera's noise.",
+  SOURCE_CONDITION_REPEATING: "The same pictures come over and over.",
+};
+
 const rooms = new Map(); // session id → {connection, chat, watches}
 const sessions = new Map();
 let chosen = null; // "" once the page has drawn that there is none
@@ -133,6 +140,7 @@ function facts(session) {
     text.push(`${Number(session.fps).toFixed(session.fps % 1 ? 1 : 0)} times a second, and remembers the last ${session.window} frames (${seconds(session.window / session.fps)}).`);
   }
   if (session.moving) text.push("It moves to another worker; questions wait until it is there.");
+  text.push(PICTURES[session.source_health?.condition]);
   const degraded = session.stats?.degraded ?? [];
   text.push(...degraded.map((flag) => FLAGS[flag] ?? `Degraded: ${words(flag)}.`));
   return text.filter(Boolean).join(" ");

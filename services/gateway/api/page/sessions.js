@@ -9,10 +9,20 @@ const STATES = {
   SESSION_STATE_STALLED: ["stalled", "publisher left"],
   SESSION_STATE_ENDED: ["ended", "ended"],
 };
+const CONDITIONS = {
+  SOURCE_CONDITION_DARK: "dark",
+  SOURCE_CONDITION_COVERED: "covered",
+  SOURCE_CONDITION_FROZEN: "frozen",
+  SOURCE_CONDITION_REPEATING: "repeating",
+};
 const KINDS = { file: "file", rtmp: "RTMP", whip: "WebRTC", push: "pushed frames" };
 
 /** [a word for styling, words for people] */
-export const stateOf = (session) => (session.moving ? ["moving", "moving to another worker"] : (STATES[session.state] ?? ["none", "unknown"]));
+export const stateOf = (session) => {
+  if (session.moving) return ["moving", "moving to another worker"];
+  const unwell = session.state === "SESSION_STATE_LIVE" && CONDITIONS[session.source_health?.condition];
+  return unwell ? ["unwell", unwell] : (STATES[session.state] ?? ["none", "unknown"]);
+};
 export const nameOf = (session) => session.name || session.id;
 export const kindOf = (session) => KINDS[session.source_kind] ?? session.source_kind ?? "";
 
@@ -52,7 +62,7 @@ export class SessionList {
   #fill(row, session, chosen) {
     const [style, state] = stateOf(session);
     const fps = session.stats?.fps_in ?? 0;
-    const facts = [state, kindOf(session), style === "live" ? `${fps.toFixed(1)} fps` : ""];
+    const facts = [state, kindOf(session), style === "live" || style === "unwell" ? `${fps.toFixed(1)} fps` : ""];
     row.dot.dataset.state = style;
     setText(row.name, nameOf(session));
     setText(row.facts, facts.filter(Boolean).join(" · "));
