@@ -44,6 +44,10 @@ class Wire:
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
+    def lead_to(self, target: int) -> None:
+        """New connections go to another port."""
+        self._target = target
+
     def mend(self) -> None:
         self._whole.set()
 

@@ -68,9 +68,15 @@ function enter(id) {
   rooms.set(id, room);
   connection.addEventListener("state", () => {
     if (connection.reason === "gone") forget(id, "That session has been removed.");
-    else if (id === chosen) showConnection();
+    else if (id === chosen) {
+      showConnection();
+      showSession();
+    }
   });
-  connection.addEventListener("started", ({ detail }) => note(detail.session));
+  connection.addEventListener("started", ({ detail }) => {
+    note(detail.session);
+    if (id === chosen) preview.retry();
+  });
   connection.addEventListener("session_state", ({ detail }) => note(detail));
   connection.open();
   return room;
@@ -124,7 +130,7 @@ function showSession(fresh = false) {
   badge.hidden = !session;
   setText(byId("picture-title"), session ? nameOf(session) : "No session chosen");
   if (session) {
-    const [style, text] = stateOf(session);
+    const [style, text] = rooms.get(chosen)?.connection.away ? ["none", "no word of it"] : stateOf(session);
     setText(badge, text);
     badge.dataset.state = style;
   }

@@ -33,6 +33,11 @@ export class Connection extends EventTarget {
     this.reason = "";
   }
 
+  /** Whether it was open and is not now: what is known of the session is old. */
+  get away() {
+    return this.#handle !== "" && this.state !== "open" && this.state !== "closed";
+  }
+
   open() {
     this.#watchdog = setInterval(() => this.#listen(), CHECK_MS);
     addEventListener("online", this.retry);

@@ -8,6 +8,7 @@ import { Player } from "./player.js";
 const LIVE_MS = 250;
 const AGAIN_MS = 15_000; // between two tries to get video
 const RESTING_MS = 2000; // stalled, ended, or nothing yet
+const FROZEN_MS = 3000; // without a new picture of a live session, after which its video comes from nowhere
 
 const WAITING = {
   SESSION_STATE_WAITING: "Waiting for the first picture …",
@@ -22,6 +23,7 @@ export class Preview {
   #url = "";
   #playing = false;
   #again = 0;
+  #seen = { frames: 0, at: 0 };
 
   constructor() {
     this.figure = byId("preview");
@@ -59,6 +61,23 @@ export class Preview {
       this.#poll();
     }
     if (other || woke) this.#watch();
+    else if (this.#frozen()) {
+      this.#play(false);
+      this.#watch();
+    }
+  }
+
+  /** Tries to get the video now: the server may be another. */
+  retry() {
+    this.#watch();
+  }
+
+  #frozen() {
+    const frames = this.video.getVideoPlaybackQuality().totalVideoFrames;
+    const now = performance.now();
+    const rests = !this.#playing || document.hidden || this.#session?.state !== "SESSION_STATE_LIVE";
+    if (rests || frames !== this.#seen.frames) this.#seen = { frames, at: now };
+    return now - this.#seen.at > FROZEN_MS;
   }
 
   /** Gets the video of a session that has one, unless it is there. */
