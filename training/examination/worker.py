@@ -133,6 +133,8 @@ class WorkerAnswerer:
             self._feed = FrameFeed(
                 placement,
                 self._frames.get,
+                lambda: [],  # what waits is sent in its turn
+                lambda: 0,
                 self._counts,
                 window_frames=(self._window or spec.window_segments) * spec.tubelet,
                 delivery="lossless",
