@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,7 @@ def _precision(config: WorkerConfig, scale: Scale) -> Claim:
 def _encoder(config: WorkerConfig, scale: Scale) -> Claim:
     engine = build_engine(config)  # for its model; never started
     model, layout = engine.model, engine.model.spec.layout
+    assert isinstance(model, torch.nn.Module)
     weight = model.decoder.embedding.weight
     small = [p for name, p in model.named_parameters() if name.startswith("encoder.")]
     shape = (1, model.spec.tubelet, layout.height, layout.width, 3)
@@ -275,7 +277,7 @@ def _encoder(config: WorkerConfig, scale: Scale) -> Claim:
     for name in VIT:
         tower = _vit(name, weight.dtype, weight.device)
         pixels = torch.randn(1, 3, 224, 224, dtype=weight.dtype, device=weight.device)
-        towers[name] = lambda tower=tower, pixels=pixels: tower(pixels)
+        towers[name] = partial(tower, pixels)
         parameters[name] = sum(p.numel() for p in tower.parameters())
     seconds: dict[str, list[float]] = {name: [] for name in towers}
     for turn in range(max(3, scale.turns // 3) + 1):
@@ -314,8 +316,8 @@ def _vit(name: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module
         patch_size=patch,
         image_size=224,
     )
-    tower: torch.nn.Module = CLIPVisionModel(shape).to(device, dtype).eval()
-    return tower
+    tower: torch.nn.Module = CLIPVisionModel(shape)
+    return tower.to(device, dtype).eval()
 
 
 def _draw(figure: Any, claims: list[Claim]) -> None:

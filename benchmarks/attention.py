@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -140,10 +141,10 @@ class Bench:
         owner = torch.full((num_slots,), -1, dtype=torch.int32)
         number = torch.zeros(num_slots, dtype=torch.int32)
         indices = list[list[int]]()
-        for run in self.runs:
-            listed = [*run.seen[0].pages, *run.own_pages]
+        for each in self.runs:
+            listed = [*each.seen[0].pages, *each.own_pages]
             at = (torch.tensor(listed)[:, None] * size + torch.arange(size)).flatten()
-            owner[at] = run.group
+            owner[at] = each.group
             number[at] = torch.arange(len(at), dtype=torch.int32) - case.window_pages * size
             indices += [listed] * per_session
         owner, number = owner.to(device), number.to(device)
@@ -171,15 +172,17 @@ class Bench:
             pages.parts[0].flatten(1, 2)[None]
             for pages in (self.store.keys[0], self.store.values[0])
         )
-        run: Callable[..., Any] = flex_attention
+        attention: Callable[..., Any] = flex_attention
         if device.type == "cuda":
-            run = torch.compile(flex_attention, dynamic=False)
+            attention = torch.compile(flex_attention, dynamic=False)
         options = {"BLOCK_N": min(size, 64)} if device.type == "cuda" else None
 
         def attend() -> Tensor:
             self.store.write(0, self.slots, self.keys, self.values)
             wide[0].index_copy_(1, rows, self.queries.transpose(0, 1))
-            out = run(wide, keys, values, block_mask=mask, enable_gqa=True, kernel_options=options)
+            out: Tensor = attention(
+                wide, keys, values, block_mask=mask, enable_gqa=True, kernel_options=options
+            )
             return out[0].index_select(1, rows).transpose(0, 1)
 
         return attend
@@ -251,9 +254,7 @@ def compare(
     }
     for how in tilings:
         if how[0] >= sharing:
-            ways["block {}×{}, {} warps, {} stages".format(*how)] = lambda how=how: bench.blocks(
-                *how
-            )
+            ways["block {}×{}, {} warps, {} stages".format(*how)] = partial(bench.blocks, *how)
     for name, make in ways.items():
         try:
             with torch.inference_mode():

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -117,7 +118,10 @@ class Cluster:
             session_id = f"{self._rng.getrandbits(64):016x}"
             task = spawn(self._live(gateway, session_id, wait_s, stays_s), name=session_id)
             self._sessions[session_id] = task
-            task.add_done_callback(lambda _, name=session_id: self._sessions.pop(name, None))
+            task.add_done_callback(partial(self._left, session_id))
+
+    def _left(self, session_id: str, task: asyncio.Task[None]) -> None:
+        self._sessions.pop(session_id, None)
 
     async def watch(self, for_s: float) -> None:
         """Let time pass, and write down how full workers are, once a second."""

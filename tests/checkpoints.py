@@ -267,6 +267,7 @@ def write_checkpoint(
 def _tokenizer(*, qwen: bool) -> Tokenizer:
     """A byte-level BPE that knows a few English words, split as the family's is."""
     tokenizer = Tokenizer(models.BPE())
+    split: pre_tokenizers.PreTokenizer
     if qwen:
         tokenizer.normalizer = normalizers.NFC()
         split = pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated")
@@ -458,7 +459,7 @@ def split_shards(folder: Path, shards: int) -> None:
     whole = folder / "model.safetensors"
     tensors = load_file(whole)
     names = sorted(tensors)
-    places = {}
+    places: dict[str, str] = {}
     for number in range(shards):
         file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
         part = {name: tensors[name] for name in names[number::shards]}

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -41,7 +42,8 @@ def ablate(
     """Train the recipe once per value of the field `name`, with the same seed."""
     found: list[Figures] = []
     for value in values:
-        changed = replace(recipe, **{name: value})
+        change: dict[str, Any] = {name: value}
+        changed = replace(recipe, **change)
         where = folder / f"{name}-{value:g}"
         trainer = Trainer(changed, where, where / "model", torch.device(device))
         trainer.resume()
@@ -89,7 +91,7 @@ def _answer_flips(objectives: Objectives, batch: Batch) -> Tensor:
     prompt = model.question_tokens([], _ASKED)
     branches = [Branch(frame, "", prompt, [0]) for frame in range(length)]
     row = pack(model, length, branches, 0, length * len(prompt))
-    rows = [tensor.to(batch.tokens.device) for tensor in stacked([row] * len(batch.tokens))]
+    rows = stacked([row] * len(batch.tokens), batch.tokens.device)
     final = final_states(model, Pairs(batch.pixels, *rows, 0), encode(model, batch.pixels))
     ends = final.shape[1] - length * len(prompt) + torch.arange(1, length + 1) * len(prompt) - 1
     said = model.decoder.logits(final[:, ends]).argmax(-1)

@@ -72,4 +72,5 @@ class Adapters:
         if added is None or leaf != "weight":
             return tensor
         rows = added(_NAME)[place.row : place.row + len(tensor)]
-        return (tensor.float() + rows.float().cpu()).to(tensor.dtype).contiguous()
+        merged: Tensor = tensor.float() + rows.float().cpu()
+        return merged.to(tensor.dtype).contiguous()

@@ -11,7 +11,6 @@ import numpy as np
 
 from training.phrasings import PLAIN_SCENE
 from training.questions import (
-    WINDOW,
     change_answer,
     last_change,
     motion_answer,
@@ -21,6 +20,7 @@ from training.questions import (
 )
 from training.rendering import Pixels, Scene
 from training.vocabulary import NUMBERS
+from training.world.question import WINDOW
 from training.world.shapes import FRAMES_PER_SECOND, Change, Clip, Pace, Thing, film
 
 STORY_PACE = Pace(

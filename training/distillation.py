@@ -26,8 +26,8 @@ class Lessons(nn.Module):
         if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
             raise ModelError(f"the teacher in {teaching.folder} has other words than its student")
         self._teacher = [teacher]  # in a list: none of its weights are saved or counted
-        sizes = (m.config.decoder.hidden_size for m in (student, teacher))
-        self.state_head = nn.Linear(*sizes)
+        size, wanted = (m.config.decoder.hidden_size for m in (student, teacher))
+        self.state_head = nn.Linear(size, wanted)
 
     def losses(self, batch: Batch, final: Tensor, scores: Tensor) -> Losses:
         """final: the student's states [clips, length, hidden]; scores: its logits of every token

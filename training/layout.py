@@ -99,7 +99,8 @@ def _references(
         of_round = range(max(start, 0), end)
         names = [place for place in of_round if prompt[place] == noun]
         if names:
-            marked = (names[-1], noun, colour[0] if colour else NO_TARGET)
+            painted = colour[0] if colour else None
+            marked = (names[-1], prompt[names[-1]], NO_TARGET if painted is None else painted)
             return tuple((place, *marked) for place in sorted(places))
         if first == len(history) or history[first].answer != DONT_KNOW:  # "what time is it"
             places += [place for place in of_round if prompt[place] in words]

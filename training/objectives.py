@@ -56,7 +56,9 @@ class CellHead(nn.Module):
         """Scores of each channel that is read, then each measure, [..., its size]."""
         with torch.autocast(hidden.device.type, enabled=False):
             scores: Tensor = self.linear(self.norm(hidden.float()))
-        return scores.split([*self.sizes, *(2 for _ in self.measures)], -1)
+        sizes = [*self.sizes, *(2 for _ in self.measures)]
+        parts: Sequence[Tensor] = torch.split(scores, sizes, -1)
+        return parts
 
     def forward(self, hidden: Tensor, labels: Tensor, measures: Tensor) -> Losses:
         """hidden: [cells, hidden]; labels: [cells, all channels]; measures: [cells, all]."""
@@ -222,9 +224,10 @@ class Objectives(nn.Module):
     def pictures(self, batch: Pictures) -> Losses:
         """The encoder alone, on single frames."""
         tokens = self.model.encode(batch.pixels[:, None]).tokens
-        return self.picture_head(
+        losses: Losses = self.picture_head(
             tokens.flatten(0, 1), batch.labels.flatten(0, 1), batch.measures.flatten(0, 1)
         )
+        return losses
 
     def trunk(self, batch: Batch) -> Losses:
         """The decoder's early layers on frames alone, without any text."""

@@ -31,6 +31,9 @@ _DESCRIPTIONS = ("scene", "story")
 _WINDOWS = 1.5  # of a person's clip: what was evicted long before is left out
 
 
+Laid = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # tokens to branches, as in `Pairs`
+
+
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """Clips in the served layout, [clips, …] as in `layout.Row`. Branch 2k is the better answer to
@@ -143,19 +146,24 @@ def _is_wrong(model: BuiltinModel, right: Branch, said: list[int]) -> bool:
     return said != right.answer
 
 
-def _lay(model: BuiltinModel, batch: Batch, branches: list[list[Branch]]) -> list[Tensor]:
+def _lay(model: BuiltinModel, batch: Batch, branches: list[list[Branch]]) -> Laid:
     """Rows of these branches on the clips of `batch`, at their places in a session's life."""
     size = max(sum(branch.size for branch in mine) for mine in branches)
     sink, device = len(model.sink_tokens()), batch.tokens.device
     offsets = [int(first[0]) - sink for first in batch.positions[:, sink].cpu()]
     frames = batch.pixels.shape[1]
     rows = [pack(model, frames, m, o, size) for m, o in zip(branches, offsets, strict=True)]
-    return [tensor.to(device) for tensor in stacked(rows)]
+    return stacked(rows, device)
 
 
-def stacked(rows: list[Row]) -> list[Tensor]:
+def stacked(rows: list[Row], device: torch.device | str = "cpu") -> Laid:
+    """Tensors of rows of one length, as `Pairs` has them."""
     names = ("tokens", "targets", "positions", "frames", "branches")
-    return [torch.from_numpy(np.stack([getattr(row, name) for row in rows])) for name in names]
+    tokens, targets, positions, frames, branches = (
+        torch.from_numpy(np.stack([getattr(row, name) for row in rows])).to(device)
+        for name in names
+    )
+    return tokens, targets, positions, frames, branches
 
 
 def _sample(

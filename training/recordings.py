@@ -25,8 +25,7 @@ from services.gateway.frames.display import Display, displayed_size
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.sampler import FrameRate
 from services.gateway.sources.container import ContainerReader, open_file
-from services.gateway.sources.decoder import EncodedPacket
-from services.gateway.sources.source import DecodeBudget, DecodedFrame
+from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket
 from services.inference_worker.model.family import StreamSpec
 from sightline.errors import InvalidArgumentError
 

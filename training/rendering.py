@@ -89,7 +89,8 @@ class Scene:
                 fx, fy, phase = rng.uniform(-25, 25), rng.uniform(-25, 25), rng.uniform(0, 6.28)
                 waves += np.sin(fx * grid[None, :] + fy * grid[:, None] + phase)
             picture = picture + (waves * rng.uniform(1, 5))[..., None]
-        return np.clip(picture * self.gain, 0, 255).astype(np.uint8)
+        clipped: Pixels = np.clip(picture * self.gain, 0, 255).astype(np.uint8)
+        return clipped
 
     def draw(self, things: tuple[Thing, ...], out: Pixels) -> None:
         """Draw one frame into `out` [side, side, 3]."""

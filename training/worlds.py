@@ -16,6 +16,7 @@ from training.rendering import Pixels, Scene, render
 from training.withheld import Pairs
 from training.world import asking, cells, conversation, shapes, wide
 from training.world.catalogue import is_held_out
+from training.world.clip import Clip
 from training.world.question import Question, pick
 from training.world.realtime import priced
 from training.world.shop import Trade
@@ -67,11 +68,16 @@ class World(Protocol):
     those that the vocabulary of the shapes lacks. withheld: words that training never says
     together."""
 
-    channels: Mapping[str, int]
-    picture_channels: tuple[str, ...]
-    kinds: Mapping[str, float]
-    words: tuple[str, ...]
-    withheld: Pairs
+    @property
+    def channels(self) -> Mapping[str, int]: ...
+    @property
+    def picture_channels(self) -> tuple[str, ...]: ...
+    @property
+    def kinds(self) -> Mapping[str, float]: ...
+    @property
+    def words(self) -> tuple[str, ...]: ...
+    @property
+    def withheld(self) -> Pairs: ...
 
     def film(self, seed: int, frames: int, rng: Generator, split: Split = "train") -> Take: ...
 
@@ -187,7 +193,7 @@ class WideTake:
     that rare kinds are asked as often as common ones wherever a clip has them at all. withheld:
     prices and nouns that no question denies of each other."""
 
-    def __init__(self, clip: wide.Clip, talk: float, withheld: Pairs = (), tries: int = 8) -> None:
+    def __init__(self, clip: Clip, talk: float, withheld: Pairs = (), tries: int = 8) -> None:
         self.clip = clip
         self.pixels = clip.pixels
         self.talk = talk
@@ -223,7 +229,9 @@ class WideTake:
         can be wrong."""
         if kind != "watch" or not self.clip.events or rng.random() < 0.5:
             return _draw_moment(len(self.clip), rng)
-        near = pick(rng, self.clip.events).frame + int(rng.integers(-_NEAR_FRAMES, _NEAR_FRAMES))
+        near: int = pick(rng, self.clip.events).frame + int(
+            rng.integers(-_NEAR_FRAMES, _NEAR_FRAMES)
+        )
         return min(max(near, 0), len(self.clip) - 1)
 
     def _after_talk(

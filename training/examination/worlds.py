@@ -19,6 +19,7 @@ from training.recipe import EVALUATION_SEEDS, load_recipe
 from training.recordings import Footage
 from training.rendering import Pixels, render
 from training.world import asking, forward, shapes, wide
+from training.world.clip import Clip
 from training.world.forward import Make, Watch, expected
 from training.world.question import Question
 from training.world.shop import Trade
@@ -133,7 +134,7 @@ def _wide(scope: Scope, seed: int, index: int, scale: int) -> Made:
 
 
 def _more_followups(
-    clip: wide.Clip, moments: list[int], kinds: list[str], rng: Generator
+    clip: Clip, moments: list[int], kinds: list[str], rng: Generator
 ) -> Iterator[Item]:
     """Counted to their kind, and to no class: there every kind weighs as it did."""
     for frame in np.repeat(moments, _MORE_FOLLOWUPS).tolist():
