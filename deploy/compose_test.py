@@ -2,7 +2,8 @@
 
 Builds the images of docker-compose.yml, brings them up, looks at what they tell of themselves and
 whether Redis is closed, publishes a clip over RTMP, asks about it through the SDK, restarts
-dialogue and Redis, and asks again in the same conversation; then models of a hub (models_test.py).
+dialogue and Redis, and asks again in the same conversation; then two gateways and two workers under
+load, of which each is killed and replaced (gateways_test.py), and models of a hub (models_test.py).
 Everything happens in a temporary folder and under its own project name; images, containers,
 networks, volumes and, where one had to be started, the Docker engine are gone afterwards.
 
@@ -29,6 +30,7 @@ from types import FrameType
 
 import sightline
 from deploy import images as images_of_release
+from deploy.gateways_test import check_gateways
 from deploy.models_test import check_models
 from tools.docker_engine import (
     PYTHON,
@@ -76,6 +78,7 @@ def main() -> int:
         clip = folder / "still-life.mp4"
         write_clip(clip, Clip(7, (STILL_LIFE,) * 80, ()))
         _ask_about_a_clip(suite, clip)
+        check_gateways(suite, clip)
         check_models(suite, folder, clip)
         if os.environ.get("COMPOSE_TEST_KEEP"):
             input("the suite is running; Enter ends it ")
@@ -101,6 +104,7 @@ class Suite:
     def __init__(self, folder: Path) -> None:
         """Copies what git would commit to `folder`: the build never sees anything else."""
         self.project = PROJECT
+        self.services = SERVICES  # that are to be healthy
         self.folder = folder / "context"
         self.compose = (
             ("docker", "compose")
@@ -145,18 +149,18 @@ class Suite:
     def wait_until_healthy(self, timeout_s: float = 180) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
-            health = {name: self._health(name) for name in SERVICES}
-            if all(state == "healthy" for state in health.values()):
+            health = {name: self._health(name) for name in self.services}
+            if all(states and states <= {"healthy"} for states in health.values()):
                 return
             if time.monotonic() > deadline:
                 raise AssertionError(f"not healthy in time: {health}\n{self.logs()}")
             time.sleep(0.5)
 
-    def _health(self, service: str) -> str:
-        container = self("ps", "-q", service).strip()
-        if not container:
-            return "absent"
-        return run("docker", "inspect", "--format", "{{.State.Health.Status}}", container).strip()
+    def _health(self, service: str) -> set[str]:
+        """States of its containers; none where there is none."""
+        containers = self("ps", "-q", service).split()
+        status = ("docker", "inspect", "--format", "{{.State.Health.Status}}")
+        return {run(*status, container).strip() for container in containers}
 
     @contextlib.contextmanager
     def published(self, clip: Path, url: str) -> Iterator[None]:
