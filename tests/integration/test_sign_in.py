@@ -312,6 +312,8 @@ async def test_http_asks_who_calls(guarded: Guarded) -> None:
         ("GET", f"{one}/events", "view", 200),
         ("POST", f"{one}/watches?handle=none", "watch", 404),
         ("GET", f"{one}/watches?handle=none", "watch", 404),
+        ("GET", "/v1/models", "view", 200),
+        ("POST", "/v1/chat/completions", "ask", 400),
         ("GET", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", one, "admin", 204),
@@ -325,7 +327,8 @@ async def test_http_asks_who_calls(guarded: Guarded) -> None:
                 text = await reply.text() if reply.content_type.endswith("json") else ""
                 if reply.status == 401:
                     assert reply.headers["WWW-Authenticate"] == "Bearer"
-                return reply.status, json.loads(text or "{}").get("reason")
+                told = json.loads(text or "{}")
+                return reply.status, told.get("error", told).get("reason")
 
         for method, path, needed, expected in routes:
             assert await status(method, path, "") == (401, "TOKEN_MISSING")

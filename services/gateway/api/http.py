@@ -10,6 +10,7 @@ from aiohttp import web
 
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.callers import Callers
+from services.gateway.api.completions.chat import ChatApi
 from services.gateway.api.conversation_routes import PAGE as PAGES
 from services.gateway.api.conversation_routes import ConversationRoutes
 from services.gateway.api.conversations import Conversations
@@ -73,6 +74,7 @@ class HttpApi:
         self._questions = QuestionsApi(config, sessions, viewers, callers)
         self._listening = ListeningApi(config, sessions, viewers, callers)
         self._conversation_routes = ConversationRoutes(conversations, callers)
+        self._chat = ChatApi(config, sessions, viewers, callers, info)
         self._openapi = OpenApi(callers.wanted)
         self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
@@ -82,7 +84,14 @@ class HttpApi:
         before the page's."""
         self._guard.add_to(app)
         self._websocket.add_to(app)
-        apis = (self, self._questions, self._listening, self._conversation_routes, self._openapi)
+        apis = (
+            self,
+            self._questions,
+            self._listening,
+            self._conversation_routes,
+            self._chat,
+            self._openapi,
+        )
         self._openapi.describe(add_operations(app, *apis))
         app.router.add_get("/api/{path:.*}", self._nothing)
         app.router.add_get("/", self._page)

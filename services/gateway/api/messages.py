@@ -31,12 +31,16 @@ async def read_text(request: web.Request, most_bytes: int = MAX_BODY_BYTES) -> b
         raise web.HTTPRequestEntityTooLarge(most_bytes, request.content_length or 0)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            body = await request.read()
+            body = bytearray()
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > most_bytes:
+                    break
     except TimeoutError:
         raise DeadlineExceededError("the request did not arrive in time") from None
     if len(body) > most_bytes:
         raise web.HTTPRequestEntityTooLarge(most_bytes, len(body))
-    return body
+    return bytes(body)
 
 
 def parsed(text: str | bytes, message: Any) -> Any:
