@@ -169,7 +169,9 @@ class Gateway:
 
     async def _end_answers(self) -> None:
         """Videos go on meanwhile: some answers may not have seen theirs yet."""
-        drains = [self._viewers.drain(), self._viewers.asks.drain(), self._speaker.drain()]
+        viewers = self._viewers
+        questions = (viewers.drain(), viewers.asks.drain(), viewers.decisions.drain())
+        drains = [*questions, self._speaker.drain()]
         try:
             async with asyncio.timeout(max(0.0, self._config.drain_s - GOODBYES_S)):
                 await asyncio.gather(*drains)

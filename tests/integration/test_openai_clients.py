@@ -37,5 +37,8 @@ def test_openai_s_own_client_asks_a_session_and_about_a_picture(
     assert (found["stream_finish"], found["stream_tokens"]) == ("length", 2)
     assert found["streamed"]
     assert found["picture"]
+    assert found["decisions"] == 400
+    assert 0 <= found["probability"] <= 1
+    assert 0 <= found["score"] <= 1
     assert found["refusal"] == ["tool_choice", "invalid_request_error"]
     assert found["code"] == "session_not_found"

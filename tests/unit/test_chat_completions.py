@@ -28,7 +28,7 @@ def _body(*messages: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"model": "builtin", "messages": list(messages), **more}
 
 
-def _address(codec: str, *, width: int = 32, height: int = 32) -> str:
+def address_of_picture(codec: str, *, width: int = 32, height: int = 32) -> str:
     """A grey picture as a `data:` address."""
     encoder = av.CodecContext.create({"jpeg": "mjpeg"}.get(codec, codec), "w")
     encoder.width, encoder.height = width, height
@@ -124,7 +124,10 @@ async def test_a_stream_goes_on_with_another_worker_s_same_words() -> None:
 async def test_pictures_are_shown_to_a_session_of_the_request_s_own(codec: str) -> None:
     worker = FakeWorker()
     async with served(worker) as (parts, client):
-        picture = {"type": "image_url", "image_url": {"url": _address(codec), "detail": "low"}}
+        picture = {
+            "type": "image_url",
+            "image_url": {"url": address_of_picture(codec), "detail": "low"},
+        }
         reply = await client.post(PATH, json=_body(_user("what is here", picture, picture)))
         said = await reply.json()
         assert reply.status == 200, said

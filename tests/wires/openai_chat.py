@@ -38,6 +38,15 @@ def main(address: str, session: str, picture: str) -> None:
     shown = {"role": "user", "content": [{"type": "text", "text": "what is in the scene"}, image]}
     seen = client.chat.completions.create(model="shapes", messages=[shown])
     found["picture"] = seen.choices[0].message.content
+    wanted = [{"type": "predicate", "instructions": "a red circle is there"}] * 399
+    levels = [{"label": "red"}, {"label": "blue"}]
+    wanted.append({"type": "score", "instructions": "a {} circle is there", "levels": levels})
+    decided = client.decisions.create(
+        model="shapes", input=f"sightline://{session}", questions=wanted
+    )
+    found["decisions"] = len(decided.answers)
+    found["probability"] = decided.answers[0].probability
+    found["score"] = decided.answers[-1].score
     try:
         client.chat.completions.create(model="shapes", messages=[asked], tool_choice="required")
     except openai.BadRequestError as error:

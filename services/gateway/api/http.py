@@ -11,6 +11,7 @@ from aiohttp import web
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.callers import Callers
 from services.gateway.api.completions.chat import ChatApi
+from services.gateway.api.completions.decide import DecisionsApi
 from services.gateway.api.conversation_routes import PAGE as PAGES
 from services.gateway.api.conversation_routes import ConversationRoutes
 from services.gateway.api.conversations import Conversations
@@ -75,6 +76,7 @@ class HttpApi:
         self._listening = ListeningApi(config, sessions, viewers, callers)
         self._conversation_routes = ConversationRoutes(conversations, callers)
         self._chat = ChatApi(config, sessions, viewers, callers, info)
+        self._decisions = DecisionsApi(config, sessions, viewers, callers)
         self._openapi = OpenApi(callers.wanted)
         self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
@@ -90,6 +92,7 @@ class HttpApi:
             self._listening,
             self._conversation_routes,
             self._chat,
+            self._decisions,
             self._openapi,
         )
         self._openapi.describe(add_operations(app, *apis))

@@ -20,9 +20,9 @@ def place_of_request(request: web.Request, trusted: Trusted) -> str:
     return trusted.place(request.remote or "", forwarded)
 
 
-async def read_body(request: web.Request, message: Any) -> Any:
+async def read_body(request: web.Request, message: Any, most_bytes: int = MAX_BODY_BYTES) -> Any:
     """The request's JSON in `message`. Raises InvalidArgumentError, or 413 for a long one."""
-    return parsed(await read_text(request), message)
+    return parsed(await read_text(request, most_bytes), message)
 
 
 async def read_text(request: web.Request, most_bytes: int = MAX_BODY_BYTES) -> bytes:

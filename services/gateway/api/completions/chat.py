@@ -19,7 +19,7 @@ from services.gateway.api.completions.chat_request import (
     chat_request_of,
 )
 from services.gateway.api.completions.errors import error_body
-from services.gateway.api.completions.pictures import seen
+from services.gateway.api.completions.pictures import MAX_BODY_BYTES, seen
 from services.gateway.api.event_stream import ClientGoneError, EventStream, while_there
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.messages import place_of_request, read_text
@@ -33,7 +33,6 @@ from sightline.errors import NotFoundError, SightlineError, UnavailableError
 from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2
 
-MAX_BODY_BYTES = 12 * 1024 * 1024  # pictures come in it
 OWNER = "sightline"
 _ANY: dict[str, Any] = {"type": "object"}
 CHAT: dict[str, Any] = {

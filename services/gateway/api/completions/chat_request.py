@@ -41,7 +41,7 @@ class ChatRequest:
 
 
 @dataclass(slots=True)
-class _Said:
+class Said:
     """What the messages say, put together."""
 
     instructions: list[str] = field(default_factory=list)
@@ -99,24 +99,24 @@ def _refuse(body: dict[str, Any]) -> None:
         raise ParameterError("modalities", 'is ["text"] here')
 
 
-def _said_in(messages: Any) -> _Said:
+def _said_in(messages: Any) -> Said:
     if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
         raise ParameterError("messages", f"is a list of 1 to {MAX_MESSAGES}")
-    said = _Said()
+    said = Said()
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if not isinstance(message, dict):
             raise ParameterError(where, "is no object")
         role = message.get("role")
         if role in ("system", "developer"):
-            said.instructions.append(_text_of(message.get("content"), where, said))
+            said.instructions.append(text_of(message.get("content"), where, said))
         elif role == "user":
             if not said.rounds or said.rounds[-1][1]:
                 said.rounds.append(([], []))
-            said.rounds[-1][0].append(_text_of(message.get("content"), where, said))
+            said.rounds[-1][0].append(text_of(message.get("content"), where, said))
         elif role == "assistant":
             if said.rounds and message.get("content"):  # a greeting answers nothing
-                said.rounds[-1][1].append(_text_of(message["content"], where, said))
+                said.rounds[-1][1].append(text_of(message["content"], where, said))
         elif role not in ("tool", "function"):
             raise ParameterError(f"{where}.role", "is none of system, user and assistant")
     if not said.rounds or said.rounds[-1][1]:
@@ -124,7 +124,7 @@ def _said_in(messages: Any) -> _Said:
     return said
 
 
-def _text_of(content: Any, where: str, said: _Said) -> str:
+def text_of(content: Any, where: str, said: Said) -> str:
     """Words of a message; its pictures and the session it names go into `said`."""
     if isinstance(content, str):
         return content
@@ -136,10 +136,10 @@ def _text_of(content: Any, where: str, said: _Said) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in _TEXTS and isinstance(part.get("text"), str):
             words.append(part["text"])
-        elif kind == "image_url":
+        elif kind in ("image_url", "input_image"):
             if len(said.pictures) >= MAX_PICTURES:
                 raise ParameterError(at, f"at most {MAX_PICTURES} pictures")
-            said.pictures.append(_address_of(part, kind, at))
+            said.pictures.append(_address_of(part, "image_url", at))
         elif kind == "video_url":
             said.session = _session_of(_address_of(part, kind, at), at)
         else:

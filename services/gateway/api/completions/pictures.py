@@ -19,6 +19,7 @@ from services.gateway.sources.source import check_size
 from sightline.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from sightline.v1 import gateway_pb2
 
+MAX_BODY_BYTES = 12 * 1024 * 1024  # of a request, which pictures come in
 SEEN_S = 60.0  # until the model has understood them
 LOOK_S = 0.01
 SECOND_NS = 1_000_000_000
