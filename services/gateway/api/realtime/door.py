@@ -56,7 +56,8 @@ class RealtimeApi:
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         """One connection, until either side closes it. A session that is named in the address is
         looked up before the connection is taken."""
-        stream = request.query.get("session", "")
+        # Pipecat puts its `?model=…` behind whatever address it is given.
+        stream = request.query.get("session", "").partition("?model=")[0]
 
         async def authorise(name: str) -> Caller:
             path = self._sessions.name_of(name)

@@ -74,14 +74,15 @@ class History:
         return item
 
     def unanswered(self) -> str:
-        """What users have said since the last answer."""
-        said: list[str] = []
+        """What users have said since the last answer; where they said nothing, what `system`
+        messages did: Pipecat makes those of what a program says in the middle."""
+        said: dict[str, list[str]] = {"user": [], "system": []}
         for item in reversed(self._items):
             if item.role == "assistant":
                 break
-            if item.role == "user" and item.words:
-                said.append(item.words)
-        return "\n".join(reversed(said))
+            if item.role in said and item.words:
+                said[item.role].append(item.words)
+        return "\n".join(reversed(said["user"] or said["system"]))
 
     def _index(self, item_id: str, param: str, code: str) -> int:
         for index, item in enumerate(self._items):
