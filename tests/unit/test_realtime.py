@@ -2,114 +2,23 @@
 
 import asyncio
 import base64
-import contextlib
-import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import ClientWebSocketResponse, WSMsgType, web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import WSMsgType
 
-from services.gateway.api.http import HttpApi
-from services.gateway.api.realtime.door import RealtimeApi
 from services.gateway.auth.keys import new_key
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, FakeWorker
-from tests.unit.gateway_parts import Parts, running
+from tests.unit.realtime_parts import Line, line_to, served_realtime
 from tests.unit.test_realtime_codec import LIVEKIT
 
 
-class Speech:
-    """A suite that can speak; the fake worker makes its sounds."""
-
-    configured = True
-
-    async def voices(self) -> pb.VoicesResponse:
-        return pb.VoicesResponse(voices=[pb.Voice(id="joe")], default_voice="en")
-
-
-class Line:
-    """One client."""
-
-    def __init__(self, socket: ClientWebSocketResponse, parts: Parts) -> None:
-        self.socket = socket
-        self.parts = parts
-        self.events: list[dict[str, Any]] = []
-
-    async def send(self, kind: str, **fields: Any) -> None:
-        await self.socket.send_json({"type": kind, **fields})
-
-    async def next(self) -> dict[str, Any]:
-        message = await self.socket.receive(timeout=5)
-        assert message.type is WSMsgType.TEXT, message
-        event: dict[str, Any] = json.loads(message.data)
-        assert event["event_id"]
-        self.events.append(event)
-        return event
-
-    async def until(self, kind: str) -> dict[str, Any]:
-        while (event := await self.next())["type"] != kind:
-            assert event["type"] != "error", event
-        return event
-
-    async def say(self, text: str, **item: Any) -> None:
-        content = [{"type": "input_text", "text": text}]
-        said = {"type": "message", "role": "user", "content": content, **item}
-        await self.send("conversation.item.create", item=said)
-        await self.until("conversation.item.done")
-
-    async def ask(self, text: str, **response: Any) -> dict[str, Any]:
-        """The response, when it is done."""
-        await self.say(text)
-        await self.send("response.create", response=response)
-        done: dict[str, Any] = (await self.until("response.done"))["response"]
-        return done
-
-    def kinds(self) -> list[str]:
-        return [event["type"] for event in self.events]
-
-
-@contextlib.asynccontextmanager
-async def _served(
-    worker: FakeWorker | None = None, *, speech: bool = False, **settings: Any
-) -> AsyncIterator[tuple[Parts, "TestClient[web.Request, web.Application]"]]:
-    async with running(worker or FakeWorker(), **settings) as parts:
-        app = web.Application()
-        speaker: Any = Speech() if speech else parts.speaker
-        RealtimeApi(parts.config, parts.sessions, parts.viewers, speaker, parts.callers).add_to(app)
-        HttpApi(
-            parts.config,
-            parts.sessions,
-            parts.viewers,
-            addresses=parts.addresses,
-            conversations=parts.conversations,
-            info=parts.info,
-            callers=parts.callers,
-        ).add_to(app)
-        async with TestClient(TestServer(app)) as client:
-            yield parts, client
-
-
-@contextlib.asynccontextmanager
-async def _line(
-    worker: FakeWorker | None = None, *, attached: bool = True, **settings: Any
-) -> AsyncIterator[Line]:
-    """A client that was greeted, talking about a session called kitchen."""
-    async with _served(worker, **settings) as (parts, client):
-        await parts.push_session(seen=True, name="kitchen")
-        query = "&session=kitchen" if attached else ""
-        async with client.ws_connect(f"/v1/realtime?model=gpt-realtime{query}") as socket:
-            line = Line(socket, parts)
-            await line.until("session.created")
-            yield line
-
-
 async def test_a_question_by_text_is_answered_event_by_event() -> None:
-    async with _line() as line:
+    async with line_to() as line:
         created = line.events[0]["session"]
         assert created["type"] == "realtime"
         assert created["model"] == "builtin"
@@ -156,7 +65,7 @@ async def test_a_question_by_text_is_answered_event_by_event() -> None:
 
 async def test_what_is_asked_is_what_was_said_since_the_last_answer() -> None:
     worker = FakeWorker()
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         await line.ask("what is there")
         await line.say("and then")
         await line.ask("where", max_output_tokens=7, temperature=0.5)
@@ -177,7 +86,7 @@ async def test_what_is_asked_is_what_was_said_since_the_last_answer() -> None:
 
 async def test_a_response_aside_leaves_no_item() -> None:
     worker = FakeWorker()
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         await line.say("what is there", id="q1")
         asked = {"type": "message", "role": "user", "content": [{"type": "text", "text": "aside"}]}
         line.events.clear()
@@ -195,7 +104,7 @@ async def test_a_response_aside_leaves_no_item() -> None:
 async def test_a_response_is_cancelled_and_another_asked() -> None:
     worker = FakeWorker()
     worker.pause_after = 2
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         await line.say("what is there")
         await line.send("response.create")
         await line.until("response.output_text.delta")
@@ -223,7 +132,7 @@ async def test_a_response_is_cancelled_and_another_asked() -> None:
 async def test_a_response_is_cancelled_before_a_word_of_it() -> None:
     worker = FakeWorker()
     worker.answering.clear()
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         await line.say("what is there")
         await line.send("response.create")
         created = (await line.until("response.created"))["response"]
@@ -234,7 +143,7 @@ async def test_a_response_is_cancelled_before_a_word_of_it() -> None:
 
 async def test_an_answer_is_spoken_and_its_words_come_as_transcript() -> None:
     worker = FakeWorker()
-    async with _line(worker, speech=True) as line:
+    async with line_to(worker, speech=True) as line:
         assert line.events[0]["session"]["output_modalities"] == ["audio"]
         await line.send("session.update", session={"audio": {"output": {"voice": "joe"}}})
         session = (await line.until("session.updated"))["session"]
@@ -273,7 +182,7 @@ async def test_an_answer_is_spoken_and_its_words_come_as_transcript() -> None:
 
 
 async def test_an_answer_is_cut_to_what_was_heard_of_it() -> None:
-    async with _line(speech=True) as line:
+    async with line_to(speech=True) as line:
         done = await line.ask("what is there")
         item = done["output"][0]["id"]
         # 16 samples of 16 kHz for each word make 1 ms.
@@ -289,7 +198,7 @@ async def test_an_answer_is_cut_to_what_was_heard_of_it() -> None:
 async def test_an_answer_that_comes_anew_is_another_item() -> None:
     worker = FakeWorker()
     worker.break_at = 2
-    async with _line(worker, moving_s=10) as line:
+    async with line_to(worker, moving_s=10) as line:
         await line.say("what is there")
         await line.send("response.create")
         for _ in range(2):
@@ -303,7 +212,7 @@ async def test_an_answer_that_comes_anew_is_another_item() -> None:
 
 async def test_a_watch_rides_along() -> None:
     worker = FakeWorker()
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         watch = {"id": "w1", "condition": "a phone is there", "interval_s": 0.5}
         await line.send("sightline.watch.create", watch=watch)
         assert (await line.until("sightline.watch.created"))["watch_id"] == "w1"
@@ -319,9 +228,9 @@ async def test_a_watch_rides_along() -> None:
         assert (failed["watch_id"], failed["error"]["code"]) == ("w2", "invalid_argument")
 
 
-async def test_what_cannot_be_answered_ends_the_response_and_not_the_line() -> None:
+async def test_what_cannot_be_answered_ends_the_response_and_not_theline_to() -> None:
     """Errors end the line of some clients, responses that failed do not."""
-    async with _line(attached=False) as line:
+    async with line_to(attached=False) as line:
         done = await line.ask("what is there")
         assert done["status"] == "failed"
         assert done["status_details"]["error"]["code"] == "no_session"
@@ -339,7 +248,7 @@ async def test_what_cannot_be_answered_ends_the_response_and_not_the_line() -> N
 
 
 async def test_what_is_wrong_with_an_event_is_an_error_with_its_id() -> None:
-    async with _line(attached=False) as line:
+    async with line_to(attached=False) as line:
         cases = [
             ("response.nonsense", {}, "invalid_value"),
             ("session.update", {"session": {"type": "transcription"}}, "invalid_value"),
@@ -358,18 +267,18 @@ async def test_what_is_wrong_with_an_event_is_an_error_with_its_id() -> None:
         assert (await line.until("session.updated"))["session"]["instructions"] == "still here"
 
 
-async def test_a_session_that_is_deleted_ends_the_line() -> None:
-    async with _line() as line:
+async def test_a_session_that_is_deleted_ends_theline_to() -> None:
+    async with line_to() as line:
         line.parts.sessions.delete(line.parts.sessions.all()[0], "deleted")
         message = await line.socket.receive(timeout=5)
         assert message.type is WSMsgType.CLOSE
         assert message.extra == "session_deleted"
 
 
-async def test_a_viewer_leaves_with_its_line() -> None:
+async def test_a_viewer_leaves_with_itsline_to() -> None:
     worker = FakeWorker()
     worker.pause_after = 1
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         await line.say("what is there")
         await line.send("response.create")
         await line.until("response.output_text.delta")
@@ -383,7 +292,7 @@ async def test_callers_sign_in_as_openais_clients_do(tmp_path: Path) -> None:
     key, entry = new_key("ada", ["view", "ask"])
     lost, nobody = new_key("bob", ["publish"])
     (tmp_path / "keys").write_text(f"{entry}\n{nobody}\n")
-    async with _served(auth="keys", auth_keys=tmp_path / "keys") as (parts, client):
+    async with served_realtime(auth="keys", auth_keys=tmp_path / "keys") as (parts, client):
         await parts.push_session(seen=True, name="kitchen")
         for header, status in (("", 401), ("Bearer wrong", 401), (f"Bearer {lost}", 403)):
             with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
@@ -407,7 +316,7 @@ async def test_callers_sign_in_as_openais_clients_do(tmp_path: Path) -> None:
 
 
 async def test_an_unknown_session_is_refused_at_the_door() -> None:
-    async with _served() as (_, client):
+    async with served_realtime() as (_, client):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
             await client.ws_connect("/v1/realtime?session=none")
         assert refusal.value.status == 404
@@ -415,7 +324,7 @@ async def test_an_unknown_session_is_refused_at_the_door() -> None:
 
 
 async def test_lines_end_with_the_server() -> None:
-    async with _served() as (parts, client), client.ws_connect("/v1/realtime") as socket:
+    async with served_realtime() as (parts, client), client.ws_connect("/v1/realtime") as socket:
         line = Line(socket, parts)
         await line.until("session.created")
         assert client.server is not None

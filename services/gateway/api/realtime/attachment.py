@@ -58,6 +58,10 @@ class Attachment:
     def cancel(self, turn: str) -> None:
         self._tell(gateway_pb2.ClientEvent(cancel=gateway_pb2.Cancel(turn=turn)))
 
+    def cut(self, turn: str, heard: str) -> None:
+        """Keep of a spoken answer what was heard of it."""
+        self._viewer.cut(turn, heard)
+
     def watch(self, watch: gateway_pb2.Watch) -> None:
         self._tell(gateway_pb2.ClientEvent(watch=watch))
 

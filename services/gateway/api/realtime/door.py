@@ -11,7 +11,8 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from services.common.tasks import spawn
 from services.gateway.api.callers import Callers
 from services.gateway.api.messages import place_of_request
-from services.gateway.api.realtime.conversation import Conversation, Visitor
+from services.gateway.api.realtime.conversation import Conversation
+from services.gateway.api.realtime.line import Visitor
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.api.speaker import Speaker
 from services.gateway.auth.caller import VIEWING, Caller, Permission
@@ -40,6 +41,7 @@ class RealtimeApi:
         speaker: Speaker,
         callers: Callers,
     ) -> None:
+        self._config = config
         self._sessions = sessions
         self._viewers = viewers
         self._speaker = speaker
@@ -85,10 +87,11 @@ class RealtimeApi:
             hang_up=lambda reason: self._hang_up(socket, reason),
         )
         conversation = Conversation(
+            self._config,
             self._sessions,
             self._viewers,
-            visitor,
             self._speaker,
+            visitor,
             model=request.query.get("model", "")[:128],
         )
         settings = Settings().updated({"sightline": {"session": stream}} if stream else {})
