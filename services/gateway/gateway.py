@@ -125,6 +125,7 @@ class Gateway:
             conversations=self._conversations,
             info=info,
             callers=self._callers,
+            others=(self._realtime,),
         )
         self._whip.add_to(self._host.app)
         self._whep.add_to(self._host.app)

@@ -79,7 +79,8 @@ async def served_realtime(
             parts.viewers.ears = ears
         app = web.Application()
         speaker: Any = Speech() if speech else parts.speaker
-        RealtimeApi(parts.config, parts.sessions, parts.viewers, speaker, parts.callers).add_to(app)
+        realtime = RealtimeApi(parts.config, parts.sessions, parts.viewers, speaker, parts.callers)
+        realtime.add_to(app)
         HttpApi(
             parts.config,
             parts.sessions,
@@ -88,6 +89,7 @@ async def served_realtime(
             conversations=parts.conversations,
             info=parts.info,
             callers=parts.callers,
+            others=(realtime,),
         ).add_to(app)
         async with TestClient(TestServer(app)) as client:
             yield parts, client

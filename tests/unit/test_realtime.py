@@ -9,7 +9,10 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType
 
+from services.gateway.api.realtime.client_secrets import ClientSecrets
+from services.gateway.auth.caller import Caller, Permission
 from services.gateway.auth.keys import new_key
+from sightline.errors import UnauthenticatedError
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, FakeWorker
@@ -333,3 +336,55 @@ async def test_lines_end_with_the_server() -> None:
         assert message.type is WSMsgType.CLOSE
         assert message.extra == "the server is stopping"
         await closing
+
+
+async def test_a_client_secret_lets_a_browser_in_for_a_while(tmp_path: Path) -> None:
+    key, entry = new_key("ada", ["admin"], ["kitchen"])
+    (tmp_path / "keys").write_text(f"{entry}\n")
+    path = "/v1/realtime/client_secrets"
+    async with served_realtime(auth="keys", auth_keys=tmp_path / "keys") as (parts, client):
+        await parts.push_session(seen=True, name="kitchen")
+        await parts.push_session(seen=True, name="cellar", key="secret-key-2")
+        assert (await client.post(path, json={})).status == 401
+        signed = {"Authorization": f"Bearer {key}"}
+        for body in ({"expires_after": {"seconds": 1}}, {"session": {"type": "x"}}, []):
+            assert (await client.post(path, json=body, headers=signed)).status == 400
+        about = {"type": "realtime", "instructions": "be kind", "sightline": {"session": "kitchen"}}
+        reply = await client.post(path, json={"session": about}, headers=signed)
+        made = await reply.json()
+        assert made["value"].startswith("ek_")
+        assert made["session"]["instructions"] == "be kind"
+        bring = ["realtime", f"openai-insecure-api-key.{made['value']}"]
+        async with client.ws_connect("/v1/realtime", protocols=bring) as socket:
+            line = Line(socket, parts)
+            session = (await line.until("session.created"))["session"]
+            assert session["instructions"] == "be kind"
+            assert session["sightline"]["name"] == "kitchen"
+            assert (await line.ask("what is there"))["status"] == "completed"
+            await line.send("session.update", session={"sightline": {"session": "cellar"}})
+            assert (await line.next())["error"]["code"] == "session_not_found"
+        # It opens nothing else, and nobody can make one up.
+        for door in ("/api/sessions", path):
+            bearer = {"Authorization": f"Bearer {made['value']}"}
+            assert (await client.request("POST", door, json={}, headers=bearer)).status == 401
+        for wrong in (made["value"][:-2] + "xx", "ek_", "ek_" + "x" * 9000):
+            with pytest.raises((aiohttp.WSServerHandshakeError, aiohttp.ClientError)) as refusal:
+                await client.ws_connect(
+                    "/v1/realtime", headers={"Authorization": f"Bearer {wrong}"}
+                )
+            assert getattr(refusal.value, "status", 400) in (400, 401)
+
+
+def test_a_client_secret_is_known_by_gateways_that_share_theirs() -> None:
+    caller = Caller(name="ada", permissions=frozenset({Permission.ADMIN}), tenant="acme")
+    secret = ClientSecrets("s" * 32).make(caller, {"instructions": "be kind"}, 10)
+    found, settings = ClientSecrets("s" * 32).read(secret.value)
+    assert (found.name, found.tenant, settings) == ("ada", "acme", {"instructions": "be kind"})
+    assert found.permissions == {Permission.VIEW, Permission.ASK, Permission.WATCH}
+    assert found.is_current()
+    with pytest.raises(UnauthenticatedError):
+        ClientSecrets("t" * 32).read(secret.value)
+    late = ClientSecrets("s" * 32).make(caller, {}, -5)
+    with pytest.raises(UnauthenticatedError) as refusal:
+        ClientSecrets("s" * 32).read(late.value)
+    assert refusal.value.reason == "TOKEN_EXPIRED"

@@ -4,6 +4,7 @@ Messages are the contract's, as protobuf JSON with the proto's field names. `gua
 every request, `websocket`, `listening` and `questions` carry what viewers say and hear.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -63,8 +64,11 @@ class HttpApi:
         conversations: Conversations,
         info: ServerInfo,
         callers: Callers,
+        others: Sequence[object] = (),
     ) -> None:
+        """others: whose operations belong to the interface, too."""
         self._config = config
+        self._others = others
         self._sessions = sessions
         self._addresses = addresses
         self._conversations = conversations
@@ -94,6 +98,7 @@ class HttpApi:
             self._chat,
             self._decisions,
             self._openapi,
+            *self._others,
         )
         self._openapi.describe(add_operations(app, *apis))
         app.router.add_get("/api/{path:.*}", self._nothing)
