@@ -2,10 +2,13 @@
 
 import asyncio
 import base64
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import av
+import numpy as np
 import pytest
 from aiohttp import WSMsgType
 
@@ -76,8 +79,12 @@ async def test_what_is_asked_is_what_was_said_since_the_last_answer() -> None:
         assert first.question.text == "what is there"
         assert second.question.text == "and then\nwhere"
         assert (second.question.max_tokens, second.question.temperature) == (7, 0.5)
-        assert first.conversation == second.conversation
         assert not first.speech
+        assert not first.history
+        assert [(each.question, each.answer) for each in second.history] == [
+            ("what is there", ANSWER)
+        ]
+        assert not second.conversation, "what is said stays with the client"
         # Without a question the instructions of one response are.
         await line.send("session.update", session={"instructions": "You are kind."})
         await line.until("session.updated")
@@ -85,6 +92,36 @@ async def test_what_is_asked_is_what_was_said_since_the_last_answer() -> None:
         await line.send("response.create", response={"instructions": instructions})
         await line.until("response.done")
         assert worker.asked[2].question.text == "Describe what you see."
+
+
+async def test_a_model_is_given_what_the_items_say_was_said() -> None:
+    """LiveKit brings a conversation along that was had elsewhere, and takes items out of it."""
+    worker = FakeWorker()
+    async with line_to(worker) as line:
+        for number, (role, text) in enumerate(
+            [
+                ("assistant", "hello"),
+                ("user", "who are you"),
+                ("user", "please"),
+                ("assistant", "a camera"),
+                ("assistant", "of the kitchen"),
+                ("user", "what was that"),
+                ("assistant", "nonsense"),
+            ]
+        ):
+            kind = "output_text" if role == "assistant" else "input_text"
+            content = [{"type": kind, "text": text}]
+            item = {"id": f"i{number}", "type": "message", "role": role, "content": content}
+            await line.send("conversation.item.create", item=item)
+            await line.until("conversation.item.done")
+        for deleted in ("i5", "i6"):
+            await line.send("conversation.item.delete", item_id=deleted)
+            assert (await line.until("conversation.item.deleted"))["item_id"] == deleted
+        await line.ask("what is there")
+        assert worker.asked[0].question.text == "what is there"
+        assert [(each.question, each.answer) for each in worker.asked[0].history] == [
+            ("who are you\nplease", "a camera\nof the kitchen")
+        ]
 
 
 async def test_a_response_aside_leaves_no_item() -> None:
@@ -185,7 +222,8 @@ async def test_an_answer_is_spoken_and_its_words_come_as_transcript() -> None:
 
 
 async def test_an_answer_is_cut_to_what_was_heard_of_it() -> None:
-    async with line_to(speech=True) as line:
+    worker = FakeWorker()
+    async with line_to(worker, speech=True) as line:
         done = await line.ask("what is there")
         item = done["output"][0]["id"]
         # 16 samples of 16 kHz for each word make 1 ms.
@@ -196,6 +234,8 @@ async def test_an_answer_is_cut_to_what_was_heard_of_it() -> None:
         heard = kept["content"][0]["transcript"]
         assert ANSWER.startswith(heard)
         assert len(heard) < len(ANSWER)
+        await line.ask("go on")
+        assert worker.asked[1].history[0].answer == heard
 
 
 async def test_an_answer_that_comes_anew_is_another_item() -> None:
@@ -289,6 +329,94 @@ async def test_a_viewer_leaves_with_itsline_to() -> None:
         assert session.viewers == 1
         await line.socket.close()
         await eventually(lambda: session.viewers == 0 and worker.cancelled_answers == 1)
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def _address(kind: str = "jpeg", level: int = 128) -> str:
+    """A grey picture as a `data:` address."""
+    picture = av.VideoFrame.from_ndarray(np.full((32, 48, 3), level, np.uint8), format="rgb24")
+    codec = av.CodecContext.create({"jpeg": "mjpeg", "png": "png"}[kind], "w")
+    assert isinstance(codec, av.VideoCodecContext)
+    codec.width, codec.height = 48, 32
+    codec.pix_fmt = {"jpeg": "yuvj420p", "png": "rgb24"}[kind]
+    codec.time_base = Fraction(1)
+    packets = [*codec.encode(picture.reformat(format=codec.pix_fmt)), *codec.encode(None)]
+    data = b"".join(bytes(packet) for packet in packets)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+async def _show(line: Line, *addresses: str, text: str = "") -> None:
+    content: list[dict[str, Any]] = [
+        {"type": "input_image", "image_url": address, "detail": "low"} for address in addresses
+    ]
+    content += [{"type": "input_text", "text": text}] if text else []
+    item = {"type": "message", "role": "user", "content": content}
+    await line.send("conversation.item.create", item=item)
+
+
+async def test_pictures_are_frames_of_a_session_of_the_connections_own() -> None:
+    worker = FakeWorker()
+    async with line_to(worker, attached=False) as line:
+        for level in (50, 100):
+            await _show(line, _address(level=level))
+            added = await line.until("conversation.item.added")
+            assert added["item"]["content"] == [], "the picture does not come back"
+            await line.until("conversation.item.done")
+        await _show(line, _address("png", 200), text="what is there")
+        await line.until("conversation.item.done")
+        await line.send("response.create")
+        done = (await line.until("response.done"))["response"]
+        assert done["sightline"]["frames_seen"] == 3
+        own = next(each for each in line.parts.sessions.all() if each.name == "realtime")
+        assert worker.asked[0].session_id == own.id
+        assert [frame.pixels[0] for frame in worker.frames[own.id]] == pytest.approx(
+            [50, 100, 200], abs=3
+        )
+        await line.send("session.update", session={"model": "gpt-realtime"})
+        session = (await line.until("session.updated"))["session"]
+        assert (session["sightline"]["session"], session["model"]) == (own.id, "builtin")
+        await line.socket.close()
+        await eventually(lambda: own not in line.parts.sessions.all())
+
+
+async def test_an_answer_waits_until_the_picture_is_understood() -> None:
+    worker = FakeWorker()
+    worker.understanding.clear()
+    async with line_to(worker, attached=False) as line:
+        await _show(line, _address(), text="what is there")
+        await line.until("conversation.item.done")
+        await line.send("response.create")
+        await line.until("response.created")
+        assert not worker.asked
+        worker.understanding.set()
+        done = (await line.until("response.done"))["response"]
+        assert done["sightline"]["frames_seen"] == 1
+
+
+async def test_what_is_no_picture_is_refused() -> None:
+    async with line_to(attached=False) as line:
+        for address in (
+            "https://example.com/cat.jpg",
+            "data:image/jpeg;base64,*",
+            "data:image/gif;base64,R0lGODlhAQABAAAAACw=",
+        ):
+            await _show(line, address)
+            error = (await line.next())["error"]
+            assert (error["code"], error["type"]) == ("invalid_argument", "invalid_request_error")
+        broken = base64.b64encode(b"\xff\xd8\xff" + bytes(64)).decode()
+        await _show(line, f"data:image/jpeg;base64,{broken}")
+        assert (await line.next())["error"]["code"] == "invalid_argument"
+        assert len(line.parts.sessions.all()) <= 2
+        await line.send("session.update", session={"sightline": {"session": "kitchen"}})
+        await line.until("session.updated")
+        await eventually(lambda: len(line.parts.sessions.all()) == 1)
+        await _show(line, _address())
+        assert (await line.next())["error"]["code"] == "input_image_not_supported"
+
+
+# --- who comes ----------------------------------------------------------------------------------
 
 
 async def test_callers_sign_in_as_openais_clients_do(tmp_path: Path) -> None:

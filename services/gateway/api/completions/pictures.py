@@ -71,7 +71,7 @@ async def _show(session: Session, source: PushSource, pictures: list[bytes]) -> 
         for _ in range(tubelet):
             capture_ns += period_ns
             if picture.startswith(PNG):
-                width, height, pixels = await on_thread(_decode_png, picture, name="decode:png")
+                width, height, pixels = await on_thread(decode_png, picture, name="decode:png")
                 await source.rgb(width, height, pixels, capture_ns)
             else:
                 await source.jpeg(picture, capture_ns)
@@ -105,7 +105,7 @@ def _png_size(picture: bytes) -> tuple[int, int]:
     return int.from_bytes(picture[16:20]), int.from_bytes(picture[20:24])
 
 
-def _decode_png(picture: bytes) -> tuple[int, int, bytes]:
+def decode_png(picture: bytes) -> tuple[int, int, bytes]:
     """Width, height and RGB. Raises InvalidArgumentError."""
     try:
         decoder = av.CodecContext.create("png", "r")

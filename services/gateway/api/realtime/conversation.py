@@ -3,6 +3,9 @@
 It knows no sockets: events come as text, and leave as JSON objects.
 """
 
+from collections.abc import Sequence
+
+from services.gateway.api.completions.pictures import picture_of
 from services.gateway.api.realtime import client_events as client
 from services.gateway.api.realtime import server_events as server
 from services.gateway.api.realtime.attachment import Attachment
@@ -12,13 +15,15 @@ from services.gateway.api.realtime.history import History
 from services.gateway.api.realtime.items import new_id
 from services.gateway.api.realtime.line import Line, Visitor, json_of_event
 from services.gateway.api.realtime.microphone import Microphone
+from services.gateway.api.realtime.pictures import PictureStream
 from services.gateway.api.realtime.responses import Responses
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.api.realtime.spoken import SpokenTurns
 from services.gateway.api.realtime.voices import Voices
 from services.gateway.api.speaker import Speaker
-from services.gateway.auth.caller import Permission
+from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
 from sightline.errors import SightlineError
@@ -52,6 +57,7 @@ class Conversation:
         self._line = Line(visitor)
         self._voices = Voices(speaker)
         self._responses = Responses(self, self._line, self._voices)
+        self._pictures: PictureStream | None = None
         self._spoken = SpokenTurns(self, self._line)
         self._microphone = Microphone(viewers.ears, config.turn_rules(), self._spoken.tell)
 
@@ -79,11 +85,15 @@ class Conversation:
         self._responses.leave()
         if self._attachment is not None:
             self._attachment.leave()
+        if self._pictures is not None:
+            self._pictures.leave()
         await self._spoken.aclose()
         await self._microphone.aclose()
         await self._responses.aclose()
         if self._attachment is not None:
             await self._attachment.aclose()
+        if self._pictures is not None:
+            await self._pictures.aclose()
 
     # --- for those who act on parts of it -------------------------------------------------------
 
@@ -92,15 +102,17 @@ class Conversation:
         if self._attachment is None:
             raise WireError(
                 "this conversation is about no video: name a session with ?session=… or in "
-                "session.update, session.sightline.session",
+                "session.update, session.sightline.session, or show pictures",
                 code="no_session",
                 param="session.sightline.session",
             )
         return self._attachment
 
     async def settled(self) -> None:
-        """Wait until what was said is known. Raises WireError."""
+        """Wait until what was said and shown is known. Raises WireError, UnavailableError."""
         await self._spoken.settled()
+        if self._pictures is not None:
+            await self._pictures.seen()
 
     async def interrupt(self) -> None:
         await self._responses.interrupt()
@@ -153,30 +165,53 @@ class Conversation:
             await ear.aclose()
 
     async def _attach(self, stream: str) -> None:
-        """Talk about this session instead of the one before. Raises NotFoundError."""
+        """Talk about this session instead of what was before. Raises NotFoundError."""
         caller = await self._visitor.authorise(stream)
         session = await self._sessions.locate(stream, caller)
-        before = self._attachment
-        if before is not None and before.session is session:
+        if self._attachment is not None and self._attachment.session is session:
             return
-        self._attachment = Attachment(
-            self._viewers,
-            session,
-            caller,
-            place=self._visitor.place,
-            conversation="" if before is None else before.conversation,
-            hear=self._hear,
-            lost=lambda: self._visitor.hang_up("the session is not served any more"),
+        await self._talk_about(session, caller)
+        if self._pictures is not None:
+            pictures, self._pictures = self._pictures, None
+            await pictures.aclose()
+
+    async def _talk_about(self, session: AnySession, caller: Caller) -> None:
+        before, self._attachment = (
+            self._attachment,
+            Attachment(
+                self._viewers,
+                session,
+                caller,
+                place=self._visitor.place,
+                hear=self._hear,
+                lost=lambda: self._visitor.hang_up("the session is not served any more"),
+            ),
         )
         if before is not None:
             await before.aclose()
             await self._responses.lose("the conversation is about another session now")
 
+    async def _show(self, addresses: Sequence[str]) -> None:
+        """Make pictures frames of a session of this connection's. Raises WireError, and what
+        CreateSession may answer."""
+        if self.settings.stream:
+            raise WireError(
+                "this conversation is about a live session: pictures do not go there",
+                code="input_image_not_supported",
+            )
+        pictures = [picture_of(address) for address in addresses]
+        if self._pictures is None:
+            caller = self._visitor.caller
+            self._pictures = await PictureStream.open(self._sessions, caller, self._model)
+            await self._talk_about(self._pictures.session, caller)
+        await self._pictures.show(pictures)
+
     async def _add_item(self, event: client.ItemCreate) -> None:
-        item = event.item
-        if item.pictures:
-            raise WireError("pictures are not taken here", code="input_image_not_supported")
-        item = item.kept()
+        """Pictures of an item are shown, and its words stay."""
+        self.history.check_new(event.item.id, event.after)
+        if event.item.pictures:
+            await self._show(event.item.pictures)
+        item = event.item.kept()
         before = self.history.add(item, event.after)
         await self._line.emit(
             server.ItemAdded(previous_item_id=before, item=item),
@@ -184,7 +219,7 @@ class Conversation:
         )
 
     async def _truncate(self, event: client.ItemTruncate) -> None:
-        await self._responses.truncate(event.item_id, event.content_index, event.audio_end_ms)
+        self._responses.truncate(event.item_id, event.content_index, event.audio_end_ms)
         await self._line.emit(
             server.ItemTruncated(
                 item_id=event.item_id,

@@ -20,15 +20,11 @@ def session_json(
     speaks, hears: whether this suite can."""
     said = dict(settings.said)
     audio = said.get("audio") or {}
-    about: dict[str, Any] = {"session": None, "name": None, "conversation": None}
+    about: dict[str, Any] = {"session": None, "name": None}
     if attachment is not None:
         session = attachment.session
         model = session.message().model
-        about = {
-            "session": session.id,
-            "name": session.name,
-            "conversation": attachment.conversation,
-        }
+        about = {"session": session.id, "name": session.name}
     return {
         "tools": [],
         "tool_choice": "auto",

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from services.common.errors import error_event
 from services.gateway.api.realtime import server_events as server
 from services.gateway.api.realtime.fields import WireError
 from services.gateway.api.realtime.items import new_id
@@ -58,17 +59,15 @@ def json_of(error: WireError | SightlineError, event_id: str | None = None) -> d
         return server.error_json(
             error.message, code=error.code, param=error.param, event_id=event_id
         )
-    return server.error_json(
-        error.message,
-        code=error.reason.lower(),
-        kind=_kind_of(error.code.name),
-        event_id=event_id,
-    )
+    told = json_of_event(error_event(error), event_id)
+    return told | {"param": getattr(error, "param", None) or None}
 
 
-def json_of_event(error: gateway_pb2.ErrorEvent) -> dict[str, Any]:
+def json_of_event(error: gateway_pb2.ErrorEvent, event_id: str | None = None) -> dict[str, Any]:
     """What a viewer is told went wrong, likewise."""
-    return server.error_json(error.message, code=error.reason.lower(), kind=_kind_of(error.code))
+    return server.error_json(
+        error.message, code=error.reason.lower(), kind=_kind_of(error.code), event_id=event_id
+    )
 
 
 def _kind_of(code: str) -> str:

@@ -9,15 +9,16 @@ from services.common.checks import MAX_ANSWER_TOKENS
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.api.realtime.attachment import Attachment
 from services.gateway.api.realtime.fields import WireError
-from services.gateway.api.realtime.history import History
+from services.gateway.api.realtime.history import History, rounds_of, unanswered_of
 from services.gateway.api.realtime.line import Line, json_of
 from services.gateway.api.realtime.response import Response
 from services.gateway.api.realtime.settings import ResponseWish, Settings
 from services.gateway.api.realtime.voices import Voices
 from sightline.errors import SightlineError
-from sightline.v1 import gateway_pb2
+from sightline.v1 import dialogue_pb2, gateway_pb2
 
 MAX_RESPONSES = 8  # at once, with those aside of the conversation
+MAX_ROUNDS = 16  # of earlier ones that a model is given; it reads no more than it was trained to
 MAX_SPOKEN = 64  # items whose length is remembered
 
 
@@ -45,7 +46,7 @@ class Responses:
         self._line = line
         self._voices = voices
         self._under_way: dict[str, Response] = {}
-        self._spoken: dict[str, tuple[str, int]] = {}  # by item: its turn, and its length
+        self._spoken: dict[str, int] = {}  # length of its speech in ms, by item
         self._tasks: set[asyncio.Task[Any]] = set()
         self._owed = False  # somebody spoke meanwhile, who was not to interrupt
 
@@ -98,13 +99,11 @@ class Responses:
         for response in list(self._under_way.values()):
             await self._fail(response, json_of(WireError(message, code="session_changed")))
 
-    async def truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
+    def truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
         """Keep of a spoken answer what was heard of it. Raises WireError."""
-        turn, whole_ms = self._spoken.get(item_id, ("", 0))
+        whole_ms = self._spoken.get(item_id, 0)
         share = audio_end_ms / whole_ms if whole_ms else 1.0
-        item = self._conversation.history.truncate(item_id, content_index, share)
-        if turn and share < 1:
-            self._conversation.attached().cut(turn, item.words)
+        self._conversation.history.truncate(item_id, content_index, share)
 
     def leave(self) -> None:
         for task in self._tasks:
@@ -149,7 +148,8 @@ class Responses:
             voice = await self._voices.known(response.voice)
             if response.id in self._under_way:
                 attachment = self._conversation.attached()
-                attachment.ask(question, speech=response.spoken, voice=voice)
+                history = self._history(response.wish)
+                attachment.ask(question, history, speech=response.spoken, voice=voice)
         except (WireError, SightlineError) as error:
             with contextlib.suppress(ConnectionError):
                 await self._fail(response, json_of(error))
@@ -166,7 +166,7 @@ class Responses:
         if wish.input is None:
             said = self._conversation.history.unanswered()
         else:
-            said = "\n".join(item.words for item in wish.input if item.role == "user")
+            said = unanswered_of(wish.input)
         # Clients put the session's own before the instructions of one response.
         asked = said or wish.instructions.removeprefix(settings.instructions)
         if not asked.strip():
@@ -176,6 +176,15 @@ class Responses:
         if wish.temperature is not None:
             question.temperature = wish.temperature
         return question
+
+    def _history(self, wish: ResponseWish) -> list[dialogue_pb2.Round]:
+        """What was said before the question, as far as a model may read it."""
+        given = wish.input
+        rounds = self._conversation.history.rounds() if given is None else rounds_of(given)
+        return [
+            dialogue_pb2.Round(question=question, answer=answer)
+            for question, answer in rounds[-MAX_ROUNDS:]
+        ]
 
     async def _cut_short(self, responses: list[Response], reason: str) -> None:
         for response in responses:
@@ -192,8 +201,7 @@ class Responses:
             await self._ended(response)
 
     async def _ended(self, response: Response) -> None:
-        for item_id, length_ms in response.audio_ms().items():
-            self._spoken[item_id] = (response.id, length_ms)
+        self._spoken |= response.audio_ms()
         for oldest in list(self._spoken)[:-MAX_SPOKEN]:
             del self._spoken[oldest]
         if self._owed and not self._active():
