@@ -26,6 +26,7 @@ class Reason(StrEnum):
     TURN_REUSED = "TURN_REUSED"  # it asked another question
     SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
     SITE_NOT_ALLOWED = "SITE_NOT_ALLOWED"
+    FORMAT_NOT_MET = "FORMAT_NOT_MET"  # by the model's answer
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"  # no worker has this model, and no pool this name
 
     # Who calls

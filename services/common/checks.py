@@ -3,6 +3,7 @@ strangers."""
 
 import math
 import re
+from collections.abc import Sequence
 
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2
@@ -13,6 +14,7 @@ MAX_ANSWER_TOKENS = 4096
 MAX_TOP_K = 100_000
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 64
 MAX_CONDITION_BYTES = 1024
+MAX_STATEMENTS = 4096
 MAX_SECONDS = 86400
 
 _ID = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_ID_CHARACTERS}}}")
@@ -57,6 +59,17 @@ def check_watch(watch: gateway_pb2.Watch) -> None:
         raise InvalidArgumentError(f"a condition has at most {MAX_CONDITION_BYTES} bytes")
     for name in ("interval_s", "debounce_s", "cooldown_s"):
         check_seconds(name, getattr(watch, name))
+
+
+def check_statements(statements: Sequence[str]) -> None:
+    """Raise InvalidArgumentError for what no engine should score."""
+    if not 0 < len(statements) <= MAX_STATEMENTS:
+        raise InvalidArgumentError(f"1 to {MAX_STATEMENTS} statements at once")
+    for statement in statements:
+        if not statement.strip():
+            raise InvalidArgumentError("a statement is empty")
+        if len(statement.encode()) > MAX_CONDITION_BYTES:
+            raise InvalidArgumentError(f"a statement has at most {MAX_CONDITION_BYTES} bytes")
 
 
 def check_id(what: str, text: str, *, required: bool = False) -> None:

@@ -2,12 +2,13 @@
 
 It is raised with the contract: the minor number by what an older peer can do without, the major
 one, with the minor back at 0, by anything else. 1.1 brought versions, cards and ResizeSession; 1.2
-fences, pools, promised pages, and what questions and watches are told when they are asked again.
+fences, pools, promised pages, and what questions and watches are told when they are asked again;
+1.3 ScoreStatements, and questions with a history of the caller's own.
 """
 
 from sightline.v1 import inference_pb2
 
-PROTOCOL = (1, 2)
+PROTOCOL = (1, 3)
 FIRST = (1, 0)  # of workers from before they told
 
 

@@ -125,6 +125,7 @@ class Gateway:
             conversations=self._conversations,
             info=info,
             callers=self._callers,
+            others=(self._realtime,),
         )
         self._whip.add_to(self._host.app)
         self._whep.add_to(self._host.app)
@@ -169,7 +170,9 @@ class Gateway:
 
     async def _end_answers(self) -> None:
         """Videos go on meanwhile: some answers may not have seen theirs yet."""
-        drains = [self._viewers.drain(), self._viewers.asks.drain(), self._speaker.drain()]
+        viewers = self._viewers
+        questions = (viewers.drain(), viewers.asks.drain(), viewers.decisions.drain())
+        drains = [*questions, self._speaker.drain()]
         try:
             async with asyncio.timeout(max(0.0, self._config.drain_s - GOODBYES_S)):
                 await asyncio.gather(*drains)

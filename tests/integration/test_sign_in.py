@@ -146,6 +146,8 @@ def test_reflection_is_off_where_callers_are_asked(guarded: Guarded) -> None:
 def _requests(session: str) -> dict[str, tuple[str, Any]]:
     """Of every method: the permission it needs ("" for none in particular) and a request."""
     ask = pb.AskRequest(session=session, question=pb.Question(text="what is there"))
+    wanted = [pb.DecideQuestion(statement="a red circle")]
+    decide = pb.DecideRequest(session=session, questions=wanted)
     said = pb.GetConversationRequest(conversation="none-of-this-name")
     unwanted = dialogue_pb2.DeleteConversationRequest(conversation="none-of-this-name")
     start = pb.ClientEvent(start=pb.Start(session=session))
@@ -156,6 +158,7 @@ def _requests(session: str) -> dict[str, tuple[str, Any]]:
         "UpdateSession": ("admin", pb.UpdateSessionRequest(session=session, fps=4)),
         "DeleteSession": ("admin", pb.DeleteSessionRequest(session=session)),
         "Ask": ("ask", ask),
+        "Decide": ("ask", decide),
         "Converse": ("view", iter([start])),
         "Speak": ("ask", pb.SpeakRequest(text="hello")),
         "Voices": ("", pb.VoicesRequest()),
@@ -312,6 +315,10 @@ async def test_http_asks_who_calls(guarded: Guarded) -> None:
         ("GET", f"{one}/events", "view", 200),
         ("POST", f"{one}/watches?handle=none", "watch", 404),
         ("GET", f"{one}/watches?handle=none", "watch", 404),
+        ("POST", f"{one}/decide", "ask", 400),
+        ("POST", "/v1/decisions", "ask", 400),
+        ("GET", "/v1/models", "view", 200),
+        ("POST", "/v1/chat/completions", "ask", 400),
         ("GET", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", one, "admin", 204),
@@ -325,7 +332,8 @@ async def test_http_asks_who_calls(guarded: Guarded) -> None:
                 text = await reply.text() if reply.content_type.endswith("json") else ""
                 if reply.status == 401:
                     assert reply.headers["WWW-Authenticate"] == "Bearer"
-                return reply.status, json.loads(text or "{}").get("reason")
+                told = json.loads(text or "{}")
+                return reply.status, told.get("error", told).get("reason")
 
         for method, path, needed, expected in routes:
             assert await status(method, path, "") == (401, "TOKEN_MISSING")

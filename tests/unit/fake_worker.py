@@ -49,6 +49,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.opened: list[tuple[ipb.OpenStream, bool]] = []
         self.released: list[str] = []
         self.asked: list[ipb.AnswerRequest] = []
+        self.scored: list[ipb.ScoreStatementsRequest] = []
+        self.scores: dict[str, float] = {}  # by statement; others have 0.5
         self.watched: list[ipb.WatchRequest] = []
         self.failures: dict[str, list[grpc.StatusCode]] = {}
         self.understanding = asyncio.Event()
@@ -237,6 +239,16 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                     active=event.active,
                     score=event.score,
                 )
+
+    async def ScoreStatements(
+        self, request: ipb.ScoreStatementsRequest, context: Any
+    ) -> ipb.ScoreStatementsResponse:
+        self.scored.append(request)
+        await self._fail("ScoreStatements", context)
+        if request.session_id not in self.frames:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such session")
+        scores = [self.scores.get(text, 0.5) for text in request.statements]
+        return ipb.ScoreStatementsResponse(probabilities=scores, prompt_tokens=7, frames_seen=3)
 
     async def ResizeSession(
         self, request: ipb.ResizeSessionRequest, context: Any

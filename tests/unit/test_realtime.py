@@ -2,114 +2,29 @@
 
 import asyncio
 import base64
-import contextlib
-import json
-from collections.abc import AsyncIterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import av
+import numpy as np
 import pytest
-from aiohttp import ClientWebSocketResponse, WSMsgType, web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import WSMsgType
 
-from services.gateway.api.http import HttpApi
-from services.gateway.api.realtime.door import RealtimeApi
+from services.gateway.api.realtime.client_secrets import ClientSecrets
+from services.gateway.auth.caller import Caller, Permission
 from services.gateway.auth.keys import new_key
+from sightline.errors import UnauthenticatedError
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, FakeWorker
-from tests.unit.gateway_parts import Parts, running
+from tests.unit.realtime_parts import Line, line_to, served_realtime
 from tests.unit.test_realtime_codec import LIVEKIT
 
 
-class Speech:
-    """A suite that can speak; the fake worker makes its sounds."""
-
-    configured = True
-
-    async def voices(self) -> pb.VoicesResponse:
-        return pb.VoicesResponse(voices=[pb.Voice(id="joe")], default_voice="en")
-
-
-class Line:
-    """One client."""
-
-    def __init__(self, socket: ClientWebSocketResponse, parts: Parts) -> None:
-        self.socket = socket
-        self.parts = parts
-        self.events: list[dict[str, Any]] = []
-
-    async def send(self, kind: str, **fields: Any) -> None:
-        await self.socket.send_json({"type": kind, **fields})
-
-    async def next(self) -> dict[str, Any]:
-        message = await self.socket.receive(timeout=5)
-        assert message.type is WSMsgType.TEXT, message
-        event: dict[str, Any] = json.loads(message.data)
-        assert event["event_id"]
-        self.events.append(event)
-        return event
-
-    async def until(self, kind: str) -> dict[str, Any]:
-        while (event := await self.next())["type"] != kind:
-            assert event["type"] != "error", event
-        return event
-
-    async def say(self, text: str, **item: Any) -> None:
-        content = [{"type": "input_text", "text": text}]
-        said = {"type": "message", "role": "user", "content": content, **item}
-        await self.send("conversation.item.create", item=said)
-        await self.until("conversation.item.done")
-
-    async def ask(self, text: str, **response: Any) -> dict[str, Any]:
-        """The response, when it is done."""
-        await self.say(text)
-        await self.send("response.create", response=response)
-        done: dict[str, Any] = (await self.until("response.done"))["response"]
-        return done
-
-    def kinds(self) -> list[str]:
-        return [event["type"] for event in self.events]
-
-
-@contextlib.asynccontextmanager
-async def _served(
-    worker: FakeWorker | None = None, *, speech: bool = False, **settings: Any
-) -> AsyncIterator[tuple[Parts, "TestClient[web.Request, web.Application]"]]:
-    async with running(worker or FakeWorker(), **settings) as parts:
-        app = web.Application()
-        speaker: Any = Speech() if speech else parts.speaker
-        RealtimeApi(parts.config, parts.sessions, parts.viewers, speaker, parts.callers).add_to(app)
-        HttpApi(
-            parts.config,
-            parts.sessions,
-            parts.viewers,
-            addresses=parts.addresses,
-            conversations=parts.conversations,
-            info=parts.info,
-            callers=parts.callers,
-        ).add_to(app)
-        async with TestClient(TestServer(app)) as client:
-            yield parts, client
-
-
-@contextlib.asynccontextmanager
-async def _line(
-    worker: FakeWorker | None = None, *, attached: bool = True, **settings: Any
-) -> AsyncIterator[Line]:
-    """A client that was greeted, talking about a session called kitchen."""
-    async with _served(worker, **settings) as (parts, client):
-        await parts.push_session(seen=True, name="kitchen")
-        query = "&session=kitchen" if attached else ""
-        async with client.ws_connect(f"/v1/realtime?model=gpt-realtime{query}") as socket:
-            line = Line(socket, parts)
-            await line.until("session.created")
-            yield line
-
-
 async def test_a_question_by_text_is_answered_event_by_event() -> None:
-    async with _line() as line:
+    async with line_to() as line:
         created = line.events[0]["session"]
         assert created["type"] == "realtime"
         assert created["model"] == "builtin"
@@ -156,7 +71,7 @@ async def test_a_question_by_text_is_answered_event_by_event() -> None:
 
 async def test_what_is_asked_is_what_was_said_since_the_last_answer() -> None:
     worker = FakeWorker()
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         await line.ask("what is there")
         await line.say("and then")
         await line.ask("where", max_output_tokens=7, temperature=0.5)
@@ -164,8 +79,12 @@ async def test_what_is_asked_is_what_was_said_since_the_last_answer() -> None:
         assert first.question.text == "what is there"
         assert second.question.text == "and then\nwhere"
         assert (second.question.max_tokens, second.question.temperature) == (7, 0.5)
-        assert first.conversation == second.conversation
         assert not first.speech
+        assert not first.history
+        assert [(each.question, each.answer) for each in second.history] == [
+            ("what is there", ANSWER)
+        ]
+        assert not second.conversation, "what is said stays with the client"
         # Without a question the instructions of one response are.
         await line.send("session.update", session={"instructions": "You are kind."})
         await line.until("session.updated")
@@ -175,9 +94,39 @@ async def test_what_is_asked_is_what_was_said_since_the_last_answer() -> None:
         assert worker.asked[2].question.text == "Describe what you see."
 
 
+async def test_a_model_is_given_what_the_items_say_was_said() -> None:
+    """LiveKit brings a conversation along that was had elsewhere, and takes items out of it."""
+    worker = FakeWorker()
+    async with line_to(worker) as line:
+        for number, (role, text) in enumerate(
+            [
+                ("assistant", "hello"),
+                ("user", "who are you"),
+                ("user", "please"),
+                ("assistant", "a camera"),
+                ("assistant", "of the kitchen"),
+                ("user", "what was that"),
+                ("assistant", "nonsense"),
+            ]
+        ):
+            kind = "output_text" if role == "assistant" else "input_text"
+            content = [{"type": kind, "text": text}]
+            item = {"id": f"i{number}", "type": "message", "role": role, "content": content}
+            await line.send("conversation.item.create", item=item)
+            await line.until("conversation.item.done")
+        for deleted in ("i5", "i6"):
+            await line.send("conversation.item.delete", item_id=deleted)
+            assert (await line.until("conversation.item.deleted"))["item_id"] == deleted
+        await line.ask("what is there")
+        assert worker.asked[0].question.text == "what is there"
+        assert [(each.question, each.answer) for each in worker.asked[0].history] == [
+            ("who are you\nplease", "a camera\nof the kitchen")
+        ]
+
+
 async def test_a_response_aside_leaves_no_item() -> None:
     worker = FakeWorker()
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         await line.say("what is there", id="q1")
         asked = {"type": "message", "role": "user", "content": [{"type": "text", "text": "aside"}]}
         line.events.clear()
@@ -195,7 +144,7 @@ async def test_a_response_aside_leaves_no_item() -> None:
 async def test_a_response_is_cancelled_and_another_asked() -> None:
     worker = FakeWorker()
     worker.pause_after = 2
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         await line.say("what is there")
         await line.send("response.create")
         await line.until("response.output_text.delta")
@@ -223,7 +172,7 @@ async def test_a_response_is_cancelled_and_another_asked() -> None:
 async def test_a_response_is_cancelled_before_a_word_of_it() -> None:
     worker = FakeWorker()
     worker.answering.clear()
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         await line.say("what is there")
         await line.send("response.create")
         created = (await line.until("response.created"))["response"]
@@ -234,7 +183,7 @@ async def test_a_response_is_cancelled_before_a_word_of_it() -> None:
 
 async def test_an_answer_is_spoken_and_its_words_come_as_transcript() -> None:
     worker = FakeWorker()
-    async with _line(worker, speech=True) as line:
+    async with line_to(worker, speech=True) as line:
         assert line.events[0]["session"]["output_modalities"] == ["audio"]
         await line.send("session.update", session={"audio": {"output": {"voice": "joe"}}})
         session = (await line.until("session.updated"))["session"]
@@ -273,7 +222,8 @@ async def test_an_answer_is_spoken_and_its_words_come_as_transcript() -> None:
 
 
 async def test_an_answer_is_cut_to_what_was_heard_of_it() -> None:
-    async with _line(speech=True) as line:
+    worker = FakeWorker()
+    async with line_to(worker, speech=True) as line:
         done = await line.ask("what is there")
         item = done["output"][0]["id"]
         # 16 samples of 16 kHz for each word make 1 ms.
@@ -284,12 +234,14 @@ async def test_an_answer_is_cut_to_what_was_heard_of_it() -> None:
         heard = kept["content"][0]["transcript"]
         assert ANSWER.startswith(heard)
         assert len(heard) < len(ANSWER)
+        await line.ask("go on")
+        assert worker.asked[1].history[0].answer == heard
 
 
 async def test_an_answer_that_comes_anew_is_another_item() -> None:
     worker = FakeWorker()
     worker.break_at = 2
-    async with _line(worker, moving_s=10) as line:
+    async with line_to(worker, moving_s=10) as line:
         await line.say("what is there")
         await line.send("response.create")
         for _ in range(2):
@@ -303,7 +255,7 @@ async def test_an_answer_that_comes_anew_is_another_item() -> None:
 
 async def test_a_watch_rides_along() -> None:
     worker = FakeWorker()
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         watch = {"id": "w1", "condition": "a phone is there", "interval_s": 0.5}
         await line.send("sightline.watch.create", watch=watch)
         assert (await line.until("sightline.watch.created"))["watch_id"] == "w1"
@@ -319,9 +271,9 @@ async def test_a_watch_rides_along() -> None:
         assert (failed["watch_id"], failed["error"]["code"]) == ("w2", "invalid_argument")
 
 
-async def test_what_cannot_be_answered_ends_the_response_and_not_the_line() -> None:
+async def test_what_cannot_be_answered_ends_the_response_and_not_theline_to() -> None:
     """Errors end the line of some clients, responses that failed do not."""
-    async with _line(attached=False) as line:
+    async with line_to(attached=False) as line:
         done = await line.ask("what is there")
         assert done["status"] == "failed"
         assert done["status_details"]["error"]["code"] == "no_session"
@@ -339,7 +291,7 @@ async def test_what_cannot_be_answered_ends_the_response_and_not_the_line() -> N
 
 
 async def test_what_is_wrong_with_an_event_is_an_error_with_its_id() -> None:
-    async with _line(attached=False) as line:
+    async with line_to(attached=False) as line:
         cases = [
             ("response.nonsense", {}, "invalid_value"),
             ("session.update", {"session": {"type": "transcription"}}, "invalid_value"),
@@ -358,18 +310,18 @@ async def test_what_is_wrong_with_an_event_is_an_error_with_its_id() -> None:
         assert (await line.until("session.updated"))["session"]["instructions"] == "still here"
 
 
-async def test_a_session_that_is_deleted_ends_the_line() -> None:
-    async with _line() as line:
+async def test_a_session_that_is_deleted_ends_theline_to() -> None:
+    async with line_to() as line:
         line.parts.sessions.delete(line.parts.sessions.all()[0], "deleted")
         message = await line.socket.receive(timeout=5)
         assert message.type is WSMsgType.CLOSE
         assert message.extra == "session_deleted"
 
 
-async def test_a_viewer_leaves_with_its_line() -> None:
+async def test_a_viewer_leaves_with_itsline_to() -> None:
     worker = FakeWorker()
     worker.pause_after = 1
-    async with _line(worker) as line:
+    async with line_to(worker) as line:
         await line.say("what is there")
         await line.send("response.create")
         await line.until("response.output_text.delta")
@@ -379,11 +331,99 @@ async def test_a_viewer_leaves_with_its_line() -> None:
         await eventually(lambda: session.viewers == 0 and worker.cancelled_answers == 1)
 
 
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def _address(kind: str = "jpeg", level: int = 128) -> str:
+    """A grey picture as a `data:` address."""
+    picture = av.VideoFrame.from_ndarray(np.full((32, 48, 3), level, np.uint8), format="rgb24")
+    codec = av.CodecContext.create({"jpeg": "mjpeg", "png": "png"}[kind], "w")
+    assert isinstance(codec, av.VideoCodecContext)
+    codec.width, codec.height = 48, 32
+    codec.pix_fmt = {"jpeg": "yuvj420p", "png": "rgb24"}[kind]
+    codec.time_base = Fraction(1)
+    packets = [*codec.encode(picture.reformat(format=codec.pix_fmt)), *codec.encode(None)]
+    data = b"".join(bytes(packet) for packet in packets)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+async def _show(line: Line, *addresses: str, text: str = "") -> None:
+    content: list[dict[str, Any]] = [
+        {"type": "input_image", "image_url": address, "detail": "low"} for address in addresses
+    ]
+    content += [{"type": "input_text", "text": text}] if text else []
+    item = {"type": "message", "role": "user", "content": content}
+    await line.send("conversation.item.create", item=item)
+
+
+async def test_pictures_are_frames_of_a_session_of_the_connections_own() -> None:
+    worker = FakeWorker()
+    async with line_to(worker, attached=False) as line:
+        for level in (50, 100):
+            await _show(line, _address(level=level))
+            added = await line.until("conversation.item.added")
+            assert added["item"]["content"] == [], "the picture does not come back"
+            await line.until("conversation.item.done")
+        await _show(line, _address("png", 200), text="what is there")
+        await line.until("conversation.item.done")
+        await line.send("response.create")
+        done = (await line.until("response.done"))["response"]
+        assert done["sightline"]["frames_seen"] == 3
+        own = next(each for each in line.parts.sessions.all() if each.name == "realtime")
+        assert worker.asked[0].session_id == own.id
+        assert [frame.pixels[0] for frame in worker.frames[own.id]] == pytest.approx(
+            [50, 100, 200], abs=3
+        )
+        await line.send("session.update", session={"model": "gpt-realtime"})
+        session = (await line.until("session.updated"))["session"]
+        assert (session["sightline"]["session"], session["model"]) == (own.id, "builtin")
+        await line.socket.close()
+        await eventually(lambda: own not in line.parts.sessions.all())
+
+
+async def test_an_answer_waits_until_the_picture_is_understood() -> None:
+    worker = FakeWorker()
+    worker.understanding.clear()
+    async with line_to(worker, attached=False) as line:
+        await _show(line, _address(), text="what is there")
+        await line.until("conversation.item.done")
+        await line.send("response.create")
+        await line.until("response.created")
+        assert not worker.asked
+        worker.understanding.set()
+        done = (await line.until("response.done"))["response"]
+        assert done["sightline"]["frames_seen"] == 1
+
+
+async def test_what_is_no_picture_is_refused() -> None:
+    async with line_to(attached=False) as line:
+        for address in (
+            "https://example.com/cat.jpg",
+            "data:image/jpeg;base64,*",
+            "data:image/gif;base64,R0lGODlhAQABAAAAACw=",
+        ):
+            await _show(line, address)
+            error = (await line.next())["error"]
+            assert (error["code"], error["type"]) == ("invalid_argument", "invalid_request_error")
+        broken = base64.b64encode(b"\xff\xd8\xff" + bytes(64)).decode()
+        await _show(line, f"data:image/jpeg;base64,{broken}")
+        assert (await line.next())["error"]["code"] == "invalid_argument"
+        assert len(line.parts.sessions.all()) <= 2
+        await line.send("session.update", session={"sightline": {"session": "kitchen"}})
+        await line.until("session.updated")
+        await eventually(lambda: len(line.parts.sessions.all()) == 1)
+        await _show(line, _address())
+        assert (await line.next())["error"]["code"] == "input_image_not_supported"
+
+
+# --- who comes ----------------------------------------------------------------------------------
+
+
 async def test_callers_sign_in_as_openais_clients_do(tmp_path: Path) -> None:
     key, entry = new_key("ada", ["view", "ask"])
     lost, nobody = new_key("bob", ["publish"])
     (tmp_path / "keys").write_text(f"{entry}\n{nobody}\n")
-    async with _served(auth="keys", auth_keys=tmp_path / "keys") as (parts, client):
+    async with served_realtime(auth="keys", auth_keys=tmp_path / "keys") as (parts, client):
         await parts.push_session(seen=True, name="kitchen")
         for header, status in (("", 401), ("Bearer wrong", 401), (f"Bearer {lost}", 403)):
             with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
@@ -407,7 +447,7 @@ async def test_callers_sign_in_as_openais_clients_do(tmp_path: Path) -> None:
 
 
 async def test_an_unknown_session_is_refused_at_the_door() -> None:
-    async with _served() as (_, client):
+    async with served_realtime() as (_, client):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
             await client.ws_connect("/v1/realtime?session=none")
         assert refusal.value.status == 404
@@ -415,7 +455,7 @@ async def test_an_unknown_session_is_refused_at_the_door() -> None:
 
 
 async def test_lines_end_with_the_server() -> None:
-    async with _served() as (parts, client), client.ws_connect("/v1/realtime") as socket:
+    async with served_realtime() as (parts, client), client.ws_connect("/v1/realtime") as socket:
         line = Line(socket, parts)
         await line.until("session.created")
         assert client.server is not None
@@ -424,3 +464,55 @@ async def test_lines_end_with_the_server() -> None:
         assert message.type is WSMsgType.CLOSE
         assert message.extra == "the server is stopping"
         await closing
+
+
+async def test_a_client_secret_lets_a_browser_in_for_a_while(tmp_path: Path) -> None:
+    key, entry = new_key("ada", ["admin"], ["kitchen"])
+    (tmp_path / "keys").write_text(f"{entry}\n")
+    path = "/v1/realtime/client_secrets"
+    async with served_realtime(auth="keys", auth_keys=tmp_path / "keys") as (parts, client):
+        await parts.push_session(seen=True, name="kitchen")
+        await parts.push_session(seen=True, name="cellar", key="secret-key-2")
+        assert (await client.post(path, json={})).status == 401
+        signed = {"Authorization": f"Bearer {key}"}
+        for body in ({"expires_after": {"seconds": 1}}, {"session": {"type": "x"}}, []):
+            assert (await client.post(path, json=body, headers=signed)).status == 400
+        about = {"type": "realtime", "instructions": "be kind", "sightline": {"session": "kitchen"}}
+        reply = await client.post(path, json={"session": about}, headers=signed)
+        made = await reply.json()
+        assert made["value"].startswith("ek_")
+        assert made["session"]["instructions"] == "be kind"
+        bring = ["realtime", f"openai-insecure-api-key.{made['value']}"]
+        async with client.ws_connect("/v1/realtime", protocols=bring) as socket:
+            line = Line(socket, parts)
+            session = (await line.until("session.created"))["session"]
+            assert session["instructions"] == "be kind"
+            assert session["sightline"]["name"] == "kitchen"
+            assert (await line.ask("what is there"))["status"] == "completed"
+            await line.send("session.update", session={"sightline": {"session": "cellar"}})
+            assert (await line.next())["error"]["code"] == "session_not_found"
+        # It opens nothing else, and nobody can make one up.
+        for door in ("/api/sessions", path):
+            bearer = {"Authorization": f"Bearer {made['value']}"}
+            assert (await client.request("POST", door, json={}, headers=bearer)).status == 401
+        for wrong in (made["value"][:-2] + "xx", "ek_", "ek_" + "x" * 9000):
+            with pytest.raises((aiohttp.WSServerHandshakeError, aiohttp.ClientError)) as refusal:
+                await client.ws_connect(
+                    "/v1/realtime", headers={"Authorization": f"Bearer {wrong}"}
+                )
+            assert getattr(refusal.value, "status", 400) in (400, 401)
+
+
+def test_a_client_secret_is_known_by_gateways_that_share_theirs() -> None:
+    caller = Caller(name="ada", permissions=frozenset({Permission.ADMIN}), tenant="acme")
+    secret = ClientSecrets("s" * 32).make(caller, {"instructions": "be kind"}, 10)
+    found, settings = ClientSecrets("s" * 32).read(secret.value)
+    assert (found.name, found.tenant, settings) == ("ada", "acme", {"instructions": "be kind"})
+    assert found.permissions == {Permission.VIEW, Permission.ASK, Permission.WATCH}
+    assert found.is_current()
+    with pytest.raises(UnauthenticatedError):
+        ClientSecrets("t" * 32).read(secret.value)
+    late = ClientSecrets("s" * 32).make(caller, {}, -5)
+    with pytest.raises(UnauthenticatedError) as refusal:
+        ClientSecrets("s" * 32).read(late.value)
+    assert refusal.value.reason == "TOKEN_EXPIRED"

@@ -237,8 +237,9 @@ def test_what_was_said_since_the_last_answer_is_the_question() -> None:
     assert history.unanswered() == ""
     history.add(_said("user", "one", "a"))
     history.add(_said("assistant", "two", "b"))
-    history.add(_said("user", "three", "c"))
     history.add(_said("system", "be brief", "d"))
+    assert history.unanswered() == "be brief"
+    history.add(_said("user", "three", "c"))
     history.add(_said("user", "four", "e"))
     assert history.unanswered() == "three\nfour"
 

@@ -103,6 +103,12 @@ class Callers:
             raise
 
 
+def credential_of(request: web.Request) -> str:
+    """The token that a request brings, in its header or as a subprotocol; "" without one."""
+    offered = _of_subprotocols(request.headers.getall("Sec-WebSocket-Protocol", []))
+    return _bearer(request.headers.get("Authorization", "")) or offered
+
+
 def _bearer(header: str) -> str:
     scheme, _, credential = header.partition(" ")
     return credential.strip() if scheme.lower() == "bearer" else ""

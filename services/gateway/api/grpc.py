@@ -132,6 +132,15 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         session = await self._sessions.locate(request.session, caller)
         return await self._viewers.asks.whole(request, session, caller, self._place(context))
 
+    async def Decide(
+        self, request: gateway_pb2.DecideRequest, context: Context
+    ) -> gateway_pb2.DecideResponse:
+        caller = await self._caller(context, request.session, Permission.ASK)
+        session = await self._sessions.locate(request.session, caller)
+        decisions = self._viewers.decisions
+        decisions.admit(request, session, caller)
+        return await decisions.decide(request, session, self._place(context))
+
     async def Speak(
         self, request: gateway_pb2.SpeakRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.AudioChunk]:

@@ -9,6 +9,7 @@ from aiohttp import web
 from services.common.hosts import host_name, may_probe, netloc_of
 from services.common.metrics import REFUSED
 from services.common.problems import problem, problem_of
+from services.gateway.api.completions.errors import PREFIX, refusal, refusal_of
 from services.gateway.config import GatewayConfig
 from sightline.errors import InternalError, PermissionDeniedError, SightlineError
 from sightline.reasons import Reason
@@ -59,12 +60,15 @@ class Guard:
             else:
                 response = await handler(request)
         except SightlineError as error:
-            response = problem_of(error)
+            response = _refusal(request, error)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
             code = _CODE_OF_STATUS.get(error.status, "UNKNOWN")
-            response = problem(error.status, code=code, message=error.reason)
+            if request.path.startswith(PREFIX):
+                response = refusal(error.status, message=error.reason, reason=code)
+            else:
+                response = problem(error.status, code=code, message=error.reason)
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
         except (ConnectionError, asyncio.CancelledError):
@@ -73,7 +77,7 @@ class Guard:
             resource = request.match_info.route.resource  # the path itself may hold a key
             where = resource.canonical if resource is not None else ""
             log.exception("unhandled error", extra={"resource": where})
-            response = problem_of(InternalError("internal error"))
+            response = _refusal(request, InternalError("internal error"))
         return response
 
     async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
@@ -118,7 +122,7 @@ class Guard:
         headers.setdefault("Referrer-Policy", "no-referrer")
         headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
         headers.setdefault("Vary", "Origin")
-        if request.path.startswith(("/api/", "/v1/")):
+        if request.path.startswith(("/api/", PREFIX)):
             headers.setdefault("Cache-Control", "no-store")
         elif isinstance(response, web.FileResponse):
             headers["Cache-Control"] = "no-cache"
@@ -131,3 +135,8 @@ class Guard:
                 f"img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'{line}; "
                 f"base-uri 'none'; form-action 'none'; frame-ancestors {framing}"
             )
+
+
+def _refusal(request: web.Request, error: SightlineError) -> web.Response:
+    """An error in the form that the clients of an address read."""
+    return refusal_of(error) if request.path.startswith(PREFIX) else problem_of(error)

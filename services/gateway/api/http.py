@@ -4,12 +4,15 @@ Messages are the contract's, as protobuf JSON with the proto's field names. `gua
 every request, `websocket`, `listening` and `questions` carry what viewers say and hear.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiohttp import web
 
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.callers import Callers
+from services.gateway.api.completions.chat import ChatApi
+from services.gateway.api.completions.decide import DecisionsApi
 from services.gateway.api.conversation_routes import PAGE as PAGES
 from services.gateway.api.conversation_routes import ConversationRoutes
 from services.gateway.api.conversations import Conversations
@@ -61,8 +64,11 @@ class HttpApi:
         conversations: Conversations,
         info: ServerInfo,
         callers: Callers,
+        others: Sequence[object] = (),
     ) -> None:
+        """others: whose operations belong to the interface, too."""
         self._config = config
+        self._others = others
         self._sessions = sessions
         self._addresses = addresses
         self._conversations = conversations
@@ -73,6 +79,8 @@ class HttpApi:
         self._questions = QuestionsApi(config, sessions, viewers, callers)
         self._listening = ListeningApi(config, sessions, viewers, callers)
         self._conversation_routes = ConversationRoutes(conversations, callers)
+        self._chat = ChatApi(config, sessions, viewers, callers, info)
+        self._decisions = DecisionsApi(config, sessions, viewers, callers)
         self._openapi = OpenApi(callers.wanted)
         self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
@@ -82,7 +90,16 @@ class HttpApi:
         before the page's."""
         self._guard.add_to(app)
         self._websocket.add_to(app)
-        apis = (self, self._questions, self._listening, self._conversation_routes, self._openapi)
+        apis = (
+            self,
+            self._questions,
+            self._listening,
+            self._conversation_routes,
+            self._chat,
+            self._decisions,
+            self._openapi,
+            *self._others,
+        )
         self._openapi.describe(add_operations(app, *apis))
         app.router.add_get("/api/{path:.*}", self._nothing)
         app.router.add_get("/", self._page)

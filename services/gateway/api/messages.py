@@ -20,9 +20,9 @@ def place_of_request(request: web.Request, trusted: Trusted) -> str:
     return trusted.place(request.remote or "", forwarded)
 
 
-async def read_body(request: web.Request, message: Any) -> Any:
+async def read_body(request: web.Request, message: Any, most_bytes: int = MAX_BODY_BYTES) -> Any:
     """The request's JSON in `message`. Raises InvalidArgumentError, or 413 for a long one."""
-    return parsed(await read_text(request), message)
+    return parsed(await read_text(request, most_bytes), message)
 
 
 async def read_text(request: web.Request, most_bytes: int = MAX_BODY_BYTES) -> bytes:
@@ -31,12 +31,16 @@ async def read_text(request: web.Request, most_bytes: int = MAX_BODY_BYTES) -> b
         raise web.HTTPRequestEntityTooLarge(most_bytes, request.content_length or 0)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            body = await request.read()
+            body = bytearray()
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > most_bytes:
+                    break
     except TimeoutError:
         raise DeadlineExceededError("the request did not arrive in time") from None
     if len(body) > most_bytes:
         raise web.HTTPRequestEntityTooLarge(most_bytes, len(body))
-    return body
+    return bytes(body)
 
 
 def parsed(text: str | bytes, message: Any) -> Any:

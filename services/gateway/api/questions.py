@@ -9,7 +9,7 @@ from aiohttp import web
 from services.common.errors import error_event
 from services.gateway.api.callers import Callers
 from services.gateway.api.event_stream import ClientGoneError, EventStream, while_there
-from services.gateway.api.messages import as_json, parsed, place_of_request, read_text
+from services.gateway.api.messages import as_json, parsed, place_of_request, read_body, read_text
 from services.gateway.api.operations import JSON, SSE, Parameter, operation
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
@@ -22,6 +22,7 @@ from sightline.v1 import gateway_pb2, inference_pb2
 HANDLE = Parameter(
     name="handle", about="`resume_handle` of a stream of events: what is meant is that viewer's"
 )
+MAX_DECIDE_BYTES = 1024 * 1024
 QUESTION: dict[str, Any] = {
     "type": "object",
     "required": ["question"],
@@ -73,6 +74,26 @@ class QuestionsApi:
             return await self._stream(request, wanted, session, caller, place)
         asking = self._viewers.asks.whole(wanted, session, caller, place)
         return web.json_response(as_json(await while_there(request, asking)))
+
+    @operation(
+        "POST",
+        "/api/sessions/{session}/decide",
+        "questions",
+        "Decide: probabilities instead of words",
+        about="A statement holds or not; with choices or levels, which one makes it hold.",
+        takes=gateway_pb2.DecideRequest,
+        gives=gateway_pb2.DecideResponse,
+        refusals=(400, 401, 403, 404, 409, 429, 503),
+    )
+    async def decide(self, request: web.Request) -> web.Response:
+        session, caller = await self._session(request)
+        caller.check(Permission.ASK, session)
+        wanted = await read_body(request, gateway_pb2.DecideRequest(), MAX_DECIDE_BYTES)
+        decisions = self._viewers.decisions
+        decisions.admit(wanted, session, caller)
+        place = place_of_request(request, self._trusted)
+        decided = await while_there(request, decisions.decide(wanted, session, place))
+        return web.json_response(as_json(decided))
 
     @operation(
         "DELETE",

@@ -229,6 +229,14 @@ class Sessions:
             session.key = request.push.key or asked.key
         return session
 
+    async def create_for_question(
+        self, request: gateway_pb2.CreateSessionRequest, caller: Caller
+    ) -> Session:
+        """A session for one question of somebody who may ask, who deletes it when that is answered.
+        Raises what CreateSession may answer."""
+        caller.check(Permission.ASK)
+        return await self._create(request, caller)
+
     async def update(
         self, request: gateway_pb2.UpdateSessionRequest, caller: Caller = ANYBODY
     ) -> AnySession:

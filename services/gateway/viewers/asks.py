@@ -16,10 +16,11 @@ from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.answers import stream_answer
 from services.gateway.viewers.turns import Turns
-from sightline.errors import UnavailableError
+from sightline.errors import InvalidArgumentError, UnavailableError
 from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2
 
+MAX_HISTORY, MAX_HISTORY_BYTES = 64, 64 * 1024  # rounds, and all of them together
 MAX_ANSWERED, ANSWERED_KEPT_S = 512, 300.0  # for callers who ask the same turn again
 
 
@@ -40,13 +41,17 @@ class Asks:
         """Refuse new questions and let those under way be answered."""
         await self._asks.drain()
 
-    def admit(self, request: gateway_pb2.AskRequest, session: AnySession, caller: Caller) -> None:
-        """Check and count a question. Raises what Ask may answer before there is a worker."""
+    def admit(
+        self, request: gateway_pb2.AskRequest, session: AnySession | None, caller: Caller
+    ) -> None:
+        """Check and count a question. Raises what Ask may answer before there is a worker.
+        session: None for one that is made for this question alone."""
         caller.check(Permission.ASK, session)
         check_question(request.question)
         check_id("conversation", request.conversation)
+        check_history(request)
         self._quotas.question(caller.tenant)
-        audit(caller, "ask", session.id)
+        audit(caller, "ask", "" if session is None else session.id)
 
     async def whole(
         self, request: gateway_pb2.AskRequest, session: AnySession, caller: Caller, place: str
@@ -59,18 +64,29 @@ class Asks:
         # Without a conversation to name, a turn is the caller's own.
         whose = ("conversation", request.conversation) if request.conversation else ("at", place)
         key = (session.id, *whose, request.question.turn)
-        asked = request.question.SerializeToString(deterministic=True)
+        what = gateway_pb2.AskRequest(question=request.question, history=request.history)
+        asked = what.SerializeToString(deterministic=True)
         return await self._answered.do(key, asked, lambda: self._whole(request, session, place))
 
     async def stream(
-        self, request: gateway_pb2.AskRequest, session: AnySession, place: str
+        self,
+        request: gateway_pb2.AskRequest,
+        session: AnySession,
+        place: str,
+        *,
+        keep: bool = True,
     ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
         """The events of an admitted question's answer, `done` last. Its conversation and turn are
-        drawn where the request names none, and put into it. Closing the iterator cancels it."""
-        request.conversation = request.conversation or secrets.token_urlsafe(12)
+        drawn where the request names none, and put into it. Closing the iterator cancels it.
+        keep: False for a question of no conversation."""
+        if keep and not request.history:
+            request.conversation = request.conversation or secrets.token_urlsafe(12)
         request.question.turn = request.question.turn or secrets.token_urlsafe(8)
         question = inference_pb2.AnswerRequest(
-            session_id=session.id, conversation=request.conversation, question=request.question
+            session_id=session.id,
+            conversation=request.conversation,
+            question=request.question,
+            history=request.history,
         )
         with self._asks.under_way(place), span("question", session=session.id):
             session.touch()
@@ -105,3 +121,16 @@ class Asks:
                     reply.answer.CopyFrom(event.done)
         reply.conversation = asked.conversation
         return reply
+
+
+def check_history(request: gateway_pb2.AskRequest) -> None:
+    """Raise InvalidArgumentError for rounds that no worker should see."""
+    if not request.history:
+        return
+    if request.conversation:
+        raise InvalidArgumentError("a question has a conversation or a history, not both")
+    if len(request.history) > MAX_HISTORY:
+        raise InvalidArgumentError(f"a history has at most {MAX_HISTORY} rounds")
+    size_bytes = sum(each.ByteSize() for each in request.history)
+    if size_bytes > MAX_HISTORY_BYTES:
+        raise InvalidArgumentError(f"a history has at most {MAX_HISTORY_BYTES} bytes")

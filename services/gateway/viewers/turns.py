@@ -70,7 +70,7 @@ class Turns:
         interrupted: bool = False,
         cut: bool = False,
     ) -> None:
-        if self._client is None:
+        if self._client is None or not request.conversation:
             return
         self._client.append(
             request.conversation,

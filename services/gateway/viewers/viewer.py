@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,7 @@ from sightline.errors import (
     UnavailableError,
 )
 from sightline.reasons import Reason
-from sightline.v1 import gateway_pb2, inference_pb2
+from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
 
 log = logging.getLogger(__name__)
 ServerEvent = gateway_pb2.ServerEvent
@@ -251,7 +251,17 @@ class Viewer:
 
     # --- questions --------------------------------------------------------------------------
 
-    def _ask(self, question: gateway_pb2.Question) -> None:
+    def ask_with(
+        self, question: gateway_pb2.Question, history: Sequence[dialogue_pb2.Round]
+    ) -> None:
+        """Ask in a conversation that its asker keeps: `history` is what was said in it, and nothing
+        is kept here. Raises what `act` does."""
+        self.caller.check(Permission.ASK, self.session)
+        self._ask(question, history)
+
+    def _ask(
+        self, question: gateway_pb2.Question, history: Sequence[dialogue_pb2.Round] | None = None
+    ) -> None:
         check_question(question)
         if not question.turn:
             question.turn = secrets.token_urlsafe(8)
@@ -273,13 +283,19 @@ class Viewer:
         answer = self._answers[turn] = _Answer(time.monotonic())
         self._talk.answer_began(turn)
         name = f"{self.session.id}:answer"
-        answer.task = spawn(self._relay(question, answer), name=name)
+        answer.task = spawn(self._relay(question, answer, history), name=name)
 
-    async def _relay(self, question: gateway_pb2.Question, answer: _Answer) -> None:
+    async def _relay(
+        self,
+        question: gateway_pb2.Question,
+        answer: _Answer,
+        history: Sequence[dialogue_pb2.Round] | None,
+    ) -> None:
         turn = question.turn
         request = inference_pb2.AnswerRequest(
             session_id=self.session.id,
-            conversation=self.conversation,
+            conversation=self.conversation if history is None else "",
+            history=history,
             question=question,
             speech=self._speech,
             voice=self._voice,

@@ -16,6 +16,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.asks import Asks
+from services.gateway.viewers.decisions import Decisions
 from services.gateway.viewers.turns import Turns
 from services.gateway.viewers.viewer import RECONNECT_WITHIN_S, Send, Viewer, conversation_of
 from services.gateway.voice.ears import Ears
@@ -46,6 +47,7 @@ class Viewers:
         self.turns = Turns(config.dialogue, identity)
         self.asks = Asks(config, sessions.quotas, self.turns)
         self.ears = Ears(config.asr, config.turn_rules(), identity)
+        self.decisions = Decisions(config, sessions.quotas)
         self._answers = InFlight("answers", owner="the gateway")
         sessions.listen(self)
 

@@ -81,6 +81,11 @@ class Ear:
         """Seconds of audio heard so far."""
         return self._detector.fed_s
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether somebody speaks, as far as is known."""
+        return self._listening is not None
+
     def feed(self, pcm: bytes, sample_rate: int) -> None:
         """Hear a piece of the microphone's audio: PCM, signed 16-bit little endian, mono. Raises
         InvalidArgumentError for what is none, ResourceExhaustedError for more than is spoken."""

@@ -86,7 +86,7 @@ class Answerer:
         question = request.question
         asked_s, asked_ns = self.clock(), request.asked_ns or time.time_ns()
         degraded: list[str] = []
-        rounds = await self._rounds(request.conversation, question.turn, degraded)
+        rounds = await self._rounds(request, degraded)
         job, results, num_rounds = self._submit(request, rounds)
         submitted_ns = began_ns = time.time_ns()
         done = gateway_pb2.AnswerDone(turn=question.turn, history_rounds=num_rounds)
@@ -161,11 +161,17 @@ class Answerer:
                 if done.text:
                     self._keep(request, done, asked_ns, interrupted=True)
 
-    async def _rounds(self, conversation: str, turn: str, degraded: list[str]) -> list[Round]:
+    async def _rounds(
+        self, request: inference_pb2.AnswerRequest, degraded: list[str]
+    ) -> list[Round]:
         wanted = min(self.history_rounds, self.model.spec.history_rounds)
-        if self.history is None or not conversation or not wanted:
+        if request.history and not request.conversation:
+            given = list(request.history)[-wanted:] if wanted else []
+            return [Round(each.question, each.answer) for each in given]
+        if self.history is None or not request.conversation or not wanted:
             return []
-        rounds = await self.history.context(conversation, wanted, before=turn)
+        turn = request.question.turn
+        rounds = await self.history.context(request.conversation, wanted, before=turn)
         if not self.history.available:
             degraded.append("dialogue_unavailable")
         return [Round(each.question, each.answer) for each in rounds or []]

@@ -63,6 +63,11 @@ class Front(InferenceServiceServicer):
     ) -> AsyncIterator[inference_pb2.LoadReport]:
         return self._ready.Load(request, context)
 
+    async def ScoreStatements(
+        self, request: inference_pb2.ScoreStatementsRequest, context: Context
+    ) -> inference_pb2.ScoreStatementsResponse:
+        return await self._ready.ScoreStatements(request, context)
+
     async def ResizeSession(
         self, request: inference_pb2.ResizeSessionRequest, context: Context
     ) -> inference_pb2.ResizeSessionResponse:

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from grpc.aio import ServicerContext
 
-from services.common.checks import check_id, check_question, check_seconds, check_watch
+from services.common.checks import (
+    check_id,
+    check_question,
+    check_seconds,
+    check_statements,
+    check_watch,
+)
 from services.common.in_flight import InFlight
 from services.common.protocol import PROTOCOL
 from services.common.tasks import cancel_and_wait, spawn
@@ -24,6 +30,7 @@ from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.serving.answering import Answerer
 from services.inference_worker.serving.fallback import StandIn
 from services.inference_worker.serving.guard import Guard
+from services.inference_worker.serving.scoring import Scorer
 from services.inference_worker.serving.sessions import Attachment, Sessions, WorkerSession
 from services.inference_worker.serving.watching import Watcher
 from sightline.errors import (
@@ -65,6 +72,7 @@ class InferenceServicer(InferenceServiceServicer):
             config.question_tokens,
             config.watches_per_session,
         )
+        self._scorer = Scorer(engine, config.question_tokens, max(1, config.waiting_questions // 2))
         self._answers = InFlight("questions", owner="the worker", most=config.max_answers)
         self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=256)
 
@@ -290,6 +298,15 @@ class InferenceServicer(InferenceServiceServicer):
         async with contextlib.aclosing(self._watcher.watch(session, request)) as events:
             async for event in events:
                 yield event
+
+    async def ScoreStatements(
+        self, request: inference_pb2.ScoreStatementsRequest, context: Context
+    ) -> inference_pb2.ScoreStatementsResponse:
+        session = self._accepts_questions(request.session_id)
+        check_statements(list(request.statements))
+        with self._answers.under_way():
+            await self._sessions.catch_up(session, self._config.first_frame_s)
+            return await self._scorer.score(session.id, list(request.statements))
 
     async def ResizeSession(
         self, request: inference_pb2.ResizeSessionRequest, context: Context

@@ -1,14 +1,14 @@
 """Attachment of a Realtime conversation to one session: its viewer there."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.auth.caller import Caller
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.viewers import Viewers
 from sightline.errors import SightlineError
-from sightline.v1 import gateway_pb2
+from sightline.v1 import dialogue_pb2, gateway_pb2
 
 Heard = Callable[[gateway_pb2.ServerEvent], Awaitable[None]]
 
@@ -27,11 +27,10 @@ class Attachment:
         caller: Caller,
         *,
         place: str,
-        conversation: str,
         hear: Heard,
         lost: Callable[[], None],
     ) -> None:
-        start = gateway_pb2.Start(session=session.id, conversation=conversation)
+        start = gateway_pb2.Start(session=session.id)
         self._viewer = viewers.open(start, place, caller, session)
         self._caller = caller
         self._hear = hear
@@ -45,15 +44,17 @@ class Attachment:
     def session(self) -> AnySession:
         return self._viewer.session
 
-    @property
-    def conversation(self) -> str:
-        """Id of what is said, by which it can be read later."""
-        return self._viewer.conversation
-
-    def ask(self, question: gateway_pb2.Question, *, speech: bool, voice: str) -> None:
-        """Ask. What is wrong with it is heard as an error of its turn."""
+    def ask(
+        self,
+        question: gateway_pb2.Question,
+        history: Sequence[dialogue_pb2.Round],
+        *,
+        speech: bool,
+        voice: str,
+    ) -> None:
+        """Ask, after what was said before. Raises what is wrong with it."""
         self._viewer.adopt(gateway_pb2.Start(speech=speech, voice=voice), self._caller)
-        self._tell(gateway_pb2.ClientEvent(ask=question))
+        self._viewer.ask_with(question, history)
 
     def cancel(self, turn: str) -> None:
         self._tell(gateway_pb2.ClientEvent(cancel=gateway_pb2.Cancel(turn=turn)))

@@ -1,4 +1,5 @@
-"""The door of `/v1/realtime`: WebSockets of OpenAI's Realtime clients, signed in like any other."""
+"""The door of `/v1/realtime`: WebSockets of OpenAI's Realtime clients, signed in like any other, or
+by a client secret."""
 
 import asyncio
 import contextlib
@@ -8,25 +9,35 @@ from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from services.common.metrics import REFUSED
 from services.common.tasks import spawn
-from services.gateway.api.callers import Callers
-from services.gateway.api.messages import place_of_request
-from services.gateway.api.realtime.conversation import Conversation, Visitor
+from services.gateway.api.callers import Callers, credential_of
+from services.gateway.api.messages import place_of_request, read_text
+from services.gateway.api.operations import operation
+from services.gateway.api.realtime.client_secrets import PREFIX, ClientSecrets, wanted
+from services.gateway.api.realtime.conversation import Conversation
+from services.gateway.api.realtime.description import session_json
+from services.gateway.api.realtime.fields import WireError, object_of
+from services.gateway.api.realtime.items import new_id
+from services.gateway.api.realtime.line import Visitor
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.api.speaker import Speaker
+from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import VIEWING, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
-from sightline.errors import InvalidArgumentError, SightlineError
+from sightline.errors import InvalidArgumentError, SightlineError, UnauthenticatedError
 
 log = logging.getLogger(__name__)
 
 SUBPROTOCOL = "realtime"
 MAX_EVENT_BYTES = 4 * 1024 * 1024  # a picture, or some seconds of sound, in Base64
+MAX_MODEL_CHARACTERS = 128
 HEARTBEAT_S = 15.0
 SEND_TIMEOUT_S = 20.0
 GOODBYE_S = 1.0
+_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 class RealtimeApi:
@@ -40,33 +51,66 @@ class RealtimeApi:
         speaker: Speaker,
         callers: Callers,
     ) -> None:
+        self._config = config
         self._sessions = sessions
         self._viewers = viewers
         self._speaker = speaker
         self._callers = callers
+        self._secrets = ClientSecrets(config.cluster_secret)
         self._trusted = config.trusted()
         self._sockets: set[web.WebSocketResponse] = set()
         self._closing: set[asyncio.Task[Any]] = set()
 
     def add_to(self, app: web.Application) -> None:
-        """Register the routes, before the application starts and before the page's routes."""
+        """Register the WebSocket, before the application starts and before the page's routes."""
         app.router.add_get("/v1/realtime", self._connect)
         app.on_shutdown.append(self._close_all)
+
+    @operation(
+        "POST",
+        "/v1/realtime/client_secrets",
+        "openai",
+        "A credential for a browser's Realtime connection",
+        about="It holds for some minutes, for viewing, asking and watching alone. `session` holds "
+        "settings that the connection begins with, `expires_after.seconds` says how long.",
+        takes=_OBJECT,
+        gives=_OBJECT,
+        refusals=(400, 401, 403),
+    )
+    async def make_client_secret(self, request: web.Request) -> web.Response:
+        caller = await self._callers.of_request(request, *VIEWING)
+        caller.check(Permission.VIEW)
+        body = (await read_text(request)).decode(errors="replace")
+        try:
+            said, seconds = wanted(object_of(body) if body.strip() else {})
+            settings = Settings().updated(said)
+        except WireError as error:
+            raise InvalidArgumentError(error.message) from None
+        secret = self._secrets.make(caller, said, seconds)
+        audit(caller, "client_secret", settings.stream)
+        session = session_json(
+            settings,
+            None,
+            session_id=new_id("sess"),
+            model=str(said.get("model") or ""),
+            voice=settings.voice or "default",
+            speaks=self._speaker.configured,
+            hears=self._viewers.ears.configured,
+        )
+        made = {"value": secret.value, "expires_at": secret.expires_at, "session": session}
+        return web.json_response(made)
 
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         """One connection, until either side closes it. A session that is named in the address is
         looked up before the connection is taken."""
-        stream = request.query.get("session", "")
+        caller, settings = await self._enter(request)
 
         async def authorise(name: str) -> Caller:
-            path = self._sessions.name_of(name)
-            caller = await self._callers.of_request(request, *VIEWING, path=path)
-            caller.check(Permission.VIEW)
-            return caller
+            return caller if _has_secret(request) else (await self._caller(request, name))
 
-        caller = await authorise(stream)
-        if stream:
-            caller.check(Permission.VIEW, await self._sessions.locate(stream, caller))
+        if settings.stream:
+            found = await self._sessions.locate(settings.stream, caller)
+            caller.check(Permission.VIEW, found)
         socket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S,
             max_msg_size=MAX_EVENT_BYTES,
@@ -84,19 +128,44 @@ class RealtimeApi:
             hang_up=lambda reason: self._hang_up(socket, reason),
         )
         conversation = Conversation(
+            self._config,
             self._sessions,
             self._viewers,
-            visitor,
             self._speaker,
-            model=request.query.get("model", "")[:128],
+            visitor,
+            model=request.query.get("model", "")[:MAX_MODEL_CHARACTERS],
         )
-        settings = Settings().updated({"sightline": {"session": stream}} if stream else {})
         self._sockets.add(socket)
         try:
             await _converse(conversation, settings, socket)
         finally:
             self._sockets.discard(socket)
         return socket
+
+    async def _enter(self, request: web.Request) -> tuple[Caller, Settings]:
+        """Who comes, and the settings that they begin with. Raises UnauthenticatedError."""
+        # Pipecat puts its `?model=…` behind whatever address it is given.
+        stream = request.query.get("session", "").partition("?model=")[0]
+        settings = Settings()
+        if _has_secret(request):
+            try:
+                caller, said = self._secrets.read(credential_of(request))
+            except UnauthenticatedError as error:
+                REFUSED.labels("http", error.reason.lower()).inc()
+                raise
+            settings = settings.updated(said)
+            caller.check(Permission.VIEW)
+        else:
+            caller = await self._caller(request, stream)
+        if stream:
+            settings = settings.updated({"sightline": {"session": stream}})
+        return caller, settings
+
+    async def _caller(self, request: web.Request, stream: str) -> Caller:
+        path = self._sessions.name_of(stream)
+        caller = await self._callers.of_request(request, *VIEWING, path=path)
+        caller.check(Permission.VIEW)
+        return caller
 
     def _hang_up(self, socket: web.WebSocketResponse, reason: str) -> None:
         closing = socket.close(code=WSCloseCode.GOING_AWAY, message=reason.encode()[:120])
@@ -110,6 +179,10 @@ class RealtimeApi:
             self._hang_up(socket, "the server is stopping")
         if self._closing:
             await asyncio.wait(set(self._closing), timeout=GOODBYE_S)
+
+
+def _has_secret(request: web.Request) -> bool:
+    return credential_of(request).startswith(PREFIX)
 
 
 async def _converse(

@@ -1,6 +1,6 @@
 """The items of one conversation, in order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from services.gateway.api.realtime.fields import WireError
@@ -19,19 +19,20 @@ class History:
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items)
 
-    def add(self, item: Item, after: str = "") -> str | None:
-        """Put an item after another, or at the end. Gives the id of the one before it."""
-        if any(item.id == other.id for other in self._items):
+    def check_new(self, item_id: str, after: str = "") -> None:
+        """Raise what `add` would."""
+        if any(item_id == other.id for other in self._items):
             raise WireError(
-                f"the conversation has an item {item.id!r} already",
+                f"the conversation has an item {item_id!r} already",
                 code="item_create_duplicate_item_id",
                 param="item.id",
             )
-        place = len(self._items)
-        if after == ROOT:
-            place = 0
-        elif after:
-            place = self._index(after, "previous_item_id", "item_create_invalid_previous_id") + 1
+        self._place(after)
+
+    def add(self, item: Item, after: str = "") -> str | None:
+        """Put an item after another, or at the end. Gives the id of the one before it."""
+        self.check_new(item.id, after)
+        place = self._place(after)
         self._items.insert(place, item)
         before = self._items[place - 1].id if place else None
         del self._items[: max(0, len(self._items) - MAX_ITEMS)]
@@ -73,18 +74,55 @@ class History:
         self.change(item)
         return item
 
+    def rounds(self) -> list[tuple[str, str]]:
+        """What was asked and answered before that, oldest first. Answers to nothing, such as
+        greetings, are left out."""
+        return rounds_of(self._items)
+
     def unanswered(self) -> str:
-        """What users have said since the last answer."""
-        said: list[str] = []
-        for item in reversed(self._items):
-            if item.role == "assistant":
-                break
-            if item.role == "user" and item.words:
-                said.append(item.words)
-        return "\n".join(reversed(said))
+        """What was said since the last answer."""
+        return unanswered_of(self._items)
+
+    def _place(self, after: str) -> int:
+        if after in ("", ROOT):
+            return 0 if after else len(self._items)
+        return self._index(after, "previous_item_id", "item_create_invalid_previous_id") + 1
 
     def _index(self, item_id: str, param: str, code: str) -> int:
         for index, item in enumerate(self._items):
             if item.id == item_id:
                 return index
         raise WireError(f"no item {item_id!r} in the conversation", code=code, param=param)
+
+
+def rounds_of(items: Iterable[Item]) -> list[tuple[str, str]]:
+    """Questions with their answers, as far as the items hold both."""
+    rounds: list[tuple[str, str]] = []
+    said: list[str] = []
+    before = ""
+    for item in items:
+        if item.role == "user" and item.words:
+            if before == "assistant":
+                said.clear()
+            said.append(item.words)
+        elif item.role == "assistant" and item.words:
+            if before == "assistant" and rounds:  # it goes on
+                rounds[-1] = (rounds[-1][0], f"{rounds[-1][1]}\n{item.words}")
+            elif said:
+                rounds.append(("\n".join(said), item.words))
+        else:
+            continue
+        before = item.role
+    return rounds
+
+
+def unanswered_of(items: Sequence[Item]) -> str:
+    """What users have said since the last answer; where they said nothing, what `system` messages
+    did: Pipecat makes those of what a program says in the middle."""
+    said: dict[str, list[str]] = {"user": [], "system": []}
+    for item in reversed(items):
+        if item.role == "assistant":
+            break
+        if item.role in said and item.words:
+            said[item.role].append(item.words)
+    return "\n".join(reversed(said["user"] or said["system"]))

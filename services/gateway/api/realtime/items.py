@@ -57,6 +57,8 @@ class Part:
                 return {"type": self.type, "text": self.text}
             case "input_image":
                 return {"type": self.type}
+            case "input_audio":
+                return {"type": self.type, "transcript": self.transcript or None}
             case _:
                 return {"type": self.type, "transcript": self.transcript}
 

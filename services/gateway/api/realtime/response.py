@@ -29,12 +29,6 @@ from services.gateway.api.realtime.settings import Modality, ResponseWish, Setti
 from sightline.v1 import gateway_pb2
 
 _SECOND_NS = 1_000_000_000
-# How an answer ended: the response's status, its item's, and the reason that goes with them.
-_ENDS = {
-    gateway_pb2.FINISH_REASON_STOP: ("completed", "completed", ""),
-    gateway_pb2.FINISH_REASON_LENGTH: ("incomplete", "incomplete", "max_output_tokens"),
-    gateway_pb2.FINISH_REASON_CANCELLED: ("cancelled", "incomplete", "client_cancelled"),
-}
 
 
 class Response:
@@ -102,19 +96,27 @@ class Response:
 
     def done(self, done: gateway_pb2.AnswerDone) -> list[ServerEvent]:
         """The answer has ended."""
-        end = _ENDS.get(done.finish_reason)
-        if end is None:
+        if done.finish_reason == gateway_pb2.FINISH_REASON_CANCELLED:
+            return self.cut_short("client_cancelled")
+        if done.finish_reason == gateway_pb2.FINISH_REASON_ERROR:
             message = "the model could not finish its answer"
             return self.failed(error_json(message, code="answer_failed", kind="server_error"))
-        status, item_status, reason = end
-        cancelled = status == "cancelled"
-        events = [] if self._is_open or cancelled else self.begun()
-        if self._is_open:
-            events += self._closed(item_status, flush=not cancelled)
-        details = {"type": status, "reason": reason} if reason else None
-        response = self._as_json(status) | {"status_details": details, "usage": _usage(done)}
+        whole = done.finish_reason != gateway_pb2.FINISH_REASON_LENGTH
+        status = "completed" if whole else "incomplete"
+        events = [] if self._is_open else self.begun()
+        events += self._closed(status, flush=True)
+        response = self._as_json(status) | {"usage": _usage(done)}
+        if not whole:
+            response["status_details"] = {"type": status, "reason": "max_output_tokens"}
         if done.frames_seen:
             response["sightline"] = _seen(done)
+        return [*events, ResponseDone(response=response)]
+
+    def cut_short(self, reason: str) -> list[ServerEvent]:
+        """No more of it is wanted: `client_cancelled`, or `turn_detected`."""
+        events = self._closed("incomplete") if self._is_open else []
+        details = {"type": "cancelled", "reason": reason}
+        response = self._as_json("cancelled") | {"status_details": details}
         return [*events, ResponseDone(response=response)]
 
     def failed(self, error: dict[str, Any]) -> list[ServerEvent]:

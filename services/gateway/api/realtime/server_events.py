@@ -184,6 +184,15 @@ class TranscriptionCompleted(ServerEvent):
     item_id: str
     content_index: int
     transcript: str
+    usage: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptionFailed(ServerEvent):
+    type: ClassVar[str] = "conversation.item.input_audio_transcription.failed"
+    item_id: str
+    content_index: int
+    error: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

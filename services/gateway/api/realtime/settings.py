@@ -115,6 +115,7 @@ class Settings:
     output_format: AudioFormat = AudioFormat()
     input_format: AudioFormat = AudioFormat()
     turn_detection: TurnDetection | None = TurnDetection()  # null is none
+    language: str = ""  # of what is said, of two letters; "": the server's choice
     max_tokens: int = 0  # of an answer; 0: the model's default
     needs_tools: bool = False  # answers must call one
     stream: str = ""  # id or name of the live session that it is about; "": none
@@ -140,6 +141,7 @@ class Settings:
             turn_detection=TurnDetection.of(
                 heard.get("turn_detection", {}), "session.audio.input.turn_detection"
             ),
+            language=_language(heard),
             max_tokens=_max_tokens(said, "session."),
             needs_tools=_needs_tools(said, "session."),
             stream=text_of(fields_of(said, "sightline", "session."), "session", "sightline."),
@@ -238,6 +240,16 @@ def _voice(spoken: Json, where: str) -> str:
     if isinstance(voice, dict):
         return text_of(voice, "id", f"{where}voice.")
     return text_of(spoken, "voice", where)
+
+
+def _language(heard: Json) -> str:
+    """Also of a region: "en-GB"."""
+    where = "session.audio.input.transcription."
+    transcription = fields_of(heard, "transcription", "session.audio.input.")
+    language = text_of(transcription, "language", where)[:2].lower()
+    if language and not (language.isascii() and language.isalpha() and len(language) == 2):
+        raise WireError("a language has two letters", param=where + "language")
+    return language
 
 
 def _max_tokens(fields: Json, where: str) -> int:

@@ -1,0 +1,265 @@
+"""`/v1/chat/completions` and `/v1/models`: OpenAI's clients ask about sessions and pictures."""
+
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import web
+
+from services.common.http_status import http_status
+from services.gateway.api.callers import Callers
+from services.gateway.api.completions.answer_format import AnswerFormat, UnmetError, unmet_refusal
+from services.gateway.api.completions.chat_reply import ChatReply
+from services.gateway.api.completions.chat_request import (
+    SCHEME,
+    ChatRequest,
+    ParameterError,
+    chat_request_of,
+)
+from services.gateway.api.completions.errors import error_body
+from services.gateway.api.completions.pictures import MAX_BODY_BYTES, seen
+from services.gateway.api.event_stream import ClientGoneError, EventStream, while_there
+from services.gateway.api.info import ServerInfo
+from services.gateway.api.messages import place_of_request, read_text
+from services.gateway.api.operations import JSON, SSE, operation
+from services.gateway.auth.caller import Caller, Permission
+from services.gateway.config import GatewayConfig
+from services.gateway.sessions.remote_session import AnySession
+from services.gateway.sessions.sessions import Sessions
+from services.gateway.viewers.viewers import Viewers
+from sightline.errors import NotFoundError, SightlineError, UnavailableError
+from sightline.reasons import Reason
+from sightline.v1 import gateway_pb2
+
+OWNER = "sightline"
+_ANY: dict[str, Any] = {"type": "object"}
+CHAT: dict[str, Any] = {
+    "type": "object",
+    "required": ["model", "messages"],
+    "properties": {
+        "model": {"type": "string", "description": f"a model, or {SCHEME}<session>"},
+        "messages": {"type": "array", "items": _ANY, "minItems": 1},
+        "stream": {"type": "boolean"},
+    },
+}
+
+
+class ChatApi:
+    """Questions in the words of chat completions. Nothing of them is kept: clients keep it."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        sessions: Sessions,
+        viewers: Viewers,
+        callers: Callers,
+        info: ServerInfo,
+    ) -> None:
+        self._sessions = sessions
+        self._asks = viewers.asks
+        self._callers = callers
+        self._info = info
+        self._trusted = config.trusted()
+
+    @operation(
+        "GET",
+        "/v1/models",
+        "openai",
+        "The models, and the sessions as models",
+        about=f"A session is `{SCHEME}<name>`, for clients that can choose nothing but a model.",
+        gives=_ANY,
+        refusals=(401, 403, 503),
+    )
+    async def models(self, request: web.Request) -> web.Response:
+        data = await self._models(request)
+        return web.json_response({"object": "list", "data": data})
+
+    @operation(
+        "GET",
+        "/v1/models/{model}",
+        "openai",
+        "One of them",
+        gives=_ANY,
+        refusals=(401, 403, 404, 503),
+    )
+    async def model(self, request: web.Request) -> web.Response:
+        name = request.match_info["model"]
+        for each in await self._models(request):
+            if each["id"] == name:
+                return web.json_response(each)
+        raise NotFoundError("no such model", reason=Reason.MODEL_NOT_FOUND)
+
+    @operation(
+        "POST",
+        "/v1/chat/completions",
+        "openai",
+        "Ask as OpenAI's clients do",
+        about='A live session is the part `{"type": "video_url", "video_url": {"url": '
+        f'"{SCHEME}<session>"}}}}` of a message, or that as the model. Pictures are `image_url` '
+        "parts with `data:` addresses.",
+        takes=CHAT,
+        gives=_ANY,
+        kinds=(JSON, SSE),
+        refusals=(400, 401, 403, 404, 409, 429, 503),
+    )
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        caller = await self._callers.of_request(request, Permission.ASK)
+        caller.check(Permission.ASK)
+        asked = chat_request_of(await read_text(request, MAX_BODY_BYTES))
+        if asked.session and self._callers.case_by_case:
+            path = self._sessions.name_of(asked.session)
+            caller = await self._callers.of_request(request, Permission.ASK, path=path)
+        form = None if asked.schema is None else AnswerFormat(asked.schema)
+        place = place_of_request(request, self._trusted)
+        reply = ChatReply(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), asked.model)
+        if asked.stream:
+            return await self._stream(request, asked, form, reply, caller, place)
+
+        async def whole() -> gateway_pb2.AnswerDone:
+            async with self._session(asked, caller) as session:
+                return await self._whole(asked, form, session, place)
+
+        done = await while_there(request, whole())
+        return web.json_response(reply.whole(done))
+
+    async def _models(self, request: web.Request) -> list[dict[str, Any]]:
+        caller = await self._callers.of_request(request)
+        caller.check(Permission.VIEW)
+        info = await self._info.message(caller)
+        models = [_model(each.name, 0) for each in info.models]
+        sessions = await self._sessions.listed(caller)
+        names = [each.name for each in sessions]
+        for each in sessions:
+            name = each.name if names.count(each.name) == 1 else each.id
+            models.append(_model(SCHEME + name, each.created_ns // 1_000_000_000))
+        return models
+
+    @contextlib.asynccontextmanager
+    async def _session(self, asked: ChatRequest, caller: Caller) -> AsyncIterator[AnySession]:
+        """The session that is meant, or one that is shown the pictures. Admits the question."""
+        if asked.session and asked.pictures:
+            raise ParameterError("messages", "are about a session or about pictures, not both")
+        if asked.session:
+            session = await self._sessions.locate(asked.session, caller)
+            self._asks.admit(_ask_of(asked), session, caller)
+            yield session
+        elif asked.pictures:
+            self._asks.admit(_ask_of(asked), None, caller)
+            async with seen(self._sessions, asked.pictures, asked.model, caller) as session:
+                yield session
+        else:
+            raise ParameterError(
+                "messages",
+                f"say what to look at: a video_url of {SCHEME}<session>, that as the model, or "
+                "pictures as image_url",
+            )
+
+    async def _whole(
+        self, asked: ChatRequest, form: AnswerFormat | None, session: AnySession, place: str
+    ) -> gateway_pb2.AnswerDone:
+        """The answer, in the form that was asked for; what does not fit is asked once more."""
+        question = asked.question.text
+        if form is None:
+            return await self._answer(_ask_of(asked), session, place)
+        unmet, tokens = UnmetError(), 0
+        for _ in range(2):
+            wanted = _ask_of(asked)
+            wanted.question.text = form.asked(question, str(unmet))
+            done = await self._answer(wanted, session, place)
+            tokens += done.answer_tokens
+            try:
+                done.text = form.checked(done.text)
+            except UnmetError as error:
+                unmet = error
+                continue
+            done.answer_tokens = tokens
+            return done
+        raise unmet_refusal(unmet)
+
+    async def _answer(
+        self, wanted: gateway_pb2.AskRequest, session: AnySession, place: str
+    ) -> gateway_pb2.AnswerDone:
+        done = gateway_pb2.AnswerDone()
+        events = self._asks.stream(wanted, session, place, keep=False)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if event.WhichOneof("event") == "done":
+                    done.CopyFrom(event.done)
+        return done
+
+    async def _stream(
+        self,
+        request: web.Request,
+        asked: ChatRequest,
+        form: AnswerFormat | None,
+        reply: ChatReply,
+        caller: Caller,
+        place: str,
+    ) -> web.StreamResponse:
+        async with EventStream(request) as stream:
+
+            async def relay() -> None:
+                async with self._session(asked, caller) as session:
+                    if form is None:
+                        done = await self._words(asked, session, place, stream, reply)
+                    else:
+                        done = await self._whole(asked, form, session, place)
+                        await stream.send(reply.first())
+                        await stream.send(reply.delta(done.text))
+                await stream.send(reply.last(done))
+                if asked.include_usage:
+                    await stream.send(reply.usage(done))
+                await stream.send("[DONE]")
+
+            try:
+                await while_there(request, relay())
+            except ClientGoneError:
+                pass
+            except SightlineError as error:
+                if not stream.begun:
+                    raise
+                body = error_body(http_status(error.code), error.message, error.reason)
+                with contextlib.suppress(ClientGoneError, SightlineError):
+                    await stream.send({"error": body})
+        return stream.response
+
+    async def _words(
+        self,
+        asked: ChatRequest,
+        session: AnySession,
+        place: str,
+        stream: EventStream,
+        reply: ChatReply,
+    ) -> gateway_pb2.AnswerDone:
+        """Send the words as they come. An answer that begins anew goes on where it was, as long as
+        it says the same; these clients cannot be told to forget. Raises UnavailableError else."""
+        sent, said = "", ""
+        done = gateway_pb2.AnswerDone()
+        events = self._asks.stream(_ask_of(asked), session, place, keep=False)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                match event.WhichOneof("event"):
+                    case "started":
+                        said = ""
+                        if not stream.begun:
+                            await stream.send(reply.first())
+                    case "text_delta":
+                        said += event.text_delta.text
+                        if not (said.startswith(sent) or sent.startswith(said)):
+                            raise UnavailableError("the answer broke off and was begun anew")
+                        if len(said) > len(sent):
+                            await stream.send(reply.delta(said[len(sent) :]))
+                            sent = said
+                    case "done":
+                        done.CopyFrom(event.done)
+        return done
+
+
+def _ask_of(asked: ChatRequest) -> gateway_pb2.AskRequest:
+    return gateway_pb2.AskRequest(question=asked.question, history=asked.history)
+
+
+def _model(name: str, created_s: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created_s, "owned_by": OWNER}

@@ -1,0 +1,75 @@
+"""A chat completion's reply, whole or in chunks: data, no I/O."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import json_format
+
+from sightline.v1 import gateway_pb2
+
+_FINISH = {gateway_pb2.FINISH_REASON_LENGTH: "length"}
+# Of our own, beside what OpenAI has: what the answer saw, and what it went without.
+_SHOWN = ("first_capture_ns", "last_capture_ns", "frames_seen", "newest_frame_age_ms", "degraded")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    id: str
+    created_s: int
+    model: str
+
+    def whole(self, done: gateway_pb2.AnswerDone) -> dict[str, Any]:
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": done.text, "refusal": None},
+            "logprobs": None,
+            "finish_reason": _finish(done),
+        }
+        return {
+            **self._head("chat.completion", [choice]),
+            "usage": _usage(done),
+            "sightline": _shown(done),
+        }
+
+    def first(self) -> dict[str, Any]:
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def delta(self, text: str) -> dict[str, Any]:
+        return self._chunk({"content": text})
+
+    def last(self, done: gateway_pb2.AnswerDone) -> dict[str, Any]:
+        return {**self._chunk({}, _finish(done)), "sightline": _shown(done)}
+
+    def usage(self, done: gateway_pb2.AnswerDone) -> dict[str, Any]:
+        """The chunk after the last, for who asked for it."""
+        return {**self._head("chat.completion.chunk", []), "usage": _usage(done)}
+
+    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return self._head("chat.completion.chunk", [choice])
+
+    def _head(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created_s,
+            "model": self.model,
+            "choices": choices,
+        }
+
+
+def _finish(done: gateway_pb2.AnswerDone) -> str:
+    return _FINISH.get(done.finish_reason, "stop")
+
+
+def _usage(done: gateway_pb2.AnswerDone) -> dict[str, int]:
+    return {
+        "prompt_tokens": done.prompt_tokens,
+        "completion_tokens": done.answer_tokens,
+        "total_tokens": done.prompt_tokens + done.answer_tokens,
+    }
+
+
+def _shown(done: gateway_pb2.AnswerDone) -> dict[str, Any]:
+    told = json_format.MessageToDict(done, preserving_proto_field_name=True)
+    return {name: told[name] for name in _SHOWN if name in told}

@@ -1,0 +1,61 @@
+"""Refusals of `/v1` in the shape that OpenAI's clients read."""
+
+import json
+import math
+
+from aiohttp import web
+
+from services.common.http_status import http_status
+from services.common.redaction import redacted
+from sightline.errors import SightlineError
+from sightline.reasons import Reason
+
+PREFIX = "/v1/"
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+# What their programs compare; any other code is our reason in small letters.
+_CODES = {
+    Reason.TOKEN_MISSING: "invalid_api_key",
+    Reason.TOKEN_INVALID: "invalid_api_key",
+    Reason.TOKEN_EXPIRED: "invalid_api_key",
+}
+
+
+def refusal(
+    status: int, *, message: str, reason: str, retry_after_s: float | None = None, param: str = ""
+) -> web.Response:
+    response = web.Response(status=status, content_type="application/json")
+    response.text = json.dumps({"error": error_body(status, message, reason, param)})
+    if retry_after_s is not None:
+        response.headers["Retry-After"] = str(math.ceil(retry_after_s))
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def refusal_of(error: SightlineError) -> web.Response:
+    return refusal(
+        http_status(error.code),
+        message=error.message,
+        reason=error.reason,
+        retry_after_s=error.retry_after_s,
+        param=getattr(error, "param", ""),
+    )
+
+
+def error_body(status: int, message: str, reason: str, param: str = "") -> dict[str, str | None]:
+    """What stands under "error", also in a stream. `reason` is ours."""
+    kind = "server_error" if status >= 500 else _KINDS.get(status, "invalid_request_error")
+    return {
+        "message": redacted(message),
+        "type": kind,
+        "param": param or None,
+        "code": _CODES.get(Reason(reason), reason.lower())
+        if reason in set(Reason)
+        else reason.lower(),
+        "reason": reason,
+    }

@@ -1,0 +1,209 @@
+"""The responses of one conversation: asked of its session, and told event by event."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+from services.common.checks import MAX_ANSWER_TOKENS
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway.api.realtime.attachment import Attachment
+from services.gateway.api.realtime.fields import WireError
+from services.gateway.api.realtime.history import History, rounds_of, unanswered_of
+from services.gateway.api.realtime.line import Line, json_of
+from services.gateway.api.realtime.response import Response
+from services.gateway.api.realtime.settings import ResponseWish, Settings
+from services.gateway.api.realtime.voices import Voices
+from sightline.errors import SightlineError
+from sightline.v1 import dialogue_pb2, gateway_pb2
+
+MAX_RESPONSES = 8  # at once, with those aside of the conversation
+MAX_ROUNDS = 16  # of earlier ones that a model is given; it reads no more than it was trained to
+MAX_SPOKEN = 64  # items whose length is remembered
+
+
+class Conversing(Protocol):
+    """The conversation, as its responses need it."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def history(self) -> History: ...
+    def attached(self) -> Attachment:
+        """Raises WireError where there is no session."""
+        ...
+
+    def settled(self) -> Awaitable[None]:
+        """What was said and shown is known. Raises WireError where it will not be."""
+        ...
+
+
+class Responses:
+    """The responses under way, by their ids."""
+
+    def __init__(self, conversation: Conversing, line: Line, voices: Voices) -> None:
+        self._conversation = conversation
+        self._line = line
+        self._voices = voices
+        self._under_way: dict[str, Response] = {}
+        self._spoken: dict[str, int] = {}  # length of its speech in ms, by item
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._owed = False  # somebody spoke meanwhile, who was not to interrupt
+
+    async def create(self, wish: ResponseWish) -> None:
+        """Begin a response. Raises WireError."""
+        if not wish.aside and (active := self._active()):
+            raise WireError(
+                "Conversation already has an active response in progress: "
+                f"{active[0].id}. Wait until the response is finished before creating a new one",
+                code="conversation_already_has_active_response",
+            )
+        if len(self._under_way) >= MAX_RESPONSES:
+            raise WireError(f"at most {MAX_RESPONSES} responses at once", code="too_many_responses")
+        self._owed = self._owed and wish.aside
+        response = Response(
+            wish,
+            self._conversation.settings,
+            self._conversation.history,
+            can_speak=self._voices.configured,
+        )
+        self._under_way[response.id] = response
+        await self._line.emit(*response.created())
+        task = spawn(self._ask(response), name=f"realtime:{response.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def answer(self) -> None:
+        """Answer what was said, now or when the response under way is done."""
+        if self._active():
+            self._owed = True
+        else:
+            await self.create(ResponseWish())
+
+    async def cancel(self, response_id: str = "") -> None:
+        """End a response at once: what the session still says of it is not passed on. Raises
+        WireError."""
+        found = [self._under_way.get(response_id)] if response_id else self._active()
+        if not any(found):
+            raise WireError(
+                "Cancellation failed: no active response found", code="response_cancel_not_active"
+            )
+        await self._cut_short([each for each in found if each], "client_cancelled")
+
+    async def interrupt(self) -> None:
+        """Somebody speaks into what is being said."""
+        await self._cut_short(self._active(), "turn_detected")
+
+    async def lose(self, message: str) -> None:
+        """Nobody answers those under way any more."""
+        for response in list(self._under_way.values()):
+            await self._fail(response, json_of(WireError(message, code="session_changed")))
+
+    def truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
+        """Keep of a spoken answer what was heard of it. Raises WireError."""
+        whole_ms = self._spoken.get(item_id, 0)
+        share = audio_end_ms / whole_ms if whole_ms else 1.0
+        self._conversation.history.truncate(item_id, content_index, share)
+
+    def leave(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def aclose(self) -> None:
+        await cancel_and_wait(*self._tasks)
+
+    async def hear(self, event: gateway_pb2.ServerEvent) -> None:
+        """Pass on what the session says of an answer."""
+        match event.WhichOneof("event"):
+            case "answer_started":
+                if (response := self._under_way.get(event.answer_started.turn)) is not None:
+                    await self._line.emit(*response.begun())
+            case "text_delta":
+                if (response := self._under_way.get(event.text_delta.turn)) is not None:
+                    await self._line.emit(*response.said(event.text_delta.text))
+            case "audio_chunk":
+                if (response := self._under_way.get(event.audio_chunk.turn)) is not None:
+                    await self._line.emit(*response.heard(event.audio_chunk.audio))
+            case "answer_done":
+                done = event.answer_done
+                if (response := self._under_way.pop(done.turn, None)) is not None:
+                    await self._line.emit(*response.done(done))
+                    await self._ended(response)
+
+    async def fail(self, turn: str, error: dict[str, Any]) -> None:
+        """The session cannot answer."""
+        if (response := self._under_way.get(turn)) is not None:
+            await self._fail(response, error)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _active(self) -> list[Response]:
+        return [each for each in self._under_way.values() if not each.wish.aside]
+
+    async def _ask(self, response: Response) -> None:
+        """Ask what is to be answered. What is in the way of it ends the response."""
+        try:
+            await self._conversation.settled()
+            question = self._question(response)
+            voice = await self._voices.known(response.voice)
+            if response.id in self._under_way:
+                attachment = self._conversation.attached()
+                history = self._history(response.wish)
+                attachment.ask(question, history, speech=response.spoken, voice=voice)
+        except (WireError, SightlineError) as error:
+            with contextlib.suppress(ConnectionError):
+                await self._fail(response, json_of(error))
+
+    def _question(self, response: Response) -> gateway_pb2.Question:
+        """Raises WireError where there is nothing to answer, or no way to."""
+        wish, settings = response.wish, self._conversation.settings
+        if settings.needs_tools if wish.needs_tools is None else wish.needs_tools:
+            raise WireError(
+                "this model calls no functions, so that it cannot be required to",
+                code="tools_not_supported",
+                param="tool_choice",
+            )
+        if wish.input is None:
+            said = self._conversation.history.unanswered()
+        else:
+            said = unanswered_of(wish.input)
+        # Clients put the session's own before the instructions of one response.
+        asked = said or wish.instructions.removeprefix(settings.instructions)
+        if not asked.strip():
+            raise WireError("there is nothing to answer: say something first", code="no_question")
+        question = gateway_pb2.Question(turn=response.id, text=asked.strip())
+        question.max_tokens = min(response.max_tokens, MAX_ANSWER_TOKENS)
+        if wish.temperature is not None:
+            question.temperature = wish.temperature
+        return question
+
+    def _history(self, wish: ResponseWish) -> list[dialogue_pb2.Round]:
+        """What was said before the question, as far as a model may read it."""
+        given = wish.input
+        rounds = self._conversation.history.rounds() if given is None else rounds_of(given)
+        return [
+            dialogue_pb2.Round(question=question, answer=answer)
+            for question, answer in rounds[-MAX_ROUNDS:]
+        ]
+
+    async def _cut_short(self, responses: list[Response], reason: str) -> None:
+        for response in responses:
+            if self._under_way.pop(response.id, None) is None:
+                continue
+            with contextlib.suppress(WireError):
+                self._conversation.attached().cancel(response.id)
+            await self._line.emit(*response.cut_short(reason))
+            await self._ended(response)
+
+    async def _fail(self, response: Response, error: dict[str, Any]) -> None:
+        if self._under_way.pop(response.id, None) is not None:
+            await self._line.emit(*response.failed(error))
+            await self._ended(response)
+
+    async def _ended(self, response: Response) -> None:
+        self._spoken |= response.audio_ms()
+        for oldest in list(self._spoken)[:-MAX_SPOKEN]:
+            del self._spoken[oldest]
+        if self._owed and not self._active():
+            self._owed = False
+            await self.create(ResponseWish())

@@ -1,0 +1,161 @@
+"""Spoken turns: from what the ear tells to the wire's events, items, and answers."""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway.api.realtime import server_events as server
+from services.gateway.api.realtime.fields import WireError
+from services.gateway.api.realtime.history import History
+from services.gateway.api.realtime.items import Item, Part, new_id
+from services.gateway.api.realtime.line import Line, json_of
+from services.gateway.api.realtime.settings import Settings
+from services.gateway.voice import heard
+from services.gateway.voice.phrases import has_words
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 256  # events of the ear
+WORDS_S = 30.0  # that a response waits for the words of what was said before it
+
+
+class Conversing(Protocol):
+    """The conversation, as what is said in it needs it."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def history(self) -> History: ...
+    async def interrupt(self) -> None:
+        """Somebody speaks."""
+        ...
+
+    async def answer(self) -> None:
+        """Somebody has spoken."""
+        ...
+
+
+class SpokenTurns:
+    """The turns of one microphone. `tell` is for the ear; one task acts on it, in order."""
+
+    def __init__(self, conversation: Conversing, line: Line) -> None:
+        self._conversation = conversation
+        self._line = line
+        self._items: dict[str, str] = {}  # of turns that have begun, until their words are known
+        self._before: dict[str, str | None] = {}  # item before each of those
+        self._unknown: set[str] = set()  # those that are over
+        self._waiting: asyncio.Queue[heard.Heard] = asyncio.Queue(MAX_WAITING)
+        self._known = asyncio.Event()
+        self._known.set()
+        self._acting = spawn(self._act_forever(), name="realtime:spoken")
+
+    def tell(self, event: heard.Heard) -> None:
+        """Note what the ear tells."""
+        if isinstance(event, heard.SpeechBegan):
+            self._items[event.turn] = new_id("item")
+        if isinstance(event, heard.SpeechEnded) and event.turn in self._items:
+            self._unknown.add(event.turn)
+            self._known.clear()
+        try:
+            self._waiting.put_nowait(event)
+        except asyncio.QueueFull:
+            self._line.visitor.hang_up("the client does not read its events")
+
+    async def acted(self) -> None:
+        """Wait until the client knows what the ear has told."""
+        await self._waiting.join()
+
+    async def settled(self) -> None:
+        """Wait until the words of all that was said are known. Raises WireError."""
+        try:
+            async with asyncio.timeout(WORDS_S):
+                await self._known.wait()
+        except TimeoutError:
+            raise WireError("what was said is not understood yet", code="not_heard") from None
+
+    def forget(self) -> None:
+        """What is being said is not to be known."""
+        self._items.clear()
+        self._unknown.clear()
+        self._known.set()
+
+    async def aclose(self) -> None:
+        await cancel_and_wait(self._acting)
+
+    async def _act_forever(self) -> None:
+        while True:
+            event = await self._waiting.get()
+            try:
+                await self._act(event)
+            except ConnectionError:
+                pass  # the client has left
+            except Exception:
+                log.exception("unhandled error", extra={"resource": "realtime"})
+                self._line.visitor.hang_up("internal error")
+            finally:
+                self._waiting.task_done()
+
+    async def _act(self, event: heard.Heard) -> None:
+        item_id = self._items.get(event.turn)
+        if item_id is None:
+            return
+        detection = self._conversation.settings.turn_detection
+        match event:
+            case heard.SpeechBegan() if detection is not None:
+                at_ms = round(1000 * event.start_s)
+                await self._line.emit(server.SpeechStarted(audio_start_ms=at_ms, item_id=item_id))
+                if detection.interrupt_response:
+                    await self._conversation.interrupt()
+            case heard.SpeechEnded():
+                if detection is not None:
+                    at_ms = round(1000 * event.end_s)
+                    await self._line.emit(server.SpeechStopped(audio_end_ms=at_ms, item_id=item_id))
+                await self._commit(event.turn, item_id)
+            case heard.WordsHeard(text=text, final=True):
+                await self._understand(event, text if has_words(text) else "")
+            case heard.HearingFailed():
+                await self._line.emit(
+                    server.TranscriptionFailed(
+                        item_id=item_id, content_index=0, error=json_of(event.error)
+                    )
+                )
+                self._end(event.turn)
+
+    async def _commit(self, turn: str, item_id: str) -> None:
+        """The turn is over; its words are not known yet."""
+        part = Part(type="input_audio")
+        item = Item(id=item_id, role="user", status="in_progress", content=(part,))
+        before = self._before[turn] = self._conversation.history.add(item)
+        await self._line.emit(
+            server.AudioCommitted(previous_item_id=before, item_id=item_id),
+            server.ItemAdded(previous_item_id=before, item=item),
+        )
+
+    async def _understand(self, words: heard.WordsHeard, text: str) -> None:
+        """The words of a turn that is over."""
+        part = Part(type="input_audio", transcript=text)
+        item = Item(id=self._items[words.turn], role="user", content=(part,))
+        before = self._before.get(words.turn)
+        self._conversation.history.change(item)
+        seconds = max(0.0, (words.end_ns - words.start_ns) / 1e9)
+        self._end(words.turn)
+        await self._line.emit(
+            server.TranscriptionCompleted(
+                item_id=item.id,
+                content_index=0,
+                transcript=text,
+                usage={"type": "duration", "seconds": round(seconds, 3)},
+            ),
+            server.ItemDone(previous_item_id=before, item=item),
+        )
+        detection = self._conversation.settings.turn_detection
+        if text and detection is not None and detection.create_response:
+            await self._conversation.answer()
+
+    def _end(self, turn: str) -> None:
+        self._items.pop(turn, None)
+        self._before.pop(turn, None)
+        self._unknown.discard(turn)
+        if not self._unknown:
+            self._known.set()

@@ -1,0 +1,181 @@
+"""Speaking on the Realtime wire: turns that the server finds or the client commits, and their
+words."""
+
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.gateway.api.realtime.microphone import samples_of
+from services.gateway.api.realtime.settings import AudioFormat
+from sightline.errors import UnavailableError
+from tests.unit.fake_worker import ANSWER, FakeWorker
+from tests.unit.realtime_parts import Line, line_to
+from tests.unit.test_gateway_voice import EarsOf
+from tests.unit.voices import SILENCE, SPEECH, Hearsay
+
+RATE = 24_000
+BY_HAND = {"audio": {"input": {"turn_detection": None}}}
+
+
+class Ears(EarsOf):
+    """Ears that are there, and hear what they are told."""
+
+    configured = True
+
+
+def _sound(probability: float, length_s: float) -> bytes:
+    """PCM of the wire that is taken for speech with this probability."""
+    return np.full(round(RATE * length_s), round(1000 * probability), np.int16).tobytes()
+
+
+async def _send(line: Line, *pieces: bytes) -> None:
+    for piece in pieces:
+        for start in range(0, len(piece), 4801):  # not even whole samples
+            audio = base64.b64encode(piece[start : start + 4801]).decode()
+            await line.send("input_audio_buffer.append", audio=audio)
+
+
+async def _speak(line: Line) -> None:
+    await _send(line, _sound(SPEECH, 0.6), _sound(SILENCE, 0.8))
+
+
+async def test_a_spoken_question_is_heard_and_answered() -> None:
+    worker = FakeWorker()
+    async with line_to(worker, ears=Ears(Hearsay("What is there?"))) as line:
+        await line.send("session.update", session={"instructions": "be kind"})
+        session = (await line.until("session.updated"))["session"]
+        assert session["audio"]["input"]["turn_detection"]["type"] == "server_vad"
+        line.events.clear()
+        await _speak(line)
+        done = (await line.until("response.done"))["response"]
+        assert done["output"][0]["content"][0]["text"] == ANSWER
+        assert worker.asked[0].question.text == "What is there?"
+        assert line.kinds()[:7] == [
+            "input_audio_buffer.speech_started",
+            "input_audio_buffer.speech_stopped",
+            "input_audio_buffer.committed",
+            "conversation.item.added",
+            "conversation.item.input_audio_transcription.completed",
+            "conversation.item.done",
+            "response.created",
+        ]
+        started, stopped, committed, added, heard = line.events[:5]
+        item = started["item_id"]
+        assert item == stopped["item_id"] == committed["item_id"] == heard["item_id"]
+        assert added["item"]["id"] == item
+        assert added["item"]["content"] == [{"type": "input_audio", "transcript": None}]
+        assert heard["transcript"] == "What is there?"
+        assert 0 <= started["audio_start_ms"] < 200
+        assert 500 < stopped["audio_end_ms"] < 800
+        await line.send("conversation.item.retrieve", item_id=item)
+        kept = (await line.until("conversation.item.retrieved"))["item"]
+        assert kept["content"] == [{"type": "input_audio", "transcript": "What is there?"}]
+
+
+async def test_who_speaks_into_an_answer_ends_it() -> None:
+    worker = FakeWorker()
+    worker.pause_after = 2
+    async with line_to(worker, ears=Ears(Hearsay("and now"))) as line:
+        await line.say("what is there")
+        await line.send("response.create")
+        await line.until("response.output_text.delta")
+        worker.pause_after = None
+        await _speak(line)
+        done = (await line.until("response.done"))["response"]
+        assert done["status_details"] == {"type": "cancelled", "reason": "turn_detected"}
+        assert (await line.until("response.done"))["response"]["status"] == "completed"
+        assert worker.asked[1].question.text == "and now"
+
+
+async def test_who_may_not_interrupt_is_answered_afterwards() -> None:
+    worker = FakeWorker()
+    worker.pause_after = 1
+    detection = {"type": "semantic_vad", "eagerness": "high", "interrupt_response": False}
+    async with line_to(worker, ears=Ears(Hearsay("and now"))) as line:
+        await line.send(
+            "session.update", session={"audio": {"input": {"turn_detection": detection}}}
+        )
+        await line.say("what is there")
+        await line.send("response.create")
+        await line.until("response.output_text.delta")
+        await _speak(line)
+        await line.until("conversation.item.input_audio_transcription.completed")
+        worker.go_on.set()
+        for _ in range(2):
+            assert (await line.until("response.done"))["response"]["status"] == "completed"
+        assert worker.asked[1].question.text == "and now"
+
+
+async def test_a_client_may_commit_what_it_sends_by_itself() -> None:
+    worker, hearsay = FakeWorker(), Hearsay("What is there?", "and now")
+    async with line_to(worker, ears=Ears(hearsay)) as line:
+        await line.send("session.update", session=BY_HAND)
+        session = (await line.until("session.updated"))["session"]
+        assert session["audio"]["input"]["turn_detection"] is None
+        await line.send("input_audio_buffer.commit")
+        assert (await line.next())["error"]["code"] == "input_audio_buffer_commit_empty"
+        for text in ("What is there?", "and now"):
+            hearsay.hear.clear()  # the words take longer than it takes to ask for an answer
+            await _send(line, _sound(SPEECH, 0.6))
+            await line.send("input_audio_buffer.commit")
+            await line.send("response.create")
+            await line.until("response.created")
+            assert "input_audio_buffer.committed" in line.kinds()
+            assert "input_audio_buffer.speech_started" not in line.kinds()
+            hearsay.hear.set()
+            assert (await line.until("response.done"))["response"]["status"] == "completed"
+            assert worker.asked[-1].question.text == text
+
+
+async def test_what_is_cleared_is_not_heard() -> None:
+    worker = FakeWorker()
+    async with line_to(worker, ears=Ears(Hearsay("forget it", "What is there?"))) as line:
+        await line.send("session.update", session=BY_HAND)
+        await _send(line, _sound(SPEECH, 0.6))
+        await line.send("input_audio_buffer.clear")
+        await line.until("input_audio_buffer.cleared")
+        await line.send("input_audio_buffer.commit")
+        assert (await line.next())["error"]["code"] == "input_audio_buffer_commit_empty"
+        await _send(line, _sound(SPEECH, 0.6))
+        await line.send("input_audio_buffer.commit")
+        heard = await line.until("conversation.item.input_audio_transcription.completed")
+        assert heard["transcript"] == "What is there?"
+
+
+async def test_words_that_do_not_come_are_told_and_end_no_line() -> None:
+    hearsay = Hearsay()
+    hearsay.fails = UnavailableError("speech recognition is restarting")
+    async with line_to(ears=Ears(hearsay)) as line:
+        await _speak(line)
+        failed = await line.until("conversation.item.input_audio_transcription.failed")
+        assert failed["error"]["code"] == "unavailable"
+        assert (await line.ask("what is there"))["status"] == "completed"
+
+
+async def test_sound_goes_nowhere_where_nobody_hears() -> None:
+    """LiveKit and Pipecat send the microphone's in any case, and hang up at errors."""
+    async with line_to() as line:
+        await line.send("session.update", session={"instructions": "be kind"})
+        session = (await line.until("session.updated"))["session"]
+        assert session["audio"]["input"]["turn_detection"] is None
+        await _speak(line)
+        await line.send("input_audio_buffer.commit")
+        assert (await line.next())["error"]["code"] == "input_audio_not_supported"
+        assert (await line.ask("what is there"))["status"] == "completed"
+
+
+@pytest.mark.parametrize("kind", ["audio/pcmu", "audio/pcma"])
+async def test_g711_is_heard(kind: str) -> None:
+    law = samples_of(AudioFormat(type=kind)).astype(int)
+    coded = [int(np.argmin(abs(law - 1000 * level))) for level in (SPEECH, SILENCE)]
+    speech, silence = (bytes([code]) * 8000 for code in coded)
+    wanted: dict[str, Any] = {"format": {"type": kind}}
+    async with line_to(ears=Ears(Hearsay("What is there?"))) as line:
+        await line.send("session.update", session={"audio": {"input": wanted}})
+        for piece in (speech[:5000], silence[:6400]):
+            audio = base64.b64encode(piece).decode()
+            await line.send("input_audio_buffer.append", audio=audio)
+        heard = await line.until("conversation.item.input_audio_transcription.completed")
+        assert heard["transcript"] == "What is there?"
