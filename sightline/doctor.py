@@ -38,6 +38,7 @@ PORTS = {  # variable: port and what it is for, as on one machine
     "GATEWAY_WEBRTC_PORT": (8189, "WebRTC"),
     "DIALOGUE_GRPC_PORT": (50053, "gRPC of dialogue"),
     "TTS_GRPC_PORT": (50054, "gRPC of tts"),
+    "ASR_GRPC_PORT": (50055, "gRPC of asr"),
     "WORKER_GRPC_PORT": (50060, "gRPC of the worker"),
 }
 Environ = Mapping[str, str]
@@ -423,7 +424,7 @@ def certificates(environ: Environ) -> Iterator[Finding]:
         yield _certificate(prefix, environ, name)
 
 
-_CERTIFIED = ("GATEWAY_TLS", "GATEWAY_PEER", "WORKER_PEER", "DIALOGUE_PEER", "TTS_PEER")
+_CERTIFIED = ("GATEWAY_TLS", "GATEWAY_PEER", "WORKER_PEER", "DIALOGUE_PEER", "TTS_PEER", "ASR_PEER")
 
 
 def _certificate(prefix: str, environ: Environ, name: str) -> Finding:

@@ -27,6 +27,7 @@ PREFIXES = {
     "inference_worker": "WORKER_",
     "dialogue": "DIALOGUE_",
     "tts": "TTS_",
+    "asr": "ASR_",
 }
 
 
