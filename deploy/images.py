@@ -1,8 +1,8 @@
 """`make images` and `make push`: the images, what is in them, and where they were pushed.
 
-Builds what docker-compose.yml and the chart run: gateway, dialogue, tts, and the worker for a CPU
-and for an NVIDIA GPU, tagged REPOSITORY/<name>:TAG. Beside each one's digest, in dist/images, goes
-the list of its packages (CycloneDX): Python's, made while it is built, and Debian's.
+Builds what docker-compose.yml and the chart run: gateway, dialogue, tts, asr, and the worker for a
+CPU and for an NVIDIA GPU, tagged REPOSITORY/<name>:TAG. Beside each one's digest, in dist/images,
+goes the list of its packages (CycloneDX): Python's, made while it is built, and Debian's.
 
 `push` sends them to REGISTRY and writes how to name them by digest: values.yaml for the chart,
 compose.env for Compose. With --dry-run the commands are printed.
@@ -47,6 +47,7 @@ IMAGES = (
     Image("gateway", "SIGHTLINE_GATEWAY_DIGEST"),
     Image("dialogue", "SIGHTLINE_DIALOGUE_DIGEST"),
     Image("tts", "SIGHTLINE_TTS_DIGEST"),
+    Image("asr", "SIGHTLINE_ASR_DIGEST"),
     Image("inference_worker", "SIGHTLINE_WORKER_DIGEST"),
     Image(
         "inference_worker",

@@ -23,7 +23,12 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 COMMON = "services/common/requirements.txt"
 WORKER = "services/inference_worker/requirements.txt"
 LOCKED = {  # lock: what it locks
-    "gateway": (COMMON, "services/gateway/requirements.txt"),
+    "gateway": (
+        COMMON,
+        "services/gateway/requirements.txt",
+        "services/gateway/requirements-voice.txt",
+    ),
+    "asr": (COMMON, "services/asr/requirements.txt"),
     "dialogue": (COMMON, "services/dialogue/requirements.txt"),
     "tts": (COMMON, "services/tts/requirements.txt"),
     "tts-piper": (

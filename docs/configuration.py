@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from services.asr.config import AsrConfig
 from services.common.config import EnvConfig, rows
 from services.dialogue.config import DialogueConfig
 from services.gateway.config import GatewayConfig
@@ -22,6 +23,7 @@ SECTIONS: Sequence[tuple[str, type[EnvConfig]]] = (
     ("Inference worker", WorkerConfig),
     ("Dialogue", DialogueConfig),
     ("Text to speech", TtsConfig),
+    ("Speech to text", AsrConfig),
 )
 
 

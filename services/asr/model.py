@@ -1,4 +1,5 @@
-"""Where Whisper's weights are: a folder, or a model of the hub, downloaded once."""
+"""Where Whisper's weights are: in a folder, in installed packages, or on the hub, whence they
+come once."""
 
 import logging
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 from services.asr.config import AsrConfig
 from services.asr.engines import import_whisper
+from services.asr.wheels import installed
 from services.common.config import ConfigError
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ def folder_of(config: AsrConfig) -> str:
         if missing:
             raise ConfigError(f"ASR_MODEL={config.model} lacks {', '.join(missing)}")
         return str(folder)
+    if (found := installed(config.model)) is not None:
+        return str(found)
     try:
         return str(whisper.download_model(config.model, local_files_only=True))
     except ValueError as error:

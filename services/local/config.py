@@ -58,6 +58,8 @@ class LocalConfig(EnvConfig):
     dialogue_metrics_port: int = _port(9102, "Metrics of dialogue.")
     tts_grpc_port: int = _port(50054, "gRPC of tts.")
     tts_metrics_port: int = _port(9103, "Metrics of tts.")
+    asr_grpc_port: int = _port(50055, "gRPC of asr, where what it needs is installed.")
+    asr_metrics_port: int = _port(9104, "Metrics of asr.")
     worker_grpc_port: int = _port(50060, "gRPC of the first worker; others follow.")
     worker_metrics_port: int = _port(9110, "Metrics of the first worker; others follow.")
 

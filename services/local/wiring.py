@@ -5,6 +5,7 @@ PREFIXES = {  # of a service's variables
     "inference_worker": "WORKER_",
     "dialogue": "DIALOGUE_",
     "tts": "TTS_",
+    "asr": "ASR_",
 }
 
 
@@ -13,9 +14,11 @@ def worker_peers(*, dialogue: str, tts: str = "") -> dict[str, str]:
     return _named("inference_worker", DIALOGUE=dialogue, TTS=tts)
 
 
-def gateway_peers(*, workers: list[str], dialogue: str, tts: str = "") -> dict[str, str]:
+def gateway_peers(
+    *, workers: list[str], dialogue: str, tts: str = "", asr: str = ""
+) -> dict[str, str]:
     """Variables of a gateway whose peers are at these gRPC addresses; "": there is none."""
-    return _named("gateway", WORKERS=",".join(workers), DIALOGUE=dialogue, TTS=tts)
+    return _named("gateway", WORKERS=",".join(workers), DIALOGUE=dialogue, TTS=tts, ASR=asr)
 
 
 def _named(service: str, **addresses: str) -> dict[str, str]:

@@ -14,11 +14,16 @@ class TtsConfig(ServiceConfig):
     prefix: ClassVar[str] = "TTS_"
 
     grpc_port: int = setting(50054, "gRPC port; 0 picks a free one.", minimum=0, maximum=65535)
+    engine: str = setting(
+        "auto",
+        "What speaks; auto: a Piper voice where one is named or installed, else espeak-ng.",
+        choices=("auto", "espeak-ng", "piper"),
+    )
     voice: str = setting("en-us", "espeak-ng's default voice, an id that Voices lists.")
     piper_voice: Path | None = setting(
         None,
-        "A Piper voice (.onnx, its .onnx.json beside it) to speak with instead of espeak-ng; "
-        "needs services/tts/requirements-piper.txt.",
+        "A Piper voice (.onnx, its .onnx.json beside it) to speak with; empty: one that is "
+        "installed. Needs services/tts/requirements-piper.txt.",
     )
     max_streams: int = setting(32, "Texts spoken at once; further ones are refused.", minimum=1)
     max_text_bytes: int = setting(64 * 1024, "Longest text of one call, UTF-8.", minimum=1)

@@ -21,6 +21,7 @@ from typing import IO, Any, Protocol
 from services.common.config import ConfigError
 from services.tts import espeak
 from services.tts.config import TtsConfig
+from services.tts.voices import installed_voice
 from sightline.errors import InvalidArgumentError
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,17 @@ class Engine(Protocol):
 
 def make_engine(config: TtsConfig) -> Engine:
     """The engine that the configuration asks for. Raises ConfigError naming the variable."""
-    if config.piper_voice is not None:
+    if config.piper_voice is not None and config.engine != "espeak-ng":
         return PiperEngine(config.piper_voice)
+    if config.engine != "espeak-ng" and (found := installed_voice()) is not None:
+        try:
+            return PiperEngine(found)
+        except ConfigError as error:
+            if config.engine == "piper":
+                raise
+            log.warning("an installed voice does not speak", extra={"error": str(error)})
+    if config.engine == "piper":
+        raise ConfigError("TTS_ENGINE=piper: no Piper voice is installed, nor named (make voice)")
     engine = EspeakEngine()
     if config.voice not in {voice.id for voice in engine.voices}:
         engine.close()

@@ -14,6 +14,7 @@ PORTS = {  # variable: port and what it is for, as on one machine
     "GATEWAY_WEBRTC_PORT": (8189, "WebRTC"),
     "DIALOGUE_GRPC_PORT": (50053, "gRPC of dialogue"),
     "TTS_GRPC_PORT": (50054, "gRPC of tts"),
+    "ASR_GRPC_PORT": (50055, "gRPC of asr"),
     "WORKER_GRPC_PORT": (50060, "gRPC of the worker"),
 }
 

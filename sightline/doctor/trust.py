@@ -25,7 +25,7 @@ def certificates(environ: Environ) -> Iterator[Finding]:
         yield _certificate(prefix, environ, name)
 
 
-_CERTIFIED = ("GATEWAY_TLS", "GATEWAY_PEER", "WORKER_PEER", "DIALOGUE_PEER", "TTS_PEER")
+_CERTIFIED = ("GATEWAY_TLS", "GATEWAY_PEER", "WORKER_PEER", "DIALOGUE_PEER", "TTS_PEER", "ASR_PEER")
 
 
 def _certificate(prefix: str, environ: Environ, name: str) -> Finding:

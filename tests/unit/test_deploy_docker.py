@@ -19,7 +19,9 @@ CONFIGS = {
     "inference_worker": "WorkerConfig",
     "dialogue": "DialogueConfig",
     "tts": "TtsConfig",
+    "asr": "AsrConfig",
 }
+HUB = {"inference_worker": {"HF_ENDPOINT", "HF_TOKEN_PATH"}, "asr": {"HF_ENDPOINT"}}
 CONTAINERS = {
     "gateway": "gateway",
     "gateway-2": "gateway",
@@ -27,6 +29,7 @@ CONTAINERS = {
     "worker-gpu": "inference_worker",
     "dialogue": "dialogue",
     "tts": "tts",
+    "asr": "asr",
 }
 
 
@@ -178,7 +181,7 @@ def test_compose_sets_variables_that_exist_to_values_they_take(
         for name, value in compose["services"][container]["environment"].items()
     }
     hub = {name for name in environment if name.startswith("HF_")}  # read by its own client
-    assert hub == ({"HF_ENDPOINT", "HF_TOKEN_PATH"} if service == "inference_worker" else set())
+    assert hub == HUB.get(service, set())
     assert set(environment) - hub <= variables_of(service)
     environment.pop("GATEWAY_MEDIA_ROOT", None)  # a folder of the container
     config_of(service).from_env(environment_of(service) | environment)
@@ -195,7 +198,7 @@ def test_compose_names_peers_where_they_listen(container: str, compose: dict[str
                 continue
             assert host in compose["services"]
             assert port in environment_of(CONTAINERS[host]).values()
-    assert found > 0 or container == "tts"
+    assert found > 0 or container in ("tts", "asr")
 
 
 def test_compose_is_valid_for_old_and_new(compose: dict[str, Any]) -> None:
@@ -218,7 +221,7 @@ def test_one_worker_runs_and_the_gpu_one_takes_its_name(compose: dict[str, Any])
     }
     shared = ["gateways"]
     gateways = {"gateway-2": shared, "redis-leases": shared}
-    assert optional == {"worker": ["cpu"], "worker-gpu": ["gpu"]} | gateways
+    assert optional == {"worker": ["cpu"], "worker-gpu": ["gpu"], "asr": ["voice"]} | gateways
     assert "COMPOSE_PROFILES=cpu" in (REPOSITORY / ".env").read_text().splitlines()
     assert services["worker-gpu"]["networks"]["default"]["aliases"] == ["worker"]
     [device] = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]

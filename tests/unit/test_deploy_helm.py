@@ -17,6 +17,7 @@ TEMPLATES = {
     "worker": "inference_worker",
     "dialogue": "dialogue",
     "tts": "tts",
+    "asr": "asr",
 }
 
 
