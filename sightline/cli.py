@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn
 
-from sightline import aio, commands, server_commands
+from sightline import aio, commands, mcp_server, server_commands
 from sightline.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -248,6 +248,11 @@ def _parser() -> _Parser:
         "look for what keeps Sightline from running here, and say what to do",
         as_json,
     )
+    mcp = add("mcp", mcp_server.serve, "let assistants look, ask and watch: a server of MCP")
+    mcp.add_argument(
+        "--http", type=_port, metavar="PORT", help="by streamable HTTP on this port, else by stdio"
+    )
+    mcp.add_argument("--host", default="127.0.0.1", help="where to listen with --http (127.0.0.1)")
     ending = add("delete", server_commands.delete, "end a session")
     ending.add_argument("session", help="a session's id or name")
     ending.add_argument(
@@ -281,6 +286,12 @@ def _label(text: str) -> tuple[str, str]:
     if not (key and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, value
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -16,6 +16,7 @@ from sightline.background import background
 from sightline.types import (
     AnswerResult,
     Audio,
+    Decision,
     Event,
     PushReport,
     Round,
@@ -236,6 +237,15 @@ class Session:
         Options: `timeout_s`, and those of `sightline.AskOptions`.
         """
         return Answer(background.run(_call(self._session.ask, text, **options)))
+
+    def decide(self, *statements: str, **options: Any) -> list[Decision]:
+        """How likely each statement holds now, in one call. Options: `choices`, `levels`,
+        `timeout_s`; as `sightline.aio.Session.decide`."""
+        return background.run(self._session.decide(*statements, **options))
+
+    def picture(self, *, width: int = 0) -> bytes:
+        """The newest picture as JPEG, at most `width` pixels wide (0: 640)."""
+        return background.run(self._session.picture(width=width))
 
     def watch(self, condition: str, **options: Any) -> "Watch":
         """Iterate over it to be told whenever `condition` begins or ceases to hold.

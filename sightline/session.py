@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -14,10 +14,17 @@ from sightline.errors import FailedPreconditionError, NotFoundError
 from sightline.feed import Feed
 from sightline.health import HealthWatch
 from sightline.push import Pusher
-from sightline.types import AskOptions, PushReport, SessionInfo, SessionState, SessionStats
+from sightline.types import (
+    AskOptions,
+    Decision,
+    PushReport,
+    SessionInfo,
+    SessionState,
+    SessionStats,
+)
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
-from sightline.wire import session_info, split_frames
+from sightline.wire import decision_of, session_info, split_frames
 
 __all__ = ["Session"]
 
@@ -179,6 +186,34 @@ class Session:
         if self._conversation is None or self._conversation.closed:
             self._conversation = self.conversation()
         return self._conversation
+
+    async def decide(
+        self,
+        *statements: str,
+        choices: Sequence[str] = (),
+        levels: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> list[Decision]:
+        """How likely each of up to 400 statements holds now, in one call. With `choices`, which of
+        them makes it hold; with `levels`, the same of a scale, from the least to the most. They
+        stand in the place of {} in a statement, or behind it.
+
+        `decide("a phone is there")`, `decide("the cup is {}", choices=["full", "empty"])`.
+        """
+        questions = [
+            pb.DecideQuestion(statement=text, choices=choices, levels=levels) for text in statements
+        ]
+        request = pb.DecideRequest(session=self.id, questions=questions)
+        limit_s = self._calls.timeouts.answer_s if timeout_s is None else timeout_s
+        reply = await self._calls.unary(self._calls.stub.Decide, request, limit_s)
+        return [decision_of(*pair) for pair in zip(questions, reply.decisions, strict=True)]
+
+    async def picture(self, *, width: int = 0) -> bytes:
+        """The newest picture as JPEG, at most `width` pixels wide (0: 640). Raises
+        FailedPreconditionError before the first."""
+        request = pb.GetPictureRequest(session=self.id, width=width)
+        reply = await self._calls.unary(self._calls.stub.GetPicture, request)
+        return bytes(reply.jpeg)
 
     # Pushing
 

@@ -3,6 +3,7 @@
 Times `*_ns` are nanoseconds since the Unix epoch on the clock of the video's capture.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, TypedDict
@@ -11,6 +12,7 @@ __all__ = [
     "AnswerResult",
     "AskOptions",
     "Audio",
+    "Decision",
     "Event",
     "FinishReason",
     "ModelCard",
@@ -155,6 +157,19 @@ class Round:
     asked_ns: int
     capture_ns: int  # newest frame that the answer saw
     interrupted: bool  # it was cancelled; `answer` is what was heard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What was decided: how likely a statement holds or, where it has choices or levels, which of
+    them makes it hold (`value`) and how likely each is. `score`: the mean of the levels' numbers,
+    which begin at 0."""
+
+    statement: str
+    probability: float
+    value: str = ""
+    score: float = 0.0
+    probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

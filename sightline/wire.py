@@ -10,6 +10,7 @@ import grpc
 from sightline.errors import InvalidArgumentError, SightlineError, error_from_status
 from sightline.types import (
     AnswerResult,
+    Decision,
     Event,
     FinishReason,
     ModelCard,
@@ -179,6 +180,17 @@ def round_of(message: dialogue_pb2.Round) -> Round:
         asked_ns=message.asked_ns,
         capture_ns=message.capture_ns,
         interrupted=message.interrupted,
+    )
+
+
+def decision_of(question: pb.DecideQuestion, message: pb.Decision) -> Decision:
+    options = question.choices or question.levels
+    return Decision(
+        statement=question.statement,
+        probability=message.probability,
+        value=message.value,
+        score=message.score,
+        probabilities=dict(zip(options, message.probabilities, strict=False)),
     )
 
 

@@ -159,6 +159,7 @@ def _requests(session: str) -> dict[str, tuple[str, Any]]:
         "DeleteSession": ("admin", pb.DeleteSessionRequest(session=session)),
         "Ask": ("ask", ask),
         "Decide": ("ask", decide),
+        "GetPicture": ("view", pb.GetPictureRequest(session=session)),
         "Converse": ("view", iter([start])),
         "Speak": ("ask", pb.SpeakRequest(text="hello")),
         "Voices": ("", pb.VoicesRequest()),

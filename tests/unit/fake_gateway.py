@@ -195,6 +195,20 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         await self._maybe_fail("GetSession", context)
         return await self._find(request.session, context)
 
+    async def GetPicture(self, request: Any, context: Any) -> pb.GetPictureResponse:
+        await self._find(request.session, context)
+        return pb.GetPictureResponse(jpeg=b"\xff\xd8" + str(request.width).encode())
+
+    async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:
+        await self._find(request.session, context)
+        decisions = []
+        for question in request.questions:
+            options = question.choices or question.levels
+            decided = pb.Decision(probability=0.25, value=options[0] if options else "")
+            decided.probabilities.extend([1 / len(options)] * len(options) if options else [])
+            decisions.append(decided)
+        return pb.DecideResponse(decisions=decisions)
+
     async def DeleteSession(self, request: Any, context: Any) -> pb.DeleteSessionResponse:
         await self._maybe_fail("DeleteSession", context)
         session = await self._find(request.session, context)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from sightline import cli
+import sightline
+from sightline import aio, cli
+from sightline.mcp_server import Tools
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1.dialogue_pb2 import Round
 from sightline.version import __version__
@@ -318,3 +321,27 @@ async def test_a_conversation_is_read_and_forgotten(gateway, capsys) -> None:
     assert "a cat …" in out
     assert await cli.run(["forget", "c-1"]) == 0
     assert await cli.run(["history", "c-1"]) == 4
+
+
+async def test_mcp_says_what_it_needs(gateway, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    monkeypatch.setitem(sys.modules, "mcp.server", None)
+    assert await cli.run(["mcp"]) == 2
+    assert 'pip install "sightline-live[mcp]"' in capsys.readouterr().err
+
+
+async def test_what_assistants_may_do_leaves_sessions_as_they_are(gateway, live) -> None:
+    live.stats.last_capture_ns = 5
+    async with aio.connect(gateway.address) as client:
+        tools = Tools(client)
+        assert all(tool.__doc__ for tool in tools.all())
+        [listed] = await tools.list_sessions()
+        assert (listed["name"], listed["state"], listed["last_capture_ns"]) == ("desk", "live", 5)
+        answered = await tools.ask("desk", "What changed?")
+        assert answered["answer"] == ANSWER
+        [decided] = await tools.decide("desk", ["the cup is {}"], ["full", "empty"])
+        assert decided["value"] == "full"
+        with pytest.raises(sightline.InvalidArgumentError, match="for_s"):
+            await tools.watch("desk", "a cup", for_s=1e9)
+        assert client._sessions == set()
+    assert list(gateway.sessions) == ["s-live"]

@@ -124,7 +124,7 @@ def test_the_client_package_needs_grpc_and_protobuf_only() -> None:
     others = [
         say(file, found)
         for file, found in imports_below("sightline")
-        if not (is_of(found.module, *allowed) or (is_of(found.module, "av") and found.lazy))
+        if not (is_of(found.module, *allowed) or (is_of(found.module, "av", "mcp") and found.lazy))
     ]
     assert not others
 

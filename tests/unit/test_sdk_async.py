@@ -152,6 +152,16 @@ async def test_a_session_changes_while_it_runs(gateway, session) -> None:
     assert gateway.updates[-1].HasField("labels")
 
 
+async def test_statements_are_decided_and_the_newest_picture_is_shown(session) -> None:
+    one, other = await session.decide("a phone is there", "a cup is there")
+    assert (one.statement, one.probability, one.value) == ("a phone is there", 0.25, "")
+    assert (other.statement, other.probabilities) == ("a cup is there", {})
+    for options in ({"choices": ["full", "empty"]}, {"levels": ["full", "empty"]}):
+        [cup] = await session.decide("the cup is {}", **options)
+        assert (cup.value, cup.probabilities) == ("full", {"full": 0.5, "empty": 0.5})
+    assert await session.picture(width=320) == b"\xff\xd8320"
+
+
 async def test_conversations_are_read_and_forgotten(gateway, client, session) -> None:
     gateway.rounds["c-1"] = [Round(turn=f"t{n}", question=f"q{n}", answer="a") for n in range(5)]
     conversation = session.conversation("c-1")

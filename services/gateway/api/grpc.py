@@ -14,6 +14,7 @@ from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.first_message import peeked
 from services.gateway.api.info import ServerInfo
+from services.gateway.api.messages import picture_width
 from services.gateway.api.push_stream import PushStream
 from services.gateway.api.speaker import Speaker
 from services.gateway.auth.authoriser import audit
@@ -22,7 +23,8 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
-from sightline.errors import SightlineError
+from sightline.errors import FailedPreconditionError, SightlineError
+from sightline.reasons import Reason
 from sightline.v1 import dialogue_pb2, gateway_pb2, gateway_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -131,6 +133,17 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         caller = await self._caller(context, request.session, Permission.ASK)
         session = await self._sessions.locate(request.session, caller)
         return await self._viewers.asks.whole(request, session, caller, self._place(context))
+
+    async def GetPicture(
+        self, request: gateway_pb2.GetPictureRequest, context: Context
+    ) -> gateway_pb2.GetPictureResponse:
+        caller = await self._caller(context, request.session, Permission.VIEW)
+        session = await self._sessions.locate(request.session, caller)
+        caller.check(Permission.VIEW, session)
+        jpeg = await self._sessions.preview(session, picture_width(request.width))
+        if jpeg is None:
+            raise FailedPreconditionError("no picture has come yet", reason=Reason.NO_FRAME_YET)
+        return gateway_pb2.GetPictureResponse(jpeg=jpeg)
 
     async def Decide(
         self, request: gateway_pb2.DecideRequest, context: Context

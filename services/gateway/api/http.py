@@ -19,7 +19,13 @@ from services.gateway.api.conversations import Conversations
 from services.gateway.api.guard import Guard
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.listening import ListeningApi
-from services.gateway.api.messages import as_json, number_of, place_of_request, read_body
+from services.gateway.api.messages import (
+    as_json,
+    number_of,
+    picture_width,
+    place_of_request,
+    read_body,
+)
 from services.gateway.api.openapi import OpenApi
 from services.gateway.api.operations import Parameter, add_operations, operation
 from services.gateway.api.questions import QuestionsApi
@@ -30,11 +36,10 @@ from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
-from sightline.errors import InvalidArgumentError, NotFoundError
+from sightline.errors import NotFoundError
 from sightline.v1 import gateway_pb2
 
 PAGE = Path(__file__).parent / "page"
-PREVIEW_WIDTHS = (64, 1280)  # pixels
 _SESSIONS, _SESSION = "/api/sessions", "/api/sessions/{session}"
 LABELS = Parameter(
     name="label",
@@ -203,11 +208,8 @@ class HttpApi:
     )
     async def _preview(self, request: web.Request) -> web.Response:
         session = await self._session(request)
-        text = request.query.get("width", "640")
-        if not text.isdecimal() or len(text) > 5:
-            raise InvalidArgumentError("width is a number of pixels")
-        least, most = PREVIEW_WIDTHS
-        jpeg = await self._sessions.preview(session, min(most, max(least, int(text))))
+        width = picture_width(number_of(request, "width"))
+        jpeg = await self._sessions.preview(session, width)
         if jpeg is None:
             return web.Response(status=204)
         return web.Response(body=jpeg, content_type="image/jpeg")

@@ -11,6 +11,7 @@ from services.common.places import Trusted
 from sightline.errors import DeadlineExceededError, InvalidArgumentError
 
 MAX_BODY_BYTES = 64 * 1024
+PICTURE_WIDTHS, PICTURE_WIDTH = (64, 1280), 640  # pixels
 BODY_TIMEOUT_S = 10.0
 
 
@@ -58,6 +59,12 @@ def as_json(message: Message, *, whole: bool = False) -> dict[str, Any]:
         preserving_proto_field_name=True,
         always_print_fields_with_no_presence=whole,
     )
+
+
+def picture_width(wanted: int) -> int:
+    """The width that a picture is shown with; 0: the usual one."""
+    least, most = PICTURE_WIDTHS
+    return min(most, max(least, wanted or PICTURE_WIDTH))
 
 
 def number_of(request: web.Request, name: str) -> int:

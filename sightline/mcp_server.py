@@ -1,0 +1,179 @@
+"""`sightline mcp`: a server of the Model Context Protocol, by which assistants look at live video.
+
+It needs the official SDK: `pip install "sightline-live[mcp]"`. By stdio, or by streamable HTTP for
+several assistants; whoever reaches that port may do all that this program's token allows.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+
+from sightline import aio
+from sightline.errors import InvalidArgumentError, SightlineError
+from sightline.version import __version__
+
+__all__ = ["Tools", "serve"]
+
+T = TypeVar("T")
+
+MOST_S = 300.0  # that a call may wait for something to happen
+MOST_EVENTS = 100
+INSTRUCTIONS = (
+    "Live video streams, watched by a vision model. `list_sessions` tells which there are; `ask` "
+    "asks one about what it sees now, `decide` scores statements about it, `watch` waits until a "
+    "condition begins or ceases to hold, `snapshot` shows the newest picture. Ask briefly: "
+    "`describe_server` tells what the models can be asked."
+)
+
+
+async def serve(client: aio.Client, options: argparse.Namespace) -> int:
+    """Serve until the assistant leaves, or for ever by HTTP."""
+    try:
+        from mcp.server import MCPServer
+    except ImportError:
+        raise ImportError('this needs the SDK: pip install "sightline-live[mcp]"') from None
+    server = MCPServer("sightline", version=__version__, instructions=INSTRUCTIONS)
+    server.settings.log_level = "WARNING"  # standard output is the protocol's
+    tools = Tools(client)
+    for tool in tools.all():
+        server.add_tool(told(tool))
+    if options.http is None:
+        await server.run_stdio_async()
+    else:
+        await server.run_streamable_http_async(host=options.host, port=options.http)
+    return 0
+
+
+class Tools:
+    """What an assistant may do, each with a description for it."""
+
+    def __init__(self, client: aio.Client) -> None:
+        self._client = client
+
+    def all(self) -> list[Callable[..., Coroutine[Any, Any, Any]]]:
+        return [
+            self.list_sessions,
+            self.describe_server,
+            self.ask,
+            self.decide,
+            self.watch,
+            self.events,
+            self.snapshot,
+        ]
+
+    async def list_sessions(self) -> list[dict[str, Any]]:
+        """The video streams that can be asked about: name, id, state, source, and when they last
+        showed something."""
+        return [
+            {
+                "name": info.name,
+                "id": info.id,
+                "state": str(info.state),
+                "source": info.source or info.source_kind,
+                "model": info.model,
+                "last_capture_ns": info.stats.last_capture_ns,
+                "labels": dict(info.labels),
+            }
+            for info in await self._client.sessions()
+        ]
+
+    async def describe_server(self) -> list[dict[str, Any]]:
+        """The models and what each can and cannot be asked, with questions and conditions to
+        try."""
+        info = await self._client.info()
+        return [
+            {"name": model.name, "ready": model.ready, **dataclasses.asdict(model.card)}
+            for model in info.models
+        ]
+
+    async def ask(self, session: str, question: str, conversation: str = "") -> dict[str, Any]:
+        """Ask a stream, by its name or id, about what it shows now. `conversation`: of an earlier
+        answer, to go on with."""
+        async with self._session(session) as opened, opened.conversation(conversation) as talk:
+            answer = await talk.ask(question).result()
+        return {
+            "answer": answer.text,
+            "conversation": answer.conversation,
+            "last_capture_ns": answer.last_capture_ns,
+        }
+
+    async def decide(
+        self, session: str, statements: list[str], choices: list[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """How likely each statement about a stream holds now, such as "a phone is there". With
+        choices, which of them makes it hold: they stand in the place of {} in it."""
+        async with self._session(session) as opened:
+            decisions = await opened.decide(*statements, choices=choices or ())
+        return [dataclasses.asdict(each) for each in decisions]
+
+    async def watch(
+        self, session: str, condition: str, for_s: float = 30.0, limit: int = 1
+    ) -> list[dict[str, Any]]:
+        """Wait until a condition begins (active) or ceases to hold on a stream, such as "a person
+        is at the till": at most `for_s` seconds (300), until `limit` events have come."""
+        return await self.events(session, [condition], for_s, limit)
+
+    async def events(
+        self, session: str, conditions: list[str], for_s: float = 30.0, limit: int = 20
+    ) -> list[dict[str, Any]]:
+        """What happens on a stream in the next `for_s` seconds (at most 300), of several conditions
+        at once: an event whenever one begins or ceases to hold, at most `limit` of them."""
+        if not 0 < for_s <= MOST_S:
+            raise InvalidArgumentError(f"for_s is at most {MOST_S:g}")
+        if not 0 < limit <= MOST_EVENTS:
+            raise InvalidArgumentError(f"limit is at most {MOST_EVENTS}")
+        found: list[dict[str, Any]] = []
+        async with self._session(session) as opened, opened.conversation() as talk:
+
+            async def follow(condition: str) -> None:
+                async for event in talk.watch(condition, timeout_s=for_s):
+                    found.append(dataclasses.asdict(event))
+                    if len(found) >= limit:
+                        return
+
+            tasks = [asyncio.create_task(follow(each), name="mcp:watch") for each in conditions]
+            try:
+                waiting: set[asyncio.Task[None]] = set(tasks)
+                while waiting and len(found) < limit:
+                    done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        return found[:limit]
+
+    async def snapshot(self, session: str, width: int = 640) -> Any:
+        """The newest picture of a stream."""
+        from mcp.server.mcpserver import Image
+
+        async with self._session(session) as opened:
+            return Image(data=await opened.picture(width=width), format="jpeg")
+
+    @contextlib.asynccontextmanager
+    async def _session(self, name: str) -> AsyncIterator[aio.Session]:
+        """A session that stays on the server when the call is over."""
+        opened = await self._client.session(name)
+        try:
+            yield opened
+        finally:
+            await opened.aclose()
+
+
+def told(tool: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:
+    """A tool whose refusals are told to the assistant in the words of the server."""
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    @functools.wraps(tool)
+    async def call(*arguments: Any, **options: Any) -> T:
+        try:
+            return await tool(*arguments, **options)
+        except SightlineError as error:
+            raise ToolError(f"{error.message} ({error.reason})") from None
+
+    return call
