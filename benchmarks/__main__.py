@@ -26,6 +26,7 @@ BENCHMARKS = {
     "reuse": "steps of still footage without the encoder against steps with it",
     "soak": "real footage by every road, then twenty loops of it",
     "chaos": "faults under load: whether anything that is asked, said or watched is lost",
+    "overload": "a worker that suddenly manages a quarter of what comes, and later all of it",
     "capacity": "10,000 sessions on simulated workers: a zone's loss, a rollout, scale-out",
     "traffic": "memory, descriptors and tasks while publishers and viewers come and go",
     "rows": "the article's four rows, on the whole suite with real video",

@@ -25,6 +25,9 @@ from benchmarks.crowd import Answers
 from benchmarks.floor import Rates, Work, attention_flops, kv_bytes, tower_flops
 from benchmarks.growth import Growth
 from benchmarks.machine import CpuMeter, Machine
+from benchmarks.overload import LOADED_STEP_S, Phases
+from benchmarks.overload import Measured as OverloadMeasured
+from benchmarks.paced_worker import Understood
 from benchmarks.questions import Measured as QuestionsMeasured
 from benchmarks.report import Result, Table, Target, show, told, write
 from benchmarks.samples import Histogram, Latency, Ratio, chunk_medians, percentile, slope
@@ -457,3 +460,17 @@ class TestChaos:
         storm.faults.append(Fault("worker killed", 2.5))
         assert "worker killed" in chaos_result(storm).missed[-1].what
         assert write(found, MACHINE, tmp_path).with_suffix(".png").stat().st_size > 1000
+
+
+def test_an_overload_is_judged_by_the_rate_of_each_moment() -> None:
+    rates = {"s": [(0.0, 30.0), (11.0, 5.0), (15.0, 10.0), (17.0, 5.0), (61.0, 10.0)]}
+    measured = OverloadMeasured(Phases(10, 50, 10), rates=rates)
+    assert [measured.rate("s", at_s) for at_s in (0.5, 12.0, 16.0, 70.0)] == [30, 5, 10, 10]
+    assert measured.falls(10, 60) == {"s": 1}, "the first fall left no rate that had been tried"
+    assert measured.falls(18, 60) == {"s": 0}
+    most_s = 2 / 5 + LOADED_STEP_S
+    frame = Understood("s", round(12e9), round(12e9 - most_s * 1e9))
+    assert measured.excess(frame) == pytest.approx(1.0)
+    measured.frames = [frame]
+    assert measured.within(10, 13) == [frame]
+    assert measured.within(10, 12) == []

@@ -176,3 +176,49 @@ def test_whatever_comes_the_rate_is_a_rung_and_frames_are_young_where_it_is_stea
     began_s = load.now_s
     load.run(200)
     assert load.p95_s(began_s + 60) < PERIODS / 2 + 0.25
+
+
+def looks(control: RateControl, seconds: int, *, step_s: float, busy: float) -> list[float]:
+    """Rates of a worker that keeps up, a look a second."""
+    start_s = control._looked_s
+    rates = []
+    for second in range(1, seconds + 1):
+        for _ in range(round(control.fps)):
+            control.note(0.01, step_s)
+        came = round(control.fps)
+        rates.append(control.decide(start_s + second, came, 0, away=False, busy=busy))
+    return rates
+
+
+def lowered(busy: float, patience: float = 1.0) -> RateControl:
+    """The control of a session that came down to 5 frames a second."""
+    control = RateControl(30.0, patience=patience)
+    control.decide(0.0, 1, 0, away=True)
+    control.decide(1.0, 30, 0, away=False)
+    for _ in range(7):
+        control.note(3.0, 0.03)
+    assert control.decide(2.0, 30, 20, away=False, busy=busy) == 5
+    return control
+
+
+def test_a_worker_that_others_fill_is_not_asked_for_more() -> None:
+    # Of its own steps there would be room: 10 of 30 ms a second.
+    assert looks(lowered(0.7), 50, step_s=0.03, busy=0.9)[-1] == 5
+    assert looks(lowered(0.7), 50, step_s=0.03, busy=0.5)[-1] > 5
+
+
+def test_sessions_of_unlike_patience_do_not_take_the_same_room_at_once() -> None:
+    hasty, patient = (looks(lowered(0.7, p), 12, step_s=0.03, busy=0.6) for p in (1.0, 3.0))
+    assert hasty.index(10) < patient.index(10)
+
+
+def test_once_what_filled_a_worker_is_over_the_rate_is_soon_what_it_was() -> None:
+    for was, expected in ((0.95, 30), (0.3, 10)):  # or else it was never the worker's business
+        control = lowered(was)
+        for _ in range(3):  # tries that failed
+            while control.fps == 5:
+                looks(control, 1, step_s=0.03, busy=0.6)
+            for _ in range(7):
+                control.note(3.0, 0.03)
+            control.decide(control._looked_s + 1, 10, 5, away=False, busy=was)
+        assert looks(control, 28, step_s=0.006, busy=0.15)[-1] == expected

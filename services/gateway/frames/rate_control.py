@@ -11,6 +11,8 @@ FAR_BEHIND = 0.6  # share of the frames that came: of fewer understood one look 
 MARGIN = 0.95  # share of what was understood that the next rate may ask for
 CALM_S = 3.0  # without a sign of load before the next rung is tried
 MOST_CALM_S = 60.0
+ROOM = 0.95  # share of its time that a worker may be busy with the next rung
+FULL = 0.8  # share of its time, in the mean of some seconds, that a worker is busy which is full
 HELD_S = 60.0  # a rung that was left earlier than this was taken too soon
 
 
@@ -21,11 +23,14 @@ class RateControl:
     `note` hears of every frame that was understood, and `decide` gives the rate about once a
     second. A rate is left downwards at once where the worker is far behind or the rate was new,
     after a second look where it is a little behind, and for what it managed meanwhile. Upwards it
-    goes one rung at a time, after a calm that grows twofold with every rung that had to be left
-    again soon: so that the rate does not swing about what the worker can do.
+    goes one rung at a time where the worker has room for that, after a calm that grows twofold with
+    every rung that had to be left again soon: so that the rate does not swing about what the worker
+    can do. `patience` lengthens every calm: sessions of one worker that differ in it do not take
+    the same room at once.
     """
 
     wanted: float  # frames per second at most
+    patience: float = 1.0
     fps: float = field(init=False)
     _ages_s: list[float] = field(init=False, default_factory=list)
     _steps_s: list[float] = field(init=False, default_factory=list)
@@ -34,6 +39,7 @@ class RateControl:
     _away: bool = field(init=False, default=False)  # likewise
     _calm_since_s: float = field(init=False, default=math.nan)
     _raised_s: float = field(init=False, default=-math.inf)
+    _full: bool = field(init=False, default=False)  # it was when the rate was lowered
     _calm_s: float = field(init=False, default=CALM_S)
 
     def __post_init__(self) -> None:
@@ -53,10 +59,11 @@ class RateControl:
         self._ages_s.append(age_s)
         self._steps_s.append(step_s)
 
-    def decide(self, now_s: float, came: int, lost: int, *, away: bool) -> float:
+    def decide(self, now_s: float, came: int, lost: int, *, away: bool, busy: float = 0.0) -> float:
         """Rate from now on. `came`: frames sampled since the last time, of which `lost` were pushed
         out by newer ones; `away`: no worker takes new frames, which says nothing about a rate, nor
-        does the look after, when those that waited meanwhile are understood late."""
+        does the look after, when those that waited meanwhile are understood late. `busy`: share of
+        its time that the worker is, with everybody's frames."""
         was_away, self._away = self._away, away
         span_s, self._looked_s = now_s - self._looked_s, now_s
         ages_s, steps_s = sorted(self._ages_s), sorted(self._steps_s)
@@ -69,12 +76,13 @@ class RateControl:
         behind = lost > 0 or not ages_s or ages_s[len(ages_s) // 2] > PERIODS / self.fps + step_s
         tried = now_s - self._raised_s < HELD_S
         if behind and (self._behind or tried or len(ages_s) < FAR_BEHIND * came):
+            self._full = busy >= FULL
             self._lower(now_s, len(ages_s) / span_s, tried=tried)
         elif behind:
             self._behind, self._calm_since_s = True, now_s
         else:
             self._behind = False
-            self._raise_when_calm(now_s, step_s)
+            self._raise_when_calm(now_s, step_s, busy)
         return self.fps
 
     def _lower(self, now_s: float, managed: float, *, tried: bool) -> None:
@@ -84,12 +92,16 @@ class RateControl:
         self._calm_s = min(MOST_CALM_S, 2 * self._calm_s) if tried else CALM_S
         self._behind, self._calm_since_s, self._raised_s = False, now_s, -math.inf
 
-    def _raise_when_calm(self, now_s: float, step_s: float) -> None:
+    def _raise_when_calm(self, now_s: float, step_s: float, busy: float) -> None:
         if math.isnan(self._calm_since_s):
             self._calm_since_s = now_s
         rung = min((rung for rung in RUNGS if self.fps < rung < self.wanted), default=self.wanted)
         # Steps that leave no room for the rung may still take several frames each: seldom tried.
-        calm_s = self._calm_s if step_s * rung < 1 else MOST_CALM_S
+        then = busy + step_s * (rung - self.fps)
+        calm_s = self._calm_s if step_s * rung < 1 and then <= ROOM else MOST_CALM_S
+        if self._full and then <= ROOM / 2:  # what filled it is over
+            calm_s = self._calm_s = CALM_S
+        calm_s *= self.patience
         if self.lowered and now_s - self._calm_since_s >= calm_s:
             self.fps = rung
             self._raised_s = self._calm_since_s = now_s

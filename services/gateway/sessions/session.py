@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -65,6 +66,7 @@ SILENT_S = 3.0  # without a picture, after which a publisher makes way for anoth
 EVICT_S = 5.0  # what it gets to leave
 LEASE_S = 2.0  # that a question waits to hear whether the session still is this gateway's
 STALL_S = 5.0  # without a picture, after which a session is not live
+PATIENCE = 3.0  # of the most patient of sessions that wait for room for more frames
 RATE_S = 3  # seconds that rates are averaged over
 
 
@@ -127,7 +129,7 @@ class Session:
             budget=DecodeBudget(decoder_bytes=config.decoder_bytes, picture_s=config.picture_s),
         )
         self._steers = config.adaptive_rate and not spec.lossless
-        self._rate_control = RateControl(self.fps)
+        self._rate_control = RateControl(self.fps, patience=random.uniform(1, PATIENCE))
         self.condition: Condition | None = None  # of its pictures; None: nobody knows
         self._condition_ns = 0  # since when
         self._health_limits = HealthLimits(
@@ -519,7 +521,8 @@ class Session:
         lost = counts.dropped[RING_FULL] - before.dropped[RING_FULL]
         was = self._rate_control.fps
         away = self.moving or self.feed.window.replaying
-        fps = self._rate_control.decide(now_s, came, lost, away=away)
+        busy = self.worker.load.device_busy
+        fps = self._rate_control.decide(now_s, came, lost, away=away, busy=busy)
         if fps == was:
             return
         metrics.RATE_CHANGES.labels("down" if fps < was else "up").inc()
