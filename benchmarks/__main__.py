@@ -24,6 +24,7 @@ BENCHMARKS = {
     "askers": "a thousand questions at once about one session",
     "kernels": "steps of frames with compiled kernels against PyTorch's operators",
     "reuse": "steps of still footage without the encoder against steps with it",
+    "decoding": "one live stream from packets to frames for the model, beside PyAV alone",
     "soak": "real footage by every road, then twenty loops of it",
     "chaos": "faults under load: whether anything that is asked, said or watched is lost",
     "overload": "a worker that suddenly manages a quarter of what comes, and later all of it",

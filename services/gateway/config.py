@@ -83,6 +83,19 @@ class GatewayConfig(RedisConfig):
         minimum=0.01,
         maximum=60,
     )
+    decode_threads: int = setting(
+        1,
+        "Threads of a session's decoder. Each further one holds back a picture: more than one is "
+        "for few sources too large for a core, 4K at 60 pictures a second.",
+        minimum=1,
+        maximum=16,
+    )
+    hwaccel: str | None = setting(
+        None,
+        "Device that decodes: what it cannot do, and all where there is none, software does, and "
+        "the log says so. Empty: software.",
+        choices=("amf", "cuda", "d3d11va", "drm", "qsv", "vaapi", "videotoolbox", "vulkan"),
+    )
     rtmp_host: str | None = setting(None, "Address of the RTMP port; empty: that of GATEWAY_HOST.")
     rtmp_port: int | None = setting(
         1935, "RTMP port; 0 picks a free one, empty: no RTMP.", minimum=0, maximum=65535

@@ -14,7 +14,8 @@ from services.gateway.sources.decoder import (
     FrameOutlet,
     PacketDecoder,
 )
-from services.gateway.sources.source import MAX_SIDE, EncodedPacket, check_size
+from services.gateway.sources.hardware import accelerator
+from services.gateway.sources.source import MAX_SIDE, DecodeBudget, EncodedPacket, check_size
 from sightline.errors import InvalidArgumentError
 from tests.sources import START_NS, Clip, RecordingSink, encode_clip
 
@@ -76,6 +77,30 @@ def test_b_frames_come_out_in_order_of_presentation(encoder: str) -> None:
 def test_no_picture_is_held_back_without_b_frames(h264: Clip) -> None:
     decoder = BitstreamDecoder(FrameOutlet(RecordingSink()), "h264")
     assert [decoder.decode(unit) for unit in packets(h264)] == [1] * 20
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+@pytest.mark.parametrize("device", ["cuda", "vaapi"])
+def test_threads_and_a_device_change_nothing_that_is_seen(
+    codec: str, device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where there is no such device: software decodes, and the log says so once."""
+    accelerator.cache_clear()
+    clip = encode_clip({"h264": "libx264", "av1": "libsvtav1"}[codec], num_pictures=12, gop=6)
+    sinks = []
+    for budget in (DecodeBudget(), DecodeBudget(threads=3, device=device)):
+        sink = RecordingSink(budget=budget)
+        decoder = BitstreamDecoder(FrameOutlet(sink), codec)
+        for unit in packets(clip):
+            decoder.decode(unit)
+        decoder.flush()
+        sinks.append(sink)
+    assert [one.capture_ns for one in sinks[1].pictures] == [
+        one.capture_ns for one in sinks[0].pictures
+    ]
+    assert not sinks[1].drops
+    told = [record.message for record in caplog.records if "hardware" in record.message]
+    assert told == ["no decoding in hardware: software does it all"] or not told
 
 
 def test_broken_packets_are_counted_and_the_stream_goes_on(h264: Clip) -> None:

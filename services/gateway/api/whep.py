@@ -152,7 +152,7 @@ class WhepApi:
         try:
             await watcher.connection.add_candidates(await _read(request))
         except RestartError as error:
-            raise web.HTTPNotImplemented(reason=error.message) from None
+            raise web.HTTPUnprocessableEntity(reason=error.message) from None
         return web.Response(status=204)
 
     async def _options(self, request: web.Request) -> web.Response:

@@ -126,7 +126,12 @@ class Session:
             capacity=config.ring_frames,
             lossless=spec.lossless,
             counts=self.counts,
-            budget=DecodeBudget(decoder_bytes=config.decoder_bytes, picture_s=config.picture_s),
+            budget=DecodeBudget(
+                decoder_bytes=config.decoder_bytes,
+                picture_s=config.picture_s,
+                threads=config.decode_threads,
+                device=config.hwaccel,
+            ),
         )
         self._steers = config.adaptive_rate and not spec.lossless
         self._rate_control = RateControl(self.fps, patience=random.uniform(1, PATIENCE))

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Self
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Discard
 
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.decode_guard import DecodeGuard
+from services.gateway.sources.hardware import accelerator, use_threads
 from services.gateway.sources.source import (
     MAX_PIXELS,
     EncodedPacket,
@@ -109,10 +111,17 @@ def open_file(path: Path, sink: FrameSink) -> "ContainerReader":
             "protocol_whitelist": "file",  # a playlist must not name files of ours
             "format_whitelist": still or ",".join(FILE_FORMATS),
         }
-        container = av.open(f"file:{path}", "r", format=still, options=options)
+        container = av.open(
+            f"file:{path}", "r", format=still, options=options, hwaccel=device_of(sink)
+        )
         return ContainerReader.of(container, False, sink, lambda: None)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InvalidArgumentError(f"cannot open the source: {_reason(error)}") from error
+
+
+def device_of(sink: FrameSink) -> HWAccel | None:
+    """Settings of the device that decodes for a sink; None: the processor does."""
+    return accelerator(sink.budget.device)
 
 
 def _still_format(path: Path) -> str | None:
@@ -151,7 +160,7 @@ class ContainerReader:
         if context is None or context.name not in _CODECS:
             raise InvalidArgumentError("the source has video of an unknown codec")
         check_size(context.width or 1, context.height or 1)
-        context.thread_count = 1
+        use_threads(context, sink.budget.threads)
         context.options = {"max_pixels": str(MAX_PIXELS)}
         self._codec, self._extradata = context.name, bytes(context.extradata or b"")
         self._clock = ArrivalClock()  # of what viewers get

@@ -87,10 +87,12 @@ class DecodeGuard:
             self._check(one)
 
     def _check(self, needs: Needs) -> None:
-        if needs.total_bytes > self._budget.decoder_bytes:
+        kept = needs.num_pictures + self._budget.threads - 1  # each thread has one more at hand
+        total_bytes = kept * needs.picture_bytes
+        if total_bytes > self._budget.decoder_bytes:
             raise BeyondLimitsError(
-                f"pictures of {needs.width}x{needs.height} pixels, {needs.num_pictures} kept at "
-                f"once, take {needs.total_bytes >> 20} MiB to decode; at most "
+                f"pictures of {needs.width}x{needs.height} pixels, {kept} kept at "
+                f"once, take {total_bytes >> 20} MiB to decode; at most "
                 f"{self._budget.decoder_bytes >> 20} MiB are allowed"
             )
 

@@ -10,7 +10,9 @@ from typing import Any
 import av
 from av.codec.context import Flags
 
+from services.gateway.sources import hardware
 from services.gateway.sources.decode_guard import DecodeGuard
+from services.gateway.sources.hardware import accelerator, use_threads
 from services.gateway.sources.source import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -83,18 +85,21 @@ class BitstreamDecoder:
             raise InvalidArgumentError(f"unknown codec {codec!r}; known are {known}")
         self._outlet = outlet
         self._codec = codec
-        context = av.CodecContext.create(DECODERS[codec], "r")
+        budget = outlet.sink.budget
+        device = accelerator(budget.device)
+        name = DECODERS[codec] if device is None else hardware.DECODERS.get(codec, DECODERS[codec])
+        context = av.CodecContext.create(name, "r", hwaccel=device)
+        if device is not None and not context.is_hwaccel:  # a codec that the device does not know
+            context = av.CodecContext.create(DECODERS[codec], "r")
         assert isinstance(context, av.VideoCodecContext)
         self._context = context
-        # One thread per source: frame threads would each hold back a frame, and ten sources share
-        # the cores anyway.
-        self._context.thread_count = 1
+        use_threads(context, budget.threads)
         # Refused before its buffers are allocated.
         self._context.options = {"max_pixels": str(MAX_PIXELS)}
         if codec == "av1":
             self._context.flags |= Flags.low_delay  # dav1d would hold frames back
         # Raises InvalidArgumentError for extradata that announce too much.
-        self._guard = DecodeGuard(outlet.sink.budget, codec, extradata)
+        self._guard = DecodeGuard(budget, codec, extradata)
         if extradata:
             self._context.extradata = extradata
         try:

@@ -25,10 +25,6 @@ class Needs:
     picture_bytes: int
     num_pictures: int
 
-    @property
-    def total_bytes(self) -> int:
-        return self.picture_bytes * self.num_pictures
-
 
 def needs_of(codec: str, data: bytes, length_bytes: int = 0) -> list[Needs]:
     """Needs of every sequence parameter set in an access unit. `length_bytes`: of the length before

@@ -24,10 +24,13 @@ MAX_AHEAD_NS = 86_400_000_000_000  # a capture time may be later than our clock 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeBudget:
     """Bounds of what the decoder of one session may take. `decoder_bytes`: of the pictures that it
-    keeps for others to refer to; `picture_s`: time of a processor for one packet."""
+    keeps for others to refer to; `picture_s`: time of a processor for one packet. With more than
+    one of `threads` each further one holds back a picture; `device` decodes where there is one."""
 
     decoder_bytes: int = 256 * 1024 * 1024
     picture_s: float = 2.0
+    threads: int = 1
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from services.gateway.sources.container import (
     FILE_FORMATS,
     PROBE_OPTIONS,
     ContainerReader,
+    device_of,
     open_file,
 )
 from services.gateway.sources.remote.egress_policy import EgressPolicy
@@ -126,7 +127,9 @@ class SourceOpener:
                 "format_whitelist": "mpegts",
                 "analyzeduration": "2000000",  # us
             }
-            container = av.open(datagrams, "r", format="mpegts", options=options)
+            container = av.open(
+                datagrams, "r", format="mpegts", options=options, hwaccel=device_of(sink)
+            )
             reading = ContainerReader.of(container, True, sink, datagrams.close)
         except BaseException:
             datagrams.close()
@@ -162,6 +165,7 @@ class SourceOpener:
                 format="hls" if first.is_playlist else None,
                 options=options,
                 io_open=files.open,
+                hwaccel=device_of(sink),
             )
             reading = ContainerReader.of(container, container.duration is None, sink, files.abort)
         except BaseException:
@@ -196,7 +200,13 @@ class SourceOpener:
                 }
             try:
                 timeout_s = (left_s, self._timeout_s[1])
-                container = av.open(relay.location, "r", options=options, timeout=timeout_s)
+                container = av.open(
+                    relay.location,
+                    "r",
+                    options=options,
+                    timeout=timeout_s,
+                    hwaccel=device_of(sink),
+                )
                 return ContainerReader.of(container, True, sink, relay.close)
             except BaseException as error:
                 relay.close()

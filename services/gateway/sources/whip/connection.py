@@ -44,6 +44,7 @@ class WhipConnection:
     ) -> None:
         self.key = key
         self.id = secrets.token_urlsafe(16)
+        self.tag = f'"{secrets.token_hex(8)}"'  # of its ICE session (RFC 9725, section 4.3.1)
         self.answer = ""
         self.task: asyncio.Task[None] | None = None  # looks after it
         self.closing: asyncio.Task[None] | None = None

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Sequence
 
 import grpc
@@ -110,7 +109,7 @@ class WhipServer:
             return response
         headers = {
             "Location": f"{self._path}/{connection.key}/{connection.id}",
-            "ETag": f'"{secrets.token_hex(8)}"',
+            "ETag": connection.tag,
             "Access-Control-Expose-Headers": "Location, ETag, Link",
         }
         response = web.Response(
@@ -194,19 +193,25 @@ class WhipServer:
         return web.Response(status=200)
 
     async def _patch(self, request: web.Request) -> web.Response:
-        """Trickle ICE: candidates of the publisher's. Not ICE restarts."""
+        """Trickle ICE: candidates of the publisher's. Not ICE restarts: who supports one of both
+        answers 422 to the other (RFC 9725, section 4.3)."""
         connection = self._find(request)
         if connection is None:
             return _refusal(404, "NOT_FOUND", "no such WHIP session")
         if request.content_type != FRAGMENT:
             return _refusal(415, "INVALID_ARGUMENT", f"candidates are {FRAGMENT}")
+        wanted = request.headers.get("If-Match", "*")
+        if wanted != "*" and connection.tag not in [tag.strip() for tag in wanted.split(",")]:
+            return _refusal(
+                412, "FAILED_PRECONDITION", "these candidates are of another connection"
+            )
         body = await request.content.read(MAX_FRAGMENT_BYTES + 1)
         if len(body) > MAX_FRAGMENT_BYTES:
             return _refusal(413, "INVALID_ARGUMENT", "the fragment is too long")
         try:
             await connection.add_candidates(body.decode(errors="replace"))
         except RestartError as error:
-            return _refusal(501, "UNIMPLEMENTED", error.message)
+            return _refusal(422, "UNIMPLEMENTED", error.message)
         except InvalidArgumentError as error:
             return _refusal(400, "INVALID_ARGUMENT", error.message)
         return web.Response(status=204)
