@@ -60,7 +60,8 @@ class LossyLink:
             opening = _endpoint(back, ("0.0.0.0", 0))
             self._inner[sender] = asyncio.ensure_future(opening)
         transport = await self._inner[sender]
-        transport.sendto(data, self.target)
+        if not transport.is_closing():
+            transport.sendto(data, self.target)
 
     def _outwards(self, data: bytes, sender: Address) -> None:
         assert self._outer is not None

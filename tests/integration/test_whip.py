@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from aiohttp import ClientResponse, ClientSession, web
@@ -17,6 +18,7 @@ from aiortc import (
 )
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
+from benchmarks.lossy_link import Conditions, LossyLink
 from services.gateway.sources.whip.connection import WhipLimits
 from services.gateway.sources.whip.server import WhipServer
 from services.gateway.webrtc.port import WebRtcPort
@@ -300,6 +302,29 @@ async def test_a_packet_lost_for_good_holds_up_nothing_for_long(whip: Whip) -> N
     before = len(sink.pictures)
     await eventually(lambda: len(sink.pictures) >= before + 10, timeout_s=5)
     assert sink.notes["keyframe_requested"] >= 2
+
+
+async def test_a_tenth_of_the_packets_lost_behind_a_nat_costs_no_second(whip: Whip) -> None:
+    """Each way: also the answers to checks, the requests for what was lost, and keyframes."""
+    link = LossyLink(Conditions(loss=0.1, delay_s=0.01, jitter_s=0.03), seed=3)
+    host, port = await link.start(get_host_addresses(True, False)[0])
+    link.target = (host, whip.port.port)
+    try:
+        peer = await whip.offer("video/H264")
+        hidden = re.sub("a=candidate:.*\r\n", "", peer.localDescription.sdp)
+        answer = await (await whip.post(hidden)).text()
+        (first, *others) = re.findall(f"a=candidate:.* udp .* {host} .*\r\n", answer)
+        behind = first.replace(f"{host} {whip.port.port}", f"{host} {port}")
+        answer = answer.replace(first, behind)
+        for line in (*others, *re.findall("a=candidate:.* tcp .*\r\n", answer)):
+            answer = answer.replace(line, "")
+        await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        await eventually(lambda: whip.gate.sinks and len(whip.gate.sinks[0].pictures) >= 90, 60)
+    finally:
+        await link.aclose()
+    times = [picture.at_ns for picture in whip.gate.sinks[0].pictures]
+    assert max(later - sooner for sooner, later in pairwise(times)) < 1_000_000_000
+    assert link.lost > 10
 
 
 # --- HTTP -----------------------------------------------------------------------------------------
