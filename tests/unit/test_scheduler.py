@@ -6,6 +6,8 @@ from typing import Any
 from services.inference_worker.engine.jobs import EngineSession, FrameJob, Generation
 from services.inference_worker.engine.scheduler import (
     KEPT_WAITING,
+    MOVED,
+    MOVED_S,
     QUESTIONS_WAIT_S,
     Scheduler,
     StepLimits,
@@ -117,3 +119,18 @@ def test_a_step_of_questions_is_short_while_video_flows() -> None:
     assert device.step().num_tokens == LIMITS.question_tokens
     device.now_s += 5  # nothing flows any more
     assert device.step().num_tokens == LIMITS.tokens
+
+
+def test_questions_that_waited_for_a_replay_are_read_in_long_steps_for_a_moment() -> None:
+    device = Device(2)
+    for _ in range(5):
+        device.ask(0, tokens=40)
+    device.frame(1)
+    device.sessions[0].replayed_s = device.now_s
+    device.step()
+    assert device.step().num_tokens == min(MOVED * LIMITS.question_tokens, LIMITS.tokens)
+    device.now_s += QUESTIONS_WAIT_S
+    device.frame(1)
+    device.sessions[0].replayed_s -= MOVED_S
+    device.step()
+    assert device.step().num_tokens == KEPT_WAITING * LIMITS.question_tokens

@@ -31,26 +31,34 @@ def _frame(pulse: Pulse, clock: Clock, took_s: float, stream: str = "a") -> None
 
 
 def test_patience_grows_with_how_late_reports_were_of_late(clock: Clock) -> None:
-    pulse = Pulse(clock)
+    pulse = Pulse(clock=clock)
     _reports(pulse, clock, 0, 0.25, 0.25)
     assert pulse.patience_s == pytest.approx(GRACE * 0.25)
     _reports(pulse, clock, 0.6)
     assert pulse.patience_s == pytest.approx(GRACE * 0.6)
     _reports(pulse, clock, *[0.25] * 200)
     assert pulse.patience_s == pytest.approx(GRACE * 0.25)
-    assert Pulse(clock).patience_s >= QUICK_S
+    assert Pulse(clock=clock).patience_s >= QUICK_S
 
 
 def test_a_break_is_no_gap(clock: Clock) -> None:
-    pulse = Pulse(clock)
+    pulse = Pulse(clock=clock)
     _reports(pulse, clock, 0, 0.25)
     pulse.broken()
     _reports(pulse, clock, 3.0, 0.25)
     assert pulse.patience_s == pytest.approx(GRACE * 0.25)
 
 
+def test_the_time_that_it_hung_for_is_no_reason_to_wait_longer(clock: Clock) -> None:
+    pulse = Pulse(1.0, clock)
+    _reports(pulse, clock, 0, 0.25, 2.5, 0.25)
+    assert pulse.patience_s == pytest.approx(GRACE * 0.25)
+    _reports(pulse, clock, 0.9)
+    assert pulse.patience_s == pytest.approx(GRACE * 0.9)
+
+
 def test_frames_are_overdue_by_what_is_usual(clock: Clock) -> None:
-    pulse = Pulse(clock)
+    pulse = Pulse(clock=clock)
     for _ in range(50):
         _frame(pulse, clock, 0.2)
     pulse.sent("a")
@@ -66,7 +74,7 @@ def test_frames_are_overdue_by_what_is_usual(clock: Clock) -> None:
 
 
 def test_one_stream_that_waits_is_not_overdue_while_others_go_on(clock: Clock) -> None:
-    pulse = Pulse(clock)
+    pulse = Pulse(clock=clock)
     for _ in range(50):
         _frame(pulse, clock, 0.01)
     pulse.sent("b")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 GRACE = 1.5  # of the longest time between two reports of late
 QUICK_S = 0.3  # no worker is suspected sooner after its last report
 NUM_GAPS = 120  # that are remembered: half a minute of reports
-MOST_GAP_S = 5.0  # what took longer was a break, and says nothing of how busy a worker is
 STEPS = 4.0  # times the usual way of a frame, after which an acknowledgement is overdue
 LEAST_OVERDUE_S = 0.25
 NEW_SHARE = 0.1  # of one acknowledgement in what is usual
@@ -21,8 +20,13 @@ class Pulse:
     either way, for longer than it lately did, is to be asked.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, patience_s: float = 1.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """patience_s: who says nothing for so long hangs, whatever it did before; that does not
+        tell how busy it is, or it would be waited for the longer the next time."""
         self._clock = clock
+        self._most_gap_s = patience_s
         self._reported_s: float | None = None
         self._gaps: deque[float] = deque(maxlen=NUM_GAPS)
         self._waiting: dict[object, float] = {}  # by stream: since when it waits
@@ -31,7 +35,7 @@ class Pulse:
 
     def reported(self) -> None:
         now_s = self._clock()
-        if self._reported_s is not None and now_s - self._reported_s < MOST_GAP_S:
+        if self._reported_s is not None and now_s - self._reported_s < self._most_gap_s:
             self._gaps.append(now_s - self._reported_s)
         self._reported_s = now_s
 

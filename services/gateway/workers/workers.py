@@ -20,7 +20,7 @@ from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.workers.choice import Choice, TwoChoices
 from services.gateway.workers.lookup import Found
-from services.gateway.workers.pulse import QUICK_S
+from services.gateway.workers.pulse import QUICK_S, Pulse
 from services.gateway.workers.worker import Worker
 from sightline.errors import NotFoundError, ResourceExhaustedError, UnavailableError
 from sightline.reasons import Reason
@@ -223,6 +223,7 @@ class Workers:
 
     def _add(self, address: str) -> Worker:
         worker = self._make_worker(address, f"worker {next(self._numbers)}")
+        worker.pulse = Pulse(self._patience_s)
         self._workers.append(worker)
         metrics.WORKERS_CHANGED.labels("found").inc()
         log.info("worker found", extra={"worker": address, "shown_as": worker.name})

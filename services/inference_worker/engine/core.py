@@ -255,6 +255,8 @@ class EngineCore:
                 frame.done(output)
             return
         self._totals.understood(session, tubelet)
+        if tubelet[0].replayed:
+            session.replayed_s = now_s
         for frame in tubelet:
             frame.done(self._totals.receipt(session, frame, started_s, now_s))
 
@@ -377,7 +379,7 @@ class EngineCore:
             frame.done(error)
             return
         since_s = frame.arrived_s - session.last_frame_s
-        if session.frames_submitted and 0 < since_s < FLOWING_S:
+        if session.frames_submitted and 0 < since_s < FLOWING_S and not frame.replayed:
             known_s = session.frame_interval_s or since_s
             session.frame_interval_s = known_s + 0.2 * (since_s - known_s)
         session.last_frame_s = frame.arrived_s

@@ -130,7 +130,8 @@ class EngineSession:
     runner's, the newest that was encoded. `active_s`: when it last had a frame or a question, or
     ended an answer. `parked`: the runner's copy of its pages, while it has none. `number`: of
     opening; its runs are one group of a step. `priority`: among sessions when memory runs short;
-    `wanted_segments`: its window before that shrank it, else 0."""
+    `wanted_segments`: its window before that shrank it, else 0. `replayed_s`: when it was last
+    shown what it had been shown elsewhere."""
 
     id: str
     trunk: Trunk
@@ -152,6 +153,7 @@ class EngineSession:
     parked: Any = None
     priority: int = 0
     wanted_segments: int = 0
+    replayed_s: float = float("-inf")
 
     def enqueue(self, job: Generation) -> None:
         """Let a job wait for its branch."""

@@ -46,6 +46,8 @@ class StepLimits:
 PARTIAL_S = 0.25  # a tubelet that gets no more frames for so long, or two intervals, goes as it is
 QUESTIONS_WAIT_S = 0.03  # frames keep questions from the device no longer than this
 KEPT_WAITING = 3  # a step of questions that frames kept waiting holds so much more
+MOVED = 8  # and so much more where they waited for a window to be replayed
+MOVED_S = 1.0  # for so long after that
 SOON_S = 1e-6
 LATE_S = 0.003  # how long a step of questions waits for a frame that is overdue
 
@@ -119,7 +121,12 @@ class Scheduler:
         if not (jobs and overdue):
             self._plan_frames(plan, self._ready(sessions, now_s))
         if jobs and not plan.frames:
-            self._plan_questions(plan, jobs, _flowing(sessions, now_s), overdue)
+            flowing = _flowing(sessions, now_s)
+            if not flowing or overdue or _moved(sessions, now_s):
+                budget = self.prompt_tokens(sessions, now_s)
+            else:  # many questions would delay frames; one alone is read in fewer steps
+                budget = (2 if len(jobs) == 1 else 1) * self.limits.question_tokens
+            self._plan_questions(plan, jobs, flowing, budget)
         return plan
 
     def prompt_tokens(self, sessions: list[EngineSession], now_s: float) -> int:
@@ -127,7 +134,10 @@ class Scheduler:
         Questions that are read later should see newer frames."""
         if not _flowing(sessions, now_s):
             return self.limits.tokens
-        return KEPT_WAITING * self.limits.question_tokens
+        kept_waiting = KEPT_WAITING * self.limits.question_tokens
+        if not _moved(sessions, now_s):
+            return kept_waiting
+        return max(kept_waiting, min(MOVED * self.limits.question_tokens, self.limits.tokens))
 
     def ran(self, plan: StepPlan, step_s: float, now_s: float) -> None:
         """A planned step has run, took so long and ended now."""
@@ -142,14 +152,10 @@ class Scheduler:
         plan: StepPlan,
         jobs: list[Generation],
         flowing: bool,
-        overdue: bool,
+        budget: int,
     ) -> None:
         """A token of every answer under way, or of each session's oldest ones, then prompts, one
         after the other: prompts that share steps would all be read late."""
-        # Long prompts must be read in time where frames leave few steps; and it is many questions
-        # that would delay frames, one alone is read in fewer steps.
-        times = KEPT_WAITING if overdue else 2 if len(jobs) == 1 else 1
-        budget = times * self.limits.question_tokens if flowing else self.limits.tokens
         windows = self.limits.question_sessions if flowing else len(jobs)
         self._turn += 1
         jobs.sort(key=lambda job: job.order)
@@ -200,6 +206,14 @@ class Scheduler:
 def _flowing(sessions: list[EngineSession], now_s: float) -> bool:
     """Whether one of them is live."""
     return any(now_s - session.last_frame_s < FLOWING_S for session in sessions)
+
+
+def _moved(sessions: list[EngineSession], now_s: float) -> bool:
+    """Whether questions waited until one of them had its window again."""
+    return any(
+        now_s - session.replayed_s < MOVED_S and (session.running or session.waiting)
+        for session in sessions
+    )
 
 
 def left_s(until_s: float, now_s: float) -> float:
