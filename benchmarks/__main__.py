@@ -21,6 +21,7 @@ BENCHMARKS = {
     "flat-long": "step time and memory over 100,000 frames, a young session beside them",
     "article": "the article's claims about speed, each beside what this machine says",
     "questions": "frame latency with 20 questions in flight and without",
+    "decisions": "400 statements about a session in one call against one at a time",
     "askers": "a thousand questions at once about one session",
     "kernels": "steps of frames with compiled kernels against PyTorch's operators",
     "reuse": "steps of still footage without the encoder against steps with it",

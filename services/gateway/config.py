@@ -67,6 +67,11 @@ class GatewayConfig(RedisConfig):
     url_sources: bool = setting(
         True, "Whether sessions may be created from http, rtsp, rtmp, udp URLs."
     )
+    image_urls: bool = setting(
+        False,
+        "Whether pictures of `/v1` may be fetched from http and https URLs, where URL sources may "
+        "lead; otherwise they come as data: URLs.",
+    )
     url_allow: tuple[str, ...] = setting(
         (),
         "Where URL sources may lead besides the public internet: networks, hosts and patterns of "

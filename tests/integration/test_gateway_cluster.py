@@ -356,6 +356,29 @@ def test_a_source_is_read_on_by_another_gateway_when_the_lease_runs_out(
     assert ask(gateways.other, made.id).frames_seen == WINDOW
 
 
+async def test_plain_http_asks_decides_and_listens_at_another_gateway(gateways: Gateways) -> None:
+    made = gateways.watch_clip(gateways.one)
+    gateways.wait(gateways.other, made.id, lambda state: state.stats.frames_processed > 8)
+    address = f"http://127.0.0.1:{gateways.other.http_port}"
+    one = f"/api/sessions/{made.id}"
+    async with aiohttp.ClientSession(address) as client:
+        async with client.post(f"{one}/ask", json={"question": "what is there"}) as reply:
+            assert (await reply.json())["answer"]["frames_seen"] > 0
+        questions = [{"statement": "a red circle is there"}] * 3
+        async with client.post(f"{one}/decide", json={"questions": questions}) as reply:
+            assert len((await reply.json())["decisions"]) == 3
+        async with client.get(f"{one}/events?watch=a+red+circle+is+there") as reply:
+            async for line in reply.content:
+                if line.startswith(b"event: session_state"):
+                    break
+        body = {
+            "model": f"sightline://{made.id}",
+            "messages": [{"role": "user", "content": "what"}],
+        }
+        async with client.post("/v1/chat/completions", json=body) as reply:
+            assert reply.status == 200, await reply.text()
+
+
 def test_every_session_of_a_gateway_that_was_killed_is_adopted(gateways: Gateways) -> None:
     made = [gateways.create(gateways.one).id for _ in range(5)]
     gateways.one.kill()

@@ -7,6 +7,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from services.gateway.api.completions.answer_format import AnswerFormat, UnmetError
 from services.gateway.api.completions.chat_request import chat_request_of
@@ -134,6 +136,35 @@ async def test_pictures_are_shown_to_a_session_of_the_request_s_own(codec: str) 
         assert said["sightline"]["frames_seen"] == 2
         assert not parts.sessions.all()
         await eventually(lambda: worker.released == [worker.asked[0].session_id])
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [
+        ({}, 400),
+        ({"image_urls": True}, 400),  # but not from this machine
+        ({"image_urls": True, "url_allow": ("127.0.0.0/8",)}, 200),
+    ],
+)
+async def test_pictures_are_fetched_where_that_is_allowed(
+    settings: dict[str, Any], status: int
+) -> None:
+    served_pictures = []
+
+    async def picture(request: web.Request) -> web.Response:
+        served_pictures.append(request.path)
+        return web.Response(body=base64.b64decode(address_of_picture("png").partition(",")[2]))
+
+    app = web.Application()
+    app.router.add_get("/a.png", picture)
+    async with TestServer(app, host="127.0.0.1") as elsewhere, served(**settings) as (_, client):
+        image = {"type": "image_url", "image_url": {"url": str(elsewhere.make_url("/a.png"))}}
+        reply = await client.post(PATH, json=_body(_user("what", image)))
+        assert reply.status == status, await reply.text()
+        assert len(served_pictures) == (status == 200)
+        if status == 200:
+            image["image_url"] = {"url": str(elsewhere.make_url("/none"))}
+            assert (await _refused(client, _body(_user("what", image))))[0] == 400
 
 
 async def test_an_answer_is_json_of_the_schema_or_asked_once_more() -> None:

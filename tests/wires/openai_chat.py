@@ -24,7 +24,7 @@ def main(address: str, session: str, picture: str) -> None:
         model=f"sightline://{session}",
         messages=[{"role": "user", "content": "what is in the scene"}],
         stream=True,
-        max_tokens=2,
+        max_tokens=1,
         stream_options={"include_usage": True},
     )
     chunks = list(deltas)

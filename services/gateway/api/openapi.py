@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from services.common.problems import PROBLEM
+from services.gateway.api.completions.errors import PREFIX
 from services.gateway.api.operations import JSON, SSE, Operation, operation
 from services.gateway.api.schemas import Schemas
 from sightline.reasons import Reason
@@ -37,6 +38,24 @@ _PROBLEM = {
             + ", ".join(Reason),
         },
         "retry_after_s": {"type": "number"},
+    },
+}
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code", "reason"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+                "reason": {"type": "string", "description": "As of a problem."},
+            },
+        }
     },
 }
 
@@ -75,7 +94,8 @@ def document(operations: Iterable[Operation], sign_in: str = "") -> dict[str, An
     for each in operations:
         paths.setdefault(each.path, {})[each.method.lower()] = _described(each, schemas)
         tags[each.tag] = None
-    components: dict[str, Any] = {"schemas": {"Problem": _PROBLEM, **schemas.components}}
+    shapes = {"Problem": _PROBLEM, "Error": _ERROR, **schemas.components}
+    components: dict[str, Any] = {"schemas": shapes}
     security: list[dict[str, list[str]]] = [{}]
     if sign_in:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -132,11 +152,13 @@ def _responses(declared: Operation, schemas: Schemas) -> dict[str, Any]:
             done["content"][SSE] = {"schema": {"type": "string"}}
     responses = {str(declared.status): done}
     responses |= {str(each): {"description": HTTPStatus(each).phrase} for each in declared.also}
+    kind, shape = (JSON, "Error") if declared.path.startswith(PREFIX) else (PROBLEM, "Problem")
+    refusal = {kind: {"schema": {"$ref": f"#/components/schemas/{shape}"}}}
     refusals = {*declared.refusals, *((413, 415, 504) if declared.takes is not None else ())}
     for status in sorted(refusals):
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase,
-            "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": refusal,
         }
     return responses
 

@@ -19,7 +19,7 @@ from services.gateway.api.completions.chat_request import (
     chat_request_of,
 )
 from services.gateway.api.completions.errors import error_body
-from services.gateway.api.completions.pictures import MAX_BODY_BYTES, seen
+from services.gateway.api.completions.pictures import MAX_BODY_BYTES, Pictures
 from services.gateway.api.event_stream import ClientGoneError, EventStream, while_there
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.messages import place_of_request, read_text
@@ -58,6 +58,7 @@ class ChatApi:
         info: ServerInfo,
     ) -> None:
         self._sessions = sessions
+        self._pictures = Pictures(config, sessions)
         self._asks = viewers.asks
         self._callers = callers
         self._info = info
@@ -147,7 +148,7 @@ class ChatApi:
             yield session
         elif asked.pictures:
             self._asks.admit(_ask_of(asked), None, caller)
-            async with seen(self._sessions, asked.pictures, asked.model, caller) as session:
+            async with self._pictures.seen(asked.pictures, asked.model, caller) as session:
                 yield session
         else:
             raise ParameterError(

@@ -10,7 +10,7 @@ from services.gateway.api.completions.decision_request import (
     DecisionRequest,
     decision_request_of,
 )
-from services.gateway.api.completions.pictures import MAX_BODY_BYTES, seen
+from services.gateway.api.completions.pictures import MAX_BODY_BYTES, Pictures
 from services.gateway.api.event_stream import while_there
 from services.gateway.api.messages import place_of_request, read_text
 from services.gateway.api.operations import operation
@@ -42,6 +42,7 @@ class DecisionsApi:
         self, config: GatewayConfig, sessions: Sessions, viewers: Viewers, callers: Callers
     ) -> None:
         self._sessions = sessions
+        self._pictures = Pictures(config, sessions)
         self._decisions = viewers.decisions
         self._callers = callers
         self._trusted = config.trusted()
@@ -98,6 +99,6 @@ class DecisionsApi:
             return await self._decisions.decide(wanted, session, place)
         if asked.pictures:
             self._decisions.admit(wanted, None, caller)
-            async with seen(self._sessions, asked.pictures, asked.model, caller) as shown:
+            async with self._pictures.seen(asked.pictures, asked.model, caller) as shown:
                 return await self._decisions.decide(wanted, shown, place)
         raise ParameterError("input", f"say what to look at: {SCHEME}<session>, or pictures")
