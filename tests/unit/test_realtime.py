@@ -179,6 +179,9 @@ async def test_a_response_is_cancelled_before_a_word_of_it() -> None:
         await line.send("response.cancel", response_id=created["id"])
         done = (await line.until("response.done"))["response"]
         assert (done["status"], done["output"]) == ("cancelled", [])
+        worker.answering.set()
+        await line.ask("and now")
+        assert worker.asked[-1].question.text == "and now"
 
 
 async def test_an_answer_is_spoken_and_its_words_come_as_transcript() -> None:

@@ -1,13 +1,15 @@
-"""Pipecat's pipeline on the Realtime wire: URL SESSION CONDITION, what came as JSON."""
+"""Pipecat's pipeline on the Realtime wire: URL SESSION CONDITION [WAV], what came as JSON."""
 
 import asyncio
 import json
 import sys
+import wave
 from typing import Any
 
 from pipecat.frames.frames import (
     ErrorFrame,
     Frame,
+    InputAudioRawFrame,
     LLMFullResponseEndFrame,
     LLMRunFrame,
     LLMTextFrame,
@@ -23,6 +25,7 @@ from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 from pipecat.workers.runner import WorkerRunner
 
 PATIENCE_S = 60
+PIECE = 2400  # samples of 24 kHz
 
 
 class Watching(events.ClientEvent):
@@ -56,14 +59,28 @@ class Ear(FrameProcessor):
         await self.push_frame(frame, direction)
 
 
-async def converse(url: str, session: str, condition: str) -> dict[str, Any]:
+async def speak(worker: PipelineWorker, path: str) -> None:
+    """Say what a recording says, as fast as a person, and be silent then."""
+    with wave.open(path) as recording:
+        spoken = recording.readframes(recording.getnframes())
+    silence = bytes(2 * PIECE)
+    pieces = [spoken[at : at + 2 * PIECE] for at in range(0, len(spoken), 2 * PIECE)]
+    for piece in [silence] * 3 + pieces + [silence] * 15:
+        await worker.queue_frames([InputAudioRawFrame(piece, 24_000, 1)])
+        await asyncio.sleep(0.1)
+
+
+async def converse(url: str, session: str, condition: str, wav: str = "") -> dict[str, Any]:
     fired: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    heard: list[str] = []
     parse = events.parse_server_event
 
     def parsed(text: str) -> Any:
         """Pipecat leaves out events that it does not know."""
         if (event := json.loads(text))["type"] == "sightline.watch.event":
             fired.put_nowait(event)
+        if event["type"].endswith("input_audio_transcription.completed"):
+            heard.append(event["transcript"])
         return parse(text)
 
     events.parse_server_event = parsed
@@ -91,6 +108,12 @@ async def converse(url: str, session: str, condition: str) -> dict[str, Any]:
     await service.send_client_event(events.ConversationItemCreateEvent(item=said))
     await service.send_client_event(events.ResponseCreateEvent())
     told["next answer"] = await ear.over.get()
+
+    if wav:
+        speaking = asyncio.create_task(speak(worker, wav))
+        told["answer to it"] = await ear.over.get()
+        told["heard"] = heard
+        await speaking
     told["errors"] = ear.errors
     await worker.cancel()
     await running

@@ -15,6 +15,7 @@ class History:
 
     def __init__(self) -> None:
         self._items: list[Item] = []
+        self._given_up = ""  # the newest item whose answer was not wanted any more
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items)
@@ -80,8 +81,14 @@ class History:
         return rounds_of(self._items)
 
     def unanswered(self) -> str:
-        """What was said since the last answer."""
-        return unanswered_of(self._items)
+        """What was said since the last answer, or the last one that was given up."""
+        ids = [item.id for item in self._items]
+        first = ids.index(self._given_up) + 1 if self._given_up in ids else 0
+        return unanswered_of(self._items[first:])
+
+    def give_up(self) -> None:
+        """What was said until now is to be answered no more."""
+        self._given_up = self._items[-1].id if self._items else ""
 
     def _place(self, after: str) -> int:
         if after in ("", ROOT):

@@ -88,7 +88,10 @@ class Responses:
             raise WireError(
                 "Cancellation failed: no active response found", code="response_cancel_not_active"
             )
-        await self._cut_short([each for each in found if each], "client_cancelled")
+        cancelled = [each for each in found if each]
+        if any(not each.wish.aside for each in cancelled):
+            self._conversation.history.give_up()
+        await self._cut_short(cancelled, "client_cancelled")
 
     async def interrupt(self) -> None:
         """Somebody speaks into what is being said."""
