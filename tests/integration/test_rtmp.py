@@ -104,6 +104,32 @@ async def test_ffmpeg_publishes_h264_and_aac(rtmp: Harness, b_frames: int) -> No
     assert {(picture.width, picture.height) for picture in sink.pictures} == {(320, 240)}
 
 
+@pytest.mark.needs("gstreamer")
+async def test_gstreamer_publishes_slices_and_hears_why_not(rtmp: Harness) -> None:
+    """Its encoder gives each picture in several slices when it shall not wait."""
+
+    def pipeline(key: str) -> str:
+        return (
+            "gst-launch-1.0 videotestsrc is-live=true num-buffers=30 ! "
+            "video/x-raw,width=320,height=240,framerate=15/1 ! "
+            "x264enc tune=zerolatency speed-preset=ultrafast threads=4 sliced-threads=true "
+            "key-int-max=15 ! flvmux streamable=true ! "
+            f"rtmp2sink location={rtmp.url(key)}"
+        )
+
+    process = await start(pipeline(KEY).split())
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors
+    await eventually(lambda: rtmp.gate.released_keys)
+    (sink,) = rtmp.gate.sinks
+    assert len(sink.pictures) == 30
+    assert not sink.drops
+    refused = await start(pipeline("wrong").split())
+    _, errors = await asyncio.wait_for(refused.communicate(), 20)
+    assert refused.returncode != 0
+    assert rtmp.server.counts["refused_key"] == 1
+
+
 @needs_ffmpeg
 async def test_a_wrong_key_and_a_second_publisher_are_told_apart(rtmp: Harness) -> None:
     first = await start(ffmpeg(*LIVE, source=SOURCE, url=rtmp.url()))

@@ -205,7 +205,8 @@ async def test_a_publisher_whose_address_is_hidden_is_found(whip: Whip) -> None:
     peer = await whip.offer()
 
     def hidden(line: str) -> str:
-        return re.sub(r"^(a=candidate:\S+ \d+ \S+ \d+) \S+", r"\1 5f0c-11.local", line)
+        line = re.sub(r"^(a=candidate:\S+ \d+ \S+ \d+) \S+", r"\1 5f0c-11.local", line)
+        return re.sub(r"^(c=|a=rtcp:\d+ )IN IP4 \S+", r"\1IN IP4 5f0c-11.local", line)  # Firefox
 
     offer = changed(peer.localDescription.sdp, hidden)
     assert ".local" in offer
@@ -319,7 +320,9 @@ async def test_a_tenth_of_the_packets_lost_behind_a_nat_costs_no_second(whip: Wh
         for line in (*others, *re.findall("a=candidate:.* tcp .*\r\n", answer)):
             answer = answer.replace(line, "")
         await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
-        await eventually(lambda: whip.gate.sinks and len(whip.gate.sinks[0].pictures) >= 90, 60)
+        await eventually(
+            lambda: whip.gate.sinks and len(whip.gate.sinks[0].pictures) >= 90, timeout_s=60
+        )
     finally:
         await link.aclose()
     times = [picture.at_ns for picture in whip.gate.sinks[0].pictures]

@@ -9,6 +9,7 @@ from sightline.errors import InvalidArgumentError
 MAX_SECTIONS = 16
 _HELPERS = ("rtx", "red", "ulpfec", "flexfec-03")  # of a codec, none themselves
 _HIDDEN_ADDRESS = re.compile(r"a=candidate:\S+ \d+ \S+ \d+ \S+\.local ", re.IGNORECASE)
+_DEFAULT_ADDRESS = re.compile(r"(a=rtcp:\d+|c=) ?IN IP[46] \S+\.local\s*", re.IGNORECASE)
 _LINE = re.compile(r"[a-z]=[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
@@ -19,13 +20,17 @@ class UnsupportedVideoError(InvalidArgumentError):
 def without_hidden_addresses(offer: str) -> str:
     """The offer without candidates that browsers hide behind names (mDNS), which nobody on another
     network can look up, and without the word that no others follow: the publisher's first packet
-    shows where it is."""
+    shows where it is. Where such a name is the default address (Firefox's a=rtcp), there is none."""
     kept = [
-        line
+        _DEFAULT_ADDRESS.sub(_no_address, line)
         for line in offer.splitlines()
         if not _HIDDEN_ADDRESS.match(line) and line != "a=end-of-candidates"
     ]
     return "\r\n".join(kept) + "\r\n"
+
+
+def _no_address(line: re.Match[str]) -> str:
+    return f"{line[1]} IN IP4 0.0.0.0" if line[1].startswith("a=") else "c=IN IP4 0.0.0.0"
 
 
 def check_offer(offer: str) -> None:
