@@ -20,7 +20,7 @@ class UnsupportedVideoError(InvalidArgumentError):
 def without_hidden_addresses(offer: str) -> str:
     """The offer without candidates that browsers hide behind names (mDNS), which nobody on another
     network can look up, and without the word that no others follow: the publisher's first packet
-    shows where it is. Where such a name is the default address (Firefox's a=rtcp), there is none."""
+    shows where it is. A default address that is such a name (Firefox's a=rtcp) becomes none."""
     kept = [
         _DEFAULT_ADDRESS.sub(_no_address, line)
         for line in offer.splitlines()
