@@ -92,7 +92,8 @@ async def test_every_codec_of_chromium_is_decoded(
         sizes = {(one.width, one.height) for one in sink.pictures}
         assert sizes <= {(640, 480), (320, 240)}
         assert not sink.drops
-        assert (port.num_streams > 0) == (lane == "tcp")
+        if lane == "tcp":  # where UDP is used, a browser tries both
+            assert port.num_streams > 0
         stamps = [one.capture_ns for one in sink.pictures]
         # One picture of each time, but where the sender's own clock is first known.
         assert len(stamps) - len(set(stamps)) <= 3
