@@ -65,7 +65,7 @@ class VideoFile:
         if not self._container.streams.video:
             self._container.close()
             raise InvalidArgumentError(f"{path} has no video in it")
-        self._stream = self._container.streams.video[0]
+        self._stream = self._container.streams.best("video")  # a cover may be the first
         context = self._stream.codec_context
         self._as_packets = context.name in PACKET_CODECS and not (
             until_s is not None and context.has_b_frames

@@ -69,6 +69,7 @@ class Suite:
         ]
         gateway = {
             "GATEWAY_MEDIA_ROOT": str(self.media_root),
+            "GATEWAY_UPLOADS": str(folder / "uploads"),
             "GATEWAY_RTMP_PORT": str(self.rtmp_port),
             **extra.get("gateway", {}),
         }

@@ -64,6 +64,15 @@ class GatewayConfig(RedisConfig):
     media_root: Path | None = setting(
         None, "Folder that file sources may be read from; empty: no local files."
     )
+    uploads: Path | None = setting(
+        None,
+        "Folder for files that viewers hand over (drop on the page), each kept for as long as its "
+        "session is there; empty: none are taken.",
+    )
+    upload_bytes: int = setting(512 * 1024 * 1024, "Bytes of one such file.", minimum=1024)
+    uploads_bytes: int = setting(
+        4 * 1024 * 1024 * 1024, "Bytes of all such files together.", minimum=1024
+    )
     url_sources: bool = setting(
         True, "Whether sessions may be created from http, rtsp, rtmp, udp URLs."
     )

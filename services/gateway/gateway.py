@@ -21,6 +21,7 @@ from services.gateway.api.http import HttpApi
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.realtime.door import RealtimeApi
 from services.gateway.api.speaker import Speaker
+from services.gateway.api.uploads import UploadsApi
 from services.gateway.api.whep import WhepApi
 from services.gateway.auth.sign_in import authoriser_of
 from services.gateway.config import GatewayConfig
@@ -31,6 +32,7 @@ from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
 from services.gateway.sources.source import FrameSink, Source
+from services.gateway.sources.uploads import SCHEME, Uploads
 from services.gateway.sources.whip.server import WhipServer
 from services.gateway.viewers.viewers import Viewers
 from services.gateway.webrtc.port import WebRtcPort
@@ -63,6 +65,7 @@ class Gateway:
             patience_s=config.worker_patience_s,
             identity=identity,
         )
+        self._uploads = Uploads(config.uploads, config.upload_bytes, config.uploads_bytes)
         self._egress = EgressPolicy(config.url_allow, public=not config.edge)
         self._sessions = Sessions(config, self._workers, self._make_source)
         self._cluster = _cluster_of(config, self._sessions, self._workers, identity)
@@ -125,7 +128,10 @@ class Gateway:
             conversations=self._conversations,
             info=info,
             callers=self._callers,
-            others=(self._realtime,),
+            others=(
+                self._realtime,
+                UploadsApi(self._uploads, self._sessions, addresses, self._callers),
+            ),
         )
         self._whip.add_to(self._host.app)
         self._whep.add_to(self._host.app)
@@ -162,6 +168,7 @@ class Gateway:
         if self._cluster is not None:
             await self._cluster.drain()  # what has come meanwhile
         await self._sessions.aclose()
+        await asyncio.to_thread(self._uploads.close)
         if self._cluster is not None:
             await self._cluster.aclose()
         peers = (self._speaker, self._conversations, self._workers)
@@ -246,12 +253,13 @@ class Gateway:
     def _make_source(self, spec: SessionSpec, sink: FrameSink) -> Source:
         if "://" in spec.source and not self._config.url_sources:
             raise PermissionDeniedError("this server reads no URLs")
+        uploaded = spec.source.startswith(SCHEME)
         return FileSource(
-            spec.source,
+            spec.source.removeprefix(SCHEME),
             sink,
             loop=spec.loop,
             paced=not spec.lossless,
-            root=self._config.media_root,
+            root=self._uploads.folder if uploaded else self._config.media_root,
             egress=self._egress,
             limits=FileLimits(away_s=self._config.url_away_s),
             name=f"file:{spec.name or 'session'}",

@@ -98,6 +98,8 @@ class Suite:
         root: dict[str, Any] = {}
         if media is not None and "GATEWAY_MEDIA_ROOT" not in os.environ:
             root["GATEWAY_MEDIA_ROOT"] = media
+        if "GATEWAY_UPLOADS" not in os.environ:
+            root["GATEWAY_UPLOADS"] = folder / "uploads"
         self.gateway = self._service(
             "gateway",
             config.gateway_grpc_port,

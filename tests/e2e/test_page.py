@@ -1,5 +1,6 @@
 """The page as a person uses it: a real browser on a real suite."""
 
+import base64
 import time
 from collections.abc import Callable
 from typing import Any
@@ -396,6 +397,37 @@ def test_a_session_is_made_and_removed_on_the_page(
     page.click("#confirm-yes")
     page.wait("return document.querySelectorAll('#session-list li').length === 0")
     assert suite.api("GET", "api/sessions").get("sessions", []) == []
+
+
+# Holds a file over the page and lets it go there.
+DROP = """
+const [name, base64] = arguments;
+const bytes = Uint8Array.from(atob(base64), (one) => one.charCodeAt(0));
+const dataTransfer = new DataTransfer();
+dataTransfer.items.add(new File([bytes], name));
+const event = (kind) => new DragEvent(kind, {dataTransfer, bubbles: true, cancelable: true});
+document.body.dispatchEvent(event("dragover"));
+const shown = getComputedStyle(document.body, "::after").content;
+document.body.dispatchEvent(event("drop"));
+return shown;
+"""
+
+
+def test_a_file_that_is_dropped_on_the_page_is_watched(
+    open_page: OpenPage, suite: Suite, clip: Clip
+) -> None:
+    page = open_page(expected=("400", "404"))
+    page.wait("return !document.querySelector('#upload').hidden")
+    video = base64.b64encode(clip.path.read_bytes()).decode()
+    assert "Drop the video here" in page.run(DROP, "my <clip>.mp4", video)
+    page.wait_text("#picture-title", "my <clip>.mp4")
+    page.wait_text("#picture-state", "live")
+    page.wait(FRAMES)
+    page.run(DROP, "notes.txt", base64.b64encode(b"no video").decode())
+    page.wait_text("#notices", "notes.txt: ")
+    page.click("#session-list .remove")
+    page.click("#confirm-yes")
+    page.wait("return document.querySelectorAll('#session-list li').length === 0")
 
 
 def test_a_model_is_chosen_where_there_are_several(open_page: OpenPage, clip: Clip) -> None:

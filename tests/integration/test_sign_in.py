@@ -309,6 +309,7 @@ async def test_http_asks_who_calls(guarded: Guarded) -> None:
     routes = [
         ("GET", "/api/sessions", "view", 200),
         ("POST", "/api/sessions", "admin", 400),
+        ("POST", "/api/uploads", "admin", 403),  # which this gateway takes from nobody
         ("GET", one, "view", 200),
         ("PATCH", one, "admin", 200),
         ("GET", f"{one}/preview.jpg", "view", 204),

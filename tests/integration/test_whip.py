@@ -2,6 +2,7 @@
 
 import random
 import re
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from services.gateway.sources.whip.connection import WhipLimits
 from services.gateway.sources.whip.server import WhipServer
 from services.gateway.webrtc.port import WebRtcPort
 from tests.eventually import eventually
-from tests.sources import KEY, OneKeyGate
+from tests.sources import KEY, OneKeyGate, RecordingSink
 
 pytestmark = pytest.mark.skipif(
     not get_host_addresses(True, True), reason="ICE needs a network address besides loopback"
@@ -495,3 +496,46 @@ async def test_too_many_publishers(whip: Whip) -> None:
     peer = await whip.offer()
     assert (await whip.post(peer.localDescription.sdp)).status == 503
     assert not whip.gate.sinks
+
+
+class AnyKeyGate(OneKeyGate):
+    """Lets everybody in at once."""
+
+    async def accept(
+        self, key: str, peer: str, evict: Callable[[], None] | None = None
+    ) -> RecordingSink:
+        self.sinks.append(RecordingSink())
+        return self.sinks[-1]
+
+    async def check(self, key: str) -> None: ...
+
+
+async def test_several_publishers_and_noise_share_the_port(whip: Whip) -> None:
+    """Noise from an address of its own, and from none that any of them has."""
+    whip.gate.__class__ = AnyKeyGate
+    chance = random.Random(8)
+    over = threading.Event()
+
+    def make_noise() -> None:
+        binding = b"\0\1\0\0\x21\x12\xa4\x42" + bytes(12)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            while not over.wait(0.002):
+                kind = chance.choice((b"", b"\x80\x60", b"\x16\xfe\xfd", binding, b"\x80\xc8"))
+                noise = kind + chance.randbytes(chance.randrange(200))
+                own.sendto(noise, ("127.0.0.1", whip.port.port))
+
+    thread = threading.Thread(target=make_noise)
+    thread.start()
+    try:
+        peers = [await whip.publish(codec) for codec in ("video/VP8", "video/H264", "video/VP8")]
+        await eventually(lambda: all(len(sink.pictures) >= 15 for sink in whip.gate.sinks))
+    finally:
+        over.set()
+        thread.join()
+    assert len(whip.gate.sinks) == whip.port.num_connections == 3
+    assert not any(sink.drops for sink in whip.gate.sinks)
+    assert whip.port.num_addresses <= 3 * 16
+    await peers[1][0].close()
+    await eventually(lambda: whip.gate.sinks[1].reasons == ["publisher_left"])
+    seen = len(whip.gate.sinks[2].pictures)
+    await eventually(lambda: len(whip.gate.sinks[2].pictures) > seen + 5)

@@ -23,6 +23,7 @@ from services.gateway.sessions.session import Session
 from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.sources.source import DecodedFrame, FrameSink
+from services.gateway.sources.uploads import SCHEME
 from services.gateway.viewers.viewers import Viewers
 from services.gateway.workers.workers import Workers
 from sightline.v1 import gateway_pb2 as pb
@@ -34,7 +35,8 @@ KEY = "secret-key-1"
 
 
 class FakeSource:
-    """A file source that tests play picture by picture; it knows only "clip.mp4"."""
+    """A file source that tests play picture by picture; it knows "clip.mp4" and
+    what was handed over."""
 
     kind = "file"
 
@@ -46,7 +48,7 @@ class FakeSource:
     async def start(self) -> None:
         if self.spec.source == "slow.mp4":
             await asyncio.Event().wait()
-        if self.spec.source != "clip.mp4":
+        if self.spec.source != "clip.mp4" and not self.spec.source.startswith(SCHEME):
             from sightline.errors import InvalidArgumentError
 
             raise InvalidArgumentError("no such file")

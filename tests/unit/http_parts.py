@@ -9,6 +9,8 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from services.gateway.api.http import HttpApi
+from services.gateway.api.uploads import UploadsApi
+from services.gateway.sources.uploads import Uploads
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import Parts, running
 
@@ -21,6 +23,8 @@ async def served(
 ) -> AsyncIterator[tuple[Parts, Client]]:
     async with running(worker or FakeWorker(), **settings) as parts:
         app = web.Application()
+        limits = (parts.config.upload_bytes, parts.config.uploads_bytes)
+        uploads = Uploads(parts.config.uploads, *limits)
         HttpApi(
             parts.config,
             parts.sessions,
@@ -29,6 +33,7 @@ async def served(
             conversations=parts.conversations,
             info=parts.info,
             callers=parts.callers,
+            others=(UploadsApi(uploads, parts.sessions, parts.addresses, parts.callers),),
         ).add_to(app)
         async with TestClient(TestServer(app)) as client:
             yield parts, client

@@ -135,7 +135,7 @@ def _described(declared: Operation, schemas: Schemas) -> dict[str, Any]:
         for each in declared.parameters
     ]
     if declared.takes is not None:
-        content = {JSON: {"schema": schemas.of(declared.takes)}}
+        content = {declared.takes_kind: {"schema": schemas.of(declared.takes)}}
         found["requestBody"] = {"required": True, "content": content}
     if declared.anonymous:
         found["security"] = [{}]

@@ -37,6 +37,7 @@ class Operation:
     summary: str
     about: str = ""
     takes: Shape = None
+    takes_kind: str = JSON
     gives: Shape = None
     status: int = 200
     kinds: tuple[str, ...] = (JSON,)

@@ -91,6 +91,9 @@ export const getInfo = () => json("api/info");
 export const listSessions = async () => (await json("api/sessions")).sessions ?? [];
 export const getSession = (id) => json(session(id));
 export const createSession = (body) => json("api/sessions", { method: "POST", json: body, timeout_ms: 30_000 });
+export const largestUpload = async () => (await json("api/uploads")).file_bytes;
+export const upload = (file, name) =>
+  json(`api/uploads?loop=1&name=${encodeURIComponent(name)}`, { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" }, timeout_ms: 3_600_000 });
 export const deleteSession = (id, options = {}) => request(session(id), { method: "DELETE", ...options });
 
 /** The newest picture of a session, `width` pixels wide, as a Blob; null where there is none yet. */

@@ -11,6 +11,7 @@ import { Model, readyModel } from "./model.js";
 import { Preview } from "./preview.js";
 import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
 import { Speech } from "./speech.js";
+import { offerUploads } from "./uploads.js";
 import { Voice } from "./voice.js";
 import { Watches } from "./watches.js";
 
@@ -235,6 +236,7 @@ byId("camera").addEventListener("click", async () => {
   }
 });
 byId("new-session").addEventListener("click", () => dialog.open());
+offerUploads({ onCreated: adopt, taken: () => [...sessions.values()].map(nameOf) });
 byId("speech").addEventListener("change", ({ target }) => {
   if (target.checked) speech.unlock();
   else speech.stop();

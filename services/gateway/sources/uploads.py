@@ -1,0 +1,114 @@
+"""Video files that viewers hand over: kept in a folder of this process for as long as they are
+watched, within bounds."""
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from sightline.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+)
+
+SCHEME = "upload:"  # before a kept file's name, as a session's source says it
+MAX_AT_ONCE = 8
+SILENT_S = 30.0  # between two parts of a file
+TOTAL_S = 3600.0
+
+
+class Uploads:
+    """The files of one gateway, which has a folder of its own below `parent`; None: none are taken.
+
+    `file_bytes` of one file, `total_bytes` of all that are kept. Belongs to the event loop.
+    """
+
+    def __init__(self, parent: Path | None, file_bytes: int, total_bytes: int) -> None:
+        self._parent = parent
+        self._total_bytes = total_bytes
+        self._sizes: dict[str, int] = {}  # by name; also of what is on its way
+        self._receiving = 0
+        self._folder: Path | None = None
+        self.file_bytes = 0 if parent is None else min(file_bytes, total_bytes)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the files are; None before the first."""
+        return self._folder
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(self._sizes.values())
+
+    def check(self, size: int) -> None:
+        """Raise PermissionDeniedError where no file is taken, InvalidArgumentError for an empty
+        one, ResourceExhaustedError where there is no room for it now. Too large a one is the
+        caller's to refuse."""
+        if not self.file_bytes:
+            raise PermissionDeniedError("this server takes no files (GATEWAY_UPLOADS)")
+        if size < 1:
+            raise InvalidArgumentError("the file is empty")
+        if self._receiving >= MAX_AT_ONCE or self.kept_bytes + size > self._total_bytes:
+            raise ResourceExhaustedError("there is no room for another file now")
+
+    async def receive(self, parts: AsyncIterator[bytes], size: int) -> str:
+        """Keep a file of so many bytes; the source that it is. Raises what `check` does,
+        InvalidArgumentError when it breaks off, DeadlineExceededError when it takes too long."""
+        self.check(size)
+        if self._folder is None:
+            assert self._parent is not None
+            self._parent.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix="gateway-", dir=self._parent))
+        name = secrets.token_hex(16)
+        self._sizes[name] = size
+        self._receiving += 1
+        try:
+            async with asyncio.timeout(TOTAL_S):
+                received = await _write(self._folder / name, parts, size)
+            if received != size:
+                raise InvalidArgumentError("the file broke off")
+        except TimeoutError:
+            self.discard(SCHEME + name)
+            raise DeadlineExceededError("the file did not arrive in time") from None
+        except BaseException:
+            self.discard(SCHEME + name)
+            raise
+        finally:
+            self._receiving -= 1
+        return SCHEME + name
+
+    def discard(self, source: str) -> None:
+        """Remove a file; whoever is reading it reads on."""
+        name = source.removeprefix(SCHEME)
+        if self._sizes.pop(name, None) is not None and self._folder is not None:
+            with contextlib.suppress(OSError):
+                (self._folder / name).unlink()
+
+    def close(self) -> None:
+        """Remove all of them."""
+        self._sizes.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+async def _write(path: Path, parts: AsyncIterator[bytes], size: int) -> int:
+    """Write what comes, up to one part more than `size`; how much that was. Raises TimeoutError."""
+    received = 0
+    file = await asyncio.to_thread(path.open, "wb")
+    try:
+        while received <= size:
+            try:
+                async with asyncio.timeout(SILENT_S):
+                    part = await anext(parts)
+            except StopAsyncIteration:
+                break
+            received += len(part)
+            await asyncio.to_thread(file.write, part)
+    finally:
+        await asyncio.to_thread(file.close)
+    return received

@@ -1,0 +1,99 @@
+"""Files that are handed over: taken within bounds, and gone with their sessions."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.gateway.sources.uploads import SCHEME, Uploads
+from sightline.errors import (
+    InvalidArgumentError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+)
+from tests.unit.http_parts import served
+
+VIDEO = bytes(range(256)) * 40
+
+
+async def parts_of(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_a_file_is_kept_and_removed(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path / "new", file_bytes=20_000, total_bytes=25_000)
+    assert uploads.folder is None
+    source = await uploads.receive(parts_of(VIDEO), len(VIDEO))
+    assert uploads.folder is not None
+    kept = uploads.folder / source.removeprefix(SCHEME)
+    assert kept.read_bytes() == VIDEO
+    await uploads.receive(parts_of(VIDEO), len(VIDEO))
+    with pytest.raises(ResourceExhaustedError):
+        await uploads.receive(parts_of(VIDEO), len(VIDEO))
+    uploads.discard(source)
+    uploads.discard(source)
+    assert not kept.exists()
+    assert uploads.kept_bytes == len(VIDEO)
+    uploads.close()
+    assert files(tmp_path) == []
+    assert uploads.kept_bytes == 0
+
+
+@pytest.mark.parametrize("size", [len(VIDEO) - 1, len(VIDEO) + 1, len(VIDEO) - 5000])
+async def test_a_file_of_another_size_than_was_said_is_not_kept(tmp_path: Path, size: int) -> None:
+    uploads = Uploads(tmp_path, file_bytes=20_000, total_bytes=20_000)
+    with pytest.raises(InvalidArgumentError, match="broke off"):
+        await uploads.receive(parts_of(VIDEO), size)
+    assert (files(tmp_path), uploads.kept_bytes) == ([], 0)
+
+
+async def test_whoever_leaves_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, file_bytes=20_000, total_bytes=20_000)
+    begun = asyncio.Event()
+
+    async def stalling() -> AsyncIterator[bytes]:
+        yield VIDEO[:10]
+        begun.set()
+        await asyncio.Event().wait()
+
+    taking = asyncio.create_task(uploads.receive(stalling(), len(VIDEO)))
+    await begun.wait()
+    assert uploads.kept_bytes == len(VIDEO)
+    taking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    assert (files(tmp_path), uploads.kept_bytes) == ([], 0)
+
+
+async def test_without_a_folder_nothing_is_taken() -> None:
+    with pytest.raises(PermissionDeniedError, match="GATEWAY_UPLOADS"):
+        await Uploads(None, 1000, 1000).receive(parts_of(b"x"), 1)
+    async with served() as (_, client):
+        assert await (await client.get("/api/uploads")).json() == {"file_bytes": 0}
+        assert (await client.post("/api/uploads", data=VIDEO)).status == 403
+
+
+async def test_a_file_becomes_a_session_and_goes_with_it(tmp_path: Path) -> None:
+    limits = {"uploads": tmp_path, "upload_bytes": 20_000, "uploads_bytes": 30_000}
+    async with served(**limits) as (parts, client):
+        assert await (await client.get("/api/uploads")).json() == {"file_bytes": 20_000}
+        reply = await client.post("/api/uploads?name=porch&loop=1", data=VIDEO)
+        assert reply.status == 201, await reply.text()
+        made = await reply.json()
+        assert made["name"] == "porch"
+        (session,) = parts.sessions.all()
+        assert session.spec.loop
+        assert [path.read_bytes() for path in files(tmp_path)] == [VIDEO]
+        for data, status in ((b"", 400), (bytes(20_001), 413), (parts_of(VIDEO), 411)):
+            assert (await client.post("/api/uploads", data=data)).status == status
+        # What becomes no session is not kept.
+        assert (await client.post("/api/uploads?name=" + "x" * 81, data=VIDEO)).status == 400
+        assert len(files(tmp_path)) == 1
+        assert (await client.delete("/api/sessions/porch")).status == 204
+        assert files(tmp_path) == []
