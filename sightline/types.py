@@ -127,6 +127,7 @@ class AskOptions(TypedDict, total=False):
     `seed` draws the same. `repetition_penalty` above 1 makes words less likely that were said
     before, `presence_penalty` those that the answer has already, and `frequency_penalty` the more
     the more often it has them (both −2 to 2). The answer ends before any of the `stop` strings.
+    `instructions` say how to answer; the built-in models read none.
     """
 
     max_tokens: int
@@ -138,6 +139,7 @@ class AskOptions(TypedDict, total=False):
     frequency_penalty: float
     stop: list[str]
     seed: int
+    instructions: str
 
 
 class Audio(NamedTuple):

@@ -9,6 +9,7 @@ from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2
 
 MAX_QUESTION_BYTES = 4096
+MAX_INSTRUCTIONS_BYTES = 16 * 1024
 MAX_ID_CHARACTERS = 128
 MAX_ANSWER_TOKENS = 4096
 MAX_TOP_K = 100_000
@@ -30,6 +31,8 @@ def check_question(question: gateway_pb2.Question) -> None:
         )
     if not question.text.strip():
         raise InvalidArgumentError("the question is empty")
+    if len(question.instructions.encode()) > MAX_INSTRUCTIONS_BYTES:
+        raise InvalidArgumentError(f"instructions have at most {MAX_INSTRUCTIONS_BYTES} bytes")
     if question.max_tokens > MAX_ANSWER_TOKENS:
         raise InvalidArgumentError(f"max_tokens is at most {MAX_ANSWER_TOKENS}")
     if not (math.isfinite(question.temperature) and 0 <= question.temperature <= 10):

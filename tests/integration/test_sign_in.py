@@ -321,6 +321,8 @@ async def test_http_asks_who_calls(guarded: Guarded) -> None:
         ("POST", "/v1/decisions", "ask", 400),
         ("GET", "/v1/models", "view", 200),
         ("POST", "/v1/chat/completions", "ask", 400),
+        ("POST", "/v1/realtime/client_secrets", "view", 200),
+        ("GET", "/v1/realtime", "view", 400),
         ("GET", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", one, "admin", 204),

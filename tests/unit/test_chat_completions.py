@@ -75,7 +75,8 @@ async def test_a_live_session_is_asked_with_what_was_said_before() -> None:
             said["usage"][name] for name in ("prompt_tokens", "completion_tokens")
         )
         [asked] = worker.asked
-        assert asked.question.text == "Be brief.\n\nand now"
+        assert asked.question.text == "and now"
+        assert asked.question.instructions == "Be brief."
         assert [(each.question, each.answer) for each in asked.history] == [
             ("what was there", "a cup")
         ]

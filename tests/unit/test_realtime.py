@@ -92,6 +92,9 @@ async def test_what_is_asked_is_what_was_said_since_the_last_answer() -> None:
         await line.send("response.create", response={"instructions": instructions})
         await line.until("response.done")
         assert worker.asked[2].question.text == "Describe what you see."
+        assert worker.asked[2].question.instructions == "You are kind."
+        await line.ask("what is there", instructions="Be brief.")
+        assert worker.asked[3].question.instructions == "Be brief."
 
 
 async def test_a_model_is_given_what_the_items_say_was_said() -> None:

@@ -60,6 +60,11 @@ def _said(role: str, text: str, item_id: str) -> Item:
         ("{", None),
         ('{"type": NaN}', None),
         ("[" * 100_000, None),
+        ('{"type": "session.update", "session": {"instructions": "\\ud800"}}', None),
+        (
+            '{"type": "response.create", "response": {"temperature": 1%s}}' % ("0" * 400),
+            "response.temperature",
+        ),
         ("{}", "type"),
         ('{"type": 1}', "type"),
         ('{"type": "response.nonsense"}', "type"),

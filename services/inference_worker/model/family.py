@@ -42,6 +42,7 @@ class StreamSpec:
     history_rounds: int
     history_before_cursor: bool = False
     max_answer_tokens: int
+    reads_instructions: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ _FINISH = {
     FinishReason.LENGTH: gateway_pb2.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: gateway_pb2.FINISH_REASON_CANCELLED,
 }
+INSTRUCTIONS_IGNORED = "instructions_ignored"
 KEPT_S = 0.25  # how long the end of an answer may wait for the word that it is stored
 
 Examine = Callable[[Outcome], Awaitable[list[str]]]  # flags for `degraded`; may raise instead
@@ -87,6 +88,8 @@ class Answerer:
         asked_s, asked_ns = self.clock(), request.asked_ns or time.time_ns()
         degraded: list[str] = []
         rounds = await self._rounds(request, degraded)
+        if question.instructions and not self.model.spec.reads_instructions:
+            degraded.append(INSTRUCTIONS_IGNORED)
         job, results, num_rounds = self._submit(request, rounds)
         submitted_ns = began_ns = time.time_ns()
         done = gateway_pb2.AnswerDone(turn=question.turn, history_rounds=num_rounds)
@@ -180,7 +183,8 @@ class Answerer:
         self, request: inference_pb2.AnswerRequest, rounds: list[Round]
     ) -> tuple[Generation, BranchQueue, int]:
         question = request.question
-        alone = self.model.question_tokens([], question.text)
+        text = self._instructed(question)
+        alone = self.model.question_tokens([], text)
         if len(alone) > self.question_tokens:
             raise InvalidArgumentError(
                 f"the question has {len(alone)} tokens; at most {self.question_tokens} fit"
@@ -188,7 +192,7 @@ class Answerer:
         limit = self.model.spec.max_answer_tokens
         max_tokens = min(question.max_tokens or limit, limit)
         room = self.engine.branch_tokens - max_tokens
-        prompt = prompt_within(room, self.model, rounds, question.text)
+        prompt = prompt_within(room, self.model, rounds, text)
         results = BranchQueue(asyncio.get_running_loop())
         job = Generation(
             prompt.tokens,
@@ -200,6 +204,13 @@ class Answerer:
         )
         self.engine.submit_branch(request.session_id, job)
         return job, results, prompt.rounds
+
+    def _instructed(self, question: gateway_pb2.Question) -> str:
+        """The question as the model reads it. A template's system message stands before the video,
+        which is understood already; these words stand after it."""
+        if not question.instructions or not self.model.spec.reads_instructions:
+            return question.text
+        return f"{question.instructions}\n\n{question.text}"
 
     def _start_speech(
         self, request: inference_pb2.AnswerRequest, degraded: list[str]

@@ -67,7 +67,8 @@ def chat_request_of(text: bytes) -> ChatRequest:
         said.session = _session_of(model, "model")
     question = _sampling_of(body)
     *before, (asked, _) = said.rounds
-    question.text = "\n\n".join([*said.instructions, "\n".join(asked)])
+    question.text = "\n".join(asked)
+    question.instructions = "\n\n".join(said.instructions)
     options = body.get("stream_options")
     return ChatRequest(
         model=model,

@@ -1,12 +1,12 @@
 """Fields of JSON objects that clients send, read with errors that name them."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 Json: TypeAlias = Mapping[str, Any]
 
+MAX_NUMBER = 1e15
 MAX_DEPTH = 32  # of what is kept and sent back
 
 
@@ -26,6 +26,8 @@ def object_of(text: str) -> Json:
     """The JSON object in a text frame. Raises WireError."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text:  # half of a character can be written so, and is none
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise WireError("an event is one JSON object", code="invalid_json") from None
     if not isinstance(value, dict):
@@ -68,7 +70,8 @@ def number_of(fields: Json, name: str, where: str = "") -> float | None:
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) < MAX_NUMBER:
         raise WireError(f"{where}{name} is a number", param=where + name)
     return float(value)
 

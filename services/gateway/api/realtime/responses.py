@@ -175,6 +175,7 @@ class Responses:
         if not asked.strip():
             raise WireError("there is nothing to answer: say something first", code="no_question")
         question = gateway_pb2.Question(turn=response.id, text=asked.strip())
+        question.instructions = (wish.instructions if said else "") or settings.instructions
         question.max_tokens = min(response.max_tokens, MAX_ANSWER_TOKENS)
         if wish.temperature is not None:
             question.temperature = wish.temperature

@@ -87,6 +87,7 @@ class PublishedModel(nn.Module, ABC):
             preferred_fps=self.preferred_fps,
             history_rounds=HISTORY_ROUNDS,
             max_answer_tokens=MAX_ANSWER_TOKENS,
+            reads_instructions=True,
         )
 
     # What a family says
