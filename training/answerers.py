@@ -125,7 +125,7 @@ class EngineAnswerer:
         self._session = ""
         self._window = 0
         self._sequence = 0
-        self._partial: list[tuple[Pixels, int, bool]] = []
+        self._partial: list[tuple[Pixels, int, int]] = []
         self._pending: deque[Future[FrameReceipt]] = deque()
 
     @classmethod
@@ -147,8 +147,8 @@ class EngineAnswerer:
         self._sequence = 0
         self._partial.clear()
 
-    def push(self, frame: Pixels, capture_time_ns: int, interpolated: bool = False) -> None:
-        self._partial.append((frame, capture_time_ns, interpolated))
+    def push(self, frame: Pixels, capture_time_ns: int, missing: int = 0) -> None:
+        self._partial.append((frame, capture_time_ns, missing))
         if len(self._partial) == self.engine.model.spec.tubelet:
             self._submit()
 
@@ -159,7 +159,7 @@ class EngineAnswerer:
 
     def _submit(self) -> None:
         """Hand over the frames that wait; never more in flight than its credit."""
-        for frame, capture_ns, interpolated in self._partial:
+        for frame, capture_ns, missing in self._partial:
             layout = self.engine.model.layout(frame.shape[1], frame.shape[0])
             if not self._sequence:
                 pixels = layout.width * layout.height if self.engine.model.spec.size_factor else 0
@@ -175,7 +175,7 @@ class EngineAnswerer:
                 self._sequence,
                 time.monotonic(),
                 partial(_settle, receipt),
-                interpolated,
+                missing=missing,
             )
             self._pending.append(receipt)
             self._sequence += 1

@@ -78,11 +78,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         counted("Received", "sightline_frames_received_total", "source"),
         counted("Sampled", "sightline_frames_sampled_total", "source"),
         Panel(
-            "Processed and replayed",
+            "Processed, replayed and missing",
             "ops",
             (
                 (rate("sightline_frames_processed_total"), "processed"),
                 (rate("sightline_frames_replayed_total"), "replayed"),
+                (rate("sightline_frames_held_total"), "missing, the one before stands for them"),
             ),
         ),
         timed("Latency at the worker", "sightline_worker_frame_latency_seconds"),

@@ -230,6 +230,13 @@ class GatewayConfig(RedisConfig):
         True,
         "Whether a live session is shown fewer frames for as long as its worker falls behind.",
     )
+    fill: str = setting(
+        "hold",
+        "What stands for frames that a model is not sent, lost or left out for the load. hold: the "
+        "one before, for as long as they would have taken, at no cost; with models that know time "
+        "by the order of frames alone. none: nothing, so that later ones seem to follow at once.",
+        choices=("hold", "none"),
+    )
     dark_level: float = setting(
         0.1,
         "Share of white that a picture must not exceed, but for 2 % of it, to be dark.",

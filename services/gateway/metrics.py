@@ -28,6 +28,10 @@ SOURCE_HEALTH_EVENTS = Counter(
 FRAMES_PROCESSED = Counter(
     "sightline_frames_processed_total", "Frames acknowledged by workers as understood."
 )
+FRAMES_HELD = Counter(
+    "sightline_frames_held_total",
+    "Frames that workers were not sent, for which the one before stands.",
+)
 FRAMES_REPLAYED = Counter(
     "sightline_frames_replayed_total", "Frames sent again to rebuild a session's state."
 )

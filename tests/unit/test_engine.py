@@ -13,6 +13,7 @@ from services.inference_worker import metrics
 from services.inference_worker.assembly import build_engine
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine.jobs import FinishReason, FrameJob, FrameReceipt, Generation
+from services.inference_worker.kv.trunk import Segment
 from services.inference_worker.model.family import Round, prompt_of
 from services.inference_worker.model.rotary import angles, rotate, shift
 from services.inference_worker.runner.batch import Run
@@ -361,6 +362,55 @@ def test_interpolated_frames_change_nothing_and_are_acknowledged() -> None:
     assert [receipt.sequence for receipt in bench.results] == [1, 2]
     assert recorder.seen is not None
     assert recorder.seen.num_frames == 1
+
+
+def _show_with_gap(bench: Bench, missing: int) -> tuple[Segment, Segment]:
+    """Two frames with others missing between them, as the window holds them."""
+    bench.open("s")
+    for number, before in ((1, 0), (2, missing)):
+        pixels = random_picture(np.random.default_rng(number)).tobytes()
+        frame = FrameJob(
+            pixels,
+            bench.model.spec.layout,
+            number,
+            number,
+            0.0,
+            bench.results.append,
+            missing=before,
+        )
+        bench.engine.submit_frame("s", frame)
+        bench.run()
+    first, second = bench.core.sessions["s"].trunk.segments
+    return first, second
+
+
+def test_time_passes_for_missing_frames_and_nothing_is_shown_for_them() -> None:
+    advance = tiny_model().spec.layout.segment_advance
+    for missing in (0, 1, 5):
+        bench = Bench(tiny_model())
+        first, second = _show_with_gap(bench, missing)
+        assert second.cursor - first.cursor == (1 + missing) * advance
+        recorder = bench.ask("s", QUESTION)
+        bench.run()
+        assert recorder.seen is not None
+        assert recorder.seen.num_frames == 2
+        assert torch.isfinite(bench.runner.logits[-1]).all()
+        bench.cache.check_integrity()
+
+
+def test_missing_frames_do_not_drive_a_window_out_of_the_model_s_range() -> None:
+    bench = Bench(tiny_model(horizon=64))
+    first, second = _show_with_gap(bench, 1000)
+    advance = bench.model.spec.layout.segment_advance
+    assert advance < second.cursor - first.cursor <= 32 + advance
+    assert second.cursor < 64
+
+
+def test_a_model_that_is_told_the_time_lets_none_pass() -> None:
+    model = tiny_model()
+    model.spec = replace(model.spec, time_by_position=False)
+    first, second = _show_with_gap(Bench(model), 5)
+    assert second.cursor - first.cursor == model.spec.layout.segment_advance
 
 
 def test_a_question_sees_every_frame_submitted_before_it() -> None:

@@ -158,15 +158,15 @@ class Notes:
 
     def __init__(self, scores: dict[float, float]) -> None:
         self.by_time = scores
-        self.sessions: list[list[tuple[float, bool]]] = []
+        self.sessions: list[list[tuple[float, int]]] = []
         self.asked: list[Question] = []
         self.settled = self.changed = 0
 
     def open(self, window_segments: int = 0) -> None:
         self.sessions.append([])
 
-    def push(self, frame: Pixels, capture_time_ns: int, interpolated: bool = False) -> None:
-        self.sessions[-1].append((capture_time_ns / 1e9, interpolated))
+    def push(self, frame: Pixels, capture_time_ns: int, missing: int = 0) -> None:
+        self.sessions[-1].append((capture_time_ns / 1e9, missing))
 
     def settle(self) -> None:
         self.settled += 1
@@ -270,7 +270,7 @@ def test_a_watch_says_when_its_answer_turns_to_yes() -> None:
 def test_few_frames_alone_are_new_sessions() -> None:
     notes, answers, _ = sat(SETUPS["last_4"])
     assert [answer.said for answer in answers] == ["1", "3", "4"]
-    assert notes.sessions[-1] == [(n / 4, False) for n in range(4, 8)]
+    assert notes.sessions[-1] == [(n / 4, 0) for n in range(4, 8)]
     assert len(notes.sessions) == notes.settled == 7  # asked at 0, watched from 0.5 to 1.5, at 1.75
     notes, answers, _ = sat(SETUPS["last_frame"])
     assert {answer.said for answer in answers} == {"1"}
@@ -282,15 +282,26 @@ def test_half_the_rate_shows_every_other_frame() -> None:
     assert [answer.said for answer in answers] == ["1", "2", "4"]
 
 
-def test_lost_frames_repeat_the_one_before_and_are_flagged() -> None:
-    frames = shown(footage(400), SETUPS["lost_5"], np.random.default_rng(0))
-    lost = [n for n, frame in enumerate(frames) if frame.interpolated]
-    assert 8 < len(lost) < 35
-    assert 0 not in lost
-    assert len(frames) == 400
-    for n in lost:
-        assert frames[n].picture == frames[n - 1].picture < n
-        assert frames[n].time_s == n / 4
+def test_lost_frames_are_the_same_ones_whatever_stands_for_them() -> None:
+    bare, held, repeated = (
+        shown(footage(400), SETUPS[f"lost_20{fill}"], np.random.default_rng(0))
+        for fill in ("", "_held", "_repeated")
+    )
+    assert len(repeated) == 375  # of the 400 that 7.5 of 8 choose
+    assert [frame.missing for frame in (*bare, *repeated)] == [0] * (len(bare) + len(repeated))
+    assert [frame._replace(missing=0) for frame in held] == bare
+    lost = [n for n, frame in enumerate(repeated) if n and frame.picture == repeated[n - 1].picture]
+    assert 50 < len(lost) < 100
+    assert sum(frame.missing for frame in held) == len(repeated) - len(bare) == len(lost)
+    fresh = [frame for n, frame in enumerate(repeated) if n not in lost]
+    assert [frame.time_s for frame in fresh] == [frame.time_s for frame in bare]
+    assert all(frame.until_s > frame.time_s for frame in (*bare, *held, *repeated))
+
+
+def test_a_loaded_worker_is_shown_a_share_and_told_what_is_missing() -> None:
+    held = shown(footage(400), SETUPS["load_2_held"], np.random.default_rng(0))
+    assert len(held) == pytest.approx(400 / 4, abs=2)
+    assert {frame.missing for frame in held[1:]} <= {2, 3, 4}
 
 
 def test_a_new_worker_comes_before_every_moment() -> None:

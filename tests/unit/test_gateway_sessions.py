@@ -231,6 +231,30 @@ async def test_a_session_that_is_behind_is_shown_fewer_frames_until_it_is_not() 
         assert not info.stats.degraded
 
 
+@pytest.mark.parametrize(("fill", "missing"), [("hold", [0, 0, 0, 5, 0]), ("none", [0] * 5)])
+async def test_a_worker_is_told_what_it_was_not_sent(fill: str, missing: list[int]) -> None:
+    """Also a worker that is shown the frames again."""
+    worker = FakeWorker()
+    async with running(worker, ring_frames=2, fill=fill) as parts:
+        session = await parts.push_session(fps=1)
+        sink = session.admit("rtmp").sink
+        worker.understanding.clear()
+        for number in range(QUEUE):
+            sink.take(picture(number))
+            await eventually(lambda n=number: session.feed.window.num_waiting == n + 1)
+        for number in range(QUEUE, 10):  # of these the ring keeps two
+            sink.take(picture(number))
+        worker.understanding.set()
+        await eventually(lambda: session.counts.processed == 5)
+        shown = worker.frames[session.id]
+        assert _captured(worker, session.id) == [0, 1, 2, 8, 9]
+        assert [frame.missing for frame in shown] == missing
+        await worker.restart(forget=True)
+        await eventually(lambda: len(worker.frames.get(session.id, [])) == WINDOW)
+        assert [frame.missing for frame in worker.frames[session.id]] == missing[-WINDOW:]
+        assert session.counts.processed == 5
+
+
 async def test_lossless_frames_wait_for_room() -> None:
     worker = FakeWorker()
     async with running(worker, ring_frames=2) as parts:

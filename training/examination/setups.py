@@ -1,8 +1,8 @@
 """Circumstances under which a case is sat, and the sitting itself: frames, watches, questions."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.random import Generator
@@ -23,9 +23,11 @@ class Setup:
     window_segments: 0 is the model's own. newest: a new session with so many frames alone.
     talk: the sort of a conversation that goes on beside: a round at every frame, answered by the
     model, and ten of them before each question. worker_changes: before every moment the worker
-    forgets the session and gets the gateway's window again. lost: share of frames replaced by the
-    one before, flagged as interpolated. rate: share of the clip's frame rate. debounce_s: of
-    watches. is_default: asked when nothing is named.
+    forgets the session and gets the gateway's window again. rate: share of the clip's frame rate.
+    load: share of these frames that a loaded worker is shown. lost: share of those that are lost at
+    random. fill: what stands for frames that are lost or not shown: nothing; "held": the one
+    before, for as long as they would have taken, as the gateway tells of gaps; "repeated": the one
+    before, shown again. debounce_s: of watches. is_default: asked when nothing is named.
     """
 
     title: str
@@ -35,10 +37,25 @@ class Setup:
     talk: Sort = ""
     worker_changes: bool = False
     quantization: str = "none"
-    lost: float = 0.0
     rate: float = 1.0
+    load: float = 1.0
+    lost: float = 0.0
+    fill: Literal["", "held", "repeated"] = ""
     debounce_s: float = 0.0
     is_default: bool = True
+
+
+_OF_8 = 7.5 / 8  # the worlds have 8 frames a second
+
+
+def _with_gaps(name: str, title: str, *, lost: float = 0.0, load: float = 1.0) -> dict[str, Setup]:
+    """Columns of frames that are missing at 7.5 fps, with each that may stand for them."""
+    bare = Setup(title=title, rate=_OF_8, lost=lost, load=load, is_default=False)
+    fills: tuple[Literal["held", "repeated"], ...] = ("held", "repeated")
+    filled = {
+        f"{name}_{fill}": replace(bare, title=f"{title}, {fill}", fill=fill) for fill in fills
+    }
+    return {name: bare, **filled}
 
 
 FULL, LAST_FRAME = "full", "last_frame"
@@ -52,7 +69,11 @@ SETUPS: dict[str, Setup] = {
     "history_descriptions": Setup(title="10 descriptions", talk="descriptions", is_default=False),
     "history_unknown": Setup(title="10 long unknown", talk="unknown", is_default=False),
     "new_worker": Setup(title="new worker", worker_changes=True),
-    "lost_5": Setup(title="5 % lost", lost=0.05, is_default=False),
+    "fps_7_5": Setup(title="7.5 fps", rate=_OF_8, is_default=False),
+    **_with_gaps("lost_5", "5 % lost", lost=0.05),
+    **_with_gaps("lost_20", "20 % lost", lost=0.2),
+    **_with_gaps("load_2", "2 fps", load=2 / 7.5),
+    **_with_gaps("load_1", "1 fps", load=1 / 7.5),
     "half_rate": Setup(title="half fps", rate=0.5, is_default=False),
     "debounce": Setup(title="debounce 0.25 s", debounce_s=0.25, is_default=False),
     "int8": Setup(title="int8", quantization="int8", is_default=False),
@@ -66,8 +87,9 @@ class Answerer(Protocol):
         """Begin a new, empty video."""
         ...
 
-    def push(self, frame: Pixels, capture_time_ns: int, interpolated: bool = False) -> None:
-        """Show the next frame [height, width, 3]; it counts for what is asked later."""
+    def push(self, frame: Pixels, capture_time_ns: int, missing: int = 0) -> None:
+        """Show the next frame [height, width, 3]; it counts for what is asked later. The one before
+        stands for those that are `missing`."""
         ...
 
     def settle(self) -> None:
@@ -106,32 +128,38 @@ class Firing:
 
 class _Shown(NamedTuple):
     """A frame as it arrives: `picture` is its place in the footage; `until_s`: when the next one
-    comes."""
+    comes; `missing`: how many before it the one before stands for."""
 
     picture: int
     time_s: float
     until_s: float
-    interpolated: bool
+    missing: int
 
 
 def shown(footage: Footage, setup: Setup, rng: Generator) -> list[_Shown]:
     """The frames that reach the worker."""
-    times_s = footage.times_s.tolist()
-    rate = None
-    if setup.rate < 1 and len(times_s) > 1:
-        rate = FrameRate(setup.rate / float(np.median(np.diff(footage.times_s))))
-    kept = [
-        index
-        for index, time_s in enumerate(times_s)
-        if rate is None or rate.chooses(round(time_s * SECOND_NS))
-    ]
+    wanted = _chosen(footage, range(len(footage.times_s)), setup.rate)
+    fresh = set(_chosen(footage, wanted, setup.rate * setup.load))
+    fresh -= {index for index in wanted[1:] if rng.random() < setup.lost}
+    repeated = setup.fill == "repeated"
+    kept = [place for place, index in enumerate(wanted) if repeated or index in fresh]
     found: list[_Shown] = []
-    for place, index in enumerate(kept):
-        until_s = times_s[kept[place + 1]] if place + 1 < len(kept) else float("inf")
-        lost = bool(found) and bool(rng.random() < setup.lost)
-        pixels = found[-1].picture if lost else index
-        found.append(_Shown(pixels, times_s[index], until_s, lost))
+    for number, place in enumerate(kept):
+        later = wanted[kept[number + 1]] if number + 1 < len(kept) else None
+        until_s = float("inf") if later is None else float(footage.times_s[later])
+        index = wanted[place]
+        picture = index if index in fresh else found[-1].picture
+        missing = place - kept[number - 1] - 1 if number and setup.fill == "held" else 0
+        found.append(_Shown(picture, float(footage.times_s[index]), until_s, missing))
     return found
+
+
+def _chosen(footage: Footage, of: Sequence[int], rate: float) -> Sequence[int]:
+    """Frames that a share of the clip's rate chooses."""
+    if rate == 1 or len(footage.times_s) < 2:
+        return of
+    chooser = FrameRate(rate / float(np.median(np.diff(footage.times_s))))
+    return [index for index in of if chooser.chooses(round(footage.times_s[index] * SECOND_NS))]
 
 
 def sit(
@@ -159,7 +187,7 @@ def sit(
             newest = [frame]
         for each in newest:
             pixels = case.footage.pixels[each.picture]
-            answerer.push(pixels, round(each.time_s * SECOND_NS), each.interpolated)
+            answerer.push(pixels, round(each.time_s * SECOND_NS), each.missing)
         if setup.newest:
             answerer.settle()
         if due and setup.worker_changes:

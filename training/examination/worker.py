@@ -102,12 +102,17 @@ class WorkerAnswerer:
         self._partial.clear()
         self._pushed = 0
 
-    def push(self, frame: Pixels, capture_time_ns: int, interpolated: bool = False) -> None:
-        assert not interpolated, "the gateway sends no interpolated frames"
+    def push(self, frame: Pixels, capture_time_ns: int, missing: int = 0) -> None:
         height, width = frame.shape[:2]
         self._partial.append(
             SampledFrame(
-                frame.tobytes(), width, height, capture_time_ns, "arrival", time.monotonic()
+                frame.tobytes(),
+                width,
+                height,
+                capture_time_ns,
+                "arrival",
+                time.monotonic(),
+                missing=missing,
             )
         )
         if len(self._partial) == self._engine.model.spec.tubelet:

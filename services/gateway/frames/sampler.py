@@ -23,6 +23,8 @@ from services.gateway.sources.source import MAX_AHEAD_NS, ClockSource, DecodeBud
 SECOND_NS = 1_000_000_000
 PREVIEW_WIDTH = 640  # pixels
 SLOW_SOURCE = 0.98  # a source whose interval is at least this much of the wanted one loses no frame
+LONGEST = 4  # periods: a picture that comes later says no more about its source …
+SLOWEST = 3.5  # … which is not known from here on
 REWIND_NS = SECOND_NS  # capture times that fall back further start a new timeline
 DEFAULT_BUDGET = DecodeBudget()
 RING_FULL = "ring_full"  # the reason of frames that newer ones pushed out
@@ -40,6 +42,8 @@ class SampledFrame:
     capture_ns: int
     clock_source: ClockSource
     sampled_s: float  # time.monotonic() when the rate chose its picture
+    period_ns: float = 0.0  # from frame to frame, where none is lost or left out; 0: unknown
+    missing: int = 0  # frames before it that the worker was not sent
 
 
 class FrameRate:
@@ -63,12 +67,20 @@ class FrameRate:
         self._period_ns = SECOND_NS / fps
         self._grid_ns, self._point = self._last_chosen_ns, 0
 
+    @property
+    def period_ns(self) -> float:
+        """Time from one picture to the next of those that it chooses; 0 while nobody knows
+        its source's own, as with one that is much slower than the rate."""
+        if not 0 < self._interval_ns <= SLOWEST * self._period_ns:
+            return 0.0
+        return max(self._period_ns, self._interval_ns)
+
     def chooses(self, capture_ns: int) -> bool:
         """Whether the next picture is one for the model. `capture_ns` must not decrease."""
         if self._last_ns is None:
             self._last_ns = self._last_chosen_ns = self._grid_ns = capture_ns
             return True
-        interval_ns = min(capture_ns - self._last_ns, 4 * self._period_ns)
+        interval_ns = min(capture_ns - self._last_ns, LONGEST * self._period_ns)
         self._last_ns = capture_ns
         if self._interval_ns == 0:
             self._interval_ns = interval_ns
@@ -143,6 +155,7 @@ class Sampler:
                 return
             self._counts.add_received(*shape, picture.clock_source, capture_ns)
             self._newest = picture
+            period_ns = self._rate.period_ns  # before a gap counts for it
             chosen = self._rate.chooses(capture_ns)
             if chosen and self._slowed is not None and not self._slowed.chooses(capture_ns):
                 chosen = False
@@ -155,7 +168,15 @@ class Sampler:
             return
         sampled_s = time.monotonic()
         pixels = self._convert(picture.frame, width, height)
-        frame = SampledFrame(pixels, width, height, capture_ns, picture.clock_source, sampled_s)
+        frame = SampledFrame(
+            pixels,
+            width,
+            height,
+            capture_ns,
+            picture.clock_source,
+            sampled_s,
+            period_ns,
+        )
         with self._room:
             while self._lossless and len(self._ring) >= self._capacity and not self._closed:
                 self._room.wait()

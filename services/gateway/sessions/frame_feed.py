@@ -11,6 +11,7 @@ from services.common.tasks import QueueClosed, cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.frame_window import FrameWindow, SentFrame
+from services.gateway.frames.gaps import Gaps
 from services.gateway.frames.latency import Latencies
 from services.gateway.frames.sampler import SampledFrame
 from services.gateway.workers.placement import Placement
@@ -53,12 +54,13 @@ class FrameFeed:
         delivery: str,
         on_moving: Callable[[], None],
         on_understood: Callable[[float, float], None],
+        gaps: Gaps | None = None,
     ) -> None:
         """`next_frame` gives the next frame, once there is one, and `take_waiting` at once all
         that there are, `num_waiting` in number. `window_frames` are kept, `delivery` is what
         latencies are counted under. `on_moving` is called when `moving` has changed with the
         stream, `on_understood` with the age of every new frame that was understood and what its
-        step took, in seconds."""
+        step took, in seconds. `gaps` are told to workers; without it they are not."""
         self.placement = placement
         self.window = FrameWindow(window_frames)
         self.latencies = Latencies()
@@ -69,6 +71,7 @@ class FrameFeed:
         self._on_moving = on_moving
         self._on_understood = on_understood
         self._counts = counts
+        self._gaps = gaps
         self._observed = metrics.FRAME_LATENCY.labels(delivery)
         self._connected = asyncio.Event()
         self._next: WorkerStream | None = None  # with another worker, which has taken the session
@@ -216,9 +219,10 @@ class FrameFeed:
                 await stream.writable()
                 if (sent := self.window.send_again()) is None:
                     try:
-                        sent = self.window.send(await self._next_frame())
+                        frame = await self._next_frame()
                     except QueueClosed:
                         return
+                    sent = self.window.send(self._gaps.told(frame) if self._gaps else frame)
                 if not await stream.send(_message(sent)):
                     return
         except Exception:
@@ -250,4 +254,5 @@ def _message(sent: SentFrame) -> inference_pb2.Frame:
         height=sent.frame.height,
         layout=inference_pb2.PIXEL_LAYOUT_RGB24,
         replayed=not sent.fresh,
+        missing=sent.frame.missing,
     )

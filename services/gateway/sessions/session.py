@@ -21,6 +21,7 @@ from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.frame_size import FrameSize
+from services.gateway.frames.gaps import Gaps
 from services.gateway.frames.picture_health import Condition, HealthLimits
 from services.gateway.frames.rate_control import RateControl
 from services.gateway.frames.sampler import RATE_LOWERED, RING_FULL, SampledFrame, Sampler
@@ -156,6 +157,7 @@ class Session:
             delivery="lossless" if spec.lossless else "newest",
             on_moving=self._changed,
             on_understood=self._rate_control.note,
+            gaps=Gaps() if config.fill == "hold" else None,
         )
         self.feed.start(stream)
         self.questions = QuestionQueue(config.session_answers)

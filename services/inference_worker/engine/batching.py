@@ -65,6 +65,7 @@ class BatchBuilder:
         if session.first_capture_ns is None:
             session.first_capture_ns = captured_ns[0]
         since_s = max(0.0, (sum(captured_ns) / 2 - session.first_capture_ns) / 1e9)
+        session.trunk.cursor += self._held(session, frames)
         words = self._model.segment(layout, session.trunk.cursor, since_s)
         segment = self._cache.append_segment(
             session.trunk, len(words.tokens), words.advance, captured_ns
@@ -89,6 +90,17 @@ class BatchBuilder:
             tubelet=session.tubelet,
             causal=self._model.spec.causal_segments,
         )
+
+    def _held(self, session: EngineSession, frames: list[FrameJob]) -> int:
+        """Positions that pass for the frames missing before these ones, in which the last one's
+        tokens stand for them: no more than leave the window in half of the model's range."""
+        spec, trunk = self._model.spec, session.trunk
+        missing = sum(frame.missing for frame in frames) // spec.tubelet
+        if not (missing and spec.time_by_position and trunk.segments):
+            return 0
+        room = spec.position_horizon // 2 - (trunk.cursor - trunk.segments[0].cursor)
+        held = max(0, min(missing, room // frames[0].layout.segment_advance))
+        return held * frames[0].layout.segment_advance
 
     def of_branch(self, job: Generation, count: int) -> Run:
         branch = job.branch

@@ -50,6 +50,7 @@ class FrameJob:
     done: Callable[[FrameReceipt | Exception], None]
     interpolated: bool = False
     replayed: bool = False
+    missing: int = 0  # frames before it for which the one before stands
     tubelet: Any = None
 
 

@@ -60,6 +60,7 @@ class BuiltinConfig:
             window_segments=self.window_segments,
             position_horizon=self.position_horizon,
             preferred_fps=self.preferred_fps,
+            time_by_position=True,
             history_rounds=self.history_rounds,
             history_before_cursor=self.history_before_cursor,
             max_answer_tokens=self.max_answer_tokens,

@@ -21,6 +21,7 @@ class StreamSpec:
     earlier ones; otherwise a segment's tokens all see each other (causal by frame).
     `position_horizon`: the largest cursor the model was trained for; keys are rebased before it.
     `branch_positions`: how far a question and its answer may reach beyond it; 0: as far as they do.
+    `time_by_position`: nothing else tells it how far apart frames are.
     `history_rounds`: how many earlier rounds of a conversation the model was trained to read.
     `history_before_cursor`: these rounds take the positions before the trunk's cursor, so that the
     question stands at the cursor, as near to the newest frame as one without a conversation.
@@ -37,6 +38,7 @@ class StreamSpec:
     position_horizon: int
     branch_positions: int = 0
     preferred_fps: float
+    time_by_position: bool = False
     history_rounds: int
     history_before_cursor: bool = False
     max_answer_tokens: int

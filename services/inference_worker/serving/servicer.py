@@ -215,6 +215,7 @@ class InferenceServicer(InferenceServiceServicer):
                     done=done,
                     interpolated=frame.interpolated,
                     replayed=frame.replayed,
+                    missing=frame.missing,
                 )
                 self._engine.submit_frame(session.id, job)
                 frame.width, frame.height = layout.width, layout.height

@@ -135,6 +135,7 @@ def fitted(
         pixels=resized(frame.pixels, size, wanted),
         layout=inference_pb2.PIXEL_LAYOUT_RGB24,
         replayed=replayed,
+        missing=frame.missing,
         width=wanted[0],
         height=wanted[1],
     )
