@@ -158,7 +158,7 @@ class FrameFeed:
                     backoff.reset()
                 stream = await self._reopen(backoff, refused=stream.refused)
             if not stream.resumed:
-                self.window.replay(self._take_waiting())
+                self.window.replay([self._told(frame) for frame in self._take_waiting()])
                 metrics.FRAMES_REPLAYED.inc(self.window.num_again)
                 self._replaying_s = time.monotonic() if self.window.num_again else None
             elif lost := self.window.resume():
@@ -222,12 +222,15 @@ class FrameFeed:
                         frame = await self._next_frame()
                     except QueueClosed:
                         return
-                    sent = self.window.send(self._gaps.told(frame) if self._gaps else frame)
+                    sent = self.window.send(self._told(frame))
                 if not await stream.send(_message(sent)):
                     return
         except Exception:
             stream.cancel()
             raise
+
+    def _told(self, frame: SampledFrame) -> SampledFrame:
+        return frame if self._gaps is None else self._gaps.told(frame)
 
     def _acknowledged(self, ack: inference_pb2.FrameAck) -> None:
         now_s, step_s = time.monotonic(), max(0.0, ack.latency_ms - ack.queue_ms) / 1000
