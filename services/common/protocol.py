@@ -3,7 +3,7 @@
 It is raised with the contract: the minor number by what an older peer can do without, the major
 one, with the minor back at 0, by anything else. 1.1 brought versions, cards and ResizeSession; 1.2
 fences, pools, promised pages, and what questions and watches are told when they are asked again;
-1.3 ScoreStatements, and questions with a history of the caller's own.
+1.3 ScoreStatements, questions with a history of the caller's own, and frames that are missing.
 """
 
 from sightline.v1 import inference_pb2
