@@ -55,6 +55,7 @@ async def test_refusals_of_questions_are_problems_whatever_was_accepted() -> Non
             ("cam", {"question": "what"}, 409, "NO_FRAME_YET"),
             ("cam", {"question": " "}, 400, "INVALID_ARGUMENT"),
             ("cam", {"question": 5}, 400, "INVALID_ARGUMENT"),
+            ("cam", {"question": "\ud800"}, 400, "INVALID_ARGUMENT"),
             ("cam", {"question": "what", "conversation": "a b"}, 400, "INVALID_ARGUMENT"),
         ]
         for headers in ({}, SSE):

@@ -52,12 +52,7 @@ class Said:
 
 def chat_request_of(text: bytes) -> ChatRequest:
     """Read a request. Raises InvalidArgumentError, naming the field that is wrong."""
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InvalidArgumentError("the body is no JSON") from None
-    if not isinstance(body, dict):
-        raise InvalidArgumentError("the body is no JSON object")
+    body = object_of(text)
     _refuse(body)
     model = body.get("model")
     if not isinstance(model, str) or not model:
@@ -83,6 +78,21 @@ def chat_request_of(text: bytes) -> ChatRequest:
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         schema=_schema_of(body.get("response_format")),
     )
+
+
+def object_of(text: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Raises InvalidArgumentError for anything else, and for halves of
+    characters, which nothing after this can write down."""
+    try:
+        decoded = text.decode()
+        body = json.loads(decoded)
+        if "\\u" in decoded:
+            json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise InvalidArgumentError("the body is no JSON") from None
+    if not isinstance(body, dict):
+        raise InvalidArgumentError("the body is no JSON object")
+    return body
 
 
 def _refuse(body: dict[str, Any]) -> None:

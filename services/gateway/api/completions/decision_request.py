@@ -1,13 +1,17 @@
 """Decisions as OpenAI's clients ask for them, and their answers: data, no I/O."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.gateway.api.completions.chat_request import SCHEME, ParameterError, Said, text_of
+from services.gateway.api.completions.chat_request import (
+    SCHEME,
+    ParameterError,
+    Said,
+    object_of,
+    text_of,
+)
 from services.gateway.viewers.decisions import MAX_QUESTIONS
-from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2
 
 
@@ -67,12 +71,7 @@ class DecisionRequest:
 
 def decision_request_of(text: bytes) -> DecisionRequest:
     """Read a request. Raises InvalidArgumentError, naming the field that is wrong."""
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InvalidArgumentError("the body is no JSON") from None
-    if not isinstance(body, dict):
-        raise InvalidArgumentError("the body is no JSON object")
+    body = object_of(text)
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise ParameterError("model", "is missing")

@@ -12,6 +12,12 @@ function make(tag, { className = "", text = "", open } = {}, ...children) {
   return element;
 }
 
+/** Words in which what stands between backticks is code. */
+function prose(tag, text) {
+  const parts = text.split("`").map((part, index) => (index % 2 ? make("code", { text: part }) : part));
+  return make(tag, {}, ...parts);
+}
+
 /** A value that a schema allows, to be looked at: messages that hold themselves are named only. */
 function example(schema, schemas, seen = []) {
   if (schema.$ref) {
@@ -42,12 +48,12 @@ function curlOf(method, path, operation, schemas) {
 
 function describe(method, path, operation, schemas) {
   const inside = make("div");
-  if (operation.description) inside.append(make("p", { text: operation.description }));
+  if (operation.description) inside.append(prose("p", operation.description));
   if (operation.parameters.length) {
     const list = make("dl");
     for (const each of operation.parameters) {
       const kind = each.in === "query" ? "" : ` (${each.in})`;
-      list.append(make("dt", { text: each.name + kind }), make("dd", { text: each.description ?? "" }));
+      list.append(make("dt", { text: each.name + kind }), prose("dd", each.description ?? ""));
     }
     inside.append(make("h3", { text: "Parameters" }), list);
   }
@@ -83,7 +89,7 @@ async function show() {
   const main = document.getElementById("operations");
   const reply = await fetch("openapi.json");
   const api = await reply.json();
-  document.getElementById("about").textContent = api.info.description;
+  document.getElementById("about").replaceWith(prose("p", api.info.description));
   const schemas = api.components.schemas;
   main.replaceChildren();
   for (const { name } of api.tags) {
