@@ -13,6 +13,7 @@ from services.gateway.playback.h264 import (
     is_forwardable,
     units_of,
 )
+from services.gateway.playback.soundtrack import Soundtrack
 from services.gateway.playback.subscription import Subscription
 from services.gateway.playback.transcoder import RTP_HZ, SECOND_NS, Transcoder
 from services.gateway.sources.source import DecodedFrame, EncodedPacket
@@ -31,6 +32,7 @@ class Broadcast:
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.sound = Soundtrack(name, loop, _dropped)
         self._name = name
         self._loop = loop
         self._thread = threading.get_ident()
@@ -66,6 +68,7 @@ class Broadcast:
         """Another source begins: nothing is known of it yet."""
         self._extradata = None
         self._forwards = False
+        self.sound.restart()
         self._settle()
 
     # --- for viewers ------------------------------------------------------------------------
@@ -106,6 +109,7 @@ class Broadcast:
     async def aclose(self) -> None:
         """Send the viewers away and end the encoder."""
         self._closed = True
+        await self.sound.aclose()
         for viewer in self._viewers:
             viewer.close()
         self._viewers.clear()
