@@ -120,7 +120,7 @@ class PlaybackConnection:
         finally:
             await cancel_and_wait(connected, over)
 
-    async def aclose(self) -> None:
+    async def aclose(self, reason: str = "closed") -> None:
         self._peer.remove_all_listeners()
         if self._subscription is not None:
             self._broadcast.leave(self._subscription)

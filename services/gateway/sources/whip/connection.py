@@ -47,8 +47,6 @@ class WhipConnection:
         self.id = secrets.token_urlsafe(16)
         self.tag = f'"{secrets.token_hex(8)}"'  # of its ICE session (RFC 9725, section 4.3.1)
         self.answer = ""
-        self.task: asyncio.Task[None] | None = None  # looks after it
-        self.closing: asyncio.Task[None] | None = None
         self._sink = sink
         self._limits = limits
         self._peer = port.peer_connection(ice_servers)
