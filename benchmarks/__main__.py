@@ -32,6 +32,7 @@ BENCHMARKS = {
     "capacity": "10,000 sessions on simulated workers: a zone's loss, a rollout, scale-out",
     "traffic": "memory, descriptors and tasks while publishers and viewers come and go",
     "loss": "a WHIP publisher behind a link that loses, delays and reorders packets",
+    "playback": "watching live: how soon, how late, and fifty viewers of one stream",
     "rows": "the article's four rows, on the whole suite with real video",
 }
 # Each takes as long as all others together.

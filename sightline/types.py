@@ -117,6 +117,7 @@ class SessionInfo:
     labels: dict[str, str] = field(default_factory=dict)
     moving: bool = False  # on its way to another worker: questions wait until it is there
     source_health: SourceHealth = field(default_factory=SourceHealth)
+    sound: bool = False  # its source has sound now
 
 
 class AskOptions(TypedDict, total=False):

@@ -125,6 +125,7 @@ def session_info(message: pb.Session) -> SessionInfo:
         labels=dict(message.labels),
         moving=message.moving,
         source_health=source_health(message.source_health),
+        sound=message.sound,
     )
 
 

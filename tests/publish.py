@@ -45,24 +45,24 @@ class RtmpPublisher:
     def _publish(self) -> None:
         begun, offset_s = time.monotonic(), 0.0
         with av.open(self._url, "w", format="flv", timeout=10) as output:
-            stream = None
+            streams: dict[int, av.stream.Stream] = {}
             while not self._stop.is_set():
                 with av.open(str(self._path)) as clip:
-                    video = clip.streams.video[0]
-                    assert video.time_base is not None
-                    if stream is None:
-                        stream = output.add_stream_from_template(video)
+                    for source in (*clip.streams.video, *clip.streams.audio):
+                        if source.index not in streams:
+                            streams[source.index] = output.add_stream_from_template(source)
                     end_s = 0.0
-                    for packet in clip.demux(video):
-                        if packet.dts is None or packet.pts is None:
+                    for packet in clip.demux():
+                        tick = packet.time_base
+                        if packet.dts is None or packet.pts is None or not tick:
                             continue
-                        shift = round(offset_s / video.time_base)
-                        due_s = offset_s + float(packet.dts * video.time_base)
-                        end_s = due_s + float((packet.duration or 0) * video.time_base)
+                        shift = round(offset_s / tick)
+                        due_s = offset_s + float(packet.dts * tick)
+                        end_s = max(end_s, due_s + float((packet.duration or 0) * tick))
                         if self._stop.wait(max(0.0, begun + due_s - time.monotonic())):
                             return
                         packet.dts += shift
                         packet.pts += shift
-                        packet.stream = stream
+                        packet.stream = streams[packet.stream.index]
                         output.mux(packet)
                     offset_s = end_s

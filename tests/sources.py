@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket
 from sightline.errors import AlreadyExistsError, UnauthenticatedError
 
@@ -36,6 +37,7 @@ class RecordingSink:
     """Remembers everything; `wait_for` blocks a plain thread or `asyncio.to_thread`."""
 
     pictures: list[Seen] = field(default_factory=list)
+    sounds: list[EncodedSound] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     drops: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
@@ -55,6 +57,11 @@ class RecordingSink:
 
     def encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> bool:
         return False
+
+    def sound(self, sound: EncodedSound) -> None:
+        with self._changed:
+            self.sounds.append(sound)
+            self._changed.notify_all()
 
     def ended(self, reason: str) -> None:
         with self._changed:
@@ -187,10 +194,23 @@ def _rest_of_realtime(codec: str) -> None:
                 os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
 
 
+TONE_RATE, TONE_HZ = 44_100, 441
+
+
+def tone(start: int, num_samples: int) -> av.AudioFrame:
+    """A piece of a tone, from that sample on."""
+    wave = np.sin(2 * np.pi * TONE_HZ / TONE_RATE * np.arange(start, start + num_samples))
+    frame = av.AudioFrame.from_ndarray(
+        (wave * 16_000).astype(np.int16)[None], format="s16", layout="mono"
+    )
+    frame.sample_rate, frame.pts = TONE_RATE, start
+    return frame
+
+
 def write_clip(
     path: Path, codec: str = "libx264", *, seconds: float = 2.0, fps: int = 15, **options: int
 ) -> Path:
-    """The same as a playable file."""
+    """The same as a playable file; `tone=1`: with the sound of a tone."""
     width, height = options.get("width", 160), options.get("height", 120)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)
@@ -201,9 +221,15 @@ def write_clip(
             "libx264": {"preset": "veryfast", "x264-params": "log-level=none"},
             "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=1"},
         }.get(codec, {})
+        sound = container.add_stream("aac", rate=TONE_RATE) if options.get("tone") else None
         for index in range(round(seconds * fps)):
             image = picture_array(index, width, height)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            if sound is not None:
+                start, end = (round(place * TONE_RATE / fps) for place in (index, index + 1))
+                container.mux(sound.encode(tone(start, end - start)))
         container.mux(stream.encode())
+        if sound is not None:
+            container.mux(sound.encode())
     _rest_of_realtime(codec)
     return path

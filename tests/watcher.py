@@ -3,9 +3,10 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import av
+import numpy as np
 from aiohttp import ClientSession
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
@@ -24,7 +25,7 @@ class RefusedError(Exception):
 @dataclass
 class Watcher:
     """`async with Watcher(base) as watcher: await watcher.watch(session)`; `pictures` are (when it
-    came, its width, its height)."""
+    came, its width, its height), `sounds` are samples of 48 kHz, left and right."""
 
     base: str
     pictures: list[tuple[float, int, int]] = field(default_factory=list)
@@ -33,28 +34,32 @@ class Watcher:
     ended: bool = False
     began_s: float = 0.0
     newest: av.VideoFrame | None = None
+    sounds: list[np.ndarray] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
         self.http = ClientSession()
         self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         return self
 
     async def __aexit__(self, *error: object) -> None:
         await self.peer.close()
-        if self._task is not None:
-            await self._task
+        await asyncio.gather(*self._tasks)
         await self.http.close()
 
-    async def watch(self, session: str, *, connect: bool = True) -> None:
+    async def watch(
+        self, session: str, *, connect: bool = True, sound: bool = False, headers: Any = None
+    ) -> None:
         """Offer, and take the answer. Raises RefusedError."""
         self.peer.addTransceiver("video", direction="recvonly")
+        if sound:
+            self.peer.addTransceiver("audio", direction="recvonly")
         self.peer.on("track", self._take)
         await self.peer.setLocalDescription(await self.peer.createOffer())
         self.began_s = time.monotonic()
         offer = self.peer.localDescription.sdp
         url = f"{self.base}/whep/{session}"
-        async with self.http.post(url, data=offer, headers=SDP) as response:
+        async with self.http.post(url, data=offer, headers=SDP | (headers or {})) as response:
             text = await response.text()
             if response.status != 201:
                 raise RefusedError(response.status, text)
@@ -68,12 +73,15 @@ class Watcher:
         return self.pictures[0][0] - self.began_s
 
     def _take(self, track: MediaStreamTrack) -> None:
-        self._task = asyncio.create_task(self._drain(track), name="watcher")
+        self._tasks.append(asyncio.create_task(self._drain(track), name="watcher"))
 
     async def _drain(self, track: MediaStreamTrack) -> None:
         try:
             while True:
                 frame = await track.recv()
+                if isinstance(frame, av.AudioFrame):
+                    self.sounds.append(frame.to_ndarray().reshape(-1, 2))
+                    continue
                 assert isinstance(frame, av.VideoFrame)
                 self.newest = frame
                 self.pictures.append((time.monotonic(), frame.width, frame.height))

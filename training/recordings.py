@@ -25,6 +25,7 @@ from services.gateway.frames.display import Display, displayed_size
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.sampler import FrameRate
 from services.gateway.sources.container import ContainerReader, open_file
+from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket
 from services.inference_worker.model.family import StreamSpec
 from sightline.errors import InvalidArgumentError
@@ -318,6 +319,7 @@ class _Unbothered:
     def encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> bool:
         return False
 
+    def sound(self, sound: EncodedSound) -> None: ...
     def ended(self, reason: str) -> None: ...
     def dropped(self, reason: str, count: int = 1) -> None: ...
     def noted(self, what: str, count: int = 1) -> None: ...

@@ -106,7 +106,10 @@ WHEP_VIEWERS = Gauge("sightline_whep_viewers", "Viewers who are shown video by W
 WHEP_TRANSCODES = Gauge(
     "sightline_whep_transcodes", "Sessions whose video is encoded anew for their viewers."
 )
-WHEP_BYTES = Counter("sightline_whep_bytes_total", "Video sent to viewers, without headers.")
+WHEP_SOUNDTRACKS = Gauge(
+    "sightline_whep_soundtracks", "Sessions whose sound is made ready for their listeners."
+)
+WHEP_BYTES = Counter("sightline_whep_bytes_total", "Video and sound sent to viewers.")
 WHEP_CLOSED = Counter("sightline_whep_closed_total", "WebRTC viewers who left.", ["reason"])
 WHEP_DROPPED = Counter(
     "sightline_whep_dropped_total", "Pictures that a viewer was not sent.", ["reason"]

@@ -12,6 +12,7 @@ from tests.e2e.browser import ENTER, Page
 from tests.e2e.wire import Wire
 from tests.eventually import wait_until
 from tests.publish import RtmpPublisher
+from tests.sources import TONE_HZ, write_clip
 from tests.suite import Suite, passing_condition
 
 OpenPage = Callable[..., Page]
@@ -56,6 +57,17 @@ window.WebSocket = class extends WebSocket {
       for (const event of change(JSON.parse(message.data))) handler({data: JSON.stringify(event)});
     });
   }
+};
+"""
+# The frequency that is loudest in what plays.
+LOUDEST = """
+const context = new AudioContext();
+const analyser = Object.assign(context.createAnalyser(), {fftSize: 8192});
+context.createMediaStreamSource(document.querySelector('#preview-video').srcObject).connect(analyser);
+window.loudest = () => {
+  const found = new Float32Array(analyser.frequencyBinCount);
+  analyser.getFloatFrequencyData(found);
+  return found.indexOf(Math.max(...found)) * context.sampleRate / analyser.fftSize;
 };
 """
 SPEAKING = "return document.querySelector('.cancel').checkVisibility()"
@@ -292,6 +304,25 @@ def test_the_video_itself_is_played(open_page: OpenPage, shapes: dict[str, Any])
     )
     assert page.run("return document.querySelector('#preview-image').hidden")
     assert page.run("return document.querySelector('#full-screen').checkVisibility()")
+
+
+def test_its_sound_is_heard_by_choice(open_page: OpenPage, suite: Suite) -> None:
+    clip = write_clip(suite.media_root / "tone.mp4", seconds=4, width=320, height=240, tone=1)
+    suite.open(clip.name, name="tone")
+    page = open_page()
+    page.wait("return document.querySelector('#sound').checkVisibility()")
+    assert page.run("return document.querySelector('#preview-video').muted")
+    assert (
+        page.run("return document.querySelector('#preview-video').srcObject.getTracks().length")
+        == 1
+    )
+    page.click("#sound")
+    page.wait("return document.querySelector('#preview-video').srcObject.getTracks().length === 2")
+    page.run(LOUDEST)
+    page.wait("return Math.abs(window.loudest() - arguments[0]) < 30", TONE_HZ)
+    assert page.run("return document.querySelector('#sound').ariaPressed") == "true"
+    page.click("#sound")
+    assert page.run("return document.querySelector('#preview-video').muted")
 
 
 def test_text_is_never_markup(open_page: OpenPage, suite: Suite, clip: Clip) -> None:

@@ -96,7 +96,8 @@ async def test_ffmpeg_publishes_h264_and_aac(rtmp: Harness, b_frames: int) -> No
     assert sink.reasons == ["publisher_left"]
     assert not sink.drops
     assert sink.notes["metadata"] == 1
-    assert sink.notes["audio_ignored"] > 50
+    assert len(sink.sounds) > 50
+    assert {(sound.codec, len(sound.extradata) >= 2) for sound in sink.sounds} == {("aac", True)}
     times = [picture.capture_ns for picture in sink.pictures]
     assert times == sorted(times)
     assert {picture.clock_source for picture in sink.pictures} == {"stream"}

@@ -18,7 +18,7 @@ from sightline.aio import connect
 from tests.eventually import eventually
 from tests.processes import ServiceProcess, free_port
 from tests.publish import RtmpPublisher
-from tests.sources import write_clip
+from tests.sources import TONE_HZ, write_clip
 from tests.unit.fake_worker import FakeWorker
 from tests.watcher import SDP, RefusedError, Watcher
 
@@ -85,19 +85,23 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def test_rtmp_is_forwarded_and_shown_at_once(house: House) -> None:
-    clip = write_clip(house.media / "plain.mp4", seconds=4, gop=60)
+    clip = write_clip(house.media / "plain.mp4", seconds=4, gop=60, tone=1)
     session = await house.open()
     url = f"rtmp://127.0.0.1:{house.rtmp_port}/live/{session['key']}"
     with RtmpPublisher(clip, url):
         await _live(house, session)
         async with Watcher(house.base) as first, Watcher(house.base) as second:
-            await first.watch(session["id"])
-            assert re.search(r"^a=sendonly", first.answer, re.MULTILINE)
+            await first.watch(session["id"], sound=True)
+            assert len(re.findall(r"^a=sendonly", first.answer, re.MULTILINE)) == 2
             await eventually(lambda: len(first.pictures) > 10)
             await second.watch(session["name"])  # names do as well
             await eventually(lambda: len(second.pictures) > 10)
             assert first.pictures[-1][1:] == (160, 120)
+            await eventually(lambda: len(first.sounds) > 60)
+            assert _pitch(first.sounds[-40:]) == pytest.approx(TONE_HZ, abs=10)
+            assert not second.sounds  # it did not ask
             figures = await house.figures()
+            assert figures["sightline_whep_soundtracks"] == 1
             assert figures["sightline_whep_viewers"] == 2
             assert figures["sightline_whep_transcodes"] == 0
             assert figures["sightline_whep_bytes_total"] > 0
@@ -128,12 +132,13 @@ async def test_b_frames_are_encoded_once_for_all(house: House) -> None:
 
 
 async def test_a_file_is_shown_and_its_viewers_are_limited(house: House) -> None:
-    write_clip(house.media / "file.mp4", "mpeg4", seconds=2, width=162, height=122)
+    write_clip(house.media / "file.mp4", "mpeg4", seconds=2, width=162, height=122, tone=1)
     session = await house.open("file.mp4", loop=True)
     async with Watcher(house.base) as first, Watcher(house.base) as second:
-        await first.watch(session["id"])
-        await eventually(lambda: len(first.pictures) > 5)
+        await first.watch(session["id"], sound=True)
+        await eventually(lambda: len(first.pictures) > 5 and len(first.sounds) > 60)
         assert first.pictures[-1][1:] == (162, 122)
+        assert _pitch(first.sounds[-40:]) == pytest.approx(TONE_HZ, abs=10)
         await second.watch(session["id"], connect=False)
         async with Watcher(house.base) as third:
             with pytest.raises(RefusedError, match="TOO_MANY_VIEWERS") as refused:
@@ -224,6 +229,13 @@ async def _nobody(house: House) -> None:
     async with asyncio.timeout(60):
         while True:
             figures = await house.figures()
-            if not figures["sightline_whep_viewers"] + figures["sightline_whep_transcodes"]:
+            names = ("viewers", "transcodes", "soundtracks")
+            if not sum(figures[f"sightline_whep_{name}"] for name in names):
                 return
             await asyncio.sleep(0.05)
+
+
+def _pitch(sounds: list[np.ndarray]) -> float:
+    """The loudest frequency."""
+    samples = np.concatenate(sounds)[:, 0].astype(float)
+    return float(np.argmax(np.abs(np.fft.rfft(samples)))) * 48_000 / len(samples)

@@ -3,9 +3,11 @@
 import asyncio
 from collections import Counter
 
+import av
 from aiortc.codecs.h264 import h264_depayload
 
 from services.gateway.playback.broadcast import Broadcast
+from services.gateway.playback.gop import MAX_PICTURES as MAX_CACHED
 from services.gateway.playback.h264 import (
     MAX_PAYLOAD_BYTES,
     EncodedPicture,
@@ -16,8 +18,8 @@ from services.gateway.playback.h264 import (
 )
 from services.gateway.playback.subscription import MAX_PICTURES, NO_KEYFRAME, SLOW, Subscription
 from services.gateway.playback.transcoder import shown_size
-from services.gateway.sources.source import EncodedPacket
-from tests.sources import START_NS, encode_clip
+from services.gateway.sources.source import DecodedFrame, EncodedPacket
+from tests.sources import START_NS, encode_clip, picture_array
 
 
 def picture(stamp: int, *, keyframe: bool = False) -> EncodedPicture:
@@ -91,8 +93,9 @@ async def test_whoever_joins_gets_what_came_since_the_keyframe() -> None:
     broadcast = Broadcast("test", asyncio.get_running_loop())
     for data, index, keyframe in clip.packets:
         broadcast.encoded("h264", b"", EncodedPacket(data, START_NS + index * 10**8, keyframe))
-    assert broadcast.forwards
+    assert not broadcast.forwards  # nobody has looked
     viewer = broadcast.join()
+    assert broadcast.forwards
     got = [await viewer.next() for _ in range(4)]
     assert [picture.keyframe for picture, _ in got] == [True, False, False, False]
     assert not viewer.is_waiting
@@ -112,6 +115,63 @@ async def test_a_keyframe_is_wanted_while_a_viewer_has_none() -> None:
     assert broadcast.encoded("h264", b"", packets[2])
     assert not broadcast.encoded("h264", b"", packets[0])
     assert (await viewer.next())[0].keyframe
+    await broadcast.aclose()
+
+
+async def test_without_viewers_packets_are_kept_and_not_looked_into() -> None:
+    clip = encode_clip(num_pictures=20, gop=8)
+    loop = asyncio.get_running_loop()
+    broadcast = Broadcast("test", loop)
+    told: list[object] = []
+
+    def send() -> None:
+        for data, index, keyframe in clip.packets:
+            broadcast.encoded("h264", b"", EncodedPacket(data, START_NS + index * 10**8, keyframe))
+
+    broadcast._on_loop = lambda *call: told.append(call)  # type: ignore[method-assign]
+    await asyncio.to_thread(send)
+    assert not told
+    assert not broadcast._sent.items
+    del broadcast._on_loop
+    viewer = broadcast.join()
+    assert (await viewer.next())[0].keyframe
+    broadcast.leave(viewer)
+    assert not broadcast._sent.items
+    again = broadcast.join()
+    got = [await again.next() for _ in range(4)]
+    assert [picture.keyframe for picture, _ in got] == [True, False, False, False]
+    await broadcast.aclose()
+
+
+async def test_whoever_joins_between_far_keyframes_gets_the_encoding_until_the_next() -> None:
+    clip = encode_clip(num_pictures=8, gop=8)
+    key, *others = [
+        EncodedPacket(data, START_NS + n * 10**8, keyframe) for data, n, keyframe in clip.packets
+    ]
+    broadcast = Broadcast("test", asyncio.get_running_loop())
+    broadcast.encoded("h264", b"", key)
+    for _ in range(MAX_CACHED // len(others) + 1):  # more than is kept
+        for packet in others:
+            broadcast.encoded("h264", b"", packet)
+    early = broadcast.join()
+    broadcast.encoded("h264", b"", key)  # the source's: what follows is forwarded
+    assert (await early.next())[0].keyframe
+    for _ in range(MAX_CACHED // len(others) + 1):
+        for packet in others:
+            broadcast.encoded("h264", b"", packet)
+            await early.next()
+    late = broadcast.join()
+    assert late.needs_keyframe
+    image = av.VideoFrame.from_ndarray(picture_array(0, 160, 120), format="rgb24")
+    broadcast.picture(DecodedFrame(image, START_NS, "stream"))
+    encoded, _ = await asyncio.wait_for(late.next(), 20)
+    assert encoded.keyframe
+    broadcast.encoded("h264", b"", others[0])
+    assert not late.is_waiting  # that is for those who have what it refers to
+    assert not (await early.next())[0].keyframe
+    broadcast.encoded("h264", b"", key)
+    assert (await late.next())[0] is (await early.next())[0]
+    assert broadcast._transcoder is None
     await broadcast.aclose()
 
 

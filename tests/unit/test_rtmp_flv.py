@@ -66,7 +66,7 @@ def test_any_payload_parses_or_is_refused(payload: bytes) -> None:
 def test_audio_tags() -> None:
     assert parse_audio(b"\xaf\x00\x12\x10") == AudioTag("header", "aac", b"\x12\x10")
     assert parse_audio(b"\xaf\x01frame") == AudioTag("frame", "aac", b"frame")
-    assert parse_audio(b"\x2fmp3") == AudioTag("none")
+    assert parse_audio(b"\x2fmp3") == AudioTag("frame", "mp3", b"mp3")
 
 
 def test_an_aggregate_message_holds_tags_at_their_own_times() -> None:

@@ -229,3 +229,20 @@ async def test_capture_times_out_of_this_world_are_the_pushers_error(capture_ns:
         await packets.packet(jpeg, capture_ns)
     await packets.aclose()
     assert len(sink.pictures) == 1
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_a_length_that_looks_like_the_start_of_a_set_is_none(codec: str) -> None:
+    header = {"h264": b"\x41", "hevc": b"\x02\x01"}[codec]  # of a slice
+    kinds = {"h264": (0x07, 0x27, 0x67, 0xE7), "hevc": (0x42, 0x43)}[codec]
+    for kind in kinds:
+        size = 0x100 + kind
+        unit = header + b"\x9a" + b"\x55" * (size - len(header) - 1)
+        data = size.to_bytes(4) + unit
+        assert data.startswith(b"\0\0\1" + bytes((kind,)))
+        assert needs_of(codec, data, 4) == []
+        assert needs_of(codec, data + data, 4) == []
+    # Where a unit holds start codes of its own, a decoder follows them.
+    hidden = encode_clip(num_pictures=1).packets[0][0]
+    inside = b"\x41\x9a" + hidden
+    assert needs_of("h264", len(inside).to_bytes(4) + inside, 4) == needs_of("h264", hidden)

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import secrets
-from dataclasses import dataclass, field
 
 from aiohttp import web
 from aiortc import RTCIceServer
@@ -11,7 +10,7 @@ from aiortc import RTCIceServer
 from services.common.in_flight import share
 from services.common.metrics import REFUSED
 from services.common.problems import problem
-from services.common.tasks import cancel_and_wait, spawn
+from services.common.tasks import spawn
 from services.gateway import metrics
 from services.gateway.api.callers import Callers
 from services.gateway.api.messages import BODY_TIMEOUT_S, MAX_BODY_BYTES, place_of_request
@@ -30,6 +29,7 @@ from services.gateway.sources.whip.offer import (
 )
 from services.gateway.sources.whip.peer import RestartError
 from services.gateway.sources.whip.server import FRAGMENT, SDP, link_of
+from services.gateway.webrtc.connections import Connections
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import (
     DeadlineExceededError,
@@ -46,16 +46,21 @@ log = logging.getLogger(__name__)
 PATH = "/whep/{session}"
 
 
-@dataclass(slots=True, eq=False)
-class _Watcher:
-    """A connection, whom it serves, and the task that looks after it."""
+class _Watcher(PlaybackConnection):
+    """A connection, and whom it serves."""
 
-    connection: PlaybackConnection
-    session: Session
-    caller: Caller
-    place: str
-    task: asyncio.Task[None] | None = None
-    closing: asyncio.Task[None] | None = field(default=None)
+    def __init__(
+        self,
+        session: Session,
+        caller: Caller,
+        place: str,
+        port: WebRtcPort,
+        ice_servers: list[RTCIceServer],
+    ) -> None:
+        super().__init__(session.broadcast, port, ice_servers)
+        self.session = session
+        self.caller = caller
+        self.place = place
 
 
 class WhepApi:
@@ -71,7 +76,7 @@ class WhepApi:
         self._callers = callers
         self._trusted = config.trusted()
         self._ice_servers = [RTCIceServer(**parse_ice_server(url)) for url in config.ice_servers]
-        self._watchers: dict[str, _Watcher] = {}
+        self._watchers: Connections[_Watcher] = Connections("whep", self._left)
         self._closing = False
         take_every_codec()
         sessions.listen(self)
@@ -90,7 +95,7 @@ class WhepApi:
     async def aclose(self) -> None:
         """Send everybody away."""
         self._closing = True
-        await asyncio.gather(*(self._end(one, "draining") for one in self._all()))
+        await self._watchers.aclose("draining")
 
     # --- a SessionListener ------------------------------------------------------------------
 
@@ -132,7 +137,7 @@ class WhepApi:
             body=answer.encode(),
             content_type=SDP,
             headers={
-                "Location": f"/whep/{session.id}/{watcher.connection.id}",
+                "Location": f"/whep/{session.id}/{watcher.id}",
                 "ETag": f'"{secrets.token_hex(8)}"',
             },
         )
@@ -141,7 +146,7 @@ class WhepApi:
         return response
 
     async def _delete(self, request: web.Request) -> web.Response:
-        await self._end(await self._find(request), "left")
+        await self._watchers.end(await self._find(request), "left")
         return web.Response(status=200)
 
     async def _patch(self, request: web.Request) -> web.Response:
@@ -150,7 +155,7 @@ class WhepApi:
         if request.content_type != FRAGMENT:
             raise web.HTTPUnsupportedMediaType(reason=f"candidates are {FRAGMENT}")
         try:
-            await watcher.connection.add_candidates(await _read(request))
+            await watcher.add_candidates(await _read(request))
         except RestartError as error:
             raise web.HTTPUnprocessableEntity(reason=error.message) from None
         return web.Response(status=204)
@@ -177,17 +182,9 @@ class WhepApi:
     async def _find(self, request: web.Request) -> _Watcher:
         """The connection in the address, whose id only its viewer knows."""
         caller = await self._caller(request)
-        watcher = self._watchers.get(request.match_info["resource"])
+        watcher = self._watchers.find(request.match_info["resource"])
         name = request.match_info["session"]
-        if (
-            watcher is None
-            or watcher.closing
-            or name
-            not in (
-                watcher.session.id,
-                watcher.session.name,
-            )
-        ):
+        if watcher is None or name not in (watcher.session.id, watcher.session.name):
             raise NotFoundError("no such WHEP session")
         caller.check(Permission.VIEW, watcher.session)
         return watcher
@@ -206,9 +203,8 @@ class WhepApi:
                 f"{len(watchers)} viewers watch this session already",
                 reason=Reason.TOO_MANY_VIEWERS,
             )
-        connection = PlaybackConnection(session.broadcast, self._port, self._ice_servers)
-        watcher = _Watcher(connection, session, caller, place)
-        self._watchers[connection.id] = watcher
+        watcher = _Watcher(session, caller, place, self._port, self._ice_servers)
+        self._watchers.add(watcher)
         metrics.WHEP_VIEWERS.set(len(self._watchers))
         session.viewers += 1
         session.touch()
@@ -216,49 +212,27 @@ class WhepApi:
 
     async def _start(self, watcher: _Watcher, offer: str) -> str:
         try:
-            answer = await watcher.connection.negotiate(offer)
+            answer = await watcher.negotiate(offer)
             if self._closing:
                 raise UnavailableError("the gateway is draining")
         except BaseException:
-            await self._over(watcher, "error")
+            await self._watchers.close(watcher, "error")
             raise
-        watcher.task = spawn(self._look_after(watcher), name=f"whep:{watcher.session.id}")
+        self._watchers.serve(watcher)
         return answer
 
-    async def _look_after(self, watcher: _Watcher) -> None:
-        """Wait until the viewer leaves by itself; `_end` cancels it."""
-        await self._over(watcher, await watcher.connection.run())
-
     def _send_away(self, watcher: _Watcher, reason: str) -> None:
-        spawn(self._end(watcher, reason), name=f"whep:{watcher.session.id}:end")
+        ending = self._watchers.end(watcher, reason)
+        spawn(ending, name=f"whep:{watcher.session.id}:end")
 
-    async def _end(self, watcher: _Watcher, reason: str) -> None:
-        if watcher.closing is None:
-            await cancel_and_wait(watcher.task)
-        await self._over(watcher, reason)
-
-    async def _over(self, watcher: _Watcher, reason: str) -> None:
-        """Close, once; whoever asks waits until it is done."""
-        if watcher.closing is None:
-            closing = self._close(watcher, reason)
-            watcher.closing = spawn(closing, name=f"whep:{watcher.session.id}:close")
-        await asyncio.shield(watcher.closing)
-
-    async def _close(self, watcher: _Watcher, reason: str) -> None:
-        try:
-            await watcher.connection.aclose()
-        finally:
-            del self._watchers[watcher.connection.id]
-            metrics.WHEP_VIEWERS.set(len(self._watchers))
-            metrics.WHEP_CLOSED.labels(reason).inc()
-            watcher.session.viewers -= 1
-            watcher.session.touch()
+    def _left(self, watcher: _Watcher, reason: str) -> None:
+        metrics.WHEP_VIEWERS.set(len(self._watchers))
+        metrics.WHEP_CLOSED.labels(reason).inc()
+        watcher.session.viewers -= 1
+        watcher.session.touch()
 
     def _of(self, session: AnySession) -> list[_Watcher]:
-        return [watcher for watcher in self._watchers.values() if watcher.session is session]
-
-    def _all(self) -> list[_Watcher]:
-        return list(self._watchers.values())
+        return [watcher for watcher in self._watchers if watcher.session is session]
 
 
 async def _read(request: web.Request) -> str:

@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 from services.common.threads import on_thread
 from services.gateway import metrics
+from services.gateway.playback.gop import Gop
 from services.gateway.playback.h264 import (
     EncodedPicture,
     configuration_of,
     is_forwardable,
     units_of,
 )
+from services.gateway.playback.soundtrack import Soundtrack
 from services.gateway.playback.subscription import Subscription
 from services.gateway.playback.transcoder import RTP_HZ, SECOND_NS, Transcoder
 from services.gateway.sources.source import DecodedFrame, EncodedPacket
 
-MAX_CACHED_PICTURES = 300
-MAX_CACHED_BYTES = 4 * 1024 * 1024
 JOIN_S = 2.0  # that the end waits for the encoder
 
 
@@ -26,17 +26,23 @@ class Broadcast:
     """What viewers of one session get: its H.264 as it came where browsers can show that, otherwise
     one encoding for all of them, which lasts as long as there are any.
 
-    The pictures since the last keyframe are kept, so that whoever joins sees one at once. `encoded`
-    and `picture` may be called on any thread; everything else belongs to the event loop.
+    What came since the last keyframe is kept, so that whoever joins sees a picture at once; without
+    viewers it is not even looked into. Where that is too much to be kept, whoever joins gets the
+    encoding until the next keyframe. `encoded` and `picture` may be called on any thread;
+    everything else belongs to the event loop.
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.sound = Soundtrack(name, loop, _dropped)
         self._name = name
         self._loop = loop
         self._thread = threading.get_ident()
         self._viewers: set[Subscription] = set()
-        self._cache: list[EncodedPicture] = []
-        self._cached_bytes = 0
+        self._bridged: set[Subscription] = set()  # those who wait for a keyframe to be forwarded
+        self._lock = threading.Lock()  # guards the next two
+        self._watched = False  # packets go to the event loop
+        self._came: Gop[tuple[str, bytes, EncodedPacket]] = Gop()
+        self._sent: Gop[EncodedPicture] = Gop()  # while there are viewers
         self._extradata: tuple[str, bytes] | None = None
         self._length_bytes = 0
         self._sets: list[bytes] = []
@@ -52,7 +58,12 @@ class Broadcast:
     def encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> bool:
         """A packet of the source's, before it is decoded. Says whether somebody waits for a
         keyframe, which some sources can ask for."""
-        self._on_loop(self._encoded, codec, extradata, packet)
+        with self._lock:
+            item = (codec, extradata, packet)
+            self._came.add(item, keyframe=packet.keyframe, num_bytes=len(packet.data))
+            watched = self._watched
+        if watched:
+            self._on_loop(self._encoded, *item)
         return self._wants_keyframe
 
     def picture(self, picture: DecodedFrame) -> None:
@@ -64,9 +75,11 @@ class Broadcast:
 
     def restart(self) -> None:
         """Another source begins: nothing is known of it yet."""
+        with self._lock:
+            self._came.clear()
         self._extradata = None
-        self._forwards = False
-        self._settle()
+        self._forward(False)
+        self.sound.restart()
 
     # --- for viewers ------------------------------------------------------------------------
 
@@ -85,6 +98,8 @@ class Broadcast:
         if self._closed:
             viewer.close()
             return viewer
+        if not self._viewers:
+            self._look()
         self._viewers.add(viewer)
         self._settle()
         self.repeat(viewer)
@@ -92,26 +107,37 @@ class Broadcast:
 
     def repeat(self, viewer: Subscription) -> None:
         """Begin again with the last keyframe, for a viewer who lost a picture or has none."""
-        viewer.begin(self._cache)
-        if not self._cache:
-            self._wants_keyframe = True
-            if self._transcoder is not None:
-                self._transcoder.request_keyframe()
+        viewer.begin(self._sent.items)
+        if self._sent.items:
+            return
+        self._wants_keyframe = True
+        if self._forwards:
+            self._bridged.add(viewer)
+            self._settle()
+        if self._transcoder is not None:
+            self._transcoder.request_keyframe()
 
     def leave(self, viewer: Subscription) -> None:
         viewer.close()
         self._viewers.discard(viewer)
+        self._bridged.discard(viewer)
+        if not self._viewers:
+            self._look_away()
         self._settle()
 
     async def aclose(self) -> None:
         """Send the viewers away and end the encoder."""
         self._closed = True
+        await self.sound.aclose()
         for viewer in self._viewers:
             viewer.close()
         self._viewers.clear()
+        self._bridged.clear()
         self._newest = None
+        self._look_away()
+        with self._lock:
+            self._came.clear()
         self._settle()
-        self._forget()
         for transcoder in self._ending:
             await on_thread(lambda one=transcoder: one.join(JOIN_S), name="close:transcoder")
         self._ending.clear()
@@ -125,22 +151,37 @@ class Broadcast:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody watches
             self._loop.call_soon_threadsafe(call, *args)
 
+    def _look(self) -> None:
+        """The first viewer has come: see what there is since the last keyframe. What comes from
+        now on comes by the event loop, behind it."""
+        with self._lock:
+            self._watched = True
+            came = list(self._came.items)
+        self._extradata = None
+        self._forward(False)
+        for codec, extradata, packet in came:
+            self._encoded(codec, extradata, packet)
+
+    def _look_away(self) -> None:
+        """The last viewer has left."""
+        with self._lock:
+            self._watched = False
+        self._wants_keyframe = False
+        self._sent.clear()
+
     def _encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> None:
-        if self._closed:
+        if not self._watched:  # it was on its way when the last viewer left
             return
         if self._extradata != (codec, extradata):
             self._extradata = (codec, extradata)
-            self._forwards = codec == "h264"
-            if self._forwards:
+            if codec == "h264":
                 self._length_bytes, self._sets = configuration_of(extradata)
-                self._forwards = is_forwardable(self._sets)
-            self._settle()
+            self._forward(codec == "h264" and is_forwardable(self._sets))
         if not self._forwards:
             return
         units = list(units_of(packet.data, self._length_bytes))
         if not is_forwardable(units):
-            self._forwards = False
-            self._settle()
+            self._forward(False)
             return
         stamp = packet.capture_ns * RTP_HZ // SECOND_NS
         if units:
@@ -149,31 +190,36 @@ class Broadcast:
             )
 
     def _transcoded(self, transcoder: Transcoder, picture: EncodedPicture) -> None:
-        if transcoder is self._transcoder:
+        if transcoder is not self._transcoder:
+            return
+        if not self._forwards:
             self._put(picture)
+        for viewer in self._bridged:
+            viewer.put(picture)
 
     def _put(self, picture: EncodedPicture) -> None:
         if picture.keyframe:
-            self._cache, self._cached_bytes = [], 0
             self._wants_keyframe = False
-        if picture.keyframe or self._cache:
-            self._cache.append(picture)
-            self._cached_bytes += picture.num_bytes
-            if len(self._cache) > MAX_CACHED_PICTURES or self._cached_bytes > MAX_CACHED_BYTES:
-                self._forget()
-        for viewer in self._viewers:
+            self._bridged.clear()
+            self._settle()
+        self._sent.add(picture, keyframe=picture.keyframe, num_bytes=picture.num_bytes)
+        for viewer in self._viewers - self._bridged:
             viewer.put(picture)
             if viewer.needs_keyframe:
                 self._wants_keyframe = True
 
-    def _forget(self) -> None:
-        self._cache, self._cached_bytes = [], 0
+    def _forward(self, forwards: bool) -> None:
+        """From now on viewers get what comes, or the encoding."""
+        if forwards != self._forwards:
+            self._forwards = forwards
+            self._sent.clear()
+            self._bridged.clear()
+        self._settle()
 
     def _settle(self) -> None:
         """Encode while somebody watches what cannot be forwarded, and only then."""
-        wanted = bool(self._viewers) and not self._forwards
+        wanted = bool(self._bridged) if self._forwards else bool(self._viewers)
         if wanted and self._transcoder is None:
-            self._forget()
             transcoder = Transcoder(
                 lambda picture: self._on_loop(self._transcoded, transcoder, picture),
                 _dropped,
@@ -188,7 +234,6 @@ class Broadcast:
             self._transcoder.close()
             self._ending = [self._transcoder]
             self._transcoder = None
-            self._forget()
             metrics.WHEP_TRANSCODES.dec()
 
 

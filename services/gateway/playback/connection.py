@@ -5,9 +5,16 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiortc import RTCIceServer, RTCRtpSender, RTCSessionDescription, VideoStreamTrack
+from aiortc import (
+    AudioStreamTrack,
+    RTCIceServer,
+    RTCRtpSender,
+    RTCSessionDescription,
+    VideoStreamTrack,
+)
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpsender import RTCEncodedFrame
@@ -15,6 +22,7 @@ from aiortc.rtcrtpsender import RTCEncodedFrame
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.playback.broadcast import Broadcast
+from services.gateway.playback.soundtrack import Listener
 from services.gateway.playback.subscription import Subscription
 from services.gateway.sources.whip.offer import UnsupportedVideoError
 from services.gateway.sources.whip.peer import add_candidates, negotiation, stop_transports
@@ -29,11 +37,13 @@ CLOSE_S = 5.0
 REPEAT_S = 0.5  # between two keyframes that a viewer asks for
 BURST_BYTES = 64 * 1024  # sent at once; then others have their turn, and routers theirs
 BURST_PAUSE_S = 0.004
+_OPUS = re.compile(r"^a=rtpmap:\d+ opus/48000/2", re.IGNORECASE | re.MULTILINE)
 _H264 = re.compile(r"^a=rtpmap:\d+ H264/90000", re.IGNORECASE | re.MULTILINE)
 
 
 class PlaybackConnection:
-    """One peer connection that is sent a session's video, from the moment it is connected."""
+    """One peer connection that is sent a session's video, and its sound where the offer takes it,
+    from the moment it is connected."""
 
     def __init__(
         self, broadcast: Broadcast, port: WebRtcPort, ice_servers: list[RTCIceServer]
@@ -45,6 +55,7 @@ class PlaybackConnection:
         self._over = asyncio.Event()
         self._reason = "left"
         self._subscription: Subscription | None = None
+        self._listener: Listener | None = None
         self._num_candidates = 0
         self._repeated_s = 0.0
         self._burst = 0
@@ -68,7 +79,12 @@ class PlaybackConnection:
                 )
             ]
         )
-        self._take_over(video.sender)
+        self._take_over(video.sender, self._next)
+        if _OPUS.search(offer):
+            sound = self._peer.addTransceiver(AudioStreamTrack(), direction="sendonly")
+            known = RTCRtpSender.getCapabilities("audio").codecs
+            sound.setCodecPreferences([one for one in known if one.mimeType == "audio/opus"])
+            self._take_over(sound.sender, self._next_sound)
         async with negotiation(NEGOTIATE_S):
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             if len([one for one in self._peer.getTransceivers() if one.kind == "video"]) != 1:
@@ -94,8 +110,8 @@ class PlaybackConnection:
             )
             if not connected.done():
                 log.info(
-                    "a WebRTC viewer could not be reached: it is behind a NAT or a firewall, or "
-                    "UDP is blocked; configure GATEWAY_ICE_SERVERS with a TURN server",
+                    "a WebRTC viewer could not be reached: let UDP and TCP through to "
+                    "GATEWAY_WEBRTC_PORT, and name in GATEWAY_WEBRTC_ADDRESSES what leads to it",
                     extra={"ice": self._peer.iceConnectionState},
                 )
                 return "unreachable"
@@ -104,10 +120,12 @@ class PlaybackConnection:
         finally:
             await cancel_and_wait(connected, over)
 
-    async def aclose(self) -> None:
+    async def aclose(self, reason: str = "closed") -> None:
         self._peer.remove_all_listeners()
         if self._subscription is not None:
             self._broadcast.leave(self._subscription)
+        if self._listener is not None:
+            self._broadcast.sound.leave(self._listener)
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._peer.close()
@@ -128,13 +146,13 @@ class PlaybackConnection:
 
     # --- in the place of aiortc's encoder ---------------------------------------------------
 
-    def _take_over(self, sender: Any) -> None:
+    def _take_over(self, sender: Any, following: Callable[..., Awaitable[Any]]) -> None:
         """aiortc encodes for each viewer, or packs for each; here all share the payloads. Raises
         InternalError when aiortc is not the one this was written for."""
         for name in ("_next_encoded_frame", "_send_keyframe"):
             if not hasattr(sender, name):
                 raise InternalError(f"this version of aiortc has no {name}")
-        sender._next_encoded_frame = self._next
+        sender._next_encoded_frame = following
         sender._send_keyframe = self._repeat
 
     async def _next(self, codec: RTCRtpCodecParameters) -> RTCEncodedFrame | None:
@@ -156,6 +174,17 @@ class PlaybackConnection:
         metrics.WHEP_BYTES.inc(picture.num_bytes)
         # The audio level is for audio.
         return RTCEncodedFrame(picture.payloads, stamp & 0xFFFFFFFF, None)  # type: ignore[arg-type]
+
+    async def _next_sound(self, codec: RTCRtpCodecParameters) -> RTCEncodedFrame | None:
+        """The next packet of sound: asked for once media can flow."""
+        if self._listener is None:
+            self._listener = self._broadcast.sound.join()
+        try:
+            data, place = await self._listener.next()
+        except EOFError:
+            raise MediaStreamError from None
+        metrics.WHEP_BYTES.inc(len(data))
+        return RTCEncodedFrame([data], place & 0xFFFFFFFF, None)  # type: ignore[arg-type]
 
     def _repeat(self) -> None:
         """The viewer lost a picture and asks for a keyframe."""

@@ -11,6 +11,7 @@ from typing import Self
 from services.gateway.frames.picture_health import HealthLimits, PictureHealth
 from services.gateway.frames.sampler import Sampler
 from services.gateway.playback.broadcast import Broadcast
+from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket, FrameSink
 from sightline.errors import InvalidArgumentError
 
@@ -87,6 +88,10 @@ class Publisher:
 
     def encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> bool:
         return not self._refused and self._broadcast.encoded(codec, extradata, packet)
+
+    def sound(self, sound: EncodedSound) -> None:
+        if not self._refused:
+            self._broadcast.sound.take(sound)
 
     def ended(self, reason: str) -> None:
         if threading.get_ident() == self._thread:

@@ -562,6 +562,7 @@ class Session:
             source_health=gateway_pb2.SourceHealth(
                 condition=CONDITIONS[self.condition], since_ns=self._condition_ns
             ),
+            sound=self.broadcast.sound.is_heard,
         )
 
     def _stats(self) -> gateway_pb2.SessionStats:

@@ -44,10 +44,18 @@ class ArrivalClock:
         self._current_ns = min(self._current_ns, delay_ns)
         if self._frozen >= 2:
             return arrival_ns, "arrival"
-        offset_ns = self._current_ns
-        if self._previous_ns is not None:
-            offset_ns = min(offset_ns, self._previous_ns)
-        return timestamp_ns + offset_ns, "stream"
+        return timestamp_ns + self._offset_ns, "stream"
+
+    def lay(self, timestamp_ns: int) -> int | None:
+        """Capture time of something else on the same timeline, such as sound, from which nothing is
+        learned; None before the first packet."""
+        return None if self._last_timestamp_ns is None else timestamp_ns + self._offset_ns
+
+    @property
+    def _offset_ns(self) -> int:
+        if self._previous_ns is None:
+            return self._current_ns
+        return min(self._current_ns, self._previous_ns)
 
     def _jumped(self, timestamp_ns: int, delay_ns: int) -> bool:
         """A new timeline: the timestamps leapt, not merely the network paused."""

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import av
 from av.codec.hwaccel import HWAccel
@@ -15,6 +15,7 @@ from av.stream import Discard
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.decode_guard import DecodeGuard
 from services.gateway.sources.hardware import accelerator, use_threads
+from services.gateway.sources.sound import EncodedSound, sound_codec
 from services.gateway.sources.source import (
     MAX_PIXELS,
     EncodedPacket,
@@ -137,8 +138,9 @@ class ContainerReader:
     their timestamps tell when to show them.
 
     `pictures` are (frame, presentation time in ns since the first one), of pixels of that `aspect`.
-    Iterating raises
-    InvalidArgumentError for what is beyond the sink's budget.
+    Iterating raises InvalidArgumentError for what is beyond the sink's budget. Meanwhile
+    `on_sound`, where somebody has set it, gets the sound of what is not live, on the same times;
+    what is live goes to the sink.
     """
 
     def __init__(
@@ -153,8 +155,11 @@ class ContainerReader:
         if not isinstance(stream, av.VideoStream):
             raise InvalidArgumentError("the source has no video")
         self._stream = stream
+        self._sound = _sound_of(container, stream)
+        self.on_sound: Callable[[EncodedSound], None] | None = None
+        read = {one.index for one in (stream, self._sound) if one is not None}
         for other in container.streams:  # a master playlist's other variants are not even fetched
-            if other.index != stream.index:
+            if other.index not in read:
                 other.discard = Discard.all
         context = self._stream.codec_context
         if context is None or context.name not in _CODECS:
@@ -164,6 +169,7 @@ class ContainerReader:
         context.options = {"max_pixels": str(MAX_PIXELS)}
         self._codec, self._extradata = context.name, bytes(context.extradata or b"")
         self._clock = ArrivalClock()  # of what viewers get
+        self._shift_ns: int | None = None  # from timestamps to presentation times
         self._guard = DecodeGuard(sink.budget, self._codec, self._extradata)
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.frame_ns = round(SECOND_NS / rate) if rate and rate < 1000 else SECOND_NS // 25
@@ -198,7 +204,12 @@ class ContainerReader:
     def _decode(self) -> Iterator[av.VideoFrame]:
         """Pictures in presentation order; broken packets are counted and skipped."""
         num_pictures = num_packets = 0
-        for packet in self._container.demux(self._stream):
+        streams = [one for one in (self._stream, self._sound) if one is not None]
+        packet: Any  # PyAV cannot tell of which kind
+        for packet in self._container.demux(*streams):
+            if packet.stream.index != self._stream.index:
+                self._hear(packet)
+                continue
             num_packets += 1
             if not num_pictures and num_packets > PROBE_PACKETS:
                 return
@@ -231,6 +242,30 @@ class ContainerReader:
             seen = EncodedPacket(data, capture_ns, bool(packet.is_keyframe), clock_source)
             self._sink.encoded(self._codec, self._extradata, seen)
 
+    def _hear(self, packet: "av.Packet[Any]") -> None:
+        """Let listeners have a packet of sound, at its time on the clock of the pictures."""
+        stamp, tick = packet.pts, packet.time_base
+        hear = self._sink.sound if self.live else self.on_sound
+        if hear is None or self._sound is None or stamp is None or not tick or not packet.size:
+            return
+        stamp_ns = round(stamp * tick * SECOND_NS)
+        if self.live:
+            time_ns = self._clock.lay(stamp_ns)
+        else:
+            time_ns = None if self._shift_ns is None else stamp_ns + self._shift_ns
+        if time_ns is not None:
+            context = self._sound.codec_context
+            hear(
+                EncodedSound(
+                    sound_codec(self._sound),
+                    bytes(packet),
+                    time_ns,
+                    bytes(context.extradata or b""),
+                    context.sample_rate or 0,
+                    context.channels,
+                )
+            )
+
     def _timed(self, frames: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int]]:
         """Presentation times, without the leaps that joined or damaged files have."""
         tick_ns = SECOND_NS * (self._stream.time_base or 0)
@@ -247,7 +282,14 @@ class ContainerReader:
                     self._sink.noted("timeline_leap")
                     shift_ns = time_ns + self.frame_ns - stamp_ns
                 time_ns = stamp_ns + shift_ns
+                self._shift_ns = shift_ns
             yield frame, time_ns
+
+
+def _sound_of(container: InputContainer, video: av.VideoStream) -> av.AudioStream | None:
+    """The sound that belongs to the video, where it can be heard."""
+    found = container.streams.best("audio", related=video)
+    return found if isinstance(found, av.AudioStream) and sound_codec(found) else None
 
 
 def _reason(error: BaseException) -> str:

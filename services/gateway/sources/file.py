@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -17,6 +17,7 @@ from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.container import SECOND_NS, ContainerReader
 from services.gateway.sources.decoder import FrameOutlet
 from services.gateway.sources.remote.egress_policy import EgressPolicy
+from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import ClockSource, FrameSink
 from services.gateway.sources.source_opener import SourceOpener, locate
 from sightline.errors import InvalidArgumentError, SightlineError
@@ -164,6 +165,8 @@ class FileSource:
         self._start_ns = self._next_start_ns(reading.frame_ns)
         clock = ArrivalClock()
         num_pictures = 0
+        if self._paced:
+            reading.on_sound = self._sound
         try:
             for frame, time_ns in reading.pictures:
                 clock_source: ClockSource = "stream"
@@ -182,6 +185,9 @@ class FileSource:
             log.info("source broke off", extra={"reason": type(error).__name__})
             return num_pictures, True
         return num_pictures, False
+
+    def _sound(self, sound: EncodedSound) -> None:
+        self._sink.sound(replace(sound, capture_ns=sound.capture_ns + self._start_ns))
 
     def _open(self) -> ContainerReader:
         timeout_s = (self._limits.open_timeout_s, self._limits.read_timeout_s)

@@ -28,7 +28,7 @@ class Needs:
 
 def needs_of(codec: str, data: bytes, length_bytes: int = 0) -> list[Needs]:
     """Needs of every sequence parameter set in an access unit. `length_bytes`: of the length before
-    each unit; 0 for start codes, which are looked for in any case. Raises MalformedError."""
+    each unit; 0 for start codes, which are looked for within units too. Raises MalformedError."""
     found: list[Needs] = []
     for payload in _sets(codec, data, length_bytes):
         if len(found) == MAX_SETS:
@@ -73,20 +73,31 @@ def _number(data: bytes, position: int) -> int:
 
 
 def _sets(codec: str, data: bytes, length_bytes: int) -> Iterator[bytes]:
-    """Payloads of parameter sets, behind their headers, without emulation prevention."""
-    header = 1 if codec == "h264" else 2
-    for start in (_H264_SET if codec == "h264" else _HEVC_SET).finditer(data):
-        yield _unescaped(data[start.start() + 3 + header : start.start() + _SET_BYTES])
+    """Payloads of parameter sets, behind their headers, without emulation prevention.
+
+    Start codes are looked for within units that have lengths too, where libavcodec follows them;
+    not in the lengths: one of 0x167 bytes looks like the start of a set.
+    """
     if not length_bytes:
+        yield from _started(codec, data)
         return
+    header = 1 if codec == "h264" else 2
     position = 0
     while position + length_bytes < len(data):
         size = int.from_bytes(data[position : position + length_bytes])
         position += length_bytes
+        yield from _started(codec, data[position : position + size])
         kind = data[position] & 0x1F if codec == "h264" else data[position] >> 1 & 0x3F
         if kind == (7 if codec == "h264" else 33):
             yield _unescaped(data[position + header : position + min(size, _SET_BYTES)])
         position += max(1, size)
+
+
+def _started(codec: str, data: bytes) -> Iterator[bytes]:
+    """Payloads of parameter sets behind start codes."""
+    header = 1 if codec == "h264" else 2
+    for start in (_H264_SET if codec == "h264" else _HEVC_SET).finditer(data):
+        yield _unescaped(data[start.start() + 3 + header : start.start() + _SET_BYTES])
 
 
 def _unescaped(payload: bytes) -> bytes:

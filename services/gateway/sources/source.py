@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 import av
 
+from services.gateway.sources.sound import EncodedSound
 from sightline.errors import InvalidArgumentError
 
 ClockSource = Literal["stream", "sender_report", "arrival"]
@@ -78,6 +79,11 @@ class FrameSink(Protocol):
     def encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> bool:
         """Look at a live source's packet, before it is decoded: for viewers, who may get it as it
         came. May be called on the event loop. Says whether a keyframe is wanted soon."""
+        ...
+
+    def sound(self, sound: EncodedSound) -> None:
+        """A packet of the sound that comes with a live or paced source, for whoever listens. Never
+        blocks; may be called on the event loop."""
         ...
 
     def ended(self, reason: str) -> None:

@@ -18,3 +18,7 @@ class TimestampUnwrapper:
             self._last = timestamp
         self._last += signed_step(timestamp, self._last)
         return self._last
+
+    def near(self, timestamp: int) -> int:
+        """A timestamp of another stream on the same timeline, unwrapped; nothing is kept of it."""
+        return timestamp if self._last is None else self._last + signed_step(timestamp, self._last)

@@ -8,60 +8,88 @@ const FIRST_MS = 8000; // to the first picture
 const PATIENCE_MS = 3000; // an interrupted connection may come back by itself
 
 export class Player extends EventTarget {
-  #peer = null;
-  #location = "";
-  #timer = 0;
+  #line = null; // what is shown
+  #next = null; // what will be, once something comes
 
   constructor(video) {
     super();
     this.video = video;
-    video.addEventListener("resize", () => {
-      if (!this.#peer || !video.videoWidth) return;
-      clearTimeout(this.#timer);
-      this.dispatchEvent(new Event("playing"));
-    });
+    for (const name of ["resize", "loadeddata"]) {
+      video.addEventListener(name, () => {
+        if (!this.#line || !video.videoWidth) return;
+        clearTimeout(this.#line.timer);
+        this.dispatchEvent(new Event("playing"));
+      });
+    }
     addEventListener("pagehide", () => this.close());
   }
 
-  /** Begins to play a session; what was playing ends. */
-  async open(id, iceServers = []) {
-    this.close();
+  /** Whether what plays has sound, or what will. */
+  get sound() {
+    return Boolean((this.#next ?? this.#line)?.sound);
+  }
+
+  /** Begins to play a session; what was playing ends as soon as that comes. */
+  async open(id, { iceServers = [], sound = false } = {}) {
     if (!globalThis.RTCPeerConnection) return this.dispatchEvent(new Event("broke"));
-    const peer = (this.#peer = new RTCPeerConnection({ iceServers }));
-    const { receiver } = peer.addTransceiver("video", { direction: "recvonly" });
-    receiver.jitterBufferTarget = 0; // live before smooth
-    this.video.srcObject = new MediaStream([receiver.track]);
-    this.#timer = setTimeout(() => this.#broke(peer), FIRST_MS);
+    hangUp(this.#next);
+    const peer = new RTCPeerConnection({ iceServers });
+    const line = (this.#next = { peer, sound, location: "", timer: 0 });
+    const tracks = (sound ? ["video", "audio"] : ["video"]).map((kind) => {
+      const { receiver } = peer.addTransceiver(kind, { direction: "recvonly" });
+      receiver.jitterBufferTarget = 0; // live before smooth
+      return receiver.track;
+    });
+    tracks[0].addEventListener("unmute", () => this.#show(line, tracks), { once: true });
+    line.timer = setTimeout(() => this.#broke(line), FIRST_MS);
     peer.onconnectionstatechange = () => {
-      if (["failed", "closed"].includes(peer.connectionState)) this.#broke(peer);
-      if (peer.connectionState === "disconnected") setTimeout(() => peer.connectionState !== "connected" && this.#broke(peer), PATIENCE_MS);
+      if (["failed", "closed"].includes(peer.connectionState)) this.#broke(line);
+      if (peer.connectionState === "disconnected") setTimeout(() => peer.connectionState !== "connected" && this.#broke(line), PATIENCE_MS);
     };
     try {
       await peer.setLocalDescription(await peer.createOffer());
       await gathered(peer);
-      if (peer !== this.#peer) return;
+      if (this.#isOver(line)) return;
       const { answer, location } = await publish(`whep/${encodeURIComponent(id)}`, peer.localDescription.sdp);
-      if (peer !== this.#peer) return void unpublish(location).catch(() => {});
-      this.#location = location;
+      line.location = location;
+      if (this.#isOver(line)) return hangUp(line);
       await peer.setRemoteDescription({ type: "answer", sdp: answer });
-      await this.video.play();
     } catch {
-      this.#broke(peer);
+      this.#broke(line);
     }
   }
 
   close() {
-    clearTimeout(this.#timer);
-    if (this.#location) unpublish(this.#location).catch(() => {});
-    this.#peer?.close();
-    this.#peer = null;
-    this.#location = "";
+    hangUp(this.#next);
+    hangUp(this.#line);
+    this.#line = this.#next = null;
     this.video.srcObject = null;
   }
 
-  #broke(peer) {
-    if (peer !== this.#peer) return;
+  #isOver(line) {
+    return line !== this.#line && line !== this.#next;
+  }
+
+  #show(line, tracks) {
+    if (line !== this.#next) return;
+    hangUp(this.#line);
+    this.#line = line;
+    this.#next = null;
+    this.video.srcObject = new MediaStream(tracks);
+    this.video.play().catch(() => {}); // another stream has taken its place
+  }
+
+  #broke(line) {
+    if (this.#isOver(line)) return;
     this.close();
     this.dispatchEvent(new Event("broke"));
   }
+}
+
+function hangUp(line) {
+  if (!line) return;
+  clearTimeout(line.timer);
+  if (line.location) unpublish(line.location).catch(() => {});
+  line.location = "";
+  line.peer.close();
 }

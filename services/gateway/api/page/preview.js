@@ -38,6 +38,8 @@ export class Preview {
       this.#again = setTimeout(() => this.#watch(), AGAIN_MS);
     });
     byId("full-screen").addEventListener("click", () => this.figure.requestFullscreen?.());
+    this.soundButton = byId("sound");
+    this.soundButton.addEventListener("click", () => this.#hear(this.video.muted));
     document.addEventListener("visibilitychange", () => {
       this.#rest();
       if (!document.hidden) this.#poll();
@@ -51,11 +53,13 @@ export class Preview {
     const woke = !other && session?.state !== this.#session?.state;
     this.#session = session;
     if (other) {
+      this.player.close();
       this.#rest();
       this.#picture(null);
       this.#play(false);
     }
     this.#describe();
+    this.soundButton.hidden = !this.#playing || !(session?.sound || !this.video.muted);
     if ((other || woke) && session && !document.hidden) {
       this.#rest();
       this.#poll();
@@ -83,10 +87,23 @@ export class Preview {
   /** Gets the video of a session that has one, unless it is there. */
   #watch() {
     clearTimeout(this.#again);
-    const wanted = this.#session && !document.hidden && this.#session.state === "SESSION_STATE_LIVE";
-    if (wanted) return this.#playing ? undefined : this.player.open(this.#session.id, this.iceServers);
+    const seen = !document.hidden || !this.video.muted; // who listens goes on listening
+    const wanted = this.#session && seen && this.#session.state === "SESSION_STATE_LIVE";
+    if (wanted) return this.#playing ? undefined : this.player.open(this.#session.id, this.#wishes);
     this.player.close();
     this.#play(false);
+  }
+
+  get #wishes() {
+    return { iceServers: this.iceServers, sound: !this.video.muted };
+  }
+
+  /** Sound is asked for once somebody wants it: browsers let no page begin with it. */
+  #hear(heard) {
+    this.video.muted = !heard;
+    this.soundButton.setAttribute("aria-pressed", String(heard));
+    setText(this.soundButton, heard ? "Mute" : "Sound");
+    if (heard && this.#playing && !this.player.sound) this.player.open(this.#session.id, this.#wishes);
   }
 
   #play(playing) {
@@ -94,6 +111,7 @@ export class Preview {
     this.#playing = playing;
     this.video.hidden = !playing;
     byId("full-screen").hidden = !playing;
+    this.soundButton.hidden = !playing || !(this.#session?.sound || !this.video.muted);
     if (playing) {
       this.figure.dataset.empty = "false";
       this.image.hidden = true;

@@ -13,7 +13,17 @@ _CODECS_WITH_COMPOSITION_TIME = ("h264", "hevc")
 _SEQUENCE_START, _CODED_FRAMES, _SEQUENCE_END, _CODED_FRAMES_X = 0, 1, 2, 3
 _METADATA, _MULTITRACK, _MOD_EX = 4, 6, 7
 _COMMAND_FRAME = 5  # frame type: seeking, no picture
-_AAC = 10
+_SOUND_FORMATS = {2: "mp3", 7: "pcm_alaw", 8: "pcm_mulaw", 10: "aac", 14: "mp3"}
+_SOUND_FOUR_CC = {
+    "mp4a": "aac",
+    "Opus": "opus",
+    ".mp3": "mp3",
+    "fLaC": "flac",
+    "ac-3": "ac3",
+    "ec-3": "eac3",
+}
+_TELEPHONE = ("pcm_alaw", "pcm_mulaw")
+_AAC, _ENHANCED = 10, 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +40,14 @@ class VideoTag:
 
 @dataclass(frozen=True, slots=True)
 class AudioTag:
-    """`kind`: "header" (AudioSpecificConfig), "frame" or "none". Only AAC is told apart."""
+    """`kind`: "header" (`data` is the decoder configuration), "frame" or "none" (of no codec that
+    is known). `rate` and `channels` are 0 where the bitstream says them."""
 
     kind: Literal["header", "frame", "none"]
     codec: str = ""
     data: bytes = b""
+    rate: int = 0
+    channels: int = 0
 
 
 def parse_video(payload: bytes) -> VideoTag:
@@ -98,9 +111,23 @@ def _parse_enhanced(payload: bytes, keyframe: bool) -> VideoTag:
 
 def parse_audio(payload: bytes) -> AudioTag:
     """Never raises: audio that we do not understand is nothing to end a video stream for."""
-    if len(payload) < 2 or payload[0] >> 4 != _AAC:
+    if len(payload) < 2:
         return AudioTag("none")
-    return AudioTag("frame" if payload[1] else "header", "aac", payload[2:])
+    kind = payload[0] >> 4
+    if kind == _ENHANCED:
+        codec = _SOUND_FOUR_CC.get(payload[1:5].decode("latin-1"))
+        packet_type = payload[0] & 0x0F
+        if codec is None or packet_type not in (_SEQUENCE_START, _CODED_FRAMES):
+            return AudioTag("none")
+        return AudioTag("frame" if packet_type else "header", codec, payload[5:])
+    codec = _SOUND_FORMATS.get(kind)
+    if codec is None:
+        return AudioTag("none")
+    if kind == _AAC:
+        return AudioTag("frame" if payload[1] else "header", codec, payload[2:])
+    rate = 8000 if codec in _TELEPHONE else 0
+    channels = 1 + (payload[0] & 1) if codec in _TELEPHONE else 0
+    return AudioTag("frame", codec, payload[1:], rate, channels)
 
 
 def _signed24(data: bytes) -> int:

@@ -10,6 +10,7 @@ from services.gateway.sources.decoder import PacketDecoder
 from services.gateway.sources.rtmp import RtmpError, messages
 from services.gateway.sources.rtmp.chunks import Message
 from services.gateway.sources.rtmp.flv import parse_audio, parse_video
+from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import EncodedPacket, FrameSink
 from services.gateway.sources.timestamps import TimestampUnwrapper
 from sightline.errors import InvalidArgumentError
@@ -35,6 +36,7 @@ class Publication:
         self._in_parts: bool | None = None
         self._began_s = time.monotonic()
         self._packets = self._sounds = 0
+        self._sound_header: tuple[str, bytes] = ("", b"")
         self._decoder = PacketDecoder(sink, name=f"rtmp:{peer}")
         self._decoder.start()
 
@@ -122,7 +124,19 @@ class Publication:
             self._decoder.submit(last)
 
     def _audio(self, message: Message) -> None:
-        """The place where a listener would take AAC frames from; nobody listens yet."""
-        if parse_audio(message.payload).kind == "frame":
+        """Sound, on the clock of the pictures. What comes before the first one is not heard."""
+        tag = parse_audio(message.payload)
+        if tag.kind == "header":
+            self._sound_header = (tag.codec, tag.data)
+        elif tag.kind == "frame":
             self._sounds += 1
+            codec, header = self._sound_header
+            extradata = header if codec == tag.codec else b""
+            stamp_ns = self._timestamps.near(message.timestamp_ms) * MS_NS
+            capture_ns = self._clock.lay(stamp_ns)
+            if capture_ns is not None:
+                self._sink.sound(
+                    EncodedSound(tag.codec, tag.data, capture_ns, extradata, tag.rate, tag.channels)
+                )
+        else:
             self._sink.noted("audio_ignored")

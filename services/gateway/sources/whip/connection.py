@@ -13,6 +13,7 @@ from services.gateway.sources.source import FrameSink
 from services.gateway.sources.whip.codecs import keep_parameters
 from services.gateway.sources.whip.peer import add_candidates, negotiation, stop_transports
 from services.gateway.sources.whip.publication import Publication
+from services.gateway.sources.whip.sound import SoundPublication
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import InvalidArgumentError
 
@@ -46,8 +47,6 @@ class WhipConnection:
         self.id = secrets.token_urlsafe(16)
         self.tag = f'"{secrets.token_hex(8)}"'  # of its ICE session (RFC 9725, section 4.3.1)
         self.answer = ""
-        self.task: asyncio.Task[None] | None = None  # looks after it
-        self.closing: asyncio.Task[None] | None = None
         self._sink = sink
         self._limits = limits
         self._peer = port.peer_connection(ice_servers)
@@ -56,6 +55,7 @@ class WhipConnection:
         self._peer.on("connectionstatechange", self._state_changed)
         self._publication: Publication | None = None
         self._tracks: list[MediaStreamTrack] = []
+        self._sounds: list[SoundPublication] = []
         self._num_candidates = 0  # that came later than the offer
 
     async def negotiate(self, offer: str) -> None:
@@ -87,6 +87,11 @@ class WhipConnection:
             raise InvalidArgumentError("an offer has one video track that is sent to us")
         self._tracks = [receiver.track for receiver in receivers]
         self._publication = Publication(videos[0], self._sink, name=f"whip:{self.id[:4]}")
+        self._sounds = [
+            SoundPublication(receiver, self._sink)
+            for receiver in receivers
+            if receiver.track.kind == "audio"
+        ][:1]
 
     def _state_changed(self) -> None:
         state = self._peer.connectionState
@@ -128,7 +133,7 @@ class WhipConnection:
             await cancel_and_wait(*tasks)
 
     async def _drain(self, track: MediaStreamTrack) -> None:
-        """Take what a track delivers: audio, which nobody listens to yet, and its end."""
+        """Wait for a track's end: what it carries has gone another way, but for further sound."""
         try:
             while True:
                 await track.recv()
@@ -147,6 +152,8 @@ class WhipConnection:
             log.info("a WebRTC connection did not close", extra={"reason": type(error).__name__})
             await stop_transports(self._peer, self._limits.close_s)
         finally:
+            for sound in self._sounds:
+                sound.close()
             if self._publication is not None:
                 await self._publication.close(reason)
             else:

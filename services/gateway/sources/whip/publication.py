@@ -18,6 +18,7 @@ from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket
 from services.common.threads import on_thread
 from services.gateway.sources.bitstream import is_keyframe
 from services.gateway.sources.decoder import PacketDecoder
+from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket, FrameSink
 from services.gateway.sources.timestamps import TimestampUnwrapper
 from services.gateway.sources.whip.codecs import DECODED_AS, FRAMED
@@ -64,7 +65,7 @@ class Publication:
         for name in ("decoder_queue", "timestamp_mapper", "jitter_buffer", "nack_generator"):
             if not hasattr(receiver, f"_RTCRtpReceiver__{name}"):
                 raise InternalError(f"this version of aiortc has no {name}")
-        self._tap = _Tap(self._encoded)
+        self._tap = Tap(self._encoded)
         receiver._RTCRtpReceiver__decoder_queue = self._tap
         receiver._RTCRtpReceiver__timestamp_mapper = _TimestampMapper()
         self._handle_rtcp = receiver._handle_rtcp_packet
@@ -119,6 +120,9 @@ class Publication:
         wanted = self._sink.encoded(codec, extradata, packet)
         self._lost = self._lost or wanted
         return wanted
+
+    def sound(self, sound: EncodedSound) -> None:
+        self._sink.sound(sound)
 
     def dropped(self, reason: str, count: int = 1) -> None:
         self._lost = True
@@ -197,7 +201,7 @@ class _JitterFrame(Protocol):
     timestamp: int
 
 
-class _Tap:
+class Tap:
     """Takes the place of a receiver's decoder queue. aiortc's own decoder thread gets nothing but
     the sign to end, so that joining it never holds up the event loop."""
 

@@ -18,7 +18,8 @@ MAX_AHEAD_NS = SECOND_NS // 2
 class SenderClock:
     """Capture times from RTP timestamps and the sender reports that tie them to wall clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock_hz: int = CLOCK_HZ) -> None:
+        self._clock_hz = clock_hz
         self._arrival = ArrivalClock()
         self._report: tuple[int, int] | None = None  # (Unix ns, RTP timestamp)
 
@@ -30,12 +31,12 @@ class SenderClock:
 
     def map(self, rtp_timestamp: int, arrival_ns: int) -> tuple[int, ClockSource]:
         """(capture time, its source) of a picture; `rtp_timestamp` is unwrapped."""
-        stamp_ns = rtp_timestamp * SECOND_NS // CLOCK_HZ
+        stamp_ns = rtp_timestamp * SECOND_NS // self._clock_hz
         capture_ns, clock_source = self._arrival.map(stamp_ns, arrival_ns)
         if self._report is not None:
             wall_ns, reported = self._report
             step = signed_step(rtp_timestamp, reported)
-            sender_ns = wall_ns + step * SECOND_NS // CLOCK_HZ
+            sender_ns = wall_ns + step * SECOND_NS // self._clock_hz
             if -MAX_AHEAD_NS <= arrival_ns - sender_ns <= MAX_AGE_NS:
                 return min(sender_ns, arrival_ns), "sender_report"
         return capture_ns, clock_source

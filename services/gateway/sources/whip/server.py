@@ -10,7 +10,7 @@ from aiortc import RTCIceServer
 
 from services.common.http_status import HTTP_STATUS
 from services.common.problems import problem
-from services.common.tasks import cancel_and_wait, spawn
+from services.common.tasks import spawn
 from services.gateway.sources.source import PublisherGate
 from services.gateway.sources.whip.codecs import take_every_codec
 from services.gateway.sources.whip.connection import WhipConnection, WhipLimits
@@ -21,6 +21,7 @@ from services.gateway.sources.whip.offer import (
     without_hidden_addresses,
 )
 from services.gateway.sources.whip.peer import RestartError
+from services.gateway.webrtc.connections import Connections
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import (
     InvalidArgumentError,
@@ -61,7 +62,7 @@ class WhipServer:
         self._path = path
         self._limits = limits or WhipLimits()
         self._ice_servers = [RTCIceServer(**parse_ice_server(url)) for url in ice_servers]
-        self._connections: dict[str, WhipConnection] = {}
+        self._connections: Connections[WhipConnection] = Connections("whip", self._left)
         self._closing = False
         take_every_codec()
         logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells of every candidate
@@ -84,8 +85,7 @@ class WhipServer:
     async def aclose(self) -> None:
         """End every connection; sinks get `ended("closed")`."""
         self._closing = True
-        connections = list(self._connections.values())
-        await asyncio.gather(*(self._end(connection, "closed") for connection in connections))
+        await self._connections.aclose("closed")
 
     @property
     def num_publishers(self) -> int:
@@ -145,51 +145,32 @@ class WhipServer:
 
         def evict() -> None:
             if connection is not None:
-                spawn(self._end(connection, "publisher_left"), name=f"whip:{peer}:evict")
+                ending = self._connections.end(connection, "publisher_left")
+                spawn(ending, name=f"whip:{peer}:evict")
 
         sink = await self._gate.accept(key, peer, evict)
         connection = WhipConnection(key, sink, self._port, self._ice_servers, self._limits)
-        self._connections[connection.id] = connection
+        self._connections.add(connection)
         try:
             await connection.negotiate(offer)
             if self._closing:
                 raise UnavailableError("the gateway is draining")
         except BaseException:
-            await self._over(connection, "error")
+            await self._connections.close(connection, "error")
             raise
-        connection.task = spawn(self._look_after(connection), name=f"whip:{peer}")
+        self._connections.serve(connection)
         log.info("WHIP publisher accepted", extra={"peer": peer})
         return connection
 
-    async def _look_after(self, connection: WhipConnection) -> None:
-        """Wait until the publisher leaves by itself; `_end` cancels it."""
-        reason = await connection.run()
-        await self._over(connection, reason)
-
-    async def _end(self, connection: WhipConnection, reason: str) -> None:
-        await cancel_and_wait(connection.task)
-        await self._over(connection, reason)
-
-    async def _over(self, connection: WhipConnection, reason: str) -> None:
-        """Close and give the key back, once; whoever asks waits until it is done."""
-        if connection.closing is None:
-            closing = self._close(connection, reason)
-            connection.closing = spawn(closing, name=f"whip:{connection.id[:4]}:close")
-        await asyncio.shield(connection.closing)
-
-    async def _close(self, connection: WhipConnection, reason: str) -> None:
-        try:
-            await connection.aclose(reason)
-        finally:
-            del self._connections[connection.id]
-            self._gate.released(connection.key)
-            log.info("WHIP publisher left", extra={"reason": reason})
+    def _left(self, connection: WhipConnection, reason: str) -> None:
+        self._gate.released(connection.key)
+        log.info("WHIP publisher left", extra={"reason": reason})
 
     async def _delete(self, request: web.Request) -> web.Response:
         connection = self._find(request)
         if connection is None:
             return _refusal(404, "NOT_FOUND", "no such WHIP session")
-        await self._end(connection, "publisher_left")
+        await self._connections.end(connection, "publisher_left")
         return web.Response(status=200)
 
     async def _patch(self, request: web.Request) -> web.Response:
@@ -231,10 +212,10 @@ class WhipServer:
         return response
 
     def _find(self, request: web.Request) -> WhipConnection | None:
-        connection = self._connections.get(request.match_info["resource"])
-        if connection is None or connection.closing is not None:
+        connection = self._connections.find(request.match_info["resource"])
+        if connection is None or connection.key != request.match_info["key"]:
             return None
-        return connection if connection.key == request.match_info["key"] else None
+        return connection
 
 
 def link_of(server: RTCIceServer) -> str:
