@@ -2,24 +2,21 @@
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import random
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import grpc
 
-from services.common.backoff import Backoff
 from services.common.errors import error_of_peer, restarting
 from services.common.in_flight import InFlight
 from services.common.redaction import redacted
-from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.frames.frame_counts import FrameCounts
+from services.gateway.frames.frame_meter import FrameMeter
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.gaps import Gaps
 from services.gateway.frames.picture_health import Condition, HealthLimits
@@ -27,6 +24,7 @@ from services.gateway.frames.rate_control import RateControl
 from services.gateway.frames.sampler import RATE_LOWERED, RING_FULL, SampledFrame, Sampler
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.sessions.frame_feed import FrameFeed
+from services.gateway.sessions.own_source import OwnSource
 from services.gateway.sessions.publisher import Publisher
 from services.gateway.sessions.question_queue import QuestionQueue
 from services.gateway.sessions.session_spec import SessionSpec
@@ -62,20 +60,11 @@ WINDOW_LOST = "window_lost"  # no worker knew the session any more: it began aga
 DEGRADED_S = 30.0  # how long what an answer said about its peers is shown
 CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
 RESIZE_TIMEOUT_S = 10.0
-REOPENS = 8  # tries at the file of a session that another gateway had
 SILENT_S = 3.0  # without a picture, after which a publisher makes way for another with its key
 EVICT_S = 5.0  # what it gets to leave
 LEASE_S = 2.0  # that a question waits to hear whether the session still is this gateway's
 STALL_S = 5.0  # without a picture, after which a session is not live
 PATIENCE = 3.0  # of the most patient of sessions that wait for room for more frames
-RATE_S = 3  # seconds that rates are averaged over
-
-
-@dataclass(frozen=True, slots=True)
-class _Tick:
-    at_s: float
-    received: int
-    processed: int
 
 
 class Session:
@@ -114,8 +103,7 @@ class Session:
         self.source_kind = "file" if spec.source else ""
         self.counts = FrameCounts()
         self._publisher: Publisher | None = None  # who is publishing now
-        self._source: Source | None = None
-        self._reopening: asyncio.Task[None] | None = None
+        self._own = OwnSource(self.id, spec)
         self._on_change = on_change
         self._description = description
         self._window = spec.window or description.window_segments
@@ -172,8 +160,7 @@ class Session:
         self._source_failed = False
         self._arrived_s = self.since_s  # when pictures were last seen to have come
         self._left_s = self.since_s  # when the last publisher left
-        self._ticks: deque[_Tick] = deque(maxlen=RATE_S + 1)
-        self._exported = FrameCounts()
+        self._meter = FrameMeter(self.counts)
         if before is not None:
             self._go_on(before, stream)
 
@@ -193,17 +180,7 @@ class Session:
     ) -> None:
         """Start the source of the session's own, if it has one. Raises what it raises, or
         TimeoutError."""
-        if not self.spec.source:
-            return
-        publisher = self.admit("file", own=True)
-        try:
-            self._source = make_source(self.spec, publisher.sink)
-            async with asyncio.timeout(timeout_s):
-                await self._source.start()
-        except BaseException:
-            publisher.refuse()
-            self._publisher = None
-            raise
+        await self._own.open(make_source, timeout_s, self._admit_own)
 
     def reopen(
         self,
@@ -212,35 +189,11 @@ class Session:
         away_s: float = 0.0,
     ) -> None:
         """Start its own source again in the background, where it has one that was not over. A URL
-        is tried for `away_s`, for ever where that is 0; a file for REOPENS times."""
-        if self.spec.source and self.state != ENDED:
-            name = f"{self.id}:source:reopen"
-            self._reopening = spawn(self._reopen(make_source, timeout_s, away_s), name=name)
+        is tried for `away_s`, for ever where that is 0; a file for a few times."""
+        if self.state != ENDED:
+            self._own.reopen(make_source, timeout_s, away_s, self._admit_own, self._own_failed)
 
-    async def _reopen(
-        self,
-        make_source: Callable[[SessionSpec, FrameSink], Source],
-        timeout_s: float,
-        away_s: float,
-    ) -> None:
-        backoff, lost_s = Backoff(0.5, 15.0), time.monotonic()
-        is_url = "://" in self.spec.source
-        for tries in itertools.count(1):
-            try:
-                await self.open(make_source, timeout_s)
-                return
-            except (SightlineError, TimeoutError, OSError, ValueError) as error:
-                log.warning(
-                    "source not opened again",
-                    extra={"session": self.id, "reason": type(error).__name__},
-                )
-            if self._source is not None:
-                await self._source.aclose()
-                self._source = None
-            gone = 0 < away_s <= time.monotonic() - lost_s if is_url else tries >= REOPENS
-            if gone:
-                break
-            await asyncio.sleep(backoff.next_s())
+    def _own_failed(self) -> None:
         self._source_failed = True
         self._enter(ENDED)
 
@@ -263,14 +216,9 @@ class Session:
         """End the source, and free the worker's memory unless the session has moved."""
         if not self.moved:
             self.end()
-        await cancel_and_wait(self._reopening)
-        self._reopening = None
+        await self._own.stay_closed()
         self.sampler.close()  # first: a decode thread may be waiting for room
-        if self._source is not None:
-            closing = spawn(self._source.aclose(), name=f"{self.id}:source:close")
-            done, _ = await asyncio.wait({closing}, timeout=5)
-            if not done:
-                await cancel_and_wait(closing)
+        await self._own.aclose()
         await self.broadcast.aclose()
         await self.feed.aclose(keep=self.moved)
 
@@ -279,7 +227,7 @@ class Session:
         self.created_ns = before.created_ns
         self.source_kind = before.source_kind
         self.counts.restore(before.stats, stream.last_capture_ns)
-        self._exported = self.counts.copy()
+        self._meter.skip()
         if before.stats.frames_received:
             self.sampler.settle_size(before.frame_width, before.frame_height)
         if before.state == ENDED:
@@ -360,6 +308,17 @@ class Session:
             kind, self.sampler, self.broadcast, self._publisher_left, self._health_limits, evict
         )
         return self._publisher
+
+    @contextlib.contextmanager
+    def _admit_own(self) -> Iterator[FrameSink]:
+        """The session's sink for its own source, which is taken back where that does not start."""
+        publisher = self.admit("file", own=True)
+        try:
+            yield publisher.sink
+        except BaseException:
+            publisher.refuse()
+            self._publisher = None
+            raise
 
     def abandoned_s(self, now_s: float) -> float:
         """Seconds that it has waited for a publisher who left; 0 where it does not."""
@@ -501,25 +460,15 @@ class Session:
 
     def tick(self, now_s: float) -> None:
         """Once a second: rates, and the counters that Prometheus reads."""
-        counts, before = self.counts.copy(), self._exported
-        self._exported = counts
+        counts, before = self._meter.tick(now_s, self.source_kind or "none")
         if counts.received != before.received or self.waiting_frames:
             self._arrived_s = now_s
         elif self.state == LIVE and now_s - max(self._arrived_s, self.since_s) > STALL_S:
             self._enter(STALLED)  # a publisher or a camera that is there and shows nothing
-        self._ticks.append(_Tick(now_s, counts.received, counts.processed))
         if self._steers:
             self._steer(now_s, counts, before)
         if self._judge():
             self._changed()
-        kind = self.source_kind or "none"
-        metrics.FRAMES_RECEIVED.labels(kind).inc(counts.received - before.received)
-        metrics.FRAMES_SAMPLED.labels(kind).inc(counts.sampled - before.sampled)
-        metrics.FRAMES_PROCESSED.inc(counts.processed - before.processed)
-        for reason, count in counts.dropped.items():
-            metrics.FRAMES_DROPPED.labels(reason).inc(count - before.dropped[reason])
-        for what, count in counts.noted.items():
-            metrics.SOURCE_NOTES.labels(what).inc(count - before.noted[what])
 
     def _steer(self, now_s: float, counts: FrameCounts, before: FrameCounts) -> None:
         """Let the load lower the rate of frames, or raise it again."""
@@ -570,8 +519,8 @@ class Session:
         p50_ms, p95_ms = self.feed.latencies.percentiles_ms(time.monotonic(), (0.50, 0.95))
         history = counts.reused_segments + counts.recomputed_segments
         return gateway_pb2.SessionStats(
-            fps_in=self._rate(lambda tick: tick.received),
-            fps_processed=self._rate(lambda tick: tick.processed),
+            fps_in=self._meter.received_per_s,
+            fps_processed=self._meter.processed_per_s,
             frames_received=counts.received,
             frames_sampled=counts.sampled,
             frames_processed=counts.processed,
@@ -586,12 +535,6 @@ class Session:
             source_height=counts.source_height,
             fps_allowed=self._rate_control.fps,
         )
-
-    def _rate(self, of: Callable[[_Tick], int]) -> float:
-        if len(self._ticks) < 2:
-            return 0.0
-        first, last = self._ticks[0], self._ticks[-1]
-        return (of(last) - of(first)) / max(1e-6, last.at_s - first.at_s)
 
     def _flags(self) -> list[str]:
         oldest_s = time.monotonic() - DEGRADED_S
