@@ -108,6 +108,7 @@ def test_livekits_agents(told: Told) -> None:
     assert said["answer"] in ANSWERS
     assert said["heard_s"] > 0.2
     assert said["history"] == ["user", "assistant"]
+    assert said["cut"] == 100
     assert said["watch"] == {"id": "w1", "active": True}
     assert said["cancelled"] == "cancelled"
     assert said["again"] in ANSWERS

@@ -29,10 +29,13 @@ async def converse(url: str, session: str, condition: str, wav: str = "") -> dic
     told: dict[str, Any] = {"errors": []}
     fired: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     done: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    cut: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     def heard(event: dict[str, Any]) -> None:
         if event["type"] == "sightline.watch.event":
             fired.put_nowait(event)
+        if event["type"] == "conversation.item.truncated":
+            cut.put_nowait(event)
         if event["type"] == "response.done":
             done.put_nowait(event["response"])
 
@@ -60,6 +63,11 @@ async def converse(url: str, session: str, condition: str, wav: str = "") -> dic
         told["answer"], told["heard_s"] = await ask("Is there a circle?")
         told["status"] = (await done.get())["status"]
         told["history"] = [message.role for message in line.chat_ctx.messages()]
+
+        # Somebody speaks into it: LiveKit says how much was heard.
+        heard_of = line.chat_ctx.messages()[-1].id
+        line.truncate(message_id=heard_of, modalities=["audio", "text"], audio_end_ms=100)
+        told["cut"] = (await cut.get())["audio_end_ms"]
 
         watch = {"id": "w1", "condition": condition, "interval_s": 0.2}
         line.send_event({"type": "sightline.watch.create", "watch": watch})
