@@ -186,6 +186,18 @@ async def test_a_full_pool_refuses_the_next_session_alone(tmp_path: Path) -> Non
         await worker.serves("c")
 
 
+async def test_time_passes_for_frames_that_got_lost_on_the_way(tmp_path: Path) -> None:
+    async with serving(tmp_path) as worker:
+        feeder = Feeder(worker, "s")
+        await feeder.open()
+        await feeder.show()
+        await feeder.show(missing=3)
+        first, second = worker.bench.core.sessions["s"].trunk.segments
+        assert second.cursor - first.cursor == 4 * worker.bench.model.spec.layout.segment_advance
+        feeder.call.cancel()
+        await worker.release("s")
+
+
 async def test_pages_that_are_missing_cost_the_session_that_needs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
