@@ -71,7 +71,7 @@ class _Sink:
     def __init__(self, sampler: Sampler, broadcast: Broadcast) -> None:
         self.take: Callable[[DecodedFrame], None] = sampler.take
         self.dropped, self.noted = sampler.dropped, sampler.noted
-        self.encoded = broadcast.encoded
+        self.encoded, self.sound = broadcast.encoded, broadcast.sound.take
         self.budget = sampler.budget
 
     def ended(self, reason: str) -> None: ...

@@ -25,6 +25,7 @@ from services.gateway.frames.picture_health import Condition, HealthLimits
 from services.gateway.frames.rate_control import RateControl
 from services.gateway.frames.sampler import RATE_LOWERED, RING_FULL, SampledFrame, Sampler
 from services.gateway.playback.broadcast import Broadcast
+from services.gateway.playback.recording import Recording
 from services.gateway.sessions.frame_feed import FrameFeed
 from services.gateway.sessions.publisher import Publisher
 from services.gateway.sessions.question_queue import QuestionQueue
@@ -146,6 +147,15 @@ class Session:
             repeating_s=0.0 if spec.loop else config.repeating_s,
         )
         self.broadcast = Broadcast(self.id, asyncio.get_running_loop())
+        self.recording: Recording | None = None
+        if config.recording_s:
+            self.recording = Recording(
+                self.id,
+                self.broadcast,
+                seconds=config.recording_s,
+                max_bytes=config.recording_bytes,
+            )
+            self.recording.start()
         self.feed = FrameFeed(
             placement,
             self._next_frame,
@@ -269,6 +279,8 @@ class Session:
             done, _ = await asyncio.wait({closing}, timeout=5)
             if not done:
                 await cancel_and_wait(closing)
+        if self.recording is not None:
+            await self.recording.aclose()
         await self.broadcast.aclose()
         await self.feed.aclose(keep=self.moved)
 
