@@ -340,6 +340,16 @@ class GatewayConfig(RedisConfig):
         minimum=65536,
     )
     max_viewers: int = setting(256, "Viewers of one session at once.", minimum=1)
+    recording_s: float = setting(
+        0.0,
+        "Seconds of every session's video and sound that are kept, to be looked at again; 0: none.",
+        minimum=0.0,
+    )
+    recording_bytes: int = setting(
+        64 * 1024 * 1024,
+        "Memory that the recording of one session may take.",
+        minimum=1024 * 1024,
+    )
     max_questions: int = setting(8, "Answers in flight per viewer.", minimum=1)
     max_asks: int = setting(4096, "One-shot questions in flight, over all sessions.", minimum=1)
     session_answers: int = setting(

@@ -114,6 +114,7 @@ WHEP_CLOSED = Counter("sightline_whep_closed_total", "WebRTC viewers who left.",
 WHEP_DROPPED = Counter(
     "sightline_whep_dropped_total", "Pictures that a viewer was not sent.", ["reason"]
 )
+RECORDED_BYTES = Gauge("sightline_recorded_bytes", "Video and sound that are kept of sessions.")
 EVENTS_DROPPED = Counter(
     "sightline_events_dropped_total", "Events that a viewer never got.", ["reason"]
 )

@@ -29,6 +29,7 @@ from services.gateway.api.messages import (
 from services.gateway.api.openapi import OpenApi
 from services.gateway.api.operations import Parameter, add_operations, operation
 from services.gateway.api.questions import QuestionsApi
+from services.gateway.api.recordings import RecordingsApi
 from services.gateway.api.websocket import WebSocketApi
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
@@ -86,6 +87,7 @@ class HttpApi:
         self._conversation_routes = ConversationRoutes(conversations, callers)
         self._chat = ChatApi(config, sessions, viewers, callers, info)
         self._decisions = DecisionsApi(config, sessions, viewers, callers)
+        self._recordings = RecordingsApi(sessions, callers)
         self._openapi = OpenApi(callers.wanted)
         self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
@@ -102,6 +104,7 @@ class HttpApi:
             self._conversation_routes,
             self._chat,
             self._decisions,
+            self._recordings,
             self._openapi,
             *self._others,
         )

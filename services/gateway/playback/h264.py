@@ -70,8 +70,8 @@ def is_forwardable(units: list[bytes]) -> bool:
 
 
 class EncodedPicture:
-    """One access unit as viewers get it. `stamp`: 90 kHz; grows from picture to picture. Its
-    payloads are made once, for all viewers."""
+    """One access unit as viewers get it. `stamp`: 90 kHz since 1970; grows from picture to picture.
+    Its payloads are made once, for all viewers."""
 
     __slots__ = ("_payloads", "_units", "keyframe", "num_bytes", "stamp")
 
@@ -90,8 +90,17 @@ class EncodedPicture:
         """Payloads of its RTP packets, the last of which carries the marker."""
         if self._payloads is None:
             self._payloads = packetise(self._units)
-            self._units = []
         return self._payloads
+
+    @property
+    def annex_b(self) -> bytes:
+        """The units after start codes."""
+        return b"".join(b"\0\0\0\1" + unit for unit in self._units)
+
+    @property
+    def sets(self) -> list[bytes]:
+        """Its parameter sets."""
+        return [unit for unit in self._units if unit[0] & 0x1F in (_SPS, _PPS)]
 
 
 def packetise(units: list[bytes]) -> list[bytes]:

@@ -23,6 +23,7 @@ from services.gateway.frames.picture_health import Condition, HealthLimits
 from services.gateway.frames.rate_control import RateControl
 from services.gateway.frames.sampler import RATE_LOWERED, RING_FULL, SampledFrame, Sampler
 from services.gateway.playback.broadcast import Broadcast
+from services.gateway.playback.recording import Recording
 from services.gateway.sessions.frame_feed import FrameFeed
 from services.gateway.sessions.own_source import OwnSource
 from services.gateway.sessions.publisher import Publisher
@@ -135,6 +136,15 @@ class Session:
             repeating_s=0.0 if spec.loop else config.repeating_s,
         )
         self.broadcast = Broadcast(self.id, asyncio.get_running_loop())
+        self.recording: Recording | None = None
+        if config.recording_s:
+            self.recording = Recording(
+                self.id,
+                self.broadcast,
+                seconds=config.recording_s,
+                max_bytes=config.recording_bytes,
+            )
+            self.recording.start()
         self.feed = FrameFeed(
             placement,
             self._next_frame,
@@ -219,6 +229,8 @@ class Session:
         await self._own.stay_closed()
         self.sampler.close()  # first: a decode thread may be waiting for room
         await self._own.aclose()
+        if self.recording is not None:
+            await self.recording.aclose()
         await self.broadcast.aclose()
         await self.feed.aclose(keep=self.moved)
 

@@ -1,0 +1,123 @@
+"""Recordings: what is kept of a session, for how long, and how it is looked at again."""
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import av
+import pytest
+
+from services.gateway.playback.broadcast import Broadcast
+from services.gateway.playback.recording import Recording
+from services.gateway.sources.sound import EncodedSound
+from services.gateway.sources.source import EncodedPacket
+from sightline.errors import NotFoundError
+from tests.eventually import eventually
+from tests.sources import START_NS, Clip, encode_clip
+from tests.unit.http_parts import served
+from tests.unit.test_sound import packets
+
+SECOND_NS = 1_000_000_000
+START_S = START_NS / SECOND_NS
+STEP_NS = SECOND_NS // 10
+
+
+def show(broadcast: Broadcast, clip: Clip, begin: int = 0, start_ns: int = START_NS) -> None:
+    for data, number, keyframe in clip.packets:
+        at_ns = start_ns + (begin + number) * STEP_NS
+        broadcast.encoded("h264", b"", EncodedPacket(data, at_ns, keyframe))
+
+
+@asynccontextmanager
+async def recording(seconds: float, max_bytes: int) -> AsyncIterator[tuple[Broadcast, Recording]]:
+    broadcast = Broadcast("test", asyncio.get_running_loop())
+    kept = Recording("test", broadcast, seconds=seconds, max_bytes=max_bytes)
+    kept.start()
+    try:
+        yield broadcast, kept
+    finally:
+        await kept.aclose()
+        await broadcast.aclose()
+    assert kept.num_bytes == 0
+
+
+async def test_the_seconds_around_a_moment_are_an_mp4_with_sound() -> None:
+    clip = encode_clip(num_pictures=60, gop=10)
+    async with recording(60, 10**8) as (broadcast, kept):
+        show(broadcast, clip)
+        await eventually(lambda: kept.newest_s == pytest.approx(START_S + 5.9))
+        sounds = packets("libopus", seconds=0.6)
+        for sound in sounds:
+            broadcast.sound.take(EncodedSound("opus", sound.data, sound.capture_ns + 5 * SECOND_NS))
+        before = kept.num_bytes
+        wanted = before + sum(len(sound.data) for sound in sounds)
+        await eventually(lambda: kept.num_bytes == wanted)
+        found = await kept.clip(START_S + 2.5, START_S + 5.5)
+        assert found.start_s == pytest.approx(START_S + 2.0)  # the keyframe before
+        assert found.end_s == pytest.approx(START_S + 5.5)
+        with av.open(io.BytesIO(found.data)) as container:
+            pictures = list(container.decode(video=0))
+            assert len(pictures) == 36
+            assert float(pictures[-1].time or 0) == pytest.approx(3.5, abs=0.01)
+            assert pictures[0].width == 160
+        with av.open(io.BytesIO(found.data)) as container:
+            heard = list(container.decode(audio=0))
+            assert float(heard[0].time or 0) == pytest.approx(3.0, abs=0.1)
+        with pytest.raises(NotFoundError):
+            await kept.clip(START_S - 10, START_S - 5)
+
+
+async def test_only_the_last_seconds_and_bytes_are_kept() -> None:
+    clip = encode_clip(num_pictures=60, gop=10)
+    async with recording(2, 10**8) as (broadcast, kept):
+        show(broadcast, clip)
+        await eventually(lambda: kept.newest_s == pytest.approx(START_S + 5.9))
+        assert (await kept.clip(0, START_S + 60)).start_s == pytest.approx(START_S + 3.0)
+    size = sum(len(data) for data, _, _ in clip.packets)
+    async with recording(60, size // 2) as (broadcast, kept):
+        show(broadcast, clip)
+        await eventually(lambda: kept.newest_s == pytest.approx(START_S + 5.9))
+        assert size // 4 < kept.num_bytes <= size // 2
+
+
+async def test_another_size_begins_another_file() -> None:
+    async with recording(60, 10**8) as (broadcast, kept):
+        show(broadcast, encode_clip(num_pictures=10, gop=10))
+        broadcast.restart()
+        show(broadcast, encode_clip(num_pictures=10, gop=10, width=320, height=240), 20)
+        await eventually(lambda: kept.newest_s == pytest.approx(START_S + 2.9))
+        found = await kept.clip(0, START_S + 60)
+        assert found.start_s == pytest.approx(START_S + 2.0)
+        with av.open(io.BytesIO(found.data)) as container:
+            assert {picture.width for picture in container.decode(video=0)} == {320}
+
+
+async def test_it_is_asked_for_by_http_and_erased_with_its_session() -> None:
+    clip = encode_clip(num_pictures=20, gop=10)
+    async with served(recording_s=60.0) as (parts, client):
+        session = await parts.push_session()
+        path = f"/api/sessions/{session.id}/recording"
+        assert (await client.get(path)).status == 404
+        start_ns = time.time_ns() - 2 * SECOND_NS
+        show(session.broadcast, clip, start_ns=start_ns)
+        kept = session.recording
+        assert kept is not None
+        await eventually(lambda: kept.newest_s > start_ns / SECOND_NS + 1.8)
+        reply = await client.get(path, params={"from": "-60"})
+        assert (reply.status, reply.content_type) == (200, "video/mp4")
+        began_s = float(reply.headers["Sightline-From"])
+        assert began_s == pytest.approx(start_ns / SECOND_NS, abs=0.01)
+        with av.open(io.BytesIO(await reply.read())) as container:
+            assert len(list(container.decode(video=0))) == 20
+        for wrong in ({"from": "x"}, {"to": "nan"}, {"from": "-1", "to": "-2"}):
+            assert (await client.get(path, params=wrong)).status == 400
+        await parts.sessions.remove(session.id)
+        await eventually(lambda: kept.num_bytes == 0)
+        assert (await client.get(path)).status == 404
+    async with served() as (parts, client):
+        session = await parts.push_session()
+        assert session.recording is None
+        reply = await client.get(f"/api/sessions/{session.id}/recording")
+        assert reply.status == 404
