@@ -62,7 +62,10 @@ class Differences:
 
 
 class Asker:
-    """One viewer, who asks one question after the other. `session`: which it is about."""
+    """One viewer, who asks one question after the other. `session`: which it is about; `rounds`: of
+    a conversation, before the next begins."""
+
+    rounds = ROUNDS
 
     def __init__(self, session: aio.Session, chance: random.Random) -> None:
         self.session = session
@@ -82,7 +85,7 @@ class Asker:
     async def ask(self) -> Asked:
         """One question, to the end of its answer."""
         asked = Asked("", self._chance.choice(QUESTIONS), time.monotonic())
-        if len(self.asked) % ROUNDS == 0:
+        if len(self.asked) % self.rounds == 0:
             await self._begin()
         self.asked.append(asked)
         try:

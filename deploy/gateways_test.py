@@ -30,6 +30,7 @@ SEED = 16
 TALKERS = 2
 MORE = 6  # answers of every viewer between two things that happen
 MORE_S = 120.0  # for those
+ROUNDS = 80  # of a conversation: fewer than dialogue keeps
 GATEWAYS, WORKERS = ("gateway", "gateway-2"), 2
 SERVICES = (*GATEWAYS, "redis-leases", "worker", "dialogue", "tts", "redis")
 END_S = "25"  # longer than any service drains
@@ -104,6 +105,8 @@ class _Storm:
                 Talker(session, random.Random(chance.random())) for _ in range(TALKERS)
             ]
             talkers.append(Caller(session, random.Random(chance.random()), addresses))
+            for each in talkers:
+                each.rounds = ROUNDS
             watcher = Watcher(session, still=False)
             asking = [asyncio.create_task(each.run(), name="talker") for each in talkers]
             watching = asyncio.create_task(watcher.run(), name="watcher")
