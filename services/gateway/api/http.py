@@ -16,6 +16,7 @@ from services.gateway.api.completions.decide import DecisionsApi
 from services.gateway.api.conversation_routes import PAGE as PAGES
 from services.gateway.api.conversation_routes import ConversationRoutes
 from services.gateway.api.conversations import Conversations
+from services.gateway.api.frames import FramesApi
 from services.gateway.api.guard import Guard
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.listening import ListeningApi
@@ -82,6 +83,7 @@ class HttpApi:
         self._callers = callers
         self._guard = Guard(config)
         self._websocket = WebSocketApi(config, sessions, viewers, callers)
+        self._frames = FramesApi(sessions, callers)
         self._questions = QuestionsApi(config, sessions, viewers, callers)
         self._listening = ListeningApi(config, sessions, viewers, callers)
         self._conversation_routes = ConversationRoutes(conversations, callers)
@@ -97,8 +99,10 @@ class HttpApi:
         before the page's."""
         self._guard.add_to(app)
         self._websocket.add_to(app)
+        self._frames.add_to(app)
         apis = (
             self,
+            self._frames,
             self._questions,
             self._listening,
             self._conversation_routes,

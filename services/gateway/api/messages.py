@@ -67,9 +67,9 @@ def picture_width(wanted: int) -> int:
     return min(most, max(least, wanted or PICTURE_WIDTH))
 
 
-def number_of(request: web.Request, name: str) -> int:
+def number_of(request: web.Request, name: str, *, digits: int = 9) -> int:
     """A number from the query; 0 where it is not there. Raises InvalidArgumentError."""
     text = request.query.get(name, "0")
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+    if not (text.isascii() and text.isdecimal() and len(text) <= digits):
         raise InvalidArgumentError(f"{name} is a number")
     return int(text)

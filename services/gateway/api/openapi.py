@@ -135,7 +135,8 @@ def _described(declared: Operation, schemas: Schemas) -> dict[str, Any]:
         for each in declared.parameters
     ]
     if declared.takes is not None:
-        content = {declared.takes_kind: {"schema": schemas.of(declared.takes)}}
+        taken = {"schema": schemas.of(declared.takes)}
+        content = dict.fromkeys(declared.takes_kinds, taken)
         found["requestBody"] = {"required": True, "content": content}
     if declared.anonymous:
         found["security"] = [{}]

@@ -28,7 +28,8 @@ class Parameter:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One method of one path. `takes` and `gives` are the bodies; a `gives` of None is no content
-    or, where `kinds` says so, something that is no JSON. kinds: content types of the reply.
+    or, where `kinds` says so, something that is no JSON. kinds: content types of the reply;
+    takes_kinds: of the request.
     """
 
     method: str
@@ -37,7 +38,7 @@ class Operation:
     summary: str
     about: str = ""
     takes: Shape = None
-    takes_kind: str = JSON
+    takes_kinds: tuple[str, ...] = (JSON,)
     gives: Shape = None
     status: int = 200
     kinds: tuple[str, ...] = (JSON,)

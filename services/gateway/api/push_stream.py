@@ -86,27 +86,8 @@ class PushStream:
             raise FailedPreconditionError(
                 "the first message must be `open`", reason=Reason.OUT_OF_ORDER
             )
-        opening = first.open
-        if not opening.session:
-            found = await self._sessions.locate_by_key(opening.key)
-            return await self._home(found), opening
-        found = await self._sessions.locate(opening.session, self._caller)
-        if not found.key_digest:
-            raise FailedPreconditionError(
-                "this session reads a source of its own", reason=Reason.NOT_A_PUSH_SESSION
-            )
-        if self._caller.signed_in and not opening.key:
-            self._keyless = True
-            self._caller.check(Permission.PUBLISH, found)
-        elif not self._sessions.has_key(found, opening.key):
-            raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
-        return await self._home(found), opening
-
-    async def _home(self, found: AnySession) -> Session:
-        try:
-            return await self._sessions.bring_home(found)
-        except AlreadyExistsError as error:
-            raise FailedPreconditionError(error.message, reason=error.reason) from None
+        self._keyless = self._caller.signed_in and not first.open.key
+        return await session_to_push(self._sessions, first.open, self._caller), first.open
 
     async def _take(
         self,
@@ -205,3 +186,29 @@ class PushStream:
                 await asyncio.sleep(ACK_INTERVAL_S)
             else:
                 await asyncio.wait({taker}, timeout=ACK_INTERVAL_S)
+
+
+async def session_to_push(
+    sessions: Sessions, opening: gateway_pb2.PushOpen, caller: Caller
+) -> Session:
+    """The session of this gateway that somebody may push to: with its key, or permitted to publish.
+    Raises NotFoundError, UnauthenticatedError, PermissionDeniedError, FailedPreconditionError."""
+    if not opening.session:
+        return await _home(sessions, await sessions.locate_by_key(opening.key))
+    found = await sessions.locate(opening.session, caller)
+    if not found.key_digest:
+        raise FailedPreconditionError(
+            "this session reads a source of its own", reason=Reason.NOT_A_PUSH_SESSION
+        )
+    if caller.signed_in and not opening.key:
+        caller.check(Permission.PUBLISH, found)
+    elif not sessions.has_key(found, opening.key):
+        raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
+    return await _home(sessions, found)
+
+
+async def _home(sessions: Sessions, found: AnySession) -> Session:
+    try:
+        return await sessions.bring_home(found)
+    except AlreadyExistsError as error:
+        raise FailedPreconditionError(error.message, reason=error.reason) from None

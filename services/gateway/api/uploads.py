@@ -56,7 +56,7 @@ class UploadsApi:
         "Watch a video file that is handed over",
         about="The body is the file. It is kept for as long as its session is there.",
         takes={"type": "string", "format": "binary"},
-        takes_kind="application/octet-stream",
+        takes_kinds=("application/octet-stream",),
         gives=gateway_pb2.Session,
         status=201,
         parameters=(

@@ -114,12 +114,20 @@ def _read_all(files: WebFiles, addresses: Sequence[str]) -> list[bytes]:
     return found
 
 
-def _checked(picture: bytes) -> bytes:
-    """A picture whose size is known to be sane before it is decoded; JPEG's is looked at later."""
+def check_still(picture: bytes) -> None:
+    """Raise InvalidArgumentError for what is neither JPEG nor PNG, or of an absurd size; JPEG's is
+    looked at when it is shown."""
     if not picture.startswith((PNG, JPEG)):
-        raise ParameterError("image_url", "a picture is JPEG or PNG")
+        raise InvalidArgumentError("a picture is JPEG or PNG")
     if picture.startswith(PNG):
         check_size(int.from_bytes(picture[16:20]), int.from_bytes(picture[20:24]))
+
+
+def _checked(picture: bytes) -> bytes:
+    try:
+        check_still(picture)
+    except InvalidArgumentError as error:
+        raise ParameterError("image_url", error.message) from None
     return picture
 
 
@@ -139,15 +147,20 @@ async def _show(session: Session, source: PushSource, pictures: list[bytes]) -> 
     for picture in pictures:
         for _ in range(tubelet):
             capture_ns += period_ns
-            if picture.startswith(PNG):
-                width, height, pixels = await on_thread(decode_png, picture, name="decode:png")
-                await source.rgb(width, height, pixels, capture_ns)
-            else:
-                await source.jpeg(picture, capture_ns)
+            await push_still(source, picture, capture_ns)
     while session.counts.processed < len(pictures) * tubelet:
         if not session.alive:
             raise NotFoundError("the session was deleted")
         await asyncio.sleep(LOOK_S)
+
+
+async def push_still(source: PushSource, picture: bytes, capture_ns: int) -> None:
+    """Show a checked picture. Raises InvalidArgumentError for one that cannot be read."""
+    if picture.startswith(PNG):
+        width, height, pixels = await on_thread(decode_png, picture, name="decode:png")
+        await source.rgb(width, height, pixels, capture_ns)
+    else:
+        await source.jpeg(picture, capture_ns)
 
 
 def decode_png(picture: bytes) -> tuple[int, int, bytes]:

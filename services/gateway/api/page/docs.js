@@ -38,9 +38,11 @@ function example(schema, schemas, seen = []) {
 }
 
 function curlOf(method, path, operation, schemas) {
-  const body = operation.requestBody?.content["application/json"]?.schema;
+  const taken = operation.requestBody?.content ?? {};
+  const body = taken["application/json"]?.schema;
   const parts = ["curl"];
   if (method !== "get") parts.push(`-X ${method.toUpperCase()}`);
+  if (taken["image/jpeg"]) parts.push("--data-binary @picture.jpg");
   if (body) parts.push(`-d '${JSON.stringify(example(body, schemas))}'`);
   parts.push(`${location.origin}${path}`);
   return parts.join(" ");
