@@ -51,14 +51,16 @@ def _histogram(port: int, name: str) -> Histogram:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *, worker_only: bool = False) -> AsyncIterator[Running]:
+async def running(
+    folder: Path, *, worker_only: bool = False, media: Path | None = None
+) -> AsyncIterator[Running]:
     """Redis, dialogue, tts, one worker and the gateway, or that worker alone, until the context
     ends. The services' own variables reach them, so that `WORKER_THREADS=1 make bench` measures
-    that. Raises ProcessError for what does not come up."""
+    that. media: folder that sessions may read. Raises ProcessError for what does not come up."""
     config = LocalConfig.from_env().on_free_ports().with_ports()
     redis = folder / "redis"
     redis.mkdir()
-    suite = Suite(config, folder, redis, lambda process, what: None)
+    suite = Suite(config, folder, redis, lambda process, what: None, media=media)
     try:
         if worker_only:
             worker = suite.workers[0]

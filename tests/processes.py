@@ -24,6 +24,8 @@ from services.local.wiring import PREFIXES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPES = REPOSITORY / "training" / "weights" / "shapes"  # a small model, quickly loaded
+# Voices that are installed speak where a test asks for them.
+DEFAULTS = {"GATEWAY_WEBRTC_PORT": "0", "TTS_ENGINE": "espeak-ng"}
 
 
 def free_port() -> int:
@@ -164,7 +166,7 @@ class ServiceProcess:
             self.process = subprocess.Popen(
                 [*self.wrapper, sys.executable, "-m", self.module],
                 cwd=REPOSITORY,
-                env=inherited | {"GATEWAY_WEBRTC_PORT": "0"} | self.environment,
+                env=inherited | DEFAULTS | self.environment,
                 stdout=output,
                 stderr=output,
             )

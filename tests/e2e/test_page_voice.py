@@ -74,7 +74,6 @@ def test_a_conversation_by_voice(driver: Driver, fresh_suite: Callable[..., Suit
     with recogniser() as ears:
         environment: dict[str, dict[str, Any]] = {
             "gateway": {"GATEWAY_ASR": ears.address},
-            "tts": {"TTS_ENGINE": "espeak-ng"},
         }
         suite = fresh_suite(environment=environment)
         clip = write_clip(suite.media_root, seed=5, seconds=16)

@@ -66,8 +66,18 @@ def test_our_own_voice_ends_nothing() -> None:
     floor = speaking()
     floor.speech_suspected("v", 11.5)
     assert floor.words("v", "three circles", 12.0) == []
-    assert floor.is_echo("three circles", 12.0)
+    assert floor.is_echo("v", "three circles")
     assert floor.words("v", "three squares", 12.0) != []
+
+
+def test_our_own_voice_is_known_when_it_is_over() -> None:
+    floor = speaking(made=True)
+    floor.speech_suspected("v", 13.5)
+    floor.played("a", 4.0)
+    assert floor.is_echo("v", "One of them is red.")
+    assert not floor.is_echo("w", "One of them is red.")
+    floor.speech_suspected("w", 15.0)
+    assert not floor.is_echo("w", "One of them is red.")
 
 
 def test_what_was_played_is_no_longer_interrupted() -> None:

@@ -131,7 +131,7 @@ class Talk:
     def _note_words(self, words: heard.WordsHeard, now_s: float) -> None:
         text = words.text if has_words(words.text) else ""
         outcome = "asked" if text else "wordless"
-        if text and self._floor.is_echo(text, now_s):
+        if text and self._floor.is_echo(words.turn, text):
             text, outcome = "", "echo"
         if text:
             self._act(self._floor.words(words.turn, text, now_s))

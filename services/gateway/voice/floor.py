@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from services.gateway.voice.phrases import has_words, is_echo
 
 FALSE_ALARM_S = 2.0  # without words, after which it was no speech
-ECHO_S = 8.0  # of our own speech that a microphone may still have in it
 MAX_SPOKEN = 512  # sentences of one answer that are remembered, the newest
 
 
@@ -82,6 +81,7 @@ class Floor:
         self._paused = ""  # the turn whose playing is paused
         self._paused_s = 0.0
         self._speaker = ""  # the spoken turn that paused it
+        self._into: tuple[str, _Spoken | None] = ("", None)  # the newest, and what it began in
 
     @property
     def paused(self) -> bool:
@@ -146,6 +146,7 @@ class Floor:
         """Somebody may speak: silence at once where an answer is being spoken."""
         self._drop_played(now_s)
         answer = next(reversed(self._answers.values()), None)
+        self._into = (turn, answer)
         if answer is None or not answer.sentences or self._paused:
             return []
         self._paused, self._paused_s, self._speaker = answer.turn, now_s, turn
@@ -158,7 +159,7 @@ class Floor:
     def words(self, turn: str, text: str, now_s: float) -> list[Action]:
         """Words of a spoken turn, its first or more: they end every answer under way, unless they
         are our own."""
-        if not has_words(text) or self.is_echo(text, now_s):
+        if not has_words(text) or self.is_echo(turn, text):
             return []
         actions: list[Action] = []
         for answer in list(self._answers.values()):
@@ -173,18 +174,13 @@ class Floor:
         self._paused = ""
         return actions
 
-    def is_echo(self, text: str, now_s: float) -> bool:
-        """Whether these words are those that we have just said ourselves."""
-        for answer in self._answers.values():
-            played_s = self._played_s(answer, now_s)
-            recent = [
-                sentence.text
-                for sentence in answer.sentences
-                if played_s - ECHO_S <= sentence.end_s and sentence.start_s <= played_s
-            ]
-            if is_echo(text, " ".join(recent)):
-                return True
-        return False
+    def is_echo(self, turn: str, text: str) -> bool:
+        """Whether the words of a spoken turn are those that we said ourselves when it began: also
+        where they are known later than our last one is over."""
+        speaker, answer = self._into
+        if speaker != turn or answer is None:
+            return False
+        return is_echo(text, " ".join(sentence.text for sentence in answer.sentences))
 
     def tick(self, now_s: float) -> list[Action]:
         """What is due by now: nobody has said a word for too long."""

@@ -1,7 +1,9 @@
 """Words as they are said: whether more will come, whether they are any, and whose they are."""
 
 import re
+from difflib import SequenceMatcher
 
+ALIKE = 0.85  # as texts are that were said and heard
 # What a sentence does not end with, but for a question, which may end with some of it.
 _OPEN = re.compile(
     "and|or|but|because|so|then|also|plus|than|if|when|while|where|which|who|that|the|a|an|of|with|"
@@ -36,13 +38,14 @@ def has_words(text: str) -> bool:
 
 
 def is_echo(text: str, spoken: str) -> bool:
-    """Whether what is heard are words of `spoken`, one after the other: our own voice. The last one
-    may be cut off in the middle."""
+    """Whether what is heard are words of `spoken`, one after the other: our own voice, as far as it
+    was understood. The last one may be cut off in the middle."""
     heard, said = words_of(text), words_of(spoken)
     if not heard or len(heard) > len(said):
         return False
+    whole = " ".join(heard)
     for start in range(len(said) - len(heard) + 1):
-        part = said[start : start + len(heard)]
-        if part[:-1] == heard[:-1] and part[-1].startswith(heard[-1]):
+        part = " ".join(said[start : start + len(heard)])
+        if part.startswith(whole) or SequenceMatcher(None, part, whole).ratio() >= ALIKE:
             return True
     return False

