@@ -222,10 +222,12 @@ async def test_a_session_that_is_behind_is_shown_fewer_frames_until_it_is_not() 
 
         worker.understanding.set()
         await eventually(lambda: not session.waiting_frames)
-        for second in range(2, 120):
+        for second in range(2, 1000):  # a busy machine makes frames late, and sessions patient
             sink.take(picture(second + 2))
             await eventually(lambda: not session.waiting_frames)
             parts.sessions.tick(now_s + second)
+            if session.message().stats.fps_allowed == 30:
+                break
         info = session.message()
         assert info.stats.fps_allowed == 30
         assert not info.stats.degraded
