@@ -325,6 +325,37 @@ def test_its_sound_is_heard_by_choice(open_page: OpenPage, suite: Suite) -> None
     assert page.run("return document.querySelector('#preview-video').muted")
 
 
+def test_all_sessions_are_seen_at_once(
+    open_page: OpenPage, suite: Suite, clip: Clip, shapes: dict[str, Any]
+) -> None:
+    other = suite.open(clip.path.name, name="another", loop=True)
+    wait_for_state(suite, other["id"], "SESSION_STATE_LIVE")
+    page = open_page()
+    page.wait("return document.querySelector('#grid-open').checkVisibility()")
+    page.type("[name=condition]", passing_condition(clip) + ENTER)
+    page.wait_text(".events", "it became true")
+    page.run("document.querySelector('#grid-open').focus()")
+    page.type("#grid-open", ENTER)
+    page.wait(
+        "const all = [...document.querySelectorAll('#grid .shot img')];"
+        "return all.length === 2 && all.every(image => image.naturalWidth > 100)"
+    )
+    before = page.run("return document.querySelector('#grid .shot img').src")
+    page.wait("return document.querySelector('#grid .shot img').src !== arguments[0]", before)
+    page.wait_text("#grid-list", passing_condition(clip))
+    assert "live" in page.texts("#grid .badge")
+    for width in (320, 768, 1920):
+        page.look(width=width, height=800)
+        assert page.run("return document.querySelector('#grid').scrollWidth") <= width
+    (place,) = page.run(
+        "return [...document.querySelectorAll('#grid li')].map((n, i) => [n.innerText, i])"
+        ".filter(([text]) => text.startsWith('another')).map(([, i]) => i + 1)"
+    )
+    page.type(f"#grid li:nth-child({place}) button", ENTER)
+    page.wait_text("#picture-title", "another")
+    assert not page.run("return document.querySelector('#grid').open")
+
+
 def test_text_is_never_markup(open_page: OpenPage, suite: Suite, clip: Clip) -> None:
     suite.open(clip.path.name, name=MARKUP[:80])
     page = open_page()

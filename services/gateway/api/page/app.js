@@ -6,6 +6,7 @@ import { Camera } from "./camera.js";
 import { Chat } from "./chat.js";
 import { byId, confirmed, el, notice, seconds, setText, words } from "./dom.js";
 import { Figures } from "./figures.js";
+import { Grid } from "./grid.js";
 import { Connection } from "./connection.js";
 import { Model, readyModel } from "./model.js";
 import { Preview } from "./preview.js";
@@ -48,6 +49,7 @@ const figures = new Figures();
 const camera = new Camera();
 const model = new Model();
 const list = new SessionList({ onChoose: choose, onRemove: remove });
+const grid = new Grid({ onChoose: choose, noticed: (id) => rooms.get(id)?.watches.newest });
 const dialog = new NewSession({ onCreated: adopt, models: () => model.info.models ?? [] });
 
 // --- the chosen session -----------------------------------------------------------------------
@@ -128,6 +130,7 @@ async function remove(id) {
 function showList() {
   const ordered = [...sessions.values()].sort((a, b) => Number(b.created_ns ?? 0) - Number(a.created_ns ?? 0));
   list.show(ordered, chosen);
+  grid.show(ordered);
 }
 
 function showSession(fresh = false) {

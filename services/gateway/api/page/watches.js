@@ -95,6 +95,7 @@ export class Watches {
     setText(watch.state, active ? "now" : "no more");
     watch.state.dataset.state = active ? "on" : "off";
     const time = capture_ns ? clock(capture_ns) : "";
+    this.newest = [`${time} ${active ? "now" : "no more"}: ${watch.request.condition}`.trim(), active ? "on" : "off"];
     watch.events.prepend(
       el(
         "li",
