@@ -182,15 +182,15 @@ async def _talk(
             _, end_s = await talker.say(utterance)
             words_s, event = await talker.until(lambda event: event.transcript.final, since=first)
             turn = event.transcript.turn
-            text_s, _ = await talker.until(_of(turn, "text_delta"), since=first)
-            audio_s, _ = await talker.until(_of(turn, "audio_chunk"), since=first)
+            text_s, _ = await talker.until(_of("text_delta", turn), since=first)
+            audio_s, _ = await talker.until(_of("audio_chunk", turn), since=first)
             for stage, wait_s in zip(
                 STAGES,
                 (words_s - end_s, text_s - words_s, audio_s - text_s, audio_s - end_s),
                 strict=True,
             ):
                 waits[stage].append(1000 * wait_s)
-            await talker.until(_of(turn, "answer_done"), since=first)
+            await talker.until(_of("answer_done", turn), since=first)
             # Into every answer somebody speaks, before it is over.
             first = len(talker.events)
             begun_s, _ = await talker.say(interruption)
@@ -202,13 +202,14 @@ async def _talk(
             silences += [1000 * (came_s - begun_s) for came_s in paused[:1]]
             _, event = await talker.until(lambda event: event.transcript.final, since=first)
             turn = event.transcript.turn
-            await talker.until(_of(turn, "answer_done"), since=first)
+            await talker.until(_of("answer_done", turn), since=first)
             await asyncio.sleep(3.0)  # until the answer has been played
     return {"waits_ms": waits, "silence_ms": silences, "interrupted": len(silences)}
 
 
-def _of(turn: str, kind: str) -> Callable[[pb.ServerEvent], bool]:
-    return lambda event: getattr(event, kind).turn == turn
+def _of(kind: str, turn: str) -> Callable[[pb.ServerEvent], bool]:
+    """Matches events of a kind that belong to a turn."""
+    return lambda event: bool(getattr(event, kind).turn == turn)
 
 
 def run(report: Report, *, quick: bool) -> Result:
