@@ -17,6 +17,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from services.gateway.sources.bitstream import is_keyframe
 from services.gateway.sources.whip.publication import Tap
 
+MEASURED_S = 1.0  # that the process stays, so that what it used can be read
 HEADERS = {"Content-Type": "application/sdp"}
 
 
@@ -57,7 +58,7 @@ class Spectator:
         await self._peer.setRemoteDescription(answer)
 
     def _picture(self, codec: str, data: bytes, timestamp: int) -> None:
-        if self.seen.first_ms is None and is_keyframe(codec, data):
+        if self.seen.first_ms is None and is_keyframe(codec.lower(), data):
             self.seen.first_ms = 1000 * (time.monotonic() - self._began_s)
         self.seen.pictures += self.counts
 
@@ -81,6 +82,7 @@ async def watch(url: str, num: int, seconds: float, every_s: float, sound: bool)
         for spectator in spectators:
             spectator.counts = False
         print("counted", flush=True)
+        await asyncio.sleep(MEASURED_S)
         await asyncio.gather(*(spectator.leave() for spectator in spectators))
     return [spectator.seen for spectator in spectators]
 

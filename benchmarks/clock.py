@@ -59,16 +59,6 @@ def paint(time_ms: int, number: int) -> NDArray[np.uint8]:
     return picture
 
 
-def read(grey: NDArray[np.uint8]) -> int:
-    """The time of such a picture, by its brightness `[height, width]`."""
-    half = FIELD // 2
-    fields = grey[half : BITS // COLUMNS * FIELD : FIELD, half : COLUMNS * FIELD : FIELD]
-    time_ms = 0
-    for field in fields.ravel():
-        time_ms = 2 * time_ms + int(field > 127)
-    return time_ms
-
-
 def now_ms() -> int:
     return time.time_ns() // 1_000_000 % WRAP
 

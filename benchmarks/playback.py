@@ -9,6 +9,7 @@ the viewers' process needs is told beside it: it shares the machine.
 
 import asyncio
 import json
+import math
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -35,8 +36,8 @@ RESULT = "the audience printed no result"
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """So many viewers at once. `shown`: share of the pictures that came to each, of those filmed;
-    the least of all viewers and the mean."""
+    """So many viewers at once. `shown`: share of the gateway's pictures that came to each, the
+    least of all viewers and the mean; `filmed`: those that came to the gateway, a second."""
 
     viewers: int
     sound: bool
@@ -45,6 +46,7 @@ class Crowd:
     others_cores: float
     shown_least: float
     shown_mean: float
+    filmed: float
     joined: Latency
 
 
@@ -74,7 +76,7 @@ async def _run(report: Report, folder: Path, quick: bool) -> Found:
             sizes = [(n, False) for n in (CROWDS[:2] if quick else CROWDS)] + [(CROWDS[-1], True)]
             for place, (num, sound) in enumerate(sizes):
                 report(f"{num} viewers", 0.2 + 0.5 * place / len(sizes))
-                crowds.append(await _crowd(suite, camera, url, num, seconds, sound))
+                crowds.append(await _crowd(suite, session, camera, url, num, seconds, sound))
             report("the page, by RTMP", 0.75)
             late = {"RTMP": await _page(page, folder, seconds)}
         await session.delete()
@@ -121,7 +123,13 @@ async def _told(process: asyncio.subprocess.Process) -> list[dict[str, Any]]:
 
 
 async def _crowd(
-    suite: Running, camera: int, url: str, num: int, seconds: float, sound: bool
+    suite: Running,
+    session: Session,
+    camera: int,
+    url: str,
+    num: int,
+    seconds: float,
+    sound: bool,
 ) -> Crowd:
     process = await _audience(url, num, seconds, sound=sound)
     assert process.stdout is not None
@@ -129,10 +137,12 @@ async def _crowd(
     meter = CpuMeter(named)
     await process.stdout.readline()  # joined
     meter.start()
+    before = (await session.refresh()).stats.frames_received
     await process.stdout.readline()  # counted
     cores = meter.cores()
+    filmed = (await session.refresh()).stats.frames_received - before
     seen = await _told(process)
-    shown = [each["pictures"] / (seconds * FPS) for each in seen] or [1.0]
+    shown = [each["pictures"] / filmed for each in seen] or [1.0]
     first_ms = [each["first_ms"] for each in seen if each["first_ms"] is not None]
     return Crowd(
         num,
@@ -142,6 +152,7 @@ async def _crowd(
         cores["others"],
         min(shown),
         sum(shown) / len(shown),
+        filmed / seconds,
         Latency.of_ms(first_ms),
     )
 
@@ -199,20 +210,22 @@ def _result(found: Found) -> Result:
         ),
         Table(
             f"Viewers of one forwarded stream, 640 × 360 at {FPS} fps and 1 Mbit/s",
-            ("viewers", "gateway, cores", "viewers, cores", "others, cores", "pictures shown"),
+            ("viewers", "gateway, cores", "viewers, cores", "others, cores", "fps in", "shown"),
             [
                 (
                     f"{crowd.viewers}{' with sound' if crowd.sound else ''}",
                     f"{crowd.gateway_cores:.2f}",
                     f"{crowd.viewers_cores:.2f}",
                     f"{crowd.others_cores:.2f}",
+                    f"{crowd.filmed:.1f}",
                     f"{100 * crowd.shown_mean:.1f} % (least {100 * crowd.shown_least:.1f} %)",
                 )
                 for crowd in found.crowds
             ],
         ),
     ]
-    targets = [Target("a picture after joining, p95", joins.p95_ms, 500.0, "ms")]
+    soonest = joins.p95_ms if joins.count else math.inf
+    targets = [Target("a picture after joining, p95", soonest, 500.0, "ms")]
     limits = {"RTMP": 300.0, "WHIP": 150.0}
     targets += [
         Target(f"camera to screen by {way}, p50", one.p50_ms, limits[way], "ms")
