@@ -34,6 +34,7 @@ class Watcher:
     ended: bool = False
     began_s: float = 0.0
     newest: av.VideoFrame | None = None
+    num_keyframes: int = 0
     sounds: list[np.ndarray] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
@@ -67,6 +68,12 @@ class Watcher:
         if connect:
             await self.peer.setRemoteDescription(RTCSessionDescription(text, "answer"))
 
+    async def ask_for_keyframe(self) -> None:
+        """As a browser does that has lost a picture."""
+        receiver: Any = self.peer.getReceivers()[0]
+        for source in receiver.getSynchronizationSources():
+            await receiver._send_rtcp_pli(source.source)
+
     @property
     def first_s(self) -> float:
         """From the offer to the first picture."""
@@ -84,6 +91,7 @@ class Watcher:
                     continue
                 assert isinstance(frame, av.VideoFrame)
                 self.newest = frame
+                self.num_keyframes += bool(frame.key_frame)
                 self.pictures.append((time.monotonic(), frame.width, frame.height))
         except MediaStreamError:
             self.ended = True

@@ -1,6 +1,7 @@
 """WHEP: real gateways, real publishers of every kind, and a real WebRTC viewer."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from aioice.ice import get_host_addresses
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.mediastreams import VideoStreamTrack
 
+from services.gateway.auth.keys import new_key
 from sightline.aio import connect
 from tests.eventually import eventually
 from tests.processes import ServiceProcess, free_port
@@ -22,6 +24,7 @@ from tests.sources import TONE_HZ, write_clip
 from tests.unit.fake_worker import FakeWorker
 from tests.watcher import SDP, RefusedError, Watcher
 
+FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 pytestmark = pytest.mark.skipif(
     not get_host_addresses(True, True), reason="ICE needs a network address besides loopback"
 )
@@ -63,6 +66,12 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with _house(tmp_path) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def _house(tmp_path: Path, key: str = "", **settings: str) -> AsyncIterator[House]:
     worker = FakeWorker(max_sessions=8)
     worker.address = f"127.0.0.1:{free_port()}"
     await worker.start()
@@ -74,13 +83,15 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
             "GATEWAY_MEDIA_ROOT": str(tmp_path),
             "GATEWAY_RTMP_PORT": str(rtmp_port),
             "GATEWAY_MAX_VIEWERS": "3",
+            **settings,
         },
         tmp_path,
     )
     await asyncio.to_thread(gateway.start)
-    async with ClientSession() as http:
+    async with ClientSession(headers=_bearer(key)) as http:
         yield House(gateway, tmp_path, rtmp_port, http)
-    await asyncio.to_thread(gateway.stop)
+    if gateway.process is not None:
+        await asyncio.to_thread(gateway.stop)
     await worker.stop()
 
 
@@ -215,6 +226,63 @@ async def test_refusals_and_verbs(house: House) -> None:
     await _nobody(house)
 
 
+async def test_who_watches_is_asked_for_a_token_and_sent_away_when_it_ends(tmp_path: Path) -> None:
+    """Sign-in, candidates that come later, a keyframe on demand and a gateway that ends."""
+    keys = {}
+    lines = []
+    for name, permissions, tenant in (
+        ("admin", ["admin"], ""),
+        ("viewer", ["view"], ""),
+        ("asker", ["ask"], ""),
+        ("stranger", ["view"], "elsewhere"),
+    ):
+        keys[name], line = new_key(name, permissions, ("*",), tenant)
+        lines.append(line + "\n")
+    file = tmp_path / "keys"
+    file.write_text("".join(lines))
+    clip = write_clip(tmp_path / "long.mp4", seconds=20, gop=300)
+    signed = {"GATEWAY_AUTH": "keys", "GATEWAY_AUTH_KEYS": str(file)}
+    async with _house(tmp_path, keys["admin"], **signed) as house, ClientSession() as nobody:
+        session = await house.open()
+        url = f"rtmp://127.0.0.1:{house.rtmp_port}/live/{session['key']}"
+        with RtmpPublisher(clip, url):
+            await _live(house, session)
+            for name, status in (("", 401), ("asker", 403), ("stranger", 404)):
+                async with Watcher(house.base) as refused:
+                    with pytest.raises(RefusedError) as error:
+                        await refused.watch(session["id"], headers=_bearer(keys.get(name, "")))
+                    assert error.value.status == status
+            viewer = _bearer(keys["viewer"])
+            async with Watcher(house.base) as first, Watcher(house.base) as second:
+                await first.watch(session["id"], headers=viewer)
+                await eventually(lambda: len(first.pictures) > 5)
+                assert first.num_keyframes == 1
+                await first.ask_for_keyframe()  # there is none for many seconds: the last one
+                await eventually(lambda: first.num_keyframes == 2)
+
+                place = house.base + first.location
+                fragment = FRAGMENT | viewer
+                candidate = "a=mid:0\r\na=candidate:1 1 udp 2130706431 192.0.2.1 9 typ host\r\n"
+                for headers, text, status in (
+                    (FRAGMENT, candidate, 401),
+                    (viewer | SDP, candidate, 415),
+                    (fragment, candidate, 204),
+                    (fragment, "a=mid:0\r\na=candidate:nonsense\r\n", 400),
+                    (fragment, "a=ice-ufrag:another\r\n" + candidate, 422),
+                ):
+                    async with nobody.patch(place, data=text, headers=headers) as response:
+                        assert response.status == status, text
+                async with nobody.delete(place) as response:
+                    assert response.status == 401
+
+                file.write_text("".join(lines[:1]))  # the viewer's key holds no longer
+                await eventually(lambda: first.ended)
+                await second.watch(session["id"], headers=_bearer(keys["admin"]))
+                await eventually(lambda: len(second.pictures) > 5)
+                await asyncio.to_thread(house.gateway.stop)
+                await eventually(lambda: second.ended)
+
+
 async def _live(house: House, session: dict[str, Any]) -> None:
     async with asyncio.timeout(60):
         while True:
@@ -239,3 +307,7 @@ def _pitch(sounds: list[np.ndarray]) -> float:
     """The loudest frequency."""
     samples = np.concatenate(sounds)[:, 0].astype(float)
     return float(np.argmax(np.abs(np.fft.rfft(samples)))) * 48_000 / len(samples)
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
