@@ -16,6 +16,7 @@ from typing import Any
 
 import av
 from av.container import InputContainer
+from av.video.frame import PictureType
 
 from benchmarks.report import Report, Result, Table, Target
 from benchmarks.samples import Ratio
@@ -95,7 +96,7 @@ def encoded(kind: Kind) -> tuple[list[EncodedPacket], bytes]:
     assert isinstance(codec, av.VideoCodecContext)
     codec.width, codec.height, codec.pix_fmt = kind.width, kind.height, "yuv420p"
     codec.time_base, codec.framerate = Fraction(1, kind.fps), Fraction(kind.fps)
-    codec.bit_rate = kind.bits_per_second
+    codec.bit_rate, codec.gop_size, codec.max_b_frames = kind.bits_per_second, 2 * kind.fps, 2
     codec.options = {"preset": "veryfast", "x264-params": "log-level=none:sliced-threads=0"}
     packets = []
     with av.open(source, format="lavfi") as pictures:
@@ -105,8 +106,10 @@ def encoded(kind: Kind) -> tuple[list[EncodedPacket], bytes]:
                 break
             frame = picture.reformat(format="yuv420p")
             frame.pts, frame.time_base = index, codec.time_base
+            frame.pict_type = PictureType.NONE  # the source calls each of its own a keyframe
             packets += codec.encode(frame)
         packets += codec.encode(None)
+    assert sum(packet.is_keyframe for packet in packets) < 4, "hardly anything but keyframes"
     step_ns = 1_000_000_000 // kind.fps
     return [
         EncodedPacket(bytes(packet), (packet.pts or 0) * step_ns, packet.is_keyframe)

@@ -84,6 +84,8 @@ def test_a_conversation_of_five_turns_one_of_them_interrupted(
 
 
 async def _converse(suite: Suite, clip: Path, mouth: PiperEngine) -> None:
+    interruption = spoken(mouth, "Wait, how many circles are there?")
+    questions = [spoken(mouth, question) for question in QUESTIONS]  # nobody speaks meanwhile
     session = suite.open(clip.name)["id"]
     async with grpc.aio.insecure_channel(suite.address) as channel:
         stub: Any = gateway_pb2_grpc.SightlineServiceStub(channel)
@@ -94,28 +96,27 @@ async def _converse(suite: Suite, clip: Path, mouth: PiperEngine) -> None:
                     and event.session_state.stats.frames_processed > 0
                 )
             )
-            for question in QUESTIONS:
-                asked = await _ask(talker, mouth, question)
-                assert words(asked.text) == words(question)
+            for question in questions:
+                asked = await _ask(talker, question)
+                assert words(asked.text) == words(question.text)
                 done = await _done(talker, asked.turn)
                 assert done.text
                 assert done.frames_seen > 0
                 assert talker.spoken[asked.turn]
             # Its own voice, played into the microphone, is no question.
-            asked = await _ask(talker, mouth, QUESTIONS[0])
+            asked = await _ask(talker, questions[0])
             own = await _answer_of(talker, asked.turn, mouth)
             first = len(talker.events)
             await talker.say(own)
             _, event = await talker.until(lambda event: event.transcript.final, since=first)
             assert event.transcript.text == ""
-            await talker.until(
-                lambda event: event.playback.action == pb.PLAYBACK_ACTION_RESUME, since=first
-            )
+            stops = [event.playback.action for _, event in talker.events[first:]]
+            assert pb.PLAYBACK_ACTION_STOP not in stops
             # Somebody else's, spoken into an answer, ends it and is answered.
-            asked = await _ask(talker, mouth, QUESTIONS[0])
+            asked = await _ask(talker, questions[0])
             await _answer_of(talker, asked.turn, mouth)
             first = len(talker.events)
-            again = await _ask(talker, mouth, "Wait, how many circles are there?")
+            again = await _ask(talker, interruption)
             actions = [
                 event.playback.action
                 for _, event in talker.events[first:]
@@ -132,9 +133,9 @@ async def _converse(suite: Suite, clip: Path, mouth: PiperEngine) -> None:
             assert len(kept[asked.turn].answer) < len(own.text)
 
 
-async def _ask(talker: Talker, mouth: PiperEngine, question: str) -> pb.Transcript:
+async def _ask(talker: Talker, question: Utterance) -> pb.Transcript:
     first = len(talker.events)
-    await talker.say(spoken(mouth, question))
+    await talker.say(question)
     _, event = await talker.until(lambda event: event.transcript.final, since=first)
     return event.transcript
 

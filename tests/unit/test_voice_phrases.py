@@ -44,3 +44,6 @@ def test_our_own_words_are_an_echo_and_those_of_others_are_not() -> None:
     assert not is_echo("three red circles", spoken)
     assert not is_echo("stop", spoken)
     assert not is_echo("", spoken)
+    assert is_echo("A read try", "A red triangle", final=False)  # misheard, while it is said
+    assert not is_echo("A read try", "A red triangle")
+    assert not is_echo("What about", "A red triangle", final=False)

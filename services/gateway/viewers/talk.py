@@ -131,10 +131,10 @@ class Talk:
     def _note_words(self, words: heard.WordsHeard, now_s: float) -> None:
         text = words.text if has_words(words.text) else ""
         outcome = "asked" if text else "wordless"
-        if text and self._floor.is_echo(words.turn, text):
+        if text and self._floor.is_echo(words.turn, text, final=words.final):
             text, outcome = "", "echo"
         if text:
-            self._act(self._floor.words(words.turn, text, now_s))
+            self._act(self._floor.words(words.turn, text, now_s, final=words.final))
         elif words.final:
             self._act(self._floor.speech_unfounded(words.turn, now_s))
         if not text and not words.final:

@@ -156,10 +156,10 @@ class Floor:
         """It was no speech, or had no words."""
         return self._resume(now_s) if self._speaker == turn else []
 
-    def words(self, turn: str, text: str, now_s: float) -> list[Action]:
+    def words(self, turn: str, text: str, now_s: float, *, final: bool = True) -> list[Action]:
         """Words of a spoken turn, its first or more: they end every answer under way, unless they
         are our own."""
-        if not has_words(text) or self.is_echo(turn, text):
+        if not has_words(text) or self.is_echo(turn, text, final=final):
             return []
         actions: list[Action] = []
         for answer in list(self._answers.values()):
@@ -174,13 +174,14 @@ class Floor:
         self._paused = ""
         return actions
 
-    def is_echo(self, turn: str, text: str) -> bool:
+    def is_echo(self, turn: str, text: str, *, final: bool = True) -> bool:
         """Whether the words of a spoken turn are those that we said ourselves when it began: also
         where they are known later than our last one is over."""
         speaker, answer = self._into
         if speaker != turn or answer is None:
             return False
-        return is_echo(text, " ".join(sentence.text for sentence in answer.sentences))
+        said = " ".join(sentence.text for sentence in answer.sentences)
+        return is_echo(text, said, final=final)
 
     def tick(self, now_s: float) -> list[Action]:
         """What is due by now: nobody has said a word for too long."""

@@ -4,6 +4,7 @@ import re
 from difflib import SequenceMatcher
 
 ALIKE = 0.85  # as texts are that were said and heard
+PARTLY_ALIKE = 0.6  # … while they are still being said
 # What a sentence does not end with, but for a question, which may end with some of it.
 _OPEN = re.compile(
     "and|or|but|because|so|then|also|plus|than|if|when|while|where|which|who|that|the|a|an|of|with|"
@@ -37,15 +38,16 @@ def has_words(text: str) -> bool:
     return any(_NO_WORD.fullmatch(word) is None for word in words_of(text))
 
 
-def is_echo(text: str, spoken: str) -> bool:
+def is_echo(text: str, spoken: str, *, final: bool = True) -> bool:
     """Whether what is heard are words of `spoken`, one after the other: our own voice, as far as it
-    was understood. The last one may be cut off in the middle."""
+    was understood. Words that are not final are often misheard, and the last may be cut off."""
     heard, said = words_of(text), words_of(spoken)
-    if not heard or len(heard) > len(said):
+    if not heard or not said:
         return False
-    whole = " ".join(heard)
-    for start in range(len(said) - len(heard) + 1):
-        part = " ".join(said[start : start + len(heard)])
-        if part.startswith(whole) or SequenceMatcher(None, part, whole).ratio() >= ALIKE:
-            return True
+    alike, whole = ALIKE if final else PARTLY_ALIKE, " ".join(heard)
+    for length in {max(1, len(heard) + more) for more in ((0,) if final else (-1, 0, 1))}:
+        for start in range(len(said) - length + 1):
+            part = " ".join(said[start : start + length])
+            if part.startswith(whole) or SequenceMatcher(None, part, whole).ratio() >= alike:
+                return True
     return False
