@@ -510,15 +510,16 @@ async def test_strangers_may_say_little(rtmp: Harness) -> None:
 
 
 async def test_many_small_pieces_are_read_slowly_and_delay_nobody(rtmp: Harness) -> None:
-    loop = asyncio.get_running_loop()
     longest_s = 0.0
 
     async def beat() -> None:
+        """Measure what the event loop does between two turns, in time of the processor: others of
+        this machine do not count."""
         nonlocal longest_s
         while True:
-            started_s = loop.time()
+            started_s = time.thread_time()
             await asyncio.sleep(0.005)
-            longest_s = max(longest_s, loop.time() - started_s)
+            longest_s = max(longest_s, time.thread_time() - started_s)
 
     pieces = ChunkWriter().message(6, Message(8, 1, 0, b"\xaf")) + b"\xc6\xaf" * 30_000
     async with await RtmpPeer.open(rtmp.server.port) as peer:
