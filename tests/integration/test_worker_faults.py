@@ -505,6 +505,13 @@ ABSURD: dict[str, list[dict[str, Any]]] = {
         {"session_id": "s", "watch": {"condition": "red " * 500_000}},
         {"session_id": "s"},
     ],
+    "ScoreStatements": [
+        {"session_id": "s", "statements": ["red"] * 10_000},
+        {"session_id": "s", "statements": ["red " * 500_000]},
+        {"session_id": "s", "statements": ["", "red\x00\u202e\U0001f600"]},
+        {"session_id": "s" * 1_000_000, "statements": ["red"]},
+        {"session_id": "s"},
+    ],
     "ResizeSession": [
         {"session_id": "x" * 1_000_000},
         {"session_id": "s", "window_segments": 2**32 - 1},

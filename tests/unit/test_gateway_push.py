@@ -194,7 +194,7 @@ async def test_a_bad_frame_is_named_and_the_session_stays(
         assert code is Code.INVALID_ARGUMENT
         assert words in details
         assert " 2: " in details, "the second one was bad"
-        await eventually(lambda: session.state == STALLED)
+        await eventually(lambda: session.state == STALLED and session.counts.processed == 1)
         again = Pusher(parts)
         await again.open(session.id)
         await again.send(_frame(2), END)
