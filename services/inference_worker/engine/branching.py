@@ -9,14 +9,12 @@ answers end in the order they were asked, and frames find their pages at any tim
 """
 
 from services.inference_worker import metrics
-from services.inference_worker.engine.jobs import EngineSession, Generation, Seen
+from services.inference_worker.engine.jobs import NO_FRAME, EngineSession, Generation, Seen
 from services.inference_worker.kv.trunk import Branch, SessionPages, Trunk
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.runner.runner import Runner
 from sightline.errors import FailedPreconditionError
 from sightline.reasons import Reason
-
-NO_FRAME = "no frame has been understood yet"
 
 
 class Branching:

@@ -14,6 +14,7 @@ from services.inference_worker.kv.trunk import Branch, Trunk
 from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.model.sampling import GREEDY, Sampling
 
+NO_FRAME = "no frame has been understood yet"
 FLOWING_S = 1.0  # a session whose last frame is younger is live
 
 

@@ -1,14 +1,16 @@
 """Family of models: what the engine asks of one."""
 
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from services.inference_worker.model.card import Card
-from services.inference_worker.model.decoder import Decoder
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
 from services.inference_worker.model.sampling import Sampling
+
+if TYPE_CHECKING:  # who serves imports this, and knows no torch
+    from torch import Tensor
+
+    from services.inference_worker.model.decoder import Decoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,25 +70,20 @@ class Encoded:
     """Encoded tubelets. `tokens` [tubelets, vision_tokens, hidden]; `deep`: of the same shape, each
     added to the hidden states of these tokens after one of the decoder's first layers."""
 
-    tokens: Tensor
-    deep: tuple[Tensor, ...] = ()
+    tokens: "Tensor"
+    deep: "tuple[Tensor, ...]" = ()
 
 
-class StreamingModel(Protocol):
-    """A family: vision tower, decoder, and the rules for prompts and positions.
+class ServedModel(Protocol):
+    """A model as those who serve it know it, without a tensor: a family of the engine's, or one
+    that another server runs, whose prompts and answers are words where a family's are tokens.
 
-    `card`: what it can be asked. `sampling`: of questions that say nothing of it. `vision_token`:
-    what stands for a picture's tokens where only words can, if anything does.
+    `card`: what it can be asked. `sampling`: of questions that say nothing of it.
     """
 
     spec: StreamSpec
     card: Card
-    decoder: Decoder
     sampling: Sampling
-    stop_tokens: frozenset[int]
-    yes_token: int
-    no_token: int
-    vision_token: int | None
 
     def layout(self, width: int, height: int) -> FrameLayout:
         """Layout for frames of this size. Raises InvalidArgumentError for a size it cannot take."""
@@ -95,19 +92,6 @@ class StreamingModel(Protocol):
     def costliest(self, max_pixels: int) -> FrameLayout:
         """The layout with the most tokens that a budget of pixels a frame allows; 0: the default
         layout's. Raises InvalidArgumentError for a budget it cannot meet."""
-        ...
-
-    def encode(self, frames: Tensor) -> Encoded:
-        """Frames [tubelets, tubelet, height, width, 3] uint8, all of one layout."""
-        ...
-
-    def segment(self, layout: FrameLayout, cursor: int, seconds: float) -> SegmentTokens:
-        """The segment of a tubelet that starts at `cursor` and was captured `seconds` after the
-        session's first frame."""
-        ...
-
-    def sink_tokens(self) -> list[int]:
-        """The system prompt every session begins with; it is never evicted."""
         ...
 
     def question_tokens(self, history: list[Round], question: str) -> list[int]:
@@ -123,7 +107,33 @@ class StreamingModel(Protocol):
         ...
 
 
-def prompt_of(model: StreamingModel, rounds: list[Round], question: str) -> Prompt:
+class StreamingModel(ServedModel, Protocol):
+    """A family: vision tower, decoder, and the rules for prompts and positions.
+
+    `vision_token`: what stands for a picture's tokens where only words can, if anything does.
+    """
+
+    decoder: "Decoder"
+    stop_tokens: frozenset[int]
+    yes_token: int
+    no_token: int
+    vision_token: int | None
+
+    def encode(self, frames: "Tensor") -> Encoded:
+        """Frames [tubelets, tubelet, height, width, 3] uint8, all of one layout."""
+        ...
+
+    def segment(self, layout: FrameLayout, cursor: int, seconds: float) -> SegmentTokens:
+        """The segment of a tubelet that starts at `cursor` and was captured `seconds` after the
+        session's first frame."""
+        ...
+
+    def sink_tokens(self) -> list[int]:
+        """The system prompt every session begins with; it is never evicted."""
+        ...
+
+
+def prompt_of(model: ServedModel, rounds: list[Round], question: str) -> Prompt:
     """The question after these rounds of its conversation."""
     tokens = model.question_tokens(rounds, question)
     before = 0
@@ -132,7 +142,7 @@ def prompt_of(model: StreamingModel, rounds: list[Round], question: str) -> Prom
     return Prompt(tokens, before, len(rounds))
 
 
-def prompt_within(room: int, model: StreamingModel, rounds: list[Round], question: str) -> Prompt:
+def prompt_within(room: int, model: ServedModel, rounds: list[Round], question: str) -> Prompt:
     """The question with as many of the last rounds as fit into `room` tokens. The question itself
     is never cut."""
     prompt = prompt_of(model, rounds, question)

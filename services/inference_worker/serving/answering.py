@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from services.common.tracing import record
 from services.inference_worker import metrics
 from services.inference_worker.engine.jobs import FinishReason, Generation
-from services.inference_worker.engine.thread import Engine
-from services.inference_worker.model.family import Round, StreamingModel, prompt_within
+from services.inference_worker.model.family import Round, ServedModel, prompt_within
 from services.inference_worker.model.sampling import Sampling
+from services.inference_worker.serving.brain import Brain
 from services.inference_worker.serving.branch_queue import BranchQueue
 from services.inference_worker.serving.detokenizer import AnswerText
 from services.inference_worker.serving.speaking import Speech, Voice
@@ -69,8 +69,8 @@ class History(Protocol):
 class Answerer:
     """Answers questions about sessions. `question_tokens` and `history_rounds` are limits."""
 
-    engine: Engine
-    model: StreamingModel
+    engine: Brain
+    model: ServedModel
     history: History | None
     speech: Speech | None
     question_tokens: int

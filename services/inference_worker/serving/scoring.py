@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from services.inference_worker.engine.thread import Engine
+from services.inference_worker.serving.brain import Brain
 from services.inference_worker.serving.watching import score
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import inference_pb2
@@ -18,7 +18,7 @@ class Scorer:
     holds anyway; those that are under way together share the engine's steps.
     """
 
-    engine: Engine
+    engine: Brain
     question_tokens: int
     at_once: int
 

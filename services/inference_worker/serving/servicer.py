@@ -25,9 +25,9 @@ from services.common.tasks import cancel_and_wait, spawn
 from services.inference_worker import metrics
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine.jobs import FrameJob, FrameReceipt
-from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.serving.answering import Answerer
+from services.inference_worker.serving.brain import Brain
 from services.inference_worker.serving.fallback import StandIn
 from services.inference_worker.serving.guard import Guard
 from services.inference_worker.serving.scoring import Scorer
@@ -56,7 +56,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Brain,
         answerer: Answerer,
         config: WorkerConfig,
         fallback: StandIn | None = None,

@@ -6,10 +6,10 @@ import logging
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from services.inference_worker.engine.branching import NO_FRAME
-from services.inference_worker.engine.thread import Engine
+from services.inference_worker.engine.jobs import NO_FRAME
 from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.serving.answer_health import AnswerHealth
+from services.inference_worker.serving.brain import Brain
 from sightline.errors import FailedPreconditionError, NotFoundError
 from sightline.reasons import Reason
 from sightline.v1 import inference_pb2
@@ -69,7 +69,7 @@ class WorkerSession:
 class Sessions:
     """Every session of this worker. One event loop."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Brain) -> None:
         self._engine = engine
         self._sessions: dict[str, WorkerSession] = {}
         self._fences: OrderedDict[str, int] = OrderedDict()

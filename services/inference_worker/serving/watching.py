@@ -13,8 +13,8 @@ import grpc
 from services.common.tasks import spawn
 from services.inference_worker import metrics
 from services.inference_worker.engine.jobs import Generation, Seen
-from services.inference_worker.engine.thread import Engine
 from services.inference_worker.model.errors import NotFiniteError
+from services.inference_worker.serving.brain import Brain
 from services.inference_worker.serving.branch_queue import BranchQueue
 from services.inference_worker.serving.guard import FALLBACK, Guard
 from services.inference_worker.serving.sessions import Sessions, WorkerSession
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 LEAST_INTERVAL_S, MOST_INTERVAL_S = 0.05, 3600.0
 
 
-async def score(engine: Engine, session_id: str, tokens: list[int]) -> tuple[float, Seen]:
+async def score(engine: Brain, session_id: str, tokens: list[int]) -> tuple[float, Seen]:
     """Ask for yes or no: the probability of yes, and the video it was given. Raises what the
     engine raises; cancelling it cancels the branch."""
     results = BranchQueue(asyncio.get_running_loop())
@@ -54,7 +54,7 @@ class Watcher:
     how many one session may have. `guard` says who is asked: while a session's answers are the
     fallback's, so is what it watches, from what was told last."""
 
-    engine: Engine
+    engine: Brain
     sessions: Sessions
     guard: Guard
     question_tokens: int
