@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.inference_worker import __main__ as worker_main
+from services.inference_worker import assembly
 from services.inference_worker.engine.thread import Engine
 from services.inference_worker.runner.batch import Run
 from tests.unit.tiny import Bench, tiny_model
@@ -31,5 +32,5 @@ def failing_engine(broken: Path) -> Engine:
 
 if __name__ == "__main__":
     broken = Path(os.environ["BROKEN"])
-    worker_main.build_engine = lambda config, progress: failing_engine(broken)  # type: ignore[assignment]
+    assembly.build_engine = lambda config, progress: failing_engine(broken)  # type: ignore[assignment]
     worker_main.main()

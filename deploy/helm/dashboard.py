@@ -153,6 +153,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (rate("sightline_worker_fallback_answers_total", "outcome"), "{{outcome}}"),
             ),
         ),
+        counted(
+            "Requests to a relayed model's server",
+            "sightline_worker_relay_requests_total",
+            "outcome",
+        ),
         Panel(
             "Memory used (above 90 % measures are taken, until below 80 %)",
             "percentunit",

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.common.config import ConfigError
 from services.common.dialogue_client import DialogueClient
@@ -18,10 +18,7 @@ from services.common.threads import on_thread
 from services.common.tracing import set_up_tracing
 from services.common.tts_client import TtsClient
 from services.inference_worker import metrics
-from services.inference_worker.assembly import build_engine
-from services.inference_worker.config import WorkerConfig
-from services.inference_worker.device.meter import meter_of, watch
-from services.inference_worker.engine.thread import Engine
+from services.inference_worker.config import RELAY, WorkerConfig
 from services.inference_worker.model import loading
 from services.inference_worker.model.errors import DeviceFailedError, ModelError
 from services.inference_worker.model.layout import largest_frame_pixels
@@ -32,6 +29,9 @@ from services.inference_worker.serving.front import Front
 from services.inference_worker.serving.servicer import InferenceServicer
 from sightline.v1 import inference_pb2
 from sightline.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+
+if TYPE_CHECKING:  # a relay needs no torch, and has none where it runs alone
+    from services.inference_worker.engine.thread import Engine
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ async def serve(config: WorkerConfig) -> bool:
     Raises ModelError or ConfigError for a model that cannot be served, DeviceFailedError when the
     device ends the worker.
     """
+    from services.inference_worker.device.meter import meter_of, watch
+
     name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
     # Before there is a model to ask: the largest frames that any family takes.
     frame_bytes = 3 * largest_frame_pixels(config.frame_pixels)
@@ -117,8 +119,10 @@ async def serve(config: WorkerConfig) -> bool:
             engine.stop()
 
 
-def _load(config: WorkerConfig, progress: Loading) -> Engine:
+def _load(config: WorkerConfig, progress: Loading) -> "Engine":
     """The warm engine. In a thread of its own: it takes seconds to minutes."""
+    from services.inference_worker.assembly import build_engine
+
     engine = build_engine(config, progress)
     progress.begin(loading.WARMING)
     engine.start().result()
@@ -139,6 +143,11 @@ def main() -> None:
         config = WorkerConfig.from_env()
         set_up_logging("inference_worker", config.log_level)
         set_up_tracing("inference_worker", config)
+        if config.model.startswith(RELAY):
+            from services.inference_worker.relay.service import serve as serve_relay
+
+            asyncio.run(serve_relay(config))
+            return
         sys.setswitchinterval(GIL_SWITCH_S)
         if config.edge:  # the hub's client reads them when it is imported
             os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}

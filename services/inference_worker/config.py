@@ -1,9 +1,12 @@
 """The worker's configuration: WORKER_* variables."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from services.common.config import ServiceConfig, setting
+
+RELAY = "openai:"  # what WORKER_MODEL begins with where another server runs the model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +18,8 @@ class WorkerConfig(ServiceConfig):
     model: str = setting(
         "builtin",
         "`builtin`, which knows a live shop, a local folder "
-        "in Hugging Face layout, or a model of the hub.",
+        "in Hugging Face layout, a model of the hub, or `openai:http://host:11434/v1#name`: one "
+        "that an OpenAI-compatible server runs.",
     )
     pool: str = setting(
         "",
@@ -190,4 +194,31 @@ class WorkerConfig(ServiceConfig):
     )
     fallback_device: str = setting(
         "cpu", "Device of the fallback model; another than WORKER_DEVICE shares no fault with it."
+    )
+
+    relay_frames: int = setting(
+        4,
+        "Newest frames that a relayed model (`openai:…`) is shown with every question, where its "
+        "session names no window.",
+        minimum=1,
+        maximum=120,
+    )
+    relay_concurrency: int = setting(
+        4,
+        "Requests at a time to the server of a relayed model; all but one may be checks of watches "
+        "and statements.",
+        minimum=1,
+        maximum=1024,
+    )
+    relay_timeout_s: float = setting(
+        120.0,
+        "How long the server of a relayed model may be silent amid a request.",
+        minimum=1,
+        maximum=3600,
+    )
+    relay_key: str | None = setting(
+        None, "Key for the server of a relayed model; empty: it wants none.", secret=True
+    )
+    relay_key_file: Path | None = setting(
+        None, "File that holds this key, in place of WORKER_RELAY_KEY."
     )

@@ -45,6 +45,12 @@ QUESTIONS = Gauge(
     "Questions and checks of watches: running, or waiting for room or for their session.",
     ["state"],
 )
+RELAY_REQUESTS = Counter(
+    "sightline_worker_relay_requests_total",
+    "Requests to the server of a relayed model by what became of them: answered, away, busy, "
+    "silent, cut, or refused.",
+    ["outcome"],
+)
 WATCH_CHECKS = Counter("sightline_watch_checks_total", "Checks of standing questions.", ["answer"])
 STEP_SECONDS = Histogram(
     "sightline_step_seconds", "Duration of one engine step.", buckets=LATENCY_BUCKETS

@@ -19,7 +19,7 @@ import av
 import grpc
 import pytest
 
-from services.gateway.frames.display import encode_jpeg
+from services.common.jpeg import encode_jpeg
 from services.local.clip import Clip
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc

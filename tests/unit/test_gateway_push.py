@@ -8,8 +8,8 @@ import grpc
 import numpy as np
 import pytest
 
+from services.common.jpeg import encode_jpeg
 from services.gateway.api.push_parts import joined
-from services.gateway.frames.display import encode_jpeg
 from services.gateway.sessions.session import ENDED, LIVE, STALLED
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2 as pb

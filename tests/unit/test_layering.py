@@ -19,7 +19,7 @@ SERVICES = sorted(
 # The rooms of a service from the top down: each imports those below it, never one above.
 ROOMS = {
     "inference_worker": (
-        *("__main__", "assembly", "serving", "memory", "engine", "runner"),
+        *("__main__", "assembly", "relay", "serving", "memory", "engine", "runner"),
         *("kv", "model", "device", "config", "metrics"),
     ),
     "gateway": (

@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple
 import av
 import av.filter
 import numpy as np
-from av.codec.context import Flags
 from av.video.reformatter import ColorTrc, Interpolation, VideoReformatter
 from numpy.typing import NDArray
+
+from services.common.jpeg import encode_jpeg
 
 _TICK = Fraction(1, 25)
 _PQ, _HLG = int(ColorTrc.SMPTE2084), int(ColorTrc.ARIB_STD_B67)
@@ -151,19 +152,6 @@ class Display:
         field = graph.pull()
         assert isinstance(field, av.VideoFrame)
         return field
-
-
-def encode_jpeg(frame: av.VideoFrame, quality: int = 4) -> bytes:
-    """JPEG of a yuvj420p picture; `quality` 2 (best) to 31."""
-    encoder = av.CodecContext.create("mjpeg", "w")
-    assert isinstance(encoder, av.VideoCodecContext)
-    encoder.width, encoder.height = frame.width, frame.height
-    encoder.pix_fmt = "yuvj420p"
-    encoder.time_base = _TICK
-    encoder.flags |= Flags.qscale
-    encoder.global_quality = quality * 118  # FF_QP2LAMBDA
-    frame.pts = 0
-    return b"".join(bytes(packet) for packet in encoder.encode(frame))
 
 
 def _turn_of(frame: av.VideoFrame) -> _Turn:

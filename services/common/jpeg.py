@@ -1,0 +1,21 @@
+"""JPEG of pictures, by libavcodec."""
+
+from fractions import Fraction
+
+import av
+from av.codec.context import Flags
+
+_TICK = Fraction(1, 25)
+
+
+def encode_jpeg(frame: av.VideoFrame, quality: int = 4) -> bytes:
+    """JPEG of a yuvj420p picture; `quality` 2 (best) to 31."""
+    encoder = av.CodecContext.create("mjpeg", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height = frame.width, frame.height
+    encoder.pix_fmt = "yuvj420p"
+    encoder.time_base = _TICK
+    encoder.flags |= Flags.qscale
+    encoder.global_quality = quality * 118  # FF_QP2LAMBDA
+    frame.pts = 0
+    return b"".join(bytes(packet) for packet in encoder.encode(frame))

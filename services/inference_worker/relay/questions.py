@@ -1,0 +1,92 @@
+"""Questions as a model server takes them: pictures, then words, with what the asker wants."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.inference_worker.engine.jobs import Generation
+from services.inference_worker.model.sampling import Sampling
+from services.inference_worker.relay import verdict
+from services.inference_worker.relay.stream import Chunk
+from services.inference_worker.relay.upstream import Upstream
+from sightline.errors import InvalidArgumentError
+
+TOP_LOGPROBS = 10
+WORD_TOKENS = 256  # of a verdict in words; some models think before they say it
+NS = 1e9
+_SEEDS = 2**31  # what every server takes; a seed of ours that nobody chose is larger
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A frame as it is shown: JPEG in base64."""
+
+    capture_ns: int
+    jpeg: str
+
+
+class Asking:
+    """Asks one model of a server."""
+
+    def __init__(self, upstream: Upstream, model: str) -> None:
+        self._upstream = upstream
+        self._model = model
+        self._tells_probabilities = True
+
+    def say(self, job: Generation, pictures: Sequence[Picture]) -> AsyncGenerator[Chunk, None]:
+        """An answer as it comes. Raises what `Upstream.stream` does."""
+        request = self._request(job.pending, pictures, job.max_tokens)
+        request |= _sampled(job.sampling)
+        request["stream_options"] = {"include_usage": True}
+        return self._upstream.stream(request)
+
+    async def score(self, messages: Sequence[Any], pictures: Sequence[Picture]) -> float:
+        """Probability of yes: by the first token's probabilities, or in words where the server
+        tells none. Raises what `Upstream.complete` does."""
+        if self._tells_probabilities:
+            request = self._request(messages, pictures, 1)
+            request |= {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
+            try:
+                completion = await self._upstream.complete(request)
+            except InvalidArgumentError:  # of a server that refuses what it does not know
+                completion = {}
+            self._tells_probabilities = verdict.tells_probabilities(completion)
+            probability = verdict.by_probability(completion)
+            if probability is not None:
+                return probability
+        request = self._request(messages, pictures, WORD_TOKENS) | {"temperature": 0.0}
+        return verdict.by_words(await self._upstream.complete(request))
+
+    def _request(
+        self, messages: Sequence[Any], pictures: Sequence[Picture], max_tokens: int
+    ) -> dict[str, Any]:
+        """`messages`, the last of which is the question: the pictures come before its words."""
+        *earlier, question = messages
+        newest_ns = pictures[-1].capture_ns
+        content: list[dict[str, Any]] = [
+            {"type": "text", "text": "These are the newest frames of a live video, oldest first."}
+        ]
+        for picture in pictures:
+            age_s = (newest_ns - picture.capture_ns) / NS
+            when = f"{age_s:.1f} s before the newest:" if picture is not pictures[-1] else "Newest:"
+            content.append({"type": "text", "text": when})
+            url = f"data:image/jpeg;base64,{picture.jpeg}"
+            content.append({"type": "image_url", "image_url": {"url": url}})
+        content.append({"type": "text", "text": question["content"]})
+        return {
+            "model": self._model,
+            "messages": [*earlier, {"role": "user", "content": content}],
+            "max_tokens": max_tokens,
+        }
+
+
+def _sampled(sampling: Sampling) -> dict[str, Any]:
+    """What a server does not know it may refuse, so that only what differs is named."""
+    usual = Sampling()
+    named: dict[str, Any] = {"temperature": sampling.temperature}
+    for name in ("top_k", "top_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
+        if getattr(sampling, name) != getattr(usual, name):
+            named[name] = getattr(sampling, name)
+    if sampling.seed < _SEEDS:
+        named["seed"] = sampling.seed
+    return named

@@ -1,0 +1,262 @@
+"""The relay worker, a real process, before a model server that speaks as the real ones do."""
+
+import base64
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import grpc
+import numpy as np
+import pytest
+
+from sightline.status import details_of
+from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
+from sightline.v1.inference_pb2_grpc import InferenceServiceStub
+from tests.eventually import wait_until
+from tests.integration.test_worker import Feeder
+from tests.model_server import MODEL, WORDS, ModelServer
+from tests.processes import ServiceProcess
+
+KEY = "k-secret"
+SIDE = 64
+TEXT = "".join(WORDS)
+S = 10**9
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ModelServer]:
+    server = ModelServer(KEY)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def worker(
+    server: ModelServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    folder = tmp_path_factory.mktemp("relay")
+    key = folder / "key"
+    key.write_text(f"{KEY}\n")
+    environment = {
+        "WORKER_MODEL": f"openai:{server.url}#{MODEL}",
+        "WORKER_RELAY_KEY_FILE": str(key),
+        "WORKER_FRAME_PIXELS": str(SIDE * SIDE),
+    }
+    process = ServiceProcess("inference_worker", environment, folder)
+    process.start(60)
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+def stub(worker: ServiceProcess) -> Iterator[InferenceServiceStub]:
+    with grpc.insecure_channel(worker.address) as channel:
+        yield InferenceServiceStub(channel)
+
+
+@pytest.fixture
+def feeder(
+    stub: InferenceServiceStub, server: ModelServer, request: pytest.FixtureRequest
+) -> Iterator[Feeder]:
+    """A session of the test's name that has seen six frames, each brighter than the last."""
+    server.faults.clear()
+    server.requests.clear()
+    server.yes = 0.9
+    feeder = Feeder(stub, request.node.name, grace_s=0)
+    for number in range(6):
+        feeder.push(picture(40 * number), number * S)
+    yield feeder
+    feeder.close()
+
+
+def picture(level: int) -> bytes:
+    return np.full((SIDE, SIDE, 3), level, np.uint8).tobytes()
+
+
+def asked(session: str, **question: object) -> inference_pb2.AnswerRequest:
+    question = {"turn": "t", "text": "What is there?", **question}
+    return inference_pb2.AnswerRequest(
+        session_id=session,
+        question=gateway_pb2.Question(**question),
+        history=[dialogue_pb2.Round(question="Who are you?", answer="Nobody.")],
+    )
+
+
+def levels(body: dict[str, object]) -> list[int]:
+    """Brightness of the pictures that a question came with."""
+    content = body["messages"][-1]["content"]  # type: ignore[index]
+    urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+    found = []
+    for url in urls:
+        data = base64.b64decode(url.removeprefix("data:image/jpeg;base64,"))
+        with av.open(io.BytesIO(data), format="mjpeg") as container:
+            frame = next(container.decode(video=0))
+        found.append(int(frame.to_ndarray(format="rgb24").mean()))
+    return found
+
+
+def test_it_tells_what_it_wants_of_a_gateway(stub: InferenceServiceStub) -> None:
+    description = stub.Describe(inference_pb2.DescribeRequest(), timeout=10)
+    assert (description.model, description.device) == (MODEL, "relay")
+    assert (description.frame_width, description.frame_height) == (SIDE, SIDE)
+    assert (description.window_segments, description.tubelet) == (4, 1)
+    assert description.preferred_fps == 1.0
+    assert not description.HasField("loading")
+    report = next(stub.Load(inference_pb2.LoadRequest(), timeout=10))
+    assert report.kv_pages_total == report.max_sessions > 0
+
+
+def test_it_imports_no_torch(worker: ServiceProcess) -> None:
+    maps = Path(f"/proc/{worker.process.pid}/maps").read_text()  # type: ignore[union-attr]
+    assert "libtorch" not in maps
+    assert "libav" in maps
+
+
+def test_an_answer_comes_from_the_newest_frames(
+    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+) -> None:
+    question = asked(request.node.name, instructions="Be brief.", temperature=0.5, seed=7)
+    events = list(stub.Answer(question, timeout=30))
+    done = events[-1].done
+    assert done.text == TEXT == "".join(event.text_delta.text for event in events)
+    assert sum(event.HasField("text_delta") for event in events) > 1
+    assert (done.frames_seen, done.first_capture_ns, done.last_capture_ns) == (4, 2 * S, 5 * S)
+    assert (done.prompt_tokens, done.finish_reason) == (321, gateway_pb2.FINISH_REASON_STOP)
+    [body] = server.requests
+    assert all(abs(a - b) <= 3 for a, b in zip(levels(body), (80, 120, 160, 200), strict=True))
+    assert [each["role"] for each in body["messages"]] == ["user", "assistant", "user"]
+    assert body["messages"][-1]["content"][-1]["text"] == "Be brief.\n\nWhat is there?"
+    assert (body["temperature"], body["seed"], body["model"]) == (0.5, 7, MODEL)
+
+
+def test_length_and_stop_strings_end_an_answer(
+    stub: InferenceServiceStub, feeder: Feeder, request: pytest.FixtureRequest
+) -> None:
+    short = list(stub.Answer(asked(request.node.name, max_tokens=2), timeout=30))[-1].done
+    assert (short.text, short.finish_reason) == ("A red", gateway_pb2.FINISH_REASON_LENGTH)
+    stopped = list(stub.Answer(asked(request.node.name, stop=[" is"]), timeout=30))[-1].done
+    assert (stopped.text, stopped.finish_reason) == (
+        "A red square",
+        gateway_pb2.FINISH_REASON_STOP,
+    )
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "429"])
+def test_a_passing_fault_is_waited_out(
+    stub: InferenceServiceStub,
+    server: ModelServer,
+    feeder: Feeder,
+    request: pytest.FixtureRequest,
+    fault: str,
+) -> None:
+    server.faults.append(fault)
+    assert list(stub.Answer(asked(request.node.name), timeout=30))[-1].done.text == TEXT
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("faults", "code", "reason"),
+    [
+        (["500"] * 3, grpc.StatusCode.UNAVAILABLE, "MODEL_AWAY"),
+        (["404"], grpc.StatusCode.UNAVAILABLE, "MODEL_AWAY"),
+        (["cut"], grpc.StatusCode.UNAVAILABLE, "MODEL_AWAY"),
+        (["error"], grpc.StatusCode.UNAVAILABLE, "MODEL_AWAY"),
+        (["429"] * 3, grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_QUESTIONS"),
+        (["400"], grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
+    ],
+)
+def test_a_lasting_fault_is_told_without_the_servers_words(
+    stub: InferenceServiceStub,
+    server: ModelServer,
+    feeder: Feeder,
+    request: pytest.FixtureRequest,
+    faults: list[str],
+    code: grpc.StatusCode,
+    reason: str,
+) -> None:
+    server.faults.extend(faults)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.Answer(asked(request.node.name), timeout=30))
+    error = caught.value
+    assert error.code() == code
+    assert details_of(error.trailing_metadata()).reason == reason
+    assert "127.0.0.1" not in error.details()
+    assert "secret" not in error.details()
+    assert list(stub.Answer(asked(request.node.name), timeout=30))[-1].done.text == TEXT
+
+
+def test_cancelling_an_answer_closes_the_request(
+    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+) -> None:
+    server.hung.clear()
+    server.left.clear()
+    server.faults.append("hang")
+    call = stub.Answer(asked(request.node.name), timeout=30)
+
+    def read() -> None:
+        with pytest.raises(grpc.RpcError):
+            list(call)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    assert server.hung.wait(30)
+    call.cancel()
+    assert server.left.wait(30)
+    reading.join(30)
+
+
+@pytest.mark.parametrize(("yes", "expected"), [(0.8, 0.8 / 0.95), (0.0, 0.0)])
+def test_statements_are_scored_by_probabilities(
+    stub: InferenceServiceStub,
+    server: ModelServer,
+    feeder: Feeder,
+    request: pytest.FixtureRequest,
+    yes: float,
+    expected: float,
+) -> None:
+    server.yes = yes
+    scored = stub.ScoreStatements(
+        inference_pb2.ScoreStatementsRequest(
+            session_id=request.node.name, statements=["it is red", "it is there"]
+        ),
+        timeout=30,
+    )
+    assert list(scored.probabilities) == pytest.approx([expected] * 2)
+    assert (scored.frames_seen, scored.last_capture_ns) == (4, 5 * S)
+    assert all(body["max_tokens"] == 1 for body in server.requests)
+
+
+def test_a_watch_fires_when_its_answer_changes(
+    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+) -> None:
+    server.yes = 0.1
+    watch = gateway_pb2.Watch(watch="w", condition="it is red", interval_s=0.05)
+    wanted = inference_pb2.WatchRequest(session_id=request.node.name, watch=watch)
+    call = stub.WatchSession(wanted, timeout=60)
+    wait_until(lambda: server.requests, "the first check")
+    server.yes = 0.9
+    feeder.push(picture(250), 6 * S)
+    event = next(call)
+    assert event.active
+    assert event.capture_ns == 6 * S
+    assert event.score == pytest.approx(0.9 / 0.95)
+    call.cancel()
+
+
+def test_a_session_moves_with_its_fence_and_its_window(
+    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+) -> None:
+    name = f"{request.node.name}:moved"
+    moved = Feeder(stub, name, grace_s=0, replays=3, fence=2)
+    for number in (3, 4, 5):
+        moved.push(picture(40 * number), number * S, replayed=True)
+    assert list(stub.Answer(asked(name), timeout=30))[-1].done.frames_seen == 3
+    with pytest.raises(grpc.RpcError) as caught:
+        Feeder(stub, name, fence=1)
+    assert details_of(caught.value.trailing_metadata()).reason == "NOT_OWNER"
+    again = Feeder(stub, name, grace_s=0, fence=3)
+    assert again.opened.resumed
+    assert again.opened.last_capture_ns == 5 * S
+    again.close()
