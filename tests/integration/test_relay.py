@@ -260,3 +260,18 @@ def test_a_session_moves_with_its_fence_and_its_window(
     assert again.opened.resumed
     assert again.opened.last_capture_ns == 5 * S
     again.close()
+
+
+def test_a_server_without_probabilities_is_asked_for_words(
+    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+) -> None:
+    """The last here: from then on the worker asks this server for words alone."""
+    server.yes, server.word = None, "<think>yes?</think>No, it is not."
+    wanted = inference_pb2.ScoreStatementsRequest(
+        session_id=request.node.name, statements=["it is red"]
+    )
+    assert list(stub.ScoreStatements(wanted, timeout=30).probabilities) == [0.0]
+    assert ["logprobs" in body for body in server.requests] == [True, False]
+    server.word = "Yes."
+    assert list(stub.ScoreStatements(wanted, timeout=30).probabilities) == [1.0]
+    assert len(server.requests) == 3
