@@ -19,6 +19,7 @@ from services.local import tour
 from services.local.clip import STORY, Clip, publisher_command, sample_clip
 from services.local.config import LocalConfig
 from services.local.https import Https, make_https
+from services.local.model_servers import relay_line
 from services.local.process import ROOT, Process, ProcessError
 from services.local.show import Show
 from services.local.suite import Suite
@@ -29,6 +30,7 @@ from sightline.types import Timeouts
 T = TypeVar("T")
 
 DEMO, CAMERA = "demo", "camera"
+BUILTIN = "builtin"
 REDIS = "sightline-redis-"
 PICTURE_S = 30.0
 LOOK_S = 8.0  # how long a video is watched before it is asked about, where its window is longer
@@ -64,6 +66,8 @@ class Launcher:
         _remove_leftovers()
         with tempfile.TemporaryDirectory(prefix=f"{REDIS}{os.getpid()}-") as redis:
             media = self._media_folder()
+            if self._config.worker_model == BUILTIN and (line := await relay_line()):
+                self._show.line(line, "dim")
             if self._config.https:
                 folder = self._options.cache / "https"
                 self._https = await asyncio.to_thread(make_https, folder)

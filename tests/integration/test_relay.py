@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from services.local import model_servers
 from sightline.status import details_of
 from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import InferenceServiceStub
@@ -275,3 +276,16 @@ def test_a_server_without_probabilities_is_asked_for_words(
     server.word = "Yes."
     assert list(stub.ScoreStatements(wanted, timeout=30).probabilities) == [1.0]
     assert len(server.requests) == 3
+
+
+async def test_make_run_tells_of_a_server_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ModelServer()
+    port = int(server.url.rpartition(":")[2].removesuffix("/v1"))
+    monkeypatch.setattr(model_servers, "_PORTS", {1: "nobody", port: "Ollama"})
+    try:
+        line = await model_servers.relay_line()
+        server.away = True
+        assert await model_servers.relay_line() == ""
+    finally:
+        server.stop()
+    assert f"WORKER_MODEL=openai:http://127.0.0.1:{port}/v1#{MODEL}" in line
