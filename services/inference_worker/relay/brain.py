@@ -6,6 +6,7 @@ One event loop; pictures are made on a thread of their own.
 
 import asyncio
 import base64
+import contextlib
 import logging
 import time
 from collections import deque
@@ -297,15 +298,16 @@ class RelayBrain:
         job.prompt_tokens = 0  # unless the server tells
         self._begin()
         try:
-            async for chunk in self._asking.say(job, pictures):
-                if not started:
-                    job.sink.started(_seen(pictures))
-                    started = True
-                if chunk.text:
-                    said: Any = chunk.text  # a piece of it stands for a token
-                    job.sink.token(said)
-                finish = chunk.finish or finish
-                job.prompt_tokens = chunk.prompt_tokens or job.prompt_tokens
+            async with contextlib.aclosing(self._asking.say(job, pictures)) as chunks:
+                async for chunk in chunks:
+                    if not started:
+                        job.sink.started(_seen(pictures))
+                        started = True
+                    if chunk.text:
+                        said: Any = chunk.text  # a piece of it stands for a token
+                        job.sink.token(said)
+                    finish = chunk.finish or finish
+                    job.prompt_tokens = chunk.prompt_tokens or job.prompt_tokens
         finally:
             self._end()
         return FinishReason.LENGTH if finish == "length" else FinishReason.STOP

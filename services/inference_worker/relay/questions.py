@@ -43,19 +43,22 @@ class Asking:
     async def score(self, messages: Sequence[Any], pictures: Sequence[Picture]) -> float:
         """Probability of yes: by the first token's probabilities, or in words where the server
         tells none. Raises what `Upstream.complete` does."""
-        if self._tells_probabilities:
+        tells = self._tells_probabilities
+        if tells:
             request = self._request(messages, pictures, 1)
             request |= {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
             try:
                 completion = await self._upstream.complete(request)
             except InvalidArgumentError:  # of a server that refuses what it does not know
                 completion = {}
-            self._tells_probabilities = verdict.tells_probabilities(completion)
+            tells = verdict.tells_probabilities(completion)
             probability = verdict.by_probability(completion)
             if probability is not None:
                 return probability
         request = self._request(messages, pictures, WORD_TOKENS) | {"temperature": 0.0}
-        return verdict.by_words(await self._upstream.complete(request))
+        said = await self._upstream.complete(request)
+        self._tells_probabilities = tells  # now it is known that the question was not at fault
+        return verdict.by_words(said)
 
     def _request(
         self, messages: Sequence[Any], pictures: Sequence[Picture], max_tokens: int
