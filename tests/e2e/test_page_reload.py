@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from services.local.clip import Clip
+from sightline import connect
 from tests.e2e.browser import ENTER, Page
 from tests.e2e.test_page import ask, shapes
 from tests.suite import Suite, passing_condition
@@ -37,11 +38,22 @@ def test_what_was_said_and_watched_comes_back(
     assert page.texts(".question") == ["What is in the scene?", "How many objects are there?"]
     assert page.texts(".answer .words")[0] == said
     assert page.texts(".answer .words")[1]
+    page.click(".answer .down")
+    page.type(".answer [name=better]", "a blue square" + ENTER)
+    page.wait_text(".answer [role=status]", "Thank you")
+    with connect(suite.address) as client:
+        (rated,) = client.rated()
+    assert (rated.session, rated.round.rating, rated.round.better) == (
+        shapes["id"],
+        "down",
+        "a blue square",
+    )
     assert page.texts(".watch-list .condition") == [condition]
     page.wait_text(".events", "true")
 
     other = open_page(f"{suite.url}#{shapes['id']}")  # which has not the first one's line
     other.wait(DONE, 2)
+    assert other.run("return document.querySelector('.answer .down').ariaPressed") == "true"
     assert "knew 2 earlier rounds" in ask(other, "What is in the scene?")
     other.click(".answer .again")
     other.wait(DONE, 4)

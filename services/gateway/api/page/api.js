@@ -116,6 +116,10 @@ export async function roundsOf(id) {
 
 export const forgetConversation = (id) => request(conversation(id), { method: "DELETE" });
 
+/** Keeps with a turn whether its answer is good ("up", "down", "" for neither) and what would be better. */
+export const rateTurn = (id, turn, rating, better = "") =>
+  request(`${conversation(id)}/turns/${encodeURIComponent(turn)}/rating`, { method: "PUT", json: { rating: `RATING_${rating.toUpperCase() || "UNSPECIFIED"}`, better } });
+
 /** The newest picture of a session, `width` pixels wide, as a Blob; null where there is none yet. */
 export async function previewOf(id, width, signal) {
   const response = await request(`${session(id)}/preview.jpg?width=${width}`, { signal, timeout_ms: 5000 });

@@ -3,8 +3,9 @@
 // the answer came. After a reload it shows what the server has kept, and awaits what was asked.
 
 import { aboutAnswer, degradation } from "./about.js";
-import { inWords } from "./api.js";
+import { inWords, rateTurn } from "./api.js";
 import { clock, el, newId, notice, setText } from "./dom.js";
+import { Verdict } from "./verdict.js";
 
 const MAX_MESSAGES = 200;
 const MAX_QUESTION_BYTES = 4096; // the contract's limit
@@ -91,13 +92,14 @@ export class Chat {
   /** Shows what was said before the page was loaded, and awaits what was being answered. */
   restore(rounds, asked) {
     this.#earlier.replaceChildren();
-    for (const { turn: id, question, answer = "", asked_ns, interrupted = false } of rounds) {
+    for (const { turn: id, question, answer = "", asked_ns, interrupted = false, rating = "", better } of rounds) {
       if (this.#turns.has(id)) continue;
       const turn = this.#round(id, question);
       turn.words.data = answer;
       turn.about.textContent = [asked_ns && `asked at ${clock(asked_ns)}`, interrupted && "interrupted"].filter(Boolean).join(" · ");
       turn.node.removeAttribute("aria-busy");
       turn.node.dataset.state = "done";
+      this.#judge(turn, { rating: rating.replace("RATING_", "").toLowerCase(), better });
       this.#earlier.append(el("p", { class: "question", text: question }), turn.node);
       this.#turns.set(id, turn);
     }
@@ -291,7 +293,15 @@ export class Chat {
     for (const flag of done.degraded ?? []) {
       turn.node.append(el("p", { class: "degraded small", text: degradation(flag) }));
     }
+    if (done.kept !== undefined && !turn.cancelled) this.#judge(turn); // else there is nothing to keep it with
     this.#end(turn, aboutAnswer(done), done.finish_reason === "FINISH_REASON_ERROR" ? "failed" : "done");
+  }
+
+  // Lets the reader say what the answer is worth.
+  #judge(turn, before) {
+    const { connection, memory } = this;
+    const send = (rating, better) => rateTurn(connection.conversation || memory.conversation, turn.id, rating, better);
+    turn.actions.append(...new Verdict(turn.question, send, before).nodes);
   }
 
   #end(turn, text, state = "failed") {
