@@ -32,31 +32,35 @@ def test_what_was_said_and_watched_comes_back(
     said = page.text(".answer .words")
     page.wait_text(".events", "it became true")
 
+    page.click(".instructions summary")
+    page.type("[name=instructions]", "Answer briefly.")
+    ask(page, "Is there a red circle?")
+    assert "reads none" in page.text(".answer:last-of-type .degraded")
+
     page.run(ASK_AND_RELOAD, "How many objects are there?")
     page.wait(RELOADED)
-    page.wait(DONE, 2)
-    assert page.texts(".question") == ["What is in the scene?", "How many objects are there?"]
+    page.wait(DONE, 3)
+    asked = ["What is in the scene?", "Is there a red circle?", "How many objects are there?"]
+    assert page.texts(".question") == asked
     assert page.texts(".answer .words")[0] == said
-    assert page.texts(".answer .words")[1]
+    assert page.texts(".answer .words")[2]
+    assert page.run("return document.querySelector('[name=instructions]').value")
     page.click(".answer .down")
     page.type(".answer [name=better]", "a blue square" + ENTER)
     page.wait_text(".answer [role=status]", "Thank you")
     with connect(suite.address) as client:
         (rated,) = client.rated()
-    assert (rated.session, rated.round.rating, rated.round.better) == (
-        shapes["id"],
-        "down",
-        "a blue square",
-    )
+    assert (rated.session, rated.round.rating) == (shapes["id"], "down")
+    assert rated.round.better == "a blue square"
     assert page.texts(".watch-list .condition") == [condition]
     page.wait_text(".events", "true")
 
     other = open_page(f"{suite.url}#{shapes['id']}")  # which has not the first one's line
-    other.wait(DONE, 2)
+    other.wait(DONE, 3)
     assert other.run("return document.querySelector('.answer .down').ariaPressed") == "true"
-    assert "knew 2 earlier rounds" in ask(other, "What is in the scene?")
+    assert "knew 3 earlier rounds" in ask(other, "What is in the scene?")
     other.click(".answer .again")
-    other.wait(DONE, 4)
+    other.wait(DONE, 5)
     assert other.texts(".question")[-1] == "What is in the scene?"
 
     other.click("#start-over")

@@ -14,6 +14,7 @@ const DEGRADED = {
   answer_repeats: "doubtful: the model repeats itself",
   answer_empty: "the model gave an empty answer",
   answer_unsure: "doubtful: the model hardly knew what to say",
+  instructions_ignored: "answered without the instructions: this model reads none",
   answer_endless: "cut off: the model found no end",
 };
 

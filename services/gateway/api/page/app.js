@@ -182,7 +182,7 @@ function showList() {
 function showSession(fresh = false) {
   const session = sessions.get(chosen) ?? null;
   const badge = byId("picture-state");
-  badge.hidden = !session;
+  badge.hidden = byId("mirror").hidden = !session;
   setText(byId("picture-title"), session ? nameOf(session) : "No session chosen");
   if (session) {
     const [style, text] = rooms.get(chosen)?.connection.away ? ["none", "no word of it"] : stateOf(session);
@@ -222,7 +222,7 @@ function showConnection() {
 function showInfo(info) {
   const { name, card = {} } = readyModel(info) ?? {};
   setText(byId("model"), name ? `model ${name}` : "");
-  camera.iceServers = preview.iceServers = info.ice_servers ?? [];
+  camera.iceServers = screenShare.iceServers = preview.iceServers = info.ice_servers ?? [];
   byId("speech").disabled = info.speech === false;
   byId("speech").parentElement.title = info.speech === false ? "This server has no speech service." : "";
   hears = info.voice === true;
@@ -269,7 +269,37 @@ async function keepListing() {
   setTimeout(keepListing, LIST_MS);
 }
 
+const screenShare = new Camera({ screen: true });
+screenShare.addEventListener("change", () => {
+  const button = byId("screen");
+  button.disabled = screenShare.state === "starting";
+  setText(button, screenShare.state === "on" ? "Stop my screen" : "Share my screen");
+});
+screenShare.addEventListener("broke", ({ detail }) => notice(detail));
+byId("screen").hidden = !navigator.mediaDevices?.getDisplayMedia;
+byId("screen").addEventListener("click", async () => {
+  if (screenShare.state === "on") return screenShare.stop();
+  try {
+    adopt(await screenShare.start());
+  } catch (error) {
+    notice(error.message);
+  }
+});
+
+async function offerCameras() {
+  const cameras = camera.state === "on" ? await camera.cameras() : [];
+  byId("camera-choice").hidden = cameras.length < 2;
+  const options = cameras.map(({ deviceId, label }, index) => el("option", { value: deviceId, text: label || `Camera ${index + 1}` }));
+  byId("cameras").replaceChildren(...options);
+  byId("cameras").value = camera.inUse;
+}
+byId("cameras").addEventListener("change", ({ target }) => camera.use(target.value).catch((error) => notice(error.message)));
+byId("mirror").addEventListener("click", ({ target }) => {
+  const mirrored = byId("preview").toggleAttribute("data-mirrored");
+  target.setAttribute("aria-pressed", String(mirrored));
+});
 camera.addEventListener("change", () => {
+  offerCameras();
   const button = byId("camera");
   button.disabled = camera.state === "starting";
   setText(button, { off: "Use my camera", starting: "Starting …", on: "Stop my camera" }[camera.state]);

@@ -5,6 +5,7 @@
 import { aboutAnswer, degradation } from "./about.js";
 import { inWords, rateTurn } from "./api.js";
 import { clock, el, newId, notice, setText } from "./dom.js";
+import { Instructions } from "./instructions.js";
 import { Verdict } from "./verdict.js";
 
 const MAX_MESSAGES = 200;
@@ -41,6 +42,7 @@ export class Chat {
       placeholder: "Ask about the video",
       "aria-label": "Your question",
     });
+    this.instructions = new Instructions(memory);
     this.#cancel = el("button", { type: "button", class: "cancel", text: "Cancel", hidden: true, on: { click: () => this.cancel() } });
     this.#talk = el("button", { type: "button", class: "talk", text: "Hold to talk", "aria-pressed": "false", hidden: true });
     this.#holdable(this.#talk);
@@ -54,7 +56,7 @@ export class Chat {
       "div",
       { class: "room" },
       this.#log,
-      el("div", { class: "bottom" }, this.#chips, form),
+      el("div", { class: "bottom" }, this.#chips, this.instructions.node, form),
     );
     this.suggest(suggestions);
     this.#listen();
@@ -105,9 +107,9 @@ export class Chat {
     }
     if (rounds.length > 0) this.#log.querySelector(".empty")?.remove();
     const known = new Set(rounds.map(({ turn }) => turn));
-    for (const { turn: id, question } of asked) {
+    for (const { turn: id, question, instructions } of asked) {
       if (known.has(id)) this.memory.answered(id);
-      else if (!this.#turns.has(id)) this.#begin(id, question, el("p", { class: "question", text: question }));
+      else if (!this.#turns.has(id)) this.#begin(id, question, el("p", { class: "question", text: question }), instructions);
     }
     this.#follow(true);
   }
@@ -149,9 +151,9 @@ export class Chat {
   }
 
   /** A round whose answer is awaited. `asked`: the question as it is shown. */
-  #begin(id, question, asked) {
-    const turn = this.#round(id, question);
-    this.memory.ask(id, question);
+  #begin(id, question, asked, instructions = this.instructions.value) {
+    const turn = Object.assign(this.#round(id, question), { instructions });
+    this.memory.ask(id, question, instructions);
     this.#append(asked, turn.node);
     this.#turn = turn;
     this.#open.set(turn.id, turn);
@@ -281,8 +283,8 @@ export class Chat {
     button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
   }
 
-  #send({ id, question, cancelled }) {
-    this.connection.send(cancelled ? { cancel: { turn: id } } : { ask: { turn: id, text: question } });
+  #send({ id, question, instructions, cancelled }) {
+    this.connection.send(cancelled ? { cancel: { turn: id } } : { ask: { turn: id, text: question, instructions } });
   }
 
   #done(done) {

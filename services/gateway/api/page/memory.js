@@ -13,7 +13,7 @@ export class Memory {
 
   constructor(session) {
     this.#key = PREFIX + session;
-    this.#kept = { conversation: "", asked: [], watches: [], ...read("localStorage", this.#key) };
+    this.#kept = { conversation: "", instructions: "", asked: [], watches: [], ...read("localStorage", this.#key) };
   }
 
   get conversation() {
@@ -24,7 +24,16 @@ export class Memory {
     if (this.#kept.conversation !== id) this.#keep({ conversation: id });
   }
 
-  /** Questions whose answers are awaited: [{turn, question}]. */
+  /** How answers are to be given. */
+  get instructions() {
+    return this.#kept.instructions;
+  }
+
+  set instructions(text) {
+    this.#keep({ instructions: text });
+  }
+
+  /** Questions whose answers are awaited: [{turn, question, instructions}]. */
   get asked() {
     return this.#kept.asked;
   }
@@ -34,9 +43,9 @@ export class Memory {
     return this.#kept.watches;
   }
 
-  ask(turn, question) {
+  ask(turn, question, instructions) {
     if (this.#kept.asked.some((each) => each.turn === turn)) return;
-    this.#keep({ asked: [...this.#kept.asked, { turn, question }] });
+    this.#keep({ asked: [...this.#kept.asked, { turn, question, instructions }] });
   }
 
   answered(turn) {
@@ -54,7 +63,7 @@ export class Memory {
 
   /** Nothing of the session is left. */
   forget() {
-    this.#kept = { conversation: "", asked: [], watches: [] };
+    this.#kept = { conversation: "", instructions: "", asked: [], watches: [] };
     drop("localStorage", this.#key);
     drop("sessionStorage", this.#key);
   }
