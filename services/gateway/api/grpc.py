@@ -197,7 +197,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
     ) -> dialogue_pb2.ListRatedResponse:
         caller = await self._callers.of_call(context, Permission.ADMIN)
         caller.check(Permission.ADMIN)
-        if not _is_operator(caller, context):
+        if not is_operator(caller, context):
             raise PermissionDeniedError(
                 "what others rated is read by who may administer all sessions; where nobody signs "
                 "in, on the gateway's own machine",
@@ -220,7 +220,7 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         return place_of_call(context, self._trusted)
 
 
-def _is_operator(caller: Caller, context: Context) -> bool:
+def is_operator(caller: Caller, context: Context) -> bool:
     """Whether the server is this caller's. Conversations belong to who knows their ids, so on an
     open server it takes a connection from its own machine that no proxy has passed on."""
     if caller.signed_in:

@@ -34,7 +34,7 @@ export class Verdict {
     try {
       await this.send(rating, better);
     } catch (error) {
-      return setText(this.#said, error.message);
+      return setText(this.#said, error.reason === "TURN_NOT_FOUND" ? "This answer is not stored yet. Try again in a moment." : error.message);
     }
     this.#rating = rating;
     setText(this.#said, rating ? "Thank you." : "");
