@@ -2,7 +2,6 @@
 // and the figures of the chosen one.
 
 import { deleteSession, forgetConversation, listSessions, roundsOf } from "./api.js";
-import { Camera } from "./camera.js";
 import { Chat } from "./chat.js";
 import { byId, confirmed, el, notice, seconds, setText, words } from "./dom.js";
 import { Figures } from "./figures.js";
@@ -11,6 +10,7 @@ import { Connection } from "./connection.js";
 import { Memory } from "./memory.js";
 import { Model, readyModel } from "./model.js";
 import { Preview } from "./preview.js";
+import { offerCameras } from "./publishing.js";
 import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
 import { Speech } from "./speech.js";
 import { offerUploads } from "./uploads.js";
@@ -47,7 +47,7 @@ const voice = new Voice();
 let hears = false; // the server does
 const preview = new Preview();
 const figures = new Figures();
-const camera = new Camera();
+const publishers = offerCameras({ onCreated: adopt });
 const model = new Model();
 const list = new SessionList({ onChoose: choose, onRemove: remove });
 const grid = new Grid({ onChoose: choose, noticed: (id) => rooms.get(id)?.watches.newest });
@@ -222,7 +222,7 @@ function showConnection() {
 function showInfo(info) {
   const { name, card = {} } = readyModel(info) ?? {};
   setText(byId("model"), name ? `model ${name}` : "");
-  camera.iceServers = screenShare.iceServers = preview.iceServers = info.ice_servers ?? [];
+  for (const each of [...publishers, preview]) each.iceServers = info.ice_servers ?? [];
   byId("speech").disabled = info.speech === false;
   byId("speech").parentElement.title = info.speech === false ? "This server has no speech service." : "";
   hears = info.voice === true;
@@ -240,7 +240,7 @@ function showInfo(info) {
   byId("knows").hidden = place.children.length === 0;
 }
 
-// --- the list, the camera, the start ------------------------------------------------------------
+// --- the list, the start ------------------------------------------------------------------------
 
 let unreachable = false;
 async function refresh() {
@@ -269,50 +269,9 @@ async function keepListing() {
   setTimeout(keepListing, LIST_MS);
 }
 
-const screenShare = new Camera({ screen: true });
-screenShare.addEventListener("change", () => {
-  const button = byId("screen");
-  button.disabled = screenShare.state === "starting";
-  setText(button, screenShare.state === "on" ? "Stop my screen" : "Share my screen");
-});
-screenShare.addEventListener("broke", ({ detail }) => notice(detail));
-byId("screen").hidden = !navigator.mediaDevices?.getDisplayMedia;
-byId("screen").addEventListener("click", async () => {
-  if (screenShare.state === "on") return screenShare.stop();
-  try {
-    adopt(await screenShare.start());
-  } catch (error) {
-    notice(error.message);
-  }
-});
-
-async function offerCameras() {
-  const cameras = camera.state === "on" ? await camera.cameras() : [];
-  byId("camera-choice").hidden = cameras.length < 2;
-  const options = cameras.map(({ deviceId, label }, index) => el("option", { value: deviceId, text: label || `Camera ${index + 1}` }));
-  byId("cameras").replaceChildren(...options);
-  byId("cameras").value = camera.inUse;
-}
-byId("cameras").addEventListener("change", ({ target }) => camera.use(target.value).catch((error) => notice(error.message)));
 byId("mirror").addEventListener("click", ({ target }) => {
   const mirrored = byId("preview").toggleAttribute("data-mirrored");
   target.setAttribute("aria-pressed", String(mirrored));
-});
-camera.addEventListener("change", () => {
-  offerCameras();
-  const button = byId("camera");
-  button.disabled = camera.state === "starting";
-  setText(button, { off: "Use my camera", starting: "Starting …", on: "Stop my camera" }[camera.state]);
-});
-camera.addEventListener("broke", ({ detail }) => notice(detail));
-
-byId("camera").addEventListener("click", async () => {
-  if (camera.state === "on") return camera.stop();
-  try {
-    adopt(await camera.start());
-  } catch (error) {
-    notice(error.message);
-  }
 });
 byId("start-over").addEventListener("click", startOver);
 byId("new-session").addEventListener("click", () => dialog.open());
