@@ -21,7 +21,7 @@ from sightline.conversation import Conversation
 from sightline.errors import InvalidArgumentError, SightlineError
 from sightline.push import Pusher
 from sightline.session import Session
-from sightline.types import Audio, Round, ServerInfo, SessionInfo, Timeouts, Voice
+from sightline.types import Audio, RatedRound, Round, ServerInfo, SessionInfo, Timeouts, Voice
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
 from sightline.wire import server_info, session_info
@@ -214,6 +214,17 @@ class Client:
     async def forget(self, conversation: str) -> bool:
         """Remove every trace of a conversation; whether there was any."""
         return await self._calls.forget(conversation)
+
+    async def rate(
+        self, conversation: str, turn: str, *, up: bool | None, better: str = ""
+    ) -> None:
+        """Keep with a turn whether its answer is good; `better`: what would have been right.
+        `up` None takes it back. Raises NotFoundError for a turn that is not kept."""
+        await self._calls.rate(conversation, turn, up=up, better=better)
+
+    async def rated(self) -> list[RatedRound]:
+        """Every answer that was rated, of all conversations. It takes the permission `admin`."""
+        return await self._calls.rated()
 
     async def session(self, id_or_name: str, *, key: str = "") -> "Session":
         """A session that exists. `key` is needed only to push. Raises NotFoundError."""

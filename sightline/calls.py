@@ -15,10 +15,10 @@ from sightline.errors import (
     error_from_status,
 )
 from sightline.status import details_of
-from sightline.types import Round, Timeouts
+from sightline.types import RatedRound, Round, Timeouts
 from sightline.v1 import dialogue_pb2, gateway_pb2_grpc
 from sightline.v1 import gateway_pb2 as pb
-from sightline.wire import is_of_transport, round_of
+from sightline.wire import is_of_transport, rated_round, round_of
 
 __all__ = ["CUT_SHORT", "Calls", "StreamClosedError", "backoff_s", "from_rpc", "send"]
 
@@ -172,6 +172,28 @@ class Calls:
         request = dialogue_pb2.DeleteConversationRequest(conversation=conversation)
         reply = await self.unary(self.stub.DeleteConversation, request)
         return bool(reply.existed)
+
+    async def rate(self, conversation: str, turn: str, *, up: bool | None, better: str) -> None:
+        """Keep what somebody thinks of an answer."""
+        rating = dialogue_pb2.RATING_UP if up else dialogue_pb2.RATING_DOWN
+        request = dialogue_pb2.RateTurnRequest(
+            conversation=conversation,
+            turn=turn,
+            rating=dialogue_pb2.RATING_UNSPECIFIED if up is None else rating,
+            better=better,
+        )
+        await self.unary(self.stub.RateTurn, request)
+
+    async def rated(self) -> list[RatedRound]:
+        """Every answer that was rated."""
+        rounds: list[RatedRound] = []
+        request = dialogue_pb2.ListRatedRequest()
+        while True:
+            reply = await self.unary(self.stub.ListRated, request)
+            rounds += map(rated_round, reply.rounds)
+            if not reply.next_page_token:
+                return rounds
+            request.page_token = reply.next_page_token
 
     async def aclose(self) -> None:
         await asyncio.gather(*(channel.close() for channel in (*self._left, self.channel)))

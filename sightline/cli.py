@@ -225,6 +225,20 @@ def _parser() -> _Parser:
     history.add_argument("conversation", help="its id, as `ask --json` tells it")
     forget = add("forget", server_commands.forget, "remove every trace of a conversation")
     forget.add_argument("conversation", help="its id")
+    feedback = add("feedback", server_commands.feedback, "what people think of answers")
+    feedback.add_argument("action", choices=["export"], help="write it as lines of JSON")
+    feedback.add_argument("--session", metavar="ID", help="of conversations on this session alone")
+    feedback.add_argument(
+        "--video",
+        metavar="FILE",
+        help="pairs of a better and a worse answer for training, with this recording",
+    )
+    feedback.add_argument(
+        "--began",
+        type=_not_negative,
+        metavar="SECONDS",
+        help="when the recording began, since the Unix epoch",
+    )
     add(
         "info",
         server_commands.info,

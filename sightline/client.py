@@ -19,6 +19,7 @@ from sightline.types import (
     Decision,
     Event,
     PushReport,
+    RatedRound,
     Round,
     ServerInfo,
     SessionInfo,
@@ -141,6 +142,15 @@ class Client:
     def forget(self, conversation: str) -> bool:
         """Remove every trace of a conversation; whether there was any."""
         return background.run(self._client.forget(conversation))
+
+    def rate(self, conversation: str, turn: str, *, up: bool | None, better: str = "") -> None:
+        """Keep with a turn whether its answer is good; `better`: what would have been right.
+        `up` None takes it back. Raises NotFoundError for a turn that is not kept."""
+        background.run(self._client.rate(conversation, turn, up=up, better=better))
+
+    def rated(self) -> list[RatedRound]:
+        """Every answer that was rated, of all conversations. It takes the permission `admin`."""
+        return background.run(self._client.rated())
 
     def session(self, id_or_name: str, *, key: str = "") -> "Session":
         """A session that exists. `key` is needed only to push. Raises NotFoundError."""

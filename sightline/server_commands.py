@@ -3,6 +3,7 @@ options, but for `models`, which needs no server."""
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from pathlib import Path
 from sightline import aio
 from sightline.doctor import examine
 from sightline.errors import InvalidArgumentError
+from sightline.feedback import pairs, records
 from sightline.presets import PRESETS
 from sightline.printing import clock, print_json, print_table
 from sightline.types import ModelCard, SessionInfo
@@ -19,6 +21,7 @@ from sightline.types import ModelCard, SessionInfo
 __all__ = [
     "delete",
     "doctor",
+    "feedback",
     "forget",
     "history",
     "info",
@@ -203,6 +206,19 @@ async def history(client: aio.Client, options: argparse.Namespace) -> int:
 async def forget(client: aio.Client, options: argparse.Namespace) -> int:
     if not await client.forget(options.conversation):
         print("sightline: there was nothing to forget", file=sys.stderr)
+    return 0
+
+
+async def feedback(client: aio.Client, options: argparse.Namespace) -> int:
+    rated = [each for each in await client.rated() if options.session in (None, each.session)]
+    if options.video is None:
+        lines = records(rated)
+    elif options.began is None or options.session is None:
+        raise InvalidArgumentError("pairs for a video need --session and --began")
+    else:
+        lines = pairs(rated, options.video, round(options.began * 1e9))
+    for line in lines:
+        print(json.dumps(line, ensure_ascii=False))
     return 0
 
 

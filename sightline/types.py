@@ -6,7 +6,7 @@ Times `*_ns` are nanoseconds since the Unix epoch on the clock of the video's ca
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 __all__ = [
     "AnswerResult",
@@ -160,6 +160,17 @@ class Round:
     asked_ns: int
     capture_ns: int  # newest frame that the answer saw
     interrupted: bool  # it was cancelled; `answer` is what was heard
+    rating: Literal["", "up", "down"] = ""
+    better: str = ""  # what would have been right, as whoever rated it says
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatedRound:
+    """An answer that was rated, and where it was given."""
+
+    conversation: str
+    session: str  # on which the conversation began
+    round: Round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

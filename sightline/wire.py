@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 
@@ -18,6 +18,7 @@ from sightline.types import (
     Packet,
     PoolInfo,
     PushReport,
+    RatedRound,
     Round,
     ServerInfo,
     SessionInfo,
@@ -173,6 +174,12 @@ def _model_info(message: pb.Model) -> ModelInfo:
     )
 
 
+_RATINGS: dict[int, Literal["", "up", "down"]] = {
+    dialogue_pb2.RATING_UP: "up",
+    dialogue_pb2.RATING_DOWN: "down",
+}
+
+
 def round_of(message: dialogue_pb2.Round) -> Round:
     return Round(
         turn=message.turn,
@@ -181,6 +188,16 @@ def round_of(message: dialogue_pb2.Round) -> Round:
         asked_ns=message.asked_ns,
         capture_ns=message.capture_ns,
         interrupted=message.interrupted,
+        rating=_RATINGS.get(message.rating, ""),
+        better=message.better,
+    )
+
+
+def rated_round(message: dialogue_pb2.RatedRound) -> RatedRound:
+    return RatedRound(
+        conversation=message.conversation,
+        session=message.session,
+        round=round_of(message.round),
     )
 
 

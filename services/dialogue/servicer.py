@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from services.common.checks import MAX_ID_CHARACTERS, MAX_QUESTION_BYTES, check_id
 from services.dialogue.config import DialogueConfig
 from services.dialogue.store import Opened, RedisStore
-from sightline.errors import InvalidArgumentError
+from sightline.errors import InvalidArgumentError, NotFoundError
+from sightline.reasons import Reason
 from sightline.v1 import dialogue_pb2 as pb
 from sightline.v1 import dialogue_pb2_grpc
 
 DEFAULT_CONTEXT_ROUNDS = 10
 DEFAULT_PAGE_ROUNDS = 100
 MAX_ROUND_NUMBER = 2**53  # Redis' scripts count in floating point
+_NUMBER_DIGITS = 16
 MAX_REPLY_BYTES = 2 * 1024 * 1024  # well under the 4 MiB that gRPC clients accept by default
 
 
@@ -84,6 +86,52 @@ class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
         check_id("session", request.session, required=True)
         deleted = await self._store.delete_of(request.session)
         return pb.DeleteOfSessionResponse(conversations=deleted)
+
+    async def RateTurn(self, request: pb.RateTurnRequest, context: object) -> pb.RateTurnResponse:
+        check_id("conversation", request.conversation, required=True)
+        check_id("turn", request.turn, required=True)
+        if request.rating not in pb.Rating.values():
+            raise InvalidArgumentError("there is no such rating")
+        _check_size("better answer", request.better, self._max_answer_bytes)
+        rating = pb.Round(rating=request.rating)
+        if request.rating:
+            rating.better = request.better
+        if not await self._store.rate(
+            request.conversation, request.turn, rating.SerializeToString()
+        ):
+            raise NotFoundError(
+                f"no turn {request.turn!r} is kept in this conversation",
+                reason=Reason.TURN_NOT_FOUND,
+            )
+        return pb.RateTurnResponse()
+
+    async def ListRated(
+        self, request: pb.ListRatedRequest, context: object
+    ) -> pb.ListRatedResponse:
+        """A page holds what is rated among some rounds of one conversation."""
+        text, _, name = request.page_token.rpartition(" ")
+        if not (text or "0").isdecimal() or len(text) > _NUMBER_DIGITS:
+            raise InvalidArgumentError("page_token is none that a page gave")
+        check_id("page_token", name)
+        number = int(text or 0)
+        names = await self._store.rated_from(name)
+        if not names:
+            return pb.ListRatedResponse()
+        following = f"0 {names[1]}" if len(names) > 1 else ""
+        begin = number if names[0] == name else 0
+        try:
+            page = await self._store.page_from(names[0], begin, DEFAULT_PAGE_ROUNDS)
+        except NotFoundError:  # it has expired
+            return pb.ListRatedResponse(next_page_token=following)
+        rounds = list(_fitting(page.rounds))
+        if rounds and page.first + len(rounds) < page.end:
+            following = f"{page.first + len(rounds)} {names[0]}"
+        rated = [
+            pb.RatedRound(conversation=names[0], session=page.opened.session, round=each)
+            for each in rounds
+            if each.rating
+        ]
+        return pb.ListRatedResponse(rounds=rated, next_page_token=following)
 
 
 def _rank(round_: pb.Round) -> str:

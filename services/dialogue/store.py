@@ -7,17 +7,21 @@ Fields of the hash `sightline:dialogue:<conversation>`:
     r:<number>            turn, a zero byte, the round as a serialised `sightline.v1.Round`
     t:<turn>              the number of that turn's round, which makes appending idempotent, and its
                           rank: a round takes the place of one of a lower rank
+    v:<turn>              what somebody thinks of that turn's answer: fields of a serialised round,
+                          which are merged into it where they follow it
     gone_ns               when a conversation of this name was deleted before; rounds that were
                           asked until then stay away
 
 One key means that a conversation expires, is evicted and is deleted as a whole. Others hold no
-word of it: the set `sightline:conversations-of:<session>` names those that began on a session, and
+word of it: the sorted set `sightline:conversations-rated` names those with ratings; the set
+`sightline:conversations-of:<session>` names those that began on a session, and
 `sightline:conversation-gone:<hash of its name>`, and `session-gone` for all of a session, say for
 an hour when one was deleted, because rounds of it may still be on their way.
 """
 
 import contextlib
 import hashlib
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +37,7 @@ from sightline.reasons import Reason
 
 KEY = "sightline:dialogue:"
 OF_SESSION = "sightline:conversations-of:"
+RATED = "sightline:conversations-rated"
 GONE = "sightline:conversation-gone:"
 SESSION_GONE = "sightline:session-gone:"
 GONE_S = 3600  # for how long rounds of a deleted conversation may be on their way
@@ -95,7 +100,8 @@ local trimmed = 0
 while next - first > most do
   local oldest = redis.call('HGET', key, 'r:' .. first)
   local cut = string.find(oldest, '\\0', 1, true)
-  redis.call('HDEL', key, 'r:' .. first, 't:' .. string.sub(oldest, 1, cut - 1))
+  redis.call('HDEL', key, 'r:' .. first, 't:' .. string.sub(oldest, 1, cut - 1),
+    'v:' .. string.sub(oldest, 1, cut - 1))
   first = first + 1
   trimmed = trimmed + 1
 end
@@ -109,7 +115,20 @@ _DELETE = """
 local session = redis.call('HGET', KEYS[1], 'session')
 redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
 if session and session ~= '' then redis.call('SREM', KEYS[2] .. session, ARGV[1]) end
+redis.call('ZREM', KEYS[4], ARGV[1])
 return redis.call('DEL', KEYS[1])
+"""
+_RATE = """
+if redis.call('HEXISTS', KEYS[1], 't:' .. ARGV[1]) == 0 then return false end
+redis.call('ZADD', KEYS[2], 0, ARGV[4])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+if ARGV[2] == '' then
+  redis.call('HDEL', KEYS[1], 'v:' .. ARGV[1])
+else
+  redis.call('HSET', KEYS[1], 'v:' .. ARGV[1], ARGV[2])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
 """
 # ARGV: where to begin, how many, and what the beginning counts from: "first", the oldest round that
 # is kept; "end", backwards from the newest; "number", the number of a round.
@@ -128,7 +147,12 @@ for number = from, math.min(from + count, next) - 1 do
 end
 local rounds = {}
 if #names > 0 then rounds = redis.call('HMGET', key, unpack(names)) end
-return {first, next, from, rounds, ends[3], ends[4], redis.call('PTTL', key)}
+local ratings = {}
+for place, content in ipairs(rounds) do
+  local cut = content and string.find(content, '\\0', 1, true)
+  ratings[place] = cut and redis.call('HGET', key, 'v:' .. string.sub(content, 1, cut - 1)) or false
+end
+return {first, next, from, rounds, ends[3], ends[4], redis.call('PTTL', key), ratings}
 """
 
 
@@ -178,6 +202,7 @@ class RedisStore:
         self._append_script = self._servers.script(_APPEND)
         self._read_script = self._servers.script(_READ)
         self._delete_script = self._servers.script(_DELETE)
+        self._rate_script = self._servers.script(_RATE)
 
     async def open(self, conversation: str, session: str) -> Opened:
         """Create the conversation, or renew the time to live of the one that is there."""
@@ -221,7 +246,7 @@ class RedisStore:
         """Remove the conversation, and keep rounds away that are still on their way to it; whether
         there was one."""
         arguments = [conversation, time.time_ns(), GONE_S * 1000]
-        keys = [OF_SESSION, _gone(conversation)]
+        keys = [OF_SESSION, _gone(conversation), RATED]
         return bool(await self._run("delete", self._delete_script, conversation, arguments, keys))
 
     async def delete_of(self, session: str) -> int:
@@ -237,6 +262,20 @@ class RedisStore:
             await self._write(lambda one: one.delete(OF_SESSION + session))
         return sum(deleted)
 
+    async def rate(self, conversation: str, turn: str, rating: bytes) -> bool:
+        """Keep what somebody thinks of a turn, b"" to take it back; whether the turn is kept."""
+        arguments = [turn, rating, self._ttl_s * 1000, conversation]
+        return bool(await self._run("rate", self._rate_script, conversation, arguments, [RATED]))
+
+    async def rated_from(self, conversation: str) -> list[str]:
+        """The names of two conversations with ratings, from this one on in their order; one may
+        have expired."""
+        with _translated("rated"):
+            names = await self._servers.run(
+                lambda client: client.zrangebylex(RATED, f"[{conversation}", "+", 0, 2)
+            )
+        return [name.decode() for name in names]
+
     async def ping(self) -> None:
         """Ask whether Redis is there and able to write."""
         with _translated("ping"):
@@ -249,9 +288,13 @@ class RedisStore:
         found = await self._run("read", self._read_script, conversation, [start, count, since])
         if found is None:
             raise _unknown(conversation)
-        first, end, begin, contents, session, created_ns, left_ms = found
+        first, end, begin, contents, session, created_ns, left_ms, ratings = found
         opened = Opened(session.decode(), int(created_ns), end - first, left_ms / 1000)
-        rounds = [content.partition(b"\0")[2] for content in contents if content is not None]
+        rounds = [
+            content.partition(b"\0")[2] + (rating or b"")  # protobuf merges the two
+            for content, rating in itertools.zip_longest(contents, ratings)
+            if content is not None
+        ]
         return Page(opened, begin, end, rounds)
 
     async def _run(

@@ -40,6 +40,8 @@ LATER = {
     "Voices": "SPEECH_NOT_CONFIGURED",
     "GetConversation": "CONVERSATIONS_NOT_CONFIGURED",
     "DeleteConversation": "CONVERSATIONS_NOT_CONFIGURED",
+    "RateTurn": "CONVERSATIONS_NOT_CONFIGURED",
+    "ListRated": "CONVERSATIONS_NOT_CONFIGURED",
 }
 # What each permission allows: admin holds the others.
 ALLOWED = {each: {each} for each in PERMISSIONS} | {"admin": set(PERMISSIONS)}
@@ -165,6 +167,8 @@ def _requests(session: str) -> dict[str, tuple[str, Any]]:
         "Voices": ("", pb.VoicesRequest()),
         "GetConversation": ("ask", said),
         "DeleteConversation": ("ask", unwanted),
+        "RateTurn": ("ask", dialogue_pb2.RateTurnRequest(conversation="none", turn="none")),
+        "ListRated": ("admin", dialogue_pb2.ListRatedRequest()),
     }
 
 

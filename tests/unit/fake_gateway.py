@@ -19,7 +19,13 @@ from sightline.errors import NotFoundError, SightlineError
 from sightline.status import DETAILS, details_bytes
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
-from sightline.v1.dialogue_pb2 import DeleteConversationResponse, Round
+from sightline.v1.dialogue_pb2 import (
+    DeleteConversationResponse,
+    ListRatedResponse,
+    RatedRound,
+    RateTurnResponse,
+    Round,
+)
 
 ANSWER = "a red circle moved left"
 CREDIT = 3
@@ -172,6 +178,24 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
     async def DeleteConversation(self, request: Any, context: Any) -> DeleteConversationResponse:
         existed = self.rounds.pop(request.conversation, None) is not None
         return DeleteConversationResponse(existed=existed)
+
+    async def RateTurn(self, request: Any, context: Any) -> RateTurnResponse:
+        for each in self.rounds[request.conversation]:
+            if each.turn == request.turn:
+                each.rating, each.better = request.rating, request.better
+        return RateTurnResponse()
+
+    async def ListRated(self, request: Any, context: Any) -> ListRatedResponse:
+        """A page a conversation."""
+        names = sorted(self.rounds)
+        at = int(request.page_token or 0)
+        rated = [
+            RatedRound(conversation=names[at], session="s-1", round=each)
+            for each in self.rounds[names[at]]
+            if each.rating
+        ]
+        more = str(at + 1) if at + 1 < len(names) else ""
+        return ListRatedResponse(rounds=rated, next_page_token=more)
 
     async def GetServerInfo(self, request: Any, context: Any) -> pb.GetServerInfoResponse:
         await self._maybe_fail("GetServerInfo", context)

@@ -323,6 +323,32 @@ async def test_a_conversation_is_read_and_forgotten(gateway, capsys) -> None:
     assert await cli.run(["history", "c-1"]) == 4
 
 
+async def test_what_people_think_of_answers_is_exported(gateway, capsys) -> None:
+    said = Round(turn="t", question="and now?", answer="a cat", capture_ns=1_010 * 10**9)
+    gateway.rounds["c-1"] = [Round(turn="u", question="then?", answer="none")]
+    gateway.rounds["c-2"] = [said]
+    async with aio.connect(gateway.address) as client:
+        await client.rate("c-2", "t", up=False, better="a dog")
+    assert await cli.run(["feedback", "export"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    told = json.loads(line)
+    assert (told["conversation"], told["rating"], told["better"]) == ("c-2", "down", "a dog")
+
+    pairs = ["feedback", "export", "--session", "s-1", "--video", "shop.mp4"]
+    assert await cli.run([*pairs, "--began", "1000"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {
+        "video": "shop.mp4",
+        "at": 10.0,
+        "question": "and now?",
+        "chosen": "a dog",
+        "rejected": "a cat",
+    }
+    assert await cli.run(pairs) == 2
+    assert await cli.run(["feedback", "export", "--session", "s-2"]) == 0
+    assert "cat" not in capsys.readouterr().out
+
+
 async def test_mcp_says_what_it_needs(gateway, capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "mcp", None)
     monkeypatch.setitem(sys.modules, "mcp.server", None)

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import MAX_ROUNDS, Conversations
-from services.gateway.api.messages import as_json, number_of
+from services.gateway.api.messages import as_json, number_of, read_body
 from services.gateway.api.operations import JSON, Parameter, operation
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import Caller, Permission
@@ -88,6 +88,23 @@ class ConversationRoutes:
         conversation = request.match_info["conversation"]
         unwanted = dialogue_pb2.DeleteConversationRequest(conversation=conversation)
         await self._conversations.delete(unwanted)
+        return web.Response(status=204)
+
+    @operation(
+        "PUT",
+        _ONE + "/turns/{turn}/rating",
+        "conversations",
+        "Keep what somebody thinks of an answer",
+        takes=dialogue_pb2.RateTurnRequest,
+        status=204,
+        refusals=_REFUSALS,
+    )
+    async def rate(self, request: web.Request) -> web.Response:
+        await self._check(request)
+        rating = await read_body(request, dialogue_pb2.RateTurnRequest())
+        rating.conversation = request.match_info["conversation"]
+        rating.turn = request.match_info["turn"]
+        await self._conversations.rate(rating)
         return web.Response(status=204)
 
     async def _check(self, request: web.Request) -> Caller:

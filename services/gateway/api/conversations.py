@@ -72,6 +72,18 @@ class Conversations:
         answer."""
         await self._call("DeleteOfSession", dialogue_pb2.DeleteOfSessionRequest(session=session))
 
+    async def rate(self, request: dialogue_pb2.RateTurnRequest) -> dialogue_pb2.RateTurnResponse:
+        """Keep what somebody thinks of an answer. Raises what RateTurn may answer."""
+        check_id("conversation", request.conversation, required=True)
+        check_id("turn", request.turn, required=True)
+        reply: dialogue_pb2.RateTurnResponse = await self._call("RateTurn", request)
+        return reply
+
+    async def rated(self, request: dialogue_pb2.ListRatedRequest) -> dialogue_pb2.ListRatedResponse:
+        """A page of rated answers. Raises what ListRated may answer."""
+        reply: dialogue_pb2.ListRatedResponse = await self._call("ListRated", request)
+        return reply
+
     async def _call(self, method: str, request: Any) -> Any:
         if self._channel is None:
             raise UnavailableError(

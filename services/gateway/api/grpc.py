@@ -8,6 +8,8 @@ import grpc
 
 from services.common.admission import place_of_call
 from services.common.errors import error_event
+from services.common.hosts import is_loopback
+from services.common.places import split_peer
 from services.common.tracing import within
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.callers import Callers
@@ -23,7 +25,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.listing import page_of
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
-from sightline.errors import FailedPreconditionError, SightlineError
+from sightline.errors import FailedPreconditionError, PermissionDeniedError, SightlineError
 from sightline.reasons import Reason
 from sightline.v1 import dialogue_pb2, gateway_pb2, gateway_pb2_grpc
 
@@ -184,6 +186,26 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         audit(caller, "forget", "")
         return await self._conversations.delete(request)
 
+    async def RateTurn(
+        self, request: dialogue_pb2.RateTurnRequest, context: Context
+    ) -> dialogue_pb2.RateTurnResponse:
+        (await self._callers.of_call(context, Permission.ASK)).check(Permission.ASK)
+        return await self._conversations.rate(request)
+
+    async def ListRated(
+        self, request: dialogue_pb2.ListRatedRequest, context: Context
+    ) -> dialogue_pb2.ListRatedResponse:
+        caller = await self._callers.of_call(context, Permission.ADMIN)
+        caller.check(Permission.ADMIN)
+        if not is_operator(caller, context):
+            raise PermissionDeniedError(
+                "what others rated is read by who may administer all sessions; where nobody signs "
+                "in, on the gateway's own machine",
+                reason=Reason.NOT_PERMITTED,
+            )
+        audit(caller, "read ratings", "")
+        return await self._conversations.rated(request)
+
     async def GetServerInfo(
         self, request: gateway_pb2.GetServerInfoRequest, context: Context
     ) -> gateway_pb2.GetServerInfoResponse:
@@ -196,3 +218,12 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
 
     def _place(self, context: Context) -> str:
         return place_of_call(context, self._trusted)
+
+
+def is_operator(caller: Caller, context: Context) -> bool:
+    """Whether the server is this caller's. Conversations belong to who knows their ids, so on an
+    open server it takes a connection from its own machine that no proxy has passed on."""
+    if caller.signed_in:
+        return not caller.tenant and "*" in caller.sessions
+    names = {name for name, _ in context.invocation_metadata() or ()}
+    return is_loopback(split_peer(context.peer())[0]) and "x-forwarded-for" not in names

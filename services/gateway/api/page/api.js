@@ -96,6 +96,30 @@ export const upload = (file, name) =>
   json(`api/uploads?loop=1&name=${encodeURIComponent(name)}`, { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" }, timeout_ms: 3_600_000 });
 export const deleteSession = (id, options = {}) => request(session(id), { method: "DELETE", ...options });
 
+const conversation = (id) => `api/conversations/${encodeURIComponent(id)}`;
+
+/** What was said in a conversation, oldest first; none where nothing is known of it. */
+export async function roundsOf(id) {
+  const rounds = [];
+  let token = "";
+  try {
+    do {
+      const page = await json(`${conversation(id)}?page_size=1000&page_token=${token}`);
+      rounds.push(...(page.rounds ?? []));
+      token = page.next_page_token ?? "";
+    } while (token);
+  } catch (error) {
+    if (error.status !== 404 && error.reason !== "CONVERSATIONS_NOT_CONFIGURED") throw error;
+  }
+  return rounds;
+}
+
+export const forgetConversation = (id) => request(conversation(id), { method: "DELETE" });
+
+/** Keeps with a turn whether its answer is good ("up", "down", "" for neither) and what would be better. */
+export const rateTurn = (id, turn, rating, better = "") =>
+  request(`${conversation(id)}/turns/${encodeURIComponent(turn)}/rating`, { method: "PUT", json: { rating: `RATING_${rating.toUpperCase() || "UNSPECIFIED"}`, better } });
+
 /** The newest picture of a session, `width` pixels wide, as a Blob; null where there is none yet. */
 export async function previewOf(id, width, signal) {
   const response = await request(`${session(id)}/preview.jpg?width=${width}`, { signal, timeout_ms: 5000 });

@@ -1,15 +1,16 @@
 // Wires the page: one room (connection, chat, watches) per session that was opened, the list, the picture
 // and the figures of the chosen one.
 
-import { deleteSession, listSessions } from "./api.js";
-import { Camera } from "./camera.js";
+import { deleteSession, forgetConversation, listSessions, roundsOf } from "./api.js";
 import { Chat } from "./chat.js";
 import { byId, confirmed, el, notice, seconds, setText, words } from "./dom.js";
 import { Figures } from "./figures.js";
 import { Grid } from "./grid.js";
 import { Connection } from "./connection.js";
+import { Memory } from "./memory.js";
 import { Model, readyModel } from "./model.js";
 import { Preview } from "./preview.js";
+import { offerCameras } from "./publishing.js";
 import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
 import { Speech } from "./speech.js";
 import { offerUploads } from "./uploads.js";
@@ -36,7 +37,7 @@ const PICTURES = {
   SOURCE_CONDITION_REPEATING: "The same pictures come over and over.",
 };
 
-const rooms = new Map(); // session id → {connection, chat, watches}
+const rooms = new Map(); // session id → {memory, connection, chat, watches}
 const sessions = new Map();
 let chosen = null; // "" once the page has drawn that there is none
 let suggested = { questions: [], conditions: [] };
@@ -46,7 +47,7 @@ const voice = new Voice();
 let hears = false; // the server does
 const preview = new Preview();
 const figures = new Figures();
-const camera = new Camera();
+const publishers = offerCameras({ onCreated: adopt });
 const model = new Model();
 const list = new SessionList({ onChoose: choose, onRemove: remove });
 const grid = new Grid({ onChoose: choose, noticed: (id) => rooms.get(id)?.watches.newest });
@@ -64,14 +65,21 @@ function choose(id) {
   byId("chat-room").replaceChildren(room?.chat.node ?? el("p", { class: "empty muted", text: "Choose a session to ask about it." }));
   byId("watches-room").replaceChildren(room?.watches.node ?? el("p", { class: "empty muted", text: "Choose a session to set a watch on it." }));
   room?.connection.setSpeech(byId("speech").checked);
+  byId("start-over").hidden = !room;
   showConnection();
   showSession();
   showList();
 }
 
 function enter(id) {
-  const connection = new Connection(id, { speech: byId("speech").checked });
-  const room = { connection, chat: new Chat(connection, speech, voice, suggested.questions), watches: new Watches(connection, suggested.conditions) };
+  const memory = new Memory(id);
+  const connection = new Connection(id, { speech: byId("speech").checked, line: memory.takeLine(), conversation: memory.conversation });
+  const room = {
+    memory,
+    connection,
+    chat: new Chat(connection, memory, speech, voice, suggested.questions),
+    watches: new Watches(connection, memory, suggested.conditions),
+  };
   room.chat.hears = hears;
   rooms.set(id, room);
   connection.addEventListener("state", () => {
@@ -82,13 +90,50 @@ function enter(id) {
     }
   });
   connection.addEventListener("started", ({ detail }) => {
+    memory.conversation = connection.conversation;
     note(detail.session);
     if (id === chosen) preview.retry();
   });
   connection.addEventListener("session_state", ({ detail }) => note(detail));
-  connection.open();
+  recall(room).finally(() => connection.state !== "closed" && connection.open());
   return room;
 }
+
+// What was said before the page was loaded, from the server; questions that it has no answer of are
+// awaited.
+async function recall({ memory, chat, connection }) {
+  const { conversation } = memory;
+  try {
+    const rounds = conversation ? await roundsOf(conversation) : [];
+    if (memory.conversation === conversation) chat.restore(rounds, memory.asked);
+  } catch (error) {
+    chat.restore([], memory.asked);
+    chat.withhold(error.message, () => recall({ memory, chat, connection }));
+  }
+}
+
+async function startOver() {
+  const room = rooms.get(chosen);
+  if (!room || !(await confirmed("Forget all that was said here, on the server, too?"))) return;
+  const { conversation } = room.connection;
+  room.chat.clear();
+  try {
+    if (conversation) await forgetConversation(conversation);
+  } catch (error) {
+    if (error.reason !== "CONVERSATIONS_NOT_CONFIGURED") return notice(error.message);
+  }
+  room.connection.startOver();
+}
+
+addEventListener("pagehide", () => {
+  for (const { memory, connection, chat } of rooms.values()) {
+    const { handle, sequence } = connection.line;
+    memory.leaveLine({ handle, sequence: chat.mark ?? sequence });
+  }
+});
+addEventListener("pageshow", ({ persisted }) => {
+  if (persisted) for (const { memory } of rooms.values()) memory.takeLine();
+});
 
 // the newest word about a session, from its connection or from the list
 function note(session) {
@@ -122,6 +167,7 @@ async function remove(id) {
   } catch (error) {
     if (error.status !== 404) return notice(error.message);
   }
+  new Memory(id).forget();
   forget(id);
 }
 
@@ -136,7 +182,7 @@ function showList() {
 function showSession(fresh = false) {
   const session = sessions.get(chosen) ?? null;
   const badge = byId("picture-state");
-  badge.hidden = !session;
+  badge.hidden = byId("mirror").hidden = !session;
   setText(byId("picture-title"), session ? nameOf(session) : "No session chosen");
   if (session) {
     const [style, text] = rooms.get(chosen)?.connection.away ? ["none", "no word of it"] : stateOf(session);
@@ -176,7 +222,7 @@ function showConnection() {
 function showInfo(info) {
   const { name, card = {} } = readyModel(info) ?? {};
   setText(byId("model"), name ? `model ${name}` : "");
-  camera.iceServers = preview.iceServers = info.ice_servers ?? [];
+  for (const each of [...publishers, preview]) each.iceServers = info.ice_servers ?? [];
   byId("speech").disabled = info.speech === false;
   byId("speech").parentElement.title = info.speech === false ? "This server has no speech service." : "";
   hears = info.voice === true;
@@ -194,7 +240,7 @@ function showInfo(info) {
   byId("knows").hidden = place.children.length === 0;
 }
 
-// --- the list, the camera, the start ------------------------------------------------------------
+// --- the list, the start ------------------------------------------------------------------------
 
 let unreachable = false;
 async function refresh() {
@@ -223,21 +269,11 @@ async function keepListing() {
   setTimeout(keepListing, LIST_MS);
 }
 
-camera.addEventListener("change", () => {
-  const button = byId("camera");
-  button.disabled = camera.state === "starting";
-  setText(button, { off: "Use my camera", starting: "Starting …", on: "Stop my camera" }[camera.state]);
+byId("mirror").addEventListener("click", ({ target }) => {
+  const mirrored = byId("preview").toggleAttribute("data-mirrored");
+  target.setAttribute("aria-pressed", String(mirrored));
 });
-camera.addEventListener("broke", ({ detail }) => notice(detail));
-
-byId("camera").addEventListener("click", async () => {
-  if (camera.state === "on") return camera.stop();
-  try {
-    adopt(await camera.start());
-  } catch (error) {
-    notice(error.message);
-  }
-});
+byId("start-over").addEventListener("click", startOver);
 byId("new-session").addEventListener("click", () => dialog.open());
 offerUploads({ onCreated: adopt, taken: () => [...sessions.values()].map(nameOf) });
 byId("speech").addEventListener("change", ({ target }) => {

@@ -1,4 +1,5 @@
-// "Use my camera": a session of its own, published by WHIP (RFC 9725) from this browser.
+// "Use my camera", "Share my screen": a session of its own, published by WHIP (RFC 9725) from this
+// browser.
 
 import { ApiError, createSession, deleteSession, publish, unpublish } from "./api.js";
 
@@ -23,8 +24,11 @@ export class Camera extends EventTarget {
   #location = "";
   #path = "";
 
-  constructor() {
+  /** `screen`: what is on the screen, instead of a camera. */
+  constructor({ screen = false } = {}) {
     super();
+    this.screen = screen;
+    this.device = ""; // the id of the camera that was chosen; "" for the browser's choice
     this.state = "off"; // "starting", "on"
     this.iceServers = []; // the gateway's; none: the machine and its local network only
     addEventListener("pagehide", () => this.stop());
@@ -36,7 +40,7 @@ export class Camera extends EventTarget {
     let session = null;
     try {
       this.#stream = await this.#open();
-      session = await created();
+      session = await created(this.screen ? "My screen" : "My camera");
       this.#path = new URL(session.whip_url).pathname;
       await this.#publish();
     } catch (error) {
@@ -60,14 +64,52 @@ export class Camera extends EventTarget {
     this.#become("off");
   }
 
+  /** The cameras there are, once one of them may be used. */
+  async cameras() {
+    const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
+    return devices.filter(({ kind, deviceId }) => kind === "videoinput" && deviceId);
+  }
+
+  /** The id of the camera that is shown. */
+  get inUse() {
+    return this.#stream?.getVideoTracks()[0]?.getSettings().deviceId ?? "";
+  }
+
+  /** Shows another camera from here on, on the same connection. Throws what can be shown. */
+  async use(device) {
+    const before = this.device;
+    this.device = device;
+    if (this.state !== "on") return;
+    for (const track of this.#stream.getTracks()) track.stop(); // many a phone opens one camera at a time
+    try {
+      this.#stream = await this.#open();
+    } catch (error) {
+      this.device = before;
+      this.stop();
+      throw error;
+    }
+    const [track] = this.#stream.getVideoTracks();
+    track.onended = () => this.#broke("The camera was switched off.");
+    await this.#peer?.getSenders()[0].replaceTrack(track);
+  }
+
   async #open() {
+    if (this.screen) return this.#openScreen();
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new ApiError("Browsers give the camera only to pages on https:// or on localhost.");
     }
     try {
-      return await navigator.mediaDevices.getUserMedia({ video: PICTURE, audio: false });
+      return await navigator.mediaDevices.getUserMedia({ video: this.device ? { ...PICTURE, deviceId: { exact: this.device } } : PICTURE, audio: false });
     } catch (error) {
       throw new ApiError(REFUSALS[error.name] ?? `The camera could not be opened: ${error.message}`);
+    }
+  }
+
+  async #openScreen() {
+    try {
+      return await navigator.mediaDevices.getDisplayMedia({ video: { frameRate: { ideal: 15 } }, audio: false });
+    } catch (error) {
+      throw new ApiError(error.name === "NotAllowedError" ? "The screen is not shared." : `The screen could not be shared: ${error.message}`);
     }
   }
 
@@ -76,7 +118,7 @@ export class Camera extends EventTarget {
     this.#peer = peer;
     for (const track of this.#stream.getVideoTracks()) {
       peer.addTransceiver(track, { direction: "sendonly", streams: [this.#stream] });
-      track.onended = () => this.#broke("The camera was switched off.");
+      track.onended = () => (this.screen ? this.stop() : this.#broke("The camera was switched off."));
     }
     await peer.setLocalDescription(await peer.createOffer());
     await gathered(peer);
@@ -119,9 +161,9 @@ export class Camera extends EventTarget {
 }
 
 /** A session for a camera, under a name that no other one has. */
-async function created() {
+async function created(kind) {
   for (let number = 1; ; number += 1) {
-    const name = number === 1 ? "My camera" : `My camera ${number}`;
+    const name = number === 1 ? kind : `${kind} ${number}`;
     try {
       return await createSession({ push: {}, options: { name } });
     } catch (error) {

@@ -1,28 +1,20 @@
 // Questions and answers of one session: streams the words in, tells how long they took and what
-// they were based on. Asks again by itself when the connection broke before the answer came.
+// they were based on. Asks again by itself when the connection broke or the model went away before
+// the answer came. After a reload it shows what the server has kept, and awaits what was asked.
 
-import { inWords } from "./api.js";
-import { clock, el, milliseconds, newId, notice, plural, seconds, setText, words } from "./dom.js";
+import { aboutAnswer, degradation } from "./about.js";
+import { inWords, rateTurn } from "./api.js";
+import { clock, el, newId, notice, setText } from "./dom.js";
+import { Instructions } from "./instructions.js";
+import { Verdict } from "./verdict.js";
 
 const MAX_MESSAGES = 200;
 const MAX_QUESTION_BYTES = 4096; // the contract's limit
-const ENDINGS = {
-  FINISH_REASON_LENGTH: "cut off at the longest length",
-  FINISH_REASON_CANCELLED: "cancelled",
-  FINISH_REASON_ERROR: "ended by an error",
-};
+const AGAIN_MS = 60_000; // for so long a question is asked again by itself while the model is away
+const PAUSE_S = 2;
+const AWAY = "The model is restarting; your question will be answered.";
 const RESTARTED = "The model moved to another worker. The answer begins anew.";
 const NOT_KEPT = "not stored yet: the conversation store is away, and gets it when it is back";
-const DEGRADED = {
-  dialogue_unavailable: "answered without earlier rounds: the conversation store is away",
-  speech_unavailable: "not spoken: the speech service is away",
-  fallback_model: "answered by the fallback model: the model's own answers degenerate",
-  answer_repeats: "doubtful: the model repeats itself",
-  answer_empty: "the model gave an empty answer",
-  answer_unsure: "doubtful: the model hardly knew what to say",
-  answer_endless: "cut off: the model found no end",
-};
-
 export class Chat {
   #turns = new Map(); // turn id → round, of those that are on the page
   #said = new Map(); // turn id → the question that is being spoken
@@ -30,16 +22,18 @@ export class Chat {
   #open = new Map(); // turn id → round whose answer has not ended; more than one only after cancels
   #turn = null; // the newest of them, while it is not cancelled
   #log;
+  #earlier = el("div", { class: "earlier" });
   #chips = el("ul", { class: "chips", "aria-label": "Suggested questions" });
   #input;
   #cancel;
 
-  constructor(connection, speech, voice, suggestions) {
+  constructor(connection, memory, speech, voice, suggestions) {
     this.connection = connection;
+    this.memory = memory;
     this.speech = speech;
     this.voice = voice;
     this.#log = el("div", { class: "log", role: "log", "aria-live": "polite", "aria-label": "Questions and answers", tabindex: "0" });
-    this.#log.append(el("p", { class: "empty muted", text: "Ask what the model sees. It answers while the video goes on." }));
+    this.#log.append(this.#earlier, el("p", { class: "empty muted", text: "Ask what the model sees. It answers while the video goes on." }));
     this.#input = el("input", {
       id: "question",
       name: "question",
@@ -48,6 +42,7 @@ export class Chat {
       placeholder: "Ask about the video",
       "aria-label": "Your question",
     });
+    this.instructions = new Instructions(memory);
     this.#cancel = el("button", { type: "button", class: "cancel", text: "Cancel", hidden: true, on: { click: () => this.cancel() } });
     this.#talk = el("button", { type: "button", class: "talk", text: "Hold to talk", "aria-pressed": "false", hidden: true });
     this.#holdable(this.#talk);
@@ -61,7 +56,7 @@ export class Chat {
       "div",
       { class: "room" },
       this.#log,
-      el("div", { class: "bottom" }, this.#chips, form),
+      el("div", { class: "bottom" }, this.#chips, this.instructions.node, form),
     );
     this.suggest(suggestions);
     this.#listen();
@@ -96,17 +91,69 @@ export class Chat {
     return true;
   }
 
-  /** A round whose answer is awaited. `asked`: the question as it is shown. */
-  #begin(id, question, asked) {
-    const turn = { id, question, cancelled: false };
+  /** Shows what was said before the page was loaded, and awaits what was being answered. */
+  restore(rounds, asked) {
+    this.#earlier.replaceChildren();
+    for (const { turn: id, question, answer = "", asked_ns, interrupted = false, rating = "", better } of rounds) {
+      if (this.#turns.has(id)) continue;
+      const turn = this.#round(id, question);
+      turn.words.data = answer;
+      turn.about.textContent = [asked_ns && `asked at ${clock(asked_ns)}`, interrupted && "interrupted"].filter(Boolean).join(" · ");
+      turn.node.removeAttribute("aria-busy");
+      turn.node.dataset.state = "done";
+      this.#judge(turn, { rating: rating.replace("RATING_", "").toLowerCase(), better });
+      this.#earlier.append(el("p", { class: "question", text: question }), turn.node);
+      this.#turns.set(id, turn);
+    }
+    if (rounds.length > 0) this.#log.querySelector(".empty")?.remove();
+    const known = new Set(rounds.map(({ turn }) => turn));
+    for (const { turn: id, question, instructions } of asked) {
+      if (known.has(id)) this.memory.answered(id);
+      else if (!this.#turns.has(id)) this.#begin(id, question, el("p", { class: "question", text: question }), instructions);
+    }
+    this.#follow(true);
+  }
+
+  /** The newest event that came before all that belongs to answers under way; undefined without any. */
+  get mark() {
+    return this.#open.values().next().value?.mark;
+  }
+
+  /** Says that what was said before cannot be read; `again` reads it. */
+  withhold(text, again) {
+    const button = el("button", { type: "button", class: "quiet", text: "Try again", on: { click: again } });
+    this.#earlier.replaceChildren(el("p", { class: "muted small" }, `Earlier answers are not shown: ${text} `, button));
+  }
+
+  /** Takes all that was said off the page. */
+  clear() {
+    this.cancel();
+    this.#turns.clear();
+    this.#earlier.replaceChildren();
+    this.#log.replaceChildren(this.#earlier);
+  }
+
+  #round(id, question) {
+    const turn = { id, question, cancelled: false, since: Date.now(), mark: this.connection.line.sequence };
+    const cancel = el("button", { type: "button", class: "quiet stop", text: "Cancel", "aria-label": `Cancel the answer to: ${question}`, on: { click: () => this.#turn === turn && this.cancel() } });
+    const again = el("button", { type: "button", class: "quiet again", text: "Ask again", "aria-label": `Ask again: ${question}`, on: { click: () => this.ask(question) } });
     turn.words = document.createTextNode("");
     turn.about = el("p", { class: "about muted small" });
+    turn.actions = el("div", { class: "actions" }, cancel, again);
     turn.node = el(
       "article",
       { class: "answer", "aria-busy": "true", data: { turn: turn.id, state: "asked" } },
       el("p", { class: "words" }, turn.words),
       turn.about,
+      turn.actions,
     );
+    return turn;
+  }
+
+  /** A round whose answer is awaited. `asked`: the question as it is shown. */
+  #begin(id, question, asked, instructions = this.instructions.value) {
+    const turn = Object.assign(this.#round(id, question), { instructions });
+    this.memory.ask(id, question, instructions);
     this.#append(asked, turn.node);
     this.#turn = turn;
     this.#open.set(turn.id, turn);
@@ -127,6 +174,7 @@ export class Chat {
     turn.about.textContent = "cancelled";
     turn.node.dataset.state = "cancelled";
     turn.node.removeAttribute("aria-busy");
+    this.memory.answered(turn.id);
     this.#send(turn);
     this.#buttons();
   }
@@ -136,6 +184,7 @@ export class Chat {
     on("started", ({ resumed }) => {
       for (const turn of this.#open.values()) {
         if (resumed !== "line") turn.words.data = ""; // the answer will come from its beginning
+        turn.since = Date.now();
         this.#send(turn); // asking again with the same turn does not ask twice
       }
     });
@@ -157,10 +206,21 @@ export class Chat {
     on("playback", (playback) => this.#play(playback));
     on("audio_chunk", (chunk) => this.speech.play(chunk));
     on("answer_done", (done) => this.#done(done));
-    on("error", ({ turn: id, watch, code, message, reason }) => {
+    on("session_state", ({ stats }) => {
+      if (!stats?.degraded?.includes("worker_unavailable")) return;
+      for (const turn of this.#open.values()) {
+        if (turn.node.dataset.state === "asked" && !turn.cancelled) setText(turn.about, AWAY);
+      }
+    });
+    on("error", ({ turn: id, watch, code, message, reason, retry_after_s }) => {
       const turn = this.#open.get(id);
       if (turn && reason === "DRAINING" && !turn.cancelled) {
         turn.about.textContent = "The server is being replaced. The question is asked again in a moment.";
+        return;
+      }
+      if (turn && code === "UNAVAILABLE" && !turn.cancelled && Date.now() - turn.since < AGAIN_MS) {
+        turn.about.textContent = AWAY;
+        setTimeout(() => this.#open.get(id) === turn && !turn.cancelled && this.#send(turn), 1000 * (retry_after_s ?? PAUSE_S));
         return;
       }
       this.#said.get(id)?.remove();
@@ -223,8 +283,8 @@ export class Chat {
     button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
   }
 
-  #send({ id, question, cancelled }) {
-    this.connection.send(cancelled ? { cancel: { turn: id } } : { ask: { turn: id, text: question } });
+  #send({ id, question, instructions, cancelled }) {
+    this.connection.send(cancelled ? { cancel: { turn: id } } : { ask: { turn: id, text: question, instructions } });
   }
 
   #done(done) {
@@ -233,9 +293,17 @@ export class Chat {
     if (done.text && !turn.cancelled) turn.words.data = done.text;
     if (done.kept === false) turn.node.append(el("p", { class: "degraded small", text: NOT_KEPT }));
     for (const flag of done.degraded ?? []) {
-      turn.node.append(el("p", { class: "degraded small", text: DEGRADED[flag] ?? words(flag) }));
+      turn.node.append(el("p", { class: "degraded small", text: degradation(flag) }));
     }
+    if (done.kept !== undefined && !turn.cancelled) this.#judge(turn); // else there is nothing to keep it with
     this.#end(turn, aboutAnswer(done), done.finish_reason === "FINISH_REASON_ERROR" ? "failed" : "done");
+  }
+
+  // Lets the reader say what the answer is worth.
+  #judge(turn, before) {
+    const { connection, memory } = this;
+    const send = (rating, better) => rateTurn(connection.conversation || memory.conversation, turn.id, rating, better);
+    turn.actions.append(...new Verdict(turn.question, send, before).nodes);
   }
 
   #end(turn, text, state = "failed") {
@@ -243,6 +311,7 @@ export class Chat {
     turn.node.removeAttribute("aria-busy");
     turn.about.textContent = text;
     this.#open.delete(turn.id);
+    this.memory.answered(turn.id);
     if (this.#turn === turn) this.#turn = null;
     this.#buttons();
     this.#follow();
@@ -251,7 +320,7 @@ export class Chat {
   #append(...nodes) {
     this.#log.querySelector(".empty")?.remove();
     this.#log.append(...nodes);
-    while (this.#log.children.length > MAX_MESSAGES) this.#log.firstChild.remove();
+    while (this.#log.children.length > MAX_MESSAGES) this.#log.children[1].remove(); // the first holds what was before
     this.#follow(true);
   }
 
@@ -266,28 +335,4 @@ export class Chat {
     if (idle && document.activeElement === this.#cancel) this.#input.focus();
     this.#cancel.hidden = idle;
   }
-}
-
-/** "first word after 38 ms · whole answer 121 ms · saw 30 frames, the newest 0.1 s old: … · knew 2 earlier rounds" */
-function aboutAnswer(done) {
-  return [
-    ENDINGS[done.finish_reason],
-    done.resumed && "begun anew, for its worker was lost",
-    done.first_token_ms && `first word after ${milliseconds(done.first_token_ms)}`,
-    done.total_ms && `whole answer ${milliseconds(done.total_ms)}`,
-    framesSeen(done),
-    done.history_rounds && `knew ${plural(done.history_rounds, "earlier round")}`,
-  ]
-    .filter(Boolean)
-    .join(" · ");
-}
-
-/** "saw 30 frames, the newest 0.1 s old: 10:03:08.2 to 10:03:12.0 (3.8 s)" */
-function framesSeen({ frames_seen, newest_frame_age_ms, first_capture_ns, last_capture_ns }) {
-  if (!frames_seen) return "";
-  const age = newest_frame_age_ms ? `, the newest ${seconds(newest_frame_age_ms / 1000)} old` : "";
-  const text = `saw ${plural(frames_seen, "frame")}${age}`;
-  if (!first_capture_ns || !last_capture_ns) return text;
-  const span = (Number(last_capture_ns) - Number(first_capture_ns)) / 1e9;
-  return `${text}: ${clock(first_capture_ns, { tenths: true })} to ${clock(last_capture_ns, { tenths: true })} (${seconds(span)})`;
 }

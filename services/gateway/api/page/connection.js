@@ -23,14 +23,27 @@ export class Connection extends EventTarget {
   #sequence = 0;
 
   /** `state`: "connecting", "open", "lost" (until `retryAt`, in ms) or "closed" (`reason` says why). */
-  constructor(session, { speech = false } = {}) {
+  constructor(session, { speech = false, line = null, conversation = "" } = {}) {
     super();
     this.session = session;
     this.speech = speech;
-    this.conversation = "";
+    this.conversation = conversation;
+    if (line) [this.#handle, this.#sequence] = [line.handle, line.sequence];
     this.state = "connecting";
     this.retryAt = 0;
     this.reason = "";
+  }
+
+  /** What a reload of the page needs to go on with the line: its handle and the newest event here. */
+  get line() {
+    return { handle: this.#handle, sequence: this.#sequence };
+  }
+
+  /** Goes on with a new conversation. */
+  startOver() {
+    this.conversation = this.#handle = "";
+    this.#sequence = 0;
+    this.#connect();
   }
 
   /** Whether it was open and is not now: what is known of the session is old. */

@@ -18,8 +18,9 @@ export class Watches {
   #options = el("datalist", { id: newId("conditions") });
   #error = el("p", { class: "error", role: "alert" });
 
-  constructor(connection, suggestions) {
+  constructor(connection, memory, suggestions) {
     this.connection = connection;
+    this.memory = memory;
     const options = this.#options;
     this.input = el("input", {
       name: "condition",
@@ -45,6 +46,10 @@ export class Watches {
       if (this.add(this.input.value, timing)) this.input.value = "";
     });
     this.node = el("div", { class: "room" }, form, this.#error, this.#list);
+    for (const { request, last } of memory.watches) {
+      this.#add(request);
+      if (last) this.#fire(last);
+    }
     this.#listen();
   }
 
@@ -58,34 +63,52 @@ export class Watches {
     const condition = text.trim();
     setText(this.#error, "");
     if (!condition) return false;
-    const id = newId("watch");
+    const request = { watch: newId("watch"), condition, ...timing };
+    this.#add(request);
+    this.memory.watch(request);
+    this.connection.send({ watch: request });
+    return true;
+  }
+
+  #add(request) {
+    const { watch: id, condition } = request;
     const state = el("span", { class: "badge", text: "not yet", data: { state: "none" } });
     const remove = el("button", { type: "button", class: "quiet", "aria-label": `Stop watching: ${condition}`, text: "Remove", on: { click: () => this.#remove(id) } });
     const events = el("ol", { class: "events", role: "log", "aria-label": `Events of: ${condition}` });
     const node = el("li", { data: { watch: id } }, el("div", { class: "row" }, state, el("span", { class: "condition", text: condition }), remove), events);
-    this.#watches.set(id, { node, state, events, request: { watch: id, condition, ...timing } });
+    this.#watches.set(id, { node, state, events, request });
     this.#list.append(node);
-    this.connection.send({ watch: this.#watches.get(id).request });
-    return true;
   }
 
   #remove(id) {
     this.#watches.get(id).node.remove();
     this.#watches.delete(id);
+    this.memory.unwatch(id);
     this.connection.send({ unwatch: { watch: id } });
   }
 
   #listen() {
-    this.connection.addEventListener("started", () => {
-      for (const { request } of this.#watches.values()) this.connection.send({ watch: request });
+    this.connection.addEventListener("started", ({ detail }) => {
+      for (const { request, state } of this.#watches.values()) {
+        this.connection.send({ watch: request }); // one that is set already stays as it is
+        if (detail.resumed === "line") continue;
+        setText(state, "not yet"); // it begins anew, and is told again where it holds
+        state.dataset.state = "none";
+      }
     });
-    this.connection.addEventListener("watch_event", ({ detail }) => this.#fire(detail));
+    this.connection.addEventListener("watch_event", ({ detail }) => {
+      const watch = this.#watches.get(detail.watch);
+      if (!watch) return;
+      this.#fire(detail);
+      this.memory.watch(watch.request, detail);
+    });
     this.connection.addEventListener("error", ({ detail }) => {
       const watch = this.#watches.get(detail.watch);
       if (!watch) return;
       setText(this.#error, `“${watch.request.condition}”: ${inWords(detail)}`);
       watch.node.remove();
       this.#watches.delete(detail.watch);
+      this.memory.unwatch(detail.watch);
     });
   }
 

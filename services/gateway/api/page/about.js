@@ -1,0 +1,46 @@
+// What is told about an answer when it has ended.
+
+import { clock, milliseconds, plural, seconds, words } from "./dom.js";
+
+const ENDINGS = {
+  FINISH_REASON_LENGTH: "cut off at the longest length",
+  FINISH_REASON_CANCELLED: "cancelled",
+  FINISH_REASON_ERROR: "ended by an error",
+};
+const DEGRADED = {
+  dialogue_unavailable: "answered without earlier rounds: the conversation store is away",
+  speech_unavailable: "not spoken: the speech service is away",
+  fallback_model: "answered by the fallback model: the model's own answers degenerate",
+  answer_repeats: "doubtful: the model repeats itself",
+  answer_empty: "the model gave an empty answer",
+  answer_unsure: "doubtful: the model hardly knew what to say",
+  instructions_ignored: "answered without the instructions: this model reads none",
+  answer_endless: "cut off: the model found no end",
+};
+
+/** A degradation of an answer, for people. */
+export const degradation = (flag) => DEGRADED[flag] ?? words(flag);
+
+/** "first word after 38 ms · whole answer 121 ms · saw 30 frames, the newest 0.1 s old: … · knew 2 earlier rounds" */
+export function aboutAnswer(done) {
+  return [
+    ENDINGS[done.finish_reason],
+    done.resumed && "begun anew, for its worker was lost",
+    done.first_token_ms && `first word after ${milliseconds(done.first_token_ms)}`,
+    done.total_ms && `whole answer ${milliseconds(done.total_ms)}`,
+    framesSeen(done),
+    done.history_rounds && `knew ${plural(done.history_rounds, "earlier round")}`,
+  ]
+    .filter(Boolean)
+    .join(" · ");
+}
+
+/** "saw 30 frames, the newest 0.1 s old: 10:03:08.2 to 10:03:12.0 (3.8 s)" */
+function framesSeen({ frames_seen, newest_frame_age_ms, first_capture_ns, last_capture_ns }) {
+  if (!frames_seen) return "";
+  const age = newest_frame_age_ms ? `, the newest ${seconds(newest_frame_age_ms / 1000)} old` : "";
+  const text = `saw ${plural(frames_seen, "frame")}${age}`;
+  if (!first_capture_ns || !last_capture_ns) return text;
+  const span = (Number(last_capture_ns) - Number(first_capture_ns)) / 1e9;
+  return `${text}: ${clock(first_capture_ns, { tenths: true })} to ${clock(last_capture_ns, { tenths: true })} (${seconds(span)})`;
+}
