@@ -104,7 +104,7 @@ function enter(id) {
 async function recall({ memory, chat, connection }) {
   const { conversation } = memory;
   try {
-    const rounds = conversation ? await roundsOf(conversation) : [];
+    const rounds = conversation && memory.said ? await roundsOf(conversation) : [];
     if (memory.conversation === conversation) chat.restore(rounds, memory.asked);
   } catch (error) {
     chat.restore([], memory.asked);

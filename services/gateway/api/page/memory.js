@@ -13,7 +13,7 @@ export class Memory {
 
   constructor(session) {
     this.#key = PREFIX + session;
-    this.#kept = { conversation: "", instructions: "", asked: [], watches: [], ...read("localStorage", this.#key) };
+    this.#kept = { conversation: "", said: false, instructions: "", asked: [], watches: [], ...read("localStorage", this.#key) };
   }
 
   get conversation() {
@@ -21,7 +21,12 @@ export class Memory {
   }
 
   set conversation(id) {
-    if (this.#kept.conversation !== id) this.#keep({ conversation: id });
+    if (this.#kept.conversation !== id) this.#keep({ conversation: id, said: false });
+  }
+
+  /** Whether the server may know of anything that was said: it knows no conversation without that. */
+  get said() {
+    return this.#kept.said || this.#kept.asked.length > 0;
   }
 
   /** How answers are to be given. */
@@ -49,6 +54,7 @@ export class Memory {
   }
 
   answered(turn) {
+    if (!this.#kept.said) this.#keep({ said: true });
     if (this.#kept.asked.some((each) => each.turn === turn)) this.#keep({ asked: this.#kept.asked.filter((each) => each.turn !== turn) });
   }
 
@@ -63,7 +69,7 @@ export class Memory {
 
   /** Nothing of the session is left. */
   forget() {
-    this.#kept = { conversation: "", instructions: "", asked: [], watches: [] };
+    this.#kept = { conversation: "", said: false, instructions: "", asked: [], watches: [] };
     drop("localStorage", this.#key);
     drop("sessionStorage", this.#key);
   }
