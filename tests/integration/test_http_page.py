@@ -63,7 +63,7 @@ def test_the_commands_of_the_page_do_what_it_says(suite: Suite, clip: Clip, tmp_
         assert '"reason"' not in said[block], said[block]
         if '"loop"' in block:
             wait_until(lambda: _frames(suite) > 4)
-    answers = next(text for block, text in said.items() if "max_tokens" in block)
+    answers = next(text for block, text in said.items() if 't-7", "text' in block)
     assert answers.count("FINISH_REASON") == 2
     streamed = next(text for block, text in said.items() if "Accept:" in block)
     assert re.findall(r"^event: (\w+)", streamed, re.MULTILINE)[-1] == "answer_done"
