@@ -49,16 +49,19 @@ class Asked:
 
 @dataclass(slots=True)
 class Differences:
-    """Differences between a conversation's history and what its viewer read."""
+    """Differences between a conversation's history and what its viewer read. `told`: a sentence on
+    each."""
 
     lost: int = 0
     doubled: int = 0
     different: int = 0
+    told: list[str] = field(default_factory=list)
 
     def add(self, other: "Differences") -> None:
         self.lost += other.lost
         self.doubled += other.doubled
         self.different += other.different
+        self.told += other.told
 
 
 class Asker:
@@ -128,17 +131,26 @@ class Asker:
                 break
             await asyncio.sleep(0.5)
         turns = Counter(each.turn for each in history)
-        found = Differences(
-            lost=len(wanted - set(turns)), doubled=sum(count - 1 for count in turns.values())
-        )
-        order = [turn for turn in answered if turn in turns]
-        found.different += [each.turn for each in history if each.turn in answered] != order
+        lost, doubled = wanted - set(turns), [turn for turn, count in turns.items() if count > 1]
+        found = Differences(len(lost), sum(turns[turn] - 1 for turn in doubled))
+        found.told += [f"{conversation}: {answered[turn]} is lost" for turn in lost]
+        found.told += [f"{conversation}: {turn} is there {turns[turn]} times" for turn in doubled]
+        read = [turn for turn in answered if turn in turns]
+        kept = [each.turn for each in history if each.turn in answered]
+        if kept != read:
+            found.different += 1
+            pairs = enumerate(zip(kept, read, strict=False))
+            where = next((at for at, (a, b) in pairs if a != b), len(read))
+            around = slice(max(0, where - 1), where + 3)
+            found.told.append(f"{conversation}: {read[around]} were kept as {kept[around]}")
         for round_ in history:
             if (seen := answered.get(round_.turn)) is not None:
                 same = round_.answer == seen.text
                 if seen.cancelled:  # it may have been made whole before its worker heard of that
                     same = round_.answer.startswith(seen.text)
-                found.different += not same or round_.question != seen.question
+                if not same or round_.question != seen.question:
+                    found.different += 1
+                    found.told.append(f"{conversation}: {seen} was kept as {round_.answer!r}")
         return found
 
 
