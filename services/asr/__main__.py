@@ -12,13 +12,11 @@ from services.asr.engines import Engine, WhisperEngine
 from services.asr.hearing import Hearing
 from services.asr.model import folder_of
 from services.asr.servicer import AsrServicer
-from services.common.config import ConfigError
+from services.common.entry import run
 from services.common.identity import identity_of
-from services.common.log import set_up_logging
 from services.common.resampling import HEARD_RATE
 from services.common.server import ServiceHost
 from services.common.tasks import spawn
-from services.common.tracing import set_up_tracing
 from sightline.v1 import asr_pb2, asr_pb2_grpc
 
 
@@ -55,17 +53,5 @@ async def serve(config: AsrConfig) -> None:
         await hearing.stop()
 
 
-def main() -> int:
-    try:
-        config = AsrConfig.from_env()
-        set_up_logging("asr", config.log_level)
-        set_up_tracing("asr", config)
-        asyncio.run(serve(config))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("asr", AsrConfig, serve))

@@ -13,14 +13,9 @@ from services.asr.engines import SHORT_S, Words
 from services.asr.hearing import Hearing, Kind
 from services.asr.metrics import AUDIO_SECONDS, FINAL_SECONDS, STREAMS, STREAMS_ENDED
 from services.asr.recording import Recording
-from services.common.in_flight import InFlight
+from services.common.in_flight import InFlight, counted_end
 from services.common.tasks import cancel_and_wait, spawn
-from sightline.errors import (
-    DeadlineExceededError,
-    InvalidArgumentError,
-    ResourceExhaustedError,
-    UnavailableError,
-)
+from sightline.errors import DeadlineExceededError, InvalidArgumentError
 from sightline.v1 import asr_pb2 as pb
 from sightline.v1 import asr_pb2_grpc
 
@@ -45,21 +40,15 @@ class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
         self, requests: AsyncIterator[pb.TranscribeRequest], context: ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.TranscribeResponse]:
         """Words as asr.proto says. Headers leave as soon as the call is taken."""
-        reason = "cancelled"  # what remains when the caller goes away
-        try:
+        with counted_end(STREAMS_ENDED):
             # Before a refusal: gRPC forgets why a call was refused that is written to meanwhile.
             first = await self._next(requests)
-            if first is not None:
-                with self._recordings.under_way():
-                    async with contextlib.aclosing(self._hear(first, requests, context)) as heard:
-                        async for reply in heard:
-                            yield reply
-            reason = "done"
-        except Exception as error:
-            reason = _REASONS.get(type(error), "failed")
-            raise
-        finally:
-            STREAMS_ENDED.labels(reason).inc()
+            if first is None:
+                return
+            with self._recordings.under_way():
+                async with contextlib.aclosing(self._hear(first, requests, context)) as heard:
+                    async for reply in heard:
+                        yield reply
 
     async def _hear(
         self,
@@ -145,11 +134,3 @@ def _reply(words: Words, audio_s: float, *, final: bool) -> pb.TranscribeRespons
     return pb.TranscribeResponse(
         text=words.text, final=final, segments=segments, audio_s=audio_s, language=words.language
     )
-
-
-_REASONS: dict[type[Exception], str] = {
-    InvalidArgumentError: "refused",
-    ResourceExhaustedError: "full",
-    DeadlineExceededError: "idle",
-    UnavailableError: "draining",
-}

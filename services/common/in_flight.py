@@ -5,8 +5,15 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from prometheus_client import Counter as Metric
+
 from services.common.metrics import REFUSED
-from sightline.errors import ResourceExhaustedError, UnavailableError
+from sightline.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from sightline.reasons import Reason
 
 DRAINING_S = 5.0  # until whoever takes the place of a service that ends may answer
@@ -116,3 +123,25 @@ class InFlight:
     def _refusal(self, reason: str, message: str) -> ResourceExhaustedError:
         REFUSED.labels("calls", reason).inc()
         return ResourceExhaustedError(message, reason=self._too_many, retry_after_s=1.0)
+
+
+@contextlib.contextmanager
+def counted_end(ended: Metric) -> Iterator[None]:
+    """Counts how a call ends that has a context like this, by reason."""
+    reason = "cancelled"  # what remains when the caller goes away
+    try:
+        yield
+        reason = "done"
+    except Exception as error:
+        reason = _ENDS.get(type(error), "failed")
+        raise
+    finally:
+        ended.labels(reason).inc()
+
+
+_ENDS: dict[type[Exception], str] = {
+    InvalidArgumentError: "refused",
+    ResourceExhaustedError: "full",
+    DeadlineExceededError: "idle",
+    UnavailableError: "draining",
+}

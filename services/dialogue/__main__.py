@@ -9,12 +9,10 @@ import asyncio
 import logging
 import sys
 
-from services.common.config import ConfigError
+from services.common.entry import run
 from services.common.identity import identity_of
-from services.common.log import set_up_logging
 from services.common.server import ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
-from services.common.tracing import set_up_tracing
 from services.dialogue.config import DialogueConfig
 from services.dialogue.metrics import REDIS_UP
 from services.dialogue.servicer import DialogueServicer
@@ -75,17 +73,5 @@ async def serve(config: DialogueConfig) -> None:
         await store.aclose()
 
 
-def main() -> int:
-    try:
-        config = DialogueConfig.from_env()
-        set_up_logging("dialogue", config.log_level)
-        set_up_tracing("dialogue", config)
-        asyncio.run(serve(config))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("dialogue", DialogueConfig, serve))

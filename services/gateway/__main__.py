@@ -1,16 +1,13 @@
 """Runs the gateway: `python -m services.gateway`."""
 
-import asyncio
 import logging
 import os
 import sys
 import threading
 
 from services.common.admission import CallLimits
-from services.common.config import ConfigError
-from services.common.log import set_up_logging
+from services.common.entry import run
 from services.common.server import ServiceHost
-from services.common.tracing import set_up_tracing
 from services.gateway.config import GatewayConfig
 from services.gateway.gateway import Gateway
 from sightline.v1 import gateway_pb2
@@ -26,7 +23,7 @@ CALLS = CallLimits(
 )
 
 
-async def main(config: GatewayConfig) -> None:
+async def serve(config: GatewayConfig) -> None:
     name = gateway_pb2.DESCRIPTOR.services_by_name["SightlineService"].full_name
     host = ServiceHost(
         name="gateway",
@@ -48,14 +45,8 @@ async def main(config: GatewayConfig) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        config = GatewayConfig.from_env()
-        set_up_logging("gateway", config.log_level)
-        set_up_tracing("gateway", config)
-        asyncio.run(main(config))
-    except ConfigError as error:
-        print(f"gateway: {error}", file=sys.stderr)
-        sys.exit(2)
+    if status := run("gateway", GatewayConfig, serve):
+        sys.exit(status)
     if any(thread.daemon for thread in threading.enumerate()):
         # A picture is still being decoded, or a name looked up. Nobody waits for that, and taking
         # the interpreter down around it could crash.

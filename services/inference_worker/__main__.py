@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.common.config import ConfigError
 from services.common.dialogue_client import DialogueClient
+from services.common.entry import complain, configured
 from services.common.identity import identity_of
-from services.common.log import set_up_logging
 from services.common.server import MAX_MESSAGE_BYTES, ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.common.threads import on_thread
-from services.common.tracing import set_up_tracing
 from services.common.tts_client import TtsClient
 from services.inference_worker import metrics
 from services.inference_worker.config import RELAY, WorkerConfig
@@ -41,8 +40,6 @@ T = TypeVar("T")
 # has it then may keep it for 5 ms.
 GIL_SWITCH_S = 0.0002
 
-
-EXIT_CONFIG = 2
 EXIT_DEVICE_FAILED = 3
 
 
@@ -140,9 +137,7 @@ async def _unless_stopped(host: ServiceHost, work: Coroutine[Any, Any, T]) -> T 
 
 def main() -> None:
     try:
-        config = WorkerConfig.from_env()
-        set_up_logging("inference_worker", config.log_level)
-        set_up_tracing("inference_worker", config)
+        config = configured("inference_worker", WorkerConfig)
         if config.model.startswith(RELAY):
             from services.inference_worker.relay.service import serve as serve_relay
 
@@ -154,8 +149,7 @@ def main() -> None:
         if not asyncio.run(serve(config)):
             os._exit(0)  # the thread that loads is not waited for
     except (ConfigError, ModelError) as error:
-        print(f"inference_worker: {error}", file=sys.stderr)
-        sys.exit(EXIT_CONFIG)
+        sys.exit(complain("inference_worker", error))
     except DeviceFailedError as error:
         print(f"inference_worker: {error}: {error.__cause__}", file=sys.stderr)
         sys.exit(EXIT_DEVICE_FAILED)

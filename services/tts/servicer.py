@@ -8,19 +8,14 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
-from services.common.in_flight import InFlight
+from services.common.in_flight import InFlight, counted_end
 from services.common.tasks import cancel_and_wait, spawn
 from services.tts.audio import Chunker
 from services.tts.config import TtsConfig
 from services.tts.metrics import FIRST_AUDIO_SECONDS, STREAMS, STREAMS_ENDED
 from services.tts.synthesis import Synthesis
 from services.tts.text import SentenceSplitter, SentenceTooLongError
-from sightline.errors import (
-    DeadlineExceededError,
-    InvalidArgumentError,
-    ResourceExhaustedError,
-    UnavailableError,
-)
+from sightline.errors import DeadlineExceededError, InvalidArgumentError
 from sightline.v1 import gateway_pb2, tts_pb2_grpc
 from sightline.v1 import tts_pb2 as pb
 
@@ -66,21 +61,15 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
     ) -> AsyncIterator[pb.SynthesizeResponse]:
         """Speech as tts.proto says. Headers leave as soon as the call is taken, audio sentence by
         sentence."""
-        reason = "cancelled"  # what remains when the caller goes away
-        try:
+        with counted_end(STREAMS_ENDED):
             # Before a refusal: gRPC forgets why a call was refused that is written to meanwhile.
             first = await self._next(requests)
-            if first is not None:
-                with self._texts.under_way():
-                    async with contextlib.aclosing(self._speak(first, requests, context)) as spoken:
-                        async for reply in spoken:
-                            yield reply
-            reason = "done"
-        except Exception as error:
-            reason = _REASONS.get(type(error), "failed")
-            raise
-        finally:
-            STREAMS_ENDED.labels(reason).inc()
+            if first is None:
+                return
+            with self._texts.under_way():
+                async with contextlib.aclosing(self._speak(first, requests, context)) as spoken:
+                    async for reply in spoken:
+                        yield reply
 
     async def _speak(
         self,
@@ -172,11 +161,3 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
         if not MIN_RATE <= rate <= MAX_RATE:  # NaN is not within either
             raise InvalidArgumentError(f"the rate must be {MIN_RATE} to {MAX_RATE}, or 0")
         return voice, rate
-
-
-_REASONS: dict[type[Exception], str] = {
-    InvalidArgumentError: "refused",
-    ResourceExhaustedError: "full",
-    DeadlineExceededError: "idle",
-    UnavailableError: "draining",
-}
