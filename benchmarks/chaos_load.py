@@ -55,7 +55,7 @@ class Differences:
     lost: int = 0
     doubled: int = 0
     different: int = 0
-    told: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list, compare=False)
 
     def add(self, other: "Differences") -> None:
         self.lost += other.lost

@@ -41,6 +41,8 @@ def from_rpc(error: grpc.aio.AioRpcError, address: str) -> SightlineError:
     details = error.details() or ""
     if error.code() is grpc.StatusCode.INTERNAL and details == _LOST_REASON:
         return UnavailableError("the server ended the stream")
+    if error.code() is grpc.StatusCode.CANCELLED:  # not by whoever asked: that raises another
+        return UnavailableError("the server ended the call")
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         if "failed to connect" in details.lower():
             details = f"cannot reach {address}"

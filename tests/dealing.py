@@ -1,17 +1,18 @@
 """How tests are dealt out to processes: a file stays in one, so that what its tests share is made
-once, and so do all tests of the shared suite, wherever they stand.
+once, and so do all tests of the shared suite or the shared browser, wherever they stand.
 """
 
 import pytest
 from xdist.scheduler import LoadGroupScheduling
 
 SHARED = "suite"
+SHARED_FIXTURES = {SHARED, "driver"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if SHARED in getattr(item, "fixturenames", ()):
+        if not SHARED_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group(SHARED))
 
 

@@ -13,6 +13,8 @@ from tests.e2e.firefox import Firefox, firefox
 from tests.eventually import eventually
 from tests.suite import Suite
 
+pytestmark = pytest.mark.option
+
 # From a canvas, for which nobody was asked for leave: its addresses stay hidden behind names.
 PUBLISH = """
 const canvas = document.body.appendChild(document.createElement('canvas'));

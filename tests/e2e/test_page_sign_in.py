@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from services.gateway.auth.keys import new_key
 from sightline import connect
 from tests.e2e.browser import Driver
 from tests.processes import SHAPES, ServiceProcess
 from tests.suite import write_clip
+
+pytestmark = pytest.mark.option
 
 OPEN = "return document.querySelector('#token-dialog').open"
 

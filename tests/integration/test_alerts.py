@@ -12,6 +12,8 @@ import yaml
 from services.common.metrics import LATENCY_BUCKETS
 from tests.processes import REPOSITORY
 
+pytestmark = pytest.mark.option
+
 RULES = REPOSITORY / "deploy" / "helm" / "sightline" / "monitoring" / "alerts.yaml"
 MINUTES = 180  # of series; long enough for what looks back an hour and waits for another
 LABELS = {"instance": "a:9090", "namespace": "video", "pod": "trial-a", "job": "sightline-a"}

@@ -20,6 +20,8 @@ from tests.eventually import wait_until
 from tests.processes import SHAPES, ServiceProcess
 from tests.suite import write_clip
 
+pytestmark = pytest.mark.option
+
 PATIENCE_S = 60.0
 WORKER = {
     "WORKER_MODEL": str(SHAPES),

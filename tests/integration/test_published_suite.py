@@ -9,6 +9,8 @@ import sightline
 from tests.checkpoints import write_checkpoint
 from tests.processes import ServiceProcess
 
+pytestmark = pytest.mark.option
+
 SIZES = {"qwen2_5_vl": (140, 84), "smolvlm": (64, 64)}  # of pictures of 16 : 9
 BUDGET = 12_544  # pixels
 

@@ -428,7 +428,7 @@ def test_a_damaged_checkpoint_ends_the_worker_with_its_fault(
     file.write_text(json.dumps(index))
     monkeypatch.setenv("WORKER_MODEL", str(folder))
     monkeypatch.setenv("WORKER_DTYPE", "float32")
-    monkeypatch.setattr(worker_main, "set_up_logging", lambda *_: None)  # of this process
+    monkeypatch.setattr("services.common.entry.set_up_logging", lambda *_: None)  # of this process
     monkeypatch.setattr(worker_main, "GIL_SWITCH_S", sys.getswitchinterval())
     with pytest.raises(SystemExit) as ended:
         worker_main.main()

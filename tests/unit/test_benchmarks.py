@@ -441,7 +441,9 @@ class TestChaos:
             return [SimpleNamespace(turn=t, question="q", answer=text) for t, text in rounds]
 
         client: Any = SimpleNamespace(history=read)
-        assert await asker.differences(client) == found
+        differences = await asker.differences(client)
+        assert differences == found
+        assert bool(differences.told) == (found != Differences())
 
     def test_a_watch_tells_each_change_once_and_of_a_still_scene_none(self) -> None:
         session: Any = None

@@ -70,6 +70,7 @@ class Sessions:
         self._closing: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._draining = False
+        self._gone = False  # with the gateway, and no other has them
         self.elsewhere: Elsewhere | None = None  # set where there are several gateways
         self._trimmer = MemoryTrimmer()
         # By caller and request; ids of sessions, because a session that is held stays in memory.
@@ -94,6 +95,7 @@ class Sessions:
     async def aclose(self) -> None:
         """Take no more sessions, end all there are and wait for it."""
         self.refuse()
+        self._gone = self.elsewhere is None
         await cancel_and_wait(self._ticker)
         for session in list(self._sessions.values()):
             self.delete(session, "draining")
@@ -114,7 +116,8 @@ class Sessions:
 
     def find(self, name: str, caller: Caller = ANYBODY) -> Session:
         """Session by id, or by name where one session only has it, among those that are there for
-        `caller`. Raises NotFoundError."""
+        `caller`. Raises NotFoundError; UnavailableError where it may have ended with the gateway.
+        """
         session = self._sessions.get(name)
         if session is not None and caller.sees(session):
             return session
@@ -128,6 +131,7 @@ class Sessions:
                 "several sessions have this name: use an id", reason=Reason.SESSION_NAME_AMBIGUOUS
             )
         if not named:
+            self._refuse_when_gone()
             raise NotFoundError("no such session", reason=Reason.SESSION_NOT_FOUND)
         return named[0]
 
@@ -137,7 +141,8 @@ class Sessions:
         return text if session is None else session.name
 
     def find_by_key(self, key: str) -> Session:
-        """The session that `key` publishes to. Raises UnauthenticatedError.
+        """The session that `key` publishes to. Raises UnauthenticatedError, UnavailableError as
+        `find` does.
 
         Every key is compared, each in constant time.
         """
@@ -146,6 +151,7 @@ class Sessions:
             if self.has_key(session, key):
                 found = session
         if found is None:
+            self._refuse_when_gone()
             raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
         return found
 
@@ -503,6 +509,12 @@ class Sessions:
         if session.id in self._sessions:
             for listener in self._listeners:
                 listener.session_changed(session)
+
+    def _refuse_when_gone(self) -> None:
+        """Raise UnavailableError when the sessions have ended with the gateway: that what was asked
+        for is not there says nothing about whether it will be, at the next gateway."""
+        if self._gone:
+            raise draining()
 
     def _refuse_taken_key(self, key: str) -> None:
         if not key:
