@@ -8,10 +8,8 @@ from aiohttp import web
 from services.gateway.api.callers import Callers
 from services.gateway.api.operations import Parameter, operation
 from services.gateway.auth.caller import Permission
-from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
-from sightline.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
-from sightline.reasons import Reason
+from sightline.errors import InvalidArgumentError
 
 _TIME = "in seconds since 1970, or before now where it is negative"
 FROM = Parameter(
@@ -37,7 +35,7 @@ class RecordingsApi:
         "found where nothing of that time is kept, which is so unless the server records.",
         kinds=("video/mp4",),
         parameters=(FROM, UNTIL),
-        refusals=(400, 401, 403, 404, 409),
+        refusals=(400, 401, 403, 404, 503),
     )
     async def _recording(self, request: web.Request) -> web.Response:
         name = request.match_info["session"]
@@ -50,14 +48,7 @@ class RecordingsApi:
         until_s = _time(request, "to", now_s, now_s)
         if from_s > until_s:
             raise InvalidArgumentError("`from` is later than `to`")
-        if not isinstance(session, Session):
-            raise FailedPreconditionError(
-                "another gateway has the session's recording: ask there",
-                reason=Reason.VIDEO_ELSEWHERE,
-            )
-        if session.recording is None:
-            raise NotFoundError("this server keeps no recordings: GATEWAY_RECORDING_S is 0")
-        clip = await session.recording.clip(from_s, until_s)
+        clip = await self._sessions.clip(session, from_s, until_s)
         return web.Response(
             body=clip.data,
             content_type="video/mp4",
