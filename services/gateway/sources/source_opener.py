@@ -175,8 +175,10 @@ class SourceOpener:
         return reading
 
     def _open_relayed(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
-        """Open by RTSP or RTMP, following RTSP's redirects."""
+        """Open by RTSP or RTMP, following RTSP's redirects, and without sound where that is
+        refused."""
         end_s = time.monotonic() + self._timeout_s[0]
+        media = "video+audio"
         for _ in range(MAX_MOVES + 1):
             left_s = max(0.1, end_s - time.monotonic())
             self._relay = relay = Relay(self._egress, url, left_s)
@@ -190,7 +192,8 @@ class SourceOpener:
                     "format_whitelist": "rtsp",
                     "rtsp_transport": "tcp",  # to the relay; to a camera also UDP
                     "reorder_queue_size": "32",
-                    "allowed_media_types": "video",
+                    "allowed_media_types": media,
+                    "analyzeduration": "2000000",  # us; it waits for sound that may never come
                 }
             else:
                 options |= {
@@ -210,7 +213,12 @@ class SourceOpener:
                 return ContainerReader.of(container, True, sink, relay.close)
             except BaseException as error:
                 relay.close()
-                if relay.moved is None or not isinstance(error, av.FFmpegError | OSError):
+                if not isinstance(error, av.FFmpegError | OSError):
+                    raise
+                if relay.refused and media != "video":
+                    media = "video"
+                    continue
+                if relay.moved is None:
                     raise
             url = url.joined(relay.moved)
             if not url.scheme.startswith("rtsp"):
