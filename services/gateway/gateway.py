@@ -105,6 +105,7 @@ class Gateway:
         for server, variable in ((self._rtmp, "RTMP_PORT"), (self._rtmps, "RTMPS_PORT")):
             if server is not None:
                 await self._listen(server, variable)
+        await asyncio.to_thread(self._uploads.sweep)
         if self._srt is not None:
             await self._listen_srt(self._srt)
         await self._open_webrtc()
