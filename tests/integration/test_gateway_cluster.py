@@ -643,6 +643,10 @@ async def test_any_gateway_shows_the_video_and_the_recording_of_any_session(
             pictures = list(container.decode(video=0))
             assert (pictures[0].width, pictures[0].height) == (160, 120)
             assert pictures[-1].time == pytest.approx(length_s, abs=0.2)
+        async with http.get(f"{base}/api/sessions/{made.id}/hls/index.m3u8") as reply:
+            assert (await reply.text()).startswith("#EXTM3U"), reply.status
+        async with http.get(f"{base}/api/sessions/{made.id}/hls/9.m4s") as reply:
+            assert reply.status == 404
         await asyncio.to_thread(owner.stop)  # it hands the session over
         shown = len(second.pictures)  # it goes on, unless this gateway has the session now
         await eventually(lambda: second.ended or len(second.pictures) > shown + 5)

@@ -210,6 +210,13 @@ class Cluster:
 
     async def clip(self, session: RemoteSession, from_s: float, until_s: float) -> Clip:
         request = peer_pb2.GetClipRequest(session=session.id, from_s=from_s, until_s=until_s)
+        return await self._clip(session, request)
+
+    async def hls(self, session: RemoteSession, name: str) -> bytes:
+        request = peer_pb2.GetClipRequest(session=session.id, hls=name)
+        return (await self._clip(session, request)).data
+
+    async def _clip(self, session: RemoteSession, request: peer_pb2.GetClipRequest) -> Clip:
         parts = self._peers.stream(session.lease.address, "GetClip", request)
         try:
             async with asyncio.timeout(CLIP_S):
@@ -257,6 +264,9 @@ class Cluster:
 
     async def clip_here(self, session: str, from_s: float, until_s: float) -> Clip:
         return await self._sessions.clip(self._own(session), from_s, until_s)
+
+    async def hls_here(self, session: str, name: str) -> bytes:
+        return await self._sessions.hls(self._own(session), name)
 
     # --- inside -------------------------------------------------------------------------------
 

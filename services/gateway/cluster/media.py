@@ -49,11 +49,11 @@ def sound_of(message: peer_pb2.RelayResponse) -> OpusPacket:
 
 def parts_of(clip: Clip) -> Iterator[peer_pb2.GetClipResponse]:
     for start in range(0, len(clip.data), PART_BYTES):
-        part = peer_pb2.GetClipResponse(mp4=clip.data[start : start + PART_BYTES])
+        part = peer_pb2.GetClipResponse(data=clip.data[start : start + PART_BYTES])
         if not start:
             part.start_s, part.end_s = clip.start_s, clip.end_s
         yield part
 
 
 def clip_of(parts: list[peer_pb2.GetClipResponse]) -> Clip:
-    return Clip(b"".join(part.mp4 for part in parts), parts[0].start_s, parts[0].end_s)
+    return Clip(b"".join(part.data for part in parts), parts[0].start_s, parts[0].end_s)

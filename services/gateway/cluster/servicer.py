@@ -32,6 +32,7 @@ class Home(Protocol):
     async def preview_here(self, session: str, max_width: int) -> bytes | None: ...
     def broadcast_here(self, session: str) -> Broadcast: ...
     async def clip_here(self, session: str, from_s: float, until_s: float) -> Clip: ...
+    async def hls_here(self, session: str, name: str) -> bytes: ...
 
 
 class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
@@ -114,7 +115,10 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         self, request: peer_pb2.GetClipRequest, context: Context
     ) -> AsyncIterator[peer_pb2.GetClipResponse]:
         self._check("GetClip", request, context)
-        clip = await self._home.clip_here(request.session, request.from_s, request.until_s)
+        if request.hls:
+            clip = Clip(await self._home.hls_here(request.session, request.hls), 0.0, 0.0)
+        else:
+            clip = await self._home.clip_here(request.session, request.from_s, request.until_s)
         for part in parts_of(clip):
             yield part
 

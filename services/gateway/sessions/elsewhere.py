@@ -79,3 +79,7 @@ class Elsewhere(Protocol):
     async def clip(self, session: RemoteSession, from_s: float, until_s: float) -> Clip:
         """As `Sessions.clip`."""
         ...
+
+    async def hls(self, session: RemoteSession, name: str) -> bytes:
+        """As `Sessions.hls`."""
+        ...

@@ -17,7 +17,7 @@ from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.frames.picture_health import Condition
 from services.gateway.playback.programme import Programme
-from services.gateway.playback.recording import Clip
+from services.gateway.playback.recording import Clip, Recording
 from services.gateway.sessions.asked_once import KEPT_S, AskedOnce
 from services.gateway.sessions.elsewhere import Elsewhere, SessionListener
 from services.gateway.sessions.labels import checked_labels
@@ -214,9 +214,14 @@ class Sessions:
         if not isinstance(session, Session):
             assert self.elsewhere is not None
             return await self.elsewhere.clip(session, from_s, until_s)
-        if session.recording is None:
-            raise NotFoundError("this server keeps no recordings: GATEWAY_RECORDING_S is 0")
-        return await session.recording.clip(from_s, until_s)
+        return await _recording_of(session).clip(from_s, until_s)
+
+    async def hls(self, session: AnySession, name: str) -> bytes:
+        """A file of the recording's HLS, `PLAYLIST` first. Raises NotFoundError."""
+        if not isinstance(session, Session):
+            assert self.elsewhere is not None
+            return await self.elsewhere.hls(session, name)
+        return await _recording_of(session).hls(name)
 
     # --- made, changed, ended -----------------------------------------------------------------
 
@@ -541,3 +546,9 @@ def draining() -> UnavailableError:
 
 def _unreadable(message: str) -> InvalidArgumentError:
     return InvalidArgumentError(message, reason=Reason.SOURCE_UNREADABLE)
+
+
+def _recording_of(session: Session) -> Recording:
+    if session.recording is None:
+        raise NotFoundError("this server keeps no recordings: GATEWAY_RECORDING_S is 0")
+    return session.recording
