@@ -33,11 +33,12 @@ BENCHMARKS = {
     "traffic": "memory, descriptors and tasks while publishers and viewers come and go",
     "loss": "a WHIP publisher behind a link that loses, delays and reorders packets",
     "playback": "watching live: how soon, how late, and fifty viewers of one stream",
+    "publishers": "twenty RTMP and ten WHIP publishers: cores, memory, drops",
     "voice": "spoken questions: words heard wrong, first audio of an answer, interruptions",
     "rows": "the article's four rows, on the whole suite with real video",
 }
 # Each takes as long as all others together.
-APART = ("engine", "gpu", "flat-long", "chaos", "capacity", "traffic", "voice")
+APART = ("engine", "gpu", "flat-long", "chaos", "capacity", "traffic", "publishers", "voice")
 RESULTS = REPOSITORY / "benchmarks" / "results"
 QUICK_RESULTS = REPOSITORY / ".cache" / "benchmarks"
 QUIET = 0.1

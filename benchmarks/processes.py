@@ -69,7 +69,7 @@ async def running(
             yield Running(suite, [worker])
         else:
             await suite.start()
-            await _model_ready(suite.gateway.address)
+            await model_ready(suite.gateway.address)
             yield Running(suite, suite.processes)
     except ProcessError as error:
         error.add_note("\n".join(error.process.last_lines()))
@@ -81,7 +81,7 @@ async def running(
         raise RuntimeError("; ".join(complaints))
 
 
-async def _model_ready(gateway: str) -> None:
+async def model_ready(gateway: str) -> None:
     """Wait until the gateway knows that its worker serves, which it hears a moment later."""
     async with grpc.aio.insecure_channel(gateway) as channel, asyncio.timeout(READY_S):
         stub: Any = gateway_pb2_grpc.SightlineServiceStub(channel)

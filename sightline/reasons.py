@@ -41,7 +41,6 @@ class Reason(StrEnum):
     OUT_OF_ORDER = "OUT_OF_ORDER"  # a message before the one it needs
     NO_FRAME_YET = "NO_FRAME_YET"
     PUBLISHER_PRESENT = "PUBLISHER_PRESENT"
-    VIDEO_ELSEWHERE = "VIDEO_ELSEWHERE"  # another gateway has the session's video
     NOT_A_PUSH_SESSION = "NOT_A_PUSH_SESSION"
     NOT_CHANGEABLE = "NOT_CHANGEABLE"  # by this worker, while the session runs
     NOT_OWNER = "NOT_OWNER"  # another gateway has the session now; only gateways are told

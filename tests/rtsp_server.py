@@ -3,6 +3,7 @@
 import contextlib
 import re
 import socket
+import struct
 import threading
 from fractions import Fraction
 
@@ -15,11 +16,14 @@ SDP = (
     "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\n"
     "a=control:trackID=0\r\n"
 )
+SOUND_SDP = "m=audio 0 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=control:trackID=1\r\n"
+SOUND_SAMPLES = 160  # of a packet: as many milliseconds as a picture takes
 
 
 class RtspServer:
     """`challenge`: what is asked before DESCRIBE; `moved`: where DESCRIBE sends its caller;
-    `always`: what every request is answered; `udp_only`: SETUP over TCP is refused.
+    `always`: what every request is answered; `udp_only`: SETUP over TCP is refused; `sound`: there
+    is a second track, of G.711, whose SETUP is answered `sound_status`.
 
     `asked`: method and address of each request; `accepted`: whether credentials came.
     """
@@ -31,12 +35,18 @@ class RtspServer:
         moved: str = "",
         always: bytes = b"",
         udp_only: bool = False,
+        sound: bool = False,
+        sound_status: str = "200 OK",
+        num_pictures: int = 200,
         port: int = 0,
     ) -> None:
+        self.num_pictures = num_pictures
+        self.sound, self.sound_status = sound, sound_status
         self.challenge, self.moved, self.always, self.udp_only = challenge, moved, always, udp_only
         self.asked: list[str] = []
         self.accepted = False
         self.punched = False  # a packet came on the port that was named for RTP
+        self._connections: list[socket.socket] = []
         self._over = threading.Event()
         self._media = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._media.bind(("127.0.0.1", 0))
@@ -48,19 +58,25 @@ class RtspServer:
 
     def close(self) -> None:
         self._over.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # whoever waits to accept holds it open
         self._listener.close()
         self._media.close()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
             while not self._over.is_set():
                 connection, _ = self._listener.accept()
+                self._connections.append(connection)
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection:
             data = b""
-            client: tuple[str, int] | None = None
+            clients: list[tuple[str, int]] = []
             while not self._over.is_set():
                 more = connection.recv(4096)
                 if not more:
@@ -79,10 +95,10 @@ class RtspServer:
                     continue
                 transport = re.search(r"client_port=(\d+)", text)
                 if transport:
-                    client = (connection.getpeername()[0], int(transport[1]))
+                    clients.append((connection.getpeername()[0], int(transport[1])))
                 connection.sendall(self._answer(method, text))
                 if method == "PLAY":
-                    target = (connection, client)
+                    target = (connection, clients)
                     threading.Thread(target=self._play, args=target, daemon=True).start()
 
     def _answer(self, method: str, text: str) -> bytes:
@@ -97,9 +113,11 @@ class RtspServer:
         elif method == "DESCRIBE":
             self.accepted = "Authorization" in text
             headers.append("Content-Type: application/sdp")
-            body = SDP
+            body = SDP + SOUND_SDP * self.sound
         elif method == "SETUP" and self.udp_only and "TCP" in text:
             status = "461 Unsupported Transport"
+        elif method == "SETUP" and "trackID=1" in text and self.sound_status != "200 OK":
+            status = self.sound_status
         elif method == "SETUP":
             found = re.search(r"Transport: (.*)", text)
             asked = found[1].strip() if found else ""
@@ -112,35 +130,37 @@ class RtspServer:
             headers.append(f"Content-Length: {len(body)}")
         return ("\r\n".join([f"RTSP/1.0 {status}", *headers]) + "\r\n\r\n" + body).encode()
 
-    def _play(self, connection: socket.socket, client: tuple[str, int] | None) -> None:
-        """RTP packets as libavformat makes them, taken off a socket of our own."""
-        if client is not None:
+    def _play(self, connection: socket.socket, clients: list[tuple[str, int]]) -> None:
+        """RTP packets as libavformat makes them, taken off a socket of our own, and silence."""
+        if clients:
             self.punched = bool(self._media.recv(100))
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
             own.bind(("127.0.0.1", 0))
             own.settimeout(0.05)
             address = f"rtp://127.0.0.1:{own.getsockname()[1]}?pkt_size=1200"
             with av.open(address, "w", format="rtp") as rtp:
-                stream = rtp.add_stream("libx264", rate=25)
+                stream = rtp.add_stream("libx264", rate=50)
                 stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
                 stream.options = {"tune": "zerolatency", "preset": "ultrafast", "g": "5"}
-                stream.time_base = Fraction(1, 25)
-                for number in range(200):
+                stream.time_base = Fraction(1, 50)
+                for number in range(self.num_pictures):
                     frame = av.VideoFrame.from_ndarray(picture_array(number, 160, 120))
                     frame.pts = number
                     rtp.mux(stream.encode(frame))
-                    self._forward(own, connection, client)
+                    own.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        while True:
+                            self._send(own.recv(2048), 0, connection, clients)
+                    if self.sound:
+                        head = struct.pack("!BBHII", 0x80, 0, number, number * SOUND_SAMPLES, 77)
+                        self._send(head + b"\xff" * SOUND_SAMPLES, 1, connection, clients)
                     if self._over.wait(0.02):
                         return
 
-    def _forward(
-        self, own: socket.socket, connection: socket.socket, client: tuple[str, int] | None
+    def _send(
+        self, packet: bytes, track: int, connection: socket.socket, clients: list[tuple[str, int]]
     ) -> None:
-        own.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                packet = own.recv(2048)
-                if client is None:
-                    connection.sendall(b"$\0" + len(packet).to_bytes(2) + packet)
-                else:
-                    self._media.sendto(packet, client)
+        if not clients:
+            connection.sendall(bytes((0x24, 2 * track)) + len(packet).to_bytes(2) + packet)
+        elif track < len(clients):
+            self._media.sendto(packet, clients[track])

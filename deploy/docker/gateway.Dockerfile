@@ -31,6 +31,11 @@ RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o s
     /opt/venv/bin/python
 
 FROM ${BASE}
+# With --build-arg SRT=1: what GATEWAY_SRT_PORT and sources at srt:// need.
+ARG SRT=
+RUN if [ -n "$SRT" ]; then apt-get update \
+ && apt-get install --yes --no-install-recommends libsrt1.5-gnutls \
+ && rm -rf /var/lib/apt/lists/*; fi
 RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin sightline
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

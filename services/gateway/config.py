@@ -74,7 +74,7 @@ class GatewayConfig(RedisConfig):
         4 * 1024 * 1024 * 1024, "Bytes of all such files together.", minimum=1024
     )
     url_sources: bool = setting(
-        True, "Whether sessions may be created from http, rtsp, rtmp, udp URLs."
+        True, "Whether sessions may be created from http, rtsp, rtmp, srt, udp URLs."
     )
     image_urls: bool = setting(
         False,
@@ -119,6 +119,17 @@ class GatewayConfig(RedisConfig):
         "Port of RTMP with TLS, by GATEWAY_TLS_CERT; 0 picks a free one, empty: none.",
         minimum=0,
         maximum=65535,
+    )
+    srt_port: int | None = setting(
+        None,
+        "UDP port of SRT, at the address of RTMP; needs libsrt. 0 picks a free one, empty: none.",
+        minimum=0,
+        maximum=65535,
+    )
+    srt_passphrase: str | None = setting(
+        None,
+        "What SRT publishers need besides their key, of 10 to 79 characters: all is encrypted.",
+        secret=True,
     )
     public_host: str = setting("localhost", "Host name in the addresses given to publishers.")
     public_http_url: str | None = setting(
@@ -416,6 +427,8 @@ class GatewayConfig(RedisConfig):
             config._check_edge()
         if config.rtmps_port is not None and config.tls_cert is None:
             raise ConfigError("GATEWAY_RTMPS_PORT needs GATEWAY_TLS_CERT and GATEWAY_TLS_KEY")
+        if config.srt_passphrase is not None and not 10 <= len(config.srt_passphrase) <= 79:
+            raise ConfigError("GATEWAY_SRT_PASSPHRASE has 10 to 79 characters")
         for server in config.ice_servers:
             if not server.startswith(("stun:", "stuns:", "turn:", "turns:")):
                 raise ConfigError(f"GATEWAY_ICE_SERVERS: {server!r} is not a stun: or turn: URL")

@@ -32,6 +32,8 @@ from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.rtmp.server import RTMP_DOORS, RtmpServer
 from services.gateway.sources.source import FrameSink, Source
+from services.gateway.sources.srt.library import SrtMissingError
+from services.gateway.sources.srt.server import SrtServer
 from services.gateway.sources.uploads import SCHEME, Uploads
 from services.gateway.sources.whip.server import WhipServer
 from services.gateway.viewers.viewers import Viewers
@@ -89,12 +91,23 @@ class Gateway:
         self._measuring: asyncio.Task[None] | None = None
         self._rtmp = self._rtmp_server(config.rtmp_port)
         self._rtmps = self._rtmp_server(config.rtmps_port, host.certificate)
+        self._srt: SrtServer | None = None
+        if config.srt_port is not None:
+            self._srt = SrtServer(
+                KeyGate(self._sessions, "srt"),
+                host=config.rtmp_host or config.host,
+                port=config.srt_port,
+                passphrase=config.srt_passphrase,
+            )
 
     async def start(self) -> None:
         """Listen on every port. Raises ConfigError, naming the variable, when one is taken."""
         for server, variable in ((self._rtmp, "RTMP_PORT"), (self._rtmps, "RTMPS_PORT")):
             if server is not None:
                 await self._listen(server, variable)
+        await asyncio.to_thread(self._uploads.sweep)
+        if self._srt is not None:
+            await self._listen_srt(self._srt)
         await self._open_webrtc()
         addresses = Addresses(
             self._config,
@@ -160,7 +173,7 @@ class Gateway:
         await self._end_answers()
         await cancel_and_wait(self._measuring, self._discovering)
         await asyncio.gather(self._viewers.aclose(), self._whep.aclose())
-        for server in (self._rtmp, self._rtmps):
+        for server in (self._rtmp, self._rtmps, self._srt):
             if server is not None:
                 await server.aclose()
         await self._whip.aclose()
@@ -232,6 +245,18 @@ class Gateway:
                 f"choose another port with GATEWAY_{variable}"
             ) from error
         log.info("listening for RTMP", extra={variable.partition("_")[0].lower(): server.port})
+
+    async def _listen_srt(self, server: SrtServer) -> None:
+        try:
+            await server.start()
+        except SrtMissingError as error:
+            raise ConfigError(f"GATEWAY_SRT_PORT: {error}") from error
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on UDP port {server.port} ({error}): choose another with "
+                "GATEWAY_SRT_PORT"
+            ) from error
+        log.info("listening for SRT", extra={"srt": server.port})
 
     async def _open_webrtc(self) -> None:
         try:

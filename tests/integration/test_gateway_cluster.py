@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import av
 import grpc
 import pytest
+from aioice.ice import get_host_addresses
 
 import sightline
 from services.gateway.cluster.lease_store import LeaseStore
@@ -25,10 +28,12 @@ from services.local.clip import Clip
 from sightline.status import details_of
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc, peer_pb2, peer_pb2_grpc
-from tests.eventually import wait_until
+from tests.eventually import eventually, wait_until
 from tests.processes import SHAPES, RedisServer, ServiceProcess, free_port
 from tests.publish import RtmpPublisher
+from tests.sources import write_clip as write_tone
 from tests.suite import write_clip
+from tests.watcher import Watcher
 
 pytestmark = [pytest.mark.needs("redis"), pytest.mark.option]
 
@@ -615,6 +620,41 @@ async def _over_websocket(url: str) -> set[str]:
     return told
 
 
+@pytest.mark.skipif(not get_host_addresses(True, True), reason="ICE needs an address")
+async def test_any_gateway_shows_the_video_and_the_recording_of_any_session(
+    gateways: Gateways,
+) -> None:
+    owner = gateways.third(GATEWAY_RECORDING_S="60", GATEWAY_PEER_PORT=str(free_port()))
+    await asyncio.to_thread(owner.start)
+    clip = write_tone(gateways.folder / "tone.mp4", seconds=3, tone=1)
+    made = gateways.create(owner, source=clip.name, options=pb.SessionOptions(loop=True))
+    base = f"http://127.0.0.1:{gateways.one.http_port}"
+    async with Watcher(base) as first, Watcher(base) as second, aiohttp.ClientSession() as http:
+        await first.watch(made.id, sound=True)
+        await eventually(lambda: len(first.pictures) > 10 and len(first.sounds) > 20)
+        assert first.pictures[-1][1:] == (160, 120)
+        await second.watch(made.id)
+        await eventually(lambda: len(second.pictures) > 10)
+        async with http.get(f"{base}/api/sessions/{made.id}/recording?from=-60") as reply:
+            assert reply.status == 200, await reply.text()
+            seen = io.BytesIO(await reply.read())
+            length_s = float(reply.headers["Sightline-To"]) - float(reply.headers["Sightline-From"])
+        with av.open(seen) as container:
+            pictures = list(container.decode(video=0))
+            assert (pictures[0].width, pictures[0].height) == (160, 120)
+            assert pictures[-1].time == pytest.approx(length_s, abs=0.2)
+        async with http.get(f"{base}/api/sessions/{made.id}/hls/index.m3u8") as reply:
+            assert (await reply.text()).startswith("#EXTM3U"), reply.status
+        async with http.get(f"{base}/api/sessions/{made.id}/hls/9.m4s") as reply:
+            assert reply.status == 404
+        await asyncio.to_thread(owner.stop)  # it hands the session over
+        shown = len(second.pictures)  # it goes on, unless this gateway has the session now
+        await eventually(lambda: second.ended or len(second.pictures) > shown + 5)
+        async with Watcher(base) as again:
+            await again.watch(made.id)
+            await eventually(lambda: len(again.pictures) > 10)
+
+
 def test_a_publisher_may_come_to_any_gateway(gateways: Gateways) -> None:
     made = gateways.create(gateways.one)
     port = gateways.rtmp_ports[gateways.other.environment["GATEWAY_PEER_PORT"]]
@@ -648,6 +688,8 @@ def test_strangers_may_not_call_as_gateways(gateways: Gateways, metadata: Any) -
                 peer_pb2, method.input_type.name
             )
             call = getattr(peer, method.name)
+            if method.server_streaming:
+                call = lambda *asked, call=call, **named: list(call(*asked, **named))  # noqa: E731
             code, _ = refusal(
                 lambda call=call, request=request: call(
                     request(session=made.id), metadata=metadata, timeout=10

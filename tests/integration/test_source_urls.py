@@ -23,6 +23,8 @@ from tests.rtsp_server import RtspServer
 from tests.sources import RecordingSink, write_clip
 
 SHORT = FileLimits(open_timeout_s=4.0, read_timeout_s=2.0, away_s=0.05, backoff_s=0.05)
+LOOPBACK = EgressPolicy(["127.0.0.1"])
+SECOND_NS = 1_000_000_000
 ELSEWHERE = "127.0.0.2"  # an address of this machine that no rule of these tests allows
 KEY, IV = bytes(range(16)), bytes(range(16, 32))
 
@@ -320,6 +322,26 @@ async def test_a_camera_that_sends_by_udp_only() -> None:
             "PLAY",
         ]
         assert server.punched
+
+
+@pytest.mark.parametrize("udp_only", [False, True])
+async def test_a_camera_is_heard(udp_only: bool) -> None:
+    with rtsp(sound=True, udp_only=udp_only) as server:
+        sink = await first_pictures(f"rtsp://127.0.0.1:{server.port}/live", LOOPBACK, 30)
+    heard = sink.sounds
+    assert {(each.codec, each.rate, each.channels) for each in heard} == {("pcm_mulaw", 8000, 1)}
+    assert all(set(each.data) == {0xFF} for each in heard)
+    times = [each.capture_ns for each in heard]
+    assert times == sorted(times)
+    assert len(heard) > 10
+    first, last = sink.pictures[0].capture_ns, sink.pictures[-1].capture_ns
+    assert first - SECOND_NS < times[0] < times[-1] < last + SECOND_NS
+
+
+async def test_a_camera_that_refuses_its_sound_is_seen() -> None:
+    with rtsp(sound=True, sound_status="404 Not Found") as server:
+        sink = await first_pictures(f"rtsp://127.0.0.1:{server.port}/live", LOOPBACK)
+    assert not sink.sounds
 
 
 async def test_a_camera_that_was_away_is_back_as_soon_as_it_is() -> None:

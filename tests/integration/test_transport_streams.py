@@ -37,10 +37,15 @@ def port() -> int:
 
 @contextlib.contextmanager
 def sender(
-    stream: list[bytes], place: tuple[str, int], change: Callable[[bytes], bytes] = bytes
+    stream: list[bytes],
+    place: tuple[str, int],
+    change: Callable[[bytes], bytes] = bytes,
+    pause_s: float | None = None,
 ) -> Iterator[None]:
-    """Sends the stream, a second of it a second, again and again; each datagram changed."""
+    """Sends the stream, all of it in a second or with a pause between two datagrams, again and
+    again; each datagram changed."""
     over = threading.Event()
+    pause_s = 1 / len(stream) if pause_s is None else pause_s
 
     def send() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
@@ -48,13 +53,15 @@ def sender(
             while not over.is_set():
                 for datagram in stream:
                     own.sendto(change(datagram), place)
-                    over.wait(1 / len(stream))
+                    over.wait(pause_s)
 
     thread = threading.Thread(target=send)
     thread.start()
-    yield
-    over.set()
-    thread.join()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def source_of(url: str, sink: RecordingSink, rule: str) -> FileSource:

@@ -66,12 +66,12 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    async with _house(tmp_path) as running:
+    async with running_house(tmp_path) as running:
         yield running
 
 
 @contextlib.asynccontextmanager
-async def _house(tmp_path: Path, key: str = "", **settings: str) -> AsyncIterator[House]:
+async def running_house(tmp_path: Path, key: str = "", **settings: str) -> AsyncIterator[House]:
     worker = FakeWorker(max_sessions=8)
     worker.address = f"127.0.0.1:{free_port()}"
     await worker.start()
@@ -100,7 +100,7 @@ async def test_rtmp_is_forwarded_and_shown_at_once(house: House) -> None:
     session = await house.open()
     url = f"rtmp://127.0.0.1:{house.rtmp_port}/live/{session['key']}"
     with RtmpPublisher(clip, url):
-        await _live(house, session)
+        await live(house, session)
         async with Watcher(house.base) as first, Watcher(house.base) as second:
             await first.watch(session["id"], sound=True)
             assert len(re.findall(r"^a=sendonly", first.answer, re.MULTILINE)) == 2
@@ -133,7 +133,7 @@ async def test_b_frames_are_encoded_once_for_all(house: House) -> None:
     session = await house.open()
     url = f"rtmp://127.0.0.1:{house.rtmp_port}/live/{session['key']}"
     with RtmpPublisher(clip, url):
-        await _live(house, session)
+        await live(house, session)
         async with Watcher(house.base) as first, Watcher(house.base) as second:
             for watcher in (first, second):
                 await watcher.watch(session["id"])
@@ -174,7 +174,7 @@ async def test_whip_is_forwarded_and_pushed_pictures_are_encoded(house: House) -
         assert response.status == 201
         answer = await response.text()
     await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
-    await _live(house, session)
+    await live(house, session)
     async with Watcher(house.base) as watcher:
         await watcher.watch(session["id"])
         await eventually(lambda: len(watcher.pictures) > 10)
@@ -242,11 +242,11 @@ async def test_who_watches_is_asked_for_a_token_and_sent_away_when_it_ends(tmp_p
     file.write_text("".join(lines))
     clip = write_clip(tmp_path / "long.mp4", seconds=20, gop=300)
     signed = {"GATEWAY_AUTH": "keys", "GATEWAY_AUTH_KEYS": str(file)}
-    async with _house(tmp_path, keys["admin"], **signed) as house, ClientSession() as nobody:
+    async with running_house(tmp_path, keys["admin"], **signed) as house, ClientSession() as nobody:
         session = await house.open()
         url = f"rtmp://127.0.0.1:{house.rtmp_port}/live/{session['key']}"
         with RtmpPublisher(clip, url):
-            await _live(house, session)
+            await live(house, session)
             for name, status in (("", 401), ("asker", 403), ("stranger", 404)):
                 async with Watcher(house.base) as refused:
                     with pytest.raises(RefusedError) as error:
@@ -283,7 +283,7 @@ async def test_who_watches_is_asked_for_a_token_and_sent_away_when_it_ends(tmp_p
                 await eventually(lambda: second.ended)
 
 
-async def _live(house: House, session: dict[str, Any]) -> None:
+async def live(house: House, session: dict[str, Any]) -> None:
     async with asyncio.timeout(60):
         while True:
             async with house.http.get(f"{house.base}/api/sessions/{session['id']}") as response:

@@ -260,12 +260,6 @@ def test_without_a_frame_there_is_no_answer() -> None:
         assert isinstance(recorder.error, FailedPreconditionError)
         assert (recorder.tokens, recorder.score) == ([], None)
     picture = random_picture(np.random.default_rng(0))
-    layout = bench.model.spec.layout
-    stand_in = FrameJob(picture.tobytes(), layout, 1, 1, 0.0, bench.results.append, True)
-    bench.engine.submit_frame("s", stand_in)  # of a frame that never came
-    recorder = bench.ask("s", QUESTION, needs_frame=True)
-    bench.run()
-    assert isinstance(recorder.error, FailedPreconditionError)
     bench.push("s", picture, 2)
     recorder = bench.ask("s", QUESTION, needs_frame=True)
     bench.run()
@@ -340,28 +334,6 @@ def test_rebase_keeps_the_window_and_bounds_positions() -> None:
     assert max(cursor for horizon, cursor in cursors if horizon == 20) <= 21
     assert max(cursor for horizon, cursor in cursors if horizon == 4096) > 40
     assert torch.allclose(answers[0], answers[1], atol=1e-3)
-
-
-def test_interpolated_frames_change_nothing_and_are_acknowledged() -> None:
-    rng = np.random.default_rng(5)
-    bench = Bench(tiny_model())
-    bench.open("s")
-    bench.push("s", random_picture(rng), 1)
-    frame = FrameJob(
-        random_picture(rng).tobytes(),
-        bench.model.spec.layout,
-        2,
-        2,
-        0.0,
-        bench.results.append,
-        True,
-    )
-    bench.engine.submit_frame("s", frame)
-    recorder = bench.ask("s", QUESTION)
-    bench.run()
-    assert [receipt.sequence for receipt in bench.results] == [1, 2]
-    assert recorder.seen is not None
-    assert recorder.seen.num_frames == 1
 
 
 def _show_with_gap(bench: Bench, missing: int) -> tuple[Segment, Segment]:

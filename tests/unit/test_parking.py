@@ -86,7 +86,7 @@ class Place:
         for gauge in (metrics.PARKED_SESSIONS, metrics.PARKED_BYTES):
             gauge.set(0)  # of the tests before
 
-    def show(self, name: str, *, interpolated: bool = False) -> object:
+    def show(self, name: str) -> object:
         """One new frame of a session. Gives its receipt or error."""
         self.captured += 1
         layout = self.bench.model.spec.layout
@@ -97,14 +97,9 @@ class Place:
             self.captured,
             self.clock(),
             self.bench.results.append,
-            interpolated,
         )
         self.bench.engine.submit_frame(name, frame)
-        if interpolated:
-            self.bench.engine.turn()
-            self.core.prepare()
-        else:
-            self.bench.run()
+        self.bench.run()
         return self.bench.results[-1]
 
     def ask(self, name: str, max_tokens: int = 1) -> Recorder:
@@ -367,19 +362,6 @@ def test_closing_and_cancelling_while_parked() -> None:
     assert place.parked() == []
 
 
-def test_interpolated_frames_need_no_pages() -> None:
-    place = Place().fill("s")
-    place.pass_time(AFTER_S)
-    receipt = place.show("s", interpolated=True)
-    assert isinstance(receipt, FrameReceipt)
-    assert place.parked() == ["s"]
-    place.check()
-    recorder = place.ask("s")
-    assert recorder.seen is not None
-    assert recorder.seen.num_frames == 3
-    assert place.parked() == []
-
-
 def test_a_rebase_that_is_due_waits_for_the_return() -> None:
     """Frames and parks in turn, with a horizon that is met again and again."""
     parking, steady = Place(horizon=20), Place(horizon=20, after_s=0.0)
@@ -518,13 +500,10 @@ def test_sessions_that_come_and_go_answer_as_if_alone(data: st.DataObject) -> No
     for _ in range(data.draw(st.integers(5, 20))):
         place.pass_time(YIELD_S)  # nobody is live
         name = data.draw(st.sampled_from(names))
-        action = data.draw(st.sampled_from(["show", "show", "ask", "pass", "hold"]))
+        action = data.draw(st.sampled_from(["show", "show", "ask", "pass"]))
         if action == "show":
             for each in (place, steady):
                 assert isinstance(each.show(name), FrameReceipt)
-        elif action == "hold":
-            for each in (place, steady):
-                assert isinstance(each.show(name, interpolated=True), FrameReceipt)
         elif action == "ask":
             assert torch.equal(place.logits(name), steady.logits(name))
         else:

@@ -121,3 +121,56 @@ async def test_it_is_asked_for_by_http_and_erased_with_its_session() -> None:
         assert session.recording is None
         reply = await client.get(f"/api/sessions/{session.id}/recording")
         assert reply.status == 404
+
+
+async def test_a_player_of_hls_shows_what_is_kept() -> None:
+    async with served(recording_s=60.0) as (parts, client):
+        session = await parts.push_session()
+        base = f"/api/sessions/{session.id}/hls/"
+        kept = session.recording
+        assert kept is not None
+        assert (await client.get(base + "index.m3u8")).status == 200
+        start_ns = time.time_ns() - 8 * SECOND_NS
+        show(session.broadcast, encode_clip(num_pictures=40, gop=10), start_ns=start_ns)
+        await eventually(lambda: kept.newest_s > start_ns / SECOND_NS + 3.8)
+        for sound in packets("libopus", seconds=0.3):
+            session.broadcast.sound.take(
+                EncodedSound("opus", sound.data, sound.capture_ns - START_NS + start_ns)
+            )
+        reply = await client.get(base + "index.m3u8")
+        assert reply.content_type == "application/vnd.apple.mpegurl"
+        lines = (await reply.text()).splitlines()
+        assert "#EXT-X-TARGETDURATION:1" in lines
+        assert lines.count("#EXTINF:1.000,") == 3  # the fourth still grows
+        assert [line for line in lines if line[0] != "#"] == ["0.m4s", "1.m4s", "2.m4s"]
+        head = await (await client.get(base + "0.mp4")).read()
+        second = await (await client.get(base + "1.m4s")).read()
+        with av.open(io.BytesIO(head + second)) as container:
+            times = [float(picture.time or 0) for picture in container.decode(video=0)]
+        assert times == pytest.approx([1 + number / 10 for number in range(10)], abs=0.001)
+
+        def play() -> list[float]:
+            url = str(client.make_url(base + "index.m3u8"))
+            with av.open(url, options={"live_start_index": "0"}) as container:
+                pictures = container.decode(video=0)
+                return [float(next(pictures).time or 0) for _ in range(30)]
+
+        shown = await asyncio.to_thread(play)
+        assert shown == pytest.approx([number / 10 for number in range(30)], abs=0.001)
+        for wrong in ("3.m4s", "9.mp4", "index.html", "-1.m4s", "1.m4s.mp4"):
+            assert (await client.get(base + wrong)).status == 404
+
+
+async def test_another_size_begins_with_another_head() -> None:
+    async with recording(60, 10**8) as (broadcast, kept):
+        show(broadcast, encode_clip(num_pictures=20, gop=10))
+        broadcast.restart()
+        show(broadcast, encode_clip(num_pictures=20, gop=10, width=320, height=240), 20)
+        await eventually(lambda: kept.newest_s == pytest.approx(START_S + 3.9))
+        lines = (await kept.hls("index.m3u8")).decode().splitlines()
+        heads = [line for line in lines if line.startswith("#EXT-X-MAP")]
+        assert heads == ['#EXT-X-MAP:URI="0.mp4"', '#EXT-X-MAP:URI="2.mp4"']
+        assert lines.count("#EXT-X-DISCONTINUITY") == 1
+        data = await kept.hls("2.mp4") + await kept.hls("2.m4s")
+        with av.open(io.BytesIO(data)) as container:
+            assert {picture.width for picture in container.decode(video=0)} == {320}

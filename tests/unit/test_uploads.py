@@ -97,3 +97,22 @@ async def test_a_file_becomes_a_session_and_goes_with_it(tmp_path: Path) -> None
         assert len(files(tmp_path)) == 1
         assert (await client.delete("/api/sessions/porch")).status == 204
         assert files(tmp_path) == []
+
+
+async def test_what_a_killed_gateway_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    living = Uploads(tmp_path, file_bytes=20_000, total_bytes=20_000)
+    source = await living.receive(parts_of(VIDEO), len(VIDEO))
+    left = tmp_path / "gateway-left"
+    left.mkdir()
+    (left / "video").write_bytes(VIDEO)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "gateway-link").symlink_to(tmp_path / "others")
+    Uploads(tmp_path, file_bytes=20_000, total_bytes=20_000).sweep()
+    assert not left.exists()
+    assert (tmp_path / "others").exists()
+    assert living.folder is not None
+    assert (living.folder / source.removeprefix(SCHEME)).exists()
+    living.close()
+    assert not living.folder.exists()
+    Uploads(None, file_bytes=1, total_bytes=1).sweep()
+    Uploads(tmp_path / "never", file_bytes=1, total_bytes=1).sweep()

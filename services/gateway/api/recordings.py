@@ -8,10 +8,10 @@ from aiohttp import web
 from services.gateway.api.callers import Callers
 from services.gateway.api.operations import Parameter, operation
 from services.gateway.auth.caller import Permission
-from services.gateway.sessions.session import Session
+from services.gateway.playback.hls import KINDS, PLAYLIST
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
-from sightline.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
-from sightline.reasons import Reason
+from sightline.errors import InvalidArgumentError
 
 _TIME = "in seconds since 1970, or before now where it is negative"
 FROM = Parameter(
@@ -37,27 +37,16 @@ class RecordingsApi:
         "found where nothing of that time is kept, which is so unless the server records.",
         kinds=("video/mp4",),
         parameters=(FROM, UNTIL),
-        refusals=(400, 401, 403, 404, 409),
+        refusals=(400, 401, 403, 404, 503),
     )
     async def _recording(self, request: web.Request) -> web.Response:
-        name = request.match_info["session"]
-        path = self._sessions.name_of(name)
-        caller = await self._callers.of_request(request, Permission.VIEW, path=path)
-        session = await self._sessions.locate(name, caller)
-        caller.check(Permission.VIEW, session)
+        session = await self._viewed(request)
         now_s = time.time()
         from_s = _time(request, "from", 0.0, now_s)
         until_s = _time(request, "to", now_s, now_s)
         if from_s > until_s:
             raise InvalidArgumentError("`from` is later than `to`")
-        if not isinstance(session, Session):
-            raise FailedPreconditionError(
-                "another gateway has the session's recording: ask there",
-                reason=Reason.VIDEO_ELSEWHERE,
-            )
-        if session.recording is None:
-            raise NotFoundError("this server keeps no recordings: GATEWAY_RECORDING_S is 0")
-        clip = await session.recording.clip(from_s, until_s)
+        clip = await self._sessions.clip(session, from_s, until_s)
         return web.Response(
             body=clip.data,
             content_type="video/mp4",
@@ -67,6 +56,33 @@ class RecordingsApi:
                 "Cache-Control": "no-store",
             },
         )
+
+    @operation(
+        "GET",
+        "/api/sessions/{session}/hls/{file}",
+        "sessions",
+        "The recording as HLS",
+        about=f"`{PLAYLIST}` is the live playlist, back to the oldest picture that is kept; it "
+        "names the other files. Not found unless the server records.",
+        kinds=tuple(KINDS.values()),
+        refusals=(401, 403, 404, 503),
+    )
+    async def _hls(self, request: web.Request) -> web.Response:
+        session, name = await self._viewed(request), request.match_info["file"]
+        data = await self._sessions.hls(session, name)
+        return web.Response(
+            body=data,
+            content_type=KINDS[name.rpartition(".")[2]],
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def _viewed(self, request: web.Request) -> AnySession:
+        name = request.match_info["session"]
+        path = self._sessions.name_of(name)
+        caller = await self._callers.of_request(request, Permission.VIEW, path=path)
+        session = await self._sessions.locate(name, caller)
+        caller.check(Permission.VIEW, session)
+        return session
 
 
 def _time(request: web.Request, name: str, default_s: float, now_s: float) -> float:

@@ -17,8 +17,8 @@ from services.gateway.api.messages import BODY_TIMEOUT_S, MAX_BODY_BYTES, place_
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.playback.connection import PlaybackConnection
+from services.gateway.playback.programme import Programme
 from services.gateway.sessions.remote_session import AnySession
-from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.sources.whip.codecs import take_every_codec
 from services.gateway.sources.whip.ice import parse_ice_server
@@ -33,7 +33,6 @@ from services.gateway.webrtc.connections import Connections
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import (
     DeadlineExceededError,
-    FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
@@ -51,13 +50,14 @@ class _Watcher(PlaybackConnection):
 
     def __init__(
         self,
-        session: Session,
+        session: AnySession,
+        programme: Programme,
         caller: Caller,
         place: str,
         port: WebRtcPort,
         ice_servers: list[RTCIceServer],
     ) -> None:
-        super().__init__(session.broadcast, port, ice_servers)
+        super().__init__(programme, port, ice_servers)
         self.session = session
         self.caller = caller
         self.place = place
@@ -118,11 +118,6 @@ class WhepApi:
         caller = await self._caller(request)
         session = await self._sessions.locate(request.match_info["session"], caller)
         caller.check(Permission.VIEW, session)
-        if not isinstance(session, Session):
-            raise FailedPreconditionError(
-                "another gateway has this session's video: watch its pictures, or ask there",
-                reason=Reason.VIDEO_ELSEWHERE,
-            )
         if request.content_type != SDP:
             raise web.HTTPUnsupportedMediaType(reason=f"an offer is {SDP}")
         offer = await _read(request)
@@ -191,7 +186,7 @@ class WhepApi:
 
     # --- watchers ---------------------------------------------------------------------------
 
-    def _admit(self, session: Session, caller: Caller, place: str) -> _Watcher:
+    def _admit(self, session: AnySession, caller: Caller, place: str) -> _Watcher:
         """Raises ResourceExhaustedError when the session, or `place`, has its share of viewers."""
         if self._closing:
             raise UnavailableError("the gateway is draining")
@@ -203,7 +198,8 @@ class WhepApi:
                 f"{len(watchers)} viewers watch this session already",
                 reason=Reason.TOO_MANY_VIEWERS,
             )
-        watcher = _Watcher(session, caller, place, self._port, self._ice_servers)
+        programme = self._sessions.programme(session)
+        watcher = _Watcher(session, programme, caller, place, self._port, self._ice_servers)
         self._watchers.add(watcher)
         metrics.WHEP_VIEWERS.set(len(self._watchers))
         session.viewers += 1

@@ -7,18 +7,26 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
+from weakref import WeakValueDictionary
 
 from services.common.identity import Identity
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.cluster.keeper import Keeper
 from services.gateway.cluster.lease_store import LeaseStore
+from services.gateway.cluster.media import clip_of, picture_of, sound_of
 from services.gateway.cluster.peers import Peers, is_dead
 from services.gateway.cluster.remotes import Remotes
 from services.gateway.cluster.servicer import PeerServicer
 from services.gateway.cluster.signature import Signature
 from services.gateway.config import GatewayConfig
+from services.gateway.playback.broadcast import Broadcast
+from services.gateway.playback.h264 import EncodedPicture
+from services.gateway.playback.opus import OpusPacket
+from services.gateway.playback.programme import Programme
+from services.gateway.playback.recording import Clip
+from services.gateway.playback.relay import Relay
 from services.gateway.sessions.asked_once import AskedOnce
 from services.gateway.sessions.lease import Lease, record_of
 from services.gateway.sessions.remote_session import AnySession, RemoteSession
@@ -41,6 +49,7 @@ log = logging.getLogger(__name__)
 
 LISTED_S = 1.0  # that a list of all sessions is good for
 AGAIN_S = 0.2  # between two tries at a session's owner
+CLIP_S = 30.0  # that a piece of a recording may take
 PATIENCE_S = 2.0  # of those tries, beyond the time of a lease
 EVERYWHERE = ("0.0.0.0", "::")
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -66,6 +75,7 @@ class Cluster:
         self._port = PeerServicer(self, signature, identity)
         self._remotes = Remotes(config, sessions, workers, self._store)
         self._keeper = Keeper(config, sessions, self._store, self._peers, self._remotes)
+        self._relays: WeakValueDictionary[str, Relay] = WeakValueDictionary()
         self._listed: tuple[float, list[Lease]] = (float("-inf"), [])
 
     async def start(self) -> None:
@@ -183,6 +193,43 @@ class Cluster:
         reply = await self._ask_owner(session, "Preview", request, here)
         return reply.jpeg or None
 
+    def programme(self, session: RemoteSession) -> Programme:
+        relay = self._relays.get(session.id)
+        if relay is None:
+
+            async def pictures() -> AsyncGenerator[EncodedPicture, None]:
+                async for message in self._watch(session, sound=False):
+                    yield picture_of(message)
+
+            async def sounds() -> AsyncGenerator[OpusPacket, None]:
+                async for message in self._watch(session, sound=True):
+                    yield sound_of(message)
+
+            relay = self._relays[session.id] = Relay(session.id, pictures, sounds)
+        return relay
+
+    async def clip(self, session: RemoteSession, from_s: float, until_s: float) -> Clip:
+        request = peer_pb2.GetClipRequest(session=session.id, from_s=from_s, until_s=until_s)
+        return await self._clip(session, request)
+
+    async def hls(self, session: RemoteSession, name: str) -> bytes:
+        request = peer_pb2.GetClipRequest(session=session.id, hls=name)
+        return (await self._clip(session, request)).data
+
+    async def _clip(self, session: RemoteSession, request: peer_pb2.GetClipRequest) -> Clip:
+        parts = self._peers.stream(session.lease.address, "GetClip", request)
+        try:
+            async with asyncio.timeout(CLIP_S):
+                return clip_of([part async for part in parts])
+        except TimeoutError:
+            raise UnavailableError("the gateway that has the recording does not answer") from None
+        except FailedPreconditionError:
+            raise UnavailableError(
+                "the session is on its way to another gateway: ask again",
+                reason=Reason.SESSION_MOVED,
+                retry_after_s=AGAIN_S,
+            ) from None
+
     # --- for other gateways: `Home` -----------------------------------------------------------
 
     async def hand_over(self, session: str) -> int:
@@ -212,6 +259,15 @@ class Cluster:
     async def preview_here(self, session: str, max_width: int) -> bytes | None:
         return await self._own(session).preview(max_width)
 
+    def broadcast_here(self, session: str) -> Broadcast:
+        return self._own(session).broadcast
+
+    async def clip_here(self, session: str, from_s: float, until_s: float) -> Clip:
+        return await self._sessions.clip(self._own(session), from_s, until_s)
+
+    async def hls_here(self, session: str, name: str) -> bytes:
+        return await self._sessions.hls(self._own(session), name)
+
     # --- inside -------------------------------------------------------------------------------
 
     def _own(self, session_id: str) -> Session:
@@ -219,6 +275,12 @@ class Cluster:
         if session is None:
             raise FailedPreconditionError("the session is not here", reason=Reason.NOT_OWNER)
         return session
+
+    def _watch(
+        self, session: RemoteSession, *, sound: bool
+    ) -> AsyncIterator[peer_pb2.RelayResponse]:
+        request = peer_pb2.RelayRequest(session=session.id, sound=sound)
+        return self._peers.stream(session.lease.address, "Relay", request)
 
     async def _session_of(self, lease: Lease) -> AnySession:
         """Whoever has it; one that nobody has is adopted, if that works."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -32,18 +33,25 @@ class Peers:
     ) -> Any:
         """One call of PeerService. Raises the SightlineError of whoever is there, UnavailableError
         where nobody is."""
-        channel = self._channels.get(address)
-        if channel is None:
-            channel, _ = channel_to(address, self._identity)
-            self._channels[address] = channel
-            while len(self._channels) > MAX_CHANNELS:
-                await self._channels.popitem(last=False)[1].close()
-        stub = peer_pb2_grpc.PeerServiceStub(channel)
+        stub = await self._stub(address)
         metadata = self._signature.sign(method, request)
         try:
             return await getattr(stub, method)(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise error_of_peer(error, PEER) from None
+
+    async def stream(self, address: str, method: str, request: Any) -> AsyncIterator[Any]:
+        """What a call of PeerService that streams gives, for as long as it does. Raises as
+        `call`."""
+        stub = await self._stub(address)
+        call = getattr(stub, method)(request, metadata=self._signature.sign(method, request))
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise error_of_peer(error, PEER) from None
+        finally:
+            call.cancel()
 
     async def answers(self, address: str) -> bool:
         """Whether the gateway there says anything at all within `PROBE_S`: that it has no session
@@ -55,6 +63,15 @@ class Peers:
         except SightlineError:
             return True
         return True
+
+    async def _stub(self, address: str) -> Any:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel, _ = channel_to(address, self._identity)
+            self._channels[address] = channel
+            while len(self._channels) > MAX_CHANNELS:
+                await self._channels.popitem(last=False)[1].close()
+        return peer_pb2_grpc.PeerServiceStub(channel)
 
     async def aclose(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))

@@ -1,5 +1,7 @@
 """PeerService: what other gateways ask of this one, at a port of its own."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import grpc
@@ -8,8 +10,11 @@ from services.common.config import ConfigError
 from services.common.errors import ErrorInterceptor
 from services.common.identity import Identity
 from services.common.server import GRPC_OPTIONS
+from services.gateway.cluster.media import parts_of, pictures_of, sounds_of
 from services.gateway.cluster.signature import Signature
 from services.gateway.config import GatewayConfig
+from services.gateway.playback.broadcast import Broadcast
+from services.gateway.playback.recording import Clip
 from sightline.v1 import gateway_pb2, peer_pb2, peer_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -25,6 +30,9 @@ class Home(Protocol):
     ) -> gateway_pb2.Session: ...
     async def delete_here(self, session: str) -> None: ...
     async def preview_here(self, session: str, max_width: int) -> bytes | None: ...
+    def broadcast_here(self, session: str) -> Broadcast: ...
+    async def clip_here(self, session: str, from_s: float, until_s: float) -> Clip: ...
+    async def hls_here(self, session: str, name: str) -> bytes: ...
 
 
 class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
@@ -92,6 +100,27 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         self._check("Preview", request, context)
         jpeg = await self._home.preview_here(request.session, request.width)
         return peer_pb2.PreviewResponse(jpeg=jpeg or b"")
+
+    async def Relay(
+        self, request: peer_pb2.RelayRequest, context: Context
+    ) -> AsyncIterator[peer_pb2.RelayResponse]:
+        self._check("Relay", request, context)
+        broadcast = self._home.broadcast_here(request.session)
+        messages = (sounds_of if request.sound else pictures_of)(broadcast)
+        async with contextlib.aclosing(messages):
+            async for message in messages:
+                yield message
+
+    async def GetClip(
+        self, request: peer_pb2.GetClipRequest, context: Context
+    ) -> AsyncIterator[peer_pb2.GetClipResponse]:
+        self._check("GetClip", request, context)
+        if request.hls:
+            clip = Clip(await self._home.hls_here(request.session, request.hls), 0.0, 0.0)
+        else:
+            clip = await self._home.clip_here(request.session, request.from_s, request.until_s)
+        for part in parts_of(clip):
+            yield part
 
     def _check(self, method: str, request: Any, context: Context) -> None:
         self._signature.check(method, request, context.invocation_metadata())

@@ -33,7 +33,7 @@ class Broadcast:
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
-        self.sound = Soundtrack(name, loop, _dropped)
+        self.sound = Soundtrack(name, loop, dropped)
         self._name = name
         self._loop = loop
         self._thread = threading.get_ident()
@@ -94,7 +94,7 @@ class Broadcast:
 
     def join(self) -> Subscription:
         """A new viewer, who is given the pictures since the last keyframe."""
-        viewer = Subscription(_dropped)
+        viewer = Subscription(dropped)
         if self._closed:
             viewer.close()
             return viewer
@@ -222,7 +222,7 @@ class Broadcast:
         if wanted and self._transcoder is None:
             transcoder = Transcoder(
                 lambda picture: self._on_loop(self._transcoded, transcoder, picture),
-                _dropped,
+                dropped,
                 name=f"transcode:{self._name}",
             )
             transcoder.start()
@@ -237,5 +237,6 @@ class Broadcast:
             metrics.WHEP_TRANSCODES.dec()
 
 
-def _dropped(reason: str, count: int) -> None:
+def dropped(reason: str, count: int) -> None:
+    """So many pictures or packets are not sent to a viewer."""
     metrics.WHEP_DROPPED.labels(reason).inc(count)

@@ -1,4 +1,4 @@
-"""One viewer's WebRTC connection: negotiated, fed from a broadcast, closed."""
+"""One viewer's WebRTC connection: negotiated, fed from a programme, closed."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from aiortc.rtcrtpsender import RTCEncodedFrame
 
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
-from services.gateway.playback.broadcast import Broadcast
+from services.gateway.playback.programme import Programme
 from services.gateway.playback.soundtrack import Listener
 from services.gateway.playback.subscription import Subscription
 from services.gateway.sources.whip.offer import UnsupportedVideoError
@@ -46,10 +46,10 @@ class PlaybackConnection:
     from the moment it is connected."""
 
     def __init__(
-        self, broadcast: Broadcast, port: WebRtcPort, ice_servers: list[RTCIceServer]
+        self, programme: Programme, port: WebRtcPort, ice_servers: list[RTCIceServer]
     ) -> None:
         self.id = secrets.token_urlsafe(16)
-        self._broadcast = broadcast
+        self._programme = programme
         self._peer = port.peer_connection(ice_servers)
         self._connected = asyncio.Event()
         self._over = asyncio.Event()
@@ -123,9 +123,9 @@ class PlaybackConnection:
     async def aclose(self, reason: str = "closed") -> None:
         self._peer.remove_all_listeners()
         if self._subscription is not None:
-            self._broadcast.leave(self._subscription)
+            self._programme.leave(self._subscription)
         if self._listener is not None:
-            self._broadcast.sound.leave(self._listener)
+            self._programme.sound.leave(self._listener)
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._peer.close()
@@ -158,7 +158,7 @@ class PlaybackConnection:
     async def _next(self, codec: RTCRtpCodecParameters) -> RTCEncodedFrame | None:
         """The next picture: asked for once media can flow."""
         if self._subscription is None:
-            self._subscription = self._broadcast.join()
+            self._subscription = self._programme.join()
         try:
             picture, stamp = await self._subscription.next()
         except EOFError:
@@ -178,7 +178,7 @@ class PlaybackConnection:
     async def _next_sound(self, codec: RTCRtpCodecParameters) -> RTCEncodedFrame | None:
         """The next packet of sound: asked for once media can flow."""
         if self._listener is None:
-            self._listener = self._broadcast.sound.join()
+            self._listener = self._programme.sound.join()
         try:
             data, place = await self._listener.next()
         except EOFError:
@@ -191,4 +191,4 @@ class PlaybackConnection:
         now_s = time.monotonic()
         if self._subscription is not None and now_s - self._repeated_s > REPEAT_S:
             self._repeated_s = now_s
-            self._broadcast.repeat(self._subscription)
+            self._programme.repeat(self._subscription)

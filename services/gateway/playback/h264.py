@@ -86,6 +86,10 @@ class EncodedPicture:
         self.stamp = stamp
 
     @property
+    def units(self) -> list[bytes]:
+        return self._units
+
+    @property
     def payloads(self) -> list[bytes]:
         """Payloads of its RTP packets, the last of which carries the marker."""
         if self._payloads is None:

@@ -17,6 +17,7 @@ from services.common.threads import on_thread
 from services.gateway import metrics
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.playback.h264 import EncodedPicture
+from services.gateway.playback.hls import PLAYLIST, Segment, part_of, playlist, split
 from services.gateway.playback.opus import HZ, OpusPacket
 from services.gateway.playback.soundtrack import Listener
 from services.gateway.playback.subscription import Subscription
@@ -25,12 +26,19 @@ from sightline.errors import NotFoundError
 
 MAX_GOP_BYTES = 16 * 1024 * 1024  # of a piece; a longer one is cut off
 FRAGMENTED = {"movflags": "frag_keyframe+delay_moov+default_base_moof"}
+# Of a longer video: times stay as they are, instead of beginning at zero.
+SEGMENT = {
+    "movflags": FRAGMENTED["movflags"] + "+frag_discont",
+    "use_editlist": "0",
+    "avoid_negative_ts": "disabled",
+}
 
 
 @dataclass(slots=True)
 class Piece:
     """What came from one keyframe to the next. Times are seconds since 1970."""
 
+    number: int
     pictures: list[EncodedPicture] = field(default_factory=list)
     sounds: list[OpusPacket] = field(default_factory=list)
     num_bytes: int = 0
@@ -42,6 +50,11 @@ class Piece:
     @property
     def end_s(self) -> float:
         return self.pictures[-1].stamp / RTP_HZ
+
+    def is_alike(self, other: "Piece") -> bool:
+        """Whether both play with the same head."""
+        sets = self.pictures[0].sets == other.pictures[0].sets
+        return sets and bool(self.sounds) == bool(other.sounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,8 @@ class Recording:
         self._max_bytes = max_bytes
         self._pieces: deque[Piece] = deque()
         self._num_bytes = 0
+        self._num_pieces = 0  # that there have been
+        self._zero = 0  # stamp of the first picture ever
         self._video: Subscription | None = None
         self._audio: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -117,6 +132,32 @@ class Recording:
         data = await on_thread(mux, pictures, sounds, name="recording")
         return Clip(data, start_s, end_s)
 
+    async def hls(self, name: str) -> bytes:
+        """The playlist, or one of the files that it names. Raises NotFoundError."""
+        if name == PLAYLIST:
+            return playlist(self._segments()).encode()
+        part = part_of(name)
+        # The newest piece is still growing.
+        found = [one for one in list(self._pieces)[:-1] if part and one.number == part[0]]
+        if part is None or not found:
+            raise NotFoundError("no such part of the recording")
+        piece = found[0]
+        data = await on_thread(mux, piece.pictures, piece.sounds, self._zero, name="recording")
+        head, fragments = split(data)
+        return head if part[1] else fragments
+
+    def _segments(self) -> list[Segment]:
+        segments: list[Segment] = []
+        before: Piece | None = None
+        for piece, following in itertools.pairwise(self._pieces):
+            head = segments[-1].head if segments else piece.number
+            if before is not None and not before.is_alike(piece):
+                head = piece.number
+            length_s = max(0.001, following.start_s - piece.start_s)
+            segments.append(Segment(piece.number, head, piece.start_s, length_s))
+            before = piece
+        return segments
+
     async def _see(self, video: Subscription) -> None:
         with contextlib.suppress(EOFError):
             while True:
@@ -133,7 +174,9 @@ class Recording:
 
     def _add(self, picture: EncodedPicture) -> None:
         if picture.keyframe:
-            self._pieces.append(Piece())
+            self._zero = self._zero or picture.stamp
+            self._pieces.append(Piece(self._num_pieces))
+            self._num_pieces += 1
         elif not self._pieces or self._pieces[-1].num_bytes > MAX_GOP_BYTES:
             return
         self._pieces[-1].pictures.append(picture)
@@ -153,17 +196,22 @@ class Recording:
             piece.num_bytes += num_bytes
 
 
-def mux(pictures: Sequence[EncodedPicture], sounds: Sequence[OpusPacket]) -> bytes:
-    """A fragmented MP4 of them, beginning with a keyframe. Blocks."""
+def mux(
+    pictures: Sequence[EncodedPicture], sounds: Sequence[OpusPacket], zero: int | None = None
+) -> bytes:
+    """A fragmented MP4 of them, beginning with a keyframe. `zero`: the stamp that its times count
+    from; None: that of the first picture. Blocks."""
     output = io.BytesIO()
+    options = FRAGMENTED if zero is None else SEGMENT
     with (
         av.open(io.BytesIO(pictures[0].annex_b), "r", format="h264") as head,
-        av.open(output, "w", format="mp4", options=FRAGMENTED) as container,
+        av.open(output, "w", format="mp4", options=options) as container,
     ):
         video = container.add_stream_from_template(head.streams.video[0])
+        video.time_base = Fraction(1, RTP_HZ)
         audio = container.add_stream("libopus", rate=HZ, layout="stereo") if sounds else None
         timed: list[tuple[float, av.Packet[Any]]] = []
-        first, last = pictures[0].stamp, -1
+        first, last = pictures[0].stamp if zero is None else zero, -1
         for picture in pictures:
             last = max(last + 1, picture.stamp - first)
             packet: av.Packet[Any] = av.Packet(picture.annex_b)

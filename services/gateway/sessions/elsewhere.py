@@ -3,6 +3,8 @@
 from typing import Protocol
 
 from services.gateway.auth.caller import Caller
+from services.gateway.playback.programme import Programme
+from services.gateway.playback.recording import Clip
 from services.gateway.sessions.asked_once import AskedOnce
 from services.gateway.sessions.remote_session import AnySession, RemoteSession
 from services.gateway.sessions.session import Session
@@ -69,3 +71,15 @@ class Elsewhere(Protocol):
     async def delete(self, session: RemoteSession) -> None: ...
 
     async def preview(self, session: RemoteSession, max_width: int) -> bytes | None: ...
+
+    def programme(self, session: RemoteSession) -> Programme:
+        """What viewers here get of it."""
+        ...
+
+    async def clip(self, session: RemoteSession, from_s: float, until_s: float) -> Clip:
+        """As `Sessions.clip`."""
+        ...
+
+    async def hls(self, session: RemoteSession, name: str) -> bytes:
+        """As `Sessions.hls`."""
+        ...

@@ -16,6 +16,8 @@ from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.frames.picture_health import Condition
+from services.gateway.playback.programme import Programme
+from services.gateway.playback.recording import Clip, Recording
 from services.gateway.sessions.asked_once import KEPT_S, AskedOnce
 from services.gateway.sessions.elsewhere import Elsewhere, SessionListener
 from services.gateway.sessions.labels import checked_labels
@@ -204,6 +206,28 @@ class Sessions:
             return await session.preview(max_width)
         assert self.elsewhere is not None
         return await self.elsewhere.preview(session, max_width)
+
+    def programme(self, session: AnySession) -> Programme:
+        """What its viewers get, wherever it is."""
+        if isinstance(session, Session):
+            return session.broadcast
+        assert self.elsewhere is not None
+        return self.elsewhere.programme(session)
+
+    async def clip(self, session: AnySession, from_s: float, until_s: float) -> Clip:
+        """What was seen and heard between two times, in seconds since 1970, from the keyframe
+        before. Raises NotFoundError where nothing of it is kept."""
+        if not isinstance(session, Session):
+            assert self.elsewhere is not None
+            return await self.elsewhere.clip(session, from_s, until_s)
+        return await _recording_of(session).clip(from_s, until_s)
+
+    async def hls(self, session: AnySession, name: str) -> bytes:
+        """A file of the recording's HLS, `PLAYLIST` first. Raises NotFoundError."""
+        if not isinstance(session, Session):
+            assert self.elsewhere is not None
+            return await self.elsewhere.hls(session, name)
+        return await _recording_of(session).hls(name)
 
     # --- made, changed, ended -----------------------------------------------------------------
 
@@ -534,3 +558,9 @@ def draining() -> UnavailableError:
 
 def _unreadable(message: str) -> InvalidArgumentError:
     return InvalidArgumentError(message, reason=Reason.SOURCE_UNREADABLE)
+
+
+def _recording_of(session: Session) -> Recording:
+    if session.recording is None:
+        raise NotFoundError("this server keeps no recordings: GATEWAY_RECORDING_S is 0")
+    return session.recording

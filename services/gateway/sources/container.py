@@ -120,6 +120,20 @@ def open_file(path: Path, sink: FrameSink) -> "ContainerReader":
         raise InvalidArgumentError(f"cannot open the source: {_reason(error)}") from error
 
 
+def open_transport_stream(
+    file: Any, sink: FrameSink, on_close: Callable[[], None]
+) -> "ContainerReader":
+    """Open live MPEG-TS, read from a file-like object, and decode its first picture. Blocks.
+    Raises InvalidArgumentError, and libavformat's errors."""
+    options = PROBE_OPTIONS | {
+        "skip_frame": "default",
+        "format_whitelist": "mpegts",
+        "analyzeduration": "2000000",  # us
+    }
+    container = av.open(file, "r", format="mpegts", options=options, hwaccel=device_of(sink))
+    return ContainerReader.of(container, True, sink, on_close)
+
+
 def device_of(sink: FrameSink) -> HWAccel | None:
     """Settings of the device that decodes for a sink; None: the processor does."""
     return accelerator(sink.budget.device)

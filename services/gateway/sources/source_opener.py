@@ -13,6 +13,7 @@ from services.gateway.sources.container import (
     ContainerReader,
     device_of,
     open_file,
+    open_transport_stream,
 )
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.remote.playlist import variant_of
@@ -21,6 +22,8 @@ from services.gateway.sources.remote.transport_stream import TransportStream
 from services.gateway.sources.remote.url import SourceUrl
 from services.gateway.sources.remote.web import MAX_PLAYLIST_BYTES, WebFile, WebFiles
 from services.gateway.sources.source import BeyondLimitsError, FrameSink
+from services.gateway.sources.srt.library import SrtMissingError
+from services.gateway.sources.srt.stream import SrtCaller
 from sightline.errors import InvalidArgumentError, PermissionDeniedError
 
 log = logging.getLogger(__name__)
@@ -85,6 +88,7 @@ class SourceOpener:
         self._files: WebFiles | None = None
         self._relay: Relay | None = None
         self._datagrams: TransportStream | None = None
+        self._srt: SrtCaller | None = None
 
     def open(self, sink: FrameSink) -> ContainerReader:
         """Open and decode the first picture. Blocks. Raises InvalidArgumentError."""
@@ -95,9 +99,13 @@ class SourceOpener:
                 return self._open_web(self._place, sink)
             if self._place.scheme == "udp":
                 return self._open_datagrams(self._place, sink)
+            if self._place.scheme == "srt":
+                return self._open_srt(self._place, sink)
             return self._open_relayed(self._place, sink)
         except BeyondLimitsError:
             raise
+        except SrtMissingError as error:
+            raise InvalidArgumentError(f"this server reads no SRT: {error}") from None
         except (InvalidArgumentError, av.FFmpegError, OSError, ValueError) as error:
             reason = redacted(f"{type(error).__name__}: {error}")[:500]
             log.info("source not opened", extra={"reason": reason})
@@ -115,6 +123,8 @@ class SourceOpener:
             self._relay.close()
         if self._datagrams is not None:
             self._datagrams.abort()
+        if self._srt is not None:
+            self._srt.abort()
 
     def _open_datagrams(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
         """Open what is sent to a port of ours."""
@@ -122,20 +132,23 @@ class SourceOpener:
         if self._aborted:
             datagrams.abort()
         try:
-            options = PROBE_OPTIONS | {
-                "skip_frame": "default",
-                "format_whitelist": "mpegts",
-                "analyzeduration": "2000000",  # us
-            }
-            container = av.open(
-                datagrams, "r", format="mpegts", options=options, hwaccel=device_of(sink)
-            )
-            reading = ContainerReader.of(container, True, sink, datagrams.close)
+            reading = open_transport_stream(datagrams, sink, datagrams.close)
         except BaseException:
             datagrams.close()
             raise
         datagrams.opened()
         return reading
+
+    def _open_srt(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
+        self._srt = caller = SrtCaller(self._egress, url)
+        if self._aborted:
+            caller.abort()
+        stream = caller.open(self._timeout_s)
+        try:
+            return open_transport_stream(stream, sink, stream.close)
+        except BaseException:
+            stream.close()
+            raise
 
     def _open_web(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
         self._files = files = WebFiles(self._egress, self._timeout_s)
@@ -175,8 +188,10 @@ class SourceOpener:
         return reading
 
     def _open_relayed(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
-        """Open by RTSP or RTMP, following RTSP's redirects."""
+        """Open by RTSP or RTMP, following RTSP's redirects, and without sound where that is
+        refused."""
         end_s = time.monotonic() + self._timeout_s[0]
+        media = "video+audio"
         for _ in range(MAX_MOVES + 1):
             left_s = max(0.1, end_s - time.monotonic())
             self._relay = relay = Relay(self._egress, url, left_s)
@@ -190,7 +205,8 @@ class SourceOpener:
                     "format_whitelist": "rtsp",
                     "rtsp_transport": "tcp",  # to the relay; to a camera also UDP
                     "reorder_queue_size": "32",
-                    "allowed_media_types": "video",
+                    "allowed_media_types": media,
+                    "analyzeduration": "2000000",  # us; it waits for sound that may never come
                 }
             else:
                 options |= {
@@ -210,7 +226,12 @@ class SourceOpener:
                 return ContainerReader.of(container, True, sink, relay.close)
             except BaseException as error:
                 relay.close()
-                if relay.moved is None or not isinstance(error, av.FFmpegError | OSError):
+                if not isinstance(error, av.FFmpegError | OSError):
+                    raise
+                if relay.refused and media != "video":
+                    media = "video"
+                    continue
+                if relay.moved is None:
                     raise
             url = url.joined(relay.moved)
             if not url.scheme.startswith("rtsp"):

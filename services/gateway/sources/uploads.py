@@ -3,6 +3,8 @@ watched, within bounds."""
 
 import asyncio
 import contextlib
+import fcntl
+import os
 import secrets
 import shutil
 import tempfile
@@ -17,6 +19,7 @@ from sightline.errors import (
 )
 
 SCHEME = "upload:"  # before a kept file's name, as a session's source says it
+PREFIX = "gateway-"  # of the folders' names
 MAX_AT_ONCE = 8
 SILENT_S = 30.0  # between two parts of a file
 TOTAL_S = 3600.0
@@ -34,6 +37,7 @@ class Uploads:
         self._sizes: dict[str, int] = {}  # by name; also of what is on its way
         self._receiving = 0
         self._folder: Path | None = None
+        self._lock: int | None = None
         self.file_bytes = 0 if parent is None else min(file_bytes, total_bytes)
 
     @property
@@ -62,8 +66,7 @@ class Uploads:
         self.check(size)
         if self._folder is None:
             assert self._parent is not None
-            self._parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix="gateway-", dir=self._parent))
+            self._folder, self._lock = _own_folder(self._parent)
         name = secrets.token_hex(16)
         self._sizes[name] = size
         self._receiving += 1
@@ -82,6 +85,18 @@ class Uploads:
             self._receiving -= 1
         return SCHEME + name
 
+    def sweep(self) -> None:
+        """Remove what gateways left that were killed. Blocks."""
+        if self._parent is None:
+            return
+        for folder in self._parent.glob(f"{PREFIX}*"):
+            with contextlib.suppress(OSError):  # another gateway's, or not ours to remove
+                lock = _locked(folder)
+                try:
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(lock)
+
     def discard(self, source: str) -> None:
         """Remove a file; whoever is reading it reads on."""
         name = source.removeprefix(SCHEME)
@@ -94,6 +109,33 @@ class Uploads:
         self._sizes.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _own_folder(parent: Path) -> tuple[Path, int]:
+    """A new folder, and the lock that tells others that its gateway lives."""
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        with contextlib.suppress(OSError):  # swept by another gateway before it was locked
+            lock = _locked(folder)
+            if folder.is_dir():
+                return folder, lock
+            os.close(lock)
+
+
+def _locked(folder: Path) -> int:
+    """The lock of a folder, which its process holds until it ends. Raises OSError where another
+    one does."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(opened)
+        raise
+    return opened
 
 
 async def _write(path: Path, parts: AsyncIterator[bytes], size: int) -> int:

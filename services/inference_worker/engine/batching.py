@@ -147,7 +147,7 @@ class BatchBuilder:
         tubelets = []
         for session in sessions:
             frames = list(islice(session.frames, size))
-            if len(frames) == size and not frames[0].interpolated:
+            if len(frames) == size:
                 frames[0].tubelet = self._tubelet(frames)
                 tubelets.append(frames[0].tubelet)
         return tubelets

@@ -118,8 +118,6 @@ class EngineCore:
         work. A step may wait for company, and a session for being parked."""
         resident = self._resident()
         prompt_tokens = self._scheduler.prompt_tokens(resident, now_s)
-        if any(_has_interpolated(session) for session in self.sessions.values()):
-            return 0.0
         for session in resident:
             if session.rebase_due or (
                 (session.running or session.waiting)
@@ -151,8 +149,6 @@ class EngineCore:
         in and there is room."""
         prompt_tokens = self._scheduler.prompt_tokens(self._resident(), self.clock())
         for session in list(self.sessions.values()):
-            while _has_interpolated(session):
-                self._pass_over(session, session.frames.popleft())
             if session.parked is not None:
                 continue
             try:
@@ -259,14 +255,6 @@ class EngineCore:
             session.replayed_s = now_s
         for frame in tubelet:
             frame.done(self._totals.receipt(session, frame, started_s, now_s))
-
-    def _pass_over(self, session: EngineSession, frame: FrameJob) -> None:
-        """An interpolated frame repeats what the model has seen: its visual tokens stay those of
-        the frame before, and time does not advance for the decoder. So the state stays as it is."""
-        session.frames_taken += 1
-        metrics.FRAMES.labels("interpolated").inc()
-        now_s = self.clock()
-        frame.done(self._totals.receipt(session, frame, now_s, now_s))
 
     def _drop(self, job: Generation, clear: bool = False) -> None:
         """Take a running job off its session and give its pages back. `clear`: they may hold what
@@ -411,8 +399,3 @@ class EngineCore:
         else:
             return
         job.sink.finished(FinishReason.CANCELLED)
-
-
-def _has_interpolated(session: EngineSession) -> bool:
-    """Whether the next frame is one that stands in for a lost one."""
-    return bool(session.frames) and session.frames[0].interpolated

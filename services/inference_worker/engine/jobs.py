@@ -49,7 +49,6 @@ class FrameJob:
     sequence: int
     arrived_s: float
     done: Callable[[FrameReceipt | Exception], None]
-    interpolated: bool = False
     replayed: bool = False
     missing: int = 0  # frames before it for which the one before stands
     tubelet: Any = None
@@ -187,7 +186,5 @@ class EngineSession:
 
     @property
     def wanted(self) -> bool:
-        """Whether it is parked, with work that needs its pages; interpolated frames do not."""
-        if self.parked is None:
-            return False
-        return bool(self.waiting) or any(not frame.interpolated for frame in self.frames)
+        """Whether it is parked, with work that needs its pages."""
+        return self.parked is not None and bool(self.waiting or self.frames)

@@ -71,8 +71,8 @@ class Guard:
             session.window = deque(maxlen=segments * spec.tubelet)
 
     def show(self, session: WorkerSession, frame: inference_pb2.Frame) -> None:
-        """A frame of a session, with its size; one that stands in for a lost one is none."""
-        if frame.interpolated or not session.window.maxlen:
+        """A frame of a session, with its size."""
+        if not session.window.maxlen:
             return
         session.window.append(frame)
         care = self._cares.get(session)

@@ -213,7 +213,6 @@ class InferenceServicer(InferenceServiceServicer):
                     sequence=frame.sequence,
                     arrived_s=time.monotonic(),
                     done=done,
-                    interpolated=frame.interpolated,
                     replayed=frame.replayed,
                     missing=frame.missing,
                 )

@@ -87,6 +87,11 @@ class Relay:
         self._thread.start()
 
     @property
+    def refused(self) -> bool:
+        """Whether an RTSP server refused a track."""
+        return self._rtsp is not None and self._rtsp.refused
+
+    @property
     def moved(self) -> str | None:
         return self._rtsp.moved if self._rtsp is not None else None
 
@@ -115,8 +120,8 @@ class Relay:
             for connection in (self._player, self._server, self._listener):
                 if connection is not None:
                     connection.close()
-            if self._rtsp is not None and self._rtsp.datagrams is not None:
-                self._rtsp.datagrams.close()
+            for datagrams in self._rtsp.datagrams if self._rtsp is not None else ():
+                datagrams.close()
 
     def _carry(self, player: socket.socket, server: socket.socket) -> None:
         """Carry bytes until one side has gone. Raises OSError."""
@@ -129,8 +134,8 @@ class Relay:
                 readable.append(player)
             if len(pipe.to_player) < MAX_WAITING_BYTES:
                 readable.append(server)
-            datagrams = self._rtsp.datagrams if self._rtsp is not None else None
-            if datagrams is not None:
+            tracks = list(self._rtsp.datagrams) if self._rtsp is not None else []
+            for datagrams in tracks:
                 readable += datagrams.sockets
             writable = [player] * bool(pipe.to_player) + [server] * bool(pipe.to_server)
             pending = getattr(server, "pending", int)()
@@ -140,10 +145,11 @@ class Relay:
             if (server in ready or pending) and not _moved(server, pipe.from_server):
                 self._finish(player)
                 return
-            if self._rtsp is not None and datagrams is not None:
+            for track, datagrams in enumerate(tracks):
                 for index, own in enumerate(datagrams.sockets):
                     for packet in datagrams.received(own) if own in ready else ():
-                        self._rtsp.from_datagrams(index, packet)
+                        assert self._rtsp is not None
+                        self._rtsp.from_datagrams(track, index, packet)
             for connection, waiting in ((player, pipe.to_player), (server, pipe.to_server)):
                 if connection in able:
                     with contextlib.suppress(*_AGAIN):

@@ -18,6 +18,7 @@ MAX_BODY_BYTES = 256 * 1024
 LEAST_PACKET_BYTES = 8  # of shorter ones libavformat reads what is inside as a message
 MAX_WAITING_BYTES = 4 * 1024 * 1024  # that the player has not read yet
 MAX_PENDING = 16  # requests without a reply
+MAX_TRACKS = 4  # by UDP: each has a pair of ports
 _INTERLEAVED = 0x24  # "$"
 _END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(r"RTSP/[12]\.[0-9] ([1-9][0-9]{2})(?: [\x20-\x7e]*)?")
@@ -68,13 +69,15 @@ class _Asked:
     uri: str
     message: _Message
     answered: int = 0
+    track: int | None = None  # of `datagrams`, for a SETUP
 
 
 class RtspPipe:
     """`base`: what libavformat takes for scheme, host and first part of the path of `url`.
 
     libavformat always gets RTP over its connection. A server that refuses that is asked for UDP,
-    on the ports that `open_datagrams` gives; without it, it cannot be read.
+    on the ports that `open_datagrams` gives for each track; without it, it cannot be read.
+    `datagrams` has those ports. `refused` is set when the server refuses a track.
     """
 
     def __init__(
@@ -91,17 +94,20 @@ class RtspPipe:
         self._asked: dict[str, _Asked] = {}
         self._sequence = 0
         self._open_datagrams = open_datagrams
-        self.datagrams: Datagrams | None = None
+        self._by_udp = False
+        self._tracks = 0  # that were answered
+        self.datagrams: list[Datagrams] = []
+        self.refused = False
         self._player, self._server = bytearray(), bytearray()
 
     def from_player(self, data: bytes) -> None:
         self._player += data
         while (item := _next(self._player)) is not None:
             if isinstance(item, bytes):  # a receiver's report
-                if self.datagrams is None:
+                if not self.datagrams:
                     self.to_server += item
-                else:
-                    self.datagrams.send(item[1] % 2, item[4:])
+                elif item[1] // 2 < len(self.datagrams):
+                    self.datagrams[item[1] // 2].send(item[1] % 2, item[4:])
             else:
                 self._request(item)
 
@@ -121,10 +127,12 @@ class RtspPipe:
             else:
                 raise UnreachableError("not an RTSP message")
 
-    def from_datagrams(self, index: int, packet: bytes) -> None:
-        """A packet of RTP (0) or RTCP (1). What no longer fits is lost, as it is on a network."""
+    def from_datagrams(self, track: int, index: int, packet: bytes) -> None:
+        """A track's packet of RTP (0) or RTCP (1). What no longer fits is lost, as it is on a
+        network."""
         if len(packet) >= LEAST_PACKET_BYTES and len(self.to_player) < MAX_WAITING_BYTES:
-            self.to_player += bytes((_INTERLEAVED, index)) + len(packet).to_bytes(2) + packet
+            channel = 2 * track + index
+            self.to_player += bytes((_INTERLEAVED, channel)) + len(packet).to_bytes(2) + packet
 
     def _request(self, message: _Message) -> None:
         found = _REQUEST.fullmatch(message.first)
@@ -144,8 +152,10 @@ class RtspPipe:
         self._asked[str(self._sequence)] = asked
         headers = [("CSeq", str(self._sequence))]
         headers += [header for header in asked.message.headers if header[0].lower() != "cseq"]
-        if asked.method == "SETUP" and self.datagrams is not None:
-            port = self.datagrams.port
+        if asked.method == "SETUP" and self._by_udp:
+            if asked.track is None:
+                asked.track = self._add_track()
+            port = self.datagrams[asked.track].port
             headers = [header for header in headers if header[0].lower() != "transport"]
             headers.append(("Transport", f"RTP/AVP;unicast;client_port={port}-{port + 1}"))
         if self._challenges and self._credentials is not None:
@@ -154,6 +164,14 @@ class RtspPipe:
                 headers.append(("Authorization", answer))
         first = f"{asked.method} {asked.uri} RTSP/1.0"
         self.to_server += _Message(first, headers, asked.message.body).written()
+
+    def _add_track(self) -> int:
+        if self._open_datagrams is None:
+            raise UnreachableError("the server sends by UDP only")
+        if len(self.datagrams) >= MAX_TRACKS:
+            raise UnreachableError("too many tracks")
+        self.datagrams.append(self._open_datagrams())
+        return len(self.datagrams) - 1
 
     def _reply(self, status: int, message: _Message) -> None:
         if 100 <= status < 200:
@@ -169,21 +187,23 @@ class RtspPipe:
             asked.answered += 1
             self._send(asked)
             return
-        if status == 461 and asked.method == "SETUP" and self.datagrams is None:
-            if self._open_datagrams is None:
-                raise UnreachableError("the server sends by UDP only")
-            self.datagrams = self._open_datagrams()
+        if status == 461 and asked.method == "SETUP" and not self._by_udp and not self._tracks:
+            self._by_udp = True
             self._send(asked)
             return
+        if asked.method == "SETUP":
+            self.refused = self.refused or status >= 400
+            self._tracks += 1
         headers = [("CSeq", asked.sequence)]
         headers += [header for header in message.headers if header[0].lower() in _PASSED_ON]
         transport = message.one("transport")
-        if transport and asked.method == "SETUP" and self.datagrams is not None:
+        if transport and asked.track is not None:
             found = _SERVER_PORTS.search(transport)
             if found is None or not all(0 < int(port) < 65536 for port in found.groups()):
                 raise UnreachableError("the server does not say where it sends from")
-            self.datagrams.connect((int(found[1]), int(found[2])))
-            headers.append(("Transport", "RTP/AVP/TCP;unicast;interleaved=0-1"))
+            self.datagrams[asked.track].connect((int(found[1]), int(found[2])))
+            channels = f"{2 * asked.track}-{2 * asked.track + 1}"
+            headers.append(("Transport", f"RTP/AVP/TCP;unicast;interleaved={channels}"))
         elif transport:
             parts = [part.strip() for part in transport.split(";")]
             headers.append(("Transport", ";".join(filter(_TRANSPORT.fullmatch, parts))))

@@ -15,7 +15,8 @@ PORTS = {
     "rtsps": 322,
     "rtmp": 1935,
     "rtmps": 443,
-    "udp": 0,  # which has no usual one
+    "srt": 0,  # which has no usual one, …
+    "udp": 0,  # … nor has this
 }
 MAX_CHARACTERS = 2048
 
@@ -70,10 +71,6 @@ class SourceUrl:
         scheme = text.partition("://")[0].lower()
         if scheme not in PORTS:
             known = ", ".join(PORTS)
-            if scheme == "srt":
-                raise InvalidArgumentError(
-                    "SRT is not read here: have it sent as MPEG-TS by UDP, RTMP, RTSP or WHIP"
-                )
             raise InvalidArgumentError(f"cannot read this kind of URL; known are {known}")
         if len(text) > MAX_CHARACTERS:
             raise InvalidArgumentError(f"a URL has at most {MAX_CHARACTERS} characters")
