@@ -34,10 +34,11 @@ BENCHMARKS = {
     "loss": "a WHIP publisher behind a link that loses, delays and reorders packets",
     "playback": "watching live: how soon, how late, and fifty viewers of one stream",
     "voice": "spoken questions: words heard wrong, first audio of an answer, interruptions",
+    "memory": "questions about a moment up to an hour ago, and what remembering costs",
     "rows": "the article's four rows, on the whole suite with real video",
 }
 # Each takes as long as all others together.
-APART = ("engine", "gpu", "flat-long", "chaos", "capacity", "traffic", "voice")
+APART = ("engine", "gpu", "flat-long", "chaos", "capacity", "traffic", "voice", "memory")
 RESULTS = REPOSITORY / "benchmarks" / "results"
 QUICK_RESULTS = REPOSITORY / ".cache" / "benchmarks"
 QUIET = 0.1
