@@ -188,7 +188,7 @@ async def _noted(suite: Running, count: int) -> None:
         histogram = await asyncio.to_thread(suite.gateway_histogram, NOTES)
         if histogram.total >= count:
             return
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.03)
 
 
 async def _day(suite: Running, found: Found) -> None:

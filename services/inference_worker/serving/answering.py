@@ -98,7 +98,7 @@ class Answerer:
                 async for event in events:
                     yield event
             return
-        job, results, num_rounds = self._submit(request, asked, rounds)
+        job, results, num_rounds = self._submit(request, rounds, asked)
         submitted_ns = began_ns = time.time_ns()
         done = gateway_pb2.AnswerDone(turn=question.turn, history_rounds=num_rounds)
         voice = self._start_speech(request, degraded)
@@ -233,8 +233,13 @@ class Answerer:
         return [Round(each.question, each.answer) for each in rounds or []]
 
     def _submit(
-        self, request: inference_pb2.AnswerRequest, asked: Recalled, rounds: list[Round]
+        self,
+        request: inference_pb2.AnswerRequest,
+        rounds: list[Round],
+        asked: Recalled | None = None,
     ) -> tuple[Generation, BranchQueue, int]:
+        """asked: the question as the model gets it, where it is known already."""
+        asked = asked or self._recalled(request)
         question, text = request.question, asked.text
         alone = self.model.question_tokens([], text)
         most = self.question_tokens * (2 if request.HasField("recall") else 1)
