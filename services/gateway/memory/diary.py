@@ -24,6 +24,7 @@ NOTE_S = 15.0  # that a worker gets to describe a moment, behind all that is ask
 PICTURE_WIDTHS = (320, 160)  # pixels, of the first that is small enough
 MOST_PICTURE_BYTES = 48 * 1024
 MOST_PICTURES = 3
+MOST_BUSY = 0.9  # share of a worker's time that leaves none for lines
 MOST_ENDING = 8  # moments that are over and not written yet
 MOST_HEARD_CHARACTERS = 2000
 
@@ -90,6 +91,10 @@ class Diary:
     async def _describe(self, page: _Page) -> None:
         """A line about what is there now, and a picture of it."""
         await self._picture(page)
+        busy = self._session.worker.load.device_busy > MOST_BUSY
+        if busy and not self._session.spec.lossless:  # one that is read as fast as may be waits
+            metrics.NOTES.labels("busy").inc()
+            return
         started_s = time.monotonic()
         outcome = "failed"
         try:
