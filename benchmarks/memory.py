@@ -37,7 +37,7 @@ KINDS = ("what", "held", "count", "presence", "price", "colour", "where", "sign"
 SEED = 9_000_000
 NOTED_S = 3.0  # that a line may take, for which the story waits
 NOTES = "sightline_memory_note_seconds"
-LEAST_RIGHT, MOST_LOST = 0.85, 0.005
+LEAST_RIGHT, MOST_LOST, MOST_FRAMES = 0.85, 0.005, 4.0
 STORE_HOURS, MOMENTS_PER_HOUR = 30, 240
 PICTURE_BYTES = 9000
 
@@ -65,6 +65,7 @@ class Found:
     worker_mib: list[float] = field(default_factory=list)
     moments: int = 0
     note_ms: float = 0.0
+    step_ms: float = 1.0
 
 
 def run(report: Report, *, quick: bool) -> Result:
@@ -79,6 +80,7 @@ async def _measure(folder: Path, num_asked: int, report: Report) -> Result:
     async with running(folder) as suite:
         async with aio.connect(suite.gateway) as client:
             await _tell(client, scenes, num_asked, suite, found, report)
+        found.step_ms = 1000 * suite.worker_histogram("sightline_step_seconds").quantile(0.5)
         found.note_ms = 1000 * suite.gateway_histogram(NOTES).quantile(0.5)
         report("a day of moments", 0.9)
         await _day(suite, found)
@@ -237,6 +239,7 @@ def _result(found: Found) -> Result:
     live, memory = (Latency.of_ms(found.first_ms[name]) for name in ("live", "memory"))
     lost = _share(found.live["without"]) - _share(found.live["with memory"])
     kept = found.store_bytes
+    later = (memory.p50_ms - live.p50_ms) / found.step_ms
     growth = max(kept[25:]) / kept[23]
     worker = found.worker_mib
     return Result(
@@ -273,6 +276,7 @@ def _result(found: Found) -> Result:
             Target("answers about now lost", lost, MOST_LOST),
             Target("answers about now that memory changed", 1 - _share(found.same), 0.0),
             Target("the store's growth after a day", growth, 1.05, "×"),
+            Target("first token from memory later by", max(0.0, later), MOST_FRAMES, "frames"),
         ],
         figures={
             "right": {age: _share(right) for age, right in found.right.items()},
@@ -283,6 +287,7 @@ def _result(found: Found) -> Result:
             "store_bytes": kept,
             "worker_mib": worker,
             "note_p50_ms": found.note_ms,
+            "step_p50_ms": found.step_ms,
             "asked": len(found.then),
         },
         draw=lambda figure: _draw(figure, found),
