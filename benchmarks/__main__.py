@@ -35,10 +35,21 @@ BENCHMARKS = {
     "playback": "watching live: how soon, how late, and fifty viewers of one stream",
     "publishers": "twenty RTMP and ten WHIP publishers: cores, memory, drops",
     "voice": "spoken questions: words heard wrong, first audio of an answer, interruptions",
+    "memory": "questions about a moment up to an hour ago, and what remembering costs",
     "rows": "the article's four rows, on the whole suite with real video",
 }
 # Each takes as long as all others together.
-APART = ("engine", "gpu", "flat-long", "chaos", "capacity", "traffic", "publishers", "voice")
+APART = (
+    "engine",
+    "gpu",
+    "flat-long",
+    "chaos",
+    "capacity",
+    "traffic",
+    "publishers",
+    "voice",
+    "memory",
+)
 RESULTS = REPOSITORY / "benchmarks" / "results"
 QUICK_RESULTS = REPOSITORY / ".cache" / "benchmarks"
 QUIET = 0.1

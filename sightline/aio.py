@@ -24,7 +24,7 @@ from sightline.session import Session
 from sightline.types import Audio, RatedRound, Round, ServerInfo, SessionInfo, Timeouts, Voice
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
-from sightline.wire import server_info, session_info
+from sightline.wire import memory_kind, server_info, session_info
 
 __all__ = ["Answer", "Client", "Conversation", "Pusher", "Session", "Watch", "connect"]
 
@@ -115,6 +115,7 @@ class Client:
         labels: Mapping[str, str] | None = None,
         model: str = "",
         priority: int = 0,
+        memory: str = "",
     ) -> "Session":
         """Begin to watch a video.
 
@@ -132,7 +133,8 @@ class Client:
         frames. `labels` are yours: `sessions` finds by them. `model` is one of `info`'s models or
         pools, where there are several.
         Where a worker's memory runs short, sessions of higher `priority` (-100 to 100) keep their
-        window for longer.
+        window for longer. `memory` is what is kept of what leaves the window: "off", "lines", which
+        the model writes, or "pictures" as well; left out, as the server is set.
         Raises FileNotFoundError for a path that is not there, InvalidArgumentError for one that
         is no video, NotFoundError for a model that the server does not have,
         ResourceExhaustedError where no worker has room.
@@ -155,6 +157,7 @@ class Client:
             grace_s=grace_s,
             labels=labels,
             priority=priority,
+            memory=memory_kind(memory),
         )
         # Drawn once for all tries: a second one gives the session that a first has made.
         request = pb.CreateSessionRequest(

@@ -223,6 +223,16 @@ def _parser() -> _Parser:
         "history", server_commands.history, "read what was said in a conversation", as_json
     )
     history.add_argument("conversation", help="its id, as `ask --json` tells it")
+    memory = add(
+        "memory", server_commands.memory, "read what is remembered beyond the window", as_json
+    )
+    memory.add_argument("session", help="a session's id or name")
+    memory.add_argument("words", nargs="*", help="only moments with these words")
+    memory.add_argument("--last", type=_positive, metavar="S", help="of the last S seconds")
+    memory.add_argument(
+        "--limit", type=_count, default=100, metavar="N", help="at most N moments (100)"
+    )
+    memory.add_argument("--pictures", metavar="FOLDER", help="write their pictures there")
     forget = add("forget", server_commands.forget, "remove every trace of a conversation")
     forget.add_argument("conversation", help="its id")
     feedback = add("feedback", server_commands.feedback, "what people think of answers")

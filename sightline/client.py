@@ -18,6 +18,7 @@ from sightline.types import (
     Audio,
     Decision,
     Event,
+    Moment,
     PushReport,
     RatedRound,
     Round,
@@ -103,6 +104,7 @@ class Client:
         labels: Mapping[str, str] | None = None,
         model: str = "",
         priority: int = 0,
+        memory: str = "",
     ) -> "Session":
         """Begin to watch a video: a file of this machine (played to the server in the
         background), a URL or, with `on_server`, a file there, or nothing yet (`push=True`)."""
@@ -123,6 +125,7 @@ class Client:
             labels=labels,
             model=model,
             priority=priority,
+            memory=memory,
         )
         return Session(background.run(session))
 
@@ -252,6 +255,11 @@ class Session:
         """How likely each statement holds now, in one call. Options: `choices`, `levels`,
         `timeout_s`; as `sightline.aio.Session.decide`."""
         return background.run(self._session.decide(*statements, **options))
+
+    def memory(self, text: str = "", **options: Any) -> list[Moment]:
+        """What is remembered of the session beyond its window, the newest first, with all words of
+        `text`. Options: `from_ns`, `to_ns`, `pictures`, `limit`."""
+        return background.run(self._session.memory(text, **options))
 
     def picture(self, *, width: int = 0) -> bytes:
         """The newest picture as JPEG, at most `width` pixels wide (0: 640)."""

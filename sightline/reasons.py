@@ -56,6 +56,7 @@ class Reason(StrEnum):
     # Somebody is away
     DRAINING = "DRAINING"  # this server ends; another may answer
     SESSION_MOVED = "SESSION_MOVED"  # to another gateway: publish again
+    MEMORY_AWAY = "MEMORY_AWAY"  # what is remembered of sessions cannot be read
     SESSIONS_AWAY = "SESSIONS_AWAY"  # those of other gateways cannot be looked up
     MODEL_LOADING = "MODEL_LOADING"
     MODEL_AWAY = "MODEL_AWAY"

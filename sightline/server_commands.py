@@ -16,7 +16,7 @@ from sightline.errors import InvalidArgumentError
 from sightline.feedback import pairs, records
 from sightline.presets import PRESETS
 from sightline.printing import clock, print_json, print_table
-from sightline.types import ModelCard, SessionInfo
+from sightline.types import ModelCard, Moment, SessionInfo
 
 __all__ = [
     "delete",
@@ -25,6 +25,7 @@ __all__ = [
     "forget",
     "history",
     "info",
+    "memory",
     "models",
     "sessions",
     "speak",
@@ -201,6 +202,43 @@ async def history(client: aio.Client, options: argparse.Namespace) -> int:
         print(f"{clock(each.asked_ns)}  > {each.question}")
         print(f"             {each.answer}{' …' if each.interrupted else ''}")
     return 0
+
+
+async def memory(client: aio.Client, options: argparse.Namespace) -> int:
+    session = await client.session(options.session)
+    from_ns = 0
+    if options.last is not None:
+        from_ns = max(
+            0, (await session.refresh()).stats.last_capture_ns - round(options.last * 1e9)
+        )
+    moments = await session.memory(
+        " ".join(options.words),
+        from_ns=from_ns,
+        limit=options.limit,
+        pictures=options.pictures is not None,
+    )
+    if options.pictures is not None:
+        folder = Path(options.pictures)
+        folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs
+        for moment in moments:
+            for number, jpeg in enumerate(moment.pictures):
+                (folder / f"{moment.id}-{number}.jpg").write_bytes(jpeg)
+    if options.json:
+        print_json({"moments": [_moment(each) for each in moments], "memory": session.info.memory})
+        return 0
+    if not moments:
+        nothing = "this session has no memory" if session.info.memory == "off" else "nothing yet"
+        print(f"sightline: {nothing}", file=sys.stderr)
+    for moment in reversed(moments):
+        line = moment.line + (f'  "{moment.heard}"' if moment.heard else "")
+        print(f"{clock(moment.start_ns)[:8]} - {clock(moment.end_ns)[:8]}  {line}")
+    return 0
+
+
+def _moment(moment: Moment) -> dict[str, object]:
+    fields = dataclasses.asdict(moment)
+    del fields["pictures"]
+    return fields
 
 
 async def forget(client: aio.Client, options: argparse.Namespace) -> int:

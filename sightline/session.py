@@ -17,6 +17,7 @@ from sightline.push import Pusher
 from sightline.types import (
     AskOptions,
     Decision,
+    Moment,
     PushReport,
     SessionInfo,
     SessionState,
@@ -24,11 +25,12 @@ from sightline.types import (
 )
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
-from sightline.wire import decision_of, session_info, split_frames
+from sightline.wire import decision_of, moment_of, session_info, split_frames
 
 __all__ = ["Session"]
 
 _POLL_S = 0.05
+_PAGE = 1000  # moments
 
 
 class Session:
@@ -214,6 +216,30 @@ class Session:
         request = pb.GetPictureRequest(session=self.id, width=width)
         reply = await self._calls.unary(self._calls.stub.GetPicture, request)
         return bytes(reply.jpeg)
+
+    async def memory(
+        self,
+        text: str = "",
+        *,
+        from_ns: int = 0,
+        to_ns: int = 0,
+        pictures: bool = False,
+        limit: int = 100,
+    ) -> list[Moment]:
+        """What is remembered of the session beyond its window, the newest first: at most `limit`
+        moments, those with all words of `text`, between two capture times."""
+        request = pb.GetMemoryRequest(
+            session=self.id, text=text, from_ns=from_ns, to_ns=to_ns, pictures=pictures
+        )
+        moments: list[Moment] = []
+        while len(moments) < limit:
+            request.page_size = min(limit - len(moments), _PAGE)
+            reply = await self._calls.unary(self._calls.stub.GetMemory, request)
+            moments += map(moment_of, reply.moments)
+            request.page_token = reply.next_page_token
+            if not request.page_token:
+                break
+        return moments
 
     # Pushing
 

@@ -17,9 +17,11 @@ __all__ = [
     "FinishReason",
     "ModelCard",
     "ModelInfo",
+    "Moment",
     "Packet",
     "PoolInfo",
     "PushReport",
+    "Recollection",
     "Round",
     "ServerInfo",
     "SessionInfo",
@@ -118,6 +120,7 @@ class SessionInfo:
     moving: bool = False  # on its way to another worker: questions wait until it is there
     source_health: SourceHealth = field(default_factory=SourceHealth)
     sound: bool = False  # its source has sound now
+    memory: Literal["off", "lines", "pictures"] = "off"  # kept of what leaves the window
 
 
 class AskOptions(TypedDict, total=False):
@@ -257,6 +260,34 @@ class Voice(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A stretch of a session's video that is remembered beyond the window. `line`: what the model
+    said of it; `heard`: what was said in it; `pictures`: JPEG, where they were asked for, of the
+    `num_pictures` that are kept."""
+
+    id: str
+    start_ns: int
+    end_ns: int
+    line: str
+    heard: str = ""
+    pictures: tuple[bytes, ...] = ()
+    num_pictures: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recollection:
+    """A remembered moment that an answer is made of; `moment` is its id, and `picture` says whether
+    one is kept."""
+
+    moment: str
+    start_ns: int
+    end_ns: int
+    line: str
+    heard: str = ""
+    picture: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerResult:
     """A whole answer, and what it took."""
 
@@ -276,6 +307,7 @@ class AnswerResult:
     restarted: bool  # its text began anew: the connection broke and the question was asked again,
     # or the worker was lost that had begun it
     kept: bool | None = None  # stored in its conversation; False: not yet; None: nothing is kept
+    memory: tuple[Recollection, ...] = ()  # of an answer about the past: what it is made of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,12 @@ from sightline.types import (
     FinishReason,
     ModelCard,
     ModelInfo,
+    Moment,
     Packet,
     PoolInfo,
     PushReport,
     RatedRound,
+    Recollection,
     Round,
     ServerInfo,
     SessionInfo,
@@ -37,6 +39,8 @@ __all__ = [
     "event",
     "frame_message",
     "is_of_transport",
+    "memory_kind",
+    "moment_of",
     "push_messages",
     "push_report",
     "round_of",
@@ -66,6 +70,11 @@ _CONDITIONS = {
     pb.SOURCE_CONDITION_COVERED: SourceCondition.COVERED,
     pb.SOURCE_CONDITION_FROZEN: SourceCondition.FROZEN,
     pb.SOURCE_CONDITION_REPEATING: SourceCondition.REPEATING,
+}
+_MEMORY: dict[int, Literal["off", "lines", "pictures"]] = {
+    pb.MEMORY_KIND_OFF: "off",
+    pb.MEMORY_KIND_LINES: "lines",
+    pb.MEMORY_KIND_PICTURES: "pictures",
 }
 _REASONS = {
     pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
@@ -127,6 +136,7 @@ def session_info(message: pb.Session) -> SessionInfo:
         moving=message.moving,
         source_health=source_health(message.source_health),
         sound=message.sound,
+        memory=_MEMORY.get(message.memory, "off"),
     )
 
 
@@ -229,7 +239,44 @@ def answer_result(message: pb.AnswerDone, conversation: str, restarted: bool) ->
         degraded=tuple(message.degraded),
         restarted=restarted or bool(message.resumed),
         kept=message.kept if message.HasField("kept") else None,
+        memory=tuple(
+            Recollection(
+                moment=each.moment,
+                start_ns=each.start_ns,
+                end_ns=each.end_ns,
+                line=each.line,
+                heard=each.heard,
+                picture=each.picture,
+            )
+            for each in message.memory
+        ),
     )
+
+
+def moment_of(message: dialogue_pb2.Moment) -> Moment:
+    return Moment(
+        id=message.id,
+        start_ns=message.start_ns,
+        end_ns=message.end_ns,
+        line=message.line,
+        heard=message.heard,
+        pictures=tuple(message.pictures),
+        num_pictures=message.num_pictures,
+    )
+
+
+def memory_kind(name: str) -> pb.MemoryKind:
+    """The kind of memory of this name; "": the server's choice. Raises InvalidArgumentError."""
+    match name:
+        case "":
+            return pb.MEMORY_KIND_UNSPECIFIED
+        case "off":
+            return pb.MEMORY_KIND_OFF
+        case "lines":
+            return pb.MEMORY_KIND_LINES
+        case "pictures":
+            return pb.MEMORY_KIND_PICTURES
+    raise InvalidArgumentError("memory is off, lines or pictures")
 
 
 def event(message: pb.WatchEvent) -> Event:

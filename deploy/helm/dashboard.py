@@ -291,6 +291,18 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (rate("sightline_gateway_rounds_total", "outcome"), "of gateways: {{outcome}}"),
             ),
         ),
+        Panel(
+            "Memory of sessions",
+            "ops",
+            (
+                (rate("sightline_memory_written_total", "outcome"), "moments: {{outcome}}"),
+                (rate("sightline_memory_moments_total", "outcome"), "at dialogue: {{outcome}}"),
+                (rate("sightline_memory_notes_total", "outcome"), "lines: {{outcome}}"),
+                (rate("sightline_memory_recalled_total", "outcome"), "recalled: {{outcome}}"),
+            ),
+        ),
+        counted("Memory stored", "sightline_memory_bytes_total"),
+        timed("A line for memory", "sightline_memory_note_seconds"),
         gauge("Rounds not written yet", "sightline_worker_rounds_waiting"),
         gauge("Rounds that gateways hold too", "sightline_gateway_rounds_waiting"),
         counted("Histories read", "sightline_worker_contexts_total", "outcome"),

@@ -40,3 +40,16 @@ class DialogueConfig(RedisConfig):
     max_answer_bytes: int = setting(
         32 * 1024, "Longest answer that is kept, UTF-8.", minimum=256, maximum=1024 * 1024
     )
+    memory_s: int = setting(
+        24 * 3600,
+        "Seconds of a session's video that are remembered, and how long that is kept after the "
+        "last of it.",
+        minimum=60,
+        maximum=90 * 24 * 3600,
+    )
+    memory_bytes_per_hour: int = setting(
+        4 * 1024 * 1024,
+        "Bytes that an hour of one session's memory may take; pictures are left out first.",
+        minimum=4096,
+        maximum=1024**3,
+    )

@@ -25,3 +25,9 @@ ROUNDS_TRIMMED = Counter(
     "sightline_dialogue_rounds_trimmed_total",
     "Oldest rounds that gave way to newer ones.",
 )
+MOMENTS = Counter(
+    "sightline_memory_moments_total",
+    "Moments of sessions offered to be remembered, by what became of them.",
+    ["outcome"],  # stored, pictures_over: without them, over: the hour's bytes, duplicate, gone
+)
+MOMENT_BYTES = Counter("sightline_memory_bytes_total", "Bytes of moments that were stored.")

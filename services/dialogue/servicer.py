@@ -5,11 +5,12 @@ from collections.abc import Iterable
 
 from services.common.checks import MAX_ID_CHARACTERS, MAX_QUESTION_BYTES, check_id
 from services.dialogue.config import DialogueConfig
+from services.dialogue.moment_calls import MomentCalls
+from services.dialogue.moments import MomentStore
 from services.dialogue.store import Opened, RedisStore
 from sightline.errors import InvalidArgumentError, NotFoundError
 from sightline.reasons import Reason
 from sightline.v1 import dialogue_pb2 as pb
-from sightline.v1 import dialogue_pb2_grpc
 
 DEFAULT_CONTEXT_ROUNDS = 10
 DEFAULT_PAGE_ROUNDS = 100
@@ -18,10 +19,11 @@ _NUMBER_DIGITS = 16
 MAX_REPLY_BYTES = 2 * 1024 * 1024  # well under the 4 MiB that gRPC clients accept by default
 
 
-class DialogueServicer(dialogue_pb2_grpc.DialogueServiceServicer):
+class DialogueServicer(MomentCalls):
     """Conversations: open, read, append, delete. Errors are those of dialogue.proto."""
 
     def __init__(self, store: RedisStore, config: DialogueConfig) -> None:
+        super().__init__(MomentStore(config, store))
         self._store = store
         self._max_answer_bytes = config.max_answer_bytes
 

@@ -25,7 +25,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.exceptions as redis_errors
 
@@ -34,6 +34,8 @@ from services.dialogue.config import DialogueConfig
 from services.dialogue.metrics import REDIS_ERRORS, REDIS_SECONDS, ROUNDS_APPENDED, ROUNDS_TRIMMED
 from sightline.errors import NotFoundError
 from sightline.reasons import Reason
+
+T = TypeVar("T")
 
 KEY = "sightline:dialogue:"
 OF_SESSION = "sightline:conversations-of:"
@@ -275,6 +277,20 @@ class RedisStore:
                 lambda client: client.zrangebylex(RATED, f"[{conversation}", "+", 0, 2)
             )
         return [name.decode() for name in names]
+
+    def script(self, text: str) -> Any:
+        """A script that runs on any of the Redis servers."""
+        return self._servers.script(text)
+
+    async def read(self, operation: str, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Result of `work` with a client of Redis."""
+        with _translated(operation):
+            return await self._servers.run(work)
+
+    async def write(self, operation: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        """As `read`, once as many replicas have it as are wanted."""
+        with _translated(operation):
+            return await self._write(work)
 
     async def ping(self) -> None:
         """Ask whether Redis is there and able to write."""

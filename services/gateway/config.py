@@ -61,6 +61,20 @@ class GatewayConfig(RedisConfig):
     dialogue: str | None = setting(
         None, "Dialogue service, host:port; empty: clients cannot read or delete conversations."
     )
+    memory: str = setting(
+        "off",
+        "What is kept of a session beyond its window, where it does not say itself: off; lines, "
+        "which the model writes of every moment; pictures, small ones of each as well. Redis has "
+        "it until the session is deleted; needs GATEWAY_DIALOGUE.",
+        choices=("off", "lines", "pictures"),
+    )
+    memory_moment_s: float = setting(
+        15.0,
+        "Seconds of the longest moment that is remembered as one; a change of the picture ends it "
+        "earlier.",
+        minimum=5,
+        maximum=300,
+    )
     media_root: Path | None = setting(
         None, "Folder that file sources may be read from; empty: no local files."
     )

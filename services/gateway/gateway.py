@@ -184,7 +184,7 @@ class Gateway:
         await asyncio.to_thread(self._uploads.close)
         if self._cluster is not None:
             await self._cluster.aclose()
-        peers = (self._speaker, self._conversations, self._workers)
+        peers = (self._speaker, self._conversations, self._viewers.memories, self._workers)
         await asyncio.gather(*(peer.aclose() for peer in peers))
         await cancel_and_wait(leaving)
 

@@ -148,6 +148,27 @@ CAPTURE_TO_ANSWER = Histogram(
     "Capture of the newest frame an answer saw to its first words.",
     buckets=LATENCY_BUCKETS,
 )
+MOMENTS = Counter(
+    "sightline_memory_written_total",
+    "Moments of sessions that were to be remembered, by what became of them.",
+    # kept, pictures_left_out: the hour has its bytes, left_out: likewise, store_away, too_many
+    ["outcome"],
+)
+NOTES = Counter(
+    "sightline_memory_notes_total",
+    "Lines that workers were asked for to be remembered, by what became of them.",
+    ["outcome"],  # written, empty, busy: the worker was, late, failed
+)
+NOTE_SECONDS = Histogram(
+    "sightline_memory_note_seconds",
+    "Time until a worker had written a line for a session's memory, behind all that is asked.",
+    buckets=LATENCY_BUCKETS,
+)
+RECALLED = Counter(
+    "sightline_memory_recalled_total",
+    "Questions about the past, by what memory had.",
+    ["outcome"],  # found, nothing, away
+)
 WATCH_EVENTS = Counter("sightline_watch_events_total", "Events of standing questions relayed.")
 VOICE_TURNS = Counter(
     "sightline_voice_turns_total",

@@ -564,3 +564,61 @@ def _run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         timeout=30,
         check=False,
     )
+
+
+def _moment(number: int, *, every_s: int = 15, picture: bytes = b"") -> pb.Moment:
+    start_ns = (1_800_000_000 + number * every_s) * 1_000_000_000
+    return pb.Moment(
+        start_ns=start_ns,
+        end_ns=start_ns + every_s * 1_000_000_000,
+        line=f"line {number}",
+        pictures=[picture] if picture else [],
+    )
+
+
+def test_moments_are_listed_bounded_and_erased(dialogue: Start, redis_server: RedisServer) -> None:
+    _, stub = dialogue(MEMORY_BYTES_PER_HOUR=20_000, MEMORY_S=7200)
+
+    def keep(moment: pb.Moment, session: str = "s") -> pb.KeepMomentResponse:
+        return stub.KeepMoment(pb.KeepMomentRequest(session=session, moment=moment), timeout=10)
+
+    def listed(**options: Any) -> list[pb.Moment]:
+        request = pb.ListMomentsRequest(session="s", **options)
+        return list(stub.ListMoments(request, timeout=10).moments)
+
+    # Pictures are left out once an hour has its bytes, then moments, and the next hour has its own
+    replies = [keep(_moment(n, picture=bytes(2000))) for n in range(30)]
+    assert not replies[0].pictures_left_out
+    assert replies[-1].pictures_left_out
+    assert not replies[-1].left_out
+    assert sum(reply.stored_bytes for reply in replies) <= 20_000
+    assert keep(_moment(250, picture=bytes(2000))).stored_bytes > 2000
+    assert keep(_moment(250)).stored_bytes == 0, "once"
+    refused = pb.KeepMomentRequest(session="s", moment=_moment(251, picture=bytes(300_000)))
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.KeepMoment(refused, timeout=10)
+    assert caught.value.code() is INVALID
+
+    # Read: the newest first, by times, by pages, one alone, with pictures
+    moments = listed()
+    assert [moment.line for moment in moments[:2]] == ["line 250", "line 29"]
+    assert [moment.num_pictures for moment in moments[:2]] == [1, 0]
+    assert not moments[0].pictures
+    times = {"from_ns": _moment(3).start_ns, "to_ns": _moment(5).start_ns}
+    assert [moment.line for moment in listed(**times)] == ["line 4", "line 3"]
+    pages = [listed(limit=20), listed(limit=20, before=listed(limit=20)[-1].id)]
+    assert [each.id for page in pages for each in page] == [each.id for each in moments]
+    (alone,) = listed(id=moments[-1].id, pictures=True)
+    assert (alone.line, len(alone.pictures[0])) == ("line 0", 2000)
+
+    # What is older than is kept leaves with the next, and all of it is the session's
+    keep(_moment(600))
+    assert [moment.line for moment in listed()] == ["line 600", "line 250"]
+    with redis.Redis.from_url(redis_server.url) as client:
+        assert len(client.hgetall("sightline:memory-pictures:s")) == 1 + 2  # and the hour's count
+        assert 0 < client.ttl("sightline:memory:s") <= 7200
+        stub.ForgetMoments(pb.ForgetMomentsRequest(session="s"), timeout=10)
+        assert keep(_moment(601)).left_out, "it was on its way"
+        assert listed() == []
+        assert client.exists("sightline:memory:s", "sightline:memory-pictures:s") == 0
+        assert keep(_moment(1), session="other").stored_bytes

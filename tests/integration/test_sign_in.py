@@ -169,6 +169,7 @@ def _requests(session: str) -> dict[str, tuple[str, Any]]:
         "DeleteConversation": ("ask", unwanted),
         "RateTurn": ("ask", dialogue_pb2.RateTurnRequest(conversation="none", turn="none")),
         "ListRated": ("admin", dialogue_pb2.ListRatedRequest()),
+        "GetMemory": ("view", pb.GetMemoryRequest(session=session)),
     }
 
 

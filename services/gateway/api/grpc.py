@@ -93,8 +93,17 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
             caller.check(Permission.ADMIN, session)
             await self._conversations.delete_of(session.id)
             request.session = session.id
-        await self._sessions.remove(request.session, caller)
+        removed = await self._sessions.remove(request.session, caller)
+        await self._viewers.memories.forget(removed)
         return gateway_pb2.DeleteSessionResponse()
+
+    async def GetMemory(
+        self, request: gateway_pb2.GetMemoryRequest, context: Context
+    ) -> gateway_pb2.GetMemoryResponse:
+        caller = await self._caller(context, request.session, Permission.VIEW)
+        session = await self._sessions.locate(request.session, caller)
+        caller.check(Permission.VIEW, session)
+        return await self._viewers.memories.read(request, session)
 
     async def PushFrames(
         self,

@@ -20,6 +20,7 @@ from services.gateway.api.frames import FramesApi
 from services.gateway.api.guard import Guard
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.listening import ListeningApi
+from services.gateway.api.memory import MemoryApi
 from services.gateway.api.messages import (
     as_json,
     number_of,
@@ -77,6 +78,7 @@ class HttpApi:
         self._config = config
         self._others = others
         self._sessions = sessions
+        self._memories = viewers.memories
         self._addresses = addresses
         self._conversations = conversations
         self._server_info = info
@@ -109,6 +111,7 @@ class HttpApi:
             self._chat,
             self._decisions,
             self._recordings,
+            MemoryApi(self._sessions, self._memories, self._callers),
             self._openapi,
             *self._others,
         )
@@ -200,7 +203,7 @@ class HttpApi:
             caller.check(Permission.ADMIN, session)
             await self._conversations.delete_of(session.id)
             name = session.id
-        await self._sessions.remove(name, caller)
+        await self._memories.forget(await self._sessions.remove(name, caller))
         return web.Response(status=204)
 
     @operation(

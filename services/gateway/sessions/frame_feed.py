@@ -32,6 +32,10 @@ def _nobody(*told: float) -> None:
     pass
 
 
+def _unseen(frame: SampledFrame) -> None:
+    pass
+
+
 class FrameFeed:
     """The sender of one session's frames, as long as its worker has credit; it keeps the last
     window.
@@ -64,6 +68,7 @@ class FrameFeed:
         self.placement = placement
         self.window = FrameWindow(window_frames)
         self.latencies = Latencies()
+        self.witness: Callable[[SampledFrame], None] = _unseen  # sees each frame that is understood
         self.refused_s = float("-inf")  # when a worker last had no room for the session's frames
         self._next_frame = next_frame
         self._take_waiting = take_waiting
@@ -133,6 +138,7 @@ class FrameFeed:
         self._next_frame = _closed
         self._take_waiting = list
         self._on_moving = self._on_understood = _nobody
+        self.witness = _unseen
         self.window.clear()
         await self.placement.release(keep=keep)
 
@@ -242,6 +248,7 @@ class FrameFeed:
                 self._observed.observe(latency_s)
                 self.latencies.add(now_s, latency_s)
                 self._on_understood(latency_s, step_s)
+                self.witness(sent.frame)
         self._counts.add_understood(ack.capture_ns, ack.reused_segments, ack.recomputed_segments)
         if self._replaying_s is not None and not self.window.replaying:
             fields = {"session": self.placement.session_id, "seconds": now_s - self._replaying_s}

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 from services.gateway.sessions.session import Session
-from services.gateway.sessions.session_spec import SessionSpec
+from services.gateway.sessions.session_spec import MEMORY_OFF, SessionSpec
 from sightline.v1 import gateway_pb2, peer_pb2
 
 SECOND_NS = 1_000_000_000
@@ -40,6 +40,7 @@ def record_of(session: Session) -> peer_pb2.SessionRecord:
         published=session.published,
         model=spec.model,
         priority=spec.priority,
+        memory=spec.memory,
         newest_age_ns=round(session.staleness_s(time.monotonic()) * SECOND_NS),
     )
 
@@ -62,4 +63,5 @@ def spec_of(record: peer_pb2.SessionRecord) -> SessionSpec:
         tenant=record.tenant,
         model=record.model or session.model,
         priority=record.priority,
+        memory=record.memory or MEMORY_OFF,
     )

@@ -524,6 +524,7 @@ class Session:
                 condition=CONDITIONS[self.condition], since_ns=self._condition_ns
             ),
             sound=self.broadcast.sound.is_heard,
+            memory=self.spec.memory,
         )
 
     def _stats(self) -> gateway_pb2.SessionStats:

@@ -21,6 +21,12 @@ MAX_MODEL_CHARACTERS = 256
 MAX_FPS = 120.0
 MAX_GRACE_S = 86400.0
 MAX_PRIORITY = 100
+MEMORY_OFF = gateway_pb2.MEMORY_KIND_OFF
+MEMORY_KINDS = {
+    "off": MEMORY_OFF,
+    "lines": gateway_pb2.MEMORY_KIND_LINES,
+    "pictures": gateway_pb2.MEMORY_KIND_PICTURES,
+}
 _KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
 
 
@@ -42,6 +48,7 @@ class SessionSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     tenant: str = ""  # of who made it
     model: str = ""  # or pool that was asked for; "": the gateway's choice
+    memory: gateway_pb2.MemoryKind = MEMORY_OFF  # what is kept of what leaves the window
     asked: AskedOnce | None = None  # where the request may be repeated
 
     @classmethod
@@ -76,6 +83,8 @@ class SessionSpec:
             raise InvalidArgumentError(f"priority is between -{MAX_PRIORITY} and {MAX_PRIORITY}")
         if options.delivery not in gateway_pb2.Delivery.values():
             raise InvalidArgumentError("unknown delivery")
+        if options.memory not in gateway_pb2.MemoryKind.values():
+            raise InvalidArgumentError("unknown kind of memory")
         return cls(
             name=options.name,
             source=request.source if kind == "source" else "",
@@ -91,8 +100,19 @@ class SessionSpec:
             labels=checked_labels(options.labels),
             tenant=tenant,
             model=request.model,
+            memory=_memory(options.memory, config),
             asked=asked,
         )
+
+
+def _memory(wanted: gateway_pb2.MemoryKind, config: GatewayConfig) -> gateway_pb2.MemoryKind:
+    """The kind of memory that a session gets. Raises InvalidArgumentError for one that this gateway
+    cannot give."""
+    if config.dialogue is None:
+        if wanted > MEMORY_OFF:
+            raise InvalidArgumentError("this server remembers nothing: it has no dialogue service")
+        return MEMORY_OFF
+    return wanted or MEMORY_KINDS[config.memory]
 
 
 def digest_of(key: str, secret: str | None) -> str:

@@ -413,8 +413,9 @@ class Sessions:
                 reason=Reason.TOO_MANY_SESSIONS,
             )
 
-    async def remove(self, name: str, caller: Caller = ANYBODY) -> None:
-        """Delete a session because a caller says so. Raises what DeleteSession may answer."""
+    async def remove(self, name: str, caller: Caller = ANYBODY) -> AnySession:
+        """Delete a session because a caller says so; the session. Raises what DeleteSession may
+        answer."""
         session = await self.locate(name, caller)
         caller.check(Permission.ADMIN, session)
         if isinstance(session, RemoteSession):
@@ -423,6 +424,7 @@ class Sessions:
         else:
             self.delete(session, "requested")
         audit(caller, "delete", session.id)
+        return session
 
     def delete(self, session: Session, reason: str) -> None:
         """End a session: nobody finds it any more, viewers are told, its memory is freed soon."""

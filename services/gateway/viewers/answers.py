@@ -14,18 +14,20 @@ from services.common.finish_reasons import finish_name
 from services.common.tasks import spawn
 from services.common.tracing import record, trace_headers
 from services.gateway import metrics
+from services.gateway.memory.recaller import Recaller
 from services.gateway.sessions.question_queue import Asker, QuestionQueue
 from services.gateway.viewers.turns import Turns
 from services.gateway.workers.worker import Worker
 from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, SightlineError
 from sightline.reasons import Reason
-from sightline.v1 import inference_pb2
+from sightline.v1 import gateway_pb2, inference_pb2
 
 SPEECH_UNAVAILABLE = "speech_unavailable"
 RESUMED = "window"  # an answer that was made anew, from the window of frames that is kept
 # NOT_FOUND: a worker that was restarted does not know the session until its frame stream is back.
 RETRYABLE = AWAY | {grpc.StatusCode.NOT_FOUND}
+FORGETFUL = Recaller(None)
 # A question that ends whatever worker it is given to must not go through all of them.
 MOST_BEGUN = 5
 
@@ -49,6 +51,7 @@ class Answerable(Protocol):
     def check_answerable(self) -> None: ...
     def frame_age_s(self, capture_ns: int) -> float | None: ...
     def note_degraded(self, flags: list[str]) -> None: ...
+    def message(self) -> gateway_pb2.Session: ...
 
 
 async def stream_answer(
@@ -60,9 +63,10 @@ async def stream_answer(
     wait_s: float,
     moving_s: float,
     timeout_s: float,
+    recaller: Recaller = FORGETFUL,
 ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
     """Relay one answer, event by event: after at most `wait_s` until it is the asker's turn, within
-    `timeout_s`. `turns` is told of its end.
+    `timeout_s`. `turns` is told of its end. recaller: finds what a question about the past needs.
 
     A worker that is away, or hangs while the session is with another already, is left: the question
     is asked again where the session is then, for at most `moving_s` without a worker that takes it.
@@ -73,9 +77,13 @@ async def stream_answer(
     session.check_answerable()
     asked_s = time.monotonic()
     async with session.questions.slot(asker, wait_s):
+        found = await recaller.recall(session, request)
         relay = _Relay(session, request, turns, asked_s, moving_s, timeout_s)
         async with contextlib.aclosing(relay.events()) as events:
             async for event in events:
+                if event.WhichOneof("event") == "done":
+                    event.done.memory.extend(found.recollections)
+                    event.done.degraded.extend(found.degraded)
                 yield event
 
 

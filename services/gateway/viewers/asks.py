@@ -10,11 +10,12 @@ from services.common.tracing import span
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
+from services.gateway.memory.recaller import Recaller
 from services.gateway.sessions.once import Once
 from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
-from services.gateway.viewers.answers import stream_answer
+from services.gateway.viewers.answers import FORGETFUL, stream_answer
 from services.gateway.viewers.turns import Turns
 from sightline.errors import InvalidArgumentError, UnavailableError
 from sightline.reasons import Reason
@@ -27,11 +28,18 @@ MAX_ANSWERED, ANSWERED_KEPT_S = 512, 300.0  # for callers who ask the same turn 
 class Asks:
     """The one-shot questions of every interface, counted and bounded together. One event loop."""
 
-    def __init__(self, config: GatewayConfig, quotas: Quotas, turns: Turns) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        quotas: Quotas,
+        turns: Turns,
+        recaller: Recaller = FORGETFUL,
+    ) -> None:
         """quotas: of tenants. turns: takes the answers when they are finished."""
         self._config = config
         self._quotas = quotas
         self._turns = turns
+        self._recaller = recaller
         self._answered: Once[gateway_pb2.AskResponse] = Once(
             "ask", most=MAX_ANSWERED, kept_s=ANSWERED_KEPT_S, reason=Reason.TURN_REUSED
         )
@@ -98,6 +106,7 @@ class Asks:
                 wait_s=self._config.max_wait_s,
                 moving_s=self._config.moving_s,
                 timeout_s=self._config.answer_timeout_s,
+                recaller=self._recaller,
             )
             done = False
             async with contextlib.aclosing(events):

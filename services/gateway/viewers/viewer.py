@@ -24,10 +24,11 @@ from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
+from services.gateway.memory.recaller import Recaller
 from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
-from services.gateway.viewers.answers import stream_answer
+from services.gateway.viewers.answers import FORGETFUL, stream_answer
 from services.gateway.viewers.outbox import Outbox, OutboxFullError
 from services.gateway.viewers.talk import Talk
 from services.gateway.viewers.turns import Turns
@@ -80,6 +81,7 @@ class Viewer:
         caller: Caller = ANYBODY,
         quotas: Quotas | None = None,
         ears: Ears | None = None,
+        recaller: Recaller = FORGETFUL,
     ) -> None:
         """in_flight: counts the answers of every viewer. turns: takes them when they are finished.
         place: whose address limits hold. quotas: of tenants. ears: None, nobody is heard."""
@@ -94,6 +96,7 @@ class Viewer:
         self._voice = start.voice
         self._config = config
         self._in_flight = in_flight
+        self._recaller = recaller
         self._turns = turns
         self._outbox = Outbox(
             max_pending=config.pending_events,
@@ -313,6 +316,7 @@ class Viewer:
             wait_s=self._config.max_wait_s,
             moving_s=self._config.moving_s,
             timeout_s=self._config.answer_timeout_s,
+            recaller=self._recaller,
         )
         try:
             with self._in_flight.under_way(), span("question", session=self.session.id):

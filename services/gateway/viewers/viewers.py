@@ -13,6 +13,8 @@ from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
+from services.gateway.memory.memories import Memories
+from services.gateway.memory.recaller import Recaller
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.asks import Asks
@@ -45,7 +47,9 @@ class Viewers:
         self._config = config
         self._viewers: dict[str, Viewer] = {}
         self.turns = Turns(config.dialogue, identity)
-        self.asks = Asks(config, sessions.quotas, self.turns)
+        self.memories = Memories(sessions, config, identity)
+        self._recaller = Recaller(self.memories.journal)
+        self.asks = Asks(config, sessions.quotas, self.turns, self._recaller)
         self.ears = Ears(config.asr, config.turn_rules(), identity)
         self.decisions = Decisions(config, sessions.quotas)
         self._answers = InFlight("answers", owner="the gateway")
@@ -126,6 +130,7 @@ class Viewers:
             caller,
             self._sessions.quotas,
             self.ears,
+            self._recaller,
         )
         self._viewers[viewer.handle] = viewer
         viewer.greet(resumed)

@@ -82,7 +82,7 @@ class Admission:
     def check_generation(self, session: EngineSession, job: Generation, queued: int) -> None:
         """Raise InvalidArgumentError for one that is too long, ResourceExhaustedError for one too
         many. queued: tokens that wait on the whole worker."""
-        length = len(job.pending) + job.max_tokens
+        length = job.num_unread + job.max_tokens
         if length > self.branch_tokens:
             raise InvalidArgumentError(
                 f"question and answer need {length} tokens; {self.branch_tokens} fit"

@@ -6,7 +6,12 @@ from itertools import islice
 import torch
 
 from services.inference_worker import metrics
-from services.inference_worker.engine.jobs import EngineSession, FrameJob, Generation
+from services.inference_worker.engine.jobs import (
+    EngineSession,
+    FrameJob,
+    Generation,
+    PastPicture,
+)
 from services.inference_worker.engine.stillness import largest_change
 from services.inference_worker.kv.pool import NULL_PAGE
 from services.inference_worker.kv.trunk import Branch, SessionPages, Trunk
@@ -102,12 +107,38 @@ class BatchBuilder:
         held = max(0, min(missing, room // frames[0].layout.segment_advance))
         return held * frames[0].layout.segment_advance
 
-    def of_branch(self, job: Generation, count: int) -> Run:
+    def of_picture(self, job: Generation, picture: PastPicture) -> Run:
+        """The next picture of a branch, which is the branch's own as its words are."""
         branch = job.branch
         assert branch is not None
         assert job.session is not None
         start = branch.num_tokens
-        first = branch.cursor - job.before
+        cursor = branch.cursor + job.shift + start
+        words = self._model.segment(picture.layout, cursor, 0.0)
+        slots = self._cache.extend(branch, len(words.tokens))
+        job.pictures_read += 1
+        job.shift += words.advance - len(words.tokens)
+        return Run(
+            group=job.session.number,
+            seen=branch.seen,
+            own_pages=branch.pages,
+            own_start=start,
+            slots=slots,
+            positions=words.positions,
+            tokens=words.tokens,
+            row=branch.trunk.reservation.row,
+            tubelet=Tubelet(picture.layout, [picture.pixels] * self._model.spec.tubelet),
+            causal=self._model.spec.causal_segments,
+        )
+
+    def of_branch(self, job: Generation, count: int) -> Run:
+        branch = job.branch
+        assert branch is not None
+        assert job.session is not None
+        if (picture := job.next_picture) is not None:
+            return self.of_picture(job, picture)
+        start = branch.num_tokens
+        first = branch.cursor - job.before + job.shift
         slots = self._cache.extend(branch, count)
         tokens, job.pending = job.pending[:count], job.pending[count:]
         if job.sampling.drawn and job.generator is None:

@@ -16,6 +16,8 @@ from services.inference_worker.runner.runner import Runner
 from sightline.errors import FailedPreconditionError
 from sightline.reasons import Reason
 
+LAST = 2**40  # the order of what runs in the background begins here: it is younger than all else
+
 
 class Branching:
     """The branches of all sessions. How many tokens those of one may take together before no more
@@ -31,7 +33,8 @@ class Branching:
         """The job whose turn it is: of paused answers the oldest, and then of those that wait for
         their branch the first, once its frames are in. None where there is not room for what it
         brings, with a page for everybody else to grow, or where `prompt_tokens` are being read."""
-        paused = (job for job in session.running if job.paused)
+        waits = bool(session.waiting)
+        paused = (job for job in session.running if job.paused and not (waits and job.background))
         job = min(paused, key=lambda job: job.order, default=None)
         if job is None:
             if not session.waiting or session.frames_taken < session.waiting[0].after_frame:
@@ -51,12 +54,13 @@ class Branching:
                 session.dequeue()
                 job.sink.failed(FailedPreconditionError(NO_FRAME, reason=Reason.NO_FRAME_YET))
                 continue
-            self._stay_in_range(session, len(job.pending) + job.max_tokens)
+            if not job.alone:
+                self._stay_in_range(session, job.num_unread + job.max_tokens)
             session.dequeue()
-            job.branch = self._cache.open_branch(session.trunk)
+            job.branch = self._cache.open_branch(session.trunk, alone=job.alone)
             job.seen = _seen(job.branch, self._spec.tubelet)
             self._num_opened += 1
-            job.order = self._num_opened
+            job.order = self._num_opened + (LAST if job.background else 0)
             session.running.append(job)
 
     def _has_room(self, session: EngineSession, job: Generation, prompt_tokens: int) -> bool:
@@ -68,7 +72,7 @@ class Branching:
             return False
         pool, trunk = self._cache.pool, session.trunk
         # Those that are being read have taken less than they will.
-        wanted = pool.pages_for(len(job.pending)) + pool.pages_for(unread) + len(others)
+        wanted = pool.pages_for(job.num_unread) + pool.pages_for(unread) + len(others)
         share = trunk.shape.branch_pages(pool.page_size)
         return trunk.branch_pages + wanted <= share and wanted <= trunk.num_free
 

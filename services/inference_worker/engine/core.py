@@ -305,6 +305,12 @@ class EngineCore:
         self.sessions[session_id] = session
         metrics.SESSIONS.set(len(self.sessions))
 
+    def embedding(self, session_id: str) -> bytes:
+        """What the encoder made of a session's newest frame, see `Runner.embedding`; b"" before
+        the first."""
+        tubelet = self._session(session_id).tubelet
+        return b"" if tubelet is None else self.runner.embedding(tubelet)
+
     def resize_session(self, session_id: str, window_segments: int, layout: FrameLayout) -> int:
         """Give a session another window; 0: the model's own. Returns its segments. `layout`: that
         of the session's frames."""

@@ -63,6 +63,14 @@ class Seen:
     num_frames: int
 
 
+@dataclass(frozen=True, slots=True)
+class PastPicture:
+    """A picture that the window does not hold (any more), which one branch is shown."""
+
+    pixels: bytes
+    layout: FrameLayout
+
+
 class BranchSink(Protocol):
     """Receiver of a branch's results. Called from the device thread; must return at once."""
 
@@ -93,7 +101,10 @@ class Generation:
     it was asked of, from when it waits there; `after_frame`: frames submitted to that before, which
     it must see. `said`: every token so far, of the prompt and of the answer. `paused`: its branch
     gave its pages back, and reads all of that again when there is room. `surprise`: of the answer,
-    the sum of its tokens' negative log probabilities."""
+    the sum of its tokens' negative log probabilities. `pictures`: which the branch reads before its
+    tokens, and nobody else; `alone`: in the place of the window, else after it. `shift`: by how
+    much the positions of what follows them differ from the numbers of its tokens. `background`: it
+    runs while nothing else does."""
 
     pending: list[int]
     max_tokens: int
@@ -102,7 +113,12 @@ class Generation:
     sampling: Sampling = GREEDY
     before: int = 0
     needs_frame: bool = False
+    pictures: tuple[PastPicture, ...] = ()
+    alone: bool = False
+    background: bool = False
     after_frame: int = 0
+    pictures_read: int = 0
+    shift: int = 0
     branch: Branch | None = None
     seen: Seen | None = None
     session: "EngineSession | None" = None
@@ -122,6 +138,26 @@ class Generation:
         """Begin again with all that was said, which gives the same token next."""
         self.paused = True
         self.pending = list(self.said)
+        self.pictures_read = self.shift = 0
+
+    @property
+    def next_picture(self) -> PastPicture | None:
+        """The picture that is read next; None when all are."""
+        left = self.pictures[self.pictures_read :]
+        return left[0] if left else None
+
+    @property
+    def num_unread(self) -> int:
+        """Tokens that are to be read before the next one is known, those of pictures included."""
+        left = self.pictures[self.pictures_read :]
+        return len(self.pending) + sum(each.layout.segment_tokens for each in left)
+
+    def num_next(self, budget: int) -> int:
+        """Tokens of its next run where a step has room for `budget`: a picture is never cut."""
+        picture = self.next_picture
+        if picture is not None:
+            return picture.layout.segment_tokens if budget > 0 else 0
+        return min(len(self.pending), max(0, budget))
 
 
 @dataclass(slots=True, eq=False)
@@ -157,9 +193,12 @@ class EngineSession:
     replayed_s: float = float("-inf")
 
     def enqueue(self, job: Generation) -> None:
-        """Let a job wait for its branch."""
+        """Let a job wait for its branch; one in the background, behind all others."""
         job.session = self
-        self.waiting.append(job)
+        at = len(self.waiting)
+        while not job.background and at and self.waiting[at - 1].background:
+            at -= 1
+        self.waiting.insert(at, job)
         self.waiting_tokens += job.prompt_tokens
 
     def dequeue(self) -> Generation:
@@ -176,7 +215,7 @@ class EngineSession:
     @property
     def unread_tokens(self) -> int:
         """Tokens of prompts that are still being read."""
-        reading = (len(job.pending) for job in self.running if not job.paused)
+        reading = (job.num_unread for job in self.running if not job.paused)
         return sum(count for count in reading if count > 1)
 
     @property

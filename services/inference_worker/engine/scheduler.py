@@ -45,6 +45,7 @@ class StepLimits:
 
 PARTIAL_S = 0.25  # a tubelet that gets no more frames for so long, or two intervals, goes as it is
 QUESTIONS_WAIT_S = 0.03  # frames keep questions from the device no longer than this
+BACKGROUND_WAIT_S = 1.0  # and what is asked in the background no longer than this
 KEPT_WAITING = 3  # a step of questions that frames kept waiting holds so much more
 MOVED = 8  # and so much more where they waited for a window to be replayed
 MOVED_S = 1.0  # for so long after that
@@ -108,7 +109,7 @@ class Scheduler:
             if session.frame_interval_s and now_s - session.last_frame_s < FLOWING_S
         ]
         coming = [at_s for at_s in due_s if now_s < at_s + LATE_S]
-        prompts = any(len(job.pending) > 1 for session in sessions for job in session.running)
+        prompts = any(job.num_unread > 1 for session in sessions for job in session.running)
         if not coming or min(coming) > now_s + self._question_step_s[prompts]:
             return 0.0
         return left_s(min(coming) + LATE_S, now_s)
@@ -117,7 +118,10 @@ class Scheduler:
         """The next step, empty when nothing can run."""
         plan = StepPlan()
         jobs = [job for each in sessions for job in each.running if not job.paused]
-        overdue = self._frames_ran_last and now_s > self._questions_ran_s + QUESTIONS_WAIT_S
+        asked = [job for job in jobs if not job.background]
+        patience_s = QUESTIONS_WAIT_S if asked else BACKGROUND_WAIT_S
+        jobs = asked or jobs
+        overdue = self._frames_ran_last and now_s > self._questions_ran_s + patience_s
         if not (jobs and overdue):
             self._plan_frames(plan, self._ready(sessions, now_s))
         if jobs and not plan.frames:
@@ -159,13 +163,13 @@ class Scheduler:
         windows = self.limits.question_sessions if flowing else len(jobs)
         self._turn += 1
         jobs.sort(key=lambda job: job.order)
-        answers = self._in_turn([job for job in jobs if len(job.pending) == 1], windows)
-        prompts = [job for job in jobs if len(job.pending) > 1]
+        answers = self._in_turn([job for job in jobs if job.num_unread == 1], windows)
+        prompts = [job for job in jobs if job.num_unread > 1]
         read: set[EngineSession | None] = set()
         for job in answers + prompts:
             if job.session not in read and len(read) >= windows:
                 continue
-            count = min(len(job.pending), budget)
+            count = job.num_next(budget)
             if count:
                 read.add(job.session)
                 plan.branches.append((job, count))

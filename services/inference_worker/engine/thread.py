@@ -111,6 +111,10 @@ class Engine:
 
     # Work
 
+    def embed(self, session_id: str) -> Future[bytes]:
+        """See `EngineCore.embedding`."""
+        return self._post(lambda: self.core.embedding(session_id))
+
     def open_session(
         self, session_id: str, window_segments: int = 0, max_pixels: int = 0, priority: int = 0
     ) -> Future[None]:

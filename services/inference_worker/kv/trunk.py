@@ -265,10 +265,14 @@ class SessionPages:
         trunk.cursor += delta
         return delta, old, new
 
-    def open_branch(self, trunk: Trunk) -> Branch:
-        """Snapshot the trunk for one question. It takes no pages before it grows."""
+    def open_branch(self, trunk: Trunk, *, alone: bool = False) -> Branch:
+        """Snapshot the trunk for one question; `alone`, the sink without the window. It takes no
+        pages before it grows."""
         assert trunk.parked is None, "a branch off a parked session"
-        branch = Branch(trunk, trunk.resident(), trunk.cursor)
+        if alone:
+            branch = Branch(trunk, [trunk.sink], trunk.shape.sink_tokens)
+        else:
+            branch = Branch(trunk, trunk.resident(), trunk.cursor)
         for segment in branch.seen:
             self.pool.retain(segment.pages)
         trunk.branches.append(branch)

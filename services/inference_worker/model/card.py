@@ -20,7 +20,8 @@ _HEAD_BYTES = 16 * 1024  # of a README, whose front matter is at its beginning
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """Lines for people. `questions` and `conditions` of watches are there to be tried."""
+    """Lines for people. `questions` and `conditions` of watches are there to be tried; `notes` are
+    the questions whose answers are a line of a session's memory."""
 
     summary: str = ""
     can: tuple[str, ...] = ()
@@ -28,9 +29,11 @@ class Card:
     questions: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
     licence: str = ""
+    notes: tuple[str, ...] = ()
 
 
 NO_CARD = Card()
+NOTE = "Describe in one short sentence what can be seen and what is happening."
 
 
 def card_of(folder: Path, name: str, parameters: int, *, published: bool) -> Card:
@@ -99,6 +102,7 @@ def _of_published(folder: Path, name: str, parameters: int) -> Card:
             "What can be read in the picture?",
         ),
         conditions=("a person is there", "somebody is waving", "there is text in the picture"),
+        notes=(NOTE,),
         licence=_licence(folder),
     )
 

@@ -134,6 +134,12 @@ class RelayBrain:
         opened.set_result(None)
         return opened
 
+    def embed(self, session_id: str) -> Future[bytes]:
+        """Nothing: the server keeps what its encoder makes of a picture."""
+        nothing: Future[bytes] = Future()
+        nothing.set_result(b"")
+        return nothing
+
     def resize_session(
         self, session_id: str, window_segments: int, layout: FrameLayout
     ) -> Future[int]:
@@ -293,9 +299,12 @@ class RelayBrain:
     async def _say(self, job: Generation, pictures: tuple[Picture, ...]) -> FinishReason:
         started, finish = False, ""
         job.prompt_tokens = 0  # unless the server tells
+        past = [
+            await self._lane.run(_jpeg_of, each.pixels, each.layout, 0) for each in job.pictures
+        ]
         self._begin()
         try:
-            async with contextlib.aclosing(self._asking.say(job, pictures)) as chunks:
+            async with contextlib.aclosing(self._asking.say(job, pictures, past)) as chunks:
                 async for chunk in chunks:
                     if not started:
                         job.sink.started(_seen(pictures))
@@ -323,9 +332,12 @@ def _seen(pictures: tuple[Picture, ...]) -> Seen:
 
 
 def _picture_of(frame: FrameJob) -> Picture:
+    return _jpeg_of(frame.pixels, frame.layout, frame.capture_ns)
+
+
+def _jpeg_of(rgb: bytes, layout: FrameLayout, capture_ns: int) -> Picture:
     """On the lane's thread: a picture takes milliseconds."""
-    shape = (frame.layout.height, frame.layout.width, 3)
-    pixels = np.frombuffer(frame.pixels, np.uint8).reshape(shape)
+    pixels = np.frombuffer(rgb, np.uint8).reshape((layout.height, layout.width, 3))
     video = av.VideoFrame.from_ndarray(pixels, "rgb24")
     full = video.reformat(format="yuvj420p", dst_color_range="JPEG", threads=1)
-    return Picture(frame.capture_ns, base64.b64encode(encode_jpeg(full)).decode("ascii"))
+    return Picture(capture_ns, base64.b64encode(encode_jpeg(full)).decode("ascii"))

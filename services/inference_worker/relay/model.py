@@ -6,7 +6,7 @@ which most servers send token by token, stands for a token.
 
 from typing import Any
 
-from services.inference_worker.model.card import Card
+from services.inference_worker.model.card import NOTE, Card
 from services.inference_worker.model.family import Round, StreamSpec
 from services.inference_worker.model.layout import FrameLayout, largest_frame_pixels
 from services.inference_worker.model.sampling import GREEDY
@@ -106,4 +106,5 @@ def _card(name: str, frames: int) -> Card:
         ),
         questions=("What do you see?", "What is happening?", "How many people are there?"),
         conditions=("a person is there", "somebody is waving", "there is text in the picture"),
+        notes=(NOTE,),
     )

@@ -33,9 +33,12 @@ class Asking:
         self._model = model
         self._tells_probabilities = True
 
-    def say(self, job: Generation, pictures: Sequence[Picture]) -> AsyncGenerator[Chunk, None]:
-        """An answer as it comes. Raises what `Upstream.stream` does."""
-        request = self._request(job.pending, pictures, job.max_tokens)
+    def say(
+        self, job: Generation, pictures: Sequence[Picture], remembered: Sequence[Picture] = ()
+    ) -> AsyncGenerator[Chunk, None]:
+        """An answer as it comes. remembered: pictures of the past, which the question tells of.
+        Raises what `Upstream.stream` does."""
+        request = self._request(job.pending, pictures, job.max_tokens, remembered)
         request |= _sampled(job.sampling)
         request["stream_options"] = {"include_usage": True}
         return self._upstream.stream(request)
@@ -61,7 +64,11 @@ class Asking:
         return verdict.by_words(said)
 
     def _request(
-        self, messages: Sequence[Any], pictures: Sequence[Picture], max_tokens: int
+        self,
+        messages: Sequence[Any],
+        pictures: Sequence[Picture],
+        max_tokens: int,
+        remembered: Sequence[Picture] = (),
     ) -> dict[str, Any]:
         """`messages`, the last of which is the question: the pictures come before its words."""
         *earlier, question = messages
@@ -72,15 +79,21 @@ class Asking:
         for picture in pictures:
             age_s = (newest_ns - picture.capture_ns) / NS
             when = f"{age_s:.1f} s before the newest:" if picture is not pictures[-1] else "Newest:"
-            content.append({"type": "text", "text": when})
-            url = f"data:image/jpeg;base64,{picture.jpeg}"
-            content.append({"type": "image_url", "image_url": {"url": url}})
+            content += [{"type": "text", "text": when}, _shown(picture)]
+        if remembered:
+            content.append({"type": "text", "text": "Remembered, from before:"})
+            content += [_shown(picture) for picture in remembered]
         content.append({"type": "text", "text": question["content"]})
         return {
             "model": self._model,
             "messages": [*earlier, {"role": "user", "content": content}],
             "max_tokens": max_tokens,
         }
+
+
+def _shown(picture: Picture) -> dict[str, Any]:
+    url = f"data:image/jpeg;base64,{picture.jpeg}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _sampled(sampling: Sampling) -> dict[str, Any]:

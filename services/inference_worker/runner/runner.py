@@ -146,6 +146,16 @@ class Runner:
         """Whether pictures can be encoded while a decoder runs."""
         return self.blocks is not None and self.vision.stream is not None
 
+    @torch.inference_mode()
+    def embedding(self, tubelet: Tubelet) -> bytes:
+        """Mean of a tubelet's visual tokens, of length 1: float16, little endian. b"" for one that
+        was not encoded yet."""
+        if tubelet.encoded is None:
+            return b""
+        mean = self.vision.await_([tubelet])[0].tokens.float().mean(dim=0)
+        unit = functional.normalize(mean, dim=0).to(torch.float16)
+        return unit.cpu().numpy().astype("<f2").tobytes()
+
     def _forward(self, ordered: list[Run], last: list[int]) -> Tensor:
         """Hidden states [rounded, hidden] of the rows `last` of runs in the order of groups."""
         hidden, deep = self._embed(ordered)

@@ -1,6 +1,7 @@
 """One question's way: history → branch → words → speech → history."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -15,6 +16,7 @@ from services.inference_worker.model.sampling import Sampling
 from services.inference_worker.serving.brain import Brain
 from services.inference_worker.serving.branch_queue import BranchQueue
 from services.inference_worker.serving.detokenizer import AnswerText
+from services.inference_worker.serving.recalling import Recalled, recalled
 from services.inference_worker.serving.speaking import Speech, Voice
 from services.inference_worker.serving.symptoms import Outcome
 from sightline.errors import InvalidArgumentError
@@ -90,7 +92,13 @@ class Answerer:
         rounds = await self._rounds(request, degraded)
         if question.instructions and not self.model.spec.reads_instructions:
             degraded.append(INSTRUCTIONS_IGNORED)
-        job, results, num_rounds = self._submit(request, rounds)
+        asked = self._recalled(request)
+        if asked.recited:
+            async with contextlib.aclosing(self._recite(request, asked.recited)) as events:
+                async for event in events:
+                    yield event
+            return
+        job, results, num_rounds = self._submit(request, rounds, asked)
         submitted_ns = began_ns = time.time_ns()
         done = gateway_pb2.AnswerDone(turn=question.turn, history_rounds=num_rounds)
         voice = self._start_speech(request, degraded)
@@ -123,7 +131,9 @@ class Answerer:
                     reason = value
                     delta = text.rest()
                 if delta:
-                    done.text = text.text
+                    if not done.text:
+                        delta = asked.prefix + delta
+                    done.text += delta
                     yield _delta(question.turn, delta)
                     if voice is not None:
                         voice.write(delta)
@@ -142,7 +152,7 @@ class Answerer:
             done.total_ms = 1000 * (self.clock() - asked_s)
             record("words", began_ns, tokens=len(text.tokens))
             degraded += await examine(
-                Outcome(tokens=text.tokens, text=done.text, reason=reason, surprise=job.surprise)
+                Outcome(tokens=text.tokens, text=text.text, reason=reason, surprise=job.surprise)
             )
             stored = self._keep(request, done, asked_ns, interrupted=False)
             if voice is not None:
@@ -164,10 +174,53 @@ class Answerer:
                 if done.text:
                     self._keep(request, done, asked_ns, interrupted=True)
 
+    async def _recite(
+        self, request: inference_pb2.AnswerRequest, text: str
+    ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
+        """The events of an answer that memory gives by itself, word for word."""
+        asked_s, asked_ns = self.clock(), request.asked_ns or time.time_ns()
+        turn, degraded = request.question.turn, list[str]()
+        done = gateway_pb2.AnswerDone(
+            turn=turn, text=text, finish_reason=gateway_pb2.FINISH_REASON_STOP
+        )
+        voice = self._start_speech(request, degraded)
+        try:
+            yield _event(started=gateway_pb2.AnswerStarted(turn=turn))
+            done.first_token_ms = done.total_ms = 1000 * (self.clock() - asked_s)
+            yield _delta(turn, text)
+            stored = self._keep(request, done, asked_ns, interrupted=False)
+            if voice is not None:
+                voice.write(text)
+                async for event in voice.rest():
+                    yield event
+                if voice.unavailable:
+                    degraded.append("speech_unavailable")
+            done.degraded.extend(degraded)
+            if stored is not None:
+                done.kept = await self._is_stored(stored)
+            metrics.ANSWERS.labels("stop").inc()
+            yield _event(done=done)
+        finally:
+            if voice is not None:
+                await voice.aclose()
+
+    def _recalled(self, request: inference_pb2.AnswerRequest) -> Recalled:
+        """The question as the model is asked it, with what is remembered of the past that it is
+        about."""
+        text = self._instructed(request.question)
+        if not request.HasField("recall"):
+            return Recalled(text)
+        limit = self.model.spec.max_answer_tokens
+        answer = min(request.question.max_tokens or limit, limit)
+        room = self.engine.branch_tokens - answer - 2 * self.question_tokens
+        return recalled(request.recall, text, self.model, room)
+
     async def _rounds(
         self, request: inference_pb2.AnswerRequest, degraded: list[str]
     ) -> list[Round]:
         wanted = min(self.history_rounds, self.model.spec.history_rounds)
+        if request.HasField("recall") and not self.model.spec.reads_instructions:
+            return []  # they speak of another present than the picture that it is shown
         if request.history and not request.conversation:
             given = list(request.history)[-wanted:] if wanted else []
             return [Round(each.question, each.answer) for each in given]
@@ -180,18 +233,22 @@ class Answerer:
         return [Round(each.question, each.answer) for each in rounds or []]
 
     def _submit(
-        self, request: inference_pb2.AnswerRequest, rounds: list[Round]
+        self,
+        request: inference_pb2.AnswerRequest,
+        rounds: list[Round],
+        asked: Recalled | None = None,
     ) -> tuple[Generation, BranchQueue, int]:
-        question = request.question
-        text = self._instructed(question)
+        """asked: the question as the model gets it, where it is known already."""
+        asked = asked or self._recalled(request)
+        question, text = request.question, asked.text
         alone = self.model.question_tokens([], text)
-        if len(alone) > self.question_tokens:
-            raise InvalidArgumentError(
-                f"the question has {len(alone)} tokens; at most {self.question_tokens} fit"
-            )
+        most = self.question_tokens * (2 if request.HasField("recall") else 1)
+        if len(alone) > most:
+            raise InvalidArgumentError(f"the question has {len(alone)} tokens; at most {most} fit")
         limit = self.model.spec.max_answer_tokens
         max_tokens = min(question.max_tokens or limit, limit)
-        room = self.engine.branch_tokens - max_tokens
+        shown = sum(picture.layout.segment_tokens for picture in asked.pictures)
+        room = self.engine.branch_tokens - max_tokens - shown
         prompt = prompt_within(room, self.model, rounds, text)
         results = BranchQueue(asyncio.get_running_loop())
         job = Generation(
@@ -200,7 +257,9 @@ class Answerer:
             results,
             sampling=sampling_of(question, self.model.sampling),
             before=prompt.before,
-            needs_frame=True,
+            needs_frame=not asked.alone,
+            pictures=asked.pictures,
+            alone=asked.alone,
         )
         self.engine.submit_branch(request.session_id, job)
         return job, results, prompt.rounds

@@ -68,6 +68,11 @@ class Front(InferenceServiceServicer):
     ) -> inference_pb2.ScoreStatementsResponse:
         return await self._ready.ScoreStatements(request, context)
 
+    async def Note(
+        self, request: inference_pb2.NoteRequest, context: Context
+    ) -> inference_pb2.NoteResponse:
+        return await self._ready.Note(request, context)
+
     async def ResizeSession(
         self, request: inference_pb2.ResizeSessionRequest, context: Context
     ) -> inference_pb2.ResizeSessionResponse:

@@ -30,6 +30,7 @@ from services.inference_worker.serving.answering import Answerer
 from services.inference_worker.serving.brain import Brain
 from services.inference_worker.serving.fallback import StandIn
 from services.inference_worker.serving.guard import Guard
+from services.inference_worker.serving.noting import Noter
 from services.inference_worker.serving.scoring import Scorer
 from services.inference_worker.serving.sessions import Attachment, Sessions, WorkerSession
 from services.inference_worker.serving.watching import Watcher
@@ -73,6 +74,7 @@ class InferenceServicer(InferenceServiceServicer):
             config.watches_per_session,
         )
         self._scorer = Scorer(engine, config.question_tokens, max(1, config.waiting_questions // 2))
+        self._noter = Noter(engine)
         self._answers = InFlight("questions", owner="the worker", most=config.max_answers)
         self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=256)
 
@@ -319,6 +321,15 @@ class InferenceServicer(InferenceServiceServicer):
         if self._answers.draining:
             raise UnavailableError("the worker is draining")
         return self._sessions.get(session_id)
+
+    async def Note(
+        self, request: inference_pb2.NoteRequest, context: Context
+    ) -> inference_pb2.NoteResponse:
+        session = self._accepts_questions(request.session_id)
+        await self._sessions.catch_up(session, self._config.first_frame_s)
+        if self._guard.stand_in(session) is not None:  # what the model says now is not sound
+            return inference_pb2.NoteResponse(last_capture_ns=session.last_capture_ns)
+        return await self._noter.note(session.id)
 
     # Load
 

@@ -51,7 +51,11 @@ class Understudy:
 
     def answer(self, request: inference_pb2.AnswerRequest) -> Any:
         """The call that answers a question."""
-        return self._fallback.stub.Answer(request, metadata=trace_headers())
+        asked = inference_pb2.AnswerRequest()
+        asked.CopyFrom(request)
+        for moment in asked.recall.moments:  # pictures have the size of the other model's frames
+            moment.ClearField("pixels")
+        return self._fallback.stub.Answer(asked, metadata=trace_headers())
 
     def watch(self, request: inference_pb2.WatchRequest) -> Any:
         """The call that asks a standing question."""

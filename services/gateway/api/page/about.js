@@ -15,6 +15,7 @@ const DEGRADED = {
   answer_empty: "the model gave an empty answer",
   answer_unsure: "doubtful: the model hardly knew what to say",
   instructions_ignored: "answered without the instructions: this model reads none",
+  memory_unavailable: "answered from what is seen now: what is remembered cannot be read",
   answer_endless: "cut off: the model found no end",
 };
 

@@ -126,6 +126,9 @@ export async function previewOf(id, width, signal) {
   return response.status === 204 ? null : response.blob();
 }
 
+/** The picture of a moment that a session remembers, as a Blob. */
+export const momentPicture = async (id, moment) => (await request(`${session(id)}/memory/${encodeURIComponent(moment)}.jpg`)).blob();
+
 /** Publishes an SDP offer by WHIP. Returns the answer and the path that ends it. */
 export async function publish(path, offer) {
   const response = await request(path, { method: "POST", body: offer, headers: { "Content-Type": "application/sdp" } });

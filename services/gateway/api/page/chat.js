@@ -3,7 +3,7 @@
 // the answer came. After a reload it shows what the server has kept, and awaits what was asked.
 
 import { aboutAnswer, degradation } from "./about.js";
-import { inWords, rateTurn } from "./api.js";
+import { inWords, momentPicture, rateTurn } from "./api.js";
 import { clock, el, newId, notice, setText } from "./dom.js";
 import { Instructions } from "./instructions.js";
 import { Verdict } from "./verdict.js";
@@ -295,8 +295,23 @@ export class Chat {
     for (const flag of done.degraded ?? []) {
       turn.node.append(el("p", { class: "degraded small", text: degradation(flag) }));
     }
+    for (const moment of done.memory ?? []) turn.node.append(this.#remembered(moment));
     if (done.kept !== undefined && !turn.cancelled) this.#judge(turn); // else there is nothing to keep it with
     this.#end(turn, aboutAnswer(done), done.finish_reason === "FINISH_REASON_ERROR" ? "failed" : "done");
+  }
+
+  // A moment that an answer is made of; its picture comes when it does.
+  #remembered({ moment, start_ns, line = "", picture = false }) {
+    const text = [`from memory, ${clock(start_ns)}`, line].filter(Boolean).join(": ");
+    const image = el("img", { alt: line, hidden: true });
+    image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+    if (picture) {
+      momentPicture(this.connection.session, moment).then(
+        (blob) => ((image.src = URL.createObjectURL(blob)), (image.hidden = false)),
+        () => image.remove(), // it was erased, or has left
+      );
+    }
+    return el("figure", { class: "remembered" }, image, el("figcaption", { class: "muted small", text }));
   }
 
   // Lets the reader say what the answer is worth.

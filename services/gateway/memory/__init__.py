@@ -1,0 +1,1 @@
+"""Memory of sessions beyond the window that a model holds."""

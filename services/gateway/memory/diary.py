@@ -1,0 +1,148 @@
+"""Diary of one session: its moments, described by its worker and written down as they end."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway import metrics
+from services.gateway.frames.sampler import SampledFrame
+from services.gateway.memory.journal import Journal
+from services.gateway.memory.moments import Moment, Moments, Step
+from services.gateway.sessions.session import Session
+from sightline.errors import SightlineError
+from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
+
+log = logging.getLogger(__name__)
+
+PICTURES = gateway_pb2.MEMORY_KIND_PICTURES
+NOTE_S = 15.0  # that a worker gets to describe a moment, behind all that is asked of it
+PICTURE_WIDTHS = (320, 160)  # pixels, of the first that is small enough
+MOST_PICTURE_BYTES = 48 * 1024
+MOST_PICTURES = 3
+MOST_BUSY = 0.9  # share of a worker's time that leaves none for lines
+MOST_ENDING = 8  # moments that are over and not written yet
+MOST_HEARD_CHARACTERS = 2000
+
+
+@dataclass(slots=True)
+class _Page:
+    """What is known of the moment that goes on."""
+
+    describing: asyncio.Task[None] | None = None
+    line: str = ""
+    embedding: bytes = b""
+    pictures: list[bytes] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)
+
+
+class Diary:
+    """The keeper of one session's memory while this gateway has the session. One event loop."""
+
+    def __init__(self, session: Session, journal: Journal, longest_s: float) -> None:
+        self._session = session
+        self._journal = journal
+        self._moments = Moments(longest_s)
+        self._page = _Page()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._closed = False
+        session.feed.witness = self.see
+
+    def see(self, frame: SampledFrame) -> None:
+        """A frame that the model has understood."""
+        if self._closed or not self._moments.wants(frame.capture_ns):
+            return
+        step = self._moments.see(frame.pixels, frame.width, frame.height, frame.capture_ns)
+        if step is Step.NOTE:
+            page = self._page
+            page.describing = self._spawn(self._describe(page), "describe")
+        elif step is Step.END and self._moments.ended is not None:
+            page, self._page = self._page, _Page()
+            if len(self._ending) >= MOST_ENDING:
+                metrics.MOMENTS.labels("too_many").inc()
+                return
+            ending = self._spawn(self._write(self._moments.ended, page), "write")
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    def hear(self, text: str) -> None:
+        """Words that were said in the video now."""
+        said = sum(len(each) + 1 for each in self._page.heard)
+        if text and said + len(text) <= MOST_HEARD_CHARACTERS:
+            self._page.heard.append(text)
+
+    async def settle(self) -> None:
+        """Wait until all moments that are over are written."""
+        while self._ending:
+            await asyncio.wait(set(self._ending))
+
+    async def aclose(self) -> None:
+        """Write nothing more."""
+        self._closed = True
+        await cancel_and_wait(self._page.describing, *self._ending)
+
+    def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
+        return spawn(work, name=f"{self._session.id}:memory:{name}")
+
+    async def _describe(self, page: _Page) -> None:
+        """A line about what is there now, and a picture of it."""
+        await self._picture(page)
+        busy = self._session.worker.load.device_busy > MOST_BUSY
+        if busy and not self._session.spec.lossless:  # one that is read as fast as may be waits
+            metrics.NOTES.labels("busy").inc()
+            return
+        started_s = time.monotonic()
+        outcome = "failed"
+        try:
+            reply = await self._session.worker.stub.Note(
+                inference_pb2.NoteRequest(session_id=self._session.id), timeout=NOTE_S
+            )
+            page.line, page.embedding = reply.line[:2000], reply.embedding
+            outcome = "written" if reply.line else "empty"
+            metrics.NOTE_SECONDS.observe(time.monotonic() - started_s)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                outcome = "late"
+        finally:
+            metrics.NOTES.labels(outcome).inc()
+
+    async def _picture(self, page: _Page) -> None:
+        if self._session.spec.memory != PICTURES or len(page.pictures) >= MOST_PICTURES:
+            return
+        for width in PICTURE_WIDTHS:
+            jpeg = await self._session.preview(width)
+            if jpeg is not None and len(jpeg) <= MOST_PICTURE_BYTES:
+                if jpeg not in page.pictures:
+                    page.pictures.append(jpeg)
+                return
+
+    async def _write(self, moment: Moment, page: _Page) -> None:
+        if page.describing is not None:
+            await asyncio.wait({page.describing})
+        outcome = "store_away"
+        try:
+            reply = await self._journal.keep(
+                self._session.id,
+                dialogue_pb2.Moment(
+                    start_ns=moment.start_ns,
+                    end_ns=moment.end_ns,
+                    changed=moment.changed,
+                    line=page.line,
+                    heard=" ".join(page.heard),
+                    pictures=page.pictures,
+                    embedding=page.embedding,
+                ),
+            )
+            outcome = "left_out" if reply.left_out else "kept"
+            if reply.pictures_left_out:
+                outcome = "pictures_left_out"
+        except SightlineError as error:
+            log.warning(
+                "a moment was not kept", extra={"session": self._session.id, "reason": str(error)}
+            )
+        finally:
+            metrics.MOMENTS.labels(outcome).inc()

@@ -1,0 +1,229 @@
+"""Recaller: finds what a question about the past is about, and gives it to whoever answers.
+
+What it finds goes with the question, into its branch. A question that is not about the past, or
+about one that the model's window still holds, goes as it came.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import av
+
+from services.common.ages import ago, clock
+from services.common.threads import on_thread
+from services.gateway import metrics
+from services.gateway.frames.display import Display
+from services.gateway.memory.journal import Journal
+from services.gateway.memory.past_question import (
+    NS,
+    Kind,
+    PastQuestion,
+    matches,
+    past_question,
+)
+from services.gateway.sessions.session_spec import MEMORY_OFF
+from sightline.errors import SightlineError
+from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
+
+log = logging.getLogger(__name__)
+
+AWAY = "memory_unavailable"
+MOST_MOMENTS = 4
+SEARCHED = 5000
+FOUND_S = 2.0  # that finding may take; the question waits for it
+
+
+@dataclass(slots=True)
+class Found:
+    """What an answer is to say of its memory."""
+
+    recollections: list[gateway_pb2.Recollection] = field(default_factory=list)
+    degraded: list[str] = field(default_factory=list)
+
+
+class Remembered(Protocol):
+    """Session, as far as its memory is asked."""
+
+    @property
+    def id(self) -> str: ...
+    def message(self) -> gateway_pb2.Session: ...
+
+
+class Recaller:
+    """Recalls for questions. `journal` None: nothing is remembered."""
+
+    def __init__(self, journal: Journal | None) -> None:
+        self._journal = journal
+
+    async def recall(self, session: Remembered, request: inference_pb2.AnswerRequest) -> Found:
+        """Put into the request what its question is about, where that is past. Raises nothing."""
+        request.ClearField("recall")
+        found = Found()
+        text = request.question.text
+        if self._journal is None or past_question(text, 2**62) is None:
+            return found
+        about = session.message()
+        now_ns = about.stats.last_capture_ns
+        if about.memory in (0, MEMORY_OFF) or not now_ns:
+            return found
+        asked = past_question(text, now_ns)
+        window_ns = round(about.window / (about.fps or 8.0) * NS)
+        if asked is None or (asked.kind is Kind.AT and asked.at_ns > now_ns - window_ns):
+            return found
+        try:
+            async with asyncio.timeout(FOUND_S):
+                await self._find(about, asked, now_ns, window_ns, request, found)
+        except (SightlineError, TimeoutError) as error:
+            log.warning("nothing recalled", extra={"session": session.id, "reason": str(error)})
+            metrics.RECALLED.labels("away").inc()
+            found.degraded.append(AWAY)
+        else:
+            metrics.RECALLED.labels("found" if found.recollections else "nothing").inc()
+        return found
+
+    async def _find(
+        self,
+        about: gateway_pb2.Session,
+        asked: PastQuestion,
+        now_ns: int,
+        window_ns: int,
+        request: inference_pb2.AnswerRequest,
+        found: Found,
+    ) -> None:
+        assert self._journal is not None
+        from_ns, to_ns = max(0, asked.from_ns), asked.to_ns
+        if asked.kind is Kind.VAGUE:
+            to_ns = now_ns - window_ns  # of what is newer the model knows more
+        wanted = dialogue_pb2.ListMomentsRequest(
+            session=about.id, from_ns=from_ns, to_ns=max(1, to_ns), limit=SEARCHED
+        )
+        moments = list((await self._journal.read(wanted)).moments)
+        chosen = chosen_of(asked, moments)
+        if not chosen:
+            if asked.kind in (Kind.AT, Kind.SPAN):
+                request.recall.answer = "I remember nothing of that."
+                request.recall.now_ns = now_ns
+            return
+        pictures = await asyncio.gather(*(self._picture(about, each) for each in chosen))
+        recall = request.recall
+        recall.now_ns = now_ns
+        recall.question = asked.present
+        recall.answer = told(asked, chosen, now_ns)
+        for moment, pixels in zip(chosen, pictures, strict=True):
+            recall.moments.add(
+                start_ns=moment.start_ns,
+                end_ns=moment.end_ns,
+                line=moment.line,
+                heard=moment.heard,
+                pixels=pixels,
+                width=about.frame_width if pixels else 0,
+                height=about.frame_height if pixels else 0,
+            )
+            found.recollections.append(
+                gateway_pb2.Recollection(
+                    moment=moment.id,
+                    start_ns=moment.start_ns,
+                    end_ns=moment.end_ns,
+                    line=moment.line,
+                    heard=moment.heard,
+                    picture=moment.num_pictures > 0,
+                )
+            )
+
+    async def _picture(self, about: gateway_pb2.Session, moment: dialogue_pb2.Moment) -> bytes:
+        """The first picture of a moment as a frame of its session; b"" where there is none."""
+        if not moment.num_pictures:
+            return b""
+        assert self._journal is not None
+        wanted = dialogue_pb2.ListMomentsRequest(session=about.id, id=moment.id, pictures=True)
+        found = (await self._journal.read(wanted)).moments
+        if not found or not found[0].pictures:
+            return b""
+        width, height = about.frame_width, about.frame_height
+        return await on_thread(
+            frame_of, found[0].pictures[0], width, height, name=f"{about.id}:recall"
+        )
+
+
+def chosen_of(
+    asked: PastQuestion, moments: Sequence[dialogue_pb2.Moment]
+) -> list[dialogue_pb2.Moment]:
+    """The moments that answer a question, the best first, of all of its time, the newest first. By
+    time where it names one, and then by its words."""
+    if asked.kind is Kind.AT:
+        ranked = sorted(moments, key=lambda each: _distance_ns(each, asked.at_ns))
+        return ranked[: 1 if asked.present else MOST_MOMENTS]
+    matching = [
+        each
+        for each in moments
+        if not asked.words or matches(each.line, asked.words) or matches(each.heard, asked.words)
+    ]
+    if asked.kind is Kind.WHEN:
+        return _appearances(matching, moments, first=asked.first)
+    if asked.kind is Kind.VAGUE and not asked.words:
+        return []
+    return _spread(_changes(matching))
+
+
+def _appearances(
+    matching: list[dialogue_pb2.Moment], moments: Sequence[dialogue_pb2.Moment], *, first: bool
+) -> list[dialogue_pb2.Moment]:
+    """The moments with which something came, the newest first, or the oldest: those that match and
+    whose predecessor does not."""
+    ids = {each.id for each in matching}
+    came = [
+        each
+        for number, each in enumerate(moments)
+        if each.id in ids and (number + 1 == len(moments) or moments[number + 1].id not in ids)
+    ]
+    if first:
+        came.reverse()
+    return came[:MOST_MOMENTS]
+
+
+def _changes(moments: list[dialogue_pb2.Moment]) -> list[dialogue_pb2.Moment]:
+    """Without those that say what the one before said."""
+    kept: list[dialogue_pb2.Moment] = []
+    for moment in reversed(moments):
+        said = (moment.line, moment.heard)
+        if any(said) and (not kept or (kept[-1].line, kept[-1].heard) != said):
+            kept.append(moment)
+    return kept[::-1]
+
+
+def _spread(moments: list[dialogue_pb2.Moment]) -> list[dialogue_pb2.Moment]:
+    """At most so many, from all over their time."""
+    if len(moments) <= MOST_MOMENTS:
+        return moments
+    last = len(moments) - 1
+    return [moments[round(n * last / (MOST_MOMENTS - 1))] for n in range(MOST_MOMENTS)]
+
+
+def _distance_ns(moment: dialogue_pb2.Moment, at_ns: int) -> int:
+    return max(moment.start_ns - at_ns, at_ns - moment.end_ns, 0)
+
+
+def told(asked: PastQuestion, moments: Sequence[dialogue_pb2.Moment], now_ns: int) -> str:
+    """An answer by the lines of memory alone."""
+    in_order = moments if asked.kind in (Kind.WHEN, Kind.AT) else list(reversed(moments))
+    if asked.kind is Kind.WHEN or asked.present:
+        in_order = moments[:1]
+    said = []
+    for moment in in_order:
+        when = f"{ago(max(0.0, (now_ns - moment.start_ns) / NS))} ({clock(moment.start_ns)})"
+        heard = f'; somebody said "{moment.heard}"' if moment.heard else ""
+        said.append(f"{when}: {moment.line or 'nothing was noted'}{heard}")
+    return f"From memory, {'. '.join(said)}."
+
+
+def frame_of(jpeg: bytes, width: int, height: int) -> bytes:
+    """A remembered picture as a frame that the model takes, RGB24. b"" for one that is none."""
+    try:
+        decoder = av.CodecContext.create("mjpeg", "r")
+        frames = [*decoder.decode(av.Packet(jpeg)), *decoder.decode(None)]
+        return Display().rgb(frames[0], width, height)
+    except (av.FFmpegError, IndexError):
+        return b""

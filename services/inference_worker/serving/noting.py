@@ -1,0 +1,66 @@
+"""Notes: a line about what a session shows now, which its memory keeps when the window is past.
+
+They are branches like any question's, so that the trunk never hears of them, and run while nobody
+asks anything.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from services.inference_worker.engine.jobs import Generation, Seen
+from services.inference_worker.model.sampling import GREEDY
+from services.inference_worker.serving.brain import Brain
+from services.inference_worker.serving.branch_queue import BranchQueue
+from services.inference_worker.serving.detokenizer import AnswerText
+from sightline.v1 import inference_pb2
+
+MOST_TOKENS = 64  # of a line
+
+
+@dataclass(slots=True)
+class Noter:
+    """Takes notes by the questions that the model's card has for that."""
+
+    engine: Brain
+
+    async def note(self, session_id: str) -> inference_pb2.NoteResponse:
+        """What the model says of the newest frames now, and their embedding. Raises what the engine
+        raises; cancelling it cancels the branch."""
+        card = self.engine.model.card
+        reply = inference_pb2.NoteResponse()
+        lines: list[str] = []
+        for question in card.notes or card.questions[:1]:
+            line, seen = await self._ask(session_id, question)
+            lines += [line] if line and line not in lines else []
+            reply.last_capture_ns = seen.last_capture_ns
+        reply.line = "; ".join(lines)
+        reply.embedding = await asyncio.wrap_future(self.engine.embed(session_id))
+        return reply
+
+    async def _ask(self, session_id: str, question: str) -> tuple[str, Seen]:
+        model = self.engine.model
+        results = BranchQueue(asyncio.get_running_loop())
+        job = Generation(
+            model.question_tokens([], question),
+            min(MOST_TOKENS, model.spec.max_answer_tokens),
+            results,
+            sampling=GREEDY,
+            needs_frame=True,
+            background=True,
+        )
+        self.engine.submit_branch(session_id, job)
+        seen, text = Seen(0, 0, 0), AnswerText(model.text, [])
+        try:
+            while True:
+                kind, value = await results.queue.get()
+                if kind == "started":
+                    seen = value
+                elif kind == "token":
+                    text.add(value)
+                elif kind == "failed":
+                    raise value
+                elif kind == "finished":
+                    text.rest()
+                    return " ".join(text.text.split()), seen
+        finally:
+            self.engine.cancel(job)

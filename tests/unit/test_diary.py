@@ -1,0 +1,167 @@
+"""A session's diary: what is written of its moments, and that it is erased with the session."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import grpc
+import numpy as np
+import pytest
+
+from services.common.identity import Identity
+from services.gateway.config import GatewayConfig
+from services.gateway.frames.sampler import SampledFrame
+from services.gateway.memory import memories as memories_module
+from services.gateway.memory.diary import Diary
+from services.gateway.memory.memories import Memories
+from sightline.errors import UnavailableError
+from sightline.v1 import dialogue_pb2, inference_pb2
+from sightline.v1 import gateway_pb2 as pb
+
+NS = 1_000_000_000
+LINES, PICTURES = pb.MEMORY_KIND_LINES, pb.MEMORY_KIND_PICTURES
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.kept: list[dialogue_pb2.Moment] = []
+        self.forgotten: list[str] = []
+        self.away = 0  # calls that fail
+
+    async def keep(
+        self, session: str, moment: dialogue_pb2.Moment
+    ) -> dialogue_pb2.KeepMomentResponse:
+        self._check()
+        self.kept.append(moment)
+        return dialogue_pb2.KeepMomentResponse(stored_bytes=1)
+
+    async def forget(self, session: str) -> None:
+        self._check()
+        self.forgotten.append(session)
+
+    async def aclose(self) -> None:
+        pass
+
+    def _check(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise UnavailableError("Redis is away")
+
+
+class Refused(grpc.aio.AioRpcError):
+    def __init__(self) -> None:
+        metadata = grpc.aio.Metadata()
+        super().__init__(grpc.StatusCode.UNAVAILABLE, metadata, metadata)
+
+
+class Session:
+    """As much of a session as a diary looks at."""
+
+    id = "s"
+    alive = True
+
+    def __init__(self, memory: pb.MemoryKind = PICTURES) -> None:
+        self.spec = SimpleNamespace(memory=memory, lossless=False)
+        self.feed = SimpleNamespace(witness=None)
+        self.worker = SimpleNamespace(
+            stub=SimpleNamespace(Note=self._note), load=SimpleNamespace(device_busy=0.1)
+        )
+        self.lines = ["a red circle", "a blue square", "a green star"]
+        self.refuses = False
+        self.asked = 0
+
+    async def _note(self, request: Any, timeout: float) -> inference_pb2.NoteResponse:
+        self.asked += 1
+        if self.refuses:
+            raise Refused
+        return inference_pb2.NoteResponse(line=self.lines[self.asked - 1], embedding=b"12")
+
+    async def preview(self, width: int) -> bytes:
+        return bytes(60_000 if width > 200 else 1000)
+
+    def message(self) -> pb.Session:
+        return pb.Session(id="s", memory=self.spec.memory)
+
+
+async def show(diary: Diary, levels: list[int], *, scene_s: int = 8) -> None:
+    """Scenes one after the other, each with a square of its own brightness."""
+    capture_ns = 100 * NS
+    for level in levels:
+        pixels = np.full((16, 16, 3), 30, np.uint8)
+        pixels[4:10, 4:10] = level
+        for _ in range(scene_s * 4):
+            frame = SampledFrame(pixels.tobytes(), 16, 16, capture_ns, "arrival", 0.0)
+            diary.see(frame)
+            capture_ns += NS // 4
+            await asyncio.sleep(0)
+    await diary.settle()
+
+
+def diary_of(session: Session, journal: Journal) -> Diary:
+    return Diary(cast(Any, session), cast(Any, journal), 15.0)
+
+
+async def test_each_scene_is_kept_with_the_line_and_the_picture_of_its_time() -> None:
+    session, journal = Session(), Journal()
+    diary = diary_of(session, journal)
+    diary.hear("this one is on sale")
+    await show(diary, [100, 160, 220])
+    assert [moment.line for moment in journal.kept] == ["a red circle", "a blue square"]
+    assert [moment.start_ns // NS for moment in journal.kept] == [100, 108]
+    assert all(moment.changed for moment in journal.kept)
+    assert [len(picture) for picture in journal.kept[0].pictures] == [1000], "the small one"
+    assert [moment.heard for moment in journal.kept] == ["this one is on sale", ""]
+    assert journal.kept[0].embedding == b"12"
+    await diary.aclose()
+    await show(diary, [30, 220])
+    assert len(journal.kept) == 2, "closed"
+
+
+async def test_no_picture_is_kept_of_a_session_that_wants_lines() -> None:
+    session, journal = Session(LINES), Journal()
+    diary = diary_of(session, journal)
+    await show(diary, [100, 220])
+    assert not journal.kept[0].pictures
+    assert journal.kept[0].line
+
+
+async def test_a_worker_that_says_nothing_and_a_store_that_is_away_cost_no_more() -> None:
+    session, journal = Session(), Journal()
+    session.refuses = True
+    journal.away = 1
+    diary = diary_of(session, journal)
+    await show(diary, [100, 160, 220])
+    assert [moment.line for moment in journal.kept] == [""], "the first was lost, and counted"
+    session.refuses = False
+    session.worker.load.device_busy = 0.95
+    asked = session.asked
+    await show(diary, [30, 220])
+    assert session.asked == asked, "it is busy enough"
+    await diary.aclose()
+
+
+async def test_what_is_deleted_is_erased_also_when_the_store_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Soon:
+        def __init__(self, *seconds: float) -> None:
+            pass
+
+        def next_s(self) -> float:
+            return 0.0
+
+    monkeypatch.setattr(memories_module, "Backoff", Soon)
+    sessions = SimpleNamespace(listen=lambda listener: None)
+    made = Memories(cast(Any, sessions), GatewayConfig(), cast(Identity, None))
+    journal = Journal()
+    made.journal = cast(Any, journal)
+    session = cast(Any, Session())
+    journal.away = 3
+    await made.forget(session)  # the caller does not wait for more
+    made.session_deleted(session, "requested")
+    await made.aclose()
+    assert journal.forgotten == ["s"]
+    forgetful = cast(Any, Session(pb.MEMORY_KIND_OFF))
+    made.session_deleted(forgetful, "requested")
+    await made.forget(forgetful)
+    assert journal.forgotten == ["s"], "nothing was kept"

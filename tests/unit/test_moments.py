@@ -1,0 +1,267 @@
+"""Memory: where moments end, which questions are of the past, and what is recalled for them."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from services.common.jpeg import encode_jpeg
+from services.gateway.memory.moments import Moments, Step
+from services.gateway.memory.past_question import Kind, matches, past_question
+from services.gateway.memory.recaller import AWAY, Recaller
+from sightline.errors import UnavailableError
+from sightline.v1 import dialogue_pb2, inference_pb2
+from sightline.v1 import gateway_pb2 as pb
+
+NS = 1_000_000_000
+NOW_NS = 1_800_000_000 * NS
+MINUTE_NS = 60 * NS
+
+
+# Where moments end
+
+
+def picture(*, thing: int | None = None, light: int = 100) -> bytes:
+    pixels = np.full((64, 64, 3), light, np.uint8)
+    if thing is not None:
+        pixels[20:40, thing : thing + 16] = (220, 30, 30)
+    return pixels.tobytes()
+
+
+def steps(shown: Sequence[bytes], *, longest_s: float = 15.0, fps: int = 4) -> list[Any]:
+    """What is to be done, with the second in which, and of what ended whether by a change."""
+    moments, found = Moments(longest_s), list[Any]()
+    for number, pixels in enumerate(shown):
+        capture_ns = number * NS // fps
+        if not moments.wants(capture_ns):
+            continue
+        step = moments.see(pixels, 64, 64, capture_ns)
+        if step is Step.NOTE:
+            found.append(("note", number / fps))
+        elif step is Step.END:
+            assert moments.ended is not None
+            found.append(("end", moments.ended.end_ns / NS, moments.ended.changed))
+    return found
+
+
+def test_a_still_picture_is_one_moment_after_the_other() -> None:
+    said = steps([picture()] * 4 * 31)
+    assert said == [
+        ("note", 1.0),
+        ("end", 15.0, False),
+        ("note", 16.0),
+        ("end", 30.0, False),
+    ]
+
+
+def test_a_change_ends_a_moment_when_it_began_and_not_before_it_is_described() -> None:
+    said = steps([picture()] * 4 * 8 + [picture(thing=20)] * 4 * 8)
+    assert said[:3] == [("note", 1.0), ("end", 8.0, True), ("note", 9.5)]
+
+
+def test_a_flicker_and_another_exposure_are_no_change() -> None:
+    flicker = [picture()] * 4 * 6 + [picture(thing=20)] * 2 + [picture()] * 4 * 6
+    assert [each for each in steps(flicker) if each[0] == "end"] == []
+    brighter = [picture()] * 4 * 6 + [picture(light=140)] * 4 * 6
+    assert [each for each in steps(brighter) if each[0] == "end"] == []
+
+
+def test_constant_change_ends_no_moment_early() -> None:
+    moving = [picture(thing=number % 40) for number in range(4 * 60)]
+    ends = [each[1] for each in steps(moving) if each[0] == "end"]
+    assert len(ends) >= 4
+    assert min(np.diff([0.0, *ends])) >= 4.0
+
+
+# Which questions are of the past
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is in the scene?",
+        "What was held up before the phone?",
+        "What came last?",
+        "What has changed?",
+        "Is anything prohibited shown?",
+        "how much was the phone before",
+    ],
+)
+def test_questions_of_the_window_are_none_of_the_past(text: str) -> None:
+    assert past_question(text, NOW_NS) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "age_s", "present"),
+    [
+        ("What was in the scene ten minutes ago?", Kind.AT, 600, "what is in the scene"),
+        ("An hour ago, was there a red cap?", Kind.AT, 3600, "is there a red cap"),
+        ("what were the prices half an hour ago", Kind.AT, 1800, "what are the prices"),
+        ("What happened 90 seconds ago?", Kind.AT, 90, ""),
+        ("How many things were there an hour and a half ago?", Kind.AT, 5400, None),
+    ],
+)
+def test_times_are_read_and_questions_put_into_the_present(
+    text: str, kind: Kind, age_s: float, present: str | None
+) -> None:
+    asked = past_question(text, NOW_NS)
+    assert asked is not None
+    assert asked.kind is kind
+    assert (NOW_NS - asked.at_ns) / NS == age_s
+    if present is not None:
+        assert asked.present == present
+
+
+def test_a_time_of_day_is_the_last_one() -> None:
+    asked = past_question("what was there at 07:59?", NOW_NS)  # it is 08:00:00
+    assert asked is not None
+    assert (NOW_NS - asked.at_ns) / NS == 60
+    asked = past_question("what was there at 8:01 pm?", NOW_NS)
+    assert asked is not None
+    assert (NOW_NS - asked.at_ns) / NS == 12 * 3600 - 60
+
+
+def test_words_match_within_one_thing() -> None:
+    line = "a red circle and a blue square"
+    assert matches(line, ("red", "circle"))
+    assert not matches(line, ("blue", "circle"))
+    asked = past_question("When did the blue squares show?", NOW_NS)
+    assert asked is not None
+    assert asked.kind is Kind.WHEN
+    assert matches(line, asked.words)
+
+
+# What is recalled
+
+
+class Journal:
+    """Moments, the newest first, as the store gives them."""
+
+    def __init__(self, moments: list[dialogue_pb2.Moment]) -> None:
+        self.moments = moments
+        self.away = False
+        self.calls = 0
+
+    async def read(self, request: Any) -> dialogue_pb2.ListMomentsResponse:
+        self.calls += 1
+        if self.away:
+            raise UnavailableError("away")
+        found = [
+            each
+            for each in self.moments
+            if (not request.id or each.id == request.id)
+            and each.end_ns > request.from_ns
+            and (not request.to_ns or each.start_ns < request.to_ns)
+        ]
+        reply = dialogue_pb2.ListMomentsResponse(moments=found[: request.limit or 100])
+        if not request.pictures:
+            for moment in reply.moments:
+                moment.ClearField("pictures")
+        return reply
+
+
+class Session:
+    id = "s"
+
+    def __init__(self, memory: pb.MemoryKind = pb.MEMORY_KIND_PICTURES) -> None:
+        self.memory = memory
+
+    def message(self) -> pb.Session:
+        stats = pb.SessionStats(last_capture_ns=NOW_NS)
+        sizes = {"frame_width": 32, "frame_height": 32}
+        return pb.Session(id="s", memory=self.memory, window=30, fps=2, stats=stats, **sizes)
+
+
+def moment(age_s: int, line: str, pictures: Sequence[bytes] = ()) -> dialogue_pb2.Moment:
+    start_ns = NOW_NS - age_s * NS
+    return dialogue_pb2.Moment(
+        id=f"{start_ns}-0",
+        start_ns=start_ns,
+        end_ns=start_ns + 10 * NS,
+        line=line,
+        pictures=pictures,
+        num_pictures=len(pictures),
+    )
+
+
+def recalled(
+    text: str, journal: Journal, session: Session | None = None
+) -> tuple[inference_pb2.AnswerRequest, Any]:
+    request = inference_pb2.AnswerRequest(session_id="s", question=pb.Question(text=text))
+    recaller = Recaller(journal)  # type: ignore[arg-type]
+    return request, asyncio.run(recaller.recall(session or Session(), request))
+
+
+def red_jpeg() -> bytes:
+    frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), (255, 0, 0), np.uint8), "rgb24")
+    return encode_jpeg(frame.reformat(format="yuvj420p", dst_color_range="JPEG"))
+
+
+STORY = [
+    moment(30, "a blue square"),
+    moment(120, "a red circle and a blue square"),
+    moment(135, "a red circle"),
+    moment(150, "a blue square"),
+    moment(600, "a green star", [red_jpeg()]),
+    moment(900, "a red circle"),
+]
+
+
+def test_a_question_of_the_present_is_sent_as_it_came_and_nothing_is_read() -> None:
+    journal = Journal(STORY)
+    for text in ("what is in the scene", "what came last", "what was there 3 seconds ago"):
+        request, found = recalled(text, journal)
+        assert not request.HasField("recall")
+        assert not found.recollections
+    request, _ = recalled("what was there ten minutes ago", journal, Session(pb.MEMORY_KIND_OFF))
+    assert not request.HasField("recall")
+    assert journal.calls == 0
+
+
+def test_when_something_showed_is_answered_with_the_moment_it_came() -> None:
+    request, found = recalled("When did the red circle show?", Journal(STORY))
+    assert [each.start_ns for each in found.recollections] == [
+        NOW_NS - 135 * NS,
+        NOW_NS - 900 * NS,
+    ]
+    assert "2 minutes ago" in request.recall.answer
+    assert "a red circle" in request.recall.answer
+    first, _ = recalled("When did the red circle first show?", Journal(STORY))
+    assert "15 minutes ago" in first.recall.answer
+
+
+def test_a_time_brings_its_picture_as_a_frame_and_the_question_of_then() -> None:
+    request, found = recalled("What was in the scene ten minutes ago?", Journal(STORY))
+    (shown,) = request.recall.moments
+    assert shown.line == "a green star"
+    assert (shown.width, shown.height, len(shown.pixels)) == (32, 32, 32 * 32 * 3)
+    assert np.frombuffer(shown.pixels, np.uint8).reshape(-1, 3).mean(axis=0)[0] > 240
+    assert request.recall.question == "what is in the scene"
+    assert found.recollections[0].picture
+
+
+def test_what_is_not_kept_is_said_not_to_be() -> None:
+    request, found = recalled("what was there two hours ago?", Journal(STORY))
+    assert request.recall.answer == "I remember nothing of that."
+    assert not found.recollections
+    request, _ = recalled("when did the zebra show?", Journal(STORY))
+    assert not request.HasField("recall"), "the model may know"
+
+
+def test_what_happened_is_told_in_its_order() -> None:
+    request, _ = recalled("what happened in the last 5 minutes?", Journal(STORY))
+    said = request.recall.answer
+    assert said.index("a red circle") < said.index("a red circle and a blue square")
+    assert "green star" not in said
+    assert len(request.recall.moments) <= 4
+
+
+def test_a_store_that_is_away_is_told_and_the_question_goes_on() -> None:
+    journal = Journal(STORY)
+    journal.away = True
+    request, found = recalled("what was there ten minutes ago", journal)
+    assert found.degraded == [AWAY]
+    assert not request.HasField("recall")
