@@ -24,6 +24,7 @@ from sightline.errors import (
     UnavailableError,
 )
 from sightline.reasons import Reason
+from sightline.rules import Rule, RuleEvent, Webhook
 from sightline.types import (
     AnswerResult,
     AskOptions,
@@ -76,6 +77,8 @@ __all__ = [
     "Reason",
     "ResourceExhaustedError",
     "Round",
+    "Rule",
+    "RuleEvent",
     "ServerInfo",
     "Session",
     "SessionInfo",
@@ -89,6 +92,7 @@ __all__ = [
     "UnavailableError",
     "Voice",
     "Watch",
+    "Webhook",
     "__version__",
     "aio",
     "connect",

@@ -23,7 +23,7 @@ ROOMS = {
         *("kv", "model", "device", "config", "metrics"),
     ),
     "gateway": (
-        *("__main__", "gateway", "api", "viewers", "cluster", "sessions", "workers"),
+        *("__main__", "gateway", "api", "rules", "viewers", "cluster", "sessions", "workers"),
         *("playback", "frames", "auth", "config", "voice", "sources", "webrtc", "metrics"),
     ),
 }
