@@ -23,7 +23,7 @@ WORKER = {
     "WORKER_THREADS": "1",
     "WORKER_KV_MEMORY_BYTES": str(256 << 20),
 }
-SECONDS = 8.0  # of the clip, in which the condition begins to hold once and ceases once
+SECONDS = 12.0  # of the clip, in which the condition begins to hold once and ceases once
 PATIENCE_S = 60.0
 
 
