@@ -67,6 +67,15 @@ def _gstreamer() -> str:
     return shutil.which("gst-launch-1.0") or ""
 
 
+def _mosquitto_version(path: str) -> str:
+    """It tells with its usage, which it calls a failure."""
+    done = subprocess.run([path, "-h"], capture_output=True, text=True, timeout=ANSWER_S)
+    version = re.search(r"\d+(\.\d+)+", done.stdout)
+    if version is None:
+        raise OSError(f"exit code {done.returncode}: {done.stderr[-500:]}")
+    return version[0]
+
+
 def _answer(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
     said = (done.stdout + done.stderr).strip()
@@ -89,6 +98,11 @@ TOOLS = {
         _gstreamer,
         lambda path: _answer(path, "--version"),
         "Debian's gstreamer1.0-tools, and its plugins bad and ugly",
+    ),
+    "mosquitto": Tool(
+        lambda: shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto") or "",
+        _mosquitto_version,
+        "Debian's mosquitto",
     ),
     "promtool": _program("promtool", "Debian's prometheus"),
     "cc": _program("cc", "Debian's gcc and libc6-dev"),

@@ -410,6 +410,17 @@ class GatewayConfig(RedisConfig):
         minimum=1,
         maximum=30 * 86400,
     )
+    mqtt_url: str | None = setting(
+        None,
+        "MQTT broker that events of rules are published to, mqtt://user:password@host:1883, or "
+        "mqtts:// for TLS.",
+        secret=True,
+    )
+    mqtt_topic: str = setting("sightline", "What its topics begin with.")
+    mqtt_discovery: str = setting(
+        "homeassistant",
+        "Prefix under which Home Assistant is told of rules as entities; empty: it is not.",
+    )
     max_speaks: int = setting(16, "Speak calls at once.", minimum=1)
     pending_events: int = setting(
         1024, "Events that may wait for one slow viewer before it is cut off.", minimum=16

@@ -92,11 +92,13 @@ class Delivery:
         self._retry_s = retry_s
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def start(self) -> None:
         self._task = spawn(self._run(), name=f"delivery:{self._id}")
 
     async def aclose(self) -> None:
+        self._closed = True  # asyncio.wait_for, which aiomqtt uses, may pass a cancellation over
         await cancel_and_wait(self._task)
         await self._receiver.leave()
         with contextlib.suppress(UnavailableError):  # then its lease runs out
@@ -106,7 +108,7 @@ class Delivery:
         self._news.set()
 
     async def _run(self) -> None:
-        while True:
+        while not self._closed:
             try:
                 if await self._store.claim(self._id, self._owner):
                     await self._receiver.attend()
@@ -133,7 +135,7 @@ class Delivery:
                     await self._news.wait()
             return
         for event in found:
-            if not await self._pass(event):
+            if self._closed or not await self._pass(event):
                 return
 
     async def _pass(self, event: Event) -> bool:
@@ -159,7 +161,7 @@ class Delivery:
             if failures == 1:
                 log.info("an event is not taken: it is tried again", extra=fields)
             await self._store.note(self._id, failures, outcome.error)
-            if not await self._wait(backoff.next_s()):
+            if self._closed or not await self._wait(backoff.next_s()):
                 break
         return False
 

@@ -13,9 +13,10 @@ from typing import Any
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
-from services.gateway.auth.caller import Caller, Permission
+from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.rules.checks import check_rule
+from services.gateway.rules.delivery import Delivery, Scope
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.events import Events
 from services.gateway.rules.kinds import KINDS
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 KEEP_S = 0.5  # between two looks at whether rules came or went
 RENEW_S = 600.0  # between two notes that rules are looked after
+EVERYTHING = Scope(ANYBODY)
 _ID = re.compile(r"r_([0-9a-f]{16})_[0-9a-f]{8}")
 
 
@@ -58,6 +60,7 @@ class Rules:
         self._event_store = EventStore(self._records, config)
         self.events = Events(self._event_store, self._store, sessions)
         self.webhooks = Webhooks(self._records, self._event_store, self._store, config)
+        self._mqtt = self._mqtt_delivery() if config.mqtt_url is not None else None
         self._watchmen: dict[Session, Watchman] = {}
         self._version = -1
         self._renewed_s = float("-inf")
@@ -69,6 +72,8 @@ class Rules:
     def start(self) -> None:
         self._keeping = spawn(self._keep(), name="rules:keep")
         self.webhooks.start()
+        if self._mqtt is not None:
+            self._mqtt.start()
 
     async def drain(self) -> None:
         """Tell no more events: what comes is for the gateways that have the sessions next."""
@@ -81,6 +86,8 @@ class Rules:
     async def aclose(self) -> None:
         await self.drain()
         await self.webhooks.aclose()
+        if self._mqtt is not None:
+            await self._mqtt.aclose()
         while self._ending:
             await asyncio.wait(set(self._ending))
         await self._records.aclose()
@@ -235,6 +242,13 @@ class Rules:
     def _wake_readers(self) -> None:
         self.events.wake()
         self.webhooks.wake()
+        if self._mqtt is not None:
+            self._mqtt.wake()
+
+    def _mqtt_delivery(self) -> Delivery:
+        from services.gateway.rules.mqtt import ID, Mqtt  # with a client of MQTT
+
+        return self.webhooks.delivery(ID, Mqtt(self._config, self._store), EVERYTHING)
 
     def _watchman(self, session: Session) -> Watchman:
         watchman = self._watchmen.get(session)

@@ -123,10 +123,13 @@ redis.call('SADD', KEYS[2], ARGV[3])
 redis.call('HSET', ARGV[5], 'after', redis.call('GET', KEYS[3]) or '0-0')
 return 1
 """
-# KEYS: how far a webhook has come, webhooks. ARGV: id, owner, milliseconds. Whether this owner
-# delivers for so long from now.
+# KEYS: how far a receiver has come, webhooks, last. ARGV: id, owner, milliseconds. Whether this
+# owner delivers for so long from now. What is no webhook is there for good, and brought what comes
+# from its first claim on.
 CLAIM = """
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
+if string.sub(ARGV[1], 1, 2) ~= 'w_' then
+  redis.call('HSETNX', KEYS[1], 'after', redis.call('GET', KEYS[3]) or '0-0')
+elseif redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
   redis.call('DEL', KEYS[1])
   return 0
 end

@@ -68,7 +68,9 @@ class WebhookStore:
 
     async def claim(self, id: str, owner: str) -> bool:
         """Whether this owner delivers, for some seconds from now."""
-        return bool(await self._records.run("claim", [_hook(id), HOOKS], [id, owner, LEASE_MS]))
+        return bool(
+            await self._records.run("claim", [_hook(id), HOOKS, LAST], [id, owner, LEASE_MS])
+        )
 
     async def free(self, id: str, owner: str) -> None:
         """Let another deliver at once."""

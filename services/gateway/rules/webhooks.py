@@ -10,7 +10,7 @@ from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
-from services.gateway.rules.delivery import Delivery, Scope
+from services.gateway.rules.delivery import Delivery, Receiver, Scope
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.posting import Hook, Poster, parsed_url, secret_of
 from services.gateway.rules.records import Records
@@ -127,17 +127,25 @@ class Webhooks:
                 sessions=tuple(record.sessions),
                 tenant=record.tenant,
             )
-            self._deliveries[id] = Delivery(
+            self._deliveries[id] = self.delivery(
                 id,
                 Hook(self._poster, record.webhook.url, secret),
                 Scope(viewer, record.webhook.severity, record.webhook.session),
-                self._owner,
-                self._store,
-                self._events,
-                self._rules,
-                self._config.webhook_retry_s,
             )
             self._deliveries[id].start()
+
+    def delivery(self, id: str, receiver: Receiver, scope: Scope) -> Delivery:
+        """Delivery of events to a receiver, not started."""
+        return Delivery(
+            id,
+            receiver,
+            scope,
+            self._owner,
+            self._store,
+            self._events,
+            self._rules,
+            self._config.webhook_retry_s,
+        )
 
 
 def _is_of(record: peer_pb2.WebhookRecord, caller: Caller) -> bool:
