@@ -24,6 +24,7 @@ from sightline.errors import (
     UnavailableError,
 )
 from sightline.reasons import Reason
+from sightline.rules import Rule, RuleEvent, Webhook
 from sightline.types import (
     AnswerResult,
     AskOptions,
@@ -80,6 +81,8 @@ __all__ = [
     "Recollection",
     "ResourceExhaustedError",
     "Round",
+    "Rule",
+    "RuleEvent",
     "ServerInfo",
     "Session",
     "SessionInfo",
@@ -93,6 +96,7 @@ __all__ = [
     "UnavailableError",
     "Voice",
     "Watch",
+    "Webhook",
     "__version__",
     "aio",
     "connect",

@@ -20,6 +20,7 @@ from sightline.calls import Calls
 from sightline.conversation import Conversation
 from sightline.errors import InvalidArgumentError, SightlineError
 from sightline.push import Pusher
+from sightline.rules import Rules
 from sightline.session import Session
 from sightline.types import Audio, RatedRound, Round, ServerInfo, SessionInfo, Timeouts, Voice
 from sightline.v1 import gateway_pb2 as pb
@@ -68,6 +69,7 @@ class Client:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._sessions: set[Session] = set()
+        self.rules = Rules(calls)
 
     @property
     def timeouts(self) -> Timeouts:

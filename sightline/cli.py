@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn
 
-from sightline import aio, commands, mcp_server, server_commands
+from sightline import aio, commands, mcp_server, rule_commands, server_commands
 from sightline.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -272,6 +272,7 @@ def _parser() -> _Parser:
         "look for what keeps Sightline from running here, and say what to do",
         as_json,
     )
+    rule_commands.add_commands(add, as_json, _not_negative, _label, _count)
     mcp = add("mcp", mcp_server.serve, "let assistants look, ask and watch: a server of MCP")
     mcp.add_argument(
         "--http", type=_port, metavar="PORT", help="by streamable HTTP on this port, else by stdio"
@@ -281,6 +282,9 @@ def _parser() -> _Parser:
     ending.add_argument("session", help="a session's id or name")
     ending.add_argument(
         "--conversations", action="store_true", help="remove those that began on it as well"
+    )
+    ending.add_argument(
+        "--events", action="store_true", help="remove the events of its rules as well"
     )
     return parser
 

@@ -13,6 +13,7 @@ import grpc
 
 from sightline import aio
 from sightline.background import background
+from sightline.rule_client import Rules
 from sightline.types import (
     AnswerResult,
     Audio,
@@ -69,6 +70,7 @@ class Client:
 
     def __init__(self, client: aio.Client) -> None:
         self._client = client
+        self.rules = Rules(client.rules)
 
     def __enter__(self) -> Self:
         return self
@@ -239,10 +241,11 @@ class Session:
         """Change the session while it runs: `name`, `fps`, `window`, `grace_s`, `labels`."""
         return background.run(self._session.update(**changes))
 
-    def delete(self, *, conversations: bool = False) -> None:
+    def delete(self, *, conversations: bool = False, events: bool = False) -> None:
         """End the video and free its place on the worker; with `conversations`, also remove those
-        that began on it, which stay until they expire otherwise."""
-        background.run(self._session.delete(conversations=conversations))
+        that began on it, which stay until they expire otherwise, with `events` those of its
+        rules."""
+        background.run(self._session.delete(conversations=conversations, events=events))
 
     def ask(self, text: str, **options: Any) -> "Answer":
         """Ask about the video as it is now; iterate over the answer for its text.

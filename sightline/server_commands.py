@@ -279,5 +279,5 @@ async def update(client: aio.Client, options: argparse.Namespace) -> int:
 
 async def delete(client: aio.Client, options: argparse.Namespace) -> int:
     session = await client.session(options.session)
-    await session.delete(conversations=options.conversations)
+    await session.delete(conversations=options.conversations, events=options.events)
     return 0

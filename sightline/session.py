@@ -116,11 +116,14 @@ class Session:
         self.info = session_info(await self._calls.unary(self._calls.stub.UpdateSession, request))
         return self.info
 
-    async def delete(self, *, conversations: bool = False) -> None:
+    async def delete(self, *, conversations: bool = False, events: bool = False) -> None:
         """End the video and free its place on the worker; with `conversations`, also remove those
-        that began on it, which stay until they expire otherwise."""
+        that began on it, which stay until they expire otherwise, with `events` those of its
+        rules."""
         await self.aclose()
-        request = pb.DeleteSessionRequest(session=self.id, conversations=conversations)
+        request = pb.DeleteSessionRequest(
+            session=self.id, conversations=conversations, events=events
+        )
         await self._calls.unary(self._calls.stub.DeleteSession, request)
 
     async def aclose(self) -> None:

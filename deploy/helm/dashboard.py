@@ -276,6 +276,24 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         counted("Checks of watches", "sightline_watch_checks_total", "answer"),
         counted("Events of watches", "sightline_watch_events_total"),
     ),
+    "Rules": (
+        gauge("Standing rules", "sightline_rules", "kind"),
+        counted("Rules checked", "sightline_rule_checks_total", "kind"),
+        timed("A look at a session for its rules", "sightline_rule_look_seconds"),
+        counted("Looks that gave nothing", "sightline_rule_failures_total", "code"),
+        Panel(
+            "Events",
+            "ops",
+            (
+                (rate("sightline_rule_events_total", "kind"), "{{kind}}"),
+                (rate("sightline_rule_events_late_total"), "late, for Redis was away"),
+            ),
+        ),
+        gauge("Readers of events", "sightline_event_readers"),
+        counted("Deliveries of webhooks", "sightline_webhook_tries_total", "outcome"),
+        timed("Event to its delivery", "sightline_webhook_delay_seconds"),
+        counted("Dead letters", "sightline_webhook_dead_letters_total"),
+    ),
     "Dialogue, speech and calls": (
         gauge("Tasks of a service", "sightline_tasks"),
         gauge("Redis answers", "sightline_dialogue_redis_up"),

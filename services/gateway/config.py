@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 from urllib.parse import urlsplit
@@ -238,10 +238,16 @@ class GatewayConfig(RedisConfig):
         f"gateway, and its sessions end with it. It is {REDIS_URLS}",
         secret=True,
     )
+    rules_redis_url: str | None = setting(
+        None,
+        "Redis, in which standing rules and their events are kept; empty: that of "
+        "GATEWAY_REDIS_URL; without one there are no rules.",
+        secret=True,
+    )
     cluster_secret: str | None = setting(
         None,
-        "What gateways that share a Redis know each other by, the same for all, of at least 32 "
-        "characters.",
+        "What gateways that share a Redis know each other by and webhooks are signed with, the "
+        "same for all, of at least 32 characters.",
         secret=True,
     )
     peer_host: str | None = setting(
@@ -390,6 +396,56 @@ class GatewayConfig(RedisConfig):
     session_watches: int = setting(
         64, "Standing questions on one session, over all viewers.", minimum=1
     )
+    session_rules: int = setting(64, "Standing rules of one session.", minimum=1)
+    tenant_rules: int = setting(1000, "Standing rules of one tenant.", minimum=1)
+    events: int = setting(
+        10_000, "Events of rules that are kept of one tenant.", minimum=1, maximum=1_000_000
+    )
+    events_s: float = setting(
+        30 * 86400.0, "Seconds that they are kept.", minimum=60, maximum=10 * 366 * 86400
+    )
+    event_pictures: int = setting(
+        500, "Pictures of events that are kept of one tenant; 0: none.", minimum=0, maximum=100_000
+    )
+    event_pictures_s: float = setting(
+        7 * 86400.0,
+        "Seconds that pictures of events, and their seconds before and after, are kept.",
+        minimum=60,
+        maximum=10 * 366 * 86400,
+    )
+    event_clips: int = setting(
+        20,
+        "Events of one tenant whose seconds before and after are kept, where the server records "
+        "(GATEWAY_RECORDING_S); 0: none.",
+        minimum=0,
+        maximum=10_000,
+    )
+    event_clip_s: float = setting(
+        5.0, "Seconds before an event, and after it, that are kept.", minimum=1, maximum=60
+    )
+    webhooks: int = setting(100, "Webhooks, over all tenants.", minimum=0, maximum=10_000)
+    webhook_allow: tuple[str, ...] = setting(
+        (),
+        "Where webhooks may lead besides the public internet, as of GATEWAY_URL_ALLOW; http:// "
+        "leads nowhere else.",
+    )
+    webhook_retry_s: float = setting(
+        86400.0,
+        "Age of an event, in seconds, from which a webhook that does not take it is sent the next.",
+        minimum=1,
+        maximum=30 * 86400,
+    )
+    mqtt_url: str | None = setting(
+        None,
+        "MQTT broker that events of rules are published to, mqtt://user:password@host:1883, or "
+        "mqtts:// for TLS.",
+        secret=True,
+    )
+    mqtt_topic: str = setting("sightline", "What its topics begin with.")
+    mqtt_discovery: str = setting(
+        "homeassistant",
+        "Prefix under which Home Assistant is told of rules as entities; empty: it is not.",
+    )
     max_speaks: int = setting(16, "Speak calls at once.", minimum=1)
     pending_events: int = setting(
         1024, "Events that may wait for one slow viewer before it is cut off.", minimum=16
@@ -426,15 +482,21 @@ class GatewayConfig(RedisConfig):
                 Rule.parse(rule)
             except ValueError as error:
                 raise ConfigError(f"GATEWAY_URL_ALLOW: {error}") from None
+        for rule in config.webhook_allow:
+            try:
+                Rule.parse(rule)
+            except ValueError as error:
+                raise ConfigError(f"GATEWAY_WEBHOOK_ALLOW: {error}") from None
         config._check_sign_in()
-        if (
-            config.redis_url is not None
-            and len(config.cluster_secret or "") < MIN_SECRET_CHARACTERS
-        ):
-            raise ConfigError(
-                f"GATEWAY_CLUSTER_SECRET must have at least {MIN_SECRET_CHARACTERS} characters: "
-                "GATEWAY_REDIS_URL is set"
-            )
+        for name in ("redis_url", "rules_redis_url"):
+            if (
+                getattr(config, name) is not None
+                and len(config.cluster_secret or "") < MIN_SECRET_CHARACTERS
+            ):
+                raise ConfigError(
+                    "GATEWAY_CLUSTER_SECRET must have at least "
+                    f"{MIN_SECRET_CHARACTERS} characters: GATEWAY_{name.upper()} is set"
+                )
         if (config.tls_cert is None) != (config.tls_key is None):
             raise ConfigError("GATEWAY_TLS_CERT and GATEWAY_TLS_KEY are set together, or neither")
         if config.edge:
@@ -494,6 +556,12 @@ class GatewayConfig(RedisConfig):
                     f"GATEWAY_{name.upper()}={url} leaves the site (GATEWAY_EDGE): name it by a "
                     "private address"
                 )
+
+    def of_rules(self) -> "GatewayConfig | None":
+        """These settings with the Redis of rules; None where there is none."""
+        if self.rules_redis_url is None:
+            return self if self.redis_url is not None else None
+        return replace(self, redis_url=self.rules_redis_url)
 
     def certificate(self) -> Certificate | None:
         """Certificate that the ports are encrypted with. Raises ConfigError for files that cannot

@@ -45,6 +45,7 @@ from sightline.v1 import gateway_pb2_grpc
 
 if TYPE_CHECKING:
     from services.gateway.cluster.cluster import Cluster
+    from services.gateway.rules.rules import Rules
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Gateway:
         self._sessions = Sessions(config, self._workers, self._make_source)
         self._cluster = _cluster_of(config, self._sessions, self._workers, identity)
         self._viewers = Viewers(self._sessions, config, identity)
+        self._rules = _rules_of(config, self._sessions, self._viewers)
         self._speaker = Speaker(config.tts, config.max_speaks, identity)
         self._conversations = Conversations(config.dialogue, self._viewers.turns, identity)
         self._webrtc = WebRtcPort(
@@ -131,6 +133,7 @@ class Gateway:
             self._conversations,
             info,
             self._callers,
+            self._rules,
         )
         gateway_pb2_grpc.add_SightlineServiceServicer_to_server(servicer, self._host.server)
         api = HttpApi(
@@ -141,6 +144,7 @@ class Gateway:
             conversations=self._conversations,
             info=info,
             callers=self._callers,
+            rules=self._rules,
             others=(
                 self._realtime,
                 UploadsApi(self._uploads, self._sessions, addresses, self._callers),
@@ -156,6 +160,8 @@ class Gateway:
         self._sessions.start()
         if self._cluster is not None:
             await self._cluster.start()
+        if self._rules is not None:
+            self._rules.start()
         await self._host.start()
         addresses.http_port, addresses.grpc_port = self._host.http_port, self._host.grpc_port
 
@@ -169,6 +175,8 @@ class Gateway:
             # once, and viewers when what they asked is answered.
             stopping = self._host.server.stop(self._config.drain_s)
             leaving = asyncio.create_task(stopping, name="gateway:leave")
+            if self._rules is not None:
+                await self._rules.drain()
             await self._cluster.drain()
         await self._end_answers()
         await cancel_and_wait(self._measuring, self._discovering)
@@ -181,6 +189,8 @@ class Gateway:
         if self._cluster is not None:
             await self._cluster.drain()  # what has come meanwhile
         await self._sessions.aclose()
+        if self._rules is not None:
+            await self._rules.aclose()
         await asyncio.to_thread(self._uploads.close)
         if self._cluster is not None:
             await self._cluster.aclose()
@@ -300,3 +310,13 @@ def _cluster_of(
     from services.gateway.cluster.cluster import Cluster  # with a client of Redis, which is large
 
     return Cluster(config, sessions, workers, identity)
+
+
+def _rules_of(config: GatewayConfig, sessions: Sessions, viewers: Viewers) -> "Rules | None":
+    """Standing rules, where there is a Redis that they can live in."""
+    with_redis = config.of_rules()
+    if with_redis is None:
+        return None
+    from services.gateway.rules.rules import Rules  # likewise
+
+    return Rules(with_redis, sessions, viewers)

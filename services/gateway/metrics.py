@@ -185,3 +185,32 @@ VOICE_INTERRUPTIONS = Counter(
     "Spoken answers that fell silent because somebody spoke, by what became of it.",
     ["outcome"],  # cut, resumed
 )
+RULES = Gauge("sightline_rules", "Standing rules of this gateway's sessions.", ["kind"])
+RULE_LOOKS = Histogram(
+    "sightline_rule_look_seconds",
+    "One look at a session for those of its rules that are due, to the last probability.",
+    buckets=LATENCY_BUCKETS,
+)
+RULE_CHECKS = Counter("sightline_rule_checks_total", "Rules that a look was about.", ["kind"])
+RULE_FAILURES = Counter(
+    "sightline_rule_failures_total",
+    "Looks that gave nothing, by the code of their error.",
+    ["code"],
+)
+RULE_EVENTS = Counter("sightline_rule_events_total", "Events of rules told.", ["kind"])
+RULE_EVENTS_LATE = Counter(
+    "sightline_rule_events_late_total",
+    "Events that could not be told at once, because Redis was away.",
+)
+EVENT_READERS = Gauge("sightline_event_readers", "Callers who are told events as they come.")
+WEBHOOK_TRIES = Counter(
+    "sightline_webhook_tries_total", "Deliveries that were tried, by outcome.", ["outcome"]
+)
+WEBHOOK_DEAD = Counter(
+    "sightline_webhook_dead_letters_total", "Events that a webhook did not take, given up."
+)
+WEBHOOK_DELAY = Histogram(
+    "sightline_webhook_delay_seconds",
+    "Event told to its delivery.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400),
+)

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -114,6 +115,7 @@ class Suite:
                 asr="" if self.asr is None else self.asr.address,
             ),
             GATEWAY_URL_ALLOW=_reach(config.source),
+            **_rules(url),
             **root,
             **({} if https is None else https.environment()),
         )
@@ -249,6 +251,14 @@ def _reach(source: str | None) -> str:
         return given
     host = f"[{name}]" if ":" in name else name
     return ",".join(filter(None, (given, f"{host}:{port}")))
+
+
+def _rules(redis_url: str) -> dict[str, Any]:
+    """Lets the gateway keep standing rules, in the Redis of conversations unless it has one."""
+    if {"GATEWAY_RULES_REDIS_URL", "GATEWAY_REDIS_URL"} & os.environ.keys():
+        return {}
+    secret = os.environ.get("GATEWAY_CLUSTER_SECRET") or secrets.token_hex(32)
+    return {"GATEWAY_RULES_REDIS_URL": redis_url, "GATEWAY_CLUSTER_SECRET": secret}
 
 
 def can_hear() -> bool:

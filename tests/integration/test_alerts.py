@@ -197,6 +197,17 @@ CASES = {
         jumping('sightline_worker_rounds_total{outcome="written"}', 50)
         | jumping('sightline_gateway_rounds_total{outcome="written"}', 50),
     ),
+    "WebhookDeadLetters": Case(
+        jumping("sightline_webhook_dead_letters_total", 1),
+        held("sightline_webhook_dead_letters_total", 3)
+        | rising('sightline_webhook_tries_total{outcome="failed"}', 9),
+    ),
+    "RulesNotChecked": Case(
+        rising('sightline_rule_failures_total{code="UNAVAILABLE"}', 60)
+        | held('sightline_rule_checks_total{kind="predicate"}', 5),
+        rising('sightline_rule_failures_total{code="UNAVAILABLE"}', 60)
+        | rising('sightline_rule_checks_total{kind="predicate"}', 1),
+    ),
     "SpeechFails": Case(
         rising('sightline_tts_sentences_total{outcome="failed"}', 1),
         rising('sightline_tts_sentences_total{outcome="spoken"}', 1),

@@ -21,7 +21,7 @@ from services.gateway.auth.keys import new_key
 from services.local.clip import Clip
 from sightline.cli import main
 from sightline.status import details_of
-from sightline.v1 import dialogue_pb2, gateway_pb2_grpc
+from sightline.v1 import dialogue_pb2, gateway_pb2_grpc, rules_pb2
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import wait_until
 from tests.processes import SHAPES, ServiceProcess, free_port
@@ -42,6 +42,14 @@ LATER = {
     "DeleteConversation": "CONVERSATIONS_NOT_CONFIGURED",
     "RateTurn": "CONVERSATIONS_NOT_CONFIGURED",
     "ListRated": "CONVERSATIONS_NOT_CONFIGURED",
+    **dict.fromkeys(
+        (
+            *("CreateRule", "ListRules", "GetRule", "DeleteRule", "ListEvents", "WatchEvents"),
+            *("GetEvent", "AcknowledgeEvent", "CreateWebhook", "ListWebhooks", "DeleteWebhook"),
+            "ListDeadLetters",
+        ),
+        "RULES_NOT_CONFIGURED",
+    ),
 }
 # What each permission allows: admin holds the others.
 ALLOWED = {each: {each} for each in PERMISSIONS} | {"admin": set(PERMISSIONS)}
@@ -170,6 +178,18 @@ def _requests(session: str) -> dict[str, tuple[str, Any]]:
         "RateTurn": ("ask", dialogue_pb2.RateTurnRequest(conversation="none", turn="none")),
         "ListRated": ("admin", dialogue_pb2.ListRatedRequest()),
         "GetMemory": ("view", pb.GetMemoryRequest(session=session)),
+        "CreateRule": ("watch", rules_pb2.CreateRuleRequest(session=session)),
+        "ListRules": ("view", rules_pb2.ListRulesRequest(session=session)),
+        "GetRule": ("view", rules_pb2.GetRuleRequest(rule="none")),
+        "DeleteRule": ("watch", rules_pb2.DeleteRuleRequest(rule="none")),
+        "ListEvents": ("view", rules_pb2.ListEventsRequest()),
+        "WatchEvents": ("view", rules_pb2.WatchEventsRequest()),
+        "GetEvent": ("view", rules_pb2.GetEventRequest(event="1-1")),
+        "AcknowledgeEvent": ("watch", rules_pb2.AcknowledgeEventRequest(event="1-1")),
+        "CreateWebhook": ("admin", rules_pb2.CreateWebhookRequest()),
+        "ListWebhooks": ("admin", rules_pb2.ListWebhooksRequest()),
+        "DeleteWebhook": ("admin", rules_pb2.DeleteWebhookRequest(webhook="none")),
+        "ListDeadLetters": ("admin", rules_pb2.ListDeadLettersRequest(webhook="none")),
     }
 
 
@@ -244,7 +264,7 @@ def test_sessions_outside_of_pattern_and_tenant_are_not_there(guarded: Guarded) 
     found = guarded.stub.GetSession(by_name, metadata=bearer(red), timeout=10)
     assert found.id == hers.id
     for method, (_, request) in _requests(hers.id).items():
-        if hasattr(request, "session"):
+        if getattr(request, "session", ""):
             guarded.refused("NOT_FOUND", "SESSION_NOT_FOUND", method, request, blue)
     guarded.refused(
         "PERMISSION_DENIED",

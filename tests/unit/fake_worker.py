@@ -51,6 +51,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.asked: list[ipb.AnswerRequest] = []
         self.scored: list[ipb.ScoreStatementsRequest] = []
         self.scores: dict[str, float] = {}  # by statement; others have 0.5
+        self.unreadable = ""  # a statement that it refuses
         self.watched: list[ipb.WatchRequest] = []
         self.failures: dict[str, list[grpc.StatusCode]] = {}
         self.understanding = asyncio.Event()
@@ -247,8 +248,17 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         await self._fail("ScoreStatements", context)
         if request.session_id not in self.frames:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such session")
+        if self.unreadable in request.statements:
+            context.set_trailing_metadata((ON_PURPOSE,))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a statement is too long")
         scores = [self.scores.get(text, 0.5) for text in request.statements]
-        return ipb.ScoreStatementsResponse(probabilities=scores, prompt_tokens=7, frames_seen=3)
+        seen = self.frames[request.session_id]
+        return ipb.ScoreStatementsResponse(
+            probabilities=scores,
+            prompt_tokens=7,
+            frames_seen=3,
+            last_capture_ns=seen[-1].capture_ns if seen else 0,
+        )
 
     async def ResizeSession(
         self, request: ipb.ResizeSessionRequest, context: Any

@@ -71,6 +71,11 @@ class Parts:
         )
         self.sessions = Sessions(self.config, self.workers, self._make_source)
         self.viewers = Viewers(self.sessions, self.config)
+        self.rules = None
+        if self.config.redis_url is not None:
+            from services.gateway.rules.rules import Rules
+
+            self.rules = Rules(self.config, self.sessions, self.viewers)
         self.speaker = Speaker(self.config.tts, self.config.max_speaks)
         self.addresses = Addresses(self.config, 1935)
         self._folder = tempfile.TemporaryDirectory(prefix="sl")
@@ -94,21 +99,26 @@ class Parts:
             self.conversations,
             self.info,
             self.callers,
+            self.rules,
         )
         gateway_pb2_grpc.add_SightlineServiceServicer_to_server(self.servicer, self.server)
-        address = f"unix:{self._folder.name}/g"
-        self.server.add_insecure_port(address)
-        self.channel = grpc.aio.insecure_channel(address)
+        self.address = f"unix:{self._folder.name}/g"
+        self.server.add_insecure_port(self.address)
+        self.channel = grpc.aio.insecure_channel(self.address)
         self.stub = gateway_pb2_grpc.SightlineServiceStub(self.channel)
 
     async def start(self) -> None:
         self.workers.start()
+        if self.rules is not None:
+            self.rules.start()
         await self.server.start()
 
     async def aclose(self) -> None:
         await self.channel.close()
         await self.viewers.aclose()
         await self.sessions.aclose()
+        if self.rules is not None:
+            await self.rules.aclose()
         await self.speaker.aclose()
         await self.conversations.aclose()
         await self.workers.aclose()

@@ -33,6 +33,7 @@ async def served(
             conversations=parts.conversations,
             info=parts.info,
             callers=parts.callers,
+            rules=parts.rules,
             others=(UploadsApi(uploads, parts.sessions, parts.addresses, parts.callers),),
         ).add_to(app)
         async with TestClient(TestServer(app)) as client:

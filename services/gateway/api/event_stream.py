@@ -52,6 +52,10 @@ class EventStream:
     def begun(self) -> bool:
         return self.response.prepared
 
+    async def begin(self) -> None:
+        """Begin before there is an event. Raises as `send`."""
+        await self._write(": here they come\n\n")
+
     async def send(self, data: Any, *, kind: str = "", number: str = "") -> None:
         """Send an event: JSON, or text as it is. Raises ClientGoneError, and UnavailableError for a
         client that does not read."""

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -18,6 +18,7 @@ from services.gateway.api.first_message import peeked
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.messages import picture_width
 from services.gateway.api.push_stream import PushStream
+from services.gateway.api.rule_calls import RuleCalls
 from services.gateway.api.speaker import Speaker
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import VIEWING, Caller, Permission
@@ -29,10 +30,13 @@ from sightline.errors import FailedPreconditionError, PermissionDeniedError, Sig
 from sightline.reasons import Reason
 from sightline.v1 import dialogue_pb2, gateway_pb2, gateway_pb2_grpc
 
+if TYPE_CHECKING:
+    from services.gateway.rules.rules import Rules
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
+class SightlineServicer(RuleCalls, gateway_pb2_grpc.SightlineServiceServicer):
     """Translates calls; sessions, viewers and pushes do the work. Errors are SightlineErrors."""
 
     def __init__(
@@ -45,7 +49,9 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
         conversations: Conversations,
         info: ServerInfo,
         callers: Callers,
+        rules: "Rules | None" = None,
     ) -> None:
+        super().__init__(sessions, callers, rules)
         self._config = config
         self._sessions = sessions
         self._viewers = viewers
@@ -93,6 +99,8 @@ class SightlineServicer(gateway_pb2_grpc.SightlineServiceServicer):
             caller.check(Permission.ADMIN, session)
             await self._conversations.delete_of(session.id)
             request.session = session.id
+        if request.events:
+            await self.erase_events(request.session, caller)
         removed = await self._sessions.remove(request.session, caller)
         await self._viewers.memories.forget(removed)
         return gateway_pb2.DeleteSessionResponse()

@@ -6,6 +6,7 @@ every request, `websocket`, `listening` and `questions` carry what viewers say a
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -32,6 +33,7 @@ from services.gateway.api.openapi import OpenApi
 from services.gateway.api.operations import Parameter, add_operations, operation
 from services.gateway.api.questions import QuestionsApi
 from services.gateway.api.recordings import RecordingsApi
+from services.gateway.api.rules import RulesApi
 from services.gateway.api.websocket import WebSocketApi
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
@@ -41,6 +43,9 @@ from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
 from sightline.errors import NotFoundError
 from sightline.v1 import gateway_pb2
+
+if TYPE_CHECKING:
+    from services.gateway.rules.rules import Rules
 
 PAGE = Path(__file__).parent / "page"
 _SESSIONS, _SESSION = "/api/sessions", "/api/sessions/{session}"
@@ -52,6 +57,11 @@ LABELS = Parameter(
 FORGET = Parameter(
     name="conversations",
     about="1: also the conversations that began on it",
+    schema={"type": "string", "enum": ["0", "1"]},
+)
+FORGET_EVENTS = Parameter(
+    name="events",
+    about="1: also the events of its rules",
     schema={"type": "string", "enum": ["0", "1"]},
 )
 WIDTH = Parameter(
@@ -72,6 +82,7 @@ class HttpApi:
         conversations: Conversations,
         info: ServerInfo,
         callers: Callers,
+        rules: "Rules | None" = None,
         others: Sequence[object] = (),
     ) -> None:
         """others: whose operations belong to the interface, too."""
@@ -92,6 +103,7 @@ class HttpApi:
         self._chat = ChatApi(config, sessions, viewers, callers, info)
         self._decisions = DecisionsApi(config, sessions, viewers, callers)
         self._recordings = RecordingsApi(sessions, callers)
+        self._rules = RulesApi(sessions, callers, rules)
         self._openapi = OpenApi(callers.wanted)
         self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
@@ -112,6 +124,7 @@ class HttpApi:
             self._decisions,
             self._recordings,
             MemoryApi(self._sessions, self._memories, self._callers),
+            self._rules,
             self._openapi,
             *self._others,
         )
@@ -194,7 +207,14 @@ class HttpApi:
         session = await self._sessions.update(wanted, caller)
         return web.json_response(as_json(session.message()))
 
-    @operation("DELETE", _SESSION, "sessions", "End a session", parameters=(FORGET,), status=204)
+    @operation(
+        "DELETE",
+        _SESSION,
+        "sessions",
+        "End a session",
+        parameters=(FORGET, FORGET_EVENTS),
+        status=204,
+    )
     async def _delete(self, request: web.Request) -> web.Response:
         caller = await self._caller(request, Permission.ADMIN)
         name = request.match_info["session"]
@@ -203,6 +223,8 @@ class HttpApi:
             caller.check(Permission.ADMIN, session)
             await self._conversations.delete_of(session.id)
             name = session.id
+        if request.query.get("events") == "1":
+            await self._rules.erase_events(name, caller)
         await self._memories.forget(await self._sessions.remove(name, caller))
         return web.Response(status=204)
 

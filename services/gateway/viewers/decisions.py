@@ -54,14 +54,7 @@ class Decisions:
         """Decide what was admitted. Raises what Decide may answer."""
         started_s = time.monotonic()
         statements = [statements_of(each) for each in request.questions]
-        wanted = inference_pb2.ScoreStatementsRequest(
-            session_id=session.id, statements=[text for each in statements for text in each]
-        )
-        session.check_answerable()
-        with self._calls.under_way(place), span("decide", session=session.id):
-            session.touch()
-            async with session.questions.slot(Asker(place), self._config.max_wait_s):
-                scored = await self._scored(session, wanted)
+        scored = await self.score([text for each in statements for text in each], session, place)
         left = iter(scored.probabilities)
         return gateway_pb2.DecideResponse(
             decisions=[
@@ -74,6 +67,18 @@ class Decisions:
             prompt_tokens=scored.prompt_tokens,
             total_ms=1000 * (time.monotonic() - started_s),
         )
+
+    async def score(
+        self, statements: Sequence[str], session: AnySession, place: str
+    ) -> inference_pb2.ScoreStatementsResponse:
+        """Probabilities of statements about a session, in their order. Raises what Decide may
+        answer."""
+        wanted = inference_pb2.ScoreStatementsRequest(session_id=session.id, statements=statements)
+        session.check_answerable()
+        with self._calls.under_way(place), span("decide", session=session.id):
+            session.touch()
+            async with session.questions.slot(Asker(place), self._config.max_wait_s):
+                return await self._scored(session, wanted)
 
     async def _scored(
         self, session: AnySession, wanted: inference_pb2.ScoreStatementsRequest

@@ -1,0 +1,184 @@
+"""Rules and their events in Redis, changed only by atomic scripts.
+
+sightline:rules:of:<session>       rules of a session: id to record
+sightline:rules:told:<session>     what each has told: "<fence> <number> <event> " and its state
+sightline:rules:wrong:<session>    why a rule is not checked, by its id
+sightline:rules:names:<tenant>     "<session> <id>" of a tenant's rules by their names
+sightline:rules:tenants            tenants that have rules or webhooks
+sightline:rules:version            grows with every rule that comes or goes
+sightline:rules:last               id of the newest event of all tenants
+sightline:rules:events:<tenant>    stream of the events
+sightline:rules:acks:<tenant>      who acknowledged an event, by its id
+sightline:rules:pictures:<tenant>  stream of their pictures, under the ids of the events
+sightline:rules:clips:<tenant>     likewise of seconds before and after
+sightline:rules:hooks              webhooks: id to record
+sightline:rules:hook:<id>          how far one has come: after, delivered, dead, failures, error,
+                                   and who delivers now: owner, until
+sightline:rules:dead:<id>          stream of the events that one was not brought
+"""
+
+PREFIX = "sightline:rules:"
+KEPT_MS = 24 * 3600 * 1000  # rules that no gateway looks after any more
+
+# KEYS: names of the tenant, rules of the session, tenants, version. ARGV: name, session, id,
+# record, most of the session, most of the tenant, tenant. Gives 0, or 1: the name is taken, 2: the
+# session has as many as it may, 3: the tenant has. Names of rules that went with their session go
+# first.
+CREATE = """
+local all, count = redis.call('HGETALL', KEYS[1]), 0
+for at = 1, #all, 2 do
+  local session, id = string.match(all[at + 1], '^(%S+) (%S+)$')
+  if redis.call('HEXISTS', '@PREFIXof:' .. session, id) == 1 then count = count + 1
+  else redis.call('HDEL', KEYS[1], all[at]) end
+end
+local mine = ARGV[2] .. ' ' .. ARGV[3]
+local other = redis.call('HGET', KEYS[1], ARGV[1])
+if other == mine then return 0 end
+if other then return 1 end
+if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[5]) then return 2 end
+if count >= tonumber(ARGV[6]) then return 3 end
+redis.call('HSET', KEYS[1], ARGV[1], mine)
+redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
+redis.call('PEXPIRE', KEYS[2], @KEPT)
+redis.call('SADD', KEYS[3], ARGV[7])
+redis.call('INCR', KEYS[4])
+return 0
+"""
+# KEYS: names, rules, told, wrong, version. ARGV: name, id. Whether there was one.
+DELETE = """
+local there = redis.call('HDEL', KEYS[2], ARGV[2])
+redis.call('HDEL', KEYS[3], ARGV[2])
+redis.call('HDEL', KEYS[4], ARGV[2])
+if string.find(redis.call('HGET', KEYS[1], ARGV[1]) or '', ARGV[2], 1, true) then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+end
+if there == 1 then redis.call('INCR', KEYS[5]) end
+return there
+"""
+# KEYS: rules, told, events, pictures, last. ARGV: id, fence, number of the event, its state, the
+# event, picture, most events, milliseconds that they are kept, most pictures, milliseconds that
+# they are kept. Gives 0: the rule is gone; 1 and what was told: another gateway did, or this one,
+# whose reply was lost; 2 and the id. Ids of all tenants grow together, also where the clock is set
+# back.
+TELL = """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {0} end
+local told = redis.call('HGET', KEYS[2], ARGV[1])
+if told then
+  local fence, number = string.match(told, '^(%d+) (%d+) ')
+  if tonumber(fence) > tonumber(ARGV[2]) or tonumber(number) ~= tonumber(ARGV[3]) - 1 then
+    return {1, told}
+  end
+end
+local time = redis.call('TIME')
+local now, number = time[1] * 1000 + math.floor(time[2] / 1000), 0
+local ms, before = string.match(redis.call('GET', KEYS[5]) or '0-0', '^(%d+)-(%d+)$')
+if tonumber(ms) >= now then now, number = tonumber(ms), tonumber(before) + 1 end
+local event = string.format('%.0f-%d', now, number)
+redis.call('SET', KEYS[5], event)
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. event .. ' ' .. ARGV[4])
+redis.call('PEXPIRE', KEYS[2], @KEPT)
+local function add(key, what, most, kept)
+  redis.call('XADD', key, event, 'e', what)
+  redis.call('XTRIM', key, 'MAXLEN', most)
+  redis.call('XTRIM', key, 'MINID', string.format('%.0f', math.max(0, now - tonumber(kept))))
+  redis.call('PEXPIRE', key, kept)
+end
+add(KEYS[3], ARGV[5], ARGV[7], ARGV[8])
+if ARGV[6] ~= '' then add(KEYS[4], ARGV[6], ARGV[9], ARGV[10]) end
+return {2, event}
+"""
+# KEYS: clips. ARGV: event, clip, most, milliseconds that they are kept. One of an event that is
+# older than another's that came first is not kept.
+CLIP = """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+if last[1] then
+  local a, b = string.match(last[1][1], '^(%d+)-(%d+)$')
+  local c, d = string.match(ARGV[1], '^(%d+)-(%d+)$')
+  a, b, c, d = tonumber(a), tonumber(b), tonumber(c), tonumber(d)
+  if c < a or (c == a and d <= b) then return 0 end
+end
+redis.call('XADD', KEYS[1], ARGV[1], 'e', ARGV[2])
+redis.call('XTRIM', KEYS[1], 'MAXLEN', ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return 1
+"""
+# KEYS: events, acks. ARGV: event, acknowledgement, most events. The first acknowledgement holds.
+# Gives it, or false where there is no such event.
+ACKNOWLEDGE = """
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return false end
+if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 and
+   redis.call('HLEN', KEYS[2]) > tonumber(ARGV[3]) then
+  for _, id in ipairs(redis.call('HKEYS', KEYS[2])) do
+    if #redis.call('XRANGE', KEYS[1], id, id) == 0 then redis.call('HDEL', KEYS[2], id) end
+  end
+end
+return redis.call('HGET', KEYS[2], ARGV[1])
+"""
+# KEYS: webhooks, tenants, last. ARGV: id, record, tenant, most of all, key of how far it has come.
+# Gives whether there was room. A new one is sent what comes from now on.
+HOOK = """
+if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[4]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('SADD', KEYS[2], ARGV[3])
+redis.call('HSET', ARGV[5], 'after', redis.call('GET', KEYS[3]) or '0-0')
+return 1
+"""
+# KEYS: how far a receiver has come, webhooks, last. ARGV: id, owner, milliseconds. Whether this
+# owner delivers for so long from now. What is no webhook is there for good, and brought what comes
+# from its first claim on.
+CLAIM = """
+if string.sub(ARGV[1], 1, 2) ~= 'w_' then
+  redis.call('HSETNX', KEYS[1], 'after', redis.call('GET', KEYS[3]) or '0-0')
+elseif redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
+  redis.call('DEL', KEYS[1])
+  return 0
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local f = redis.call('HMGET', KEYS[1], 'owner', 'until')
+if f[1] and f[1] ~= ARGV[2] and tonumber(f[2] or 0) > now then return 0 end
+local over = string.format('%.0f', now + tonumber(ARGV[3]))
+redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'until', over)
+return 1
+"""
+# KEYS: how far a webhook has come, its dead letters. ARGV: owner, the event that is over; 1 where
+# it was delivered, "" where it is not for this one, else why it was given up; the letter, most
+# letters. Only by whoever delivers.
+PASS = """
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[1], 'after') == ARGV[2] then return 1 end
+redis.call('HSET', KEYS[1], 'after', ARGV[2])
+if ARGV[3] == '' then return 1 end
+redis.call('HSET', KEYS[1], 'failures', 0)
+if ARGV[3] == '1' then
+  redis.call('HINCRBY', KEYS[1], 'delivered', 1)
+  redis.call('HDEL', KEYS[1], 'error')
+else
+  redis.call('HINCRBY', KEYS[1], 'dead', 1)
+  redis.call('HSET', KEYS[1], 'error', ARGV[3])
+  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[5], '*', 'e', ARGV[4])
+end
+return 1
+"""
+# KEYS: how far a webhook has come. ARGV: owner, who delivers no more.
+FREE = """
+if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then
+  redis.call('HDEL', KEYS[1], 'owner', 'until')
+end
+return 1
+"""
+_BODIES = {
+    "create": CREATE,
+    "delete": DELETE,
+    "tell": TELL,
+    "clip": CLIP,
+    "acknowledge": ACKNOWLEDGE,
+    "hook": HOOK,
+    "claim": CLAIM,
+    "pass": PASS,
+    "free": FREE,
+}
+SCRIPTS = {
+    name: body.replace("@KEPT", str(KEPT_MS)).replace("@PREFIX", PREFIX)
+    for name, body in _BODIES.items()
+}

@@ -1,0 +1,373 @@
+"""The watchman of one session: looks at it for its rules, and tells what changed."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from services.common.tasks import cancel_and_wait, spawn
+from services.gateway import metrics
+from services.gateway.config import GatewayConfig
+from services.gateway.rules.checks import interval_s
+from services.gateway.rules.event_store import EventStore
+from services.gateway.rules.judgement import NS, Judgement, Reading
+from services.gateway.rules.kinds import (
+    COMMENTARY,
+    HEALTH,
+    PRODUCT,
+    SCORED,
+    WHAT_HAPPENS,
+    Said,
+    asked_of,
+    health_reading,
+    kind_of,
+    reading_of,
+    threshold_of,
+)
+from services.gateway.rules.rule_store import Kept, RuleStore
+from services.gateway.rules.schedule import Hours
+from services.gateway.sessions.session import Session
+from services.gateway.viewers.asks import Asks
+from services.gateway.viewers.decisions import Decisions
+from sightline.errors import InvalidArgumentError, NotFoundError, SightlineError, UnavailableError
+from sightline.v1 import gateway_pb2, rules_pb2
+
+log = logging.getLogger(__name__)
+
+MOST_STATEMENTS = 512  # of one call
+STILL_S = 0.25  # until a rule that is due looks again whether a new frame has come
+FAILED_S = 1.0  # until a rule is checked again after that failed
+WRONG_S = 30.0  # … because of the rule itself
+PICTURE_WIDTH, MAX_PICTURE_BYTES = 640, 256 * 1024
+MAX_CLIP_BYTES = 3 * 1024 * 1024
+MAX_TEXT_CHARACTERS = 4000
+HOURS_ENDED = "schedule"
+
+
+class Lookout(Protocol):
+    """What a watchman needs of the gateway."""
+
+    @property
+    def decisions(self) -> Decisions: ...
+    @property
+    def asks(self) -> Asks: ...
+
+
+class _Post:
+    """One rule under watch."""
+
+    def __init__(self, kept: Kept) -> None:
+        rule = kept.rule
+        self.record, self.rule, self.kind = kept.record, rule, kind_of(rule)
+        self.interval_s = interval_s(rule)
+        self.hours = Hours.of(rule.schedule)
+        state = rules_pb2.RuleState()
+        state.CopyFrom(rule.state)
+        state.error, self.error = "", rule.state.error
+        self.judgement = Judgement(state, debounce_s=rule.debounce_s, cooldown_s=rule.cooldown_s)
+        self.statements = asked_of(rule)
+        self.said = Said(state.text)
+        self.due_s = 0.0  # monotonic
+        self.seen = -1  # frames that were understood when it was checked last
+        self.late = False  # an event that could not be told waits
+        self.task: asyncio.Task[None] | None = None  # of a commentary under way
+
+
+class Watchman:
+    """Looks after the rules of one session of this gateway's, until `aclose`. One event loop; what
+    is due is looked at together."""
+
+    def __init__(
+        self,
+        session: Session,
+        config: GatewayConfig,
+        lookout: Lookout,
+        rules: RuleStore,
+        events: EventStore,
+        told: Callable[[], None],
+    ) -> None:
+        """told: is called whenever there is a new event."""
+        self._session = session
+        self._config = config
+        self._lookout = lookout
+        self._rules = rules
+        self._events = events
+        self._told = told
+        self._posts: dict[str, _Post] = {}
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._clips: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._task = spawn(self._watch(), name=f"{self._session.id}:rules")
+
+    async def aclose(self) -> None:
+        """Look no more. An event that is being told is told by whoever goes on, if not here."""
+        commentaries = [post.task for post in self._posts.values()]
+        await cancel_and_wait(self._task, *commentaries, *self._clips)
+
+    def set(self, kept: Sequence[Kept]) -> None:
+        """Watch for these rules from here on; those that were there go on as they are."""
+        wanted = {each.rule.rule: each for each in kept}
+        for gone in self._posts.keys() - wanted.keys():
+            self._drop(gone)
+        for rule, each in wanted.items():
+            if rule not in self._posts:
+                self._posts[rule] = _Post(each)
+        self._changed.set()
+
+    def kinds(self) -> list[str]:
+        return [post.kind for post in self._posts.values()]
+
+    def _drop(self, rule: str) -> None:
+        post = self._posts.pop(rule, None)
+        if post is not None and post.task is not None:
+            post.task.cancel()
+
+    # --- looking ----------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            now_s = time.monotonic()
+            try:
+                await self._look([post for post in self._posts.values() if post.due_s <= now_s])
+            except Exception:  # a defect of one look must not end the watch
+                log.exception("rules not checked", extra={"session": self._session.id})
+                await asyncio.sleep(FAILED_S)
+            self._changed.clear()
+            next_s = min((post.due_s for post in self._posts.values()), default=None)
+            wait_s = None if next_s is None else max(0.01, next_s - time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+
+    async def _look(self, due: list[_Post]) -> None:
+        processed = self._session.counts.processed
+        scored = []
+        for post in due:
+            post.due_s = time.monotonic() + post.interval_s
+            if not post.hours.hold(time.time()):
+                await self._off_duty(post)
+            elif post.kind == HEALTH:
+                await self._judge_health(post)
+            elif post.seen == processed and not post.late:
+                post.due_s = time.monotonic() + min(STILL_S, post.interval_s)
+            elif post.kind == COMMENTARY:
+                if post.task is None or post.task.done():
+                    post.seen = processed
+                    post.task = spawn(self._comment(post), name=f"{self._session.id}:comment")
+            else:
+                post.seen = processed
+                scored.append(post)
+        if scored:
+            with metrics.RULE_LOOKS.time():
+                await self._score(scored)
+
+    async def _score(self, posts: list[_Post]) -> None:
+        """Check rules together; where one of several is refused, each by itself."""
+        for some in _sliced(posts):
+            statements = list(dict.fromkeys(text for post in some for text in post.statements))
+            probabilities: dict[str, float] = {}
+            at_ns = 0
+            try:
+                for first in range(0, len(statements), MOST_STATEMENTS):
+                    few = statements[first : first + MOST_STATEMENTS]
+                    scored = await self._lookout.decisions.score(few, self._session, "")
+                    probabilities |= zip(few, scored.probabilities, strict=True)
+                    at_ns = max(at_ns, scored.last_capture_ns)
+            except InvalidArgumentError as error:
+                if len(some) > 1:
+                    for post in some:
+                        await self._score([post])
+                else:
+                    await self._failed(some, error)
+                continue
+            except SightlineError as error:
+                await self._failed(some, error)
+                continue
+            for post in some:
+                metrics.RULE_CHECKS.labels(post.kind).inc()
+                reading = reading_of(post.rule, probabilities, at_ns)
+                await self._right(post)
+                if reading is not None:
+                    await self._judge(post, reading)
+
+    async def _judge_health(self, post: _Post) -> None:
+        condition = self._session.condition
+        if condition is not None:  # of an unknown one nothing is told
+            metrics.RULE_CHECKS.labels(HEALTH).inc()
+            await self._judge(post, health_reading(post.rule, str(condition), time.time_ns()))
+
+    async def _off_duty(self, post: _Post) -> None:
+        """Its hours have ended: what was active is no more."""
+        state = post.judgement.state
+        if state.active or state.value:
+            reading = Reading(at_ns=state.capture_ns, active=False, probability=state.probability)
+            await self._tell(post, reading, reason=HOURS_ENDED)
+
+    async def _comment(self, post: _Post) -> None:
+        """Ask what happens, and tell it where that is new."""
+        rule = post.rule.commentary
+        request = gateway_pb2.AskRequest(
+            session=self._session.id,
+            question=gateway_pb2.Question(
+                text=rule.question or WHAT_HAPPENS, instructions=rule.instructions
+            ),
+        )
+        done = gateway_pb2.AnswerDone()
+        asking = self._lookout.asks.stream(request, self._session, "", keep=False)
+        try:
+            async with contextlib.aclosing(asking) as events:
+                async for event in events:
+                    if event.WhichOneof("event") == "done":
+                        done.CopyFrom(event.done)
+        except SightlineError as error:
+            await self._failed([post], error)
+            return
+        metrics.RULE_CHECKS.labels(COMMENTARY).inc()
+        await self._right(post)
+        text = done.text.strip()[:MAX_TEXT_CHARACTERS]
+        state = post.judgement.state
+        passed_ns = done.last_capture_ns - state.capture_ns
+        resting = state.events and 0 <= passed_ns < post.rule.cooldown_s * NS
+        if not resting and post.said.is_new(text, threshold_of(post.rule)):
+            reading = Reading(at_ns=done.last_capture_ns, active=False, probability=1.0)
+            if await self._tell(post, reading, text=text):
+                post.said.add(text)
+
+    async def _failed(self, posts: list[_Post], error: SightlineError) -> None:
+        metrics.RULE_FAILURES.labels(error.code.name).inc()
+        wrong = isinstance(error, InvalidArgumentError)
+        for post in posts:
+            post.due_s = time.monotonic() + max(post.interval_s, WRONG_S if wrong else FAILED_S)
+            post.seen = -1
+            if wrong and post.error != error.message:
+                post.error = error.message
+                await self._note_wrong(post)
+
+    async def _right(self, post: _Post) -> None:
+        if post.error:
+            post.error = ""
+            await self._note_wrong(post)
+
+    async def _note_wrong(self, post: _Post) -> None:
+        fields = {"session": self._session.id, "rule": post.rule.rule, "reason": post.error}
+        log.info("rule", extra=fields)
+        with contextlib.suppress(UnavailableError):
+            await self._rules.note_wrong(self._session.id, post.rule.rule, post.error)
+
+    # --- telling ----------------------------------------------------------------------------
+
+    async def _judge(self, post: _Post, reading: Reading) -> None:
+        if post.judgement.weigh(reading):
+            await self._tell(post, reading)
+        else:
+            post.late = False
+
+    async def _tell(
+        self, post: _Post, reading: Reading, *, text: str = "", reason: str = ""
+    ) -> bool:
+        """Tell an event; whether it was told here. Where that is not possible now, the next reading
+        is one again."""
+        rule, before, session = post.rule, post.judgement.state, self._session
+        state = rules_pb2.RuleState(
+            active=reading.active,
+            value=reading.value,
+            probability=reading.probability,
+            text=text,
+            time_ns=self._moment_ns(post.kind, reading, reason),
+            capture_ns=reading.at_ns,
+            events=before.events + 1,
+        )
+        jpeg = await self._picture()
+        event = rules_pb2.RuleEvent(
+            rule=rule.rule,
+            rule_name=rule.name,
+            session=session.id,
+            session_name=session.name,
+            kind=post.kind,
+            severity=rule.severity or rules_pb2.SEVERITY_INFO,
+            labels=rule.labels,
+            active=state.active,
+            value=state.value,
+            probability=state.probability,
+            score=reading.score,
+            text=text,
+            time_ns=state.time_ns,
+            capture_ns=state.capture_ns,
+            number=state.events,
+            reason=reason,
+            picture=bool(jpeg),
+            clip=session.recording is not None and self._config.event_clips > 0,
+        )
+        if post.kind == PRODUCT and state.value:
+            found = [each for each in rule.product.products if each.sku == state.value]
+            event.product.CopyFrom(found[0])
+        fence = session.feed.placement.fence
+        try:
+            told = await self._events.tell(post.record, state, event, jpeg, fence)
+        except UnavailableError:
+            if not post.late:
+                metrics.RULE_EVENTS_LATE.inc()
+                log.warning("event not told yet", extra={"session": session.id, "rule": rule.rule})
+            post.late = True
+            return False
+        post.late = False
+        if told.state is None:
+            self._posts.pop(rule.rule, None)  # it was deleted; a commentary ends by itself
+            return False
+        post.judgement.settle(told.state)
+        if not told.event:  # another gateway has told it
+            return False
+        metrics.RULE_EVENTS.labels(post.kind).inc()
+        fields = {"session": session.id, "rule": rule.rule, "event": told.event}
+        log.info("rule event", extra=fields)
+        self._told()
+        if event.clip:
+            task = spawn(
+                self._keep_clip(post.record.tenant, told.event, state.time_ns / NS),
+                name=f"{session.id}:clip",
+            )
+            self._clips.add(task)
+            task.add_done_callback(self._clips.discard)
+        return True
+
+    def _moment_ns(self, kind: str, reading: Reading, reason: str) -> int:
+        """When it was seen, by this machine's clock."""
+        age_s = None
+        if kind in SCORED and not reason:
+            age_s = self._session.frame_age_s(reading.at_ns)
+        return time.time_ns() - round((age_s or 0.0) * NS)
+
+    async def _picture(self) -> bytes:
+        if not self._config.event_pictures:
+            return b""
+        jpeg = await self._session.preview(PICTURE_WIDTH)
+        return jpeg if jpeg is not None and len(jpeg) <= MAX_PICTURE_BYTES else b""
+
+    async def _keep_clip(self, tenant: str, event: str, at_s: float) -> None:
+        """Keep the seconds around a moment, once those after it have passed."""
+        around_s = self._config.event_clip_s
+        await asyncio.sleep(max(0.0, at_s + around_s - time.time()))
+        recording = self._session.recording
+        if recording is None:
+            return
+        with contextlib.suppress(NotFoundError, UnavailableError):
+            clip = await recording.clip(at_s - around_s, at_s + around_s)
+            if len(clip.data) <= MAX_CLIP_BYTES:
+                await self._events.add_clip(tenant, event, clip.data)
+
+
+def _sliced(posts: list[_Post]) -> list[list[_Post]]:
+    """The rules in groups of about as many statements as one call takes."""
+    slices: list[list[_Post]] = []
+    count = MOST_STATEMENTS
+    for post in posts:
+        if count + len(post.statements) > MOST_STATEMENTS:
+            slices.append([])
+            count = 0
+        slices[-1].append(post)
+        count += len(post.statements)
+    return slices

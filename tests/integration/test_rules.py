@@ -1,0 +1,518 @@
+"""Standing rules in a real Redis: told once, found again, sent to whoever wants to know."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+import sightline
+from services.gateway.rules.event_store import EventStore
+from services.gateway.rules.records import Records
+from services.gateway.rules.rule_store import RuleStore
+from sightline import cli
+from sightline.v1 import gateway_pb2, peer_pb2
+from sightline.v1 import rules_pb2 as pb
+from tests.eventually import PATIENCE_S, eventually
+from tests.processes import RedisServer
+from tests.unit.fake_worker import FakeWorker
+from tests.unit.gateway_parts import Parts, picture, running
+from tests.unit.http_parts import served
+
+pytestmark = pytest.mark.needs("redis")
+
+SECRET = "a secret of thirty-two characters"
+PHONE = "a phone is there"
+T = TypeVar("T")
+
+
+def settings(redis: RedisServer, **more: Any) -> dict[str, Any]:
+    return {"redis_url": redis.url, "cluster_secret": SECRET, "redis_timeout_s": 0.5, **more}
+
+
+class Shown:
+    """A session whose pictures a test shows one by one."""
+
+    def __init__(self, parts: Parts, session: Any) -> None:
+        self.session = session
+        self._sink = session.admit("rtmp").sink
+        self._number = 0
+
+    async def show(self) -> None:
+        """One more picture, understood by the worker."""
+        before = self.session.counts.processed
+        self._sink.take(picture(self._number))
+        self._number += 1
+        await eventually(lambda: self.session.counts.processed > before)
+
+
+def phone(**more: Any) -> pb.Rule:
+    more.setdefault("name", "phones")
+    return pb.Rule(predicate=pb.PredicateRule(condition=PHONE), interval_s=0.1, **more)
+
+
+async def until(look: Callable[[], Awaitable[T]]) -> T:
+    """The first of what looks give that is true."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if found := await look():
+                return found
+            await asyncio.sleep(0.02)
+
+
+async def events_of(parts: Parts, count: int) -> list[pb.RuleEvent]:
+    """The events, oldest first, once there are so many."""
+
+    async def look() -> list[pb.RuleEvent]:
+        found = (await parts.stub.ListEvents(pb.ListEventsRequest())).events
+        return list(reversed(found)) if len(found) >= count else []
+
+    return await until(look)
+
+
+async def test_a_rule_tells_without_a_viewer_and_is_found_again(redis_server: RedisServer) -> None:
+    worker = FakeWorker()
+    worker.scores[PHONE] = 0.1
+    async with running(worker, **settings(redis_server)) as parts:
+        session = await parts.push_session(name="kitchen")
+        shown = Shown(parts, session)
+        await shown.show()
+        made = await parts.stub.CreateRule(
+            pb.CreateRuleRequest(
+                session="kitchen",
+                rule=phone(severity=pb.SEVERITY_CRITICAL, labels={"line": "4"}),
+            )
+        )
+        assert made.session == session.id
+        await eventually(lambda: worker.scored)
+        worker.scores[PHONE] = 0.9
+        await shown.show()
+        (first,) = await events_of(parts, 1)
+        assert (first.active, first.number, first.rule_name) == (True, 1, "phones")
+        assert (first.kind, first.session_name) == ("predicate", "kitchen")
+        assert dict(first.labels) == {"line": "4"}
+        assert abs(first.time_ns - time.time_ns()) < 60e9
+        whole = await parts.stub.GetEvent(pb.GetEventRequest(event=first.event))
+        assert whole.jpeg.startswith(b"\xff\xd8")
+        worker.scores[PHONE] = 0.2
+        await shown.show()
+        _, second = await events_of(parts, 2)
+        assert (second.active, second.number) == (False, 2)
+        kept = await parts.stub.GetRule(pb.GetRuleRequest(rule="phones"))
+        assert (kept.state.active, kept.state.events) == (False, 2)
+        acknowledged = await parts.stub.AcknowledgeEvent(
+            pb.AcknowledgeEventRequest(event=first.event, note="seen")
+        )
+        again = await parts.stub.AcknowledgeEvent(pb.AcknowledgeEventRequest(event=first.event))
+        assert acknowledged.acknowledged.note == again.acknowledged.note == "seen"
+        left = await parts.stub.ListEvents(pb.ListEventsRequest(unacknowledged=True))
+        assert [each.event for each in left.events] == [second.event]
+        with pytest.raises(grpc.aio.AioRpcError) as taken:
+            await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
+        assert taken.value.code() is grpc.StatusCode.ALREADY_EXISTS
+        await parts.stub.DeleteRule(pb.DeleteRuleRequest(rule=made.rule))
+        assert not (await parts.stub.ListRules(pb.ListRulesRequest())).rules
+        worker.scores[PHONE] = 0.9
+        await shown.show()
+        await shown.show()
+        assert len(await events_of(parts, 2)) == 2, "a deleted rule tells nothing"
+
+
+async def test_rules_and_on_demand_events_go_with_their_session(redis_server: RedisServer) -> None:
+    worker = FakeWorker()
+    worker.scores[PHONE] = 0.9
+    async with running(worker, **settings(redis_server, session_rules=1)) as parts:
+        session = await parts.push_session(name="kitchen")
+        await Shown(parts, session).show()
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
+        with pytest.raises(grpc.aio.AioRpcError) as full:
+            await parts.stub.CreateRule(
+                pb.CreateRuleRequest(session="kitchen", rule=phone(name="more"))
+            )
+        assert full.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await events_of(parts, 1)
+        await parts.stub.DeleteSession(
+            gateway_pb2.DeleteSessionRequest(session="kitchen", events=True)
+        )
+        assert not (await parts.stub.ListEvents(pb.ListEventsRequest())).events
+
+        async def gone() -> bool:
+            return not (await parts.stub.ListRules(pb.ListRulesRequest())).rules
+
+        await until(gone)
+        other = await parts.push_session(name="hall", key="another-key-2")
+        made = pb.CreateRuleRequest(session=other.id, rule=phone())
+        assert (await parts.stub.CreateRule(made)).name == "phones", "its name is free again"
+
+
+async def test_a_gateway_that_goes_on_tells_nothing_twice(redis_server: RedisServer) -> None:
+    """Two stores stand for two gateways that both think that a session is theirs."""
+    async with running(FakeWorker(), **settings(redis_server)) as parts:
+        records = Records(parts.config)
+        rules, events = RuleStore(records, parts.config), EventStore(records, parts.config)
+        rule = phone(rule="r_1", session="a" * 16, session_name="kitchen")
+        record = peer_pb2.RuleRecord(rule=rule)
+        await rules.create(record)
+        first = pb.RuleState(active=True, events=1, capture_ns=5)
+        event = pb.RuleEvent(rule="r_1", active=True, number=1)
+        told = await events.tell(record, first, event, b"", 1)
+        assert told.event
+        again = await events.tell(record, first, event, b"", 1)
+        assert again.event == told.event, "its reply was lost"
+        other = pb.RuleState(active=True, events=1, capture_ns=6)
+        refused = await events.tell(record, other, event, b"", 2)
+        assert (refused.event, refused.state) == ("", first)
+        second = pb.RuleState(active=False, events=2, capture_ns=7)
+        assert (await events.tell(record, second, event, b"", 2)).event
+        late = await events.tell(record, pb.RuleState(active=True, events=3), event, b"", 1)
+        assert (late.event, late.state) == ("", second), "by one that has lost the session"
+        (kept,) = await rules.of_session("a" * 16)
+        assert kept.rule.state == second
+        await rules.delete(record)
+        gone = await events.tell(record, pb.RuleState(events=3), event, b"", 2)
+        assert gone.state is None
+        await records.aclose()
+
+
+async def test_events_wait_while_redis_is_away(redis_server: RedisServer) -> None:
+    worker = FakeWorker()
+    worker.scores[PHONE] = 0.1
+    async with running(worker, **settings(redis_server)) as parts:
+        shown = Shown(parts, await parts.push_session(name="kitchen"))
+        await shown.show()
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
+        await eventually(lambda: worker.scored)
+        redis_server.kill()
+        worker.scores[PHONE] = 0.9
+        count = len(worker.scored)
+        await shown.show()
+        await eventually(lambda: len(worker.scored) > count + 1)
+        redis_server.start()
+        (event,) = await events_of(parts, 1)
+        assert event.active
+
+
+async def test_kinds_of_rules(redis_server: RedisServer) -> None:
+    worker = FakeWorker()
+    worker.scores |= {
+        "a cup is held": 0.9,
+        "a bowl is held": 0.2,
+        "it is red": 0.95,
+        "it is blue": 0.05,
+    }
+    worker.answer = "somebody lifts a cup"
+    async with running(worker, **settings(redis_server)) as parts:
+        shown = Shown(parts, await parts.push_session(name="shop"))
+        await shown.show()
+        cup = pb.Product(sku="C-1", names=["a cup"], link="https://shop.example/c1", price="9 €")
+        wanted = [
+            pb.Rule(
+                name="shown",
+                interval_s=0.1,
+                product=pb.ProductRule(products=[cup, pb.Product(sku="B-1", names=["a bowl"])]),
+            ),
+            pb.Rule(
+                name="colour",
+                interval_s=0.1,
+                choice=pb.ChoiceRule(statement="it is", options=["red", "blue"]),
+            ),
+            pb.Rule(name="says", interval_s=0.1, commentary=pb.CommentaryRule()),
+            pb.Rule(name="never", predicate=pb.PredicateRule(condition="x"), schedule=_over()),
+        ]
+        for rule in wanted:
+            await parts.stub.CreateRule(pb.CreateRuleRequest(session="shop", rule=rule))
+        found = {each.rule_name: each for each in await events_of(parts, 3)}
+        assert found["shown"].product == cup
+        assert (found["shown"].value, found["shown"].active) == ("C-1", True)
+        assert found["colour"].value == "red"
+        assert found["says"].text == worker.answer
+        worker.answer = "somebody lifts the cup"  # nothing new
+        worker.scores |= {"a cup is held": 0.3, "it is red": 0.1, "it is blue": 0.9}
+        await shown.show()
+        later = (await events_of(parts, 5))[3:]
+        assert {each.rule_name: (each.value, each.active) for each in later} == {
+            "shown": ("", False),
+            "colour": ("blue", True),
+        }
+        assert not any("x" in each.statements for each in worker.scored), "outside its hours"
+
+
+def _over() -> pb.Schedule:
+    """Hours that ended a while ago."""
+    hour = (time.gmtime().tm_hour + 12) % 24
+    return pb.Schedule(hours=[pb.Hours(begin=f"{hour:02}:00", end=f"{hour:02}:01")])
+
+
+async def test_a_statement_that_no_model_reads_keeps_no_other_from_its_check(
+    redis_server: RedisServer,
+) -> None:
+    worker = FakeWorker()
+    worker.scores[PHONE] = 0.9
+    long = "x" * 500
+
+    async with running(worker, **settings(redis_server)) as parts:
+        worker.unreadable = long
+        await Shown(parts, await parts.push_session(name="kitchen")).show()
+        bad = pb.Rule(name="bad", predicate=pb.PredicateRule(condition=long), interval_s=0.1)
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=bad))
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
+        (event,) = await events_of(parts, 1)
+        assert event.rule_name == "phones"
+
+        async def wrong() -> str:
+            kept: pb.Rule = await parts.stub.GetRule(pb.GetRuleRequest(rule="bad"))
+            return kept.state.error
+
+        assert "too long" in await until(wrong)
+
+
+# --- HTTP ---------------------------------------------------------------------------------------
+
+
+async def test_rules_and_events_by_http(redis_server: RedisServer) -> None:
+    worker = FakeWorker()
+    worker.scores[PHONE] = 0.1
+    async with served(worker, **settings(redis_server)) as (parts, client):
+        shown = Shown(parts, await parts.push_session(name="kitchen"))
+        await shown.show()
+        body = {"name": "=phones", "predicate": {"condition": PHONE}, "interval_s": 0}
+        made = await client.post("/api/sessions/kitchen/rules", json=body)
+        assert made.status == 201, await made.text()
+        rule = await made.json()
+        listed = await (await client.get("/api/rules")).json()
+        assert [each["rule"] for each in listed["rules"]] == [rule["rule"]]
+        stream = await client.get("/api/events", headers={"Accept": "text/event-stream"})
+        assert stream.status == 200
+        worker.scores[PHONE] = 0.9
+        await shown.show()
+        lines = [
+            await _line(stream, "id"),
+            await _line(stream, "event"),
+            await _line(stream, "data"),
+        ]
+        event = json.loads(lines[2])
+        assert lines[1] == "rule_event"
+        assert (event["event"], event["active"]) == (lines[0], True)
+        stream.close()
+        worker.scores[PHONE] = 0.1
+        await shown.show()
+        await events_of(parts, 2)
+        resumed = await client.get(
+            "/api/events", headers={"Accept": "text/event-stream", "Last-Event-ID": lines[0]}
+        )
+        assert json.loads(await _line(resumed, "data"))["number"] == "2"
+        resumed.close()
+        jpeg = await client.get(f"/api/events/{event['event']}/picture")
+        assert (await jpeg.read()).startswith(b"\xff\xd8")
+        assert (await client.get(f"/api/events/{event['event']}/clip")).status == 404
+        done = await client.post(f"/api/events/{event['event']}/acknowledge", json={"note": "ok"})
+        assert (await done.json())["acknowledged"]["note"] == "ok"
+        table = await (await client.get("/api/events", headers={"Accept": "text/csv"})).text()
+        heading, newest, oldest = table.splitlines()
+        assert heading.startswith("event,time_ns,session")
+        assert "'=phones" in newest, "no formula"
+        assert oldest.startswith(event["event"])
+        assert (await client.get("/api/events/nonsense")).status == 400
+        assert (await client.get("/api/events/1-1")).status == 404
+        assert (await client.delete("/api/rules/=phones")).status == 204
+        assert (await client.delete("/api/rules/=phones")).status == 404
+
+
+async def _line(stream: Any, field: str) -> str:
+    """Value of the next line of a stream that has this field."""
+    async with asyncio.timeout(30):
+        while not (line := (await stream.content.readline()).decode()).startswith(f"{field}: "):
+            assert line, "the stream has ended"
+    return line.removeprefix(f"{field}: ").strip()
+
+
+async def test_without_a_redis_there_are_none() -> None:
+    async with served() as (_, client):
+        refused = await client.get("/api/rules")
+        assert refused.status == 503
+        assert (await refused.json())["reason"] == "RULES_NOT_CONFIGURED"
+
+
+# --- webhooks -----------------------------------------------------------------------------------
+
+
+class Receiver:
+    """Whoever takes events by HTTP; `answers` says how, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.answers = [200]
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.tries = 0
+        self.url = ""
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.tries += 1
+        status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if status == 200:
+            self.got.append((dict(request.headers), await request.read()))
+        return web.Response(status=status)
+
+
+@contextlib.asynccontextmanager
+async def receiving() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_post("/hook", receiver.take)
+    async with TestServer(app) as server:
+        receiver.url = str(server.make_url("/hook"))
+        yield receiver
+
+
+async def test_webhooks_bring_every_event_once_signed(redis_server: RedisServer) -> None:
+    worker = FakeWorker()
+    worker.scores[PHONE] = 0.9
+    allowed = settings(redis_server, webhook_allow=("127.0.0.1",))
+    async with receiving() as receiver, running(worker, **allowed) as parts:
+        receiver.answers = [503, 500, 200]
+        hook = pb.Webhook(url=receiver.url)
+        made = await parts.stub.CreateWebhook(pb.CreateWebhookRequest(webhook=hook))
+        shown = Shown(parts, await parts.push_session(name="kitchen"))
+        await shown.show()
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
+        (event,) = await events_of(parts, 1)
+        await eventually(lambda: receiver.got)
+        assert receiver.tries == 3
+        headers, body = receiver.got[0]
+        assert headers["webhook-id"] == event.event
+        signed = f"{event.event}.{headers['webhook-timestamp']}.".encode() + body
+        key = base64.b64decode(made.secret.removeprefix("whsec_"))
+        expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+        assert headers["webhook-signature"] == f"v1,{expected}"
+        assert json.loads(body)["data"]["session_name"] == "kitchen"
+
+        receiver.answers = [410, 200]
+        worker.scores[PHONE] = 0.1
+        await shown.show()
+        _, lost = await events_of(parts, 2)
+        wanted = pb.ListDeadLettersRequest(webhook=made.webhook)
+
+        async def dead() -> list[pb.DeadLetter]:
+            return list((await parts.stub.ListDeadLetters(wanted)).letters)
+
+        letters = [(each.event, each.reason) for each in await until(dead)]
+        assert letters == [(lost.event, "status 410")]
+        worker.scores[PHONE] = 0.9
+        await shown.show()
+        *_, last = await events_of(parts, 3)
+        await eventually(lambda: len(receiver.got) == 2)
+        assert receiver.got[1][0]["webhook-id"] == last.event
+
+        async def both() -> pb.WebhookState | None:
+            state = await _state(parts)
+            return state if state.delivered == 2 else None
+
+        state = await until(both)
+        assert state is not None
+        assert (state.dead, state.failures, state.error) == (1, 0, "")
+        await parts.stub.DeleteWebhook(pb.DeleteWebhookRequest(webhook=made.webhook))
+        assert not (await parts.stub.ListWebhooks(pb.ListWebhooksRequest())).webhooks
+
+
+async def _state(parts: Parts) -> pb.WebhookState:
+    (hook,) = (await parts.stub.ListWebhooks(pb.ListWebhooksRequest())).webhooks
+    assert not hook.secret
+    return hook.state
+
+
+async def test_a_webhook_goes_on_where_another_gateway_ended(redis_server: RedisServer) -> None:
+    """What came while nobody could deliver comes later, and nothing comes twice."""
+    worker = FakeWorker()
+    worker.scores[PHONE] = 0.9
+    allowed = settings(redis_server, webhook_allow=("127.0.0.1",))
+    async with receiving() as receiver:
+        receiver.answers = [503]
+        async with running(worker, **allowed) as parts:
+            hook = pb.Webhook(url=receiver.url)
+            await parts.stub.CreateWebhook(pb.CreateWebhookRequest(webhook=hook))
+            shown = Shown(parts, await parts.push_session(name="kitchen"))
+            await shown.show()
+            await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
+            (event,) = await events_of(parts, 1)
+            await eventually(lambda: receiver.tries)
+        assert not receiver.got
+        receiver.answers = [200]
+        async with running(FakeWorker(), **allowed), running(FakeWorker(), **allowed):
+            await eventually(lambda: receiver.got)
+            await asyncio.sleep(0.2)
+        assert [headers["webhook-id"] for headers, _ in receiver.got] == [event.event]
+
+
+async def test_webhooks_lead_nowhere_inside_unless_allowed(redis_server: RedisServer) -> None:
+    async with running(FakeWorker(), **settings(redis_server)) as parts:
+        for url in ("https://127.0.0.1/hook", "https://localhost/hook", "http://93.184.216.34/"):
+            wanted = pb.CreateWebhookRequest(webhook=pb.Webhook(url=url))
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await parts.stub.CreateWebhook(wanted)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+# --- SDK and command line -----------------------------------------------------------------------
+
+
+async def test_rules_from_a_program_and_a_terminal(
+    redis_server: RedisServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    worker = FakeWorker()
+    worker.scores |= {PHONE: 0.1, "a cup is held": 0.1}
+    async with (
+        running(worker, **settings(redis_server)) as parts,
+        sightline.aio.connect(parts.address) as client,
+    ):
+        shown = Shown(parts, await parts.push_session(name="kitchen"))
+        await shown.show()
+
+        async def said(*words: str) -> str:
+            assert await cli.run(["--server", parts.address, *words]) == 0
+            return capsys.readouterr().out
+
+        rule = {"name": "phones", "predicate": {"condition": PHONE}, "interval_s": 0.1}
+        made = await client.rules.create("kitchen", rule)
+        assert (made.kind, made.active, made.session_name) == ("predicate", False, "kitchen")
+        goods = tmp_path / "goods.csv"
+        goods.write_text("sku,names,price\nC-1,a cup|a mug,9 €\n")
+        options = ("--name", "goods", "--interval", "0.1", "--severity", "warning")
+        await said("rules", "add", "kitchen", "--catalogue", str(goods), *options)
+        night = ("--hours", "fri-sun 22:00-06:00", "--zone", "Europe/Berlin")
+        await said("rules", "add", "kitchen", "--health", "--name", "lens", *night)
+        lens = await client.rules.get("lens")
+        (hours,) = lens.spec["schedule"]["hours"]
+        assert hours == {"days": ["fri", "sat", "sun"], "begin": "22:00", "end": "06:00"}
+
+        following = client.rules.follow(rule="goods")
+        first = asyncio.ensure_future(anext(following))
+        await eventually(lambda: parts.rules.events.readers)
+        worker.scores |= {PHONE: 0.9, "a mug is held": 0.8}
+        await shown.show()
+        event = await first
+        await following.aclose()
+        assert (event.value, event.severity) == ("C-1", "warning")
+        assert event.product == {"sku": "C-1", "names": ["a cup", "a mug"], "price": "9 €"}
+        await events_of(parts, 2)
+        assert (await client.rules.picture(event.id)).startswith(b"\xff\xd8")
+        assert await client.rules.clip(event.id) == b""
+        await said("events", "--acknowledge", event.id, "--note", "packed")
+        left = await client.rules.events(unacknowledged=True)
+        assert [each.rule_name for each in left] == ["phones"]
+        listed = await said("rules", "list")
+        assert "C-1" in listed
+        assert "phones" in listed
+        assert (await said("events", "--csv")).splitlines()[0].startswith("id,time_ns")
+        assert "phones  yes" in await said("events", "--rule", "phones")
+        await said("rules", "delete", "phones")
+        assert {each.name for each in await client.rules.all()} == {"goods", "lens"}
+        assert await cli.run(["--server", parts.address, "rules", "delete", "phones"]) == 4
