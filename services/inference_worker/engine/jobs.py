@@ -94,7 +94,8 @@ class Generation:
     it was asked of, from when it waits there; `after_frame`: frames submitted to that before, which
     it must see. `said`: every token so far, of the prompt and of the answer. `paused`: its branch
     gave its pages back, and reads all of that again when there is room. `surprise`: of the answer,
-    the sum of its tokens' negative log probabilities."""
+    the sum of its tokens' negative log probabilities. `held`: what `ServedModel.hold` gave, of an
+    engine's model a `Constraint`."""
 
     pending: list[int]
     max_tokens: int
@@ -112,6 +113,7 @@ class Generation:
     num_answered: int = 0
     surprise: float = 0.0
     generator: Any = None  # the runner's random state, made on first use
+    held: Any = None
     prompt_tokens: int = 0
     said: list[int] = field(default_factory=list)
 

@@ -36,7 +36,7 @@ class Asking:
     def say(self, job: Generation, pictures: Sequence[Picture]) -> AsyncGenerator[Chunk, None]:
         """An answer as it comes. Raises what `Upstream.stream` does."""
         request = self._request(job.pending, pictures, job.max_tokens)
-        request |= _sampled(job.sampling)
+        request |= _sampled(job.sampling) | (job.held or {})
         request["stream_options"] = {"include_usage": True}
         return self._upstream.stream(request)
 
@@ -63,8 +63,10 @@ class Asking:
     def _request(
         self, messages: Sequence[Any], pictures: Sequence[Picture], max_tokens: int
     ) -> dict[str, Any]:
-        """`messages`, the last of which is the question: the pictures come before its words."""
-        *earlier, question = messages
+        """`messages`, the last user's of which is the question: the pictures come before its
+        words."""
+        at = max(n for n, message in enumerate(messages) if message["role"] == "user")
+        earlier, question, later = messages[:at], messages[at], messages[at + 1 :]
         newest_ns = pictures[-1].capture_ns
         content: list[dict[str, Any]] = [
             {"type": "text", "text": "These are the newest frames of a live video, oldest first."}
@@ -78,7 +80,7 @@ class Asking:
         content.append({"type": "text", "text": question["content"]})
         return {
             "model": self._model,
-            "messages": [*earlier, {"role": "user", "content": content}],
+            "messages": [*earlier, {"role": "user", "content": content}, *later],
             "max_tokens": max_tokens,
         }
 
