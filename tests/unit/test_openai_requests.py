@@ -24,7 +24,7 @@ KEYS = (
 )
 SETTINGS = (
     *("temperature", "top_p", "top_k", "seed", "stop", "max_tokens", "stream", "n"),
-    *("response_format", "stream_options", "tools", "tool_choice", "logprobs"),
+    *("response_format", "stream_options", "tools", "tool_choice", "logprobs", "tool_calls"),
 )
 _TEXT = st.sampled_from((*KINDS, *TEXTS))
 _SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | _TEXT
