@@ -56,6 +56,22 @@ DECISION = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize("field", ["tools", "response_format"])
+@pytest.mark.parametrize("depth", [100, 900, 980, 5000])
+async def test_a_schema_of_any_depth_breaks_nothing(field: str, depth: int) -> None:
+    deep = '{"a":' * depth + "1" + "}" * depth
+    said: dict[str, Any] = {
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"deep": 0}}}],
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {"deep": 0}}},
+    }
+    asked = {"model": "sightline://cam", "messages": [{"role": "user", "content": "x"}]}
+    body = json.dumps({**asked, field: said[field]}).replace('{"deep": 0}', deep)
+    async with served() as (parts, client):
+        await parts.push_session(name="cam", seen=True)
+        async with client.post("/v1/chat/completions", data=body) as reply:
+            assert reply.status in (200, 400)
+
+
 def _bytes(body: Any) -> bytes:
     return json.dumps(body).encode()
 

@@ -1,5 +1,6 @@
 """Questions as a model server takes them: pictures, then words, with what the asker wants."""
 
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,12 +34,24 @@ class Asking:
         self._model = model
         self._tells_probabilities = True
 
-    def say(self, job: Generation, pictures: Sequence[Picture]) -> AsyncGenerator[Chunk, None]:
+    async def say(
+        self, job: Generation, pictures: Sequence[Picture]
+    ) -> AsyncGenerator[Chunk, None]:
         """An answer as it comes. Raises what `Upstream.stream` does."""
         request = self._request(job.pending, pictures, job.max_tokens)
         request |= _sampled(job.sampling) | (job.held or {})
         request["stream_options"] = {"include_usage": True}
-        return self._upstream.stream(request)
+        try:
+            async with contextlib.aclosing(self._upstream.stream(request)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            return
+        except InvalidArgumentError:  # of a server that refuses what it does not know
+            if request.pop("response_format", None) is None:
+                raise
+        async with contextlib.aclosing(self._upstream.stream(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def score(self, messages: Sequence[Any], pictures: Sequence[Picture]) -> float:
         """Probability of yes: by the first token's probabilities, or in words where the server

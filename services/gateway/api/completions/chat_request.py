@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from services.common.checks import MAX_ANSWER_TOKENS, MAX_TOP_K
 from services.gateway.api.completions.errors import ParameterError
-from services.gateway.api.completions.tools import calls_of, read_tools
+from services.gateway.api.completions.tools import calls_of, read_tools, schema_text
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import dialogue_pb2, gateway_pb2
 
@@ -68,7 +68,7 @@ def chat_request_of(text: bytes) -> ChatRequest:
     read_tools(body, question)
     schema = _schema_of(body.get("response_format"))
     if schema is not None:
-        question.answer_schema = json.dumps(schema)
+        question.answer_schema = schema_text(schema, "response_format")
     options = body.get("stream_options")
     return ChatRequest(
         model=model,

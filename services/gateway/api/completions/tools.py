@@ -45,8 +45,18 @@ def _tool_of(tool: Any, where: str) -> gateway_pb2.Tool:
     return gateway_pb2.Tool(
         name=name,
         description=description,
-        parameters="" if parameters is None else json.dumps(parameters),
+        parameters=""
+        if parameters is None
+        else schema_text(parameters, f"{where}.function.parameters"),
     )
+
+
+def schema_text(schema: dict[str, Any], where: str) -> str:
+    """A schema as JSON. Raises ParameterError for one that nobody goes down to the end of."""
+    try:
+        return json.dumps(schema)
+    except RecursionError:
+        raise ParameterError(where, "is too deep") from None
 
 
 def _allow(allowed: Any, question: gateway_pb2.Question) -> Any:
