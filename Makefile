@@ -98,7 +98,7 @@ $(WIRES)/.installed: $(wildcard tests/wires/requirements*.txt)
 	@touch $@
 
 wires-test: develop $(WIRES)/.installed ## the HTTP interfaces with other people's clients
-	$(BIN)/python -m pytest -m slow tests/integration/test_http_schema.py tests/integration/test_openai_clients.py tests/integration/test_realtime_clients.py tests/integration/test_mcp.py $(ARGS)
+	$(BIN)/python -m pytest -m slow tests/integration/test_http_schema.py tests/integration/test_openai_clients.py tests/integration/test_openai_tools.py tests/integration/test_realtime_clients.py tests/integration/test_mcp.py $(ARGS)
 
 train: develop ## train the built-in model by its recipe, into .cache/training; ARGS=--replace-shipped: over the shipped one
 	$(BIN)/python -m training train $(ARGS)

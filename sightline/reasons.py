@@ -31,6 +31,7 @@ class Reason(StrEnum):
     SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
     SITE_NOT_ALLOWED = "SITE_NOT_ALLOWED"
     FORMAT_NOT_MET = "FORMAT_NOT_MET"  # by the model's answer
+    TOOLS_UNSUPPORTED = "TOOLS_UNSUPPORTED"  # by the session's model
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"  # no worker has this model, and no pool this name
 
     # Who calls

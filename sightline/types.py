@@ -131,7 +131,9 @@ class AskOptions(TypedDict, total=False):
     `seed` draws the same. `repetition_penalty` above 1 makes words less likely that were said
     before, `presence_penalty` those that the answer has already, and `frequency_penalty` the more
     the more often it has them (both −2 to 2). The answer ends before any of the `stop` strings.
-    `instructions` say how to answer; the built-in models read none.
+    `instructions` say how to answer; the built-in models read none. `answer_schema` is a JSON
+    Schema, as JSON, that the answer is JSON of; a model that cannot be held to it says
+    `schema_unenforced` in `degraded`.
     """
 
     max_tokens: int
@@ -144,6 +146,7 @@ class AskOptions(TypedDict, total=False):
     stop: list[str]
     seed: int
     instructions: str
+    answer_schema: str
 
 
 class Audio(NamedTuple):

@@ -105,6 +105,16 @@ class ModelServer:
 
         await send({"role": "assistant", "content": ""})
         await response.write(b": ping\n\n")
+        if body.get("tools") and body["messages"][-1]["role"] != "tool":
+            called: dict[str, Any] = {"index": 0, "id": "call_1", "type": "function"}
+            name = body["tools"][0]["function"]["name"]
+            await send({"tool_calls": [{**called, "function": {"name": name, "arguments": ""}}]})
+            for arguments in ('{"level"', ": 3}"):
+                more = {"index": 0, "function": {"arguments": arguments}}
+                await send({"tool_calls": [more]})
+            await send({}, "tool_calls")
+            await response.write(b"data: [DONE]\n\n")
+            return response
         for number, word in enumerate(WORDS[: body["max_tokens"]]):
             if number == 2 and fault == "cut":
                 assert request.transport is not None

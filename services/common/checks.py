@@ -13,11 +13,14 @@ MAX_INSTRUCTIONS_BYTES = 16 * 1024
 MAX_ID_CHARACTERS = 128
 MAX_ANSWER_TOKENS = 4096
 MAX_TOP_K = 100_000
+MAX_SCHEMA_BYTES = 16 * 1024
+MAX_TOOLS, MAX_CALLED, MAX_TOOLS_BYTES = 128, 64, 64 * 1024
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 64
 MAX_CONDITION_BYTES = 1024
 MAX_STATEMENTS = 4096
 MAX_SECONDS = 86400
 
+_TOOL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ID = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_ID_CHARACTERS}}}")
 
 
@@ -50,6 +53,30 @@ def check_question(question: gateway_pb2.Question) -> None:
         raise InvalidArgumentError(f"at most {MAX_STOPS} stop strings")
     if not all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in question.stop):
         raise InvalidArgumentError(f"a stop string has 1 to {MAX_STOP_CHARACTERS} characters")
+    if len(question.answer_schema.encode()) > MAX_SCHEMA_BYTES:
+        raise InvalidArgumentError(f"answer_schema has at most {MAX_SCHEMA_BYTES} bytes")
+    _check_tools(question)
+
+
+def _check_tools(question: gateway_pb2.Question) -> None:
+    names = [tool.name for tool in question.tools]
+    if len(names) > MAX_TOOLS or len(set(names)) < len(names):
+        raise InvalidArgumentError(f"tools: at most {MAX_TOOLS}, each with a name of its own")
+    if len(question.called) > MAX_CALLED:
+        raise InvalidArgumentError(f"called: at most {MAX_CALLED}")
+    for name in (*names, *(call.name for call in question.called)):
+        if not _TOOL.fullmatch(name):
+            raise InvalidArgumentError(
+                f"{name[:64]!r} is no name of a tool: it has 1 to 64 characters of A-Z a-z 0-9 _ -"
+            )
+    for what, messages in (("tools", question.tools), ("called", question.called)):
+        if sum(message.ByteSize() for message in messages) > MAX_TOOLS_BYTES:
+            raise InvalidArgumentError(f"{what} have at most {MAX_TOOLS_BYTES} bytes together")
+    choice = question.tool_choice
+    if choice not in ("", "auto", "none") and not (
+        names if choice == "required" else choice in names
+    ):
+        raise InvalidArgumentError(f"tool_choice: there is no tool for {choice[:64]!r}")
 
 
 def check_watch(watch: gateway_pb2.Watch) -> None:

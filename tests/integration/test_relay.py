@@ -115,6 +115,32 @@ def test_it_imports_no_torch(worker: ServiceProcess) -> None:
     assert "libav" in maps
 
 
+def test_calls_and_schemas_are_passed_on(
+    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+) -> None:
+    tools = [gateway_pb2.Tool(name="set_lamp", parameters='{"properties": {}}')]
+    wanted = asked(request.node.name, tools=tools, tool_choice="required")
+    *_, last = stub.Answer(wanted, timeout=10)
+    [call] = last.done.tool_calls
+    assert (call.name, call.arguments, last.done.text) == ("set_lamp", '{"level": 3}', "")
+    assert server.requests[-1]["tool_choice"] == "required"
+    call.output = "it is on"
+    wanted = asked(request.node.name, tools=tools, called=[call], answer_schema='{"type": "array"}')
+    *_, last = stub.Answer(wanted, timeout=10)
+    assert (last.done.text, list(last.done.degraded)) == (TEXT, ["schema_unenforced"])
+    body = server.requests[-1]
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "array"}
+    assert [message["role"] for message in body["messages"]] == [
+        *("user", "assistant", "user", "assistant", "tool")
+    ]
+    assert body["messages"][-1]["content"] == "it is on"
+    server.faults.append("400")  # of a server that knows no schemas
+    wanted = asked(request.node.name, answer_schema='{"type": "array"}')
+    *_, last = stub.Answer(wanted, timeout=10)
+    assert last.done.text == TEXT
+    assert ["response_format" in each for each in server.requests[-2:]] == [True, False]
+
+
 def test_an_answer_comes_from_the_newest_frames(
     stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
 ) -> None:

@@ -62,6 +62,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.word_s = 0.001  # what a spoken word lasts
         self.degraded: list[str] = []
         self.kept: bool | None = None
+        self.formed = False
+        self.tool_calls: list[pb.ToolCall] = []
         self.speech_unavailable = False
         self.pause_after: int | None = None
         self.paused = asyncio.Event()
@@ -191,7 +193,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         try:
             seen = list(self.frames[request.session_id])
             newest_ns = seen[-1].capture_ns if seen else 0
-            started = pb.AnswerStarted(turn=turn, last_capture_ns=newest_ns)
+            started = pb.AnswerStarted(turn=turn, last_capture_ns=newest_ns, formed=self.formed)
             yield ipb.AnswerEvent(started=started)
             if self.speech_unavailable:
                 yield ipb.AnswerEvent(
@@ -218,6 +220,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                     frames_seen=len(seen),
                     degraded=self.degraded,
                     kept=self.kept,
+                    tool_calls=self.tool_calls,
                 )
             )
             finished = True

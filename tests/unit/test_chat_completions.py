@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestServer
 from services.gateway.api.completions.answer_format import AnswerFormat, UnmetError
 from services.gateway.api.completions.chat_request import chat_request_of
 from sightline.errors import InvalidArgumentError
+from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, FakeWorker
 from tests.unit.http_parts import Client, events_of, served
@@ -190,23 +191,121 @@ async def test_an_answer_is_json_of_the_schema_or_asked_once_more() -> None:
                 else:
                     text = (await reply.json())["choices"][0]["message"]["content"]
             assert json.loads(text) == {"count": 2}
-        assert json.dumps(schema) in worker.asked[0].question.text
+        assert json.loads(worker.asked[0].question.answer_schema) == schema
         worker.asked.clear()
         worker.answer = '{"count": "two"}'
         status, error = await _refused(client, body)
         assert (status, error["code"]) == (400, "format_not_met")
         assert len(worker.asked) == 2
-        assert "'two' is not of type 'integer'" in worker.asked[1].question.text
+        assert "'two' is not of type 'integer'" in worker.asked[1].question.instructions
+        worker.asked.clear()
+        worker.formed = True  # a worker that holds its model to it is believed
+        async with client.post(PATH, json={**body, "stream": True}) as reply:
+            chunks = [event.data async for event in events_of(reply)][:-1]
+        deltas = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks]
+        assert [delta for delta in deltas if delta] == ['{"count":', ' "two"}']
+        assert len(worker.asked) == 1
+
+
+LAMP = {
+    "type": "function",
+    "function": {
+        "name": "set_lamp",
+        "description": "Switch it.",
+        "parameters": {"type": "object", "properties": {"on": {"type": "boolean"}}},
+    },
+}
+BELL = {"type": "function", "function": {"name": "ring"}}
+
+
+async def test_a_model_calls_functions_and_is_told_what_came_of_it() -> None:
+    worker = FakeWorker()
+    async with served(worker) as (parts, client):
+        await parts.push_session(name="kitchen", seen=True)
+        worker.answer = ""
+        worker.tool_calls = [
+            pb.ToolCall(id="call_1", name="set_lamp", arguments='{"on": true}'),
+            pb.ToolCall(id="call_2", name="ring", arguments="{}"),
+        ]
+        body = _body(_user("light, please", KITCHEN), tools=[LAMP, BELL], tool_choice="required")
+        choice = (await (await client.post(PATH, json=body)).json())["choices"][0]
+        assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", None)
+        calls = choice["message"]["tool_calls"]
+        assert calls[0] == {
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "set_lamp", "arguments": '{"on": true}'},
+        }
+        [asked] = worker.asked
+        assert asked.question.tool_choice == "required"
+        assert [tool.name for tool in asked.question.tools] == ["set_lamp", "ring"]
+        assert json.loads(asked.question.tools[0].parameters)["type"] == "object"
+
+        async with client.post(PATH, json={**body, "stream": True}) as reply:
+            chunks = [event.data async for event in events_of(reply)][:-1]
+        deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+        assert [
+            (each["index"], each.get("id"), each["function"])
+            for delta in deltas
+            for each in delta.get("tool_calls", ())
+        ] == [
+            (0, "call_1", {"name": "set_lamp", "arguments": ""}),
+            (0, None, {"arguments": '{"on": true}'}),
+            (1, "call_2", {"name": "ring", "arguments": ""}),
+            (1, None, {"arguments": "{}"}),
+        ]
+        assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+        worker.asked.clear()
+        worker.answer, worker.tool_calls = "It is on.", []
+        body["messages"] += [
+            {"role": "assistant", "content": "A moment.", "tool_calls": calls},
+            {"role": "tool", "tool_call_id": "call_2", "content": "rung"},
+            {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "ok"}]},
+        ]
+        body |= {"tool_choice": "auto", "parallel_tool_calls": False}
+        choice = (await (await client.post(PATH, json=body)).json())["choices"][0]
+        assert choice["message"]["content"] == "It is on."
+        [asked] = worker.asked
+        assert (asked.question.text, asked.question.single_call) == ("light, please", True)
+        assert [(each.name, each.output) for each in asked.question.called] == [
+            ("set_lamp", "ok"),
+            ("ring", "rung"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "found", "tools"),
+    [
+        ({"type": "function", "function": {"name": "ring"}}, "ring", ["set_lamp", "ring"]),
+        ("none", "none", ["set_lamp", "ring"]),
+        (None, "", ["set_lamp", "ring"]),
+        (
+            {
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "required", "tools": [BELL]},
+            },
+            "required",
+            ["ring"],
+        ),
+    ],
+)
+def test_the_choice_of_tools_is_read(choice: Any, found: str, tools: list[str]) -> None:
+    body = _body(_user("x", KITCHEN), tools=[LAMP, BELL], tool_choice=choice)
+    question = chat_request_of(json.dumps(body).encode()).question
+    assert question.tool_choice == found
+    assert [tool.name for tool in question.tools] == tools
 
 
 def test_schemas_of_strangers_fetch_nothing_and_run_no_expressions() -> None:
     for schema, word in (
-        ({"type": "string", "pattern": "(a+)+$"}, "pattern"),
         ({"type": 5}, "no JSON Schema"),
-        ({"const": "x" * 5000}, "bytes"),
+        ({"const": "x" * 20_000}, "bytes"),
     ):
         with pytest.raises(InvalidArgumentError, match=word):
             AnswerFormat(schema)
+    with pytest.raises(InvalidArgumentError, match="pattern"):
+        AnswerFormat({"type": "string", "pattern": "(a+)+$"}).checked('"a"')
     with pytest.raises(InvalidArgumentError, match="cannot be used"):
         AnswerFormat({"$ref": "http://127.0.0.1:1/x.json"}).checked("1")
     circle = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
@@ -226,6 +325,13 @@ def test_schemas_of_strangers_fetch_nothing_and_run_no_expressions() -> None:
         (_body(_user("x", KITCHEN), n=2), 400, "n"),
         (_body(_user("x", KITCHEN), logprobs=True), 400, "logprobs"),
         (_body(_user("x", KITCHEN), tool_choice="required"), 400, "tool_choice"),
+        (_body(_user("x", KITCHEN), tools=[BELL], tool_choice="lamp"), 400, "tool_choice"),
+        (_body(_user("x", KITCHEN), tools=[{"type": "custom"}]), 400, "tools[0]"),
+        (
+            _body(_user("x", KITCHEN), {"role": "tool", "tool_call_id": "a", "content": "x"}),
+            400,
+            "messages[1].tool_call_id",
+        ),
         (_body(_user("x", KITCHEN), temperature="hot"), 400, "temperature"),
         (_body(_user("x", KITCHEN), top_p=float("inf")), 400, "top_p"),
         (_body(_user("x", KITCHEN), stream="yes"), 400, "stream"),

@@ -40,7 +40,7 @@ class Words:
             max_answer_tokens=10,
         )
 
-    def question_tokens(self, history: list[Any], question: str) -> list[int]:
+    def question_tokens(self, history: list[Any], question: str, form: Any = None) -> list[int]:
         self.asked.append(question)
         return list(range(len(question.split())))
 

@@ -192,13 +192,19 @@ def test_page_tables_and_scheduling_know_no_tensors(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fields", "items", "history", "settings", "client_events", "server_events"]
+    "name",
+    [
+        *("fields", "functions", "items", "sampling", "history", "settings"),
+        *("client_events", "server_events"),
+    ],
 )
 def test_the_realtime_codec_is_data(name: str) -> None:
     """It knows no sockets, no protobuf, and nothing that acts on it."""
     package = "services.gateway.api.realtime"
     path = REPOSITORY / package.replace(".", "/") / f"{name}.py"
-    codec = [f"{package}.{part}" for part in ("fields", "items", "settings")]
+    codec = [
+        f"{package}.{part}" for part in ("fields", "functions", "items", "sampling", "settings")
+    ]
     others = [
         found.module
         for found in imports(path.read_text(), package)

@@ -24,7 +24,7 @@ KEYS = (
 )
 SETTINGS = (
     *("temperature", "top_p", "top_k", "seed", "stop", "max_tokens", "stream", "n"),
-    *("response_format", "stream_options", "tools", "tool_choice", "logprobs"),
+    *("response_format", "stream_options", "tools", "tool_choice", "logprobs", "tool_calls"),
 )
 _TEXT = st.sampled_from((*KINDS, *TEXTS))
 _SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | _TEXT
@@ -54,6 +54,22 @@ DECISION = st.fixed_dictionaries(
     {"model": _TEXT, "input": _TEXT | ODD | st.lists(MESSAGE, max_size=3)},
     optional={"questions": st.lists(QUESTION, min_size=1, max_size=3)},
 )
+
+
+@pytest.mark.parametrize("field", ["tools", "response_format"])
+@pytest.mark.parametrize("depth", [100, 900, 980, 5000])
+async def test_a_schema_of_any_depth_breaks_nothing(field: str, depth: int) -> None:
+    deep = '{"a":' * depth + "1" + "}" * depth
+    said: dict[str, Any] = {
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"deep": 0}}}],
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {"deep": 0}}},
+    }
+    asked = {"model": "sightline://cam", "messages": [{"role": "user", "content": "x"}]}
+    body = json.dumps({**asked, field: said[field]}).replace('{"deep": 0}', deep)
+    async with served() as (parts, client):
+        await parts.push_session(name="cam", seen=True)
+        async with client.post("/v1/chat/completions", data=body) as reply:
+            assert reply.status in (200, 400)
 
 
 def _bytes(body: Any) -> bytes:

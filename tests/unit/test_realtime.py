@@ -74,11 +74,15 @@ async def test_what_is_asked_is_what_was_said_since_the_last_answer() -> None:
     async with line_to(worker) as line:
         await line.ask("what is there")
         await line.say("and then")
-        await line.ask("where", max_output_tokens=7, temperature=0.5)
+        sampling = {"temperature": 1.5, "top_k": 9, "stop": "\n"}
+        await line.send("session.update", session={"type": "realtime", **sampling})
+        await line.ask("where", max_output_tokens=7, temperature=0.5, seed=3)
         first, second = worker.asked
         assert first.question.text == "what is there"
         assert second.question.text == "and then\nwhere"
         assert (second.question.max_tokens, second.question.temperature) == (7, 0.5)
+        assert (second.question.top_k, second.question.seed) == (9, 3)
+        assert list(second.question.stop) == ["\n"]
         assert not first.speech
         assert not first.history
         assert [(each.question, each.answer) for each in second.history] == [
@@ -291,9 +295,80 @@ async def test_what_cannot_be_answered_ends_the_response_and_not_theline_to() ->
         done = (await line.until("response.done"))["response"]
         assert done["status_details"]["error"]["code"] == "no_question"
         done = await line.ask("call it", tool_choice="required")
-        assert done["status_details"]["error"]["code"] == "tools_not_supported"
+        assert done["status_details"]["error"]["code"] == "invalid_argument"
         done = await line.ask("x" * 5000)
         assert done["status_details"]["error"]["code"] == "invalid_argument"
+
+
+RING = {"type": "function", "name": "ring", "parameters": {"type": "object", "properties": {}}}
+
+
+async def test_a_function_is_called_and_its_output_answered() -> None:
+    worker = FakeWorker()
+    async with line_to(worker) as line:
+        wishes = {"tools": [RING, {"type": "mcp", "server_label": "x"}], "tool_choice": "auto"}
+        await line.send("session.update", session={"type": "realtime", **wishes})
+        said = (await line.until("session.updated"))["session"]
+        assert said["tools"] == wishes["tools"]
+        worker.answer = "One moment."
+        worker.tool_calls = [pb.ToolCall(id="call_1", name="ring", arguments='{"a": 1}')]
+        await line.say("ring the bell", id="q1")
+        line.events.clear()
+        await line.send("response.create")
+        done = (await line.until("response.done"))["response"]
+        kinds = line.kinds()
+        assert kinds[-8:] == [
+            "conversation.item.done",
+            "response.output_item.added",
+            "conversation.item.added",
+            "response.function_call_arguments.delta",
+            "response.function_call_arguments.done",
+            "response.output_item.done",
+            "conversation.item.done",
+            "response.done",
+        ]
+        words, call = done["output"]
+        assert words["content"] == [{"type": "output_text", "text": "One moment."}]
+        assert (call["type"], call["call_id"], call["name"]) == ("function_call", "call_1", "ring")
+        assert (call["arguments"], call["status"]) == ('{"a": 1}', "completed")
+        arguments = line.events[-4]
+        assert (arguments["call_id"], arguments["output_index"]) == ("call_1", 1)
+        assert arguments["arguments"] == '{"a": 1}'
+        [asked] = worker.asked
+        assert [tool.name for tool in asked.question.tools] == ["ring"]
+        assert asked.question.tool_choice == "auto"
+
+        worker.answer, worker.tool_calls = "It rang.", []
+        output = {"type": "function_call_output", "call_id": "call_1", "output": "rung"}
+        await line.send("conversation.item.create", item=output)
+        await line.until("conversation.item.done")
+        await line.send("response.create", response={"tool_choice": "none"})
+        done = (await line.until("response.done"))["response"]
+        assert done["output"][0]["content"][0]["text"] == "It rang."
+        _, again = worker.asked
+        assert (again.question.text, again.question.tool_choice) == ("ring the bell", "none")
+        assert [(each.name, each.output) for each in again.question.called] == [("ring", "rung")]
+        assert not again.history
+
+        await line.ask("thank you")
+        last = worker.asked[-1]
+        assert not last.question.called
+        assert [(each.question, each.answer) for each in last.history] == [
+            ("ring the bell", "One moment.\nIt rang.")
+        ]
+
+
+async def test_an_answer_that_is_a_call_alone_has_no_message() -> None:
+    worker = FakeWorker()
+    async with line_to(worker, speech=True) as line:
+        worker.answer = ""
+        worker.tool_calls = [pb.ToolCall(id=f"call_{n}", name="ring") for n in range(2)]
+        done = await line.ask(
+            "ring", tools=[RING], tool_choice={"type": "function", "name": "ring"}
+        )
+        assert [item["type"] for item in done["output"]] == ["function_call"] * 2
+        assert "response.content_part.added" not in line.kinds()
+        assert worker.asked[0].question.tool_choice == "ring"
 
 
 async def test_what_is_wrong_with_an_event_is_an_error_with_its_id() -> None:

@@ -177,7 +177,7 @@ def test_a_wish_for_a_response_leaves_the_rest_to_the_settings() -> None:
         }
     )
     assert wish.aside
-    assert wish.needs_tools
+    assert (wish.choice, wish.functions) == ("required", None)
     assert wish.metadata == {"topic": "cats"}
     assert wish.input is not None
     assert len(wish.input) == 1

@@ -3,17 +3,20 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from services.common.config import ConfigError
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.model.family import Round
+from services.inference_worker.model.form import Call, Form, Tool
 from services.inference_worker.relay import service, verdict
 from services.inference_worker.relay.address import RelayAddress
 from services.inference_worker.relay.model import CELL, RelayModel
+from services.inference_worker.relay.questions import Asking, Picture
 from services.inference_worker.relay.stream import Chunk, EventReader, UpstreamFaultError
+from services.inference_worker.serving.calls import CallReader
 from sightline.errors import InvalidArgumentError, UnavailableError
 
 
@@ -161,6 +164,53 @@ def test_earlier_rounds_are_messages_before_the_question() -> None:
         ("assistant", "b"),
         ("user", "c?"),
     ]
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_calls_come_as_text(size: int) -> None:
+    def called(*deltas: Any, finish: str | None = None) -> bytes:
+        return event(choices=[{"delta": {"tool_calls": list(deltas)}, "finish_reason": finish}])
+
+    name = {"index": 0, "id": "c", "function": {"name": "set", "arguments": ""}}
+    stream = (
+        said("Well.")
+        + called(name)
+        + called({"index": 0, "function": {"arguments": '{"on": '}})
+        + called({"index": 0, "function": {"arguments": "true}"}})
+        + called({"index": 1, "id": "d", "function": {"name": "ring"}})
+        + called(None, {"index": 1}, finish="tool_calls")
+        + b"data: [DONE]\n\n"
+    )
+    reader, calls = EventReader(), CallReader()
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    chunks = [chunk for piece in pieces for chunk in reader.feed(piece)]
+    words = "".join(calls.feed(chunk.text) for chunk in chunks) + calls.rest()
+    assert words == "Well."
+    assert [(call.name, call.arguments) for call in calls.calls] == [
+        ("set", '{"on": true}'),
+        ("ring", "{}"),
+    ]
+
+
+def test_a_form_is_the_server_s_to_hold() -> None:
+    model = RelayModel("m", 4, 4096)
+    tools = (Tool(name="ring"),)
+    schema = {"type": "object", "required": ["a"]}
+    held = model.hold(Form(schema=schema, tools=tools, choice="ring", single=True))
+    assert held["response_format"]["json_schema"]["schema"] == schema
+    assert held["tools"][0]["function"]["name"] == "ring"
+    assert held["tool_choice"] == {"type": "function", "function": {"name": "ring"}}
+    assert held["parallel_tool_calls"] is False
+    assert model.hold(Form(schema={"type": "object"})) == {
+        "response_format": {"type": "json_object"}
+    }
+    call = Call(id="c", name="ring", arguments="{}", output="rung")
+    messages = model.question_tokens([], "Ring!", Form(tools=tools, called=(call,)))
+    request = Asking(cast(Any, None), "m")._request(messages, [Picture(1, "eA==")], 9)
+    asked, made, output = request["messages"]
+    assert (asked["content"][-1]["text"], asked["content"][-2]["type"]) == ("Ring!", "image_url")
+    assert made["tool_calls"][0]["function"] == {"name": "ring", "arguments": "{}"}
+    assert output == {"role": "tool", "tool_call_id": "c", "content": "rung"}
 
 
 async def test_health_follows_the_model_server(monkeypatch: pytest.MonkeyPatch) -> None:

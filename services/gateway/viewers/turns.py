@@ -28,10 +28,11 @@ class Turns:
         return 0 if self._client is None else self._client.num_waiting
 
     def answered(self, request: inference_pb2.AnswerRequest, done: gateway_pb2.AnswerDone) -> None:
-        """Hold a whole answer until it is stored, where its worker has not stored it."""
+        """Hold a whole answer until it is stored, where its worker has not stored it. Calls are no
+        answer yet."""
         if done.HasField("kept"):
             self._are_kept = True
-            if not done.kept:
+            if not (done.kept or done.tool_calls):
                 self._hold(request, done.text, request.asked_ns, done.last_capture_ns)
 
     def cut_off(

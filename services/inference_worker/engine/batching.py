@@ -158,6 +158,7 @@ class BatchBuilder:
             said=self._said(job, branch),
             answered=job.said[job.prompt_tokens :],
             generator=job.generator,
+            allowed=None if job.pending or job.held is None else job.held.allowed(),
         )
 
     def _said(self, job: Generation, branch: Branch) -> list[int]:

@@ -233,6 +233,12 @@ class EngineCore:
         job.num_answered += 1
         job.pending = [output.token]
         job.said.append(output.token)
+        if job.held is not None:
+            job.held.take(output.token)
+            if job.held.complete:  # only the end could follow
+                self._drop(job)
+                job.sink.finished(FinishReason.STOP)
+                return
         if job.num_answered >= job.max_tokens:
             self._drop(job)
             job.sink.finished(FinishReason.LENGTH)

@@ -101,10 +101,11 @@ class Generation:
     it was asked of, from when it waits there; `after_frame`: frames submitted to that before, which
     it must see. `said`: every token so far, of the prompt and of the answer. `paused`: its branch
     gave its pages back, and reads all of that again when there is room. `surprise`: of the answer,
-    the sum of its tokens' negative log probabilities. `pictures`: which the branch reads before its
-    tokens, and nobody else; `alone`: in the place of the window, else after it. `shift`: by how
-    much the positions of what follows them differ from the numbers of its tokens. `background`: it
-    runs while nothing else does."""
+    the sum of its tokens' negative log probabilities. `held`: what `ServedModel.hold` gave, of an
+    engine's model a `Constraint`. `pictures`: which the branch reads before its tokens, and nobody
+    else; `alone`: in the place of the window, else after it. `shift`: by how much the positions of
+    what follows them differ from the numbers of its tokens. `background`: it runs while nothing
+    else does."""
 
     pending: list[int]
     max_tokens: int
@@ -127,6 +128,7 @@ class Generation:
     num_answered: int = 0
     surprise: float = 0.0
     generator: Any = None  # the runner's random state, made on first use
+    held: Any = None
     prompt_tokens: int = 0
     said: list[int] = field(default_factory=list)
 

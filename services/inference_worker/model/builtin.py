@@ -19,11 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from services.inference_worker.model.card import NO_CARD
+from services.inference_worker.model.constraint import NO_TOOLS
 from services.inference_worker.model.decoder import Decoder, DecoderConfig, Layer
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
+from services.inference_worker.model.form import Form
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
 from services.inference_worker.model.sampling import GREEDY
+from sightline.errors import InvalidArgumentError
+from sightline.reasons import Reason
 
 ARCHITECTURE = "SightlineBuiltin"
 BEGIN, USER, WATCH, ASSISTANT, END = "<begin>", "<user>", "<watch>", "<assistant>", "<end>"
@@ -229,7 +233,9 @@ class BuiltinModel(nn.Module):
     def sink_tokens(self) -> list[int]:
         return [self._token(BEGIN), *self._words(SYSTEM_PROMPT)]
 
-    def question_tokens(self, history: list[Round], question: str) -> list[int]:
+    def question_tokens(
+        self, history: list[Round], question: str, form: Form | None = None
+    ) -> list[int]:
         user, assistant, end = self._token(USER), self._token(ASSISTANT), self._token(END)
         tokens: list[int] = []
         kept = self.config.history_rounds
@@ -237,6 +243,15 @@ class BuiltinModel(nn.Module):
             tokens += [user, *self._words(past.question), assistant]
             tokens += [*self._words(past.answer), end]
         return [*tokens, user, *self._words(question), assistant]
+
+    @property
+    def knows_calls(self) -> bool:
+        return False
+
+    def hold(self, form: Form) -> None:
+        """It has a few hundred words, and none of JSON's."""
+        if form.tools:
+            raise InvalidArgumentError(NO_TOOLS, reason=Reason.TOOLS_UNSUPPORTED)
 
     def watch_tokens(self, condition: str) -> list[int]:
         return [self._token(WATCH), *self._words(condition), self._token(ASSISTANT)]

@@ -1,9 +1,10 @@
 """Family of models: what the engine asks of one."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from services.inference_worker.model.card import Card
+from services.inference_worker.model.form import Form
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens
 from services.inference_worker.model.sampling import Sampling
 
@@ -78,12 +79,16 @@ class ServedModel(Protocol):
     """A model as those who serve it know it, without a tensor: a family of the engine's, or one
     that another server runs, whose prompts and answers are words where a family's are tokens.
 
-    `card`: what it can be asked. `sampling`: of questions that say nothing of it.
+    `card`: what it can be asked. `sampling`: of questions that say nothing of it. `knows_calls`:
+    whether it calls functions of its own accord.
     """
 
     spec: StreamSpec
     card: Card
     sampling: Sampling
+
+    @property
+    def knows_calls(self) -> bool: ...
 
     def layout(self, width: int, height: int) -> FrameLayout:
         """Layout for frames of this size. Raises InvalidArgumentError for a size it cannot take."""
@@ -94,8 +99,16 @@ class ServedModel(Protocol):
         layout's. Raises InvalidArgumentError for a budget it cannot meet."""
         ...
 
-    def question_tokens(self, history: list[Round], question: str) -> list[int]:
+    def question_tokens(
+        self, history: list[Round], question: str, form: Form | None = None
+    ) -> list[int]:
         """A branch's tokens up to where the model starts to answer."""
+        ...
+
+    def hold(self, form: Form) -> Any:
+        """What holds an answer to a form, for its `Generation`: a `Constraint`, or whatever else
+        the model's brain knows; None where nothing does, so that it is told in words alone. Not for
+        the event loop. Raises InvalidArgumentError for tools that it cannot call."""
         ...
 
     def watch_tokens(self, condition: str) -> list[int]:
@@ -133,22 +146,26 @@ class StreamingModel(ServedModel, Protocol):
         ...
 
 
-def prompt_of(model: ServedModel, rounds: list[Round], question: str) -> Prompt:
+def prompt_of(
+    model: ServedModel, rounds: list[Round], question: str, form: Form | None = None
+) -> Prompt:
     """The question after these rounds of its conversation."""
-    tokens = model.question_tokens(rounds, question)
+    tokens = model.question_tokens(rounds, question, form)
     before = 0
     if rounds and model.spec.history_before_cursor:
-        before = len(tokens) - len(model.question_tokens([], question))
+        before = len(tokens) - len(model.question_tokens([], question, form))
     return Prompt(tokens, before, len(rounds))
 
 
-def prompt_within(room: int, model: ServedModel, rounds: list[Round], question: str) -> Prompt:
+def prompt_within(
+    room: int, model: ServedModel, rounds: list[Round], question: str, form: Form | None = None
+) -> Prompt:
     """The question with as many of the last rounds as fit into `room` tokens. The question itself
     is never cut."""
-    prompt = prompt_of(model, rounds, question)
+    prompt = prompt_of(model, rounds, question, form)
     while rounds and len(prompt.tokens) > room:
         rounds = rounds[1:]
-        prompt = prompt_of(model, rounds, question)
+        prompt = prompt_of(model, rounds, question, form)
     return prompt
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from services.inference_worker.model.card import NOTE, Card
 from services.inference_worker.model.family import Round, StreamSpec
+from services.inference_worker.model.form import AUTO, REQUIRED, Form
 from services.inference_worker.model.layout import FrameLayout, largest_frame_pixels
 from services.inference_worker.model.sampling import GREEDY
 from sightline.errors import InvalidArgumentError
@@ -61,13 +62,45 @@ class RelayModel:
             raise InvalidArgumentError(f"max_pixels must be at least {CELL * CELL}")
         return _layout(CELL, min(max_pixels, self._most_pixels) // CELL)
 
-    def question_tokens(self, history: list[Round], question: str) -> list[Any]:
-        """Messages of earlier rounds, and the question, to which the pictures come."""
+    def question_tokens(
+        self, history: list[Round], question: str, form: Form | None = None
+    ) -> list[Any]:
+        """Messages of earlier rounds, the question, to which the pictures come, and what was called
+        for it."""
         messages: list[Any] = []
         for earlier in history:
             messages.append({"role": "user", "content": earlier.question})
             messages.append({"role": "assistant", "content": earlier.answer})
-        return [*messages, {"role": "user", "content": question}]
+        if form is None:
+            return [*messages, {"role": "user", "content": question}]
+        told = Form(schema=form.schema).words()  # of its tools the server tells it
+        messages.append({"role": "user", "content": f"{told}\n\n{question}" if told else question})
+        for call in form.called:
+            function = {"name": call.name, "arguments": call.arguments or "{}"}
+            made = {"id": call.id or call.name, "type": "function", "function": function}
+            messages.append({"role": "assistant", "content": None, "tool_calls": [made]})
+            messages.append({"role": "tool", "tool_call_id": made["id"], "content": call.output})
+        return messages
+
+    @property
+    def knows_calls(self) -> bool:
+        return True  # its server says so where it does not
+
+    def hold(self, form: Form) -> dict[str, Any]:
+        """Fields of the request, by which the server holds its model as well as it can."""
+        fields: dict[str, Any] = {}
+        if form.schema == {"type": "object"}:
+            fields["response_format"] = {"type": "json_object"}
+        elif form.schema is not None:
+            described = {"name": "answer", "schema": form.schema}
+            fields["response_format"] = {"type": "json_schema", "json_schema": described}
+        if form.tools:
+            fields["tools"] = [tool.as_json() for tool in form.tools]
+            certain = {"type": "function", "function": {"name": form.choice}}
+            fields["tool_choice"] = form.choice if form.choice in (AUTO, REQUIRED) else certain
+            if form.single:
+                fields["parallel_tool_calls"] = False
+        return fields
 
     def watch_tokens(self, condition: str) -> list[Any]:
         return [{"role": "user", "content": f"{_YES_OR_NO}{condition}"}]

@@ -1,5 +1,6 @@
 """Questions as a model server takes them: pictures, then words, with what the asker wants."""
 
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,15 +34,25 @@ class Asking:
         self._model = model
         self._tells_probabilities = True
 
-    def say(
+    async def say(
         self, job: Generation, pictures: Sequence[Picture], remembered: Sequence[Picture] = ()
     ) -> AsyncGenerator[Chunk, None]:
         """An answer as it comes. remembered: pictures of the past, which the question tells of.
         Raises what `Upstream.stream` does."""
         request = self._request(job.pending, pictures, job.max_tokens, remembered)
-        request |= _sampled(job.sampling)
+        request |= _sampled(job.sampling) | (job.held or {})
         request["stream_options"] = {"include_usage": True}
-        return self._upstream.stream(request)
+        try:
+            async with contextlib.aclosing(self._upstream.stream(request)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            return
+        except InvalidArgumentError:  # of a server that refuses what it does not know
+            if request.pop("response_format", None) is None:
+                raise
+        async with contextlib.aclosing(self._upstream.stream(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def score(self, messages: Sequence[Any], pictures: Sequence[Picture]) -> float:
         """Probability of yes: by the first token's probabilities, or in words where the server
@@ -70,8 +81,10 @@ class Asking:
         max_tokens: int,
         remembered: Sequence[Picture] = (),
     ) -> dict[str, Any]:
-        """`messages`, the last of which is the question: the pictures come before its words."""
-        *earlier, question = messages
+        """`messages`, the last user's of which is the question: the pictures come before its
+        words."""
+        at = max(n for n, message in enumerate(messages) if message["role"] == "user")
+        earlier, question, later = messages[:at], messages[at], messages[at + 1 :]
         newest_ns = pictures[-1].capture_ns
         content: list[dict[str, Any]] = [
             {"type": "text", "text": "These are the newest frames of a live video, oldest first."}
@@ -86,7 +99,7 @@ class Asking:
         content.append({"type": "text", "text": question["content"]})
         return {
             "model": self._model,
-            "messages": [*earlier, {"role": "user", "content": content}],
+            "messages": [*earlier, {"role": "user", "content": content}, *later],
             "max_tokens": max_tokens,
         }
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from services.inference_worker.model.form import CALL, CALL_END
+
 MOST_LINE_BYTES = 1024 * 1024
 
 
@@ -24,11 +26,14 @@ class UpstreamFaultError(Exception):
 
 class EventReader:
     """Chunks of a stream that comes in pieces of any size. `whole` is set by its last event; a
-    stream that ends before was cut. Comments, which keep a connection alive, say nothing."""
+    stream that ends before was cut. Comments, which keep a connection alive, say nothing. Calls of
+    functions come as the text that a model of ours would write for them."""
 
     def __init__(self) -> None:
         self.whole = False
         self._rest = b""
+        self._call: Any = None  # index of the one that is being told
+        self._argued = False
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
         """Raises UpstreamFaultError."""
@@ -41,10 +46,49 @@ class EventReader:
             content = line[len(b"data:") :].strip()
             if content == b"[DONE]":
                 self.whole = True
+                if end := self._call_ended():
+                    yield Chunk(end)
             elif content:
-                chunk = _chunk(_object(content))
-                self.whole = self.whole or bool(chunk.finish)
-                yield chunk
+                yield self._chunk(_object(content))
+
+    def _chunk(self, event: dict[str, Any]) -> Chunk:
+        if event.get("error"):
+            raise UpstreamFaultError(str(event["error"])[:300])
+        usage = event.get("usage")
+        count = usage.get("prompt_tokens") if isinstance(usage, dict) else 0
+        choice = first_choice(event)
+        delta = choice.get("delta")
+        delta = delta if isinstance(delta, dict) else {}
+        text = _text(delta.get("content")) + self._called(delta.get("tool_calls"))
+        finish = _text(choice.get("finish_reason"))
+        if finish:
+            self.whole = True
+            text += self._call_ended()
+        return Chunk(text, finish, count if isinstance(count, int) else 0)
+
+    def _called(self, deltas: Any) -> str:
+        """More of calls, as text."""
+        text = ""
+        for delta in deltas if isinstance(deltas, list) else ():
+            function = delta.get("function") if isinstance(delta, dict) else None
+            if not isinstance(function, dict):
+                continue
+            if delta.get("index", 0) != self._call:
+                text += self._call_ended()
+                self._call = delta.get("index", 0)
+                name = json.dumps(_text(function.get("name")))
+                text += f'{CALL}\n{{"name": {name}, "arguments": '
+            arguments = _text(function.get("arguments"))
+            self._argued = self._argued or bool(arguments)
+            text += arguments
+        return text
+
+    def _call_ended(self) -> str:
+        if self._call is None:
+            return ""
+        nothing = "" if self._argued else "{}"
+        self._call, self._argued = None, False
+        return f"{nothing}}}\n{CALL_END}\n"
 
 
 def _object(content: bytes) -> dict[str, Any]:
@@ -57,21 +101,8 @@ def _object(content: bytes) -> dict[str, Any]:
     return value
 
 
-def _chunk(event: dict[str, Any]) -> Chunk:
-    if event.get("error"):
-        raise UpstreamFaultError(str(event["error"])[:300])
-    usage = event.get("usage")
-    count = usage.get("prompt_tokens") if isinstance(usage, dict) else 0
-    prompt_tokens = count if isinstance(count, int) else 0
-    choice = first_choice(event)
-    delta = choice.get("delta")
-    text = delta.get("content") if isinstance(delta, dict) else None
-    finish = choice.get("finish_reason")
-    return Chunk(
-        text if isinstance(text, str) else "",
-        finish if isinstance(finish, str) else "",
-        prompt_tokens,
-    )
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def first_choice(event: dict[str, Any]) -> dict[str, Any]:

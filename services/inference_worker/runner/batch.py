@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from services.inference_worker.kv.trunk import Segment
 from services.inference_worker.model.family import Encoded
@@ -34,7 +36,7 @@ class Run:
     `own_start` … ; each sees that sequence up to itself, or all of it when `causal` is False.
     `row`: every page of the session's, if they lie in a row, none of them with another's numbers.
     `want_output`: sample after the last token; `said`, `answered`: what penalties look at, see
-    `choice`.
+    `choice`; `allowed`: of the next token, see `Constraint`; None: any.
     """
 
     group: int
@@ -52,6 +54,7 @@ class Run:
     said: list[int] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)
     generator: torch.Generator | None = None
+    allowed: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.layout import VISION
 from services.inference_worker.runner.batch import Run, RunOutput, Tubelet, rounded
 from services.inference_worker.runner.cpu.paged_attention import PagedAttention
-from services.inference_worker.runner.sampling import draw, penalise
+from services.inference_worker.runner.sampling import draw, keep_allowed, penalise
 from services.inference_worker.runner.vision import Vision
 
 if TYPE_CHECKING:  # it needs triton
@@ -201,6 +201,8 @@ class Runner:
         finite = torch.isfinite(logits).all(dim=-1)
         for n, run in enumerate(runs):
             penalise(logits[n], run.sampling, run.said, run.answered)
+            if run.allowed is not None:
+                keep_allowed(logits[n], run.allowed)
         choice = logits.argmax(dim=-1)
         for n, run in enumerate(runs):
             if run.sampling.drawn and run.generator is not None:

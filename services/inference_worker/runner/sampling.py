@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from services.inference_worker.device.upload import upload
@@ -22,6 +23,14 @@ def penalise(scores: Tensor, sampling: Sampling, said: list[int], answered: list
         less = sampling.frequency_penalty * counts + sampling.presence_penalty
         tokens, taken_off = upload([found, less.astype(np.float32)], scores.device)
         scores.index_add_(0, tokens, taken_off, alpha=-1)
+
+
+def keep_allowed(scores: Tensor, allowed: NDArray[np.int32]) -> None:
+    """Take every other token out, in place. scores [vocabulary]; allowed: bits, see
+    `Constraint`."""
+    (words,) = upload([allowed], scores.device)
+    bits = words[:, None] >> torch.arange(32, dtype=torch.int32, device=scores.device) & 1
+    scores.masked_fill_(bits.flatten()[: len(scores)] == 0, float("-inf"))
 
 
 def weights(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -5,17 +5,21 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from services.common.threads import on_thread
 from services.common.tracing import record
 from services.inference_worker import metrics
 from services.inference_worker.engine.jobs import FinishReason, Generation
 from services.inference_worker.model.family import Round, ServedModel, prompt_within
+from services.inference_worker.model.form import Form
 from services.inference_worker.model.sampling import Sampling
 from services.inference_worker.serving.brain import Brain
 from services.inference_worker.serving.branch_queue import BranchQueue
+from services.inference_worker.serving.calls import CallReader
 from services.inference_worker.serving.detokenizer import AnswerText
+from services.inference_worker.serving.forms import form_of
 from services.inference_worker.serving.recalling import Recalled, recalled
 from services.inference_worker.serving.speaking import Speech, Voice
 from services.inference_worker.serving.symptoms import Outcome
@@ -28,6 +32,8 @@ _FINISH = {
     FinishReason.CANCELLED: gateway_pb2.FINISH_REASON_CANCELLED,
 }
 INSTRUCTIONS_IGNORED = "instructions_ignored"
+SCHEMA_UNENFORCED = "schema_unenforced"
+TOOLS_IGNORED = "tools_ignored"
 KEPT_S = 0.25  # how long the end of an answer may wait for the word that it is stored
 
 Examine = Callable[[Outcome], Awaitable[list[str]]]  # flags for `degraded`; may raise instead
@@ -89,16 +95,26 @@ class Answerer:
         question = request.question
         asked_s, asked_ns = self.clock(), request.asked_ns or time.time_ns()
         degraded: list[str] = []
+        form, held = form_of(question), None
+        if form is not None and form.tools and not (form.must_call or self.model.knows_calls):
+            form = replace(form, tools=())
+            degraded.append(TOOLS_IGNORED)
+        if form is not None and (form.tools or form.schema is not None):
+            held = await on_thread(self.model.hold, form, name="grammar")
+        formed = form is not None and form.schema is not None and getattr(held, "whole", False)
+        if form is not None and form.schema is not None and not formed:
+            degraded.append(SCHEMA_UNENFORCED)
+        calls = CallReader() if form is not None and form.tools else None
         rounds = await self._rounds(request, degraded)
         if question.instructions and not self.model.spec.reads_instructions:
             degraded.append(INSTRUCTIONS_IGNORED)
         asked = self._recalled(request)
-        if asked.recited:
+        if asked.recited and form is None:
             async with contextlib.aclosing(self._recite(request, asked.recited)) as events:
                 async for event in events:
                     yield event
             return
-        job, results, num_rounds = self._submit(request, rounds, asked)
+        job, results, num_rounds = self._submit(request, rounds, asked, form, held)
         submitted_ns = began_ns = time.time_ns()
         done = gateway_pb2.AnswerDone(turn=question.turn, history_rounds=num_rounds)
         voice = self._start_speech(request, degraded)
@@ -113,7 +129,7 @@ class Answerer:
                     done.first_capture_ns = value.first_capture_ns
                     done.last_capture_ns = value.last_capture_ns
                     done.frames_seen = value.num_frames
-                    started = gateway_pb2.AnswerStarted(turn=question.turn)
+                    started = gateway_pb2.AnswerStarted(turn=question.turn, formed=formed)
                     started.last_capture_ns = value.last_capture_ns
                     record("prompt", submitted_ns, tokens=job.prompt_tokens)
                     began_ns = time.time_ns()
@@ -129,9 +145,19 @@ class Answerer:
                     raise value
                 elif kind == "finished":
                     reason = value
+                    if failure := getattr(held, "failure", ""):
+                        settled = True
+                        metrics.ANSWERS.labels("error").inc()
+                        raise InvalidArgumentError(
+                            f"the answer cannot be held to its form: {failure}"
+                        )
                     delta = text.rest()
+                if calls is not None:
+                    delta = calls.feed(delta)
+                    if text.stopped or reason is not None:
+                        delta += calls.rest()
                 if delta:
-                    if not done.text:
+                    if not done.text and form is None:
                         delta = asked.prefix + delta
                     done.text += delta
                     yield _delta(question.turn, delta)
@@ -147,6 +173,7 @@ class Answerer:
                         yield event
             settled = True
             done.finish_reason = _FINISH[reason]
+            done.tool_calls.extend(calls.calls if calls is not None else ())
             done.answer_tokens = len(text.tokens)
             done.prompt_tokens = job.prompt_tokens
             done.total_ms = 1000 * (self.clock() - asked_s)
@@ -237,6 +264,8 @@ class Answerer:
         request: inference_pb2.AnswerRequest,
         rounds: list[Round],
         asked: Recalled | None = None,
+        form: Form | None = None,
+        held: Any = None,
     ) -> tuple[Generation, BranchQueue, int]:
         """asked: the question as the model gets it, where it is known already."""
         asked = asked or self._recalled(request)
@@ -249,7 +278,7 @@ class Answerer:
         max_tokens = min(question.max_tokens or limit, limit)
         shown = sum(picture.layout.segment_tokens for picture in asked.pictures)
         room = self.engine.branch_tokens - max_tokens - shown
-        prompt = prompt_within(room, self.model, rounds, text)
+        prompt = prompt_within(room, self.model, rounds, text, form)
         results = BranchQueue(asyncio.get_running_loop())
         job = Generation(
             prompt.tokens,
@@ -260,6 +289,7 @@ class Answerer:
             needs_frame=not asked.alone,
             pictures=asked.pictures,
             alone=asked.alone,
+            held=held,
         )
         self.engine.submit_branch(request.session_id, job)
         return job, results, prompt.rounds
@@ -289,8 +319,9 @@ class Answerer:
         *,
         interrupted: bool,
     ) -> "asyncio.Future[bool] | None":
-        """Hand the round over; None where nothing is kept."""
-        if self.history is None or not request.conversation:
+        """Hand the round over; None where nothing is kept, as of a turn that is not answered yet:
+        what was called comes back with its outputs."""
+        if self.history is None or not request.conversation or done.tool_calls:
             return None
         return self.history.append(
             request.conversation,

@@ -1,12 +1,12 @@
-"""JSON that an answer must be: asked for in words, and checked when it has come."""
+"""JSON that an answer must be, checked when it has come from a model that is not held to it."""
 
 import json
 from typing import Any
 
+from services.common.checks import MAX_SCHEMA_BYTES
 from sightline.errors import InvalidArgumentError
 from sightline.reasons import Reason
 
-MAX_SCHEMA_BYTES = 4096  # it is part of the question
 # A regular expression of a stranger's can be made to take for ever.
 _REFUSED = ("pattern", "patternProperties")
 
@@ -23,12 +23,9 @@ class AnswerFormat:
         import jsonschema  # of the few who ask for this alone
         import referencing
 
-        self._text = json.dumps(schema)
-        if len(self._text) > MAX_SCHEMA_BYTES:
+        if len(json.dumps(schema).encode()) > MAX_SCHEMA_BYTES:
             raise InvalidArgumentError(f"a schema has at most {MAX_SCHEMA_BYTES} bytes")
-        for word in _REFUSED:
-            if _has(schema, word):
-                raise InvalidArgumentError(f"a schema with {word!r} is not checked here")
+        self._unchecked = [word for word in _REFUSED if _has(schema, word)]
         try:
             jsonschema.Draft202012Validator.check_schema(schema)
         except (jsonschema.SchemaError, RecursionError) as error:
@@ -37,13 +34,13 @@ class AnswerFormat:
         # A registry of its own: otherwise references to other places would be fetched.
         self._validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
 
-    def asked(self, question: str, unmet: str = "") -> str:
-        """The question with the form in words. unmet: what was wrong with the answer before."""
-        words = f"{question}\n\nAnswer with JSON of this schema alone: {self._text}"
-        return f"{words}\nYour last answer was refused: {unmet}" if unmet else words
-
     def checked(self, answer: str) -> str:
-        """The JSON in an answer. Raises UnmetError."""
+        """The JSON in an answer. Raises UnmetError, and InvalidArgumentError where that cannot be
+        told."""
+        for word in self._unchecked:
+            raise InvalidArgumentError(
+                f"a schema with {word!r} is for models that can be held to it, as this one cannot"
+            )
         try:
             value = json.loads(_bare(answer))
         except (ValueError, RecursionError):
@@ -57,6 +54,11 @@ class AnswerFormat:
         if error is not None:
             raise UnmetError(error.message[:200])
         return json.dumps(value)
+
+
+def refused(unmet: UnmetError) -> str:
+    """What is added to the instructions of who is asked once more; "" where nothing was wrong."""
+    return f"\n\nYour last answer was refused: {unmet}" if str(unmet) else ""
 
 
 def unmet_refusal(unmet: UnmetError) -> InvalidArgumentError:

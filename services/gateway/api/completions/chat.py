@@ -10,15 +10,19 @@ from aiohttp import web
 
 from services.common.http_status import http_status
 from services.gateway.api.callers import Callers
-from services.gateway.api.completions.answer_format import AnswerFormat, UnmetError, unmet_refusal
+from services.gateway.api.completions.answer_format import (
+    AnswerFormat,
+    UnmetError,
+    refused,
+    unmet_refusal,
+)
 from services.gateway.api.completions.chat_reply import ChatReply
 from services.gateway.api.completions.chat_request import (
     SCHEME,
     ChatRequest,
-    ParameterError,
     chat_request_of,
 )
-from services.gateway.api.completions.errors import error_body
+from services.gateway.api.completions.errors import ParameterError, error_body
 from services.gateway.api.completions.pictures import MAX_BODY_BYTES, Pictures
 from services.gateway.api.event_stream import ClientGoneError, EventStream, while_there
 from services.gateway.api.info import ServerInfo
@@ -31,7 +35,7 @@ from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
 from sightline.errors import NotFoundError, SightlineError, UnavailableError
 from sightline.reasons import Reason
-from sightline.v1 import gateway_pb2
+from sightline.v1 import gateway_pb2, inference_pb2
 
 OWNER = "sightline"
 _ANY: dict[str, Any] = {"type": "object"}
@@ -120,7 +124,7 @@ class ChatApi:
 
         async def whole() -> gateway_pb2.AnswerDone:
             async with self._session(asked, caller) as session:
-                return await self._whole(asked, form, session, place)
+                return await self._answer(asked, form, session, place)
 
         done = await while_there(request, whole())
         return web.json_response(reply.whole(done))
@@ -157,38 +161,61 @@ class ChatApi:
                 "pictures as image_url",
             )
 
-    async def _whole(
-        self, asked: ChatRequest, form: AnswerFormat | None, session: AnySession, place: str
+    async def _answer(
+        self,
+        asked: ChatRequest,
+        form: AnswerFormat | None,
+        session: AnySession,
+        place: str,
+        tell: "Telling | None" = None,
     ) -> gateway_pb2.AnswerDone:
-        """The answer, in the form that was asked for; what does not fit is asked once more."""
-        question = asked.question.text
-        if form is None:
-            return await self._answer(_ask_of(asked), session, place)
+        """The answer, in the form that was asked for. A model that is not held to that is asked
+        once more where its answer does not fit, and `tell` hears of it when it does."""
         unmet, tokens = UnmetError(), 0
         for _ in range(2):
-            wanted = _ask_of(asked)
-            wanted.question.text = form.asked(question, str(unmet))
-            done = await self._answer(wanted, session, place)
+            wanted = gateway_pb2.AskRequest(history=asked.history)
+            wanted.question.CopyFrom(asked.question)
+            if form is not None:
+                wanted.question.instructions += refused(unmet)
+            done, held = await self._once(wanted, session, place, tell, free=form is None)
             tokens += done.answer_tokens
-            try:
-                done.text = form.checked(done.text)
-            except UnmetError as error:
-                unmet = error
-                continue
+            if not (form is None or held or done.tool_calls):
+                try:
+                    done.text = form.checked(done.text)
+                except UnmetError as error:
+                    unmet = error
+                    continue
+                if tell is not None:
+                    await tell.words(done.text)
             done.answer_tokens = tokens
             return done
         raise unmet_refusal(unmet)
 
-    async def _answer(
-        self, wanted: gateway_pb2.AskRequest, session: AnySession, place: str
-    ) -> gateway_pb2.AnswerDone:
-        done = gateway_pb2.AnswerDone()
+    async def _once(
+        self,
+        wanted: gateway_pb2.AskRequest,
+        session: AnySession,
+        place: str,
+        tell: "Telling | None",
+        *,
+        free: bool,
+    ) -> tuple[gateway_pb2.AnswerDone, bool]:
+        """One answer, and whether it was held to its form. free: it has none. What is held or free
+        is told as it comes."""
+        done, held = gateway_pb2.AnswerDone(), False
         events = self._asks.stream(wanted, session, place, keep=False)
         async with contextlib.aclosing(events):
             async for event in events:
-                if event.WhichOneof("event") == "done":
+                kind = event.WhichOneof("event")
+                if kind == "started":
+                    held = event.started.formed
+                    if tell is not None:
+                        tell.anew()
+                if tell is not None and (free or held):
+                    await tell.hear(event)
+                if kind == "done":
                     done.CopyFrom(event.done)
-        return done
+        return done, held
 
     async def _stream(
         self,
@@ -200,16 +227,12 @@ class ChatApi:
         place: str,
     ) -> web.StreamResponse:
         async with EventStream(request) as stream:
+            tell = Telling(stream, reply)
 
             async def relay() -> None:
                 async with self._session(asked, caller) as session:
-                    if form is None:
-                        done = await self._words(asked, session, place, stream, reply)
-                    else:
-                        done = await self._whole(asked, form, session, place)
-                        await stream.send(reply.first())
-                        await stream.send(reply.delta(done.text))
-                await stream.send(reply.last(done))
+                    done = await self._answer(asked, form, session, place, tell)
+                await tell.end(done)
                 if asked.include_usage:
                     await stream.send(reply.usage(done))
                 await stream.send("[DONE]")
@@ -226,36 +249,48 @@ class ChatApi:
                     await stream.send({"error": body})
         return stream.response
 
-    async def _words(
-        self,
-        asked: ChatRequest,
-        session: AnySession,
-        place: str,
-        stream: EventStream,
-        reply: ChatReply,
-    ) -> gateway_pb2.AnswerDone:
-        """Send the words as they come. An answer that begins anew goes on where it was, as long as
-        it says the same; these clients cannot be told to forget. Raises UnavailableError else."""
-        sent, said = "", ""
-        done = gateway_pb2.AnswerDone()
-        events = self._asks.stream(_ask_of(asked), session, place, keep=False)
-        async with contextlib.aclosing(events):
-            async for event in events:
-                match event.WhichOneof("event"):
-                    case "started":
-                        said = ""
-                        if not stream.begun:
-                            await stream.send(reply.first())
-                    case "text_delta":
-                        said += event.text_delta.text
-                        if not (said.startswith(sent) or sent.startswith(said)):
-                            raise UnavailableError("the answer broke off and was begun anew")
-                        if len(said) > len(sent):
-                            await stream.send(reply.delta(said[len(sent) :]))
-                            sent = said
-                    case "done":
-                        done.CopyFrom(event.done)
-        return done
+
+class Telling:
+    """An answer's words, sent as they come. One that begins anew goes on where it was, as long as
+    it says the same; these clients cannot be told to forget."""
+
+    def __init__(self, stream: EventStream, reply: ChatReply) -> None:
+        self._stream = stream
+        self._reply = reply
+        self._sent = self._said = ""
+
+    def anew(self) -> None:
+        """The answer begins, or begins anew."""
+        self._said = ""
+
+    async def hear(self, event: inference_pb2.AnswerEvent) -> None:
+        """Raises UnavailableError where an answer began anew and says something else."""
+        match event.WhichOneof("event"):
+            case "started":
+                await self._begin()
+            case "text_delta":
+                await self.words(event.text_delta.text)
+
+    async def words(self, text: str) -> None:
+        """More words. Raises UnavailableError as `hear` does."""
+        self._said += text
+        if not (self._said.startswith(self._sent) or self._sent.startswith(self._said)):
+            raise UnavailableError("the answer broke off and was begun anew")
+        await self._begin()
+        if len(self._said) > len(self._sent):
+            await self._stream.send(self._reply.delta(self._said[len(self._sent) :]))
+            self._sent = self._said
+
+    async def end(self, done: gateway_pb2.AnswerDone) -> None:
+        """What is called, and why the answer ends."""
+        await self._begin()
+        for delta in self._reply.calls(done):
+            await self._stream.send(delta)
+        await self._stream.send(self._reply.last(done))
+
+    async def _begin(self) -> None:
+        if not self._stream.begun:
+            await self._stream.send(self._reply.first())
 
 
 def _ask_of(asked: ChatRequest) -> gateway_pb2.AskRequest:

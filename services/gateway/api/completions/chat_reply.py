@@ -1,5 +1,6 @@
 """A chat completion's reply, whole or in chunks: data, no I/O."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class ChatReply:
     def whole(self, done: gateway_pb2.AnswerDone) -> dict[str, Any]:
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": done.text, "refusal": None},
+            "message": _message(done),
             "logprobs": None,
             "finish_reason": _finish(done),
         }
@@ -36,6 +37,15 @@ class ChatReply:
 
     def delta(self, text: str) -> dict[str, Any]:
         return self._chunk({"content": text})
+
+    def calls(self, done: gateway_pb2.AnswerDone) -> Iterator[dict[str, Any]]:
+        """The chunks of its calls: which function, and then what it is given."""
+        for number, call in enumerate(done.tool_calls):
+            named = {"index": number, **_call(call)}
+            named["function"] = {**named["function"], "arguments": ""}
+            yield self._chunk({"tool_calls": [named]})
+            given = {"index": number, "function": {"arguments": call.arguments}}
+            yield self._chunk({"tool_calls": [given]})
 
     def last(self, done: gateway_pb2.AnswerDone) -> dict[str, Any]:
         return {**self._chunk({}, _finish(done)), "sightline": _shown(done)}
@@ -58,7 +68,22 @@ class ChatReply:
         }
 
 
+def _message(done: gateway_pb2.AnswerDone) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": done.text, "refusal": None}
+    if done.tool_calls:
+        message["content"] = done.text or None
+        message["tool_calls"] = [_call(call) for call in done.tool_calls]
+    return message
+
+
+def _call(call: gateway_pb2.ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
 def _finish(done: gateway_pb2.AnswerDone) -> str:
+    if done.tool_calls:
+        return "tool_calls"
     return _FINISH.get(done.finish_reason, "stop")
 
 

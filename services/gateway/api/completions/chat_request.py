@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from services.common.checks import MAX_ANSWER_TOKENS, MAX_TOP_K
+from services.gateway.api.completions.errors import ParameterError
+from services.gateway.api.completions.tools import calls_of, read_tools, schema_text
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import dialogue_pb2, gateway_pb2
 
@@ -15,14 +17,6 @@ SCHEME = "sightline://"
 MAX_MESSAGES, MAX_PICTURES = 1000, 32
 MAX_ROUNDS, MAX_ROUND_CHARACTERS = 16, 2000  # models read a few; what is older is left out
 _TEXTS = ("text", "input_text", "output_text")
-
-
-class ParameterError(InvalidArgumentError):
-    """A field that is wrong; `param` is its name."""
-
-    def __init__(self, param: str, message: str) -> None:
-        super().__init__(f"{param}: {message}")
-        self.param = param
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +42,12 @@ class Said:
     rounds: list[tuple[list[str], list[str]]] = field(default_factory=list)
     session: str = ""
     pictures: list[str] = field(default_factory=list)
+    called: list[gateway_pb2.ToolCall] = field(default_factory=list)  # for the last question
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is something to answer: a question, or what came of calls for it."""
+        return bool(self.rounds) and not self.rounds[-1][1]
 
 
 def chat_request_of(text: bytes) -> ChatRequest:
@@ -64,6 +64,11 @@ def chat_request_of(text: bytes) -> ChatRequest:
     *before, (asked, _) = said.rounds
     question.text = "\n".join(asked)
     question.instructions = "\n\n".join(said.instructions)
+    question.called.extend(said.called)
+    read_tools(body, question)
+    schema = _schema_of(body.get("response_format"))
+    if schema is not None:
+        question.answer_schema = schema_text(schema, "response_format")
     options = body.get("stream_options")
     return ChatRequest(
         model=model,
@@ -76,7 +81,7 @@ def chat_request_of(text: bytes) -> ChatRequest:
         pictures=said.pictures,
         stream=_flag(body, "stream"),
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        schema=_schema_of(body.get("response_format")),
+        schema=schema,
     )
 
 
@@ -102,9 +107,6 @@ def _refuse(body: dict[str, Any]) -> None:
     for name in ("logprobs", "top_logprobs", "audio"):
         if body.get(name):
             raise ParameterError(name, "is not to be had here")
-    choice = body.get("tool_choice")
-    if choice not in (None, "none", "auto"):
-        raise ParameterError("tool_choice", "these models call no tools")
     modalities = body.get("modalities")
     if modalities not in (None, ["text"]):
         raise ParameterError("modalities", 'is ["text"] here')
@@ -122,17 +124,31 @@ def _said_in(messages: Any) -> Said:
         if role in ("system", "developer"):
             said.instructions.append(text_of(message.get("content"), where, said))
         elif role == "user":
-            if not said.rounds or said.rounds[-1][1]:
+            if not said.asks:
                 said.rounds.append(([], []))
             said.rounds[-1][0].append(text_of(message.get("content"), where, said))
         elif role == "assistant":
-            if said.rounds and message.get("content"):  # a greeting answers nothing
+            if calls := calls_of(message, where):  # its words go with them, and answer nothing yet
+                said.called.extend(calls)
+            elif said.rounds and message.get("content"):  # a greeting answers nothing
                 said.rounds[-1][1].append(text_of(message["content"], where, said))
-        elif role not in ("tool", "function"):
-            raise ParameterError(f"{where}.role", "is none of system, user and assistant")
-    if not said.rounds or said.rounds[-1][1]:
-        raise ParameterError("messages", "the last one is the user's")
+                said.called.clear()
+        elif role == "tool":
+            _take_output(message, where, said)
+        elif role != "function":
+            raise ParameterError(f"{where}.role", "is none of system, user, assistant and tool")
+    if not said.asks:
+        raise ParameterError("messages", "the last one is the user's, or a tool's")
     return said
+
+
+def _take_output(message: dict[str, Any], where: str, said: Said) -> None:
+    """Put what came of a call to it."""
+    for call in said.called:
+        if call.id == message.get("tool_call_id"):
+            call.output = text_of(message.get("content"), where, said)
+            return
+    raise ParameterError(f"{where}.tool_call_id", "is that of a call before it")
 
 
 def text_of(content: Any, where: str, said: Said) -> str:

@@ -5,11 +5,12 @@ from typing import Any
 from aiohttp import web
 
 from services.gateway.api.callers import Callers
-from services.gateway.api.completions.chat_request import SCHEME, ParameterError
+from services.gateway.api.completions.chat_request import SCHEME
 from services.gateway.api.completions.decision_request import (
     DecisionRequest,
     decision_request_of,
 )
+from services.gateway.api.completions.errors import ParameterError
 from services.gateway.api.completions.pictures import MAX_BODY_BYTES, Pictures
 from services.gateway.api.event_stream import while_there
 from services.gateway.api.messages import place_of_request, read_text

@@ -6,11 +6,11 @@ from typing import Any
 
 from services.gateway.api.completions.chat_request import (
     SCHEME,
-    ParameterError,
     Said,
     object_of,
     text_of,
 )
+from services.gateway.api.completions.errors import ParameterError
 from services.gateway.viewers.decisions import MAX_QUESTIONS
 from sightline.v1 import gateway_pb2
 

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from services.common.http_status import http_status
 from services.common.redaction import redacted
-from sightline.errors import SightlineError
+from sightline.errors import InvalidArgumentError, SightlineError
 from sightline.reasons import Reason
 
 PREFIX = "/v1/"
@@ -23,6 +23,14 @@ _CODES = {
     Reason.TOKEN_INVALID: "invalid_api_key",
     Reason.TOKEN_EXPIRED: "invalid_api_key",
 }
+
+
+class ParameterError(InvalidArgumentError):
+    """A field that is wrong; `param` is its name."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(f"{param}: {message}")
+        self.param = param
 
 
 def refusal(

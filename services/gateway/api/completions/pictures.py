@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from services.common.threads import on_thread
-from services.gateway.api.completions.chat_request import ParameterError
+from services.gateway.api.completions.errors import ParameterError
 from services.gateway.auth.caller import Caller
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.session import Session

@@ -16,6 +16,8 @@ const DEGRADED = {
   answer_unsure: "doubtful: the model hardly knew what to say",
   instructions_ignored: "answered without the instructions: this model reads none",
   memory_unavailable: "answered from what is seen now: what is remembered cannot be read",
+  schema_unenforced: "the form that was asked for was told to the model, which is not held to it",
+  tools_ignored: "answered without the tools: this model calls none of its own accord",
   answer_endless: "cut off: the model found no end",
 };
 

@@ -1,9 +1,10 @@
 """The items of one conversation, in order."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from services.gateway.api.realtime.fields import WireError
+from services.gateway.api.realtime.functions import Call
 from services.gateway.api.realtime.items import Item
 
 MAX_ITEMS = 1000  # the oldest are forgotten, as OpenAI's `truncation: auto` does
@@ -82,9 +83,16 @@ class History:
 
     def unanswered(self) -> str:
         """What was said since the last answer, or the last one that was given up."""
+        return unanswered_of(self._wanted())
+
+    def called(self) -> list[Call]:
+        """Calls since then that something has come of."""
+        return called_of(self._wanted())
+
+    def _wanted(self) -> list[Item]:
         ids = [item.id for item in self._items]
         first = ids.index(self._given_up) + 1 if self._given_up in ids else 0
-        return unanswered_of(self._items[first:])
+        return self._items[first:]
 
     def give_up(self) -> None:
         """What was said until now is to be answered no more."""
@@ -102,12 +110,12 @@ class History:
         raise WireError(f"no item {item_id!r} in the conversation", code=code, param=param)
 
 
-def rounds_of(items: Iterable[Item]) -> list[tuple[str, str]]:
+def rounds_of(items: Sequence[Item]) -> list[tuple[str, str]]:
     """Questions with their answers, as far as the items hold both."""
     rounds: list[tuple[str, str]] = []
     said: list[str] = []
     before = ""
-    for item in items:
+    for item in items[: _end_of_answers(items)]:
         if item.role == "user" and item.words:
             if before == "assistant":
                 said.clear()
@@ -127,9 +135,34 @@ def unanswered_of(items: Sequence[Item]) -> str:
     """What users have said since the last answer; where they said nothing, what `system` messages
     did: Pipecat makes those of what a program says in the middle."""
     said: dict[str, list[str]] = {"user": [], "system": []}
-    for item in reversed(items):
-        if item.role == "assistant":
-            break
+    for item in _since_answer(items):
         if item.role in said and item.words:
             said[item.role].append(item.words)
-    return "\n".join(reversed(said["user"] or said["system"]))
+    return "\n".join(said["user"] or said["system"])
+
+
+def called_of(items: Sequence[Item]) -> list[Call]:
+    """Calls since the last answer that something has come of."""
+    since = _since_answer(items)
+    outputs = {item.call_id: item.output for item in since if item.type == "function_call_output"}
+    return [
+        Call(id=call.call_id, name=call.name, arguments=call.arguments, output=output)
+        for call in since
+        if call.type == "function_call" and (output := outputs.get(call.call_id)) is not None
+    ]
+
+
+def _since_answer(items: Sequence[Item]) -> Sequence[Item]:
+    return items[_end_of_answers(items) :]
+
+
+def _end_of_answers(items: Sequence[Item]) -> int:
+    """Index behind the last answer. What a model says before it calls a function is none."""
+    after = ""
+    for index in range(len(items) - 1, -1, -1):
+        if items[index].role == "assistant":
+            if after != "function_call":
+                return index + 1
+        else:
+            after = items[index].type
+    return 0

@@ -8,6 +8,8 @@ from services.gateway.api.realtime.audio import SpeechEncoder
 from services.gateway.api.realtime.history import History
 from services.gateway.api.realtime.items import Item, Part, new_id
 from services.gateway.api.realtime.server_events import (
+    ArgumentsDelta,
+    ArgumentsDone,
     AudioDelta,
     AudioDone,
     ContentPartAdded,
@@ -45,6 +47,7 @@ class Response:
         self.wish = wish
         self.spoken = can_speak and (wish.modality or settings.modality) == "audio"
         self.voice = settings.voice if wish.voice is None else wish.voice
+        self.functions = settings.functions if wish.functions is None else wish.functions
         self.max_tokens = settings.max_tokens if wish.max_tokens is None else wish.max_tokens
         self._format = wish.output_format or settings.output_format
         self._history = history
@@ -66,8 +69,13 @@ class Response:
         return [ResponseCreated(response=self._as_json("in_progress"))]
 
     def begun(self) -> list[ServerEvent]:
-        """The answer begins, or begins anew."""
+        """The answer begins, or begins anew. It may come to be calls alone, without a message,
+        where there is something to call."""
         events = self._closed("incomplete") if self._is_open else []
+        return events if self.functions else events + self._opened()
+
+    def _opened(self) -> list[ServerEvent]:
+        events: list[ServerEvent] = []
         item = Item(id=new_id("item"), role="assistant", status="in_progress")
         self._output.append(item)
         self._text = ""
@@ -83,7 +91,7 @@ class Response:
         """More words."""
         if not text:
             return []
-        events = [] if self._is_open else self.begun()
+        events = [] if self._is_open else self._opened()
         self._text += text
         delta = TranscriptDelta if self.spoken else TextDelta
         return [*events, delta(**self._place, delta=text)]
@@ -103,8 +111,11 @@ class Response:
             return self.failed(error_json(message, code="answer_failed", kind="server_error"))
         whole = done.finish_reason != gateway_pb2.FINISH_REASON_LENGTH
         status = "completed" if whole else "incomplete"
-        events = [] if self._is_open else self.begun()
-        events += self._closed(status, flush=True)
+        events = [] if self._is_open or done.tool_calls else self._opened()
+        if self._is_open:
+            events += self._closed(status, flush=True)
+        for call in done.tool_calls:
+            events += self._called(call)
         response = self._as_json(status) | {"usage": _usage(done)}
         if not whole:
             response["status_details"] = {"type": status, "reason": "max_output_tokens"}
@@ -127,6 +138,33 @@ class Response:
             *events,
             ResponseDone(response=self._as_json("failed") | {"status_details": details}),
         ]
+
+    def _called(self, call: gateway_pb2.ToolCall) -> list[ServerEvent]:
+        """A call, from its beginning to its end: models write them in one go."""
+        item = Item(
+            id=new_id("item"),
+            type="function_call",
+            status="in_progress",
+            call_id=call.id,
+            name=call.name,
+        )
+        self._output.append(item)
+        place = {**self._place, "call_id": call.id}
+        events: list[ServerEvent] = [
+            OutputItemAdded(response_id=self.id, output_index=self._index, item=item)
+        ]
+        if not self.wish.aside:
+            self._before = self._history.add(item)
+            events.append(ItemAdded(previous_item_id=self._before, item=item))
+        events.append(ArgumentsDelta(**place, delta=call.arguments))
+        events.append(ArgumentsDone(**place, name=call.name, arguments=call.arguments))
+        item = replace(item, status="completed", arguments=call.arguments)
+        self._output[-1] = item
+        events.append(OutputItemDone(response_id=self.id, output_index=self._index, item=item))
+        if not self.wish.aside:
+            self._history.change(item)
+            events.append(ItemDone(previous_item_id=self._before, item=item))
+        return events
 
     # --- the present item ---------------------------------------------------------------------
 

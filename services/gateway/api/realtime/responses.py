@@ -5,11 +5,16 @@ import contextlib
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
-from services.common.checks import MAX_ANSWER_TOKENS
+from services.common.checks import MAX_ANSWER_TOKENS, MAX_CALLED
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.api.realtime.attachment import Attachment
 from services.gateway.api.realtime.fields import WireError
-from services.gateway.api.realtime.history import History, rounds_of, unanswered_of
+from services.gateway.api.realtime.history import (
+    History,
+    called_of,
+    rounds_of,
+    unanswered_of,
+)
 from services.gateway.api.realtime.line import Line, json_of
 from services.gateway.api.realtime.response import Response
 from services.gateway.api.realtime.settings import ResponseWish, Settings
@@ -19,6 +24,7 @@ from sightline.v1 import dialogue_pb2, gateway_pb2
 
 MAX_RESPONSES = 8  # at once, with those aside of the conversation
 MAX_ROUNDS = 16  # of earlier ones that a model is given; it reads no more than it was trained to
+GO_ON = "Go on with what came of that."  # where nobody asked for the calls
 MAX_SPOKEN = 64  # items whose length is remembered
 
 
@@ -160,25 +166,37 @@ class Responses:
     def _question(self, response: Response) -> gateway_pb2.Question:
         """Raises WireError where there is nothing to answer, or no way to."""
         wish, settings = response.wish, self._conversation.settings
-        if settings.needs_tools if wish.needs_tools is None else wish.needs_tools:
-            raise WireError(
-                "this model calls no functions, so that it cannot be required to",
-                code="tools_not_supported",
-                param="tool_choice",
-            )
         if wish.input is None:
-            said = self._conversation.history.unanswered()
+            history = self._conversation.history
+            said, called = history.unanswered(), history.called()
         else:
-            said = unanswered_of(wish.input)
+            said, called = unanswered_of(wish.input), called_of(wish.input)
         # Clients put the session's own before the instructions of one response.
         asked = said or wish.instructions.removeprefix(settings.instructions)
+        asked = asked or (GO_ON if called else "")
         if not asked.strip():
             raise WireError("there is nothing to answer: say something first", code="no_question")
         question = gateway_pb2.Question(turn=response.id, text=asked.strip())
         question.instructions = (wish.instructions if said else "") or settings.instructions
         question.max_tokens = min(response.max_tokens, MAX_ANSWER_TOKENS)
-        if wish.temperature is not None:
-            question.temperature = wish.temperature
+        for sampling in (settings.sampling, wish.sampling):
+            for name, value in sampling.said:
+                setattr(question, name, value)
+        question.stop.extend(wish.sampling.stop or settings.sampling.stop)
+        question.tools.extend(
+            gateway_pb2.Tool(
+                name=each.name, description=each.description, parameters=each.parameters
+            )
+            for each in response.functions
+        )
+        question.tool_choice = wish.choice or settings.choice
+        question.single_call = not settings.parallel
+        question.called.extend(
+            gateway_pb2.ToolCall(
+                id=call.id, name=call.name, arguments=call.arguments, output=call.output
+            )
+            for call in called[-MAX_CALLED:]
+        )
         return question
 
     def _history(self, wish: ResponseWish) -> list[dialogue_pb2.Round]:

@@ -154,6 +154,27 @@ class AudioDone(OfPart):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArgumentsDelta(ServerEvent):
+    type: ClassVar[str] = "response.function_call_arguments.delta"
+    response_id: str
+    item_id: str
+    output_index: int
+    call_id: str
+    delta: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArgumentsDone(ServerEvent):
+    type: ClassVar[str] = "response.function_call_arguments.done"
+    response_id: str
+    item_id: str
+    output_index: int
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AudioCommitted(ServerEvent):
     type: ClassVar[str] = "input_audio_buffer.committed"
     previous_item_id: str | None

@@ -16,14 +16,14 @@ from services.gateway.api.realtime.fields import (
     fields_of,
     flag_of,
     list_of,
-    number_of,
     text_of,
     whole_of,
 )
+from services.gateway.api.realtime.functions import Function, choice_of, functions_of
 from services.gateway.api.realtime.items import MAX_PARTS, Item
+from services.gateway.api.realtime.sampling import USUAL, Sampling
 
 PCM_RATE = 24_000
-MAX_TOOLS = 128
 MAX_METADATA = 16
 MAX_SETTINGS_CHARACTERS = 64 * 1024
 Modality = Literal["text", "audio"]
@@ -117,7 +117,10 @@ class Settings:
     turn_detection: TurnDetection | None = TurnDetection()  # null is none
     language: str = ""  # of what is said, of two letters; "": the server's choice
     max_tokens: int = 0  # of an answer; 0: the model's default
-    needs_tools: bool = False  # answers must call one
+    functions: tuple[Function, ...] = ()
+    choice: str = "auto"  # among them
+    parallel: bool = True  # several in one answer
+    sampling: Sampling = USUAL
     stream: str = ""  # id or name of the live session that it is about; "": none
 
     @classmethod
@@ -143,7 +146,10 @@ class Settings:
             ),
             language=_language(heard),
             max_tokens=_max_tokens(said, "session."),
-            needs_tools=_needs_tools(said, "session."),
+            functions=functions_of(said, "session.") or (),
+            choice=choice_of(said, "session.") or "auto",
+            sampling=Sampling.of(said, "session."),
+            parallel=flag_of(said, "parallel_tool_calls", "session.", default=True),
             stream=text_of(fields_of(said, "sightline", "session."), "session", "sightline."),
         )
 
@@ -161,8 +167,9 @@ class ResponseWish:
     voice: str | None = None
     output_format: AudioFormat | None = None
     max_tokens: int | None = None
-    temperature: float | None = None
-    needs_tools: bool | None = None
+    sampling: Sampling = USUAL
+    functions: tuple[Function, ...] | None = None
+    choice: str | None = None
     metadata: Mapping[str, str] | None = None
     aside: bool = False  # it leaves no trace in the conversation
     input: tuple[Item, ...] | None = None  # instead of what the conversation holds
@@ -190,8 +197,9 @@ class ResponseWish:
             if spoken.get("format") is not None
             else None,
             max_tokens=_max_tokens(fields, where) if "max_output_tokens" in fields else None,
-            temperature=number_of(fields, "temperature", where),
-            needs_tools=_needs_tools(fields, where) if "tool_choice" in fields else None,
+            sampling=Sampling.of(fields, where),
+            functions=functions_of(fields, where),
+            choice=choice_of(fields, where),
             metadata=_metadata(fields, where),
             aside=_aside(fields, where),
             input=tuple(items) if fields.get("input") is not None else None,
@@ -257,17 +265,6 @@ def _max_tokens(fields: Json, where: str) -> int:
     if fields.get("max_output_tokens") == "inf":
         return 0
     return whole_of(fields, "max_output_tokens", where)
-
-
-def _needs_tools(fields: Json, where: str) -> bool:
-    """Whether an answer must be a call of a function. Raises WireError for absurd tools."""
-    tools = list_of(fields, "tools", where)
-    if len(tools) > MAX_TOOLS or not all(isinstance(tool, dict) for tool in tools):
-        raise WireError(f"tools are at most {MAX_TOOLS} objects", param=f"{where}tools")
-    choice = fields.get("tool_choice")
-    if isinstance(choice, dict):  # a certain one
-        return True
-    return text_of(fields, "tool_choice", where) == "required"
 
 
 def _metadata(fields: Json, where: str) -> Mapping[str, str] | None:

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Round
+from services.inference_worker.model.form import Form, returned, written
 from services.inference_worker.model.published.folder import chat_template
 
 _BREAK = "\u200b"  # put into a viewer's words where they spell a control token: width zero
@@ -53,9 +54,20 @@ class Chat:
         """Text that every session begins with."""
         return self._split([], "")[0]
 
-    def after_video(self, history: list[Round], question: str) -> str:
+    def after_video(self, history: list[Round], question: str, form: Form | None = None) -> str:
         """Everything from the first question on, up to where the model begins to answer."""
-        return self._split(history, question)[1]
+        return self._split(history, question, form)[1]
+
+    @property
+    def added(self) -> set[str]:
+        """Words that were added to the tokenizer's, and that are written out where an answer has
+        them."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return {str(token) for token in added if not token.special}
+
+    def written(self) -> str:
+        """The tokenizer as tokenizer.json has it, with all that was added."""
+        return str(self.tokenizer.backend_tokenizer.to_str())
 
     def tokens(self, text: str) -> list[int]:
         """Token ids; control tokens are read as such."""
@@ -70,12 +82,19 @@ class Chat:
         )
         return str(decoded).lstrip()  # some templates leave the space before an answer to the model
 
-    def _split(self, history: list[Round], question: str) -> tuple[str, str]:
+    def _split(
+        self, history: list[Round], question: str, form: Form | None = None
+    ) -> tuple[str, str]:
         messages: list[dict[str, Any]] = []
         for past in history:
             messages += [_message("user", self._plain(past.question))]
             messages += [_message("assistant", self._plain(past.answer))]
-        messages += [_message("user", self._plain(question))]
+        told = form.words(self._plain) if form is not None else ""
+        asked = self._plain(question)
+        messages += [_message("user", f"{told}\n\n{asked}" if told else asked)]
+        for call in form.called if form is not None else ():
+            messages += [_message("assistant", written(call, self._plain))]
+            messages += [_message("user", returned(call, self._plain))]
         messages[0]["content"].insert(0, {"type": "video"})
         try:
             rendered = self.tokenizer.apply_chat_template(

@@ -15,9 +15,11 @@ from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from services.inference_worker.model.card import NO_CARD
+from services.inference_worker.model.constraint import Constraint, Grammars
 from services.inference_worker.model.decoder import Decoder, DecoderConfig
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
+from services.inference_worker.model.form import Form
 from services.inference_worker.model.layout import FrameLayout, SegmentTokens, largest_frame_pixels
 from services.inference_worker.model.loading import Loading
 from services.inference_worker.model.published.chat import Chat
@@ -66,6 +68,12 @@ class PublishedModel(nn.Module, ABC):
         if end is None:
             end = config.text_config.eos_token_id
         self.stop_tokens = stop_tokens(end, chat.tokenizer.eos_token_id)
+        self._grammars = Grammars(
+            chat.written,
+            size=self.decoder.config.vocab_size,
+            ends=self.stop_tokens,
+            words=chat.added,
+        )
         single = self.tubelet == 1
         self.vision_token: int | None = config.image_token_id if single else config.video_token_id
         self.yes_token = chat.first_token(self.answer_prefix + "Yes")
@@ -133,8 +141,17 @@ class PublishedModel(nn.Module, ABC):
     def sink_tokens(self) -> list[int]:
         return list(self._sink_tokens)
 
-    def question_tokens(self, history: list[Round], question: str) -> list[int]:
-        return self.chat.tokens(self.outro + self.chat.after_video(history, question))
+    def question_tokens(
+        self, history: list[Round], question: str, form: Form | None = None
+    ) -> list[int]:
+        return self.chat.tokens(self.outro + self.chat.after_video(history, question, form))
+
+    @property
+    def knows_calls(self) -> bool:
+        return self._grammars.knows_calls
+
+    def hold(self, form: Form) -> Constraint | None:
+        return self._grammars.constraint(form)
 
     outro: str = ""  # between the last frame and the first question
 
