@@ -4,7 +4,9 @@ import contextlib
 import re
 import socket
 import threading
+from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import av
 
@@ -19,7 +21,8 @@ SDP = (
 
 class RtspServer:
     """`challenge`: what is asked before DESCRIBE; `moved`: where DESCRIBE sends its caller;
-    `always`: what every request is answered; `udp_only`: SETUP over TCP is refused.
+    `always`: what every request is answered; `udp_only`: SETUP over TCP is refused; `clip`: a file
+    that is sent over and over, at its own pace, instead of made pictures.
 
     `asked`: method and address of each request; `accepted`: whether credentials came.
     """
@@ -31,8 +34,10 @@ class RtspServer:
         moved: str = "",
         always: bytes = b"",
         udp_only: bool = False,
+        clip: Path | None = None,
         port: int = 0,
     ) -> None:
+        self.clip = clip
         self.challenge, self.moved, self.always, self.udp_only = challenge, moved, always, udp_only
         self.asked: list[str] = []
         self.accepted = False
@@ -122,16 +127,26 @@ class RtspServer:
             address = f"rtp://127.0.0.1:{own.getsockname()[1]}?pkt_size=1200"
             with av.open(address, "w", format="rtp") as rtp:
                 stream = rtp.add_stream("libx264", rate=25)
-                stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+                stream.width, stream.height = (256, 256) if self.clip else (160, 120)
+                stream.pix_fmt = "yuv420p"
                 stream.options = {"tune": "zerolatency", "preset": "ultrafast", "g": "5"}
                 stream.time_base = Fraction(1, 25)
-                for number in range(200):
-                    frame = av.VideoFrame.from_ndarray(picture_array(number, 160, 120))
-                    frame.pts = number
+                for number, frame in enumerate(self._pictures()):
+                    frame.pts, frame.time_base = number, stream.time_base
                     rtp.mux(stream.encode(frame))
                     self._forward(own, connection, client)
-                    if self._over.wait(0.02):
+                    if self._over.wait(0.04 if self.clip else 0.02):
                         return
+
+    def _pictures(self) -> Iterator[av.VideoFrame]:
+        if self.clip is None:
+            for number in range(200):
+                yield av.VideoFrame.from_ndarray(picture_array(number, 160, 120))
+            return
+        while True:  # a camera has no end
+            with av.open(str(self.clip)) as container:
+                for frame in container.decode(video=0):
+                    yield frame.reformat(256, 256, "yuv420p")
 
     def _forward(
         self, own: socket.socket, connection: socket.socket, client: tuple[str, int] | None
