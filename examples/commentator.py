@@ -13,7 +13,7 @@ import time
 
 import sightline
 
-QUESTION = "What is happening?"
+QUESTION = "What is in the scene?"
 
 
 def main() -> None:

@@ -106,7 +106,7 @@ def test_an_alarm_of_an_rtsp_camera_reaches_a_webhook_that_was_away(
 
 
 def test_a_commentator_never_says_the_same_twice_in_a_row(shop: Suite) -> None:
-    options = ("--question", QUESTION, "--every", "0.5", "--for", "6")
+    options = ("--every", "0.5", "--for", "6")
     said = _run(shop, "commentator.py", "demo", *options).stdout.decode().splitlines()
     words = [line.partition(" s  ")[2] for line in said]
     assert len(words) > 1
