@@ -13,7 +13,7 @@ VOICE := services/asr/requirements.txt services/gateway/requirements-voice.txt s
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos soak docs dashboard images push locks compose-test helm-test option-test device-test slow-test siege tune tune-test client-test wires-test voice voice-test help
+.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos soak docs docs-site dashboard images push locks compose-test helm-test option-test device-test slow-test siege tune tune-test client-test wires-test relay-test voice voice-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -98,7 +98,19 @@ $(WIRES)/.installed: $(wildcard tests/wires/requirements*.txt)
 	@touch $@
 
 wires-test: develop $(WIRES)/.installed ## the HTTP interfaces with other people's clients
-	$(BIN)/python -m pytest -m slow tests/integration/test_http_schema.py tests/integration/test_openai_clients.py tests/integration/test_openai_tools.py tests/integration/test_realtime_clients.py tests/integration/test_mcp.py $(ARGS)
+	$(BIN)/python -m pytest -m slow tests/integration/test_http_schema.py tests/integration/test_openai_clients.py tests/integration/test_openai_tools.py tests/integration/test_realtime_clients.py tests/integration/test_mcp.py tests/integration/test_example_clients.py $(ARGS)
+
+# It looks into .venv, too, where torch is; what transformers' server needs beside is small.
+SERVING := .cache/serving-venv
+$(SERVING)/.installed: deploy/requirements-relay-test.txt $(VENV)/.developing
+	$(PYTHON) -m venv $(SERVING)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
+		"$$($(SERVING)/bin/python -c 'import site; print(site.getsitepackages()[0])')/beside.pth"
+	$(SERVING)/bin/pip install --quiet -r $<
+	@touch $@
+
+relay-test: develop $(SERVING)/.installed ## the relay before Sightline and before transformers' server
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/integration/test_relay_servers.py $(ARGS)
 
 train: develop ## train the built-in model by its recipe, into .cache/training; ARGS=--replace-shipped: over the shipped one
 	$(BIN)/python -m training train $(ARGS)
@@ -126,6 +138,15 @@ chaos: develop ## 200 faults under load: is anything lost? CHAOS_SEED=1 CHAOS_FA
 
 docs: develop ## write docs/configuration.md
 	$(BIN)/python -m docs.configuration
+
+DOCS := .cache/docs-venv
+$(DOCS)/.installed: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet -r $<
+	@touch $@
+
+docs-site: $(DOCS)/.installed ## the documentation as a site, in .cache/site/html
+	$(DOCS)/bin/python docs/site.py
 
 dashboard: develop ## write the chart's Grafana dashboard
 	$(BIN)/python -m deploy.helm.dashboard

@@ -223,7 +223,7 @@ def write_checkpoint(
     sizes = {**kind.text, **vision, **kind.outer, **kind.pixels}
     if unknown := overrides.keys() - sizes.keys():
         raise TypeError(f"{family} has no {', '.join(sorted(unknown))}")
-    tokenizer = _tokenizer(qwen=kind.is_qwen)
+    tokenizer = small_tokenizer(qwen=kind.is_qwen)
     sizes |= {"vocab_size": tokenizer.get_vocab_size(), **overrides}
     if sizes["vocab_size"] < tokenizer.get_vocab_size():
         raise ValueError(f"vocab_size is less than the tokenizer's {tokenizer.get_vocab_size()}")
@@ -264,7 +264,7 @@ def write_checkpoint(
     return folder
 
 
-def _tokenizer(*, qwen: bool) -> Tokenizer:
+def small_tokenizer(*, qwen: bool) -> Tokenizer:
     """A byte-level BPE that knows a few English words, split as the family's is."""
     tokenizer = Tokenizer(models.BPE())
     split: pre_tokenizers.PreTokenizer

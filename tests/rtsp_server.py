@@ -5,7 +5,9 @@ import re
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import av
 
@@ -23,7 +25,8 @@ SOUND_SAMPLES = 160  # of a packet: as many milliseconds as a picture takes
 class RtspServer:
     """`challenge`: what is asked before DESCRIBE; `moved`: where DESCRIBE sends its caller;
     `always`: what every request is answered; `udp_only`: SETUP over TCP is refused; `sound`: there
-    is a second track, of G.711, whose SETUP is answered `sound_status`.
+    is a second track, of G.711, whose SETUP is answered `sound_status`; `clip`: a file that is sent
+    over and over, at its own pace, instead of made pictures.
 
     `asked`: method and address of each request; `accepted`: whether credentials came.
     """
@@ -38,9 +41,10 @@ class RtspServer:
         sound: bool = False,
         sound_status: str = "200 OK",
         num_pictures: int = 200,
+        clip: Path | None = None,
         port: int = 0,
     ) -> None:
-        self.num_pictures = num_pictures
+        self.num_pictures, self.clip = num_pictures, clip
         self.sound, self.sound_status = sound, sound_status
         self.challenge, self.moved, self.always, self.udp_only = challenge, moved, always, udp_only
         self.asked: list[str] = []
@@ -139,23 +143,34 @@ class RtspServer:
             own.settimeout(0.05)
             address = f"rtp://127.0.0.1:{own.getsockname()[1]}?pkt_size=1200"
             with av.open(address, "w", format="rtp") as rtp:
-                stream = rtp.add_stream("libx264", rate=50)
-                stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+                rate = 25 if self.clip else 50
+                stream = rtp.add_stream("libx264", rate=rate)
+                stream.width, stream.height = (256, 256) if self.clip else (160, 120)
+                stream.pix_fmt = "yuv420p"
                 stream.options = {"tune": "zerolatency", "preset": "ultrafast", "g": "5"}
-                stream.time_base = Fraction(1, 50)
-                for number in range(self.num_pictures):
-                    frame = av.VideoFrame.from_ndarray(picture_array(number, 160, 120))
-                    frame.pts = number
+                stream.time_base = Fraction(1, rate)
+                own.setblocking(False)
+                for number, frame in enumerate(self._pictures()):
+                    frame.pts, frame.time_base = number, stream.time_base
                     rtp.mux(stream.encode(frame))
-                    own.setblocking(False)
                     with contextlib.suppress(BlockingIOError):
                         while True:
                             self._send(own.recv(2048), 0, connection, clients)
                     if self.sound:
                         head = struct.pack("!BBHII", 0x80, 0, number, number * SOUND_SAMPLES, 77)
                         self._send(head + b"\xff" * SOUND_SAMPLES, 1, connection, clients)
-                    if self._over.wait(0.02):
+                    if self._over.wait(1 / rate):
                         return
+
+    def _pictures(self) -> Iterator[av.VideoFrame]:
+        if self.clip is None:
+            for number in range(self.num_pictures):
+                yield av.VideoFrame.from_ndarray(picture_array(number, 160, 120))
+            return
+        while True:  # a camera has no end
+            with av.open(str(self.clip)) as container:
+                for frame in container.decode(video=0):
+                    yield frame.reformat(256, 256, "yuv420p")
 
     def _send(
         self, packet: bytes, track: int, connection: socket.socket, clients: list[tuple[str, int]]

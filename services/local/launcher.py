@@ -66,8 +66,6 @@ class Launcher:
         _remove_leftovers()
         with tempfile.TemporaryDirectory(prefix=f"{REDIS}{os.getpid()}-") as redis:
             media = self._media_folder()
-            if self._config.worker_model == BUILTIN and (line := await relay_line()):
-                self._show.line(line, "dim")
             if self._config.https:
                 folder = self._options.cache / "https"
                 self._https = await asyncio.to_thread(make_https, folder)
@@ -148,6 +146,8 @@ class Launcher:
             if self._options.exit_after_questions:
                 return code
             self._tell_addresses(camera)
+            if self._config.worker_model == BUILTIN and (line := await relay_line()):
+                self._show.line(line, "dim")
             await self._stay(client)
         return 0
 

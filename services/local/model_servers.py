@@ -5,7 +5,14 @@ import json
 
 import aiohttp
 
-_PORTS = {11434: "Ollama", 8000: "vLLM", 8080: "llama.cpp", 8081: "llama.cpp"}  # their usual ones
+_PORTS = {  # their usual ones
+    11434: "Ollama",
+    8000: "vLLM",
+    30000: "SGLang",
+    1234: "LM Studio",
+    8080: "llama.cpp",
+    8081: "llama.cpp",
+}
 _TIMEOUT = aiohttp.ClientTimeout(total=0.5)
 _MOST_BYTES = 256 * 1024
 OURS = "sightline"  # a gateway that runs already lists models, too

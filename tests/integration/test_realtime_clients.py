@@ -4,7 +4,6 @@ each in a process of its own.
 `make wires-test` installs them; they speak where `make voice-test` has installed what hears them.
 """
 
-import importlib.util
 import json
 import subprocess
 import wave
@@ -14,14 +13,11 @@ from typing import Any
 
 import pytest
 
-from services.asr import wheels
-from services.gateway.api.realtime.audio import SpeechEncoder
-from services.gateway.api.realtime.settings import PCM_RATE, AudioFormat
-from services.tts.voices import installed_voice
-from sightline.v1 import gateway_pb2 as pb
+from services.gateway.api.realtime.settings import PCM_RATE
 from tests import tools
 from tests.eventually import wait_until
 from tests.processes import ServiceProcess
+from tests.spoken import recorded
 from tests.suite import Suite, passing_condition, write_clip
 from tests.wires import program
 
@@ -71,21 +67,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
 
 def _recording(folder: Path) -> list[str]:
     """File of a spoken question, where there is a voice for it and somebody to hear it."""
-    voice = installed_voice()
-    hears = importlib.util.find_spec("faster_whisper") and wheels.installed("base")
-    if voice is None or not hears:
+    pcm = recorded(QUESTION)
+    if pcm is None:
         return []
-    import piper
-
-    encoder = SpeechEncoder(AudioFormat())
-    pcm = b"".join(
-        encoder.encode(pb.AudioChunk(sample_rate=each.sample_rate, pcm=each.audio_int16_bytes))
-        for each in piper.PiperVoice.load(voice).synthesize(QUESTION)
-    )
     path = folder / "question.wav"
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, PCM_RATE, 0, "NONE", ""))
-        file.writeframes(pcm + encoder.flush())
+        file.writeframes(pcm)
     return [str(path)]
 
 

@@ -2,18 +2,16 @@
 
 import importlib.util
 import re
+import subprocess
+from pathlib import Path
+from types import ModuleType
 
 from sightline.reasons import Reason
 from tests.processes import REPOSITORY
 
 
 def test_the_configuration_page_is_current() -> None:
-    path = REPOSITORY / "docs" / "configuration.py"
-    spec = importlib.util.spec_from_file_location("configuration_page", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _module("configuration.py")
     assert module.PATH.read_text() == module.page(), "run `make docs`"
 
 
@@ -22,3 +20,62 @@ def test_the_table_of_reasons_is_whole_and_every_reason_is_given_somewhere() -> 
     assert re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE) == [each.value for each in Reason]
     code = "".join(path.read_text() for path in (REPOSITORY / "services").rglob("*.py"))
     assert {each for each in Reason if f"Reason.{each.name}" not in code} == set()
+
+
+def test_no_link_of_any_page_leads_nowhere() -> None:
+    """The same that `make docs-site` refuses, without mkdocs."""
+    site = _module("site.py")
+    listed = subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    pages = [REPOSITORY / name for name in listed.stdout.split()]
+    assert REPOSITORY / "README.md" in pages
+    assert {str(page): wrong for page in pages if (wrong := site.broken(page))} == {}
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    site = _module("site.py")
+    page = REPOSITORY / "docs" / "http.md"
+    wrong = tmp_path / "page.md"
+    wrong.write_text("# A head\n[a](none.md) [b](#a-head) [c](#none) `[d](e.md)`\n")
+    site.ROOT = tmp_path
+    assert site.broken(wrong) == ["none.md", "#none", "e.md"]
+    assert "questions" in site.anchors(page)
+
+
+def test_the_site_has_every_page_and_all_that_they_link_to(tmp_path: Path) -> None:
+    site = _module("site.py")
+    assert set((REPOSITORY / "docs").glob("*.md")) <= set(site.listed())
+    site.PAGES = tmp_path
+    site.lay_out(site.listed())
+    site.ROOT = tmp_path
+    laid = list(tmp_path.rglob("*.md"))
+    assert len(laid) > len(site.listed())  # pages that only others lead to
+    assert {str(page): wrong for page in laid if (wrong := site.broken(page))} == {}
+    assert (tmp_path / "docs" / "images" / "page.png").is_file()
+
+
+def test_what_troubleshooting_quotes_is_what_is_said() -> None:
+    """Each piece of a quoted message, between what differs, is in the code as it is there."""
+    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
+    seen = [row.split("|")[1:3] for row in page.splitlines() if row.startswith("| ")]
+    quoted = [said for cells in seen for cell in cells for said in re.findall(r'"([^"]+)"', cell)]
+    assert len(quoted) > 25
+    files = [REPOSITORY / "Makefile"]
+    for folder in ("services", "sightline"):
+        files += [*(REPOSITORY / folder).rglob("*.py"), *(REPOSITORY / folder).rglob("*.js")]
+    # Messages go over several lines of code, and hold fields in braces.
+    code = "".join(re.sub(r'"\s*(?:rf?|fr?)?"', "", path.read_text()) for path in files)
+    pieces = [piece.strip() for said in quoted for piece in said.split("…") if len(piece) > 3]
+    assert [piece for piece in pieces if piece not in code] == []
+
+
+def _module(name: str) -> ModuleType:
+    """A program of docs/, which is no package."""
+    path = REPOSITORY / "docs" / name
+    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,32 @@
+"""Examples stay short, listed and tested."""
+
+import json
+
+import pytest
+
+from tests.examples import EXAMPLES
+from tests.processes import REPOSITORY
+
+MOST_LINES = 80
+FILES = sorted(
+    path.relative_to(EXAMPLES).as_posix()
+    for path in EXAMPLES.rglob("*")
+    if path.suffix in {".py", ".ipynb", ".yaml"}
+)
+
+
+def test_there_are_ten() -> None:
+    assert len(FILES) == 10
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_example_is_short_listed_and_run(name: str) -> None:
+    text = (EXAMPLES / name).read_text()
+    if name.endswith(".ipynb"):
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+        assert not any(cell.get("outputs") for cell in cells), "strip its outputs"
+    assert len(text.splitlines()) <= MOST_LINES
+    assert f"]({name})" in (EXAMPLES / "README.md").read_text()
+    tests = (REPOSITORY / "tests" / "integration").glob("test_example*.py")
+    assert name.split("/")[0].split(".")[0] in "".join(path.read_text() for path in tests)
