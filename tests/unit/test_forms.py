@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.checks import check_question
-from services.inference_worker.model.constraint import Grammars
+from services.inference_worker.model.constraint import MOST_CALLS, Grammars
 from services.inference_worker.model.family import Round
 from services.inference_worker.model.form import Call, Form, Tool
 from services.inference_worker.model.published.chat import Chat
@@ -111,6 +111,16 @@ def test_what_cannot_be_held_is_told_in_words(chat: Chat) -> None:
     form = Form(tools=(Tool(name="x", parameters={"properties": {"y": {"type": "odd"}}}),))
     with pytest.raises(InvalidArgumentError):
         grammars(chat).constraint(Form(tools=form.tools, choice="required"))
+
+
+def test_calls_come_to_an_end(chat: Chat) -> None:
+    """Also where a model that knows nothing could go on: with more of them, or more arguments."""
+    open_ended = Tool(name="go", parameters={"properties": {"fast": {"type": "boolean"}}})
+    for seed in range(5):
+        reader = CallReader()
+        reader.feed(drawn(chat, Form(tools=(open_ended, BELL), choice="required"), seed))
+        assert 1 <= len(reader.calls) <= MOST_CALLS
+        assert all(set(json.loads(call.arguments)) <= {"fast"} for call in reader.calls)
 
 
 def test_references_in_a_tool_s_schema_are_its_own(chat: Chat) -> None:

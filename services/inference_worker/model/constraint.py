@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 # The device thread waits for what may come next: of Qwen's 151,936 tokens that took 0.05 ms in the
 # middle for ordinary schemas, and with these bounds 20 ms at worst for hostile ones, which end so.
 MAX_GRAMMAR, MAX_STEP, MAX_STEP_ITEMS = 200_000, 50_000, 20_000
+MOST_CALLS = 8  # of one answer: a weak model would go on and on
 # Of blanks a model could write without end.
 _WRITING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 NO_TOOLS = "this model calls no functions"
@@ -162,7 +163,7 @@ def _grammar(form: Form, knows_calls: bool, lenient: bool) -> str:
         rules.append(r"said: /(.|\n)+/")
     if not form.tools:
         return "\n".join([f"start: {answer}", *rules])
-    more = "" if form.single else r' ("\n" call)*'
+    more = "" if form.single else rf' ("\n" call){{0,{MOST_CALLS - 1}}}'
     rules.append(f"calls: call{more}")
     begin, end = (CALL, CALL_END) if knows_calls else (json.dumps(CALL), json.dumps(CALL_END))
     rules.append(rf'call: {begin} "\n" one "\n" {end}')

@@ -12,7 +12,10 @@ from typing import Any
 
 CALL, CALL_END = "<tool_call>", "</tool_call>"
 AUTO, REQUIRED = "auto", "required"
-_NOTHING: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+_CLOSED: Mapping[str, Any] = {"type": "object", "additionalProperties": False}
+_NOTHING: Mapping[str, Any] = {**_CLOSED, "properties": {}}
+# Where it stands in more than one place what an object has.
+_ELSEWHERE = {"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,11 @@ class Tool:
 
     @property
     def schema(self) -> Mapping[str, Any]:
-        return _NOTHING if self.parameters is None else {"type": "object", **self.parameters}
+        """What it is given: nothing but what is named, where nothing is said of that."""
+        given = _NOTHING if self.parameters is None else self.parameters
+        if "properties" in given and not _ELSEWHERE & given.keys():
+            return {**_CLOSED, **given}
+        return {"type": "object", **given}
 
     def as_json(self) -> dict[str, Any]:
         """The tool in OpenAI's form, which is what models are trained on."""

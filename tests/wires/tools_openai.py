@@ -13,7 +13,7 @@ from typing import Any, Literal
 import openai
 from pydantic import BaseModel
 
-PATIENCE_S = 60
+PATIENCE_S = 90
 RING = {"type": "object", "properties": {}, "additionalProperties": False}
 LAMP = {
     "type": "object",
@@ -35,7 +35,7 @@ class Scene(BaseModel):
 
 
 def chat(address: str, session: str) -> dict[str, Any]:
-    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+    client = openai.OpenAI(base_url=f"{address}v1", api_key="none", max_retries=0)
     messages: list[Any] = [{"role": "user", "content": "Light, please."}]
     model = f"sightline://{session}"
     found: dict[str, Any] = {}
@@ -82,7 +82,7 @@ def chat(address: str, session: str) -> dict[str, Any]:
 
 
 async def realtime(address: str, session: str) -> dict[str, Any]:
-    owner = openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none")
+    owner = openai.AsyncOpenAI(base_url=f"{address}v1", api_key="none")
     wishes = {"type": "realtime", "output_modalities": ["text"], "tool_choice": "required"}
     tools = [{"type": "function", **tool["function"]} for tool in TOOLS]
     secret = await owner.realtime.client_secrets.create(
@@ -90,7 +90,7 @@ async def realtime(address: str, session: str) -> dict[str, Any]:
         session={**wishes, "tools": tools},
     )
     found: dict[str, Any] = {"expires": 0 < secret.expires_at - time.time() < 90}
-    client = openai.AsyncOpenAI(base_url=f"{address}/v1", api_key=secret.value)
+    client = openai.AsyncOpenAI(base_url=f"{address}v1", api_key=secret.value)
     about = {"session": session}
     async with client.realtime.connect(model="gpt-realtime", extra_query=about) as line:
         events = aiter(line)
