@@ -97,7 +97,7 @@ class Answerer:
         degraded: list[str] = []
         form, held = form_of(question), None
         if form is not None and form.tools and not (form.must_call or self.model.knows_calls):
-            form = replace(form, tools=())
+            form = replace(form, tools=()) if form.schema is not None or form.called else None
             degraded.append(TOOLS_IGNORED)
         if form is not None and (form.tools or form.schema is not None):
             held = await on_thread(self.model.hold, form, name="grammar")
