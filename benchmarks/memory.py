@@ -143,7 +143,7 @@ async def _tell(
                         await _noted(suite, number + 1)
                 newest_ns = start_ns + (FPS * SCENE_S - 1) * NS // FPS
                 await _understood(remembering, newest_ns)
-                if number % 24 == 0:
+                if number % 8 == 0:
                     found.worker_mib.append(_rss_mib(worker))
                 if asks:
                     await _understood(forgetful, newest_ns)
@@ -267,7 +267,7 @@ def _result(found: Found) -> Result:
                     ("a line, p50 ms", f"{found.note_ms:.0f}"),
                     ("MiB of a day of moments", f"{kept[23] / 2**20:.1f}"),
                     ("… of a day and a quarter", f"{kept[-1] / 2**20:.1f}"),
-                    ("worker MiB, first and last hour", f"{worker[1]:.0f}, {worker[-1]:.0f}"),
+                    ("worker MiB, early and late", f"{worker[1]:.0f}, {worker[-1]:.0f}"),
                 ],
             ),
         ],

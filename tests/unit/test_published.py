@@ -11,6 +11,7 @@ import transformers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from services.inference_worker.engine.jobs import Generation, PastPicture
 from services.inference_worker.kv.trunk import Branch
 from services.inference_worker.model.decoder import Deep
 from services.inference_worker.model.family import Round
@@ -202,6 +203,31 @@ def test_text_alone_and_a_single_picture_are_answered(served: Pair) -> None:
     bench.ask("s", question)
     bench.run()
     assert difference(bench.runner.logits[-1], stream.expected(question, 4)[-1]) < TOLERANCE
+
+
+def test_a_remembered_picture_is_read_as_a_frame_is(served: Pair) -> None:
+    """By one branch, after the window, where another session has the picture in its trunk."""
+    width, height = size_of(served, 2, 2)
+    question = served.ours.question_tokens([], "What changed in the picture?")
+    still = picture(np.random.default_rng(4), width, height)
+    logits = []
+    for remembered in (False, True):
+        bench = bench_of(served, window=8)
+        stream = Stream(served, bench, "s", (width, height))
+        stream.show(np.random.default_rng(3))
+        bench.run()
+        shown = PastPicture(still.tobytes(), served.ours.layout(width, height), 4 * SECOND_NS)
+        if not remembered:
+            for _ in range(served.ours.tubelet):
+                bench.push("s", still, shown.capture_ns)
+            bench.run()
+        pictures = (shown,) if remembered else ()
+        job = Generation(list(question), 1, Recorder(), pictures=pictures)
+        bench.engine.submit_branch("s", job)
+        bench.run()
+        logits.append(bench.runner.logits[-1])
+        bench.cache.check_integrity()
+    assert difference(*logits) < TOLERANCE
 
 
 @settings(max_examples=4)

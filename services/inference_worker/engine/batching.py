@@ -114,7 +114,8 @@ class BatchBuilder:
         assert job.session is not None
         start = branch.num_tokens
         cursor = branch.cursor + job.shift + start
-        words = self._model.segment(picture.layout, cursor, 0.0)
+        since_ns = picture.capture_ns - (job.session.first_capture_ns or 0)
+        words = self._model.segment(picture.layout, cursor, max(0.0, since_ns / 1e9))
         slots = self._cache.extend(branch, len(words.tokens))
         job.pictures_read += 1
         job.shift += words.advance - len(words.tokens)

@@ -69,6 +69,7 @@ class PastPicture:
 
     pixels: bytes
     layout: FrameLayout
+    capture_ns: int = 0
 
 
 class BranchSink(Protocol):

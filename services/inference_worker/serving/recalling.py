@@ -52,7 +52,7 @@ def _picture(moment: inference_pb2.RecalledMoment, model: ServedModel) -> PastPi
     layout = model.layout(moment.width, moment.height)
     if len(moment.pixels) != layout.frame_bytes:
         raise InvalidArgumentError("a recalled picture has another size than it says")
-    return PastPicture(moment.pixels, layout)
+    return PastPicture(moment.pixels, layout, moment.start_ns)
 
 
 def _fitting(pictures: list[PastPicture | None], room: int) -> tuple[PastPicture, ...]:
