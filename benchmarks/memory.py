@@ -1,9 +1,10 @@
 """Memory beyond the window: questions about a moment 15 s, 1, 10 and 60 minutes ago.
 
 A story of one live shop, a new scene every 15 s of its own clock, shown to the whole suite faster
-than life; after each scene from the sixtieth minute on it is asked what was there so long ago. What
-was right is known. Beside it: the same questions asked while it was there, and of the window alone,
-which holds more than the last four frames. Then a day and a quarter of moments in the store.
+than life; after each scene from the sixtieth minute on it is asked what was there so long ago, and
+when something showed that is gone. What was right is known. Beside it: the same questions asked
+while it was there, and of the window alone, which holds more than the last four frames. Then a day
+and a quarter of moments in the store.
 """
 
 import asyncio
@@ -44,11 +45,13 @@ PICTURE_BYTES = 9000
 
 @dataclass(slots=True)
 class Scene:
-    """Scene of the story: the picture that it shows, and what is asked of it, then and later."""
+    """Scene of the story: the picture that it shows, what is asked of it, then and later, and the
+    names of what is there."""
 
     picture: Any
     question: Question
     past: str
+    things: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -58,6 +61,7 @@ class Found:
     right: dict[str, list[bool]] = field(default_factory=lambda: {age: [] for age in AGES})
     window: dict[str, list[bool]] = field(default_factory=lambda: {age: [] for age in AGES})
     then: list[bool] = field(default_factory=list)
+    when: list[bool] = field(default_factory=list)
     live: dict[str, list[bool]] = field(default_factory=dict)
     same: list[bool] = field(default_factory=list)
     first_ms: dict[str, list[float]] = field(default_factory=lambda: {"live": [], "memory": []})
@@ -94,11 +98,12 @@ def story(count: int) -> list[Scene]:
         seed += 1
         rng = np.random.default_rng(seed)
         clip = film(seed, FRAMES, "shop", "held_out", trade=trade)
+        things = frozenset(clip.full_name(each.ident) for each in clip.present(FRAMES - 1))
         for kind in rng.permutation(list(KINDS)):
             question = asking.ask(clip, FRAMES - 1, str(kind), rng)
             past = None if question is None else in_the_past(question.text)
             if question is not None and past is not None:
-                found.append(Scene(clip.pixels[-1], question, past))
+                found.append(Scene(clip.pixels[-1], question, past, things))
                 break
     return found
 
@@ -148,6 +153,7 @@ async def _tell(
                 if asks:
                     await _understood(forgetful, newest_ns)
                     await _ask(remembering, forgetful, scenes, number, found)
+                    await _ask_when(remembering, scenes, number, began_ns, found)
         found.moments = len(await remembering.memory(limit=5000))
 
 
@@ -172,6 +178,23 @@ async def _ask(
             found.first_ms["memory"].append(answer.first_token_ms)
         alone = await forgetful.ask(scene.question.text).result()
         found.window[age].append(alone.text == scene.question.answer)
+
+
+async def _ask_when(
+    session: aio.Session, scenes: list[Scene], number: int, began_ns: int, found: Found
+) -> None:
+    """Ask when something showed that is not there now; the latest time that it came is right."""
+    names = sorted(scenes[number - AGES["1 min"]].things - scenes[number].things)
+    if not names:
+        return
+    came = max(
+        each
+        for each in range(number)
+        if names[0] in scenes[each].things and (not each or names[0] not in scenes[each - 1].things)
+    )
+    answer = await session.ask(f"When did the {names[0]} show?").result()
+    told_ns = answer.memory[0].start_ns if answer.memory else 0
+    found.when.append(abs(told_ns - began_ns - came * SCENE_S * NS) < SCENE_S * NS / 2)
 
 
 async def _understood(session: aio.Session, capture_ns: int) -> None:
@@ -236,6 +259,7 @@ def _result(found: Found) -> Result:
     rows = [
         (age, f"{_share(found.right[age]):.2f}", f"{_share(found.window[age]):.2f}") for age in AGES
     ]
+    rows.append(("when it showed", f"{_share(found.when):.2f}", "-"))
     live, memory = (Latency.of_ms(found.first_ms[name]) for name in ("live", "memory"))
     lost = _share(found.live["without"]) - _share(found.live["with memory"])
     kept = found.store_bytes
@@ -281,6 +305,7 @@ def _result(found: Found) -> Result:
         figures={
             "right": {age: _share(right) for age, right in found.right.items()},
             "window_alone": {age: _share(right) for age, right in found.window.items()},
+            "when": _share(found.when),
             "asked_at_the_time": _share(found.then),
             "live": {name: _share(right) for name, right in found.live.items()},
             "first_token_ms": found.first_ms,
