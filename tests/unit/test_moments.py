@@ -134,6 +134,15 @@ def test_words_match_within_one_thing() -> None:
     assert matches(line, asked.words)
 
 
+def test_a_camera_is_a_thing_and_on_camera_is_none() -> None:
+    asked = past_question("When did the camera show?", NOW_NS)
+    assert asked is not None
+    assert asked.words == ("camera",)
+    asked = past_question("When did the red cap come into the picture on camera?", NOW_NS)
+    assert asked is not None
+    assert asked.words == ("red", "cap")
+
+
 # What is recalled
 
 

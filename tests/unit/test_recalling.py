@@ -137,7 +137,10 @@ def test_the_embedding_is_of_the_newest_frame() -> None:
     for _ in range(2):
         bench.push("s", picture, 5)
         bench.run()
-        found.append(np.frombuffer(bench.core.embedding("s"), "<f2"))
+        newest = bench.core.newest("s")
+        assert newest is not None
+        assert newest.picture.pixels == picture.tobytes()
+        found.append(np.frombuffer(newest.embedding, "<f2"))
     assert found[0].shape == (32,)
     assert np.linalg.norm(found[0].astype(np.float32)) == pytest.approx(1, abs=1e-2)
     assert (found[0] == found[1]).all()

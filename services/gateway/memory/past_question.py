@@ -42,7 +42,7 @@ _PASSED_OVER = (
     "me of off on or out remember saw scene see seen she show shown shows showed so some somebody "
     "something someone start started stop stopped tell that the there they thing things this time "
     "to up visible was we were what when where which while who with you your know how long ago "
-    "since again earlier most recently recent latest camera picture video"
+    "since again earlier most recently recent latest"
 )
 _STOP = frozenset(_PASSED_OVER.split())
 _TENSES = (
@@ -54,6 +54,9 @@ _TENSES = (
     (r"\bwere\b", "are"),
     (r"\bhad\b", "has"),
 )
+
+
+_WHERE = re.compile(r"\b(?:on|in|into) (?:the )?(?:camera|picture|video|stream|scene|view)\b")
 
 
 class Kind(Enum):
@@ -136,7 +139,7 @@ def matches(line: str, words: tuple[str, ...]) -> bool:
 
 
 def _subject(text: str) -> tuple[str, ...]:
-    words = re.findall(r"[a-z0-9$€%'-]+", text)
+    words = re.findall(r"[a-z0-9$€%'-]+", _WHERE.sub(" ", text))
     return tuple(dict.fromkeys(_stem(word) for word in words if word not in _STOP))
 
 

@@ -21,6 +21,8 @@ from services.inference_worker.engine.jobs import (
     FinishReason,
     FrameJob,
     Generation,
+    Newest,
+    PastPicture,
 )
 from services.inference_worker.engine.parking import Parking
 from services.inference_worker.engine.relief import Relief, Shares
@@ -311,11 +313,16 @@ class EngineCore:
         self.sessions[session_id] = session
         metrics.SESSIONS.set(len(self.sessions))
 
-    def embedding(self, session_id: str) -> bytes:
-        """What the encoder made of a session's newest frame, see `Runner.embedding`; b"" before
-        the first."""
-        tubelet = self._session(session_id).tubelet
-        return b"" if tubelet is None else self.runner.embedding(tubelet)
+    def newest(self, session_id: str) -> Newest | None:
+        """The newest frame of a session and what the encoder made of it, see `Runner.embedding`;
+        None before the first."""
+        session = self._session(session_id)
+        tubelet = session.tubelet
+        if tubelet is None or not session.trunk.segments:
+            return None
+        captured_ns = session.trunk.segments[-1].captured_ns[1]
+        picture = PastPicture(tubelet.pixels[-1], tubelet.layout, captured_ns)
+        return Newest(picture, self.runner.embedding(tubelet))
 
     def resize_session(self, session_id: str, window_segments: int, layout: FrameLayout) -> int:
         """Give a session another window; 0: the model's own. Returns its segments. `layout`: that

@@ -72,6 +72,14 @@ class PastPicture:
     capture_ns: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest frame of a session, and its embedding."""
+
+    picture: PastPicture
+    embedding: bytes
+
+
 class BranchSink(Protocol):
     """Receiver of a branch's results. Called from the device thread; must return at once."""
 

@@ -17,7 +17,7 @@ import torch
 
 from services.inference_worker.engine.admission import EngineLimits
 from services.inference_worker.engine.core import EngineCore
-from services.inference_worker.engine.jobs import FrameJob, Generation
+from services.inference_worker.engine.jobs import FrameJob, Generation, Newest
 from services.inference_worker.engine.snapshot import EngineSnapshot
 from services.inference_worker.engine.warm_up import warm_up
 from services.inference_worker.model.errors import DeviceFailedError
@@ -111,9 +111,9 @@ class Engine:
 
     # Work
 
-    def embed(self, session_id: str) -> Future[bytes]:
-        """See `EngineCore.embedding`."""
-        return self._post(lambda: self.core.embedding(session_id))
+    def newest(self, session_id: str) -> Future[Newest | None]:
+        """See `EngineCore.newest`."""
+        return self._post(lambda: self.core.newest(session_id))
 
     def open_session(
         self, session_id: str, window_segments: int = 0, max_pixels: int = 0, priority: int = 0

@@ -28,6 +28,7 @@ from services.inference_worker.engine.jobs import (
     FrameJob,
     FrameReceipt,
     Generation,
+    Newest,
     Seen,
 )
 from services.inference_worker.engine.snapshot import EngineSnapshot
@@ -134,10 +135,10 @@ class RelayBrain:
         opened.set_result(None)
         return opened
 
-    def embed(self, session_id: str) -> Future[bytes]:
+    def newest(self, session_id: str) -> Future[Newest | None]:
         """Nothing: the server keeps what its encoder makes of a picture."""
-        nothing: Future[bytes] = Future()
-        nothing.set_result(b"")
+        nothing: Future[Newest | None] = Future()
+        nothing.set_result(None)
         return nothing
 
     def resize_session(

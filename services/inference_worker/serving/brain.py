@@ -4,7 +4,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from services.inference_worker.engine.admission import EngineLimits
-from services.inference_worker.engine.jobs import FrameJob, Generation
+from services.inference_worker.engine.jobs import FrameJob, Generation, Newest
 from services.inference_worker.engine.snapshot import EngineSnapshot
 from services.inference_worker.model.family import ServedModel
 from services.inference_worker.model.layout import FrameLayout
@@ -27,7 +27,7 @@ class Brain(Protocol):
 
     def snapshot(self) -> EngineSnapshot: ...
 
-    def embed(self, session_id: str) -> Future[bytes]: ...
+    def newest(self, session_id: str) -> Future[Newest | None]: ...
 
     def open_session(
         self, session_id: str, window_segments: int = 0, max_pixels: int = 0, priority: int = 0

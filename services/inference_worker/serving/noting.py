@@ -1,13 +1,14 @@
 """Notes: a line about what a session shows now, which its memory keeps when the window is past.
 
 They are branches like any question's, so that the trunk never hears of them, and run while nobody
-asks anything.
+asks anything. A model that is asked in its own kind of question says what the newest frame shows by
+itself: a window in which a scene has just changed is half of the one before.
 """
 
 import asyncio
 from dataclasses import dataclass
 
-from services.inference_worker.engine.jobs import Generation, Seen
+from services.inference_worker.engine.jobs import Generation, PastPicture, Seen
 from services.inference_worker.model.sampling import GREEDY
 from services.inference_worker.serving.brain import Brain
 from services.inference_worker.serving.branch_queue import BranchQueue
@@ -26,18 +27,22 @@ class Noter:
     async def note(self, session_id: str) -> inference_pb2.NoteResponse:
         """What the model says of the newest frames now, and their embedding. Raises what the engine
         raises; cancelling it cancels the branch."""
-        card = self.engine.model.card
+        card, spec = self.engine.model.card, self.engine.model.spec
+        newest = await asyncio.wrap_future(self.engine.newest(session_id))
+        alone = None if newest is None or spec.reads_instructions else newest.picture
         reply = inference_pb2.NoteResponse()
         lines: list[str] = []
         for question in card.notes or card.questions[:1]:
-            line, seen = await self._ask(session_id, question)
+            line, seen = await self._ask(session_id, question, alone)
             lines += [line] if line and line not in lines else []
-            reply.last_capture_ns = seen.last_capture_ns
+            reply.last_capture_ns = seen.last_capture_ns if alone is None else alone.capture_ns
         reply.line = "; ".join(lines)
-        reply.embedding = await asyncio.wrap_future(self.engine.embed(session_id))
+        reply.embedding = b"" if newest is None else newest.embedding
         return reply
 
-    async def _ask(self, session_id: str, question: str) -> tuple[str, Seen]:
+    async def _ask(
+        self, session_id: str, question: str, alone: PastPicture | None
+    ) -> tuple[str, Seen]:
         model = self.engine.model
         results = BranchQueue(asyncio.get_running_loop())
         job = Generation(
@@ -45,7 +50,9 @@ class Noter:
             min(MOST_TOKENS, model.spec.max_answer_tokens),
             results,
             sampling=GREEDY,
-            needs_frame=True,
+            needs_frame=alone is None,
+            pictures=() if alone is None else (alone,),
+            alone=alone is not None,
             background=True,
         )
         self.engine.submit_branch(session_id, job)
