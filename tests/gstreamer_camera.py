@@ -1,7 +1,9 @@
 """A camera of GStreamer's RTSP server: H.264 and G.711. Run by the system's Python, which has its
-bindings: `python3 gstreamer_camera.py PORT {tcp,udp}`; it prints a line once it listens."""
+bindings: `python3 gstreamer_camera.py PORT {tcp,udp} [USER PASSWORD]`; it prints a line once it
+listens. With a user it asks for the password by digest."""
 
 import sys
+from typing import Any
 
 import gi  # type: ignore[import-not-found,unused-ignore]
 
@@ -25,8 +27,21 @@ SOUND = (
 ONLY = {"tcp": GstRtsp.RTSPLowerTrans.TCP, "udp": GstRtsp.RTSPLowerTrans.UDP}
 
 
+def _ask_for(user: list[str], server: Any, factory: Any) -> None:
+    auth = GstRtspServer.RTSPAuth()
+    auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
+    token = GstRtspServer.RTSPToken()
+    token.set_string("media.factory.role", "user")
+    auth.add_digest(*user, token)
+    server.set_auth(auth)
+    permissions = GstRtspServer.RTSPPermissions()
+    for what in ("access", "construct"):
+        permissions.add_permission_for_role("user", f"media.factory.{what}", True)
+    factory.set_permissions(permissions)
+
+
 def main() -> None:
-    port, way = sys.argv[1:]
+    port, way, *user = sys.argv[1:]
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
@@ -35,6 +50,8 @@ def main() -> None:
     factory.set_launch(f"( {PICTURES} {SOUND} )")
     factory.set_shared(True)
     factory.set_protocols(ONLY[way])
+    if user:
+        _ask_for(user, server, factory)
     server.get_mount_points().add_factory("/live", factory)
     server.attach(None)
     print("listening", flush=True)

@@ -17,16 +17,16 @@ CAMERA = Path(__file__).parents[1] / "gstreamer_camera.py"
 
 
 @pytest.mark.needs("gst-rtsp-server")
-@pytest.mark.parametrize("way", ["tcp", "udp"])
-async def test_its_camera_is_read_and_heard(way: str) -> None:
+@pytest.mark.parametrize(("way", "user"), [("tcp", ()), ("udp", ()), ("tcp", ("admin", "p@ss:1"))])
+async def test_its_camera_is_read_and_heard(way: str, user: tuple[str, ...]) -> None:
     port = free_port()
     camera = await asyncio.create_subprocess_exec(
-        *("/usr/bin/python3", str(CAMERA), str(port), way), stdout=asyncio.subprocess.PIPE
+        *("/usr/bin/python3", str(CAMERA), str(port), way, *user), stdout=asyncio.subprocess.PIPE
     )
     assert camera.stdout is not None
     sink = RecordingSink()
     source = FileSource(
-        f"rtsp://127.0.0.1:{port}/live",
+        f"rtsp://{':'.join(user)}{'@' * bool(user)}127.0.0.1:{port}/live",
         sink,
         egress=EgressPolicy(["127.0.0.1"]),
         limits=FileLimits(open_timeout_s=20.0),
