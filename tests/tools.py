@@ -71,6 +71,12 @@ def _gstreamer() -> str:
     return shutil.which("gst-launch-1.0") or ""
 
 
+def _obs() -> str:
+    """What gives OBS a screen, where both are."""
+    found = all(shutil.which(name) for name in ("obs", "xauth"))
+    return (shutil.which("xvfb-run") or "") if found else ""
+
+
 _ASK_RTSP_SERVER = """
 import gi
 gi.require_version("Gst", "1.0")
@@ -137,6 +143,11 @@ TOOLS = {
         _gstreamer,
         lambda path: _answer(path, "--version"),
         "Debian's gstreamer1.0-tools, and its plugins bad and ugly",
+    ),
+    "obs": Tool(
+        _obs,
+        lambda path: _answer(path, "-a", "obs", "--version"),
+        "Debian's obs-studio, xvfb and xauth",
     ),
     "gst-rtsp-server": Tool(
         _rtsp_server,
