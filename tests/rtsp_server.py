@@ -117,6 +117,7 @@ class RtspServer:
         elif method == "DESCRIBE":
             self.accepted = "Authorization" in text
             headers.append("Content-Type: application/sdp")
+            headers.append(f"Content-Base: {text.split()[1]}/")  # as nearly every camera does
             body = SDP + SOUND_SDP * self.sound
         elif method == "SETUP" and self.udp_only and "TCP" in text:
             status = "461 Unsupported Transport"

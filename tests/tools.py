@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,29 @@ def _gstreamer() -> str:
     return shutil.which("gst-launch-1.0") or ""
 
 
+def _obs() -> str:
+    """What gives OBS a screen, where both are."""
+    found = all(shutil.which(name) for name in ("obs", "xauth"))
+    return (shutil.which("xvfb-run") or "") if found else ""
+
+
+_ASK_RTSP_SERVER = """
+import gi
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import Gst, GstRtspServer
+print(Gst.version_string())
+"""
+
+
+def _rtsp_server() -> str:
+    """The system's Python, where it has the bindings of GStreamer's RTSP server."""
+    found = any(Path("/usr/lib").glob("*/girepository-1.0/GstRtspServer-1.0.typelib"))
+    return (
+        "/usr/bin/python3" if found and Path("/usr/lib/python3/dist-packages/gi").exists() else ""
+    )
+
+
 def _srt() -> str:
     """libsrt, where ffmpeg has it, too."""
     ffmpeg = shutil.which("ffmpeg")
@@ -119,6 +143,16 @@ TOOLS = {
         _gstreamer,
         lambda path: _answer(path, "--version"),
         "Debian's gstreamer1.0-tools, and its plugins bad and ugly",
+    ),
+    "obs": Tool(
+        _obs,
+        lambda path: _answer(path, "-a", "obs", "--version"),
+        "Debian's obs-studio, xvfb and xauth",
+    ),
+    "gst-rtsp-server": Tool(
+        _rtsp_server,
+        lambda path: _answer(path, "-c", _ASK_RTSP_SERVER),
+        "Debian's python3-gi and gir1.2-gst-rtsp-server-1.0",
     ),
     "srt": Tool(_srt, lambda name: name, "Debian's ffmpeg and libsrt1.5-gnutls"),
     "mosquitto": Tool(

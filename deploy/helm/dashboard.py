@@ -247,6 +247,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         gauge("WebRTC viewers", "sightline_whep_viewers"),
         gauge("Video encoded for viewers", "sightline_whep_transcodes"),
         gauge("Sound made ready for viewers", "sightline_whep_soundtracks"),
+        gauge("Video from other gateways for viewers", "sightline_whep_relays"),
         gauge("Recordings kept", "sightline_recorded_bytes"),
         counted("WebRTC viewers gone", "sightline_whep_closed_total", "reason"),
         counted("Pictures not sent to viewers", "sightline_whep_dropped_total", "reason"),

@@ -115,6 +115,7 @@ class Gateway:
             self._config,
             self._rtmp.port if self._rtmp else None,
             self._rtmps.port if self._rtmps else None,
+            self._srt.port if self._srt else None,
         )
         info = ServerInfo(
             self._config,

@@ -109,6 +109,9 @@ WHEP_TRANSCODES = Gauge(
 WHEP_SOUNDTRACKS = Gauge(
     "sightline_whep_soundtracks", "Sessions whose sound is made ready for their listeners."
 )
+WHEP_RELAYS = Gauge(
+    "sightline_whep_relays", "Sessions of other gateways whose video comes from there for viewers."
+)
 WHEP_BYTES = Counter("sightline_whep_bytes_total", "Video and sound sent to viewers.")
 WHEP_CLOSED = Counter("sightline_whep_closed_total", "WebRTC viewers who left.", ["reason"])
 WHEP_DROPPED = Counter(

@@ -151,8 +151,8 @@ async def test_a_session_is_published_to_by_srt(tmp_path: Path) -> None:
     port = free_port()
     async with running_house(tmp_path, GATEWAY_SRT_PORT=str(port)) as house:
         session = await house.open()
-        url = f"srt://127.0.0.1:{port}?streamid=publish:{session['name']}?key={session['key']}"
-        encoder = await ffmpeg(url, seconds=60)
+        assert f"localhost:{port}" in session["srt_url"]
+        encoder = await ffmpeg(session["srt_url"].replace("localhost", "127.0.0.1"), seconds=60)
         await live(house, session)
         async with house.http.get(f"{house.base}/api/sessions/{session['id']}") as response:
             assert (await response.json())["source_kind"] == "srt"

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from services.gateway import metrics
 from services.gateway.cluster import media
 from services.gateway.cluster.media import clip_of, parts_of, picture_of, pictures_of, sound_of
 from services.gateway.playback import relay
@@ -70,6 +71,7 @@ async def test_one_stream_serves_all_viewers_from_the_first_to_the_last() -> Non
     second = shown.join()  # gets the picture at once
     assert (await second.next())[0].keyframe
     assert len(owner.queues) == 1
+    assert metrics.WHEP_RELAYS._value.get() == 1
     assert not owner.num_sounds
     listener = shown.sound.join()
     assert await listener.next() == (b"opus", 960)
@@ -78,6 +80,8 @@ async def test_one_stream_serves_all_viewers_from_the_first_to_the_last() -> Non
     assert owner.num_open == 1
     shown.leave(second)
     await eventually(lambda: not owner.num_open)
+    shown.leave(second)
+    assert metrics.WHEP_RELAYS._value.get() == 0
 
 
 async def test_a_stream_that_breaks_off_is_asked_for_again() -> None:

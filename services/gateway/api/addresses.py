@@ -10,11 +10,16 @@ class Addresses:
     port 0 picks a free one."""
 
     def __init__(
-        self, config: GatewayConfig, rtmp_port: int | None, rtmps_port: int | None = None
+        self,
+        config: GatewayConfig,
+        rtmp_port: int | None,
+        rtmps_port: int | None = None,
+        srt_port: int | None = None,
     ) -> None:
         self._config = config
         self._rtmp_port = rtmp_port
         self._rtmps_port = rtmps_port
+        self._srt_port = srt_port
         self.http_port = config.http_port
         self.grpc_port = config.grpc_port
 
@@ -51,4 +56,7 @@ class Addresses:
             message.whip_url = f"{self.http}/whip/{key}"
             if self.rtmp:
                 message.rtmp_url = f"{self.rtmp}/{key}"
+            if self._srt_port is not None:
+                place = f"{self._config.public_host}:{self._srt_port}"
+                message.srt_url = f"srt://{place}?streamid=publish:{key}"
         return message

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from services.common.backoff import Backoff
 from services.common.tasks import spawn
+from services.gateway import metrics
 from services.gateway.playback.broadcast import dropped
 from services.gateway.playback.gop import Gop
 from services.gateway.playback.h264 import EncodedPicture
@@ -45,6 +46,8 @@ class Relay:
         viewer = Subscription(dropped)
         if self._viewers:
             self.repeat(viewer)
+        else:
+            metrics.WHEP_RELAYS.inc()
         self._viewers.add(viewer)
         self._stream.settle(wanted=True)
         return viewer
@@ -56,8 +59,11 @@ class Relay:
 
     def leave(self, viewer: Subscription) -> None:
         viewer.close()
+        if viewer not in self._viewers:
+            return
         self._viewers.discard(viewer)
         if not self._viewers:
+            metrics.WHEP_RELAYS.dec()
             self._stream.settle(wanted=False)
             self._came.clear()
 

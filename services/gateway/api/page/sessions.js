@@ -149,6 +149,7 @@ export class NewSession {
       ["RTMP server (OBS: Server)", server],
       ["Key (OBS: Stream Key)", session.key ?? ""],
       ["WHIP address (WebRTC)", session.whip_url ?? ""],
+      ["SRT address", session.srt_url ?? ""],
       ["With ffmpeg", ffmpeg],
     ].filter(([, value]) => value);
     this.addresses.replaceChildren(

@@ -138,9 +138,10 @@ class RtspPipe:
         found = _REQUEST.fullmatch(message.first)
         if found is None:
             raise UnreachableError("not an RTSP request")
-        if not self._asked and not found[2].startswith(self._base):
-            raise UnreachableError("a stranger on the loopback port")
         uri = found[2]
+        # The first one says what only libavformat knows; later ones go to where the server says.
+        if not self._sequence and not uri.startswith(self._base):
+            raise UnreachableError("a stranger on the loopback port")
         if uri.startswith(self._base):
             uri = self._real + uri.removeprefix(self._base)
         self._send(_Asked(message.one("cseq"), found[1], uri, message))

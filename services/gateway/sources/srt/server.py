@@ -72,7 +72,13 @@ class SrtServer:
     # --- threads of libsrt and the listening one ----------------------------------------------
 
     def _check(self, stream_id: str) -> int:
-        key, loop = key_of(stream_id), self._loop
+        status = self._status(key_of(stream_id))
+        if status:
+            log.info("SRT caller refused", extra={"status": status})
+        return status
+
+    def _status(self, key: str) -> int:
+        loop = self._loop
         if not key or loop is None:
             return BAD_REQUEST
         try:
