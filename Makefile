@@ -13,7 +13,7 @@ VOICE := services/asr/requirements.txt services/gateway/requirements-voice.txt s
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine bench-gpu chaos soak docs docs-site dashboard images push locks compose-test helm-test option-test device-test slow-test siege tune tune-test client-test wires-test relay-test voice voice-test help
+.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine peers bench-gpu chaos soak docs docs-site dashboard images push locks compose-test helm-test option-test device-test slow-test siege tune tune-test client-test wires-test relay-test voice voice-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -129,6 +129,15 @@ soak: develop ## half an hour of publishers and viewers who come and go: nothing
 
 bench-engine: develop ## the engine on published families, against transformers and the floor
 	$(BIN)/python -m benchmarks engine $(ARGS)
+
+PEERS := .cache/peers-venv
+$(PEERS)/.installed: benchmarks/requirements-peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet -r $<
+	@touch $@
+
+peers: develop $(PEERS)/.installed ## SmolVLM2's small shapes here: the engine, transformers, OpenVINO
+	$(BIN)/python -m benchmarks peers $(ARGS)
 
 bench-gpu: develop ## models of 7 and 8 billion parameters on this machine's GPU
 	$(BIN)/python -m benchmarks gpu $(ARGS)

@@ -14,6 +14,7 @@ from benchmarks.report import Result, show, write
 
 BENCHMARKS = {
     "engine": "published families: frames, questions, answers, against transformers and the floor",
+    "peers": "SmolVLM2's small shapes: the engine beside transformers and OpenVINO",
     "gpu": "7 and 8 billion parameters on one GPU: the article's rows, and attention alone",
     "batching": "ten sessions in shared steps against one",
     "reencode": "streaming against reading the window again for every question",
@@ -41,6 +42,7 @@ BENCHMARKS = {
 # Each takes as long as all others together.
 APART = (
     "engine",
+    "peers",
     "gpu",
     "flat-long",
     "chaos",

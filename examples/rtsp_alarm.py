@@ -2,7 +2,8 @@
 
     python examples/rtsp_alarm.py rtsp://192.168.1.20/stream "a person is at the door" https://example.com/hook
 
-Cameras of your own network want `make run GATEWAY_URL_ALLOW=192.168.1.0/24`.
+Cameras of your own network want `make run GATEWAY_URL_ALLOW=192.168.1.0/24`. An alarm that outlives
+the program that set it is a rule with a webhook: docs/rules.md.
 """
 
 import argparse

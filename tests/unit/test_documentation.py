@@ -45,7 +45,8 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
 
 def test_the_site_has_every_page_and_all_that_they_link_to(tmp_path: Path) -> None:
     site = _module("site.py")
-    assert set((REPOSITORY / "docs").glob("*.md")) <= set(site.listed())
+    pages = set((REPOSITORY / "docs").glob("*.md"))
+    assert pages - set(site.listed()) == set(), "they go into docs/mkdocs.yml"
     site.PAGES = tmp_path
     site.lay_out(site.listed())
     site.ROOT = tmp_path
@@ -68,6 +69,8 @@ def test_what_troubleshooting_quotes_is_what_is_said() -> None:
     code = "".join(re.sub(r'"\s*(?:rf?|fr?)?"', "", path.read_text()) for path in files)
     pieces = [piece.strip() for said in quoted for piece in said.split("…") if len(piece) > 3]
     assert [piece for piece in pieces if piece not in code] == []
+    named = {word for cells in seen for word in re.findall(r"`([A-Z]+_[A-Z_]+)`", cells[0])}
+    assert named - {*Reason} - {word for word in named if word in code} == set()
 
 
 def _module(name: str) -> ModuleType:
