@@ -446,7 +446,9 @@ class GatewayConfig(RedisConfig):
         "homeassistant",
         "Prefix under which Home Assistant is told of rules as entities; empty: it is not.",
     )
-    max_speaks: int = setting(16, "Speak calls at once.", minimum=1)
+    max_speaks: int = setting(
+        16, "Texts that are spoken for callers at once, and as many recordings heard.", minimum=1
+    )
     pending_events: int = setting(
         1024, "Events that may wait for one slow viewer before it is cut off.", minimum=16
     )

@@ -14,6 +14,8 @@ from services.common.server import ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.api.addresses import Addresses
+from services.gateway.api.audio.speech import SpeechApi
+from services.gateway.api.audio.transcriptions import TranscriptionsApi
 from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.grpc import SightlineServicer
@@ -89,6 +91,7 @@ class Gateway:
         self._realtime = RealtimeApi(
             config, self._sessions, self._viewers, self._speaker, self._callers
         )
+        self._transcriptions = TranscriptionsApi(config, self._viewers, self._callers)
         self._discovering: asyncio.Task[None] | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._rtmp = self._rtmp_server(config.rtmp_port)
@@ -147,6 +150,8 @@ class Gateway:
             rules=self._rules,
             others=(
                 self._realtime,
+                self._transcriptions,
+                SpeechApi(self._config, self._speaker, self._callers),
                 UploadsApi(self._uploads, self._sessions, addresses, self._callers),
             ),
         )
@@ -202,7 +207,7 @@ class Gateway:
         """Videos go on meanwhile: some answers may not have seen theirs yet."""
         viewers = self._viewers
         questions = (viewers.drain(), viewers.asks.drain(), viewers.decisions.drain())
-        drains = [*questions, self._speaker.drain()]
+        drains = [*questions, self._speaker.drain(), self._transcriptions.drain()]
         try:
             async with asyncio.timeout(max(0.0, self._config.drain_s - GOODBYES_S)):
                 await asyncio.gather(*drains)

@@ -1,14 +1,11 @@
 """Viewers who speak, over gRPC: questions, interruptions and what is kept of an answer."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
-from services.gateway.voice.ear import Ear
 from services.gateway.voice.ears import Ears
-from services.gateway.voice.heard import Heard
 from services.gateway.voice.turn_detector import TurnRules
 from sightline.errors import UnavailableError
 from sightline.v1 import dialogue_pb2_grpc
@@ -32,8 +29,11 @@ class EarsOf(Ears):
         super().__init__(None, TurnRules())
         self.hearsay = recogniser
 
-    def make(self, tell: Callable[[Heard], None], *options: Any, **more: Any) -> Ear:
-        return Ear(self.hearsay, Told(), TurnRules(), tell)
+    def hearing(self) -> Hearsay:
+        return self.hearsay
+
+    def activity(self) -> Told:
+        return Told()
 
 
 class Speaker(Viewer):

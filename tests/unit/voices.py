@@ -22,6 +22,13 @@ class Told:
         return int(np.frombuffer(audio, np.int16)[0]) / 1000
 
 
+class Loud:
+    """Voice activity that takes whatever is loud for speech."""
+
+    def process_chunk(self, audio: bytes) -> float:
+        return 0.9 if np.abs(np.frombuffer(audio, np.int16)).max() > 2000 else 0.05
+
+
 def audio(probability: float, length_s: float) -> bytes:
     """PCM of 16 kHz that `Told` takes for speech with this probability."""
     samples = np.full(round(length_s / CHUNK_S) * CHUNK_BYTES // 2, round(1000 * probability))
@@ -61,4 +68,7 @@ class Hearsay:
             yield asr_pb2.TranscribeResponse(text=text, audio_s=heard_s)
         await self.hear.wait()
         self.heard_s.append(heard_s)
-        yield asr_pb2.TranscribeResponse(text=text, audio_s=heard_s, final=True)
+        segments = [asr_pb2.SpokenSegment(text=text, end_s=heard_s)] if text else []
+        yield asr_pb2.TranscribeResponse(
+            text=text, audio_s=heard_s, final=True, segments=segments, language=language or "en"
+        )

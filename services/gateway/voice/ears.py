@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from services.common.asr_client import AsrClient
 from services.common.identity import Identity
-from services.gateway.voice.activity import silero
-from services.gateway.voice.ear import Ear
+from services.gateway.voice.activity import Activity, silero
+from services.gateway.voice.ear import Ear, Recogniser
 from services.gateway.voice.heard import Heard
 from services.gateway.voice.turn_detector import TurnRules
 from sightline.errors import UnavailableError
@@ -34,11 +34,20 @@ class Ears:
     ) -> Ear:
         """An ear for one microphone. rules: others than the gateway's. Raises UnavailableError
         where nobody is heard."""
+        recogniser = self.hearing()
+        return Ear(recogniser, self.activity(), rules or self._rules, tell, language=language)
+
+    def hearing(self) -> Recogniser:
+        """Whoever knows the words. Raises UnavailableError where nobody is heard."""
         if self.recogniser is None:
             raise UnavailableError(
                 "this server does not hear: questions are typed", reason=Reason.VOICE_NOT_CONFIGURED
             )
-        return Ear(self.recogniser, silero(), rules or self._rules, tell, language=language)
+        return self.recogniser
+
+    def activity(self) -> Activity:
+        """Voice activity of one stream of audio."""
+        return silero()
 
     async def aclose(self) -> None:
         if self.recogniser is not None:
