@@ -19,6 +19,7 @@ from sightline.types import (
     Decision,
     Moment,
     PushReport,
+    Said,
     SessionInfo,
     SessionState,
     SessionStats,
@@ -243,6 +244,13 @@ class Session:
             if not request.page_token:
                 break
         return moments
+
+    async def transcript(self, *, from_ns: int = 0, to_ns: int = 0) -> list[Said]:
+        """What was said in the video, the oldest first. Times are capture times; 0: all that is
+        kept. Raises FailedPreconditionError for a session that does not listen."""
+        request = pb.GetTranscriptRequest(session=self.id, from_ns=from_ns, to_ns=to_ns)
+        reply = await self._calls.unary(self._calls.stub.GetTranscript, request)
+        return [Said(each.text, each.start_ns, each.end_ns, each.language) for each in reply.said]
 
     # Pushing
 

@@ -349,6 +349,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (rate("sightline_asr_audio_seconds_total"), "seconds of audio"),
             ),
         ),
+        counted("Passages of speech in videos", "sightline_host_speech_total", "outcome"),
         counted("Spoken turns", "sightline_voice_turns_total", "outcome"),
         counted("Interruptions", "sightline_voice_interruptions_total", "outcome"),
         timed("End of a spoken turn to its words", "sightline_voice_words_seconds"),

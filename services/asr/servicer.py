@@ -71,6 +71,8 @@ class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
                 if recording.failed is not None:
                     raise recording.failed
                 ended, kind = recording.ended, self._wanted(recording, heard_s, first.partials)
+                if kind is not None and first.background:
+                    kind = Kind.BACKGROUND
                 ended_s = time.perf_counter()
                 if kind is not None:
                     audio_s = recording.audio_s

@@ -180,6 +180,11 @@ VOICE_WORDS = Histogram(
     "End of a spoken turn, its silence included, to its final words.",
     buckets=LATENCY_BUCKETS,
 )
+HOST_SPEECH = Counter(
+    "sightline_host_speech_total",
+    "Passages of speech in sessions' own sound, by what became of them.",
+    ["outcome"],  # heard, wordless, dropped, failed
+)
 VOICE_INTERRUPTIONS = Counter(
     "sightline_voice_interruptions_total",
     "Spoken answers that fell silent because somebody spoke, by what became of it.",

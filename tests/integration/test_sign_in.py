@@ -170,6 +170,7 @@ def _requests(session: str) -> dict[str, tuple[str, Any]]:
         "Ask": ("ask", ask),
         "Decide": ("ask", decide),
         "GetPicture": ("view", pb.GetPictureRequest(session=session)),
+        "GetTranscript": ("view", pb.GetTranscriptRequest(session=session)),
         "Converse": ("view", iter([start])),
         "Speak": ("ask", pb.SpeakRequest(text="hello")),
         "Voices": ("", pb.VoicesRequest()),

@@ -55,6 +55,7 @@ class Hearsay:
         language: str = "",
         prompt: str = "",
         partials: bool = False,
+        background: bool = False,
     ) -> AsyncGenerator[asr_pb2.TranscribeResponse, None]:
         if self.fails is not None:
             raise self.fails

@@ -19,6 +19,7 @@ from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.asks import Asks
 from services.gateway.viewers.decisions import Decisions
+from services.gateway.viewers.host_ears import HostEars
 from services.gateway.viewers.turns import Turns
 from services.gateway.viewers.viewer import RECONNECT_WITHIN_S, Send, Viewer, conversation_of
 from services.gateway.voice.ears import Ears
@@ -53,7 +54,9 @@ class Viewers:
         self.ears = Ears(config.asr, config.turn_rules(), identity)
         self.decisions = Decisions(config, sessions.quotas)
         self._answers = InFlight("answers", owner="the gateway")
+        self.hosts = HostEars(lambda: self.ears, self._said)
         sessions.listen(self)
+        sessions.listen(self.hosts)
 
     async def serve(
         self,
@@ -203,8 +206,14 @@ class Viewers:
         if closing:
             _, stuck = await asyncio.wait(closing, timeout=GOODBYE_S)
             await cancel_and_wait(*stuck)
+        await self.hosts.aclose()
         await self.turns.aclose()
         await self.ears.aclose()
+
+    def _said(self, session: AnySession, said: gateway_pb2.Said) -> None:
+        for viewer in self._of(session):
+            if not viewer.closed:
+                viewer.put(gateway_pb2.ServerEvent(said=said))
 
     def _of(self, session: AnySession) -> list[Viewer]:
         return [viewer for viewer in self._viewers.values() if viewer.session is session]

@@ -44,6 +44,7 @@ class Recogniser(Protocol):
         language: str = "",
         prompt: str = "",
         partials: bool = False,
+        background: bool = False,
     ) -> AsyncGenerator[asr_pb2.TranscribeResponse, None]: ...
 
 

@@ -1,6 +1,6 @@
 """Passages of speech in audio that goes on and on: what is said in one breath, and when."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from services.common.resampling import HEARD_RATE
@@ -8,6 +8,7 @@ from services.gateway.voice import turn_detector as detected
 from services.gateway.voice.activity import CHUNK_BYTES, Activity
 from services.gateway.voice.turn_detector import TurnDetector, TurnRules
 
+PIECE_BYTES = 64 * 1024
 # Nobody waits for an answer: sentences may stay together, and a short word counts.
 RULES = TurnRules(speech_s=0.16, pause_s=0.3, silence_s=0.7, more_s=0.7, longest_s=20.0)
 
@@ -22,6 +23,11 @@ class Passage:
     @property
     def length_s(self) -> float:
         return len(self.pcm) / 2 / HEARD_RATE
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """It, in messages of a usual size."""
+        for at in range(0, len(self.pcm), PIECE_BYTES):
+            yield self.pcm[at : at + PIECE_BYTES]
 
 
 class PassageCutter:

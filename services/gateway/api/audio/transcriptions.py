@@ -1,7 +1,7 @@
 """`/v1/audio/transcriptions`: the words of a recording, for OpenAI's clients and for curl."""
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from aiohttp import web
@@ -26,11 +26,9 @@ from services.gateway.auth.caller import Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.viewers.viewers import Viewers
 from services.gateway.voice.ears import Ears
-from services.gateway.voice.passages import Passage
 from sightline.errors import SightlineError
 from sightline.reasons import Reason
 
-PIECE_BYTES = 64 * 1024
 ASKED: dict[str, Any] = {
     "type": "object",
     "required": ["file"],
@@ -111,7 +109,11 @@ async def _heard(
         while not recording.over:
             for passage in await lane.run(recording.read):
                 replies = ears.hearing().transcribe(
-                    _pieces(passage), HEARD_RATE, language=asked.language, prompt=asked.prompt
+                    passage.pieces(),
+                    HEARD_RATE,
+                    language=asked.language,
+                    prompt=asked.prompt,
+                    background=True,
                 )
                 async with contextlib.aclosing(replies):
                     async for reply in replies:
@@ -153,8 +155,3 @@ async def _stream(
             with contextlib.suppress(ClientGoneError, SightlineError):
                 await stream.send({"error": body})
     return stream.response
-
-
-async def _pieces(passage: Passage) -> AsyncIterator[bytes]:
-    for at in range(0, len(passage.pcm), PIECE_BYTES):
-        yield passage.pcm[at : at + PIECE_BYTES]
