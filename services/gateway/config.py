@@ -463,6 +463,7 @@ class GatewayConfig(RedisConfig):
         "homeassistant",
         "Prefix under which Home Assistant is told of rules as entities; empty: it is not.",
     )
+    max_calls: int = setting(64, "Realtime conversations by WebRTC at once.", minimum=1)
     max_speaks: int = setting(
         16, "Texts that are spoken for callers at once, and as many recordings heard.", minimum=1
     )

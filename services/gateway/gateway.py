@@ -21,6 +21,7 @@ from services.gateway.api.conversations import Conversations
 from services.gateway.api.grpc import SightlineServicer
 from services.gateway.api.http import HttpApi
 from services.gateway.api.info import ServerInfo
+from services.gateway.api.realtime.calls import CallsApi
 from services.gateway.api.realtime.door import RealtimeApi
 from services.gateway.api.speaker import Speaker
 from services.gateway.api.uploads import UploadsApi
@@ -91,6 +92,7 @@ class Gateway:
         self._realtime = RealtimeApi(
             config, self._sessions, self._viewers, self._speaker, self._callers
         )
+        self._calls = CallsApi(config, self._realtime, self._webrtc)
         self._transcriptions = TranscriptionsApi(config, self._viewers, self._callers)
         self._discovering: asyncio.Task[None] | None = None
         self._measuring: asyncio.Task[None] | None = None
@@ -150,6 +152,7 @@ class Gateway:
             rules=self._rules,
             others=(
                 self._realtime,
+                self._calls,
                 self._transcriptions,
                 SpeechApi(self._config, self._speaker, self._callers),
                 UploadsApi(self._uploads, self._sessions, addresses, self._callers),
@@ -185,7 +188,7 @@ class Gateway:
             await self._cluster.drain()
         await self._end_answers()
         await cancel_and_wait(self._measuring, self._discovering)
-        await asyncio.gather(self._viewers.aclose(), self._whep.aclose())
+        await asyncio.gather(self._calls.aclose(), self._viewers.aclose(), self._whep.aclose())
         for server in (self._rtmp, self._rtmps, self._srt):
             if server is not None:
                 await server.aclose()

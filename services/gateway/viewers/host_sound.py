@@ -1,10 +1,9 @@
 """A session's own sound, packet by packet, as passages of speech."""
 
-import av
-from av.audio.resampler import AudioResampler
-
 from services.common.resampling import HEARD_RATE
 from services.gateway.playback.opus import HZ, OpusPacket, samples_of
+from services.gateway.sources.heard_sound import HeardSound
+from services.gateway.sources.sound import EncodedSound
 from services.gateway.voice.activity import Activity
 from services.gateway.voice.passages import RULES, Passage, PassageCutter
 
@@ -17,8 +16,7 @@ class HostSound:
 
     def __init__(self, activity: Activity) -> None:
         self._activity = activity
-        self._decoder: av.AudioCodecContext | None = None
-        self._resampler: AudioResampler | None = None
+        self._decoder = HeardSound()
         self._cutter: PassageCutter | None = None
         self._begin = 0  # place of the cutter's first sample
         self._next = 0  # … where the next packet would go on
@@ -32,7 +30,7 @@ class HostSound:
                 found += self._end()
                 self._cutter = PassageCutter(self._activity, RULES)
                 self._begin = self._next = place
-                self._decoder = self._resampler = None
+                self._decoder = HeardSound()
             self._next += samples_of(data)
             for passage in self._cutter.feed(self._pcm(data)):
                 found.append((self._when(passage), passage))
@@ -51,20 +49,5 @@ class HostSound:
 
     def _pcm(self, data: bytes) -> bytes:
         """Silence for a packet that is broken, so that times stay."""
-        if self._decoder is None or self._resampler is None:
-            decoder = av.CodecContext.create("libopus", "r")
-            assert isinstance(decoder, av.AudioCodecContext)
-            decoder.sample_rate, decoder.layout = HZ, "stereo"
-            decoder.thread_count = 1
-            self._decoder = decoder
-            self._resampler = AudioResampler("s16", "mono", HEARD_RATE)
-        try:
-            pcm = b""
-            for frame in self._decoder.decode(av.Packet(data)):
-                frame.pts = None
-                for made in self._resampler.resample(frame):
-                    pcm += bytes(made.planes[0])[: 2 * made.samples]
-            return pcm
-        except (av.FFmpegError, ValueError):
-            self._decoder = self._resampler = None
-            return bytes(2 * samples_of(data) * HEARD_RATE // HZ)
+        pcm = self._decoder.pcm(EncodedSound("opus", data, 0))
+        return pcm or bytes(2 * samples_of(data) * HEARD_RATE // HZ)

@@ -46,7 +46,17 @@ class Microphone:
         return ear
 
     def append(self, audio: bytes) -> None:
-        """Hear more. Raises what `Ear.feed` does."""
+        """Hear more, in the format of its client. Raises what `Ear.feed` does."""
+        if not self.configured:
+            return
+        pcm = self._half + self._pcm(audio)
+        self._half = pcm[len(pcm) - len(pcm) % 2 :]
+        for start in range(0, len(pcm) - 1, MAX_PIECE_BYTES):
+            piece = pcm[start : start + MAX_PIECE_BYTES]
+            self.hear(piece[: len(piece) // 2 * 2], self._settings.input_format.rate)
+
+    def hear(self, pcm: bytes, sample_rate: int) -> None:
+        """Hear a piece of PCM. Raises what `Ear.feed` does."""
         if not self.configured:
             return
         if self._ear is None:
@@ -54,11 +64,7 @@ class Microphone:
         if self._settings.turn_detection is None and not self._held:
             self._held = True
             self._ear.hold()
-        pcm = self._half + self._pcm(audio)
-        self._half = pcm[len(pcm) - len(pcm) % 2 :]
-        for start in range(0, len(pcm) - 1, MAX_PIECE_BYTES):
-            piece = pcm[start : start + MAX_PIECE_BYTES]
-            self._ear.feed(piece[: len(piece) // 2 * 2], self._settings.input_format.rate)
+        self._ear.feed(pcm, sample_rate)
 
     def commit(self) -> bool:
         """End the turn. Whether there is one."""
