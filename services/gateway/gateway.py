@@ -85,10 +85,13 @@ class Gateway:
             dropped=lambda reason: metrics.WEBRTC_DROPPED.labels(reason).inc(),
         )
         self._whip = WhipServer(
-            KeyGate(self._sessions, "whip"), self._webrtc, ice_servers=config.ice_servers
+            KeyGate(self._sessions, "whip"),
+            self._webrtc,
+            ice_servers=config.ice_servers,
+            microphone_of=self._viewers.microphone_of,
         )
         self._callers = Callers(authoriser_of(config), host.trusted)
-        self._whep = WhepApi(config, self._sessions, self._callers, self._webrtc)
+        self._whep = WhepApi(config, self._sessions, self._viewers, self._callers, self._webrtc)
         self._realtime = RealtimeApi(
             config, self._sessions, self._viewers, self._speaker, self._callers
         )

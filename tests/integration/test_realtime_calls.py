@@ -3,24 +3,21 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator
-from fractions import Fraction
 from typing import Any
 
-import av
-import numpy as np
 import pytest
 from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient, TestServer
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
-from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
 
 from services.gateway.api.http import HttpApi
 from services.gateway.api.realtime.calls import CallsApi
 from services.gateway.api.realtime.door import RealtimeApi
 from services.gateway.webrtc.port import WebRtcPort
 from tests.eventually import eventually
+from tests.microphone import Microphone
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import running
 from tests.unit.realtime_parts import Speech
@@ -28,7 +25,6 @@ from tests.unit.test_gateway_voice import EarsOf
 from tests.unit.voices import Hearsay, Loud
 
 PATH = "/v1/realtime/calls"
-HZ, PACKET = 48_000, 960
 Client = TestClient[web.Request, web.Application]
 
 
@@ -37,31 +33,6 @@ class _Ears(EarsOf):
 
     def activity(self) -> Any:
         return Loud()
-
-
-class Microphone(MediaStreamTrack):
-    """Silence, but while `loud`."""
-
-    kind = "audio"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loud = False
-        self._number = 0
-        self._begin_s = time.monotonic()
-
-    async def recv(self) -> av.AudioFrame:
-        if self.readyState != "live":
-            raise MediaStreamError
-        due_s = self._begin_s + self._number * PACKET / HZ
-        await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-        wave = np.sin(2 * np.pi * 440 * np.arange(PACKET) / HZ) * 12_000 * self.loud
-        samples = wave.astype(np.int16).reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
-        frame.sample_rate, frame.time_base = HZ, Fraction(1, HZ)
-        frame.pts = self._number * PACKET
-        self._number += 1
-        return frame
 
 
 class Caller:

@@ -248,6 +248,13 @@ class Viewer:
             case _:
                 raise InvalidArgumentError("an event must hold one message")
 
+    def hear(self, pcm: bytes, sample_rate: int) -> None:
+        """A piece of its microphone, which comes by another way than its events; what is wrong with
+        it becomes an error event. Nothing once the viewer has left."""
+        if not self.closed and self._detached_s is None:
+            chunk = gateway_pb2.AudioChunk(sample_rate=sample_rate, pcm=pcm)
+            self.handle_event(gateway_pb2.ClientEvent(audio_chunk=chunk))
+
     def watching(self) -> list[gateway_pb2.Watch]:
         """The watches under way."""
         return self._watches.all()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from services.common.checks import check_id
 from services.common.identity import Identity
@@ -147,6 +147,16 @@ class Viewers:
                 "no viewer of this handle is on the session here", reason=Reason.HANDLE_NOT_FOUND
             )
         return viewer
+
+    def microphone_of(self, handle: str, key: str) -> Callable[[bytes, int], None]:
+        """What hears for the viewer of a resume handle on the session that `key` publishes to.
+        Raises NotFoundError."""
+        viewer = self._viewers.get(handle)
+        if viewer is None or viewer.closed or not self._sessions.has_key(viewer.session, key):
+            raise NotFoundError(
+                "no viewer of this handle is on the session here", reason=Reason.HANDLE_NOT_FOUND
+            )
+        return viewer.hear
 
     def all(self) -> list[Viewer]:
         return list(self._viewers.values())

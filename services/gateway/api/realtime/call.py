@@ -21,13 +21,13 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpsender import RTCEncodedFrame
 
 from services.common.tasks import cancel_and_wait, spawn
-from services.gateway.api.microphone_track import MicrophoneTrack
 from services.gateway.api.realtime.conversation import Conversation
 from services.gateway.api.realtime.items import new_id
 from services.gateway.api.realtime.line import Visitor, json_of
 from services.gateway.api.realtime.mouth import Heard, Mouth
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.auth.caller import Caller
+from services.gateway.sources.whip.microphone_track import MicrophoneTrack
 from services.gateway.sources.whip.peer import negotiation, stop_transports
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import InternalError, SightlineError

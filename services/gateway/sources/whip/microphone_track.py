@@ -17,15 +17,23 @@ QUIET_S = 0.2  # without a packet, after which there is silence
 SILENCE_S = 4.0  # that is heard of it: any turn is over then
 
 
-class MicrophoneTrack:
-    """What one receiver hears, from when it was made until `close`; `run` feeds it to `hear`: PCM
-    and its rate. Made before ICE starts. One event loop."""
+Hear = Callable[[bytes, int], None]  # PCM, and its samples a second
 
-    def __init__(self, receiver: RTCRtpReceiver, hear: Callable[[bytes, int], None]) -> None:
+
+class MicrophoneTrack:
+    """What one receiver hears, until `close`; `run` feeds it to `hear`. Made before ICE starts. One
+    event loop.
+
+    receiver: None for packets that are handed over by whoever has them, with `sound`.
+    """
+
+    def __init__(self, receiver: RTCRtpReceiver | None, hear: Hear) -> None:
         self._hear = hear
         self._packets: NewestQueue[EncodedSound] = NewestQueue(MAX_WAITING)
         self._decoder = HeardSound()
-        self._publication: SoundPublication | None = SoundPublication(receiver, self)
+        self._publication: SoundPublication | None = None
+        if receiver is not None:
+            self._publication = SoundPublication(receiver, self)
 
     async def run(self) -> None:
         """Hear until `close`. Raises what `hear` does."""
