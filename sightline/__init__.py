@@ -25,6 +25,7 @@ from sightline.errors import (
 )
 from sightline.reasons import Reason
 from sightline.rules import Rule, RuleEvent, Webhook
+from sightline.talk import Talk, TalkEvent, TalkKind
 from sightline.types import (
     AnswerResult,
     AskOptions,
@@ -93,6 +94,9 @@ __all__ = [
     "SightlineError",
     "SourceCondition",
     "SourceHealth",
+    "Talk",
+    "TalkEvent",
+    "TalkKind",
     "Timeouts",
     "UnauthenticatedError",
     "UnavailableError",

@@ -11,12 +11,13 @@ from services.gateway import metrics
 from services.gateway.api.messages import place_of_request
 from services.gateway.api.operations import operation
 from services.gateway.api.realtime.call import RealtimeCall
-from services.gateway.api.realtime.call_request import FORM, SDP, read_call
+from services.gateway.api.realtime.call_request import FORM, read_call
 from services.gateway.api.realtime.door import RealtimeApi
 from services.gateway.api.realtime.fields import WireError
 from services.gateway.config import GatewayConfig
 from services.gateway.sources.whip.ice import parse_ice_server
 from services.gateway.sources.whip.offer import check_call, without_hidden_addresses
+from services.gateway.sources.whip.server import SDP
 from services.gateway.webrtc.connections import Connections
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import (
