@@ -7,32 +7,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiohttp import FormData, web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import FormData
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
-from services.gateway.api.http import HttpApi
-from services.gateway.api.realtime.calls import CallsApi
-from services.gateway.api.realtime.door import RealtimeApi
-from services.gateway.webrtc.port import WebRtcPort
+from tests.calling import Client, called
 from tests.eventually import eventually
 from tests.microphone import Microphone
 from tests.unit.fake_worker import FakeWorker
-from tests.unit.gateway_parts import running
-from tests.unit.realtime_parts import Speech
-from tests.unit.test_gateway_voice import EarsOf
-from tests.unit.voices import Hearsay, Loud
 
 PATH = "/v1/realtime/calls"
-Client = TestClient[web.Request, web.Application]
-
-
-class _Ears(EarsOf):
-    configured = True
-
-    def activity(self) -> Any:
-        return Loud()
 
 
 class Caller:
@@ -110,37 +94,12 @@ class Caller:
 async def _calling(
     *words: str, word_s: float = 0.1, **settings: Any
 ) -> AsyncIterator[tuple[Caller, FakeWorker]]:
-    worker = FakeWorker()
-    worker.word_s = word_s
-    port = WebRtcPort(0, ("127.0.0.1",))
-    await port.start()
-    async with running(worker, **settings) as parts:
-        await parts.push_session(seen=True, name="kitchen")
-        parts.viewers.ears = _Ears(Hearsay(*words))
-        speaker: Any = Speech()
-        door = RealtimeApi(parts.config, parts.sessions, parts.viewers, speaker, parts.callers)
-        calls = CallsApi(parts.config, door, port)
-        app = web.Application()
-        door.add_to(app)
-        HttpApi(
-            parts.config,
-            parts.sessions,
-            parts.viewers,
-            addresses=parts.addresses,
-            conversations=parts.conversations,
-            info=parts.info,
-            callers=parts.callers,
-            others=(door, calls),
-        ).add_to(app)
-        async with TestClient(TestServer(app)) as http:
-            caller = Caller(http)
-            try:
-                yield caller, worker
-            finally:
-                await caller.aclose()
-                await calls.aclose()
-                assert port.num_connections == 0
-    await port.aclose()
+    async with called(*words, word_s=word_s, **settings) as (http, worker):
+        caller = Caller(http)
+        try:
+            yield caller, worker
+        finally:
+            await caller.aclose()
 
 
 async def test_a_spoken_question_is_answered_by_the_track() -> None:
@@ -177,18 +136,18 @@ async def test_a_spoken_question_is_answered_by_the_track() -> None:
 
 
 async def test_speech_into_an_answer_ends_it_where_it_was_heard() -> None:
-    async with _calling("What is there?", "Stop, how many?", word_s=0.6) as (caller, worker):
+    async with _calling("What is there?", "Stop, how many?", word_s=1.5) as (caller, worker):
         assert await caller.call() == 201
         await caller.speak()
         await caller.until("output_audio_buffer.started")
         first = (await caller.until("response.done"))["response"]  # long before it is played
-        await eventually(lambda: caller.heard_s > 0.6)
+        await eventually(lambda: caller.heard_s > 1.8)
         await caller.speak(2)
         cleared = await caller.until("output_audio_buffer.cleared")
         assert cleared["response_id"] == first["id"]
         truncated = await caller.until("conversation.item.truncated")
         assert truncated["item_id"] == first["output"][0]["id"]
-        assert 300 < truncated["audio_end_ms"] < 600 * len(worker.answer.split())
+        assert 300 < truncated["audio_end_ms"] < 1500 * len(worker.answer.split())
         await caller.until("output_audio_buffer.started", 2)
         second = worker.asked[1]
         assert second.question.text == "Stop, how many?"

@@ -128,7 +128,7 @@ def test_speech_without_an_end_is_cut() -> None:
     cutter = PassageCutter(Told())
     passages = [*cutter.feed(audio(SPEECH, 50)), *cutter.finish()]
     assert sum(each.length_s for each in passages) == pytest.approx(50, abs=0.1)
-    assert max(each.length_s for each in passages) < 21
+    assert max(each.length_s for each in passages) < 13
 
 
 @pytest.mark.parametrize("form", [form for form in CONTENT_TYPES if form != "pcm"])

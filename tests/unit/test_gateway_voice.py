@@ -94,6 +94,17 @@ async def test_what_is_said_is_shown_and_asked() -> None:
         assert (partial.turn, partial.final) == (transcript.turn, False)
 
 
+async def test_words_of_the_model_s_card_are_likely() -> None:
+    async with talking("what do you see?") as (viewer, _, hearsay):
+        [inside] = viewer.parts.viewers.all()
+        description = inside.session.worker.description
+        assert description is not None
+        description.card.questions[:] = ["What do you see?", "x" * 300, "Is it red?"]
+        await viewer.say_all()
+        await viewer.until_final()
+        assert hearsay.prompts == ["What do you see? Is it red?"]
+
+
 async def test_speech_into_an_answer_silences_it_and_words_end_it() -> None:
     dialogue = FakeDialogue()
     dialogue.rounds["c1"] = []

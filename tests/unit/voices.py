@@ -42,6 +42,7 @@ class Hearsay:
     def __init__(self, *words: str) -> None:
         self.words = list(words)
         self.heard_s: list[float] = []  # of each turn
+        self.prompts: list[str] = []
         self.pauses = 0
         self.fails: SightlineError | None = None
         self.hear = asyncio.Event()
@@ -59,6 +60,7 @@ class Hearsay:
     ) -> AsyncGenerator[asr_pb2.TranscribeResponse, None]:
         if self.fails is not None:
             raise self.fails
+        self.prompts.append(prompt)
         text, heard_s = self.words.pop(0), 0.0
         async for piece in audio:
             if not isinstance(piece, Pause):

@@ -48,6 +48,10 @@ class Recogniser(Protocol):
     ) -> AsyncGenerator[asr_pb2.TranscribeResponse, None]: ...
 
 
+def _no_prompt() -> str:
+    return ""
+
+
 class Ear:
     """Hears one microphone. All methods belong to the event loop; `tell` is called by `feed`, and
     by tasks of the ear when words come.
@@ -64,8 +68,11 @@ class Ear:
         tell: Callable[[Heard], None],
         *,
         language: str = "",
+        prompt: Callable[[], str] = _no_prompt,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """prompt: asked with every turn for words that are likely in it."""
+        self._prompt = prompt
         self._recogniser = recogniser
         self._detector = TurnDetector(activity, rules)
         self._tell = tell
@@ -175,7 +182,11 @@ class Ear:
         """Words of one turn, told as they come."""
         try:
             words = self._recogniser.transcribe(
-                listening.audio(), HEARD_RATE, language=self._language, partials=True
+                listening.audio(),
+                HEARD_RATE,
+                language=self._language,
+                prompt=self._prompt(),
+                partials=True,
             )
             async with contextlib.aclosing(words):
                 async for reply in words:

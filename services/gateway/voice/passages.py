@@ -10,7 +10,7 @@ from services.gateway.voice.turn_detector import TurnDetector, TurnRules
 
 PIECE_BYTES = 64 * 1024
 # Nobody waits for an answer: sentences may stay together, and a short word counts.
-RULES = TurnRules(speech_s=0.16, pause_s=0.3, silence_s=0.7, more_s=0.7, longest_s=20.0)
+RULES = TurnRules(speech_s=0.16, pause_s=0.3, silence_s=0.7, more_s=0.7, longest_s=12.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,9 @@ class Conversation:
         self._responses = Responses(self, self._line, self._voices)
         self._pictures: PictureStream | None = None
         self._spoken = SpokenTurns(self, self._line)
-        self._microphone = Microphone(viewers.ears, config.turn_rules(), self._spoken.tell)
+        self._microphone = Microphone(
+            viewers.ears, config.turn_rules(), self._spoken.tell, self._card
+        )
 
     async def open(self, settings: Settings) -> None:
         """Greet the client. Raises what attaching to the session of `settings` may."""
@@ -117,6 +119,13 @@ class Conversation:
                 param="session.sightline.session",
             )
         return self._attachment
+
+    def _card(self) -> gateway_pb2.ModelCard | None:
+        """The card of the model that is talked with, once there is one."""
+        if self._attachment is None:
+            return None
+        description = self._attachment.session.worker.description
+        return None if description is None else description.card
 
     async def settled(self) -> None:
         """Wait until what was said and shown is known. Raises WireError, UnavailableError."""

@@ -11,6 +11,7 @@ from services.gateway.voice.ear import MAX_PIECE_BYTES, Ear
 from services.gateway.voice.ears import Ears
 from services.gateway.voice.heard import Heard
 from services.gateway.voice.turn_detector import TurnRules
+from sightline.v1 import gateway_pb2
 
 _CODECS = {"audio/pcmu": "pcm_mulaw", "audio/pcma": "pcm_alaw"}
 
@@ -22,7 +23,15 @@ class Microphone:
     say. `tell` is as an ear's.
     """
 
-    def __init__(self, ears: Ears, rules: TurnRules, tell: Callable[[Heard], None]) -> None:
+    def __init__(
+        self,
+        ears: Ears,
+        rules: TurnRules,
+        tell: Callable[[Heard], None],
+        card: Callable[[], gateway_pb2.ModelCard | None] = lambda: None,
+    ) -> None:
+        """card: of the model that is talked with."""
+        self._card = card
         self._ears = ears
         self._rules = rules
         self._tell = tell
@@ -60,7 +69,9 @@ class Microphone:
         if not self.configured:
             return
         if self._ear is None:
-            self._ear = self._ears.make(self._tell, self._turn_rules(), self._settings.language)
+            self._ear = self._ears.make(
+                self._tell, self._turn_rules(), self._settings.language, self._card
+            )
         if self._settings.turn_detection is None and not self._held:
             self._held = True
             self._ear.hold()
