@@ -14,7 +14,7 @@ from aiortc.mediastreams import MediaStreamError
 from tests.calling import Client, called
 from tests.eventually import eventually
 from tests.microphone import Microphone
-from tests.unit.fake_worker import FakeWorker
+from tests.unit.fake_worker import ANSWER, FakeWorker
 
 PATH = "/v1/realtime/calls"
 
@@ -154,6 +154,22 @@ async def test_speech_into_an_answer_ends_it_where_it_was_heard() -> None:
         assert 0 < len(second.history[0].answer) < len(worker.answer)
         caller.send("output_audio_buffer.clear")
         await caller.until("output_audio_buffer.cleared", 2)
+
+
+async def test_its_own_voice_in_the_microphone_is_no_question_and_ends_nothing() -> None:
+    async with _calling("What is there?", ANSWER, word_s=1.0) as (caller, worker):
+        assert await caller.call() == 201
+        await caller.speak()
+        await caller.until("output_audio_buffer.started")
+        await caller.speak(2)
+        heard = await caller.until("conversation.item.input_audio_transcription.completed", 2)
+        assert heard["transcript"] == ""
+        await caller.until("output_audio_buffer.stopped")
+        assert not caller.of("output_audio_buffer.cleared")
+        assert not caller.of("conversation.item.truncated")
+        assert len(worker.asked) == 1
+        spoken_s = len(worker.answer.split())
+        await eventually(lambda: caller.heard_s > spoken_s - 0.3)
 
 
 async def test_what_is_no_call_is_refused(caplog: pytest.LogCaptureFixture) -> None:

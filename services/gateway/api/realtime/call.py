@@ -39,6 +39,8 @@ NEGOTIATE_S, CONNECT_S, CLOSE_S = 10.0, 8.0, 5.0
 CHANNEL_S = 5.0  # that a client which is connected has to open its channel
 MAX_EVENTS = 256  # that wait to be acted on
 MAX_UNSENT_BYTES = 4 * 1024 * 1024
+MAX_SPOKEN = 2  # responses whose words may come back as an echo
+ECHO_S = 3.0  # … after they were played
 GOODBYE_S = 0.2  # for the last events to leave
 CLEAR = "output_audio_buffer.clear"
 
@@ -74,12 +76,14 @@ class RealtimeCall:
         self._mouth = Mouth(self._played)
         self._speaking = ""  # the response under way
         self._cut: Heard | None = None  # what was heard of that response, which was cut off
+        self._words: dict[str, str] = {}  # of the newest responses that are spoken
         visitor = Visitor(
             caller=caller,
             place=place,
             authorise=authorise,
             send=self._send,
             hang_up=self.hang_up,
+            playing=self,
         )
         self._conversation = converse(visitor)
         self._peer.on("connectionstatechange", self._state_changed)
@@ -197,7 +201,7 @@ class RealtimeCall:
             while True:
                 text = await self._said.get()
                 if CLEAR in text and _kind_of(text) == CLEAR:
-                    self._fall_silent()
+                    self.stop()
                 else:
                     await self._conversation.take(text)
         except ConnectionError:
@@ -227,18 +231,35 @@ class RealtimeCall:
                 return
             case "response.created":
                 self._speaking = event["response"]["id"]
+            case "response.output_audio_transcript.delta":
+                response = event["response_id"]
+                self._words[response] = self._words.get(response, "") + event["delta"]
+                for oldest in list(self._words)[:-MAX_SPOKEN]:
+                    del self._words[oldest]
         self._put(event)
-        match event["type"]:
-            case "response.done":
-                self._end(event["response"]["id"])
-            case "input_audio_buffer.speech_started" if self._interrupted:
-                self._fall_silent()
+        if event["type"] == "response.done":
+            self._end(event["response"]["id"])
 
-    @property
-    def _interrupted(self) -> bool:
-        """Whether speech is to end what is being said."""
-        detection = self._conversation.settings.turn_detection
-        return detection is not None and detection.interrupt_response
+    # --- what is played: `Playing` ------------------------------------------------------------
+
+    def spoken(self) -> str:
+        return " ".join(self._words.values()) if self._mouth.quiet_s() < ECHO_S else ""
+
+    def pause(self) -> None:
+        self._mouth.pause()
+
+    def resume(self) -> None:
+        self._mouth.resume()
+
+    def stop(self) -> None:
+        """What was not played is not part of the conversation."""
+        heard = self._mouth.clear()
+        if heard is None or not heard.item:
+            return
+        if heard.response == self._speaking:
+            self._cut = heard  # once it is over
+        else:
+            self._truncate(heard)
 
     def _end(self, response: str) -> None:
         """Nothing more comes of a response."""
@@ -248,16 +269,6 @@ class RealtimeCall:
         if self._cut is not None and self._cut.response == response:
             cut, self._cut = self._cut, None
             self._truncate(cut)
-
-    def _fall_silent(self) -> None:
-        """Somebody speaks: what was not played is not part of the conversation."""
-        heard = self._mouth.clear()
-        if heard is None or not heard.item:
-            return
-        if heard.response == self._speaking:
-            self._cut = heard  # once it is over
-        else:
-            self._truncate(heard)
 
     def _truncate(self, heard: Heard) -> None:
         wish = {
