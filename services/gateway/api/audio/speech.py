@@ -13,8 +13,8 @@ from aiohttp import web
 from services.common.http_status import http_status
 from services.gateway.api.audio.encoder import CONTENT_TYPES, SpeechFile
 from services.gateway.api.callers import Callers
-from services.gateway.api.completions.chat_request import ParameterError, object_of
-from services.gateway.api.completions.errors import error_body
+from services.gateway.api.completions.chat_request import object_of
+from services.gateway.api.completions.errors import ParameterError, error_body
 from services.gateway.api.event_stream import SEND_TIMEOUT_S, ClientGoneError, EventStream
 from services.gateway.api.messages import place_of_request, read_text
 from services.gateway.api.operations import SSE, operation

@@ -9,7 +9,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from services.gateway.api.audio.recording import MAX_RECORDING_BYTES
 from services.gateway.api.audio.transcript import FORMATS
-from services.gateway.api.completions.chat_request import ParameterError
+from services.gateway.api.completions.errors import ParameterError
 from sightline.errors import DeadlineExceededError, InvalidArgumentError
 
 FORM = "multipart/form-data"
