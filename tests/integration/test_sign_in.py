@@ -35,6 +35,7 @@ WORKER = {
     "WORKER_KV_MEMORY_BYTES": str(512 << 20),
 }
 LATER = {
+    "GetTranscript": "NOT_LISTENING",
     "CreateSession": "SOURCE_UNREADABLE",
     "Speak": "SPEECH_NOT_CONFIGURED",
     "Voices": "SPEECH_NOT_CONFIGURED",
