@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection
 
 from benchmarks.voice import words
 from tests.processes import REPOSITORY, ServiceProcess, free_port
@@ -37,7 +38,9 @@ async def test_what_openai_s_client_says_is_heard_by_it(
         GATEWAY_RTMP_PORT="",
     )
     script = REPOSITORY / "tests" / "wires" / "openai_audio.py"
-    command = [python, str(script), f"http://127.0.0.1:{gateway.http_port}"]
+    offer = tmp_path / "offer.sdp"
+    offer.write_text(await _offer())
+    command = [python, str(script), f"http://127.0.0.1:{gateway.http_port}", str(offer)]
     run = await asyncio.to_thread(
         subprocess.run, command, capture_output=True, text=True, timeout=240
     )
@@ -56,3 +59,14 @@ async def test_what_openai_s_client_says_is_heard_by_it(
     assert found["srt"].startswith("1\n00:00:0")
     assert found["refusal"] == "invalid_request_error"
     assert "nobody" in found["voice"]
+    assert found["answer"].startswith("v=0")
+
+
+async def _offer() -> str:
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    peer.addTransceiver("audio")
+    peer.createDataChannel("oai-events")
+    await peer.setLocalDescription(await peer.createOffer())
+    offer: str = peer.localDescription.sdp
+    await peer.close()
+    return offer

@@ -1,17 +1,18 @@
 """The official `openai` package speaks a text and has it heard: prints what it got, as JSON.
 
-Argument: the gateway's address.
+Arguments: the gateway's address, a file with an SDP offer, which it calls with.
 """
 
 import json
 import sys
+from pathlib import Path
 
 import openai
 
 TEXT = "How many red circles are there in the picture? Is anything moving?"
 
 
-def main(address: str) -> None:
+def main(address: str, offer: str) -> None:
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
     sizes, said = {}, b""
     for form in ("mp3", "opus", "aac", "flac", "wav", "pcm"):
@@ -45,6 +46,11 @@ def main(address: str) -> None:
         client.audio.speech.create(model="tts-1", voice="nobody", input=TEXT)
     except openai.BadRequestError as error:
         found["voice"] = error.message
+    calls = client.realtime.calls
+    spoken = {"type": "realtime", "audio": {"output": {"voice": "marin"}}}
+    call = calls.create(sdp=Path(offer).read_text(), session=spoken)
+    found["answer"] = call.text
+    calls.hangup(call.response.headers["location"].rpartition("/")[2])
     print(json.dumps(found))
 
 

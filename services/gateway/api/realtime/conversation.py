@@ -292,6 +292,15 @@ class Conversation:
                         captured_at=fired.capture_ns / _SECOND_NS,
                     )
                 )
+            case "said":
+                said = event.said
+                await self._line.emit(
+                    server.VideoSaid(
+                        text=said.text,
+                        started_at=said.start_ns / _SECOND_NS,
+                        ended_at=said.end_ns / _SECOND_NS,
+                    )
+                )
             case "error":
                 await self._hear_error(event.error)
             case "go_away":
