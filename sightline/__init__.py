@@ -25,6 +25,7 @@ from sightline.errors import (
 )
 from sightline.reasons import Reason
 from sightline.rules import Rule, RuleEvent, Webhook
+from sightline.talk import Talk, TalkEvent, TalkKind
 from sightline.types import (
     AnswerResult,
     AskOptions,
@@ -41,6 +42,7 @@ from sightline.types import (
     RatedRound,
     Recollection,
     Round,
+    Said,
     ServerInfo,
     SessionInfo,
     SessionState,
@@ -83,6 +85,7 @@ __all__ = [
     "Round",
     "Rule",
     "RuleEvent",
+    "Said",
     "ServerInfo",
     "Session",
     "SessionInfo",
@@ -91,6 +94,9 @@ __all__ = [
     "SightlineError",
     "SourceCondition",
     "SourceHealth",
+    "Talk",
+    "TalkEvent",
+    "TalkKind",
     "Timeouts",
     "UnauthenticatedError",
     "UnavailableError",

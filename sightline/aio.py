@@ -118,6 +118,7 @@ class Client:
         model: str = "",
         priority: int = 0,
         memory: str = "",
+        listen: bool | None = None,
     ) -> "Session":
         """Begin to watch a video.
 
@@ -137,6 +138,8 @@ class Client:
         Where a worker's memory runs short, sessions of higher `priority` (-100 to 100) keep their
         window for longer. `memory` is what is kept of what leaves the window: "off", "lines", which
         the model writes, or "pictures" as well; left out, as the server is set.
+        With `listen`, what is said in the video is heard: `session.transcript`,
+        and questions know of it; None: as the server is set.
         Raises FileNotFoundError for a path that is not there, InvalidArgumentError for one that
         is no video, NotFoundError for a model that the server does not have,
         ResourceExhaustedError where no worker has room.
@@ -160,6 +163,7 @@ class Client:
             labels=labels,
             priority=priority,
             memory=memory_kind(memory),
+            listen=listen,
         )
         # Drawn once for all tries: a second one gives the session that a first has made.
         request = pb.CreateSessionRequest(

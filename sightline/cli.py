@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn
 
-from sightline import aio, commands, mcp_server, rule_commands, server_commands
+from sightline import aio, commands, mcp_server, rule_commands, server_commands, talk_command
 from sightline.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -167,6 +167,9 @@ def _parser() -> _Parser:
     ask.add_argument("--conversation", metavar="ID", help="continue this conversation")
     ask.add_argument("--fps", type=_positive, default=0.0, help="frames a second to be looked at")
     ask.add_argument("--model", default="", help=_MODEL)
+    ask.add_argument(
+        "--listen", action="store_true", help="of a URL: the answer knows what was said in it"
+    )
 
     watch = add(
         "watch", commands.watch, "be told when a condition begins or ceases to hold", as_json
@@ -219,6 +222,25 @@ def _parser() -> _Parser:
         metavar="KEY=VALUE",
         help="one of its labels, which take the place of those it had",
     )
+    talk = add(
+        "talk", talk_command.talk, "talk with a session, by microphone and loudspeaker", as_json
+    )
+    talk.add_argument("session", help="a session's id or name")
+    talk.add_argument(
+        "--microphone", default="default", metavar="NAME", help="a device, or a sound file"
+    )
+    talk.add_argument(
+        "--speaker",
+        default="default",
+        metavar="NAME",
+        help="a device, none, or a file that is written (OUT.wav)",
+    )
+    talk.add_argument("--voice", default="", help="a voice of the server (see `voices`)")
+    talk.add_argument("--conversation", metavar="ID", help="continue this conversation")
+    transcript = add(
+        "transcript", server_commands.transcript, "read what was said in a video", as_json
+    )
+    transcript.add_argument("session", help="a session's id or name, which listens")
     history = add(
         "history", server_commands.history, "read what was said in a conversation", as_json
     )

@@ -23,6 +23,7 @@ from sightline.types import (
     PushReport,
     RatedRound,
     Round,
+    Said,
     ServerInfo,
     SessionInfo,
     SessionState,
@@ -107,6 +108,7 @@ class Client:
         model: str = "",
         priority: int = 0,
         memory: str = "",
+        listen: bool | None = None,
     ) -> "Session":
         """Begin to watch a video: a file of this machine (played to the server in the
         background), a URL or, with `on_server`, a file there, or nothing yet (`push=True`)."""
@@ -128,6 +130,7 @@ class Client:
             model=model,
             priority=priority,
             memory=memory,
+            listen=listen,
         )
         return Session(background.run(session))
 
@@ -267,6 +270,11 @@ class Session:
     def picture(self, *, width: int = 0) -> bytes:
         """The newest picture as JPEG, at most `width` pixels wide (0: 640)."""
         return background.run(self._session.picture(width=width))
+
+    def transcript(self, *, from_ns: int = 0, to_ns: int = 0) -> list[Said]:
+        """What was said in the video, the oldest first, where the session listens. Times are
+        capture times; 0: all that is kept."""
+        return background.run(self._session.transcript(from_ns=from_ns, to_ns=to_ns))
 
     def watch(self, condition: str, **options: Any) -> "Watch":
         """Iterate over it to be told whenever `condition` begins or ceases to hold.

@@ -37,7 +37,9 @@ async def ask(client: aio.Client, options: argparse.Namespace) -> int:
             await progress.follow(session.wait())
             return await _tell_answer(session, options)
     if "://" in source:
-        opened = client.open(source, fps=options.fps, model=options.model)
+        opened = client.open(
+            source, fps=options.fps, model=options.model, listen=options.listen or None
+        )
         async with await opened as session:
             if not await session.wait_for_picture():
                 raise UnavailableError(f"no picture came from {source}")

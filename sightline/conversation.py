@@ -29,6 +29,7 @@ from sightline.errors import (
 )
 from sightline.health import HealthWatch
 from sightline.reasons import Reason
+from sightline.talk import Talk
 from sightline.types import AskOptions, Audio, Round, SessionInfo, SourceHealth
 from sightline.v1 import gateway_pb2 as pb
 from sightline.wire import error_of, session_info, source_health
@@ -71,6 +72,7 @@ class Conversation:
         self._answers: dict[str, Answer] = {}
         self._watches: dict[str, Watch] = {}
         self._healths: set[HealthWatch] = set()
+        self._talk: Talk | None = None
         self._resume_handle = ""
         self._last_sequence = 0
         self._outbox: asyncio.Queue[pb.ClientEvent] | None = None  # while connected
@@ -100,7 +102,20 @@ class Conversation:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([task])
+        if self._talk is not None:
+            self._talk.end()
         self._fail(FailedPreconditionError("the conversation was closed"))
+
+    def talk(self) -> Talk:
+        """Talk, from here on; as `Session.talk`."""
+        self._talk = Talk(self)
+        self._ensure_running()
+        return self._talk
+
+    def say(self, message: pb.ClientEvent) -> None:
+        """Tell the server what is worth nothing later: without a connection it is lost."""
+        with contextlib.suppress(ResourceExhaustedError):
+            self._send(message)
 
     def ask(
         self, text: str, *, timeout_s: float | None = None, **options: Unpack[AskOptions]
@@ -200,7 +215,7 @@ class Conversation:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._answers or self._watches or self._healths)
+        return bool(self._answers or self._watches or self._healths or self._talk)
 
     def _fail(self, error: SightlineError) -> None:
         answers, self._answers = self._answers, {}
@@ -209,6 +224,9 @@ class Conversation:
             answer.fail(error)
         for watch in watches.values():
             watch.fail(error)
+        talk, self._talk = self._talk, None
+        if talk is not None:
+            talk.fail(error)
         healths, self._healths = self._healths, set()
         for health in healths:
             health.fail(error)
@@ -275,7 +293,8 @@ class Conversation:
                 if message is grpc.aio.EOF:
                     break
                 self._handle(message)
-                if self._leaving and not self._answers.keys() - self._put_off:
+                talking = self._talk is not None and self._talk.answering
+                if self._leaving and not (self._answers.keys() - self._put_off or talking):
                     await self._calls.leave(stub)
                     return UnavailableError("the server is going away")
             return UnavailableError("the server closed the connection")
@@ -308,6 +327,8 @@ class Conversation:
         goes_on = started.resumed == "line"
         if not goes_on:
             self._last_sequence = first.sequence
+        if self._talk is not None:
+            self._talk.begin(goes_on=goes_on)
         for turn, answer in list(self._answers.items()):
             if answer.cancelled:
                 if goes_on:
@@ -331,6 +352,8 @@ class Conversation:
             if message.sequence <= self._last_sequence:
                 return  # came already, before the connection broke
             self._last_sequence = message.sequence
+        if self._talk is not None:
+            self._talk.take(message)
         kind = message.WhichOneof("event")
         if kind == "answer_started":
             answer = self._answers.get(message.answer_started.turn)

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     NO_FRAME_YET = "NO_FRAME_YET"
     PUBLISHER_PRESENT = "PUBLISHER_PRESENT"
     NOT_A_PUSH_SESSION = "NOT_A_PUSH_SESSION"
+    NOT_LISTENING = "NOT_LISTENING"  # to what is said in the session's video
     NOT_CHANGEABLE = "NOT_CHANGEABLE"  # by this worker, while the session runs
     NOT_OWNER = "NOT_OWNER"  # another gateway has the session now; only gateways are told
 

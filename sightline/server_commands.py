@@ -29,6 +29,7 @@ __all__ = [
     "models",
     "sessions",
     "speak",
+    "transcript",
     "update",
     "voices",
 ]
@@ -239,6 +240,17 @@ def _moment(moment: Moment) -> dict[str, object]:
     fields = dataclasses.asdict(moment)
     del fields["pictures"]
     return fields
+
+
+async def transcript(client: aio.Client, options: argparse.Namespace) -> int:
+    session = await client.session(options.session)
+    said = await session.transcript()
+    if options.json:
+        print_json({"said": [each._asdict() for each in said]})
+        return 0
+    for each in said:
+        print(f"{clock(each.start_ns)}  {each.text}")
+    return 0
 
 
 async def forget(client: aio.Client, options: argparse.Namespace) -> int:

@@ -14,11 +14,13 @@ from sightline.errors import FailedPreconditionError, NotFoundError
 from sightline.feed import Feed
 from sightline.health import HealthWatch
 from sightline.push import Pusher
+from sightline.talk import Talk
 from sightline.types import (
     AskOptions,
     Decision,
     Moment,
     PushReport,
+    Said,
     SessionInfo,
     SessionState,
     SessionStats,
@@ -243,6 +245,21 @@ class Session:
             if not request.page_token:
                 break
         return moments
+
+    async def transcript(self, *, from_ns: int = 0, to_ns: int = 0) -> list[Said]:
+        """What was said in the video, the oldest first. Times are capture times; 0: all that is
+        kept. Raises FailedPreconditionError for a session that does not listen."""
+        request = pb.GetTranscriptRequest(session=self.id, from_ns=from_ns, to_ns=to_ns)
+        reply = await self._calls.unary(self._calls.stub.GetTranscript, request)
+        return [Said(each.text, each.start_ns, each.end_ns, each.language) for each in reply.said]
+
+    def talk(self, *, conversation: str = "", speech: bool = True, voice: str = "") -> Talk:
+        """Talk with the video: give the microphone to `hear`, and read what is heard and answered.
+
+        Answers are spoken, in `voice` or the server's default; speech=False: they are words alone.
+        Whoever speaks into an answer interrupts it. conversation: one to continue.
+        """
+        return self.conversation(conversation, speech=speech, voice=voice).talk()
 
     # Pushing
 

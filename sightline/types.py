@@ -23,6 +23,7 @@ __all__ = [
     "PushReport",
     "Recollection",
     "Round",
+    "Said",
     "ServerInfo",
     "SessionInfo",
     "SessionState",
@@ -121,6 +122,7 @@ class SessionInfo:
     source_health: SourceHealth = field(default_factory=SourceHealth)
     sound: bool = False  # its source has sound now
     memory: Literal["off", "lines", "pictures"] = "off"  # kept of what leaves the window
+    listens: bool = False  # what is said in it is heard
 
 
 class AskOptions(TypedDict, total=False):
@@ -252,6 +254,16 @@ class ServerInfo:
     rtmp_url: str
     whip_url: str
     sign_in: str = ""  # "token": it asks for one, and tells the rest only to who brings it
+
+
+class Said(NamedTuple):
+    """What somebody said in a video, in one breath. Times are capture times; `language` has two
+    letters."""
+
+    text: str
+    start_ns: int
+    end_ns: int
+    language: str
 
 
 class Voice(NamedTuple):

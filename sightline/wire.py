@@ -137,6 +137,7 @@ def session_info(message: pb.Session) -> SessionInfo:
         source_health=source_health(message.source_health),
         sound=message.sound,
         memory=_MEMORY.get(message.memory, "off"),
+        listens=message.listens,
     )
 
 

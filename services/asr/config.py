@@ -35,7 +35,10 @@ class AsrConfig(ServiceConfig):
         600.0, "Longest recording of one call, in seconds.", minimum=1, maximum=7200
     )
     partial_s: float = setting(
-        0.6, "Seconds of new audio until partial words are looked for.", minimum=0.1, maximum=10
+        0.6,
+        "Seconds of new audio until partial words are looked for; at least thrice what that takes.",
+        minimum=0.1,
+        maximum=10,
     )
     idle_s: float = setting(
         60.0, "A call whose audio pauses for this long is ended.", minimum=0.1, maximum=3600

@@ -59,7 +59,7 @@ class WhisperEngine:
 
     The model was made for windows of thirty seconds, and a question lasts two. It hears as well
     when its window ends a little after the speech, at a fifth of the cost; what it is unsure of is
-    shown to it once more in a whole window.
+    shown to it once more in a whole window, without a prompt.
     """
 
     def __init__(self, config: AsrConfig, folder: str) -> None:
@@ -87,8 +87,8 @@ class WhisperEngine:
             return self._transcribe_long(samples, language, prompt)
         features = self._model.feature_extractor(samples)
         words, sure = self._read(features, max(WINDOW_S, audio_s + MARGIN_S), language, prompt)
-        if not sure:
-            words, sure = self._read(features, 30.0, language, prompt)
+        if not sure:  # where little is said, a prompt is heard that nobody said
+            words, sure = self._read(features, 30.0, language, "")
         return words
 
     def _read(

@@ -26,6 +26,7 @@ class Kind(enum.IntEnum):
     FINAL = 0
     PAUSE = 1
     PARTIAL = 2
+    BACKGROUND = 3
 
 
 @dataclass(order=True, slots=True)

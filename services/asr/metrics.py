@@ -10,7 +10,7 @@ FINAL_SECONDS = Histogram(
 PASS_SECONDS = Histogram(
     "sightline_asr_pass_seconds",
     "Time the model took for one look at a recording.",
-    ["kind"],  # partial, pause, final
+    ["kind"],  # partial, pause, final, background
     buckets=(0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30),
 )
 AUDIO_SECONDS = Counter("sightline_asr_audio_seconds_total", "Length of the recordings heard.")

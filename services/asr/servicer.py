@@ -20,6 +20,8 @@ from sightline.v1 import asr_pb2 as pb
 from sightline.v1 import asr_pb2_grpc
 
 MAX_PROMPT_BYTES = 1024
+PARTIAL_REST = 3.0  # times as long as a look took, until the next one for partial words: whoever
+# pauses meanwhile would wait for its end
 
 
 class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
@@ -64,20 +66,26 @@ class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
         recording = Recording(self._config.max_audio_s)
         reader = spawn(self._read(first, requests, recording), name="read audio to hear")
         words, heard_s = Words(), 0.0  # the newest words, and how much audio they are of
+        look_s = 0.0  # that the last look took
         try:
             while True:
                 await recording.changed.wait()
                 recording.changed.clear()
                 if recording.failed is not None:
                     raise recording.failed
-                ended, kind = recording.ended, self._wanted(recording, heard_s, first.partials)
+                ended, kind = (
+                    recording.ended,
+                    self._wanted(recording, heard_s, look_s, first.partials),
+                )
+                if kind is not None and first.background:
+                    kind = Kind.BACKGROUND
                 ended_s = time.perf_counter()
                 if kind is not None:
                     audio_s = recording.audio_s
                     words = await self._hearing.look(
                         kind, recording.samples(), language, first.prompt
                     )
-                    heard_s = audio_s
+                    heard_s, look_s = audio_s, time.perf_counter() - ended_s
                 if ended:
                     FINAL_SECONDS.observe(time.perf_counter() - ended_s)
                     AUDIO_SECONDS.inc(recording.audio_s)
@@ -88,14 +96,17 @@ class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
         finally:
             await cancel_and_wait(reader)
 
-    def _wanted(self, recording: Recording, heard_s: float, partials: bool) -> Kind | None:
+    def _wanted(
+        self, recording: Recording, heard_s: float, look_s: float, partials: bool
+    ) -> Kind | None:
         """Why the recording is to be looked at now; None: it is not."""
         if recording.ended:
             return Kind.FINAL if recording.audio_s > heard_s else None
         if recording.pauses > heard_s:
             return Kind.PAUSE
         audio_s = recording.audio_s
-        due = audio_s - heard_s >= self._config.partial_s and audio_s <= SHORT_S
+        rest_s = max(self._config.partial_s, PARTIAL_REST * look_s)
+        due = audio_s - heard_s >= rest_s and audio_s <= SHORT_S
         return Kind.PARTIAL if partials and due and self._hearing.idle else None
 
     async def _read(

@@ -50,8 +50,10 @@ class AsrClient:
         language: str = "",
         prompt: str = "",
         partials: bool = False,
+        background: bool = False,
     ) -> AsyncGenerator[asr_pb2.TranscribeResponse, None]:
         """Words of `audio`, which is PCM: partial ones while it comes, the final ones at its end.
+        background: after those that somebody waits for.
 
         Raises UnavailableError when ASR does not take the call within `connect_timeout_s` or has
         no final words `final_timeout_s` after the end of the audio, and the SightlineError of a
@@ -60,7 +62,9 @@ class AsrClient:
         call = self._stub.Transcribe(timeout=self._call_timeout_s, metadata=trace_headers())
         replies = exchange(
             call,
-            asr_pb2.TranscribeRequest(language=language, prompt=prompt, partials=partials),
+            asr_pb2.TranscribeRequest(
+                language=language, prompt=prompt, partials=partials, background=background
+            ),
             _requests(audio, sample_rate),
             connect_timeout_s=self._connect_timeout_s,
             reply_timeout_s=self._final_timeout_s,

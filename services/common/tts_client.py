@@ -48,9 +48,10 @@ class TtsClient:
         return reply
 
     async def speak(
-        self, text: AsyncIterator[str], voice: str
+        self, text: AsyncIterator[str], voice: str, rate: float = 1.0
     ) -> AsyncGenerator[gateway_pb2.AudioChunk, None]:
-        """Audio of `text`, in order, while pieces of text still come. "" is the default voice.
+        """Audio of `text`, in order, while pieces of text still come. "" is the default voice,
+        1.0 its own rate.
 
         Raises UnavailableError when TTS does not take the call within `connect_timeout_s` or stays
         silent for `audio_timeout_s` with all text in its hands, and the SightlineError of a refusal
@@ -60,7 +61,7 @@ class TtsClient:
         call = self._stub.Synthesize(timeout=self._call_timeout_s, metadata=trace_headers())
         replies = exchange(
             call,
-            tts_pb2.SynthesizeRequest(voice=voice),
+            tts_pb2.SynthesizeRequest(voice=voice, rate=rate),
             _requests(text),
             connect_timeout_s=self._connect_timeout_s,
             reply_timeout_s=self._audio_timeout_s,

@@ -49,6 +49,23 @@ class GatewayConfig(RedisConfig):
     )
     tts: str | None = setting(None, "TTS service, host:port; empty: Speak is unavailable.")
     asr: str | None = setting(None, "ASR service, host:port; empty: questions are typed.")
+    listen: bool = setting(
+        False,
+        "Hear what is said in every video, where there is an ASR service and its session is not "
+        "told otherwise.",
+    )
+    transcript_s: float = setting(
+        3600.0,
+        "Seconds that is kept what was said in a session's video.",
+        minimum=1,
+        maximum=86400,
+    )
+    said_s: float = setting(
+        60.0,
+        "Seconds of what was said in a video that a question about it knows of.",
+        minimum=0,
+        maximum=3600,
+    )
     speech_s: float = setting(
         0.3, "Seconds of speech that begin a spoken question.", minimum=0.1, maximum=5
     )
@@ -446,7 +463,10 @@ class GatewayConfig(RedisConfig):
         "homeassistant",
         "Prefix under which Home Assistant is told of rules as entities; empty: it is not.",
     )
-    max_speaks: int = setting(16, "Speak calls at once.", minimum=1)
+    max_calls: int = setting(64, "Realtime conversations by WebRTC at once.", minimum=1)
+    max_speaks: int = setting(
+        16, "Texts that are spoken for callers at once, and as many recordings heard.", minimum=1
+    )
     pending_events: int = setting(
         1024, "Events that may wait for one slow viewer before it is cut off.", minimum=16
     )

@@ -14,11 +14,14 @@ from services.common.server import ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.api.addresses import Addresses
+from services.gateway.api.audio.speech import SpeechApi
+from services.gateway.api.audio.transcriptions import TranscriptionsApi
 from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.grpc import SightlineServicer
 from services.gateway.api.http import HttpApi
 from services.gateway.api.info import ServerInfo
+from services.gateway.api.realtime.calls import CallsApi
 from services.gateway.api.realtime.door import RealtimeApi
 from services.gateway.api.speaker import Speaker
 from services.gateway.api.uploads import UploadsApi
@@ -82,13 +85,18 @@ class Gateway:
             dropped=lambda reason: metrics.WEBRTC_DROPPED.labels(reason).inc(),
         )
         self._whip = WhipServer(
-            KeyGate(self._sessions, "whip"), self._webrtc, ice_servers=config.ice_servers
+            KeyGate(self._sessions, "whip"),
+            self._webrtc,
+            ice_servers=config.ice_servers,
+            microphone_of=self._viewers.microphone_of,
         )
         self._callers = Callers(authoriser_of(config), host.trusted)
-        self._whep = WhepApi(config, self._sessions, self._callers, self._webrtc)
+        self._whep = WhepApi(config, self._sessions, self._viewers, self._callers, self._webrtc)
         self._realtime = RealtimeApi(
             config, self._sessions, self._viewers, self._speaker, self._callers
         )
+        self._calls = CallsApi(config, self._realtime, self._webrtc)
+        self._transcriptions = TranscriptionsApi(config, self._viewers, self._callers)
         self._discovering: asyncio.Task[None] | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._rtmp = self._rtmp_server(config.rtmp_port)
@@ -148,6 +156,9 @@ class Gateway:
             rules=self._rules,
             others=(
                 self._realtime,
+                self._calls,
+                self._transcriptions,
+                SpeechApi(self._config, self._speaker, self._callers),
                 UploadsApi(self._uploads, self._sessions, addresses, self._callers),
             ),
         )
@@ -181,7 +192,7 @@ class Gateway:
             await self._cluster.drain()
         await self._end_answers()
         await cancel_and_wait(self._measuring, self._discovering)
-        await asyncio.gather(self._viewers.aclose(), self._whep.aclose())
+        await asyncio.gather(self._calls.aclose(), self._viewers.aclose(), self._whep.aclose())
         for server in (self._rtmp, self._rtmps, self._srt):
             if server is not None:
                 await server.aclose()
@@ -203,7 +214,7 @@ class Gateway:
         """Videos go on meanwhile: some answers may not have seen theirs yet."""
         viewers = self._viewers
         questions = (viewers.drain(), viewers.asks.drain(), viewers.decisions.drain())
-        drains = [*questions, self._speaker.drain()]
+        drains = [*questions, self._speaker.drain(), self._transcriptions.drain()]
         try:
             async with asyncio.timeout(max(0.0, self._config.drain_s - GOODBYES_S)):
                 await asyncio.gather(*drains)

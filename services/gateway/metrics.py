@@ -183,6 +183,15 @@ VOICE_WORDS = Histogram(
     "End of a spoken turn, its silence included, to its final words.",
     buckets=LATENCY_BUCKETS,
 )
+REALTIME_CALLS = Gauge("sightline_realtime_calls", "Realtime conversations by WebRTC.")
+REALTIME_CALLS_CLOSED = Counter(
+    "sightline_realtime_calls_closed_total", "Those that are over, by why.", ["reason"]
+)
+HOST_SPEECH = Counter(
+    "sightline_host_speech_total",
+    "Passages of speech in sessions' own sound, by what became of them.",
+    ["outcome"],  # heard, wordless, dropped, failed
+)
 VOICE_INTERRUPTIONS = Counter(
     "sightline_voice_interruptions_total",
     "Spoken answers that fell silent because somebody spoke, by what became of it.",

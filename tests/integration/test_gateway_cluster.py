@@ -595,6 +595,9 @@ def test_any_gateway_answers_about_any_session(gateways: Gateways) -> None:
     pages = f"http://127.0.0.1:{gateways.other.http_port}/api/sessions/lobby"
     with urllib.request.urlopen(f"{pages}/preview.jpg?width=64", timeout=10) as reply:
         assert reply.read(2) == b"\xff\xd8"
+    wanted = pb.GetTranscriptRequest(session="lobby")
+    deaf = refusal(lambda: other.GetTranscript(wanted, timeout=10))
+    assert deaf == ("FAILED_PRECONDITION", "NOT_LISTENING")  # as its owner says
     told = asyncio.run(_over_websocket(f"{pages}/converse"))
     assert {"started", "session_state", "answer_done"} <= told
     taken = pb.CreateSessionRequest(push=pb.Push(), options=pb.SessionOptions(name="lobby"))

@@ -56,7 +56,7 @@ def test_the_commands_of_the_page_do_what_it_says(suite: Suite, clip: Clip, tmp_
     said = {}
     for block in _blocks():
         block = block.replace("clip.mp4", clip.path.name)
-        if block.startswith("URL="):
+        if block.startswith("URL=") or "/transcriptions" in block:  # this suite does not hear
             continue
         first = "event: session_state" if "/events" in block else ""
         said[block] = _run(f"URL={address}\n{block}", tmp_path, first=first)
@@ -70,6 +70,7 @@ def test_the_commands_of_the_page_do_what_it_says(suite: Suite, clip: Clip, tmp_
     exported = next(text for block, text in said.items() if "export" in block)
     assert "> what is in the scene" in exported
     assert (tmp_path / "picture.jpg").read_bytes()[:2] == b"\xff\xd8"
+    assert (tmp_path / "said.wav").read_bytes()[:4] == b"RIFF"
     left = suite.api("GET", "api/sessions").get("sessions", [])
     assert "kitchen" not in [each["name"] for each in left]
 

@@ -35,6 +35,7 @@ WORKER = {
     "WORKER_KV_MEMORY_BYTES": str(512 << 20),
 }
 LATER = {
+    "GetTranscript": "NOT_LISTENING",
     "CreateSession": "SOURCE_UNREADABLE",
     "Speak": "SPEECH_NOT_CONFIGURED",
     "Voices": "SPEECH_NOT_CONFIGURED",
@@ -170,6 +171,7 @@ def _requests(session: str) -> dict[str, tuple[str, Any]]:
         "Ask": ("ask", ask),
         "Decide": ("ask", decide),
         "GetPicture": ("view", pb.GetPictureRequest(session=session)),
+        "GetTranscript": ("view", pb.GetTranscriptRequest(session=session)),
         "Converse": ("view", iter([start])),
         "Speak": ("ask", pb.SpeakRequest(text="hello")),
         "Voices": ("", pb.VoicesRequest()),

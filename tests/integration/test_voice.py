@@ -1,11 +1,14 @@
 """A conversation by voice with real weights: Piper speaks, Silero and Whisper listen."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import grpc
+import numpy as np
 import pytest
 
 from benchmarks.talker import Talker, Utterance
@@ -13,10 +16,12 @@ from benchmarks.voice import spoken, words
 from services.common.asr_client import AsrClient, Pause
 from services.tts.engines import PiperEngine
 from services.tts.voices import installed_voice
+from sightline import aio
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
-from tests.processes import ServiceProcess
+from tests.processes import ServiceProcess, free_port
 from tests.suite import Suite, write_clip
+from tests.unit.fake_worker import FakeWorker
 
 QUESTIONS = (
     "What is in the scene?",
@@ -149,3 +154,62 @@ async def _answer_of(talker: Talker, turn: str, mouth: PiperEngine) -> Utterance
 async def _done(talker: Talker, turn: str) -> pb.AnswerDone:
     _, event = await talker.until(lambda event: event.answer_done.turn == turn)
     return event.answer_done
+
+
+# --- what is said in the video ------------------------------------------------------------------
+
+
+def _film(path: Path, sound: Utterance) -> Path:
+    """A grey video with somebody who speaks, after a second and a half of silence."""
+    silence = bytes(3 * sound.sample_rate)
+    pcm = silence + sound.pcm + silence
+    with av.open(path, "w") as container:
+        video = container.add_stream("mpeg4", rate=10)
+        video.width, video.height = 320, 240
+        audio = container.add_stream("aac", rate=sound.sample_rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.frombuffer(pcm, np.int16).reshape(1, -1), format="s16", layout="mono"
+        )
+        frame.sample_rate = sound.sample_rate
+        container.mux([*audio.encode(frame), *audio.encode(None)])
+        for number in range(round(10 * len(pcm) / 2 / sound.sample_rate)):
+            picture = av.VideoFrame.from_ndarray(
+                np.full((240, 320, 3), number % 200, np.uint8), format="rgb24"
+            )
+            picture.pts = number
+            container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+    return path
+
+
+async def test_what_is_said_in_a_video_is_heard_when_it_is_said(
+    recogniser: ServiceProcess,
+    mouth: PiperEngine,
+    tmp_path: Path,
+    shared_process: Callable[..., ServiceProcess],
+) -> None:
+    said = spoken(mouth, "Now I take the red circle and move it to the left.")
+    _film(tmp_path / "host.mp4", said)
+    worker = FakeWorker()
+    worker.address = f"127.0.0.1:{free_port()}"
+    await worker.start()
+    gateway = await asyncio.to_thread(
+        shared_process,
+        "gateway",
+        GATEWAY_WORKERS=worker.address,
+        GATEWAY_ASR=recogniser.address,
+        GATEWAY_MEDIA_ROOT=tmp_path,
+        GATEWAY_RTMP_PORT="",
+    )
+    async with aio.connect(gateway.address) as client:
+        session = await client.open("host.mp4", on_server=True, listen=True)
+        began_ns = time.time_ns()
+        while not (transcript := await session.transcript()):
+            await asyncio.sleep(0.2)
+            assert time.time_ns() - began_ns < 60e9
+        await session.ask("what did the host do").result()
+    await worker.stop()
+    assert words(" ".join(each.text for each in transcript)) == words(said.text)
+    start_s = (transcript[0].start_ns - began_ns) / 1e9
+    assert start_s == pytest.approx(1.5, abs=1.5)
+    assert words(worker.asked[0].said).count("circle") == 1

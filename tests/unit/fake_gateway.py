@@ -223,6 +223,13 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         await self._find(request.session, context)
         return pb.GetPictureResponse(jpeg=b"\xff\xd8" + str(request.width).encode())
 
+    async def GetTranscript(
+        self, request: pb.GetTranscriptRequest, context: Any
+    ) -> pb.GetTranscriptResponse:
+        await self._find(request.session, context)
+        said = pb.Said(text="A red circle.", start_ns=request.from_ns, end_ns=9, language="en")
+        return pb.GetTranscriptResponse(said=[said])
+
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:
         await self._find(request.session, context)
         decisions = []

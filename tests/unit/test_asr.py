@@ -13,7 +13,7 @@ import pytest
 from services.asr.config import AsrConfig
 from services.asr.engines import Segment, Words
 from services.asr.hearing import Hearing, Kind
-from services.asr.recording import Samples
+from services.asr.recording import Recording, Samples
 from services.asr.servicer import AsrServicer
 from services.common.asr_client import AsrClient, Pause
 from services.common.config import ConfigError
@@ -117,6 +117,19 @@ async def test_partial_words_come_while_somebody_speaks() -> None:
         assert texts == [("1.0 seconds", False), ("1.0 seconds", True)]
 
 
+async def test_partial_words_leave_the_recogniser_time_for_those_who_pause() -> None:
+    hearing = Hearing(Ruler)
+    await hearing.start()
+    servicer = AsrServicer(hearing, AsrConfig())
+    recording = Recording(60)
+    recording.add(SECOND * 2, HEARD_RATE)
+    assert servicer._wanted(recording, 0.5, 0.4, True) is Kind.PARTIAL
+    assert servicer._wanted(recording, 0.5, 0.6, True) is None
+    recording.pause()
+    assert servicer._wanted(recording, 0.5, 0.6, True) is Kind.PAUSE
+    await hearing.stop()
+
+
 async def test_what_is_wanted_sooner_is_heard_sooner() -> None:
     engine = Ruler()
     hearing = Hearing(lambda: engine)
@@ -127,12 +140,15 @@ async def test_what_is_wanted_sooner_is_heard_sooner() -> None:
     await eventually(lambda: not hearing.idle and not hearing.num_waiting)
     rest = [
         asyncio.create_task(hearing.look(kind, _samples(length_s), "en", ""))
-        for length_s, kind in ((2, Kind.PARTIAL), (3, Kind.PAUSE), (4, Kind.FINAL))
+        for length_s, kind in (
+            *((2, Kind.PARTIAL), (5, Kind.BACKGROUND)),
+            *((3, Kind.PAUSE), (4, Kind.FINAL)),
+        )
     ]
-    await eventually(lambda: hearing.num_waiting == 3)
+    await eventually(lambda: hearing.num_waiting == 4)
     engine.may_hear.set()
     await asyncio.gather(first, *rest)
-    assert [length_s for length_s, _, _ in engine.looks] == [1.0, 4.0, 3.0, 2.0]
+    assert [length_s for length_s, _, _ in engine.looks] == [1.0, 4.0, 3.0, 2.0, 5.0]
     await hearing.stop()
 
 

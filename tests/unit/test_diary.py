@@ -14,6 +14,7 @@ from services.gateway.frames.sampler import SampledFrame
 from services.gateway.memory import memories as memories_module
 from services.gateway.memory.diary import Diary
 from services.gateway.memory.memories import Memories
+from services.gateway.voice.transcript import Transcript
 from sightline.errors import UnavailableError
 from sightline.v1 import dialogue_pb2, inference_pb2
 from sightline.v1 import gateway_pb2 as pb
@@ -62,6 +63,7 @@ class Session:
 
     def __init__(self, memory: pb.MemoryKind = PICTURES) -> None:
         self.spec = SimpleNamespace(memory=memory, lossless=False)
+        self.transcript: Transcript | None = None
         self.feed = SimpleNamespace(witness=None)
         self.worker = SimpleNamespace(
             stub=SimpleNamespace(Note=self._note), load=SimpleNamespace(device_busy=0.1)
@@ -104,13 +106,16 @@ def diary_of(session: Session, journal: Journal) -> Diary:
 async def test_each_scene_is_kept_with_the_line_and_the_picture_of_its_time() -> None:
     session, journal = Session(), Journal()
     diary = diary_of(session, journal)
-    diary.hear("this one is on sale")
+    session.transcript = Transcript(600, 60)
+    for text, at_s in (("this one is on sale", 101), ("and", 107), ("this is new", 119)):
+        said = pb.Said(text=text, start_ns=at_s * NS, end_ns=(at_s + 2) * NS)
+        session.transcript.add(said)
     await show(diary, [100, 160, 220])
     assert [moment.line for moment in journal.kept] == ["a red circle", "a blue square"]
     assert [moment.start_ns // NS for moment in journal.kept] == [100, 108]
     assert all(moment.changed for moment in journal.kept)
     assert [len(picture) for picture in journal.kept[0].pictures] == [1000], "the small one"
-    assert [moment.heard for moment in journal.kept] == ["this one is on sale", ""]
+    assert [moment.heard for moment in journal.kept] == ["this one is on sale and", ""]
     assert journal.kept[0].embedding == b"12"
     await diary.aclose()
     await show(diary, [30, 220])

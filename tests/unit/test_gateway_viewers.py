@@ -29,6 +29,7 @@ class Viewer:
     """One Converse stream."""
 
     def __init__(self, parts: Parts, session: str, **start: Any) -> None:
+        self.parts = parts
         self.call = parts.stub.Converse(timeout=30)
         self.start = pb.Start(session=session, **start)
         self.events: list[pb.ServerEvent] = []

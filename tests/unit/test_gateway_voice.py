@@ -1,14 +1,11 @@
 """Viewers who speak, over gRPC: questions, interruptions and what is kept of an answer."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
-from services.gateway.voice.ear import Ear
 from services.gateway.voice.ears import Ears
-from services.gateway.voice.heard import Heard
 from services.gateway.voice.turn_detector import TurnRules
 from sightline.errors import UnavailableError
 from sightline.v1 import dialogue_pb2_grpc
@@ -32,8 +29,11 @@ class EarsOf(Ears):
         super().__init__(None, TurnRules())
         self.hearsay = recogniser
 
-    def make(self, tell: Callable[[Heard], None], *options: Any, **more: Any) -> Ear:
-        return Ear(self.hearsay, Told(), TurnRules(), tell)
+    def hearing(self) -> Hearsay:
+        return self.hearsay
+
+    def activity(self) -> Told:
+        return Told()
 
 
 class Speaker(Viewer):
@@ -92,6 +92,17 @@ async def test_what_is_said_is_shown_and_asked() -> None:
         assert worker.asked[-1].question.text == "what do you see?"
         partial = next(event.transcript for event in viewer.events if event.HasField("transcript"))
         assert (partial.turn, partial.final) == (transcript.turn, False)
+
+
+async def test_words_of_the_model_s_card_are_likely() -> None:
+    async with talking("what do you see?") as (viewer, _, hearsay):
+        [inside] = viewer.parts.viewers.all()
+        description = inside.session.worker.description
+        assert description is not None
+        description.card.questions[:] = ["What do you see?", "x" * 300, "Is it red?"]
+        await viewer.say_all()
+        await viewer.until_final()
+        assert hearsay.prompts == ["What do you see? Is it red?"]
 
 
 async def test_speech_into_an_answer_silences_it_and_words_end_it() -> None:

@@ -45,7 +45,9 @@ class Words:
         return list(range(len(question.split())))
 
 
-def _given(instructions: str, *, reads_instructions: bool = True) -> str:
+def _given(
+    instructions: str, *, reads_instructions: bool = True, said: str = "", most_tokens: int = 8
+) -> str:
     """The words that the model is given. Raises what a question is refused with."""
     question = pb.Question(text="what is there", instructions=instructions)
     model = Words(reads_instructions=reads_instructions)
@@ -54,11 +56,11 @@ def _given(instructions: str, *, reads_instructions: bool = True) -> str:
         model=cast(Any, model),
         history=None,
         speech=None,
-        question_tokens=8,
+        question_tokens=most_tokens,
         history_rounds=0,
     )
     with pytest.raises(HeardError):
-        answerer._submit(inference_pb2.AnswerRequest(question=question), [])
+        answerer._submit(inference_pb2.AnswerRequest(question=question, said=said), [])
     return model.asked[-1]
 
 
@@ -69,6 +71,16 @@ async def test_a_model_reads_its_instructions_before_the_question() -> None:
 
 async def test_a_model_that_reads_none_is_given_the_question_alone() -> None:
     assert _given("Be brief.", reads_instructions=False) == "what is there"
+
+
+async def test_a_model_reads_what_was_said_as_far_as_there_is_room() -> None:
+    heading, said = "What was said in the video:", "one\ntwo\nthree"
+    given = _given("", said=said, most_tokens=12)
+    assert given == f"{heading}\n{said}\n\nwhat is there"
+    given = _given("Hm.", said=said, most_tokens=11)
+    assert given == f"{heading}\nthree\n\nHm.\n\nwhat is there"
+    assert _given("", said=said, most_tokens=9) == "what is there"
+    assert _given("", said=said, reads_instructions=False) == "what is there"
 
 
 async def test_instructions_count_as_words_of_the_question() -> None:

@@ -274,6 +274,11 @@ async def test_a_watch_rides_along() -> None:
         assert (event["watch_id"], event["condition"]) == ("w1", "a phone is there")
         assert (event["active"], event["score"]) == (True, 0.75)
         assert worker.watched[0].watch.interval_s == 0.5
+        [viewer] = line.parts.viewers.all()
+        spoken = pb.Said(text="This one is red.", start_ns=2 * 10**9, end_ns=3 * 10**9)
+        viewer.put(pb.ServerEvent(said=spoken))
+        said = await line.until("sightline.said")
+        assert (said["text"], said["started_at"], said["ended_at"]) == ("This one is red.", 2, 3)
         await line.send("sightline.watch.delete", watch_id="w1")
         await line.until("sightline.watch.deleted")
         await line.send("sightline.watch.create", watch={"id": "w2", "condition": " "})

@@ -11,7 +11,7 @@ import pytest
 import sightline
 from sightline import aio
 from sightline.calls import ATTEMPTS, backoff_s
-from sightline.types import SourceCondition
+from sightline.types import Said, SourceCondition
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1.dialogue_pb2 import Round
 from tests.eventually import eventually
@@ -160,6 +160,10 @@ async def test_statements_are_decided_and_the_newest_picture_is_shown(session) -
         [cup] = await session.decide("the cup is {}", **options)
         assert (cup.value, cup.probabilities) == ("full", {"full": 0.5, "empty": 0.5})
     assert await session.picture(width=320) == b"\xff\xd8320"
+
+
+async def test_what_was_said_is_read(session) -> None:
+    assert await session.transcript(from_ns=3) == [Said("A red circle.", 3, 9, "en")]
 
 
 async def test_conversations_are_read_and_forgotten(gateway, client, session) -> None:

@@ -22,6 +22,13 @@ class Told:
         return int(np.frombuffer(audio, np.int16)[0]) / 1000
 
 
+class Loud:
+    """Voice activity that takes whatever is loud for speech."""
+
+    def process_chunk(self, audio: bytes) -> float:
+        return 0.9 if np.abs(np.frombuffer(audio, np.int16)).max() > 2000 else 0.05
+
+
 def audio(probability: float, length_s: float) -> bytes:
     """PCM of 16 kHz that `Told` takes for speech with this probability."""
     samples = np.full(round(length_s / CHUNK_S) * CHUNK_BYTES // 2, round(1000 * probability))
@@ -35,6 +42,7 @@ class Hearsay:
     def __init__(self, *words: str) -> None:
         self.words = list(words)
         self.heard_s: list[float] = []  # of each turn
+        self.prompts: list[str] = []
         self.pauses = 0
         self.fails: SightlineError | None = None
         self.hear = asyncio.Event()
@@ -48,9 +56,11 @@ class Hearsay:
         language: str = "",
         prompt: str = "",
         partials: bool = False,
+        background: bool = False,
     ) -> AsyncGenerator[asr_pb2.TranscribeResponse, None]:
         if self.fails is not None:
             raise self.fails
+        self.prompts.append(prompt)
         text, heard_s = self.words.pop(0), 0.0
         async for piece in audio:
             if not isinstance(piece, Pause):
@@ -61,4 +71,7 @@ class Hearsay:
             yield asr_pb2.TranscribeResponse(text=text, audio_s=heard_s)
         await self.hear.wait()
         self.heard_s.append(heard_s)
-        yield asr_pb2.TranscribeResponse(text=text, audio_s=heard_s, final=True)
+        segments = [asr_pb2.SpokenSegment(text=text, end_s=heard_s)] if text else []
+        yield asr_pb2.TranscribeResponse(
+            text=text, audio_s=heard_s, final=True, segments=segments, language=language or "en"
+        )

@@ -189,6 +189,15 @@ class SightlineServicer(RuleCalls, gateway_pb2_grpc.SightlineServiceServicer):
         await self._callers.of_call(context)
         return await self._speaker.voices()
 
+    async def GetTranscript(
+        self, request: gateway_pb2.GetTranscriptRequest, context: Context
+    ) -> gateway_pb2.GetTranscriptResponse:
+        path = self._sessions.name_of(request.session)
+        caller = await self._callers.of_call(context, Permission.VIEW, path=path)
+        session = await self._sessions.locate(request.session, caller)
+        caller.check(Permission.VIEW, session)
+        return await self._sessions.said(session, request)
+
     async def GetConversation(
         self, request: gateway_pb2.GetConversationRequest, context: Context
     ) -> gateway_pb2.GetConversationResponse:

@@ -34,6 +34,7 @@ from services.gateway.api.operations import Parameter, add_operations, operation
 from services.gateway.api.questions import QuestionsApi
 from services.gateway.api.recordings import RecordingsApi
 from services.gateway.api.rules import RulesApi
+from services.gateway.api.transcripts import TranscriptsApi
 from services.gateway.api.websocket import WebSocketApi
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
@@ -104,6 +105,7 @@ class HttpApi:
         self._decisions = DecisionsApi(config, sessions, viewers, callers)
         self._recordings = RecordingsApi(sessions, callers)
         self._rules = RulesApi(sessions, callers, rules)
+        self._transcripts = TranscriptsApi(sessions, callers)
         self._openapi = OpenApi(callers.wanted)
         self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
@@ -125,6 +127,7 @@ class HttpApi:
             self._recordings,
             MemoryApi(self._sessions, self._memories, self._callers),
             self._rules,
+            self._transcripts,
             self._openapi,
             *self._others,
         )

@@ -42,8 +42,8 @@ class RecordingsApi:
     async def _recording(self, request: web.Request) -> web.Response:
         session = await self._viewed(request)
         now_s = time.time()
-        from_s = _time(request, "from", 0.0, now_s)
-        until_s = _time(request, "to", now_s, now_s)
+        from_s = moment_of(request, "from", 0.0, now_s)
+        until_s = moment_of(request, "to", now_s, now_s)
         if from_s > until_s:
             raise InvalidArgumentError("`from` is later than `to`")
         clip = await self._sessions.clip(session, from_s, until_s)
@@ -85,7 +85,8 @@ class RecordingsApi:
         return session
 
 
-def _time(request: web.Request, name: str, default_s: float, now_s: float) -> float:
+def moment_of(request: web.Request, name: str, default_s: float, now_s: float) -> float:
+    """A time from the query, in seconds since 1970. Raises InvalidArgumentError."""
     text = request.query.get(name, "")
     if not text:
         return default_s

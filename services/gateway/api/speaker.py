@@ -55,7 +55,7 @@ class Speaker:
         return await self._client.voices()
 
     async def speak(
-        self, request: gateway_pb2.SpeakRequest, place: str = ""
+        self, request: gateway_pb2.SpeakRequest, place: str = "", rate: float = 1.0
     ) -> AsyncGenerator[gateway_pb2.AudioChunk, None]:
         """The audio of a text, sentence by sentence. Raises what Speak may answer."""
         size_bytes = len(request.text.encode())
@@ -68,7 +68,7 @@ class Speaker:
         if self._client is None:
             raise _speechless()
         with self._texts.under_way(place):
-            audio = self._client.speak(_whole(request.text), request.voice)
+            audio = self._client.speak(_whole(request.text), request.voice, rate)
             async with contextlib.aclosing(audio) as chunks:
                 async for chunk in chunks:
                     yield chunk

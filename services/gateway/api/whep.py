@@ -22,6 +22,7 @@ from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.sources.whip.codecs import take_every_codec
 from services.gateway.sources.whip.ice import parse_ice_server
+from services.gateway.sources.whip.microphone_track import Hear
 from services.gateway.sources.whip.offer import (
     UnsupportedVideoError,
     check_offer,
@@ -29,6 +30,7 @@ from services.gateway.sources.whip.offer import (
 )
 from services.gateway.sources.whip.peer import RestartError
 from services.gateway.sources.whip.server import FRAGMENT, SDP, link_of
+from services.gateway.viewers.viewers import Viewers
 from services.gateway.webrtc.connections import Connections
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import (
@@ -56,8 +58,9 @@ class _Watcher(PlaybackConnection):
         place: str,
         port: WebRtcPort,
         ice_servers: list[RTCIceServer],
+        hear: Hear | None,
     ) -> None:
-        super().__init__(programme, port, ice_servers)
+        super().__init__(programme, port, ice_servers, hear)
         self.session = session
         self.caller = caller
         self.place = place
@@ -65,11 +68,20 @@ class _Watcher(PlaybackConnection):
 
 class WhepApi:
     """POST of an offer to /whep/<session> watches it, DELETE of its Location ends. Who may look at
-    a session may watch it. A `SessionListener`."""
+    a session may watch it. A `SessionListener`.
+
+    With `?handle=` of a viewer's line the offer's microphone is that viewer's.
+    """
 
     def __init__(
-        self, config: GatewayConfig, sessions: Sessions, callers: Callers, port: WebRtcPort
+        self,
+        config: GatewayConfig,
+        sessions: Sessions,
+        viewers: Viewers,
+        callers: Callers,
+        port: WebRtcPort,
     ) -> None:
+        self._viewers = viewers
         self._config = config
         self._port = port
         self._sessions = sessions
@@ -120,10 +132,15 @@ class WhepApi:
         caller.check(Permission.VIEW, session)
         if request.content_type != SDP:
             raise web.HTTPUnsupportedMediaType(reason=f"an offer is {SDP}")
+        hear = None
+        if handle := request.query.get("handle"):
+            caller.check(Permission.ASK, session)
+            hear = self._viewers.of_handle(handle, session).hear
         offer = await _read(request)
         try:
             check_offer(offer)
-            watcher = self._admit(session, caller, place_of_request(request, self._trusted))
+            place = place_of_request(request, self._trusted)
+            watcher = self._admit(session, caller, place, hear)
             answer = await self._start(watcher, without_hidden_addresses(offer))
         except UnsupportedVideoError as error:
             raise web.HTTPNotAcceptable(reason=error.message) from None
@@ -186,7 +203,9 @@ class WhepApi:
 
     # --- watchers ---------------------------------------------------------------------------
 
-    def _admit(self, session: AnySession, caller: Caller, place: str) -> _Watcher:
+    def _admit(
+        self, session: AnySession, caller: Caller, place: str, hear: Hear | None
+    ) -> _Watcher:
         """Raises ResourceExhaustedError when the session, or `place`, has its share of viewers."""
         if self._closing:
             raise UnavailableError("the gateway is draining")
@@ -199,7 +218,7 @@ class WhepApi:
                 reason=Reason.TOO_MANY_VIEWERS,
             )
         programme = self._sessions.programme(session)
-        watcher = _Watcher(session, programme, caller, place, self._port, self._ice_servers)
+        watcher = _Watcher(session, programme, caller, place, self._port, self._ice_servers, hear)
         self._watchers.add(watcher)
         metrics.WHEP_VIEWERS.set(len(self._watchers))
         session.viewers += 1

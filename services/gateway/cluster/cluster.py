@@ -230,6 +230,17 @@ class Cluster:
                 retry_after_s=AGAIN_S,
             ) from None
 
+    async def said(
+        self, session: RemoteSession, request: gateway_pb2.GetTranscriptRequest
+    ) -> gateway_pb2.GetTranscriptResponse:
+        async def here(session: Session) -> gateway_pb2.GetTranscriptResponse:
+            return await self._sessions.said(session, request)
+
+        request.session = session.id
+        reply: gateway_pb2.GetTranscriptResponse
+        reply = await self._ask_owner(session, "GetTranscript", request, here)
+        return reply
+
     # --- for other gateways: `Home` -----------------------------------------------------------
 
     async def hand_over(self, session: str) -> int:
@@ -267,6 +278,11 @@ class Cluster:
 
     async def hls_here(self, session: str, name: str) -> bytes:
         return await self._sessions.hls(self._own(session), name)
+
+    async def said_here(
+        self, request: gateway_pb2.GetTranscriptRequest
+    ) -> gateway_pb2.GetTranscriptResponse:
+        return await self._sessions.said(self._own(request.session), request)
 
     # --- inside -------------------------------------------------------------------------------
 

@@ -33,6 +33,9 @@ class Home(Protocol):
     def broadcast_here(self, session: str) -> Broadcast: ...
     async def clip_here(self, session: str, from_s: float, until_s: float) -> Clip: ...
     async def hls_here(self, session: str, name: str) -> bytes: ...
+    async def said_here(
+        self, request: gateway_pb2.GetTranscriptRequest
+    ) -> gateway_pb2.GetTranscriptResponse: ...
 
 
 class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
@@ -121,6 +124,12 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
             clip = await self._home.clip_here(request.session, request.from_s, request.until_s)
         for part in parts_of(clip):
             yield part
+
+    async def GetTranscript(
+        self, request: gateway_pb2.GetTranscriptRequest, context: Context
+    ) -> gateway_pb2.GetTranscriptResponse:
+        self._check("GetTranscript", request, context)
+        return await self._home.said_here(request)
 
     def _check(self, method: str, request: Any, context: Context) -> None:
         self._signature.check(method, request, context.invocation_metadata())

@@ -37,7 +37,6 @@ class _Page:
     line: str = ""
     embedding: bytes = b""
     pictures: list[bytes] = field(default_factory=list)
-    heard: list[str] = field(default_factory=list)
 
 
 class Diary:
@@ -49,6 +48,7 @@ class Diary:
         self._moments = Moments(longest_s)
         self._page = _Page()
         self._ending: set[asyncio.Task[None]] = set()
+        self._heard_ns = 0  # end of the newest sentence that is written down
         self._closed = False
         session.feed.witness = self.see
 
@@ -68,12 +68,6 @@ class Diary:
             ending = self._spawn(self._write(self._moments.ended, page), "write")
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
-
-    def hear(self, text: str) -> None:
-        """Words that were said in the video now."""
-        said = sum(len(each) + 1 for each in self._page.heard)
-        if text and said + len(text) <= MOST_HEARD_CHARACTERS:
-            self._page.heard.append(text)
 
     async def settle(self) -> None:
         """Wait until all moments that are over are written."""
@@ -120,6 +114,15 @@ class Diary:
                     page.pictures.append(jpeg)
                 return
 
+    def _heard(self, moment: Moment) -> str:
+        """What was said until its end and stands in no moment yet: words are known some seconds
+        after they were said, so that they may stand in the next one."""
+        if self._session.transcript is None:
+            return ""
+        said = self._session.transcript.between(self._heard_ns, moment.end_ns)
+        self._heard_ns = max((each.end_ns for each in said), default=self._heard_ns)
+        return " ".join(each.text for each in said)[:MOST_HEARD_CHARACTERS]
+
     async def _write(self, moment: Moment, page: _Page) -> None:
         if page.describing is not None:
             await asyncio.wait({page.describing})
@@ -132,7 +135,7 @@ class Diary:
                     end_ns=moment.end_ns,
                     changed=moment.changed,
                     line=page.line,
-                    heard=" ".join(page.heard),
+                    heard=self._heard(moment),
                     pictures=page.pictures,
                     embedding=page.embedding,
                 ),

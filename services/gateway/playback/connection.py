@@ -24,6 +24,7 @@ from services.gateway import metrics
 from services.gateway.playback.programme import Programme
 from services.gateway.playback.soundtrack import Listener
 from services.gateway.playback.subscription import Subscription
+from services.gateway.sources.whip.microphone_track import Hear, MicrophoneTrack
 from services.gateway.sources.whip.offer import UnsupportedVideoError
 from services.gateway.sources.whip.peer import add_candidates, negotiation, stop_transports
 from services.gateway.webrtc.port import WebRtcPort
@@ -46,8 +47,13 @@ class PlaybackConnection:
     from the moment it is connected."""
 
     def __init__(
-        self, programme: Programme, port: WebRtcPort, ice_servers: list[RTCIceServer]
+        self,
+        programme: Programme,
+        port: WebRtcPort,
+        ice_servers: list[RTCIceServer],
+        hear: Hear | None = None,
     ) -> None:
+        """hear: gets the viewer's microphone, where the offer has one."""
         self.id = secrets.token_urlsafe(16)
         self._programme = programme
         self._peer = port.peer_connection(ice_servers)
@@ -56,6 +62,8 @@ class PlaybackConnection:
         self._reason = "left"
         self._subscription: Subscription | None = None
         self._listener: Listener | None = None
+        self._hear = hear
+        self._microphone: MicrophoneTrack | None = None
         self._num_candidates = 0
         self._repeated_s = 0.0
         self._burst = 0
@@ -81,7 +89,10 @@ class PlaybackConnection:
         )
         self._take_over(video.sender, self._next)
         if _OPUS.search(offer):
-            sound = self._peer.addTransceiver(AudioStreamTrack(), direction="sendonly")
+            direction = "sendonly" if self._hear is None else "sendrecv"
+            sound = self._peer.addTransceiver(AudioStreamTrack(), direction=direction)
+            if self._hear is not None:
+                self._microphone = MicrophoneTrack(sound.receiver, self._hear)
             known = RTCRtpSender.getCapabilities("audio").codecs
             sound.setCodecPreferences([one for one in known if one.mimeType == "audio/opus"])
             self._take_over(sound.sender, self._next_sound)
@@ -104,6 +115,9 @@ class PlaybackConnection:
         """Serve until the viewer is gone; returns why."""
         connected = spawn(self._connected.wait(), name="whep:connected")
         over = spawn(self._over.wait(), name="whep:over")
+        listening = None
+        if self._microphone is not None:
+            listening = spawn(self._microphone.run(), name="whep:microphone")
         try:
             await asyncio.wait(
                 {connected, over}, timeout=CONNECT_S, return_when=asyncio.FIRST_COMPLETED
@@ -118,10 +132,12 @@ class PlaybackConnection:
             await over
             return self._reason
         finally:
-            await cancel_and_wait(connected, over)
+            await cancel_and_wait(connected, over, listening)
 
     async def aclose(self, reason: str = "closed") -> None:
         self._peer.remove_all_listeners()
+        if self._microphone is not None:
+            self._microphone.close()
         if self._subscription is not None:
             self._programme.leave(self._subscription)
         if self._listener is not None:

@@ -70,6 +70,12 @@ class Elsewhere(Protocol):
 
     async def delete(self, session: RemoteSession) -> None: ...
 
+    async def said(
+        self, session: RemoteSession, request: gateway_pb2.GetTranscriptRequest
+    ) -> gateway_pb2.GetTranscriptResponse:
+        """As GetTranscript."""
+        ...
+
     async def preview(self, session: RemoteSession, max_width: int) -> bytes | None: ...
 
     def programme(self, session: RemoteSession) -> Programme:

@@ -41,6 +41,8 @@ def record_of(session: Session) -> peer_pb2.SessionRecord:
         model=spec.model,
         priority=spec.priority,
         memory=spec.memory,
+        listen=spec.listen,
+        said=() if session.transcript is None else session.transcript.lately(time.time_ns()),
         newest_age_ns=round(session.staleness_s(time.monotonic()) * SECOND_NS),
     )
 
@@ -64,4 +66,5 @@ def spec_of(record: peer_pb2.SessionRecord) -> SessionSpec:
         model=record.model or session.model,
         priority=record.priority,
         memory=record.memory or MEMORY_OFF,
+        listen=record.listen,
     )

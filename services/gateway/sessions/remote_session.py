@@ -10,6 +10,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.lease import SECOND_NS, Lease
 from services.gateway.sessions.question_queue import QuestionQueue
 from services.gateway.sessions.session import Session
+from services.gateway.voice.transcript import lines_of
 from services.gateway.workers.worker import Worker
 from services.gateway.workers.workers import Workers
 from sightline.errors import FailedPreconditionError, SightlineError
@@ -159,6 +160,12 @@ class RemoteSession:
             return None
         newest_s = self.lease.record.newest_age_ns / SECOND_NS + time.monotonic() - self._written_s
         return max(0.0, newest_s - (capture_ns - stats.last_capture_ns) / SECOND_NS)
+
+    def said_lines(self) -> str:
+        """What was said in it lately, as its owner heard it, for a question."""
+        if self._home is not None:
+            return self._home.said_lines()
+        return lines_of(self.lease.record.said, time.time_ns())
 
     def note_degraded(self, flags: list[str]) -> None:
         """Its owner tells what it goes without."""

@@ -30,6 +30,7 @@ from services.gateway.sessions.publisher import Publisher
 from services.gateway.sessions.question_queue import QuestionQueue
 from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sources.source import DecodeBudget, FrameSink, Source
+from services.gateway.voice.transcript import Transcript, lines_of
 from services.gateway.workers.placement import Placement
 from services.gateway.workers.worker import Worker
 from services.gateway.workers.worker_stream import WorkerStream
@@ -135,6 +136,10 @@ class Session:
             frozen_s=config.frozen_s,
             repeating_s=0.0 if spec.loop else config.repeating_s,
         )
+        self.transcript: Transcript | None = None  # of what is said in it; None: nobody listens
+        if spec.listen:
+            self.transcript = Transcript(config.transcript_s, config.said_s)
+        self.deaf = False  # what is said in it is not understood for now
         self.broadcast = Broadcast(self.id, asyncio.get_running_loop())
         self.recording: Recording | None = None
         if config.recording_s:
@@ -439,6 +444,13 @@ class Session:
                 "no frame has been understood yet", reason=Reason.NO_FRAME_YET
             )
 
+    def said_lines(self) -> str:
+        """What was said in it lately, for a question."""
+        if self.transcript is None:
+            return ""
+        now_ns = time.time_ns()
+        return lines_of(self.transcript.lately(now_ns), now_ns)
+
     def frame_age_s(self, capture_ns: int) -> float | None:
         """Age of a frame that the feed knows."""
         return self.feed.age_s(capture_ns)
@@ -525,6 +537,7 @@ class Session:
             ),
             sound=self.broadcast.sound.is_heard,
             memory=self.spec.memory,
+            listens=self.transcript is not None,
         )
 
     def _stats(self) -> gateway_pb2.SessionStats:
@@ -560,6 +573,8 @@ class Session:
             flags.append(RATE_LOWERED)
         if self._source_failed:
             flags.append("source_failed")
+        if self.deaf:
+            flags.append("transcript_unavailable")
         return flags
 
 

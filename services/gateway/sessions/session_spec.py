@@ -12,7 +12,8 @@ from typing import Self
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.asked_once import AskedOnce
 from services.gateway.sessions.labels import checked_labels
-from sightline.errors import InvalidArgumentError
+from sightline.errors import InvalidArgumentError, UnavailableError
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2
 
 MAX_NAME_CHARACTERS = 80
@@ -45,6 +46,7 @@ class SessionSpec:
     loop: bool
     grace_s: float
     priority: int = 0
+    listen: bool = False  # to what is said in its video
     labels: Mapping[str, str] = field(default_factory=dict)
     tenant: str = ""  # of who made it
     model: str = ""  # or pool that was asked for; "": the gateway's choice
@@ -81,6 +83,8 @@ class SessionSpec:
         check_options(options)
         if not -MAX_PRIORITY <= options.priority <= MAX_PRIORITY:
             raise InvalidArgumentError(f"priority is between -{MAX_PRIORITY} and {MAX_PRIORITY}")
+        if options.listen and config.asr is None:
+            raise UnavailableError("this server does not hear", reason=Reason.VOICE_NOT_CONFIGURED)
         if options.delivery not in gateway_pb2.Delivery.values():
             raise InvalidArgumentError("unknown delivery")
         if options.memory not in gateway_pb2.MemoryKind.values():
@@ -97,6 +101,11 @@ class SessionSpec:
             loop=options.loop,
             grace_s=options.grace_s if options.HasField("grace_s") else config.grace_s,
             priority=options.priority,
+            listen=(
+                options.listen
+                if options.HasField("listen")
+                else config.listen and config.asr is not None
+            ),
             labels=checked_labels(options.labels),
             tenant=tenant,
             model=request.model,

@@ -33,6 +33,7 @@ from services.gateway.workers.placement import Placement
 from services.gateway.workers.workers import Workers
 from sightline.errors import (
     AlreadyExistsError,
+    FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -228,6 +229,20 @@ class Sessions:
             assert self.elsewhere is not None
             return await self.elsewhere.hls(session, name)
         return await _recording_of(session).hls(name)
+
+    async def said(
+        self, session: AnySession, request: gateway_pb2.GetTranscriptRequest
+    ) -> gateway_pb2.GetTranscriptResponse:
+        """What was said in it. Raises what GetTranscript may answer."""
+        if isinstance(session, RemoteSession):
+            assert self.elsewhere is not None
+            return await self.elsewhere.said(session, request)
+        if session.transcript is None:
+            raise FailedPreconditionError(
+                "this session does not listen: make it with `listen`", reason=Reason.NOT_LISTENING
+            )
+        said = session.transcript.between(request.from_ns, request.to_ns)
+        return gateway_pb2.GetTranscriptResponse(said=said)
 
     # --- made, changed, ended -----------------------------------------------------------------
 

@@ -106,7 +106,8 @@ class Viewer:
         self._answers: dict[str, _Answer] = {}
         self._finished: OrderedDict[str, gateway_pb2.AnswerDone] = OrderedDict()
         self._spoken: OrderedDict[str, _Answer] = OrderedDict()  # newest answers with speech
-        self._talk = Talk(self, (ears or Ears(None, config.turn_rules())).make)
+        make_ear = (ears or Ears(None, config.turn_rules())).make
+        self._talk = Talk(self, lambda tell: make_ear(tell, card=self._card))
         self._watches = Watches(session, config.max_watches, place, self)
         self._watches.tenant = self._quotas.watches(caller.tenant)
         self._sender: asyncio.Task[None] | None = None
@@ -247,6 +248,18 @@ class Viewer:
                 raise FailedPreconditionError("the line has started already")
             case _:
                 raise InvalidArgumentError("an event must hold one message")
+
+    def hear(self, pcm: bytes, sample_rate: int) -> None:
+        """A piece of its microphone, which comes by another way than its events; what is wrong with
+        it becomes an error event. Nothing once the viewer has left."""
+        if not self.closed and self._detached_s is None:
+            chunk = gateway_pb2.AudioChunk(sample_rate=sample_rate, pcm=pcm)
+            self.handle_event(gateway_pb2.ClientEvent(audio_chunk=chunk))
+
+    def _card(self) -> gateway_pb2.ModelCard | None:
+        """The card of the model that is talked with."""
+        description = self.session.worker.description
+        return None if description is None else description.card
 
     def watching(self) -> list[gateway_pb2.Watch]:
         """The watches under way."""

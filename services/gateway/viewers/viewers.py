@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from services.common.checks import check_id
 from services.common.identity import Identity
@@ -19,6 +19,7 @@ from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.asks import Asks
 from services.gateway.viewers.decisions import Decisions
+from services.gateway.viewers.host_ears import HostEars
 from services.gateway.viewers.turns import Turns
 from services.gateway.viewers.viewer import RECONNECT_WITHIN_S, Send, Viewer, conversation_of
 from services.gateway.voice.ears import Ears
@@ -53,7 +54,9 @@ class Viewers:
         self.ears = Ears(config.asr, config.turn_rules(), identity)
         self.decisions = Decisions(config, sessions.quotas)
         self._answers = InFlight("answers", owner="the gateway")
+        self.hosts = HostEars(lambda: self.ears, self._said)
         sessions.listen(self)
+        sessions.listen(self.hosts)
 
     async def serve(
         self,
@@ -145,6 +148,16 @@ class Viewers:
             )
         return viewer
 
+    def microphone_of(self, handle: str, key: str) -> Callable[[bytes, int], None]:
+        """What hears for the viewer of a resume handle on the session that `key` publishes to.
+        Raises NotFoundError."""
+        viewer = self._viewers.get(handle)
+        if viewer is None or viewer.closed or not self._sessions.has_key(viewer.session, key):
+            raise NotFoundError(
+                "no viewer of this handle is on the session here", reason=Reason.HANDLE_NOT_FOUND
+            )
+        return viewer.hear
+
     def all(self) -> list[Viewer]:
         return list(self._viewers.values())
 
@@ -203,8 +216,14 @@ class Viewers:
         if closing:
             _, stuck = await asyncio.wait(closing, timeout=GOODBYE_S)
             await cancel_and_wait(*stuck)
+        await self.hosts.aclose()
         await self.turns.aclose()
         await self.ears.aclose()
+
+    def _said(self, session: AnySession, said: gateway_pb2.Said) -> None:
+        for viewer in self._of(session):
+            if not viewer.closed:
+                viewer.put(gateway_pb2.ServerEvent(said=said))
 
     def _of(self, session: AnySession) -> list[Viewer]:
         return [viewer for viewer in self._viewers.values() if viewer.session is session]

@@ -44,7 +44,12 @@ class Recogniser(Protocol):
         language: str = "",
         prompt: str = "",
         partials: bool = False,
+        background: bool = False,
     ) -> AsyncGenerator[asr_pb2.TranscribeResponse, None]: ...
+
+
+def _no_prompt() -> str:
+    return ""
 
 
 class Ear:
@@ -63,8 +68,11 @@ class Ear:
         tell: Callable[[Heard], None],
         *,
         language: str = "",
+        prompt: Callable[[], str] = _no_prompt,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """prompt: asked with every turn for words that are likely in it."""
+        self._prompt = prompt
         self._recogniser = recogniser
         self._detector = TurnDetector(activity, rules)
         self._tell = tell
@@ -174,7 +182,11 @@ class Ear:
         """Words of one turn, told as they come."""
         try:
             words = self._recogniser.transcribe(
-                listening.audio(), HEARD_RATE, language=self._language, partials=True
+                listening.audio(),
+                HEARD_RATE,
+                language=self._language,
+                prompt=self._prompt(),
+                partials=True,
             )
             async with contextlib.aclosing(words):
                 async for reply in words:

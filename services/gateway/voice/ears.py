@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 from services.common.asr_client import AsrClient
 from services.common.identity import Identity
-from services.gateway.voice.activity import silero
-from services.gateway.voice.ear import Ear
+from services.gateway.voice.activity import Activity, silero
+from services.gateway.voice.ear import Ear, Recogniser
 from services.gateway.voice.heard import Heard
+from services.gateway.voice.phrases import prompt_of
 from services.gateway.voice.turn_detector import TurnRules
 from sightline.errors import UnavailableError
 from sightline.reasons import Reason
+from sightline.v1 import gateway_pb2
 
 
 class Ears:
@@ -30,15 +32,34 @@ class Ears:
         return self.recogniser is not None
 
     def make(
-        self, tell: Callable[[Heard], None], rules: TurnRules | None = None, language: str = ""
+        self,
+        tell: Callable[[Heard], None],
+        rules: TurnRules | None = None,
+        language: str = "",
+        card: Callable[[], gateway_pb2.ModelCard | None] = lambda: None,
     ) -> Ear:
-        """An ear for one microphone. rules: others than the gateway's. Raises UnavailableError
-        where nobody is heard."""
+        """An ear for one microphone. rules: others than the gateway's. card: of the model that is
+        talked with, whose words are likely. Raises UnavailableError where nobody is heard."""
+        return Ear(
+            self.hearing(),
+            self.activity(),
+            rules or self._rules,
+            tell,
+            language=language,
+            prompt=lambda: prompt_of(card()),
+        )
+
+    def hearing(self) -> Recogniser:
+        """Whoever knows the words. Raises UnavailableError where nobody is heard."""
         if self.recogniser is None:
             raise UnavailableError(
                 "this server does not hear: questions are typed", reason=Reason.VOICE_NOT_CONFIGURED
             )
-        return Ear(self.recogniser, silero(), rules or self._rules, tell, language=language)
+        return self.recogniser
+
+    def activity(self) -> Activity:
+        """Voice activity of one stream of audio."""
+        return silero()
 
     async def aclose(self) -> None:
         if self.recogniser is not None:

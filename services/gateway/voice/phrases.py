@@ -3,6 +3,9 @@
 import re
 from difflib import SequenceMatcher
 
+from sightline.v1 import gateway_pb2
+
+MAX_PROMPT_CHARACTERS = 240  # recognisers read no more than some of it
 ALIKE = 0.85  # as texts are that were said and heard
 PARTLY_ALIKE = 0.6  # … while they are still being said
 # What a sentence does not end with, but for a question, which may end with some of it.
@@ -13,6 +16,15 @@ _OPEN = re.compile(
 _MAY_END = re.compile("in|on|at|to|from|for|with|by|that|is|are|was|were|this|these|those")
 _NO_WORD = re.compile("u+h+|u+h?m+|m+h*m*|h+m+|ah+|oh+|eh|er+|huh")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+def prompt_of(card: gateway_pb2.ModelCard | None) -> str:
+    """Words that are likely when somebody talks with a model: the questions of its card."""
+    prompt = ""
+    for question in () if card is None else card.questions:
+        if len(prompt) + len(question) < MAX_PROMPT_CHARACTERS:
+            prompt = f"{prompt} {question}".strip()
+    return prompt
 
 
 def words_of(text: str) -> list[str]:

@@ -34,6 +34,7 @@ _FINISH = {
 INSTRUCTIONS_IGNORED = "instructions_ignored"
 SCHEMA_UNENFORCED = "schema_unenforced"
 TOOLS_IGNORED = "tools_ignored"
+SAID = "What was said in the video:"  # stands before what was
 KEPT_S = 0.25  # how long the end of an answer may wait for the word that it is stored
 
 Examine = Callable[[Outcome], Awaitable[list[str]]]  # flags for `degraded`; may raise instead
@@ -234,7 +235,7 @@ class Answerer:
     def _recalled(self, request: inference_pb2.AnswerRequest) -> Recalled:
         """The question as the model is asked it, with what is remembered of the past that it is
         about."""
-        text = self._instructed(request.question)
+        text = self._instructed(request)
         if not request.HasField("recall"):
             return Recalled(text)
         limit = self.model.spec.max_answer_tokens
@@ -294,12 +295,21 @@ class Answerer:
         self.engine.submit_branch(request.session_id, job)
         return job, results, prompt.rounds
 
-    def _instructed(self, question: gateway_pb2.Question) -> str:
+    def _instructed(self, request: inference_pb2.AnswerRequest) -> str:
         """The question as the model reads it. A template's system message stands before the video,
-        which is understood already; these words stand after it."""
-        if not question.instructions or not self.model.spec.reads_instructions:
+        which is understood already; these words stand after it. Of what was said in the video, as
+        much as there is room for: the newest."""
+        question = request.question
+        if not self.model.spec.reads_instructions:
             return question.text
-        return f"{question.instructions}\n\n{question.text}"
+        asked = "\n\n".join(text for text in (question.instructions, question.text) if text)
+        lines = request.said.splitlines()
+        while lines:
+            text = "\n".join((SAID, *lines)) + f"\n\n{asked}"
+            if len(self.model.question_tokens([], text)) <= self.question_tokens:
+                return text
+            del lines[: max(1, len(lines) // 4)]
+        return asked
 
     def _start_speech(
         self, request: inference_pb2.AnswerRequest, degraded: list[str]

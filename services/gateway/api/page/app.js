@@ -2,6 +2,7 @@
 // and the figures of the chosen one.
 
 import { deleteSession, forgetConversation, listSessions, roundsOf } from "./api.js";
+import { Captions } from "./captions.js";
 import { Chat } from "./chat.js";
 import { byId, confirmed, el, notice, seconds, setText, words } from "./dom.js";
 import { Figures } from "./figures.js";
@@ -46,6 +47,7 @@ const speech = new Speech();
 const voice = new Voice();
 let hears = false; // the server does
 const preview = new Preview();
+const captions = new Captions();
 const figures = new Figures();
 const publishers = offerCameras({ onCreated: adopt });
 const model = new Model();
@@ -59,6 +61,7 @@ function choose(id) {
   if (id === chosen) return;
   speech.stop();
   voice.stop();
+  captions.clear();
   chosen = id;
   history.replaceState(null, "", id ? `#${encodeURIComponent(id)}` : location.pathname);
   const room = id ? (rooms.get(id) ?? enter(id)) : null;
@@ -95,6 +98,7 @@ function enter(id) {
     if (id === chosen) preview.retry();
   });
   connection.addEventListener("session_state", ({ detail }) => note(detail));
+  connection.addEventListener("said", ({ detail }) => id === chosen && captions.show(detail.text));
   recall(room).finally(() => connection.state !== "closed" && connection.open());
   return room;
 }

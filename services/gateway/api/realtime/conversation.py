@@ -4,6 +4,7 @@ It knows no sockets: events come as text, and leave as JSON objects.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from services.gateway.api.completions.pictures import picture_of
 from services.gateway.api.realtime import client_events as client
@@ -17,7 +18,7 @@ from services.gateway.api.realtime.line import Line, Visitor, json_of_event
 from services.gateway.api.realtime.microphone import Microphone
 from services.gateway.api.realtime.pictures import PictureStream
 from services.gateway.api.realtime.responses import Responses
-from services.gateway.api.realtime.settings import Settings
+from services.gateway.api.realtime.settings import AudioFormat, Settings
 from services.gateway.api.realtime.spoken import SpokenTurns
 from services.gateway.api.realtime.voices import Voices
 from services.gateway.api.speaker import Speaker
@@ -44,8 +45,11 @@ class Conversation:
         visitor: Visitor,
         *,
         model: str = "",
+        by_track: bool = False,
     ) -> None:
-        """model: what the client calls it."""
+        """model: what the client calls it. by_track: sound goes by another way than events, which
+        has its own format."""
+        self._by_track = by_track
         self.id = new_id("sess")
         self.settings = Settings()
         self.history = History()
@@ -59,7 +63,9 @@ class Conversation:
         self._responses = Responses(self, self._line, self._voices)
         self._pictures: PictureStream | None = None
         self._spoken = SpokenTurns(self, self._line)
-        self._microphone = Microphone(viewers.ears, config.turn_rules(), self._spoken.tell)
+        self._microphone = Microphone(
+            viewers.ears, config.turn_rules(), self._spoken.tell, self._card
+        )
 
     async def open(self, settings: Settings) -> None:
         """Greet the client. Raises what attaching to the session of `settings` may."""
@@ -75,6 +81,12 @@ class Conversation:
             await self._act(client.event_of(fields))
         except (WireError, SightlineError) as error:
             await self._line.fail(error, event_id)
+
+    def hear(self, pcm: bytes, sample_rate: int) -> None:
+        """Hear a piece of a microphone that does not come in events. Raises what `Ear.feed` does,
+        PermissionDeniedError for somebody who may not ask."""
+        self._visitor.caller.check(Permission.ASK)
+        self._microphone.hear(pcm, sample_rate)
 
     async def refuse(self, error: SightlineError) -> None:
         """Say why there is no conversation."""
@@ -108,6 +120,13 @@ class Conversation:
             )
         return self._attachment
 
+    def _card(self) -> gateway_pb2.ModelCard | None:
+        """The card of the model that is talked with, once there is one."""
+        if self._attachment is None:
+            return None
+        description = self._attachment.session.worker.description
+        return None if description is None else description.card
+
     async def settled(self) -> None:
         """Wait until what was said and shown is known. Raises WireError, UnavailableError."""
         await self._spoken.settled()
@@ -137,7 +156,10 @@ class Conversation:
             case client.ItemTruncate():
                 await self._truncate(event)
             case client.ResponseCreate():
-                await self._responses.create(event.wish)
+                wish = event.wish
+                if self._by_track:
+                    wish = replace(wish, output_format=None)
+                await self._responses.create(wish)
             case client.ResponseCancel():
                 await self._responses.cancel(event.response_id)
             case client.AudioAppend():
@@ -157,6 +179,8 @@ class Conversation:
 
     async def _adopt(self, settings: Settings) -> None:
         """Live by other settings from here on; by none of them where their session is not there."""
+        if self._by_track:
+            settings = replace(settings, output_format=AudioFormat())
         if settings.stream and settings.stream != self.settings.stream:
             await self._attach(settings.stream)
         self.settings = settings
@@ -266,6 +290,15 @@ class Conversation:
                         active=fired.active,
                         score=fired.score,
                         captured_at=fired.capture_ns / _SECOND_NS,
+                    )
+                )
+            case "said":
+                said = event.said
+                await self._line.emit(
+                    server.VideoSaid(
+                        text=said.text,
+                        started_at=said.start_ns / _SECOND_NS,
+                        ended_at=said.end_ns / _SECOND_NS,
                     )
                 )
             case "error":

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -103,14 +104,8 @@ class RealtimeApi:
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         """One connection, until either side closes it. A session that is named in the address is
         looked up before the connection is taken."""
-        caller, settings = await self._enter(request)
-
-        async def authorise(name: str) -> Caller:
-            return caller if _has_secret(request) else (await self._caller(request, name))
-
-        if settings.stream:
-            found = await self._sessions.locate(settings.stream, caller)
-            caller.check(Permission.VIEW, found)
+        caller, settings = await self.enter(request)
+        await self.check(settings, caller)
         socket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S,
             max_msg_size=MAX_EVENT_BYTES,
@@ -123,18 +118,11 @@ class RealtimeApi:
         visitor = Visitor(
             caller=caller,
             place=place_of_request(request, self._trusted),
-            authorise=authorise,
+            authorise=self.authoriser(request, caller),
             send=lambda event: _send(socket, event),
             hang_up=lambda reason: self._hang_up(socket, reason),
         )
-        conversation = Conversation(
-            self._config,
-            self._sessions,
-            self._viewers,
-            self._speaker,
-            visitor,
-            model=request.query.get("model", "")[:MAX_MODEL_CHARACTERS],
-        )
+        conversation = self.conversation(visitor, request.query.get("model", ""))
         self._sockets.add(socket)
         try:
             await _converse(conversation, settings, socket)
@@ -142,7 +130,35 @@ class RealtimeApi:
             self._sockets.discard(socket)
         return socket
 
-    async def _enter(self, request: web.Request) -> tuple[Caller, Settings]:
+    def conversation(self, visitor: Visitor, model: str, *, by_track: bool = False) -> Conversation:
+        """A conversation with somebody who has come in. model: what they call it."""
+        return Conversation(
+            self._config,
+            self._sessions,
+            self._viewers,
+            self._speaker,
+            visitor,
+            model=model[:MAX_MODEL_CHARACTERS],
+            by_track=by_track,
+        )
+
+    def authoriser(
+        self, request: web.Request, caller: Caller
+    ) -> Callable[[str], Awaitable[Caller]]:
+        """What knows somebody again who has come in, for a session of a name."""
+
+        async def authorise(name: str) -> Caller:
+            return caller if _has_secret(request) else (await self._caller(request, name))
+
+        return authorise
+
+    async def check(self, settings: Settings, caller: Caller) -> None:
+        """Raise what looking at the session of `settings` may, if they name one."""
+        if settings.stream:
+            found = await self._sessions.locate(settings.stream, caller)
+            caller.check(Permission.VIEW, found)
+
+    async def enter(self, request: web.Request) -> tuple[Caller, Settings]:
         """Who comes, and the settings that they begin with. Raises UnauthenticatedError."""
         # Pipecat puts its `?model=…` behind whatever address it is given.
         stream = request.query.get("session", "").partition("?model=")[0]

@@ -4,7 +4,7 @@ words."""
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from services.common.errors import error_event
 from services.gateway.api.realtime import server_events as server
@@ -24,16 +24,38 @@ _CLIENTS_FAULT = {
 }
 
 
+class Playing(Protocol):
+    """Speech that this side plays to the visitor, at its pace."""
+
+    def spoken(self) -> str:
+        """The words that are being played, or just were; "": none."""
+        ...
+
+    def pause(self) -> None:
+        """Be silent for a moment: somebody may be speaking."""
+        ...
+
+    def resume(self) -> None:
+        """Play on: nobody was."""
+        ...
+
+    def stop(self) -> None:
+        """Somebody is: forget what was not played."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visitor:
     """Whoever is at the other end. `authorise` knows them again for a session of this name, and
-    raises where they may not view it. `send` raises ConnectionError once they have left."""
+    raises where they may not view it. `send` raises ConnectionError once they have left. `playing`:
+    None where the visitor plays what is spoken, and knows best what is an echo of it."""
 
     caller: Caller
     place: str
     authorise: Callable[[str], Awaitable[Caller]]
     send: Callable[[dict[str, Any]], Awaitable[Any]]
     hang_up: Callable[[str], None]  # for a reason
+    playing: Playing | None = None
 
 
 class Line:

@@ -11,6 +11,7 @@ from services.gateway.voice.ear import MAX_PIECE_BYTES, Ear
 from services.gateway.voice.ears import Ears
 from services.gateway.voice.heard import Heard
 from services.gateway.voice.turn_detector import TurnRules
+from sightline.v1 import gateway_pb2
 
 _CODECS = {"audio/pcmu": "pcm_mulaw", "audio/pcma": "pcm_alaw"}
 
@@ -22,7 +23,15 @@ class Microphone:
     say. `tell` is as an ear's.
     """
 
-    def __init__(self, ears: Ears, rules: TurnRules, tell: Callable[[Heard], None]) -> None:
+    def __init__(
+        self,
+        ears: Ears,
+        rules: TurnRules,
+        tell: Callable[[Heard], None],
+        card: Callable[[], gateway_pb2.ModelCard | None] = lambda: None,
+    ) -> None:
+        """card: of the model that is talked with."""
+        self._card = card
         self._ears = ears
         self._rules = rules
         self._tell = tell
@@ -46,19 +55,27 @@ class Microphone:
         return ear
 
     def append(self, audio: bytes) -> None:
-        """Hear more. Raises what `Ear.feed` does."""
+        """Hear more, in the format of its client. Raises what `Ear.feed` does."""
         if not self.configured:
             return
-        if self._ear is None:
-            self._ear = self._ears.make(self._tell, self._turn_rules(), self._settings.language)
-        if self._settings.turn_detection is None and not self._held:
-            self._held = True
-            self._ear.hold()
         pcm = self._half + self._pcm(audio)
         self._half = pcm[len(pcm) - len(pcm) % 2 :]
         for start in range(0, len(pcm) - 1, MAX_PIECE_BYTES):
             piece = pcm[start : start + MAX_PIECE_BYTES]
-            self._ear.feed(piece[: len(piece) // 2 * 2], self._settings.input_format.rate)
+            self.hear(piece[: len(piece) // 2 * 2], self._settings.input_format.rate)
+
+    def hear(self, pcm: bytes, sample_rate: int) -> None:
+        """Hear a piece of PCM. Raises what `Ear.feed` does."""
+        if not self.configured:
+            return
+        if self._ear is None:
+            self._ear = self._ears.make(
+                self._tell, self._turn_rules(), self._settings.language, self._card
+            )
+        if self._settings.turn_detection is None and not self._held:
+            self._held = True
+            self._ear.hold()
+        self._ear.feed(pcm, sample_rate)
 
     def commit(self) -> bool:
         """End the turn. Whether there is one."""

@@ -230,6 +230,16 @@ class WatchDeleted(ServerEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSaid(ServerEvent):
+    """Somebody has said something in the video. Times are seconds since the epoch."""
+
+    type: ClassVar[str] = "sightline.said"
+    text: str
+    started_at: float
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WatchFired(ServerEvent):
     """A watch changed its mind. `score`: probability of yes; `captured_at`: seconds since the
     epoch, of the newest frame it saw."""

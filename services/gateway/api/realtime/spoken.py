@@ -12,7 +12,7 @@ from services.gateway.api.realtime.items import Item, Part, new_id
 from services.gateway.api.realtime.line import Line, json_of
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.voice import heard
-from services.gateway.voice.phrases import has_words
+from services.gateway.voice.phrases import has_words, is_echo
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class SpokenTurns:
         self._before: dict[str, str | None] = {}  # item before each of those
         self._unknown: set[str] = set()  # those that are over
         self._waiting: asyncio.Queue[heard.Heard] = asyncio.Queue(MAX_WAITING)
+        self._doubted = ""  # a turn that began into what is played, and may be an echo of it
         self._known = asyncio.Event()
         self._known.set()
         self._acting = spawn(self._act_forever(), name="realtime:spoken")
@@ -106,21 +107,51 @@ class SpokenTurns:
                 at_ms = round(1000 * event.start_s)
                 await self._line.emit(server.SpeechStarted(audio_start_ms=at_ms, item_id=item_id))
                 if detection.interrupt_response:
-                    await self._conversation.interrupt()
+                    await self._doubt(event.turn)
             case heard.SpeechEnded():
                 if detection is not None:
                     at_ms = round(1000 * event.end_s)
                     await self._line.emit(server.SpeechStopped(audio_end_ms=at_ms, item_id=item_id))
                 await self._commit(event.turn, item_id)
-            case heard.WordsHeard(text=text, final=True):
-                await self._understand(event, text if has_words(text) else "")
+            case heard.WordsHeard(text=text, final=final):
+                text = "" if self._is_echo(text, final=final) or not has_words(text) else text
+                if event.turn == self._doubted and (text or final):
+                    await self._settle_doubt(is_speech=bool(text))
+                if final:
+                    await self._understand(event, text)
             case heard.HearingFailed():
+                if event.turn == self._doubted:
+                    await self._settle_doubt(is_speech=False)
                 await self._line.emit(
                     server.TranscriptionFailed(
                         item_id=item_id, content_index=0, error=json_of(event.error)
                     )
                 )
                 self._end(event.turn)
+
+    async def _doubt(self, turn: str) -> None:
+        """Somebody seems to speak. Into what this side plays it may be an echo, as its words will
+        tell; else it is an interruption."""
+        playing = self._line.visitor.playing
+        if playing is None or not playing.spoken():
+            await self._conversation.interrupt()
+            return
+        self._doubted = turn
+        playing.pause()
+
+    async def _settle_doubt(self, *, is_speech: bool) -> None:
+        self._doubted = ""
+        playing = self._line.visitor.playing
+        assert playing is not None
+        if not is_speech:
+            playing.resume()
+            return
+        playing.stop()
+        await self._conversation.interrupt()
+
+    def _is_echo(self, text: str, *, final: bool) -> bool:
+        playing = self._line.visitor.playing
+        return playing is not None and is_echo(text, playing.spoken(), final=final)
 
     async def _commit(self, turn: str, item_id: str) -> None:
         """The turn is over; its words are not known yet."""

@@ -9,11 +9,13 @@ from aiortc import RTCIceServer, RTCRtpReceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from services.common.tasks import cancel_and_wait, spawn
+from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import FrameSink
 from services.gateway.sources.whip.codecs import keep_parameters
+from services.gateway.sources.whip.microphone_track import Hear, MicrophoneTrack
 from services.gateway.sources.whip.peer import add_candidates, negotiation, stop_transports
 from services.gateway.sources.whip.publication import Publication
-from services.gateway.sources.whip.sound import SoundPublication
+from services.gateway.sources.whip.sound import SoundPublication, SoundSink
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import InvalidArgumentError
 
@@ -32,6 +34,21 @@ class WhipLimits:
     close_s: float = 5.0
 
 
+class _Both:
+    """Sound that is a session's, and somebody's microphone as well."""
+
+    def __init__(self, sink: FrameSink, microphone: MicrophoneTrack) -> None:
+        self._sink = sink
+        self._microphone = microphone
+
+    def sound(self, sound: EncodedSound) -> None:
+        self._sink.sound(sound)
+        self._microphone.sound(sound)
+
+    def noted(self, what: str, count: int = 1) -> None:
+        self._sink.noted(what, count)
+
+
 class WhipConnection:
     """One peer connection, whose video goes into a sink."""
 
@@ -42,7 +59,10 @@ class WhipConnection:
         port: WebRtcPort,
         ice_servers: list[RTCIceServer],
         limits: WhipLimits,
+        hear: Hear | None = None,
     ) -> None:
+        """hear: gets its sound, which is somebody's microphone as well."""
+        self._microphone = None if hear is None else MicrophoneTrack(None, hear)
         self.key = key
         self.id = secrets.token_urlsafe(16)
         self.tag = f'"{secrets.token_hex(8)}"'  # of its ICE session (RFC 9725, section 4.3.1)
@@ -87,8 +107,11 @@ class WhipConnection:
             raise InvalidArgumentError("an offer has one video track that is sent to us")
         self._tracks = [receiver.track for receiver in receivers]
         self._publication = Publication(videos[0], self._sink, name=f"whip:{self.id[:4]}")
+        sink: SoundSink = self._sink
+        if self._microphone is not None:
+            sink = _Both(self._sink, self._microphone)
         self._sounds = [
-            SoundPublication(receiver, self._sink)
+            SoundPublication(receiver, sink)
             for receiver in receivers
             if receiver.track.kind == "audio"
         ][:1]
@@ -118,6 +141,9 @@ class WhipConnection:
                     extra={"ice": self._peer.iceConnectionState},
                 )
                 return "idle"
+            listening: list[asyncio.Task[None]] = []
+            if self._microphone is not None:
+                listening.append(spawn(self._microphone.run(), name="whip:microphone"))
             watch = spawn(self._publication.watch(self._limits.idle_s), name="whip:watch")
             tasks.append(watch)
             tasks += [spawn(self._drain(track), name="whip:drain") for track in self._tracks]
@@ -127,6 +153,7 @@ class WhipConnection:
                 for task, track in zip(tasks[3:], self._tracks, strict=True)
                 if track.kind == "video"
             )
+            tasks += listening
             await asyncio.wait({failed, watch, video}, return_when=asyncio.FIRST_COMPLETED)
             return watch.result() if watch.done() else "publisher_left"
         finally:
@@ -154,6 +181,8 @@ class WhipConnection:
         finally:
             for sound in self._sounds:
                 sound.close()
+            if self._microphone is not None:
+                self._microphone.close()
             if self._publication is not None:
                 await self._publication.close(reason)
             else:

@@ -10,6 +10,7 @@ MAX_SECTIONS = 16
 _HELPERS = ("rtx", "red", "ulpfec", "flexfec-03")  # of a codec, none themselves
 _HIDDEN_ADDRESS = re.compile(r"a=candidate:\S+ \d+ \S+ \d+ \S+\.local ", re.IGNORECASE)
 _DEFAULT_ADDRESS = re.compile(r"(a=rtcp:\d+|c=) ?IN IP[46] \S+\.local\s*", re.IGNORECASE)
+_OPUS = re.compile(r"^a=rtpmap:\d+ opus/48000/2", re.IGNORECASE | re.MULTILINE)
 _LINE = re.compile(r"[a-z]=[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
@@ -33,11 +34,8 @@ def _no_address(line: re.Match[str]) -> str:
     return f"{line[1]} IN IP4 0.0.0.0" if line[1].startswith("a=") else "c=IN IP4 0.0.0.0"
 
 
-def check_offer(offer: str) -> None:
-    """Raise InvalidArgumentError, with the reason, for an offer that cannot become a connection.
-
-    What only the negotiation can tell is left to it.
-    """
+def _sections_of(offer: str) -> tuple[list[str], list[list[str]]]:
+    """Lines before the media sections, and those of each. Raises InvalidArgumentError."""
     lines = offer.replace("\r\n", "\n").rstrip("\n").split("\n")
     if lines[0] != "v=0":
         raise InvalidArgumentError("not an SDP offer: it begins with v=0")
@@ -48,7 +46,29 @@ def check_offer(offer: str) -> None:
     if len(starts) > MAX_SECTIONS:
         raise InvalidArgumentError(f"an offer has at most {MAX_SECTIONS} media sections")
     sections = [lines[start:end] for start, end in itertools.pairwise([*starts, len(lines)])]
-    head = lines[: starts[0]] if starts else lines
+    return lines[: starts[0]] if starts else lines, sections
+
+
+def check_call(offer: str) -> None:
+    """Raise InvalidArgumentError, with the reason, for an offer that cannot become a call: sound in
+    Opus, and perhaps data."""
+    head, sections = _sections_of(offer)
+    for section in sections:
+        _check_section(section)
+    _check_bundle(head, sections)
+    sounds = [each for each in sections if each[0].startswith("m=audio ") and not _is_off(each)]
+    if not any(_OPUS.search("\n".join(section)) for section in sounds):
+        raise InvalidArgumentError("the offer has no sound in Opus")
+    for section in sounds:
+        _check_keys(head, section, "sound")
+
+
+def check_offer(offer: str) -> None:
+    """Raise InvalidArgumentError, with the reason, for an offer that cannot become a connection.
+
+    What only the negotiation can tell is left to it.
+    """
+    head, sections = _sections_of(offer)
     videos = [section for section in sections if section[0].startswith("m=video ")]
     if not videos:
         raise InvalidArgumentError("not an SDP offer with video")
@@ -60,9 +80,7 @@ def check_offer(offer: str) -> None:
     for section in videos:
         if _is_off(section):
             continue
-        for name in ("ice-ufrag", "ice-pwd", "fingerprint"):
-            if not any(line.startswith(f"a={name}:") for line in head + section):
-                raise InvalidArgumentError(f"the offer's video has no a={name}")
+        _check_keys(head, section, "video")
         names = re.findall(r"^a=rtpmap:\d+ ([\w.-]+)/", "\n".join(section), re.MULTILINE)
         if not any(name.lower() in NAMES for name in names):
             *taken, last = NAMES.values()
@@ -71,6 +89,12 @@ def check_offer(offer: str) -> None:
                 f"the offer's video is {' or '.join(offered) or 'of no known codec'}; "
                 f"this server takes {', '.join(taken)} and {last}"
             )
+
+
+def _check_keys(head: list[str], section: list[str], kind: str) -> None:
+    for name in ("ice-ufrag", "ice-pwd", "fingerprint"):
+        if not any(line.startswith(f"a={name}:") for line in head + section):
+            raise InvalidArgumentError(f"the offer's {kind} has no a={name}")
 
 
 def _check_bundle(head: list[str], sections: list[list[str]]) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 from aiohttp import web
@@ -15,6 +15,7 @@ from services.gateway.sources.source import PublisherGate
 from services.gateway.sources.whip.codecs import take_every_codec
 from services.gateway.sources.whip.connection import WhipConnection, WhipLimits
 from services.gateway.sources.whip.ice import parse_ice_server
+from services.gateway.sources.whip.microphone_track import Hear
 from services.gateway.sources.whip.offer import (
     UnsupportedVideoError,
     check_offer,
@@ -56,7 +57,11 @@ class WhipServer:
         ice_servers: Sequence[str] = (),
         path: str = "/whip",
         limits: WhipLimits | None = None,
+        microphone_of: Callable[[str, str], Hear] | None = None,
     ) -> None:
+        """microphone_of: who hears the sound of a publisher who says, with `?handle=`, that it is
+        somebody's microphone as well; by handle and key. Raises NotFoundError."""
+        self._microphone_of = microphone_of
         self._gate = gate
         self._port = port
         self._path = path
@@ -98,7 +103,10 @@ class WhipServer:
             return _refusal(415, "INVALID_ARGUMENT", f"an offer is {SDP}")
         try:
             offer = await self._read_offer(request)
-            connection = await self._publish(_key_of(request), _peer_of(request), offer)
+            key, hear = _key_of(request), None
+            if (handle := request.query.get("handle")) and self._microphone_of is not None:
+                hear = self._microphone_of(handle, key)
+            connection = await self._publish(key, _peer_of(request), offer, hear)
         except SightlineError as error:
             status = _STATUS.get(error.code, 500)
             if isinstance(error, UnsupportedVideoError):
@@ -137,7 +145,7 @@ class WhipServer:
         check_offer(offer)
         return without_hidden_addresses(offer)
 
-    async def _publish(self, key: str, peer: str, offer: str) -> WhipConnection:
+    async def _publish(self, key: str, peer: str, offer: str, hear: Hear | None) -> WhipConnection:
         """Negotiate and start. Raises what the gate raises, and InvalidArgumentError."""
         if self._closing or len(self._connections) >= self._limits.publishers:
             raise ResourceExhaustedError("no more WebRTC publishers are taken now")
@@ -149,7 +157,7 @@ class WhipServer:
                 spawn(ending, name=f"whip:{peer}:evict")
 
         sink = await self._gate.accept(key, peer, evict)
-        connection = WhipConnection(key, sink, self._port, self._ice_servers, self._limits)
+        connection = WhipConnection(key, sink, self._port, self._ice_servers, self._limits, hear)
         self._connections.add(connection)
         try:
             await connection.negotiate(offer)

@@ -1,13 +1,12 @@
 """One published sound: an aiortc receiver's packets to the sink that its video goes to."""
 
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from aiortc import RTCRtpReceiver
 from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket, RtpPacket
 
 from services.gateway.sources.sound import EncodedSound
-from services.gateway.sources.source import FrameSink
 from services.gateway.sources.timestamps import TimestampUnwrapper
 from services.gateway.sources.whip.publication import Tap
 from services.gateway.sources.whip.sender_clock import SenderClock
@@ -22,6 +21,13 @@ _CODECS = {
 }
 
 
+class SoundSink(Protocol):
+    """Takes the packets, as a `FrameSink` does."""
+
+    def sound(self, sound: EncodedSound) -> None: ...
+    def noted(self, what: str, count: int = 1) -> None: ...
+
+
 class SoundPublication:
     """Stands between one audio receiver and a sink. Packets are handed on as they come: aiortc
     would hold four of them back, and decode them all for nobody. Late ones are dropped.
@@ -29,7 +35,7 @@ class SoundPublication:
     Create it before ICE starts. Raises InternalError when aiortc is not the one it was written for.
     """
 
-    def __init__(self, receiver: RTCRtpReceiver, sink: FrameSink) -> None:
+    def __init__(self, receiver: RTCRtpReceiver, sink: SoundSink) -> None:
         self._receiver: Any = receiver
         self._sink = sink
         self._clocks: dict[int, SenderClock] = {}  # by ticks a second

@@ -1,0 +1,211 @@
+"""Talking with a video: audio in, words and spoken answers out, with interruptions.
+
+The server finds where somebody begins and ends to speak, asks what was said, and speaks the answer.
+Whoever plays that answer says how much of it was heard, and falls silent when told to.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from sightline.errors import InvalidArgumentError, ResourceExhaustedError, SightlineError
+from sightline.types import Audio
+from sightline.v1 import gateway_pb2 as pb
+
+if TYPE_CHECKING:
+    from sightline.conversation import Conversation
+
+__all__ = ["Talk", "TalkEvent", "TalkKind"]
+
+MAX_PIECE_BYTES = 32 * 1024
+MAX_EVENTS = 4096  # that wait to be read
+
+
+class TalkKind(StrEnum):
+    """What happens in a talk."""
+
+    HEARD = "heard"  # what you say, so far; `final`: it is asked, unless there is no text
+    ANSWER = "answer"  # an answer to it begins
+    TEXT = "text"  # more of its words
+    SOUND = "sound"  # more of its speech
+    DONE = "done"  # it is whole; `text` is all of it
+    PAUSE = "pause"  # somebody may be speaking: be silent at once, and keep what waits
+    RESUME = "resume"  # nobody was: play on
+    STOP = "stop"  # somebody is: forget what was not played. `text` is what was heard of it
+    FAILED = "failed"  # no answer comes; `text` says why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TalkEvent:
+    """Something that happened. `turn` is of the question and of its answer."""
+
+    kind: TalkKind
+    turn: str
+    text: str = ""
+    final: bool = False
+    audio: Audio | None = None
+
+
+_PLAYBACK = {
+    pb.PLAYBACK_ACTION_PAUSE: TalkKind.PAUSE,
+    pb.PLAYBACK_ACTION_RESUME: TalkKind.RESUME,
+    pb.PLAYBACK_ACTION_STOP: TalkKind.STOP,
+}
+_MODES = {
+    "hands-free": pb.LISTEN_MODE_HANDS_FREE,
+    "hold": pb.LISTEN_MODE_HOLD,
+    "off": pb.LISTEN_MODE_OFF,
+}
+
+
+class Talk:
+    """A spoken conversation about a session: `hear` is given the microphone, `async for` gives what
+    happens. `async with` hangs up at the end. Belongs to one event loop.
+
+    The iteration raises what ends the talk (a SightlineError): UnavailableError with the reason
+    VOICE_NOT_CONFIGURED of a server that does not hear.
+    """
+
+    def __init__(self, conversation: "Conversation") -> None:
+        self._conversation = conversation
+        self._events: asyncio.Queue[TalkEvent | SightlineError | None]
+        self._events = asyncio.Queue(MAX_EVENTS)
+        self._mode = pb.LISTEN_MODE_HANDS_FREE
+        self._open: set[str] = set()  # turns whose answers are under way
+        self._ended = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[TalkEvent]:
+        while (event := await self._events.get()) is not None:
+            if isinstance(event, SightlineError):
+                raise event
+            yield event
+
+    @property
+    def id(self) -> str:
+        """The conversation's; known once the server has answered."""
+        return self._conversation.id
+
+    @property
+    def answering(self) -> bool:
+        """Whether an answer is under way."""
+        return bool(self._open)
+
+    def hear(self, pcm: bytes, sample_rate: int) -> None:
+        """A piece of the microphone's sound: PCM, signed 16-bit little endian, mono, of 8,000 to
+        48,000 samples a second. Without a connection it is lost, as sound is that nobody hears."""
+        if len(pcm) % 2:
+            raise InvalidArgumentError("PCM of 16 bits has two bytes for each sample")
+        for at in range(0, len(pcm), MAX_PIECE_BYTES):
+            chunk = pb.AudioChunk(sample_rate=sample_rate, pcm=pcm[at : at + MAX_PIECE_BYTES])
+            self._tell(pb.ClientEvent(audio_chunk=chunk))
+
+    def listen(self, mode: str) -> None:
+        """How the microphone is heard from here on: "hands-free" (also without a word), "hold" (all
+        that comes until the next `listen` is one question), "off"."""
+        if mode not in _MODES:
+            raise InvalidArgumentError(f"a mode is one of {', '.join(_MODES)}")
+        self._mode = _MODES[mode]
+        self._tell(pb.ClientEvent(listen=pb.Listen(mode=self._mode)))
+
+    def played(self, turn: str, seconds: float) -> None:
+        """So much of an answer's speech was heard. To be told a few times a second while it plays,
+        and when it stops: of an answer that is interrupted, that much is remembered."""
+        self._tell(pb.ClientEvent(playback_ack=pb.PlaybackAck(turn=turn, played_s=seconds)))
+
+    def cancel(self, turn: str) -> None:
+        """End an answer."""
+        self._tell(pb.ClientEvent(cancel=pb.Cancel(turn=turn)))
+
+    async def aclose(self) -> None:
+        """Hang up."""
+        await self._conversation.aclose()
+
+    # Fed by the conversation
+
+    def begin(self, *, goes_on: bool) -> None:
+        """There is a connection. goes_on: the server knows of what was before."""
+        if not goes_on:
+            for turn in sorted(self._open):
+                self._put(TalkEvent(kind=TalkKind.STOP, turn=turn))
+            self._open.clear()
+        if self._mode != pb.LISTEN_MODE_HANDS_FREE:
+            self._tell(pb.ClientEvent(listen=pb.Listen(mode=self._mode)))
+
+    def take(self, message: pb.ServerEvent) -> None:
+        match message.WhichOneof("event"):
+            case "transcript":
+                said = message.transcript
+                self._note(TalkKind.HEARD, said.turn, said.text, final=said.final)
+            case "answer_started":
+                turn = message.answer_started.turn
+                if message.answer_started.restarted:
+                    self._note(TalkKind.STOP, turn)
+                self._open.add(turn)
+                self._note(TalkKind.ANSWER, turn)
+            case "text_delta":
+                self._note(TalkKind.TEXT, message.text_delta.turn, message.text_delta.text)
+            case "audio_chunk":
+                sound = message.audio_chunk.audio
+                audio = Audio(sound.sample_rate, sound.pcm)
+                self._note(TalkKind.SOUND, message.audio_chunk.turn, sound.text, audio=audio)
+            case "answer_done":
+                self._open.discard(message.answer_done.turn)
+                self._note(TalkKind.DONE, message.answer_done.turn, message.answer_done.text)
+            case "playback":
+                played = message.playback
+                if played.action in _PLAYBACK:
+                    self._note(_PLAYBACK[played.action], played.turn, played.heard)
+            case "error" if message.error.turn:
+                self._open.discard(message.error.turn)
+                self._note(TalkKind.FAILED, message.error.turn, message.error.message)
+
+    def fail(self, error: SightlineError) -> None:
+        if not self._ended:
+            self._ended = True
+            if self._events.full():
+                self._events.get_nowait()
+            self._events.put_nowait(error)
+
+    def end(self) -> None:
+        """Nothing more happens."""
+        if not self._ended:
+            self._ended = True
+            if not self._events.full():
+                self._events.put_nowait(None)
+
+    def _note(
+        self,
+        kind: TalkKind,
+        turn: str,
+        text: str = "",
+        *,
+        final: bool = False,
+        audio: Audio | None = None,
+    ) -> None:
+        self._put(TalkEvent(kind=kind, turn=turn, text=text, final=final, audio=audio))
+
+    def _put(self, event: TalkEvent) -> None:
+        if self._ended:
+            return
+        try:
+            self._events.put_nowait(event)
+        except asyncio.QueueFull:
+            self.fail(ResourceExhaustedError("nobody reads what happens in this talk"))
+
+    def _tell(self, message: pb.ClientEvent) -> None:
+        if not self._ended:
+            self._conversation.say(message)
