@@ -247,6 +247,35 @@ async def test_kinds_of_rules(redis_server: RedisServer) -> None:
         assert not any("x" in each.statements for each in worker.scored), "outside its hours"
 
 
+async def test_a_catalogue_is_not_asked_for_while_nothing_changes(
+    redis_server: RedisServer,
+) -> None:
+    worker = FakeWorker()
+    nothing, cup, bowl = "nothing is held", "a cup is held", "a bowl is held"
+    worker.scores |= {nothing: 0.9, cup: 0.1, bowl: 0.1}
+    async with running(worker, **settings(redis_server)) as parts:
+        shown = Shown(parts, await parts.push_session(name="shop"))
+        await shown.show()
+        goods = [pb.Product(sku="C-1", names=["a cup"]), pb.Product(sku="B-1", names=["a bowl"])]
+        product = pb.ProductRule(products=goods, idle=nothing)
+        wanted = pb.Rule(interval_s=0.1, product=product)
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="shop", rule=wanted))
+        await eventually(lambda: worker.scored)
+        assert [list(each.statements) for each in worker.scored] == [[nothing]]
+        worker.scores |= {nothing: 0.2, cup: 0.9}
+        await shown.show()
+        (first,) = await events_of(parts, 1)
+        assert first.value == "C-1"
+        count = len(worker.scored)
+        await shown.show()
+        await eventually(lambda: len(worker.scored) > count)
+        assert [list(each.statements) for each in worker.scored[count:]] == [[cup]]
+        worker.scores |= {cup: 0.1, bowl: 0.8}
+        await shown.show()
+        _, second = await events_of(parts, 2)
+        assert second.value == "B-1"
+
+
 def _over() -> pb.Schedule:
     """Hours that ended a while ago."""
     hour = (time.gmtime().tm_hour + 12) % 24

@@ -22,9 +22,11 @@ from services.gateway.rules.kinds import (
     Said,
     asked_of,
     health_reading,
+    hints_of,
     kind_of,
     reading_of,
     threshold_of,
+    unchanged,
 )
 from services.gateway.rules.rule_store import Kept, RuleStore
 from services.gateway.rules.schedule import Hours
@@ -67,7 +69,7 @@ class _Post:
         state.CopyFrom(rule.state)
         state.error, self.error = "", rule.state.error
         self.judgement = Judgement(state, debounce_s=rule.debounce_s, cooldown_s=rule.cooldown_s)
-        self.statements = asked_of(rule)
+        self.statements = self.asked = asked_of(rule)
         self.said = Said(state.text)
         self.due_s = 0.0  # monotonic
         self.seen = -1  # frames that were understood when it was checked last
@@ -166,21 +168,25 @@ class Watchman:
                 await self._score(scored)
 
     async def _score(self, posts: list[_Post]) -> None:
-        """Check rules together; where one of several is refused, each by itself."""
+        """Check rules together: those with many statements by a hint first."""
+        for post in posts:
+            post.asked = hints_of(post.rule, post.judgement.state) or post.statements
+        changed = await self._score_asked(posts)
+        for post in changed:
+            post.asked = post.statements
+        await self._score_asked(changed)
+
+    async def _score_asked(self, posts: list[_Post]) -> list[_Post]:
+        """Check rules by what each of them asks now; where one of several is refused, each by
+        itself. Those whose hint says that something has changed, which were not judged."""
+        changed = []
         for some in _sliced(posts):
-            statements = list(dict.fromkeys(text for post in some for text in post.statements))
-            probabilities: dict[str, float] = {}
-            at_ns = 0
             try:
-                for first in range(0, len(statements), MOST_STATEMENTS):
-                    few = statements[first : first + MOST_STATEMENTS]
-                    scored = await self._lookout.decisions.score(few, self._session, "")
-                    probabilities |= zip(few, scored.probabilities, strict=True)
-                    at_ns = max(at_ns, scored.last_capture_ns)
+                probabilities, at_ns = await self._probabilities(some)
             except InvalidArgumentError as error:
                 if len(some) > 1:
                     for post in some:
-                        await self._score([post])
+                        changed += await self._score_asked([post])
                 else:
                     await self._failed(some, error)
                 continue
@@ -188,11 +194,32 @@ class Watchman:
                 await self._failed(some, error)
                 continue
             for post in some:
-                metrics.RULE_CHECKS.labels(post.kind).inc()
-                reading = reading_of(post.rule, probabilities, at_ns)
                 await self._right(post)
+                if post.asked == post.statements:
+                    metrics.RULE_CHECKS.labels(post.kind).inc()
+                    reading = reading_of(post.rule, probabilities, at_ns)
+                else:
+                    likeliest = max(probabilities[text] for text in post.asked)
+                    if likeliest <= threshold_of(post.rule):
+                        changed.append(post)
+                        continue
+                    metrics.RULE_CHECKS_SAVED.inc()
+                    reading = unchanged(post.judgement.state, likeliest, at_ns)
                 if reading is not None:
                     await self._judge(post, reading)
+        return changed
+
+    async def _probabilities(self, posts: list[_Post]) -> tuple[dict[str, float], int]:
+        """Probabilities of what rules ask, and the capture time of the newest frame."""
+        statements = list(dict.fromkeys(text for post in posts for text in post.asked))
+        found: dict[str, float] = {}
+        at_ns = 0
+        for first in range(0, len(statements), MOST_STATEMENTS):
+            few = statements[first : first + MOST_STATEMENTS]
+            scored = await self._lookout.decisions.score(few, self._session, "")
+            found |= zip(few, scored.probabilities, strict=True)
+            at_ns = max(at_ns, scored.last_capture_ns)
+        return found, at_ns
 
     async def _judge_health(self, post: _Post) -> None:
         condition = self._session.condition
@@ -365,9 +392,9 @@ def _sliced(posts: list[_Post]) -> list[list[_Post]]:
     slices: list[list[_Post]] = []
     count = MOST_STATEMENTS
     for post in posts:
-        if count + len(post.statements) > MOST_STATEMENTS:
+        if count + len(post.asked) > MOST_STATEMENTS:
             slices.append([])
             count = 0
         slices[-1].append(post)
-        count += len(post.statements)
+        count += len(post.asked)
     return slices
