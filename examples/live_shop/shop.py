@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,12 +206,16 @@ async def of_this_site(request: web.Request, handler: Any) -> web.StreamResponse
     return await handler(request)
 
 
+async def page(file: Path, request: web.Request) -> web.FileResponse:
+    return web.FileResponse(file)
+
+
 def pages(shop: Shop) -> tuple[web.Application, web.Application]:
     """What viewers see, and what operators do."""
     viewers = web.Application(middlewares=[of_this_site])
     operators = web.Application(middlewares=[of_this_site])
     for app, index in ((viewers, "index.html"), (operators, "operator.html")):
-        app.router.add_get("/", lambda _, index=index: web.FileResponse(HERE / "page" / index))  # type: ignore[misc]
+        app.router.add_get("/", partial(page, HERE / "page" / index))
         app.router.add_static("/page", HERE / "page")
     viewers.router.add_get("/events", shop.listen)
     viewers.router.add_post("/ask", shop.ask)
