@@ -72,7 +72,7 @@ class _Post:
         self.statements = self.asked = asked_of(rule)
         self.said = Said(state.text)
         self.due_s = 0.0  # monotonic
-        self.seen = -1  # frames that were understood when it was checked last
+        self.seen = 0  # frames that were understood when it was checked last
         self.late = False  # an event that could not be told waits
         self.task: asyncio.Task[None] | None = None  # of a commentary under way
 
@@ -98,17 +98,22 @@ class Watchman:
         self._events = events
         self._told = told
         self._posts: dict[str, _Post] = {}
-        self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._changed = (asyncio.Event(), asyncio.Event())
+        self._tasks: list[asyncio.Task[None]] = []
         self._clips: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        self._task = spawn(self._watch(), name=f"{self._session.id}:rules")
+        """Two watches: the source's health is looked at also while the model is away."""
+        name = self._session.id
+        self._tasks = [
+            spawn(self._watch(self._changed[0], health=False), name=f"{name}:rules"),
+            spawn(self._watch(self._changed[1], health=True), name=f"{name}:rules:health"),
+        ]
 
     async def aclose(self) -> None:
         """Look no more. An event that is being told is told by whoever goes on, if not here."""
         commentaries = [post.task for post in self._posts.values()]
-        await cancel_and_wait(self._task, *commentaries, *self._clips)
+        await cancel_and_wait(*self._tasks, *commentaries, *self._clips)
 
     def set(self, kept: Sequence[Kept]) -> None:
         """Watch for these rules from here on; those that were there go on as they are."""
@@ -118,7 +123,8 @@ class Watchman:
         for rule, each in wanted.items():
             if rule not in self._posts:
                 self._posts[rule] = _Post(each)
-        self._changed.set()
+        for changed in self._changed:
+            changed.set()
 
     def kinds(self) -> list[str]:
         return [post.kind for post in self._posts.values()]
@@ -130,20 +136,21 @@ class Watchman:
 
     # --- looking ----------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
+    async def _watch(self, changed: asyncio.Event, *, health: bool) -> None:
         while True:
             now_s = time.monotonic()
+            posts = [each for each in self._posts.values() if (each.kind == HEALTH) == health]
             try:
-                await self._look([post for post in self._posts.values() if post.due_s <= now_s])
+                await self._look([post for post in posts if post.due_s <= now_s])
             except Exception:  # a defect of one look must not end the watch
                 log.exception("rules not checked", extra={"session": self._session.id})
                 await asyncio.sleep(FAILED_S)
-            self._changed.clear()
-            next_s = min((post.due_s for post in self._posts.values()), default=None)
+            next_s = min((post.due_s for post in posts), default=None)
             wait_s = None if next_s is None else max(0.01, next_s - time.monotonic())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await self._changed.wait()
+                    await changed.wait()
+            changed.clear()
 
     async def _look(self, due: list[_Post]) -> None:
         processed = self._session.counts.processed
@@ -269,7 +276,7 @@ class Watchman:
         wrong = isinstance(error, InvalidArgumentError)
         for post in posts:
             post.due_s = time.monotonic() + max(post.interval_s, WRONG_S if wrong else FAILED_S)
-            post.seen = -1
+            post.seen = 0
             if wrong and post.error != error.message:
                 post.error = error.message
                 await self._note_wrong(post)
