@@ -11,12 +11,13 @@ MOST_LINES = 80
 FILES = sorted(
     path.relative_to(EXAMPLES).as_posix()
     for path in EXAMPLES.rglob("*")
-    if path.suffix in {".py", ".ipynb", ".yaml"}
+    if path.suffix in {".py", ".ipynb", ".yaml"} and "live_shop" not in path.parts
 )
 
 
-def test_there_are_ten() -> None:
+def test_there_are_ten_and_an_application() -> None:
     assert len(FILES) == 10
+    assert "](live_shop/README.md)" in (EXAMPLES / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", FILES)
