@@ -161,17 +161,20 @@ class Shop:
 
     async def video(self, request: web.Request) -> web.Response:
         """The WHEP handshake, passed on; video goes from the server to the viewer itself."""
-        async with (
-            aiohttp.ClientSession() as client,
-            client.post(
-                f"{self._http}/whep/{self._name}",
-                data=await request.read(),
-                headers={"Content-Type": "application/sdp"},
-            ) as reply,
-        ):
-            return web.Response(
-                status=reply.status, body=await reply.read(), content_type=reply.content_type
-            )
+        try:
+            async with (
+                aiohttp.ClientSession() as client,
+                client.post(
+                    f"{self._http}/whep/{self._name}",
+                    data=await request.read(),
+                    headers={"Content-Type": "application/sdp"},
+                ) as reply,
+            ):
+                return web.Response(
+                    status=reply.status, body=await reply.read(), content_type=reply.content_type
+                )
+        except aiohttp.ClientError:
+            raise web.HTTPBadGateway from None
 
     # --- operators ---------------------------------------------------------------------------
 
