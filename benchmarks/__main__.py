@@ -23,6 +23,7 @@ BENCHMARKS = {
     "article": "the article's claims about speed, each beside what this machine says",
     "questions": "frame latency with 20 questions in flight and without",
     "decisions": "400 statements about a session in one call against one at a time",
+    "rules": "what a shop's rules tell of stories whose truth is known, and what a hint spares",
     "askers": "a thousand questions at once about one session",
     "kernels": "steps of frames with compiled kernels against PyTorch's operators",
     "reuse": "steps of still footage without the encoder against steps with it",
@@ -51,6 +52,7 @@ APART = (
     "publishers",
     "voice",
     "memory",
+    "rules",
 )
 RESULTS = REPOSITORY / "benchmarks" / "results"
 QUICK_RESULTS = REPOSITORY / ".cache" / "benchmarks"

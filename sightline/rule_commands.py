@@ -266,7 +266,7 @@ def add_commands(add: Any, as_json: Any, number: Any, label: Any, count: Any) ->
     hook = kinds.add_parser("add", help="send events to an address", parents=[as_json])
     hook.add_argument("url", help="https://…")
     hook.add_argument("--severity", choices=SEVERITIES, help="events that are at least so severe")
-    hook.add_argument("--session", metavar="ID", help="events of this session alone")
+    hook.add_argument("--session", help="events of this session alone, by id or name")
     for action, text in (("delete", "end one"), ("dead", "events that one did not take")):
         each = kinds.add_parser(action, help=text, parents=[as_json])
         each.add_argument("webhook", help="its id")

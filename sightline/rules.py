@@ -183,7 +183,7 @@ class Rules:
 
     async def create_webhook(self, url: str, *, severity: str = "", session: str = "") -> Webhook:
         """Send events to an address from now on: those that are at least so severe, of one session
-        by its id, or all."""
+        by its id or name, or all."""
         hook = rules_pb2.Webhook(url=url, severity=_severity(severity), session=session)
         request = rules_pb2.CreateWebhookRequest(webhook=hook)
         reply = await self._calls.unary(self._calls.stub.CreateWebhook, request, retry=False)

@@ -280,7 +280,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Rules": (
         gauge("Standing rules", "sightline_rules", "kind"),
-        counted("Rules checked", "sightline_rule_checks_total", "kind"),
+        Panel(
+            "Rules checked",
+            "ops",
+            (
+                (rate("sightline_rule_checks_total", "kind"), "{{kind}}"),
+                (rate("sightline_rule_checks_saved_total"), "spared by a hint"),
+            ),
+        ),
         timed("A look at a session for its rules", "sightline_rule_look_seconds"),
         counted("Looks that gave nothing", "sightline_rule_failures_total", "code"),
         Panel(

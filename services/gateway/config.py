@@ -576,6 +576,14 @@ class GatewayConfig(RedisConfig):
                     f"GATEWAY_{name.upper()}={url} leaves the site (GATEWAY_EDGE): name it by a "
                     "private address"
                 )
+        try:
+            broker = urlsplit(self.mqtt_url or "mqtt://localhost").hostname or ""
+        except ValueError:
+            broker = ""
+        if not is_private(broker):  # the address may hold a password
+            raise ConfigError(
+                "GATEWAY_MQTT_URL leaves the site (GATEWAY_EDGE): name it by a private address"
+            )
 
     def of_rules(self) -> "GatewayConfig | None":
         """These settings with the Redis of rules; None where there is none."""

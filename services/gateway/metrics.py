@@ -204,6 +204,10 @@ RULE_LOOKS = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 RULE_CHECKS = Counter("sightline_rule_checks_total", "Rules that a look was about.", ["kind"])
+RULE_CHECKS_SAVED = Counter(
+    "sightline_rule_checks_saved_total",
+    "Rules of many statements that a hint spared: nothing had changed.",
+)
 RULE_FAILURES = Counter(
     "sightline_rule_failures_total",
     "Looks that gave nothing, by the code of their error.",

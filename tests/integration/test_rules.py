@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import sightline
+from services.gateway.frames.picture_health import Condition
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.records import Records
 from services.gateway.rules.rule_store import RuleStore
@@ -245,6 +246,56 @@ async def test_kinds_of_rules(redis_server: RedisServer) -> None:
             "colour": ("blue", True),
         }
         assert not any("x" in each.statements for each in worker.scored), "outside its hours"
+
+
+async def test_health_is_told_also_while_the_model_is_away(redis_server: RedisServer) -> None:
+    worker = FakeWorker()
+    async with running(worker, **settings(redis_server)) as parts:
+        session = await parts.push_session(name="yard")
+        await Shown(parts, session).show()
+        lens = pb.Rule(name="lens", health=pb.HealthRule(conditions=["dark"]), interval_s=0.1)
+        for rule in (lens, phone()):
+            await parts.stub.CreateRule(pb.CreateRuleRequest(session="yard", rule=rule))
+        worker.failures["ScoreStatements"] = [grpc.StatusCode.UNAVAILABLE] * 1000
+        session.condition = Condition.FROZEN
+        await asyncio.sleep(0.3)
+        session.condition = Condition.DARK
+        (event,) = await events_of(parts, 1)
+        assert (event.kind, event.active, event.value) == ("health", True, "dark")
+        session.condition = None  # nobody knows
+        await asyncio.sleep(0.3)
+        session.condition = Condition.FINE
+        _, over = await events_of(parts, 2)
+        assert (over.active, over.value) == (False, "fine")
+
+
+async def test_a_catalogue_is_not_asked_for_while_nothing_changes(
+    redis_server: RedisServer,
+) -> None:
+    worker = FakeWorker()
+    nothing, cup, bowl = "nothing is held", "a cup is held", "a bowl is held"
+    worker.scores |= {nothing: 0.9, cup: 0.1, bowl: 0.1}
+    async with running(worker, **settings(redis_server)) as parts:
+        shown = Shown(parts, await parts.push_session(name="shop"))
+        await shown.show()
+        goods = [pb.Product(sku="C-1", names=["a cup"]), pb.Product(sku="B-1", names=["a bowl"])]
+        product = pb.ProductRule(products=goods, idle=nothing)
+        wanted = pb.Rule(interval_s=0.1, product=product)
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="shop", rule=wanted))
+        await eventually(lambda: worker.scored)
+        assert [list(each.statements) for each in worker.scored] == [[nothing]]
+        worker.scores |= {nothing: 0.2, cup: 0.9}
+        await shown.show()
+        (first,) = await events_of(parts, 1)
+        assert first.value == "C-1"
+        count = len(worker.scored)
+        await shown.show()
+        await eventually(lambda: len(worker.scored) > count)
+        assert [list(each.statements) for each in worker.scored[count:]] == [[cup]]
+        worker.scores |= {cup: 0.1, bowl: 0.8}
+        await shown.show()
+        _, second = await events_of(parts, 2)
+        assert second.value == "B-1"
 
 
 def _over() -> pb.Schedule:

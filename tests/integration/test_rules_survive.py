@@ -137,7 +137,9 @@ async def test_rules_outlive_whatever_is_killed(redis_server: RedisServer, tmp_p
                 number % 2 == 0 for number in range(len(events))
             ]
             assert len(events) <= 2 * (took_s / SECONDS + 2), "no false ones"
-            assert all(each.picture for each in events)
+            assert all(each.picture and each.clip for each in events)
+            around = await other.stub.GetEvent(pb.GetEventRequest(event=adopted[-1].event))
+            assert around.mp4[4:8] == b"ftyp", "its seconds were recorded"
             ids = [each.event for each in events]
             end_s = time.monotonic() + PATIENCE_S
             while receiver.ids[: len(ids)] != ids:

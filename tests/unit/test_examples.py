@@ -18,8 +18,9 @@ FILES = sorted(
 )
 
 
-def test_there_are_ten() -> None:
+def test_there_are_ten_and_an_application() -> None:
     assert len(FILES) >= 10
+    assert "](live_shop/README.md)" in (EXAMPLES / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -98,6 +98,7 @@ def test_addresses_follow_the_ports_and_the_public_names() -> None:
             "GATEWAY_AUTH_JWKS_URL": "https://id.example.org/jwks.json",
         },
         {"GATEWAY_AUTH": "http", "GATEWAY_AUTH_HTTP_URL": "http://auth.example.org/"},
+        {"GATEWAY_MQTT_URL": "mqtts://user:word@broker.example.org"},
     ],
 )
 def test_edge_refuses_what_leads_outside(settings: dict[str, str]) -> None:
@@ -113,6 +114,7 @@ def test_edge_takes_what_stays_inside() -> None:
             "GATEWAY_ICE_SERVERS": "stun:10.0.0.3:3478,turn:user:word@192.168.1.4:3478",
             "GATEWAY_AUTH": "http",
             "GATEWAY_AUTH_HTTP_URL": "http://127.0.0.1:9000/auth",
+            "GATEWAY_MQTT_URL": "mqtt://user:word@10.0.0.5:1883",
         }
     )
     asked: list[str] = []

@@ -10,7 +10,7 @@ import pytest
 
 from services.gateway.rules.checks import check_rule, interval_s
 from services.gateway.rules.judgement import NS, Judgement, Reading
-from services.gateway.rules.kinds import Said, asked_of, health_reading, reading_of
+from services.gateway.rules.kinds import Said, asked_of, health_reading, hints_of, reading_of
 from services.gateway.rules.posting import (
     Poster,
     body_of,
@@ -214,6 +214,16 @@ def test_a_product_goes_by_its_likeliest_name_and_may_be_none() -> None:
     assert none is not None
     assert (held.active, held.value) == (True, "A")
     assert (none.active, none.value) == (False, "")
+
+
+def test_a_hint_says_that_nothing_has_changed() -> None:
+    goods = [pb.Product(sku="A", names=["a cup", "a mug"]), pb.Product(sku="B", names=["a bowl"])]
+    shop = pb.Rule(product=pb.ProductRule(products=goods, idle="nothing is held"))
+    assert hints_of(shop, pb.RuleState()) == ["nothing is held"]
+    assert hints_of(shop, pb.RuleState(value="A")) == ["a cup is held", "a mug is held"]
+    assert hints_of(shop, pb.RuleState(value="gone")) == ["nothing is held"]
+    assert hints_of(pb.Rule(product=pb.ProductRule(products=goods)), pb.RuleState()) == []
+    assert hints_of(rule(), pb.RuleState()) == []
 
 
 def test_health_is_about_the_conditions_that_are_named() -> None:

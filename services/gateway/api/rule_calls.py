@@ -86,7 +86,7 @@ class RuleCalls:
     ) -> rules_pb2.Webhook:
         caller = await self._by(context, Permission.ADMIN)
         caller.check(Permission.ADMIN)
-        return await self._asked().webhooks.create(request.webhook, caller)
+        return await self._asked().create_webhook(request.webhook, caller)
 
     async def ListWebhooks(
         self, request: rules_pb2.ListWebhooksRequest, context: Context

@@ -259,7 +259,7 @@ class RulesApi:
         caller = await self._caller(request, Permission.ADMIN)
         rules = self._asked()
         wanted = await read_body(request, rules_pb2.Webhook())
-        return web.json_response(as_json(await rules.webhooks.create(wanted, caller)), status=201)
+        return web.json_response(as_json(await rules.create_webhook(wanted, caller)), status=201)
 
     @operation(
         "GET",

@@ -66,6 +66,8 @@ def check_rule(rule: rules_pb2.Rule) -> None:
         if kind == PRODUCT:
             _check_products(rule.product)
         check_statements(asked_of(rule))
+        if rule.product.idle:
+            check_statements([rule.product.idle])
 
 
 def check_name(name: str) -> None:

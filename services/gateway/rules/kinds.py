@@ -48,6 +48,31 @@ def asked_of(rule: rules_pb2.Rule) -> list[str]:
     return []
 
 
+def hints_of(rule: rules_pb2.Rule, state: rules_pb2.RuleState) -> list[str]:
+    """Statements of which one that holds says that nothing has changed since what was told, so that
+    the many others of a rule need not be asked; none: there is no such."""
+    if kind_of(rule) != PRODUCT or not rule.product.idle:
+        return []
+    named = [
+        name
+        for product in rule.product.products
+        if product.sku == state.value
+        for name in product.names
+    ]
+    return _with(rule.product.statement or HELD, named) if named else [rule.product.idle]
+
+
+def unchanged(state: rules_pb2.RuleState, probability: float, at_ns: int) -> Reading:
+    """What is read where a hint says that nothing has changed."""
+    return Reading(
+        at_ns=at_ns,
+        active=state.active,
+        value=state.value,
+        by_value=True,
+        probability=probability,
+    )
+
+
 def reading_of(
     rule: rules_pb2.Rule, probabilities: Mapping[str, float], at_ns: int
 ) -> Reading | None:

@@ -153,6 +153,14 @@ class Rules:
             raise NotFoundError(text, reason=Reason.RULE_NOT_FOUND)
         return found[0]
 
+    async def create_webhook(self, given: rules_pb2.Webhook, caller: Caller) -> rules_pb2.Webhook:
+        """Make a webhook, of a session by its id or name where it names one. Raises what
+        CreateWebhook may answer."""
+        caller.check(Permission.ADMIN)
+        if given.session:
+            given.session = (await self._sessions.locate(given.session, caller)).id
+        return await self.webhooks.create(given, caller)
+
     async def erase_events(self, session: AnySession) -> None:
         """Remove the events of a session that is about to be deleted."""
         await self._event_store.erase(session.tenant, session.id)

@@ -22,9 +22,11 @@ from services.gateway.rules.kinds import (
     Said,
     asked_of,
     health_reading,
+    hints_of,
     kind_of,
     reading_of,
     threshold_of,
+    unchanged,
 )
 from services.gateway.rules.rule_store import Kept, RuleStore
 from services.gateway.rules.schedule import Hours
@@ -67,10 +69,10 @@ class _Post:
         state.CopyFrom(rule.state)
         state.error, self.error = "", rule.state.error
         self.judgement = Judgement(state, debounce_s=rule.debounce_s, cooldown_s=rule.cooldown_s)
-        self.statements = asked_of(rule)
+        self.statements = self.asked = asked_of(rule)
         self.said = Said(state.text)
         self.due_s = 0.0  # monotonic
-        self.seen = -1  # frames that were understood when it was checked last
+        self.seen = 0  # frames that were understood when it was checked last
         self.late = False  # an event that could not be told waits
         self.task: asyncio.Task[None] | None = None  # of a commentary under way
 
@@ -96,17 +98,22 @@ class Watchman:
         self._events = events
         self._told = told
         self._posts: dict[str, _Post] = {}
-        self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._changed = (asyncio.Event(), asyncio.Event())
+        self._tasks: list[asyncio.Task[None]] = []
         self._clips: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        self._task = spawn(self._watch(), name=f"{self._session.id}:rules")
+        """Two watches: the source's health is looked at also while the model is away."""
+        name = self._session.id
+        self._tasks = [
+            spawn(self._watch(self._changed[0], health=False), name=f"{name}:rules"),
+            spawn(self._watch(self._changed[1], health=True), name=f"{name}:rules:health"),
+        ]
 
     async def aclose(self) -> None:
         """Look no more. An event that is being told is told by whoever goes on, if not here."""
         commentaries = [post.task for post in self._posts.values()]
-        await cancel_and_wait(self._task, *commentaries, *self._clips)
+        await cancel_and_wait(*self._tasks, *commentaries, *self._clips)
 
     def set(self, kept: Sequence[Kept]) -> None:
         """Watch for these rules from here on; those that were there go on as they are."""
@@ -116,7 +123,8 @@ class Watchman:
         for rule, each in wanted.items():
             if rule not in self._posts:
                 self._posts[rule] = _Post(each)
-        self._changed.set()
+        for changed in self._changed:
+            changed.set()
 
     def kinds(self) -> list[str]:
         return [post.kind for post in self._posts.values()]
@@ -128,20 +136,21 @@ class Watchman:
 
     # --- looking ----------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
+    async def _watch(self, changed: asyncio.Event, *, health: bool) -> None:
         while True:
             now_s = time.monotonic()
+            posts = [each for each in self._posts.values() if (each.kind == HEALTH) == health]
             try:
-                await self._look([post for post in self._posts.values() if post.due_s <= now_s])
+                await self._look([post for post in posts if post.due_s <= now_s])
             except Exception:  # a defect of one look must not end the watch
                 log.exception("rules not checked", extra={"session": self._session.id})
                 await asyncio.sleep(FAILED_S)
-            self._changed.clear()
-            next_s = min((post.due_s for post in self._posts.values()), default=None)
+            next_s = min((post.due_s for post in posts), default=None)
             wait_s = None if next_s is None else max(0.01, next_s - time.monotonic())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await self._changed.wait()
+                    await changed.wait()
+            changed.clear()
 
     async def _look(self, due: list[_Post]) -> None:
         processed = self._session.counts.processed
@@ -166,21 +175,25 @@ class Watchman:
                 await self._score(scored)
 
     async def _score(self, posts: list[_Post]) -> None:
-        """Check rules together; where one of several is refused, each by itself."""
+        """Check rules together: those with many statements by a hint first."""
+        for post in posts:
+            post.asked = hints_of(post.rule, post.judgement.state) or post.statements
+        changed = await self._score_asked(posts)
+        for post in changed:
+            post.asked = post.statements
+        await self._score_asked(changed)
+
+    async def _score_asked(self, posts: list[_Post]) -> list[_Post]:
+        """Check rules by what each of them asks now; where one of several is refused, each by
+        itself. Those whose hint says that something has changed, which were not judged."""
+        changed = []
         for some in _sliced(posts):
-            statements = list(dict.fromkeys(text for post in some for text in post.statements))
-            probabilities: dict[str, float] = {}
-            at_ns = 0
             try:
-                for first in range(0, len(statements), MOST_STATEMENTS):
-                    few = statements[first : first + MOST_STATEMENTS]
-                    scored = await self._lookout.decisions.score(few, self._session, "")
-                    probabilities |= zip(few, scored.probabilities, strict=True)
-                    at_ns = max(at_ns, scored.last_capture_ns)
+                probabilities, at_ns = await self._probabilities(some)
             except InvalidArgumentError as error:
                 if len(some) > 1:
                     for post in some:
-                        await self._score([post])
+                        changed += await self._score_asked([post])
                 else:
                     await self._failed(some, error)
                 continue
@@ -188,11 +201,32 @@ class Watchman:
                 await self._failed(some, error)
                 continue
             for post in some:
-                metrics.RULE_CHECKS.labels(post.kind).inc()
-                reading = reading_of(post.rule, probabilities, at_ns)
                 await self._right(post)
+                if post.asked == post.statements:
+                    metrics.RULE_CHECKS.labels(post.kind).inc()
+                    reading = reading_of(post.rule, probabilities, at_ns)
+                else:
+                    likeliest = max(probabilities[text] for text in post.asked)
+                    if likeliest <= threshold_of(post.rule):
+                        changed.append(post)
+                        continue
+                    metrics.RULE_CHECKS_SAVED.inc()
+                    reading = unchanged(post.judgement.state, likeliest, at_ns)
                 if reading is not None:
                     await self._judge(post, reading)
+        return changed
+
+    async def _probabilities(self, posts: list[_Post]) -> tuple[dict[str, float], int]:
+        """Probabilities of what rules ask, and the capture time of the newest frame."""
+        statements = list(dict.fromkeys(text for post in posts for text in post.asked))
+        found: dict[str, float] = {}
+        at_ns = 0
+        for first in range(0, len(statements), MOST_STATEMENTS):
+            few = statements[first : first + MOST_STATEMENTS]
+            scored = await self._lookout.decisions.score(few, self._session, "")
+            found |= zip(few, scored.probabilities, strict=True)
+            at_ns = max(at_ns, scored.last_capture_ns)
+        return found, at_ns
 
     async def _judge_health(self, post: _Post) -> None:
         condition = self._session.condition
@@ -242,7 +276,7 @@ class Watchman:
         wrong = isinstance(error, InvalidArgumentError)
         for post in posts:
             post.due_s = time.monotonic() + max(post.interval_s, WRONG_S if wrong else FAILED_S)
-            post.seen = -1
+            post.seen = 0
             if wrong and post.error != error.message:
                 post.error = error.message
                 await self._note_wrong(post)
@@ -365,9 +399,9 @@ def _sliced(posts: list[_Post]) -> list[list[_Post]]:
     slices: list[list[_Post]] = []
     count = MOST_STATEMENTS
     for post in posts:
-        if count + len(post.statements) > MOST_STATEMENTS:
+        if count + len(post.asked) > MOST_STATEMENTS:
             slices.append([])
             count = 0
         slices[-1].append(post)
-        count += len(post.statements)
+        count += len(post.asked)
     return slices

@@ -1,0 +1,271 @@
+"""A live shop: the host holds something up, and viewers see its card with the link.
+
+    make run                                         # shows a shop, as the session `demo`
+    pip install sightline-live aiohttp prometheus-client
+    python examples/live_shop/shop.py demo
+
+Viewers go to http://localhost:8090: video, the card of what is held, questions. Operators go to
+http://localhost:8091, on this machine alone: alarms with picture and seconds, and the figures of
+Prometheus at /metrics. What is watched for stands in two rules of the server, which go on when this
+program ends; docs/rules.md says what rules can do.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from catalogue import Catalogue
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+import sightline.aio
+
+HERE = Path(__file__).parent
+STATEMENT, IDLE = "the hand is holding {}", "the hand is holding nothing"
+PROHIBITED = "something prohibited is shown"
+MAX_QUESTION = 500  # characters
+WAITING = 32  # events for a page that does not read
+Page = asyncio.Queue[dict[str, Any]]
+
+
+def rules_of(session: str, goods: Catalogue) -> dict[str, dict[str, Any]]:
+    """Rules of a shop by their names: what is held, and what may not be shown."""
+    product = {"statement": STATEMENT, "idle": IDLE, "products": list(goods.products.values())}
+    return {
+        f"{session}: shown": {"product": product, "interval_s": 0.2, "debounce_s": 0.2},
+        f"{session}: prohibited": {
+            "predicate": {"condition": PROHIBITED},
+            "interval_s": 0.2,
+            "debounce_s": 0.4,
+            "severity": "SEVERITY_CRITICAL",
+        },
+    }
+
+
+class Figures:
+    """What a shop wants to know of itself."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.cards = Counter("shop_cards", "Cards shown.", ["sku"], registry=self.registry)
+        self.clicks = Counter("shop_clicks", "Links followed.", ["sku"], registry=self.registry)
+        self.questions = Counter("shop_questions", "Questions asked.", registry=self.registry)
+        self.alarms = Counter("shop_alarms", "Prohibited things shown.", registry=self.registry)
+        self.viewers = Gauge("shop_viewers", "Pages that listen.", registry=self.registry)
+
+
+class Shop:
+    """One live session with its catalogue."""
+
+    def __init__(
+        self, client: sightline.aio.Client, name: str, goods: Catalogue, http: str
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._goods = goods
+        self._http = http
+        self._card: dict[str, Any] | None = None
+        self._pages: dict[str, set[asyncio.Queue[dict[str, Any]]]] = {
+            "viewers": set(),
+            "alarms": set(),
+        }
+        self.figures = Figures()
+
+    # --- the rules and what they tell --------------------------------------------------------
+
+    async def set_rules(self) -> None:
+        """Watch for goods and for what may not be shown. Rules that are there stay as they are."""
+        there = {rule.name for rule in await self._client.rules.all(self._name)}
+        for name, rule in rules_of(self._name, self._goods).items():
+            if name not in there:
+                await self._client.rules.create(self._name, {"name": name, **rule})
+
+    async def follow(self) -> None:
+        """Pass on what the rules tell, for ever."""
+        async for event in self._client.rules.follow(session=self._name):
+            if event.kind == "product":
+                self._card = dict(event.product) if event.active else None
+                if self._card is not None:
+                    self.figures.cards.labels(event.value).inc()
+                self._tell("viewers", {"card": self._card})
+            elif event.kind == "predicate":
+                if event.active:
+                    self.figures.alarms.inc()
+                fields = ("id", "rule_name", "active", "probability", "time_ns", "clip")
+                self._tell("alarms", {name: getattr(event, name) for name in fields})
+
+    def _tell(self, whom: str, what: dict[str, Any]) -> None:
+        for page in self._pages[whom]:
+            if page.full():
+                page.get_nowait()
+            page.put_nowait(what)
+
+    # --- viewers -----------------------------------------------------------------------------
+
+    async def listen(self, request: web.Request) -> web.StreamResponse:
+        return await self._stream(request, "viewers", [{"card": self._card}])
+
+    async def _stream(
+        self, request: web.Request, whom: str, first: list[dict[str, Any]]
+    ) -> web.StreamResponse:
+        """Server-sent events for a page."""
+        reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await reply.prepare(request)
+        page: Page = asyncio.Queue(WAITING)
+        for each in first[-WAITING:]:
+            page.put_nowait(each)
+        self._pages[whom].add(page)
+        self.figures.viewers.set(len(self._pages["viewers"]))
+        try:
+            while True:
+                try:
+                    told = await asyncio.wait_for(page.get(), 15)
+                    await reply.write(f"data: {json.dumps(told)}\n\n".encode())
+                except TimeoutError:
+                    await reply.write(b": still here\n\n")
+        except ConnectionError:
+            return reply
+        finally:
+            self._pages[whom].discard(page)
+            self.figures.viewers.set(len(self._pages["viewers"]))
+
+    async def ask(self, request: web.Request) -> web.Response:
+        """An answer by what the model sees, and what the catalogue says of what it is about."""
+        question = str((await request.json()).get("question", "")).strip()[:MAX_QUESTION]
+        if not question:
+            raise web.HTTPBadRequest(text="ask something")
+        self.figures.questions.inc()
+        session = await self._client.session(self._name)
+        about = self._goods.named_in(question)
+        shown = [self._card] if self._card is not None and not about else []
+        async with session.conversation() as conversation:
+            asked = conversation.ask(question, instructions=self._goods.told([*about, *shown]))
+            result = await asked.result()
+        await session.aclose()
+        products = self._goods.named_in(question, result.text) or shown
+        return web.json_response({"answer": result.text, "products": products})
+
+    async def go(self, request: web.Request) -> web.Response:
+        """The link of a card, counted."""
+        product = self._goods.products.get(request.match_info["sku"], {})
+        if "link" not in product:
+            raise web.HTTPNotFound
+        self.figures.clicks.labels(product["sku"]).inc()
+        raise web.HTTPFound(product["link"])
+
+    async def video(self, request: web.Request) -> web.Response:
+        """The WHEP handshake, passed on; video goes from the server to the viewer itself."""
+        try:
+            async with (
+                aiohttp.ClientSession() as client,
+                client.post(
+                    f"{self._http}/whep/{self._name}",
+                    data=await request.read(),
+                    headers={"Content-Type": "application/sdp"},
+                ) as reply,
+            ):
+                return web.Response(
+                    status=reply.status, body=await reply.read(), content_type=reply.content_type
+                )
+        except aiohttp.ClientError:
+            raise web.HTTPBadGateway from None
+
+    # --- operators ---------------------------------------------------------------------------
+
+    async def alarms(self, request: web.Request) -> web.StreamResponse:
+        rule = f"{self._name}: prohibited"
+        before = await self._client.rules.events(rule=rule, unacknowledged=True, limit=20)
+        fields = ("id", "rule_name", "active", "probability", "time_ns", "clip")
+        first = [{name: getattr(each, name) for name in fields} for each in reversed(before)]
+        return await self._stream(request, "alarms", first)
+
+    async def picture(self, request: web.Request) -> web.Response:
+        jpeg = await self._client.rules.picture(request.match_info["event"])
+        return web.Response(body=jpeg, content_type="image/jpeg", status=200 if jpeg else 404)
+
+    async def clip(self, request: web.Request) -> web.Response:
+        mp4 = await self._client.rules.clip(request.match_info["event"])
+        return web.Response(body=mp4, content_type="video/mp4", status=200 if mp4 else 404)
+
+    async def acknowledge(self, request: web.Request) -> web.Response:
+        await self._client.rules.acknowledge(request.match_info["event"])
+        return web.json_response({})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self.figures.registry), content_type="text/plain")
+
+
+@web.middleware
+async def of_this_site(request: web.Request, handler: Any) -> web.StreamResponse:
+    """No page of another site acts here."""
+    if request.headers.get("Origin", f"http://{request.host}") != f"http://{request.host}":
+        raise web.HTTPForbidden
+    return await handler(request)
+
+
+async def page(file: Path, request: web.Request) -> web.FileResponse:
+    return web.FileResponse(file)
+
+
+def pages(shop: Shop) -> tuple[web.Application, web.Application]:
+    """What viewers see, and what operators do."""
+    viewers = web.Application(middlewares=[of_this_site])
+    operators = web.Application(middlewares=[of_this_site])
+    for app, index in ((viewers, "index.html"), (operators, "operator.html")):
+        app.router.add_get("/", partial(page, HERE / "page" / index))
+        app.router.add_static("/page", HERE / "page")
+    viewers.router.add_get("/events", shop.listen)
+    viewers.router.add_post("/ask", shop.ask)
+    viewers.router.add_get("/go/{sku}", shop.go)
+    viewers.router.add_post("/video", shop.video)
+    operators.router.add_get("/alarms", shop.alarms)
+    operators.router.add_get("/alarms/{event}/picture", shop.picture)
+    operators.router.add_get("/alarms/{event}/clip", shop.clip)
+    operators.router.add_post("/alarms/{event}/acknowledge", shop.acknowledge)
+    operators.router.add_get("/metrics", shop.metrics)
+    return viewers, operators
+
+
+@contextlib.asynccontextmanager
+async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[None]:
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("session", help="a live session's name")
+    parser.add_argument("--server", default="localhost:50051")
+    parser.add_argument("--http", default="http://localhost:8080", help="the server's HTTP port")
+    parser.add_argument("--catalogue", type=Path, default=HERE / "catalogue.csv")
+    parser.add_argument("--host", default="127.0.0.1", help="where viewers come from")
+    parser.add_argument("--port", type=int, default=8090, help="of viewers; operators: the next")
+    options = parser.parse_args()
+
+    async with sightline.aio.connect(options.server) as client:
+        shop = Shop(client, options.session, Catalogue(options.catalogue), options.http)
+        await shop.set_rules()
+        viewers, operators = pages(shop)
+        async with (
+            serving(viewers, options.host, options.port),
+            serving(operators, "127.0.0.1", options.port + 1),
+        ):
+            print(f"viewers http://localhost:{options.port}", flush=True)
+            print(f"operators http://localhost:{options.port + 1}", flush=True)
+            await shop.follow()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main())

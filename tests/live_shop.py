@@ -1,0 +1,78 @@
+"""The live shop of examples/, open in this process with a worker of few lines."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+import sightline
+from tests.eventually import eventually
+from tests.processes import REPOSITORY, RedisServer
+from tests.unit.fake_worker import FakeWorker
+from tests.unit.gateway_parts import picture, running
+
+FOLDER = REPOSITORY / "examples" / "live_shop"
+SHIRT, IDLE = "the hand is holding a red shirt", "the hand is holding nothing"
+PROHIBITED = "something prohibited is shown"
+Client = TestClient[web.Request, web.Application]
+
+
+@dataclass(slots=True)
+class OpenShop:
+    """A shop that is open, and the session that it shows."""
+
+    worker: FakeWorker
+    viewers: Client
+    operators: Client
+    sink: Any
+    number: int = 1
+
+    def show(self, **scores: float) -> None:
+        """One more picture, of which the model thinks this."""
+        self.worker.scores |= scores
+        self.sink.take(picture(self.number))
+        self.number += 1
+
+
+@contextlib.asynccontextmanager
+async def open_shop(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OpenShop]:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    for name in ("catalogue", "shop"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    from catalogue import Catalogue  # type: ignore[import-not-found]
+    from shop import Shop, pages  # type: ignore[import-not-found]
+
+    worker = FakeWorker()
+    worker.scores |= {IDLE: 0.9, PROHIBITED: 0.1, SHIRT: 0.1}
+    goods = Catalogue(FOLDER / "catalogue.csv")
+    worker.scores |= {
+        f"the hand is holding {name}": 0.1
+        for product in goods.products.values()
+        for name in product["names"]
+    }
+    worker.answer = "the red shirt is 75 euros"
+    secret = {"cluster_secret": "a secret of thirty-two characters"}
+    async with (
+        running(worker, redis_url=redis.url, **secret) as parts,
+        sightline.aio.connect(parts.address) as client,
+    ):
+        session = await parts.push_session(name="demo")
+        sink = session.admit("rtmp").sink
+        sink.take(picture(0))
+        shop = Shop(client, "demo", goods, "http://127.0.0.1:9")
+        await shop.set_rules()
+        await shop.set_rules()  # as when it is started again
+        assert len(await client.rules.all("demo")) == 2
+        following = asyncio.create_task(shop.follow())
+        await eventually(lambda: parts.rules.events.readers)
+        viewers, operators = pages(shop)
+        async with TestClient(TestServer(viewers)) as one, TestClient(TestServer(operators)) as two:
+            yield OpenShop(worker, one, two, sink)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
