@@ -49,6 +49,7 @@ from sightline.types import (
     SourceHealth,
     Timeouts,
     Voice,
+    WatchStatus,
 )
 from sightline.version import __version__
 
@@ -96,6 +97,7 @@ __all__ = [
     "UnavailableError",
     "Voice",
     "Watch",
+    "WatchStatus",
     "Webhook",
     "__version__",
     "aio",

