@@ -294,6 +294,10 @@ byId("mirror").addEventListener("click", ({ target }) => {
   const mirrored = byId("preview").toggleAttribute("data-mirrored");
   target.setAttribute("aria-pressed", String(mirrored));
 });
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address says which session is chosen
+  (byId("question") ?? byId("chat")).focus();
+});
 byId("start-over").addEventListener("click", startOver);
 byId("new-session").addEventListener("click", () => dialog.open());
 offerPhone({ info: () => model.info });

@@ -74,12 +74,12 @@ export class Watches {
   #add({ condition, ...timing }) {
     const watch = this.connection.watch(condition, timing);
     const state = el("span", { class: "badge" });
-    const remove = el("button", { type: "button", class: "quiet", "aria-label": `Stop watching: ${condition}`, text: "Remove", on: { click: () => watch.remove() } });
-    const events = el("ol", { class: "events", role: "log", "aria-label": `Events of: ${condition}` });
-    const node = el("li", { data: { watch: watch.id } }, el("div", { class: "row" }, state, el("span", { class: "condition", text: condition }), remove), events);
+    const remove = el("button", { type: "button", class: "quiet", "aria-label": `Remove the watch: ${condition}`, text: "Remove", on: { click: () => watch.remove() } });
+    const events = el("ol");
+    const log = el("div", { class: "events", role: "log", tabindex: "0", "aria-label": `Events of: ${condition}` }, events);
     const check = el("p", { class: "muted small check" });
     const doubt = el("p", { class: "degraded small", role: "status" });
-    events.before(check, doubt);
+    const node = el("li", { data: { watch: watch.id } }, el("div", { class: "row" }, state, el("span", { class: "condition", text: condition }), remove), check, doubt, log);
     const row = { watch, node, state, events, check, doubt, fired: false };
     this.#list.append(node);
     this.#show(row);
