@@ -15,7 +15,9 @@ from tests.tools import NODE_MODULES
 __all__ = ["shapes"]  # a fixture
 
 OpenPage = Callable[..., Page]
-LOOKS = ((320, False), (768, True), (1920, False))
+Looks = tuple[tuple[int, bool], ...]
+SOME = ((320, True), (1920, False))  # of widths, and dark or light
+ALL = ((320, False), (320, True), (768, False), (768, True), (1920, True), (1920, False))
 AUDIT = """
 const {violations} = await axe.run(document, {
   runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
@@ -37,12 +39,12 @@ return [...document.querySelectorAll("button, input, select, textarea, summary, 
 """
 
 
-def audit(page: Page, state: str, found: dict[str, str]) -> None:
-    """Add what axe finds in a state, on every screen, and where it was found first."""
+def audit(page: Page, state: str, looks: Looks, found: dict[str, str]) -> None:
+    """Add what axe finds in a state, on each screen, and where it was found first."""
     if not page.run("return typeof axe !== 'undefined'"):
         source = (NODE_MODULES / "axe-core" / "axe.min.js").read_text()
         page.run(f"{source}\nwindow.axe = axe")
-    for width, dark in LOOKS:
+    for width, dark in looks:
         page.look(width=width, height=900, dark=dark)
         for each in page.run(AUDIT):
             found.setdefault(each, f"{state}, {width}, {'dark' if dark else 'light'}")
@@ -113,13 +115,14 @@ def states(page: Page, suite: Suite, clip: Clip, wire: Wire) -> Iterator[str]:
 
 
 @pytest.mark.needs("axe")
+@pytest.mark.parametrize("looks", [SOME, pytest.param(ALL, marks=pytest.mark.slow)])
 def test_axe_finds_nothing_in_any_state(
-    open_page: OpenPage, suite: Suite, clip: Clip, wire: Wire
+    open_page: OpenPage, suite: Suite, clip: Clip, wire: Wire, looks: Looks
 ) -> None:
     page = open_page(wire.url, expected=("400", "404", "WebSocket", "ERR_", "Failed to load"))
     found: dict[str, str] = {}
     for state in states(page, suite, clip, wire):
-        audit(page, state, found)
+        audit(page, state, looks, found)
     assert found == {}, "\n".join(f"{where}: {what}" for what, where in found.items())
 
 
