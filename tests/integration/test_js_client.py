@@ -1,7 +1,6 @@
 """The JavaScript client: in Node, against a running suite; its types; what npm would publish."""
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -32,12 +31,11 @@ def test_its_types_hold_for_a_program(tmp_path: Path) -> None:
     (tmp_path / "node_modules").mkdir()
     (tmp_path / "node_modules" / "sightline-live").symlink_to(CLIENT)
     shutil.copy(PROGRAM.with_suffix(".ts"), tmp_path / "consumer.ts")
-    options = "--noEmit --strict --target es2023 --lib es2023,dom,dom.asynciterable"
-    for resolution in ("--module nodenext", "--module esnext --moduleResolution bundler"):
-        command = ["tsc", *options.split(), *resolution.split(), "consumer.ts"]
-        where = {**os.environ, "PATH": f"{CLIENT}/node_modules/.bin:{os.environ['PATH']}"}
-        done = subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    options = "--noEmit --strict --skipDefaultLibCheck --module nodenext --target es2023"
+    libraries = "es2023,dom,dom.asynciterable"
+    command = [str(CLIENT / "node_modules" / ".bin" / "tsc"), *options.split(), "--lib", libraries]
+    done = subprocess.run([*command, "consumer.ts"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.needs("npm")
