@@ -11,7 +11,7 @@ const MOST = 200; // entries kept
 const MOST_PICTURES = 40;
 const NEWS_S = 15; // a picture of now is one of the event's moment for so long
 const AROUND_S = 3; // of a recording, before and after
-const STRIP_S = 600; // shown at once, along time
+const STRIP_S = { least: 60, most: 600 }; // shown at once, along time
 const STRIP_MS = 5000;
 const WIDTH = 640; // pixels of a picture
 
@@ -138,8 +138,11 @@ export class Timeline {
   #draw() {
     if (document.hidden || !this.node.isConnected) return;
     const now = Date.now();
+    const age_s = (now - (this.#entries.at(-1)?.at ?? now)) / 1000;
+    const shown_s = Math.min(STRIP_S.most, Math.max(STRIP_S.least, age_s));
+    this.#strip.dataset.from = shown_s < 120 ? `${shown_s.toFixed(0)} s ago` : `${(shown_s / 60).toFixed(0)} min ago`;
     for (const { at, dot } of this.#entries) {
-      const part = 1 - (now - at) / (1000 * STRIP_S);
+      const part = 1 - (now - at) / (1000 * shown_s);
       dot.hidden = part < 0;
       dot.style.left = `${(100 * Math.min(1, part)).toFixed(2)}%`;
     }

@@ -77,7 +77,7 @@ export class Watches {
     const remove = el("button", { type: "button", class: "quiet", "aria-label": `Remove the watch: ${condition}`, text: "Remove", on: { click: () => watch.remove() } });
     const events = el("ol");
     const log = el("div", { class: "events", role: "log", tabindex: "0", "aria-label": `Events of: ${condition}` }, events);
-    const check = el("p", { class: "muted small check" });
+    const check = el("p", { class: "muted small stands" });
     const doubt = el("p", { class: "degraded small", role: "status" });
     const node = el("li", { data: { watch: watch.id } }, el("div", { class: "row" }, state, el("span", { class: "condition", text: condition }), remove), check, doubt, log);
     const row = { watch, node, state, events, check, doubt, fired: false };
