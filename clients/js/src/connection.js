@@ -127,7 +127,7 @@ export class Connection extends EventTarget {
   #open(answer) {
     this.#answers.set(answer.turn, answer);
     answer.addEventListener("end", () => this.#answers.delete(answer.turn), { once: true });
-    if (this.away) answer.waits = "connection";
+    if (this.away && this.#since > 0) answer.waits = "connection"; // not before it was opened
     if (this.state === "closed") queueMicrotask(() => answer.fail(this.#error));
     return answer;
   }
