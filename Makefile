@@ -13,7 +13,7 @@ VOICE := services/asr/requirements.txt services/gateway/requirements-voice.txt s
 DEVELOPING := training/requirements.txt deploy/requirements-dev.txt
 CONTRACT := pyproject.toml $(wildcard protos/*.py protos/sightline/v1/*.proto)
 
-.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine peers bench-gpu chaos soak docs docs-site dashboard images push locks compose-test helm-test option-test device-test slow-test siege tune tune-test client-test wires-test relay-test voice voice-test help
+.PHONY: setup develop run models test check release-contract proto train eval bench bench-engine peers bench-gpu chaos soak docs docs-site dashboard images push locks compose-test helm-test option-test device-test slow-test siege tune tune-test client-test wires-test relay-test js-tools voice voice-test help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -111,6 +111,9 @@ $(SERVING)/.installed: deploy/requirements-relay-test.txt $(VENV)/.developing
 
 relay-test: develop $(SERVING)/.installed ## the relay before Sightline and before transformers' server
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/integration/test_relay_servers.py $(ARGS)
+
+js-tools: ## what tests of the page and of clients/js need of npm: TypeScript, axe
+	npm install --prefix clients/js --no-package-lock --no-audit --no-fund --ignore-scripts
 
 train: develop ## train the built-in model by its recipe, into .cache/training; ARGS=--replace-shipped: over the shipped one
 	$(BIN)/python -m training train $(ARGS)

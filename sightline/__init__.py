@@ -51,6 +51,7 @@ from sightline.types import (
     SourceHealth,
     Timeouts,
     Voice,
+    WatchStatus,
 )
 from sightline.version import __version__
 
@@ -102,6 +103,7 @@ __all__ = [
     "UnavailableError",
     "Voice",
     "Watch",
+    "WatchStatus",
     "Webhook",
     "__version__",
     "aio",

@@ -11,7 +11,7 @@ from typing import Any
 
 from sightline import wire
 from sightline.errors import DeadlineExceededError, InternalError, SightlineError
-from sightline.types import AnswerResult, Audio, Event
+from sightline.types import AnswerResult, Audio, Event, WatchStatus
 from sightline.v1 import gateway_pb2 as pb
 
 __all__ = ["Answer", "Watch"]
@@ -180,6 +180,8 @@ class Watch:
     so do `timeout_s` after its start and `limit` events.
 
     A reader that falls more than 256 events behind loses the oldest; `dropped` counts them.
+    `status` is how it stood when that was told last, about every two seconds; None before its
+    first check.
     """
 
     def __init__(
@@ -193,6 +195,7 @@ class Watch:
         self.id = watch.watch
         self.condition = watch.condition
         self.dropped = 0
+        self.status: WatchStatus | None = None
         self.request = watch
         self.sent = False  # the server may know of it
         self._close = close

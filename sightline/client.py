@@ -31,6 +31,7 @@ from sightline.types import (
     SourceHealth,
     Timeouts,
     Voice,
+    WatchStatus,
 )
 from sightline.wire import split_frames
 
@@ -413,6 +414,11 @@ class Watch:
     @property
     def dropped(self) -> int:
         return self._watch.dropped
+
+    @property
+    def status(self) -> WatchStatus | None:
+        """How it stood when that was told last; None before its first check."""
+        return self._watch.status
 
     def next(self, timeout_s: float | None = None) -> Event | None:
         """The next event; None once closed. Raises TimeoutError after `timeout_s`."""

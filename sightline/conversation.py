@@ -32,7 +32,7 @@ from sightline.reasons import Reason
 from sightline.talk import Talk
 from sightline.types import AskOptions, Audio, Round, SessionInfo, SourceHealth
 from sightline.v1 import gateway_pb2 as pb
-from sightline.wire import error_of, session_info, source_health
+from sightline.wire import error_of, session_info, source_health, watch_status
 
 __all__ = ["Conversation"]
 
@@ -372,6 +372,9 @@ class Conversation:
         elif kind == "watch_event":
             if (watch := self._watches.get(message.watch_event.watch)) is not None:
                 watch.add(message.watch_event)
+        elif kind == "watch_status":
+            if (watch := self._watches.get(message.watch_status.watch)) is not None:
+                watch.status = watch_status(message.watch_status)
         elif kind == "session_state":
             self._hear(message.session_state)
         elif kind == "source_health":

@@ -32,6 +32,7 @@ __all__ = [
     "SourceHealth",
     "Timeouts",
     "Voice",
+    "WatchStatus",
 ]
 
 
@@ -335,6 +336,17 @@ class Event:
     score: float  # probability of yes, 0…1
     capture_ns: int  # newest frame it was judged on
     degraded: tuple[str, ...] = ()  # "fallback_model": another model watched
+
+
+@dataclass(frozen=True, slots=True)
+class WatchStatus:
+    """How a watch stood at its last check."""
+
+    active: bool
+    score: float  # probability of yes, 0…1
+    capture_ns: int  # newest frame it was judged on
+    unknown_words: tuple[str, ...] = ()  # of the condition, which the model has never learned
+    undecided: bool = False  # the model would rather have said something else than yes or no
 
 
 @dataclass(frozen=True, slots=True)

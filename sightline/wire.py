@@ -29,6 +29,7 @@ from sightline.types import (
     SourceCondition,
     SourceHealth,
     Voice,
+    WatchStatus,
 )
 from sightline.v1 import dialogue_pb2
 from sightline.v1 import gateway_pb2 as pb
@@ -48,6 +49,7 @@ __all__ = [
     "session_info",
     "source_health",
     "split_frames",
+    "watch_status",
 ]
 
 PART_BYTES = 1024 * 1024  # of a pushed message that is longer; servers take twice that
@@ -288,6 +290,16 @@ def event(message: pb.WatchEvent) -> Event:
         score=message.score,
         capture_ns=message.capture_ns,
         degraded=tuple(message.degraded),
+    )
+
+
+def watch_status(message: pb.WatchStatus) -> WatchStatus:
+    return WatchStatus(
+        active=message.active,
+        score=message.score,
+        capture_ns=message.capture_ns,
+        unknown_words=tuple(message.unknown_words),
+        undecided=message.undecided,
     )
 
 

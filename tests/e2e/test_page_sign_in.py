@@ -1,49 +1,37 @@
 """The page of a server that asks who calls."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from services.gateway.auth.keys import new_key
+from services.local.clip import Clip
 from sightline import connect
 from tests.e2e.browser import Driver
-from tests.processes import SHAPES, ServiceProcess
-from tests.suite import write_clip
-
-pytestmark = pytest.mark.option
+from tests.suite import Annex
 
 OPEN = "return document.querySelector('#token-dialog').open"
 
 
-def test_the_page_asks_for_a_token_once(driver: Driver, tmp_path: Path) -> None:
-    worker = ServiceProcess(
-        "inference_worker",
-        {"WORKER_MODEL": str(SHAPES), "WORKER_THREADS": "1", "WORKER_KV_MEMORY_BYTES": "536870912"},
-        tmp_path,
-    )
-    worker.start()
-    (admin, admin_line), (key, line) = (
-        new_key("admin", ["admin"]),
-        new_key("alice", ["view", "ask"]),
-    )
+def test_the_page_asks_for_a_token_once(
+    driver: Driver, annex: Callable[..., Annex], clip: Clip, tmp_path: Path
+) -> None:
+    admin, admin_line = new_key("admin", ["admin"])
+    key, line = new_key("alice", ["view", "ask"])
     (tmp_path / "keys").write_text(f"{admin_line}\n{line}\n")
-    gateway = ServiceProcess(
-        "gateway",
-        {
-            "GATEWAY_WORKERS": worker.address,
-            "GATEWAY_RTMP_PORT": "",
-            "GATEWAY_MEDIA_ROOT": str(tmp_path),
-            "GATEWAY_AUTH": "keys",
-            "GATEWAY_AUTH_KEYS": str(tmp_path / "keys"),
-        },
-        tmp_path,
+    guarded = annex(
+        GATEWAY_AUTH="keys",
+        GATEWAY_AUTH_KEYS=str(tmp_path / "keys"),
+        GATEWAY_PUBLIC_HTTP_URL="https://192.0.2.7:8443",
     )
-    gateway.start()
-    clip = write_clip(tmp_path, seed=5, seconds=12)
-    with connect(gateway.address, token=admin) as client:
-        client.open(clip.path.name, on_server=True, loop=True, name="lobby")
+    with connect(guarded.address, token=admin) as client:
+        session = client.open(clip.path.name, on_server=True, loop=True, name="lobby")
+        _sign_in(driver, guarded, key)
+        session.delete()
+
+
+def _sign_in(driver: Driver, guarded: Annex, key: str) -> None:
     page = driver.page()
-    page.goto(f"http://127.0.0.1:{gateway.http_port}/")
+    page.goto(guarded.url)
     page.wait(OPEN)
     page.type("#token-input", "sl_wrong")
     page.click("#token-send")
@@ -54,7 +42,12 @@ def test_the_page_asks_for_a_token_once(driver: Driver, tmp_path: Path) -> None:
     page.wait_text("#line-state", "connected")  # the WebSocket
     page.wait("return document.querySelector('#preview-video').videoWidth > 0")
     assert not page.run(OPEN)
-    page.goto(f"http://127.0.0.1:{gateway.http_port}/")  # the tab has kept it
+    page.click("#phone")
+    page.wait("return document.querySelector('#phone-code img')?.naturalWidth > 100")
+    assert page.text("#phone-address").startswith("https://192.0.2.7:8443/#")
+    assert "asks for the key" in page.text("#phone-about")
+    page.click("#phone-dialog button")
+    page.goto(guarded.url)  # the tab has kept it
     page.wait_text("#session-list", "lobby")
     page.wait_text("#line-state", "connected")
     assert not page.run(OPEN)
@@ -62,6 +55,4 @@ def test_the_page_asks_for_a_token_once(driver: Driver, tmp_path: Path) -> None:
     complaints = [entry for entry in page.console() if "401" not in entry]
     page.close()
     assert not complaints, "\n".join(complaints)
-    assert key not in gateway.log()
-    for service in (gateway, worker):
-        service.stop()
+    assert key not in guarded.gateway.log()

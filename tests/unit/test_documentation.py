@@ -63,7 +63,7 @@ def test_what_troubleshooting_quotes_is_what_is_said() -> None:
     quoted = [said for cells in seen for cell in cells for said in re.findall(r'"([^"]+)"', cell)]
     assert len(quoted) > 25
     files = [REPOSITORY / "Makefile"]
-    for folder in ("services", "sightline"):
+    for folder in ("services", "sightline", "clients/js/src"):
         files += [*(REPOSITORY / folder).rglob("*.py"), *(REPOSITORY / folder).rglob("*.js")]
     # Messages go over several lines of code, and hold fields in braces.
     code = "".join(re.sub(r'"\s*(?:rf?|fr?)?"', "", path.read_text()) for path in files)

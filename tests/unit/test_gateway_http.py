@@ -236,6 +236,37 @@ async def test_the_page_is_served_with_its_files_only() -> None:
 # --- WebSocket ------------------------------------------------------------------------------------
 
 
+async def test_the_pages_client_is_served_with_it() -> None:
+    async with served() as (_, client):
+        reply = await client.get("/client/index.js")
+        assert reply.status == 200
+        assert reply.content_type.endswith("/javascript")
+        assert "export" in await reply.text()
+        for path in ("/client/", "/client/index.d.ts", "/client/app.js"):
+            assert (await client.get(path)).status == 404, path
+
+
+async def test_a_code_is_of_an_address_and_of_nothing_else() -> None:
+    async with served() as (_, client):
+        reply = await client.get(
+            "/api/code.svg", params={"address": "https://192.0.2.7:8080/#hall"}
+        )
+        assert (reply.status, reply.content_type) == (200, "image/svg+xml")
+        assert (await reply.text()).startswith("<svg")
+        wrong = (
+            "",
+            "hall",
+            "javascript:alert(1)",
+            "https://",
+            "http://[::",
+            f"http://x/{'y' * 512}",
+        )
+        for address in wrong:
+            refused = await client.get("/api/code.svg", params={"address": address})
+            assert refused.status == 400, address
+            assert (await refused.json())["code"] == "INVALID_ARGUMENT"
+
+
 async def test_a_websocket_is_a_line() -> None:
     worker = FakeWorker()
     async with served(worker) as (parts, client):

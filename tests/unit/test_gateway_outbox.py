@@ -51,6 +51,10 @@ async def test_only_the_newest_state_is_sent_after_everything_else() -> None:
     events = await _take(outbox, 2)
     assert events[0].text_delta.text == "a"
     assert events[1].session_state.name == "new"
+    for watch, score in (("w1", 0.1), ("w2", 0.2), ("w1", 0.3)):
+        outbox.put_status(pb.WatchStatus(watch=watch, score=score))
+    statuses = [event.watch_status for event in await _take(outbox, 2)]
+    assert [(each.watch, each.score) for each in statuses] == [("w1", 0.3), ("w2", 0.2)]
     waiting = asyncio.ensure_future(outbox.next())
     await asyncio.sleep(0)
     assert not waiting.done()

@@ -786,6 +786,10 @@ async def test_a_watch_fires_once_per_change_also_across_a_worker_that_was_away(
         worker.watch_events.put_nowait(pb.WatchEvent(active=True, score=0.9))
         event = (await viewer.until("watch_event")).watch_event
         assert (event.watch, event.condition, event.active) == ("w1", "a cat is there", True)
+        status = pb.WatchStatus(watch="w1", active=True, score=0.7, unknown_words=["cat"])
+        worker.watch_events.put_nowait(pb.WatchEvent(status=status))  # of no change
+        assert (await viewer.until("watch_status")).watch_status == status
+        assert viewer.kinds().count("watch_event") == 1
         worker.watch_events.put_nowait(grpc.StatusCode.UNAVAILABLE)
         worker.watch_events.put_nowait(pb.WatchEvent(active=True, score=0.8))
         worker.watch_events.put_nowait(pb.WatchEvent(active=False, score=0.1))
@@ -793,6 +797,8 @@ async def test_a_watch_fires_once_per_change_also_across_a_worker_that_was_away(
         first, second = worker.watched
         assert first.watch == second.watch == watch
         assert (first.active, second.active) == (False, True), "it goes on from what was told"
+        assert first.status
+        assert second.status
         await viewer.send(unwatch=pb.Unwatch(watch="w1"))
         await viewer.send(unwatch=pb.Unwatch(watch="w1"))
         assert (await viewer.until("error")).error.watch == "w1"

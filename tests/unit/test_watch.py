@@ -1,8 +1,16 @@
 """When a standing question fires."""
 
-import pytest
+from types import SimpleNamespace
+from typing import cast
 
+import pytest
+from tokenizers import Tokenizer
+
+from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.serving.watch_rule import NS, WatchRule, WatchState
+from tests.processes import REPOSITORY
+
+BUILTIN = REPOSITORY / "services" / "inference_worker" / "weights" / "builtin"
 
 
 def fired(rule: WatchRule, scores: list[tuple[float, float]]) -> list[tuple[float, bool]]:
@@ -42,3 +50,11 @@ def test_a_watch_that_goes_on_elsewhere_tells_changes_of_what_was_told() -> None
     off = WatchState(WatchRule(cooldown_s=5), active=False, fired_ns=3 * NS)
     assert not off.update(0.9, 4 * NS), "too soon after the last"
     assert off.update(0.9, 8 * NS)
+
+
+def test_the_builtin_model_knows_which_words_it_has_never_learned() -> None:
+    tokenizer = Tokenizer.from_file(str(BUILTIN / "tokenizer.json"))
+    model = SimpleNamespace(tokenizer=tokenizer)
+    unknown = BuiltinModel.unknown_words(cast(BuiltinModel, model), "A phone is behind a Zeppelin!")
+    assert unknown == ["Zeppelin"]
+    assert BuiltinModel.unknown_words(cast(BuiltinModel, model), "a phone is there") == []

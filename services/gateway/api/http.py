@@ -12,6 +12,7 @@ from aiohttp import web
 
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.callers import Callers
+from services.gateway.api.codes import CodesApi
 from services.gateway.api.completions.chat import ChatApi
 from services.gateway.api.completions.decide import DecisionsApi
 from services.gateway.api.conversation_routes import PAGE as PAGES
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from services.gateway.rules.rules import Rules
 
 PAGE = Path(__file__).parent / "page"
+CLIENT = Path(__file__).parents[3] / "clients" / "js" / "src"  # the page's, and everybody's by npm
 _SESSIONS, _SESSION = "/api/sessions", "/api/sessions/{session}"
 LABELS = Parameter(
     name="label",
@@ -106,9 +108,11 @@ class HttpApi:
         self._recordings = RecordingsApi(sessions, callers)
         self._rules = RulesApi(sessions, callers, rules)
         self._transcripts = TranscriptsApi(sessions, callers)
+        self._codes = CodesApi(callers)
         self._openapi = OpenApi(callers.wanted)
         self._trusted = config.trusted()
         self._files = {file.name: file for file in PAGE.iterdir() if file.is_file()}
+        self._files |= {f"client/{file.name}": file for file in CLIENT.glob("*.js")}
 
     def add_to(self, app: web.Application) -> None:
         """Register the routes, before the application starts; other routes must have been added
@@ -128,6 +132,7 @@ class HttpApi:
             MemoryApi(self._sessions, self._memories, self._callers),
             self._rules,
             self._transcripts,
+            self._codes,
             self._openapi,
             *self._others,
         )
@@ -135,6 +140,7 @@ class HttpApi:
         app.router.add_get("/api/{path:.*}", self._nothing)
         app.router.add_get("/", self._page)
         app.router.add_get("/{file}", self._page)
+        app.router.add_get("/{file:client/[^/]+}", self._page)
 
     # --- sessions ---------------------------------------------------------------------------
 

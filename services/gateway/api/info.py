@@ -69,6 +69,7 @@ class ServerInfo:
             ),
             speech=self._speaker.configured,
             voice=config.asr is not None,
+            recording_s=config.recording_s,
             voices=voices.voices,
             default_voice=voices.default_voice,
             conversations=self._conversations.configured,

@@ -10,7 +10,7 @@ from services.gateway import metrics
 from sightline.v1 import gateway_pb2
 
 # What a resumed viewer gets anew anyway, and what says only "now".
-_NOT_REPLAYED = frozenset({"started", "session_state", "go_away"})
+_NOT_REPLAYED = frozenset({"started", "session_state", "watch_status", "go_away"})
 
 
 class OutboxFullError(Exception):
@@ -20,8 +20,8 @@ class OutboxFullError(Exception):
 class Outbox:
     """Bounded in events and in bytes. One reader at a time, one event loop.
 
-    Session states are not queued: the newest one waits until everything else is sent, an older
-    one is dropped and counted.
+    States, of the session and of each watch, are not queued: the newest one waits until everything
+    else is sent, an older one is dropped and counted.
     """
 
     def __init__(self, *, max_pending: int, max_kept: int, max_bytes: int) -> None:
@@ -33,6 +33,7 @@ class Outbox:
         self._kept: deque[gateway_pb2.ServerEvent] = deque()
         self._kept_bytes = 0
         self._state: gateway_pb2.Session | None = None
+        self._statuses: dict[str, gateway_pb2.WatchStatus] = {}  # watch → its newest, not sent yet
         self._sequence = 0
         self._lost_through = 0  # the newest event that was sent and then forgotten
         self._finishing = False
@@ -68,6 +69,15 @@ class Outbox:
         self._state = session
         self._changed.set()
 
+    def put_status(self, status: gateway_pb2.WatchStatus) -> None:
+        """Offer a watch's newest status; it replaces one that was not sent yet."""
+        if self._closed:
+            return
+        if status.watch in self._statuses:
+            metrics.EVENTS_DROPPED.labels("watch_status").inc()
+        self._statuses[status.watch] = status
+        self._changed.set()
+
     async def next(self) -> gateway_pb2.ServerEvent | None:
         """The next event, numbered; None when finishing or closed and nothing is left."""
         while True:
@@ -80,6 +90,10 @@ class Outbox:
             if self._state is not None:
                 event = gateway_pb2.ServerEvent(session_state=self._state)
                 self._state = None
+                break
+            if self._statuses:
+                oldest = next(iter(self._statuses))
+                event = gateway_pb2.ServerEvent(watch_status=self._statuses.pop(oldest))
                 break
             self._changed.clear()
             await self._changed.wait()
@@ -126,6 +140,7 @@ class Outbox:
             self._pending.append(last)
             self._pending_bytes += last.ByteSize()
         self._state = None
+        self._statuses.clear()
         self._closed = True
         self._changed.set()
 

@@ -409,6 +409,10 @@ class Viewer:
             log.warning("viewer cannot keep up", extra={"session": self.session.id})
             self.close("slow_reader", reconnect_within_s=RECONNECT_WITHIN_S, discard=True)
 
+    def put_status(self, status: gateway_pb2.WatchStatus) -> None:
+        """Tell the viewer how a watch stands."""
+        self._outbox.put_status(status)
+
     def fail(self, error: SightlineError, *, turn: str = "", watch: str = "") -> None:
         """Tell the viewer what went wrong with one turn or watch."""
         self.put(ServerEvent(error=error_event(error, turn=turn, watch=watch)))

@@ -28,6 +28,7 @@ class WatchOwner(Protocol):
     """The viewer that watches belong to."""
 
     def put(self, event: gateway_pb2.ServerEvent) -> None: ...
+    def put_status(self, status: gateway_pb2.WatchStatus) -> None: ...
     def fail(self, error: SightlineError, *, turn: str = "", watch: str = "") -> None: ...
     def settle(self) -> None:
         """A watch has ended."""
@@ -96,7 +97,7 @@ class Watches:
     async def _follow(self, watch: gateway_pb2.Watch) -> None:
         """Relay the worker's events, also from a worker that was away and came back, and from the
         one that the session moves to."""
-        request = inference_pb2.WatchRequest(session_id=self._session.id, watch=watch)
+        request = inference_pb2.WatchRequest(session_id=self._session.id, watch=watch, status=True)
         backoff = Backoff(0.2, 2.0)
         active: bool | None = None
         ran = False
@@ -108,7 +109,9 @@ class Watches:
                 async for event in call:
                     backoff.reset()
                     ran, full_s = True, None
-                    if event.active != active:  # a worker that came back says it again
+                    if event.HasField("status"):
+                        self._owner.put_status(event.status)
+                    elif event.active != active:  # a worker that came back says it again
                         active = event.active
                         # Whoever goes on with it knows what was told, and tells changes of that.
                         request.active, request.fired_ns = event.active, event.capture_ns

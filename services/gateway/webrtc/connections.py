@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from services.common.tasks import cancel_and_wait, spawn
+from sightline.errors import NotFoundError
+from sightline.reasons import Reason
 
 
 class Connection(Protocol):
@@ -56,7 +58,10 @@ class Connections(Generic[C]):
         self._lives[connection.id] = _Life()
 
     def serve(self, connection: C) -> None:
-        """Serve one that was added, and close it when it is over by itself."""
+        """Serve one that was added, and close it when it is over by itself. Raises NotFoundError
+        for one that was ended meanwhile, as by the end of its session."""
+        if self.find(connection.id) is None:
+            raise NotFoundError("the session was removed", reason=Reason.SESSION_NOT_FOUND)
         name = f"{self._kind}:{connection.id[:4]}"
         self._lives[connection.id].task = spawn(self._serve(connection), name=name)
 

@@ -224,7 +224,8 @@ class EngineCore:
             job.sink.started(job.seen)
         if job.score_only:
             self._drop(job)
-            job.sink.scored(output.score)
+            job.undecided = output.token not in (self.model.yes_token, self.model.no_token)
+            job.sink.scored(output.score)  # after that, for whoever hears of it looks
             return
         if output.token in self.model.stop_tokens:
             self._drop(job)

@@ -114,7 +114,8 @@ class Generation:
     engine's model a `Constraint`. `pictures`: which the branch reads before its tokens, and nobody
     else; `alone`: in the place of the window, else after it. `shift`: by how much the positions of
     what follows them differ from the numbers of its tokens. `background`: it runs while nothing
-    else does."""
+    else does. `undecided`: of a check, the model would rather have said something else than yes
+    or no."""
 
     pending: list[int]
     max_tokens: int
@@ -136,6 +137,7 @@ class Generation:
     paused: bool = False
     num_answered: int = 0
     surprise: float = 0.0
+    undecided: bool = False
     generator: Any = None  # the runner's random state, made on first use
     held: Any = None
     prompt_tokens: int = 0

@@ -31,6 +31,7 @@ from sightline.reasons import Reason
 
 ARCHITECTURE = "SightlineBuiltin"
 BEGIN, USER, WATCH, ASSISTANT, END = "<begin>", "<user>", "<watch>", "<assistant>", "<end>"
+UNKNOWN = "<unk>"
 SYSTEM_PROMPT = "you watch live video and answer about it"
 
 
@@ -255,6 +256,13 @@ class BuiltinModel(nn.Module):
 
     def watch_tokens(self, condition: str) -> list[int]:
         return [self._token(WATCH), *self._words(condition), self._token(ASSISTANT)]
+
+    def unknown_words(self, text: str) -> list[str]:
+        encoded = self.tokenizer.encode(text, add_special_tokens=False)
+        unknown = self.tokenizer.token_to_id(UNKNOWN)
+        pairs = zip(encoded.ids, encoded.offsets, strict=True)
+        found = [text[slice(*span)] for token, span in pairs if token == unknown]
+        return [word for word in found if word.isalnum()]
 
     def text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))

@@ -115,6 +115,10 @@ class ServedModel(Protocol):
         """Tokens after which the model says yes or no to `condition`."""
         ...
 
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that the model has never learned."""
+        ...
+
     def text(self, tokens: list[int]) -> str:
         """Answer tokens as text; special tokens are left out."""
         ...

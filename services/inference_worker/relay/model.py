@@ -105,6 +105,9 @@ class RelayModel:
     def watch_tokens(self, condition: str) -> list[Any]:
         return [{"role": "user", "content": f"{_YES_OR_NO}{condition}"}]
 
+    def unknown_words(self, text: str) -> list[str]:
+        return []  # what it has no word for it spells
+
     def text(self, tokens: list[Any]) -> str:
         return "".join(tokens)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -26,11 +27,18 @@ from sightline.v1 import gateway_pb2, inference_pb2
 log = logging.getLogger(__name__)
 
 LEAST_INTERVAL_S, MOST_INTERVAL_S = 0.05, 3600.0
+STATUS_S = 2.0  # least time between two words of how a watch stands
 
 
 async def score(engine: Brain, session_id: str, tokens: list[int]) -> tuple[float, Seen]:
     """Ask for yes or no: the probability of yes, and the video it was given. Raises what the
     engine raises; cancelling it cancels the branch."""
+    probability, seen, _ = await _ask(engine, session_id, tokens)
+    return probability, seen
+
+
+async def _ask(engine: Brain, session_id: str, tokens: list[int]) -> tuple[float, Seen, bool]:
+    """The same, and whether the model would rather have said something else."""
     results = BranchQueue(asyncio.get_running_loop())
     job = Generation(tokens, 1, results, score_only=True, needs_frame=True)
     engine.submit_branch(session_id, job)
@@ -41,7 +49,7 @@ async def score(engine: Brain, session_id: str, tokens: list[int]) -> tuple[floa
             if kind == "started":
                 seen = value
             elif kind == "scored":
-                return value, seen
+                return value, seen, job.undecided
             elif kind == "failed":
                 raise value
     finally:
@@ -72,6 +80,9 @@ class Watcher:
         state = WatchState(rule, active=request.active, fired_ns=request.fired_ns or None)
         wanted_s = watch.interval_s if watch.HasField("interval_s") else 1.0
         interval_s = min(max(wanted_s, LEAST_INTERVAL_S), MOST_INTERVAL_S)
+        status = gateway_pb2.WatchStatus(watch=watch.watch)
+        status.unknown_words.extend(self.engine.model.unknown_words(watch.condition))
+        told_s = -STATUS_S if request.status else math.inf
         self.sessions.add_watch(session, self.per_session)
         try:
             checked = -1
@@ -87,9 +98,12 @@ class Watcher:
                     self.sessions.get(session.id)  # NotFoundError once it was released
                 else:
                     checked = session.frames_understood
-                    fired = await self._check(session, watch, tokens, state)
+                    fired = await self._check(session, watch, tokens, state, status)
                     if fired is not None:
                         yield fired
+                    if status.capture_ns and started_s - told_s >= STATUS_S:
+                        told_s = started_s
+                        yield gateway_pb2.WatchEvent(watch=watch.watch, status=status)
                 await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - started_s)))
         finally:
             session.num_watches -= 1
@@ -100,10 +114,12 @@ class Watcher:
         watch: gateway_pb2.Watch,
         tokens: list[int],
         state: WatchState,
+        status: gateway_pb2.WatchStatus,
     ) -> gateway_pb2.WatchEvent | None:
-        """Ask the model once; the event, if that is one. Raises what the engine raises."""
+        """Ask the model once; the event, if that is one. `status` is brought up to date. Raises
+        what the engine raises."""
         try:
-            probability, seen = await score(self.engine, session.id, list(tokens))
+            probability, seen, status.undecided = await _ask(self.engine, session.id, list(tokens))
         except FailedPreconditionError:  # all it got so far stood in for lost frames
             return None
         except NotFiniteError:
@@ -111,7 +127,13 @@ class Watcher:
                 raise
             return None
         metrics.WATCH_CHECKS.labels("yes" if probability > 0.5 else "no").inc()
-        if not state.update(probability, seen.last_capture_ns):
+        changed = state.update(probability, seen.last_capture_ns)
+        status.score, status.capture_ns, status.active = (
+            probability,
+            seen.last_capture_ns,
+            state.active,
+        )
+        if not changed:
             return None
         return gateway_pb2.WatchEvent(
             watch=watch.watch,

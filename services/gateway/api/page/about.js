@@ -13,6 +13,7 @@ const DEGRADED = {
   fallback_model: "answered by the fallback model: the model's own answers degenerate",
   answer_repeats: "doubtful: the model repeats itself",
   answer_empty: "the model gave an empty answer",
+  answer_not_finite: "doubtful: the model produced no numbers that make sense",
   answer_unsure: "doubtful: the model hardly knew what to say",
   instructions_ignored: "answered without the instructions: this model reads none",
   memory_unavailable: "answered from what is seen now: what is remembered cannot be read",

@@ -1,21 +1,22 @@
 // Wires the page: one room (connection, chat, watches) per session that was opened, the list, the picture
 // and the figures of the chosen one.
 
-import { deleteSession, forgetConversation, listSessions, roundsOf } from "./api.js";
+import { degradation } from "./about.js";
 import { Captions } from "./captions.js";
+import { Connection, Speech, Voice } from "./client/index.js";
 import { Chat } from "./chat.js";
-import { byId, confirmed, el, notice, seconds, setText, words } from "./dom.js";
+import { byId, confirmed, el, notice, seconds, setText } from "./dom.js";
 import { Figures } from "./figures.js";
 import { Grid } from "./grid.js";
-import { Connection } from "./connection.js";
 import { Memory } from "./memory.js";
 import { Model, readyModel } from "./model.js";
+import { offerPhone } from "./phone.js";
 import { Preview } from "./preview.js";
 import { offerCameras } from "./publishing.js";
+import { server } from "./server.js";
 import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
-import { Speech } from "./speech.js";
+import { Timeline } from "./timeline.js";
 import { offerUploads } from "./uploads.js";
-import { Voice } from "./voice.js";
 import { Watches } from "./watches.js";
 
 const LIST_MS = 2000;
@@ -29,6 +30,7 @@ const FLAGS = {
   dialogue_unavailable: "Answers come without earlier rounds: the conversation store is away.",
   speech_unavailable: "Answers are not spoken: the speech service is away.",
   fallback_model: "The fallback model answers: the model's own answers degenerate.",
+  window_lost: "What it saw before was lost with its worker: it remembers from then on.",
 };
 
 const PICTURES = {
@@ -38,7 +40,7 @@ const PICTURES = {
   SOURCE_CONDITION_REPEATING: "The same pictures come over and over.",
 };
 
-const rooms = new Map(); // session id → {memory, connection, chat, watches}
+const rooms = new Map(); // session id → {memory, connection, chat, watches, timeline}
 const sessions = new Map();
 let chosen = null; // "" once the page has drawn that there is none
 let suggested = { questions: [], conditions: [] };
@@ -67,6 +69,7 @@ function choose(id) {
   const room = id ? (rooms.get(id) ?? enter(id)) : null;
   byId("chat-room").replaceChildren(room?.chat.node ?? el("p", { class: "empty muted", text: "Choose a session to ask about it." }));
   byId("watches-room").replaceChildren(room?.watches.node ?? el("p", { class: "empty muted", text: "Choose a session to set a watch on it." }));
+  byId("timeline-room").replaceChildren(room?.timeline.node ?? el("p", { class: "empty muted", text: "Choose a session to see what happens in it." }));
   room?.connection.setSpeech(byId("speech").checked);
   byId("start-over").hidden = !room;
   showConnection();
@@ -76,7 +79,7 @@ function choose(id) {
 
 function enter(id) {
   const memory = new Memory(id);
-  const connection = new Connection(id, { speech: byId("speech").checked, line: memory.takeLine(), conversation: memory.conversation });
+  const connection = new Connection(server, id, { speech: byId("speech").checked, line: memory.takeLine(), conversation: memory.conversation });
   const room = {
     memory,
     connection,
@@ -84,6 +87,7 @@ function enter(id) {
     watches: new Watches(connection, memory, suggested.conditions),
   };
   room.chat.hears = hears;
+  room.timeline = new Timeline(connection, { chat: room.chat, watches: room.watches, records: () => Number(model.info.recording_s ?? 0) > 0 });
   rooms.set(id, room);
   connection.addEventListener("state", () => {
     if (connection.reason === "gone") forget(id, "That session has been removed.");
@@ -105,14 +109,17 @@ function enter(id) {
 
 // What was said before the page was loaded, from the server; questions that it has no answer of are
 // awaited.
-async function recall({ memory, chat, connection }) {
+async function recall(room) {
+  const { memory, chat, timeline } = room;
   const { conversation } = memory;
   try {
-    const rounds = conversation && memory.said ? await roundsOf(conversation) : [];
-    if (memory.conversation === conversation) chat.restore(rounds, memory.asked);
+    const rounds = conversation && memory.said ? await server.rounds(conversation) : [];
+    if (memory.conversation !== conversation) return;
+    chat.restore(rounds, memory.asked);
+    for (const { turn, question, asked_ns } of rounds) timeline.add({ at_ns: asked_ns, kind: "answer", text: `asked: ${question}`, show: () => chat.reveal(turn) });
   } catch (error) {
     chat.restore([], memory.asked);
-    chat.withhold(error.message, () => recall({ memory, chat, connection }));
+    chat.withhold(error.message, () => recall(room));
   }
 }
 
@@ -122,7 +129,7 @@ async function startOver() {
   const { conversation } = room.connection;
   room.chat.clear();
   try {
-    if (conversation) await forgetConversation(conversation);
+    if (conversation) await server.forget(conversation);
   } catch (error) {
     if (error.reason !== "CONVERSATIONS_NOT_CONFIGURED") return notice(error.message);
   }
@@ -167,7 +174,7 @@ async function remove(id) {
   const session = sessions.get(id);
   if (!session || !(await confirmed(`Stop watching “${nameOf(session)}” and forget what was seen?`))) return;
   try {
-    await deleteSession(id);
+    await server.remove(id);
   } catch (error) {
     if (error.status !== 404) return notice(error.message);
   }
@@ -195,6 +202,7 @@ function showSession(fresh = false) {
   }
   setText(byId("picture-facts"), session ? facts(session) : "");
   preview.show(session);
+  showModel();
   if (fresh || !session) figures.show(session);
 }
 
@@ -207,7 +215,7 @@ function facts(session) {
   if (session.moving) text.push("It moves to another worker; questions wait until it is there.");
   text.push(PICTURES[session.source_health?.condition]);
   const degraded = session.stats?.degraded ?? [];
-  text.push(...degraded.map((flag) => FLAGS[flag] ?? `Degraded: ${words(flag)}.`));
+  text.push(...degraded.map((flag) => FLAGS[flag] ?? `Its last answer: ${degradation(flag)}.`));
   return text.filter(Boolean).join(" ");
 }
 
@@ -223,21 +231,34 @@ function showConnection() {
   if (left > 0) countdown = setTimeout(showConnection, 1000);
 }
 
+// The model of the chosen session or, without one, the one that answers.
+function shownModel() {
+  const named = sessions.get(chosen)?.model;
+  return model.info.models?.find(({ name, ready }) => ready && name === named) ?? readyModel(model.info) ?? {};
+}
+
 function showInfo(info) {
-  const { name, card = {} } = readyModel(info) ?? {};
-  setText(byId("model"), name ? `model ${name}` : "");
   for (const each of [...publishers, preview]) each.iceServers = info.ice_servers ?? [];
   byId("speech").disabled = info.speech === false;
   byId("speech").parentElement.title = info.speech === false ? "This server has no speech service." : "";
   hears = info.voice === true;
   byId("hands-free").parentElement.hidden = !hears;
   for (const room of rooms.values()) room.chat.hears = hears;
-  if (name) suggested = { questions: card.questions ?? [], conditions: card.conditions ?? [] };
+  showModel();
+}
+
+let shown = null;
+function showModel() {
+  const { name, card = {} } = shownModel();
+  if (name === shown) return;
+  shown = name;
+  setText(byId("model"), name ? `model ${name}` : "");
+  if (!name) return; // what it knew is still what it will know
+  suggested = { questions: card.questions ?? [], conditions: card.conditions ?? [] };
   for (const room of rooms.values()) {
     room.chat.suggest(suggested.questions);
     room.watches.suggest(suggested.conditions);
   }
-  if (!name) return; // what it knew is still what it will know
   const bullets = (title, lines) => (lines?.length ? [el("h3", { text: title }), el("ul", {}, ...lines.map((text) => el("li", { text })))] : []);
   const place = byId("knows-text");
   place.replaceChildren(...(card.summary ? [el("p", { text: card.summary })] : []), ...bullets("It can tell", card.can), ...bullets("It cannot tell", card.cannot));
@@ -249,7 +270,7 @@ function showInfo(info) {
 let unreachable = false;
 async function refresh() {
   try {
-    const found = await listSessions();
+    const found = await server.sessions();
     unreachable = false;
     const ids = new Set(found.map((session) => session.id));
     for (const id of sessions.keys()) if (!ids.has(id)) forget(id, "That session has been removed.");
@@ -277,8 +298,13 @@ byId("mirror").addEventListener("click", ({ target }) => {
   const mirrored = byId("preview").toggleAttribute("data-mirrored");
   target.setAttribute("aria-pressed", String(mirrored));
 });
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address says which session is chosen
+  (byId("question") ?? byId("chat")).focus();
+});
 byId("start-over").addEventListener("click", startOver);
 byId("new-session").addEventListener("click", () => dialog.open());
+offerPhone({ info: () => model.info });
 offerUploads({ onCreated: adopt, taken: () => [...sessions.values()].map(nameOf) });
 byId("speech").addEventListener("change", ({ target }) => {
   if (target.checked) speech.unlock();

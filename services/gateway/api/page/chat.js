@@ -1,20 +1,25 @@
 // Questions and answers of one session: streams the words in, tells how long they took and what
-// they were based on. Asks again by itself when the connection broke or the model went away before
-// the answer came. After a reload it shows what the server has kept, and awaits what was asked.
+// they were based on, and what an answer waits for. After a reload it shows what the server has kept,
+// and awaits what was asked.
 
 import { aboutAnswer, degradation } from "./about.js";
-import { inWords, momentPicture, rateTurn } from "./api.js";
-import { clock, el, newId, notice, setText } from "./dom.js";
+import { inWords } from "./client/index.js";
+import { clock, el, notice, reveal, setText } from "./dom.js";
 import { Instructions } from "./instructions.js";
+import { server } from "./server.js";
 import { Verdict } from "./verdict.js";
 
 const MAX_MESSAGES = 200;
 const MAX_QUESTION_BYTES = 4096; // the contract's limit
-const AGAIN_MS = 60_000; // for so long a question is asked again by itself while the model is away
-const PAUSE_S = 2;
-const AWAY = "The model is restarting; your question will be answered.";
+const WAITS = {
+  connection: "The connection broke. The question is asked again when it is back.",
+  server: "The server is being replaced. The question is asked again in a moment.",
+  model: "The model is restarting; your question will be answered.",
+};
 const RESTARTED = "The model moved to another worker. The answer begins anew.";
 const NOT_KEPT = "not stored yet: the conversation store is away, and gets it when it is back";
+const GONE = "not answered: the session is gone";
+
 export class Chat {
   #turns = new Map(); // turn id → round, of those that are on the page
   #said = new Map(); // turn id → the question that is being spoken
@@ -85,9 +90,9 @@ export class Chat {
       return false;
     }
     this.cancel();
-    const turn = this.#begin(newId("turn"), question, el("p", { class: "question", text: question }));
     if (this.connection.speech) this.speech.unlock();
-    this.#send(turn);
+    const instructions = this.instructions.value;
+    this.#begin(this.connection.ask(question, { instructions }), el("p", { class: "question", text: question }), instructions);
     return true;
   }
 
@@ -109,14 +114,24 @@ export class Chat {
     const known = new Set(rounds.map(({ turn }) => turn));
     for (const { turn: id, question, instructions } of asked) {
       if (known.has(id)) this.memory.answered(id);
-      else if (!this.#turns.has(id)) this.#begin(id, question, el("p", { class: "question", text: question }), instructions);
+      else if (!this.#turns.has(id)) this.#begin(this.connection.ask(question, { turn: id, instructions }), el("p", { class: "question", text: question }), instructions);
     }
     this.#follow(true);
   }
 
+  /** What was asked in a turn; undefined where it is not on the page. */
+  question(id) {
+    return this.#turns.get(id)?.question;
+  }
+
+  /** Brings a turn into sight, and leads the keyboard there. */
+  reveal(id) {
+    reveal(this.#turns.get(id)?.node);
+  }
+
   /** The newest event that came before all that belongs to answers under way; undefined without any. */
   get mark() {
-    return this.#open.values().next().value?.mark;
+    return this.#open.values().next().value?.answer.mark;
   }
 
   /** Says that what was said before cannot be read; `again` reads it. */
@@ -134,7 +149,7 @@ export class Chat {
   }
 
   #round(id, question) {
-    const turn = { id, question, cancelled: false, since: Date.now(), mark: this.connection.line.sequence };
+    const turn = { id, question };
     const cancel = el("button", { type: "button", class: "quiet stop", text: "Cancel", "aria-label": `Cancel the answer to: ${question}`, on: { click: () => this.#turn === turn && this.cancel() } });
     const again = el("button", { type: "button", class: "quiet again", text: "Ask again", "aria-label": `Ask again: ${question}`, on: { click: () => this.ask(question) } });
     turn.words = document.createTextNode("");
@@ -151,17 +166,19 @@ export class Chat {
   }
 
   /** A round whose answer is awaited. `asked`: the question as it is shown. */
-  #begin(id, question, asked, instructions = this.instructions.value) {
-    const turn = Object.assign(this.#round(id, question), { instructions });
-    this.memory.ask(id, question, instructions);
+  #begin(answer, asked, instructions = "") {
+    const turn = Object.assign(this.#round(answer.turn, answer.question), { answer });
+    this.memory.ask(turn.id, turn.question, instructions);
     this.#append(asked, turn.node);
     this.#turn = turn;
     this.#open.set(turn.id, turn);
     this.#turns.set(turn.id, turn);
     if (this.#turns.size > MAX_MESSAGES) this.#turns.delete(this.#turns.keys().next().value);
     if (this.connection.speech) this.speech.begin(turn.id);
+    answer.addEventListener("change", () => this.#show(turn));
+    answer.addEventListener("end", () => this.#end(turn), { once: true });
+    this.#show(turn);
     this.#buttons();
-    return turn;
   }
 
   /** Ends the running answer and whatever is being spoken. */
@@ -170,72 +187,35 @@ export class Chat {
     const turn = this.#turn;
     if (!turn) return;
     this.#turn = null;
-    turn.cancelled = true;
     turn.about.textContent = "cancelled";
     turn.node.dataset.state = "cancelled";
     turn.node.removeAttribute("aria-busy");
     this.memory.answered(turn.id);
-    this.#send(turn);
+    turn.answer.cancel();
     this.#buttons();
+  }
+
+  // Brings an answer under way up to date.
+  #show({ answer, node, words, about }) {
+    if (answer.state === "cancelled") return;
+    node.dataset.state = answer.state;
+    write(words, answer.text);
+    setText(about, WAITS[answer.waits] ?? (answer.restarted ? RESTARTED : ""));
+    this.#follow();
   }
 
   #listen() {
     const on = (kind, handler) => this.connection.addEventListener(kind, (event) => handler(event.detail));
-    on("started", ({ resumed }) => {
-      for (const turn of this.#open.values()) {
-        if (resumed !== "line") turn.words.data = ""; // the answer will come from its beginning
-        turn.since = Date.now();
-        this.#send(turn); // asking again with the same turn does not ask twice
-      }
-    });
     on("answer_started", ({ turn: id, restarted }) => {
-      const turn = this.#open.get(id);
-      if (!turn || turn.cancelled) return;
-      turn.node.dataset.state = "answering";
-      turn.words.data = "";
-      turn.about.textContent = restarted ? RESTARTED : "";
-      if (restarted && this.#turn === turn && this.connection.speech) this.speech.begin(id); // spoken anew, too
-    });
-    on("text_delta", ({ turn: id, text }) => {
-      const turn = this.#open.get(id);
-      if (!turn || turn.cancelled) return;
-      turn.words.appendData(text ?? "");
-      this.#follow();
+      if (restarted && this.#turn?.id === id && this.connection.speech) this.speech.begin(id); // spoken anew, too
     });
     on("transcript", (transcript) => this.#hear(transcript));
     on("playback", (playback) => this.#play(playback));
     on("audio_chunk", (chunk) => this.speech.play(chunk));
-    on("answer_done", (done) => this.#done(done));
-    on("session_state", ({ stats }) => {
-      if (!stats?.degraded?.includes("worker_unavailable")) return;
-      for (const turn of this.#open.values()) {
-        if (turn.node.dataset.state === "asked" && !turn.cancelled) setText(turn.about, AWAY);
-      }
-    });
-    on("error", ({ turn: id, watch, code, message, reason, retry_after_s }) => {
-      const turn = this.#open.get(id);
-      if (turn && reason === "DRAINING" && !turn.cancelled) {
-        turn.about.textContent = "The server is being replaced. The question is asked again in a moment.";
-        return;
-      }
-      if (turn && code === "UNAVAILABLE" && !turn.cancelled && Date.now() - turn.since < AGAIN_MS) {
-        turn.about.textContent = AWAY;
-        setTimeout(() => this.#open.get(id) === turn && !turn.cancelled && this.#send(turn), 1000 * (retry_after_s ?? PAUSE_S));
-        return;
-      }
+    on("error", ({ turn: id, watch, code, message }) => {
       this.#said.get(id)?.remove();
       if (this.#said.delete(id)) notice(`Not understood: ${inWords({ code, message })}`, { for_ms: 8000 });
-      const text = inWords({ code, message });
-      if (turn) this.#end(turn, turn.cancelled ? "cancelled" : text);
-      else if (!id && !watch) notice(text.replace("speech_unavailable", "Not spoken"), { for_ms: 10_000 });
-    });
-    this.connection.addEventListener("state", () => {
-      for (const turn of this.#open.values()) {
-        if (this.connection.state === "closed") this.#end(turn, "not answered: the session is gone");
-        else if (this.connection.state === "lost" && !turn.cancelled) {
-          turn.about.textContent = "The connection broke. The question is asked again when it is back.";
-        }
-      }
+      if (!id && !watch) notice(inWords({ code, message }).replace("speech_unavailable", "Not spoken"), { for_ms: 10_000 });
     });
     this.speech.addEventListener("change", () => this.#buttons());
     this.speech.addEventListener("played", ({ detail }) => this.#turns.has(detail.turn) && this.connection.send({ playback_ack: detail }));
@@ -258,7 +238,7 @@ export class Chat {
     this.#said.delete(id);
     asked.remove();
     delete asked.dataset.state;
-    if (text && !this.#turns.has(id)) this.#begin(id, text, asked);
+    if (text && !this.#turns.has(id)) this.#begin(this.connection.expect(id, text), asked);
   }
 
   #play({ turn: id, action, heard = "" }) {
@@ -283,30 +263,13 @@ export class Chat {
     button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
   }
 
-  #send({ id, question, instructions, cancelled }) {
-    this.connection.send(cancelled ? { cancel: { turn: id } } : { ask: { turn: id, text: question, instructions } });
-  }
-
-  #done(done) {
-    const turn = this.#open.get(done.turn);
-    if (!turn) return;
-    if (done.text && !turn.cancelled) turn.words.data = done.text;
-    if (done.kept === false) turn.node.append(el("p", { class: "degraded small", text: NOT_KEPT }));
-    for (const flag of done.degraded ?? []) {
-      turn.node.append(el("p", { class: "degraded small", text: degradation(flag) }));
-    }
-    for (const moment of done.memory ?? []) turn.node.append(this.#remembered(moment));
-    if (done.kept !== undefined && !turn.cancelled) this.#judge(turn); // else there is nothing to keep it with
-    this.#end(turn, aboutAnswer(done), done.finish_reason === "FINISH_REASON_ERROR" ? "failed" : "done");
-  }
-
   // A moment that an answer is made of; its picture comes when it does.
   #remembered({ moment, start_ns, line = "", picture = false }) {
     const text = [`from memory, ${clock(start_ns)}`, line].filter(Boolean).join(": ");
     const image = el("img", { alt: line, hidden: true });
     image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
     if (picture) {
-      momentPicture(this.connection.session, moment).then(
+      server.moment(this.connection.session, moment).then(
         (blob) => ((image.src = URL.createObjectURL(blob)), (image.hidden = false)),
         () => image.remove(), // it was erased, or has left
       );
@@ -317,14 +280,22 @@ export class Chat {
   // Lets the reader say what the answer is worth.
   #judge(turn, before) {
     const { connection, memory } = this;
-    const send = (rating, better) => rateTurn(connection.conversation || memory.conversation, turn.id, rating, better);
+    const send = (rating, better) => server.rate(connection.conversation || memory.conversation, turn.id, rating, better);
     turn.actions.append(...new Verdict(turn.question, send, before).nodes);
   }
 
-  #end(turn, text, state = "failed") {
-    turn.node.dataset.state = turn.cancelled ? "cancelled" : state;
-    turn.node.removeAttribute("aria-busy");
-    turn.about.textContent = text;
+  #end(turn) {
+    const { answer, node } = turn;
+    const { done, state } = answer;
+    const cancelled = state === "cancelled";
+    if (!cancelled) write(turn.words, answer.text);
+    const flags = [done?.kept === false && NOT_KEPT, ...(done?.degraded ?? []).map(degradation)].filter(Boolean);
+    node.append(...flags.map((text) => el("p", { class: "degraded small", text })));
+    node.append(...(done?.memory ?? []).map((moment) => this.#remembered(moment)));
+    if (done?.kept !== undefined && !cancelled) this.#judge(turn); // else there is nothing to keep it with
+    node.dataset.state = state;
+    node.removeAttribute("aria-busy");
+    turn.about.textContent = done ? aboutAnswer(done) : cancelled ? "cancelled" : this.connection.reason === "gone" ? GONE : answer.error.message;
     this.#open.delete(turn.id);
     this.memory.answered(turn.id);
     if (this.#turn === turn) this.#turn = null;
@@ -350,4 +321,10 @@ export class Chat {
     if (idle && document.activeElement === this.#cancel) this.#input.focus();
     this.#cancel.hidden = idle;
   }
+}
+
+// Writes on where the text only grew, so that it is read out once.
+function write(words, text) {
+  if (text.startsWith(words.data)) words.appendData(text.slice(words.data.length));
+  else words.data = text;
 }

@@ -47,11 +47,18 @@ export const plural = (count, word) => `${count.toLocaleString()} ${word}${count
 /** "dialogue_unavailable" → "dialogue unavailable". */
 export const words = (name) => name.replaceAll("_", " ");
 
-/** An id that no other tab or round uses. `crypto.randomUUID` is missing on plain-http pages. */
-export function newId(prefix) {
-  const bytes = crypto.getRandomValues(new Uint8Array(9));
-  return `${prefix}-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+/** Brings a node into sight, and leads the keyboard there. */
+export function reveal(node) {
+  if (!node) return;
+  node.tabIndex = -1;
+  node.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  node.focus({ preventScroll: true });
 }
+
+let ids = 0;
+
+/** An id for an element, which no other on the page has. */
+export const newLocalId = (prefix) => `${prefix}-${(ids += 1)}`;
 
 /** Puts text on the clipboard and says so on the button. */
 export async function copyFrom(button, text) {

@@ -1,7 +1,7 @@
 // All sessions at once: a small live picture of each, its badge and what was last noticed in it.
 
-import { previewOf } from "./api.js";
 import { byId, el, setText } from "./dom.js";
+import { server } from "./server.js";
 import { kindOf, nameOf, stateOf } from "./sessions.js";
 
 const LIVE_MS = 1000; // from one picture of a session to the next
@@ -100,7 +100,7 @@ export class Grid {
     cell.at = performance.now();
     this.#running += 1;
     try {
-      const blob = await previewOf(cell.session.id, WIDTH);
+      const blob = await server.picture(cell.session.id, { width: WIDTH });
       if (blob && this.#cells.get(cell.session.id) === cell) {
         const old = cell.url;
         cell.url = URL.createObjectURL(blob);

@@ -1,8 +1,8 @@
 // The model: what it is, how far it is while it is made ready, and that it is away. Asks again and
 // again, because a page may be opened before there is a model, and a model may come back.
 
-import { getInfo } from "./api.js";
 import { byId, setText } from "./dom.js";
+import { server } from "./server.js";
 import { token } from "./sign_in.js";
 
 const READY_MS = 10_000;
@@ -31,7 +31,7 @@ export class Model extends EventTarget {
 
   async #look() {
     try {
-      this.info = await getInfo();
+      this.info = await server.info();
     } catch {
       return; // the list of sessions says that the server is away
     }

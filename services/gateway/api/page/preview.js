@@ -1,9 +1,9 @@
 // The live picture of one session: its video by WHEP where that works, and until then pictures: asks for the newest JPEG a few times a second, one request at a
 // time, and rests while the page is hidden or the session has no new pictures.
 
-import { previewOf } from "./api.js";
+import { Player } from "./client/index.js";
 import { byId, clock, setText } from "./dom.js";
-import { Player } from "./player.js";
+import { server } from "./server.js";
 
 const LIVE_MS = 250;
 const AGAIN_MS = 15_000; // between two tries to get video
@@ -31,7 +31,7 @@ export class Preview {
     this.caption = byId("preview-caption");
     this.video = byId("preview-video");
     this.iceServers = [];
-    this.player = new Player(this.video);
+    this.player = new Player(server, this.video);
     this.player.addEventListener("playing", () => this.#play(true));
     this.player.addEventListener("broke", () => {
       this.#play(false);
@@ -138,7 +138,7 @@ export class Preview {
     const begun = performance.now();
     try {
       // a request before the first picture could only fail
-      if (Number(session.stats?.frames_received ?? 0) > 0) this.#picture(await previewOf(session.id, this.#width(), signal));
+      if (Number(session.stats?.frames_received ?? 0) > 0) this.#picture(await server.picture(session.id, { width: this.#width(), signal }));
     } catch {
       // the line and the list of sessions say what is wrong; the last picture stays
     }

@@ -1,12 +1,13 @@
 // The buttons that show this browser's camera, another of its cameras, or its screen.
 
-import { Camera } from "./camera.js";
+import { Camera } from "./client/index.js";
 import { byId, el, notice, setText } from "./dom.js";
+import { server } from "./server.js";
 
 /** Makes the buttons work; `onCreated` gets each new session. Returns what publishes. */
 export function offerCameras({ onCreated }) {
-  const camera = new Camera();
-  const screen = new Camera({ screen: true });
+  const camera = new Camera(server);
+  const screen = new Camera(server, { screen: true });
   offer(camera, byId("camera"), { off: "Use my camera", starting: "Starting …", on: "Stop my camera" }, onCreated);
   offer(screen, byId("screen"), { off: "Share my screen", starting: "Starting …", on: "Stop my screen" }, onCreated);
   byId("screen").hidden = !navigator.mediaDevices?.getDisplayMedia; // phones have none

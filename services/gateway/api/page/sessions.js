@@ -1,15 +1,16 @@
 // The list of sessions and the dialog that makes a new one.
 
-import { createSession } from "./api.js";
 import { byId, copyFrom, el, setText } from "./dom.js";
+import { server } from "./server.js";
 
-const STATES = {
+export const STATES = {
   SESSION_STATE_WAITING: ["waiting", "waiting for video"],
   SESSION_STATE_LIVE: ["live", "live"],
   SESSION_STATE_STALLED: ["stalled", "publisher left"],
   SESSION_STATE_ENDED: ["ended", "ended"],
 };
-const CONDITIONS = {
+/** What is wrong with pictures, in a word. */
+export const CONDITIONS = {
   SOURCE_CONDITION_DARK: "dark",
   SOURCE_CONDITION_COVERED: "covered",
   SOURCE_CONDITION_FROZEN: "frozen",
@@ -128,7 +129,7 @@ export class NewSession {
     }
     create.disabled = true;
     try {
-      const session = await createSession({ ...(push ? { push: {} } : { source: source.value.trim() }), options, model: model.value });
+      const session = await server.create({ ...(push ? { push: {} } : { source: source.value.trim() }), options, model: model.value });
       this.onCreated(session);
       name.value = "";
       if (push) this.#show(session);

@@ -8,16 +8,6 @@ let asking = null;
 
 export const token = () => sessionStorage.getItem(KEPT_AS) ?? "";
 
-/** The header that a request brings. */
-export const authorization = () => (token() ? { Authorization: `Bearer ${token()}` } : {});
-
-/** The subprotocols that a WebSocket brings: browsers cannot give it a header. */
-export function subprotocols() {
-  if (!token()) return [];
-  const text = btoa(token()).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
-  return ["sightline", `sightline.token.${text}`];
-}
-
 /** Asks for another token than `refused`, once for all who need it. False where none was given. */
 export function signIn(refused) {
   if (token() !== refused) return Promise.resolve(true); // somebody has asked meanwhile

@@ -1,13 +1,13 @@
 // A video file that is dropped on the page, or chosen: it is sent to the server, which shows it.
 
-import { largestUpload, upload } from "./api.js";
 import { byId, notice, setText } from "./dom.js";
+import { server } from "./server.js";
 
 const MOST_CHARACTERS = 70; // of a session's name, with room for a number
 
 /** Lets files be handed over where the server takes them. taken: the names that sessions have. */
 export async function offerUploads({ onCreated, taken }) {
-  const largest = await largestUpload().catch(() => 0);
+  const largest = await server.largestUpload().catch(() => 0);
   if (!largest) return;
   const [button, chooser] = [byId("upload"), byId("upload-file")];
   button.hidden = false;
@@ -18,7 +18,7 @@ export async function offerUploads({ onCreated, taken }) {
     button.disabled = true;
     setText(button, "Sending …");
     try {
-      onCreated(await upload(file, freeName(file.name, taken())));
+      onCreated(await server.upload(file, freeName(file.name, taken())));
     } catch (error) {
       notice(`${file.name}: ${error.message}`);
     } finally {

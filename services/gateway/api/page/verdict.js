@@ -3,7 +3,7 @@
 
 import { el, setText } from "./dom.js";
 
-const NAMES = { up: ["👍", "A good answer"], down: ["👎", "Not a good answer"] };
+const NAMES = { up: "Good", down: "Not good" }; // words: not every machine has a thumb among its letters
 
 export class Verdict {
   #rating;
@@ -16,9 +16,9 @@ export class Verdict {
   constructor(question, send, { rating = "", better = "" } = {}) {
     this.send = send;
     this.#rating = rating;
-    for (const [each, [sign, name]] of Object.entries(NAMES)) {
+    for (const [each, name] of Object.entries(NAMES)) {
       const press = () => this.#rate(this.#rating === each ? "" : each);
-      this.#buttons.set(each, el("button", { type: "button", class: `quiet ${each}`, text: sign, title: name, "aria-label": `${name} to: ${question}`, on: { click: press } }));
+      this.#buttons.set(each, el("button", { type: "button", class: `quiet ${each}`, text: name, "aria-label": `${name}: ${question}`, on: { click: press } }));
     }
     this.#better = el("input", { name: "better", autocomplete: "off", value: better, maxlength: 2000, placeholder: "What would be right?", "aria-label": `What would be right: ${question}` });
     this.#form = el("form", { class: "better", hidden: true }, this.#better, el("button", { text: "Tell" }));

@@ -1,10 +1,10 @@
 // Standing questions of one session: add a condition, see whether it holds, and every time that its
 // answer changed.
 
-import { inWords } from "./api.js";
-import { clock, el, newId, setText } from "./dom.js";
+import { clock, el, newLocalId, reveal, setText } from "./dom.js";
 
 const MAX_EVENTS = 50; // kept in the list of each watch
+const percent = (score = 0) => `${Math.round(100 * score)} % yes`;
 
 const fields = [
   { name: "interval_s", label: "Check every", value: 1, min: 0.2 },
@@ -13,9 +13,8 @@ const fields = [
 ];
 
 export class Watches {
-  #watches = new Map();
   #list = el("ul", { class: "watch-list" });
-  #options = el("datalist", { id: newId("conditions") });
+  #options = el("datalist", { id: newLocalId("conditions") });
   #error = el("p", { class: "error", role: "alert" });
 
   constructor(connection, memory, suggestions) {
@@ -47,10 +46,9 @@ export class Watches {
     });
     this.node = el("div", { class: "room" }, form, this.#error, this.#list);
     for (const { request, last } of memory.watches) {
-      this.#add(request);
-      if (last) this.#fire(last);
+      const row = this.#add(request);
+      if (last) this.#fire(row, last);
     }
-    this.#listen();
   }
 
   /** Offers these conditions in the place of others. */
@@ -63,71 +61,76 @@ export class Watches {
     const condition = text.trim();
     setText(this.#error, "");
     if (!condition) return false;
-    const request = { watch: newId("watch"), condition, ...timing };
-    this.#add(request);
-    this.memory.watch(request);
-    this.connection.send({ watch: request });
+    const { watch } = this.#add({ condition, ...timing });
+    this.memory.watch(watch.request);
     return true;
   }
 
-  #add(request) {
-    const { watch: id, condition } = request;
-    const state = el("span", { class: "badge", text: "not yet", data: { state: "none" } });
-    const remove = el("button", { type: "button", class: "quiet", "aria-label": `Stop watching: ${condition}`, text: "Remove", on: { click: () => this.#remove(id) } });
-    const events = el("ol", { class: "events", role: "log", "aria-label": `Events of: ${condition}` });
-    const node = el("li", { data: { watch: id } }, el("div", { class: "row" }, state, el("span", { class: "condition", text: condition }), remove), events);
-    this.#watches.set(id, { node, state, events, request });
+  /** Brings a watch into sight, and leads the keyboard there. */
+  reveal(id) {
+    reveal([...this.#list.children].find(({ dataset }) => dataset.watch === id));
+  }
+
+  #add({ condition, ...timing }) {
+    const watch = this.connection.watch(condition, timing);
+    const state = el("span", { class: "badge" });
+    const remove = el("button", { type: "button", class: "quiet", "aria-label": `Remove the watch: ${condition}`, text: "Remove", on: { click: () => watch.remove() } });
+    const events = el("ol");
+    const log = el("div", { class: "events", role: "log", tabindex: "0", "aria-label": `Events of: ${condition}` }, events);
+    const check = el("p", { class: "muted small stands" });
+    const doubt = el("p", { class: "degraded small", role: "status" });
+    const node = el("li", { data: { watch: watch.id } }, el("div", { class: "row" }, state, el("span", { class: "condition", text: condition }), remove), check, doubt, log);
+    const row = { watch, node, state, events, check, doubt, fired: false };
     this.#list.append(node);
-  }
-
-  #remove(id) {
-    this.#watches.get(id).node.remove();
-    this.#watches.delete(id);
-    this.memory.unwatch(id);
-    this.connection.send({ unwatch: { watch: id } });
-  }
-
-  #listen() {
-    this.connection.addEventListener("started", ({ detail }) => {
-      for (const { request, state } of this.#watches.values()) {
-        this.connection.send({ watch: request }); // one that is set already stays as it is
-        if (detail.resumed === "line") continue;
-        setText(state, "not yet"); // it begins anew, and is told again where it holds
-        state.dataset.state = "none";
-      }
-    });
-    this.connection.addEventListener("watch_event", ({ detail }) => {
-      const watch = this.#watches.get(detail.watch);
-      if (!watch) return;
-      this.#fire(detail);
+    this.#show(row);
+    watch.addEventListener("change", () => this.#show(row));
+    watch.addEventListener("event", ({ detail }) => {
+      this.#fire(row, detail);
       this.memory.watch(watch.request, detail);
     });
-    this.connection.addEventListener("error", ({ detail }) => {
-      const watch = this.#watches.get(detail.watch);
-      if (!watch) return;
-      setText(this.#error, `“${watch.request.condition}”: ${inWords(detail)}`);
-      watch.node.remove();
-      this.#watches.delete(detail.watch);
-      this.memory.unwatch(detail.watch);
-    });
+    watch.addEventListener("end", () => this.#remove(row), { once: true });
+    return row;
   }
 
-  #fire({ watch: id, active = false, score = 0, capture_ns, degraded = [] }) {
-    const watch = this.#watches.get(id);
-    if (!watch) return;
-    setText(watch.state, active ? "now" : "no more");
-    watch.state.dataset.state = active ? "on" : "off";
+  #remove({ watch, node }) {
+    if (watch.error && this.connection.state !== "closed") setText(this.#error, `“${watch.condition}”: ${watch.error.message}`);
+    node.remove();
+    if (this.connection.state !== "closed") this.memory.unwatch(watch.id);
+  }
+
+  #show(row) {
+    const { watch, state, check, doubt } = row;
+    if (watch.active === null) row.fired = false; // it begins anew, and is told again where it holds
+    const [style, text] = watch.active ? ["on", "now"] : row.fired ? ["off", "no more"] : ["none", "not yet"];
+    setText(state, text);
+    state.dataset.state = style;
+    const { status } = watch;
+    setText(check, status ? `last checked at ${clock(status.capture_ns)}: ${percent(status.score)}` : "not checked yet");
+    setText(doubt, doubtOf(status ?? {}));
+  }
+
+  #fire(row, { active = false, score = 0, capture_ns, degraded = [] }) {
+    const { watch } = row;
+    watch.active = active;
+    row.fired = true;
+    this.#show(row);
     const time = capture_ns ? clock(capture_ns) : "";
-    this.newest = [`${time} ${active ? "now" : "no more"}: ${watch.request.condition}`.trim(), active ? "on" : "off"];
-    watch.events.prepend(
+    this.newest = [`${time} ${active ? "now" : "no more"}: ${watch.condition}`.trim(), active ? "on" : "off"];
+    row.events.prepend(
       el(
         "li",
         { class: active ? "on" : "off" },
         el("time", { text: time }),
         ` ${active ? "it became true" : "it is no longer true"} `,
-        el("span", { class: "muted", text: `(${Math.round(100 * score)} % yes${degraded.includes("fallback_model") ? ", by the fallback model" : ""})` }),
+        el("span", { class: "muted", text: `(${percent(score)}${degraded.includes("fallback_model") ? ", by the fallback model" : ""})` }),
       ),
     );
-    while (watch.events.children.length > MAX_EVENTS) watch.events.lastChild.remove();
+    while (row.events.children.length > MAX_EVENTS) row.events.lastChild.remove();
   }
+}
+
+// Why a watch may be of no use, in words; "" where it is fine.
+function doubtOf({ unknown_words: unknown = [], undecided = false }) {
+  if (unknown.length > 0) return `The model does not know ${unknown.map((word) => `“${word}”`).join(", ")}: it only guesses.`;
+  return undecided ? "The model would rather not say yes or no: it may not understand this." : "";
 }

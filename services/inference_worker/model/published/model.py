@@ -158,6 +158,9 @@ class PublishedModel(nn.Module, ABC):
     def watch_tokens(self, condition: str) -> list[int]:
         return self.question_tokens([], WATCH.format(condition=condition))
 
+    def unknown_words(self, text: str) -> list[str]:
+        return []  # what it has no word for it spells
+
     def text(self, tokens: list[int]) -> str:
         return self.chat.text(tokens)
 

@@ -1,9 +1,9 @@
 // "Use my camera", "Share my screen": a session of its own, published by WHIP (RFC 9725) from this
 // browser.
 
-import { ApiError, createSession, deleteSession, publish, unpublish } from "./api.js";
+import { SightlineError } from "./errors.js";
+import { gathered } from "./peer.js";
 
-const GATHERING_MS = 2000; // a browser may wait long for a dead network; what it has by then will do
 const PATIENCE_MS = 2000; // a connection that is interrupted may come back by itself
 const AGAIN_MS = 30_000; // that publishing is tried again
 const FIRST_PAUSE_MS = 250;
@@ -19,14 +19,16 @@ const REFUSALS = {
 };
 
 export class Camera extends EventTarget {
+  #client;
   #stream = null;
   #peer = null;
   #location = "";
   #path = "";
 
   /** `screen`: what is on the screen, instead of a camera. */
-  constructor({ screen = false } = {}) {
+  constructor(client, { screen = false } = {}) {
     super();
+    this.#client = client;
     this.screen = screen;
     this.device = ""; // the id of the camera that was chosen; "" for the browser's choice
     this.state = "off"; // "starting", "on"
@@ -40,12 +42,12 @@ export class Camera extends EventTarget {
     let session = null;
     try {
       this.#stream = await this.#open();
-      session = await created(this.screen ? "My screen" : "My camera");
+      session = await created(this.#client, this.screen ? "My screen" : "My camera");
       this.#path = new URL(session.whip_url).pathname;
       await this.#publish();
     } catch (error) {
       this.stop();
-      if (session) await deleteSession(session.id).catch(() => {}); // it would only wait in vain
+      if (session) await this.#client.remove(session.id).catch(() => {}); // it would only wait in vain
       throw error;
     }
     this.#become("on");
@@ -57,7 +59,7 @@ export class Camera extends EventTarget {
     for (const track of this.#stream?.getTracks() ?? []) track.stop();
     const peer = this.#peer;
     // the goodbye goes first: a server that sees the connection end has nothing left to delete
-    if (this.#location) unpublish(this.#location).catch(() => {}).finally(() => peer.close());
+    if (this.#location) this.#client.hangUp(this.#location).catch(() => {}).finally(() => peer.close());
     else peer?.close();
     this.#stream = this.#peer = null;
     this.#location = "";
@@ -96,12 +98,12 @@ export class Camera extends EventTarget {
   async #open() {
     if (this.screen) return this.#openScreen();
     if (!navigator.mediaDevices?.getUserMedia) {
-      throw new ApiError("Browsers give the camera only to pages on https:// or on localhost.");
+      throw new SightlineError("Browsers give the camera only to pages on https:// or on localhost.");
     }
     try {
       return await navigator.mediaDevices.getUserMedia({ video: this.device ? { ...PICTURE, deviceId: { exact: this.device } } : PICTURE, audio: false });
     } catch (error) {
-      throw new ApiError(REFUSALS[error.name] ?? `The camera could not be opened: ${error.message}`);
+      throw new SightlineError(REFUSALS[error.name] ?? `The camera could not be opened: ${error.message}`);
     }
   }
 
@@ -109,7 +111,7 @@ export class Camera extends EventTarget {
     try {
       return await navigator.mediaDevices.getDisplayMedia({ video: { frameRate: { ideal: 15 } }, audio: false });
     } catch (error) {
-      throw new ApiError(error.name === "NotAllowedError" ? "The screen is not shared." : `The screen could not be shared: ${error.message}`);
+      throw new SightlineError(error.name === "NotAllowedError" ? "The screen is not shared." : `The screen could not be shared: ${error.message}`);
     }
   }
 
@@ -122,7 +124,7 @@ export class Camera extends EventTarget {
     }
     await peer.setLocalDescription(await peer.createOffer());
     await gathered(peer);
-    const { answer, location } = await publish(this.#path, peer.localDescription.sdp);
+    const { answer, location } = await this.#client.offer(this.#path, peer.localDescription.sdp);
     if (peer !== this.#peer) return peer.close(); // stopped meanwhile
     this.#location = location;
     await peer.setRemoteDescription({ type: "answer", sdp: answer });
@@ -161,21 +163,13 @@ export class Camera extends EventTarget {
 }
 
 /** A session for a camera, under a name that no other one has. */
-async function created(kind) {
+async function created(client, kind) {
   for (let number = 1; ; number += 1) {
     const name = number === 1 ? kind : `${kind} ${number}`;
     try {
-      return await createSession({ push: {}, options: { name } });
+      return await client.create({ push: {}, options: { name } });
     } catch (error) {
       if (error.reason !== "NAME_TAKEN" || number === MOST_CAMERAS) throw error;
     }
   }
-}
-
-export function gathered(peer) {
-  if (peer.iceGatheringState === "complete") return Promise.resolve();
-  return new Promise((resolve) => {
-    setTimeout(resolve, GATHERING_MS);
-    peer.addEventListener("icegatheringstatechange", () => peer.iceGatheringState === "complete" && resolve());
-  });
 }

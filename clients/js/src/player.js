@@ -1,18 +1,20 @@
 // A session's live video by WHEP. Whoever shows it hears "playing" once there is a picture, and "broke" when
 // there will be none: pictures by HTTP are what remains.
 
-import { publish, unpublish } from "./api.js";
-import { gathered } from "./camera.js";
+import { gathered } from "./peer.js";
 
 const FIRST_MS = 8000; // to the first picture
 const PATIENCE_MS = 3000; // an interrupted connection may come back by itself
 
 export class Player extends EventTarget {
+  #client;
   #line = null; // what is shown
   #next = null; // what will be, once something comes
 
-  constructor(video) {
+  /** `video`: the element that shows it. */
+  constructor(client, video) {
     super();
+    this.#client = client;
     this.video = video;
     for (const name of ["resize", "loadeddata"]) {
       video.addEventListener(name, () => {
@@ -32,7 +34,7 @@ export class Player extends EventTarget {
   /** Begins to play a session; what was playing ends as soon as that comes. */
   async open(id, { iceServers = [], sound = false } = {}) {
     if (!globalThis.RTCPeerConnection) return this.dispatchEvent(new Event("broke"));
-    hangUp(this.#next);
+    this.#hangUp(this.#next);
     const peer = new RTCPeerConnection({ iceServers });
     const line = (this.#next = { peer, sound, location: "", timer: 0 });
     const tracks = (sound ? ["video", "audio"] : ["video"]).map((kind) => {
@@ -50,9 +52,9 @@ export class Player extends EventTarget {
       await peer.setLocalDescription(await peer.createOffer());
       await gathered(peer);
       if (this.#isOver(line)) return;
-      const { answer, location } = await publish(`whep/${encodeURIComponent(id)}`, peer.localDescription.sdp);
+      const { answer, location } = await this.#client.offer(`whep/${encodeURIComponent(id)}`, peer.localDescription.sdp);
       line.location = location;
-      if (this.#isOver(line)) return hangUp(line);
+      if (this.#isOver(line)) return this.#hangUp(line);
       await peer.setRemoteDescription({ type: "answer", sdp: answer });
     } catch {
       this.#broke(line);
@@ -60,8 +62,8 @@ export class Player extends EventTarget {
   }
 
   close() {
-    hangUp(this.#next);
-    hangUp(this.#line);
+    this.#hangUp(this.#next);
+    this.#hangUp(this.#line);
     this.#line = this.#next = null;
     this.video.srcObject = null;
   }
@@ -72,7 +74,7 @@ export class Player extends EventTarget {
 
   #show(line, tracks) {
     if (line !== this.#next) return;
-    hangUp(this.#line);
+    this.#hangUp(this.#line);
     this.#line = line;
     this.#next = null;
     this.video.srcObject = new MediaStream(tracks);
@@ -84,12 +86,12 @@ export class Player extends EventTarget {
     this.close();
     this.dispatchEvent(new Event("broke"));
   }
-}
 
-function hangUp(line) {
-  if (!line) return;
-  clearTimeout(line.timer);
-  if (line.location) unpublish(line.location).catch(() => {});
-  line.location = "";
-  line.peer.close();
+  #hangUp(line) {
+    if (!line) return;
+    clearTimeout(line.timer);
+    if (line.location) this.#client.hangUp(line.location).catch(() => {});
+    line.location = "";
+    line.peer.close();
+  }
 }

@@ -66,7 +66,7 @@ export class Voice extends EventTarget {
       this.dispatchEvent(new CustomEvent("broke", { detail: "The microphone was taken away." }));
     });
     const [context, source] = sourceOf(stream);
-    await context.audioWorklet.addModule("microphone.js");
+    await context.audioWorklet.addModule(new URL("microphone.js", import.meta.url));
     if (this.#connection !== connection) return context.close();
     this.#context = context;
     const node = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
