@@ -5,7 +5,7 @@ import argparse
 import asyncio
 import dataclasses
 import sys
-from collections.abc import Awaitable
+from collections.abc import AsyncIterable, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from sightline.errors import (
     UnavailableError,
 )
 from sightline.printing import clock, print_json
-from sightline.types import AnswerResult, SessionState
+from sightline.types import AnswerResult, Event, SessionState
 from sightline.video import VideoFile
 
 __all__ = ["LOOK_S", "ask", "push", "watch"]
@@ -104,7 +104,8 @@ def _about(result: AnswerResult) -> str:
     times = f"first token {result.first_token_ms:.0f} ms, all {result.total_ms:.0f} ms"
     again = "; its text began anew, for its worker was lost" if result.restarted else ""
     kept = "; not stored yet" if result.kept is False else ""
-    return (seen if result.frames_seen else "") + times + again + kept
+    unknown = "; the model does not know such pictures" if result.unfamiliar_picture else ""
+    return (seen if result.frames_seen else "") + times + again + kept + unknown
 
 
 def _answer_object(session: aio.Session, question: str, result: AnswerResult) -> dict[str, Any]:
@@ -157,6 +158,26 @@ async def watch(client: aio.Client, options: argparse.Namespace) -> int:
     )
     if sys.stderr.isatty():
         print(f"\033[2mwatching {session.name}; Ctrl-C ends\033[0m", file=sys.stderr)
+    telling = asyncio.create_task(_tell_doubts(session), name="doubts")
+    try:
+        await _tell_events(watch, options)
+    finally:
+        telling.cancel()
+    return 0
+
+
+async def _tell_doubts(session: aio.Session) -> None:
+    """Say on standard error when the model cannot tell, and when it can again."""
+    unsure = False
+    while True:
+        if unsure != ("unfamiliar_picture" in session.stats.degraded):
+            unsure = not unsure
+            text = "cannot tell: the model does not know such pictures" if unsure else "it can tell"
+            print(f"\033[2m{text}\033[0m" if sys.stderr.isatty() else text, file=sys.stderr)
+        await asyncio.sleep(1.0)
+
+
+async def _tell_events(watch: AsyncIterable[Event], options: argparse.Namespace) -> None:
     async for event in watch:
         if options.json:
             print_json(dataclasses.asdict(event))
@@ -164,7 +185,6 @@ async def watch(client: aio.Client, options: argparse.Namespace) -> int:
             at = clock(event.capture_ns)
             word = "yes" if event.active else "no "
             print(f"{at}  {word}  {event.condition}  ({event.score:.2f})", flush=True)
-    return 0
 
 
 # --- push -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ const DEGRADED = {
   answer_repeats: "doubtful: the model repeats itself",
   answer_empty: "the model gave an empty answer",
   answer_unsure: "doubtful: the model hardly knew what to say",
+  unfamiliar_picture: "the model does not know such pictures: load another one, docs/models.md",
   instructions_ignored: "answered without the instructions: this model reads none",
   memory_unavailable: "answered from what is seen now: what is remembered cannot be read",
   schema_unenforced: "the form that was asked for was told to the model, which is not held to it",

@@ -96,6 +96,10 @@ export class Watches {
         state.dataset.state = "none";
       }
     });
+    this.connection.addEventListener("session_state", ({ detail }) => {
+      const unsure = detail.stats?.degraded?.includes("unfamiliar_picture") ?? false;
+      for (const { state } of this.#watches.values()) this.#doubt(state, unsure);
+    });
     this.connection.addEventListener("watch_event", ({ detail }) => {
       const watch = this.#watches.get(detail.watch);
       if (!watch) return;
@@ -112,9 +116,18 @@ export class Watches {
     });
   }
 
+  // While the model does not know such pictures, nothing fires: what was told last may not hold.
+  #doubt(state, unsure) {
+    if (unsure === ("told" in state.dataset)) return;
+    if (unsure) state.dataset.told = state.textContent;
+    setText(state, unsure ? "cannot tell" : state.dataset.told);
+    if (!unsure) delete state.dataset.told;
+  }
+
   #fire({ watch: id, active = false, score = 0, capture_ns, degraded = [] }) {
     const watch = this.#watches.get(id);
     if (!watch) return;
+    this.#doubt(watch.state, false);
     setText(watch.state, active ? "now" : "no more");
     watch.state.dataset.state = active ? "on" : "off";
     const time = capture_ns ? clock(capture_ns) : "";
