@@ -3,9 +3,10 @@ options."""
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import sys
-from collections.abc import AsyncIterable, Awaitable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sightline.camera import Camera
 from sightline.errors import (
     InvalidArgumentError,
     NotFoundError,
+    SightlineError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -23,6 +25,8 @@ from sightline.video import VideoFile
 
 __all__ = ["LOOK_S", "ask", "push", "watch"]
 
+DOUBT_S = 1.0  # between two looks at whether the model knows what it sees
+UNSURE = "cannot tell: the picture is unlike those that the model was trained on; docs/models.md"
 LOOK_S = 4.0  # how long a URL is watched before it is asked about, without --at
 
 
@@ -158,23 +162,32 @@ async def watch(client: aio.Client, options: argparse.Namespace) -> int:
     )
     if sys.stderr.isatty():
         print(f"\033[2mwatching {session.name}; Ctrl-C ends\033[0m", file=sys.stderr)
-    telling = asyncio.create_task(_tell_doubts(session), name="doubts")
-    try:
+    async with _telling_doubts(session):
         await _tell_events(watch, options)
-    finally:
-        telling.cancel()
     return 0
 
 
+@contextlib.asynccontextmanager
+async def _telling_doubts(session: aio.Session) -> AsyncIterator[None]:
+    """Say on standard error, as long as it lasts, when the model does not know what it sees, and
+    when it does again."""
+    telling = asyncio.create_task(_tell_doubts(session), name="doubts")
+    try:
+        yield
+    finally:
+        telling.cancel()
+
+
 async def _tell_doubts(session: aio.Session) -> None:
-    """Say on standard error when the model cannot tell, and when it can again."""
     unsure = False
     while True:
+        await asyncio.sleep(DOUBT_S)
+        with contextlib.suppress(SightlineError):  # who watches or pushes hears of it
+            await session.refresh()
         if unsure != ("unfamiliar_picture" in session.stats.degraded):
             unsure = not unsure
-            text = "cannot tell: the model does not know such pictures" if unsure else "it can tell"
+            text = UNSURE if unsure else "it knows such pictures"
             print(f"\033[2m{text}\033[0m" if sys.stderr.isatty() else text, file=sys.stderr)
-        await asyncio.sleep(1.0)
 
 
 async def _tell_events(watch: AsyncIterable[Event], options: argparse.Namespace) -> None:
@@ -209,7 +222,8 @@ async def push(client: aio.Client, options: argparse.Namespace) -> int:
         question = '"What is in the scene?"'
         print(f"ask it:  sightline {server}ask {session.name} {question}", flush=True)
     session.play(video, realtime=options.realtime, loop=options.loop)
-    report = await _Progress(session, options.json).follow(session.wait())
+    async with _telling_doubts(session):
+        report = await _Progress(session, options.json).follow(session.wait())
     if options.json:
         described = {"session": session.id, "name": session.name}
         print_json(described | {"key": session.key} | dataclasses.asdict(report))
