@@ -34,15 +34,15 @@ from training.familiarity import as_video
 from training.recipe import EVALUATION_SEEDS, load_recipe
 from training.recordings import Recording, frame_size, read_footage
 from training.rendering import Pixels
-from training.strangers import patterns
+from training.strangers import FOLDERS, patterns, photographs
 from training.world.question import Question
 
 SHARED = REPOSITORY.parent / "shared"
 MEDIA = Path(os.environ.get("SIGHTLINE_TEST_MEDIA", SHARED / "media"))
 PHOTOS = Path(os.environ.get("SIGHTLINE_PHOTOS", SHARED / "photos"))
 FPS = 8.0
-EVERY = 8  # frames between two rounds of questions about a clip
-STILL = 8  # frames for which a photograph is held up
+EVERY = 16  # frames between two rounds of questions about a clip
+STILL = 6  # frames for which a photograph is held up
 RIGHT = ("nothing", "i do not know", "no", "zero", "0")  # to say so of real things is not wrong
 VIDEO_S = 6.0
 PRODUCTS = {"T-Shirt": "shirt", "Polo": "shirt", "Shirt": "shirt", "Dress": "dress", "Hat": "cap"}
@@ -79,9 +79,9 @@ def run(report: Report, *, quick: bool) -> Result:
     found = Found()
     try:
         report("its own world", 0.0)
-        _own_world(answerer, found, 6 if quick else 60)
+        _own_world(answerer, found, 4 if quick else 18)
         report("its own world as video", 0.3)
-        _own_video(answerer, found, 4 if quick else 24)
+        _own_video(answerer, found, 2 if quick else 10)
         report("generated pictures", 0.4)
         for pixels in patterns():
             _show(answerer, found, "generated", "", pixels)
@@ -90,7 +90,7 @@ def run(report: Report, *, quick: bool) -> Result:
             for pixels in _clips(folder, answerer):
                 _show(answerer, found, group, "", pixels[: 64 if quick else None])
         report("photographs", 0.7)
-        for name, pixels in _photographs(PHOTOS, 12 if quick else 150):
+        for name, pixels in _photographs(PHOTOS, 6 if quick else 24):
             _show(answerer, found, "photographs", name, pixels)
         report("cost", 0.9)
         found.cost = _cost(answerer, 8 if quick else 40)
@@ -132,7 +132,7 @@ def _show(
     answerer.open()
     for number, frame in enumerate(pixels):
         answerer.push(frame, round(number / FPS * 1e9))
-        if number % EVERY != EVERY - 1:
+        if (number + 1) % min(EVERY, len(pixels)):
             continue
         said = answerer.ask(questions)
         for question, text, seen in zip(questions, said, answerer.seen, strict=True):
@@ -155,13 +155,16 @@ def _clips(folder: Path, answerer: EngineAnswerer) -> Iterator[Pixels]:
 
 
 def _photographs(folder: Path, most: int) -> Iterator[tuple[str, Pixels]]:
-    """Some of every folder, each held still, with what it shows where a product is called so."""
+    """Some of every folder that the judge never saw, each held still, with what it shows where a
+    product is called so."""
     rng, display = np.random.default_rng(1), Display()
     table = folder / "clothing" / "labels.csv"
     rows = csv.DictReader(table.read_text().splitlines()) if table.is_file() else []
     labels = {Path(row["file"]).name: PRODUCTS.get(row["label"], "") for row in rows}
-    for kind in ("clothing", "grocery", "packaging", "hands", "coco-permissive"):
-        files = sorted((folder / kind).rglob("*.jpg")) if folder.is_dir() else []
+    _, others = photographs(folder)
+    others += sorted((folder / "coco-permissive").rglob("*.jpg"))
+    for kind in (*FOLDERS, "coco-permissive"):
+        files = [path for path in others if path.is_relative_to(folder / kind)]
         for index in rng.permutation(len(files))[:most]:
             with av.open(str(files[index])) as container:
                 picture = next(container.decode(video=0))

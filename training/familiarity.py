@@ -2,8 +2,8 @@
 `services.inference_worker.model.familiarity`.
 
 The recipe's own clips are looked at as they were trained on, and as video of other sizes, light,
-sharpness and quality; beside them photographs of other things. Every fourth of its own pictures,
-and photographs that nothing was learnt from, say where the bound is.
+sharpness and quality; beside them photographs of other things. Every fourth of its own clips, from
+which nothing is learnt, says where the bound is.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,15 +28,14 @@ from training.world.video import pictures
 from training.world.wide import World as Scene
 from training.worlds import WideWorld, find_world
 
-WITHHELD = 0.004  # share of its own pictures that the model may not know
-MISSED = 0.01  # share of the others that it may take for its own
+WITHHELD = 0.006  # share of its own pictures that the model may not know
 SEEDS = 1 << 36  # of the clips looked at: of no training, and of no examination
 VIDEOS = 8  # one for so many clips
 VIDEO_S = 3.0
 _FRAMES, _EVERY = 10, 4  # of a clip; neighbours say nothing new
 _STRANGERS = 6  # photographs for each clip
 _KEPT = 4
-_DECAY = 1e-3  # of the judge's weights
+_DECAY = 3e-4  # of the judge's weights
 _SIZES = ((640, 360), (1280, 720), (512, 512), (256, 256), (854, 480), (360, 640))
 
 Advance = Callable[[], None]
@@ -52,22 +51,19 @@ def measure(
 ) -> Familiarity:
     """The judge of a trained model's pictures. model: prepared to run, in float32. photos: a folder
     of photographs. advance: called with each of `num_clips`. Raises ValueError without any."""
-    learnt, others = photographs(photos)
-    if not (learnt and others):
+    learnt, _ = photographs(photos)
+    if not learnt:
         raise ValueError(f"no photographs in {photos}")
     rng = np.random.default_rng(1)
     number, side = _STRANGERS * recipe.familiar_clips, model.config.frame_size
     strange = _looked(model, taken(learnt, number, side, rng))
-    strange_kept = _looked(model, taken(others, max(1, number // _KEPT), side, rng))
     own: tuple[list[Tensor], list[Tensor]] = ([], [])
     for index, pixels in enumerate(_own(model, recipe)):
         own[index % _KEPT == 0].append(_look(model, pixels))
         advance()
     weights, offset = _judge(torch.cat(own[0]), strange)
-    kept, usual = (each @ weights + offset for each in (torch.cat(own[1]), strange_kept))
-    most = float(kept.quantile(1 - WITHHELD))
-    # Where there is room between them, the bound is in its middle.
-    bound = max(most, (most + float(usual.quantile(MISSED))) / 2)
+    kept = torch.cat(own[1]) @ weights + offset
+    bound = float(kept.quantile(1 - WITHHELD))
     spread = max(bound - float(kept.median()), 1e-3)
     return Familiarity(weights / spread, (offset - bound) / spread)
 

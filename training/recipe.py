@@ -114,7 +114,7 @@ class Recipe:
     consistency_weight: float = 0.0
     trunk_layer: int = 2
     ema_decay: float = 0.995
-    familiar_clips: int = 600
+    familiar_clips: int = 1200
     held_out: tuple[Mix, ...] = ()
     check_every: int = 250
     save_every: int = 100
