@@ -38,6 +38,7 @@ BENCHMARKS = {
     "publishers": "twenty RTMP and ten WHIP publishers: cores, memory, drops",
     "voice": "spoken questions: words heard wrong, first audio of an answer, interruptions",
     "memory": "questions about a moment up to an hour ago, and what remembering costs",
+    "unfamiliar": "wrong statements about real pictures that are withheld, and right ones that are",
     "rows": "the article's four rows, on the whole suite with real video",
 }
 # Each takes as long as all others together.

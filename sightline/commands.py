@@ -3,9 +3,10 @@ options."""
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Awaitable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from sightline.camera import Camera
 from sightline.errors import (
     InvalidArgumentError,
     NotFoundError,
+    SightlineError,
     UnauthenticatedError,
     UnavailableError,
 )
 from sightline.printing import clock, print_json
-from sightline.types import AnswerResult, SessionState
+from sightline.types import AnswerResult, Event, SessionState
 from sightline.video import VideoFile
 
 __all__ = ["LOOK_S", "ask", "push", "watch"]
 
+DOUBT_S = 1.0  # between two looks at whether the model knows what it sees
+UNSURE = "cannot tell: the picture is unlike those that the model was trained on; docs/models.md"
 LOOK_S = 4.0  # how long a URL is watched before it is asked about, without --at
 
 
@@ -104,7 +108,8 @@ def _about(result: AnswerResult) -> str:
     times = f"first token {result.first_token_ms:.0f} ms, all {result.total_ms:.0f} ms"
     again = "; its text began anew, for its worker was lost" if result.restarted else ""
     kept = "; not stored yet" if result.kept is False else ""
-    return (seen if result.frames_seen else "") + times + again + kept
+    unknown = "; the model does not know such pictures" if result.unfamiliar_picture else ""
+    return (seen if result.frames_seen else "") + times + again + kept + unknown
 
 
 def _answer_object(session: aio.Session, question: str, result: AnswerResult) -> dict[str, Any]:
@@ -157,6 +162,35 @@ async def watch(client: aio.Client, options: argparse.Namespace) -> int:
     )
     if sys.stderr.isatty():
         print(f"\033[2mwatching {session.name}; Ctrl-C ends\033[0m", file=sys.stderr)
+    async with _telling_doubts(session):
+        await _tell_events(watch, options)
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _telling_doubts(session: aio.Session) -> AsyncIterator[None]:
+    """Say on standard error, as long as it lasts, when the model does not know what it sees, and
+    when it does again."""
+    telling = asyncio.create_task(_tell_doubts(session), name="doubts")
+    try:
+        yield
+    finally:
+        telling.cancel()
+
+
+async def _tell_doubts(session: aio.Session) -> None:
+    unsure = False
+    while True:
+        await asyncio.sleep(DOUBT_S)
+        with contextlib.suppress(SightlineError):  # who watches or pushes hears of it
+            await session.refresh()
+        if unsure != ("unfamiliar_picture" in session.stats.degraded):
+            unsure = not unsure
+            text = UNSURE if unsure else "it knows such pictures"
+            print(f"\033[2m{text}\033[0m" if sys.stderr.isatty() else text, file=sys.stderr)
+
+
+async def _tell_events(watch: AsyncIterable[Event], options: argparse.Namespace) -> None:
     async for event in watch:
         if options.json:
             print_json(dataclasses.asdict(event))
@@ -164,7 +198,6 @@ async def watch(client: aio.Client, options: argparse.Namespace) -> int:
             at = clock(event.capture_ns)
             word = "yes" if event.active else "no "
             print(f"{at}  {word}  {event.condition}  ({event.score:.2f})", flush=True)
-    return 0
 
 
 # --- push -----------------------------------------------------------------------------------
@@ -189,7 +222,8 @@ async def push(client: aio.Client, options: argparse.Namespace) -> int:
         question = '"What is in the scene?"'
         print(f"ask it:  sightline {server}ask {session.name} {question}", flush=True)
     session.play(video, realtime=options.realtime, loop=options.loop)
-    report = await _Progress(session, options.json).follow(session.wait())
+    async with _telling_doubts(session):
+        report = await _Progress(session, options.json).follow(session.wait())
     if options.json:
         described = {"session": session.id, "name": session.name}
         print_json(described | {"key": session.key} | dataclasses.asdict(report))

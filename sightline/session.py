@@ -213,7 +213,8 @@ class Session:
         request = pb.DecideRequest(session=self.id, questions=questions)
         limit_s = self._calls.timeouts.answer_s if timeout_s is None else timeout_s
         reply = await self._calls.unary(self._calls.stub.Decide, request, limit_s)
-        return [decision_of(*pair) for pair in zip(questions, reply.decisions, strict=True)]
+        pairs = zip(questions, reply.decisions, strict=True)
+        return [decision_of(*pair, reply.unfamiliar_picture) for pair in pairs]
 
     async def picture(self, *, width: int = 0) -> bytes:
         """The newest picture as JPEG, at most `width` pixels wide (0: 640). Raises

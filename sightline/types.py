@@ -97,6 +97,10 @@ class SessionStats:
     source_width: int = 0
     source_height: int = 0
     fps_allowed: float = 0.0  # what the load leaves of the session's rate now
+    strangeness: float = (
+        0.0  # of the newest pictures; above 1: unlike those of the model's training
+    )
+    frames_unfamiliar: int = 0  # understood while that was so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +196,7 @@ class Decision:
     probability: float
     value: str = ""
     score: float = 0.0
+    unfamiliar_picture: bool = False  # the model does not know such pictures: of no worth
     probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -324,6 +329,8 @@ class AnswerResult:
     # or the worker was lost that had begun it
     kept: bool | None = None  # stored in its conversation; False: not yet; None: nothing is kept
     memory: tuple[Recollection, ...] = ()  # of an answer about the past: what it is made of
+    unfamiliar_picture: bool = False  # the text says that the model does not know such pictures
+    strangeness: float = 0.0  # how unlike those of its training they are; above 1: unfamiliar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

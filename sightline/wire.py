@@ -111,6 +111,8 @@ _STATS_FIELDS = (
     "source_width",
     "source_height",
     "fps_allowed",
+    "strangeness",
+    "frames_unfamiliar",
 )
 
 
@@ -214,13 +216,16 @@ def rated_round(message: dialogue_pb2.RatedRound) -> RatedRound:
     )
 
 
-def decision_of(question: pb.DecideQuestion, message: pb.Decision) -> Decision:
+def decision_of(
+    question: pb.DecideQuestion, message: pb.Decision, unfamiliar: bool = False
+) -> Decision:
     options = question.choices or question.levels
     return Decision(
         statement=question.statement,
         probability=message.probability,
         value=message.value,
         score=message.score,
+        unfamiliar_picture=unfamiliar,
         probabilities=dict(zip(options, message.probabilities, strict=False)),
     )
 
@@ -240,6 +245,8 @@ def answer_result(message: pb.AnswerDone, conversation: str, restarted: bool) ->
         newest_frame_age_ms=message.newest_frame_age_ms,
         history_rounds=message.history_rounds,
         degraded=tuple(message.degraded),
+        unfamiliar_picture=message.unfamiliar_picture,
+        strangeness=message.strangeness,
         restarted=restarted or bool(message.resumed),
         kept=message.kept if message.HasField("kept") else None,
         memory=tuple(

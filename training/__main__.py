@@ -58,6 +58,12 @@ def _train(arguments: argparse.Namespace) -> int:
     elif _is_shipped(output):
         print(f"cannot train: {output} {_ELSEWHERE}", file=sys.stderr)
         return 2
+    if arguments.photos is not None and recipe.world == "goods":
+        from training.world.goods import goods_folder
+
+        there = (goods_folder() / "goods.json").exists()
+        if not there and (refused := _cut(arguments.photos, goods_folder())):
+            return refused
     processes = arguments.processes or 1
     if arguments.processes is None and arguments.device == "cpu":
         processes = min(os.cpu_count() or 1, 4)
@@ -73,6 +79,7 @@ def _train(arguments: argparse.Namespace) -> int:
             steps=arguments.steps,
             resume=arguments.resume,
             compile=arguments.compile,
+            photos=arguments.photos,
         )
     )
     return 0
@@ -125,6 +132,55 @@ def _sheet(arguments: argparse.Namespace) -> int:
 
     seeds = range(arguments.seed, arguments.seed + arguments.clips)
     write_sheet(arguments.path, seeds, arguments.world, arguments.split, length=arguments.frames)
+    return 0
+
+
+def _goods(arguments: argparse.Namespace) -> int:
+    from training.world.goods import goods_folder
+
+    return _cut(arguments.photos, arguments.output or goods_folder())
+
+
+def _cut(photos: Path, folder: Path) -> int:
+    """Cut the goods of these photographs into a folder."""
+    from rich.progress import Progress
+
+    from training.world.goods import photographs, write_goods
+
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("photographs", total=sum(1 for _ in photographs(photos)))
+        try:
+            number = write_goods(photos, folder, lambda: progress.advance(bar))
+        except ValueError as error:
+            print(f"cannot cut: {error}", file=sys.stderr)
+            return 2
+    print(f"{number} goods in {folder}")
+    return 0
+
+
+def _familiarity(arguments: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    from services.inference_worker.model.errors import ModelError
+    from training.familiarity import num_clips, write
+    from training.recipe import FOLDER, RecipeError, load_recipe
+
+    name = Path(arguments.recipe).stem
+    folder = arguments.model or FOLDER / name / "model"
+    if arguments.replace_shipped:
+        folder = _shipped().get(name, folder)
+    elif _is_shipped(folder):
+        print(f"cannot measure: {folder} {_ELSEWHERE}", file=sys.stderr)
+        return 2
+    try:
+        recipe = load_recipe(arguments.recipe)
+        with Progress(transient=True) as progress:
+            bar = progress.add_task("clips", total=num_clips(recipe))
+            write(folder, recipe, arguments.photos, lambda: progress.advance(bar))
+    except (ModelError, RecipeError, ValueError) as error:
+        print(f"cannot measure: {error}", file=sys.stderr)
+        return 2
+    print(f"written to {folder}")
     return 0
 
 
@@ -268,6 +324,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a model by a recipe")
     train.add_argument("--recipe", default="builtin", help="of training/recipes, or a TOML file")
+    train.add_argument(
+        "--photos", type=Path, help="folders of photographs: what is familiar, goods"
+    )
     train.add_argument("--seed", type=int, help="another than the recipe's")
     train.add_argument("--device", default="cpu")
     train.add_argument("--folder", type=Path, help="checkpoint, curve, plot")
@@ -324,9 +383,21 @@ def _parser() -> argparse.ArgumentParser:
     sheet.add_argument("--seed", type=int, default=1)
     sheet.add_argument("--clips", type=int, default=5)
     sheet.add_argument("--frames", type=int, default=40)
-    sheet.add_argument("--world", choices=("street", "shop"), default="street")
+    sheet.add_argument("--world", choices=("street", "shop", "goods"), default="street")
     sheet.add_argument("--split", choices=("train", "held_out"), default="train")
     sheet.set_defaults(run=_sheet)
+    cut = commands.add_parser("goods", help="cut real goods out of photographs, once")
+    cut.add_argument("--photos", type=Path, required=True, help="holds clothing and grocery")
+    cut.add_argument("--output", type=Path, help="SIGHTLINE_GOODS; .cache/training/goods")
+    cut.set_defaults(run=_goods)
+    familiar = commands.add_parser(
+        "familiarity", help="measure what pictures of its training look like to a model"
+    )
+    familiar.add_argument("--recipe", default="builtin", help="that the model was trained by")
+    familiar.add_argument("--model", type=Path, help="folder; .cache/training/<recipe>/model")
+    familiar.add_argument("--photos", type=Path, required=True, help="of other things")
+    familiar.add_argument("--replace-shipped", action="store_true", help="of the shipped model")
+    familiar.set_defaults(run=_familiarity)
     atlas = commands.add_parser(
         "atlas", help="draw the sprites of the wide world from an emoji font"
     )

@@ -94,8 +94,10 @@ class _Heard:
     def __init__(self) -> None:
         self.result: Future[float | list[int]] = Future()
         self._tokens: list[int] = []
+        self.seen = Seen(0, 0, 0)
 
-    def started(self, seen: Seen) -> None: ...
+    def started(self, seen: Seen) -> None:
+        self.seen = seen
 
     def token(self, token: int) -> None:
         self._tokens.append(token)
@@ -127,6 +129,8 @@ class EngineAnswerer:
         self._sequence = 0
         self._partial: list[tuple[Pixels, int, int]] = []
         self._pending: deque[Future[FrameReceipt]] = deque()
+        self.seen: list[Seen] = []
+        """The video that each of the last questions or conditions was put to."""
 
     @classmethod
     def start(cls, config: WorkerConfig, max_tokens: int = ANSWER_TOKENS) -> Self:
@@ -190,12 +194,16 @@ class EngineAnswerer:
             room = self.engine.limits.branch_tokens - self._max_tokens
             prompt = prompt_within(room, model, rounds, question.text)
             heard.append(self._branch(prompt.tokens, self._max_tokens, before=prompt.before))
-        return [model.text(cast(list[int], each.result.result(_TIMEOUT_S))) for each in heard]
+        said = [model.text(cast(list[int], each.result.result(_TIMEOUT_S))) for each in heard]
+        self.seen = [each.seen for each in heard]
+        return said
 
     def scores(self, conditions: Sequence[str]) -> list[float]:
         model = self.engine.model
         heard = [self._branch(model.watch_tokens(c), 1, score_only=True) for c in conditions]
-        return [cast(float, each.result.result(_TIMEOUT_S)) for each in heard]
+        scores = [cast(float, each.result.result(_TIMEOUT_S)) for each in heard]
+        self.seen = [each.seen for each in heard]
+        return scores
 
     def _branch(
         self, tokens: list[int], limit: int, *, score_only: bool = False, before: int = 0

@@ -12,8 +12,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from services.inference_worker.model.builtin import BuiltinModel, default_config
+from services.inference_worker.model.lite0 import PhotoEncoder
 from services.inference_worker.model.registry import model_folder
 from training.layout import Branch, branch_of, pack
+from training.lite0 import read_trunk, trunk_file
 from training.recipe import Mix, Recipe, weights_of
 from training.vocabulary import build_tokenizer
 from training.world.stage import Split
@@ -54,6 +56,8 @@ def new_model(recipe: Recipe, name: str = "builtin") -> BuiltinModel:
         folder = model_folder(weights_of(recipe.start))
         start = BuiltinModel.load(folder, torch.float32, torch.device("cpu"))
         model, _ = with_words(start, list(more), recipe.seed)
+        if recipe.tower:
+            model = with_tower(model, recipe)
         model.config = replace(model.config, history_before_cursor=True)  # learnt from now on
         model.spec = model.config.spec(model.spec.name)
         return model.requires_grad_(True)
@@ -66,8 +70,21 @@ def new_model(recipe: Recipe, name: str = "builtin") -> BuiltinModel:
     return BuiltinModel(config, tokenizer, name=name)
 
 
+def with_tower(model: BuiltinModel, recipe: Recipe) -> BuiltinModel:
+    """The model's decoder behind another encoder, which knows photographs where it is Lite0's.
+    Raises ModelError."""
+    config = replace(model.config, tower=recipe.tower, frame_size=recipe.frame_size)
+    torch.manual_seed(recipe.seed)
+    made = BuiltinModel(config, model.tokenizer, model.spec.name)
+    made.decoder.load_state_dict(model.decoder.state_dict())
+    made.encoder.places.data.copy_(model.encoder.places)
+    if isinstance(made.encoder, PhotoEncoder):
+        made.encoder.trunk.load_state_dict(read_trunk(trunk_file()).state_dict())
+    return made
+
+
 def world_of(recipe: Recipe) -> World:
-    return find_world(recipe.world, recipe.trade, recipe.talk)
+    return find_world(recipe.world, recipe.trade, recipe.talk, recipe.frame_size)
 
 
 def with_words(model: BuiltinModel, texts: list[str], seed: int) -> tuple[BuiltinModel, list[str]]:

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import distributed, multiprocessing
 
+from training.familiarity import write
 from training.recipe import Recipe
 from training.schedule import Share
 from training.train import Trainer
@@ -21,7 +22,8 @@ class Launch:
     """Command that runs a recipe here.
 
     processes: how many learn together, meeting at `port` on this machine. workers: how many each
-    has to make its batches; a GPU needs several to be kept busy.
+    has to make its batches; a GPU needs several to be kept busy. photos: by which the model will
+    know at the end what is unfamiliar; None: it never does.
     """
 
     recipe: Recipe
@@ -34,6 +36,7 @@ class Launch:
     steps: int | None = None
     resume: bool = True
     compile: bool = True
+    photos: Path | None = None
 
 
 def launch(plan: Launch) -> None:
@@ -57,3 +60,7 @@ def _train(index: int, plan: Launch) -> None:
     if plan.compile:
         trainer.compile()
     trainer.run(console, plan.workers, plan.steps)
+    ended = trainer.step == plan.recipe.total_steps
+    if index == 0 and ended and plan.photos is not None:
+        console.print("measuring what is familiar to it")
+        write(plan.output, plan.recipe, plan.photos)

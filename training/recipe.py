@@ -86,7 +86,9 @@ class Recipe:
 
     world: as in `worlds.find_world`; trade narrows its shop, talk is the share of its questions
     with earlier rounds. kinds: of questions, with weights; empty: the world's own. start: "" is a
-    model of `size` from nothing, else "builtin" or a model's folder. consistency_weight: of the
+    model of `size` from nothing, else "builtin" or a model's folder. tower: another encoder than
+    that one's, for frames of `frame_size` pixels a side. familiar_clips: of its world, by which the
+    model will know what is unfamiliar. consistency_weight: of the
     temporal consistency loss.
     """
 
@@ -97,6 +99,8 @@ class Recipe:
     kinds: dict[str, float] = field(default_factory=dict)
     start: str = ""
     size: Size = field(default_factory=Size)
+    tower: Literal["", "strided", "lite0"] = ""
+    frame_size: int = 128
     teacher: Teaching | None = None
     picture_steps: int = 0
     picture_batch: int = 192
@@ -110,6 +114,7 @@ class Recipe:
     consistency_weight: float = 0.0
     trunk_layer: int = 2
     ema_decay: float = 0.995
+    familiar_clips: int = 1200
     held_out: tuple[Mix, ...] = ()
     check_every: int = 250
     save_every: int = 100

@@ -3,6 +3,7 @@
 Everything a world makes follows from the seeds it is given.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 
 from training import questions, truth
 from training.rendering import Pixels, Scene, render
+from training.resizing import resized
 from training.withheld import Pairs
 from training.world import asking, cells, conversation, shapes, wide
-from training.world.catalogue import is_held_out
+from training.world.catalogue import is_held_out, plural
 from training.world.clip import Clip
+from training.world.goods import REAL_NOUNS
 from training.world.question import Question, pick
 from training.world.realtime import priced
 from training.world.shop import Trade
@@ -286,8 +289,43 @@ class WideWorld:
         return clip.pixels, WideTake(clip, 0.0).truth(grid)
 
 
-def find_world(name: str, trade: Trade | None = None, talk: float = 0.3) -> World:
-    """Raises ValueError for a name that no world has."""
+@dataclass(frozen=True)
+class GoodsWorld(WideWorld):
+    """A shop of real goods, in frames of `side` pixels."""
+
+    scenes: tuple[wide.World, ...] = ("goods",)
+    side: int = 192
+    words: tuple[str, ...] = field(
+        default_factory=lambda: tuple(
+            dict.fromkeys([*asking.words(), *REAL_NOUNS, *map(plural, REAL_NOUNS)])
+        )
+    )
+
+    def film(self, seed: int, frames: int, rng: Generator, split: Split = "train") -> Take:
+        clip = wide.film(seed, frames, "goods", split, scale=self._scale, trade=self.trade)
+        return WideTake(self._fitted(clip), self.talk, self.withheld if split == "train" else ())
+
+    def pictures(self, seed: int, rng: Generator, grid: int) -> tuple[Pixels, Truth]:
+        clip = wide.film(
+            seed, _PICTURES_PER_STORY, "goods", fps=1.0, scale=self._scale, trade=self.trade
+        )
+        fitted = self._fitted(clip)
+        return fitted.pixels, WideTake(fitted, 0.0).truth(grid)
+
+    @property
+    def _scale(self) -> int:
+        """Painted at least as large as the model wants it."""
+        return max(1, math.ceil(self.side / shapes.SIZE))
+
+    def _fitted(self, clip: Clip) -> Clip:
+        return replace(clip, pixels=resized(clip.pixels, self.side, self.side))
+
+
+def find_world(name: str, trade: Trade | None = None, talk: float = 0.3, side: int = 128) -> World:
+    """side: of the frames, in pixels, where a world has several. Raises ValueError for a name that
+    no world has."""
+    if name == "goods":
+        return GoodsWorld(trade=trade or Trade(), talk=talk, side=side)
     scenes: dict[str, tuple[wide.World, ...]] = {
         "street": ("street",),
         "shop": ("shop",),
@@ -296,5 +334,5 @@ def find_world(name: str, trade: Trade | None = None, talk: float = 0.3) -> Worl
     if name == "shapes":
         return ShapesWorld()
     if name not in scenes:
-        raise ValueError(f"no world {name!r}: shapes, {', '.join(scenes)}")
+        raise ValueError(f"no world {name!r}: shapes, goods, {', '.join(scenes)}")
     return WideWorld(scenes[name], trade or Trade(), talk)

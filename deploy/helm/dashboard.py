@@ -90,6 +90,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         timed("Waiting for the engine", "sightline_frame_queue_seconds"),
         counted("At the worker", "sightline_worker_frames_total", "outcome"),
         counted("Pictures encoded and reused", "sightline_worker_pictures_total", "outcome"),
+        counted("Frames of unfamiliar pictures", "sightline_worker_unfamiliar_frames_total"),
+        counted("Answers withheld about them", "sightline_worker_withheld_total"),
         counted("Rates changed by the load", "sightline_frame_rate_changes_total", "direction"),
         gauge("Sessions by how their pictures are", "sightline_sources", "condition"),
         counted(

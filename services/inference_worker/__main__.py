@@ -89,6 +89,7 @@ async def serve(config: WorkerConfig) -> bool:
                 speech=speech,
                 question_tokens=config.question_tokens,
                 history_rounds=config.history_rounds,
+                withholds=config.withholds,
             )
             if fallback is not None:
                 fallback.start()

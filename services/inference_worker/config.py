@@ -167,6 +167,13 @@ class WorkerConfig(ServiceConfig):
         10, "Rounds of a conversation given to the model.", minimum=0, maximum=100
     )
 
+    unfamiliar: str = setting(
+        "withhold",
+        "What becomes of answers and events about pictures that are unlike those of the model's "
+        "training, where it can tell. `withhold`: the answer says so and nothing else, watches are "
+        "silent. `tell`: they come as ever, marked `unfamiliar_picture`.",
+        choices=("withhold", "tell"),
+    )
     guard_answers: int = setting(
         3,
         "After so many unhealthy answers in a row (they repeat themselves, are empty, never end, "
@@ -222,3 +229,8 @@ class WorkerConfig(ServiceConfig):
     relay_key_file: Path | None = setting(
         None, "File that holds this key, in place of WORKER_RELAY_KEY."
     )
+
+    @property
+    def withholds(self) -> bool:
+        """Whether nothing is said about unfamiliar pictures but that they are."""
+        return self.unfamiliar == "withhold"

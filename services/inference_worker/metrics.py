@@ -20,6 +20,14 @@ FRAME_QUEUE = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 FRAMES = Counter("sightline_worker_frames_total", "Frames by what became of them.", ["outcome"])
+UNFAMILIAR_FRAMES = Counter(
+    "sightline_worker_unfamiliar_frames_total",
+    "Understood frames from when the newest pictures were unlike those of the model's training.",
+)
+WITHHELD = Counter(
+    "sightline_worker_withheld_total",
+    "Answers that were not given, as their pictures were unlike those of the model's training.",
+)
 PICTURES = Counter(
     "sightline_worker_pictures_total",
     "Pictures (tubelets) by what gave their visual tokens: encoded, or reused as hardly changed.",

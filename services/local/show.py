@@ -195,7 +195,12 @@ class _Counter:
         return row
 
 
-_FLAGS = {"worker_unavailable": f"the model is restarting, {RESTART}"}
+_FLAGS = {
+    "worker_unavailable": f"the model is restarting, {RESTART}",
+    "unfamiliar_picture": (
+        "I see a picture unlike those I was trained on; load another model: docs/models.md"
+    ),
+}
 
 
 def _status(sessions: Sequence[SessionInfo]) -> list[str]:

@@ -61,6 +61,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.answer = ANSWER
         self.word_s = 0.001  # what a spoken word lasts
         self.degraded: list[str] = []
+        self.strangeness = 0.0
         self.kept: bool | None = None
         self.formed = False
         self.tool_calls: list[pb.ToolCall] = []
@@ -174,6 +175,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                     credit=QUEUE,
                     reused_segments=len(understood) * 3,
                     recomputed_segments=len(understood),
+                    strangeness=self.strangeness,
                 )
                 yield ipb.StreamFramesResponse(ack=ack)
         finally:
@@ -262,6 +264,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
             prompt_tokens=7,
             frames_seen=3,
             last_capture_ns=seen[-1].capture_ns if seen else 0,
+            strangeness=self.strangeness,
         )
 
     async def ResizeSession(

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 import sightline
-from sightline import aio, cli
+from sightline import aio, cli, commands
 from sightline.mcp_server import Tools
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1.dialogue_pb2 import Round
@@ -270,6 +270,14 @@ async def test_a_watch_ends_after_its_time(gateway, live, capsys) -> None:
     assert await cli.run(["watch", "desk", "a red circle is there", "--for", "0.5"]) == 0
     assert capsys.readouterr().out == ""
     assert gateway.watched
+
+
+async def test_a_watch_says_when_the_model_cannot_tell(gateway, live, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(commands, "DOUBT_S", 0.01)
+    (session,) = gateway.sessions.values()
+    session.stats.degraded.append("unfamiliar_picture")
+    assert await cli.run(["watch", "desk", "a red circle is there", "--for", "0.5"]) == 0
+    assert capsys.readouterr() == ("", f"{commands.UNSURE}\n")
 
 
 async def test_pushing_what_is_no_video_makes_no_session(gateway, tmp_path, capsys) -> None:

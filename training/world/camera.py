@@ -9,17 +9,20 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from training.rendering import Pixels, noise_strip
+from training.world.goods import goods, sampled
 
 MARGIN = 6  # units of background around the picture, for a shaking camera
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backdrop:
-    """ground: mean RGB. table: height of a table's edge in units, None for none."""
+    """ground: mean RGB. table: height of a table's edge in units, None for none. photo: index of
+    one of the grounds of `goods()`."""
 
     ground: tuple[float, float, float]
     style: str
     table: float | None = None
+    photo: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +123,14 @@ def paint_backdrop(backdrop: Backdrop, rng: Generator, scale: int) -> NDArray[np
             light += np.clip((radius - np.hypot(x - cx, y - cy)) * 25, 0, 1) * rng.uniform(6, 22)
     else:
         light = np.zeros((side, side), np.float32)
+    if backdrop.photo >= 0:
+        ground = sampled(goods().grounds[backdrop.photo], side)
     picture = ground + np.broadcast_to(light, (side, side))[..., None].astype(np.float32)
     if backdrop.table is not None:
         edge = int((backdrop.table + MARGIN) * scale)
-        wood = np.clip(ground * 0.72 + rng.uniform(-12, 12, 3), 15, 235).astype(np.float32)
+        wood = np.clip(
+            np.array(backdrop.ground, np.float32) * 0.72 + rng.uniform(-12, 12, 3), 15, 235
+        ).astype(np.float32)
         grain = 4 * np.sin(y[edge:] * 160 + 3 * np.sin(x * 9))[..., None]
         picture[edge:] = wood + grain
         picture[edge : edge + 2 * scale] = wood * 0.7

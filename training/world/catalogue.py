@@ -69,6 +69,7 @@ GROUP_PLURALS = {
 }
 _WITHOUT_ARTICLE = {"jeans", "glasses", "headphones", "scissors", "bread", "corn", "cheese"}
 _WITHOUT_ARTICLE |= {"broccoli", "lotion", "soap", "yarn", "thread", "beer", "wine"}
+_WITHOUT_ARTICLE |= {"pants", "shorts", "milk", "juice", "yoghurt", "garlic", "ginger", "asparagus"}
 _PLURALS = {"fox": "foxes", "octopus": "octopuses", "butterfly": "butterflies", "box": "boxes"}
 _PLURALS |= {"cherry": "cherries", "strawberry": "strawberries", "sheep": "sheep", "wolf": "wolves"}
 _PLURALS |= {"peach": "peaches", "cross": "crosses", "mouse": "mice", "leaf": "leaves"}

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from training.world.catalogue import ACTS, DRAWINGS, PAINTS, SIGN_WORDS, items
 from training.world.clip import SIZE, Clip
+from training.world.goods import REAL_NOUNS
 from training.world.shop import BANNERS
 
 IGNORE = -100
@@ -23,7 +24,8 @@ PICTURE_CHANNELS = ("present", "noun", "colour", "text")
 @lru_cache(maxsize=1)
 def nouns() -> tuple[str, ...]:
     """Nouns that can stand in a cell, in a fixed order."""
-    return tuple(dict.fromkeys([*(item.noun for item in items()), *DRAWINGS, "sign", "price"]))
+    drawn = [*(item.noun for item in items()), *DRAWINGS, "sign", "price"]
+    return tuple(dict.fromkeys([*drawn, *REAL_NOUNS]))
 
 
 @lru_cache(maxsize=1)

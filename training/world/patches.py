@@ -6,6 +6,7 @@ rounded, so that patches repeat and the cache answers for most of them.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from training.rendering import sprite
 from training.world.atlas import LETTER_HEIGHT, LETTERS, SIDE, atlas
 from training.world.catalogue import PAINTS, items
 from training.world.drawings import drawing
+from training.world.goods import goods
 
 Texture = NDArray[np.float32]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -29,6 +31,7 @@ class Look:
     """Look of a thing, whatever its size.
 
     item: index in `items()`, or −1 for a card with `text` or a drawing (then `drawing` names it).
+    photo: index of a cut-out of `goods()`, where it is a real thing.
     paint: name in PAINTS, "" for as it is. ink: the paint of letters and strokes. face: of letters.
     """
 
@@ -39,6 +42,7 @@ class Look:
     ink: str = ""
     face: int = 0
     mirrored: bool = False
+    photo: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +75,23 @@ def _texture(look: Look, stage: int) -> Texture:
         return _flat(mask, PAINTS[look.ink])
     if look.text:
         return _card(look)
+    if look.photo >= 0:
+        return _premultiplied(goods().pictures[look.photo], look.mirrored)
     item = items()[look.item]
     if not item.code:
         return _flat(sprite(item.noun, SIDE, SIDE, 0, 0)[1:-1, 1:-1, 0], PAINTS[look.paint])
     straight: Texture = atlas().sprites[look.item].astype(np.float32)
     if look.paint:
         straight[..., :3] = _tinted(straight[..., :3], PAINTS[look.paint])
-    if look.mirrored:
-        straight = straight[:, ::-1]
-    alpha = straight[..., 3:] / 255
-    whole = np.concatenate([straight[..., :3] * alpha, alpha], axis=2)
-    return _with_arm(whole) if item.group == "hand" else np.ascontiguousarray(whole)
+    whole = _premultiplied(straight, look.mirrored)
+    return _with_arm(whole) if item.group == "hand" else whole
+
+
+def _premultiplied(straight: NDArray[Any], mirrored: bool) -> Texture:
+    """Straight RGBA [height, width, 4], 0…255, as everything is here."""
+    wide = straight[:, ::-1].astype(np.float32) if mirrored else straight.astype(np.float32)
+    alpha = wide[..., 3:] / 255
+    return np.ascontiguousarray(np.concatenate([wide[..., :3] * alpha, alpha], axis=2))
 
 
 def _flat(mask: NDArray[np.float32], paint: tuple[int, int, int]) -> Texture:

@@ -9,11 +9,12 @@ from training.world.camera import Backdrop, Camera, draw_backdrop, draw_camera, 
 from training.world.catalogue import SIGN_WORDS
 from training.world.clip import Clip, Kind
 from training.world.film import shoot
+from training.world.real_shop import RealShop, before_photograph
 from training.world.shop import Shop, Trade
 from training.world.stage import Script, Split
 from training.world.street import Street
 
-World = Literal["street", "shop"]
+World = Literal["street", "shop", "goods"]
 FRAMES_PER_SECOND = 8.0
 
 
@@ -21,8 +22,12 @@ def direct(
     seed: int, seconds: float, world: World, split: Split, trade: Trade | None = None
 ) -> tuple[Script, Backdrop]:
     """Script of the clip with this seed: what happens, and where. A longer one begins the same."""
-    backdrop = draw_backdrop(np.random.default_rng((seed, 10)), table=world == "shop")
+    drawn = np.random.default_rng((seed, 10))
+    backdrop = draw_backdrop(drawn, table=world != "street")
     rng = np.random.default_rng((seed, 11))
+    if world == "goods":
+        backdrop = before_photograph(backdrop, drawn)
+        return RealShop(rng, backdrop.ground, split, seconds, trade).direct(), backdrop
     if world == "shop":
         return Shop(rng, backdrop.ground, split, seconds, trade).direct(), backdrop
     return Street(rng, backdrop.ground, split, seconds).direct(), backdrop

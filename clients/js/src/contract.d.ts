@@ -19,6 +19,8 @@ export interface AnswerDone {
   kept?: boolean;
   tool_calls?: ToolCall[];
   memory?: Recollection[];
+  unfamiliar_picture?: boolean;
+  strangeness?: number;
 }
 
 export interface AnswerStarted {
@@ -84,6 +86,8 @@ export interface DecideResponse {
   frames_seen?: number;
   prompt_tokens?: number;
   total_ms?: number;
+  unfamiliar_picture?: boolean;
+  strangeness?: number;
 }
 
 export interface Decision {
@@ -381,6 +385,8 @@ export interface SessionStats {
   source_width?: number;
   source_height?: number;
   fps_allowed?: number;
+  strangeness?: number;
+  frames_unfamiliar?: string;
 }
 
 export type SourceCondition =

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from services.gateway.sources.source import ClockSource
 from sightline.v1 import gateway_pb2
 
+FAMILIAR = 1.0  # of strangeness: beyond it a model does not know what it sees
+
 
 @dataclass(slots=True)
 class FrameCounts:
@@ -30,6 +32,8 @@ class FrameCounts:
     newest_s: float | None = None  # when the newest understood frame was sampled, monotonic
     reused_segments: int = 0  # as the worker counts them: history read from its cache …
     recomputed_segments: int = 0  # … and history computed again
+    unfamiliar: int = 0  # understood frames of a time when the pictures were unfamiliar
+    strangeness: float = 0.0  # of the newest pictures, as the worker sees them
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add_received(
@@ -45,15 +49,19 @@ class FrameCounts:
         with self._lock:
             self.sampled += 1
 
-    def add_processed(self, sampled_s: float) -> None:
+    def add_processed(self, sampled_s: float, strangeness: float = 0.0) -> None:
         with self._lock:
             self.processed += 1
+            self.unfamiliar += strangeness > FAMILIAR
             self.newest_s = sampled_s
 
-    def add_understood(self, capture_ns: int, reused: int, recomputed: int) -> None:
+    def add_understood(
+        self, capture_ns: int, reused: int, recomputed: int, strangeness: float = 0.0
+    ) -> None:
         """Take a worker's word about its history so far, with the newest frame it understood."""
         with self._lock:
             self.understood_ns = capture_ns
+            self.strangeness = strangeness
             self.reused_segments, self.recomputed_segments = reused, recomputed
 
     def drop(self, reason: str, count: int = 1) -> None:
@@ -74,6 +82,7 @@ class FrameCounts:
             self.source_width, self.source_height = stats.source_width, stats.source_height
             self.capture_ns = max(capture_ns, stats.last_capture_ns)
             self.understood_ns = stats.last_capture_ns
+            self.unfamiliar, self.strangeness = stats.frames_unfamiliar, stats.strangeness
 
     def copy(self) -> "FrameCounts":
         """Counts of one moment, which nobody changes any more."""
@@ -92,4 +101,6 @@ class FrameCounts:
                 self.newest_s,
                 self.reused_segments,
                 self.recomputed_segments,
+                self.unfamiliar,
+                self.strangeness,
             )

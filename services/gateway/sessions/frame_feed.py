@@ -243,13 +243,15 @@ class FrameFeed:
         now_s, step_s = time.monotonic(), max(0.0, ack.latency_ms - ack.queue_ms) / 1000
         for sent in self.window.acknowledge(ack.sequence):
             if sent.fresh:
-                self._counts.add_processed(sent.frame.sampled_s)
+                self._counts.add_processed(sent.frame.sampled_s, ack.strangeness)
                 latency_s = now_s - sent.frame.sampled_s
                 self._observed.observe(latency_s)
                 self.latencies.add(now_s, latency_s)
                 self._on_understood(latency_s, step_s)
                 self.witness(sent.frame)
-        self._counts.add_understood(ack.capture_ns, ack.reused_segments, ack.recomputed_segments)
+        self._counts.add_understood(
+            ack.capture_ns, ack.reused_segments, ack.recomputed_segments, ack.strangeness
+        )
         if self._replaying_s is not None and not self.window.replaying:
             fields = {"session": self.placement.session_id, "seconds": now_s - self._replaying_s}
             log.info("window replayed", extra=fields)

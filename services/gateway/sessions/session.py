@@ -15,7 +15,7 @@ from services.common.in_flight import InFlight
 from services.common.redaction import redacted
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
-from services.gateway.frames.frame_counts import FrameCounts
+from services.gateway.frames.frame_counts import FAMILIAR, FrameCounts
 from services.gateway.frames.frame_meter import FrameMeter
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.gaps import Gaps
@@ -58,6 +58,7 @@ CONDITIONS = {
 }
 
 DEFAULT_FPS = 8.0
+UNFAMILIAR_PICTURE = "unfamiliar_picture"
 WINDOW_LOST = "window_lost"  # no worker knew the session any more: it began again, empty
 DEGRADED_S = 30.0  # how long what an answer said about its peers is shown
 CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
@@ -455,10 +456,16 @@ class Session:
         """Age of a frame that the feed knows."""
         return self.feed.age_s(capture_ns)
 
+    @property
+    def unfamiliar(self) -> bool:
+        """Whether its newest pictures are unlike those that its model was trained on."""
+        return self.counts.strangeness > FAMILIAR
+
     def note_degraded(self, flags: list[str]) -> None:
         """Remember what an answer went without; an empty list says that all is well again."""
         lost_s = self._degraded.get(WINDOW_LOST)
-        self._degraded = dict.fromkeys(flags, time.monotonic())
+        others = (flag for flag in flags if flag != UNFAMILIAR_PICTURE)  # each frame tells that
+        self._degraded = dict.fromkeys(others, time.monotonic())
         if lost_s is not None:
             self._degraded[WINDOW_LOST] = lost_s
 
@@ -560,11 +567,15 @@ class Session:
             source_width=counts.source_width,
             source_height=counts.source_height,
             fps_allowed=self._rate_control.fps,
+            strangeness=counts.strangeness,
+            frames_unfamiliar=counts.unfamiliar,
         )
 
     def _flags(self) -> list[str]:
         oldest_s = time.monotonic() - DEGRADED_S
         flags = [flag for flag, at_s in self._degraded.items() if at_s > oldest_s]
+        if self.unfamiliar:
+            flags.append(UNFAMILIAR_PICTURE)
         if not self.feed.connected:
             flags.append("worker_unavailable")
         if self.feed.refused_s > oldest_s:

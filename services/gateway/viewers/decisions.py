@@ -14,6 +14,7 @@ from services.common.tracing import span, trace_headers
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
+from services.gateway.frames.frame_counts import FAMILIAR
 from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
@@ -66,6 +67,8 @@ class Decisions:
             frames_seen=scored.frames_seen,
             prompt_tokens=scored.prompt_tokens,
             total_ms=1000 * (time.monotonic() - started_s),
+            unfamiliar_picture=scored.strangeness > FAMILIAR,
+            strangeness=scored.strangeness,
         )
 
     async def score(

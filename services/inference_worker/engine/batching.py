@@ -83,6 +83,7 @@ class BatchBuilder:
         horizon = max(self._model.spec.position_horizon, least)
         session.rebase_due |= session.trunk.cursor + layout.segment_advance >= horizon
         session.tubelet = self._encoded(session.tubelet, self._tubelet(frames))
+        segment.look = session.tubelet.look
         return Run(
             group=session.number,
             seen=session.trunk.resident()[:-1],
@@ -117,6 +118,8 @@ class BatchBuilder:
         since_ns = picture.capture_ns - (job.session.first_capture_ns or 0)
         words = self._model.segment(picture.layout, cursor, max(0.0, since_ns / 1e9))
         slots = self._cache.extend(branch, len(words.tokens))
+        tubelet = Tubelet(picture.layout, [picture.pixels] * self._model.spec.tubelet)
+        job.looks.append(tubelet.look)
         job.pictures_read += 1
         job.shift += words.advance - len(words.tokens)
         return Run(
@@ -128,7 +131,7 @@ class BatchBuilder:
             positions=words.positions,
             tokens=words.tokens,
             row=branch.trunk.reservation.row,
-            tubelet=Tubelet(picture.layout, [picture.pixels] * self._model.spec.tubelet),
+            tubelet=tubelet,
             causal=self._model.spec.causal_segments,
         )
 

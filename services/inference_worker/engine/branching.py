@@ -10,6 +10,7 @@ answers end in the order they were asked, and frames find their pages at any tim
 
 from services.inference_worker import metrics
 from services.inference_worker.engine.jobs import NO_FRAME, EngineSession, Generation, Seen
+from services.inference_worker.kv.look import strangeness_now
 from services.inference_worker.kv.trunk import Branch, SessionPages, Trunk
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.runner.runner import Runner
@@ -160,7 +161,12 @@ def _seen(branch: Branch, tubelet: int) -> Seen:
     video = branch.seen[1:]
     if not video:
         return Seen(0, 0, 0)
-    return Seen(video[0].captured_ns[0], video[-1].captured_ns[1], tubelet * len(video))
+    return Seen(
+        video[0].captured_ns[0],
+        video[-1].captured_ns[1],
+        tubelet * len(video),
+        strangeness_now(segment.look for segment in reversed(video)),
+    )
 
 
 def _sees_nothing(session: EngineSession, job: Generation) -> bool:

@@ -220,8 +220,7 @@ class EngineCore:
             job.sink.failed(output)
             return
         if job.num_answered == 0:
-            assert job.seen is not None
-            job.sink.started(job.seen)
+            job.sink.started(job.judged)
         if job.score_only:
             self._drop(job)
             job.undecided = output.token not in (self.model.yes_token, self.model.no_token)

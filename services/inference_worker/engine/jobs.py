@@ -6,10 +6,11 @@ carried and never looked into.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
+from services.inference_worker.kv.look import FAMILIAR, Look
 from services.inference_worker.kv.trunk import Branch, Trunk
 from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.model.sampling import GREEDY, Sampling
@@ -27,7 +28,7 @@ class FinishReason(Enum):
 @dataclass(frozen=True, slots=True)
 class FrameReceipt:
     """Receipt of one frame: seconds it waited for the engine, and seconds until it was
-    understood."""
+    understood. `strangeness`: of the session's newest pictures then; see `Look`."""
 
     sequence: int
     capture_ns: int
@@ -35,6 +36,7 @@ class FrameReceipt:
     latency_s: float
     reused_segments: int
     recomputed_segments: int
+    strangeness: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -56,11 +58,18 @@ class FrameJob:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The video a branch was given: capture times of its oldest and newest frame, and how many."""
+    """The video a branch was given: capture times of its oldest and newest frame, how many, and how
+    strange the newest ones are; see `Look`."""
 
     first_capture_ns: int
     last_capture_ns: int
     num_frames: int
+    strangeness: float = 0.0
+
+    @property
+    def unfamiliar(self) -> bool:
+        """Whether the model is asked about pictures that it does not know."""
+        return self.strangeness > FAMILIAR
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,7 @@ class Generation:
     background: bool = False
     after_frame: int = 0
     pictures_read: int = 0
+    looks: list[Look] = field(default_factory=list)  # of those
     shift: int = 0
     branch: Branch | None = None
     seen: Seen | None = None
@@ -152,6 +162,15 @@ class Generation:
         self.paused = True
         self.pending = list(self.said)
         self.pictures_read = self.shift = 0
+        self.looks.clear()
+
+    @property
+    def judged(self) -> Seen:
+        """The video it was given; who asks about the past asks about the pictures of that."""
+        assert self.seen is not None
+        if not self.looks:
+            return self.seen
+        return replace(self.seen, strangeness=max(look.strangeness for look in self.looks))
 
     @property
     def next_picture(self) -> PastPicture | None:

@@ -5,6 +5,7 @@ from collections import deque
 from services.inference_worker import metrics
 from services.inference_worker.engine.jobs import EngineSession, FrameJob, FrameReceipt
 from services.inference_worker.engine.scheduler import StepPlan
+from services.inference_worker.kv.look import FAMILIAR, strangeness_now
 
 MOST_QUEUED = 4096  # frames whose waiting is remembered
 
@@ -46,6 +47,9 @@ class Totals:
         metrics.FRAME_QUEUE.observe(queue_s)
         metrics.FRAME_LATENCY.observe(latency_s)
         self.queued_s.append((now_s, queue_s))
+        strangeness = strangeness_now(segment.look for segment in reversed(session.trunk.segments))
+        if strangeness > FAMILIAR:
+            metrics.UNFAMILIAR_FRAMES.inc()
         return FrameReceipt(
             frame.sequence,
             frame.capture_ns,
@@ -53,4 +57,5 @@ class Totals:
             latency_s,
             session.reused_segments,
             session.recomputed_segments,
+            strangeness,
         )

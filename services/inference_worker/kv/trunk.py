@@ -14,6 +14,7 @@ this.
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 
+from services.inference_worker.kv.look import Look
 from services.inference_worker.kv.pool import NULL_PAGE, PagePool, Reservation
 from sightline.errors import ResourceExhaustedError
 
@@ -52,13 +53,14 @@ class TrunkShape:
 @dataclass(slots=True, eq=False)
 class Segment:
     """The pages of one tubelet (or of the sink). `cursor` is the position it starts at; `words`:
-    the tokens it holds, each once."""
+    the tokens it holds, each once; `look`: its picture's."""
 
     pages: list[int]
     num_tokens: int
     cursor: int
     captured_ns: tuple[int, int] = (0, 0)  # first and last frame of the tubelet
     words: frozenset[int] = frozenset()
+    look: Look = field(default_factory=Look)
 
 
 @dataclass(slots=True, eq=False)

@@ -1,8 +1,9 @@
 """The built-in model: light convolutional encoder → visual tokens → causal decoder → words.
 
-The article's shape in small (sections 2.2 and 5.1): a strided convolutional encoder turns one
-128×128 frame into a 4×4 grid of tokens, and one decoder with a dense learned Ω reads frames and
-words alike. Saved as a folder: config.json, model.safetensors, tokenizer.json.
+The article's shape in small (sections 2.2 and 5.1): a light convolutional encoder turns one frame
+into a 4×4 grid of tokens, and one decoder with a dense learned Ω reads frames and words alike. The
+encoder is strided convolutions at 128×128 pixels, or for photographs EfficientNet-Lite0's trunk.
+Saved as a folder: config.json, model.safetensors, tokenizer.json.
 """
 
 import json
@@ -22,9 +23,11 @@ from services.inference_worker.model.card import NO_CARD
 from services.inference_worker.model.constraint import NO_TOOLS
 from services.inference_worker.model.decoder import Decoder, DecoderConfig, Layer
 from services.inference_worker.model.errors import ModelError
+from services.inference_worker.model.familiarity import Familiarity
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
 from services.inference_worker.model.form import Form
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
+from services.inference_worker.model.lite0 import STRIDE, PhotoEncoder
 from services.inference_worker.model.sampling import GREEDY
 from sightline.errors import InvalidArgumentError
 from sightline.reasons import Reason
@@ -43,6 +46,7 @@ class BuiltinConfig:
     frame_size: int = 128
     grid: int = 4
     stem_channels: int = 32
+    tower: str = "strided"  # or "lite0", which knows photographs
     window_segments: int = 30
     position_horizon: int = 4096
     preferred_fps: float = 8.0
@@ -123,10 +127,27 @@ class Encoder(nn.Module):
         self.places = nn.Parameter(torch.zeros(config.grid**2, hidden))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = self.down2(self.down1(self.stem(pixels)))
-        x = self.down3(x + self.mix(x))
-        tokens = x.flatten(2).transpose(1, 2)
+        return self.tokens(self.maps(pixels))
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """What each layer makes of pictures [frames, channels, height, width]."""
+        stem = self.stem(pixels)
+        once = self.down1(stem)
+        twice = self.down2(once)
+        mixed = self.mix(twice)
+        return [stem, once, twice, mixed, self.down3(twice + mixed)]
+
+    def tokens(self, maps: list[Tensor]) -> Tensor:
+        tokens = maps[-1].flatten(2).transpose(1, 2)
         return tokens + self.project(tokens) + self.places  # type: ignore[no-any-return]
+
+
+def _encoder_of(config: BuiltinConfig) -> Encoder | PhotoEncoder:
+    if config.tower == "strided":
+        return Encoder(config)
+    if config.tower != "lite0" or config.frame_size % STRIDE:
+        raise ModelError(f"no tower {config.tower!r} for frames of {config.frame_size} pixels")
+    return PhotoEncoder(config.grid, config.decoder.hidden_size)
 
 
 class BuiltinModel(nn.Module):
@@ -139,7 +160,8 @@ class BuiltinModel(nn.Module):
         tokenizer.encode_special_tokens = True  # a viewer who types <end> gets words, not control
         self.spec = config.spec(name)
         self.card = NO_CARD
-        self.encoder = Encoder(config)
+        self.familiarity: Familiarity | None = None
+        self.encoder = _encoder_of(config)
         self.decoder = Decoder(config.decoder)
         self.sampling = GREEDY
         self.vision_token: int | None = None
@@ -224,7 +246,9 @@ class BuiltinModel(nn.Module):
     def encode(self, frames: Tensor) -> Encoded:
         dtype = self.decoder.embedding.weight.dtype
         pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).to(dtype) / 127.5 - 1.0
-        return Encoded(self.encoder(pixels))
+        maps = self.encoder.maps(pixels)
+        strangeness = None if self.familiarity is None else self.familiarity(maps)
+        return Encoded(self.encoder.tokens(maps), strangeness=strangeness)
 
     def segment(self, layout: FrameLayout, cursor: int, seconds: float) -> SegmentTokens:
         grid = range(self.config.grid)
@@ -314,6 +338,7 @@ class BuiltinModel(nn.Module):
             raise ModelError(
                 f"{folder / 'model.safetensors'} does not fit its config: {error}"
             ) from error
+        model.familiarity = Familiarity.load(folder, device)
         return model.prepare(dtype, device)
 
     def prepare(self, dtype: torch.dtype, device: torch.device) -> Self:

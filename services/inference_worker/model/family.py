@@ -69,10 +69,12 @@ class Prompt:
 @dataclass(slots=True, eq=False)
 class Encoded:
     """Encoded tubelets. `tokens` [tubelets, vision_tokens, hidden]; `deep`: of the same shape, each
-    added to the hidden states of these tokens after one of the decoder's first layers."""
+    added to the hidden states of these tokens after one of the decoder's first layers.
+    `strangeness` [tubelets]: see `Look`; None where the model cannot tell."""
 
     tokens: "Tensor"
     deep: "tuple[Tensor, ...]" = ()
+    strangeness: "Tensor | None" = None
 
 
 class ServedModel(Protocol):

@@ -8,6 +8,7 @@ from torch import nn
 from services.inference_worker.device.onednn import is_faster
 from services.inference_worker.device.onednn_layers import PackedConvolution, PackedLinear
 from services.inference_worker.model.family import StreamingModel
+from services.inference_worker.model.lite0 import Convolution
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,9 @@ def pack(model: StreamingModel) -> None:
     stay as they are. The last matrix of a model that shares it with the embedding is held twice:
     reading it is much of an answer's token."""
     assert isinstance(model, nn.Module)
+    for module in list(model.modules()):
+        if isinstance(module, Convolution):
+            module.fold()
     embedding = model.decoder.embedding.weight
     if not is_faster(embedding.dtype, embedding.device):
         return

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from services.inference_worker.kv.look import Look
 from services.inference_worker.kv.trunk import Segment
 from services.inference_worker.model.family import Encoded
 from services.inference_worker.model.layout import FrameLayout
@@ -19,12 +20,14 @@ class Tubelet:
 
     Segments may share one. `encoded`: tokens [vision_tokens, hidden], and deep ones likewise.
     `ready`: on CUDA, the event after which they may be read on another stream than the encoder's.
+    `look`: filled in once a step has run.
     """
 
     layout: FrameLayout
     pixels: list[bytes]
     encoded: Encoded | None = None
     ready: Any = None
+    look: Look = field(default_factory=Look)
 
 
 @dataclass(slots=True, eq=False)

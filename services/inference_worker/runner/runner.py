@@ -123,6 +123,7 @@ class Runner:
                 outputs[order[n]] = output
         elif self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # else it is only queued
+        self.vision.look(run.tubelet for run in runs if run.tubelet is not None)
         return outputs
 
     def _use_device(self) -> None:

@@ -60,6 +60,19 @@ class Vision:
             torch.cuda.current_stream(self.device).wait_event(event)
         return found
 
+    @staticmethod
+    def look(tubelets: Iterable[Tubelet]) -> None:
+        """Write down how tubelets look whose step has run."""
+        told = {
+            tubelet: tubelet.encoded.strangeness
+            for tubelet in tubelets
+            if tubelet.encoded is not None and tubelet.encoded.strangeness is not None
+        }
+        if not told:
+            return
+        for tubelet, strangeness in zip(told, torch.stack([*told.values()]).tolist(), strict=True):
+            tubelet.look.strangeness = strangeness
+
     def _encode(self, layout: FrameLayout, members: list[Tubelet]) -> None:
         size = self.model.spec.tubelet
         count = rounded(len(members))
@@ -68,7 +81,9 @@ class Vision:
         for n, tubelet in enumerate(members):
             # Copies: a tubelet that is kept for reuse must not keep its neighbours.
             deep = tuple(layer[n].clone() for layer in encoded.deep)
-            tubelet.encoded = Encoded(encoded.tokens[n].clone(), deep)
+            strange = encoded.strangeness
+            strange = None if strange is None else strange[n].clone()
+            tubelet.encoded = Encoded(encoded.tokens[n].clone(), deep, strange)
 
     def _pixels(self, layout: FrameLayout, members: list[Tubelet], num_frames: int) -> Tensor:
         """[bytes] uint8 of all members' frames, with blank ones up to `num_frames`."""

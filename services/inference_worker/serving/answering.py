@@ -34,7 +34,16 @@ _FINISH = {
 INSTRUCTIONS_IGNORED = "instructions_ignored"
 SCHEMA_UNENFORCED = "schema_unenforced"
 TOOLS_IGNORED = "tools_ignored"
+<<<<<<< HEAD
 SAID = "What was said in the video:"  # stands before what was
+=======
+UNFAMILIAR_PICTURE = "unfamiliar_picture"
+UNFAMILIAR = (
+    "I see a picture unlike those I was trained on, so I cannot tell. "
+    "Load another model: docs/models.md"
+)
+"""What is said in place of an answer about pictures that the model does not know."""
+>>>>>>> 8b398d8 (The built-in model says of pictures unlike its own that it does not know them)
 KEPT_S = 0.25  # how long the end of an answer may wait for the word that it is stored
 
 Examine = Callable[[Outcome], Awaitable[list[str]]]  # flags for `degraded`; may raise instead
@@ -76,7 +85,8 @@ class History(Protocol):
 
 @dataclass(slots=True)
 class Answerer:
-    """Answers questions about sessions. `question_tokens` and `history_rounds` are limits."""
+    """Answers questions about sessions. `question_tokens` and `history_rounds` are limits.
+    `withholds`: what the model says of pictures that it does not know is not said."""
 
     engine: Brain
     model: ServedModel
@@ -84,6 +94,7 @@ class Answerer:
     speech: Speech | None
     question_tokens: int
     history_rounds: int
+    withholds: bool = True
     clock: Callable[[], float] = time.monotonic
 
     async def answer(
@@ -121,7 +132,7 @@ class Answerer:
         voice = self._start_speech(request, degraded)
         text = AnswerText(self.model.text, question.stop)
         reason: FinishReason | None = None
-        settled = False
+        settled = withheld = False
         try:
             while True:
                 kind, value = await results.queue.get()
@@ -130,11 +141,19 @@ class Answerer:
                     done.first_capture_ns = value.first_capture_ns
                     done.last_capture_ns = value.last_capture_ns
                     done.frames_seen = value.num_frames
+                    done.strangeness = value.strangeness
+                    done.unfamiliar_picture = value.unfamiliar
+                    # One that is held to a form comes all the same, marked: words would be none.
+                    withheld = value.unfamiliar and self.withholds and form is None
                     started = gateway_pb2.AnswerStarted(turn=question.turn, formed=formed)
                     started.last_capture_ns = value.last_capture_ns
                     record("prompt", submitted_ns, tokens=job.prompt_tokens)
                     began_ns = time.time_ns()
                     yield _event(started=started)
+                    if withheld:
+                        done.first_token_ms = 1000 * (self.clock() - asked_s)
+                        delta, reason = UNFAMILIAR, FinishReason.STOP
+                        self.engine.cancel(job)
                 elif kind == "token":
                     if not text.tokens:
                         done.first_token_ms = 1000 * (self.clock() - asked_s)
@@ -158,7 +177,7 @@ class Answerer:
                     if text.stopped or reason is not None:
                         delta += calls.rest()
                 if delta:
-                    if not done.text and form is None:
+                    if not done.text and form is None and not withheld:
                         delta = asked.prefix + delta
                     done.text += delta
                     yield _delta(question.turn, delta)
@@ -179,9 +198,16 @@ class Answerer:
             done.prompt_tokens = job.prompt_tokens
             done.total_ms = 1000 * (self.clock() - asked_s)
             record("words", began_ns, tokens=len(text.tokens))
-            degraded += await examine(
-                Outcome(tokens=text.tokens, text=text.text, reason=reason, surprise=job.surprise)
-            )
+            if done.unfamiliar_picture:
+                degraded.append(UNFAMILIAR_PICTURE)
+            if withheld:
+                metrics.WITHHELD.inc()
+            else:
+                degraded += await examine(
+                    Outcome(
+                        tokens=text.tokens, text=text.text, reason=reason, surprise=job.surprise
+                    )
+                )
             stored = self._keep(request, done, asked_ns, interrupted=False)
             if voice is not None:
                 async for event in voice.rest():
@@ -251,14 +277,14 @@ class Answerer:
             return []  # they speak of another present than the picture that it is shown
         if request.history and not request.conversation:
             given = list(request.history)[-wanted:] if wanted else []
-            return [Round(each.question, each.answer) for each in given]
+            return [_round(each) for each in given if each.answer != UNFAMILIAR]
         if self.history is None or not request.conversation or not wanted:
             return []
         turn = request.question.turn
         rounds = await self.history.context(request.conversation, wanted, before=turn)
         if not self.history.available:
             degraded.append("dialogue_unavailable")
-        return [Round(each.question, each.answer) for each in rounds or []]
+        return [_round(each) for each in rounds or [] if each.answer != UNFAMILIAR]
 
     def _submit(
         self,
@@ -364,6 +390,10 @@ def sampling_of(question: gateway_pb2.Question, usual: Sampling) -> Sampling:
         frequency_penalty=question.frequency_penalty,
         seed=question.seed if given("seed") else secrets.randbits(63),
     )
+
+
+def _round(kept: dialogue_pb2.Round) -> Round:
+    return Round(kept.question, kept.answer)
 
 
 def _event(**fields: Any) -> inference_pb2.AnswerEvent:

@@ -26,7 +26,7 @@ from services.inference_worker.serving.fallback import StandIn
 from services.inference_worker.serving.sessions import WorkerSession
 from services.inference_worker.serving.symptoms import Outcome, Symptom, symptom_of
 from services.inference_worker.serving.understudy import Understudy
-from sightline.errors import SightlineError
+from sightline.errors import FailedPreconditionError, SightlineError
 from sightline.v1 import gateway_pb2, inference_pb2
 
 log = logging.getLogger(__name__)
@@ -240,4 +240,6 @@ class Guard:
                     pass
         except NotFiniteError:
             return Symptom.NOT_FINITE
+        if not found:
+            raise FailedPreconditionError("an answer about unfamiliar pictures says nothing of it")
         return found[0]

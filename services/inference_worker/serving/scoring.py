@@ -45,6 +45,7 @@ class Scorer:
                 reply.first_capture_ns = min(first_ns, seen.first_capture_ns)
                 reply.last_capture_ns = max(reply.last_capture_ns, seen.last_capture_ns)
                 reply.frames_seen = max(reply.frames_seen, seen.num_frames)
+                reply.strangeness = max(reply.strangeness, seen.strangeness)
 
         async with asyncio.TaskGroup() as tasks:
             for number in range(min(self.at_once, len(prompts))):

@@ -72,6 +72,7 @@ class InferenceServicer(InferenceServiceServicer):
             self._guard,
             config.question_tokens,
             config.watches_per_session,
+            withholds=config.withholds,
         )
         self._scorer = Scorer(engine, config.question_tokens, max(1, config.waiting_questions // 2))
         self._noter = Noter(engine)
@@ -385,4 +386,5 @@ def _ack(receipt: FrameReceipt, credit: int) -> inference_pb2.FrameAck:
         credit=credit,
         reused_segments=receipt.reused_segments,
         recomputed_segments=receipt.recomputed_segments,
+        strangeness=receipt.strangeness,
     )

@@ -60,13 +60,15 @@ async def _ask(engine: Brain, session_id: str, tokens: list[int]) -> tuple[float
 class Watcher:
     """Standing questions on sessions. `question_tokens`: of the longest condition; `per_session`:
     how many one session may have. `guard` says who is asked: while a session's answers are the
-    fallback's, so is what it watches, from what was told last."""
+    fallback's, so is what it watches, from what was told last. `withholds`: while a session's
+    pictures are none that the model knows, nothing fires."""
 
     engine: Brain
     sessions: Sessions
     guard: Guard
     question_tokens: int
     per_session: int
+    withholds: bool = True
 
     async def watch(
         self, session: WorkerSession, request: inference_pb2.WatchRequest
@@ -125,6 +127,9 @@ class Watcher:
         except NotFiniteError:
             if not self.guard.unscored(session):
                 raise
+            return None
+        if seen.unfamiliar and self.withholds:  # nobody can tell: all stays as it was told last
+            metrics.WATCH_CHECKS.labels("unfamiliar").inc()
             return None
         metrics.WATCH_CHECKS.labels("yes" if probability > 0.5 else "no").inc()
         changed = state.update(probability, seen.last_capture_ns)

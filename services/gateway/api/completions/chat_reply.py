@@ -10,7 +10,15 @@ from sightline.v1 import gateway_pb2
 
 _FINISH = {gateway_pb2.FINISH_REASON_LENGTH: "length"}
 # Of our own, beside what OpenAI has: what the answer saw, and what it went without.
-_SHOWN = ("first_capture_ns", "last_capture_ns", "frames_seen", "newest_frame_age_ms", "degraded")
+_SHOWN = (
+    "first_capture_ns",
+    "last_capture_ns",
+    "frames_seen",
+    "newest_frame_age_ms",
+    "degraded",
+    "unfamiliar_picture",
+    "strangeness",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,8 @@ class DecisionsApi:
                     "last_capture_ns": str(decided.last_capture_ns),
                     "frames_seen": decided.frames_seen,
                     "total_ms": decided.total_ms,
+                    "unfamiliar_picture": decided.unfamiliar_picture,
+                    "strangeness": decided.strangeness,
                 },
             }
         )

@@ -15,6 +15,7 @@ const DEGRADED = {
   answer_empty: "the model gave an empty answer",
   answer_not_finite: "doubtful: the model produced no numbers that make sense",
   answer_unsure: "doubtful: the model hardly knew what to say",
+  unfamiliar_picture: "the model does not know such pictures: load another one, docs/models.md",
   instructions_ignored: "answered without the instructions: this model reads none",
   memory_unavailable: "answered from what is seen now: what is remembered cannot be read",
   schema_unenforced: "the form that was asked for was told to the model, which is not held to it",

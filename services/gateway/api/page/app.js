@@ -29,6 +29,7 @@ const FLAGS = {
   source_failed: "The video broke off.",
   dialogue_unavailable: "Answers come without earlier rounds: the conversation store is away.",
   speech_unavailable: "Answers are not spoken: the speech service is away.",
+  unfamiliar_picture: "The picture is unlike those that the model was trained on. Load another model: docs/models.md",
   fallback_model: "The fallback model answers: the model's own answers degenerate.",
   window_lost: "What it saw before was lost with its worker: it remembers from then on.",
 };

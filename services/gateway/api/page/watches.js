@@ -16,6 +16,8 @@ export class Watches {
   #list = el("ul", { class: "watch-list" });
   #options = el("datalist", { id: newLocalId("conditions") });
   #error = el("p", { class: "error", role: "alert" });
+  #rows = new Set();
+  #unsure = false; // the model does not know such pictures: nothing fires, and what was told may not hold
 
   constructor(connection, memory, suggestions) {
     this.connection = connection;
@@ -45,6 +47,10 @@ export class Watches {
       if (this.add(this.input.value, timing)) this.input.value = "";
     });
     this.node = el("div", { class: "room" }, form, this.#error, this.#list);
+    connection.addEventListener("session_state", ({ detail }) => {
+      this.#unsure = detail.stats?.degraded?.includes("unfamiliar_picture") ?? false;
+      for (const row of this.#rows) this.#show(row);
+    });
     for (const { request, last } of memory.watches) {
       const row = this.#add(request);
       if (last) this.#fire(row, last);
@@ -82,6 +88,7 @@ export class Watches {
     const node = el("li", { data: { watch: watch.id } }, el("div", { class: "row" }, state, el("span", { class: "condition", text: condition }), remove), check, doubt, log);
     const row = { watch, node, state, events, check, doubt, fired: false };
     this.#list.append(node);
+    this.#rows.add(row);
     this.#show(row);
     watch.addEventListener("change", () => this.#show(row));
     watch.addEventListener("event", ({ detail }) => {
@@ -92,7 +99,9 @@ export class Watches {
     return row;
   }
 
-  #remove({ watch, node }) {
+  #remove(row) {
+    const { watch, node } = row;
+    this.#rows.delete(row);
     if (watch.error && this.connection.state !== "closed") setText(this.#error, `“${watch.condition}”: ${watch.error.message}`);
     node.remove();
     if (this.connection.state !== "closed") this.memory.unwatch(watch.id);
@@ -102,8 +111,8 @@ export class Watches {
     const { watch, state, check, doubt } = row;
     if (watch.active === null) row.fired = false; // it begins anew, and is told again where it holds
     const [style, text] = watch.active ? ["on", "now"] : row.fired ? ["off", "no more"] : ["none", "not yet"];
-    setText(state, text);
-    state.dataset.state = style;
+    setText(state, this.#unsure ? "cannot tell" : text);
+    state.dataset.state = this.#unsure ? "none" : style;
     const { status } = watch;
     setText(check, status ? `last checked at ${clock(status.capture_ns)}: ${percent(status.score)}` : "not checked yet");
     setText(doubt, doubtOf(status ?? {}));

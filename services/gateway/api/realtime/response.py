@@ -256,4 +256,6 @@ def _seen(done: gateway_pb2.AnswerDone) -> dict[str, Any]:
         "last_captured_at": done.last_capture_ns / _SECOND_NS,
         "newest_frame_age_ms": round(done.newest_frame_age_ms, 1),
         "degraded": list(done.degraded),
+        "unfamiliar_picture": done.unfamiliar_picture,
+        "strangeness": done.strangeness,
     }

@@ -1,0 +1,133 @@
+"""EfficientNet-Lite0's trunk, for photographs (Tan and Le, arXiv:1905.11946; the Lite kind has no
+squeeze-and-excitation and clips at 6), and the encoder that makes tokens of its maps.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+STEM = 32
+# Expansion, kernel, stride, channels and number of blocks of each stage.
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+FINE, COARSE = 4, 6  # stages after which maps are taken: at 1/16 and at 1/32 of the picture's size
+STRIDE = 32
+_EPSILON = 1e-3  # of the batch norms, as they were trained
+
+
+class Convolution(nn.Module):
+    """A convolution padded as TensorFlow does, more at the right and lower edge where it strides,
+    its batch norm, and the clip after it where `clips`."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, clips: bool
+    ) -> None:
+        super().__init__()
+        less, more = (kernel - stride) // 2, (kernel - stride + 1) // 2
+        self.padding = (less, more, less, more) if kernel > 1 else (0, 0, 0, 0)
+        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs, eps=_EPSILON, momentum=0.01)
+        self.clips = clips
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(self.padding):
+            x = functional.pad(x, self.padding)
+        x = self.norm(self.convolution(x))
+        return functional.relu6(x) if self.clips else x
+
+    def fold(self) -> None:
+        """Let the convolution do what its norm does, once it learns no more."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            dtype = self.convolution.weight.dtype
+            whole = fuse_conv_bn_eval(self.convolution.eval().float(), self.norm.eval().float())
+            self.convolution = whole.to(dtype)
+            self.convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.convolution.requires_grad_(False)
+            self.norm = nn.Identity()
+
+
+class Block(nn.Module):
+    """Inverted bottleneck: widen, look around by channel, narrow; beside itself where it keeps its
+    shape."""
+
+    def __init__(self, inputs: int, outputs: int, widening: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        wide = inputs * widening
+        self.expand = Convolution(inputs, wide, 1, 1, 1, True) if widening > 1 else None
+        self.depthwise = Convolution(wide, wide, kernel, stride, wide, True)
+        self.project = Convolution(wide, outputs, 1, 1, 1, False)
+        self.keeps = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if self.expand is None else self.expand(x)
+        out: Tensor = self.project(self.depthwise(wide))
+        return x + out if self.keeps else out
+
+
+class Lite0(nn.Module):
+    """[frames, 3, side, side] in −1…1 → maps [frames, 112, side / 16, side / 16] and [frames, 320,
+    side / 32, side / 32]. Sides are multiples of 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Convolution(3, STEM, 3, 2, 1, True)
+        stages = []
+        inputs = STEM
+        for widening, kernel, stride, outputs, count in STAGES:
+            blocks = []
+            for number in range(count):
+                blocks.append(Block(inputs, outputs, widening, kernel, 1 if number else stride))
+                inputs = outputs
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(pixels)
+        fine = x
+        for number, stage in enumerate(self.stages):
+            x = stage(x)
+            if number == FINE:
+                fine = x
+        return fine, x
+
+
+class PhotoEncoder(nn.Module):
+    """[frames, 3, side, side] in −1…1 → [frames, grid², hidden]: the means that both maps have in
+    each cell of a grid, projected and added."""
+
+    def __init__(self, grid: int, hidden: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.trunk = Lite0()
+        self.fine = nn.Linear(STAGES[FINE][3], hidden)
+        self.coarse = nn.Linear(STAGES[COARSE][3], hidden)
+        self.project = nn.Sequential(
+            nn.Linear(hidden, 2 * hidden),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(2 * hidden, hidden),
+        )
+        self.places = nn.Parameter(torch.zeros(grid**2, hidden))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.tokens(self.maps(pixels))
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """What the trunk makes of pictures."""
+        return [*self.trunk(pixels)]
+
+    def tokens(self, maps: list[Tensor]) -> Tensor:
+        fine, coarse = (self._cells(each) for each in maps)
+        tokens = self.fine(fine) + self.coarse(coarse)
+        return tokens + self.project(tokens) + self.places  # type: ignore[no-any-return]
+
+    def _cells(self, maps: Tensor) -> Tensor:
+        """[frames, grid², channels]."""
+        return functional.adaptive_avg_pool2d(maps, self.grid).flatten(2).transpose(1, 2)

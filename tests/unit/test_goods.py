@@ -1,0 +1,127 @@
+"""Real goods: cut out of photographs, kept apart by split, and put into the shop."""
+
+import csv
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from services.common.jpeg import encode_jpeg
+from training.world import goods, wide
+from training.world.cutting import cut_out
+from training.world.goods import REAL_NOUNS, SIDE, photographs, write_goods
+from training.world.shop import Trade
+from training.worlds import find_world
+
+SENDERS = 10
+
+
+def photograph(seed: int, height: int = 150, width: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """A shaded thing before a floor with a grain, and where it is."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    there = (np.abs(x / 0.55) ** 3 + np.abs(y / 0.7) ** 3) < 1
+    floor = np.array([188, 182, 170]) + 18 * np.sin(7 * x)[..., None]
+    floor = floor + rng.normal(0, 4, (height, width, 3))
+    thing = np.array([40, 80, 150]) * (1 + 0.3 * y[..., None]) + rng.normal(0, 5, floor.shape)
+    picture = np.where(there[..., None], thing, floor)
+    return np.clip(picture, 0, 255).astype(np.uint8), there
+
+
+def test_a_thing_is_cut_out_of_its_floor() -> None:
+    picture, there = photograph(1)
+    alpha = cut_out(picture)
+    assert alpha is not None
+    assert alpha.shape == there.shape
+    found = alpha > 0.5
+    assert (found & there).sum() / (found | there).sum() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["plain", "noise", "split"])
+def test_what_shows_no_thing_is_given_up(kind: str) -> None:
+    rng = np.random.default_rng(2)
+    picture = np.full((120, 160, 3), 128, np.uint8)
+    if kind == "noise":
+        picture = rng.integers(0, 256, picture.shape, dtype=np.uint8)
+    if kind == "split":  # half of it is one thing, and half another
+        picture[:, 80:] = 20
+    assert cut_out(picture) is None
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Photographs as they are published: clothes with their senders, groceries in a list."""
+    clothes = tmp_path / "photos" / "clothing"
+    (clothes / "images").mkdir(parents=True)
+    with (clothes / "labels.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "label", "kids", "sender"])
+        for sender in range(SENDERS):
+            for label in ("Dress", "T-Shirt", "Not sure"):
+                name = f"{sender}-{label}.jpg"
+                save(clothes / "images" / name, photograph(sender)[0])
+                rows.writerow([name, label, "False", str(sender)])
+    grocery = tmp_path / "photos" / "grocery"
+    grocery.mkdir()
+    header = "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),,\n"
+    kinds = "Royal-Gala,0,Apple,0,a,b\nOld-Tram,1,Tram,1,a,b\n"
+    (grocery / "classes.csv").write_text(header + kinds)
+    for name in ("train", "val", "test"):
+        save(grocery / f"{name}.jpg", np.random.default_rng(3).integers(0, 256, (90, 90, 3)))
+        (grocery / f"{name}.txt").write_text(f"{name}.jpg, 0, 0\n{name}.jpg, 1, 1\n")
+    monkeypatch.setenv("SIGHTLINE_GOODS", str(tmp_path / "goods"))
+    goods.goods.cache_clear()
+    yield tmp_path
+    goods.goods.cache_clear()
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")
+    path.write_bytes(encode_jpeg(frame.reformat(format="yuvj420p")))
+
+
+def test_goods_are_split_by_sender_and_by_photograph(folder: Path) -> None:
+    found = list(photographs(folder / "photos"))
+    assert {each.noun for each in found} == {"dress", "tee", "apple"}
+    splits: dict[str, set[str]] = {}
+    for each in found:
+        if each.noun != "apple":
+            splits.setdefault(each.path.name.split("-")[0], set()).add(each.split)
+    assert all(len(each) == 1 for each in splits.values())
+    assert {"train", "held_out"} == set.union(*splits.values())
+    apples = {each.path.stem: each.split for each in found if each.noun == "apple"}
+    assert apples == {"train": "train", "val": "held_out", "test": "held_out"}
+
+
+def test_a_shop_of_real_goods_shows_what_its_split_may_see(folder: Path) -> None:
+    number = write_goods(folder / "photos", folder / "goods")
+    cut = goods.goods()
+    assert number == len(cut.nouns) == len(cut.pictures) == 2 * SENDERS + 3
+    assert cut.pictures.shape[1:] == (SIDE, SIDE, 4)
+    assert len(cut.grounds) == 1  # of training alone
+    trade = Trade(nouns=("shirt", "book", "gun"), prices=(5, 9))
+    for split in ("train", "held_out"):
+        seen = set()
+        for seed in range(4):
+            clip = wide.film(seed, 16, "goods", split, trade=trade)
+            seen |= {thing.look.photo for thing in clip.things if thing.look.photo >= 0}
+            assert all(t.noun in REAL_NOUNS for t in clip.things if t.look.photo >= 0)
+        assert seen, "nothing real was shown"
+        assert {cut.splits[photo] for photo in seen} == {split}
+    world = find_world("goods", trade, side=192)
+    rng = np.random.default_rng(1)
+    take, again = (world.film(5, 6, rng) for _ in range(2))
+    assert take.pixels.shape == (6, 192, 192, 3)
+    assert (take.pixels == again.pixels).all()
+    pixels, truth = world.pictures(7, rng, 4)
+    assert pixels.shape[1:] == (192, 192, 3)
+    assert truth.labels.shape[:2] == (len(pixels), 16)
+    assert {"tee", "yoghurt"} <= set(world.words)
+
+
+def test_without_photographs_nothing_is_made_up(folder: Path) -> None:
+    with pytest.raises(ValueError, match="no real goods: run"):
+        goods.goods()
+    with pytest.raises(ValueError, match="no photographs of goods"):
+        write_goods(folder / "goods", folder / "elsewhere")

