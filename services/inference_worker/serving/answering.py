@@ -34,16 +34,12 @@ _FINISH = {
 INSTRUCTIONS_IGNORED = "instructions_ignored"
 SCHEMA_UNENFORCED = "schema_unenforced"
 TOOLS_IGNORED = "tools_ignored"
-<<<<<<< HEAD
 SAID = "What was said in the video:"  # stands before what was
-=======
 UNFAMILIAR_PICTURE = "unfamiliar_picture"
-UNFAMILIAR = (
+UNFAMILIAR = (  # is said in the place of an answer about pictures that the model does not know
     "I see a picture unlike those I was trained on, so I cannot tell. "
     "Load another model: docs/models.md"
 )
-"""What is said in place of an answer about pictures that the model does not know."""
->>>>>>> 8b398d8 (The built-in model says of pictures unlike its own that it does not know them)
 KEPT_S = 0.25  # how long the end of an answer may wait for the word that it is stored
 
 Examine = Callable[[Outcome], Awaitable[list[str]]]  # flags for `degraded`; may raise instead
