@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import urllib.request
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,15 @@ def _histogram(port: int, name: str) -> Histogram:
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, *, worker_only: bool = False, media: Path | None = None
+    folder: Path, *, worker_only: bool = False, media: Path | None = None, model: str = ""
 ) -> AsyncIterator[Running]:
     """Redis, dialogue, tts, one worker and the gateway, or that worker alone, until the context
     ends. The services' own variables reach them, so that `WORKER_THREADS=1 make bench` measures
-    that. media: folder that sessions may read. Raises ProcessError for what does not come up."""
+    that. media: folder that sessions may read. model: another than is configured.
+    Raises ProcessError for what does not come up."""
     config = LocalConfig.from_env().on_free_ports().with_ports()
+    if model:
+        config = replace(config, worker_model=model)
     redis = folder / "redis"
     redis.mkdir()
     suite = Suite(config, folder, redis, lambda process, what: None, media=media)

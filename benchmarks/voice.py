@@ -1,6 +1,6 @@
 """Talking: how well questions are heard, and how soon they are answered.
 
-A hundred questions about the built-in world, spoken by an installed Piper voice, are heard by the
+A hundred questions about the world of shapes, spoken by an installed Piper voice, are heard by the
 suite's own recogniser, clean and in white noise 10 dB below the speech: the share of wrong words.
 Then somebody talks with a live session: from the end of the speech to the first audio of the
 answer, by stages, and from the first sound of speech into an answer to its silence. What
@@ -24,11 +24,13 @@ from benchmarks.report import Report, Result, Table, Target
 from benchmarks.samples import Latency
 from benchmarks.talker import Talker, Utterance
 from services.common.asr_client import AsrClient
+from services.gateway.voice.phrases import prompt_of
 from services.local.process import is_serving
 from services.tts.engines import Engine, PiperEngine
 from services.tts.voices import installed_voice
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
+from tests.processes import SHAPES as SHAPES_MODEL
 from tests.suite import write_clip
 from training import phrasings
 from training.vocabulary import COLOURS, PLURALS, SHAPES
@@ -49,7 +51,7 @@ _SAME = {  # words that are said alike
 
 
 def questions(count: int) -> list[str]:
-    """Different questions of the built-in world, drawn from all of its phrasings."""
+    """Different questions of that world, drawn from all of its phrasings."""
     shapes, paints = [*SHAPES], [*COLOURS]
     things = [f"{paint} {shape}" for paint, shape in itertools.product(paints, shapes)]
     texts = [
@@ -108,11 +110,11 @@ def noisy(utterance: Utterance, seed: int) -> Utterance:
     return Utterance(utterance.text, pcm, utterance.sample_rate)
 
 
-async def _hear(client: AsrClient, utterance: Utterance) -> str:
+async def _hear(client: AsrClient, utterance: Utterance, prompt: str) -> str:
     async def pieces() -> AsyncIterator[bytes]:
         yield utterance.pcm
 
-    async for reply in client.transcribe(pieces(), utterance.sample_rate):
+    async for reply in client.transcribe(pieces(), utterance.sample_rate, prompt=prompt):
         if reply.final:
             return str(reply.text)
     return ""
@@ -128,8 +130,8 @@ async def _measure(quick: bool, report: Report) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         media = Path(folder) / "media"
         media.mkdir()
-        clip = write_clip(media, seed=5, seconds=16, model="builtin")
-        async with running(Path(folder), media=media) as suite:
+        clip = write_clip(media, seed=5, seconds=16)
+        async with running(Path(folder), media=media, model=str(SHAPES_MODEL)) as suite:
             asr = suite.suite.asr
             if asr is None:
                 raise SystemExit("what hears is not installed: make voice-test")
@@ -137,12 +139,13 @@ async def _measure(quick: bool, report: Report) -> dict[str, Any]:
                 while not await is_serving(asr.address):  # noqa: ASYNC110 - nothing tells of it
                     await asyncio.sleep(0.2)
             client = AsrClient(asr.address)
+            prompt = await _prompt(suite.gateway)
             utterances = []
             for number, text in enumerate(texts):
                 report("speaking the questions", number / len(texts) / 4)
                 utterances.append(await asyncio.to_thread(spoken, engine, text))
             for kind, share in (("clean", 0.25), ("noisy", 0.5)):
-                found[kind] = await _error_rate(client, utterances, kind, share, report)
+                found[kind] = await _error_rate(client, utterances, prompt, kind, share, report)
             await client.aclose()
             async with grpc.aio.insecure_channel(suite.gateway) as channel:
                 stub: Any = gateway_pb2_grpc.SightlineServiceStub(channel)
@@ -151,14 +154,28 @@ async def _measure(quick: bool, report: Report) -> dict[str, Any]:
     return found
 
 
+async def _prompt(gateway: str) -> str:
+    """What the gateway tells the recogniser of its model."""
+    async with grpc.aio.insecure_channel(gateway) as channel:
+        stub: Any = gateway_pb2_grpc.SightlineServiceStub(channel)
+        info = await stub.GetServerInfo(pb.GetServerInfoRequest())
+    return prompt_of(info.models[0].card)
+
+
 async def _error_rate(
-    client: AsrClient, utterances: list[Utterance], kind: str, share: float, report: Report
+    client: AsrClient,
+    utterances: list[Utterance],
+    prompt: str,
+    kind: str,
+    share: float,
+    report: Report,
 ) -> dict[str, Any]:
     wrong = all_words = 0
     mistakes = []
     for number, utterance in enumerate(utterances):
         report(f"hearing them, {kind}", share + number / len(utterances) / 4)
-        heard = await _hear(client, noisy(utterance, number) if kind == "noisy" else utterance)
+        said_so = noisy(utterance, number) if kind == "noisy" else utterance
+        heard = await _hear(client, said_so, prompt)
         missed, said = wrong_words(utterance.text, heard)
         wrong, all_words = wrong + missed, all_words + said
         if missed:

@@ -44,7 +44,7 @@ return packets;
 
 
 async def test_chromium_asks_aloud_is_answered_and_interrupts(driver: Driver) -> None:
-    async with called("What is there?", "Stop!", word_s=2.0, addresses=()) as (http, worker):
+    async with called("What is there?", "Stop!", word_s=3.0, addresses=()) as (http, worker):
         page: Page = driver.page()
 
         async def run(script: str) -> object:
@@ -70,8 +70,9 @@ async def test_chromium_asks_aloud_is_answered_and_interrupts(driver: Driver) ->
             await until("output_audio_buffer.started")
             assert worker.asked[0].question.text == "What is there?"
             await run("voice.gain.value = 0.8")
-            await until("output_audio_buffer.cleared")
+            await until("input_audio_buffer.speech_started", 2)
             await run("voice.gain.value = 0")
+            await until("output_audio_buffer.cleared")  # with its words
             await until("conversation.item.truncated")
             await until("output_audio_buffer.started", 2)
             await eventually(lambda: len(worker.asked) == 2)
