@@ -71,11 +71,6 @@ async def test_a_worker_that_refuses_makes_room_for_another() -> None:
         assert session.feed.placement.worker.address == spare.address
         with pytest.raises(ResourceExhaustedError):
             await parts.push_session(key="another-key")
-        # Whoever comes back for one is not told that it is gone for good, or that its key is wrong.
-        with pytest.raises(UnavailableError):
-            parts.sessions.find("session-0")
-        with pytest.raises(UnavailableError):
-            parts.sessions.find_by_key("key-00000")
 
 
 async def test_full_draining_and_absent_workers_are_told_apart() -> None:
@@ -627,6 +622,11 @@ async def test_draining_ends_every_session_and_takes_no_more() -> None:
         assert len(worker.released) == 3
         with pytest.raises(UnavailableError):
             await parts.push_session(key="another-key")
+        # Whoever comes back for one is not told that it is gone for good, or that its key is wrong.
+        with pytest.raises(UnavailableError):
+            parts.sessions.find("session-0")
+        with pytest.raises(UnavailableError):
+            parts.sessions.find_by_key("key-00000")
 
 
 async def test_rates_are_means_of_the_last_seconds() -> None:
