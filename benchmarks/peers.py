@@ -21,7 +21,7 @@ from benchmarks.published import noise, published_engine, write
 from benchmarks.report import Report, Result, Table, Target
 from benchmarks.samples import Ratio
 
-PAUSE_S = 0.02  # lets the other side's threads go to sleep
+PAUSE_S = 0.3  # lets the threads of whoever was asked before go to sleep
 _COMMON = {
     "num_hidden_layers": 30,
     "vocab_size": 49_280,
