@@ -98,7 +98,7 @@ def run(report: Report, *, quick: bool) -> Result:
                 {**sizes, **SMALL} if quick else sizes,
                 Path(folder) / "model",
                 frames=4 if quick else 30,
-                turns=2 if quick else 7,
+                turns=2 if quick else 5,
                 length=8 if quick else 32,
                 tell=tell,
             )
