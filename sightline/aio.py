@@ -163,8 +163,9 @@ class Client:
             labels=labels,
             priority=priority,
             memory=memory_kind(memory),
-            listen=listen,
         )
+        if listen is not None:  # stubs of the oldest protobuf take no None for it
+            options.listen = listen
         # Drawn once for all tries: a second one gives the session that a first has made.
         request = pb.CreateSessionRequest(
             options=options, request_id=secrets.token_hex(16), model=model
