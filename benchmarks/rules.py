@@ -26,7 +26,7 @@ from services.gateway.rules.kinds import (
     asked_of,
     hints_of,
     reading_of,
-    threshold_of,
+    spares,
     unchanged,
 )
 from sightline.v1 import inference_pb2, inference_pb2_grpc, rules_pb2
@@ -35,6 +35,7 @@ SEED = 990_101  # of stories that no training has drawn
 FPS = 8.0
 LOOK_FRAMES = 2  # from one look to the next
 LEAST_S, NEAR_S = 1.0, 1.0  # that something is held; within which an event is of a change
+MAX_MISSED = 0.05
 DEBOUNCE_S, PROHIBITED_DEBOUNCE_S = 0.2, 0.4
 PROHIBITED = "something prohibited is shown"
 NAMES = ("whole catalogue", "with a hint", "prohibited")
@@ -196,7 +197,7 @@ def _read(
     if hint and (hints := hints_of(rule, state)):
         count = len(hints)
         likeliest = max(found[text] for text in hints)
-        if likeliest > threshold_of(rule):
+        if spares(rule, likeliest):
             return unchanged(state, likeliest, at_ns), count
     return reading_of(rule, found, at_ns), count + len(asked_of(rule))
 
@@ -277,8 +278,12 @@ def _result(scores: dict[str, Score], looks_ms: list[float], seconds: float, mod
             )
         ],
         targets=[
-            Target("events that the hint misses", whole.found - hinted.found, 0),
-            Target("statements that it needs", hinted.statements / max(1, whole.statements), 0.5),
+            Target(
+                "share of what happened that the hint alone misses",
+                (whole.found - hinted.found) / max(1, whole.changes),
+                MAX_MISSED,
+            ),
+            Target("statements that it needs", hinted.statements / max(1, whole.statements), 0.65),
         ],
         figures={"scores": scores, "looks_ms": looks_ms},
         draw=lambda figure: _draw(figure, scores),

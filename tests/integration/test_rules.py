@@ -274,7 +274,7 @@ async def test_a_catalogue_is_not_asked_for_while_nothing_changes(
 ) -> None:
     worker = FakeWorker()
     nothing, cup, bowl = "nothing is held", "a cup is held", "a bowl is held"
-    worker.scores |= {nothing: 0.9, cup: 0.1, bowl: 0.1}
+    worker.scores |= {nothing: 0.95, cup: 0.1, bowl: 0.1}
     async with running(worker, **settings(redis_server)) as parts:
         shown = Shown(parts, await parts.push_session(name="shop"))
         await shown.show()
@@ -284,7 +284,7 @@ async def test_a_catalogue_is_not_asked_for_while_nothing_changes(
         await parts.stub.CreateRule(pb.CreateRuleRequest(session="shop", rule=wanted))
         await eventually(lambda: worker.scored)
         assert [list(each.statements) for each in worker.scored] == [[nothing]]
-        worker.scores |= {nothing: 0.2, cup: 0.9}
+        worker.scores |= {nothing: 0.2, cup: 0.95}
         await shown.show()
         (first,) = await events_of(parts, 1)
         assert first.value == "C-1"

@@ -15,6 +15,7 @@ SCORED = frozenset({PREDICATE, CHOICE, SCORE, PRODUCT})
 CONDITIONS = ("dead", "dark", "covered", "frozen", "repeating")
 HELD = f"{PLACE} is held"
 WHAT_HAPPENS = "What happens now?"
+SURE = 0.9  # of a hint that nothing has changed
 MOST_SAID = 8  # commentaries that a new one is compared with
 _WORD = re.compile(r"\w+")
 
@@ -60,6 +61,11 @@ def hints_of(rule: rules_pb2.Rule, state: rules_pb2.RuleState) -> list[str]:
         for name in product.names
     ]
     return _with(rule.product.statement or HELD, named) if named else [rule.product.idle]
+
+
+def spares(rule: rules_pb2.Rule, likeliest: float) -> bool:
+    """Whether a hint of this probability says surely enough that nothing has changed."""
+    return likeliest > max(SURE, threshold_of(rule))
 
 
 def unchanged(state: rules_pb2.RuleState, probability: float, at_ns: int) -> Reading:

@@ -25,6 +25,7 @@ from services.gateway.rules.kinds import (
     hints_of,
     kind_of,
     reading_of,
+    spares,
     threshold_of,
     unchanged,
 )
@@ -207,7 +208,7 @@ class Watchman:
                     reading = reading_of(post.rule, probabilities, at_ns)
                 else:
                     likeliest = max(probabilities[text] for text in post.asked)
-                    if likeliest <= threshold_of(post.rule):
+                    if not spares(post.rule, likeliest):
                         changed.append(post)
                         continue
                     metrics.RULE_CHECKS_SAVED.inc()
