@@ -288,6 +288,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (
                 (rate("sightline_rule_checks_total", "kind"), "{{kind}}"),
                 (rate("sightline_rule_checks_saved_total"), "spared by a hint"),
+                (rate("sightline_rule_checks_unfamiliar_total"), "of unfamiliar pictures"),
             ),
         ),
         timed("A look at a session for its rules", "sightline_rule_look_seconds"),

@@ -208,6 +208,10 @@ RULE_CHECKS_SAVED = Counter(
     "sightline_rule_checks_saved_total",
     "Rules of many statements that a hint spared: nothing had changed.",
 )
+RULE_CHECKS_UNFAMILIAR = Counter(
+    "sightline_rule_checks_unfamiliar_total",
+    "Rules that were not judged, because the pictures are unlike those that the model knows.",
+)
 RULE_FAILURES = Counter(
     "sightline_rule_failures_total",
     "Looks that gave nothing, by the code of their error.",

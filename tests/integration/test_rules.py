@@ -269,6 +269,23 @@ async def test_health_is_told_also_while_the_model_is_away(redis_server: RedisSe
         assert (over.active, over.value) == (False, "fine")
 
 
+async def test_unfamiliar_pictures_are_no_events(redis_server: RedisServer) -> None:
+    worker = FakeWorker()
+    worker.scores[PHONE], worker.strangeness = 0.9, 1.5
+    async with running(worker, **settings(redis_server)) as parts:
+        shown = Shown(parts, await parts.push_session(name="street"))
+        await shown.show()
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="street", rule=phone()))
+        await eventually(lambda: worker.scored)
+        await shown.show()
+        await eventually(lambda: len(worker.scored) > 1)
+        assert not (await parts.stub.ListEvents(pb.ListEventsRequest())).events
+        worker.strangeness = 0.5
+        await shown.show()
+        (event,) = await events_of(parts, 1)
+        assert event.number == 1
+
+
 async def test_a_catalogue_is_not_asked_for_while_nothing_changes(
     redis_server: RedisServer,
 ) -> None:

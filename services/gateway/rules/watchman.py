@@ -10,6 +10,7 @@ from typing import Protocol
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
+from services.gateway.frames.frame_counts import FAMILIAR
 from services.gateway.rules.checks import interval_s
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.judgement import NS, Judgement, Reading
@@ -190,7 +191,7 @@ class Watchman:
         changed = []
         for some in _sliced(posts):
             try:
-                probabilities, at_ns = await self._probabilities(some)
+                probabilities, at_ns, unfamiliar = await self._probabilities(some)
             except InvalidArgumentError as error:
                 if len(some) > 1:
                     for post in some:
@@ -203,6 +204,9 @@ class Watchman:
                 continue
             for post in some:
                 await self._right(post)
+                if unfamiliar:  # nobody can tell: all stays as it was told last
+                    metrics.RULE_CHECKS_UNFAMILIAR.inc()
+                    continue
                 if post.asked == post.statements:
                     metrics.RULE_CHECKS.labels(post.kind).inc()
                     reading = reading_of(post.rule, probabilities, at_ns)
@@ -217,17 +221,19 @@ class Watchman:
                     await self._judge(post, reading)
         return changed
 
-    async def _probabilities(self, posts: list[_Post]) -> tuple[dict[str, float], int]:
-        """Probabilities of what rules ask, and the capture time of the newest frame."""
+    async def _probabilities(self, posts: list[_Post]) -> tuple[dict[str, float], int, bool]:
+        """Probabilities of what rules ask, the capture time of the newest frame, and whether the
+        model does not know such pictures."""
         statements = list(dict.fromkeys(text for post in posts for text in post.asked))
         found: dict[str, float] = {}
-        at_ns = 0
+        at_ns, strangeness = 0, 0.0
         for first in range(0, len(statements), MOST_STATEMENTS):
             few = statements[first : first + MOST_STATEMENTS]
             scored = await self._lookout.decisions.score(few, self._session, "")
             found |= zip(few, scored.probabilities, strict=True)
             at_ns = max(at_ns, scored.last_capture_ns)
-        return found, at_ns
+            strangeness = max(strangeness, scored.strangeness)
+        return found, at_ns, strangeness > FAMILIAR
 
     async def _judge_health(self, post: _Post) -> None:
         condition = self._session.condition
@@ -263,6 +269,9 @@ class Watchman:
             return
         metrics.RULE_CHECKS.labels(COMMENTARY).inc()
         await self._right(post)
+        if done.unfamiliar_picture:
+            metrics.RULE_CHECKS_UNFAMILIAR.inc()
+            return
         text = done.text.strip()[:MAX_TEXT_CHARACTERS]
         state = post.judgement.state
         passed_ns = done.last_capture_ns - state.capture_ns
