@@ -308,7 +308,7 @@ byId("skip").addEventListener("click", (event) => {
 });
 byId("start-over").addEventListener("click", startOver);
 byId("new-session").addEventListener("click", () => dialog.open());
-offerPhone({ info: () => model.info });
+offerPhone();
 offerUploads({ onCreated: adopt, taken: () => [...sessions.values()].map(nameOf) });
 byId("speech").addEventListener("change", ({ target }) => {
   if (target.checked) speech.unlock();
