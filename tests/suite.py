@@ -163,7 +163,8 @@ class Annex(Suite):
         self.gateway.start(START_TIMEOUT_S)
 
     def stop(self) -> list[str]:
-        self.gateway.stop()
+        if self.gateway.process is not None:
+            self.gateway.stop()
         return []
 
 

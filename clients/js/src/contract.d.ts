@@ -140,6 +140,7 @@ export interface GetServerInfoResponse {
   ice_servers?: IceServer[];
   sign_in?: string;
   voice?: boolean;
+  rules?: boolean;
   recording_s?: number;
 }
 

@@ -70,6 +70,7 @@ class ServerInfo:
             speech=self._speaker.configured,
             voice=config.asr is not None,
             recording_s=config.recording_s,
+            rules=config.of_rules() is not None,
             voices=voices.voices,
             default_voice=voices.default_voice,
             conversations=self._conversations.configured,

@@ -13,6 +13,7 @@ import { Model, readyModel } from "./model.js";
 import { offerPhone } from "./phone.js";
 import { Preview } from "./preview.js";
 import { offerCameras } from "./publishing.js";
+import { followRules } from "./rule_events.js";
 import { server } from "./server.js";
 import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
 import { Timeline } from "./timeline.js";
@@ -89,6 +90,7 @@ function enter(id) {
   };
   room.chat.hears = hears;
   room.timeline = new Timeline(connection, { chat: room.chat, watches: room.watches, records: () => Number(model.info.recording_s ?? 0) > 0 });
+  room.unfollow = followRules(id, room.timeline, () => model.info.rules === true);
   rooms.set(id, room);
   connection.addEventListener("state", () => {
     if (connection.reason === "gone") forget(id, "That session has been removed.");
@@ -161,6 +163,7 @@ function adopt(session) {
 }
 
 function forget(id, text) {
+  rooms.get(id)?.unfollow();
   rooms.get(id)?.connection.close();
   rooms.delete(id);
   sessions.delete(id);
@@ -305,7 +308,7 @@ byId("skip").addEventListener("click", (event) => {
 });
 byId("start-over").addEventListener("click", startOver);
 byId("new-session").addEventListener("click", () => dialog.open());
-offerPhone({ info: () => model.info });
+offerPhone();
 offerUploads({ onCreated: adopt, taken: () => [...sessions.values()].map(nameOf) });
 byId("speech").addEventListener("change", ({ target }) => {
   if (target.checked) speech.unlock();

@@ -5,17 +5,20 @@ import { server } from "./server.js";
 
 const LOOPBACK = /^(localhost|127\..*|\[::1\])$/;
 
-/** Makes the button work. `info()`: what the server tells of itself. */
-export function offerPhone({ info }) {
+/** Makes the button work. */
+export function offerPhone() {
   const dialog = byId("phone-dialog");
   byId("phone").addEventListener("click", async () => {
-    const address = addressFor(info());
     byId("phone-code").replaceChildren();
-    setText(byId("phone-address"), address);
-    setText(byId("phone-about"), aboutOf(address, info()));
+    setText(byId("phone-address"), "");
+    setText(byId("phone-about"), "");
     dialog.showModal();
-    if (!address) return;
     try {
+      const info = await server.info();
+      const address = addressFor(info);
+      setText(byId("phone-address"), address);
+      setText(byId("phone-about"), aboutOf(address, info));
+      if (!address) return;
       const reply = await server.request(`api/code.svg?address=${encodeURIComponent(address)}`);
       const url = URL.createObjectURL(await reply.blob());
       byId("phone-code").replaceChildren(el("img", { src: url, alt: `A QR code of ${address}`, width: 240, height: 240, on: { load: () => URL.revokeObjectURL(url) } }));

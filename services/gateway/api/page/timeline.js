@@ -53,14 +53,18 @@ export class Timeline {
     this.drawing = setInterval(() => this.#draw(), STRIP_MS);
   }
 
-  /** Adds what happened at a time (ns since the epoch; now by default); `show` leads to more of it. */
-  add({ at_ns, kind, text, show = null }) {
+  /**
+   * Adds what happened at a time (ns since the epoch; now by default). `show` leads to more of it; `picture`
+   * and `clip` are paths of what the server keeps of it.
+   */
+  add({ at_ns, kind, text, show = null, picture = "", clip = "" }) {
     const at = at_ns ? Number(at_ns) / 1e6 : Date.now();
     const same = this.#entries.find((entry) => entry.at === at && entry.text === text);
     if (same) return same; // told again after a break
-    const entry = { at, kind, text, show, url: "" };
+    const entry = { at, kind, text, show, picture, clip, url: "" };
     entry.button = el("button", { type: "button", class: "moment", data: { kind }, on: { click: () => this.#show(entry) } }, el("time", { text: clock(at * 1e6) }), ` ${text}`);
-    entry.button.disabled = !show;
+    entry.button.disabled = !show && !picture && !clip;
+    entry.button.classList.toggle("pictured", Boolean(picture || clip));
     entry.node = el("li", {}, entry.button);
     entry.dot = el("i", { class: "mark", title: text, data: { kind }, on: { click: () => this.#show(entry) } });
     const place = this.#entries.findIndex((each) => each.at <= at);
@@ -107,13 +111,15 @@ export class Timeline {
 
   async #show(entry) {
     const around = { from: entry.at / 1000 - AROUND_S, to: Math.min(Date.now(), entry.at + 1000 * AROUND_S) / 1000 };
-    const seen = entry.kind !== "answer";
-    const clip = seen && this.records() ? await this.#recorded(around) : "";
+    const recorded = `api/sessions/${encodeURIComponent(this.#session)}/recording?from=${around.from}&to=${around.to}`;
+    const kept = entry.clip || (entry.kind !== "answer" && !entry.picture && this.records() ? recorded : "");
+    const clip = kept ? await fetched(kept) : "";
+    if (!clip && !entry.url && entry.picture) Object.assign(entry, { url: await fetched(entry.picture), late_s: 0 });
     if (!clip && !entry.url) return entry.show?.();
     const dialog = byId("moment");
     const shown = clip ? el("video", { src: clip, controls: true, autoplay: true, muted: true, playsinline: true, "aria-label": entry.text }) : el("img", { src: entry.url, alt: `The picture when it was told: ${entry.text}` });
     setText(byId("moment-title"), entry.text);
-    setText(byId("moment-about"), clip ? `Recorded around ${clock(entry.at * 1e6)}.` : `Taken ${seconds(entry.late_s)} after ${clock(entry.at * 1e6, { tenths: true })}.`);
+    setText(byId("moment-about"), clip ? `Recorded around ${clock(entry.at * 1e6)}.` : entry.late_s ? `Taken ${seconds(entry.late_s)} after ${clock(entry.at * 1e6, { tenths: true })}.` : `Taken at ${clock(entry.at * 1e6)}.`);
     const more = byId("moment-more");
     more.hidden = !entry.show;
     more.onclick = () => {
@@ -123,16 +129,6 @@ export class Timeline {
     byId("moment-picture").replaceChildren(shown);
     dialog.addEventListener("close", () => clip && URL.revokeObjectURL(clip), { once: true });
     dialog.showModal();
-  }
-
-  // A piece of the session's recording, as an address; "" where the server keeps none.
-  async #recorded({ from, to }) {
-    try {
-      const reply = await server.request(`api/sessions/${encodeURIComponent(this.#session)}/recording?from=${from}&to=${to}`);
-      return URL.createObjectURL(await reply.blob());
-    } catch {
-      return "";
-    }
   }
 
   #draw() {
@@ -146,5 +142,14 @@ export class Timeline {
       dot.hidden = part < 0;
       dot.style.left = `${(100 * Math.min(1, part)).toFixed(2)}%`;
     }
+  }
+}
+
+// What the server has there, as an address of this page's; "" where it has it no more.
+async function fetched(path) {
+  try {
+    return URL.createObjectURL(await (await server.request(path)).blob());
+  } catch {
+    return "";
   }
 }
