@@ -265,6 +265,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
             frames_seen=3,
             last_capture_ns=seen[-1].capture_ns if seen else 0,
             strangeness=self.strangeness,
+            cannot_tell=self.strangeness > 1,
         )
 
     async def ResizeSession(

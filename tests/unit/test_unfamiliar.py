@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from services.inference_worker.model.family import Encoded, Round
 from services.inference_worker.serving import answering
 from services.inference_worker.serving.answering import UNFAMILIAR, Answerer
 from services.inference_worker.serving.guard import Guard
+from services.inference_worker.serving.noting import Noter
 from services.inference_worker.serving.scoring import Scorer
 from services.inference_worker.serving.sessions import Sessions, WorkerSession
 from services.inference_worker.serving.watch_rule import WatchRule, WatchState
@@ -188,8 +190,20 @@ async def test_no_watch_fires_on_strange_pictures(level: int, withholds: bool) -
 
 async def test_statements_are_scored_with_a_word_about_the_pictures() -> None:
     async with running_engine(STRANGE) as bench:
-        scored = await Scorer(bench.engine, 64, 2).score("s", ["word1", "word2"])
-        assert (scored.strangeness, len(scored.probabilities)) == (2.5, 2)
+        for withholds in (True, False):
+            scorer = Scorer(bench.engine, 64, 2, withholds)
+            scored = await scorer.score("s", ["word1", "word2"])
+            assert (scored.strangeness, len(scored.probabilities)) == (2.5, 2)
+            assert scored.cannot_tell == withholds
+
+
+@pytest.mark.parametrize(("level", "withholds"), [(STRANGE, True), (STRANGE, False), (KNOWN, True)])
+async def test_no_note_is_taken_of_strange_pictures(level: int, withholds: bool) -> None:
+    async with running_engine(level) as bench:
+        bench.model.card = dataclasses.replace(bench.model.card, notes=("what is",))
+        noted = await Noter(bench.engine, withholds).note("s")
+        assert bool(noted.line) == (level == KNOWN or not withholds)
+        assert noted.embedding
 
 
 async def test_a_session_says_so_while_it_is_so_and_decisions_carry_it() -> None:

@@ -10,7 +10,6 @@ from typing import Protocol
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
-from services.gateway.frames.frame_counts import FAMILIAR
 from services.gateway.rules.checks import interval_s
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.judgement import NS, Judgement, Reading
@@ -226,14 +225,14 @@ class Watchman:
         model does not know such pictures."""
         statements = list(dict.fromkeys(text for post in posts for text in post.asked))
         found: dict[str, float] = {}
-        at_ns, strangeness = 0, 0.0
+        at_ns, unfamiliar = 0, False
         for first in range(0, len(statements), MOST_STATEMENTS):
             few = statements[first : first + MOST_STATEMENTS]
             scored = await self._lookout.decisions.score(few, self._session, "")
             found |= zip(few, scored.probabilities, strict=True)
             at_ns = max(at_ns, scored.last_capture_ns)
-            strangeness = max(strangeness, scored.strangeness)
-        return found, at_ns, strangeness > FAMILIAR
+            unfamiliar |= scored.cannot_tell
+        return found, at_ns, unfamiliar
 
     async def _judge_health(self, post: _Post) -> None:
         condition = self._session.condition

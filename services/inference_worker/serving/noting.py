@@ -23,6 +23,7 @@ class Noter:
     """Takes notes by the questions that the model's card has for that."""
 
     engine: Brain
+    withholds: bool = True
 
     async def note(self, session_id: str) -> inference_pb2.NoteResponse:
         """What the model says of the newest frames now, and their embedding. Raises what the engine
@@ -68,6 +69,8 @@ class Noter:
                     raise value
                 elif kind == "finished":
                     text.rest()
+                    if seen.unfamiliar and self.withholds:
+                        return "", seen  # the picture alone is worth keeping
                     return " ".join(text.text.split()), seen
         finally:
             self.engine.cancel(job)

@@ -12,7 +12,7 @@ from sightline.v1 import inference_pb2
 @dataclass(slots=True)
 class Scorer:
     """Scores statements. `question_tokens`: of the longest; `at_once`: of one call, so that
-    questions still find room.
+    questions still find room. `withholds`: nothing shall happen because of unfamiliar pictures.
 
     Every statement is a branch of its own, which reads the pages of the video that the session
     holds anyway; those that are under way together share the engine's steps.
@@ -21,6 +21,7 @@ class Scorer:
     engine: Brain
     question_tokens: int
     at_once: int
+    withholds: bool = True
 
     async def score(
         self, session_id: str, statements: list[str]
@@ -46,6 +47,7 @@ class Scorer:
                 reply.last_capture_ns = max(reply.last_capture_ns, seen.last_capture_ns)
                 reply.frames_seen = max(reply.frames_seen, seen.num_frames)
                 reply.strangeness = max(reply.strangeness, seen.strangeness)
+                reply.cannot_tell |= seen.unfamiliar and self.withholds
 
         async with asyncio.TaskGroup() as tasks:
             for number in range(min(self.at_once, len(prompts))):

@@ -74,8 +74,13 @@ class InferenceServicer(InferenceServiceServicer):
             config.watches_per_session,
             withholds=config.withholds,
         )
-        self._scorer = Scorer(engine, config.question_tokens, max(1, config.waiting_questions // 2))
-        self._noter = Noter(engine)
+        self._scorer = Scorer(
+            engine,
+            config.question_tokens,
+            max(1, config.waiting_questions // 2),
+            config.withholds,
+        )
+        self._noter = Noter(engine, config.withholds)
         self._answers = InFlight("questions", owner="the worker", most=config.max_answers)
         self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=256)
 
