@@ -72,8 +72,11 @@ def statistics(maps: Sequence[Tensor]) -> Tensor:
     [frames, 2 × channels of all]."""
     found = []
     for each in maps:
-        spread, mean = torch.std_mean(each.flatten(2).float(), dim=2)
-        found += [mean, spread]
+        flat = each.permute(0, 2, 3, 1).flatten(1, 2).float()  # as they lie: sums go along rows
+        cells = flat.shape[1]
+        mean, power = flat.mean(1), flat.square().mean(1)
+        spread = (power - mean.square()).clamp(min=0) * (cells / (cells - 1))
+        found += [mean, spread.sqrt()]
     return torch.cat(found, dim=1)
 
 
