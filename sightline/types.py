@@ -354,6 +354,7 @@ class WatchStatus:
     capture_ns: int  # newest frame it was judged on
     unknown_words: tuple[str, ...] = ()  # of the condition, which the model has never learned
     undecided: bool = False  # the model would rather have said something else than yes or no
+    unfamiliar_picture: bool = False  # it does not know such pictures: nobody can tell
 
 
 @dataclass(frozen=True, slots=True)

@@ -307,6 +307,7 @@ def watch_status(message: pb.WatchStatus) -> WatchStatus:
         capture_ns=message.capture_ns,
         unknown_words=tuple(message.unknown_words),
         undecided=message.undecided,
+        unfamiliar_picture=message.unfamiliar_picture,
     )
 
 

@@ -179,9 +179,12 @@ async def test_no_watch_fires_on_strange_pictures(level: int, withholds: bool) -
         tokens = bench.model.watch_tokens("word1")
         counted = metrics.WATCH_CHECKS.labels("unfamiliar")
         before = counted._value.get()
+        status = pb.WatchStatus()
         event = await watcher._check(
-            WorkerSession("s", 1.0, 100), pb.Watch(watch="w"), tokens, state
+            WorkerSession("s", 1.0, 100), pb.Watch(watch="w"), tokens, state, status
         )
+        assert status.unfamiliar_picture == (level == STRANGE)
+        assert status.capture_ns == NEWEST - 1
         silent = level == STRANGE and withholds
         assert (event is None) == silent
         assert state.active == (not silent)

@@ -128,7 +128,9 @@ class Watcher:
             if not self.guard.unscored(session):
                 raise
             return None
+        status.unfamiliar_picture = seen.unfamiliar
         if seen.unfamiliar and self.withholds:  # nobody can tell: all stays as it was told last
+            status.capture_ns = seen.last_capture_ns
             metrics.WATCH_CHECKS.labels("unfamiliar").inc()
             return None
         metrics.WATCH_CHECKS.labels("yes" if probability > 0.5 else "no").inc()

@@ -139,7 +139,8 @@ export class Watches {
 }
 
 // Why a watch may be of no use, in words; "" where it is fine.
-function doubtOf({ unknown_words: unknown = [], undecided = false }) {
+function doubtOf({ unknown_words: unknown = [], undecided = false, unfamiliar_picture: strange = false }) {
+  if (strange) return "Cannot tell: the picture is unlike those that the model was trained on.";
   if (unknown.length > 0) return `The model does not know ${unknown.map((word) => `“${word}”`).join(", ")}: it only guesses.`;
   return undecided ? "The model would rather not say yes or no: it may not understand this." : "";
 }
