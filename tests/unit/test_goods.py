@@ -1,13 +1,20 @@
 """Real goods: cut out of photographs, kept apart by split, and put into the shop."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
 from services.common.jpeg import encode_jpeg
+from services.inference_worker.model.builtin import BuiltinModel
+from tests.unit.test_lite0 import published
+from training.recipe import Mix, Stage, load_recipe
+from training.train import Trainer
 from training.world import goods, wide
 from training.world.cutting import cut_out
 from training.world.goods import REAL_NOUNS, SIDE, photographs, write_goods
@@ -118,6 +125,44 @@ def test_a_shop_of_real_goods_shows_what_its_split_may_see(folder: Path) -> None
     assert pixels.shape[1:] == (192, 192, 3)
     assert truth.labels.shape[:2] == (len(pixels), 16)
     assert {"tee", "yoghurt"} <= set(world.words)
+
+
+def test_a_model_learns_from_them_and_goes_on_where_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_goods(folder / "photos", folder / "goods")
+    torch.save(published(), folder / "lite0.pth")
+    monkeypatch.setenv("SIGHTLINE_TRUNK", str(folder / "lite0.pth"))
+    whole = load_recipe("goods")
+    learning = Stage(
+        name="captions",
+        steps=1,
+        mixes=(Mix(frames=4, batch=1, text_size=120),),
+        learning_rate=1e-4,
+        final_learning_rate=1e-5,
+    )
+    recipe = dataclasses.replace(
+        whole, frame_size=64, picture_steps=1, picture_batch=6, stages=(learning,), held_out=()
+    )
+    recipe = dataclasses.replace(recipe, check_every=100, save_every=1)
+
+    def trainer() -> Trainer:
+        made = Trainer(recipe, folder / "run", folder / "model", torch.device("cpu"))
+        made.check = dict  # type: ignore[method-assign, assignment]
+        return made
+
+    first = trainer()
+    stem = "model.encoder.trunk.stem.convolution.weight"
+    before = first.objectives.state_dict()[stem].clone()
+    first.run(Console(quiet=True), workers=0, steps=1)
+    assert not torch.equal(first.objectives.state_dict()[stem], before)
+    second = trainer()
+    assert second.resume()
+    assert second.step == 1
+    second.run(Console(quiet=True), workers=0)
+    assert second.step == recipe.total_steps
+    made = BuiltinModel.load(folder / "model", torch.float32, torch.device("cpu"))
+    assert (made.config.tower, made.config.frame_size) == ("lite0", 64)
 
 
 def test_without_photographs_nothing_is_made_up(folder: Path) -> None:
