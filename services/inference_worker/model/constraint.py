@@ -72,6 +72,9 @@ class Grammars:
         self._tokenizer: Any = None
         self._lock = threading.Lock()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Grammars":
+        return self  # a copy of its model has the same tokenizer, and a lock cannot be copied
+
     def constraint(self, form: Form) -> Constraint | None:
         """What holds an answer to a form; None where nothing can, and it may be asked for in words
         only. Takes a second the first time. Raises InvalidArgumentError for tools that cannot be
