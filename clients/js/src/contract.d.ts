@@ -496,4 +496,5 @@ export interface WatchStatus {
   capture_ns?: string;
   unknown_words?: string[];
   undecided?: boolean;
+  unfamiliar_picture?: boolean;
 }
