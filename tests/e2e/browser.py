@@ -129,6 +129,7 @@ class Page:
         self._console: list[dict[str, Any]] = []
 
     def close(self) -> None:
+        self.console()  # is read once: what nobody asked for is not the next page's
         self._driver.leave()
 
     def goto(self, url: str) -> None:
