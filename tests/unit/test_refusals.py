@@ -32,7 +32,7 @@ def test_another_architecture_is_named_with_what_is_supported(folder: Path) -> N
         ("Qwen3ForCausalLM", "sees no pictures"),
         ("GPT2LMHeadModel", "sees no pictures"),
         ("Idefics3ForConditionalGeneration", "SmolVLM2 is its successor"),
-        ("InternVLForConditionalGeneration", "is InternVL"),
+        ("InternVLChatModel", "is InternVLChatModel.*take the release.*-hf"),
         ("LlavaOnevisionForConditionalGeneration", "is Llava"),
     ],
 )

@@ -61,6 +61,11 @@ def architecture_error(name: str, architecture: str, supported: str) -> ModelErr
         what = f"is {architecture}, a mixture of experts"
     elif _RECURRENT.search(lower):
         what = f"is {architecture}, recurrent in part: frames cannot be taken out of its state"
+    elif lower == "internvlchatmodel":
+        what = (
+            f"is {architecture}, the layout of its authors' own code: take the release of the same "
+            "model that ends in -hf (InternVL3) or -HF (InternVL3.5)"
+        )
     elif architecture.endswith(_WORDS_ALONE):
         what = f"is {architecture}, which reads words and sees no pictures"
     elif lower.startswith("idefics3"):

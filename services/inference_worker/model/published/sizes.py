@@ -21,6 +21,7 @@ _VISION = {
     "hidden_size": 2**16,
     "image_size": 8192,
     "in_channels": 3,
+    "num_channels": 3,
     "intermediate_size": 2**18,
     "mlp_ratio": 64,
     "num_attention_heads": 1024,
@@ -42,6 +43,8 @@ def check_sizes(config: Any) -> None:
     for part, limits in ((text, _TEXT), (vision, _VISION), (config, {"scale_factor": 16})):
         for name, most in limits.items():
             value = getattr(part, name, 1)
+            if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
+                value = value[0]  # a square, as InternVL writes it
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not whole or not 1 <= value <= most:
                 raise ModelError(f"config.json: {name} is {value!r}; a whole number, 1 to {most}")
