@@ -189,6 +189,31 @@ FAMILY = {
         template=templates.QWEN3_VL,
         mrope=20,
     ),
+    "qwen3_vl_moe": Family(
+        classes="Qwen3VLMoe",
+        text={
+            **_TEXT,
+            "head_dim": 32,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 40,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [1],
+        },
+        vision={
+            **_QWEN_VISION,
+            "depth": 4,
+            "patch_size": 16,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 2],
+        },
+        outer={"tie_word_embeddings": False},
+        pixels={"min_pixels": 4 * 32 * 32, "max_pixels": 64 * 32 * 32},
+        template=templates.QWEN3_VL,
+        mrope=20,
+    ),
     "internvl": Family(
         classes="InternVL",
         text={**_TEXT, "model_type": "qwen2", "head_dim": None, "rope_scaling": None},
@@ -338,7 +363,7 @@ def _qwen_config(
     head = text.get("head_dim", text["hidden_size"] // text["num_attention_heads"])
     side = head // 2 * kind.mrope // 64
     rope: dict[str, Any] = {"mrope_section": [head // 2 - 2 * side, side, side]}
-    if kind.classes == "Qwen3VL":
+    if kind.classes.startswith("Qwen3VL"):
         rope |= {"rope_type": "default", "mrope_interleaved": True}
     else:
         rope |= {"type": "mrope"}
@@ -413,7 +438,9 @@ def _qwen_files(kind: Family, sizes: dict[str, Any]) -> dict[str, dict[str, Any]
     }
     least, most = sizes["min_pixels"], sizes["max_pixels"]
     image: dict[str, Any] = {"size": {"shortest_edge": least, "longest_edge": most}}
-    if kind.classes == "Qwen3VL":  # its videos are bounded by the area of all frames together
+    if kind.classes.startswith(
+        "Qwen3VL"
+    ):  # its videos are bounded by the area of all frames together
         video: dict[str, Any] = {
             "size": {"shortest_edge": least, "longest_edge": most * CLIP_FRAMES},
             "fps": 2,

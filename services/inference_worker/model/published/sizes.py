@@ -14,6 +14,10 @@ _TEXT = {
     "num_attention_heads": 1024,
     "num_key_value_heads": 1024,
     "max_position_embeddings": 2**30,
+    "num_experts": 4096,
+    "num_experts_per_tok": 4096,
+    "moe_intermediate_size": 2**18,
+    "decoder_sparse_step": 512,
 }
 _VISION = {
     "depth": 512,
