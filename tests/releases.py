@@ -69,7 +69,7 @@ def _release(name: str, family: str, heads: int, tied: bool, shards: int, **more
         sizes["vision_depth"] = 2
     if family == "qwen2_5_vl":
         sizes |= _VISION
-    if family == "qwen3_vl":
+    if family.startswith("qwen3_vl"):
         sizes |= {"vision_deepstack_visual_indexes": [0, 1], "head_dim": 16}
     return Release(name=name, family=family, sizes=sizes, shards=shards, **more)
 
@@ -128,6 +128,11 @@ ANSWERING = (
         **_SMOL,
     ),
 )
+_A3B = {"mlp_only_layers": []}
+EXPERTS = (
+    _release("Qwen/Qwen3-VL-30B-A3B-Instruct", "qwen3_vl_moe", 1, False, 13, **_Q3, sizes=_A3B),
+    _release("Qwen/Qwen3-VL-235B-A22B-Instruct", "qwen3_vl_moe", 1, False, 32, **_Q3, sizes=_A3B),
+)
 INTERNVL = (
     _release("OpenGVLab/InternVL3-1B-hf", "internvl", 3, True, 1, **_I3),
     _release("OpenGVLab/InternVL3-8B-hf", "internvl", 2, False, 4, **_I3),
@@ -171,6 +176,11 @@ def write_release(release: Release, folder: Path) -> Path:
         (folder / "training_args.bin").write_bytes(b"\x80\x02.")
     tensors = load_file(folder / "model.safetensors")
     tensors = {name: tensor.to(release.dtype) for name, tensor in tensors.items()}
+    if release in EXPERTS:  # whose matrices lie there transposed
+        tensors = {
+            name: tensor.transpose(1, 2).contiguous() if ".experts." in name else tensor
+            for name, tensor in tensors.items()
+        }
     if "3_5" in release.name:  # saved after transformers had moved everything but the last matrix
         tensors = {_moved(name): tensor for name, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
@@ -232,7 +242,7 @@ def processor_config(release: Release, config: dict[str, Any]) -> dict[str, Any]
             "temporal_patch_size": 2,
             "merge_size": 2,
         }
-        three = release.family == "qwen3_vl"
+        three = release.family.startswith("qwen3_vl")
         image = {"size": {"longest_edge": 16777216, "shortest_edge": 65536}}
         video = {"max_frames": 768, "min_frames": 4, "do_sample_frames": three, **image}
         names = ("Qwen2VLImageProcessor", f"Qwen{3 if three else 2}VLVideoProcessor")
@@ -249,7 +259,7 @@ def _qwen_config(config: dict[str, Any], release: Release) -> dict[str, Any]:
     in Qwen3-VL, a text_config, which the tuned ones have beside the flat one."""
     text, vision = config["text_config"], config["vision_config"]
     rope = text["rope_parameters"]
-    three = release.family == "qwen3_vl"
+    three = release.family.startswith("qwen3_vl")
     words = {key: text[key] for key in _TEXT if key in text}
     words["rope_theta"] = rope["rope_theta"]
     words["rope_scaling"] = {"mrope_section": rope["mrope_section"], "type": "mrope"}
@@ -272,11 +282,14 @@ def _qwen_config(config: dict[str, Any], release: Release) -> dict[str, Any]:
             "rope_type": "default",
         }
         words |= {"attention_bias": False, "head_dim": text["head_dim"], "dtype": "bfloat16"}
-        words |= {"model_type": "qwen3_vl_text", "initializer_range": 0.02}
+        words |= {"model_type": f"{release.family}_text", "initializer_range": 0.02}
+        if release.family == "qwen3_vl_moe":
+            words |= {key: text[key] for key in _EXPERTS}
+            words["num_experts"] = text["num_local_experts"]
         return {
             **whole,
             "text_config": words,
-            "vision_config": {**pictures, "model_type": "qwen3_vl"},
+            "vision_config": {**pictures, "model_type": release.family},
         }
     pictures["spatial_patch_size"] = vision["patch_size"]
     whole |= {"torch_dtype": "bfloat16", "vision_token_id": whole["image_token_id"] - 1}
@@ -408,6 +421,12 @@ _TEXT = (
     "sliding_window",
     "use_sliding_window",
 )
+_EXPERTS = (
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "moe_intermediate_size",
+    "num_experts_per_tok",
+)
 _VISION_KEYS = (
     "deepstack_visual_indexes",
     "depth",
@@ -505,7 +524,7 @@ def _pictures(release: Release, config: dict[str, Any]) -> dict[str, dict[str, A
         "image_std": list(kind.std),
         "processor_class": processor,
     }
-    if release.family != "qwen3_vl":
+    if not release.family.startswith("qwen3_vl"):
         bounds = {"min_pixels": 3136, "max_pixels": 12845056}
         image = "Qwen2VLImageProcessorFast" if release.trained else "Qwen2VLImageProcessor"
         return {"preprocessor_config.json": {**bounds, **shared, "image_processor_type": image}}

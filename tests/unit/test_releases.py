@@ -14,7 +14,7 @@ from services.inference_worker.model.published.model import PublishedModel
 from services.inference_worker.model.registry import load_model
 from services.inference_worker.model.sampling import Sampling
 from tests.published import Pair, Transcript
-from tests.releases import ANSWERING, INTERNVL, THINKING, Release, resave, write_release
+from tests.releases import ANSWERING, EXPERTS, INTERNVL, THINKING, Release, resave, write_release
 from tests.unit.tiny import Bench
 
 TOLERANCE = 2e-4
@@ -25,6 +25,7 @@ USUAL = {
     "qwen2_vl": Sampling(temperature=0.01, top_k=1, top_p=0.001),
     "qwen2_5_vl": Sampling(temperature=1e-6, top_k=50, repetition_penalty=1.05),
     "qwen3_vl": Sampling(temperature=0.7, top_k=20, top_p=0.8),
+    "qwen3_vl_moe": Sampling(temperature=0.7, top_k=20, top_p=0.8),
     "internvl": Sampling(top_k=50),
     "smolvlm": Sampling(top_k=50),
 }
@@ -35,7 +36,7 @@ def layout(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.mark.parametrize("release", [*ANSWERING, *INTERNVL], ids=str)
+@pytest.mark.parametrize("release", [*ANSWERING, *EXPERTS, *INTERNVL], ids=str)
 def test_a_release_streams_and_equals_transformers(
     release: Release, layout: str, tmp_path: Path
 ) -> None:
