@@ -58,6 +58,20 @@ SIZES: dict[str, dict[str, Any]] = {
         "vision_deepstack_visual_indexes": [1, 3, 5],
         "tie_word_embeddings": True,
     },
+    "internvl": {
+        **{
+            name: size
+            for name, size in _QWEN2.items()
+            if name not in ("vision_depth", "vision_num_heads")
+        },
+        "vision_hidden_size": 512,
+        "vision_intermediate_size": 2048,
+        "vision_num_hidden_layers": 8,
+        "vision_num_attention_heads": 8,
+        "vision_image_size": 224,
+        "vision_patch_size": 14,
+        "tie_word_embeddings": True,
+    },
     "smolvlm": {
         "hidden_size": 576,
         "intermediate_size": 1536,
@@ -86,7 +100,7 @@ SMALL: dict[str, Any] = {
     "rope_theta": 1e6,
 }
 SMALL_SIZES: dict[str, dict[str, Any]] = {
-    family: {**SMALL, **({"vision_image_size": 128} if family == "smolvlm" else {})}
+    family: {**SMALL, **({"vision_image_size": 128} if family in ("internvl", "smolvlm") else {})}
     for family in SIZES
 }
 SMALL_PIXELS = 112 * 112
@@ -158,7 +172,9 @@ class Theirs:
             return inputs
         pixels = self._normalised(tubelets)
         if single:
-            return inputs | {"pixel_values": pixels[:, 0].movedim(-1, 1)[None].to(self.dtype)}
+            pictures = pixels[:, 0].movedim(-1, 1).to(self.dtype)
+            videos = pictures[None] if config.model_type == "smolvlm" else pictures
+            return inputs | {"pixel_values": videos}
         patch = config.vision_config.patch_size
         rows, columns = pixels.shape[2] // patch, pixels.shape[3] // patch
         split = pixels.view(-1, 2, rows // 2, 2, patch, columns // 2, 2, patch, 3)

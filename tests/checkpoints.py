@@ -20,7 +20,7 @@ from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.registry import load_model
 from tests import templates
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm")
 
 # Deviations of what is drawn: of matrices over √fan-in, so that attention scores deviate by the
 # square, with norms of queries and keys where a family has them; of tables and of the last matrix
@@ -47,6 +47,19 @@ QWEN_SPECIALS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+INTERN_SPECIALS = (
+    "<img>",
+    "</img>",
+    "<IMG_CONTEXT>",
+    "<quad>",
+    "</quad>",
+    "<ref>",
+    "</ref>",
+    "<box>",
+    "</box>",
+    "<video>",
+)
+"""What InternVL adds to Qwen's."""
 SMOL_SPECIALS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -97,7 +110,14 @@ class Family:
 
     @property
     def is_qwen(self) -> bool:
-        return self.classes.startswith("Qwen")
+        """Whether words are split as Qwen's are."""
+        return self.classes != "SmolVLM"
+
+    @property
+    def specials(self) -> tuple[str, ...]:
+        if not self.is_qwen:
+            return SMOL_SPECIALS
+        return QWEN_SPECIALS + (INTERN_SPECIALS if self.classes == "InternVL" else ())
 
 
 _TEXT = {
@@ -121,6 +141,8 @@ _QWEN_VISION = {
 }
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 FAMILY = {
     "qwen2_vl": Family(
@@ -166,6 +188,51 @@ FAMILY = {
         pixels={"min_pixels": 4 * 32 * 32, "max_pixels": 64 * 32 * 32},
         template=templates.QWEN3_VL,
         mrope=20,
+    ),
+    "qwen3_vl_moe": Family(
+        classes="Qwen3VLMoe",
+        text={
+            **_TEXT,
+            "head_dim": 32,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 40,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [1],
+        },
+        vision={
+            **_QWEN_VISION,
+            "depth": 4,
+            "patch_size": 16,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 2],
+        },
+        outer={"tie_word_embeddings": False},
+        pixels={"min_pixels": 4 * 32 * 32, "max_pixels": 64 * 32 * 32},
+        template=templates.QWEN3_VL,
+        mrope=20,
+    ),
+    "internvl": Family(
+        classes="InternVL",
+        text={**_TEXT, "model_type": "qwen2", "head_dim": None, "rope_scaling": None},
+        vision={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "attention_bias": True,
+            "image_size": 64,
+            "patch_size": 16,
+            "use_qk_norm": False,
+            "norm_type": "layer_norm",
+        },
+        outer={"tie_word_embeddings": False, "downsample_ratio": 0.5},
+        pixels={},
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        template=templates.INTERNVL,
     ),
     "smolvlm": Family(
         classes="SmolVLM",
@@ -223,7 +290,7 @@ def write_checkpoint(
     sizes = {**kind.text, **vision, **kind.outer, **kind.pixels}
     if unknown := overrides.keys() - sizes.keys():
         raise TypeError(f"{family} has no {', '.join(sorted(unknown))}")
-    tokenizer = small_tokenizer(qwen=kind.is_qwen)
+    tokenizer = small_tokenizer(qwen=kind.is_qwen, specials=kind.specials)
     sizes |= {"vocab_size": tokenizer.get_vocab_size(), **overrides}
     if sizes["vocab_size"] < tokenizer.get_vocab_size():
         raise ValueError(f"vocab_size is less than the tokenizer's {tokenizer.get_vocab_size()}")
@@ -231,7 +298,7 @@ def write_checkpoint(
     vision = {name: sizes[f"vision_{name}"] for name in kind.vision}
     outer = {name: sizes[name] for name in kind.outer}
 
-    configure = _qwen_config if kind.is_qwen else _smol_config
+    configure, describe = _WRITERS.get(kind.classes, (_qwen_config, _qwen_files))
     config = getattr(transformers, f"{kind.classes}Config")(
         **configure(kind, text, vision, tokenizer), **outer
     )
@@ -258,13 +325,12 @@ def write_checkpoint(
 
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(kind.template)
-    describe = _qwen_files if kind.is_qwen else _smol_files
     for name, content in describe(kind, sizes).items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     return folder
 
 
-def small_tokenizer(*, qwen: bool) -> Tokenizer:
+def small_tokenizer(*, qwen: bool, specials: tuple[str, ...] = ()) -> Tokenizer:
     """A byte-level BPE that knows a few English words, split as the family's is."""
     tokenizer = Tokenizer(models.BPE())
     split: pre_tokenizers.PreTokenizer
@@ -285,7 +351,7 @@ def small_tokenizer(*, qwen: bool) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES.splitlines(), trainer)
-    tokenizer.add_special_tokens(list(QWEN_SPECIALS if qwen else SMOL_SPECIALS))
+    tokenizer.add_special_tokens(list(specials or (QWEN_SPECIALS if qwen else SMOL_SPECIALS)))
     tokenizer.add_tokens(list(QWEN_WORDS) if qwen else [])
     return tokenizer
 
@@ -297,7 +363,7 @@ def _qwen_config(
     head = text.get("head_dim", text["hidden_size"] // text["num_attention_heads"])
     side = head // 2 * kind.mrope // 64
     rope: dict[str, Any] = {"mrope_section": [head // 2 - 2 * side, side, side]}
-    if kind.classes == "Qwen3VL":
+    if kind.classes.startswith("Qwen3VL"):
         rope |= {"rope_type": "default", "mrope_interleaved": True}
     else:
         rope |= {"type": "mrope"}
@@ -315,6 +381,24 @@ def _qwen_config(
         "video_token_id": tokenizer.token_to_id("<|video_pad|>"),
         "vision_start_token_id": tokenizer.token_to_id("<|vision_start|>"),
         "vision_end_token_id": tokenizer.token_to_id("<|vision_end|>"),
+    }
+
+
+def _intern_config(
+    kind: Family, text: dict[str, Any], vision: dict[str, Any], tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """The arguments of an InternVL configuration: a Qwen2 or Qwen3 behind an InternViT."""
+    side = vision["image_size"] // vision["patch_size"] // 2
+    return {
+        "text_config": {
+            **{name: value for name, value in text.items() if value is not None},
+            "bos_token_id": tokenizer.token_to_id("<|endoftext|>"),
+            "eos_token_id": tokenizer.token_to_id(kind.end),
+            "pad_token_id": tokenizer.token_to_id("<|endoftext|>"),
+        },
+        "vision_config": vision,
+        "image_token_id": tokenizer.token_to_id("<IMG_CONTEXT>"),
+        "image_seq_length": side**2,
     }
 
 
@@ -354,7 +438,9 @@ def _qwen_files(kind: Family, sizes: dict[str, Any]) -> dict[str, dict[str, Any]
     }
     least, most = sizes["min_pixels"], sizes["max_pixels"]
     image: dict[str, Any] = {"size": {"shortest_edge": least, "longest_edge": most}}
-    if kind.classes == "Qwen3VL":  # its videos are bounded by the area of all frames together
+    if kind.classes.startswith(
+        "Qwen3VL"
+    ):  # its videos are bounded by the area of all frames together
         video: dict[str, Any] = {
             "size": {"shortest_edge": least, "longest_edge": most * CLIP_FRAMES},
             "fps": 2,
@@ -384,6 +470,56 @@ def _qwen_files(kind: Family, sizes: dict[str, Any]) -> dict[str, dict[str, Any]
             "model_max_length": sizes["max_position_embeddings"],
             "pad_token": "<|endoftext|>",
             "unk_token": None,
+        },
+    }
+
+
+def _intern_files(kind: Family, sizes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What stands beside InternVL's weights, by the name of the file."""
+    side = sizes["vision_image_size"]
+    shared = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": kind.mean,
+        "image_std": kind.std,
+        "processor_class": "InternVLProcessor",
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"height": side, "width": side},
+    }
+    picture = {"crop_to_patches": False, "max_patches": 12, "min_patches": 1}
+    tokens = (side // sizes["vision_patch_size"] // 2) ** 2
+    return {
+        "preprocessor_config.json": {
+            **shared,
+            **picture,
+            "image_processor_type": "GotOcr2ImageProcessorFast",
+        },
+        "video_preprocessor_config.json": {
+            **shared,
+            "video_processor_type": "InternVLVideoProcessor",
+        },
+        "processor_config.json": {
+            "image_seq_length": tokens,
+            "processor_class": "InternVLProcessor",
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "Qwen2Tokenizer",
+            "add_prefix_space": False,
+            "additional_special_tokens": kind.specials[1:],
+            "bos_token": None,
+            "clean_up_tokenization_spaces": False,
+            "context_image_token": "<IMG_CONTEXT>",
+            "end_image_token": "</img>",
+            "eos_token": kind.end,
+            "errors": "replace",
+            "model_max_length": 8192,
+            "pad_token": "<|endoftext|>",
+            "start_image_token": "<img>",
+            "unk_token": None,
+            "video_token": "<video>",
         },
     }
 
@@ -435,6 +571,12 @@ def _smol_files(kind: Family, sizes: dict[str, Any]) -> dict[str, dict[str, Any]
             "unk_token": "<|endoftext|>",
         },
     }
+
+
+_WRITERS = {
+    "InternVL": (_intern_config, _intern_files),
+    "SmolVLM": (_smol_config, _smol_files),
+}
 
 
 def _draw(model: torch.nn.Module, seed: int) -> None:

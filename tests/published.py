@@ -109,7 +109,8 @@ class Transcript:
         pixels = [(tubelet / 255 - mean) / std for tubelet in self.tubelets]
         if model.tubelet == 1:
             stacked = np.stack(pixels)[:, 0].transpose(0, 3, 1, 2)
-            return inputs | {"pixel_values": torch.tensor(stacked[None]).float()}
+            videos = stacked[None] if config.model_type == "smolvlm" else stacked
+            return inputs | {"pixel_values": torch.tensor(videos).float()}
         rows, grids = [], []
         for tubelet in pixels:
             patches, grid = _patches(tubelet, config.vision_config.patch_size)

@@ -3,8 +3,9 @@ that its authors chose, tiny sizes and random weights.
 
 Modelled on config.json, generation_config.json, the preprocessors' and tokenizers' files and the
 index of weights of each release as its authors published them (Qwen2-VL in 2024, Qwen2.5-VL in
-January and March 2025, Qwen3-VL in autumn 2025, SmolVLM2 in February 2025), and on what trainers
-of 2025 left beside a tuned one. `resave` makes of each what transformers of today saves.
+January and March 2025, Qwen3-VL in autumn 2025, InternVL3 in April and 3.5 in August 2025,
+SmolVLM2 in February 2025), and on what trainers of 2025 left beside a tuned one. `resave` makes of
+each what transformers of today saves.
 """
 
 import json
@@ -17,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import templates
-from tests.checkpoints import FAMILY, split_shards, write_checkpoint
+from tests.checkpoints import FAMILY, Family, split_shards, write_checkpoint
 
 # generation_config.json, as published.
 _QWEN2 = {
@@ -63,11 +64,12 @@ class Release:
 
 def _release(name: str, family: str, heads: int, tied: bool, shards: int, **more: Any) -> Release:
     sizes = {**_SMALL, "num_key_value_heads": heads, "tie_word_embeddings": tied}
-    if family != "smolvlm":
+    sizes |= more.pop("sizes", {})
+    if family.startswith("qwen"):
         sizes["vision_depth"] = 2
     if family == "qwen2_5_vl":
         sizes |= _VISION
-    if family == "qwen3_vl":
+    if family.startswith("qwen3_vl"):
         sizes |= {"vision_deepstack_visual_indexes": [0, 1], "head_dim": 16}
     return Release(name=name, family=family, sizes=sizes, shards=shards, **more)
 
@@ -76,6 +78,15 @@ _Q2: dict[str, Any] = {"generation": _QWEN2}
 _Q25: dict[str, Any] = {"generation": _QWEN25}
 _Q3: dict[str, Any] = {"generation": _QWEN3, "template": templates.QWEN3_VL, "nested": True}
 _Q3T: dict[str, Any] = {**_Q3, "generation": _THINKING, "template": templates.QWEN3_VL_THINKING}
+_DYNAMIC = {"factor": 2.0, "rope_type": "dynamic"}  # as in Qwen2.5's long texts
+_I3: dict[str, Any] = {
+    "template": templates.INTERNVL,
+    "nested": True,
+    "sizes": {"rope_scaling": _DYNAMIC},
+}
+_I35: dict[str, Any] = {**_I3, "sizes": {"model_type": "qwen3", "head_dim": 16}}
+# The towers of the largest have norms of queries and keys.
+_I38 = {"vision_use_qk_norm": True, "vision_norm_type": "rms_norm", "vision_attention_bias": False}
 _SMOL: dict[str, Any] = {"template": templates.SMOLVLM2, "nested": True}
 
 ANSWERING = (
@@ -117,6 +128,25 @@ ANSWERING = (
         **_SMOL,
     ),
 )
+_A3B = {"mlp_only_layers": []}
+EXPERTS = (
+    _release("Qwen/Qwen3-VL-30B-A3B-Instruct", "qwen3_vl_moe", 1, False, 13, **_Q3, sizes=_A3B),
+    _release("Qwen/Qwen3-VL-235B-A22B-Instruct", "qwen3_vl_moe", 1, False, 32, **_Q3, sizes=_A3B),
+)
+INTERNVL = (
+    _release("OpenGVLab/InternVL3-1B-hf", "internvl", 3, True, 1, **_I3),
+    _release("OpenGVLab/InternVL3-8B-hf", "internvl", 2, False, 4, **_I3),
+    _release(
+        "OpenGVLab/InternVL3-38B-hf",
+        "internvl",
+        1,
+        False,
+        16,
+        **{**_I3, "sizes": {**_I3["sizes"], **_I38}},
+    ),
+    _release("OpenGVLab/InternVL3_5-1B-HF", "internvl", 3, True, 1, **_I35),
+    _release("OpenGVLab/InternVL3_5-8B-HF", "internvl", 2, False, 4, **_I35),
+)
 THINKING = tuple(
     _release(f"Qwen/Qwen3-VL-{size}-Thinking", "qwen3_vl", 2, tied, 2, **_Q3T)
     for size, tied in (("2B", True), ("4B", True), ("8B", False), ("32B", False))
@@ -128,9 +158,13 @@ def write_release(release: Release, folder: Path) -> Path:
     write_checkpoint(release.family, folder, **release.sizes)
     for file in ("chat_template.jinja", "video_preprocessor_config.json"):
         (folder / file).unlink(missing_ok=True)
-    smol = release.family == "smolvlm"
     config = _read(folder, "config.json")
-    said = _smol_config(config) if smol else _qwen_config(config, release)
+    if release.family == "smolvlm":
+        said = _smol_config(config)
+    elif release.family == "internvl":
+        said = _intern_config(config)
+    else:
+        said = _qwen_config(config, release)
     _write(folder, "config.json", said)
     generation = _read(folder, "generation_config.json")
     _write(folder, "generation_config.json", {**generation, **release.generation})
@@ -142,6 +176,13 @@ def write_release(release: Release, folder: Path) -> Path:
         (folder / "training_args.bin").write_bytes(b"\x80\x02.")
     tensors = load_file(folder / "model.safetensors")
     tensors = {name: tensor.to(release.dtype) for name, tensor in tensors.items()}
+    if release in EXPERTS:  # whose matrices lie there transposed
+        tensors = {
+            name: tensor.transpose(1, 2).contiguous() if ".experts." in name else tensor
+            for name, tensor in tensors.items()
+        }
+    if "3_5" in release.name:  # saved after transformers had moved everything but the last matrix
+        tensors = {_moved(name): tensor for name, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     if release.shards > 1:
         split_shards(folder, release.shards)
@@ -185,6 +226,15 @@ def processor_config(release: Release, config: dict[str, Any]) -> dict[str, Any]
         video = {"do_sample_frames": False, "fps": 1, "num_frames": 64, "return_metadata": True}
         names = ("SmolVLMImageProcessor", "SmolVLMVideoProcessor")
         whole: dict[str, Any] = {"image_seq_len": _seen(config), "processor_class": processor}
+    elif release.family == "internvl":
+        shared = _intern_pictures(kind, config)
+        image = {"crop_to_patches": False, "max_patches": 12, "min_patches": 1}
+        video = {"do_sample_frames": False, "initial_shift": True, "return_metadata": False}
+        names = ("GotOcr2ImageProcessor", "InternVLVideoProcessor")
+        whole = {
+            "image_seq_length": config["image_seq_length"],
+            "processor_class": processor,
+        }
     else:
         shared |= {
             "resample": 3,
@@ -192,7 +242,7 @@ def processor_config(release: Release, config: dict[str, Any]) -> dict[str, Any]
             "temporal_patch_size": 2,
             "merge_size": 2,
         }
-        three = release.family == "qwen3_vl"
+        three = release.family.startswith("qwen3_vl")
         image = {"size": {"longest_edge": 16777216, "shortest_edge": 65536}}
         video = {"max_frames": 768, "min_frames": 4, "do_sample_frames": three, **image}
         names = ("Qwen2VLImageProcessor", f"Qwen{3 if three else 2}VLVideoProcessor")
@@ -209,7 +259,7 @@ def _qwen_config(config: dict[str, Any], release: Release) -> dict[str, Any]:
     in Qwen3-VL, a text_config, which the tuned ones have beside the flat one."""
     text, vision = config["text_config"], config["vision_config"]
     rope = text["rope_parameters"]
-    three = release.family == "qwen3_vl"
+    three = release.family.startswith("qwen3_vl")
     words = {key: text[key] for key in _TEXT if key in text}
     words["rope_theta"] = rope["rope_theta"]
     words["rope_scaling"] = {"mrope_section": rope["mrope_section"], "type": "mrope"}
@@ -232,11 +282,14 @@ def _qwen_config(config: dict[str, Any], release: Release) -> dict[str, Any]:
             "rope_type": "default",
         }
         words |= {"attention_bias": False, "head_dim": text["head_dim"], "dtype": "bfloat16"}
-        words |= {"model_type": "qwen3_vl_text", "initializer_range": 0.02}
+        words |= {"model_type": f"{release.family}_text", "initializer_range": 0.02}
+        if release.family == "qwen3_vl_moe":
+            words |= {key: text[key] for key in _EXPERTS}
+            words["num_experts"] = text["num_local_experts"]
         return {
             **whole,
             "text_config": words,
-            "vision_config": {**pictures, "model_type": "qwen3_vl"},
+            "vision_config": {**pictures, "model_type": release.family},
         }
     pictures["spatial_patch_size"] = vision["patch_size"]
     whole |= {"torch_dtype": "bfloat16", "vision_token_id": whole["image_token_id"] - 1}
@@ -256,6 +309,52 @@ def _qwen_config(config: dict[str, Any], release: Release) -> dict[str, Any]:
     }
     pictures |= {"in_channels": 3, "model_type": kind, "torch_dtype": "float32"}
     return {**whole, **words, "text_config": inner, "vision_config": pictures}
+
+
+def _moved(name: str) -> str:
+    inner = name.replace("language_model.model.", "language_model.")
+    return "lm_head.weight" if name.endswith("lm_head.weight") else f"model.{inner}"
+
+
+def _intern_config(config: dict[str, Any]) -> dict[str, Any]:
+    """InternVL: sizes of pictures and patches twice, the base of the rotary embedding by its old
+    names, and whether the last matrix is tied said of the words alone."""
+    text, vision = config["text_config"], config["vision_config"]
+    rope = dict(text["rope_parameters"])
+    base, kind = rope.pop("rope_theta"), rope.get("rope_type")
+    words = {key: text[key] for key in _TEXT if key in text}
+    words |= {
+        "architectures": [
+            "Qwen2ForCausalLM" if text["model_type"] == "qwen2" else "Qwen3ForCausalLM"
+        ],
+        "model_type": text["model_type"],
+        "rope_scaling": None if kind == "default" else {**rope, "type": kind},
+        "rope_theta": base,
+        "tie_word_embeddings": config["tie_word_embeddings"],
+        "torch_dtype": "bfloat16",
+    }
+    if text["model_type"] == "qwen3":
+        words |= {"head_dim": text["head_dim"], "attention_bias": False}
+    pictures = {key: vision[key] for key in _INTERN_VISION}
+    return {
+        "architectures": config["architectures"],
+        "downsample_ratio": config["downsample_ratio"],
+        "image_seq_length": config["image_seq_length"],
+        "image_token_id": config["image_token_id"],
+        "model_type": "internvl",
+        "projector_hidden_act": "gelu",
+        "text_config": words,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.52.0.dev0",
+        "vision_config": {
+            **pictures,
+            "architectures": ["InternVisionModel"],
+            "model_type": "internvl_vision",
+            "torch_dtype": "bfloat16",
+        },
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+    }
 
 
 def _smol_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -322,6 +421,12 @@ _TEXT = (
     "sliding_window",
     "use_sliding_window",
 )
+_EXPERTS = (
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "moe_intermediate_size",
+    "num_experts_per_tok",
+)
 _VISION_KEYS = (
     "deepstack_visual_indexes",
     "depth",
@@ -340,6 +445,27 @@ _VISION_KEYS = (
     "temporal_patch_size",
     "tokens_per_second",
     "window_size",
+)
+_INTERN_VISION = (
+    "attention_bias",
+    "attention_dropout",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "hidden_size",
+    "image_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "layer_scale_init_value",
+    "norm_type",
+    "num_attention_heads",
+    "num_channels",
+    "num_hidden_layers",
+    "patch_size",
+    "projection_dropout",
+    "use_absolute_position_embeddings",
+    "use_mask_token",
+    "use_mean_pooling",
+    "use_qk_norm",
 )
 _TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
@@ -377,6 +503,19 @@ def _pictures(release: Release, config: dict[str, Any]) -> dict[str, dict[str, A
         }
         named = {"image_seq_len": _seen(config), "processor_class": processor}
         return {"preprocessor_config.json": pictures, "processor_config.json": named}
+    if release.family == "internvl":
+        pictures = {
+            **_intern_pictures(kind, config),
+            "crop_size": None,
+            "crop_to_patches": False,
+            "data_format": "channels_first",
+            "image_processor_type": "GotOcr2ImageProcessorFast",
+            "max_patches": 12,
+            "min_patches": 1,
+            "processor_class": processor,
+        }
+        named = {"image_seq_length": config["image_seq_length"], "processor_class": processor}
+        return {"preprocessor_config.json": pictures, "processor_config.json": named}
     shared = {
         "patch_size": vision["patch_size"],
         "temporal_patch_size": 2,
@@ -385,7 +524,7 @@ def _pictures(release: Release, config: dict[str, Any]) -> dict[str, dict[str, A
         "image_std": list(kind.std),
         "processor_class": processor,
     }
-    if release.family != "qwen3_vl":
+    if not release.family.startswith("qwen3_vl"):
         bounds = {"min_pixels": 3136, "max_pixels": 12845056}
         image = "Qwen2VLImageProcessorFast" if release.trained else "Qwen2VLImageProcessor"
         return {"preprocessor_config.json": {**bounds, **shared, "image_processor_type": image}}
@@ -400,6 +539,21 @@ def _pictures(release: Release, config: dict[str, Any]) -> dict[str, dict[str, A
             "size": {"longest_edge": 25165824, "shortest_edge": 4096},
             "video_processor_type": "Qwen3VLVideoProcessor",
         },
+    }
+
+
+def _intern_pictures(kind: Family, config: dict[str, Any]) -> dict[str, Any]:
+    height, width = config["vision_config"]["image_size"]
+    return {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(kind.mean),
+        "image_std": list(kind.std),
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"height": height, "width": width},
     }
 
 
@@ -421,11 +575,17 @@ def _words(release: Release, folder: Path) -> None:
         named = ("end_of_utterance_token", "fake_image_token", "global_image_token", "image_token")
         config["extra_special_tokens"] = {name: config[name] for name in named}
         config["truncation_side"] = "left"
-    _write(folder, "chat_template.json", {"chat_template": release.template})
-    if release.family != "smolvlm":
+    if release.family == "internvl":
+        named = ("context_image_token", "end_image_token", "start_image_token")
+        config["extra_special_tokens"] = {name: config.pop(name) for name in named}
+        config.pop("video_token")
+        (folder / "chat_template.jinja").write_text(release.template)
+    else:
+        _write(folder, "chat_template.json", {"chat_template": release.template})
+    if release.family.startswith("qwen"):
         config["chat_template"] = release.template
     _write(folder, "tokenizer_config.json", config)
-    if release.trained or release.family == "smolvlm":
+    if release.trained or not release.family.startswith("qwen"):
         added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
         _write(folder, "added_tokens.json", added)
         ends = {key: config[key] for key in ("eos_token", "pad_token")}

@@ -141,3 +141,19 @@ SMOLVLM2 = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
+
+# InternVL3 and 3.5 in transformers' layout: no system message of its own, a line for each picture.
+INTERNVL = """\
+{% for message in messages %}\
+<|im_start|>{{ message['role'] }}
+{% if message['content'] is string %}{{ message['content'] }}\
+{% else %}\
+{% for part in message['content'] %}\
+{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\\n' }}\
+{% elif part['type'] == 'video' %}{{ '<video>\\n' }}\
+{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}\
+{% endfor %}\
+{% endif %}{{ '<|im_end|>\\n' }}\
+{% endfor %}\
+{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""

@@ -33,6 +33,10 @@ class Adapters:
                 "tuning a published model needs peft: "
                 f"pip install -r training/requirements.txt ({error})"
             ) from error
+        if model.decoder.config.experts is not None:
+            raise ModelError(
+                "mixtures of experts are not tuned: take a dense model of their family"
+            )
         self.model = model
         self._checkpoint = Checkpoint(folder)
         self._places = model.places(self._checkpoint)  # peft changes the names of parameters

@@ -166,6 +166,18 @@ def test_published_models_run_on_their_device_alone(
         assert play(model, GREEDY_AND_PENALISED, num_pages=2048, branch_tokens=200) == [[5] * 4] * 2
 
 
+def test_experts_run_on_their_device_alone(tmp_path: Path, away: FakeTensorMode) -> None:
+    """In bfloat16, as they do there."""
+    model = Pair.of("qwen3_vl_moe", tmp_path).ours
+    omega = model.decoder.omega.data
+    model.bfloat16()
+    model.decoder.omega.data = omega
+    options = {"num_pages": 2048, "branch_tokens": 200, "dtype": torch.bfloat16}
+    there = moved(model, away)
+    with away:
+        assert play(there, GREEDY_AND_PENALISED, **options) == [[5] * 4] * 2
+
+
 @pytest.mark.parametrize("kind", ["auto", "int8"])
 def test_the_builtin_model_runs_on_its_device_alone(kind: str, away: FakeTensorMode) -> None:
     model = moved(tiny_model(window=3, horizon=32), away)  # rebases on its way

@@ -30,6 +30,12 @@ TURNS = {
         "<|im_start|>user\nAnd now, in 2026?<|im_end|>\n"
         "<|im_start|>assistant\n"
     ),
+    "internvl": (
+        "<|im_start|>user\n<video>\nWhat changed?<|im_end|>\n"
+        "<|im_start|>assistant\nA cup fell.<|im_end|>\n"
+        "<|im_start|>user\nAnd now, in 2026?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    ),
     "smolvlm": (
         "<|im_start|>User: <video>What changed?<end_of_utterance>\n"
         "Assistant: A cup fell.<end_of_utterance>\n"
@@ -78,6 +84,12 @@ def video_inputs(model: Any, tokenizer: Any, *, seed: int = 0, says: str = "What
         text = f"{prompt}{says}<end_of_utterance>\nAssistant:"
         ids = tokenizer(text, return_tensors="pt").input_ids
         return {"input_ids": ids, "pixel_values": pixels}
+    if config.model_type == "internvl":
+        pixels = torch.randn(4, 3, 64, 64, generator=generator)
+        picture = f"<img>{'<IMG_CONTEXT>' * 4}</img>\n"
+        video = "".join(f"Frame{number + 1}: {picture}" for number in range(4))
+        text = f"<|im_start|>user\n{video}{says}<|im_end|>\n<|im_start|>assistant\n"
+        return {"input_ids": tokenizer(text, return_tensors="pt").input_ids, "pixel_values": pixels}
     patch = config.vision_config.patch_size
     height, width = HEIGHT // 14 * patch, WIDTH // 14 * patch
     rows, grid = patches(torch.randn(4, 3, height, width, generator=generator), patch)
@@ -111,8 +123,8 @@ def test_config_and_tokenizer_agree(family: str, folder: Path, tokenizer: Any) -
     config = transformers.AutoConfig.from_pretrained(folder)
     assert config.model_type == family
     assert config.text_config.vocab_size == len(tokenizer)
-    names = {"image_token_id": "<image>"}
-    if family != "smolvlm":
+    names = {"image_token_id": "<image>" if family == "smolvlm" else "<IMG_CONTEXT>"}
+    if family.startswith("qwen"):
         names = {
             "image_token_id": "<|image_pad|>",
             "video_token_id": "<|video_pad|>",
@@ -164,7 +176,7 @@ def test_logits_move_with_every_axis_of_a_position(
 ) -> None:
     """One token of the video by one step, which is the smallest mistake a reader can make."""
     inputs = video_inputs(model, tokenizer)
-    if family == "smolvlm":
+    if not family.startswith("qwen"):
         positions = torch.arange(inputs["input_ids"].shape[1])[None]
         moved = positions.clone()
         moved[0, 10] += 1
@@ -209,15 +221,18 @@ def test_another_seed_is_another_model(family: str, folder: Path, tmp_path: Path
 
 def test_sizes_are_overridden(family: str, tmp_path: Path) -> None:
     wider = {"hidden_size": 128, "num_hidden_layers": 4, "vocab_size": 512}
-    depth = "vision_num_hidden_layers" if family == "smolvlm" else "vision_depth"
+    depth = "vision_depth" if family.startswith("qwen") else "vision_num_hidden_layers"
     write_checkpoint(family, tmp_path, **wider, **{depth: 5, "tie_word_embeddings": True})
     model = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert model.lm_head.weight.shape == (512, 128)
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert model.config.text_config.num_hidden_layers == 4
     inner = model.model
-    layers = inner.vision_model.encoder.layers if family == "smolvlm" else inner.visual.blocks
-    assert len(layers) == 5
+    layers = {
+        "internvl": lambda: inner.vision_tower.encoder.layer,
+        "smolvlm": lambda: inner.vision_model.encoder.layers,
+    }.get(family, lambda: inner.visual.blocks)
+    assert len(layers()) == 5
 
 
 def test_what_cannot_be_written_is_refused(family: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers.image_transforms import normalize, rescale
 
@@ -37,6 +38,46 @@ def test_shards_make_no_difference(family: str, tmp_path: Path) -> None:
     assert not any(value.is_meta for value in [*one.parameters(), *one.buffers()])
     states = one.state_dict(), three.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_experts_are_read_as_published_and_as_saved_today(tmp_path: Path) -> None:
+    """Published, an expert's matrices lie there transposed."""
+    saved = write_checkpoint("qwen3_vl_moe", tmp_path / "saved")
+    published = write_checkpoint("qwen3_vl_moe", tmp_path / "published")
+    tensors = load_file(published / "model.safetensors")
+    experts = [name for name in tensors if ".experts." in name]
+    assert experts
+    for name in experts:
+        tensors[name] = tensors[name].transpose(1, 2).contiguous()
+    save_file(tensors, published / "model.safetensors", {"format": "pt"})
+    one, other = load(saved), load(published)
+    theirs = transformers.AutoModelForImageTextToText.from_pretrained(published)
+    layers = theirs.model.language_model.layers
+    for n in (0, 2):
+        for found in (one, other):
+            ours = found.decoder.layers[n].experts
+            assert torch.equal(ours.gate_up, layers[n].mlp.experts.gate_up_proj)
+            assert torch.equal(ours.down, layers[n].mlp.experts.down_proj)
+    tensors[experts[0]] = tensors[experts[0]][:, :-1]
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        published / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(ModelError, match=r"experts.* has shape"):
+        load(published)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"num_experts_per_tok": 7}, {"num_local_experts": 0}, {"moe_intermediate_size": None}],
+    ids=str,
+)
+def test_experts_that_no_model_has_are_refused(said: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_checkpoint("qwen3_vl_moe", tmp_path)
+    changed(folder / "config.json", lambda config: config["text_config"].update(said))
+    with pytest.raises(ModelError):
+        load(folder)
 
 
 def test_loading_takes_the_weights_and_one_shard(tmp_path: Path) -> None:

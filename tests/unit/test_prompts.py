@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.internvl.processing_internvl import InternVLProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.video_utils import VideoMetadata
@@ -15,7 +16,7 @@ from services.inference_worker.model.family import Round
 from services.inference_worker.model.layout import VISION
 from services.inference_worker.model.published.model import PublishedModel
 from services.inference_worker.model.registry import load_model
-from tests.releases import ANSWERING, write_release
+from tests.releases import ANSWERING, INTERNVL, write_release
 
 FRAMES = 30  # the window
 ROUNDS = [Round("What is it?", "A cup."), Round("And now?", "It fell.")]
@@ -29,7 +30,7 @@ MESSAGES = [
 
 
 def read(name: str, folder: Path) -> PublishedModel:
-    release = next(release for release in ANSWERING if str(release) == name)
+    release = next(release for release in (*ANSWERING, *INTERNVL) if str(release) == name)
     write_release(release, folder)
     model = load_model(str(folder), torch.float32, torch.device("cpu"), 12_544)
     assert isinstance(model, PublishedModel)
@@ -80,6 +81,24 @@ def test_smolvlm2_reads_what_its_processor_writes(
         tokenize=False,
         add_generation_prompt=True,
     ).replace("<video>", replace(processor, video([], 1.0), 0))
+    assert list(shown(model, 1.0)) == model.chat.tokens(text)
+
+
+@pytest.mark.parametrize("name", ["InternVL3-1B-hf", "InternVL3_5-8B-HF"])
+def test_internvl_reads_what_its_processor_writes(name: str, tmp_path: Path) -> None:
+    """Each frame's number before it and a line after it, at one frame a second."""
+    model = read(name, tmp_path)
+    processor = SimpleNamespace(
+        image_seq_length=model.spec.layout.vision_tokens,
+        image_token="<IMG_CONTEXT>",
+        start_image_token="<img>",
+        end_image_token="</img>",
+    )
+    seen = {"pixel_values_videos": torch.zeros(1, FRAMES, 1)}
+    frames = InternVLProcessor.replace_video_token(processor, seen, 0)
+    text = model.chat.tokenizer.apply_chat_template(
+        MESSAGES, tokenize=False, add_generation_prompt=True
+    ).replace("<video>", frames)
     assert list(shown(model, 1.0)) == model.chat.tokens(text)
 
 

@@ -25,14 +25,18 @@ def test_another_architecture_is_named_with_what_is_supported(folder: Path) -> N
     ("architecture", "what"),
     [
         ("Qwen3_5ForConditionalGeneration", "recurrent in part"),
-        ("Qwen3_5MoeForConditionalGeneration", "a mixture of experts"),
-        ("Qwen3VLMoeForConditionalGeneration", "a mixture of experts"),
+        ("Qwen3_5MoeForConditionalGeneration", "recurrent in part"),
+        ("Qwen3OmniMoeForConditionalGeneration", "a mixture of experts"),
+        ("Qwen3_6ForConditionalGeneration", "recurrent in part"),
+        ("NemotronH_Nano_VL_V2", "recurrent in part"),
+        ("Lfm3VlForConditionalGeneration", "recurrent in part"),
+        ("MiniCPMV4_7ForConditionalGeneration", "recurrent in part"),
         ("Lfm2VlForConditionalGeneration", "recurrent in part"),
         ("MiniCPMV4_6ForConditionalGeneration", "recurrent in part"),
         ("Qwen3ForCausalLM", "sees no pictures"),
         ("GPT2LMHeadModel", "sees no pictures"),
         ("Idefics3ForConditionalGeneration", "SmolVLM2 is its successor"),
-        ("InternVLForConditionalGeneration", "is InternVL"),
+        ("InternVLChatModel", "is InternVLChatModel.*take the release.*-hf"),
         ("LlavaOnevisionForConditionalGeneration", "is Llava"),
     ],
 )
@@ -42,6 +46,25 @@ def test_an_architecture_is_refused_for_what_it_is(
     (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
     with pytest.raises(ModelError, match=f"{what}.*; this worker streams .*Qwen3VLFor"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "relayed"),
+    [
+        ("Qwen3_5ForConditionalGeneration", True),
+        ("Lfm2VlForConditionalGeneration", True),
+        ("Qwen3OmniMoeForConditionalGeneration", True),
+        ("LlavaOnevisionForConditionalGeneration", True),
+        ("Qwen3ForCausalLM", False),
+    ],
+)
+def test_a_server_that_runs_it_is_named_for_what_sees(
+    tmp_path: Path, architecture: str, relayed: bool
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path)
+    assert ("can be relayed: WORKER_MODEL=openai:URL#MODEL" in caught.value.message) == relayed
 
 
 def test_an_architecture_is_found_by_its_type(folder: Path) -> None:

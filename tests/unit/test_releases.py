@@ -14,7 +14,7 @@ from services.inference_worker.model.published.model import PublishedModel
 from services.inference_worker.model.registry import load_model
 from services.inference_worker.model.sampling import Sampling
 from tests.published import Pair, Transcript
-from tests.releases import ANSWERING, THINKING, Release, resave, write_release
+from tests.releases import ANSWERING, EXPERTS, INTERNVL, THINKING, Release, resave, write_release
 from tests.unit.tiny import Bench
 
 TOLERANCE = 2e-4
@@ -25,6 +25,8 @@ USUAL = {
     "qwen2_vl": Sampling(temperature=0.01, top_k=1, top_p=0.001),
     "qwen2_5_vl": Sampling(temperature=1e-6, top_k=50, repetition_penalty=1.05),
     "qwen3_vl": Sampling(temperature=0.7, top_k=20, top_p=0.8),
+    "qwen3_vl_moe": Sampling(temperature=0.7, top_k=20, top_p=0.8),
+    "internvl": Sampling(top_k=50),
     "smolvlm": Sampling(top_k=50),
 }
 
@@ -34,7 +36,7 @@ def layout(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.mark.parametrize("release", ANSWERING, ids=str)
+@pytest.mark.parametrize("release", [*ANSWERING, *EXPERTS, *INTERNVL], ids=str)
 def test_a_release_streams_and_equals_transformers(
     release: Release, layout: str, tmp_path: Path
 ) -> None:
@@ -79,7 +81,9 @@ def test_a_model_that_thinks_aloud_is_named_with_what_to_take(
         load_model(release.name, torch.float32, torch.device("cpu"), 12_544)
 
 
-@pytest.mark.parametrize("release", [ANSWERING[0], ANSWERING[5], ANSWERING[-2]], ids=str)
+@pytest.mark.parametrize(
+    "release", [ANSWERING[0], ANSWERING[5], ANSWERING[-2], *INTERNVL[::3]], ids=str
+)
 def test_an_answer_is_that_of_generate(release: Release, tmp_path: Path) -> None:
     """By what generation_config.json says and nothing else: nearly no temperature, a penalty on
     whatever stands in the prompt, and several ends."""

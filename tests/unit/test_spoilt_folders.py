@@ -15,9 +15,15 @@ import torch
 
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.registry import load_model
-from tests.releases import ANSWERING, resave, write_release
+from tests.releases import ANSWERING, INTERNVL, resave, write_release
 
-FAMILIES = {"qwen2_vl": 0, "qwen2_5_vl": 8, "qwen3_vl": 10, "smolvlm": -1}
+FAMILIES = {
+    "qwen2_vl": ANSWERING[0],
+    "qwen2_5_vl": ANSWERING[8],
+    "qwen3_vl": ANSWERING[10],
+    "internvl": INTERNVL[1],
+    "smolvlm": ANSWERING[-1],
+}
 LONGEST_S = 30.0  # on a machine with other work; one takes a tenth of a second
 MOST_BYTES = 512 * 2**20
 ABSURD: list[Any] = [
@@ -55,7 +61,7 @@ def folders(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
     """One release of each family, as published and as saved today."""
-    release = ANSWERING[FAMILIES[request.param]]
+    release = FAMILIES[request.param]
     root = tmp_path_factory.mktemp(request.param)
     published = write_release(release, root / "published")
     return published, resave(release, published, root / "resaved")

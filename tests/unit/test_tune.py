@@ -36,8 +36,8 @@ pytestmark = pytest.mark.option
 CPU = torch.device("cpu")
 SMALL_PIXELS = 12_544
 SECOND_NS = 1_000_000_000
-ANYONE = ("builtin", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
-FPS = {"builtin": 8.0, "smolvlm": 2.0}  # of the others: 4
+ANYONE = ("builtin", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm")
+FPS = {"builtin": 8.0, "internvl": 2.0, "smolvlm": 2.0}  # of the others: 4
 needs_peft = pytest.mark.needs("peft")
 
 
@@ -440,6 +440,13 @@ def test_without_peft_the_message_says_what_to_install(
     monkeypatch.setitem(sys.modules, "peft", None)
     model = write_model("smolvlm", tmp_path)
     with pytest.raises(ModelError, match=r"needs peft: pip install -r training/requirements.txt"):
+        tuner_of(model, folder, tmp_path)
+
+
+@needs_peft
+def test_mixtures_of_experts_are_not_tuned(folder: Path, tmp_path: Path) -> None:
+    model = write_model("qwen3_vl_moe", tmp_path)
+    with pytest.raises(ModelError, match="take a dense model"):
         tuner_of(model, folder, tmp_path)
 
 

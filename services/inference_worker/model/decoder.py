@@ -17,6 +17,17 @@ from services.inference_worker.model.rotary import angles, rotate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """Shape of a mixture of experts, of which each token is sent to `chosen`. `layers`: those that
+    have one."""
+
+    count: int
+    chosen: int
+    mlp_size: int
+    layers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
     """Shape of a decoder. `num_kv_heads` < `num_heads` is grouped-query attention."""
 
@@ -31,6 +42,11 @@ class DecoderConfig:
     qkv_bias: bool = False
     qk_norm: bool = False
     tie_embeddings: bool = True
+    experts: Mixture | None = None
+
+    def is_mixture(self, layer: int) -> bool:
+        """Whether a layer has experts in the place of its MLP."""
+        return self.experts is not None and layer in self.experts.layers
 
 
 class Attend(Protocol):
@@ -86,10 +102,40 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return functional.silu(gate) * up
 
 
-class Layer(nn.Module):
-    """One pre-norm transformer layer: rotary attention, then a SwiGLU MLP."""
+class Experts(nn.Module):
+    """SwiGLU MLPs, of which a router chooses some for each token and weighs what they say by its
+    softmax over the chosen (Shazeer et al., 2017; Qwen3). Nothing waits for the device: tokens are
+    sorted by expert, and all experts are one grouped product."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, hidden_size: int, shape: Mixture) -> None:
+        super().__init__()
+        self.chosen = shape.chosen
+        self.router = nn.Linear(hidden_size, shape.count, bias=False)
+        self.gate_up = nn.Parameter(torch.zeros(shape.count, 2 * shape.mlp_size, hidden_size))
+        self.down = nn.Parameter(torch.zeros(shape.count, hidden_size, shape.mlp_size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., hidden_size] of as many."""
+        flat = hidden.flatten(0, -2)
+        weights, experts = self.router(flat).softmax(-1, dtype=torch.float32).topk(self.chosen)
+        weights = (weights / weights.sum(-1, keepdim=True)).to(flat.dtype)
+        sent = experts.flatten()
+        order = sent.argsort(stable=True)
+        every = torch.arange(len(self.down), device=sent.device)
+        ends = (sent <= every[:, None]).sum(-1, dtype=torch.int32)
+        rows = flat.index_select(0, order // self.chosen)
+        inner = functional.grouped_mm(rows, self.gate_up.transpose(1, 2), offs=ends)
+        gate, up = inner.chunk(2, dim=-1)
+        said = functional.grouped_mm(swiglu(gate, up), self.down.transpose(1, 2), offs=ends)
+        ordered = torch.empty_like(said).index_copy(0, order, said)
+        mixed: Tensor = (ordered.unflatten(0, (-1, self.chosen)) * weights.unsqueeze(-1)).sum(1)
+        return mixed.view(hidden.shape)
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer layer: rotary attention, then a SwiGLU MLP or experts."""
+
+    def __init__(self, config: DecoderConfig, experts: Mixture | None = None) -> None:
         super().__init__()
         self.config = config
         query_size = config.num_heads * config.head_dim
@@ -99,8 +145,10 @@ class Layer(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, sum(self.split), bias=config.qkv_bias)
         self.output = nn.Linear(query_size, config.hidden_size, bias=False)
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.gate_up = nn.Linear(config.hidden_size, 2 * config.mlp_size, bias=False)
-        self.down = nn.Linear(config.mlp_size, config.hidden_size, bias=False)
+        self.experts = None if experts is None else Experts(config.hidden_size, experts)
+        if experts is None:
+            self.gate_up = nn.Linear(config.hidden_size, 2 * config.mlp_size, bias=False)
+            self.down = nn.Linear(config.mlp_size, config.hidden_size, bias=False)
         if config.qk_norm:
             self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
             self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
@@ -116,7 +164,10 @@ class Layer(nn.Module):
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         attended = attend(index, rotate(queries, cos, sin), rotate(keys, cos, sin), values)
         hidden = hidden + self.output(attended.flatten(-2))
-        gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
+        normed = self.mlp_norm(hidden)
+        if self.experts is not None:
+            return hidden + self.experts(normed)  # type: ignore[no-any-return]
+        gate, up = self.gate_up(normed).chunk(2, dim=-1)
         return hidden + self.down(swiglu(gate, up))  # type: ignore[no-any-return]
 
 
@@ -132,7 +183,10 @@ class Decoder(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.omega = nn.Parameter(torch.zeros(config.head_dim // 2, 3))
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            Layer(config, config.experts if config.is_mixture(n) else None)
+            for n in range(config.num_layers)
+        )
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.head: nn.Module | None = None
         if not config.tie_embeddings:

@@ -18,6 +18,11 @@ def quantise(model: StreamingModel, kind: str) -> None:
     """
     if kind == "none":
         return
+    if model.decoder.config.experts is not None:
+        raise ModelError(
+            f"WORKER_QUANTIZATION={kind} leaves experts as they are, which are most of this model: "
+            "take none"
+        )
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError as error:

@@ -21,12 +21,16 @@ FAMILIES = {
     "Qwen2VLForConditionalGeneration": (f"{_MODELS}.published.qwen_vl", "Qwen2VL"),
     "Qwen2_5_VLForConditionalGeneration": (f"{_MODELS}.published.qwen_vl", "Qwen25VL"),
     "Qwen3VLForConditionalGeneration": (f"{_MODELS}.published.qwen_vl", "Qwen3VL"),
+    "Qwen3VLMoeForConditionalGeneration": (f"{_MODELS}.published.qwen_vl", "Qwen3VLMoe"),
+    "InternVLForConditionalGeneration": (f"{_MODELS}.published.internvl", "InternVL"),
     "SmolVLMForConditionalGeneration": (f"{_MODELS}.published.smolvlm", "SmolVLM"),
 }
 _OF_TYPE = {  # for folders that name no architecture
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
+    "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
+    "internvl": "InternVLForConditionalGeneration",
     "smolvlm": "SmolVLMForConditionalGeneration",
 }
 SHIPPED = ("builtin",)

@@ -50,10 +50,12 @@ def find_folder(name: str, progress: Loading) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Place of a tensor of a checkpoint: rows of a parameter, from `row` on."""
+    """Place of a tensor of a checkpoint: rows of a parameter, from `row` on. turned: each of its
+    matrices may lie there transposed."""
 
     parameter: str
     row: int = 0
+    turned: bool = False
 
 
 class Checkpoint:
@@ -140,6 +142,8 @@ class Checkpoint:
                 kind = str(tensor.dtype).removeprefix("torch.")
                 raise ModelError(f"tensor {name} is quantised: {kind} cannot be read as it is")
             shape = parameters[place.parameter].shape
+            if place.turned and tensor.ndim == 3 and tensor.shape != shape:
+                tensor = tensor.transpose(1, 2)
             fits = tensor.shape[1:] == shape[1:] and place.row + len(tensor) <= shape[0]
             if not fits:
                 raise ModelError(
@@ -207,9 +211,16 @@ def decoder_places(config: DecoderConfig, prefix: str, head: str) -> dict[str, P
             places[f"{theirs}self_attn.q_norm.weight"] = Place(f"{ours}query_norm.weight")
             places[f"{theirs}self_attn.k_norm.weight"] = Place(f"{ours}key_norm.weight")
         places[f"{theirs}self_attn.o_proj.weight"] = Place(f"{ours}output.weight")
-        places[f"{theirs}mlp.gate_proj.weight"] = Place(f"{ours}gate_up.weight")
-        places[f"{theirs}mlp.up_proj.weight"] = Place(f"{ours}gate_up.weight", config.mlp_size)
-        places[f"{theirs}mlp.down_proj.weight"] = Place(f"{ours}down.weight")
+        if config.is_mixture(n):
+            places[f"{theirs}mlp.gate.weight"] = Place(f"{ours}experts.router.weight")
+            # As published; transformers of today saves them as its own layers have them.
+            for their, our in (("gate_up_proj", "gate_up"), ("down_proj", "down")):
+                place = Place(f"{ours}experts.{our}", turned=True)
+                places[f"{theirs}mlp.experts.{their}"] = place
+        else:
+            places[f"{theirs}mlp.gate_proj.weight"] = Place(f"{ours}gate_up.weight")
+            places[f"{theirs}mlp.up_proj.weight"] = Place(f"{ours}gate_up.weight", config.mlp_size)
+            places[f"{theirs}mlp.down_proj.weight"] = Place(f"{ours}down.weight")
         places[f"{theirs}input_layernorm.weight"] = Place(f"{ours}attention_norm.weight")
         places[f"{theirs}post_attention_layernorm.weight"] = Place(f"{ours}mlp_norm.weight")
     return places

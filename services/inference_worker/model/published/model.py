@@ -291,7 +291,8 @@ def inverse_frequencies(text_config: Any, head_dim: int) -> Tensor:
     """θ_j of rotary position, [head_dim // 2], in radians per position."""
     rope = text_config.rope_parameters
     kind = rope.get("rope_type", "default")
-    if kind in ("default", "mrope"):
+    # A dynamic one differs beyond max_position_embeddings alone, which no session reaches.
+    if kind in ("default", "mrope", "dynamic"):
         steps = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
         return 1.0 / (float(rope["rope_theta"]) ** steps)
     if kind not in ("linear", "llama3"):

@@ -1,10 +1,11 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL, and what was tuned from them.
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL, dense and of experts, and what was tuned from them.
 
 Two frames make a tubelet. Each gets a vision span of its own, which is where transformers and the
 authors' code agree on positions: within one span of several tubelets they advance differently.
 A span's cell (i, j) sits at (p, p + i, p + j), and the words after it at p + max(rows, columns).
 """
 
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -19,7 +20,8 @@ from transformers.vision_utils import (
 )
 
 from services.inference_worker.device.ops import all_kernels_for
-from services.inference_worker.model.decoder import RMSNorm, swiglu
+from services.inference_worker.model.decoder import DecoderConfig, Mixture, RMSNorm, swiglu
+from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Encoded
 from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
 from services.inference_worker.model.published.folder import CLIP, HALVES
@@ -307,3 +309,43 @@ class Qwen3VL(Qwen2VL):
             for pair in range(axis, 3 * sections[axis], 3):
                 axes[pair] = axis
         return axes
+
+
+class Qwen3VLMoe(Qwen3VL):
+    """Qwen3-VL with a mixture of experts in the place of most layers' MLP."""
+
+    model_type = "qwen3_vl_moe"
+
+    @staticmethod
+    def decoder_config(config: Any) -> DecoderConfig:
+        text = config.text_config
+        layers = frozenset(
+            n
+            for n in range(text.num_hidden_layers)
+            if n not in text.mlp_only_layers and (n + 1) % text.decoder_sparse_step == 0
+        )
+        if text.num_experts_per_tok > text.num_experts:
+            raise ModelError(
+                f"config.json: {text.num_experts_per_tok} experts a token of {text.num_experts}"
+            )
+        mixture = Mixture(
+            count=text.num_experts,
+            chosen=text.num_experts_per_tok,
+            mlp_size=text.moe_intermediate_size,
+            layers=layers,
+        )
+        return replace(Qwen3VL.decoder_config(config), experts=mixture)
+
+    def finished(self, device: torch.device) -> Self:
+        dtype = self.decoder.embedding.weight.dtype
+        if device.type == "cuda" and dtype is not torch.bfloat16:
+            raise ModelError("mixtures of experts want WORKER_DTYPE=bfloat16 on a GPU")
+        return super().finished(device)
+
+    @staticmethod
+    def make_tower(config: Any) -> nn.Module:
+        from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import (
+            Qwen3VLMoeVisionModel as Tower,
+        )
+
+        return Tower._from_config(config.vision_config, attn_implementation="sdpa")  # type: ignore[no-any-return]

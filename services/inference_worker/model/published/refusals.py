@@ -12,7 +12,11 @@ _QUANTISED = re.compile(
     r"([-_.].*)?$",
     re.IGNORECASE,
 )
-_RECURRENT = re.compile(r"qwen3_?5|qwen3_?next|qwen3_?[68]|lfm|mamba|jamba|rwkv|nemotron|minicpmv4")
+_RECURRENT = re.compile(
+    r"qwen3_?(5|6|8|next)|lfm|[a-z]*amba|rwkv|recurrent|nemotron_?h|minicpmv4|falcon_?h1"
+    r"|kimi_?linear|moe_?hybrid|olmo_?hybrid"
+)
+_RELAY = "; a server that runs it can be relayed: WORKER_MODEL=openai:URL#MODEL"
 _WORDS_ALONE = ("ForCausalLM", "LMHeadModel")
 
 
@@ -55,19 +59,25 @@ def refuse_quantised(name: str, config: dict[str, Any]) -> None:
 def architecture_error(name: str, architecture: str, supported: str) -> ModelError:
     """The error for an architecture that is not served."""
     lower = architecture.lower()
+    relay = _RELAY
     if not architecture:
-        what = "names no architecture"
-    elif "moe" in lower:
-        what = f"is {architecture}, a mixture of experts"
+        what, relay = "names no architecture", ""
     elif _RECURRENT.search(lower):
         what = f"is {architecture}, recurrent in part: frames cannot be taken out of its state"
+    elif "moe" in lower:
+        what = f"is {architecture}, a mixture of experts of a kind that this worker does not have"
+    elif lower == "internvlchatmodel":
+        what = (
+            f"is {architecture}, the layout of its authors' own code: take the release of the same "
+            "model that ends in -hf (InternVL3) or -HF (InternVL3.5)"
+        )
     elif architecture.endswith(_WORDS_ALONE):
-        what = f"is {architecture}, which reads words and sees no pictures"
+        what, relay = f"is {architecture}, which reads words and sees no pictures", ""
     elif lower.startswith("idefics3"):
         what = f"is {architecture}, which saw no videos in training: SmolVLM2 is its successor"
     else:
         what = f"is {architecture}"
-    return ModelError(f"{name} {what}; this worker streams {supported}")
+    return ModelError(f"{name} {what}; this worker streams {supported}{relay}")
 
 
 def thoughts_error(name: str) -> ModelError:

@@ -14,6 +14,10 @@ _TEXT = {
     "num_attention_heads": 1024,
     "num_key_value_heads": 1024,
     "max_position_embeddings": 2**30,
+    "num_experts": 4096,
+    "num_experts_per_tok": 4096,
+    "moe_intermediate_size": 2**18,
+    "decoder_sparse_step": 512,
 }
 _VISION = {
     "depth": 512,
@@ -21,6 +25,7 @@ _VISION = {
     "hidden_size": 2**16,
     "image_size": 8192,
     "in_channels": 3,
+    "num_channels": 3,
     "intermediate_size": 2**18,
     "mlp_ratio": 64,
     "num_attention_heads": 1024,
@@ -42,6 +47,8 @@ def check_sizes(config: Any) -> None:
     for part, limits in ((text, _TEXT), (vision, _VISION), (config, {"scale_factor": 16})):
         for name, most in limits.items():
             value = getattr(part, name, 1)
+            if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
+                value = value[0]  # a square, as InternVL writes it
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not whole or not 1 <= value <= most:
                 raise ModelError(f"config.json: {name} is {value!r}; a whole number, 1 to {most}")

@@ -1,23 +1,15 @@
 """SmolVLM2 (256M, 500M, 2.2B): a SigLIP tower, pixel shuffle, and a Llama decoder.
 
-A frame is one square picture of fixed size, with its time in words before it.
+A frame has its time in words before it.
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from services.inference_worker.model.family import Encoded
-from services.inference_worker.model.layout import VISION, FrameLayout, SegmentTokens
 from services.inference_worker.model.published.folder import HALVES
-from services.inference_worker.model.published.model import (
-    LATEST_S,
-    PublishedModel,
-    inverse_frequencies,
-    normalised,
-)
 from services.inference_worker.model.published.spans import use_whole_pictures
+from services.inference_worker.model.published.square import SquareModel
 
 
 class Tower(nn.Module):
@@ -41,14 +33,13 @@ class Tower(nn.Module):
         return self.connector(seen)  # type: ignore[no-any-return]
 
 
-class SmolVLM(PublishedModel):
-    """One square frame a segment."""
+class SmolVLM(SquareModel):
+    """SmolVLM2, with transformers' template for videos."""
 
     placeholder = "<video>"
     decoder_prefixes = ("model.text_model.",)
     tower_prefixes = ("model.",)
     answer_prefix = " "
-    preferred_fps = 1.0
     model_type = "smolvlm"
     colours = HALVES
     # The prompt it was trained with tells how many frames there are and how long the video is: of a
@@ -59,41 +50,21 @@ class SmolVLM(PublishedModel):
     outro = "\n\n"
 
     @property
-    def size_factor(self) -> int:
-        return 0
+    def side(self) -> int:
+        return int(self.config.vision_config.image_size)
 
-    def default_layout(self, frame_pixels: int) -> FrameLayout:
-        vision = self.config.vision_config
-        tokens = (vision.image_size // vision.patch_size // self.config.scale_factor) ** 2
-        words = len(self._words(LATEST_S)) + 1
-        return FrameLayout(
-            width=vision.image_size,
-            height=vision.image_size,
-            vision_tokens=tokens,
-            segment_tokens=tokens + words,
-            segment_advance=tokens + words,
-        )
+    @property
+    def frame_tokens(self) -> int:
+        patches = self.side // self.config.vision_config.patch_size
+        return int(patches // self.config.scale_factor) ** 2
 
-    def layout(self, width: int, height: int) -> FrameLayout:
-        self.spec.layout.check_only(width, height)
-        return self.spec.layout
+    def words_before(self, seconds: float) -> str:
+        minutes, rest = divmod(int(seconds), 60)
+        return f"\nFrame from {minutes:02d}:{rest:02d}:<fake_token_around_image><global-img>"
 
-    def costliest(self, max_pixels: int) -> FrameLayout:
-        return self.spec.layout
-
-    def _words(self, seconds: float) -> list[int]:
-        minutes, rest = divmod(int(min(seconds, LATEST_S)), 60)
-        text = f"\nFrame from {minutes:02d}:{rest:02d}:<fake_token_around_image><global-img>"
-        return self.chat.tokens(text)
-
-    def segment(self, layout: FrameLayout, cursor: int, seconds: float) -> SegmentTokens:
-        after = self.chat.tokens("<fake_token_around_image>")
-        tokens = [*self._words(seconds), *[VISION] * layout.vision_tokens, *after]
-        return SegmentTokens(tokens, [(cursor + n,) * 3 for n in range(len(tokens))], len(tokens))
-
-    def encode(self, frames: Tensor) -> Encoded:
-        dtype = self.decoder.embedding.weight.dtype
-        return Encoded(self.tower(normalised(frames[:, 0], self.preprocessor, dtype)))
+    @property
+    def words_after(self) -> str:
+        return "<fake_token_around_image>"
 
     def adapt_tower(self) -> None:
         use_whole_pictures(self.tower.vision_model)
@@ -109,10 +80,3 @@ class SmolVLM(PublishedModel):
     @staticmethod
     def make_tower(config: Any) -> nn.Module:
         return Tower(config)
-
-    @classmethod
-    def omega(cls, config: Any) -> Tensor:
-        head_dim = cls.decoder_config(config).head_dim
-        omega = torch.zeros(head_dim // 2, 3)
-        omega[:, 0] = inverse_frequencies(config.text_config, head_dim)
-        return omega
