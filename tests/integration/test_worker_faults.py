@@ -470,6 +470,7 @@ def test_weights_without_numbers_end_the_worker_before_it_serves(
 
 
 ABSURD: dict[str, list[dict[str, Any]]] = {
+    "Note": [{"session_id": "x" * 5_000_000}, {"session_id": ""}, {}],
     "StreamFrames": [
         {"open": {"session_id": "x" * 5_000_000}},
         {"open": {"session_id": ""}},

@@ -23,6 +23,7 @@ async def test_every_wish_of_a_session_outlives_its_gateway() -> None:
             "grace_s": 12.0,
             "priority": -3,
             "memory": 3,
+            "listen": True,
             "labels": {"place": "door"},
             "tenant": "red",
             "model": "pool-a",

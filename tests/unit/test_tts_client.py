@@ -107,10 +107,10 @@ async def test_speech_that_says_nothing_is_given_up(voice: str) -> None:
 async def test_slow_text_is_not_silence() -> None:
     async def slow() -> AsyncIterator[str]:
         yield "one"
-        await asyncio.sleep(0.1)  # longer than audio may take
+        await asyncio.sleep(0.6)  # longer than audio may take
         yield "two"
 
-    async with _speech(audio_timeout_s=0.05) as (peer, _):
+    async with _speech(audio_timeout_s=0.4) as (peer, _):
         chunks = [chunk.pcm async for chunk in peer.speak(slow(), "en")]
     assert chunks == [b"one", b"two"]
 
