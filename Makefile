@@ -66,7 +66,7 @@ PARALLEL = -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 test: develop ## run every test but those with targets of their own; ARGS="-n 0" in one process
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-option-test: develop ## what is off by default (several workers or gateways, published checkpoints, Kubernetes, encryption, …), and training
+option-test: develop ## what is off by default (several workers or gateways, published checkpoints, memory, SRT, Kubernetes, …), and training
 	$(BIN)/python -m pytest -m option $(PARALLEL) $(ARGS)
 
 device-test: develop ## what runs on GPUs, as far as it can be tried without one

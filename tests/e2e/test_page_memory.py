@@ -5,6 +5,7 @@ from collections.abc import Callable
 import av
 import grpc
 import numpy as np
+import pytest
 
 from services.common.jpeg import encode_jpeg
 from services.local.clip import Clip
@@ -12,6 +13,8 @@ from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
 from tests.e2e.browser import ENTER, Page
 from tests.eventually import wait_until
 from tests.suite import Suite
+
+pytestmark = pytest.mark.option
 
 NS = 1_000_000_000
 IMAGE = "document.querySelector('.remembered img')"

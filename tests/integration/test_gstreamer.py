@@ -12,6 +12,8 @@ from tests.integration.test_srt import listening
 from tests.processes import free_port
 from tests.sources import KEY, RecordingSink
 
+pytestmark = pytest.mark.option
+
 SECOND_NS = 1_000_000_000
 CAMERA = Path(__file__).parents[1] / "gstreamer_camera.py"
 

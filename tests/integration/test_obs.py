@@ -16,7 +16,7 @@ from tests.eventually import eventually
 from tests.integration.test_srt import listening
 from tests.sources import KEY, OneKeyGate
 
-pytestmark = pytest.mark.needs("obs")
+pytestmark = [pytest.mark.option, pytest.mark.needs("obs")]
 GLOBAL = """
 [General]
 FirstRun=true

@@ -16,6 +16,8 @@ from sightline.cli import main
 from tests.eventually import wait_until
 from tests.suite import Suite
 
+pytestmark = pytest.mark.option
+
 NS = 1_000_000_000
 FPS = 4
 BEGAN_NS = 1_700_000_000 * NS

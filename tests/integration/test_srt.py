@@ -17,7 +17,7 @@ from tests.integration.test_whep import live, running_house
 from tests.processes import free_port
 from tests.sources import KEY, OneKeyGate, RecordingSink
 
-pytestmark = pytest.mark.needs("srt")
+pytestmark = [pytest.mark.option, pytest.mark.needs("srt")]
 PASSPHRASE = "a-passphrase-of-many-characters"  # ffmpeg reads no escapes
 
 

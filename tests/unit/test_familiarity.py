@@ -22,6 +22,8 @@ from training.rendering import Pixels
 from training.strangers import patterns, photographs
 from training.world.wide import film
 
+pytestmark = pytest.mark.option
+
 CPU = torch.device("cpu")
 
 

@@ -21,6 +21,8 @@ from training.world.goods import REAL_NOUNS, SIDE, photographs, write_goods
 from training.world.shop import Trade
 from training.worlds import find_world
 
+pytestmark = pytest.mark.option
+
 SENDERS = 10
 
 

@@ -14,6 +14,8 @@ from training.recipe import Mix, Recipe, load_recipe
 from training.world.question import DONT_KNOW, Question
 from training.worlds import WideTake, WideWorld, after
 
+pytestmark = pytest.mark.option
+
 RECIPE = replace(load_recipe("smoke"), world="shop", trade=load_recipe("builtin").trade, talk=0.0)
 SHIRT = Question(
     "followup",
