@@ -1,5 +1,6 @@
 """Training rows are what the engine serves, and a run learns, resumes and saves."""
 
+import importlib.util
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from training.batches import (
     world_of,
 )
 from training.layout import NO_TARGET, SINK, TRUNK, Branch, branch_of, pack, visibility
+from training.lite0 import PACKAGE
 from training.objectives import Objectives
 from training.processes import Launch
 from training.questions import Question
@@ -245,6 +247,8 @@ def test_every_recipe_of_ours_can_be_read_and_made(tmp_path: Path) -> None:
         known = world_of(recipe).kinds | LESSONS
         for kinds in (recipe.kinds, *(stage.kinds for stage in recipe.stages)):
             assert set(kinds) <= set(known), path.stem
+        if recipe.tower == "lite0" and importlib.util.find_spec(PACKAGE) is None:
+            continue  # its tower begins with weights that are not installed
         made = new_model(recipe)
         assert sum(parameter.numel() for parameter in made.parameters()) <= 10e6
     for text, told in (
