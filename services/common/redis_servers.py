@@ -1,8 +1,9 @@
 """The Redis of a service: one, one of several addresses, or the one that Sentinels name."""
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from redis.backoff import NoBackoff
 from services.common.config import ConfigError
 from services.common.redis_config import RedisConfig
 from sightline.errors import ResourceExhaustedError, SightlineError, UnavailableError
+from sightline.reasons import Reason
 
 T = TypeVar("T")
 
@@ -170,3 +172,13 @@ def translate(error: Exception) -> tuple[str, SightlineError]:
     if isinstance(error, redis_errors.ConnectionError | OSError):
         return "away", UnavailableError("Redis is away")
     return "error", UnavailableError("Redis answers with an error")
+
+
+@contextlib.contextmanager
+def told_as_away(message: str, reason: Reason) -> Iterator[None]:
+    """Turns what a Redis raises that is away or in trouble into UnavailableError, as callers are
+    told it."""
+    try:
+        yield
+    except (redis_errors.RedisError, OSError, TimeoutError) as error:
+        raise UnavailableError(message, reason=reason, retry_after_s=1.0) from error

@@ -8,7 +8,7 @@ from services.gateway.api.callers import Callers
 from services.gateway.api.conversation_routes import PAGE
 from services.gateway.api.messages import as_json, number_of
 from services.gateway.api.operations import Parameter, operation
-from services.gateway.auth.caller import Permission
+from services.gateway.api.viewed import viewed_session
 from services.gateway.memory.memories import Memories
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
@@ -47,7 +47,7 @@ class MemoryApi:
         refusals=(400, 401, 403, 404, 503),
     )
     async def _read(self, request: web.Request) -> web.Response:
-        session = await self._session(request)
+        session = await viewed_session(request, self._sessions, self._callers)
         wanted = gateway_pb2.GetMemoryRequest(
             session=session.id,
             text=request.query.get("text", ""),
@@ -75,7 +75,7 @@ class MemoryApi:
         refusals=(400, 401, 403, 404, 503),
     )
     async def _picture(self, request: web.Request) -> web.Response:
-        session = await self._session(request)
+        session = await viewed_session(request, self._sessions, self._callers)
         wanted = gateway_pb2.GetMemoryRequest(
             session=session.id, moment=request.match_info["moment"], pictures=True
         )
@@ -88,14 +88,6 @@ class MemoryApi:
             content_type="image/jpeg",
             headers={"Cache-Control": "no-store"},
         )
-
-    async def _session(self, request: web.Request) -> AnySession:
-        name = request.match_info["session"]
-        path = self._sessions.name_of(name)
-        caller = await self._callers.of_request(request, Permission.VIEW, path=path)
-        session = await self._sessions.locate(name, caller)
-        caller.check(Permission.VIEW, session)
-        return session
 
 
 def _time_ns(request: web.Request, name: str, session: AnySession) -> int:

@@ -7,9 +7,8 @@ from aiohttp import web
 
 from services.gateway.api.callers import Callers
 from services.gateway.api.operations import Parameter, operation
-from services.gateway.auth.caller import Permission
+from services.gateway.api.viewed import viewed_session
 from services.gateway.playback.hls import KINDS, PLAYLIST
-from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from sightline.errors import InvalidArgumentError
 
@@ -40,7 +39,7 @@ class RecordingsApi:
         refusals=(400, 401, 403, 404, 503),
     )
     async def _recording(self, request: web.Request) -> web.Response:
-        session = await self._viewed(request)
+        session = await viewed_session(request, self._sessions, self._callers)
         now_s = time.time()
         from_s = moment_of(request, "from", 0.0, now_s)
         until_s = moment_of(request, "to", now_s, now_s)
@@ -68,21 +67,16 @@ class RecordingsApi:
         refusals=(401, 403, 404, 503),
     )
     async def _hls(self, request: web.Request) -> web.Response:
-        session, name = await self._viewed(request), request.match_info["file"]
+        session, name = (
+            await viewed_session(request, self._sessions, self._callers),
+            request.match_info["file"],
+        )
         data = await self._sessions.hls(session, name)
         return web.Response(
             body=data,
             content_type=KINDS[name.rpartition(".")[2]],
             headers={"Cache-Control": "no-store"},
         )
-
-    async def _viewed(self, request: web.Request) -> AnySession:
-        name = request.match_info["session"]
-        path = self._sessions.name_of(name)
-        caller = await self._callers.of_request(request, Permission.VIEW, path=path)
-        session = await self._sessions.locate(name, caller)
-        caller.check(Permission.VIEW, session)
-        return session
 
 
 def moment_of(request: web.Request, name: str, default_s: float, now_s: float) -> float:

@@ -9,7 +9,7 @@ from services.gateway.api.callers import Callers
 from services.gateway.api.messages import as_json
 from services.gateway.api.operations import JSON, Parameter, operation
 from services.gateway.api.recordings import FROM, UNTIL, moment_of
-from services.gateway.auth.caller import Permission
+from services.gateway.api.viewed import viewed_session
 from services.gateway.sessions.sessions import Sessions
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2
@@ -46,11 +46,7 @@ class TranscriptsApi:
         refusals=(400, 401, 403, 404, 409, 503),
     )
     async def _transcript(self, request: web.Request) -> web.Response:
-        name = request.match_info["session"]
-        path = self._sessions.name_of(name)
-        caller = await self._callers.of_request(request, Permission.VIEW, path=path)
-        session = await self._sessions.locate(name, caller)
-        caller.check(Permission.VIEW, session)
+        session = await viewed_session(request, self._sessions, self._callers)
         form = request.query.get("format", "json")
         if form not in FORMATS:
             raise InvalidArgumentError("format is json, text or vtt")

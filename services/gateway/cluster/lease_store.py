@@ -1,12 +1,9 @@
 """Leases in Redis, as one gateway reads and writes them."""
 
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import redis.exceptions as redis_errors
-
-from services.common.redis_servers import RedisServers
+from services.common.redis_servers import RedisServers, told_as_away
 from services.gateway.cluster.lease_scripts import PREFIX, SCRIPTS
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.asked_once import KEPT_S, AskedOnce
@@ -16,7 +13,6 @@ from sightline.errors import (
     AlreadyExistsError,
     InvalidArgumentError,
     NotFoundError,
-    UnavailableError,
 )
 from sightline.reasons import Reason
 from sightline.v1 import peer_pb2
@@ -24,6 +20,8 @@ from sightline.v1 import peer_pb2
 LEASES, GATEWAYS = f"{PREFIX}leases", f"{PREFIX}gateways"
 MAX_LISTED = 10_000
 USED_S = 5
+
+AWAY = "the sessions of other gateways cannot be looked up now: try again"
 
 
 class LeaseStore:
@@ -171,7 +169,7 @@ class LeaseStore:
         return await self._do(lambda client: run(keys=keys, args=arguments, client=client))
 
     async def _do(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        with _translated():
+        with told_as_away(AWAY, Reason.SESSIONS_AWAY):
             return await self._servers.run(work)
 
 
@@ -215,15 +213,3 @@ def _lease(row: Any) -> Lease | None:
         left_s=int(left_ms) / 1000,
         record=peer_pb2.SessionRecord.FromString(encoded),
     )
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (redis_errors.RedisError, OSError, TimeoutError) as error:
-        raise UnavailableError(
-            "the sessions of other gateways cannot be looked up now: try again",
-            reason=Reason.SESSIONS_AWAY,
-            retry_after_s=1.0,
-        ) from error

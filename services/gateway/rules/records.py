@@ -1,16 +1,14 @@
 """The Redis of rules: scripts and commands, with errors that callers are told."""
 
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import redis.exceptions as redis_errors
-
 from services.common.redis_config import RedisConfig
-from services.common.redis_servers import RedisServers
+from services.common.redis_servers import RedisServers, told_as_away
 from services.gateway.rules.scripts import SCRIPTS
-from sightline.errors import UnavailableError
 from sightline.reasons import Reason
+
+AWAY = "rules and events cannot be looked up now: try again"
 
 
 class Records:
@@ -32,7 +30,7 @@ class Records:
 
     async def do(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
         """What is done with the client of the primary gives."""
-        with _translated():
+        with told_as_away(AWAY, Reason.RULES_AWAY):
             return await self._servers.run(work)
 
     async def together(self, commands: Callable[[Any], object]) -> list[Any]:
@@ -46,15 +44,3 @@ class Records:
 
         found: list[Any] = await self.do(work)
         return found
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (redis_errors.RedisError, OSError, TimeoutError) as error:
-        raise UnavailableError(
-            "rules and events cannot be looked up now: try again",
-            reason=Reason.RULES_AWAY,
-            retry_after_s=1.0,
-        ) from error

@@ -10,12 +10,11 @@ from typing import Any
 
 from aiohttp import web
 
-from services.common.http_status import http_status
 from services.gateway.api.audio.encoder import CONTENT_TYPES, SpeechFile
 from services.gateway.api.callers import Callers
 from services.gateway.api.completions.chat_request import object_of
-from services.gateway.api.completions.errors import ParameterError, error_body
-from services.gateway.api.event_stream import SEND_TIMEOUT_S, ClientGoneError, EventStream
+from services.gateway.api.completions.errors import ParameterError, told_in
+from services.gateway.api.event_stream import SEND_TIMEOUT_S, EventStream
 from services.gateway.api.messages import place_of_request, read_text
 from services.gateway.api.operations import SSE, operation
 from services.gateway.api.speaker import Speaker
@@ -156,19 +155,10 @@ async def _write(response: web.StreamResponse, data: bytes) -> None:
 
 
 async def _events(request: web.Request, spoken: AsyncGenerator[bytes, None]) -> web.StreamResponse:
-    async with EventStream(request) as stream:
-        try:
-            async for data in spoken:
-                audio = base64.b64encode(data).decode()
-                await stream.send({"type": "speech.audio.delta", "audio": audio})
-            await stream.send({"type": "speech.audio.done"})
-            await stream.send("[DONE]")
-        except ClientGoneError:
-            pass
-        except SightlineError as error:
-            if not stream.begun:
-                raise
-            body = error_body(http_status(error.code), error.message, error.reason)
-            with contextlib.suppress(ClientGoneError, SightlineError):
-                await stream.send({"error": body})
+    async with EventStream(request) as stream, told_in(stream):
+        async for data in spoken:
+            audio = base64.b64encode(data).decode()
+            await stream.send({"type": "speech.audio.delta", "audio": audio})
+        await stream.send({"type": "speech.audio.done"})
+        await stream.send("[DONE]")
     return stream.response

@@ -6,7 +6,6 @@ from typing import Any
 
 from aiohttp import web
 
-from services.common.http_status import http_status
 from services.common.in_flight import InFlight
 from services.common.resampling import HEARD_RATE
 from services.common.threads import Lane
@@ -18,15 +17,14 @@ from services.gateway.api.audio.transcription_request import (
     read_transcription,
 )
 from services.gateway.api.callers import Callers
-from services.gateway.api.completions.errors import error_body
-from services.gateway.api.event_stream import ClientGoneError, EventStream, while_there
+from services.gateway.api.completions.errors import told_in
+from services.gateway.api.event_stream import EventStream, while_there
 from services.gateway.api.messages import place_of_request
 from services.gateway.api.operations import JSON, SSE, operation
 from services.gateway.auth.caller import Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.viewers.viewers import Viewers
 from services.gateway.voice.ears import Ears
-from sightline.errors import SightlineError
 from sightline.reasons import Reason
 
 ASKED: dict[str, Any] = {
@@ -144,14 +142,6 @@ async def _stream(
             await stream.send({"type": "transcript.text.done", **done})
             await stream.send("[DONE]")
 
-        try:
+        async with told_in(stream):
             await while_there(request, relay())
-        except ClientGoneError:
-            pass
-        except SightlineError as error:
-            if not stream.begun:
-                raise
-            body = error_body(http_status(error.code), error.message, error.reason)
-            with contextlib.suppress(ClientGoneError, SightlineError):
-                await stream.send({"error": body})
     return stream.response

@@ -8,7 +8,6 @@ from typing import Any
 
 from aiohttp import web
 
-from services.common.http_status import http_status
 from services.gateway.api.callers import Callers
 from services.gateway.api.completions.answer_format import (
     AnswerFormat,
@@ -22,9 +21,9 @@ from services.gateway.api.completions.chat_request import (
     ChatRequest,
     chat_request_of,
 )
-from services.gateway.api.completions.errors import ParameterError, error_body
+from services.gateway.api.completions.errors import ParameterError, told_in
 from services.gateway.api.completions.pictures import MAX_BODY_BYTES, Pictures
-from services.gateway.api.event_stream import ClientGoneError, EventStream, while_there
+from services.gateway.api.event_stream import EventStream, while_there
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.messages import place_of_request, read_text
 from services.gateway.api.operations import JSON, SSE, operation
@@ -33,7 +32,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
-from sightline.errors import NotFoundError, SightlineError, UnavailableError
+from sightline.errors import NotFoundError, UnavailableError
 from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2
 
@@ -237,16 +236,8 @@ class ChatApi:
                     await stream.send(reply.usage(done))
                 await stream.send("[DONE]")
 
-            try:
+            async with told_in(stream):
                 await while_there(request, relay())
-            except ClientGoneError:
-                pass
-            except SightlineError as error:
-                if not stream.begun:
-                    raise
-                body = error_body(http_status(error.code), error.message, error.reason)
-                with contextlib.suppress(ClientGoneError, SightlineError):
-                    await stream.send({"error": body})
         return stream.response
 
 

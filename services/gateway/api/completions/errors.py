@@ -1,12 +1,15 @@
 """Refusals of `/v1` in the shape that OpenAI's clients read."""
 
+import contextlib
 import json
 import math
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
 from services.common.http_status import http_status
 from services.common.redaction import redacted
+from services.gateway.api.event_stream import ClientGoneError, EventStream
 from sightline.errors import InvalidArgumentError, SightlineError
 from sightline.reasons import Reason
 
@@ -67,3 +70,19 @@ def error_body(status: int, message: str, reason: str, param: str = "") -> dict[
         else reason.lower(),
         "reason": reason,
     }
+
+
+@contextlib.asynccontextmanager
+async def told_in(stream: EventStream) -> AsyncIterator[None]:
+    """Tells what goes wrong within as the stream's last event; raises it where nothing was sent
+    yet, so that it becomes the reply. A client that has gone is told nothing."""
+    try:
+        yield
+    except ClientGoneError:
+        pass
+    except SightlineError as error:
+        if not stream.begun:
+            raise
+        body = error_body(http_status(error.code), error.message, error.reason)
+        with contextlib.suppress(ClientGoneError, SightlineError):
+            await stream.send({"error": body})
