@@ -3,7 +3,7 @@ to hear. Everything but the engine is the service's own."""
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -27,7 +27,13 @@ class Recogniser:
         self.words = ""
         self.address = ""
 
-    def transcribe(self, samples: Samples, language: str, prompt: str) -> Words:
+    def transcribe(
+        self,
+        samples: Samples,
+        language: str,
+        prompt: str,
+        unwanted: Callable[[], bool] | None = None,
+    ) -> Words | None:
         length_s = len(samples) / HEARD_RATE
         return Words((Segment(self.words, 0.0, length_s),) if self.words else (), "en")
 

@@ -5,8 +5,6 @@ import sys
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from services.asr.config import AsrConfig
 from services.asr.engines import Engine, WhisperEngine
 from services.asr.hearing import Hearing
@@ -14,7 +12,6 @@ from services.asr.model import folder_of
 from services.asr.servicer import AsrServicer
 from services.common.entry import run
 from services.common.identity import identity_of
-from services.common.resampling import HEARD_RATE
 from services.common.server import ServiceHost
 from services.common.tasks import spawn
 from sightline.v1 import asr_pb2, asr_pb2_grpc
@@ -23,12 +20,12 @@ from sightline.v1 import asr_pb2, asr_pb2_grpc
 def make_engine(config: AsrConfig) -> Engine:
     """The engine that the configuration asks for, loaded. Blocks. Raises ConfigError."""
     engine = WhisperEngine(config, folder_of(config))
-    engine.transcribe(np.zeros(HEARD_RATE, np.float32), config.language, "")
+    engine.warm_up(config.language)
     return engine
 
 
 async def serve(config: AsrConfig) -> None:
-    """Serve until SIGTERM. SERVING once the model is loaded and has heard a first silence."""
+    """Serve until SIGTERM. SERVING once the model is loaded and warm."""
     hearing = Hearing(partial(make_engine, config))
     host = ServiceHost(
         name="asr",

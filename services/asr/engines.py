@@ -4,9 +4,11 @@ Engines block and are not thread-safe; `services.asr.hearing` gives each one thr
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy as np
 
 from services.asr.config import AsrConfig
 from services.asr.recording import Samples
@@ -15,6 +17,7 @@ from services.common.resampling import HEARD_RATE
 
 SHORT_S = 24.0  # longer recordings go through Whisper's own windows
 WINDOW_S = 10.0  # least audio that is shown to the model, see `WhisperEngine`
+LONG_WINDOW_S = 30.0  # what Whisper was made for
 MARGIN_S = 2.0  # of silence behind the speech
 FRAMES_PER_S = 100  # of Whisper's features
 MAX_TOKENS = 224
@@ -49,8 +52,17 @@ class Engine(Protocol):
     name: str
     languages: Sequence[str]
 
-    def transcribe(self, samples: Samples, language: str, prompt: str) -> Words:
-        """Words of a whole recording, at HEARD_RATE. "auto": the language is found out. Blocks."""
+    def transcribe(
+        self,
+        samples: Samples,
+        language: str,
+        prompt: str,
+        unwanted: Callable[[], bool] | None = None,
+    ) -> Words | None:
+        """Words of a recording, at HEARD_RATE. "auto": the language is found out. Blocks.
+
+        unwanted: given where more is still being said. It is asked on the way whether something
+        else has become more urgent; None is what is then, or is too doubtful yet, to be told."""
         ...
 
 
@@ -81,22 +93,45 @@ class WhisperEngine:
         if config.language != "auto" and config.language not in self.languages:
             raise ConfigError(f"ASR_LANGUAGE={config.language} is not a language of this model")
 
-    def transcribe(self, samples: Samples, language: str, prompt: str) -> Words:
+    def warm_up(self, language: str) -> None:
+        """Go once through all that a question goes through: the first time takes the longest. It
+        is noise, of which the model makes something."""
+        noise = np.random.default_rng(0).normal(0, 0.1, 2 * HEARD_RATE).astype(np.float32)
+        features = self._model.feature_extractor(noise)
+        for window_s, prompt in ((WINDOW_S, "What is in the picture?"), (LONG_WINDOW_S, "")):
+            self._read(self._encoded(features, window_s), window_s, 2.0, language, prompt)
+
+    def transcribe(
+        self,
+        samples: Samples,
+        language: str,
+        prompt: str,
+        unwanted: Callable[[], bool] | None = None,
+    ) -> Words | None:
         audio_s = len(samples) / HEARD_RATE
         if audio_s > SHORT_S:
             return self._transcribe_long(samples, language, prompt)
         features = self._model.feature_extractor(samples)
-        words, sure = self._read(features, max(WINDOW_S, audio_s + MARGIN_S), language, prompt)
-        if not sure:  # where little is said, a prompt is heard that nobody said
-            words, sure = self._read(features, 30.0, language, "")
-        return words
+        window_s = max(WINDOW_S, audio_s + MARGIN_S)
+        encoded = self._encoded(features, window_s)
+        if unwanted is not None and unwanted():
+            return None
+        words, sure = self._read(encoded, window_s, audio_s, language, prompt)
+        if sure:
+            return words
+        if unwanted is not None:
+            return None
+        # Where little is said, a prompt is heard that nobody said.
+        encoded = self._encoded(features, LONG_WINDOW_S)
+        return self._read(encoded, LONG_WINDOW_S, audio_s, language, "")[0]
+
+    def _encoded(self, features: Any, window_s: float) -> Any:
+        return self._model.encode(_fitted(features, round(window_s * FRAMES_PER_S)))
 
     def _read(
-        self, features: Any, window_s: float, language: str, prompt: str
+        self, encoded: Any, window_s: float, audio_s: float, language: str, prompt: str
     ) -> tuple[Words, bool]:
         """Words of one window, and whether the model was sure of them."""
-        frames = round(window_s * FRAMES_PER_S)
-        encoded = self._model.encode(_fitted(features, frames))
         if language == "auto":
             language = self._model.model.detect_language(encoded)[0][0][0].strip("<|>")
         tokenizer = self._tokenizer(
@@ -119,9 +154,8 @@ class WhisperEngine:
         tokens = found.sequences_ids[0]
         sure = found.scores[0] > UNSURE and not _repeats(tokens)
         if found.no_speech_prob > SILENT and not sure:
-            return Words((), language), window_s < 30
-        length_s = min(window_s, features.shape[-1] / FRAMES_PER_S)
-        return Words(_segments(tokens, tokenizer, length_s), language), sure
+            return Words((), language), window_s < LONG_WINDOW_S
+        return Words(_segments(tokens, tokenizer, min(window_s, audio_s)), language), sure
 
     def _transcribe_long(self, samples: Samples, language: str, prompt: str) -> Words:
         segments, info = self._model.transcribe(
@@ -149,8 +183,6 @@ def import_whisper() -> Any:
 
 def _fitted(features: Any, frames: int) -> Any:
     """Features [mels, frames], cut or filled with silence."""
-    import numpy as np
-
     features = features[:, :frames]
     missing = frames - features.shape[-1]
     return np.pad(features, ((0, 0), (0, missing))) if missing else features

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from services.asr.engines import Engine, Words
@@ -36,7 +37,7 @@ class _Look:
     samples: Samples = field(compare=False)
     language: str = field(compare=False)
     prompt: str = field(compare=False)
-    future: "asyncio.Future[Words]" = field(compare=False)
+    future: "asyncio.Future[Words | None]" = field(compare=False)
 
 
 class Hearing:
@@ -85,11 +86,12 @@ class Hearing:
         self._stopping.set()
         await asyncio.to_thread(self._thread.join, 5.0)
 
-    async def look(self, kind: Kind, samples: Samples, language: str, prompt: str) -> Words:
-        """Words of a recording. Raises InternalError where the engine fails."""
+    async def look(self, kind: Kind, samples: Samples, language: str, prompt: str) -> Words | None:
+        """Words of a recording; None: partial ones, of which the engine is not sure, or which it
+        gave up for what is more urgent. Raises InternalError where the engine fails."""
         if self._stopping.is_set():
             raise UnavailableError("the service is shutting down")
-        future: asyncio.Future[Words] = self._loop.create_future()
+        future: asyncio.Future[Words | None] = self._loop.create_future()
         self._under_way += 1
         try:
             number = next(self._numbers)
@@ -119,7 +121,8 @@ class Hearing:
             return
         began_s = time.perf_counter()
         try:
-            words = engine.transcribe(look.samples, look.language, look.prompt)
+            unwanted = partial(self._unwanted, look) if look.kind is Kind.PARTIAL else None
+            words = engine.transcribe(look.samples, look.language, look.prompt, unwanted)
         except SightlineError as error:
             self._tell(look.future, error)
         except Exception:
@@ -128,6 +131,11 @@ class Hearing:
         else:
             self._tell(look.future, words)
         PASS_SECONDS.labels(look.kind.name.lower()).observe(time.perf_counter() - began_s)
+
+    def _unwanted(self, look: _Look) -> bool:
+        return look.future.cancelled() or any(
+            other.kind < look.kind for other in self._waiting.queue[:1]
+        )
 
     def _tell(self, future: "asyncio.Future[Any]", outcome: object) -> None:
         def settle() -> None:

@@ -13,11 +13,12 @@ Samples = npt.NDArray[np.float32]  # [samples], −1 to 1, at HEARD_RATE
 
 class Recording:
     """PCM of one call, at the rate that models hear. One event loop; `changed` is set by whatever
-    is new: audio, a pause, the end or an error.
+    is new: audio, a pause, the end or an error. `pressing` by all of these but audio.
     """
 
     def __init__(self, max_audio_s: float) -> None:
         self.changed = asyncio.Event()
+        self.pressing = asyncio.Event()
         self.pauses = 0.0  # audio, in seconds, up to which words are wanted now
         self.ended = False
         self.failed: Exception | None = None
@@ -51,15 +52,19 @@ class Recording:
     def pause(self) -> None:
         self._flush()
         self.pauses = self.audio_s
-        self.changed.set()
+        self._press()
 
     def end(self) -> None:
         self._flush()
         self.ended = True
-        self.changed.set()
+        self._press()
 
     def fail(self, error: Exception) -> None:
         self.failed = error
+        self._press()
+
+    def _press(self) -> None:
+        self.pressing.set()
         self.changed.set()
 
     def _flush(self) -> None:

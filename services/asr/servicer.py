@@ -66,48 +66,67 @@ class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
         recording = Recording(self._config.max_audio_s)
         reader = spawn(self._read(first, requests, recording), name="read audio to hear")
         words, heard_s = Words(), 0.0  # the newest words, and how much audio they are of
-        look_s = 0.0  # that the last look took
+        looked_s = look_s = 0.0  # audio at the last look, and what that took
         try:
             while True:
                 await recording.changed.wait()
                 recording.changed.clear()
+                recording.pressing.clear()
                 if recording.failed is not None:
                     raise recording.failed
-                ended, kind = (
-                    recording.ended,
-                    self._wanted(recording, heard_s, look_s, first.partials),
-                )
+                ended = recording.ended
+                rest_s = PARTIAL_REST * look_s if first.partials else None
+                kind = self._wanted(recording, heard_s, looked_s, rest_s)
                 if kind is not None and first.background:
                     kind = Kind.BACKGROUND
                 ended_s = time.perf_counter()
+                found: Words | None = None
                 if kind is not None:
-                    audio_s = recording.audio_s
-                    words = await self._hearing.look(
-                        kind, recording.samples(), language, first.prompt
-                    )
-                    heard_s, look_s = audio_s, time.perf_counter() - ended_s
+                    looked_s = recording.audio_s
+                    found = await self._look(kind, recording, language, first.prompt)
+                    look_s = time.perf_counter() - ended_s
+                if found is not None:
+                    words, heard_s = found, looked_s
                 if ended:
                     FINAL_SECONDS.observe(time.perf_counter() - ended_s)
                     AUDIO_SECONDS.inc(recording.audio_s)
                     yield _reply(words, heard_s, final=True)
                     return
-                if kind is not None:
+                if found is not None:
                     yield _reply(words, heard_s, final=False)
         finally:
             await cancel_and_wait(reader)
 
+    async def _look(
+        self, kind: Kind, recording: Recording, language: str, prompt: str
+    ) -> Words | None:
+        """Words up to now; None where partial ones are not known, or a pause came before them."""
+        looking = self._hearing.look(kind, recording.samples(), language, prompt)
+        if kind is not Kind.PARTIAL:
+            return await looking
+        look = asyncio.create_task(looking, name="look for partial words")
+        pressing = spawn(recording.pressing.wait(), name="wait for a pause")
+        try:
+            await asyncio.wait({look, pressing}, return_when=asyncio.FIRST_COMPLETED)
+            return look.result() if look.done() else None
+        finally:
+            await cancel_and_wait(look, pressing)
+
     def _wanted(
-        self, recording: Recording, heard_s: float, look_s: float, partials: bool
+        self, recording: Recording, heard_s: float, looked_s: float, rest_s: float | None
     ) -> Kind | None:
-        """Why the recording is to be looked at now; None: it is not."""
+        """Why the recording is to be looked at now; None: it is not. heard_s: audio of which the
+        words are known. rest_s: audio that comes between two looks for partial words; None: they
+        are not wanted."""
         if recording.ended:
             return Kind.FINAL if recording.audio_s > heard_s else None
         if recording.pauses > heard_s:
             return Kind.PAUSE
         audio_s = recording.audio_s
-        rest_s = max(self._config.partial_s, PARTIAL_REST * look_s)
-        due = audio_s - heard_s >= rest_s and audio_s <= SHORT_S
-        return Kind.PARTIAL if partials and due and self._hearing.idle else None
+        if rest_s is None or audio_s > SHORT_S or not self._hearing.idle:
+            return None
+        due = audio_s - looked_s >= max(self._config.partial_s, rest_s)
+        return Kind.PARTIAL if due else None
 
     async def _read(
         self,

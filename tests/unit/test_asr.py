@@ -3,7 +3,7 @@ recording is."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -40,13 +40,23 @@ class Ruler:
     languages = ("en", "de")
 
     def __init__(self) -> None:
+        self.begun = 0
         self.looks: list[tuple[float, str, str]] = []
         self.may_hear = threading.Event()
         self.may_hear.set()
         self.fails = False
 
-    def transcribe(self, samples: Samples, language: str, prompt: str) -> Words:
+    def transcribe(
+        self,
+        samples: Samples,
+        language: str,
+        prompt: str,
+        unwanted: Callable[[], bool] | None = None,
+    ) -> Words | None:
+        self.begun += 1
         self.may_hear.wait(30)
+        if unwanted is not None and unwanted():
+            return None
         if self.fails:
             raise RuntimeError("broken")
         length_s = len(samples) / HEARD_RATE
@@ -123,11 +133,27 @@ async def test_partial_words_leave_the_recogniser_time_for_those_who_pause() -> 
     servicer = AsrServicer(hearing, AsrConfig())
     recording = Recording(60)
     recording.add(SECOND * 2, HEARD_RATE)
-    assert servicer._wanted(recording, 0.5, 0.4, True) is Kind.PARTIAL
-    assert servicer._wanted(recording, 0.5, 0.6, True) is None
+    assert servicer._wanted(recording, 0.5, 0.5, 1.2) is Kind.PARTIAL
+    assert servicer._wanted(recording, 0.5, 0.5, 1.8) is None
+    assert servicer._wanted(recording, 0.5, 0.5, None) is None
     recording.pause()
-    assert servicer._wanted(recording, 0.5, 0.6, True) is Kind.PAUSE
+    assert servicer._wanted(recording, 0.5, 2.0, 1.8) is Kind.PAUSE
     await hearing.stop()
+
+
+async def test_a_pause_waits_for_no_partial_words() -> None:
+    async def speech(engine: Ruler) -> AsyncIterator[bytes | Pause]:
+        yield SECOND
+        await eventually(lambda: engine.begun == 1)  # the first second is being looked at
+        yield SECOND
+        yield Pause()
+        engine.may_hear.set()
+
+    async with heard() as (client, engine), asyncio.timeout(30):
+        engine.may_hear.clear()
+        speaking = client.transcribe(speech(engine), HEARD_RATE, partials=True)
+        assert {reply.text async for reply in speaking} == {"2.0 seconds"}
+        assert [length_s for length_s, _, _ in engine.looks] == [2.0]
 
 
 async def test_what_is_wanted_sooner_is_heard_sooner() -> None:
@@ -148,7 +174,8 @@ async def test_what_is_wanted_sooner_is_heard_sooner() -> None:
     await eventually(lambda: hearing.num_waiting == 4)
     engine.may_hear.set()
     await asyncio.gather(first, *rest)
-    assert [length_s for length_s, _, _ in engine.looks] == [1.0, 4.0, 3.0, 2.0, 5.0]
+    assert [length_s for length_s, _, _ in engine.looks] == [4.0, 3.0, 2.0, 5.0]
+    assert first.result() is None  # it was given up for what came later and was more urgent
     await hearing.stop()
 
 
