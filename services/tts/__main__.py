@@ -12,9 +12,12 @@ from services.tts.servicer import TtsServicer
 from services.tts.synthesis import Synthesis
 from sightline.v1 import tts_pb2, tts_pb2_grpc
 
+# As long as answers are: what a neural voice speaks first takes longer than the same later.
+FIRST = "A red circle moves to the left."
+
 
 async def serve(config: TtsConfig) -> None:
-    """Serve until SIGTERM. SERVING once the engine has spoken a first word."""
+    """Serve until SIGTERM. SERVING once the engine has spoken a first sentence."""
     engine = make_engine(config)
     synthesis = Synthesis(engine, max_waiting=config.max_streams)
     host = ServiceHost(
@@ -28,8 +31,8 @@ async def serve(config: TtsConfig) -> None:
     await host.start()
     synthesis.start()
     try:
-        async with contextlib.aclosing(synthesis.speak("ready", engine.default_voice, 1.0)) as word:
-            async for _ in word:
+        async with contextlib.aclosing(synthesis.speak(FIRST, engine.default_voice, 1.0)) as spoken:
+            async for _ in spoken:
                 pass
         await host.run(servicer.drain)
     finally:

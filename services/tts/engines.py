@@ -42,9 +42,11 @@ class EngineVoice:
 
 
 class Engine(Protocol):
-    """A synthesiser. `sample_rate` holds for every voice."""
+    """A synthesiser. `sample_rate` holds for every voice. `eager`: a sentence takes it so long that
+    the first clause of a text is worth speaking by itself."""
 
     name: str
+    eager: bool
     sample_rate: int
     voices: Sequence[EngineVoice]
     default_voice: str
@@ -88,6 +90,7 @@ class EspeakEngine:
     """
 
     name = "espeak-ng"
+    eager = False
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
@@ -185,6 +188,7 @@ class PiperEngine:
     """A Piper voice: an .onnx file with its .onnx.json beside it, run by the piper-tts package."""
 
     name = "piper"
+    eager = True
 
     def __init__(self, path: Path) -> None:
         settings = path.with_name(path.name + ".json")

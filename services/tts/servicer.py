@@ -123,7 +123,7 @@ class TtsServicer(tts_pb2_grpc.TtsServiceServicer):
         sentences: asyncio.Queue[_Item],
     ) -> None:
         """Cut the text into sentences as it comes. What goes wrong comes after what went well."""
-        splitter = SentenceSplitter(self._config.max_sentence_chars)
+        splitter = SentenceSplitter(self._config.max_sentence_chars, eager=self._engine.eager)
         size_bytes = 0
         request: pb.SynthesizeRequest | None = first
         try:

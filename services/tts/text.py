@@ -4,6 +4,7 @@ import re
 import unicodedata
 
 MAX_WORD_CHARS = 1000
+FIRST_CLAUSE_CHARS = 12  # shorter ones sound broken off when they are spoken alone
 _LOOKAHEAD_CHARS = 64
 
 
@@ -40,11 +41,13 @@ class SentenceSplitter:
     """Cuts text into sentences as soon as each is certainly complete.
 
     A sentence of more than `max_chars` is given in parts, cut behind a clause where there is one,
-    else between words. What makes no sound (lone marks, white space) is left out.
+    else between words. What makes no sound (lone marks, white space) is left out. eager: the first
+    clause of all is given by itself, for somebody waits for it.
     """
 
-    def __init__(self, max_chars: int) -> None:
+    def __init__(self, max_chars: int, *, eager: bool = False) -> None:
         self._max_chars = max_chars
+        self._eager = eager
         self._rest = ""
 
     def feed(self, piece: str) -> list[str]:
@@ -64,12 +67,21 @@ class SentenceSplitter:
             sentence, self._rest = self._rest[:cut].rstrip(), self._rest[cut:].lstrip()
             if has_sound(sentence):
                 found.append(sentence)
+                self._eager = False
         return found
 
     def _first_cut(self, finished: bool) -> int | None:
         """End of the first sentence, or of a part of a long one; None while none does."""
         # No sentence is longer, so that however much text comes at once costs the same per cut.
         near = self._rest[: self._max_chars + _LOOKAHEAD_CHARS]
+        cut = self._sentence(near, finished)
+        if self._eager:
+            for match in _CLAUSE_END.finditer(near, 0, cut or len(near)):
+                if FIRST_CLAUSE_CHARS <= match.end() <= self._max_chars:
+                    return match.end()
+        return cut
+
+    def _sentence(self, near: str, finished: bool) -> int | None:
         for match in _END.finditer(near):
             ends = _ends_sentence(near, match, finished)
             if ends is None or match.end() > self._max_chars:

@@ -24,6 +24,7 @@ class _Engine:
     """Says the text's bytes one by one; "fail" raises, "endless" never ends by itself."""
 
     name = "fake"
+    eager = False
     sample_rate = 8000
     voices = (EngineVoice("v", "en"),)
     default_voice = "v"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from services.tts.text import MAX_WORD_CHARS, SentenceSplitter, SentenceTooLongError, has_sound
 
 
-def _split(*pieces: str, max_chars: int = 240) -> list[str]:
-    splitter = SentenceSplitter(max_chars)
+def _split(*pieces: str, max_chars: int = 240, eager: bool = False) -> list[str]:
+    splitter = SentenceSplitter(max_chars, eager=eager)
     found = [sentence for piece in pieces for sentence in splitter.feed(piece)]
     return found + splitter.finish()
 
@@ -50,6 +50,21 @@ def _split(*pieces: str, max_chars: int = 240) -> list[str]:
 def test_sentences(text: str, sentences: list[str]) -> None:
     assert _split(text) == sentences
     assert _split(*text) == sentences  # one character at a time
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("A red square, a blue circle, a cross.", ["A red square,", "a blue circle, a cross."]),
+        ("Yes, the red square, too. It moves.", ["Yes, the red square,", "too.", "It moves."]),
+        ("Yes, it is red. Look here now, a cross.", ["Yes, it is red.", "Look here now, a cross."]),
+        ("There are 1,000 circles here", ["There are 1,000 circles here"]),
+        (f"{'x' * 300}, y", [*("x" * 300 + ",",), "y"]),
+    ],
+)
+def test_the_first_clause_is_spoken_while_the_rest_is_made(text: str, sentences: list[str]) -> None:
+    assert _split(text, eager=True) == sentences
+    assert _split(*text, eager=True) == sentences
 
 
 def test_a_sentence_leaves_before_the_next_begins() -> None:
