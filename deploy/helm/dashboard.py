@@ -364,6 +364,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         counted("Realtime calls that ended", "sightline_realtime_calls_closed_total", "reason"),
         counted("Passages of speech in videos", "sightline_host_speech_total", "outcome"),
         counted("Spoken turns", "sightline_voice_turns_total", "outcome"),
+        counted("Answers begun in a pause", "sightline_voice_ahead_total", "outcome"),
         counted("Interruptions", "sightline_voice_interruptions_total", "outcome"),
         timed("End of a spoken turn to its words", "sightline_voice_words_seconds"),
         counted("Calls that failed", 'sightline_rpc_seconds_count{code!="OK"}', "code"),

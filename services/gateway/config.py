@@ -75,6 +75,11 @@ class GatewayConfig(RedisConfig):
     more_s: float = setting(
         1.5, "Seconds of silence that end one whose words ask for more.", minimum=0.2, maximum=30
     )
+    answer_ahead: bool = setting(
+        True,
+        "Begin to answer a spoken question while its last silence runs. If more is said, that was "
+        "in vain.",
+    )
     dialogue: str | None = setting(
         None, "Dialogue service, host:port; empty: clients cannot read or delete conversations."
     )

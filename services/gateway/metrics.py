@@ -192,6 +192,11 @@ HOST_SPEECH = Counter(
     "Passages of speech in sessions' own sound, by what became of them.",
     ["outcome"],  # heard, wordless, dropped, failed
 )
+VOICE_AHEAD = Counter(
+    "sightline_voice_ahead_total",
+    "Answers begun while a speaker paused, by what became of them.",
+    ["outcome"],  # used, dropped
+)
 VOICE_INTERRUPTIONS = Counter(
     "sightline_voice_interruptions_total",
     "Spoken answers that fell silent because somebody spoke, by what became of it.",

@@ -221,7 +221,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                     last_capture_ns=newest_ns,
                     frames_seen=len(seen),
                     degraded=self.degraded,
-                    kept=self.kept,
+                    kept=False if request.ahead and self.kept is not None else self.kept,
                     tool_calls=self.tool_calls,
                 )
             )

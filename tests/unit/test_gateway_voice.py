@@ -94,6 +94,66 @@ async def test_what_is_said_is_shown_and_asked() -> None:
         assert (partial.turn, partial.final) == (transcript.turn, False)
 
 
+async def test_an_answer_begins_before_the_silence_is_over_and_is_told_after_it() -> None:
+    dialogue = FakeDialogue()
+    dialogue.rounds["c1"] = []
+    async with talking("what do you see?", dialogue=dialogue) as (viewer, worker, _):
+        await viewer.say(audio(SPEECH, 0.6), audio(SILENCE, 0.3))
+        await eventually(lambda: worker.asked)
+        assert (worker.asked[0].question.text, worker.asked[0].ahead) == ("what do you see?", True)
+        [inside] = viewer.parts.viewers.all()
+        await eventually(lambda: not inside._begun)  # it is whole
+        assert not inside.is_answering
+        assert dialogue.rounds["c1"] == []
+        await viewer.say(audio(SILENCE, 0.4))
+        transcript = await viewer.until_final()
+        assert (await viewer.until("answer_started")).answer_started.turn == transcript.turn
+        done = (await viewer.until("answer_done")).answer_done
+        assert (done.turn, done.text) == (transcript.turn, ANSWER)
+        [round_] = await eventually(lambda: dialogue.rounds["c1"])
+        assert (round_.turn, round_.answer) == (transcript.turn, ANSWER)
+        assert len(worker.asked) == 1
+        told = [event.WhichOneof("event") for event in viewer.events]
+        assert told.index("answer_started") > told.index("transcript") + 1  # the final one
+        assert told.count("answer_done") == 1
+
+
+async def test_what_was_begun_in_a_pause_was_never_asked_when_more_is_said() -> None:
+    dialogue = FakeDialogue()
+    dialogue.rounds["c1"] = []
+    async with talking("is it red| or blue?", dialogue=dialogue) as (viewer, worker, hearsay):
+        worker.answering.clear()
+        await viewer.say(audio(SPEECH, 0.6), audio(SILENCE, 0.3))
+        await eventually(lambda: hearsay.pauses)
+        await eventually(lambda: worker.asked)
+        await viewer.say(audio(SPEECH, 0.6), audio(SILENCE, 0.3))
+        await eventually(lambda: len(worker.asked) == 2)
+        worker.answering.set()
+        await viewer.say(audio(SILENCE, 0.4))
+        transcript = await viewer.until_final()
+        done = (await viewer.until("answer_done")).answer_done
+        assert (transcript.text, done.turn) == ("is it red or blue?", transcript.turn)
+        assert [each.question.text for each in worker.asked] == ["is it red", "is it red or blue?"]
+        [round_] = await eventually(lambda: dialogue.rounds["c1"])
+        assert round_.question == "is it red or blue?"
+        started = [event for event in viewer.events if event.HasField("answer_started")]
+        assert len(started) == 1
+
+
+async def test_a_worker_of_before_is_asked_when_the_silence_is_over() -> None:
+    async with talking("what do you see?") as (viewer, worker, hearsay):
+        [inside] = viewer.parts.viewers.all()
+        description = inside.session.worker.description
+        assert description is not None
+        description.protocol_minor = 3
+        await viewer.say(audio(SPEECH, 0.6), audio(SILENCE, 0.3))
+        await viewer.until("transcript")
+        assert (hearsay.pauses, worker.asked) == (1, [])
+        await viewer.say(audio(SILENCE, 0.4))
+        await viewer.until("answer_done")
+        assert [each.ahead for each in worker.asked] == [False]
+
+
 async def test_words_of_the_model_s_card_are_likely() -> None:
     async with talking("what do you see?") as (viewer, _, hearsay):
         [inside] = viewer.parts.viewers.all()

@@ -36,8 +36,9 @@ def audio(probability: float, length_s: float) -> bytes:
 
 
 class Hearsay:
-    """A recogniser that hears `words`, one turn after the other, at each pause and at the end.
-    `hear` is cleared to keep it busy."""
+    """A recogniser that hears `words`, one turn after the other, at each pause and at the end; what
+    has a "|" in it, up to the first at the first pause, and so on. `hear` is cleared to keep it
+    busy."""
 
     def __init__(self, *words: str) -> None:
         self.words = list(words)
@@ -61,14 +62,16 @@ class Hearsay:
         if self.fails is not None:
             raise self.fails
         self.prompts.append(prompt)
-        text, heard_s = self.words.pop(0), 0.0
+        parts, heard_s = self.words.pop(0).split("|"), 0.0
+        text = "".join(parts)
         async for piece in audio:
             if not isinstance(piece, Pause):
                 heard_s += len(piece) / 2 / sample_rate
                 continue
             self.pauses += 1
             await self.hear.wait()
-            yield asr_pb2.TranscribeResponse(text=text, audio_s=heard_s)
+            parts[:2] = ["".join(parts[:2])] if self.pauses > 1 else parts[:2]
+            yield asr_pb2.TranscribeResponse(text=parts[0], audio_s=heard_s)
         await self.hear.wait()
         self.heard_s.append(heard_s)
         segments = [asr_pb2.SpokenSegment(text=text, end_s=heard_s)] if text else []

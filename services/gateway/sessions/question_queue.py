@@ -38,6 +38,11 @@ class QuestionQueue:
             len(questions) for viewers in self._waiting.values() for questions in viewers.values()
         )
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more question would be let through at once, and another after it."""
+        return self._running + 1 < self._most
+
     @contextlib.asynccontextmanager
     async def slot(self, asker: Asker, timeout_s: float) -> AsyncIterator[None]:
         """Wait until the worker may have the question. Raises DeadlineExceededError when it is not

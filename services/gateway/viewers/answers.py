@@ -16,7 +16,6 @@ from services.common.tracing import record, trace_headers
 from services.gateway import metrics
 from services.gateway.memory.recaller import Recaller
 from services.gateway.sessions.question_queue import Asker, QuestionQueue
-from services.gateway.viewers.turns import Turns
 from services.gateway.workers.worker import Worker
 from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, SightlineError
@@ -30,6 +29,17 @@ RETRYABLE = AWAY | {grpc.StatusCode.NOT_FOUND}
 FORGETFUL = Recaller(None)
 # A question that ends whatever worker it is given to must not go through all of them.
 MOST_BEGUN = 5
+
+
+class Taker(Protocol):
+    """Turns, as an answer tells them of its end."""
+
+    def answered(
+        self, request: inference_pb2.AnswerRequest, done: gateway_pb2.AnswerDone
+    ) -> None: ...
+    def cut_off(
+        self, request: inference_pb2.AnswerRequest, text: str, last_capture_ns: int
+    ) -> None: ...
 
 
 class Answerable(Protocol):
@@ -59,7 +69,7 @@ async def stream_answer(
     session: Answerable,
     request: inference_pb2.AnswerRequest,
     asker: Asker,
-    turns: Turns,
+    turns: Taker,
     *,
     wait_s: float,
     moving_s: float,
@@ -96,7 +106,7 @@ class _Relay:
         self,
         session: Answerable,
         request: inference_pb2.AnswerRequest,
-        turns: Turns,
+        turns: Taker,
         asked_s: float,
         moving_s: float,
         timeout_s: float,

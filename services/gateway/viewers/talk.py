@@ -22,6 +22,10 @@ class Speaking(Protocol):
 
     def put(self, event: ServerEvent) -> None: ...
     def handle_event(self, event: gateway_pb2.ClientEvent) -> None: ...
+    def expect(self, question: gateway_pb2.Question | None) -> None:
+        """Be ready for this question, which may be asked in a moment; None: for none."""
+        ...
+
     def cut(self, turn: str, heard: str) -> None:
         """Keep of a turn, whole or not, what was heard of its answer."""
         ...
@@ -99,6 +103,7 @@ class Talk:
         """Forget what was not a question yet: the microphone is gone."""
         if self._ear is not None:
             self._ear.clear()
+        self._viewer.expect(None)
 
     def close(self) -> None:
         """End with the viewer, whose `tasks` are for it to end."""
@@ -126,6 +131,7 @@ class Talk:
             case heard.HearingFailed(turn, error):
                 metrics.VOICE_TURNS.labels("failed").inc()
                 self._act(self._floor.speech_unfounded(turn, now_s))
+                self._viewer.expect(None)
                 self._viewer.put(ServerEvent(error=error_event(error, turn=turn)))
 
     def _note_words(self, words: heard.WordsHeard, now_s: float) -> None:
@@ -147,12 +153,14 @@ class Talk:
             end_ns=words.end_ns,
         )
         self._viewer.put(ServerEvent(transcript=transcript))
+        question = gateway_pb2.Question(turn=words.turn, text=text)
         if not words.final:
+            self._viewer.expect(question if words.whole else None)
             return
         metrics.VOICE_TURNS.labels(outcome).inc()
         if text:
-            question = gateway_pb2.Question(turn=words.turn, text=text)
             self._viewer.handle_event(gateway_pb2.ClientEvent(ask=question))
+        self._viewer.expect(None)
 
     def _act(self, actions: list[floor.Action]) -> None:
         for action in actions:

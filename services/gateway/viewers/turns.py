@@ -24,6 +24,11 @@ class Turns:
         self._are_kept = False  # as far as workers have said
 
     @property
+    def takes(self) -> bool:
+        """Whether there is somebody to keep them."""
+        return self._client is not None
+
+    @property
     def num_waiting(self) -> int:
         return 0 if self._client is None else self._client.num_waiting
 

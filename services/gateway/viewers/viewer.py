@@ -11,13 +11,14 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from services.common.checks import check_question
 from services.common.errors import error_event
 from services.common.in_flight import InFlight
+from services.common.protocol import ASKS_AHEAD, protocol_of
 from services.common.tasks import cancel_and_wait, spawn
 from services.common.tracing import span
 from services.gateway import metrics
@@ -28,7 +29,8 @@ from services.gateway.memory.recaller import Recaller
 from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
-from services.gateway.viewers.answers import FORGETFUL, stream_answer
+from services.gateway.viewers.ahead import Ahead
+from services.gateway.viewers.answers import FORGETFUL, Taker, stream_answer
 from services.gateway.viewers.outbox import Outbox, OutboxFullError
 from services.gateway.viewers.talk import Talk
 from services.gateway.viewers.turns import Turns
@@ -108,6 +110,8 @@ class Viewer:
         self._spoken: OrderedDict[str, _Answer] = OrderedDict()  # newest answers with speech
         make_ear = (ears or Ears(None, config.turn_rules())).make
         self._talk = Talk(self, lambda tell: make_ear(tell, card=self._card))
+        self._ahead: Ahead | None = None  # what may be asked in a moment
+        self._begun: set[asyncio.Task[None]] = set()
         self._watches = Watches(session, config.max_watches, place, self)
         self._watches.tenant = self._quotas.watches(caller.tenant)
         self._sender: asyncio.Task[None] | None = None
@@ -298,17 +302,49 @@ class Viewer:
         audit(self.caller, "ask", self.session.id)
         answer = self._answers[turn] = _Answer(time.monotonic())
         self._talk.answer_began(turn)
+        ahead = self._ahead if history is None else None
+        if ahead is not None and ahead.answers(question):
+            answer.request, events = ahead.request, ahead.claim()
+        else:
+            ahead, answer.request = None, self._request(question, history)
+            events = self._stream(answer.request, self._turns)
         name = f"{self.session.id}:answer"
-        answer.task = spawn(self._relay(question, answer, history), name=name)
+        answer.task = spawn(self._relay(turn, answer, events), name=name)
+        if ahead is not None:
+            answer.task.add_done_callback(ahead.end)
 
-    async def _relay(
-        self,
-        question: gateway_pb2.Question,
-        answer: _Answer,
-        history: Sequence[dialogue_pb2.Round] | None,
-    ) -> None:
-        turn = question.turn
-        request = inference_pb2.AnswerRequest(
+    def expect(self, question: gateway_pb2.Question | None) -> None:
+        """Begin to answer a question that may be asked in a moment, where there is room for it, and
+        tell nobody; None, or another: what was begun is dropped, unless it was asked."""
+        if self._ahead is not None:
+            if question is not None and self._ahead.answers(question):
+                return
+            self._ahead.drop()
+            self._ahead = None
+        if question is None or not self._may_answer_ahead():
+            return
+        request = self._request(question, None)
+        ahead = Ahead(request, lambda turns: self._stream(request, turns), self._turns)
+        self._ahead = ahead
+        self._begun.add(ahead.task)
+        ahead.task.add_done_callback(self._begun.discard)
+
+    def _may_answer_ahead(self) -> bool:
+        description = self.session.worker.description
+        return (
+            self._config.answer_ahead
+            and not self.closed
+            and not self._in_flight.draining
+            and self._turns.takes
+            and self.session.questions.has_room
+            and description is not None
+            and protocol_of(description) >= ASKS_AHEAD
+        )
+
+    def _request(
+        self, question: gateway_pb2.Question, history: Sequence[dialogue_pb2.Round] | None
+    ) -> inference_pb2.AnswerRequest:
+        return inference_pb2.AnswerRequest(
             session_id=self.session.id,
             conversation=self.conversation if history is None else "",
             history=history,
@@ -316,21 +352,31 @@ class Viewer:
             speech=self._speech,
             voice=self._voice,
         )
-        answer.request = request
-        if self._speech:
-            self._spoken[turn] = answer
-            while len(self._spoken) > MAX_FINISHED:
-                self._spoken.popitem(last=False)
-        events = stream_answer(
+
+    def _stream(
+        self, request: inference_pb2.AnswerRequest, turns: Taker
+    ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
+        return stream_answer(
             self.session,
             request,
             Asker(self.place, self.handle),
-            self._turns,
+            turns,
             wait_s=self._config.max_wait_s,
             moving_s=self._config.moving_s,
             timeout_s=self._config.answer_timeout_s,
             recaller=self._recaller,
         )
+
+    async def _relay(
+        self,
+        turn: str,
+        answer: _Answer,
+        events: AsyncGenerator[inference_pb2.AnswerEvent, None],
+    ) -> None:
+        if self._speech:
+            self._spoken[turn] = answer
+            while len(self._spoken) > MAX_FINISHED:
+                self._spoken.popitem(last=False)
         try:
             with self._in_flight.under_way(), span("question", session=self.session.id):
                 async for event in events:
@@ -426,7 +472,7 @@ class Viewer:
 
     def _tasks(self) -> list[asyncio.Task[Any]]:
         answers = [answer.task for answer in self._answers.values() if answer.task is not None]
-        return answers + self._watches.tasks() + self._talk.tasks()
+        return [*answers, *self._begun, *self._watches.tasks(), *self._talk.tasks()]
 
     async def _send_all(self, send: Send) -> None:
         while (event := await self._outbox.next()) is not None:

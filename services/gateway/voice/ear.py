@@ -195,8 +195,10 @@ class Ear:
                     if reply.final:
                         took_s = self._clock() - listening.ended_s
                         metrics.VOICE_WORDS.observe(max(0.0, took_s))
-                    self._tell(self._words(listening, reply.text, final=reply.final))
-                    if listening.covers(reply.audio_s):
+                    covers = listening.covers(reply.audio_s)
+                    whole = covers and not expects_more(reply.text)
+                    self._tell(self._words(listening, reply.text, final=reply.final, whole=whole))
+                    if covers:
                         self._settle(listening, reply.text)
         except SightlineError as error:
             if not listening.forgotten:
@@ -212,9 +214,11 @@ class Ear:
             self._detector.expects_more = expects_more(text)
             self._note(self._detector.check())
 
-    def _words(self, listening: "_Listening", text: str, *, final: bool) -> WordsHeard:
+    def _words(
+        self, listening: "_Listening", text: str, *, final: bool, whole: bool = True
+    ) -> WordsHeard:
         end_ns = listening.end_ns or listening.ns_at(self.fed_s)
-        return WordsHeard(listening.turn, text, final, listening.start_ns, end_ns)
+        return WordsHeard(listening.turn, text, final, listening.start_ns, end_ns, whole)
 
     def _wall_ns(self, at_s: float) -> int:
         """Wall clock at which audio came that is `at_s` behind the first."""

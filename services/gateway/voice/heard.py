@@ -45,13 +45,15 @@ class SpeechEnded:
 
 @dataclass(frozen=True, slots=True)
 class WordsHeard:
-    """Words of the turn from its beginning on. A final "": it held no words."""
+    """Words of the turn from its beginning on. A final "": it held no words. whole: its speaker
+    pauses behind them, and they ask for no more, so that they may be the final ones."""
 
     turn: str
     text: str
     final: bool
     start_ns: int
     end_ns: int
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,8 +211,7 @@ class Answerer:
                 if voice.unavailable:
                     degraded.append("speech_unavailable")
             done.degraded.extend(degraded)
-            if stored is not None:
-                done.kept = await self._is_stored(stored)
+            await self._tell_kept(request, done, stored)
             metrics.ANSWERS.labels(reason.value).inc()
             yield _event(done=done)
         finally:
@@ -246,8 +245,7 @@ class Answerer:
                 if voice.unavailable:
                     degraded.append("speech_unavailable")
             done.degraded.extend(degraded)
-            if stored is not None:
-                done.kept = await self._is_stored(stored)
+            await self._tell_kept(request, done, stored)
             metrics.ANSWERS.labels("stop").inc()
             yield _event(done=done)
         finally:
@@ -352,9 +350,10 @@ class Answerer:
         interrupted: bool,
     ) -> "asyncio.Future[bool] | None":
         """Hand the round over; None where nothing is kept, as of a turn that is not answered yet:
-        what was called comes back with its outputs."""
-        if self.history is None or not request.conversation or done.tool_calls:
+        what was called comes back with its outputs. Nor of one that nobody has asked yet."""
+        if not self._keeps(request) or done.tool_calls or request.ahead:
             return None
+        assert self.history is not None
         return self.history.append(
             request.conversation,
             turn=request.question.turn,
@@ -365,6 +364,20 @@ class Answerer:
             interrupted=interrupted,
             session=request.session_id,
         )
+
+    def _keeps(self, request: inference_pb2.AnswerRequest) -> bool:
+        return self.history is not None and bool(request.conversation)
+
+    async def _tell_kept(
+        self,
+        request: inference_pb2.AnswerRequest,
+        done: gateway_pb2.AnswerDone,
+        stored: "asyncio.Future[bool] | None",
+    ) -> None:
+        if stored is not None:
+            done.kept = await self._is_stored(stored)
+        elif request.ahead and self._keeps(request):
+            done.kept = False  # the asker does
 
     async def _is_stored(self, stored: "asyncio.Future[bool]") -> bool:
         """Whether a round is stored by now, or in a moment."""
