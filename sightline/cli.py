@@ -222,6 +222,11 @@ def _parser() -> _Parser:
         metavar="KEY=VALUE",
         help="one of its labels, which take the place of those it had",
     )
+    update.add_argument(
+        "--listen",
+        action=argparse.BooleanOptionalAction,
+        help="hear what is said in the video, or not, and forget what was",
+    )
     talk = add(
         "talk", talk_command.talk, "talk with a session, by microphone and loudspeaker", as_json
     )

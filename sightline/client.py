@@ -242,7 +242,8 @@ class Session:
         return background.run(self._session.refresh())
 
     def update(self, **changes: Any) -> SessionInfo:
-        """Change the session while it runs: `name`, `fps`, `window`, `grace_s`, `labels`."""
+        """Change the session while it runs: `name`, `fps`, `window`, `grace_s`, `labels`,
+        `listen`."""
         return background.run(self._session.update(**changes))
 
     def delete(self, *, conversations: bool = False, events: bool = False) -> None:

@@ -281,6 +281,7 @@ async def update(client: aio.Client, options: argparse.Namespace) -> int:
         window=options.window,
         grace_s=options.grace,
         labels=labels,
+        listen=options.listen,
     )
     if options.json:
         print_json(dataclasses.asdict(changed))

@@ -101,11 +101,14 @@ class Session:
         window: int | None = None,
         grace_s: float | None = None,
         labels: Mapping[str, str] | None = None,
+        listen: bool | None = None,
     ) -> SessionInfo:
         """Change the session while it runs; what is left out stays. `fps` 0 and `window` 0 are the
-        model's preference, `labels` take the place of those it had.
+        model's preference, `labels` take the place of those it had. `listen`: whether what is said
+        in the video is heard; False also erases what was.
 
-        Raises ResourceExhaustedError where the model has no room for a longer window.
+        Raises ResourceExhaustedError where the model has no room for a longer window, and
+        UnavailableError where nobody hears.
         """
         request = pb.UpdateSessionRequest(
             session=self.id,
@@ -114,6 +117,7 @@ class Session:
             window=window,
             grace_s=grace_s,
             labels=None if labels is None else pb.Labels(labels=labels),
+            listen=listen,
         )
         self.info = session_info(await self._calls.unary(self._calls.stub.UpdateSession, request))
         return self.info

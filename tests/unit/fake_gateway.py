@@ -164,6 +164,8 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         for name in ("name", "fps", "window", "grace_s"):
             if request.HasField(name):
                 setattr(session, name, getattr(request, name))
+        if request.HasField("listen"):
+            session.listens = request.listen
         return session
 
     async def GetConversation(self, request: Any, context: Any) -> pb.GetConversationResponse:

@@ -306,8 +306,13 @@ async def test_a_session_is_updated(gateway, live, capsys) -> None:
     assert (request.window, request.fps) == (12, 0)
     assert request.HasField("fps")
     assert not request.HasField("name")
+    assert not request.HasField("listen")
     assert dict(request.labels.labels) == {"room": "hall", "floor": "2"}
     assert "window of 12" in capsys.readouterr().out
+    for flag, listens in (("--listen", True), ("--no-listen", False)):
+        assert await cli.run(["update", "desk", flag, "--json"]) == 0
+        assert gateway.updates[-1].listen is listens
+        assert json.loads(capsys.readouterr().out)["listens"] is listens
     with pytest.raises(SystemExit) as end:
         await cli.run(["update", "desk", "--label", "hall"])
     assert end.value.code == 2

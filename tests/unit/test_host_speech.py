@@ -231,6 +231,34 @@ async def test_sessions_listen_where_they_are_told_to(monkeypatch: pytest.Monkey
         assert not SessionSpec.of(wanted, parts.config).listen
 
 
+async def test_a_session_that_runs_is_told_to_listen_and_to_stop() -> None:
+    def wish(listen: bool) -> pb.UpdateSessionRequest:
+        return pb.UpdateSessionRequest(session="kitchen", listen=listen)
+
+    async with running(FakeWorker(), asr="127.0.0.1:1") as parts:
+        parts.viewers.ears = _Ears(Hearsay("A red circle.", "Another."))
+        session = await parts.push_session(seen=True, name="kitchen")
+        for text in ("A red circle.", "Another."):
+            assert (await parts.stub.UpdateSession(wish(True))).listens
+            await eventually(lambda: session.broadcast.sound._listeners)
+            _play(session, 0.5, 0.3)
+            transcript = session.transcript
+            assert transcript is not None
+            await eventually(lambda: transcript.between(0))  # noqa: B023
+            await parts.stub.UpdateSession(wish(True))  # which it does already
+            assert [said.text for said in transcript.between(0)] == [text]
+            assert spec_of(record_of(session)).listen
+            assert not (await parts.stub.UpdateSession(wish(False))).listens
+            await eventually(lambda: not session.broadcast.sound._listeners)
+            assert (session.said_lines(), parts.viewers.hosts._ears) == ("", {})
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session(name="kitchen")
+        with pytest.raises(UnavailableError) as away:
+            await parts.sessions.update(wish(True))
+        assert away.value.reason == Reason.VOICE_NOT_CONFIGURED
+        await parts.sessions.update(wish(False))
+
+
 async def test_a_transcript_by_http() -> None:
     async with served() as (parts, client):
         session = await _session(parts, Hearsay())

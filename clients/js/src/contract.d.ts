@@ -462,6 +462,7 @@ export interface UpdateSessionRequest {
   window?: number;
   grace_s?: number;
   labels?: Labels;
+  listen?: boolean;
 }
 
 export interface Voice {

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import grpc
 
@@ -138,9 +139,9 @@ class Session:
             repeating_s=0.0 if spec.loop else config.repeating_s,
         )
         self.transcript: Transcript | None = None  # of what is said in it; None: nobody listens
-        if spec.listen:
-            self.transcript = Transcript(config.transcript_s, config.said_s)
+        self._new_transcript = partial(Transcript, config.transcript_s, config.said_s)
         self.deaf = False  # what is said in it is not understood for now
+        self.listen(spec.listen)
         self.broadcast = Broadcast(self.id, asyncio.get_running_loop())
         self.recording: Recording | None = None
         if config.recording_s:
@@ -285,6 +286,15 @@ class Session:
         self.name = name or self._own_name
         self.spec = replace(self.spec, name=name, grace_s=grace_s)
         self.labels = dict(labels)
+
+    def listen(self, wanted: bool) -> None:
+        """Hear what is said in it from here on, or nothing, and forget what was."""
+        self.spec = replace(self.spec, listen=wanted)
+        self.deaf = False
+        if not wanted:
+            self.transcript = None
+        elif self.transcript is None:
+            self.transcript = self._new_transcript()
 
     # --- publishers -------------------------------------------------------------------------
 

@@ -80,11 +80,9 @@ class SessionSpec:
             raise InvalidArgumentError(
                 f"a model has at most {MAX_MODEL_CHARACTERS} printable characters"
             )
-        check_options(options)
+        check_options(options, config)
         if not -MAX_PRIORITY <= options.priority <= MAX_PRIORITY:
             raise InvalidArgumentError(f"priority is between -{MAX_PRIORITY} and {MAX_PRIORITY}")
-        if options.listen and config.asr is None:
-            raise UnavailableError("this server does not hear", reason=Reason.VOICE_NOT_CONFIGURED)
         if options.delivery not in gateway_pb2.Delivery.values():
             raise InvalidArgumentError("unknown delivery")
         if options.memory not in gateway_pb2.MemoryKind.values():
@@ -132,12 +130,15 @@ def digest_of(key: str, secret: str | None) -> str:
 
 
 def check_options(
-    options: gateway_pb2.SessionOptions | gateway_pb2.UpdateSessionRequest,
+    options: gateway_pb2.SessionOptions | gateway_pb2.UpdateSessionRequest, config: GatewayConfig
 ) -> None:
-    """Raise InvalidArgumentError for what no session can be told, at its beginning or later."""
+    """Raise InvalidArgumentError for what no session can be told, at its beginning or later, and
+    UnavailableError for what is not there to do it."""
     if len(options.name) > MAX_NAME_CHARACTERS or not options.name.isprintable():
         raise InvalidArgumentError(f"a name has at most {MAX_NAME_CHARACTERS} printable characters")
     if not (math.isfinite(options.fps) and 0 <= options.fps <= MAX_FPS):
         raise InvalidArgumentError(f"fps is between 0 and {MAX_FPS:g}")
     if not (math.isfinite(options.grace_s) and 0 <= options.grace_s <= MAX_GRACE_S):
         raise InvalidArgumentError(f"grace_s is between 0 and {MAX_GRACE_S:g}")
+    if options.listen and config.asr is None:
+        raise UnavailableError("this server does not hear", reason=Reason.VOICE_NOT_CONFIGURED)

@@ -291,7 +291,7 @@ class Sessions:
         given = request.HasField
         if given("name"):
             caller.check_name(request.name)
-        check_options(request)
+        check_options(request, self._config)
         labels = checked_labels(request.labels.labels) if given("labels") else None
         if isinstance(session, RemoteSession):
             assert self.elsewhere is not None
@@ -304,6 +304,8 @@ class Sessions:
             await session.resize(request.window)
         if given("fps"):
             session.set_fps(request.fps or self._config.fps)
+        if given("listen"):
+            session.listen(request.listen)
         session.amend(
             name=request.name if given("name") else session.name,
             grace_s=request.grace_s if given("grace_s") else session.spec.grace_s,

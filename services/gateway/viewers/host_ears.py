@@ -30,6 +30,8 @@ class HostEars:
             self._pass_on(session)
             return
         ears = self._ears_now()
+        if session.transcript is None:
+            self._close(session)
         if session.transcript is None or session.id in self._ears or not ears.configured:
             return
         ear = self._ears[session.id] = HostEar(session, ears, partial(self._heard, session))
@@ -37,6 +39,9 @@ class HostEars:
 
     def session_deleted(self, session: AnySession, reason: str) -> None:
         self._told_ns.pop(session.id, None)
+        self._close(session)
+
+    def _close(self, session: AnySession) -> None:
         if (ear := self._ears.pop(session.id, None)) is not None:
             closing = spawn(ear.aclose(), name=f"{session.id}:host:close")
             self._closing.add(closing)
