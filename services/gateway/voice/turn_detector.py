@@ -21,7 +21,7 @@ class TurnRules:
     threshold: float = 0.5  # probability of speech
     suspect_s: float = 0.12  # so much of it is suspected to be some
     speech_s: float = 0.3  # so much of it is some
-    pause_s: float = 0.2  # silence after which the words are wanted
+    pause_s: float = 0.12  # silence after which the words are wanted
     silence_s: float = 0.5  # silence that ends a turn
     more_s: float = 1.5  # … whose words ask for more
     before_s: float = 0.3  # audio before the speech that belongs to it
