@@ -21,6 +21,9 @@ LONG_WINDOW_S = 30.0  # what Whisper was made for
 MARGIN_S = 2.0  # of silence behind the speech
 FRAMES_PER_S = 100  # of Whisper's features
 MAX_TOKENS = 224
+# Nobody says more in a second, in whatever script. A model that lost its way says the same again and
+# again until it is stopped: on a processor that took a second, and whoever paused waited for it.
+TOKENS_PER_S, TOKENS_BEFORE = 25, 16
 UNSURE = -1.0  # mean log probability of a token, below which words are doubtful
 SILENT = 0.6  # probability that there is no speech, above which doubtful words are none
 
@@ -141,18 +144,19 @@ class WhisperEngine:
             language=language,
         )
         before = tokenizer.encode(f" {prompt.strip()}")[-100:] if prompt.strip() else []
+        most = min(MAX_TOKENS, TOKENS_BEFORE + round(TOKENS_PER_S * audio_s))
         start = [*([tokenizer.sot_prev, *before] if before else []), *tokenizer.sot_sequence]
         [found] = self._model.model.generate(
             encoded,
             [start],
             beam_size=1,
-            max_length=min(self._model.max_length, MAX_TOKENS + len(start)),
+            max_length=min(self._model.max_length, most + len(start)),
             max_initial_timestamp_index=50,
             return_scores=True,
             return_no_speech_prob=True,
         )
         tokens = found.sequences_ids[0]
-        sure = found.scores[0] > UNSURE and not _repeats(tokens)
+        sure = found.scores[0] > UNSURE and len(tokens) < most and not _repeats(tokens)
         if found.no_speech_prob > SILENT and not sure:
             return Words((), language), window_s < LONG_WINDOW_S
         return Words(_segments(tokens, tokenizer, min(window_s, audio_s)), language), sure
