@@ -21,8 +21,8 @@ LONG_WINDOW_S = 30.0  # what Whisper was made for
 MARGIN_S = 2.0  # of silence behind the speech
 FRAMES_PER_S = 100  # of Whisper's features
 MAX_TOKENS = 224
-# Nobody says more in a second, in whatever script. A model that lost its way says the same again and
-# again until it is stopped: on a processor that took a second, and whoever paused waited for it.
+# Nobody says more in a second, in whatever script. A model that lost its way says the same again
+# and again until it is stopped: that took a second, for which whoever paused waited.
 TOKENS_PER_S, TOKENS_BEFORE = 25, 16
 UNSURE = -1.0  # mean log probability of a token, below which words are doubtful
 SILENT = 0.6  # probability that there is no speech, above which doubtful words are none
