@@ -7,10 +7,12 @@ answer, each from its beginning.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 from sightline import wire
 from sightline.errors import DeadlineExceededError, InternalError, SightlineError
+from sightline.tools import Tools, called_of
 from sightline.types import AnswerResult, Audio, Event, WatchStatus
 from sightline.v1 import gateway_pb2 as pb
 
@@ -41,8 +43,14 @@ class Answer:
     """
 
     def __init__(
-        self, question: pb.Question, timeout_s: float, cancel: Callable[["Answer"], None]
+        self,
+        question: pb.Question,
+        timeout_s: float,
+        cancel: Callable[["Answer"], None],
+        tools: Tools | None = None,
     ) -> None:
+        self.tools = tools
+        self.rounds = 0  # of functions that were called
         self.turn = question.turn
         self.question = question
         self.restarted = False  # the text began anew
@@ -135,6 +143,17 @@ class Answer:
         if pcm:
             self._deliver(Audio(audio.sample_rate, pcm))
 
+    def go_on(self, turn: str, called: list[pb.ToolCall]) -> None:
+        """The question is asked again, with what came of the functions that were called."""
+        self.turn, self.sent, self.rounds = turn, False, self.rounds + 1
+        question = pb.Question()
+        question.CopyFrom(self.question)
+        question.turn = turn
+        question.called.extend(called)
+        self.question = question
+        self._text, self._attempt = "", None
+        self._audio_bytes = self._audio_skip = 0
+
     def finish(self, message: pb.AnswerDone, conversation: str) -> None:
         if message.finish_reason == pb.FINISH_REASON_ERROR:
             self.fail(InternalError("the answer broke off"))
@@ -144,7 +163,8 @@ class Answer:
             self.add_text(message.text[len(delivered) :])  # a finished turn may come whole
         if self._attempt is not None and message.text != self._text:  # the new answer is shorter
             self._deliver("\n" + message.text)
-        self._end(wire.answer_result(message, conversation, self.restarted), None)
+        result = wire.answer_result(message, conversation, self.restarted)
+        self._end(replace(result, called=called_of(self.question.called)), None)
 
     def finish_cancelled(self, conversation: str) -> None:
         """A cancelled answer whose connection is gone ends with what was said."""

@@ -255,7 +255,8 @@ class Session:
     def ask(self, text: str, **options: Any) -> "Answer":
         """Ask about the video as it is now; iterate over the answer for its text.
 
-        Options: `timeout_s`, and those of `sightline.AskOptions`.
+        Options: `timeout_s`, those of `sightline.AskOptions`, and `tools`, functions that the
+        model may call first, as in `sightline.aio.Session.ask`.
         """
         return Answer(background.run(_call(self._session.ask, text, **options)))
 

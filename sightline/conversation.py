@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -23,6 +24,7 @@ from sightline.calls import Calls, StreamClosedError, backoff_s, from_rpc, send
 from sightline.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
+    InternalError,
     ResourceExhaustedError,
     SightlineError,
     UnavailableError,
@@ -30,6 +32,7 @@ from sightline.errors import (
 from sightline.health import HealthWatch
 from sightline.reasons import Reason
 from sightline.talk import Talk
+from sightline.tools import MOST_ROUNDS, Tool, Tools
 from sightline.types import AskOptions, Audio, Round, SessionInfo, SourceHealth
 from sightline.v1 import gateway_pb2 as pb
 from sightline.wire import error_of, session_info, source_health, watch_status
@@ -70,6 +73,7 @@ class Conversation:
         self._start = start
         self._on_session = on_session
         self._answers: dict[str, Answer] = {}
+        self._calling: dict[Answer, asyncio.Task[None]] = {}  # those that wait for functions
         self._watches: dict[str, Watch] = {}
         self._healths: set[HealthWatch] = set()
         self._talk: Talk | None = None
@@ -118,13 +122,20 @@ class Conversation:
             self._send(message)
 
     def ask(
-        self, text: str, *, timeout_s: float | None = None, **options: Unpack[AskOptions]
+        self,
+        text: str,
+        *,
+        timeout_s: float | None = None,
+        tools: Iterable[Tool] = (),
+        **options: Unpack[AskOptions],
     ) -> Answer:
         """Ask about the video as it is now, with what was said before. The answer fills as it is
-        written."""
+        written. tools: functions that the model may call first; as `Session.ask`."""
         question = pb.Question(turn=secrets.token_hex(8), text=text, **options)
+        functions = Tools(tools)
+        question.tools.extend(functions.messages())
         limit_s = self._calls.timeouts.answer_s if timeout_s is None else timeout_s
-        answer = Answer(question, limit_s, self._cancel)
+        answer = Answer(question, limit_s, self._cancel, functions if question.tools else None)
         self._answers[answer.turn] = answer
         self._send_question(answer)
         self._ensure_running()
@@ -200,8 +211,29 @@ class Conversation:
         watch.sent = watch.sent or self._outbox is not None
         self._send(pb.ClientEvent(watch=watch.request))
 
+    async def _call(self, answer: Answer, done: pb.AnswerDone) -> None:
+        """Call what the model wants called, and ask again with what came of it."""
+        assert answer.tools is not None
+        called = await answer.tools.call(done.tool_calls)
+        if answer.done:  # it was cancelled, or took too long
+            return
+        answer.go_on(secrets.token_hex(8), called)
+        if answer.rounds >= MOST_ROUNDS:
+            answer.question.tool_choice = "none"
+        self._answers[answer.turn] = answer
+        self._send_question(answer)
+        self._ensure_running()
+
+    def _called(self, answer: Answer, task: "asyncio.Task[None]") -> None:
+        self._calling.pop(answer, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            answer.fail(InternalError(f"a function could not be called: {error}"))
+
     def _cancel(self, answer: Answer) -> None:
-        if self._outbox is None:
+        if (calling := self._calling.pop(answer, None)) is not None:
+            calling.cancel()
+            answer.finish_cancelled(self.id)
+        elif self._outbox is None:
             self._answers.pop(answer.turn, None)
             answer.finish_cancelled(self.id)
         else:
@@ -215,12 +247,15 @@ class Conversation:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._answers or self._watches or self._healths or self._talk)
+        return bool(self._answers or self._calling or self._watches or self._healths or self._talk)
 
     def _fail(self, error: SightlineError) -> None:
         answers, self._answers = self._answers, {}
         watches, self._watches = self._watches, {}
-        for answer in answers.values():
+        calling, self._calling = self._calling, {}
+        for task in calling.values():
+            task.cancel()
+        for answer in (*answers.values(), *calling):
             answer.fail(error)
         for watch in watches.values():
             watch.fail(error)
@@ -368,7 +403,7 @@ class Conversation:
                 answer.add_audio(Audio(audio.sample_rate, audio.pcm))
         elif kind == "answer_done":
             if (answer := self._answers.pop(message.answer_done.turn, None)) is not None:
-                answer.finish(message.answer_done, self.id)
+                self._end_answer(answer, message.answer_done)
         elif kind == "watch_event":
             if (watch := self._watches.get(message.watch_event.watch)) is not None:
                 watch.add(message.watch_event)
@@ -384,6 +419,14 @@ class Conversation:
             self._leaving = True
         elif kind == "error":
             self._refuse(message.error)
+
+    def _end_answer(self, answer: Answer, done: pb.AnswerDone) -> None:
+        if not done.tool_calls or answer.tools is None or answer.cancelled:
+            answer.finish(done, self.id)
+            return
+        task = asyncio.create_task(self._call(answer, done), name=f"{answer.turn}:tools")
+        self._calling[answer] = task
+        task.add_done_callback(partial(self._called, answer))
 
     def _hear(self, message: pb.Session) -> None:
         info = session_info(message)

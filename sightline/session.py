@@ -15,6 +15,7 @@ from sightline.feed import Feed
 from sightline.health import HealthWatch
 from sightline.push import Pusher
 from sightline.talk import Talk
+from sightline.tools import Tool
 from sightline.types import (
     AskOptions,
     Decision,
@@ -144,10 +145,20 @@ class Session:
     # Asking
 
     def ask(
-        self, text: str, *, timeout_s: float | None = None, **options: Unpack[AskOptions]
+        self,
+        text: str,
+        *,
+        timeout_s: float | None = None,
+        tools: Iterable[Tool] = (),
+        **options: Unpack[AskOptions],
     ) -> Answer:
-        """Ask about the video as it is now, in this session's own conversation."""
-        return self._own_conversation().ask(text, timeout_s=timeout_s, **options)
+        """Ask about the video as it is now, in this session's own conversation.
+
+        tools: functions, also coroutines, that the model may call before it answers. It reads their
+        docstrings and the types of their parameters, and what they return; `result().called` tells
+        of the calls. A model that calls nothing says `tools_ignored` in `degraded`.
+        """
+        return self._own_conversation().ask(text, timeout_s=timeout_s, tools=tools, **options)
 
     def watch(
         self,

@@ -6,12 +6,13 @@ Times `*_ns` are nanoseconds since the Unix epoch on the clock of the video's ca
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 __all__ = [
     "AnswerResult",
     "AskOptions",
     "Audio",
+    "Called",
     "Decision",
     "Event",
     "FinishReason",
@@ -309,6 +310,15 @@ class Recollection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Called:
+    """A function of yours that the model called while it answered, and what came of it."""
+
+    name: str
+    arguments: dict[str, Any]
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerResult:
     """A whole answer, and what it took."""
 
@@ -331,6 +341,7 @@ class AnswerResult:
     memory: tuple[Recollection, ...] = ()  # of an answer about the past: what it is made of
     unfamiliar_picture: bool = False  # the text says that the model does not know such pictures
     strangeness: float = 0.0  # how unlike those of its training they are; above 1: unfamiliar
+    called: tuple[Called, ...] = ()  # functions of yours, in order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,7 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         self.pause_after: int | None = None
         self.restart_at: int | None = None  # the word before which an answer's worker is lost
         self.kept: bool | None = None
+        self.tool_calls: list[list[pb.ToolCall]] = []  # of questions with tools, in order
         self.paused = asyncio.Event()
         self.go_on = asyncio.Event()
         self.break_lines = asyncio.Event()
@@ -414,5 +415,6 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
             newest_frame_age_ms=120,
             resumed=resumed,
             kept=self.kept,
+            tool_calls=self.tool_calls.pop(0) if self.tool_calls and question.tools else (),
         )
         line.add(answer_done=done)
