@@ -16,9 +16,10 @@ from benchmarks.voice import spoken, words
 from services.common.asr_client import AsrClient, Pause
 from services.tts.engines import PiperEngine
 from services.tts.voices import installed_voice
-from sightline import aio
+from sightline import TalkEvent, TalkKind, aio
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
+from tests.eventually import eventually
 from tests.processes import ServiceProcess, free_port
 from tests.suite import Suite, write_clip
 from tests.unit.fake_worker import FakeWorker
@@ -154,6 +155,52 @@ async def _answer_of(talker: Talker, turn: str, mouth: PiperEngine) -> Utterance
 async def _done(talker: Talker, turn: str) -> pb.AnswerDone:
     _, event = await talker.until(lambda event: event.answer_done.turn == turn)
     return event.answer_done
+
+
+async def test_a_recogniser_that_dies_in_mid_turn_is_told_of_and_the_next_turn_is_heard(
+    mouth: PiperEngine, tmp_path: Path, service_process: Callable[..., ServiceProcess]
+) -> None:
+    question = spoken(mouth, "How many red circles are there?")
+    recogniser = await asyncio.to_thread(service_process, "asr", XDG_CACHE_HOME=tmp_path)
+    worker = FakeWorker()
+    worker.address = f"127.0.0.1:{free_port()}"
+    await worker.start()
+    gateway = await asyncio.to_thread(
+        service_process,
+        "gateway",
+        GATEWAY_WORKERS=worker.address,
+        GATEWAY_ASR=recogniser.address,
+        GATEWAY_RTMP_PORT="",
+    )
+    async with aio.connect(gateway.address) as client:
+        session = await client.open(push=True)
+        async with session.pusher() as pusher:
+            await pusher.send(np.zeros((64, 64, 3), np.uint8))
+        async with session.talk(speech=False) as talk:
+            events = aiter(talk)
+
+            async def until(kind: TalkKind) -> TalkEvent:
+                async with asyncio.timeout(60):
+                    while (event := await anext(events)).kind is not kind or (
+                        kind is TalkKind.HEARD and not event.final
+                    ):
+                        pass
+                return event
+
+            await eventually(lambda: talk.id)  # it is connected
+            half = len(question.pcm) // 4 * 2
+            talk.hear(question.pcm[:half], question.sample_rate)
+            async with asyncio.timeout(60):
+                await anext(events)  # words, so far
+            recogniser.kill()
+            failed = await until(TalkKind.FAILED)
+            assert "speech recognition" in failed.text.lower()
+            await asyncio.to_thread(recogniser.restart)
+            silence = bytes(2 * question.sample_rate)
+            talk.hear(silence + question.pcm + silence, question.sample_rate)
+            assert words((await until(TalkKind.HEARD)).text) == words(question.text)
+            assert (await until(TalkKind.DONE)).text
+    await worker.stop()
 
 
 # --- what is said in the video ------------------------------------------------------------------
