@@ -36,7 +36,7 @@ from training import phrasings
 from training.vocabulary import COLOURS, PLURALS, SHAPES
 
 LIVE = pb.SESSION_STATE_LIVE
-NUM_QUESTIONS, NUM_TURNS = 100, 10
+NUM_QUESTIONS, NUM_TURNS = 100, 20
 QUICK_QUESTIONS, QUICK_TURNS = 10, 3
 NOISE_DB = 10.0
 START_S = 120.0
@@ -258,7 +258,10 @@ def run(report: Report, *, quick: bool) -> Result:
         draw=lambda figure: _draw(figure, found),
         dtype="int8",
         device="cpu",
-        notes=["silence and words: 500 ms of it are the silence that ends a turn"],
+        notes=[
+            "silence and words: 500 ms of it are the silence that ends a turn",
+            "the answer is begun while that silence runs: model and voice are what is left of them",
+        ],
     )
 
 
