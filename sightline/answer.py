@@ -50,7 +50,6 @@ class Answer:
         tools: Tools | None = None,
     ) -> None:
         self.tools = tools
-        self.rounds = 0  # of functions that were called
         self.turn = question.turn
         self.question = question
         self.restarted = False  # the text began anew
@@ -143,14 +142,9 @@ class Answer:
         if pcm:
             self._deliver(Audio(audio.sample_rate, pcm))
 
-    def go_on(self, turn: str, called: list[pb.ToolCall]) -> None:
+    def go_on(self, question: pb.Question) -> None:
         """The question is asked again, with what came of the functions that were called."""
-        self.turn, self.sent, self.rounds = turn, False, self.rounds + 1
-        question = pb.Question()
-        question.CopyFrom(self.question)
-        question.turn = turn
-        question.called.extend(called)
-        self.question = question
+        self.turn, self.question, self.sent = question.turn, question, False
         self._text, self._attempt = "", None
         self._audio_bytes = self._audio_skip = 0
 

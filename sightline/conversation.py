@@ -32,7 +32,7 @@ from sightline.errors import (
 from sightline.health import HealthWatch
 from sightline.reasons import Reason
 from sightline.talk import Talk
-from sightline.tools import MOST_ROUNDS, Tool, Tools
+from sightline.tools import Tool, Tools, question_after
 from sightline.types import AskOptions, Audio, Round, SessionInfo, SourceHealth
 from sightline.v1 import gateway_pb2 as pb
 from sightline.wire import error_of, session_info, source_health, watch_status
@@ -110,9 +110,9 @@ class Conversation:
             self._talk.end()
         self._fail(FailedPreconditionError("the conversation was closed"))
 
-    def talk(self) -> Talk:
-        """Talk, from here on; as `Session.talk`."""
-        self._talk = Talk(self)
+    def talk(self, tools: Tools | None = None) -> Talk:
+        """Talk, from here on; as `Session.talk`. tools: those that its spoken questions name."""
+        self._talk = Talk(self, self._start.spoken, tools or Tools(()))
         self._ensure_running()
         return self._talk
 
@@ -217,9 +217,7 @@ class Conversation:
         called = await answer.tools.call(done.tool_calls)
         if answer.done:  # it was cancelled, or took too long
             return
-        answer.go_on(secrets.token_hex(8), called)
-        if answer.rounds >= MOST_ROUNDS:
-            answer.question.tool_choice = "none"
+        answer.go_on(question_after(answer.question, called))
         self._answers[answer.turn] = answer
         self._send_question(answer)
         self._ensure_running()

@@ -15,7 +15,7 @@ from sightline.feed import Feed
 from sightline.health import HealthWatch
 from sightline.push import Pusher
 from sightline.talk import Talk
-from sightline.tools import Tool
+from sightline.tools import Tool, Tools
 from sightline.types import (
     AskOptions,
     Decision,
@@ -195,7 +195,10 @@ class Session:
 
         With `speech` its answers are spoken too (`answer.audio()`).
         """
-        start = pb.Start(session=self.id, conversation=id, speech=speech, voice=voice)
+        return self._converse(pb.Start(conversation=id, speech=speech, voice=voice))
+
+    def _converse(self, start: pb.Start) -> Conversation:
+        start.session = self.id
         conversation = Conversation(self._calls, start, self._heard)
         self._conversations = {other for other in self._conversations if not other.closed}
         self._conversations.add(conversation)
@@ -269,13 +272,26 @@ class Session:
         reply = await self._calls.unary(self._calls.stub.GetTranscript, request)
         return [Said(each.text, each.start_ns, each.end_ns, each.language) for each in reply.said]
 
-    def talk(self, *, conversation: str = "", speech: bool = True, voice: str = "") -> Talk:
+    def talk(
+        self,
+        *,
+        conversation: str = "",
+        speech: bool = True,
+        voice: str = "",
+        tools: Iterable[Tool] = (),
+        **options: Unpack[AskOptions],
+    ) -> Talk:
         """Talk with the video: give the microphone to `hear`, and read what is heard and answered.
 
         Answers are spoken, in `voice` or the server's default; speech=False: they are words alone.
-        Whoever speaks into an answer interrupts it. conversation: one to continue.
+        Whoever speaks into an answer interrupts it. conversation: one to continue. tools, options:
+        of every spoken question, as of `ask`; an answer that calls functions is followed by
+        another, of a turn of its own, once they have returned.
         """
-        return self.conversation(conversation, speech=speech, voice=voice).talk()
+        functions = Tools(tools)
+        wishes = pb.Question(tools=functions.messages(), **options)
+        start = pb.Start(conversation=conversation, speech=speech, voice=voice, spoken=wishes)
+        return self._converse(start).talk(functions)
 
     # Pushing
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from sightline.errors import InvalidArgumentError, ResourceExhaustedError, SightlineError
+from sightline.tools import Tools, question_after
 from sightline.types import Audio
 from sightline.v1 import gateway_pb2 as pb
 
@@ -69,8 +70,13 @@ class Talk:
     VOICE_NOT_CONFIGURED of a server that does not hear.
     """
 
-    def __init__(self, conversation: "Conversation") -> None:
+    def __init__(self, conversation: "Conversation", wishes: pb.Question, tools: Tools) -> None:
+        """wishes: what spoken questions ask for beside their words."""
         self._conversation = conversation
+        self._wishes = wishes
+        self._tools = tools
+        self._asked: dict[str, pb.Question] = {}  # under way, by turn, where there are tools
+        self._calling: set[asyncio.Task[None]] = set()
         self._events: asyncio.Queue[TalkEvent | SightlineError | None]
         self._events = asyncio.Queue(MAX_EVENTS)
         self._mode = pb.LISTEN_MODE_HANDS_FREE
@@ -144,11 +150,16 @@ class Talk:
             self._open.clear()
         if self._mode != pb.LISTEN_MODE_HANDS_FREE:
             self._tell(pb.ClientEvent(listen=pb.Listen(mode=self._mode)))
+        for question in self._asked.values():
+            if question.called:  # the break may have swallowed it
+                self._tell(pb.ClientEvent(ask=question))
 
     def take(self, message: pb.ServerEvent) -> None:
         match message.WhichOneof("event"):
             case "transcript":
                 said = message.transcript
+                if said.text:
+                    self._hear_words(said)
                 self._note(TalkKind.HEARD, said.turn, said.text, final=said.final)
             case "answer_started":
                 turn = message.answer_started.turn
@@ -163,17 +174,42 @@ class Talk:
                 audio = Audio(sound.sample_rate, sound.pcm)
                 self._note(TalkKind.SOUND, message.audio_chunk.turn, sound.text, audio=audio)
             case "answer_done":
-                self._open.discard(message.answer_done.turn)
-                self._note(TalkKind.DONE, message.answer_done.turn, message.answer_done.text)
+                done = message.answer_done
+                self._open.discard(done.turn)
+                self._note(TalkKind.DONE, done.turn, done.text)
+                question = self._asked.pop(done.turn, None)
+                if question is not None and done.tool_calls:
+                    name = f"{done.turn}:tools"
+                    task = asyncio.create_task(self._call(question, done), name=name)
+                    self._calling.add(task)
+                    task.add_done_callback(self._calling.discard)
             case "playback":
                 played = message.playback
                 if played.action in _PLAYBACK:
                     self._note(_PLAYBACK[played.action], played.turn, played.heard)
             case "error" if message.error.turn:
                 self._open.discard(message.error.turn)
+                self._asked.pop(message.error.turn, None)
                 self._note(TalkKind.FAILED, message.error.turn, message.error.message)
 
+    def _hear_words(self, said: pb.Transcript) -> None:
+        """Somebody speaks: what was called for an earlier question is not waited for."""
+        for task in self._calling:
+            task.cancel()
+        if said.final and self._wishes.tools:
+            question = pb.Question()
+            question.CopyFrom(self._wishes)
+            question.turn, question.text = said.turn, said.text
+            self._asked[said.turn] = question
+
+    async def _call(self, question: pb.Question, done: pb.AnswerDone) -> None:
+        """Call what the model wants called, and ask again with what came of it."""
+        asked = question_after(question, await self._tools.call(done.tool_calls))
+        self._asked[asked.turn] = asked
+        self._tell(pb.ClientEvent(ask=asked))
+
     def fail(self, error: SightlineError) -> None:
+        self._let_go()
         if not self._ended:
             self._ended = True
             if self._events.full():
@@ -182,10 +218,15 @@ class Talk:
 
     def end(self) -> None:
         """Nothing more happens."""
+        self._let_go()
         if not self._ended:
             self._ended = True
             if not self._events.full():
                 self._events.put_nowait(None)
+
+    def _let_go(self) -> None:
+        for task in self._calling:
+            task.cancel()
 
     def _note(
         self,

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import logging
+import secrets
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,12 +15,12 @@ from sightline.errors import InvalidArgumentError
 from sightline.types import Called
 from sightline.v1 import gateway_pb2 as pb
 
-__all__ = ["Tool", "Tools"]
+__all__ = ["Tool", "Tools", "called_of", "question_after"]
 
 log = logging.getLogger(__name__)
 
 Tool = Callable[..., Any]
-MOST_ROUNDS = 8  # of calls for one question; then the model answers with what it knows
+MOST_CALLS = 16  # for one question; then the model answers with what it knows
 _PLAIN: dict[Any, dict[str, Any]] = {
     str: {"type": "string"},
     bool: {"type": "boolean"},
@@ -76,6 +77,18 @@ class Tools:
         except Exception as error:  # of the function, or of what it does not take
             log.warning("a function failed", extra={"function": call.name}, exc_info=error)
             return f"error: {error}"
+
+
+def question_after(question: pb.Question, called: Iterable[pb.ToolCall]) -> pb.Question:
+    """The question as it is asked again, with what came of its calls; without any more of them
+    where it had enough."""
+    asked = pb.Question()
+    asked.CopyFrom(question)
+    asked.turn = secrets.token_hex(8)
+    asked.called.extend(called)
+    if len(asked.called) >= MOST_CALLS:
+        asked.tool_choice = "none"
+    return asked
 
 
 def called_of(calls: Iterable[pb.ToolCall]) -> tuple[Called, ...]:

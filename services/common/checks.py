@@ -58,6 +58,14 @@ def check_question(question: gateway_pb2.Question) -> None:
     _check_tools(question)
 
 
+def check_wishes(question: gateway_pb2.Question) -> None:
+    """The same for what questions ask for whose words are not known yet."""
+    asked = gateway_pb2.Question()
+    asked.CopyFrom(question)
+    asked.text = "?"
+    check_question(asked)
+
+
 def _check_tools(question: gateway_pb2.Question) -> None:
     names = [tool.name for tool in question.tools]
     if len(names) > MAX_TOOLS or len(set(names)) < len(names):

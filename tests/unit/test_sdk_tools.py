@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 import sightline
-from sightline.tools import MOST_ROUNDS, Tools
+from sightline.tools import MOST_CALLS, Tools
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
 from tests.unit.test_sdk_async import client, gateway, session
@@ -89,9 +89,9 @@ async def test_what_a_model_calls_is_called_and_the_answer_goes_on(gateway, sess
 
 
 async def test_a_model_that_only_calls_is_told_to_answer(gateway, session) -> None:
-    gateway.tool_calls = [[_call("weather", n)] for n in range(MOST_ROUNDS)]
+    gateway.tool_calls = [[_call("weather", n)] for n in range(MOST_CALLS)]
     result = await session.ask("And now?", tools=[weather]).result()
-    assert len(result.called) == MOST_ROUNDS
+    assert len(result.called) == MOST_CALLS
     assert [each.tool_choice for each in gateway.asked[-2:]] == ["", "none"]
 
 

@@ -1,5 +1,6 @@
 """`Session.talk` against the gateway's own parts: questions, answers, interruptions, breaks."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +12,7 @@ from sightline import TalkEvent, TalkKind, aio
 from sightline.player import Player
 from sightline.sound_devices import microphone, speaker
 from sightline.talk import MAX_EVENTS, Talk
+from sightline.tools import Tools
 from sightline.types import Audio
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
@@ -148,7 +150,7 @@ class _Line:
 
 def _talk() -> tuple[Talk, _Line]:
     line: Any = _Line()
-    return Talk(line), line
+    return Talk(line, pb.Question(), Tools(())), line
 
 
 async def test_nobody_who_reads_is_told_at_the_end() -> None:
@@ -208,3 +210,63 @@ def test_devices_that_are_not_there_say_what_to_do(tmp_path: Any) -> None:
     broken.write_text("no sound")
     with pytest.raises(sightline.InvalidArgumentError, match="no sound that can be read"):
         microphone(str(broken), av)
+
+
+async def test_a_spoken_question_calls_functions_and_is_answered_after_them() -> None:
+    def stock(colour: str) -> int:
+        """How many are left."""
+        talker.worker.tool_calls = []
+        return len(colour)
+
+    options: dict[str, Any] = {"tools": [stock], "instructions": "Be brief."}
+    async with _talking("How many red ones?", "And now?", **options) as talker:
+        talker.worker.tool_calls = [
+            pb.ToolCall(id="call_1", name="stock", arguments='{"colour": "red"}')
+        ]
+        talker.say()
+        heard = await talker.until(TalkKind.HEARD, final=True)
+        await talker.until(TalkKind.DONE, turn=heard.turn)
+        done = await talker.until(TalkKind.DONE)
+        assert (done.text, done.turn == heard.turn) == (ANSWER, False)
+        first, second = (each.question for each in talker.worker.asked)
+        assert (first.text, second.text) == ("How many red ones?",) * 2
+        assert {first.instructions, second.instructions} == {"Be brief."}
+        assert [tool.name for tool in first.tools] == ["stock"]
+        [called] = second.called
+        assert (called.id, called.output) == ("call_1", "3")
+        talker.say()
+        await talker.until(TalkKind.DONE)
+        assert talker.worker.asked[-1].question.text == "And now?"
+        assert len(talker.worker.asked) == 3
+
+
+async def test_words_let_go_of_functions_that_were_called_for_an_earlier_question() -> None:
+    called = asyncio.Event()
+
+    async def endless() -> str:
+        talker.worker.tool_calls = []
+        called.set()
+        await asyncio.Event().wait()
+        return ""
+
+    async with _talking("Look it up.", "Never mind.", tools=[endless]) as talker:
+        talker.worker.tool_calls = [pb.ToolCall(id="call_1", name="endless", arguments="{}")]
+        talker.say()
+        await talker.until(TalkKind.DONE)
+        await called.wait()
+        talker.say()
+        await talker.until(TalkKind.DONE)
+        assert [each.question.text for each in talker.worker.asked] == [
+            "Look it up.",
+            "Never mind.",
+        ]
+        await eventually(lambda: not talker.talk._calling)
+
+
+async def test_what_spoken_questions_wish_for_is_checked_when_the_talk_begins() -> None:
+    async with running(FakeWorker()) as parts:
+        await parts.push_session(seen=True, name="kitchen")
+        async with aio.connect(parts.address, timeouts=FAST) as client:
+            talk = (await client.session("kitchen")).talk(top_p=3.0)
+            with pytest.raises(sightline.InvalidArgumentError, match="top_p"):
+                await anext(aiter(talk))

@@ -416,6 +416,7 @@ export interface Start {
   last_sequence?: string;
   speech?: boolean;
   voice?: string;
+  spoken?: Question;
 }
 
 export interface Started {

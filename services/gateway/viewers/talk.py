@@ -18,8 +18,11 @@ SAMPLE_BYTES = 2
 
 
 class Speaking(Protocol):
-    """The viewer, as its voice needs it."""
+    """The viewer, as its voice needs it. `wishes`: what its spoken questions ask for beside their
+    words."""
 
+    @property
+    def wishes(self) -> gateway_pb2.Question: ...
     def put(self, event: ServerEvent) -> None: ...
     def handle_event(self, event: gateway_pb2.ClientEvent) -> None: ...
     def expect(self, question: gateway_pb2.Question | None) -> None:
@@ -153,7 +156,9 @@ class Talk:
             end_ns=words.end_ns,
         )
         self._viewer.put(ServerEvent(transcript=transcript))
-        question = gateway_pb2.Question(turn=words.turn, text=text)
+        question = gateway_pb2.Question()
+        question.CopyFrom(self._viewer.wishes)
+        question.turn, question.text = words.turn, text
         if not words.final:
             self._viewer.expect(question if words.whole else None)
             return

@@ -96,6 +96,7 @@ class Viewer:
         self._condition = UNKNOWN  # of the pictures, that it was told last
         self._speech = start.speech
         self._voice = start.voice
+        self.wishes = start.spoken
         self._config = config
         self._in_flight = in_flight
         self._recaller = recaller
@@ -152,6 +153,7 @@ class Viewer:
         self.caller = caller
         self._speech = start.speech
         self._voice = start.voice
+        self.wishes = start.spoken
 
     def move_to(self, session: AnySession) -> None:
         """The same session from here on, of another gateway or of this one."""

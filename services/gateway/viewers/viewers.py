@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
-from services.common.checks import check_id
+from services.common.checks import check_id, check_wishes
 from services.common.identity import Identity
 from services.common.in_flight import InFlight, share
 from services.common.metrics import REFUSED
@@ -111,6 +111,7 @@ class Viewers:
         if not start.conversation and start.resume_handle:
             start.conversation = conversation_of(start.resume_handle)
         check_id("conversation", start.conversation)
+        check_wishes(start.spoken)
         self._answers.check()
         old = self._viewers.get(start.resume_handle)
         if session is None:
