@@ -120,10 +120,12 @@ class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
         are not wanted."""
         if recording.ended:
             return Kind.FINAL if recording.audio_s > heard_s else None
+        audio_s = recording.audio_s
+        if audio_s > SHORT_S:  # each look takes longer than the one before
+            return None
         if recording.pauses > heard_s:
             return Kind.PAUSE
-        audio_s = recording.audio_s
-        if rest_s is None or audio_s > SHORT_S or not self._hearing.idle:
+        if rest_s is None or not self._hearing.idle:
             return None
         due = audio_s - looked_s >= max(self._config.partial_s, rest_s)
         return Kind.PARTIAL if due else None

@@ -41,6 +41,7 @@ class Ruler:
 
     def __init__(self) -> None:
         self.begun = 0
+        self.hearing: Hearing | None = None
         self.looks: list[tuple[float, str, str]] = []
         self.may_hear = threading.Event()
         self.may_hear.set()
@@ -69,7 +70,7 @@ async def heard(
     **settings: Any,
 ) -> AsyncIterator[tuple[AsrClient, Ruler]]:
     engine = Ruler()
-    hearing = Hearing(lambda: engine)
+    hearing = engine.hearing = Hearing(lambda: engine)
     await hearing.start()
     servicer = AsrServicer(hearing, AsrConfig(**settings))
     add = asr_pb2_grpc.add_AsrServiceServicer_to_server
@@ -138,6 +139,12 @@ async def test_partial_words_leave_the_recogniser_time_for_those_who_pause() -> 
     assert servicer._wanted(recording, 0.5, 0.5, None) is None
     recording.pause()
     assert servicer._wanted(recording, 0.5, 2.0, 1.8) is Kind.PAUSE
+    for _ in range(23):
+        recording.add(SECOND, HEARD_RATE)
+    recording.pause()
+    assert servicer._wanted(recording, 2.0, 2.0, 1.8) is None
+    recording.end()
+    assert servicer._wanted(recording, 2.0, 2.0, 1.8) is Kind.FINAL
     await hearing.stop()
 
 
@@ -147,6 +154,7 @@ async def test_a_pause_waits_for_no_partial_words() -> None:
         await eventually(lambda: engine.begun == 1)  # the first second is being looked at
         yield SECOND
         yield Pause()
+        await eventually(lambda: engine.hearing and engine.hearing.num_waiting)
         engine.may_hear.set()
 
     async with heard() as (client, engine), asyncio.timeout(30):

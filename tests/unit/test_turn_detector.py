@@ -97,13 +97,28 @@ def test_what_follows_a_turn_is_another_one() -> None:
     assert kinds(events) == [Suspected, Began, Paused, Ended] * 2
 
 
-def test_a_turn_held_by_hand_is_all_that_comes() -> None:
+@pytest.mark.parametrize("last", [SPEECH, 0.2])
+def test_a_turn_held_by_hand_is_all_that_comes(last: float) -> None:
     detector = make()
     events = detector.hold() + detector.feed(audio(SILENCE, 1) + audio(SPEECH, 0.5))
-    events += detector.feed(audio(SILENCE, 3) + b"\0" * 100) + detector.release()
-    assert kinds(events) == [Suspected, Began, Ended]
-    assert heard_s(events) == pytest.approx(4.5, abs=0.1)
+    events += detector.feed(audio(SILENCE, 3) + audio(last, 0.5) + b"\0" * 100)
+    events += detector.release()
+    assert kinds(events) == [Suspected, Began, Paused, Ended]
+    assert heard_s(events) == pytest.approx(5, abs=0.1)
     assert kinds(detector.release()) == []
+
+
+def test_a_turn_held_by_hand_pauses_and_ends_with_its_last_word() -> None:
+    detector = make()
+    events = detector.hold() + detector.feed(audio(SILENCE, 1) + audio(SPEECH, 0.5))
+    events += detector.feed(audio(SILENCE, 3) + b"\0" * 100)
+    assert kinds(events) == [Suspected, Began, Paused]
+    before_s = heard_s(events)
+    assert before_s == pytest.approx(1.5 + RULES.pause_s, abs=0.1)
+    assert kinds(detector.release()) == [Ended]
+    nothing = detector.hold() + detector.feed(audio(SILENCE, 1)) + detector.release()
+    assert kinds(nothing) == [Suspected, Began, Ended]
+    assert heard_s(nothing) == pytest.approx(1, abs=0.1)
 
 
 def test_a_turn_without_an_end_is_cut() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from services.gateway.voice.activity import CHUNK_BYTES, CHUNK_S, Activity
 
 DIP_S = 0.16  # silence that speech may have before it counts as begun
+FAINT = 0.1  # probability from which on a silence may be speech that is too quiet to be known
 HELD_LONGER = 4  # a turn that is held by hand may last so many times longer
 HYSTERESIS = 0.15  # what goes on is speech from a lower probability on than what begins
 
@@ -52,7 +53,7 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """Silence; no audio comes until the speech goes on."""
+    """Silence; no audio comes until the speech goes on, or a turn that is held ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ Event = Suspected | Unfounded | Began | Audio | Paused | Ended
 
 class TurnDetector:
     """Finds turns by voice activity. `hold` makes one of all that comes until `release`, whatever
-    it is. `expects_more` keeps a turn open through a longer silence, until it is set back."""
+    it is, but for the silence at its end. `expects_more` keeps a turn open through a longer
+    silence, until it is set back."""
 
     def __init__(self, activity: Activity, rules: TurnRules) -> None:
         self.expects_more = False
@@ -83,6 +85,7 @@ class TurnDetector:
         self._silent_s = 0.0
         self._start_s = 0.0
         self._back = bytearray()  # audio withheld: before a turn, or in a pause of one
+        self._faint = False  # there may be speech in it
         self._recent: deque[bytes] = deque(maxlen=max(1, round(rules.before_s / CHUNK_S)))
 
     @property
@@ -118,9 +121,12 @@ class TurnDetector:
         """End the turn that is under way, if one is."""
         events: list[Event] = []
         if self._speaking:
-            if self._held and self._waiting:
-                events.append(Audio(bytes(self._waiting)))
+            if self._held:
+                paused = self._voiced_s > 0 and self._silent_s >= self._rules.pause_s
+                rest = b"" if paused and not self._faint else bytes(self._back + self._waiting)
                 self._waiting.clear()
+                if rest:
+                    events.append(Audio(rest))
             events += self._end()
         elif self._suspected:
             events.append(Unfounded())
@@ -135,10 +141,8 @@ class TurnDetector:
             self._silent_s = 0.0
         else:
             self._silent_s += CHUNK_S
-        if self._held:
-            yield Audio(chunk)
-        elif self._speaking:
-            yield from self._go_on(chunk, voiced)
+        if self._speaking:
+            yield from self._go_on(chunk, voiced, probability)
         else:
             yield from self._maybe_begin(chunk, voiced)
         longest_s = rules.longest_s * (HELD_LONGER if self._held else 1)
@@ -177,11 +181,12 @@ class TurnDetector:
         if pcm:
             yield Audio(pcm)
 
-    def _go_on(self, chunk: bytes, voiced: bool) -> Iterator[Event]:
+    def _go_on(self, chunk: bytes, voiced: bool, probability: float) -> Iterator[Event]:
         pause_s = self._rules.pause_s
-        if voiced:
+        if voiced or not self._voiced_s:  # of a turn that is held, the beginning may be silence
             yield Audio(bytes(self._back) + chunk)
             self._back.clear()
+            self._faint = False
             return
         if self._silent_s - CHUNK_S < pause_s:
             yield Audio(chunk)
@@ -189,7 +194,9 @@ class TurnDetector:
                 yield Paused()
             return
         self._back += chunk
-        yield from self._ending()
+        self._faint = self._faint or probability >= FAINT
+        if not self._held:
+            yield from self._ending()
 
     def _ending(self) -> Iterator[Event]:
         silence_s = self._rules.more_s if self.expects_more else self._rules.silence_s
@@ -203,6 +210,6 @@ class TurnDetector:
         yield Ended(self._fed_s - self._silent_s, self._voiced_s)
 
     def _reset(self) -> None:
-        self._speaking = self._suspected = self._held = self.expects_more = False
+        self._speaking = self._suspected = self._held = self.expects_more = self._faint = False
         self._voiced_s = self._silent_s = 0.0
         self._back.clear()
