@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import grpc
 import pytest
 
 from services.gateway.voice.ears import Ears
@@ -138,6 +139,38 @@ async def test_what_was_begun_in_a_pause_was_never_asked_when_more_is_said() -> 
         assert round_.question == "is it red or blue?"
         started = [event for event in viewer.events if event.HasField("answer_started")]
         assert len(started) == 1
+
+
+async def test_what_failed_in_a_pause_is_asked_as_if_it_had_not_been() -> None:
+    async with talking("what do you see?") as (viewer, worker, _):
+        worker.failures["Answer"] = [grpc.StatusCode.INVALID_ARGUMENT]
+        await viewer.say(audio(SPEECH, 0.6), audio(SILENCE, 0.3))
+        [inside] = viewer.parts.viewers.all()
+        await eventually(lambda: worker.asked and not inside._begun)
+        await viewer.say(audio(SILENCE, 0.4))
+        assert (await viewer.until("answer_done")).answer_done.text == ANSWER
+        assert [each.ahead for each in worker.asked] == [True, False]
+        assert not [event for event in viewer.events if event.HasField("error")]
+
+
+async def test_what_was_begun_in_a_pause_ends_with_a_cancel_and_with_the_microphone() -> None:
+    async with talking("what do you see?", "And now?") as (viewer, worker, _):
+        [inside] = viewer.parts.viewers.all()
+        worker.pause_after = 2
+        await viewer.say(audio(SPEECH, 0.6), audio(SILENCE, 0.3))
+        await worker.paused.wait()
+        await viewer.say(audio(SILENCE, 0.4))
+        turn = (await viewer.until_final()).turn
+        await viewer.until("text_delta")
+        await viewer.send(cancel=pb.Cancel(turn=turn))
+        done = (await viewer.until("answer_done")).answer_done
+        assert (done.turn, done.finish_reason) == (turn, pb.FINISH_REASON_CANCELLED)
+        await eventually(lambda: worker.cancelled_answers == 1)
+        worker.paused.clear()
+        await viewer.say(audio(SPEECH, 0.6), audio(SILENCE, 0.3))
+        await worker.paused.wait()
+        inside._talk.break_off()
+        await eventually(lambda: worker.cancelled_answers == 2 and not inside._begun)
 
 
 async def test_a_worker_of_before_is_asked_when_the_silence_is_over() -> None:
