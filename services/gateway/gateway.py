@@ -18,6 +18,7 @@ from services.gateway.api.audio.speech import SpeechApi
 from services.gateway.api.audio.transcriptions import TranscriptionsApi
 from services.gateway.api.callers import Callers
 from services.gateway.api.conversations import Conversations
+from services.gateway.api.gemini.door import GeminiApi
 from services.gateway.api.grpc import SightlineServicer
 from services.gateway.api.http import HttpApi
 from services.gateway.api.info import ServerInfo
@@ -96,6 +97,7 @@ class Gateway:
             config, self._sessions, self._viewers, self._speaker, self._callers
         )
         self._calls = CallsApi(config, self._realtime, self._webrtc)
+        self._gemini = GeminiApi(config, self._sessions, self._realtime, self._callers)
         self._transcriptions = TranscriptionsApi(config, self._viewers, self._callers)
         self._discovering: asyncio.Task[None] | None = None
         self._measuring: asyncio.Task[None] | None = None
@@ -165,6 +167,7 @@ class Gateway:
         self._whip.add_to(self._host.app)
         self._whep.add_to(self._host.app)
         self._realtime.add_to(self._host.app)
+        self._gemini.add_to(self._host.app)
         api.add_to(self._host.app)
         self._measuring = spawn(self._measure(), name="gateway:measure")
         self._workers.start()

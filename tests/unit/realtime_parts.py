@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 
+from services.gateway.api.gemini.door import GeminiApi
 from services.gateway.api.http import HttpApi
 from services.gateway.api.realtime.door import RealtimeApi
 from services.gateway.voice.ears import Ears
@@ -81,6 +82,7 @@ async def served_realtime(
         speaker: Any = Speech() if speech else parts.speaker
         realtime = RealtimeApi(parts.config, parts.sessions, parts.viewers, speaker, parts.callers)
         realtime.add_to(app)
+        GeminiApi(parts.config, parts.sessions, realtime, parts.callers).add_to(app)
         HttpApi(
             parts.config,
             parts.sessions,

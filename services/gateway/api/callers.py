@@ -26,7 +26,8 @@ OPENAI_SUBPROTOCOL = "openai-insecure-api-key."  # and the token, as OpenAI's cl
 
 class Callers:
     """Callers of gRPC by their metadata, of HTTP by the header `Authorization: Bearer …`, of a
-    WebSocket also by a subprotocol. No token is ever read from an address: those are logged.
+    WebSocket also by a subprotocol. No token is read from an address, as proxies log those, save
+    by a door whose clients have no other place for it; that one says so by `key`.
 
     `anonymous=True`: whoever brings no credential is `NOBODY` instead of refused. permissions and
     path: what the caller wants to do, to the session of which name, for an authoriser that decides
@@ -72,11 +73,13 @@ class Callers:
         *permissions: Permission,
         path: str = "",
         anonymous: bool = False,
+        key: str = "",
     ) -> Caller:
-        """The caller of an HTTP request. Raises UnauthenticatedError."""
+        """The caller of an HTTP request. key: a token that came by a way of the door's own. Raises
+        UnauthenticatedError."""
         if not self.wanted:
             return ANYBODY
-        offered = _of_subprotocols(request.headers.getall("Sec-WebSocket-Protocol", []))
+        offered = _of_subprotocols(request.headers.getall("Sec-WebSocket-Protocol", [])) or key
         place = place_of_request(request, self._trusted)
         approach = Approach(permissions or (Permission.VIEW,), path, place, "http")
         header = request.headers.get("Authorization", "")

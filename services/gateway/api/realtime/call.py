@@ -25,6 +25,7 @@ from services.gateway.api.realtime.conversation import Conversation
 from services.gateway.api.realtime.items import new_id
 from services.gateway.api.realtime.line import Visitor, json_of
 from services.gateway.api.realtime.mouth import Heard, Mouth
+from services.gateway.api.realtime.server_events import ServerEvent
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.auth.caller import Caller
 from services.gateway.sources.whip.microphone_track import MicrophoneTrack
@@ -221,9 +222,10 @@ class RealtimeCall:
             with contextlib.suppress(ConnectionError):
                 self._put({"type": "error", "error": json_of(error)})
 
-    async def _send(self, event: dict[str, Any]) -> None:
+    async def _send(self, told: ServerEvent) -> None:
         """An event for the client; speech goes by the track. Raises ConnectionError for one that
         does not read."""
+        event = told.as_json(new_id("event"))
         match event["type"]:
             case "response.output_audio.delta":
                 pcm = base64.b64decode(event["delta"])

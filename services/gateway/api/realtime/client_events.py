@@ -66,6 +66,7 @@ class ResponseCancel(ClientEvent):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioAppend(ClientEvent):
     audio: bytes = field(repr=False)
+    rate: int = 0  # of PCM; 0: as the session's format has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

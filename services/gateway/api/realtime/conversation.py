@@ -6,7 +6,7 @@ It knows no sockets: events come as text, and leave as JSON objects.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.gateway.api.completions.pictures import picture_of
+from services.gateway.api.completions.pictures import check_still, picture_of
 from services.gateway.api.realtime import client_events as client
 from services.gateway.api.realtime import server_events as server
 from services.gateway.api.realtime.attachment import Attachment
@@ -78,7 +78,7 @@ class Conversation:
         try:
             fields = object_of(text)
             event_id = client.event_id_of(fields)
-            await self._act(client.event_of(fields))
+            await self.act(client.event_of(fields))
         except (WireError, SightlineError) as error:
             await self._line.fail(error, event_id)
 
@@ -87,6 +87,21 @@ class Conversation:
         PermissionDeniedError for somebody who may not ask."""
         self._visitor.caller.check(Permission.ASK)
         self._microphone.hear(pcm, sample_rate)
+
+    async def look(self, picture: bytes) -> None:
+        """Look at a picture of a live camera, unless newer ones come first. Raises what showing it
+        may, and what was wrong with those before."""
+        check_still(picture)
+        (await self._own_pictures()).offer(picture)
+
+    async def tell(self, text: str) -> None:
+        """Say this of its own accord, as an answer is said."""
+        await self._responses.tell(text)
+
+    @property
+    def hears(self) -> bool:
+        """Whether this suite hears what is said."""
+        return self._microphone.configured
 
     async def refuse(self, error: SightlineError) -> None:
         """Say why there is no conversation."""
@@ -141,7 +156,8 @@ class Conversation:
 
     # --- what the client says -----------------------------------------------------------------
 
-    async def _act(self, event: client.ClientEvent) -> None:
+    async def act(self, event: client.ClientEvent) -> None:
+        """Act on one event. Raises WireError and SightlineError for what is wrong with it."""
         match event:
             case client.SessionUpdate():
                 await self._adopt(self.settings.updated(event.wishes))
@@ -164,7 +180,7 @@ class Conversation:
                 await self._responses.cancel(event.response_id)
             case client.AudioAppend():
                 self._visitor.caller.check(Permission.ASK)
-                self._microphone.append(event.audio)
+                self._microphone.append(event.audio, event.rate)
             case client.AudioCommit():
                 await self._commit()
             case client.AudioClear():
@@ -218,17 +234,20 @@ class Conversation:
     async def _show(self, addresses: Sequence[str]) -> None:
         """Make pictures frames of a session of this connection's. Raises WireError, and what
         CreateSession may answer."""
+        pictures = [picture_of(address) for address in addresses]
+        await (await self._own_pictures()).show(pictures)
+
+    async def _own_pictures(self) -> PictureStream:
         if self.settings.stream:
             raise WireError(
                 "this conversation is about a live session: pictures do not go there",
                 code="input_image_not_supported",
             )
-        pictures = [picture_of(address) for address in addresses]
         if self._pictures is None:
             caller = self._visitor.caller
             self._pictures = await PictureStream.open(self._sessions, caller, self._model)
             await self._talk_about(self._pictures.session, caller)
-        await self._pictures.show(pictures)
+        return self._pictures
 
     async def _add_item(self, event: client.ItemCreate) -> None:
         """Pictures of an item are shown, and its words stay."""

@@ -21,6 +21,7 @@ from services.gateway.api.realtime.description import session_json
 from services.gateway.api.realtime.fields import WireError, object_of
 from services.gateway.api.realtime.items import new_id
 from services.gateway.api.realtime.line import Visitor
+from services.gateway.api.realtime.server_events import ServerEvent
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.api.speaker import Speaker
 from services.gateway.auth.authoriser import audit
@@ -224,10 +225,10 @@ async def _converse(
         await socket.close(code=code)
 
 
-async def _send(socket: web.WebSocketResponse, event: dict[str, Any]) -> None:
+async def _send(socket: web.WebSocketResponse, event: ServerEvent) -> None:
     """Raises ConnectionError once the client has left, or does not read."""
     try:
         async with asyncio.timeout(SEND_TIMEOUT_S):
-            await socket.send_str(json.dumps(event))
+            await socket.send_str(json.dumps(event.as_json(new_id("event"))))
     except TimeoutError:
         raise ConnectionError("the client does not read its events") from None

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from services.common.errors import error_event
 from services.gateway.api.realtime import server_events as server
 from services.gateway.api.realtime.fields import WireError
-from services.gateway.api.realtime.items import new_id
 from services.gateway.auth.caller import Caller
 from sightline.errors import (
     FailedPreconditionError,
@@ -53,7 +52,7 @@ class Visitor:
     caller: Caller
     place: str
     authorise: Callable[[str], Awaitable[Caller]]
-    send: Callable[[dict[str, Any]], Awaitable[Any]]
+    send: Callable[[server.ServerEvent], Awaitable[Any]]
     hang_up: Callable[[str], None]  # for a reason
     playing: Playing | None = None
 
@@ -68,7 +67,7 @@ class Line:
     async def emit(self, *events: server.ServerEvent) -> None:
         async with self._sending:
             for event in events:
-                await self.visitor.send(event.as_json(new_id("event")))
+                await self.visitor.send(event)
 
     async def fail(self, error: WireError | SightlineError, event_id: str | None = None) -> None:
         """Tell what is wrong with a client's event, or with the whole line."""

@@ -54,15 +54,16 @@ class Microphone:
         self._half, self._held = b"", False
         return ear
 
-    def append(self, audio: bytes) -> None:
-        """Hear more, in the format of its client. Raises what `Ear.feed` does."""
+    def append(self, audio: bytes, rate: int = 0) -> None:
+        """Hear more, in the format of its client. rate: of PCM; 0: as that format has it. Raises
+        what `Ear.feed` does."""
         if not self.configured:
             return
         pcm = self._half + self._pcm(audio)
         self._half = pcm[len(pcm) - len(pcm) % 2 :]
         for start in range(0, len(pcm) - 1, MAX_PIECE_BYTES):
             piece = pcm[start : start + MAX_PIECE_BYTES]
-            self.hear(piece[: len(piece) // 2 * 2], self._settings.input_format.rate)
+            self.hear(piece[: len(piece) // 2 * 2], rate or self._settings.input_format.rate)
 
     def hear(self, pcm: bytes, sample_rate: int) -> None:
         """Hear a piece of PCM. Raises what `Ear.feed` does."""

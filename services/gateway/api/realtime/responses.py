@@ -86,6 +86,30 @@ class Responses:
         else:
             await self.create(ResponseWish())
 
+    async def tell(self, text: str) -> None:
+        """Say this of one's own accord, and keep it as what an answer says. Speech that cannot be
+        had is left out."""
+        conversation = self._conversation
+        response = Response(
+            ResponseWish(),
+            conversation.settings,
+            conversation.history,
+            can_speak=self._voices.configured,
+        )
+        self._under_way[response.id] = response
+        said = [*response.created(), *response.begun(), *response.said(text)]
+        await self._line.emit(*said)
+        if response.spoken:
+            with contextlib.suppress(SightlineError):
+                async for chunk in self._voices.speak(text, response.voice):
+                    if response.id not in self._under_way:
+                        return
+                    await self._line.emit(*response.heard(chunk))
+        if self._under_way.pop(response.id, None) is not None:
+            done = gateway_pb2.AnswerDone(finish_reason=gateway_pb2.FINISH_REASON_STOP)
+            await self._line.emit(*response.done(done))
+            await self._ended(response)
+
     async def cancel(self, response_id: str = "") -> None:
         """End a response at once: what the session still says of it is not passed on. Raises
         WireError."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 from services.gateway.api.speaker import Speaker
 from sightline.errors import SightlineError
@@ -31,6 +32,13 @@ class Voices:
                 async with asyncio.timeout(PATIENCE_S):
                     self._voices = await self._speaker.voices()
         return name if any(voice.id == name for voice in self._voices.voices) else ""
+
+    async def speak(self, text: str, name: str) -> AsyncIterator[gateway_pb2.AudioChunk]:
+        """The speech of a text. Raises what Speak may answer."""
+        wanted = gateway_pb2.SpeakRequest(text=text, voice=await self.known(name))
+        async with contextlib.aclosing(self._speaker.speak(wanted)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def shown(self, name: str) -> str:
         """The name of the voice that `name` stands for."""
