@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
@@ -24,6 +24,10 @@ class Speech:
 
     async def voices(self) -> pb.VoicesResponse:
         return pb.VoicesResponse(voices=[pb.Voice(id="joe")], default_voice="en")
+
+    async def speak(self, request: pb.SpeakRequest) -> AsyncGenerator[pb.AudioChunk, None]:
+        for _ in request.text.split():
+            yield pb.AudioChunk(sample_rate=24_000, pcm=bytes(48))
 
 
 class Line:

@@ -213,6 +213,24 @@ def test_the_realtime_codec_is_data(name: str) -> None:
     assert not others
 
 
+@pytest.mark.parametrize(
+    "name", ["fields", "schema", "setup", "client_messages", "server_messages"]
+)
+def test_the_gemini_codec_is_data(name: str) -> None:
+    """It knows nothing but what is data of the Realtime wire, too."""
+    package = "services.gateway.api.gemini"
+    path = REPOSITORY / package.replace(".", "/") / f"{name}.py"
+    realtime = ("fields", "functions", "items", "sampling", "settings", "client_events")
+    codec = [f"{package}.{part}" for part in ("fields", "schema", "setup")]
+    codec += [f"services.gateway.api.realtime.{part}" for part in realtime]
+    others = [
+        found.module
+        for found in imports(path.read_text(), package)
+        if not is_of(found.module, *codec, *sys.stdlib_module_names)
+    ]
+    assert not others
+
+
 def test_the_reader_of_imports_sees_them_all() -> None:
     source = (
         "import a.b\n"

@@ -162,18 +162,18 @@ class GeminiSession:
                 await self._watch()
 
     async def _respond(self, response: client.ToolResponse) -> None:
-        answered = False
+        came: list[client.Output] = []
         for output in response.outputs:
             call_id = self._turn.came(output.call_id)
             if call_id is not None:
+                came.append(output)
                 await self._add(client.output_item(replace(output, call_id=call_id)))
-                answered = answered or not output.silent
-        if self._turn.waits or not response.outputs:
+        if not came or self._turn.waits:
             return
-        if answered:
-            await self._conversation.answer()
-        elif self._turn.idle:
+        if all(output.silent for output in came):
             await self._send([server.TurnComplete()])
+        else:
+            await self._conversation.answer()
 
     async def _interrupt(self) -> None:
         await self._send(self._turn.interrupted())
