@@ -98,7 +98,7 @@ $(WIRES)/.installed: $(wildcard tests/wires/requirements*.txt)
 	@touch $@
 
 wires-test: develop $(WIRES)/.installed ## the HTTP interfaces with other people's clients
-	$(BIN)/python -m pytest -m slow tests/integration/test_http_schema.py tests/integration/test_openai_clients.py tests/integration/test_openai_audio.py tests/integration/test_tool_clients.py tests/integration/test_realtime_clients.py tests/integration/test_mcp.py tests/integration/test_example_clients.py $(ARGS)
+	$(BIN)/python -m pytest -m slow tests/integration/test_http_schema.py tests/integration/test_openai_clients.py tests/integration/test_openai_audio.py tests/integration/test_tool_clients.py tests/integration/test_realtime_clients.py tests/integration/test_gemini_clients.py tests/integration/test_mcp.py tests/integration/test_example_clients.py $(ARGS)
 
 # It looks into .venv, too, where torch is; what transformers' server needs beside is small.
 SERVING := .cache/serving-venv

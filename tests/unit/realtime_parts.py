@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from ssl import SSLContext
 from typing import Any
 
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
@@ -77,6 +78,7 @@ async def served_realtime(
     *,
     speech: bool = False,
     ears: Ears | None = None,
+    ssl: SSLContext | None = None,
     **settings: Any,
 ) -> AsyncIterator[tuple[Parts, "TestClient[web.Request, web.Application]"]]:
     async with running(worker or FakeWorker(), **settings) as parts:
@@ -97,7 +99,9 @@ async def served_realtime(
             callers=parts.callers,
             others=(realtime,),
         ).add_to(app)
-        async with TestClient(TestServer(app)) as client:
+        server = TestServer(app)
+        await server.start_server(ssl=ssl)
+        async with TestClient(server) as client:
             yield parts, client
 
 

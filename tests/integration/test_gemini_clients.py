@@ -1,0 +1,155 @@
+"""The Gemini Live wire with Google's own client, in a process of its own. It speaks to servers with
+a certificate alone. `make wires-test` installs it."""
+
+import asyncio
+import json
+import ssl
+import subprocess
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+import sightline
+from services.gateway.api.realtime.settings import PCM_RATE
+from sightline.v1 import gateway_pb2 as pb
+from tests import tools
+from tests.certificates import Authority
+from tests.eventually import wait_until
+from tests.integration.test_talk_command import _question
+from tests.processes import ServiceProcess
+from tests.spoken import recorded
+from tests.suite import Suite, passing_condition, write_clip
+from tests.unit.fake_worker import ANSWER, FakeWorker
+from tests.unit.realtime_parts import served_realtime
+from tests.unit.test_realtime_voice import Ears
+from tests.unit.voices import Hearsay, Loud
+from tests.wires import program
+
+pytestmark = pytest.mark.slow
+PROGRAMS = Path(__file__).resolve().parents[1] / "wires"
+QUESTION = "Is there a circle?"
+ANSWERS = {"yes", "no"}
+
+
+class Certificate:
+    """One for localhost, and whom a client has to believe for it."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = Authority(folder)
+        self.ca = authority.ca
+        self.chain, self.key = folder / "tls.crt", folder / "tls.key"
+        authority.sign(self.chain, self.key)
+
+
+def _command(python: str, name: str, *arguments: str) -> list[str]:
+    return [python, str(PROGRAMS / f"{name}.py"), *arguments]
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """What a client's program says came of talking with a suite."""
+    python = program("python")
+    tools.require("redis")
+    certificate = Certificate(tmp_path)
+    question = recorded(QUESTION)
+    environment = {
+        "GATEWAY_TLS_CERT": str(certificate.chain),
+        "GATEWAY_TLS_KEY": str(certificate.key),
+    }
+    asr = ServiceProcess("asr", {}, tmp_path) if question else None
+    recording: list[str] = []
+    if asr is not None and question is not None:
+        asr.start(120)
+        environment["GATEWAY_ASR"] = asr.address
+        recording = [str(tmp_path / "question.wav")]
+        with wave.open(recording[0], "wb") as file:
+            file.setparams((1, 2, PCM_RATE, 0, "NONE", ""))
+            file.writeframes(question)
+    suite = Suite(tmp_path, environment={"gateway": environment})
+    suite.gateway.credentials = grpc.ssl_channel_credentials(certificate.ca.read_bytes())
+    suite.start()
+    clip = write_clip(suite.media_root, seed=5, seconds=12)
+    url = f"https://localhost:{suite.gateway.http_port}/"
+    address = f"https://localhost:{suite.gateway.grpc_port}"
+    with sightline.connect(address, ca=certificate.ca) as client:
+        session = client.open(clip.path.name, loop=True, name="kitchen")
+        wait_until(lambda: session.info().stats.frames_processed)
+        arguments = [url, str(certificate.ca), "kitchen", passing_condition(clip), *recording]
+        command = _command(python, "gemini_google", *arguments)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if recording:
+        assert QUESTION in told["heard"]
+        assert told["answer to it"] in ANSWERS
+    yield told | {"condition": passing_condition(clip)}
+    complaints = suite.stop()
+    if asr is not None:
+        asr.stop()
+    assert not complaints
+
+
+def test_googles_own_client_talks_with_a_live_video(talk: dict[str, Any]) -> None:
+    assert talk["answer"] in ANSWERS
+    assert talk["tokens"] > 0
+    assert talk["kinds"] == ["generation_complete", "turn_complete"]
+    assert talk["resumed"] in ANSWERS
+    assert talk["spoken"]
+    assert talk["audio"] > 10_000
+    assert talk["interrupted"] == ["interrupted", "turn_complete"]
+    assert talk["after it"] in ANSWERS
+    assert talk["watch"].rstrip(".").lower() == talk["condition"].lower()
+    assert talk["picture"] in ANSWERS
+
+
+class _Calling(FakeWorker):
+    """A worker whose model calls the lamp, unless something has come of that or is not wanted."""
+
+    @property
+    def tool_calls(self) -> list[pb.ToolCall]:
+        question = self.asked[-1].question
+        wanted = "Light" in question.text and question.tools and not question.called
+        return [pb.ToolCall(id="c1", name="lamp", arguments='{"on": true}')] if wanted else []
+
+    @tool_calls.setter
+    def tool_calls(self, calls: list[pb.ToolCall]) -> None:
+        assert not calls
+
+
+class _Ears(Ears):
+    """Ears that take a tone for speech."""
+
+    def activity(self) -> Any:
+        return Loud()
+
+
+async def test_googles_own_client_calls_functions_and_is_interrupted(tmp_path: Path) -> None:
+    python = program("python")
+    certificate = Certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate.chain, certificate.key)
+    worker = _Calling()
+    worker.word_s = 0.6
+    ears = _Ears(Hearsay("And now?"))
+    async with served_realtime(worker, speech=True, ears=ears, ssl=context) as (parts, http):
+        await parts.push_session(seen=True, name="kitchen")
+        url = str(http.make_url("/"))
+        arguments = [url, str(certificate.ca), "kitchen", str(_question(tmp_path / "said.wav"))]
+        command = _command(python, "tools_google", *arguments)
+        running = await asyncio.create_subprocess_exec(
+            *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        async with asyncio.timeout(120):
+            said, complaints = await running.communicate()
+    assert running.returncode == 0, complaints.decode()[-4000:]
+    told = json.loads(said.splitlines()[-1])
+    assert told["call"] == {"text": 2 * ANSWER, "call": ["lamp", {"on": True}], "cancelled": 1}
+    interrupted = told["interrupt"]
+    assert interrupted["kinds"][:2] == ["interrupted", "turn_complete"]
+    assert interrupted["kinds"][-2:] == ["generation_complete", "turn_complete"]
+    assert (interrupted["heard"], interrupted["spoken"]) == ("And now?", ANSWER)
+    assert worker.asked[-1].question.text == "And now?"
