@@ -29,6 +29,7 @@ from sightline.v1 import gateway_pb2 as pb
 from tests.processes import RedisServer, ServiceProcess
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import KEY
+from tests.unit.gemini_parts import PATH as LIVE
 
 SEED = 14
 SERVICE = "sightline.v1.SightlineService"
@@ -171,6 +172,36 @@ HEADERS = [
     "X-Long: " + "x" * 9000,
     "Access-Control-Request-Method: \udcff",
 ]
+
+_PARTS: dict[str, Any] = {
+    "text": None,
+    "inlineData": {"mimeType": None, "data": None},
+    "functionCall": {"id": None, "name": None, "args": {"x": None}},
+    "functionResponse": {"id": None, "name": None, "response": {"x": None}},
+}
+# What clients of Google's say, by the names of the fields.
+GEMINI: dict[str, Any] = {
+    "setup": {
+        "model": None,
+        "generationConfig": {"responseModalities": None, "temperature": None, "topK": None},
+        "systemInstruction": {"parts": _PARTS},
+        "tools": {"functionDeclarations": {"name": None, "parameters": {"type": None}}},
+        "sessionResumption": {"handle": None},
+        "realtimeInputConfig": {"automaticActivityDetection": {"silenceDurationMs": None}},
+        "proactivity": {"proactiveVideo": None},
+        "sightline": {"session": None, "watches": {"id": None, "condition": None}},
+    },
+    "clientContent": {"turns": {"role": None, "parts": _PARTS}, "turnComplete": None},
+    "realtimeInput": {
+        "audio": {"mimeType": None, "data": None},
+        "video": {"mimeType": None, "data": None},
+        "text": None,
+        "activityEnd": None,
+        "audioStreamEnd": None,
+    },
+    "toolResponse": {"functionResponses": {"id": None, "name": None, "response": {"x": None}}},
+}
+GOOGLES = ["audio/pcm;rate=16000", "image/jpeg", "image/png", "TEXT", "user", "/9j/", "AAAA", True]
 
 
 class _Complaints(logging.Handler):
@@ -324,6 +355,41 @@ async def test_no_json_is_a_defect(host: ServiceHost) -> None:
                     while (message := await socket.receive(0.02)).type is WSMsgType.TEXT:
                         said = json.loads(message.data)
                         assert said.get("error", {}).get("code") != "INTERNAL", data[:300]
+
+
+async def test_no_message_of_googles_clients_is_a_defect(host: ServiceHost) -> None:
+    dice = random.Random(SEED)
+    await _make_session(host)
+    url = f"http://127.0.0.1:{host.http_port}"
+    async with ClientSession() as client:
+        for number in range(150):
+            kind = list(GEMINI)[number % 4]
+            message = {kind: _odd_object(dice, GEMINI[kind])}
+            async with client.ws_connect(url + LIVE) as socket:
+                if kind != "setup":
+                    await socket.send_str('{"setup": {}}')
+                await socket.send_str(json.dumps(message))
+                with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                    while (await socket.receive(0.02)).type is WSMsgType.TEXT:
+                        pass
+                assert socket.close_code != 1011, message
+        for _ in range(50):
+            contents = _odd_object(dice, {"contents": GEMINI["clientContent"]["turns"]})
+            body = json.dumps(_odd_object(dice, GEMINI["setup"]) | contents)
+            reply = await client.post(f"{url}/v1beta/models/builtin:generateContent", data=body)
+            assert reply.status in (400, 404), (body[:300], await reply.text())
+
+
+def _odd_object(dice: random.Random, fields: dict[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name in dice.sample(list(fields), dice.randint(1, min(3, len(fields)))):
+        inner = fields[name]
+        if inner is not None and dice.random() < 0.9:
+            value: Any = _odd_object(dice, inner)
+            made[name] = [value] if dice.random() < 0.5 else value
+        else:
+            made[name] = dice.choice(GOOGLES if dice.random() < 0.6 else VALUES)
+    return made
 
 
 def _odd(dice: random.Random, descriptor: Any, count: int) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@ a certificate alone. `make wires-test` installs it."""
 
 import asyncio
 import json
+import os
 import ssl
 import subprocess
 import wave
@@ -41,6 +42,7 @@ class Certificate:
     def __init__(self, folder: Path) -> None:
         authority = Authority(folder)
         self.ca = authority.ca
+        self.environment = {**os.environ, "SSL_CERT_FILE": str(authority.ca)}
         self.chain, self.key = folder / "tls.crt", folder / "tls.key"
         authority.sign(self.chain, self.key)
 
@@ -78,9 +80,16 @@ def talk(tmp_path: Path) -> Iterator[dict[str, Any]]:
     with sightline.connect(address, ca=certificate.ca) as client:
         session = client.open(clip.path.name, loop=True, name="kitchen")
         wait_until(lambda: session.info().stats.frames_processed)
-        arguments = [url, str(certificate.ca), "kitchen", passing_condition(clip), *recording]
+        arguments = [url, "kitchen", passing_condition(clip), *recording]
         command = _command(python, "gemini_google", *arguments)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command,
+            env=certificate.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if recording:
@@ -104,6 +113,11 @@ def test_googles_own_client_talks_with_a_live_video(talk: dict[str, Any]) -> Non
     assert talk["after it"] in ANSWERS
     assert talk["watch"].rstrip(".").lower() == talk["condition"].lower()
     assert talk["picture"] in ANSWERS
+    assert talk["generated"] in ANSWERS
+    assert talk["counted"] > 0
+    assert talk["streamed"]
+    assert talk["seen"] in ANSWERS
+    assert "models/sightline://kitchen" in talk["models"]
 
 
 class _Calling(FakeWorker):
@@ -138,10 +152,10 @@ async def test_googles_own_client_calls_functions_and_is_interrupted(tmp_path: P
     async with served_realtime(worker, speech=True, ears=ears, ssl=context) as (parts, http):
         await parts.push_session(seen=True, name="kitchen")
         url = str(http.make_url("/"))
-        arguments = [url, str(certificate.ca), "kitchen", str(_question(tmp_path / "said.wav"))]
+        arguments = [url, "kitchen", str(_question(tmp_path / "said.wav"))]
         command = _command(python, "tools_google", *arguments)
         running = await asyncio.create_subprocess_exec(
-            *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            *command, env=certificate.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         async with asyncio.timeout(120):
             said, complaints = await running.communicate()

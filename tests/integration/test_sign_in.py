@@ -27,6 +27,7 @@ from tests.eventually import wait_until
 from tests.processes import SHAPES, ServiceProcess, free_port
 from tests.publish import RtmpPublisher
 from tests.suite import write_clip
+from tests.unit.gemini_parts import PATH as GEMINI
 
 PERMISSIONS = ("publish", "view", "ask", "watch", "admin")
 WORKER = {
@@ -350,6 +351,10 @@ async def test_http_asks_who_calls(guarded: Guarded) -> None:
         ("POST", "/v1/chat/completions", "ask", 400),
         ("POST", "/v1/realtime/client_secrets", "view", 200),
         ("GET", "/v1/realtime", "view", 400),
+        ("GET", GEMINI, "view", 400),
+        ("GET", "/v1beta/models", "view", 200),
+        ("POST", "/v1beta/models/any:generateContent", "ask", 400),
+        ("POST", "/v1beta/models/any:streamGenerateContent", "ask", 400),
         ("GET", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", one, "admin", 204),

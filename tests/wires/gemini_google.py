@@ -1,9 +1,8 @@
-"""Google's own client on the Gemini Live wire: URL CA SESSION CONDITION [WAV], what came of it as
-JSON."""
+"""Google's own client on the Gemini wires: URL SESSION CONDITION [WAV], what came as JSON. It
+believes the authority in SSL_CERT_FILE."""
 
 import asyncio
 import json
-import ssl
 import sys
 import urllib.request
 import wave
@@ -15,12 +14,6 @@ from google.genai import types
 PATIENCE_S = 60
 TEXT, AUDIO = ["TEXT"], ["AUDIO"]
 PIECE = 1600  # samples of 16 kHz
-
-
-def client_of(url: str, ca: str) -> genai.Client:
-    context = ssl.create_default_context(cafile=ca)
-    options = types.HttpOptions(base_url=url, async_client_args={"ssl": context})
-    return genai.Client(api_key="nobody asks", http_options=options)
 
 
 async def turn(line: Any) -> dict[str, Any]:
@@ -127,20 +120,39 @@ async def look(client: genai.Client, picture: bytes) -> dict[str, Any]:
         return {"picture": (await ask(line, "Is there a circle?"))["text"]}
 
 
-def picture_of(url: str, ca: str, session: str) -> bytes:
-    context = ssl.create_default_context(cafile=ca)
-    address = f"{url}api/sessions/{session}/preview.jpg"
-    with urllib.request.urlopen(address, context=context) as reply:
+async def generate(client: genai.Client, session: str, picture: bytes) -> dict[str, Any]:
+    """The same without a connection that stays."""
+    models = client.aio.models
+    model = f"sightline://{session}"
+    said = await models.generate_content(model=model, contents="Is there a circle?")
+    streamed = ""
+    async for chunk in await models.generate_content_stream(model=model, contents="What is there?"):
+        streamed += chunk.text or ""
+    shown = types.Part.from_bytes(data=picture, mime_type="image/jpeg")
+    seen = await models.generate_content(model="builtin", contents=[shown, "Is there a circle?"])
+    names = [each.name async for each in await models.list()]
+    return {
+        "generated": said.text,
+        "counted": said.usage_metadata.total_token_count,
+        "streamed": streamed,
+        "seen": seen.text,
+        "models": names,
+    }
+
+
+def picture_of(url: str, session: str) -> bytes:
+    with urllib.request.urlopen(f"{url}api/sessions/{session}/preview.jpg") as reply:
         picture: bytes = reply.read()
     return picture
 
 
-async def main(url: str, ca: str, session: str, *more: str) -> None:
-    picture = await asyncio.to_thread(picture_of, url, ca, session)
-    client = client_of(url, ca)
+async def main(url: str, session: str, *more: str) -> None:
+    picture = await asyncio.to_thread(picture_of, url, session)
+    client = genai.Client(api_key="nobody asks", http_options=types.HttpOptions(base_url=url))
     async with asyncio.timeout(PATIENCE_S):
         told = await converse(client, session, *more)
-        print(json.dumps(told | await look(client, picture)))
+        told |= await look(client, picture)
+        print(json.dumps(told | await generate(client, session, picture)))
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -1,9 +1,8 @@
-"""Google's own client lets a model call a function, and speaks: URL CA SESSION WAV, what came as
-JSON. What answers there, and what hears, does as it was told to."""
+"""Google's own client lets a model call a function, and speaks: URL SESSION WAV, what came as JSON.
+What answers there, and what hears, does as it was told to."""
 
 import asyncio
 import json
-import ssl
 import sys
 import wave
 from typing import Any
@@ -81,10 +80,8 @@ async def interrupt(client: genai.Client, model: str, wav: str) -> dict[str, Any
     return told
 
 
-async def main(url: str, ca: str, session: str, wav: str) -> None:
-    context = ssl.create_default_context(cafile=ca)
-    options = types.HttpOptions(base_url=url, async_client_args={"ssl": context})
-    client = genai.Client(api_key="nobody asks", http_options=options)
+async def main(url: str, session: str, wav: str) -> None:
+    client = genai.Client(api_key="nobody asks", http_options=types.HttpOptions(base_url=url))
     model = f"sightline://{session}"
     async with asyncio.timeout(PATIENCE_S):
         called = await call(client, model)

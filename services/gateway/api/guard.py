@@ -10,6 +10,7 @@ from services.common.hosts import host_name, may_probe, netloc_of
 from services.common.metrics import REFUSED
 from services.common.problems import problem, problem_of
 from services.gateway.api.completions.errors import PREFIX, refusal, refusal_of
+from services.gateway.api.gemini import errors as gemini
 from services.gateway.config import GatewayConfig
 from sightline.errors import InternalError, PermissionDeniedError, SightlineError
 from sightline.reasons import Reason
@@ -67,6 +68,10 @@ class Guard:
             code = _CODE_OF_STATUS.get(error.status, "UNKNOWN")
             if request.path.startswith(PREFIX):
                 response = refusal(error.status, message=error.reason, reason=code)
+            elif request.path.startswith(gemini.PREFIX):
+                response = gemini.refusal(
+                    error.status, message=error.reason, code=code, reason=code
+                )
             else:
                 response = problem(error.status, code=code, message=error.reason)
             if "Allow" in error.headers:
@@ -122,7 +127,7 @@ class Guard:
         headers.setdefault("Referrer-Policy", "no-referrer")
         headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
         headers.setdefault("Vary", "Origin")
-        if request.path.startswith(("/api/", PREFIX)):
+        if request.path.startswith(("/api/", PREFIX, gemini.PREFIX)):
             headers.setdefault("Cache-Control", "no-store")
         elif isinstance(response, web.FileResponse):
             headers["Cache-Control"] = "no-cache"
@@ -139,4 +144,6 @@ class Guard:
 
 def _refusal(request: web.Request, error: SightlineError) -> web.Response:
     """An error in the form that the clients of an address read."""
+    if request.path.startswith(gemini.PREFIX):
+        return gemini.refusal_of(error)
     return refusal_of(error) if request.path.startswith(PREFIX) else problem_of(error)

@@ -19,6 +19,7 @@ from services.gateway.api.conversation_routes import PAGE as PAGES
 from services.gateway.api.conversation_routes import ConversationRoutes
 from services.gateway.api.conversations import Conversations
 from services.gateway.api.frames import FramesApi
+from services.gateway.api.gemini.generate import GenerateApi
 from services.gateway.api.guard import Guard
 from services.gateway.api.info import ServerInfo
 from services.gateway.api.listening import ListeningApi
@@ -127,6 +128,7 @@ class HttpApi:
             self._listening,
             self._conversation_routes,
             self._chat,
+            GenerateApi(self._chat, self._callers),
             self._decisions,
             self._recordings,
             MemoryApi(self._sessions, self._memories, self._callers),

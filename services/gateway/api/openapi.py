@@ -10,6 +10,7 @@ from aiohttp import web
 
 from services.common.problems import PROBLEM
 from services.gateway.api.completions.errors import PREFIX
+from services.gateway.api.gemini import errors as gemini
 from services.gateway.api.operations import JSON, SSE, Operation, operation
 from services.gateway.api.schemas import Schemas
 from sightline.reasons import Reason
@@ -92,9 +93,14 @@ def document(operations: Iterable[Operation], sign_in: str = "") -> dict[str, An
     paths: dict[str, Any] = {}
     tags: dict[str, None] = {}
     for each in operations:
-        paths.setdefault(each.path, {})[each.method.lower()] = _described(each, schemas)
+        paths.setdefault(each.template, {})[each.method.lower()] = _described(each, schemas)
         tags[each.tag] = None
-    shapes = {"Problem": _PROBLEM, "Error": _ERROR, **schemas.components}
+    shapes = {
+        "Problem": _PROBLEM,
+        "Error": _ERROR,
+        "GeminiError": gemini.SCHEMA,
+        **schemas.components,
+    }
     components: dict[str, Any] = {"schemas": shapes}
     security: list[dict[str, list[str]]] = [{}]
     if sign_in:
@@ -124,7 +130,7 @@ def _described(declared: Operation, schemas: Schemas) -> dict[str, Any]:
                 "schema": {"type": "string"},
                 "example": EXAMPLES.get(name, "1"),
             }
-            for name in re.findall(r"{(\w+)}", declared.path)
+            for name in re.findall(r"{(\w+)}", declared.template)
         ],
         "responses": _responses(declared, schemas),
     }
@@ -153,7 +159,11 @@ def _responses(declared: Operation, schemas: Schemas) -> dict[str, Any]:
             done["content"][SSE] = {"schema": {"type": "string"}}
     responses = {str(declared.status): done}
     responses |= {str(each): {"description": HTTPStatus(each).phrase} for each in declared.also}
-    kind, shape = (JSON, "Error") if declared.path.startswith(PREFIX) else (PROBLEM, "Problem")
+    kind, shape = PROBLEM, "Problem"
+    if declared.path.startswith(PREFIX):
+        kind, shape = JSON, "Error"
+    elif declared.path.startswith(gemini.PREFIX):
+        kind, shape = JSON, "GeminiError"
     refusal = {kind: {"schema": {"$ref": f"#/components/schemas/{shape}"}}}
     refusals = {*declared.refusals, *((413, 415, 504) if declared.takes is not None else ())}
     for status in sorted(refusals):
@@ -166,5 +176,5 @@ def _responses(declared: Operation, schemas: Schemas) -> dict[str, Any]:
 
 def _id_of(declared: Operation) -> str:
     """A name for generated clients: "get_api_sessions_session"."""
-    path = re.sub(r"\W+", "_", declared.path).strip("_")
+    path = re.sub(r"\W+", "_", declared.template).strip("_")
     return f"{declared.method.lower()}_{path}"

@@ -1,5 +1,6 @@
 """What the HTTP interface offers, declared where it is handled: routes and OpenAPI come of it."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -46,6 +47,11 @@ class Operation:
     refusals: tuple[int, ...] = (400, 401, 403, 404, 429, 503)
     also: tuple[int, ...] = ()  # other statuses that are no refusal, without a body
     anonymous: bool = False
+
+    @property
+    def template(self) -> str:
+        """The path without the patterns of its parameters."""
+        return re.sub(r"{(\w+):[^}]+}", r"{\1}", self.path)
 
 
 def operation(

@@ -3,8 +3,8 @@
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -32,7 +32,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
-from sightline.errors import NotFoundError, UnavailableError
+from sightline.errors import NotFoundError, SightlineError, UnavailableError
 from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2
 
@@ -77,7 +77,7 @@ class ChatApi:
         refusals=(401, 403, 503),
     )
     async def models(self, request: web.Request) -> web.Response:
-        data = await self._models(request)
+        data = await self.listed(request)
         return web.json_response({"object": "list", "data": data})
 
     @operation(
@@ -90,7 +90,7 @@ class ChatApi:
     )
     async def model(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
-        for each in await self._models(request):
+        for each in await self.listed(request):
             if each["id"] == name:
                 return web.json_response(each)
         raise NotFoundError("no such model", reason=Reason.MODEL_NOT_FOUND)
@@ -112,12 +112,24 @@ class ChatApi:
         caller = await self._callers.of_request(request, Permission.ASK)
         caller.check(Permission.ASK)
         asked = chat_request_of(await read_text(request, MAX_BODY_BYTES))
+        reply = ChatReply(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), asked.model)
+        return await self.reply(request, asked, reply, caller)
+
+    async def reply(
+        self,
+        request: web.Request,
+        asked: ChatRequest,
+        reply: "Reply",
+        caller: Caller,
+        *,
+        key: str = "",
+    ) -> web.StreamResponse:
+        """The reply to what is asked, whole or as it comes. key: as `Callers.of_request` has it."""
         if asked.session and self._callers.case_by_case:
             path = self._sessions.name_of(asked.session)
-            caller = await self._callers.of_request(request, Permission.ASK, path=path)
+            caller = await self._callers.of_request(request, Permission.ASK, path=path, key=key)
         form = None if asked.schema is None else AnswerFormat(asked.schema)
         place = place_of_request(request, self._trusted)
-        reply = ChatReply(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), asked.model)
         if asked.stream:
             return await self._stream(request, asked, form, reply, caller, place)
 
@@ -128,8 +140,10 @@ class ChatApi:
         done = await while_there(request, whole())
         return web.json_response(reply.whole(done))
 
-    async def _models(self, request: web.Request) -> list[dict[str, Any]]:
-        caller = await self._callers.of_request(request)
+    async def listed(self, request: web.Request, *, key: str = "") -> list[dict[str, Any]]:
+        """The models, and the sessions as models, that whoever asks may look at. key: as
+        `Callers.of_request` has it."""
+        caller = await self._callers.of_request(request, key=key)
         caller.check(Permission.VIEW)
         info = await self._info.message(caller)
         models = [_model(each.name, 0) for each in info.models]
@@ -221,7 +235,7 @@ class ChatApi:
         request: web.Request,
         asked: ChatRequest,
         form: AnswerFormat | None,
-        reply: ChatReply,
+        reply: "Reply",
         caller: Caller,
         place: str,
     ) -> web.StreamResponse:
@@ -232,20 +246,38 @@ class ChatApi:
                 async with self._session(asked, caller) as session:
                     done = await self._answer(asked, form, session, place, tell)
                 await tell.end(done)
-                if asked.include_usage:
-                    await stream.send(reply.usage(done))
-                await stream.send("[DONE]")
+                for last in reply.ended(done, include_usage=asked.include_usage):
+                    await stream.send(last)
 
-            async with told_in(stream):
+            async with told_in(stream, reply.failed):
                 await while_there(request, relay())
         return stream.response
+
+
+class Reply(Protocol):
+    """How clients of one protocol are told of an answer: whole, or in chunks."""
+
+    def whole(self, done: gateway_pb2.AnswerDone) -> dict[str, Any]: ...
+    def first(self) -> dict[str, Any]: ...
+    def delta(self, text: str) -> dict[str, Any]: ...
+    def calls(self, done: gateway_pb2.AnswerDone) -> Iterable[dict[str, Any]]: ...
+    def last(self, done: gateway_pb2.AnswerDone) -> dict[str, Any]: ...
+    def ended(
+        self, done: gateway_pb2.AnswerDone, *, include_usage: bool
+    ) -> Iterable[dict[str, Any] | str]:
+        """What comes after the last chunk."""
+        ...
+
+    def failed(self, error: SightlineError) -> dict[str, Any]:
+        """What comes instead of more."""
+        ...
 
 
 class Telling:
     """An answer's words, sent as they come. One that begins anew goes on where it was, as long as
     it says the same; these clients cannot be told to forget."""
 
-    def __init__(self, stream: EventStream, reply: ChatReply) -> None:
+    def __init__(self, stream: EventStream, reply: Reply) -> None:
         self._stream = stream
         self._reply = reply
         self._sent = self._said = ""

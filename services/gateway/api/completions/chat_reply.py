@@ -6,6 +6,8 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from services.gateway.api.completions.errors import error_event
+from sightline.errors import SightlineError
 from sightline.v1 import gateway_pb2
 
 _FINISH = {gateway_pb2.FINISH_REASON_LENGTH: "length"}
@@ -58,9 +60,16 @@ class ChatReply:
     def last(self, done: gateway_pb2.AnswerDone) -> dict[str, Any]:
         return {**self._chunk({}, _finish(done)), "sightline": _shown(done)}
 
-    def usage(self, done: gateway_pb2.AnswerDone) -> dict[str, Any]:
-        """The chunk after the last, for who asked for it."""
-        return {**self._head("chat.completion.chunk", []), "usage": _usage(done)}
+    def ended(
+        self, done: gateway_pb2.AnswerDone, *, include_usage: bool
+    ) -> Iterator[dict[str, Any] | str]:
+        """What comes after the last chunk."""
+        if include_usage:
+            yield {**self._head("chat.completion.chunk", []), "usage": _usage(done)}
+        yield "[DONE]"
+
+    def failed(self, error: SightlineError) -> dict[str, Any]:
+        return error_event(error)
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

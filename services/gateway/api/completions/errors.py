@@ -3,7 +3,8 @@
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -72,10 +73,18 @@ def error_body(status: int, message: str, reason: str, param: str = "") -> dict[
     }
 
 
+def error_event(error: SightlineError) -> dict[str, Any]:
+    """An error in a stream."""
+    return {"error": error_body(http_status(error.code), error.message, error.reason)}
+
+
 @contextlib.asynccontextmanager
-async def told_in(stream: EventStream) -> AsyncIterator[None]:
-    """Tells what goes wrong within as the stream's last event; raises it where nothing was sent
-    yet, so that it becomes the reply. A client that has gone is told nothing."""
+async def told_in(
+    stream: EventStream, told: Callable[[SightlineError], dict[str, Any]] = error_event
+) -> AsyncIterator[None]:
+    """Tells what goes wrong within as the stream's last event, in the words of `told`; raises it
+    where nothing was sent yet, so that it becomes the reply. A client that has gone is told
+    nothing."""
     try:
         yield
     except ClientGoneError:
@@ -83,6 +92,5 @@ async def told_in(stream: EventStream) -> AsyncIterator[None]:
     except SightlineError as error:
         if not stream.begun:
             raise
-        body = error_body(http_status(error.code), error.message, error.reason)
         with contextlib.suppress(ClientGoneError, SightlineError):
-            await stream.send({"error": body})
+            await stream.send(told(error))

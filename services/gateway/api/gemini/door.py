@@ -13,6 +13,7 @@ from services.common.tasks import spawn
 from services.gateway.api.callers import Callers
 from services.gateway.api.gemini.client_messages import parsed
 from services.gateway.api.gemini.closing import closing_of
+from services.gateway.api.gemini.keys import key_of
 from services.gateway.api.gemini.resumption import Handles
 from services.gateway.api.gemini.session import GOING_S, GeminiSession, Send
 from services.gateway.api.gemini.setup import Setup
@@ -158,15 +159,6 @@ class GeminiApi:
             await asyncio.wait(leaving, timeout=GOODBYE_S + GOING_S)
         if self._closing:
             await asyncio.wait(set(self._closing), timeout=GOODBYE_S)
-
-
-def key_of(request: web.Request) -> str:
-    """The key of a client of Google's, from the places where those put it; "" without one."""
-    header = request.headers.get("x-goog-api-key", "")
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "token":
-        header = header or token.strip()
-    return header or request.query.get("key", "") or request.query.get("access_token", "")
 
 
 async def _first(messages: AsyncIterator[str], stream: str) -> Setup:

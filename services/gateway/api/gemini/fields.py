@@ -3,7 +3,9 @@ known is passed over."""
 
 import base64
 import binascii
+import json
 import re
+from typing import Any
 
 from services.gateway.api.realtime.fields import Json, WireError, fields_of, list_of, text_of
 
@@ -46,3 +48,12 @@ def kind_of(fields: Json, where: str) -> tuple[str, dict[str, str]]:
     kind, *rest = [part.strip() for part in text.split(";")]
     pairs = [part.partition("=")[::2] for part in rest]
     return kind.lower(), {name.strip().lower(): value.strip() for name, value in pairs}
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """What a model gives to a function; nothing where that is no object."""
+    try:
+        arguments = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return arguments if isinstance(arguments, dict) else {}

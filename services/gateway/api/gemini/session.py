@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from services.common.tasks import cancel_and_wait, spawn
@@ -74,7 +75,7 @@ class GeminiSession:
                 self._conversation.history.add(item)
         await self._conversation.open(settings)
         await self._send(self._resumption())
-        self._spawn(self._keep_pace(), "pace")
+        self._spawn(self._keep_pace, "pace")
         if settings.stream:
             await self._watch()
 
@@ -96,7 +97,7 @@ class GeminiSession:
 
     def go_away(self, reason: str) -> None:
         """Say that the end is near, and end."""
-        self._spawn(self.leave(reason), "leave")
+        self._spawn(partial(self.leave, reason), "leave")
 
     async def leave(self, reason: str) -> None:
         """Likewise, until it has ended."""
@@ -226,7 +227,7 @@ class GeminiSession:
             truncate = wish.ItemTruncate(
                 item_id=cut.item_id, content_index=0, audio_end_ms=cut.heard_ms
             )
-            self._spawn(self._truncate(truncate), "truncate")
+            self._spawn(partial(self._truncate, truncate), "truncate")
 
     async def _truncate(self, truncate: wish.ItemTruncate) -> None:
         with contextlib.suppress(WireError, ConnectionError):
@@ -265,14 +266,14 @@ class GeminiSession:
             for message in messages:
                 await self._out(message.as_json())
 
-    def _spawn(self, work: Any, what: str) -> None:
+    def _spawn(self, work: Callable[[], Awaitable[None]], what: str) -> None:
         task = spawn(self._guarded(work), name=f"gemini:{what}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guarded(self, work: Awaitable[None]) -> None:
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except (WireError, SightlineError) as error:
             self._close(*closing_of(error))
         except Exception:

@@ -75,7 +75,8 @@ class Setup:
         )
         ours = object_in(fields, "sightline", where)
         model, stream = _model(fields, ours)
-        instructions, standing = _instructions(fields), ()
+        instructions = _instructions(fields)
+        standing: tuple[WatchCreate, ...] = ()
         if proactive:
             instructions, standing = standing_in(instructions)
         resumption = object_in(fields, "sessionResumption", where)

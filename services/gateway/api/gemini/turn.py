@@ -1,11 +1,11 @@
 """The model's turn on the Gemini wire: from what a Realtime conversation tells to its messages."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from services.gateway.api.gemini.fields import arguments_of
 from services.gateway.api.gemini.server_messages import (
     Call,
     Extension,
@@ -93,7 +93,7 @@ class Turn:
             case told.AudioDelta():
                 return self._sound(event)
             case told.ArgumentsDone():
-                call = Call(id=event.call_id, name=event.name, args=_arguments(event.arguments))
+                call = Call(id=event.call_id, name=event.name, args=arguments_of(event.arguments))
                 self._calls.append(call)
                 return []
             case told.ResponseDone():
@@ -108,12 +108,7 @@ class Turn:
                 fields = {"watchId": event.watch_id, "error": dict(event.error)}
                 return [Extension(kind="watchFailed", fields=fields)]
             case told.VideoSaid() if self._setup.extended:
-                fields = {
-                    "text": event.text,
-                    "startedAt": event.started_at,
-                    "endedAt": event.ended_at,
-                }
-                return [Extension(kind="said", fields=fields)]
+                return [Extension(kind="said", fields=_video_said(event))]
         return []
 
     def played(self) -> list[ServerMessage]:
@@ -214,14 +209,6 @@ class Turn:
         return [] if closing is None else [closing]
 
 
-def _arguments(text: str) -> dict[str, Any]:
-    try:
-        arguments = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return arguments if isinstance(arguments, dict) else {}
-
-
 def _watch_event(event: told.WatchFired) -> dict[str, Any]:
     return {
         "watchId": event.watch_id,
@@ -230,3 +217,7 @@ def _watch_event(event: told.WatchFired) -> dict[str, Any]:
         "score": event.score,
         "capturedAt": event.captured_at,
     }
+
+
+def _video_said(event: told.VideoSaid) -> dict[str, Any]:
+    return {"text": event.text, "startedAt": event.started_at, "endedAt": event.ended_at}
