@@ -354,7 +354,7 @@ async def test_http_asks_who_calls(guarded: Guarded) -> None:
         ("GET", GEMINI, "view", 400),
         ("GET", "/v1beta/models", "view", 200),
         ("POST", "/v1beta/models/any:generateContent", "ask", 400),
-        ("POST", "/v1beta/models/any:streamGenerateContent", "ask", 400),
+        ("POST", "/v1/models/any:streamGenerateContent", "ask", 400),
         ("GET", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", "/api/conversations/none-of-this-name", "ask", 503),
         ("DELETE", one, "admin", 204),

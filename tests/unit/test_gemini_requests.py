@@ -70,6 +70,9 @@ async def test_words_come_as_events_or_in_a_list() -> None:
         assert chunks[-1]["usageMetadata"]["totalTokenCount"] >= 0
         async with client.post(f"{KITCHEN}:streamGenerateContent", json=WHAT) as reply:
             [whole] = await reply.json()
+        newer = f"{KITCHEN.replace('v1beta', 'v1')}:streamGenerateContent"
+        async with client.post(newer, json=WHAT) as reply:
+            assert (await reply.json())[0]["candidates"] == whole["candidates"]
         assert whole["candidates"][0]["content"]["parts"] == [{"text": ANSWER}]
 
 
@@ -143,8 +146,9 @@ def test_a_schema_is_the_answers() -> None:
 )
 async def test_what_is_no_request_is_refused_as_google_does(body: dict[str, Any]) -> None:
     async with served() as (_, client):
-        async with client.post(f"{KITCHEN}:generateContent", json=body) as reply:
-            error = (await reply.json())["error"]
+        for path in (KITCHEN, KITCHEN.replace("v1beta", "v1")):
+            async with client.post(f"{path}:generateContent", json=body) as reply:
+                error = (await reply.json())["error"]
         assert (reply.status, error["code"], error["status"]) == (400, 400, "INVALID_ARGUMENT")
         assert error["message"]
 

@@ -130,13 +130,11 @@ async def generate(client: genai.Client, session: str, picture: bytes) -> dict[s
         streamed += chunk.text or ""
     shown = types.Part.from_bytes(data=picture, mime_type="image/jpeg")
     seen = await models.generate_content(model="builtin", contents=[shown, "Is there a circle?"])
-    names = [each.name async for each in await models.list()]
     return {
         "generated": said.text,
         "counted": said.usage_metadata.total_token_count,
         "streamed": streamed,
         "seen": seen.text,
-        "models": names,
     }
 
 
@@ -152,7 +150,11 @@ async def main(url: str, session: str, *more: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         told = await converse(client, session, *more)
         told |= await look(client, picture)
-        print(json.dumps(told | await generate(client, session, picture)))
+        told |= await generate(client, session, picture)
+        options = types.HttpOptions(base_url=url, api_version="v1beta")
+        older = genai.Client(api_key="nobody asks", http_options=options)
+        told["models"] = [each.name async for each in await older.aio.models.list()]
+        print(json.dumps(told))
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -66,12 +66,12 @@ class Guard:
             if error.status < 400:
                 raise
             code = _CODE_OF_STATUS.get(error.status, "UNKNOWN")
-            if request.path.startswith(PREFIX):
-                response = refusal(error.status, message=error.reason, reason=code)
-            elif request.path.startswith(gemini.PREFIX):
+            if gemini.speaks_so(request.path):
                 response = gemini.refusal(
                     error.status, message=error.reason, code=code, reason=code
                 )
+            elif request.path.startswith(PREFIX):
+                response = refusal(error.status, message=error.reason, reason=code)
             else:
                 response = problem(error.status, code=code, message=error.reason)
             if "Allow" in error.headers:
@@ -127,7 +127,7 @@ class Guard:
         headers.setdefault("Referrer-Policy", "no-referrer")
         headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
         headers.setdefault("Vary", "Origin")
-        if request.path.startswith(("/api/", PREFIX, gemini.PREFIX)):
+        if request.path.startswith(("/api/", PREFIX)) or gemini.speaks_so(request.path):
             headers.setdefault("Cache-Control", "no-store")
         elif isinstance(response, web.FileResponse):
             headers["Cache-Control"] = "no-cache"
@@ -144,6 +144,6 @@ class Guard:
 
 def _refusal(request: web.Request, error: SightlineError) -> web.Response:
     """An error in the form that the clients of an address read."""
-    if request.path.startswith(gemini.PREFIX):
+    if gemini.speaks_so(request.path):
         return gemini.refusal_of(error)
     return refusal_of(error) if request.path.startswith(PREFIX) else problem_of(error)

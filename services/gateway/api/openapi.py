@@ -160,10 +160,10 @@ def _responses(declared: Operation, schemas: Schemas) -> dict[str, Any]:
     responses = {str(declared.status): done}
     responses |= {str(each): {"description": HTTPStatus(each).phrase} for each in declared.also}
     kind, shape = PROBLEM, "Problem"
-    if declared.path.startswith(PREFIX):
-        kind, shape = JSON, "Error"
-    elif declared.path.startswith(gemini.PREFIX):
+    if gemini.speaks_so(declared.path):
         kind, shape = JSON, "GeminiError"
+    elif declared.path.startswith(PREFIX):
+        kind, shape = JSON, "Error"
     refusal = {kind: {"schema": {"$ref": f"#/components/schemas/{shape}"}}}
     refusals = {*declared.refusals, *((413, 415, 504) if declared.takes is not None else ())}
     for status in sorted(refusals):

@@ -9,7 +9,8 @@ from services.common.http_status import http_status
 from services.common.redaction import redacted
 from sightline.errors import SightlineError
 
-PREFIX = "/v1beta/"
+_PREFIX = "/v1beta/"
+_ENDS = (":generateContent", ":streamGenerateContent")
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["error"],
@@ -26,6 +27,11 @@ SCHEMA: dict[str, Any] = {
         }
     },
 }
+
+
+def speaks_so(path: str) -> bool:
+    """Whether whoever asks at a path reads these."""
+    return path.startswith(_PREFIX) or path.endswith(_ENDS)
 
 
 def refusal(

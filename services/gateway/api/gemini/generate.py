@@ -110,6 +110,35 @@ class GenerateApi:
         reply.text = f"[{reply.text}]"
         return reply
 
+    # Newer ones ask there; its list of models is OpenAI's.
+
+    @operation(
+        "POST",
+        "/v1/models/{model:.+}:generateContent",
+        "gemini",
+        "The same for newer clients",
+        takes=_CONTENTS,
+        gives=_ANY,
+        parameters=(_KEY,),
+        refusals=_REFUSALS,
+    )
+    async def generate_v1(self, request: web.Request) -> web.StreamResponse:
+        return await self.generate(request)
+
+    @operation(
+        "POST",
+        "/v1/models/{model:.+}:streamGenerateContent",
+        "gemini",
+        "The same for newer clients, as its words come",
+        takes=_CONTENTS,
+        gives={"type": "array", "items": _ANY},
+        kinds=(JSON, SSE),
+        parameters=(_ALT, _KEY),
+        refusals=_REFUSALS,
+    )
+    async def stream_v1(self, request: web.Request) -> web.StreamResponse:
+        return await self.stream(request)
+
     async def _reply(self, request: web.Request, *, stream: bool) -> web.StreamResponse:
         key = key_of(request)
         caller = await self._callers.of_request(request, Permission.ASK, key=key)
