@@ -120,8 +120,10 @@ async def look(client: genai.Client, picture: bytes) -> dict[str, Any]:
         return {"picture": (await ask(line, "Is there a circle?"))["text"]}
 
 
-async def generate(client: genai.Client, session: str, picture: bytes) -> dict[str, Any]:
-    """The same without a connection that stays."""
+async def generate(
+    client: genai.Client, session: str, picture: bytes, other: str
+) -> dict[str, Any]:
+    """The same without a connection that stays. other: a model for pictures."""
     models = client.aio.models
     model = f"sightline://{session}"
     said = await models.generate_content(model=model, contents="Is there a circle?")
@@ -129,7 +131,7 @@ async def generate(client: genai.Client, session: str, picture: bytes) -> dict[s
     async for chunk in await models.generate_content_stream(model=model, contents="What is there?"):
         streamed += chunk.text or ""
     shown = types.Part.from_bytes(data=picture, mime_type="image/jpeg")
-    seen = await models.generate_content(model="builtin", contents=[shown, "Is there a circle?"])
+    seen = await models.generate_content(model=other, contents=[shown, "Is there a circle?"])
     return {
         "generated": said.text,
         "counted": said.usage_metadata.total_token_count,
@@ -150,10 +152,12 @@ async def main(url: str, session: str, *more: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         told = await converse(client, session, *more)
         told |= await look(client, picture)
-        told |= await generate(client, session, picture)
         options = types.HttpOptions(base_url=url, api_version="v1beta")
         older = genai.Client(api_key="nobody asks", http_options=options)
-        told["models"] = [each.name async for each in await older.aio.models.list()]
+        names = [each.name async for each in await older.aio.models.list()]
+        told["models"] = names
+        [other] = [name for name in names if "://" not in name]
+        told |= await generate(client, session, picture, other)
         print(json.dumps(told))
 
 
