@@ -1,5 +1,6 @@
 """The Gemini Live wire over a WebSocket: messages as Google's clients send and expect them."""
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Any
@@ -457,6 +458,37 @@ async def test_without_a_video_there_is_nothing_to_ask_about() -> None:
         assert await client.turn() == ""
         await client.show(_picture())
         assert await client.ask("and now") == ANSWER
+
+
+async def test_a_client_secret_lets_a_browser_in_for_a_while(tmp_path: Path) -> None:
+    key, entry = new_key("ada", ["admin"], ["kitchen"])
+    (tmp_path / "keys").write_text(f"{entry}\n")
+    async with served_realtime(auth="keys", auth_keys=tmp_path / "keys") as (parts, http):
+        await parts.push_session(seen=True, name="kitchen")
+        body = {"session": {"sightline": {"session": "kitchen"}}}
+        headers = {"Authorization": f"Bearer {key}"}
+        path = "/v1/realtime/client_secrets"
+        async with http.post(path, json=body, headers=headers) as reply:
+            secret = (await reply.json())["value"]
+        async with http.ws_connect(f"{PATH}?access_token={secret}") as socket:
+            client = Client(socket, parts)
+            await client.send(setup=TEXT)
+            assert await client.ask("what is there") == ANSWER
+        with pytest.raises(WSServerHandshakeError) as refusal:
+            await http.ws_connect(f"{PATH}?access_token={secret}x")
+        assert refusal.value.status == 401
+
+
+async def test_connections_end_with_the_server() -> None:
+    async with served_realtime() as (parts, http), http.ws_connect(PATH) as socket:
+        client = Client(socket, parts)
+        await client.send(setup=TEXT)
+        await client.until("setupComplete")
+        assert http.server is not None
+        closing = asyncio.create_task(http.server.close())
+        assert await client.until("goAway") == {"timeLeft": "1s"}
+        assert await client.closed() == (1001, "the server is stopping")
+        await closing
 
 
 async def test_keys_come_where_googles_clients_put_them(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ async def test_models_are_listed_and_keys_asked_for(tmp_path: Path) -> None:
             assert reply.status == 404
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(OBJECTS)
 def test_whatever_comes_is_a_request_or_refused(fields: dict[str, Any]) -> None:
     with contextlib.suppress(WireError):

@@ -188,7 +188,7 @@ def _response_of(fields: Json) -> ToolResponse:
 
 
 def _output_of(fields: Json, where: str) -> Output:
-    """A response's id, or the name of what was called where it has none, as Vertex's have not."""
+    """What came of a call by its id, or by the name of what was called where it has none."""
     name = text_of(fields, "name", where)
     return Output(
         call_id=text_of(fields, "id", where) or name,

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from services.common.tasks import spawn
-from services.gateway.api.callers import Callers
+from services.gateway.api.callers import Callers, credential_of
 from services.gateway.api.gemini.client_messages import parsed
 from services.gateway.api.gemini.closing import closing_of
 from services.gateway.api.gemini.keys import key_of
@@ -28,6 +28,7 @@ from services.gateway.api.realtime.door import (
 )
 from services.gateway.api.realtime.fields import WireError
 from services.gateway.api.realtime.line import Visitor
+from services.gateway.api.realtime.settings import Settings
 from services.gateway.auth.caller import VIEWING, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.sessions import Sessions
@@ -36,11 +37,9 @@ from sightline.errors import InvalidArgumentError, SightlineError
 log = logging.getLogger(__name__)
 
 # Google's own SDK puts two slashes before `ws`, as its base address ends with one.
-PATHS = (
+PATH = (
     "/{slash:/?}ws/google.ai.generativelanguage.{version:v1(?:alpha|beta)?}"
-    ".GenerativeService.{method:BidiGenerateContent(?:Constrained)?}",
-    "/{slash:/?}ws/google.cloud.aiplatform.{version:v1(?:beta1)?}"
-    ".LlmBidiService/BidiGenerateContent",
+    ".GenerativeService.{method:BidiGenerateContent(?:Constrained)?}"
 )
 SETUP_S = 10.0  # for the first message
 
@@ -71,14 +70,12 @@ class GeminiApi:
 
     def add_to(self, app: web.Application) -> None:
         """Register the WebSocket, before the application starts and before the page's routes."""
-        for path in PATHS:
-            app.router.add_get(path, self._connect)
+        app.router.add_get(PATH, self._connect)
         app.on_shutdown.append(self._close_all)
 
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         """One connection, until either side closes it."""
-        stream = request.query.get("session", "")
-        caller = await self._caller(request, stream)
+        caller, stream = await self._enter(request)
         socket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S, max_msg_size=MAX_EVENT_BYTES, compress=False
         )
@@ -88,7 +85,19 @@ class GeminiApi:
         await self._serve(_Connection(request=request, socket=socket, caller=caller, stream=stream))
         return socket
 
+    async def _enter(self, request: web.Request) -> tuple[Caller, str]:
+        """Who comes, and the session that their address or client secret names; "": none."""
+        stream = request.query.get("session", "")
+        found = self._realtime.secret(_credential(request))
+        if found is None:
+            return await self._caller(request, stream), stream
+        caller, said = found
+        return caller, stream or Settings().updated(said).stream
+
     async def _caller(self, request: web.Request, stream: str) -> Caller:
+        found = self._realtime.secret(_credential(request))
+        if found is not None:
+            return found[0]
         path = self._sessions.name_of(stream)
         caller = await self._callers.of_request(request, *VIEWING, path=path, key=key_of(request))
         caller.check(Permission.VIEW)
@@ -159,6 +168,10 @@ class GeminiApi:
             await asyncio.wait(leaving, timeout=GOODBYE_S + GOING_S)
         if self._closing:
             await asyncio.wait(set(self._closing), timeout=GOODBYE_S)
+
+
+def _credential(request: web.Request) -> str:
+    return key_of(request) or credential_of(request)
 
 
 async def _first(messages: AsyncIterator[str], stream: str) -> Setup:

@@ -18,7 +18,7 @@ from services.gateway.api.operations import operation
 from services.gateway.api.realtime.client_secrets import PREFIX, ClientSecrets, wanted
 from services.gateway.api.realtime.conversation import Conversation
 from services.gateway.api.realtime.description import session_json
-from services.gateway.api.realtime.fields import WireError, object_of
+from services.gateway.api.realtime.fields import Json, WireError, object_of
 from services.gateway.api.realtime.items import new_id
 from services.gateway.api.realtime.line import Visitor
 from services.gateway.api.realtime.server_events import ServerEvent
@@ -164,19 +164,28 @@ class RealtimeApi:
         # Pipecat puts its `?model=…` behind whatever address it is given.
         stream = request.query.get("session", "").partition("?model=")[0]
         settings = Settings()
-        if _has_secret(request):
-            try:
-                caller, said = self._secrets.read(credential_of(request))
-            except UnauthenticatedError as error:
-                REFUSED.labels("http", error.reason.lower()).inc()
-                raise
+        found = self.secret(credential_of(request))
+        if found is not None:
+            caller, said = found
             settings = settings.updated(said)
-            caller.check(Permission.VIEW)
         else:
             caller = await self._caller(request, stream)
         if stream:
             settings = settings.updated({"sightline": {"session": stream}})
         return caller, settings
+
+    def secret(self, credential: str) -> tuple[Caller, Json] | None:
+        """Whose client secret this is, and the settings that go with it; None: it is none. Raises
+        UnauthenticatedError for one that does not hold."""
+        if not credential.startswith(PREFIX):
+            return None
+        try:
+            caller, said = self._secrets.read(credential)
+        except UnauthenticatedError as error:
+            REFUSED.labels("http", error.reason.lower()).inc()
+            raise
+        caller.check(Permission.VIEW)
+        return caller, said
 
     async def _caller(self, request: web.Request, stream: str) -> Caller:
         path = self._sessions.name_of(stream)
