@@ -149,29 +149,46 @@ class _Ears(Ears):
         return Loud()
 
 
-async def test_googles_own_client_calls_functions_and_is_interrupted(tmp_path: Path) -> None:
+async def _scripted(folder: Path, name: str, worker: FakeWorker, *words: str) -> dict[str, Any]:
+    """What a program says came of talking with a worker that does as it was told to, and with ears
+    that hear these words."""
     python = program("python")
-    certificate = Certificate(tmp_path)
+    certificate = Certificate(folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate.chain, certificate.key)
-    worker = _Calling()
-    worker.word_s = 0.6
-    ears = _Ears(Hearsay("And now?"))
+    ears = _Ears(Hearsay(*words))
     async with served_realtime(worker, speech=True, ears=ears, ssl=context) as (parts, http):
         await parts.push_session(seen=True, name="kitchen")
-        url = str(http.make_url("/"))
-        arguments = [url, "kitchen", str(_question(tmp_path / "said.wav"))]
-        command = _command(python, "tools_google", *arguments)
+        recording = _question(folder / "said.wav")
+        command = _command(python, name, str(http.make_url("/")), "kitchen", str(recording))
         running = await asyncio.create_subprocess_exec(
             *command, env=certificate.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         async with asyncio.timeout(120):
             said, complaints = await running.communicate()
     assert running.returncode == 0, complaints.decode()[-4000:]
-    told = json.loads(said.splitlines()[-1])
+    told: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return told
+
+
+async def test_googles_own_client_calls_functions_and_is_interrupted(tmp_path: Path) -> None:
+    worker = _Calling()
+    worker.word_s = 0.6
+    told = await _scripted(tmp_path, "tools_google", worker, "And now?")
     assert told["call"] == {"text": 2 * ANSWER, "call": ["lamp", {"on": True}], "cancelled": 1}
     interrupted = told["interrupt"]
     assert interrupted["kinds"][:2] == ["interrupted", "turn_complete"]
     assert interrupted["kinds"][-2:] == ["generation_complete", "turn_complete"]
     assert (interrupted["heard"], interrupted["spoken"]) == ("And now?", ANSWER)
     assert worker.asked[-1].question.text == "And now?"
+
+
+async def test_pipecats_pipeline(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    worker.word_s = 0.1
+    told = await _scripted(tmp_path, "gemini_pipecat", worker, "And now?")
+    assert told["answer"] == told["answer to it"] == ANSWER
+    assert told["audio"] > 10_000
+    assert "".join(told["heard"]) == "And now?"
+    assert not told["errors"]
+    assert [each.question.text for each in worker.asked] == ["What is there?", "And now?"]

@@ -80,6 +80,26 @@ async def test_what_was_said_is_what_the_turns_say() -> None:
         assert ended == {"turnComplete": True, "turnCompleteReason": "NEED_MORE_INPUT"}
 
 
+async def test_a_blank_asks_for_what_is_not_answered_yet() -> None:
+    """Pipecat sends one after whatever is to be answered."""
+    worker = FakeWorker()
+    async with client_of(worker) as client:
+        await client.say("what is there")
+        await client.send(realtimeInput={"text": " "})
+        assert await client.turn() == ANSWER
+        await client.say("and now", complete=False)
+        await client.send(realtimeInput={"text": " "})
+        assert await client.turn() == ANSWER
+        await client.send(realtimeInput={"text": " "})
+        assert await client.ask("and then") == ANSWER
+        assert [each.question.text for each in worker.asked] == [
+            "what is there",
+            "and now",
+            "and then",
+        ]
+        assert ["interrupted"] not in _contents(client)
+
+
 async def test_what_is_said_into_an_answer_interrupts_it() -> None:
     worker = FakeWorker()
     worker.pause_after = 2

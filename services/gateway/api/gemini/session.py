@@ -136,15 +136,18 @@ class GeminiSession:
         for picture in given.pictures:
             await self._conversation.look(picture)
             await self._watch()
-        if given.text:
-            part = Part(type="input_text", text=given.text)
+        words = given.text.strip()
+        if words:
+            part = Part(type="input_text", text=words)
             await self._add(Item(id=new_id("item"), role="user", content=(part,)))
         if given.stream_ends or given.ends:
             self._active = False
             await self._commit()
-        if given.ends or (given.text and not self._active):
+        if given.ends or (words and not self._active):
             await self._interrupt()
             await self._conversation.answer()
+        elif given.text and self._turn.idle and self._conversation.history.unanswered():
+            await self._conversation.answer()  # a blank, which Pipecat asks with
 
     async def _commit(self) -> None:
         """What was heard until now is all; that may be nothing."""
