@@ -1,5 +1,7 @@
-"""The Gemini Live wire with Google's own client, in a process of its own. It speaks to servers with
-a certificate alone. `make wires-test` installs it."""
+"""The Gemini Live wire with the clients that people have: Google's, LiveKit's and Pipecat's own
+code, each in a process of its own. They speak to servers with a certificate alone.
+
+`make wires-test` installs them."""
 
 import asyncio
 import json
@@ -192,3 +194,11 @@ async def test_pipecats_pipeline(tmp_path: Path) -> None:
     assert "".join(told["heard"]) == "And now?"
     assert not told["errors"]
     assert [each.question.text for each in worker.asked] == ["What is there?", "And now?"]
+
+
+async def test_livekits_agents(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    told = await _scripted(tmp_path, "gemini_livekit", worker, "And now?")
+    assert told == {"errors": [], "answer": ANSWER, "answer to it": ANSWER}
+    assert [each.question.text for each in worker.asked] == ["What is there?", "And now?"]
+    assert [each.name for each in worker.asked[0].question.tools] == ["lamp"]

@@ -100,6 +100,17 @@ async def test_a_blank_asks_for_what_is_not_answered_yet() -> None:
         assert ["interrupted"] not in _contents(client)
 
 
+async def test_a_full_stop_asks_for_what_was_said_with_it() -> None:
+    """LiveKit sends one with every wish for an answer."""
+    worker = FakeWorker()
+    async with client_of(worker) as client:
+        await client.say("what is there", ".")
+        assert await client.turn() == ANSWER
+        await client.say("?")
+        assert await client.turn() == ANSWER
+        assert [each.question.text for each in worker.asked] == ["what is there", "?"]
+
+
 async def test_what_is_said_into_an_answer_interrupts_it() -> None:
     worker = FakeWorker()
     worker.pause_after = 2

@@ -87,7 +87,7 @@ class GeminiSession:
                 await self._input(given)
             case client.ClientContent() as content:
                 await self._interrupt()
-                await self._add(*content.items)
+                await self._add(*self._said(content.items))
                 if content.complete:
                     await self._conversation.answer()
             case client.ToolResponse() as response:
@@ -158,6 +158,11 @@ class GeminiSession:
         except WireError as error:
             if error.code != "input_audio_buffer_commit_empty":
                 raise
+
+    def _said(self, items: tuple[Item, ...]) -> tuple[Item, ...]:
+        """Without the full stops that LiveKit asks with, where something else was said."""
+        said = tuple(item for item in items if not _is_blank(item))
+        return said if said or self._conversation.history.unanswered() else items
 
     async def _add(self, *items: Item) -> None:
         for item in items:
@@ -282,6 +287,12 @@ class GeminiSession:
         except Exception:
             log.exception("unhandled error", extra={"resource": "gemini"})
             self._close(INTERNAL_ERROR, b"internal error")
+
+
+def _is_blank(item: Item) -> bool:
+    """Whether a user's words are none."""
+    blank = not any(letter.isalnum() for letter in item.words)
+    return item.role == "user" and blank and not item.pictures
 
 
 def _sentence(condition: str) -> str:
