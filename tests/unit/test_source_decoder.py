@@ -261,7 +261,7 @@ def test_after_a_loss_packets_wait_for_a_keyframe() -> None:
     assert not decoder.submit(unit())
     assert decoder.submit(unit(keyframe=True))
     assert decoder.submit(unit())
-    assert sink.drops == {"decoder_overrun": 1}
+    assert sink.drops == {"no_keyframe": 1}
 
 
 # --- the thread -----------------------------------------------------------------------------------

@@ -257,9 +257,10 @@ class PacketDecoder:
         return True
 
     def require_keyframe(self) -> None:
-        """Drop packets until the next keyframe: the caller knows that some are missing."""
+        """Drop packets until the next keyframe, counted "no_keyframe": the caller knows that some
+        are missing."""
         with self._changed:
-            self._until_keyframe = self._until_keyframe or OVERRUN
+            self._until_keyframe = self._until_keyframe or NO_KEYFRAME
 
     def close(self, *, flush: bool = False, timeout_s: float = 5.0) -> bool:
         """End the thread and wait for it; False when it did not end in time. Not on the event loop.

@@ -1,8 +1,8 @@
 """One published video: an aiortc receiver's pictures into the decoder that feeds its sink.
 
 aiortc puts pictures into queues without bounds, forgets the sender's clock, asks once for lost
-packets and never again. Here its encoded pictures go to a `PacketDecoder` instead, which takes
-some of aiortc's private attributes: `Publication` refuses to start when they are gone.
+packets and never again. Here its packets go by a `PictureBuffer` to a `PacketDecoder` instead,
+which takes some of aiortc's private attributes: `Publication` refuses to start when they are gone.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from services.gateway.sources.bitstream import is_keyframe
 from services.gateway.sources.decoder import PacketDecoder
 from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket, FrameSink
-from services.gateway.sources.timestamps import TimestampUnwrapper
 from services.gateway.sources.whip.codecs import DECODED_AS, FRAMED
 from services.gateway.sources.whip.depacketizers import picture_of
+from services.gateway.sources.whip.picture_buffer import Picture, PictureBuffer, Pictures
 from services.gateway.sources.whip.sender_clock import SenderClock
 from sightline.errors import InternalError, SightlineError
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 WATCH_S = 0.1
 STALL_S = 0.3  # without a picture for so long, a keyframe is asked for
 MAX_PLI_INTERVAL_S = 5.0
-HOLE_S = 1.0  # how long a lost packet may hold up those behind it
+HOLE_S = 0.5  # how long a lost packet may hold up those behind it; it is asked for meanwhile
 
 
 class Publication:
@@ -51,7 +51,6 @@ class Publication:
         now_s = time.monotonic()
         self.picture_s = now_s  # when the last picture was decoded
         self._interval_s = 0.0  # between pictures, smoothed
-        self._frame_s = now_s  # when the last encoded picture came
         self._asked_s = 0.0
         self._ask_interval_s = STALL_S
         # Pictures are missing their references until the next keyframe: who joins asks for one.
@@ -65,8 +64,10 @@ class Publication:
         for name in ("decoder_queue", "timestamp_mapper", "jitter_buffer", "nack_generator"):
             if not hasattr(receiver, f"_RTCRtpReceiver__{name}"):
                 raise InternalError(f"this version of aiortc has no {name}")
-        self._tap = Tap(self._encoded)
+        self._buffer = PictureBuffer()
+        self._tap = _PicturesTap(self._encoded)
         receiver._RTCRtpReceiver__decoder_queue = self._tap
+        receiver._RTCRtpReceiver__jitter_buffer = self._buffer
         receiver._RTCRtpReceiver__timestamp_mapper = _TimestampMapper()
         self._handle_rtcp = receiver._handle_rtcp_packet
         receiver._handle_rtcp_packet = self._rtcp
@@ -78,11 +79,13 @@ class Publication:
             self._clock.report(packet.sender_info.ntp_timestamp, packet.sender_info.rtp_timestamp)
         await self._handle_rtcp(packet)
 
-    def _encoded(self, codec: str, data: bytes, rtp_timestamp: int) -> None:
+    def _encoded(self, codec: str, picture: Picture) -> None:
         """One encoded picture."""
-        now_s = time.monotonic()
-        self._frame_s = now_s
-        capture_ns, clock_source = self._clock.map(rtp_timestamp, time.time_ns())
+        if picture.lost:
+            self._decoder.require_keyframe()
+            self.dropped("packet_lost", picture.lost)
+        data = picture.data
+        capture_ns, clock_source = self._clock.map(picture.timestamp, time.time_ns())
         framed, codec = codec in FRAMED, codec.lower()
         codec = DECODED_AS.get(codec, codec)
         if framed:
@@ -143,24 +146,29 @@ class Publication:
         while self.refusal is None:
             await asyncio.sleep(WATCH_S)
             now_s = time.monotonic()
-            sources = self._receiver.getSynchronizationSources()
-            heard_s = began_s
-            if sources:
-                age_s = time.time() - max(source.timestamp for source in sources).timestamp()
-                heard_s = now_s - max(0.0, age_s)
-            if now_s - max(heard_s, began_s) > idle_s:
+            if now_s - max(self._buffer.heard_s, began_s) > idle_s:
                 return "idle"
+            sources = self._receiver.getSynchronizationSources()
             stalled = now_s - self.picture_s > max(STALL_S, 3 * self._interval_s)
             if not stalled and not self._lost:
                 self._ask_interval_s = STALL_S
             elif sources and now_s - self._asked_s > self._ask_interval_s:
                 self._asked_s = now_s
-                self._ask_interval_s = min(MAX_PLI_INTERVAL_S, 2 * self._ask_interval_s)
+                self._ask_interval_s = min(MAX_PLI_INTERVAL_S, 1.5 * self._ask_interval_s)
                 self._lost = False
                 await self._ask_for_keyframe([source.source for source in sources])
-            if now_s - self._frame_s > HOLE_S and heard_s > self._frame_s and self._has_hole():
-                self._skip_hole()
+            await self._look_after_hole()
         return "error"
+
+    async def _look_after_hole(self) -> None:
+        """Ask again for packets that hold up others: aiortc asks once, and both ways lose. What
+        does not come in time is given up; the next keyframe makes it good."""
+        if self._buffer.waited_s > HOLE_S:
+            self._lost = True
+            self._receiver._RTCRtpReceiver__nack_generator.missing.clear()
+            self._tap.hand_on(self._buffer.give_up())
+        elif self._buffer.waited_s >= WATCH_S:
+            await self._receiver._send_rtcp_nack(self._buffer.ssrc, self._buffer.missing())
 
     async def close(self, reason: str) -> None:
         """The publisher has left: the last pictures, then the sink's `ended`."""
@@ -168,7 +176,7 @@ class Publication:
         await on_thread(lambda: self._decoder.close(flush=flush), name="close:whip")
         self._sink.ended(reason)
         # Nothing in a circle of references: the session could not be freed.
-        self._tap.encoded = None
+        self._tap.picture = None
         del self._receiver._handle_rtcp_packet, self._handle_rtcp
 
     async def _ask_for_keyframe(self, ssrcs: list[int]) -> None:
@@ -177,23 +185,6 @@ class Publication:
         self._sink.noted("keyframe_requested")
         for ssrc in ssrcs:
             await self._receiver._send_rtcp_pli(ssrc)
-
-    def _has_hole(self) -> bool:
-        """Whether packets wait behind a lost one: aiortc holds back up to 512 of them."""
-        origin = self._receiver._RTCRtpReceiver__jitter_buffer._origin
-        missing = self._receiver._RTCRtpReceiver__nack_generator.missing
-        return origin is not None and any((lost - origin) & 0xFFFF < 0x8000 for lost in missing)
-
-    def _skip_hole(self) -> None:
-        """Give up what waits behind a lost packet; the next keyframe makes it good."""
-        self._sink.dropped("packet_lost")
-        self._decoder.require_keyframe()
-        self._lost = True
-        self._frame_s = time.monotonic()
-        buffer = self._receiver._RTCRtpReceiver__jitter_buffer
-        buffer.remove(buffer.capacity)
-        buffer._origin = None
-        self._receiver._RTCRtpReceiver__nack_generator.missing.clear()
 
 
 class _JitterFrame(Protocol):
@@ -220,9 +211,36 @@ class Tap:
         self._over.wait()
 
 
-class _TimestampMapper(TimestampUnwrapper):
-    """Takes the place of a receiver's timestamp mapper: keeps the sender's own timestamps, which
-    aiortc would move to zero, and only follows their wrapping."""
+class _PicturesTap(Tap):
+    """A tap of what a `PictureBuffer` gives out."""
+
+    def __init__(self, picture: Callable[[str, Picture], None]) -> None:
+        super().__init__(_nowhere)
+        self.picture: Callable[[str, Picture], None] | None = picture  # None: over
+        self._codec = ""
+
+    def put(self, item: tuple[Any, Any] | None) -> None:
+        if item is None:
+            super().put(None)
+            return
+        codec, pictures = item
+        self._codec = codec.name
+        self.hand_on(pictures)
+
+    def hand_on(self, pictures: Pictures | None) -> None:
+        """Hand on what was given up as well as what came whole."""
+        for picture in pictures.pictures if pictures is not None else ():
+            if self.picture is not None:
+                self.picture(self._codec, picture)
+
+
+def _nowhere(codec: str, data: bytes, timestamp: int) -> None:
+    """Pictures go another way."""
+
+
+class _TimestampMapper:
+    """Takes the place of a receiver's timestamp mapper, which would move the sender's timestamps to
+    zero."""
 
     def map(self, timestamp: int) -> int:
-        return self.unwrap(timestamp)
+        return timestamp
