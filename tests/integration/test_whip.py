@@ -1,13 +1,18 @@
 """WHIP with a real WebRTC publisher: ICE, DTLS and SRTP over this machine's own network."""
 
+import asyncio
 import random
 import re
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
+from typing import cast
 
+import av
 import pytest
 from aiohttp import ClientResponse, ClientSession, web
 from aioice.ice import get_host_addresses
@@ -22,8 +27,11 @@ from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 from benchmarks.lossy_link import Conditions, LossyLink
 from services.gateway.sources.whip.connection import WhipLimits
 from services.gateway.sources.whip.server import WhipServer
+from services.gateway.webrtc.datagrams import Datagrams
+from services.gateway.webrtc.demultiplexer import Demultiplexer
 from services.gateway.webrtc.port import WebRtcPort
 from tests.eventually import eventually
+from tests.ffmpeg_whip import NUM_PICTURES
 from tests.sources import KEY, OneKeyGate, RecordingSink
 
 pytestmark = pytest.mark.skipif(
@@ -332,6 +340,55 @@ async def test_a_tenth_of_the_packets_lost_behind_a_nat_stops_nothing(whip: Whip
     # How soon it goes on is measured by the benchmark `loss`; longer than that, it had stopped.
     assert max(later - sooner for sooner, later in pairwise(times)) < 8_000_000_000
     assert link.lost > 10
+
+
+@pytest.mark.skipif("whip" not in av.formats_available, reason="FFmpeg without WHIP")
+async def test_ffmpeg_publishes_with_an_rsa_certificate(whip: Whip, tmp_path: Path) -> None:
+    url = f"{whip.base}/whip/{KEY}"
+    encoder = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.ffmpeg_whip", url, str(tmp_path)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await encoder.communicate()
+    assert encoder.returncode == 0, said
+    await eventually(lambda: whip.gate.released_keys)
+    (sink,) = whip.gate.sinks
+    assert len(sink.pictures) == NUM_PICTURES
+    assert not sink.drops
+    assert len(sink.sounds) > 50
+    assert sink.reasons == ["publisher_left"]
+
+
+class _Somewhere:
+    """A demultiplexer that nobody has joined."""
+
+    def __init__(self) -> None:
+        self.num_packets = 0
+
+    def route(self, lane: str, data: bytes, address: tuple[str, int]) -> None:
+        self.num_packets += 1
+
+
+async def test_what_was_not_read_in_time_is_counted() -> None:
+    somewhere, lost = _Somewhere(), []
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.setblocking(False)
+    udp.bind(("127.0.0.1", 0))
+    udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    datagrams = Datagrams(udp, "udp4", cast("Demultiplexer", somewhere), lost.append)
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: datagrams, sock=udp
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
+        publisher.connect(udp.getsockname())
+        for _ in range(200):  # while nobody reads
+            publisher.send(bytes(1000))
+        await eventually(lambda: somewhere.num_packets)
+        publisher.send(bytes(1000))
+        publisher.send(bytes(1000))
+        await eventually(lambda: lost)
+        await eventually(lambda: somewhere.num_packets + sum(lost) == 202)
+    transport.close()
 
 
 # --- HTTP -----------------------------------------------------------------------------------------

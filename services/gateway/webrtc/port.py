@@ -10,8 +10,16 @@ from typing import Any, cast
 
 from aioice import Connection
 from aioice.ice import get_host_addresses
-from aiortc import RTCBundlePolicy, RTCConfiguration, RTCIceServer, RTCPeerConnection
+from aiortc import (
+    RTCBundlePolicy,
+    RTCCertificate,
+    RTCConfiguration,
+    RTCIceServer,
+    RTCPeerConnection,
+)
 
+from services.gateway.webrtc.certificate import Certificate
+from services.gateway.webrtc.datagrams import Datagrams
 from services.gateway.webrtc.demultiplexer import Address, Demultiplexer
 from services.gateway.webrtc.seat import Seat, Send
 from services.gateway.webrtc.streams import Stream, Streams
@@ -19,6 +27,7 @@ from sightline.errors import InternalError, UnavailableError
 
 log = logging.getLogger(__name__)
 
+OVERFLOWED = "socket_full"  # the reason of packets that the system threw away
 BUFFER_BYTES = 4 * 1024 * 1024  # of the socket: keyframes of many publishers come at once
 BINDS = 16  # tries to find a number that is free for UDP and for TCP
 _CREATE = "_RTCPeerConnection__createDtlsTransport"
@@ -29,20 +38,21 @@ class WebRtcPort:
 
     `addresses` are those by which others reach the port, where they are not this machine's own:
     IP addresses, or names that are looked up at the start, with a port where it is another one.
-    `dropped` hears the reason of each packet that nobody takes. Port 0 is any free one. `start`
-    raises OSError for a port that is taken and for a name that cannot be looked up, ValueError for
-    what is no address.
+    `dropped` hears the reason of packets that nobody takes, and how many. Port 0 is any free one.
+    `start` raises OSError for a port that is taken and for a name that cannot be looked up,
+    ValueError for what is no address.
     """
 
     def __init__(
         self,
         port: int,
         addresses: Sequence[str] = (),
-        dropped: Callable[[str], None] = lambda reason: None,
+        dropped: Callable[..., None] = lambda reason, count=1: None,
     ) -> None:
         self.port = port
         self._names = addresses
         self._public: list[Address] = []  # port 0: that of the socket
+        self._dropped = dropped
         self._demultiplexer = Demultiplexer(dropped, self._reply)
         self._streams = Streams(self._demultiplexer, dropped)
         self._sockets: dict[str, asyncio.DatagramTransport] = {}
@@ -82,8 +92,9 @@ class WebRtcPort:
                 raise
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 udp.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+            datagrams = Datagrams(udp, lane, self._demultiplexer, self._lost)
             transport, _ = await loop.create_datagram_endpoint(
-                lambda lane=lane: _Socket(lane, self._demultiplexer),  # type: ignore[misc]
+                lambda datagrams=datagrams: datagrams,  # type: ignore[misc]
                 sock=udp,
             )
             self._sockets[lane] = transport
@@ -122,6 +133,8 @@ class WebRtcPort:
             raise UnavailableError("the WebRTC port is not open")
         if not hasattr(RTCPeerConnection, _CREATE):
             raise InternalError(f"this version of aiortc has no {_CREATE}")
+        if not hasattr(RTCCertificate, "_create_ssl_context"):
+            raise InternalError("this version of aiortc has no _create_ssl_context")
         # A list, not None: None makes aiortc ask a public STUN server.
         configuration = RTCConfiguration(
             iceServers=list(ice_servers), bundlePolicy=RTCBundlePolicy.MAX_BUNDLE
@@ -150,6 +163,9 @@ class WebRtcPort:
     def _reply(self, lane: str, data: bytes, address: Address) -> None:
         self._sockets[lane].sendto(data, address)
 
+    def _lost(self, count: int) -> None:
+        self._dropped(OVERFLOWED, count)
+
     def _forgotten(self, lane: str, address: Address) -> None:
         if lane == "tcp":
             self._streams.close(address)
@@ -158,32 +174,20 @@ class WebRtcPort:
 class _PeerConnection(RTCPeerConnection):
     """aiortc's, whose ICE has its seat at the port.
 
-    aiortc makes its transports in one private method, and lets nobody choose their sockets.
+    aiortc makes its transports in one private method, and lets nobody choose their sockets, nor its
+    certificate.
     """
 
     def __init__(self, port: WebRtcPort, configuration: RTCConfiguration) -> None:
         self._port = port
         super().__init__(configuration)
+        self._RTCPeerConnection__certificates = [Certificate.generateCertificate()]
 
     def _RTCPeerConnection__createDtlsTransport(self) -> Any:  # noqa: N802
         make = getattr(super(), _CREATE)
         transport = make()
         self._port.seat(transport.transport._connection)
         return transport
-
-
-class _Socket(asyncio.DatagramProtocol):
-    """One of the UDP sockets."""
-
-    def __init__(self, lane: str, demultiplexer: Demultiplexer) -> None:
-        self._lane = lane
-        self._demultiplexer = demultiplexer
-
-    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        address = (addr[0], addr[1])
-        endpoint = self._demultiplexer.route(self._lane, data, address)
-        if endpoint is not None:
-            endpoint.datagram_received(data, address)
 
 
 def parse_address(address: str) -> tuple[str, int]:

@@ -134,12 +134,7 @@ class WhipConnection:
                 tasks, timeout=self._limits.connect_s, return_when=asyncio.FIRST_COMPLETED
             )
             if not connected.done():
-                self._sink.noted("ice_failed")
-                log.info(
-                    "a WebRTC publisher could not be reached: let UDP and TCP through to "
-                    "GATEWAY_WEBRTC_PORT, and name in GATEWAY_WEBRTC_ADDRESSES what leads to it",
-                    extra={"ice": self._peer.iceConnectionState},
-                )
+                self._tell_why_not()
                 return "idle"
             listening: list[asyncio.Task[None]] = []
             if self._microphone is not None:
@@ -158,6 +153,22 @@ class WhipConnection:
             return watch.result() if watch.done() else "publisher_left"
         finally:
             await cancel_and_wait(*tasks)
+
+    def _tell_why_not(self) -> None:
+        ice = self._peer.iceConnectionState
+        if ice == "completed":
+            self._sink.noted("dtls_failed")
+            log.info(
+                "a WebRTC publisher was reached, but no encryption was agreed on: its certificate "
+                "is to be RSA's, or on the curve P-256 (ffmpeg: -cert_file and -key_file)"
+            )
+            return
+        self._sink.noted("ice_failed")
+        log.info(
+            "a WebRTC publisher could not be reached: let UDP and TCP through to "
+            "GATEWAY_WEBRTC_PORT, and name in GATEWAY_WEBRTC_ADDRESSES what leads to it",
+            extra={"ice": ice},
+        )
 
     async def _drain(self, track: MediaStreamTrack) -> None:
         """Wait for a track's end: what it carries has gone another way, but for further sound."""
