@@ -101,6 +101,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         counted("Notes about sources", "sightline_source_notes_total", "what"),
         counted("RTMP connections", "sightline_rtmp_connections_total", "outcome"),
+        counted("SRT connections", "sightline_srt_connections_total", "outcome"),
+        counted("SRT packets", "sightline_srt_packets_total", "outcome"),
         counted("WebRTC packets dropped", "sightline_webrtc_dropped_total", "reason"),
     ),
     "KV memory and parking": (

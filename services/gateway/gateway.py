@@ -83,7 +83,7 @@ class Gateway:
         self._webrtc = WebRtcPort(
             config.webrtc_port,
             config.webrtc_addresses,
-            dropped=lambda reason: metrics.WEBRTC_DROPPED.labels(reason).inc(),
+            dropped=lambda reason, count=1: metrics.WEBRTC_DROPPED.labels(reason).inc(count),
         )
         self._whip = WhipServer(
             KeyGate(self._sessions, "whip"),
@@ -236,14 +236,21 @@ class Gateway:
                 self._workers.set(found)
 
     async def _measure(self) -> None:
-        """Counts of the RTMP servers, for Prometheus."""
-        servers = [server for server in (self._rtmp, self._rtmps) if server is not None]
-        counted: Counter[str] = Counter()
-        while servers:
-            counts = sum((server.counts for server in servers), Counter[str]())
-            for outcome, count in counts.items():
-                metrics.RTMP_CONNECTIONS.labels(outcome).inc(count - counted[outcome])
-            counted = counts
+        """Counts of the RTMP and SRT servers, for Prometheus."""
+        counting = [
+            (metrics.RTMP_CONNECTIONS, server.counts)
+            for server in (self._rtmp, self._rtmps)
+            if server is not None
+        ]
+        if self._srt is not None:
+            counting.append((metrics.SRT_CONNECTIONS, self._srt.counts))
+            counting.append((metrics.SRT_PACKETS, self._srt.packets))
+        counted = [Counter[str]() for _ in counting]
+        while counting:
+            for (metric, counts), before in zip(counting, counted, strict=True):
+                for outcome, count in list(counts.items()):
+                    metric.labels(outcome).inc(count - before[outcome])
+                    before[outcome] = count
             await asyncio.sleep(MEASURE_S)
 
     def _rtmp_server(

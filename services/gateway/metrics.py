@@ -49,9 +49,18 @@ FRAME_AGE = Gauge(
 RTMP_CONNECTIONS = Counter(
     "sightline_rtmp_connections_total", "RTMP connections by what became of them.", ["outcome"]
 )
+SRT_CONNECTIONS = Counter(
+    "sightline_srt_connections_total", "SRT callers by what became of them.", ["outcome"]
+)
+SRT_PACKETS = Counter(
+    "sightline_srt_packets_total",
+    "SRT packets that came, that were missing at first, and that never came in time.",
+    ["outcome"],
+)
 WEBRTC_DROPPED = Counter(
     "sightline_webrtc_dropped_total",
-    "Packets at the WebRTC port that nobody took, and TCP connections there that were refused.",
+    "Packets at the WebRTC port that nobody took, TCP connections there that were refused, and "
+    "(socket_full) packets that were not read in time.",
     ["reason"],
 )
 SESSIONS = Gauge("sightline_sessions", "Sessions by state.", ["state"])

@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
+import io
 import random
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,7 +17,10 @@ from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.remote.transport_stream import payload_of
 from services.gateway.sources.source_opener import NOT_OPENED
+from services.gateway.sources.srt.server import _Publication
+from services.gateway.sources.srt.stream import SrtStream
 from sightline.errors import InvalidArgumentError
+from tests.eventually import eventually
 from tests.sources import RecordingSink, write_clip
 
 LIMITS = FileLimits(open_timeout_s=8.0, read_timeout_s=1.0, backoff_s=0.02, max_backoff_s=0.05)
@@ -24,7 +31,12 @@ GROUP = "239.255.77.1"
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """Datagrams of a second of video."""
-    data = write_clip(tmp_path_factory.mktemp("ts") / "clip.ts", seconds=1).read_bytes()
+    return datagrams_of(
+        write_clip(tmp_path_factory.mktemp("ts") / "clip.ts", seconds=1).read_bytes()
+    )
+
+
+def datagrams_of(data: bytes) -> list[bytes]:
     return [data[at : at + DATAGRAM_BYTES] for at in range(0, len(data), DATAGRAM_BYTES)]
 
 
@@ -110,6 +122,33 @@ async def test_a_damaged_stream_goes_on_and_says_so(stream: list[bytes], port: i
     await source.aclose()
     assert sink.notes["damaged"] > 0
     assert sink.reasons == ["closed"]
+
+
+async def test_a_video_that_becomes_another_is_read_anew(
+    stream: list[bytes], port: int, tmp_path: Path
+) -> None:
+    other = write_clip(tmp_path / "other.ts", "mpeg2video", seconds=1, width=96, height=64)
+    sink = RecordingSink()
+    source = source_of(f"udp://127.0.0.1:{port}", sink, "127.0.0.1")
+    with sender(stream, ("127.0.0.1", port)):
+        await source.start()
+        await asyncio.to_thread(sink.wait_for_pictures, 10)
+    with sender(datagrams_of(other.read_bytes()), ("127.0.0.1", port)):
+        await eventually(lambda: sink.pictures[-1].width == 96)
+    await source.aclose()
+    assert sink.notes["reconnect"] == 1
+    assert sink.reasons == ["closed"]
+
+
+def test_so_is_what_comes_by_srt(stream: list[bytes], tmp_path: Path) -> None:
+    """On the same connection."""
+    other = write_clip(tmp_path / "other.ts", "mpeg2video", seconds=1, width=96, height=64)
+    sink = RecordingSink()
+    data = io.BytesIO(b"".join(stream) + other.read_bytes())
+    _Publication(cast("SrtStream", data), sink, "somebody", Counter(), Counter())._read()
+    assert sorted({(seen.width, seen.height) for seen in sink.pictures}) == [(96, 64), (160, 120)]
+    assert len(sink.pictures) == 30
+    assert sink.reasons == ["publisher_left"]
 
 
 @pytest.mark.parametrize("rule", ["10.0.0.0/8", "127.0.0.1:1"])

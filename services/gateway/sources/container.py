@@ -50,6 +50,10 @@ FILE_FORMATS = (
     "nut",
     "yuv4mpegpipe",
 )
+_KINDS = (
+    "MP4, MOV, Matroska, WebM, AVI, FLV, MPEG, MXF, Ogg, ASF, NUT, Y4M, GIF, bare H.264, HEVC and "
+    "AV1, and pictures: JPEG, PNG, WebP and BMP"
+)
 # Still pictures, by how they begin. libavformat would take them for the first of a numbered series
 # of files.
 _STILLS = (
@@ -123,8 +127,9 @@ def open_file(path: Path, sink: FrameSink) -> "ContainerReader":
 def open_transport_stream(
     file: Any, sink: FrameSink, on_close: Callable[[], None]
 ) -> "ContainerReader":
-    """Open live MPEG-TS, read from a file-like object, and decode its first picture. Blocks.
-    Raises InvalidArgumentError, and libavformat's errors."""
+    """Open live MPEG-TS, read from a file-like object, and decode its first picture. Blocks. It
+    ends where the video becomes another (`ProgrammeWatch`). Raises InvalidArgumentError, and
+    libavformat's errors."""
     options = PROBE_OPTIONS | {
         "skip_frame": "default",
         "format_whitelist": "mpegts",
@@ -310,4 +315,8 @@ def _reason(error: BaseException) -> str:
     """Short, and without the location: it may hold credentials."""
     if isinstance(error, av.error.ExitError):
         return "no answer in time"
+    if isinstance(error, av.error.ArgumentError):  # it is not in `format_whitelist`
+        return f"it is none of what is read here: {_KINDS}"
+    if isinstance(error, av.error.InvalidDataError):
+        return "it is damaged, cut short, or no video"
     return getattr(error, "strerror", None) or type(error).__name__

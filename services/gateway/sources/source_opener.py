@@ -15,6 +15,7 @@ from services.gateway.sources.container import (
     open_file,
     open_transport_stream,
 )
+from services.gateway.sources.programme_map import ProgrammeWatch
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.remote.playlist import variant_of
 from services.gateway.sources.remote.relay import Relay
@@ -132,7 +133,7 @@ class SourceOpener:
         if self._aborted:
             datagrams.abort()
         try:
-            reading = open_transport_stream(datagrams, sink, datagrams.close)
+            reading = open_transport_stream(ProgrammeWatch(datagrams), sink, datagrams.close)
         except BaseException:
             datagrams.close()
             raise
@@ -145,7 +146,7 @@ class SourceOpener:
             caller.abort()
         stream = caller.open(self._timeout_s)
         try:
-            return open_transport_stream(stream, sink, stream.close)
+            return open_transport_stream(ProgrammeWatch(stream), sink, stream.close)
         except BaseException:
             stream.close()
             raise

@@ -11,6 +11,7 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,8 @@ NAMES = ("libsrt-gnutls.so.1.5", "libsrt.so.1.5", "libsrt-openssl.so.1.5")
 MESSAGE_BYTES = 1456  # the largest of live streams
 PASSPHRASE = range(10, 80)  # characters that one may have
 MAX_STREAM_ID = 512
+_STATISTICS_BYTES = 4096  # more than struct SRT_TRACEBSTATS has …
+_RECEIVED, _MISSED, _LOST = 16, 28, 68  # … where pkt(Recv|RcvLoss|RcvDrop)Total are
 _ERROR = -1
 _NO_SOCKET = -1
 _BACKLOG = 64
@@ -43,7 +46,10 @@ class SrtMissingError(OSError):
     """There is no libsrt here."""
 
     def __init__(self) -> None:
-        super().__init__("SRT needs libsrt 1.5: apt-get install libsrt1.5-gnutls")
+        super().__init__(
+            "SRT needs libsrt 1.5, which is not here: apt-get install libsrt1.5-gnutls, or take an "
+            "image that was built with SRT=1"
+        )
 
 
 @functools.cache
@@ -61,6 +67,16 @@ def library() -> Any:
         atexit.register(found.srt_cleanup)
         return found
     raise SrtMissingError
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Packets of a connection: that came, that were missing at first, and that never came in
+    time."""
+
+    received: int = 0
+    missed: int = 0
+    lost: int = 0
 
 
 class SrtSocket:
@@ -149,6 +165,17 @@ class SrtSocket:
         on one thread."""
         size = library().srt_recvmsg(self._number, self._buffer, MESSAGE_BYTES)
         return ctypes.string_at(self._buffer, size) if size > 0 else b""
+
+    def line(self) -> "Line":
+        """What the line has done until now; nothing once the socket is closed."""
+        raw = ctypes.create_string_buffer(_STATISTICS_BYTES)
+        if library().srt_bstats(self._number, raw, 0) == _ERROR:
+            return Line()
+        return Line(
+            struct.unpack_from("=q", raw, _RECEIVED)[0],
+            struct.unpack_from("=i", raw, _MISSED)[0],
+            struct.unpack_from("=i", raw, _LOST)[0],
+        )
 
     def close(self) -> None:
         library().srt_close(self._number)

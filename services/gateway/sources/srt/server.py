@@ -5,6 +5,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 
 import av
 
@@ -13,8 +14,9 @@ from services.common.threads import on_thread
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.container import open_transport_stream
 from services.gateway.sources.decoder import FrameOutlet
+from services.gateway.sources.programme_map import ProgrammeWatch
 from services.gateway.sources.source import FrameSink, PublisherGate
-from services.gateway.sources.srt.library import SrtSocket
+from services.gateway.sources.srt.library import Line, SrtSocket
 from services.gateway.sources.srt.stream import SrtStream
 from services.gateway.sources.srt.stream_id import key_of
 from sightline.errors import InvalidArgumentError, SightlineError, UnauthenticatedError
@@ -24,7 +26,9 @@ log = logging.getLogger(__name__)
 CHECK_S = 1.0  # that a caller may wait for its key to be looked up; others wait behind it
 IDLE_S = 30.0  # without a packet
 CLOSE_S = 5.0
+COUNT_S = 2.0
 BAD_REQUEST, WRONG_KEY, UNAVAILABLE = 400, 401, 503
+_REFUSALS = {BAD_REQUEST: "no_key", WRONG_KEY: "wrong_key", UNAVAILABLE: "unavailable"}
 
 
 class SrtServer:
@@ -32,7 +36,8 @@ class SrtServer:
     wrong key is refused before there is a connection.
 
     `port` 0 picks a free one; `port` holds the real one after `start`. With a `passphrase`
-    everybody needs that too, and all is encrypted.
+    everybody needs that too, and all is encrypted. `counts` says what became of callers, and
+    `packets` what became of theirs.
     """
 
     kind = "srt"
@@ -48,6 +53,8 @@ class SrtServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listening: threading.Thread | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self.counts: Counter[str] = Counter()
+        self.packets: Counter[str] = Counter()
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken, or without libsrt."""
@@ -74,6 +81,7 @@ class SrtServer:
     def _check(self, stream_id: str) -> int:
         status = self._status(key_of(stream_id))
         if status:
+            self.counts[_REFUSALS[status]] += 1
             log.info("SRT caller refused", extra={"status": status})
         return status
 
@@ -100,6 +108,7 @@ class SrtServer:
     # --- the event loop -----------------------------------------------------------------------
 
     def _accepted(self, connection: SrtSocket, peer: str) -> None:
+        self.counts["accepted"] += 1
         task = spawn(self._serve(connection, peer), name=f"srt:{peer}")
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
@@ -111,10 +120,11 @@ class SrtServer:
             sink = await self._gate.accept(key, peer, lambda: _end(stream))
         except (SightlineError, OSError) as error:
             reason = error.message if isinstance(error, SightlineError) else str(error)
+            self.counts["refused"] += 1
             log.info("SRT publisher refused", extra={"peer": peer, "reason": reason})
             _end(connection)
             return
-        publication = _Publication(stream, sink, peer)
+        publication = _Publication(stream, sink, peer, self.counts, self.packets)
         try:
             await publication.run()
         finally:
@@ -124,7 +134,17 @@ class SrtServer:
 class _Publication:
     """One publication, from the gate's yes until the publisher leaves."""
 
-    def __init__(self, stream: SrtStream, sink: FrameSink, peer: str) -> None:
+    def __init__(
+        self,
+        stream: SrtStream,
+        sink: FrameSink,
+        peer: str,
+        counts: Counter[str],
+        packets: Counter[str],
+    ) -> None:
+        self._counts = counts
+        self._packets = packets
+        self._line = Line()  # as it was counted
         self._stream = stream
         self._sink = sink
         self._peer = peer
@@ -134,19 +154,31 @@ class _Publication:
         """Returns once the sink has heard the end."""
         reading = spawn(on_thread(self._read, name=f"srt:{self._peer}"), name="srt:read")
         try:
-            await asyncio.shield(reading)
+            while not reading.done():
+                await asyncio.wait([reading], timeout=COUNT_S)
+                self._count()
         finally:
             self._closing = not reading.done()
             await on_thread(self._stream.abort, name="srt:close")
             await reading
+
+    def _count(self) -> None:
+        line, before = self._stream.line(), self._line
+        if line.received >= before.received:  # else it is closed
+            self._packets["received"] += line.received - before.received
+            self._packets["missing"] += line.missed - before.missed
+            self._packets["lost"] += line.lost - before.lost
+            self._line = line
 
     def _read(self) -> None:
         reason = "error"
         try:
             reason = self._play()
         except InvalidArgumentError as error:
+            self._counts["malformed"] += 1
             log.info("SRT publisher refused", extra={"peer": self._peer, "reason": error.message})
         except (av.FFmpegError, OSError) as error:
+            self._counts["broken"] += 1
             log.info("SRT broke off", extra={"peer": self._peer, "reason": type(error).__name__})
         except Exception:
             log.exception("SRT failed")
@@ -154,14 +186,18 @@ class _Publication:
             self._sink.ended("closed" if self._closing else reason)
 
     def _play(self) -> str:
-        outlet, clock = FrameOutlet(self._sink), ArrivalClock()
-        with contextlib.closing(
-            open_transport_stream(self._stream, self._sink, self._stream.abort)
-        ) as reading:
-            for frame, time_ns in reading.pictures:
-                capture_ns, clock_source = clock.map(time_ns, time.time_ns())
-                outlet.deliver(frame, capture_ns, clock_source, reading.aspect)
-        return "publisher_left"
+        outlet, watch = FrameOutlet(self._sink), ProgrammeWatch(self._stream)
+        while True:
+            clock = ArrivalClock()
+            with contextlib.closing(
+                open_transport_stream(watch, self._sink, lambda: None)
+            ) as reading:
+                for frame, time_ns in reading.pictures:
+                    capture_ns, clock_source = clock.map(time_ns, time.time_ns())
+                    outlet.deliver(frame, capture_ns, clock_source, reading.aspect)
+            if not watch.changed:
+                return "publisher_left"
+            watch.go_on()
 
 
 def _end(connection: SrtSocket | SrtStream) -> None:

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 
 from services.gateway.sources.remote.egress_policy import EgressPolicy, UnreachableError
 from services.gateway.sources.remote.url import SourceUrl
-from services.gateway.sources.srt.library import SrtSocket
+from services.gateway.sources.srt.library import Line, SrtSocket
 
 
 class SrtStream:
@@ -18,6 +18,9 @@ class SrtStream:
         self._left = b""
         self._closed = False
         connection.wait_at_most(timeout_s)
+
+    def line(self) -> Line:
+        return self._connection.line()
 
     def read(self, size: int) -> bytes:
         data = self._left or self._connection.receive()
