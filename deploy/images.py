@@ -119,6 +119,8 @@ def _build_arguments(names: Names, image: Image) -> list[str]:
         found.append(f"PIPER={piper}")
     if base := os.environ.get("SIGHTLINE_BASE"):
         found.append(f"BASE={base}")
+    if image.name == "gateway" and (srt := os.environ.get("SRT")):
+        found.append(f"SRT={srt}")
     index = os.environ.get("SIGHTLINE_TORCH_INDEX")
     if index is not None and image.name == "inference_worker" and not image.suffix:
         found.append(f"TORCH_INDEX={index}")

@@ -7,7 +7,7 @@ used. Each check is a function that gives findings.
 
 from collections.abc import Callable, Iterator
 
-from sightline.doctor import model, ports, redis, trust, udp
+from sightline.doctor import model, ports, redis, srt, trust, udp
 from sightline.doctor.finding import WARNING, Environ, Finding
 
 __all__ = ["CHECKS", "Finding", "examine"]
@@ -18,6 +18,7 @@ CHECKS: dict[str, Callable[[Environ], Iterator[Finding]]] = {
     "model": model.model,
     "gpu": model.gpu,
     "udp": udp.udp,
+    "srt": srt.srt,
     "certificates": trust.certificates,
     "clock": trust.clock,
 }

@@ -61,6 +61,9 @@ async def test_ffmpeg_publishes_pictures_and_sound(stream_id: str) -> None:
         assert process.returncode == 0, said
         await eventually(lambda: gate.released_keys)
         (sink,) = gate.sinks
+    assert server.counts == {"accepted": 1}
+    assert server.packets["received"] > 30
+    assert server.packets["lost"] == 0
     assert len(sink.pictures) > 30
     assert sink.reasons == ["publisher_left"]
     assert {(seen.width, seen.height) for seen in sink.pictures} == {(320, 240)}
@@ -77,11 +80,13 @@ async def test_a_wrong_key_and_a_second_publisher_are_refused() -> None:
         _, said = await wrong.communicate()
         assert wrong.returncode != 0
         assert not gate.sinks
+        assert server.counts == {"wrong_key": 1}
         first = await ffmpeg(base + KEY, seconds=60)
         await eventually(lambda: gate.sinks and gate.sinks[0].pictures)
         second = await ffmpeg(base + KEY, seconds=60)
         _, said = await second.communicate()
         assert second.returncode != 0, said
+        assert server.counts == {"wrong_key": 1, "accepted": 2, "refused": 1}
         assert first.returncode is None
         # The port closes: the publisher hears it.
         await server.aclose()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from services.gateway.sources.srt import library
 from sightline import doctor
 from sightline.cli import main
-from sightline.doctor import model, ports, probes
+from sightline.doctor import model, ports, probes, srt
 from sightline.doctor.finding import FAULT, OK, WARNING, Finding
 from tests.certificates import Authority
 
@@ -67,6 +68,35 @@ def test_ports_of_sightline_and_free_ones_are_not() -> None:
         levels = [each.level for each in found("ports", **every | {"WORKER_GRPC_PORT": str(port)})]
         assert set(levels) == {OK}
     assert FAULT in {each.level for each in found("ports", **every | {"TTS_GRPC_PORT": "many"})}
+
+
+# --- SRT --------------------------------------------------------------------------------------
+
+
+def test_srt_needs_its_library_and_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert srt.LIBRARIES == library.NAMES
+    monkeypatch.setattr(srt, "_loads", lambda name: True)
+    assert only("srt").level == OK
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as other:
+        other.bind(("127.0.0.1", 0))
+        other.settimeout(5)
+        port = str(other.getsockname()[1])
+
+        def answer() -> None:
+            hello, peer = other.recvfrom(1500)
+            other.sendto(hello, peer)
+
+        threading.Thread(target=answer, daemon=True).start()
+        assert [each.level for each in found("srt", GATEWAY_SRT_PORT=port)] == [OK, OK]
+        monkeypatch.setattr(srt, "TIMEOUT_S", 0.05)
+        here, taken = found("srt", GATEWAY_SRT_PORT=port)
+        assert (here.level, taken.level) == (OK, FAULT)
+        assert port in taken.text
+    assert found("srt", GATEWAY_SRT_PORT=port)[-1].level == OK
+    assert found("srt", GATEWAY_SRT_PORT="many")[-1].level == FAULT
+    monkeypatch.setattr(srt, "_loads", lambda name: False)
+    missing, _ = found("srt", GATEWAY_SRT_PORT="0")
+    assert (missing.level, "libsrt" in missing.advice) == (FAULT, True)
 
 
 # --- Redis ------------------------------------------------------------------------------------

@@ -230,7 +230,7 @@ spec:
           {{- end }}
           ports:
             {{- range $name, $port := .ports }}
-            - { name: {{ $name }}, containerPort: {{ $port }} }
+            - { name: {{ $name }}, containerPort: {{ $port }}{{ if eq $name "srt" }}, protocol: UDP{{ end }} }
             {{- if eq $name "webrtc" }}
             - { name: webrtc-udp, containerPort: {{ $port }}, protocol: UDP }
             {{- end }}
@@ -337,7 +337,7 @@ spec:
   ports:
     {{- range $name, $port := omit .ports "metrics" "peer" }}
     {{- $node := int (index ($service.nodePorts | default dict) $name | default 0) }}
-    - { name: {{ $name }}, port: {{ $port }}, targetPort: {{ $name }}{{ if $node }}, nodePort: {{ $node }}{{ end }} }
+    - { name: {{ $name }}, port: {{ $port }}, targetPort: {{ $name }}{{ if eq $name "srt" }}, protocol: UDP{{ end }}{{ if $node }}, nodePort: {{ $node }}{{ end }} }
     {{- if eq $name "webrtc" }}
     - { name: webrtc-udp, port: {{ $port }}, targetPort: webrtc-udp, protocol: UDP{{ if $node }}, nodePort: {{ $node }}{{ end }} }
     {{- end }}
