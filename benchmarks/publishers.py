@@ -27,6 +27,8 @@ from benchmarks.report import Report, Result, Table, Target
 from services.local.process import Process, is_serving
 from sightline import aio
 from sightline.aio import Session
+from sightline.errors import NotFoundError
+from sightline.types import SessionStats
 
 RTMP, WHIP, FPS = 20, 10, 30
 MODEL_FPS = 8.0
@@ -36,6 +38,8 @@ LOOK_S = 5.0
 SETTLED = 0.25  # share of the run after which memory has found its size
 READY_S = 60.0
 LIVE_TRIES = 600
+SETTLE_S, SETTLE_TRIES = 0.5, 20  # until what was sent has been decoded
+BEFORE_DECODING = ("packet_lost", "no_keyframe", "decoder_overrun", "corrupt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +52,36 @@ class Look:
 
 
 @dataclass(slots=True)
+class Way:
+    """What came of publishers of one kind. `shares`: pictures decoded of each, of what it sent;
+    `lost`: those that were not, by reason; `untold`: those that no reason was told of."""
+
+    shares: list[float] = field(default_factory=list)
+    lost: Counter[str] = field(default_factory=Counter)
+    untold: int = 0
+    sent: int = 0
+
+    @property
+    def least(self) -> float:
+        return min(self.shares, default=0.0)
+
+    @property
+    def mean(self) -> float:
+        return sum(self.shares) / len(self.shares) if self.shares else 0.0
+
+
+@dataclass(slots=True)
 class Measured:
-    """What a run showed. `received`: pictures decoded of each publisher, as a share of what it
-    sent; `dropped`: sampled frames by reason."""
+    """What a run showed. `dropped`: sampled frames by reason."""
 
     seconds: float = 0.0
     cores: dict[str, float] = field(default_factory=dict)
     looks: list[Look] = field(default_factory=list)
-    received: dict[str, list[float]] = field(default_factory=dict)
+    ways: dict[str, Way] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
     sampled: int = 0
     processed: int = 0
-    broken: int = 0  # publishers whose connection ended
+    broken: int = 0  # publishers whose connection ended, and sessions that did
 
     @property
     def grown_mib(self) -> float:
@@ -136,24 +158,44 @@ async def _published(clip: Path, gateway: Process, seconds: float, report: Repor
         finally:
             sent = await asyncio.to_thread(cameras.stop)
             shown = await browsers.stop()
-        received = []  # sessions outlive their publishers
-        for session in sessions:
-            stats = (await session.refresh()).stats
-            received.append(stats.frames_received)
-            measured.sampled += stats.frames_sampled
-            measured.processed += stats.frames_processed
-            measured.dropped.update(stats.dropped)
-    measured.broken = sum(bool(each.error) for each in sent)
-    by_rtmp = [each.packets for each in sent]
-    for way, counts, came in (
-        ("RTMP", by_rtmp, received[:RTMP]),
-        ("WHIP", shown, received[RTMP:]),
-    ):
-        measured.received[way] = [
-            min(1.0, number / count) if count else 0.0
-            for number, count in zip(came, counts, strict=True)
-        ]
+        await _settled(client)
+        measured.broken = sum(bool(each.error) for each in sent)
+        by_rtmp = [each.packets for each in sent]
+        measured.ways["RTMP"] = await _what_came(sessions[:RTMP], by_rtmp, measured)
+        measured.ways["WHIP"] = await _what_came(sessions[RTMP:], shown, measured)
     return measured
+
+
+async def _settled(client: aio.Client) -> None:
+    """Wait until everything that came has been decoded: sessions outlive their publishers."""
+    before = -1
+    for _ in range(SETTLE_TRIES):
+        count = sum(one.stats.frames_received for one in await client.sessions())
+        if count == before:
+            return
+        before = count
+        await asyncio.sleep(SETTLE_S)
+
+
+async def _what_came(sessions: list[Session], sent: list[int], measured: Measured) -> Way:
+    way = Way()
+    for session, count in zip(sessions, sent, strict=True):
+        try:
+            stats = (await session.refresh()).stats
+        except NotFoundError:  # its publisher broke off, long before the others
+            measured.broken += 1
+            stats = SessionStats()
+        lost = Counter({reason: stats.dropped.get(reason, 0) for reason in BEFORE_DECODING})
+        way.shares.append(min(1.0, stats.frames_received / count) if count else 0.0)
+        way.sent += count
+        way.lost += lost
+        way.untold += max(0, count - stats.frames_received - lost.total())
+        measured.sampled += stats.frames_sampled
+        measured.processed += stats.frames_processed
+        measured.dropped.update(
+            {why: num for why, num in stats.dropped.items() if why not in BEFORE_DECODING}
+        )
+    return way
 
 
 async def _watched(named: list[tuple[str, int]], seconds: float, report: Report) -> Measured:
@@ -192,8 +234,7 @@ def _free_port() -> int:
 def _result(measured: Measured) -> Result:
     last = measured.looks[-1]
     rows = [(name, f"{cores:.2f}") for name, cores in measured.cores.items()]
-    shares = {way: (min(each), sum(each) / len(each)) for way, each in measured.received.items()}
-    dropped = ", ".join(f"{count} {reason}" for reason, count in measured.dropped.most_common())
+    dropped = _told(measured.dropped)
     return Result(
         name="publishers",
         tables=[
@@ -205,10 +246,16 @@ def _result(measured: Measured) -> Result:
             ),
             Table(
                 "What came",
-                ("", "decoded of what was sent", "the least of one"),
+                ("", "decoded of what was sent", "the least of one", "lost, told", "untold"),
                 [
-                    (way, f"{100 * mean:.2f} %", f"{100 * least:.2f} %")
-                    for way, (least, mean) in shares.items()
+                    (
+                        name,
+                        f"{100 * way.mean:.2f} %",
+                        f"{100 * way.least:.2f} %",
+                        _told(way.lost) or "none",
+                        str(way.untold),
+                    )
+                    for name, way in measured.ways.items()
                 ],
             ),
             Table(
@@ -228,11 +275,15 @@ def _result(measured: Measured) -> Result:
             Target("sampled frames dropped", measured.lost, 0.001),
             Target("memory grown", measured.grown_mib, 16.0, "MiB"),
             Target("connections that broke", measured.broken, 0.0),
+            *(
+                Target(f"{name}: pictures lost untold", way.untold / max(1, way.sent), 0.01)
+                for name, way in measured.ways.items()
+            ),
         ],
         figures={
             "cores": measured.cores,
             "looks": measured.looks,
-            "received": measured.received,
+            "ways": measured.ways,
             "dropped": dict(measured.dropped),
             "sampled": measured.sampled,
             "processed": measured.processed,
@@ -241,6 +292,10 @@ def _result(measured: Measured) -> Result:
         dtype="",
         device="cpu",
     )
+
+
+def _told(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
 
 
 def _draw(figure: Any, measured: Measured) -> None:
