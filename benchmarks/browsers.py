@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 from aiohttp import ClientSession
+from aioice import ice
 from aiortc import (
     RTCConfiguration,
     RTCPeerConnection,
@@ -29,6 +30,8 @@ from services.gateway.playback.h264 import configuration_of, packetise, units_of
 
 RTP_HZ = 90_000
 TICKS = 3000  # of 30 pictures a second
+# aioice hangs up when six answers in a row take longer than half a second; browsers are patient.
+ice.CONSENT_FAILURES = 1000
 
 
 class Browser:

@@ -2,13 +2,14 @@
 
 import random
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from aioice import stun
+from aioice import Connection, stun
 
 from services.gateway.webrtc.demultiplexer import MAX_ADDRESSES, Address, Demultiplexer
 from services.gateway.webrtc.port import parse_address
+from services.gateway.webrtc.seat import CONSENT_AGAIN, SeatProtocol
 
 KEY = "k" * 24
 
@@ -64,6 +65,24 @@ def check(ufrag: str, key: str = KEY, priority: bool = True) -> bytes:
         request.attributes["PRIORITY"] = 1
     request.add_message_integrity(key.encode())
     return bytes(request)
+
+
+async def test_a_peer_that_answers_late_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question of consent, which aioice would ask once."""
+    monkeypatch.setattr(stun, "RETRY_RTO", 0.001)
+    sent: list[bytes] = []
+
+    class Transport:
+        def sendto(self, data: bytes, address: Address) -> None:
+            sent.append(data)
+
+    table = Table()
+    protocol = SeatProtocol(Connection(ice_controlling=False), table.of)
+    protocol.transport = cast(Any, Transport())
+    request = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
+    with pytest.raises(stun.TransactionTimeout):
+        await protocol.request(request, HOME, KEY.encode(), retransmissions=0)
+    assert len(sent) == 1 + CONSENT_AGAIN
 
 
 HOME, AWAY = ("192.0.2.1", 5000), ("198.51.100.1", 6000)

@@ -17,6 +17,7 @@ from services.gateway.webrtc.demultiplexer import Address, Demultiplexer, Endpoi
 
 UFRAG_CHARACTERS = 8
 PASSWORD_CHARACTERS = 24
+CONSENT_AGAIN = 2  # times: an answer may take 0.5 + 1 + 2 s
 TCP_PREFERENCE = 8191  # below every UDP candidate: TCP is for where UDP is blocked (RFC 6544, 4.2)
 
 Send = Callable[[bytes, Address], None]
@@ -44,7 +45,12 @@ class _Lane:
 
 
 class SeatProtocol(StunProtocol):
-    """aioice's protocol, whose requests are known to the demultiplexer while they wait."""
+    """aioice's protocol, whose requests are known to the demultiplexer while they wait.
+
+    Whether the peer is still there (RFC 7675) aioice asks once, and takes an answer that comes
+    later than half a second for none: six in a row, and a publisher behind a slow uplink, or of a
+    busy machine, was cut off after half a minute. Here each is asked again.
+    """
 
     def __init__(self, connection: Connection, demultiplexer: Demultiplexer) -> None:
         super().__init__(connection)
@@ -57,6 +63,8 @@ class SeatProtocol(StunProtocol):
         integrity_key: bytes | None = None,
         retransmissions: int | None = None,
     ) -> tuple[stun.Message, Address]:
+        if retransmissions == 0:
+            retransmissions = CONSENT_AGAIN
         self._demultiplexer.sent(request.transaction_id, self)
         try:
             return await super().request(request, addr, integrity_key, retransmissions)

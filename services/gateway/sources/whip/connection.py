@@ -158,9 +158,12 @@ class WhipConnection:
         ice = self._peer.iceConnectionState
         if ice == "completed":
             self._sink.noted("dtls_failed")
+            states = {one.receiver.transport.state for one in self._peer.getTransceivers()}
             log.info(
                 "a WebRTC publisher was reached, but no encryption was agreed on: its certificate "
                 "is to be RSA's, or on the curve P-256 (ffmpeg: -cert_file and -key_file)"
+                if "failed" in states
+                else "a WebRTC publisher was reached, but its encryption was not ready in time"
             )
             return
         self._sink.noted("ice_failed")
