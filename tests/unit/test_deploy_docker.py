@@ -266,7 +266,7 @@ def test_two_gateways_differ_in_their_ports_and_names_alone(compose: dict[str, A
     assert own == {"environment", "ports"}
     before, after = one["environment"], other["environment"]
     named = {name for name in after if after[name] != before.get(name)}
-    ports = {f"GATEWAY_{kind}_PORT" for kind in ("GRPC", "HTTP", "RTMP", "WEBRTC")}
+    ports = {f"GATEWAY_{kind}_PORT" for kind in ("GRPC", "HTTP", "RTMP", "WEBRTC", "SRT")}
     assert named == ports | {"GATEWAY_PEER_HOST"}
     assert not set(one["ports"]) & set(other["ports"])
     leases = compose["services"]["redis-leases"]
