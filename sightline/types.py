@@ -339,6 +339,7 @@ class AnswerResult:
     # or the worker was lost that had begun it
     kept: bool | None = None  # stored in its conversation; False: not yet; None: nothing is kept
     memory: tuple[Recollection, ...] = ()  # of an answer about the past: what it is made of
+    unsure: bool = False  # the model says so, or its probabilities do; its words of now come first
     unfamiliar_picture: bool = False  # the text says that the model does not know such pictures
     strangeness: float = 0.0  # how unlike those of its training they are; above 1: unfamiliar
     called: tuple[Called, ...] = ()  # functions of yours, in order

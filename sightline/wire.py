@@ -245,6 +245,7 @@ def answer_result(message: pb.AnswerDone, conversation: str, restarted: bool) ->
         newest_frame_age_ms=message.newest_frame_age_ms,
         history_rounds=message.history_rounds,
         degraded=tuple(message.degraded),
+        unsure=message.unsure,
         unfamiliar_picture=message.unfamiliar_picture,
         strangeness=message.strangeness,
         restarted=restarted or bool(message.resumed),

@@ -90,6 +90,7 @@ async def serve(config: WorkerConfig) -> bool:
                 question_tokens=config.question_tokens,
                 history_rounds=config.history_rounds,
                 withholds=config.withholds,
+                unsure_below=config.unsure_below,
             )
             if fallback is not None:
                 fallback.start()

@@ -174,6 +174,13 @@ class WorkerConfig(ServiceConfig):
         "silent. `tell`: they come as ever, marked `unfamiliar_picture`.",
         choices=("withhold", "tell"),
     )
+    unsure_below: float = setting(
+        0.5,
+        "Mean probability (geometric) of an answer's tokens below which the model is not sure of "
+        "it: `unsure` says so, and what the session remembers of it is told, too.",
+        minimum=0,
+        maximum=1,
+    )
     guard_answers: int = setting(
         3,
         "After so many unhealthy answers in a row (they repeat themselves, are empty, never end, "

@@ -62,6 +62,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.word_s = 0.001  # what a spoken word lasts
         self.degraded: list[str] = []
         self.strangeness = 0.0
+        self.unsure = False
+        self.remembered = " From memory: a blue square"  # said after what it is unsure of
         self.kept: bool | None = None
         self.formed = False
         self.tool_calls: list[pb.ToolCall] = []
@@ -201,13 +203,15 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                 yield ipb.AnswerEvent(
                     speech_unavailable=ipb.SpeechUnavailable(reason="no TTS answers")
                 )
-            for index, word in enumerate(self.answer.split()):
+            said = request.recall.said
+            told = self.remembered if said else self.answer
+            for index, word in enumerate(told.split()):
                 if index == self.break_at:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
                 if index == self.pause_after:
                     self.paused.set()
                     await self.go_on.wait()
-                text = word if index == 0 else f" {word}"
+                text = word if index == 0 and not said else f" {word}"
                 yield ipb.AnswerEvent(text_delta=pb.TextDelta(turn=turn, text=text))
                 if request.speech:
                     pcm = b"\0\0" * round(16_000 * self.word_s)
@@ -216,7 +220,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
             yield ipb.AnswerEvent(
                 done=pb.AnswerDone(
                     turn=turn,
-                    text=self.answer,
+                    text=said + told,
+                    unsure=self.unsure and not said,
                     finish_reason=pb.FINISH_REASON_STOP,
                     last_capture_ns=newest_ns,
                     frames_seen=len(seen),

@@ -1,12 +1,15 @@
 """Remembered pictures in a branch, and lines that are written in the background."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
 from services.inference_worker.engine.jobs import FinishReason, Generation, PastPicture
+from services.inference_worker.serving.answering import Answerer
 from services.inference_worker.serving.recalling import recalled
 from sightline.errors import InvalidArgumentError
-from sightline.v1 import inference_pb2
+from sightline.v1 import gateway_pb2, inference_pb2
 from tests.unit.tiny import Bench, Recorder, random_picture, tiny_model
 
 QUESTION = [1, 10, 11, 12, 7]
@@ -180,3 +183,39 @@ def test_bad_recollections_are_refused() -> None:
     short.moments[0].pixels = b"123"
     with pytest.raises(InvalidArgumentError):
         recalled(short, "what was it", bench.model, room=1000)
+
+
+def test_an_answer_that_goes_on_from_memory_says_what_it_knows_or_the_line() -> None:
+    bench = opened()
+    recall = moments(bench, 2)
+    recall.said = "there is no phone"
+    asked = recalled(recall, "how much is the phone", bench.model, room=100)
+    assert asked.whole("9 dollars") == (
+        ". From memory, 10 minutes ago (00:00:00 UTC): 9 dollars"
+    ), "of then"
+    assert asked.whole("there is no phone") == ". From memory.", "nor then: its line"
+    assert asked.whole("") == ". From memory.", "or the picture was unfamiliar"
+    recall.said = "I see none."
+    assert recalled(recall, "how much is it", bench.model, room=1).recited == " From memory."
+
+
+async def test_the_whole_answer_begins_with_what_was_said_before() -> None:
+    bench = opened()
+    await asyncio.wrap_future(bench.engine.start())
+    try:
+        answerer = Answerer(bench.engine, bench.model, None, None, 8, 4)
+        for said in ("", "there is no phone"):
+            recall = moments(bench, 1)
+            recall.said = said
+            question = gateway_pb2.Question(turn="t", text="what is it", max_tokens=4)
+            request = inference_pb2.AnswerRequest(session_id="s", question=question, recall=recall)
+            deltas, done = [], gateway_pb2.AnswerDone()
+            async for event in answerer.answer(request):
+                deltas += [event.text_delta.text] if event.HasField("text_delta") else []
+                done = event.done if event.HasField("done") else done
+            assert said + "".join(deltas) == done.text
+            assert deltas[0].startswith(". From memory, " if said else "From memory, ")
+            assert not done.unsure
+            assert not said or len(deltas) == 1, "nobody knows before whether it knows"
+    finally:
+        bench.engine.stop()

@@ -19,6 +19,7 @@ export interface AnswerDone {
   kept?: boolean;
   tool_calls?: ToolCall[];
   memory?: Recollection[];
+  unsure?: boolean;
   unfamiliar_picture?: boolean;
   strangeness?: number;
 }

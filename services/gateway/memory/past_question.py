@@ -45,6 +45,13 @@ _PASSED_OVER = (
     "since again earlier most recently recent latest"
 )
 _STOP = frozenset(_PASSED_OVER.split())
+# Of what a question asks of a thing, and nothing that a line would say of it.
+_OF_A_THING = (
+    "brand camera can color colour cost could currently exactly hand held here hold holding image "
+    "kind like look looking many much my name now number picture please price right should sort "
+    "type video would your"
+)
+_ASKED_OF = frozenset(_OF_A_THING.split())
 _TENSES = (
     (r"\bdid you see\b", "do you see"),
     (r"\bcould you see\b", "do you see"),
@@ -66,6 +73,7 @@ class Kind(Enum):
     SPAN = "span"  # what happened in a stretch of time
     WHEN = "when"  # the time of something
     VAGUE = "vague"  # something, at whatever time before the window
+    NOW = "now"  # something of the present, as it was when it was there last
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,14 @@ def past_question(text: str, now_ns: int) -> PastQuestion | None:
     if _VAGUE.search(said) is not None:
         return PastQuestion(Kind.VAGUE, 0, now_ns, _subject(said), first=first)
     return None
+
+
+def present_question(text: str, now_ns: int) -> PastQuestion | None:
+    """A question about the present, as one about when that was last there; None where it names
+    nothing to look for."""
+    said = " ".join(text.lower().replace("?", " ").replace(",", " ").split())
+    words = tuple(word for word in _subject(said) if word not in _ASKED_OF)
+    return PastQuestion(Kind.NOW, 0, now_ns, words, present=text) if words else None
 
 
 def phrases(line: str) -> list[frozenset[str]]:

@@ -23,6 +23,7 @@ from services.gateway.memory.past_question import (
     PastQuestion,
     matches,
     past_question,
+    present_question,
 )
 from services.gateway.sessions.session_spec import MEMORY_OFF
 from sightline.errors import SightlineError
@@ -38,8 +39,9 @@ FOUND_S = 2.0  # that finding may take; the question waits for it
 
 @dataclass(slots=True)
 class Found:
-    """What an answer is to say of its memory."""
+    """What an answer is to say of its memory. `past`: the question is about the past."""
 
+    past: bool = False
     recollections: list[gateway_pb2.Recollection] = field(default_factory=list)
     degraded: list[str] = field(default_factory=list)
 
@@ -65,38 +67,65 @@ class Recaller:
         text = request.question.text
         if self._journal is None or past_question(text, 2**62) is None:
             return found
+        found.past = True
         about = session.message()
         now_ns = about.stats.last_capture_ns
         if about.memory in (0, MEMORY_OFF) or not now_ns:
             return found
         asked = past_question(text, now_ns)
-        window_ns = round(about.window / (about.fps or 8.0) * NS)
-        if asked is None or (asked.kind is Kind.AT and asked.at_ns > now_ns - window_ns):
+        if asked is None or (asked.kind is Kind.AT and asked.at_ns > now_ns - _window_ns(about)):
             return found
+        await self._look(about, asked, request, found)
+        return found
+
+    async def look_back(
+        self, session: Remembered, request: inference_pb2.AnswerRequest, said: str
+    ) -> Found:
+        """Put into the request what is known of what its question asks of the present, where that
+        is past. said: what the model has said of it, and was not sure of. Raises nothing."""
+        request.ClearField("recall")
+        found, about = Found(), session.message()
+        now_ns = about.stats.last_capture_ns
+        if self._journal is None or about.memory in (0, MEMORY_OFF) or not now_ns:
+            return found
+        asked = present_question(request.question.text, now_ns)
+        if asked is not None:
+            await self._look(about, asked, request, found)
+        if found.recollections:
+            request.recall.said = said
+        else:
+            request.ClearField("recall")
+        return found
+
+    async def _look(
+        self,
+        about: gateway_pb2.Session,
+        asked: PastQuestion,
+        request: inference_pb2.AnswerRequest,
+        found: Found,
+    ) -> None:
         try:
             async with asyncio.timeout(FOUND_S):
-                await self._find(about, asked, now_ns, window_ns, request, found)
+                await self._find(about, asked, request, found)
         except (SightlineError, TimeoutError) as error:
-            log.warning("nothing recalled", extra={"session": session.id, "reason": str(error)})
+            log.warning("nothing recalled", extra={"session": about.id, "reason": str(error)})
             metrics.RECALLED.labels("away").inc()
             found.degraded.append(AWAY)
         else:
             metrics.RECALLED.labels("found" if found.recollections else "nothing").inc()
-        return found
 
     async def _find(
         self,
         about: gateway_pb2.Session,
         asked: PastQuestion,
-        now_ns: int,
-        window_ns: int,
         request: inference_pb2.AnswerRequest,
         found: Found,
     ) -> None:
         assert self._journal is not None
+        now_ns = about.stats.last_capture_ns
         from_ns, to_ns = max(0, asked.from_ns), asked.to_ns
-        if asked.kind is Kind.VAGUE:
-            to_ns = now_ns - window_ns  # of what is newer the model knows more
+        if asked.kind in (Kind.VAGUE, Kind.NOW):
+            to_ns = now_ns - _window_ns(about)  # of what is newer the model knows more
         wanted = dialogue_pb2.ListMomentsRequest(
             session=about.id, from_ns=from_ns, to_ns=max(1, to_ns), limit=SEARCHED
         )
@@ -148,6 +177,11 @@ class Recaller:
         )
 
 
+def _window_ns(about: gateway_pb2.Session) -> int:
+    """Length of the window that the model of a session holds."""
+    return round(about.window / (about.fps or 8.0) * NS)
+
+
 def chosen_of(
     asked: PastQuestion, moments: Sequence[dialogue_pb2.Moment]
 ) -> list[dialogue_pb2.Moment]:
@@ -165,6 +199,8 @@ def chosen_of(
         return _appearances(matching, moments, first=asked.first)
     if asked.kind is Kind.VAGUE and not asked.words:
         return []
+    if asked.kind is Kind.NOW:
+        return _changes(matching)[:MOST_MOMENTS]
     return _spread(_changes(matching))
 
 

@@ -257,7 +257,8 @@ class Watchman:
             ),
         )
         done = gateway_pb2.AnswerDone()
-        asking = self._lookout.asks.stream(request, self._session, "", keep=False)
+        stream = self._lookout.asks.stream
+        asking = stream(request, self._session, "", keep=False, recall=False)
         try:
             async with contextlib.aclosing(asking) as events:
                 async for event in events:

@@ -16,6 +16,7 @@ from services.common.tracing import record, trace_headers
 from services.gateway import metrics
 from services.gateway.memory.recaller import Recaller
 from services.gateway.sessions.question_queue import Asker, QuestionQueue
+from services.gateway.viewers.afterthought import afterthought
 from services.gateway.workers.worker import Worker
 from services.gateway.workers.workers import MODEL
 from sightline.errors import NotFoundError, SightlineError
@@ -77,7 +78,8 @@ async def stream_answer(
     recaller: Recaller = FORGETFUL,
 ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
     """Relay one answer, event by event: after at most `wait_s` until it is the asker's turn, within
-    `timeout_s`. `turns` is told of its end. recaller: finds what a question about the past needs.
+    `timeout_s`. `turns` is told of its end. recaller: finds what a question about the past needs,
+    and one about the present that the model was not sure of: such an answer goes on with that.
 
     A worker that is away, or hangs while the session is with another already, is left: the question
     is asked again where the session is then, for at most `moving_s` without a worker that takes it.
@@ -91,16 +93,33 @@ async def stream_answer(
     async with session.questions.slot(asker, wait_s):
         found = await recaller.recall(session, request)
         relay = _Relay(session, request, turns, asked_s, moving_s, timeout_s)
+        unsure: inference_pb2.AnswerEvent | None = None
         async with contextlib.aclosing(relay.events()) as events:
             async for event in events:
                 if event.WhichOneof("event") == "done":
                     event.done.memory.extend(found.recollections)
                     event.done.degraded.extend(found.degraded)
+                    if event.done.unsure and not found.past:
+                        unsure = event
+                        continue
+                yield event
+        if unsure is None:
+            return
+        found = await recaller.look_back(session, request, unsure.done.text)
+        unsure.done.degraded.extend(found.degraded)
+        if not found.recollections:
+            yield unsure
+            return
+        left_s = max(0.001, asked_s + timeout_s - time.monotonic())
+        relay = _Relay(session, request, turns, asked_s, moving_s, left_s, said=unsure.done.text)
+        async with contextlib.aclosing(afterthought(unsure, relay.events(), found)) as events:
+            async for event in events:
                 yield event
 
 
 class _Relay:
-    """One question, asked of as many workers as it takes, and what its viewer was told so far."""
+    """One question, asked of as many workers as it takes, and what its viewer was told so far.
+    said: what its answer has said already, which goes on."""
 
     def __init__(
         self,
@@ -110,7 +129,9 @@ class _Relay:
         asked_s: float,
         moving_s: float,
         timeout_s: float,
+        said: str = "",
     ) -> None:
+        self._said = said
         self._session = session
         self._request = request
         self._turns = turns
@@ -162,10 +183,11 @@ class _Relay:
             raise
         finally:
             if self._finish in ("error", "cancelled"):
-                text = "".join(self._words)
+                text = self._said + "".join(self._words)
                 self._turns.cut_off(self._request, text, self._last_capture_ns)
             metrics.ANSWERS_IN_FLIGHT.dec()
-            metrics.ANSWERS.labels(self._finish).inc()
+            if not self._said:
+                metrics.ANSWERS.labels(self._finish).inc()
 
     async def _wait_placed(self) -> None:
         """Wait while the session is on its way to another worker, as long as may be."""
@@ -214,7 +236,7 @@ class _Relay:
                 self._started = True
             case "text_delta":
                 self._words.append(event.text_delta.text)
-                if not self._first_words_ns:
+                if not self._first_words_ns and not self._said:
                     self._first_words_ns = time.time_ns()
                     if self._last_capture_ns:
                         record(

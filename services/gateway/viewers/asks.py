@@ -83,10 +83,11 @@ class Asks:
         place: str,
         *,
         keep: bool = True,
+        recall: bool = True,
     ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
         """The events of an admitted question's answer, `done` last. Its conversation and turn are
         drawn where the request names none, and put into it. Closing the iterator cancels it.
-        keep: False for a question of no conversation."""
+        keep: False for a question of no conversation; recall: False for one of the window alone."""
         if keep and not request.history:
             request.conversation = request.conversation or secrets.token_urlsafe(12)
         request.question.turn = request.question.turn or secrets.token_urlsafe(8)
@@ -106,7 +107,7 @@ class Asks:
                 wait_s=self._config.max_wait_s,
                 moving_s=self._config.moving_s,
                 timeout_s=self._config.answer_timeout_s,
-                recaller=self._recaller,
+                recaller=self._recaller if recall else FORGETFUL,
             )
             done = False
             async with contextlib.aclosing(events):

@@ -108,6 +108,7 @@ async def _run(
         speech=speech,
         question_tokens=config.question_tokens,
         history_rounds=config.history_rounds,
+        unsure_below=config.unsure_below,
     )
     front.servicer = InferenceServicer(brain, answerer, config, fallback)
     log.info("the model server answers", extra={"model": model.spec.name})

@@ -19,6 +19,7 @@ from services.inference_worker.serving.brain import Brain
 from services.inference_worker.serving.branch_queue import BranchQueue
 from services.inference_worker.serving.calls import CallReader
 from services.inference_worker.serving.detokenizer import AnswerText
+from services.inference_worker.serving.doubt import is_unsure
 from services.inference_worker.serving.forms import form_of
 from services.inference_worker.serving.recalling import Recalled, recalled
 from services.inference_worker.serving.speaking import Speech, Voice
@@ -82,7 +83,8 @@ class History(Protocol):
 @dataclass(slots=True)
 class Answerer:
     """Answers questions about sessions. `question_tokens` and `history_rounds` are limits.
-    `withholds`: what the model says of pictures that it does not know is not said."""
+    `withholds`: what the model says of pictures that it does not know is not said. `unsure_below`:
+    the mean probability of an answer's tokens below which the model is not sure of it."""
 
     engine: Brain
     model: ServedModel
@@ -91,6 +93,7 @@ class Answerer:
     question_tokens: int
     history_rounds: int
     withholds: bool = True
+    unsure_below: float = 0.0
     clock: Callable[[], float] = time.monotonic
 
     async def answer(
@@ -124,11 +127,14 @@ class Answerer:
             return
         job, results, num_rounds = self._submit(request, rounds, asked, form, held)
         submitted_ns = began_ns = time.time_ns()
-        done = gateway_pb2.AnswerDone(turn=question.turn, history_rounds=num_rounds)
+        done = gateway_pb2.AnswerDone(
+            turn=question.turn, history_rounds=num_rounds, text=request.recall.said
+        )
         voice = self._start_speech(request, degraded)
         text = AnswerText(self.model.text, question.stop)
         reason: FinishReason | None = None
-        settled = withheld = False
+        settled = withheld = told = False
+        words = ""  # that are told when they are whole
         try:
             while True:
                 kind, value = await results.queue.get()
@@ -172,9 +178,13 @@ class Answerer:
                     delta = calls.feed(delta)
                     if text.stopped or reason is not None:
                         delta += calls.rest()
+                if asked.instead and form is None:
+                    words += "" if withheld else delta
+                    delta = asked.whole(words) if text.stopped or reason is not None else ""
+                elif delta and not told and form is None and not withheld:
+                    delta = asked.prefix + delta
                 if delta:
-                    if not done.text and form is None and not withheld:
-                        delta = asked.prefix + delta
+                    told = True
                     done.text += delta
                     yield _delta(question.turn, delta)
                     if voice is not None:
@@ -199,11 +209,12 @@ class Answerer:
             if withheld:
                 metrics.WITHHELD.inc()
             else:
-                degraded += await examine(
-                    Outcome(
-                        tokens=text.tokens, text=text.text, reason=reason, surprise=job.surprise
-                    )
+                outcome = Outcome(
+                    tokens=text.tokens, text=text.text, reason=reason, surprise=job.surprise
                 )
+                degraded += await examine(outcome)
+                if form is None and not request.HasField("recall"):
+                    done.unsure = is_unsure(outcome, self.unsure_below)
             stored = self._keep(request, done, asked_ns, interrupted=False)
             if voice is not None:
                 async for event in voice.rest():
@@ -230,7 +241,9 @@ class Answerer:
         asked_s, asked_ns = self.clock(), request.asked_ns or time.time_ns()
         turn, degraded = request.question.turn, list[str]()
         done = gateway_pb2.AnswerDone(
-            turn=turn, text=text, finish_reason=gateway_pb2.FINISH_REASON_STOP
+            turn=turn,
+            text=request.recall.said + text,
+            finish_reason=gateway_pb2.FINISH_REASON_STOP,
         )
         voice = self._start_speech(request, degraded)
         try:

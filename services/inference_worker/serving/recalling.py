@@ -4,6 +4,9 @@ A model that reads words gets the remembered pictures after its window, then wha
 then the question. One that reads none, and knows only its own kind of question, is shown the first
 picture alone, as if it were the present, and asked what would have been asked then; or it is not
 asked at all, where the lines of memory say enough. All of that is the branch's.
+
+An answer about the present that the model was not sure of goes on in the same ways, after what it
+has said.
 """
 
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from services.common.ages import NS, ago, clock
 from services.inference_worker.engine.jobs import PastPicture
 from services.inference_worker.model.family import ServedModel
+from services.inference_worker.serving.doubt import says_doubt
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import inference_pb2
 
@@ -20,13 +24,20 @@ MOST_MOMENTS = 4
 @dataclass(frozen=True, slots=True)
 class Recalled:
     """What a question is asked with. `recited`: the whole answer, where the model is not asked;
-    `prefix`: words before its own."""
+    `prefix`: words before its own; `instead`: what is said where it does not know then either."""
 
     text: str
     pictures: tuple[PastPicture, ...] = ()
     alone: bool = False
     prefix: str = ""
     recited: str = ""
+    instead: str = ""
+
+    def whole(self, words: str) -> str:
+        """What is said where those are all of the model's words."""
+        if not words.strip() or says_doubt(words):
+            return self.instead
+        return self.prefix + words
 
 
 def recalled(recall: inference_pb2.Recall, text: str, model: ServedModel, room: int) -> Recalled:
@@ -34,16 +45,26 @@ def recalled(recall: inference_pb2.Recall, text: str, model: ServedModel, room: 
     do not fit are left out. Raises InvalidArgumentError for what no gateway sends."""
     if len(recall.moments) > MOST_MOMENTS:
         raise InvalidArgumentError(f"at most {MOST_MOMENTS} moments are recalled")
+    lead = _lead(recall.said)
     if model.spec.reads_instructions:
         pictures = _fitting([_picture(each, model) for each in recall.moments], room)
-        return Recalled(f"{_told(recall, len(pictures))}\n\n{text}", pictures)
+        prefix = f"{lead}From memory: " if lead else ""
+        return Recalled(f"{_told(recall, len(pictures))}\n\n{text}", pictures, prefix=prefix)
     first = recall.moments[0] if recall.moments else None
     if recall.question and first is not None and first.pixels:
         pictures = _fitting([_picture(first, model)], room)
         if pictures:
-            prefix = f"From memory, {_when(first, recall.now_ns)}: "
-            return Recalled(recall.question, pictures, alone=True, prefix=prefix)
-    return Recalled(text, recited=recall.answer)
+            prefix = f"{lead}From memory, {_when(first, recall.now_ns)}: "
+            instead = lead + recall.answer if lead else ""
+            return Recalled(recall.question, pictures, alone=True, prefix=prefix, instead=instead)
+    return Recalled(text, recited=lead + recall.answer)
+
+
+def _lead(said: str) -> str:
+    """What stands between words of the present and those from memory; "" where there are none."""
+    if not said:
+        return ""
+    return " " if said.rstrip().endswith((".", "!", "?")) else ". "
 
 
 def _picture(moment: inference_pb2.RecalledMoment, model: ServedModel) -> PastPicture | None:
