@@ -259,6 +259,7 @@ def _parser() -> _Parser:
     memory.add_argument(
         "--limit", type=_count, default=100, metavar="N", help="at most N moments (100)"
     )
+    memory.add_argument("--moment", metavar="ID", help="this one alone, of which an answer told")
     memory.add_argument("--pictures", metavar="FOLDER", help="write their pictures there")
     forget = add("forget", server_commands.forget, "remove every trace of a conversation")
     forget.add_argument("conversation", help="its id")

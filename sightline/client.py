@@ -270,6 +270,10 @@ class Session:
         `text`. Options: `from_ns`, `to_ns`, `pictures`, `limit`."""
         return background.run(self._session.memory(text, **options))
 
+    def moment(self, id: str) -> Moment:
+        """A moment that is remembered, as `AnswerResult.memory` names them, with its pictures."""
+        return background.run(self._session.moment(id))
+
     def picture(self, *, width: int = 0) -> bytes:
         """The newest picture as JPEG, at most `width` pixels wide (0: 640)."""
         return background.run(self._session.picture(width=width))

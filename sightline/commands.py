@@ -20,7 +20,7 @@ from sightline.errors import (
     UnavailableError,
 )
 from sightline.printing import clock, print_json
-from sightline.types import AnswerResult, Event, SessionState
+from sightline.types import AnswerResult, Event, Recollection, SessionState
 from sightline.video import VideoFile
 
 __all__ = ["LOOK_S", "ask", "push", "watch"]
@@ -97,8 +97,19 @@ async def _tell_answer(session: aio.Session, options: argparse.Namespace) -> int
     if options.json:
         print_json(_answer_object(session, options.question, result))
     elif sys.stderr.isatty():
+        for each in result.memory:
+            print(f"\033[2m{_remembered(session, each)}\033[0m", file=sys.stderr)
         print(f"\033[2m({_about(result)})\033[0m", file=sys.stderr)
     return 0
+
+
+def _remembered(session: aio.Session, each: Recollection) -> str:
+    """A moment that an answer is made of, and how its picture is looked at."""
+    told = f"from memory, {clock(each.start_ns)[:8]}: {each.line or 'no line'}"
+    heard = f' "{each.heard}"' if each.heard else ""
+    name = session.info.name or session.id
+    command = f"sightline memory {name} --moment {each.moment} --pictures FOLDER"
+    return told + heard + (f"  ({command})" if each.picture else "")
 
 
 def _about(result: AnswerResult) -> str:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from sightline import aio
-from sightline.errors import InvalidArgumentError, SightlineError
+from sightline.errors import InvalidArgumentError, NotFoundError, SightlineError
 from sightline.version import __version__
 
 __all__ = ["Tools", "serve"]
@@ -22,11 +22,13 @@ T = TypeVar("T")
 
 MOST_S = 300.0  # that a call may wait for something to happen
 MOST_EVENTS = 100
+MOST_PAST_S = 366 * 86400.0
 INSTRUCTIONS = (
     "Live video streams, watched by a vision model. `list_sessions` tells which there are; `ask` "
     "asks one about what it sees now, `decide` scores statements about it, `watch` waits until a "
-    "condition begins or ceases to hold, `snapshot` shows the newest picture. Ask briefly: "
-    "`describe_server` tells what the models can be asked."
+    "condition begins or ceases to hold, `snapshot` shows the newest picture. Where a stream is "
+    "remembered, `ask` also answers about earlier times, `memory` finds moments by their words and "
+    "`memory_picture` shows one. Ask briefly: `describe_server` tells what the models can be asked."
 )
 
 
@@ -63,6 +65,8 @@ class Tools:
             self.watch,
             self.events,
             self.snapshot,
+            self.memory,
+            self.memory_picture,
         ]
 
     async def list_sessions(self) -> list[dict[str, Any]]:
@@ -91,14 +95,17 @@ class Tools:
         ]
 
     async def ask(self, session: str, question: str, conversation: str = "") -> dict[str, Any]:
-        """Ask a stream, by its name or id, about what it shows now. `conversation`: of an earlier
-        answer, to go on with."""
+        """Ask a stream, by its name or id, about what it shows now or showed earlier ("ten minutes
+        ago", "when did ... show"). `conversation`: of an earlier answer, to go on with. `memory`:
+        the moments that an answer about the past is made of; `unsure`: the model was not sure."""
         async with self._session(session) as opened, opened.conversation(conversation) as talk:
             answer = await talk.ask(question).result()
         return {
             "answer": answer.text,
             "conversation": answer.conversation,
             "last_capture_ns": answer.last_capture_ns,
+            "unsure": answer.unsure,
+            "memory": [dataclasses.asdict(each) for each in answer.memory],
         }
 
     async def decide(
@@ -154,6 +161,35 @@ class Tools:
 
         async with self._session(session) as opened:
             return Image(data=await opened.picture(width=width), format="jpeg")
+
+    async def memory(
+        self, session: str, words: str = "", last_s: float = 0.0, limit: int = 20
+    ) -> list[dict[str, Any]]:
+        """What is remembered of a stream beyond what its model sees, the newest first: moments with
+        their times, a line about each and what was said. `words`: only those with all of them;
+        `last_s`: only of so many seconds."""
+        if not 0 < limit <= MOST_EVENTS:
+            raise InvalidArgumentError(f"limit is at most {MOST_EVENTS}")
+        if not 0 <= last_s <= MOST_PAST_S:
+            raise InvalidArgumentError(f"last_s is at most {MOST_PAST_S:g}")
+        async with self._session(session) as opened:
+            newest_ns = opened.stats.last_capture_ns
+            from_ns = max(0, newest_ns - round(last_s * 1e9)) if last_s else 0
+            moments = await opened.memory(words, from_ns=from_ns, limit=limit)
+        found = [dataclasses.asdict(each) for each in moments]
+        for each in found:
+            del each["pictures"]
+        return found
+
+    async def memory_picture(self, session: str, moment: str) -> Any:
+        """The picture of a remembered moment, by its id."""
+        from mcp.server.mcpserver import Image
+
+        async with self._session(session) as opened:
+            remembered = await opened.moment(moment)
+        if not remembered.pictures:
+            raise NotFoundError("no picture of that moment is remembered")
+        return Image(data=remembered.pictures[0], format="jpeg")
 
     @contextlib.asynccontextmanager
     async def _session(self, name: str) -> AsyncIterator[aio.Session]:

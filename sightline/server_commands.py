@@ -212,12 +212,15 @@ async def memory(client: aio.Client, options: argparse.Namespace) -> int:
         from_ns = max(
             0, (await session.refresh()).stats.last_capture_ns - round(options.last * 1e9)
         )
-    moments = await session.memory(
-        " ".join(options.words),
-        from_ns=from_ns,
-        limit=options.limit,
-        pictures=options.pictures is not None,
-    )
+    if options.moment is not None:
+        moments = [await session.moment(options.moment)]
+    else:
+        moments = await session.memory(
+            " ".join(options.words),
+            from_ns=from_ns,
+            limit=options.limit,
+            pictures=options.pictures is not None,
+        )
     if options.pictures is not None:
         folder = Path(options.pictures)
         folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs

@@ -265,6 +265,15 @@ class Session:
                 break
         return moments
 
+    async def moment(self, id: str) -> Moment:
+        """A moment that is remembered, as `AnswerResult.memory` names them, with its pictures.
+        Raises NotFoundError where it is not, or no more."""
+        request = pb.GetMemoryRequest(session=self.id, moment=id, pictures=True)
+        reply = await self._calls.unary(self._calls.stub.GetMemory, request)
+        if not reply.moments:
+            raise NotFoundError("no such moment is remembered")
+        return moment_of(reply.moments[0])
+
     async def transcript(self, *, from_ns: int = 0, to_ns: int = 0) -> list[Said]:
         """What was said in the video, the oldest first. Times are capture times; 0: all that is
         kept. Raises FailedPreconditionError for a session that does not listen."""

@@ -56,6 +56,7 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         self.lines: dict[str, Line] = {}
         self.starts: list[pb.Start] = []
         self.asked: list[pb.Question] = []
+        self.memory: list[pb.Recollection] = []  # that answers are made of
         self.watched: list[pb.Watch] = []
         self.unwatched: list[str] = []
         self.pushed: list[pb.PushFramesRequest] = []
@@ -416,5 +417,6 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
             resumed=resumed,
             kept=self.kept,
             tool_calls=self.tool_calls.pop(0) if self.tool_calls and question.tools else (),
+            memory=self.memory,
         )
         line.add(answer_done=done)

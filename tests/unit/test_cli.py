@@ -63,6 +63,19 @@ async def test_a_terminal_is_told_what_was_seen(gateway, live, capsys, monkeypat
     assert "(saw 30 frames, newest 0.1 s old; first token " in capsys.readouterr().err
 
 
+async def test_who_asks_is_told_the_moments_that_an_answer_is_made_of(
+    gateway, live, capsys, monkeypatch
+) -> None:
+    moment = {"moment": "12-0", "start_ns": 1_700_000_000_000_000_000, "line": "a red cap"}
+    gateway.memory = [pb.Recollection(picture=True, **moment)]
+    assert await cli.run(["ask", "desk", "q", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory"][0]["moment"] == "12-0"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert await cli.run(["ask", "desk", "q"]) == 0
+    told = capsys.readouterr().err
+    assert ": a red cap  (sightline memory desk --moment 12-0 --pictures FOLDER)" in told
+
+
 async def test_a_file_is_pushed_without_loss_asked_and_forgotten(gateway, tmp_path, capsys) -> None:
     write_video(tmp_path / "clip.mp4", b_frames=0)
     assert await cli.run(["ask", str(tmp_path / "clip.mp4"), "q"]) == 0

@@ -115,6 +115,47 @@ def test_times_are_read_and_questions_put_into_the_present(
         assert asked.present == present
 
 
+@pytest.mark.parametrize(
+    ("text", "kind", "age_s", "words"),
+    [
+        ("wot happend like 10 mins back??", Kind.AT, 600, ()),
+        ("10m ago - what was there", Kind.AT, 600, ()),
+        ("what happened 10,5 minutes ago", Kind.AT, 630, ()),
+        ("what happened an hour or so ago", Kind.AT, 3600, ()),
+        ("what happened a week ago", Kind.AT, 604_800, ()),
+        ("what did i miss in last ten mins", Kind.SPAN, 300, ()),
+        ("What did she say about the price ten minutes ago?", Kind.AT, 600, ("price",)),
+        ("Was ist vor zehn Minuten passiert?", Kind.AT, 600, ()),
+        ("vor ca. 10 min, was war da los?", Kind.AT, 600, ()),
+        ("was war vor einer halben Stunde im Bild", Kind.AT, 1800, ()),
+        ("was ist in den letzten fünf Minuten passiert", Kind.SPAN, 150, ()),
+        ("was hat sie vor 2 Stunden über den Preis gesagt", Kind.AT, 7200, ("prei",)),
+        ("Wann war das rote Hemd zu sehen?", Kind.WHEN, None, ("rote", "hemd")),
+        ("red shirt, when?", Kind.WHEN, None, ("red", "shirt")),
+        ("when red shirt come", Kind.WHEN, None, ("red", "shirt")),
+        ("When did the man with the hat show?", Kind.WHEN, None, ("man", "hat")),
+        ("what did I miss?", Kind.SPAN, None, ()),
+        (f"what was there {'9' * 400} minutes ago", Kind.AT, None, ()),
+    ],
+)
+def test_odd_and_german_phrasings_are_understood(
+    text: str, kind: Kind, age_s: float | None, words: tuple[str, ...]
+) -> None:
+    asked = past_question(text, NOW_NS)
+    assert asked is not None
+    assert (asked.kind, asked.words) == (kind, words)
+    if age_s is not None:
+        assert (NOW_NS - asked.at_ns) / NS == age_s
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["When will the red shirt come?", "I am back", "Was ist das?", "qué pasó hace diez minutos"],
+)
+def test_what_is_not_of_the_past_or_not_understood_goes_to_the_model(text: str) -> None:
+    assert past_question(text, NOW_NS) is None
+
+
 def test_a_time_of_day_is_the_last_one() -> None:
     asked = past_question("what was there at 07:59?", NOW_NS)  # it is 08:00:00
     assert asked is not None
@@ -221,7 +262,8 @@ STORY = [
 
 def test_a_question_of_the_present_is_sent_as_it_came_and_nothing_is_read() -> None:
     journal = Journal(STORY)
-    for text in ("what is in the scene", "what came last", "what was there 3 seconds ago"):
+    window = "what was there 3 seconds ago", "what changed in the last 5 seconds"
+    for text in ("what is in the scene", "what came last", *window):
         request, found = recalled(text, journal)
         assert not request.HasField("recall")
         assert not found.recollections
@@ -257,7 +299,27 @@ def test_what_is_not_kept_is_said_not_to_be() -> None:
     assert request.recall.answer == "I remember nothing of that."
     assert not found.recollections
     request, _ = recalled("when did the zebra show?", Journal(STORY))
-    assert not request.HasField("recall"), "the model may know"
+    assert not request.recall.moments, "the model may know"
+    assert not request.recall.answer
+
+
+def test_what_was_said_is_found_around_its_time() -> None:
+    journal = Journal([*STORY])
+    for age_s, said in ((480, "this one is new"), (690, "the price is nine euros today")):
+        journal.moments.append(moment(age_s, "a hand"))
+        journal.moments[-1].heard = said
+    request, found = recalled("What did she say about the price ten minutes ago?", journal)
+    assert [each.heard for each in found.recollections] == ["the price is nine euros today"]
+    assert 'somebody said "the price is nine euros today"' in request.recall.answer
+    assert "12 minutes ago" in request.recall.answer, "as it was, and not as it was asked"
+    request, found = recalled("when did she mention euros", journal)
+    assert len(found.recollections) == 1
+
+
+def test_a_moment_of_which_nothing_was_noted_is_no_absence() -> None:
+    seen = [moment(100, "a red circle"), moment(110, ""), moment(120, "a red circle")]
+    _, found = recalled("When did the red circle show?", Journal([*seen, moment(130, "a")]))
+    assert [each.start_ns for each in found.recollections] == [NOW_NS - 120 * NS]
 
 
 def test_what_happened_is_told_in_its_order() -> None:

@@ -1,13 +1,15 @@
 """Questions about the past: which they are, by their words, and of when and what they ask.
 
-English alone. A cheap rule before anything is looked up: whatever it does not take for one goes to
-the model as ever.
+English, and German as far as times go. A cheap rule before anything is looked up: whatever it does
+not take for one goes to the model as ever.
 """
 
 import datetime
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+
+from services.gateway.memory.german import PASSED_OVER, in_english
 
 NS = 1_000_000_000
 _COUNTED = "one two three four five six seven eight nine ten eleven twelve"
@@ -15,36 +17,52 @@ _WORDS: dict[str, float] = {
     **{word: number for number, word in enumerate(_COUNTED.split(), 1)},
     **{"fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "forty-five": 45, "fifty": 50},
     **{"sixty": 60, "ninety": 90, "a": 1, "an": 1, "half an": 0.5, "half a": 0.5},
-    **{"a few": 3, "a couple of": 2, "several": 5},
+    **{"a few": 3, "few": 3, "a couple of": 2, "a couple": 2, "couple of": 2, "several": 5},
 }
-_UNITS = {"second": 1, "sec": 1, "minute": 60, "min": 60, "hour": 3600, "hr": 3600, "day": 86400}
-_NUMBER = "|".join(sorted(map(re.escape, _WORDS), key=len, reverse=True)) + r"|\d+(?:\.\d+)?"
-_AMOUNT = rf"(?P<number>{_NUMBER}) (?P<unit>{'|'.join(_UNITS)})s?(?P<half> and a half)?"
-_AGO = re.compile(rf"\b(?:about |around |roughly |some )?{_AMOUNT} (?:ago|earlier|before now)\b")
+_UNITS = {"second": 1, "sec": 1, "s": 1, "minute": 60, "min": 60, "m": 60, "hour": 3600, "hr": 3600}
+_UNITS |= {"h": 3600, "day": 86400, "week": 604_800, "month": 2_629_746, "year": 31_556_952}
+_LONGEST_S = 1e9  # whatever is older is as little remembered
+_WORDED = "|".join(sorted(map(re.escape, _WORDS), key=len, reverse=True))
+_NUMBER = rf"(?:{_WORDED})(?=[ -])|\d+(?:\.\d+)?"
+_UNIT = "|".join(sorted(_UNITS, key=len, reverse=True))
+_AMOUNT = rf"(?P<number>{_NUMBER})(?: or so)?[ -]?(?P<unit>{_UNIT})s?(?P<half> and a half)?"
+_AGO = re.compile(
+    rf"\b(?:about |around |roughly |some |like )?{_AMOUNT}(?: or so)? "
+    r"(?:ago|earlier|back|prior|before now)\b"
+)
 _SPAN = re.compile(
-    rf"\b(?:(?:in|over|during|within|for|of) )?the (?:last|past) (?:{_AMOUNT}|"
-    r"(?P<one>minute|hour|day))\b"
+    rf"\b(?:(?:in|over|during|within|for|of) )?(?:(?:the |these |those )?(?:last|past) {_AMOUNT}|"
+    r"the (?:last|past) (?P<one>minute|hour|day|week))\b"
 )
 _CLOCK = re.compile(r"\bat (\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?\s*(am|pm)?(?: utc)?\b")
 _DAY = re.compile(r"\b(yesterday|today|this morning|so far)\b")
 _WHEN = re.compile(
-    r"^(?:and |so |tell me |do you know )?(?:when (?:did|was|were|has|have|had)|what time (?:did|"
-    r"was|were)|at what time|how long ago|when is the last time|when's the last time)\b"
+    r"^(?:and |so |tell me |do you know )?(?:"
+    r"when (?!will|is (?!the last time)|are|do|does|can|should|would|could|you|i |we|they|it )|"
+    r"what time (?:did|was|were)|at what time|how long ago|since when|when's the last time)|\bwhen$"
 )
 _VAGUE = re.compile(
     r"\b(?:earlier|a while ago|some time ago|long ago|have you (?:ever )?seen|did you ever see|"
-    r"has there (?:ever )?been|do you remember|ever (?:show|appear|come)|what have you seen)\b"
+    r"has there (?:ever )?been|do you remember|ever (?:show|appear|come)|what have you seen|"
+    r"did i miss|have i missed)\b"
 )
-_HAPPENED = re.compile(r"\bwhat (?:has |had )?(?:happened|changed|went on|was going on)\b")
+_HAPPENED = re.compile(
+    r"\b(?:(?:what|wot|whats|what's) (?:has |had |did |have i |did i |have you |did you )?"
+    r"(?:happen(?:e?d)?|changed?|missed|miss|seen|see|went on|gone on|was going on|was up)\b)"
+)
 _PASSED_OVER = (
-    "a an and any anything appear appeared at away be been before came come comes did disappear do "
-    "does ever first from gone had happened has have he held i in into is it its last leave left "
-    "me of off on or out remember saw scene see seen she show shown shows showed so some somebody "
-    "something someone start started stop stopped tell that the there they thing things this time "
-    "to up visible was we were what when where which while who with you your know how long ago "
-    "since again earlier most recently recent latest"
+    "a an and any anything appear appeared at away be been before came come comes did disappear "
+    "do does ever first from gone had happened has have he held i in into is it its last leave "
+    "left me of off on or out remember saw scene see seen she show shown shows showed so some "
+    "somebody something someone start started stop stopped tell that the there they thing things "
+    "this time to up visible was we were what when where which while who with you your know how "
+    "long ago since again earlier most recently recent latest miss missed wot happend back prior "
+    "like changed about say said saying says speak spoke talk talked talking mention mentioned "
+    "told her him his"
 )
+_TOKEN = re.compile(r"[$€]?\w[\w$€%'-]*")
 _STOP = frozenset(_PASSED_OVER.split())
+_GERMAN_STOP = _STOP | frozenset(PASSED_OVER.split())
 # Of what a question asks of a thing, and nothing that a line would say of it.
 _OF_A_THING = (
     "brand camera can color colour cost could currently exactly hand held here hold holding image "
@@ -90,6 +108,11 @@ class PastQuestion:
     first: bool = False
 
     @property
+    def is_of_words(self) -> bool:
+        """Whether it asks about something that was said or done at about a time."""
+        return self.kind is Kind.AT and not self.present and bool(self.words)
+
+    @property
     def at_ns(self) -> int:
         """The middle of the time that it asks about."""
         return (self.from_ns + self.to_ns) // 2
@@ -98,19 +121,27 @@ class PastQuestion:
 def past_question(text: str, now_ns: int) -> PastQuestion | None:
     """The question as one about the past; None for one about the present. now_ns: capture time of
     the newest frame."""
-    said = " ".join(text.lower().replace("?", " ").replace(",", " ").split())
+    heard = _plain(text)
+    said = in_english(heard)
+    if said == heard:
+        return _understood(said, now_ns, _STOP)
+    asked = _understood(said, now_ns, _GERMAN_STOP)
+    return None if asked is None else replace(asked, present="")
+
+
+def _understood(said: str, now_ns: int, stop: frozenset[str]) -> PastQuestion | None:
     first = re.search(r"\bfirst\b", said) is not None
     if (found := _AGO.search(said)) is not None:
         age_ns = _ns_of(found)
         rest = _without(said, found)
-        if _WHEN.match(said):  # "when did … ten minutes ago": of that time
-            return PastQuestion(Kind.SPAN, 0, now_ns, _subject(rest))
+        if _WHEN.search(said):  # "when did … ten minutes ago": of that time
+            return PastQuestion(Kind.SPAN, 0, now_ns, _subject(rest, stop))
         blur_ns = max(5 * NS, age_ns // 20)
         return PastQuestion(
             Kind.AT,
             max(0, now_ns - age_ns - blur_ns),
             now_ns - age_ns + blur_ns,
-            _subject(rest),
+            _subject(rest, stop),
             _present(rest),
         )
     if (found := _CLOCK.search(said)) is not None:
@@ -118,35 +149,43 @@ def past_question(text: str, now_ns: int) -> PastQuestion | None:
         if at_ns is not None:
             rest = _without(said, found)
             return PastQuestion(
-                Kind.AT, at_ns - 30 * NS, at_ns + 30 * NS, _subject(rest), _present(rest)
+                Kind.AT, at_ns - 30 * NS, at_ns + 30 * NS, _subject(rest, stop), _present(rest)
             )
-    if _WHEN.match(said):
-        words = _subject(said)
+    if _WHEN.search(said):
+        words = _subject(said, stop)
         return PastQuestion(Kind.WHEN, 0, now_ns, words, first=first) if words else None
     if (found := _SPAN.search(said)) is not None:
         unit = found["one"] or found["unit"]
         age_ns = _UNITS[unit] * NS if found["one"] else _ns_of(found)
-        return PastQuestion(Kind.SPAN, now_ns - age_ns, now_ns, _subject(_without(said, found)))
+        words = _subject(_without(said, found), stop)
+        return PastQuestion(Kind.SPAN, max(0, now_ns - age_ns), now_ns, words)
     if (found := _DAY.search(said)) is not None:
         begin_ns, end_ns = _day_ns(found[1], now_ns)
-        return PastQuestion(Kind.SPAN, begin_ns, end_ns, _subject(_without(said, found)))
+        return PastQuestion(Kind.SPAN, begin_ns, end_ns, _subject(_without(said, found), stop))
     if _VAGUE.search(said) is not None:
-        return PastQuestion(Kind.VAGUE, 0, now_ns, _subject(said), first=first)
+        words = _subject(said, stop)
+        kind = Kind.SPAN if not words and _HAPPENED.search(said) else Kind.VAGUE
+        return PastQuestion(kind, 0, now_ns, words, first=first)
     return None
 
 
 def present_question(text: str, now_ns: int) -> PastQuestion | None:
     """A question about the present, as one about when that was last there; None where it names
     nothing to look for."""
-    said = " ".join(text.lower().replace("?", " ").replace(",", " ").split())
+    said = _plain(text)
     words = tuple(word for word in _subject(said) if word not in _ASKED_OF)
     return PastQuestion(Kind.NOW, 0, now_ns, words, present=text) if words else None
+
+
+def _plain(text: str) -> str:
+    said = re.sub(r"(?<=\d),(?=\d)", ".", text.lower().replace("’", "'"))
+    return " ".join(re.sub(r"[?!,;…]|\.(?!\d)|(?<!\w)-|-(?!\w)", " ", said).split())
 
 
 def phrases(line: str) -> list[frozenset[str]]:
     """The words of each thing that a line names."""
     parts = re.split(r"\band\b|[;,.]", line.lower())
-    return [frozenset(map(_stem, re.findall(r"[a-z0-9$€%'-]+", part))) for part in parts if part]
+    return [frozenset(map(_stem, _TOKEN.findall(part))) for part in parts if part]
 
 
 def matches(line: str, words: tuple[str, ...]) -> bool:
@@ -154,9 +193,14 @@ def matches(line: str, words: tuple[str, ...]) -> bool:
     return any(set(words) <= phrase for phrase in phrases(line))
 
 
-def _subject(text: str) -> tuple[str, ...]:
-    words = re.findall(r"[a-z0-9$€%'-]+", _WHERE.sub(" ", text))
-    return tuple(dict.fromkeys(_stem(word) for word in words if word not in _STOP))
+def says(heard: str, words: tuple[str, ...]) -> bool:
+    """Whether all of these words were said, in whatever order."""
+    return bool(words) and set(words) <= set(map(_stem, _TOKEN.findall(heard.lower())))
+
+
+def _subject(text: str, stop: frozenset[str] = _STOP) -> tuple[str, ...]:
+    words = _TOKEN.findall(_WHERE.sub(" ", text))
+    return tuple(dict.fromkeys(_stem(word) for word in words if word not in stop))
 
 
 def _stem(word: str) -> str:
@@ -182,7 +226,7 @@ def _ns_of(found: re.Match[str]) -> int:
     number = found["number"]
     count = _WORDS[number] if number in _WORDS else float(number)
     count += 0.5 if found["half"] else 0.0
-    return round(count * _UNITS[found["unit"]] * NS)
+    return round(min(count * _UNITS[found["unit"]], _LONGEST_S) * NS)
 
 
 def _clock_ns(found: re.Match[str], now_ns: int) -> int | None:

@@ -24,6 +24,7 @@ from services.gateway.memory.past_question import (
     matches,
     past_question,
     present_question,
+    says,
 )
 from services.gateway.sessions.session_spec import MEMORY_OFF
 from sightline.errors import SightlineError
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 AWAY = "memory_unavailable"
 MOST_MOMENTS = 4
 SEARCHED = 5000
+NOTHING = "I remember nothing of that."
+BLUR = 3  # by which part of its age a time may be wrong at which somebody said or did a thing
 FOUND_S = 2.0  # that finding may take; the question waits for it
 
 
@@ -73,7 +76,10 @@ class Recaller:
         if about.memory in (0, MEMORY_OFF) or not now_ns:
             return found
         asked = past_question(text, now_ns)
-        if asked is None or (asked.kind is Kind.AT and asked.at_ns > now_ns - _window_ns(about)):
+        since_ns = now_ns - _window_ns(about)
+        if asked is None or (asked.kind is Kind.AT and asked.at_ns > since_ns):
+            return found
+        if asked.kind is Kind.SPAN and asked.from_ns > since_ns:
             return found
         await self._look(about, asked, request, found)
         return found
@@ -124,6 +130,9 @@ class Recaller:
         assert self._journal is not None
         now_ns = about.stats.last_capture_ns
         from_ns, to_ns = max(0, asked.from_ns), asked.to_ns
+        if asked.is_of_words:
+            age_ns = max(0, now_ns - asked.at_ns)
+            from_ns, to_ns = max(0, from_ns - age_ns // BLUR), min(now_ns, to_ns + age_ns // BLUR)
         if asked.kind in (Kind.VAGUE, Kind.NOW):
             to_ns = now_ns - _window_ns(about)  # of what is newer the model knows more
         wanted = dialogue_pb2.ListMomentsRequest(
@@ -132,9 +141,9 @@ class Recaller:
         moments = list((await self._journal.read(wanted)).moments)
         chosen = chosen_of(asked, moments)
         if not chosen:
+            request.recall.now_ns = now_ns  # a model that reads words is told that there is nothing
             if asked.kind in (Kind.AT, Kind.SPAN):
-                request.recall.answer = "I remember nothing of that."
-                request.recall.now_ns = now_ns
+                request.recall.answer = NOTHING
             return
         pictures = await asyncio.gather(*(self._picture(about, each) for each in chosen))
         recall = request.recall
@@ -188,13 +197,12 @@ def chosen_of(
     """The moments that answer a question, the best first, of all of its time, the newest first. By
     time where it names one, and then by its words."""
     if asked.kind is Kind.AT:
-        ranked = sorted(moments, key=lambda each: _distance_ns(each, asked.at_ns))
-        return ranked[: 1 if asked.present else MOST_MOMENTS]
-    matching = [
-        each
-        for each in moments
-        if not asked.words or matches(each.line, asked.words) or matches(each.heard, asked.words)
-    ]
+        near = [each for each in moments if _overlaps(each, asked)]
+        if asked.is_of_words:
+            near = [each for each in moments if _is_of(each, asked.words)] or near
+        near.sort(key=lambda each: _distance_ns(each, asked.at_ns))
+        return near[: 1 if asked.present else MOST_MOMENTS]
+    matching = [each for each in moments if not asked.words or _is_of(each, asked.words)]
     if asked.kind is Kind.WHEN:
         return _appearances(matching, moments, first=asked.first)
     if asked.kind is Kind.VAGUE and not asked.words:
@@ -208,7 +216,8 @@ def _appearances(
     matching: list[dialogue_pb2.Moment], moments: Sequence[dialogue_pb2.Moment], *, first: bool
 ) -> list[dialogue_pb2.Moment]:
     """The moments with which something came, the newest first, or the oldest: those that match and
-    whose predecessor does not."""
+    whose predecessor does not. One of which nothing was noted may have been of the same."""
+    moments = [each for each in moments if each.line or each.heard]
     ids = {each.id for each in matching}
     came = [
         each
@@ -236,6 +245,14 @@ def _spread(moments: list[dialogue_pb2.Moment]) -> list[dialogue_pb2.Moment]:
         return moments
     last = len(moments) - 1
     return [moments[round(n * last / (MOST_MOMENTS - 1))] for n in range(MOST_MOMENTS)]
+
+
+def _is_of(moment: dialogue_pb2.Moment, words: tuple[str, ...]) -> bool:
+    return matches(moment.line, words) or says(moment.heard, words)
+
+
+def _overlaps(moment: dialogue_pb2.Moment, asked: PastQuestion) -> bool:
+    return moment.start_ns <= asked.to_ns and moment.end_ns >= asked.from_ns
 
 
 def _distance_ns(moment: dialogue_pb2.Moment, at_ns: int) -> int:

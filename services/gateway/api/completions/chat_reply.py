@@ -20,6 +20,8 @@ _SHOWN = (
     "degraded",
     "unfamiliar_picture",
     "strangeness",
+    "unsure",
+    "memory",
 )
 
 

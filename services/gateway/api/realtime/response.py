@@ -119,7 +119,7 @@ class Response:
         response = self._as_json(status) | {"usage": _usage(done)}
         if not whole:
             response["status_details"] = {"type": status, "reason": "max_output_tokens"}
-        if done.frames_seen:
+        if done.frames_seen or done.memory:
             response["sightline"] = _seen(done)
         return [*events, ResponseDone(response=response)]
 
@@ -258,4 +258,16 @@ def _seen(done: gateway_pb2.AnswerDone) -> dict[str, Any]:
         "degraded": list(done.degraded),
         "unfamiliar_picture": done.unfamiliar_picture,
         "strangeness": done.strangeness,
+        "unsure": done.unsure,
+        "memory": [
+            {
+                "moment": each.moment,
+                "started_at": each.start_ns / _SECOND_NS,
+                "ended_at": each.end_ns / _SECOND_NS,
+                "line": each.line,
+                "heard": each.heard,
+                "picture": each.picture,
+            }
+            for each in done.memory
+        ],
     }
