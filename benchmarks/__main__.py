@@ -38,6 +38,7 @@ BENCHMARKS = {
     "publishers": "twenty RTMP and ten WHIP publishers: cores, memory, drops",
     "voice": "spoken questions: words heard wrong, first audio of an answer, interruptions",
     "memory": "questions about a moment up to an hour ago, and what remembering costs",
+    "notes": "latency and throughput of frames while lines of memory are written",
     "unfamiliar": "wrong statements about real pictures that are withheld, and right ones that are",
     "rows": "the article's four rows, on the whole suite with real video",
 }
@@ -53,6 +54,7 @@ APART = (
     "publishers",
     "voice",
     "memory",
+    "notes",
     "rules",
 )
 RESULTS = REPOSITORY / "benchmarks" / "results"

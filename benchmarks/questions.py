@@ -147,14 +147,14 @@ async def _measure_all(folder: Path, turns: int, block_s: float, report: Report)
                 Stream(stub, session, frames, fps, n / (fps * sessions))
                 for n, session in enumerate(names)
             ]
-            async with _running(streams):
+            async with together(streams):
                 await asyncio.sleep(model.window_segments / fps + SETTLE_S)
                 for turn in range(turns):
                     done = (index + turn / turns) / len(SCENARIOS)
                     report(f"{found.title}, turn {turn + 1} of {turns}", done)
                     found.without.append(await _block(streams, found, block_s))
                     askers = [Asker(stub, names[n % sessions]) for n in range(IN_FLIGHT)]
-                    async with _running(askers):
+                    async with together(askers):
                         found.with_questions.append(await _block(streams, found, block_s, askers))
             for session in names:
                 release = inference_pb2.ReleaseSessionRequest(session_id=session)
@@ -163,7 +163,7 @@ async def _measure_all(folder: Path, turns: int, block_s: float, report: Report)
 
 
 @contextlib.asynccontextmanager
-async def _running(runners: list[Any]) -> AsyncIterator[None]:
+async def together(runners: list[Any]) -> AsyncIterator[None]:
     """Run them for as long as the context lasts; raises what one of them did."""
     tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
     try:

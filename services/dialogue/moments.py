@@ -31,7 +31,8 @@ GONE = "sightline:memory-gone:"
 HOUR_MS = 3_600_000
 MOST_EXPIRED = 256  # that one new moment takes away
 
-# The first write is one that Redis refuses when it is out of memory.
+# The first write is one that Redis refuses when it is out of memory. A quarter of an hour's bytes
+# is for lines alone.
 _KEEP = """
 local stream, hash, gone = KEYS[1], KEYS[2], KEYS[3]
 local ms, start, hour = tonumber(ARGV[1]), ARGV[2], ARGV[3]
@@ -51,7 +52,7 @@ local used = taken[1] == hour and tonumber(taken[2]) or 0
 local size = #moment
 if used + size > most then return {'over', 0} end
 local outcome = 'stored'
-if used + size + #pictures > most then
+if used + size + #pictures > most * 3 / 4 then
   outcome, pictures = 'pictures_over', ''
 end
 local id = string.format('%.0f-%.0f', ms, number)

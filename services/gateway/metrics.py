@@ -169,7 +169,7 @@ MOMENTS = Counter(
 NOTES = Counter(
     "sightline_memory_notes_total",
     "Lines that workers were asked for to be remembered, by what became of them.",
-    ["outcome"],  # written, empty, busy: the worker was, late, failed
+    ["outcome"],  # written, same: nothing changed, empty, busy: the worker was, late, failed
 )
 NOTE_SECONDS = Histogram(
     "sightline_memory_note_seconds",

@@ -174,6 +174,13 @@ class WorkerConfig(ServiceConfig):
         "silent. `tell`: they come as ever, marked `unfamiliar_picture`.",
         choices=("withhold", "tell"),
     )
+    note_wait_s: float = setting(
+        8.0,
+        "Seconds that a line of a session's memory may wait for lines of others, with which it is "
+        "written at a fraction of its cost. Of built-in models; 0: it is written at once.",
+        minimum=0,
+        maximum=20,
+    )
     unsure_below: float = setting(
         0.5,
         "Mean probability (geometric) of an answer's tokens below which the model is not sure of "

@@ -122,6 +122,25 @@ async def test_each_scene_is_kept_with_the_line_and_the_picture_of_its_time() ->
     assert len(journal.kept) == 2, "closed"
 
 
+async def test_what_has_not_changed_is_not_described_again() -> None:
+    session, journal = Session(), Journal()
+    diary = diary_of(session, journal)
+    await show(diary, [100, 100, 100, 100, 100, 100, 220])  # 48 s of one scene
+    assert [moment.line for moment in journal.kept] == ["a red circle"] * 4
+    assert {moment.embedding for moment in journal.kept} == {b"12"}
+    assert session.asked == 2
+    assert all(moment.pictures for moment in journal.kept), "each has one of its own time"
+
+
+async def test_what_could_not_be_described_is_tried_again_in_the_next_moment() -> None:
+    session, journal = Session(), Journal()
+    session.refuses = True
+    diary = diary_of(session, journal)
+    await show(diary, [100, 100, 100, 100])
+    assert session.asked == 3
+    await diary.aclose()
+
+
 async def test_no_picture_is_kept_of_a_session_that_wants_lines() -> None:
     session, journal = Session(LINES), Journal()
     diary = diary_of(session, journal)

@@ -39,8 +39,8 @@ def steps(shown: Sequence[bytes], *, longest_s: float = 15.0, fps: int = 4) -> l
         if not moments.wants(capture_ns):
             continue
         step = moments.see(pixels, 64, 64, capture_ns)
-        if step is Step.NOTE:
-            found.append(("note", number / fps))
+        if step in (Step.NOTE, Step.SAME):
+            found.append((step.value, number / fps))
         elif step is Step.END:
             assert moments.ended is not None
             found.append(("end", moments.ended.end_ns / NS, moments.ended.changed))
@@ -52,9 +52,11 @@ def test_a_still_picture_is_one_moment_after_the_other() -> None:
     assert said == [
         ("note", 1.0),
         ("end", 15.0, False),
-        ("note", 16.0),
+        ("same", 16.0),
         ("end", 30.0, False),
     ]
+    later = [each for each in steps([picture()] * 4 * 80) if each[0] == "note"]
+    assert later == [("note", 1.0), ("note", 61.0)], "small things are not seen to change"
 
 
 def test_a_change_ends_a_moment_when_it_began_and_not_before_it_is_described() -> None:

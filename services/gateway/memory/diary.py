@@ -20,23 +20,32 @@ from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
 log = logging.getLogger(__name__)
 
 PICTURES = gateway_pb2.MEMORY_KIND_PICTURES
-NOTE_S = 15.0  # that a worker gets to describe a moment, behind all that is asked of it
+NOTE_S = 30.0  # that a worker gets to describe a moment, behind all that is asked of it
 PICTURE_WIDTHS = (320, 160)  # pixels, of the first that is small enough
 MOST_PICTURE_BYTES = 48 * 1024
 MOST_PICTURES = 3
 MOST_BUSY = 0.9  # share of a worker's time that leaves none for lines
-MOST_ENDING = 8  # moments that are over and not written yet
+MOST_ENDING = 32  # moments that are over and not written yet
 MOST_HEARD_CHARACTERS = 2000
 
 
 @dataclass(slots=True)
 class _Page:
-    """What is known of the moment that goes on."""
+    """What is known of the moment that goes on. `like`: the moment that showed the same."""
 
     describing: asyncio.Task[None] | None = None
     line: str = ""
     embedding: bytes = b""
     pictures: list[bytes] = field(default_factory=list)
+    like: "_Page | None" = None
+
+    async def described(self) -> None:
+        """Wait until nothing more will be known of it."""
+        if self.describing is not None:
+            await asyncio.wait({self.describing})
+        if self.like is not None and self.like.describing is not None:
+            await asyncio.wait({self.like.describing})
+            self.line, self.embedding = self.like.line, self.like.embedding
 
 
 class Diary:
@@ -46,7 +55,7 @@ class Diary:
         self._session = session
         self._journal = journal
         self._moments = Moments(longest_s)
-        self._page = _Page()
+        self._page = self._noted = _Page()
         self._ending: set[asyncio.Task[None]] = set()
         self._heard_ns = 0  # end of the newest sentence that is written down
         self._closed = False
@@ -57,11 +66,16 @@ class Diary:
         if self._closed or not self._moments.wants(frame.capture_ns):
             return
         step = self._moments.see(frame.pixels, frame.width, frame.height, frame.capture_ns)
-        if step is Step.NOTE:
-            page = self._page
+        page, known = self._page, self._noted
+        if step is Step.SAME and known.describing and (known.line or not known.describing.done()):
+            page.like = known
+            page.describing = self._spawn(self._picture(page), "picture")
+            metrics.NOTES.labels("same").inc()
+        elif step in (Step.NOTE, Step.SAME):
+            self._noted = page
             page.describing = self._spawn(self._describe(page), "describe")
         elif step is Step.END and self._moments.ended is not None:
-            page, self._page = self._page, _Page()
+            self._page = _Page()
             if len(self._ending) >= MOST_ENDING:
                 metrics.MOMENTS.labels("too_many").inc()
                 return
@@ -124,8 +138,7 @@ class Diary:
         return " ".join(each.text for each in said)[:MOST_HEARD_CHARACTERS]
 
     async def _write(self, moment: Moment, page: _Page) -> None:
-        if page.describing is not None:
-            await asyncio.wait({page.describing})
+        await page.described()
         outcome = "store_away"
         try:
             reply = await self._journal.keep(

@@ -10,6 +10,7 @@ NS = 1_000_000_000
 LOOK_NS = NS // 2  # between two frames that are looked at
 LEAST_S = 5.0  # that a moment lasts before a change ends it
 SETTLE_S = 1.0  # from its begin until it is described
+RENEW_NS = 60 * NS  # after which what has not changed is described anew: small things are not seen
 HOLD_NS = NS  # that a change lasts before it counts
 GRID, SAMPLES = 16, 4  # cells of a side, and pixels of each cell's side that are looked at
 CHANGED_LEVELS = 20  # of 255, in which a cell differs
@@ -21,6 +22,7 @@ class Step(Enum):
 
     NOTHING = "nothing"
     NOTE = "note"  # describe what is there now
+    SAME = "same"  # what is there now is what was described last
     END = "end"  # the moment is over, and another begins
 
 
@@ -43,6 +45,8 @@ class Moments:
         self._next_ns = 0
         self._described: NDArray[np.int16] | None = None  # the picture then
         self._changed_ns: int | None = None  # since when it differs from that
+        self._noted: NDArray[np.int16] | None = None  # the picture of the last NOTE
+        self._noted_ns = 0
         self.now: Moment | None = None
         self.ended: Moment | None = None
         """The moment that the last END was of."""
@@ -67,6 +71,10 @@ class Moments:
             if capture_ns - now.start_ns < SETTLE_S * NS:
                 return Step.NOTHING
             self._described = picture
+            recent = capture_ns - self._noted_ns < RENEW_NS
+            if self._noted is not None and recent and not differs(self._noted, picture):
+                return Step.SAME
+            self._noted, self._noted_ns = picture, capture_ns
             return Step.NOTE
         if not differs(self._described, picture):
             self._changed_ns = None

@@ -167,11 +167,12 @@ class Scheduler:
         prompts = [job for job in jobs if job.num_unread > 1]
         read: set[EngineSession | None] = set()
         for job in answers + prompts:
-            if job.session not in read and len(read) >= windows:
+            if not job.alone and job.session not in read and len(read) >= windows:
                 continue
             count = job.num_next(budget)
             if count:
-                read.add(job.session)
+                if not job.alone:  # it reads no window
+                    read.add(job.session)
                 plan.branches.append((job, count))
                 plan.num_tokens += count
                 budget -= count

@@ -80,7 +80,7 @@ class InferenceServicer(InferenceServiceServicer):
             max(1, config.waiting_questions // 2),
             config.withholds,
         )
-        self._noter = Noter(engine, config.withholds)
+        self._noter = Noter(engine, config.withholds, config.note_wait_s)
         self._answers = InFlight("questions", owner="the worker", most=config.max_answers)
         self._busy: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], maxlen=256)
 
