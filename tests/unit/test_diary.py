@@ -11,6 +11,7 @@ import pytest
 from services.common.identity import Identity
 from services.gateway.config import GatewayConfig
 from services.gateway.frames.sampler import SampledFrame
+from services.gateway.memory import diary as diary_module
 from services.gateway.memory import memories as memories_module
 from services.gateway.memory.diary import Diary
 from services.gateway.memory.memories import Memories
@@ -70,6 +71,7 @@ class Session:
         )
         self.lines = ["a red circle", "a blue square", "a green star"]
         self.refuses = False
+        self.moved_on = asyncio.Event()
         self.asked = 0
 
     async def _note(self, request: Any, timeout: float) -> inference_pb2.NoteResponse:
@@ -77,6 +79,11 @@ class Session:
         if self.refuses:
             raise Refused
         return inference_pb2.NoteResponse(line=self.lines[self.asked - 1], embedding=b"12")
+
+    async def wait_placed(self, timeout_s: float) -> bool:
+        self.refuses = False
+        self.moved_on = asyncio.Event()
+        return True
 
     async def preview(self, width: int) -> bytes:
         return bytes(60_000 if width > 200 else 1000)
@@ -132,7 +139,10 @@ async def test_what_has_not_changed_is_not_described_again() -> None:
     assert all(moment.pictures for moment in journal.kept), "each has one of its own time"
 
 
-async def test_what_could_not_be_described_is_tried_again_in_the_next_moment() -> None:
+async def test_what_could_not_be_described_is_tried_again_in_the_next_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(diary_module, "MOVED_S", 0.0)
     session, journal = Session(), Journal()
     session.refuses = True
     diary = diary_of(session, journal)
@@ -149,7 +159,31 @@ async def test_no_picture_is_kept_of_a_session_that_wants_lines() -> None:
     assert journal.kept[0].line
 
 
-async def test_a_worker_that_says_nothing_and_a_store_that_is_away_cost_no_more() -> None:
+async def test_a_worker_that_ends_in_mid_line_leaves_it_to_the_next() -> None:
+    session, journal = Session(), Journal()
+    session.refuses = True
+    session.moved_on.set()
+    diary = diary_of(session, journal)
+    await show(diary, [100, 160])
+    assert [moment.line for moment in journal.kept] == ["a blue square"], "the second asked"
+    await diary.aclose()
+
+
+async def test_what_goes_on_is_kept_when_another_gateway_takes_the_session() -> None:
+    session, journal = Session(), Journal()
+    diary = diary_of(session, journal)
+    await show(diary, [100, 160])
+    await diary.leave()
+    assert [(moment.line, moment.start_ns // NS) for moment in journal.kept] == [
+        ("a red circle", 100),
+        ("a blue square", 108),
+    ]
+
+
+async def test_a_worker_that_says_nothing_and_a_store_that_is_away_cost_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(diary_module, "MOVED_S", 0.0)
     session, journal = Session(), Journal()
     session.refuses = True
     journal.away = 1

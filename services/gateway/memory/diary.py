@@ -24,6 +24,8 @@ NOTE_S = 30.0  # that a worker gets to describe a moment, behind all that is ask
 PICTURE_WIDTHS = (320, 160)  # pixels, of the first that is small enough
 MOST_PICTURE_BYTES = 48 * 1024
 MOST_PICTURES = 3
+MOVED_S = 3.0  # after which another worker's line would be about something else
+GOODBYE_S = 2.0  # for what goes on when the gateway ends or gives its session away
 MOST_BUSY = 0.9  # share of a worker's time that leaves none for lines
 MOST_ENDING = 32  # moments that are over and not written yet
 MOST_HEARD_CHARACTERS = 2000
@@ -93,6 +95,17 @@ class Diary:
         self._closed = True
         await cancel_and_wait(self._page.describing, *self._ending)
 
+    async def leave(self) -> None:
+        """Write down what goes on, as far as it is known, and nothing more."""
+        self._closed = True
+        now, page = self._moments.now, self._page
+        await cancel_and_wait(page.describing)
+        if now is not None and now.end_ns > now.start_ns and len(self._ending) < MOST_ENDING:
+            self._ending.add(self._spawn(self._write(now, page), "write"))
+        if self._ending:
+            await asyncio.wait(set(self._ending), timeout=GOODBYE_S)
+        await self.aclose()
+
     def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         return spawn(work, name=f"{self._session.id}:memory:{name}")
 
@@ -103,6 +116,12 @@ class Diary:
         if busy and not self._session.spec.lossless:  # one that is read as fast as may be waits
             metrics.NOTES.labels("busy").inc()
             return
+        moved_on = self._session.moved_on
+        if not await self._note(page) and await self._moved(moved_on) and page is self._page:
+            await self._note(page)
+
+    async def _note(self, page: _Page) -> bool:
+        """Have a line written. False where the worker did not say anything."""
         started_s = time.monotonic()
         outcome = "failed"
         try:
@@ -117,6 +136,16 @@ class Diary:
                 outcome = "late"
         finally:
             metrics.NOTES.labels(outcome).inc()
+        return outcome != "failed"
+
+    async def _moved(self, moved_on: asyncio.Event) -> bool:
+        """Whether another worker has the session soon: the one that had it ended in mid-line."""
+        try:
+            async with asyncio.timeout(MOVED_S):
+                await moved_on.wait()
+                return await self._session.wait_placed(MOVED_S)
+        except TimeoutError:
+            return False
 
     async def _picture(self, page: _Page) -> None:
         if self._session.spec.memory != PICTURES or len(page.pictures) >= MOST_PICTURES:

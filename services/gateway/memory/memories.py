@@ -67,7 +67,7 @@ class Memories:
     def session_replaced(self, before: AnySession, now: AnySession) -> None:
         """What was written stays: whoever has the session now goes on."""
         if not isinstance(now, Session) and (diary := self._diaries.pop(before.id, None)):
-            self._later(diary.aclose(), f"{before.id}:leave")
+            self._later(diary.leave(), f"{before.id}:leave")
 
     async def forget(self, session: AnySession) -> None:
         """Erase what is remembered of a session that was deleted, as far as that works at once;
@@ -80,8 +80,7 @@ class Memories:
 
     async def aclose(self) -> None:
         """Write no more, and wait a little for what is being erased."""
-        for diary in self._diaries.values():
-            await diary.aclose()
+        await asyncio.gather(*(diary.leave() for diary in self._diaries.values()))
         self._diaries.clear()
         if self._closing:
             await asyncio.wait(set(self._closing), timeout=GOODBYE_S)
