@@ -1,10 +1,13 @@
 """Memory beyond the window, through real processes: written, read, asked about, and erased."""
 
+import asyncio
 import json
+import shutil
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,9 @@ import redis
 from numpy.typing import NDArray
 
 import sightline
+from services.inference_worker.serving.doubt import says_doubt
 from sightline.cli import main
+from sightline.mcp_server import Tools
 from tests.eventually import wait_until
 from tests.suite import Suite
 
@@ -31,7 +36,13 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     made = Suite(
         tmp_path_factory.mktemp("remembering"),
         speech=False,
-        environment={"inference_worker": {"WORKER_THREADS": "1", "WORKER_MAX_SESSIONS": "4"}},
+        environment={
+            "inference_worker": {
+                "WORKER_THREADS": "1",
+                "WORKER_MAX_SESSIONS": "4",
+                "WORKER_NOTE_WAIT_S": "0",  # each scene is described before the next is shown
+            }
+        },
     )
     made.start()
     yield made
@@ -99,6 +110,16 @@ def kept(suite: Suite, word: str) -> list[str]:
     return found
 
 
+async def by_tools(address: str) -> dict[str, Any]:
+    """What an assistant is told."""
+    async with sightline.aio.connect(address) as client:
+        tools = Tools(client)
+        found = await tools.ask("room", "When did the green circle show?")
+        listed = await tools.memory("room", "green", limit=5)
+        assert {each["id"] for each in listed} >= {each["moment"] for each in found["memory"]}
+        return found
+
+
 def test_moments_are_written_read_asked_about_and_erased(
     suite: Suite, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -153,6 +174,41 @@ def test_moments_are_written_read_asked_about_and_erased(
         assert "blue circle" in present.text
         assert not present.memory
 
+        # Asked about now, of what is not there any more: its own words first, then what is known
+        away = session.ask("What color is the square?").result()
+        own, _, remembered = away.text.partition(". From memory, ")
+        assert says_doubt(own), away.text
+        assert "blue" in remembered, away.text
+        assert away.unsure
+        assert "blue square" in away.memory[0].line
+        moment = session.moment(away.memory[0].moment)
+        assert moment.pictures[0].startswith(b"\xff\xd8")
+
+        # By other doors
+        body = {"text": "When did the green circle show?"}
+        told = suite.api("POST", "api/sessions/room/ask", {"question": body})["answer"]
+        assert told["memory"][0]["moment"] == answer.memory[0].moment
+        message = {"role": "user", "content": body["text"]}
+        chat = suite.api(
+            "POST", "v1/chat/completions", {"model": "sightline://room", "messages": [message]}
+        )
+        assert chat["sightline"]["memory"][0]["moment"] == answer.memory[0].moment
+        found = asyncio.run(by_tools(suite.address))
+        assert found["memory"][0]["moment"] == answer.memory[0].moment
+        shutil.rmtree(tmp_path)
+        options = ["--server", suite.address, "memory", "room", "--moment", moment.id]
+        assert main([*options, "--pictures", str(tmp_path)]) == 0
+        assert "blue square" in capsys.readouterr().out
+        assert [each.read_bytes() for each in tmp_path.iterdir()] == [moment.pictures[0]]
+        for text in (
+            "Was ist vor einer Woche passiert?",
+            "what happened 40 days ago??",
+            "wann war das Zebra zu sehen?",
+            "vor zehn minuten zebra wann when",
+        ):
+            answer = session.ask(text).result()
+            assert "ago" not in answer.text, "no time is made up"
+
         # Erased with its session
         other = client.open(push=True, name="other", memory="off")
         assert kept(suite, session.id)
@@ -178,6 +234,10 @@ def test_a_session_without_memory_keeps_nothing_and_answers_as_one_with_it(suite
                     assert kept(suite, session.id) == []
                 else:
                     tell(suite, session)
+                away = session.ask("What color is the square?").result().text
+                own, _, remembered = away.partition(". From memory, ")
+                assert own == "there is no square"
+                assert ("blue" in remembered) == (memory != "off")
                 said.append(
                     [
                         (answer.text, answer.prompt_tokens, answer.frames_seen)

@@ -28,7 +28,9 @@ class Kept:
 
 
 def _answerer(history_rounds: int, kept: Kept | None = None) -> Answerer:
-    model = SimpleNamespace(spec=SimpleNamespace(history_rounds=history_rounds))
+    model = SimpleNamespace(
+        spec=SimpleNamespace(history_rounds=history_rounds, reads_instructions=True)
+    )
     return Answerer(
         engine=cast(Any, None),
         model=cast(Any, model),

@@ -7,7 +7,7 @@ import pytest
 
 from services.inference_worker.engine.jobs import FinishReason, Generation, PastPicture
 from services.inference_worker.serving.answering import Answerer
-from services.inference_worker.serving.recalling import recalled
+from services.inference_worker.serving.recalling import of_now, recalled
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2, inference_pb2
 from tests.unit.tiny import Bench, Recorder, random_picture, tiny_model
@@ -197,6 +197,15 @@ def test_an_answer_that_goes_on_from_memory_says_what_it_knows_or_the_line() -> 
     assert asked.whole("") == ". From memory.", "or the picture was unfamiliar"
     recall.said = "I see none."
     assert recalled(recall, "how much is it", bench.model, room=1).recited == " From memory."
+
+
+def test_what_was_said_from_memory_is_no_history_of_a_model_that_reads_no_words() -> None:
+    assert of_now("there is no phone. From memory, 5 minutes ago (00:00:00 UTC): yes") == (
+        "there is no phone"
+    )
+    assert of_now("I see none. From memory: a phone") == "I see none"
+    assert of_now("From memory, 5 minutes ago (00:00:00 UTC): a phone") == ""
+    assert of_now("a phone. it came from memory, lane") == "a phone. it came from memory, lane"
 
 
 async def test_the_whole_answer_begins_with_what_was_said_before() -> None:

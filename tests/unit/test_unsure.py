@@ -146,15 +146,16 @@ async def test_an_unsure_answer_goes_on_with_what_is_remembered() -> None:
 async def test_nothing_is_added_to_what_memory_does_not_know_or_the_model_is_sure_of() -> None:
     worker = unsure_worker()
     async with asking(worker, remembering()) as (parts, session):
-        for text in ("How much is the zebra?", "What is this?", "When did the zebra show?"):
+        asked = "How much is the zebra?", "What is this?", "Is it a phone?", "When did zebras show?"
+        for text in asked:
             _, done = await ask(parts, session, text)
             assert done.text == NO_PHONE
             assert not done.memory
-        assert len(worker.asked) == 3
+        assert len(worker.asked) == len(asked)
         worker.unsure = False
         _, done = await ask(parts, session, "How much is the phone?")
         assert done.text == NO_PHONE
-        assert len(worker.asked) == 4
+        assert len(worker.asked) == len(asked) + 1
 
 
 async def test_without_memory_all_is_as_it_is_for_a_session_that_never_had_one() -> None:

@@ -26,7 +26,7 @@ MOST_PICTURE_BYTES = 48 * 1024
 MOST_PICTURES = 3
 MOVED_S = 3.0  # after which another worker's line would be about something else
 GOODBYE_S = 2.0  # for what goes on when the gateway ends or gives its session away
-MOST_BUSY = 0.9  # share of a worker's time that leaves none for lines
+MOST_BUSY = 0.7  # share of a worker's time that leaves none for lines
 MOST_ENDING = 32  # moments that are over and not written yet
 MOST_HEARD_CHARACTERS = 2000
 

@@ -70,6 +70,7 @@ _OF_A_THING = (
     "type video would your"
 )
 _ASKED_OF = frozenset(_OF_A_THING.split())
+_POINTS = re.compile(r"\b(?:it|this|that|these|those)\b")
 _TENSES = (
     (r"\bdid you see\b", "do you see"),
     (r"\bcould you see\b", "do you see"),
@@ -171,8 +172,10 @@ def _understood(said: str, now_ns: int, stop: frozenset[str]) -> PastQuestion | 
 
 def present_question(text: str, now_ns: int) -> PastQuestion | None:
     """A question about the present, as one about when that was last there; None where it names
-    nothing to look for."""
+    nothing to look for, or what it means is before its asker's eyes."""
     said = _plain(text)
+    if _POINTS.search(said):
+        return None
     words = tuple(word for word in _subject(said) if word not in _ASKED_OF)
     return PastQuestion(Kind.NOW, 0, now_ns, words, present=text) if words else None
 

@@ -21,7 +21,7 @@ from services.inference_worker.serving.calls import CallReader
 from services.inference_worker.serving.detokenizer import AnswerText
 from services.inference_worker.serving.doubt import is_unsure
 from services.inference_worker.serving.forms import form_of
-from services.inference_worker.serving.recalling import Recalled, recalled
+from services.inference_worker.serving.recalling import Recalled, of_now, recalled
 from services.inference_worker.serving.speaking import Speech, Voice
 from services.inference_worker.serving.symptoms import Outcome
 from sightline.errors import InvalidArgumentError
@@ -280,18 +280,28 @@ class Answerer:
         self, request: inference_pb2.AnswerRequest, degraded: list[str]
     ) -> list[Round]:
         wanted = min(self.history_rounds, self.model.spec.history_rounds)
-        if request.HasField("recall") and not self.model.spec.reads_instructions:
+        recalls = bool(request.recall.moments or request.recall.answer)
+        if recalls and not self.model.spec.reads_instructions:
             return []  # they speak of another present than the picture that it is shown
         if request.history and not request.conversation:
             given = list(request.history)[-wanted:] if wanted else []
-            return [_round(each) for each in given if each.answer != UNFAMILIAR]
+            return self._read(given)
         if self.history is None or not request.conversation or not wanted:
             return []
         turn = request.question.turn
         rounds = await self.history.context(request.conversation, wanted, before=turn)
         if not self.history.available:
             degraded.append("dialogue_unavailable")
-        return [_round(each) for each in rounds or [] if each.answer != UNFAMILIAR]
+        return self._read(rounds or [])
+
+    def _read(self, rounds: list[dialogue_pb2.Round]) -> list[Round]:
+        """Earlier rounds as the model reads them. One that reads no words never learned to tell
+        what was said from memory, of another time, from what it said of its own."""
+        read = [_round(each) for each in rounds if each.answer != UNFAMILIAR]
+        if self.model.spec.reads_instructions:
+            return read
+        own = [(each, of_now(each.answer)) for each in read]
+        return [replace(each, answer=now) for each, now in own if now or not each.answer]
 
     def _submit(
         self,

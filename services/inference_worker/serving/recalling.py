@@ -9,6 +9,7 @@ An answer about the present that the model was not sure of goes on in the same w
 has said.
 """
 
+import re
 from dataclasses import dataclass
 
 from services.common.ages import NS, ago, clock
@@ -19,6 +20,11 @@ from sightline.errors import InvalidArgumentError
 from sightline.v1 import inference_pb2
 
 MOST_MOMENTS = 4
+_REMEMBERED = re.compile(r"(?:^|\.? )From memory[,:] ")
+NOTHING = (
+    "Of what the following question is about, nothing is remembered from before what you see of "
+    "the video now. If you do not see it, say that you do not remember it, and name no time."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,11 @@ def recalled(recall: inference_pb2.Recall, text: str, model: ServedModel, room: 
     return Recalled(text, recited=lead + recall.answer)
 
 
+def of_now(answer: str) -> str:
+    """Part of an answer that is not from memory; "" where all of it is."""
+    return _REMEMBERED.split(answer, maxsplit=1)[0]
+
+
 def _lead(said: str) -> str:
     """What stands between words of the present and those from memory; "" where there are none."""
     if not said:
@@ -87,6 +98,8 @@ def _fitting(pictures: list[PastPicture | None], room: int) -> tuple[PastPicture
 
 def _told(recall: inference_pb2.Recall, num_pictures: int) -> str:
     """What is known of the moments, for a model that reads it before the question."""
+    if not recall.moments:
+        return NOTHING
     lines = ["This is remembered of the video before what you see of it now:"]
     for moment in recall.moments:
         heard = f' Somebody said: "{moment.heard}"' if moment.heard else ""
