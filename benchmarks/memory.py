@@ -8,11 +8,13 @@ and a quarter of moments in the store.
 """
 
 import asyncio
+import os
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 import numpy as np
@@ -64,6 +66,8 @@ class Found:
     when: list[bool] = field(default_factory=list)
     live: dict[str, list[bool]] = field(default_factory=dict)
     same: list[bool] = field(default_factory=list)
+    unsure: list[bool] = field(default_factory=list)  # of what is gone: then, as it was then
+    own: list[bool] = field(default_factory=list)  # and its words of now, as without memory
     first_ms: dict[str, list[float]] = field(default_factory=lambda: {"live": [], "memory": []})
     store_bytes: list[int] = field(default_factory=list)
     worker_mib: list[float] = field(default_factory=list)
@@ -74,7 +78,8 @@ class Found:
 
 def run(report: Report, *, quick: bool) -> Result:
     num_asked = 24 if quick else 120
-    with tempfile.TemporaryDirectory() as name:
+    at_once = {"WORKER_NOTE_WAIT_S": "0"}  # the story waits for every line
+    with tempfile.TemporaryDirectory() as name, patch.dict(os.environ, at_once):
         return asyncio.run(_measure(Path(name), num_asked, report))
 
 
@@ -154,6 +159,7 @@ async def _tell(
                     await _understood(forgetful, newest_ns)
                     await _ask(remembering, forgetful, scenes, number, found)
                     await _ask_when(remembering, scenes, number, began_ns, found)
+                    await _ask_of_the_gone(remembering, forgetful, scenes, number, found)
         found.moments = len(await remembering.memory(limit=5000))
 
 
@@ -195,6 +201,24 @@ async def _ask_when(
     answer = await session.ask(f"When did the {names[0]} show?").result()
     told_ns = answer.memory[0].start_ns if answer.memory else 0
     found.when.append(abs(told_ns - began_ns - came * SCENE_S * NS) < SCENE_S * NS / 2)
+
+
+async def _ask_of_the_gone(
+    remembering: aio.Session, forgetful: aio.Session, scenes: list[Scene], number: int, found: Found
+) -> None:
+    """Ask in the present where something is that is not there now, nor in the window: what the
+    model says of now must be as it says it without memory, and what follows be of when it was
+    there."""
+    seen = scenes[number].things | scenes[number - 1].things
+    names = sorted(scenes[number - AGES["1 min"]].things - seen)
+    if not names:
+        return
+    text = f"where is the {names[0]}"
+    told, plain = [await each.ask(text).result() for each in (remembering, forgetful)]
+    now, _, then = told.text.partition(". From memory, ")
+    found.own.append(now == plain.text)
+    if plain.unsure:
+        found.unsure.append(bool(then) and f"the {names[0]}".split()[-1] in told.memory[0].line)
 
 
 async def _understood(session: aio.Session, capture_ns: int) -> None:
@@ -260,6 +284,7 @@ def _result(found: Found) -> Result:
         (age, f"{_share(found.right[age]):.2f}", f"{_share(found.window[age]):.2f}") for age in AGES
     ]
     rows.append(("when it showed", f"{_share(found.when):.2f}", "-"))
+    rows.append(("where it is, that is gone", f"{_share(found.unsure):.2f}", "-"))
     live, memory = (Latency.of_ms(found.first_ms[name]) for name in ("live", "memory"))
     lost = _share(found.live["without"]) - _share(found.live["with memory"])
     kept = found.store_bytes
@@ -299,6 +324,7 @@ def _result(found: Found) -> Result:
             Target("right at 60 min", _share(found.right["60 min"]), LEAST_RIGHT, at_least=True),
             Target("answers about now lost", lost, MOST_LOST),
             Target("answers about now that memory changed", 1 - _share(found.same), 0.0),
+            Target("unsure answers whose first words memory changed", 1 - _share(found.own), 0.0),
             Target("the store's growth after a day", growth, 1.05, "×"),
             Target("first token from memory later by", max(0.0, later), MOST_FRAMES, "frames"),
         ],
@@ -306,6 +332,7 @@ def _result(found: Found) -> Result:
             "right": {age: _share(right) for age, right in found.right.items()},
             "window_alone": {age: _share(right) for age, right in found.window.items()},
             "when": _share(found.when),
+            "of_the_gone": {"asked": len(found.unsure), "right": _share(found.unsure)},
             "asked_at_the_time": _share(found.then),
             "live": {name: _share(right) for name, right in found.live.items()},
             "first_token_ms": found.first_ms,

@@ -61,11 +61,13 @@ redis.call('XADD', stream, id, 's', start, 'm', moment, 'w', whole)
 size = size + #pictures
 redis.call('HSET', hash, 'hour', hour, 'bytes', used + size)
 if pictures ~= '' then redis.call('HSET', hash, id, pictures) end
-local oldest = string.format('%.0f', math.max(0, ms - retention))
-local expired = redis.call('XRANGE', stream, '-', '(' .. oldest .. '-0', 'COUNT', ARGV[8])
-for _, entry in ipairs(expired) do
-  redis.call('HDEL', hash, entry[1])
-  redis.call('XDEL', stream, entry[1])
+if ms > retention then
+  local oldest = string.format('%.0f', ms - retention)
+  local expired = redis.call('XRANGE', stream, '-', '(' .. oldest .. '-0', 'COUNT', ARGV[8])
+  for _, entry in ipairs(expired) do
+    redis.call('HDEL', hash, entry[1])
+    redis.call('XDEL', stream, entry[1])
+  end
 end
 redis.call('PEXPIRE', stream, retention)
 redis.call('PEXPIRE', hash, retention)

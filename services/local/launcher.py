@@ -36,6 +36,10 @@ PICTURE_S = 30.0
 LOOK_S = 8.0  # how long a video is watched before it is asked about, where its window is longer
 AGAIN_S = 5.0  # between two tries to bring a session back
 LONG_S = 24 * 3600.0  # how long the two sessions wait for their publishers
+REMEMBERS = (
+    "Both remember what they showed until you stop: ask what happened ten minutes ago. "
+    "GATEWAY_MEMORY=off: neither does."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +150,8 @@ class Launcher:
             if self._options.exit_after_questions:
                 return code
             self._tell_addresses(camera)
+            if self._memory:
+                self._show.line(REMEMBERS, "dim")
             if self._config.worker_model == BUILTIN and (line := await relay_line()):
                 self._show.line(line, "dim")
             await self._stay(client)
@@ -170,7 +176,9 @@ class Launcher:
 
     async def _open_demo(self, client: aio.Client) -> aio.Session:
         if self._url is not None:
-            return await client.open(self._url, name=DEMO, loop=True, fps=self._config.fps)
+            return await client.open(
+                self._url, name=DEMO, loop=True, fps=self._config.fps, memory=self._memory
+            )
         return await self._open_push(client, DEMO, self._config.fps)
 
     async def _open_camera(self, client: aio.Client) -> aio.Session:
@@ -179,8 +187,20 @@ class Launcher:
 
     async def _open_push(self, client: aio.Client, name: str, fps: float) -> aio.Session:
         return await client.open(
-            push=True, name=name, key=self._keys[name], fps=fps, grace_s=LONG_S
+            push=True,
+            name=name,
+            key=self._keys[name],
+            fps=fps,
+            grace_s=LONG_S,
+            memory=self._memory,
         )
+
+    @property
+    def _memory(self) -> str:
+        """What is kept of the video: on this machine, in the Redis that goes with the suite, lines
+        and pictures; in another, what its owner says."""
+        own = self._config.dialogue_redis_url is None and "GATEWAY_MEMORY" not in os.environ
+        return "pictures" if own else ""
 
     async def _publish(self, suite: Suite, session: aio.Session, clip: Clip | None) -> None:
         if self._url is not None:

@@ -94,7 +94,15 @@ class Session:
 
 async def show(diary: Diary, levels: list[int], *, scene_s: int = 8) -> None:
     """Scenes one after the other, each with a square of its own brightness."""
-    capture_ns = 100 * NS
+    await scenes(diary, levels, scene_s=scene_s)
+    await diary.settle()
+
+
+async def scenes(
+    diary: Diary, levels: list[int], *, scene_s: int = 8, began_ns: int = 100 * NS
+) -> int:
+    """As `show`, from a time on, which is what is returned after them."""
+    capture_ns = began_ns
     for level in levels:
         pixels = np.full((16, 16, 3), 30, np.uint8)
         pixels[4:10, 4:10] = level
@@ -103,7 +111,7 @@ async def show(diary: Diary, levels: list[int], *, scene_s: int = 8) -> None:
             diary.see(frame)
             capture_ns += NS // 4
             await asyncio.sleep(0)
-    await diary.settle()
+    return capture_ns
 
 
 def diary_of(session: Session, journal: Journal) -> Diary:
