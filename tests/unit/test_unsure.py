@@ -143,6 +143,15 @@ async def test_an_unsure_answer_goes_on_with_what_is_remembered() -> None:
         assert second.asked_ns > first.asked_ns, "the later whole answer is the one that is kept"
 
 
+async def test_what_was_said_long_ago_is_found_for_who_asks_in_no_time() -> None:
+    worker, journal = unsure_worker("i do not know"), remembering()
+    journal.moments[3].heard = "the price is nine euros today"
+    async with asking(worker, journal) as (parts, session):
+        _, done = await ask(parts, session, "What did she say about the price?")
+        assert [each.heard for each in done.memory] == ["the price is nine euros today"]
+        assert 'somebody said "the price is nine euros' in worker.asked[1].recall.answer
+
+
 async def test_nothing_is_added_to_what_memory_does_not_know_or_the_model_is_sure_of() -> None:
     worker = unsure_worker()
     async with asking(worker, remembering()) as (parts, session):

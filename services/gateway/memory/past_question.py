@@ -71,6 +71,7 @@ _OF_A_THING = (
 )
 _ASKED_OF = frozenset(_OF_A_THING.split())
 _POINTS = re.compile(r"\b(?:it|this|that|these|those)\b")
+_SPEECH = re.compile(r"\b(?:say|said|saying|mention|mentioned|talk|talked|tell|told|speak|spoke)\b")
 _TENSES = (
     (r"\bdid you see\b", "do you see"),
     (r"\bcould you see\b", "do you see"),
@@ -176,7 +177,9 @@ def present_question(text: str, now_ns: int) -> PastQuestion | None:
     said = _plain(text)
     if _POINTS.search(said):
         return None
-    words = tuple(word for word in _subject(said) if word not in _ASKED_OF)
+    words = _subject(said)
+    if not _SPEECH.search(said):
+        words = tuple(word for word in words if word not in _ASKED_OF)
     return PastQuestion(Kind.NOW, 0, now_ns, words, present=text) if words else None
 
 
