@@ -182,7 +182,7 @@ class WorkerConfig(ServiceConfig):
         maximum=20,
     )
     unsure_below: float = setting(
-        0.5,
+        0.3,
         "Mean probability (geometric) of an answer's tokens below which the model is not sure of "
         "it: `unsure` says so, and what the session remembers of it is told, too.",
         minimum=0,

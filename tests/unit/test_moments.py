@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from services.common.jpeg import encode_jpeg
+from services.gateway.config import GatewayConfig
 from services.gateway.memory.moments import Moments, Step
 from services.gateway.memory.past_question import Kind, matches, past_question
 from services.gateway.memory.recaller import AWAY, Recaller
+from services.gateway.sessions.lease import Lease
+from services.gateway.sessions.remote_session import RemoteSession
+from services.gateway.workers.workers import Workers
 from sightline.errors import UnavailableError
-from sightline.v1 import dialogue_pb2, inference_pb2
+from sightline.v1 import dialogue_pb2, inference_pb2, peer_pb2
 from sightline.v1 import gateway_pb2 as pb
 
 NS = 1_000_000_000
@@ -338,3 +342,22 @@ def test_a_store_that_is_away_is_told_and_the_question_goes_on() -> None:
     request, found = recalled("what was there ten minutes ago", journal)
     assert found.degraded == [AWAY]
     assert not request.HasField("recall")
+
+
+async def test_another_gateway_recalls_what_the_owner_of_a_session_wrote() -> None:
+    async def refresh(remote: RemoteSession) -> None:
+        pass
+
+    record = peer_pb2.SessionRecord(session=Session().message())
+    lease = Lease("s", "one", "127.0.0.1:1", fence=1, left_s=3.0, record=record)
+    remote = RemoteSession(lease, Workers(), GatewayConfig(), refresh)
+    recaller = Recaller(Journal(STORY))  # type: ignore[arg-type]
+    question = pb.Question(text="When did the red circle show?")
+    request = inference_pb2.AnswerRequest(session_id="s", question=question)
+    found = await recaller.recall(remote, request)
+    assert found.recollections[0].start_ns == NOW_NS - 135 * NS
+    question.text = "How much is the green star?"
+    request = inference_pb2.AnswerRequest(session_id="s", question=question)
+    found = await recaller.look_back(remote, request, "there is no star")
+    assert [each.line for each in found.recollections] == ["a green star"]
+    assert request.recall.said == "there is no star"
