@@ -168,7 +168,7 @@ async def _ask(
 ) -> None:
     """Ask about now, with memory and without, and about every age."""
     now = scenes[number].question
-    answers = [await each.ask(now.text).result() for each in (remembering, forgetful)]
+    answers = [await _alone(each, now.text) for each in (remembering, forgetful)]
     for name, answer in zip(("with memory", "without"), answers, strict=True):
         found.live.setdefault(name, []).append(answer.text == now.answer)
     found.same.append(answers[0].text == answers[1].text)
@@ -214,11 +214,17 @@ async def _ask_of_the_gone(
     if not names:
         return
     text = f"where is the {names[0]}"
-    told, plain = [await each.ask(text).result() for each in (remembering, forgetful)]
+    told, plain = [await _alone(each, text) for each in (remembering, forgetful)]
     now, _, then = told.text.partition(". From memory, ")
     found.own.append(now == plain.text)
     if plain.unsure:
         found.unsure.append(bool(then) and f"the {names[0]}".split()[-1] in told.memory[0].line)
+
+
+async def _alone(session: aio.Session, text: str) -> Any:
+    """An answer in no conversation: the two sessions have been asked different things."""
+    async with session.conversation() as talk:
+        return await talk.ask(text).result()
 
 
 async def _understood(session: aio.Session, capture_ns: int) -> None:
