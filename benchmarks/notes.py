@@ -39,6 +39,7 @@ class Lines:
     every_s: float
     delay_s: float
     written: list[float] = field(default_factory=list)
+    late: int = 0  # that were not written in time: frames and answers go first
 
     async def run(self) -> None:
         """Ask until cancelled; a line is not waited for before the next is asked for."""
@@ -51,7 +52,13 @@ class Lines:
     async def one(self) -> None:
         started_s = time.monotonic()
         request = inference_pb2.NoteRequest(session_id=self.session)
-        reply = await self.stub.Note(request, timeout=LINE_S)
+        try:
+            reply = await self.stub.Note(request, timeout=LINE_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            self.late += 1
+            return
         if reply.line:
             self.written.append(time.monotonic() - started_s)
 
@@ -101,6 +108,11 @@ class Found:
     lines: dict[str, list[Latency]] = field(default_factory=dict)
     rushed: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
     written_s: list[float] = field(default_factory=list)
+    late: int = 0
+
+    def add(self, lines: Lines) -> None:
+        self.written_s += lines.written
+        self.late += lines.late
 
 
 def run(report: Report, *, quick: bool) -> Result:
@@ -134,7 +146,8 @@ async def _measure(folder: Path, turns: int, block_s: float, report: Report) -> 
                     ]
                     async with together(lines):
                         found.lines.setdefault(title, []).append(await _block(streams, block_s))
-                    found.written_s += [each for line in lines for each in line.written]
+                    for line in lines:
+                        found.add(line)
             await _release(stub, names)
         names = [f"rush-{n}" for n in range(RUSHING)]
         rushes = [Rush(stub, name, frames, Lines(stub, name, MOMENT_S, 0)) for name in names]
@@ -144,7 +157,8 @@ async def _measure(folder: Path, turns: int, block_s: float, report: Report) -> 
                 report(f"as fast as may be, turn {turn + 1}", (2 + turn / turns / 2) / 3)
                 for noting in (False, True):
                     found.rushed[noting].append(await _rushed(rushes, noting, block_s / 3))
-        found.written_s += [each for rush in rushes for each in rush.lines.written]
+        for rush in rushes:
+            found.add(rush.lines)
         await _release(stub, names)
     return _result(found, model)
 
@@ -194,7 +208,7 @@ def _result(found: Found, model: inference_pb2.ModelDescription) -> Result:
                 [
                     (f"{RUSHING} sessions, without lines", f"{max(found.rushed[False]):.0f} fps"),
                     ("time of a frame with lines against without", f"{slower}"),
-                    ("lines written", f"{line.count}"),
+                    ("lines written, and not in time", f"{line.count}, {found.late}"),
                     (
                         "a line, p50 and p95 with its wait",
                         f"{line.p50_ms:.0f}, {line.p95_ms:.0f} ms",
@@ -214,6 +228,7 @@ def _result(found: Found, model: inference_pb2.ModelDescription) -> Result:
             "slower": slower,
             "frames_per_s": {str(key): each for key, each in found.rushed.items()},
             "line_ms": line,
+            "late": found.late,
             "blocks": {"without": found.without, "lines": found.lines},
         },
         draw=lambda figure: _draw(figure, found),
