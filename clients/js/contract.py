@@ -10,7 +10,7 @@ from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from sightline.v1 import dialogue_pb2, gateway_pb2
+from sightline.v1 import dialogue_pb2, gateway_pb2, rules_pb2
 
 FILE = Path(__file__).parent / "src" / "contract.d.ts"
 ROOTS = (
@@ -22,7 +22,12 @@ ROOTS = (
     "DecideResponse",
     "ClientEvent",
     "ServerEvent",
+    "ListRulesResponse",
+    "ListEventsRequest",
+    "ListEventsResponse",
+    "ListWebhooksResponse",
 )
+FILES = (gateway_pb2.DESCRIPTOR, dialogue_pb2.DESCRIPTOR, rules_pb2.DESCRIPTOR)
 HEAD = """\
 // Messages of protos/sightline/v1 as JSON carries them. Written by clients/js/contract.py.
 // A field that says nothing is left out; 64-bit numbers are strings of digits, bytes are base64.
@@ -39,14 +44,20 @@ def text() -> str:
     """The file as it should be."""
     known: dict[str, Descriptor | EnumDescriptor] = {}
     for name in ROOTS:
-        _collect(gateway_pb2.DESCRIPTOR.message_types_by_name[name], known)
+        _collect(_message(name), known)
     return HEAD + "".join(_declared(known[name]) for name in sorted(known))
+
+
+def _message(name: str) -> Descriptor:
+    return next(
+        file.message_types_by_name[name] for file in FILES if name in file.message_types_by_name
+    )
 
 
 def _collect(
     found: Descriptor | EnumDescriptor, known: dict[str, Descriptor | EnumDescriptor]
 ) -> None:
-    if found.name in known or found.file not in (gateway_pb2.DESCRIPTOR, dialogue_pb2.DESCRIPTOR):
+    if found.name in known or found.file not in FILES:
         return
     if not (isinstance(found, Descriptor) and found.GetOptions().map_entry):
         known[found.name] = found

@@ -15,6 +15,12 @@ export async function main(video: HTMLVideoElement): Promise<string> {
     const known: boolean | undefined = active;
     text += `${known} ${score?.toFixed(2)}`;
   }
+  const { rule } = await server.rules.create(id, { name: "phones", predicate: { condition: "a phone is there" }, severity: "SEVERITY_WARNING" });
+  for await (const { event, active } of server.rules.everyEvent({ rule })) {
+    if (active && event) await server.rules.acknowledge(event, "seen");
+  }
+  const check: contract.RuleCheck | undefined = (await server.rules.get(rule)).state?.check;
+  text += check?.probability ?? (await server.rules.table({ session: id, unacknowledged: true }));
   const connection = server.connect(id, { speech: true, patience_s: 10 });
   const speech = new Speech();
   connection.addEventListener("audio_chunk", ({ detail }) => speech.play(detail));
@@ -39,6 +45,8 @@ export async function main(video: HTMLVideoElement): Promise<string> {
 
 // @ts-expect-error a session comes from somewhere
 server.create({ options: {} });
+// @ts-expect-error what the server says of a rule is not said to it
+server.rules.create("kitchen", { predicate: { condition: "x" }, created_ns: "1" });
 // @ts-expect-error there is no such mode
 new Voice().start(server.connect("x"), "loud");
 // @ts-expect-error there is no such code

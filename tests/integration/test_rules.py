@@ -95,7 +95,15 @@ async def test_a_rule_tells_without_a_viewer_and_is_found_again(redis_server: Re
             )
         )
         assert made.session == session.id
-        await eventually(lambda: worker.scored)
+
+        async def noted() -> pb.RuleCheck | None:
+            state = (await parts.stub.GetRule(pb.GetRuleRequest(rule="phones"))).state
+            return state.check if state.HasField("check") else None
+
+        check = await until(noted)
+        assert not check.active
+        assert check.probability == pytest.approx(0.1)
+        assert abs(check.time_ns - time.time_ns()) < 60e9
         worker.scores[PHONE] = 0.9
         await shown.show()
         (first,) = await events_of(parts, 1)

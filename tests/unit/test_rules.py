@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from services.gateway.rules.check_notes import CheckNotes
 from services.gateway.rules.checks import check_rule, interval_s
 from services.gateway.rules.judgement import NS, Judgement, Reading
 from services.gateway.rules.kinds import Said, asked_of, health_reading, hints_of, reading_of
@@ -20,7 +21,8 @@ from services.gateway.rules.posting import (
 )
 from services.gateway.rules.schedule import Hours
 from services.gateway.sources.remote.egress_policy import EgressPolicy
-from sightline.errors import InvalidArgumentError
+from sightline.errors import InvalidArgumentError, UnavailableError
+from sightline.v1 import peer_pb2
 from sightline.v1 import rules_pb2 as pb
 
 
@@ -31,6 +33,44 @@ def rule(**fields: Any) -> pb.Rule:
 
 def choice(*options: str, **fields: Any) -> pb.Rule:
     return pb.Rule(choice=pb.ChoiceRule(statement="it is {}", options=options), **fields)
+
+
+# --- what checks found ------------------------------------------------------------------------
+
+
+class Notebook:
+    """A store that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.written: list[dict[str, pb.RuleCheck]] = []
+        self.away = False
+
+    async def note_checks(self, session: str, checks: peer_pb2.RuleChecks) -> None:
+        if self.away:
+            raise UnavailableError("away")
+        self.written.append(dict(checks.checks))
+
+
+async def test_checks_are_noted_together_and_seldom() -> None:
+    now_s, store = 100.0, Notebook()
+    notes = CheckNotes("s", store, clock=lambda: now_s)
+    await notes.write({"a"})
+    assert store.written == []
+    notes.note("a", Reading(at_ns=1, active=True, value="red", probability=0.9))
+    notes.note("b", None, unfamiliar=True)
+    await notes.write({"a", "b"})
+    notes.note("a", Reading(at_ns=2, active=False, probability=0.2))
+    await notes.write({"a", "b"})
+    (first,) = store.written
+    assert (first["a"].active, first["a"].value, first["a"].probability) == (True, "red", 0.9)
+    assert first["b"].unfamiliar_picture
+    now_s += 3
+    await notes.write({"a"})
+    assert {rule: each.active for rule, each in store.written[1].items()} == {"a": False}
+    store.away = True
+    now_s += 3
+    notes.note("a", None)
+    await notes.write({"a"})  # nobody is the worse for it
 
 
 # --- what they may be -------------------------------------------------------------------------

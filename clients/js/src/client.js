@@ -2,6 +2,7 @@
 
 import { Connection } from "./connection.js";
 import { SightlineError } from "./errors.js";
+import { Rules } from "./rules.js";
 
 const DEADLINE_MS = 15_000;
 const CREATION_MS = 30_000;
@@ -22,6 +23,7 @@ export class Sightline {
     if (!this.url.pathname.endsWith("/")) this.url.pathname += "/";
     this.#token = typeof token === "function" ? token : () => token;
     this.#signIn = signIn;
+    this.rules = new Rules(this);
   }
 
   /** Whether somebody can be asked for a token. */

@@ -1,6 +1,12 @@
 // Messages of protos/sightline/v1 as JSON carries them. Written by clients/js/contract.py.
 // A field that says nothing is left out; 64-bit numbers are strings of digits, bytes are base64.
 
+export interface Acknowledgement {
+  by?: string;
+  time_ns?: string;
+  note?: string;
+}
+
 export interface AnswerDone {
   turn?: string;
   text?: string;
@@ -41,6 +47,11 @@ export interface Cancel {
   turn?: string;
 }
 
+export interface ChoiceRule {
+  statement?: string;
+  options?: string[];
+}
+
 export interface ClientEvent {
   start?: Start;
   ask?: Question;
@@ -50,6 +61,11 @@ export interface ClientEvent {
   audio_chunk?: AudioChunk;
   listen?: Listen;
   playback_ack?: PlaybackAck;
+}
+
+export interface CommentaryRule {
+  question?: string;
+  instructions?: string;
 }
 
 export interface Conversation {
@@ -150,6 +166,16 @@ export interface GoAway {
   reconnect_within_s?: number;
 }
 
+export interface HealthRule {
+  conditions?: string[];
+}
+
+export interface Hours {
+  days?: string[];
+  begin?: string;
+  end?: string;
+}
+
 export interface IceServer {
   urls?: string[];
   username?: string;
@@ -168,6 +194,28 @@ export interface Limits {
   question_bytes?: number;
   answer_tokens?: number;
   labels?: number;
+}
+
+export interface ListEventsRequest {
+  session?: string;
+  rule?: string;
+  after?: string;
+  unacknowledged?: boolean;
+  page_size?: number;
+  page_token?: string;
+}
+
+export interface ListEventsResponse {
+  events?: RuleEvent[];
+  next_page_token?: string;
+}
+
+export interface ListRulesResponse {
+  rules?: Rule[];
+}
+
+export interface ListWebhooksResponse {
+  webhooks?: Webhook[];
 }
 
 export interface Listen {
@@ -247,6 +295,24 @@ export interface Pool {
   free_sessions?: number;
 }
 
+export interface PredicateRule {
+  condition?: string;
+}
+
+export interface Product {
+  sku?: string;
+  names?: string[];
+  link?: string;
+  price?: string;
+  picture?: string;
+}
+
+export interface ProductRule {
+  statement?: string;
+  products?: Product[];
+  idle?: string;
+}
+
 export interface Push {
   key?: string;
 }
@@ -297,11 +363,88 @@ export interface Round {
   better?: string;
 }
 
+export interface Rule {
+  rule?: string;
+  session?: string;
+  session_name?: string;
+  name?: string;
+  predicate?: PredicateRule;
+  choice?: ChoiceRule;
+  score?: ScoreRule;
+  health?: HealthRule;
+  commentary?: CommentaryRule;
+  product?: ProductRule;
+  threshold?: number;
+  interval_s?: number;
+  debounce_s?: number;
+  cooldown_s?: number;
+  schedule?: Schedule;
+  severity?: Severity;
+  labels?: Record<string, string>;
+  created_ns?: string;
+  state?: RuleState;
+}
+
+export interface RuleCheck {
+  time_ns?: string;
+  active?: boolean;
+  value?: string;
+  probability?: number;
+  score?: number;
+  unfamiliar_picture?: boolean;
+}
+
+export interface RuleEvent {
+  event?: string;
+  rule?: string;
+  rule_name?: string;
+  session?: string;
+  session_name?: string;
+  kind?: string;
+  severity?: Severity;
+  labels?: Record<string, string>;
+  active?: boolean;
+  value?: string;
+  probability?: number;
+  score?: number;
+  text?: string;
+  product?: Product;
+  time_ns?: string;
+  capture_ns?: string;
+  number?: string;
+  reason?: string;
+  picture?: boolean;
+  clip?: boolean;
+  acknowledged?: Acknowledgement;
+}
+
+export interface RuleState {
+  active?: boolean;
+  value?: string;
+  probability?: number;
+  text?: string;
+  time_ns?: string;
+  capture_ns?: string;
+  events?: string;
+  error?: string;
+  check?: RuleCheck;
+}
+
 export interface Said {
   text?: string;
   start_ns?: string;
   end_ns?: string;
   language?: string;
+}
+
+export interface Schedule {
+  time_zone?: string;
+  hours?: Hours[];
+}
+
+export interface ScoreRule {
+  statement?: string;
+  levels?: string[];
 }
 
 export interface ServerEvent {
@@ -390,6 +533,12 @@ export interface SessionStats {
   strangeness?: number;
   frames_unfamiliar?: string;
 }
+
+export type Severity =
+  | "SEVERITY_UNSPECIFIED"
+  | "SEVERITY_INFO"
+  | "SEVERITY_WARNING"
+  | "SEVERITY_CRITICAL";
 
 export type SourceCondition =
   | "SOURCE_CONDITION_UNSPECIFIED"
@@ -500,4 +649,22 @@ export interface WatchStatus {
   unknown_words?: string[];
   undecided?: boolean;
   unfamiliar_picture?: boolean;
+}
+
+export interface Webhook {
+  webhook?: string;
+  url?: string;
+  secret?: string;
+  severity?: Severity;
+  session?: string;
+  created_ns?: string;
+  state?: WebhookState;
+}
+
+export interface WebhookState {
+  after?: string;
+  delivered?: string;
+  dead?: string;
+  failures?: number;
+  error?: string;
 }

@@ -60,6 +60,7 @@ export interface ClientOptions {
 export class Sightline {
   constructor(url: string | URL, options?: ClientOptions);
   readonly url: URL;
+  readonly rules: Rules;
   info(): Promise<contract.GetServerInfoResponse>;
   sessions(): Promise<contract.Session[]>;
   /** By id, or by name where that is unique. */
@@ -100,6 +101,37 @@ export class Sightline {
   ): Promise<Response>;
   /** Keeps with a turn whether its answer is good ("" for neither) and what would be better. */
   rate(conversation: string, turn: string, rating: "up" | "down" | "", better?: string): Promise<void>;
+}
+
+/** A rule as a request for one has it: one kind, and what else is to be otherwise than usual. */
+export type NewRule = Omit<contract.Rule, "rule" | "session" | "session_name" | "created_ns" | "state">;
+export type EventsWanted = Omit<contract.ListEventsRequest, "page_size" | "page_token">;
+
+/** Standing rules, which go on when nobody looks, their events, and where those are sent. */
+export interface Rules {
+  /** Of a session, by id or name, or of all; the oldest first. */
+  all(session?: string): Promise<contract.Rule[]>;
+  /** By id, or by name where that is unique. */
+  get(rule: string): Promise<contract.Rule>;
+  create(session: string, rule: NewRule): Promise<contract.Rule & { rule: string }>;
+  /** Ends a rule; its events stay. */
+  delete(rule: string): Promise<void>;
+  /** A page of events, the newest first. */
+  events(wanted?: contract.ListEventsRequest): Promise<contract.ListEventsResponse>;
+  /** All events there are, the newest first. */
+  everyEvent(wanted?: EventsWanted): AsyncGenerator<contract.RuleEvent, void, undefined>;
+  /** All events there are as CSV with a heading. */
+  table(wanted?: EventsWanted): Promise<string>;
+  /** The first acknowledgement holds. */
+  acknowledge(event: string, note?: string): Promise<contract.RuleEvent>;
+  /** JPEG of an event's moment. */
+  picture(event: string): Promise<Blob>;
+  /** MP4 of the seconds before and after it. */
+  clip(event: string): Promise<Blob>;
+  webhooks(): Promise<contract.Webhook[]>;
+  /** This reply alone has the `secret` that events are signed with. */
+  createWebhook(webhook: Pick<contract.Webhook, "severity" | "session"> & { url: string }): Promise<contract.Webhook>;
+  deleteWebhook(webhook: string): Promise<void>;
 }
 
 /** What reload of a page needs to go on with a connection. */

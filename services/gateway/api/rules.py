@@ -135,9 +135,10 @@ class RulesApi:
         "/api/events",
         "rules",
         "Events of rules",
-        about="The newest first, as JSON or, with `Accept: text/csv`, as a table. With `Accept: "
-        "text/event-stream` those that come from now on, each as `rule_event` with its id, by "
-        "which EventSource resumes after a broken connection.",
+        about="The newest first, as JSON or, with `Accept: text/csv`, as a table, whose `Link` "
+        "header leads to the next page. With `Accept: text/event-stream` those that come from now "
+        "on, each as `rule_event` with its id, by which EventSource resumes after a broken "
+        "connection.",
         gives=rules_pb2.ListEventsResponse,
         kinds=(JSON, CSV, SSE),
         parameters=(OF_SESSION, OF_RULE, AFTER, OPEN, *PAGES, RESUME),
@@ -159,7 +160,12 @@ class RulesApi:
         )
         found = await self._asked().events.listed(wanted, caller)
         if CSV in accept:
-            return web.Response(text=table_of(found), content_type=CSV, charset="utf-8")
+            return web.Response(
+                text=table_of(found),
+                content_type=CSV,
+                charset="utf-8",
+                headers=_link_to_next(request, found.next_page_token),
+            )
         return web.json_response(as_json(found))
 
     async def _stream(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -336,6 +342,15 @@ def table_of(found: rules_pb2.ListEventsResponse) -> str:
 def _cell(value: object) -> object:
     """A value that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "@", "-") else value
+
+
+def _link_to_next(request: web.Request, token: str) -> dict[str, str]:
+    """Where the table goes on, as a header: it has no place of its own for that."""
+    if not token:
+        return {}
+    return {
+        "Link": f'<?{request.rel_url.update_query(page_token=token).raw_query_string}>; rel="next"'
+    }
 
 
 def _kept(body: bytes, kind: str) -> web.Response:

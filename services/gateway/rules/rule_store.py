@@ -1,5 +1,6 @@
 """Rules in Redis: made, listed, deleted, and what each of them told last."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -71,7 +72,7 @@ class RuleStore:
         """Delete all rules of a session; their names are free from when the next one is made."""
         await self._records.together(
             lambda pipe: (
-                pipe.delete(_of(session), _told(session), _wrong(session)),
+                pipe.delete(_of(session), _told(session), _wrong(session), _checks(session)),
                 pipe.incr(VERSION),
             )
         )
@@ -103,12 +104,14 @@ class RuleStore:
             for session in sessions:
                 for key in (_of(session), _told(session), _wrong(session)):
                     pipe.hgetall(key)
+                pipe.get(_checks(session))
 
         replies = iter(await self._records.together(read))
         found = {}
         for session in sessions:
             records, told, wrong = next(replies), next(replies), next(replies)
-            kept = [_kept(records[id], told.get(id), wrong.get(id)) for id in records]
+            checks = peer_pb2.RuleChecks.FromString(next(replies) or b"").checks
+            kept = [_kept(records[id], told.get(id), wrong.get(id), checks) for id in records]
             found[session] = sorted(kept, key=lambda each: each.rule.created_ns)
         return found
 
@@ -133,18 +136,30 @@ class RuleStore:
         else:
             await self._records.do(lambda client: client.hdel(key, rule))
 
+    async def note_checks(self, session: str, checks: peer_pb2.RuleChecks) -> None:
+        """The last check of each rule of a session, in the place of those that were noted."""
+        encoded = checks.SerializeToString()
+        await self._records.do(lambda client: client.set(_checks(session), encoded, px=KEPT_MS))
+
 
 async def _values(key: str, client: Any) -> list[bytes]:
     found: list[bytes] = await client.hvals(key)
     return found
 
 
-def _kept(record: bytes, told: bytes | None, wrong: bytes | None) -> Kept:
+def _kept(
+    record: bytes,
+    told: bytes | None,
+    wrong: bytes | None,
+    checks: Mapping[str, rules_pb2.RuleCheck],
+) -> Kept:
     kept = Kept(peer_pb2.RuleRecord.FromString(record))
     if told is not None:
         kept.rule.state.CopyFrom(state_of(told))
     if wrong is not None:
         kept.rule.state.error = wrong.decode()
+    if kept.rule.rule in checks:
+        kept.rule.state.check.CopyFrom(checks[kept.rule.rule])
     return kept
 
 
@@ -163,6 +178,10 @@ def _told(session: str) -> str:
 
 def _wrong(session: str) -> str:
     return f"{PREFIX}wrong:{session}"
+
+
+def _checks(session: str) -> str:
+    return f"{PREFIX}checks:{session}"
 
 
 def _names(tenant: str) -> str:

@@ -3,6 +3,7 @@
 sightline:rules:of:<session>       rules of a session: id to record
 sightline:rules:told:<session>     what each has told: "<fence> <number> <event> " and its state
 sightline:rules:wrong:<session>    why a rule is not checked, by its id
+sightline:rules:checks:<session>   the last check of each, noted every few seconds
 sightline:rules:names:<tenant>     "<session> <id>" of a tenant's rules by their names
 sightline:rules:tenants            tenants that have rules or webhooks
 sightline:rules:version            grows with every rule that comes or goes

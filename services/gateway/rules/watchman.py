@@ -10,6 +10,7 @@ from typing import Protocol
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
+from services.gateway.rules.check_notes import CheckNotes
 from services.gateway.rules.checks import interval_s
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.judgement import NS, Judgement, Reading
@@ -69,6 +70,7 @@ class _Post:
         state = rules_pb2.RuleState()
         state.CopyFrom(rule.state)
         state.error, self.error = "", rule.state.error
+        state.ClearField("check")
         self.judgement = Judgement(state, debounce_s=rule.debounce_s, cooldown_s=rule.cooldown_s)
         self.statements = self.asked = asked_of(rule)
         self.said = Said(state.text)
@@ -98,6 +100,7 @@ class Watchman:
         self._rules = rules
         self._events = events
         self._told = told
+        self._notes = CheckNotes(session.id, rules)
         self._posts: dict[str, _Post] = {}
         self._changed = (asyncio.Event(), asyncio.Event())
         self._tasks: list[asyncio.Task[None]] = []
@@ -174,6 +177,7 @@ class Watchman:
         if scored:
             with metrics.RULE_LOOKS.time():
                 await self._score(scored)
+        await self._notes.write(self._posts.keys())
 
     async def _score(self, posts: list[_Post]) -> None:
         """Check rules together: those with many statements by a hint first."""
@@ -205,6 +209,7 @@ class Watchman:
                 await self._right(post)
                 if unfamiliar:  # nobody can tell: all stays as it was told last
                     metrics.RULE_CHECKS_UNFAMILIAR.inc()
+                    self._notes.note(post.rule.rule, None, unfamiliar=True)
                     continue
                 if post.asked == post.statements:
                     metrics.RULE_CHECKS.labels(post.kind).inc()
@@ -216,6 +221,7 @@ class Watchman:
                         continue
                     metrics.RULE_CHECKS_SAVED.inc()
                     reading = unchanged(post.judgement.state, likeliest, at_ns)
+                self._notes.note(post.rule.rule, reading)
                 if reading is not None:
                     await self._judge(post, reading)
         return changed
@@ -238,7 +244,9 @@ class Watchman:
         condition = self._session.condition
         if condition is not None:  # of an unknown one nothing is told
             metrics.RULE_CHECKS.labels(HEALTH).inc()
-            await self._judge(post, health_reading(post.rule, str(condition), time.time_ns()))
+            reading = health_reading(post.rule, str(condition), time.time_ns())
+            self._notes.note(post.rule.rule, reading)
+            await self._judge(post, reading)
 
     async def _off_duty(self, post: _Post) -> None:
         """Its hours have ended: what was active is no more."""
@@ -269,6 +277,7 @@ class Watchman:
             return
         metrics.RULE_CHECKS.labels(COMMENTARY).inc()
         await self._right(post)
+        self._notes.note(post.rule.rule, None, unfamiliar=done.unfamiliar_picture)
         if done.unfamiliar_picture:
             metrics.RULE_CHECKS_UNFAMILIAR.inc()
             return

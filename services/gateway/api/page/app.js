@@ -13,7 +13,7 @@ import { Model, readyModel } from "./model.js";
 import { offerPhone } from "./phone.js";
 import { Preview } from "./preview.js";
 import { offerCameras } from "./publishing.js";
-import { followRules } from "./rule_events.js";
+import { Rules } from "./rules.js";
 import { server } from "./server.js";
 import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
 import { Timeline } from "./timeline.js";
@@ -42,7 +42,7 @@ const PICTURES = {
   SOURCE_CONDITION_REPEATING: "The same pictures come over and over.",
 };
 
-const rooms = new Map(); // session id → {memory, connection, chat, watches, timeline}
+const rooms = new Map(); // session id → {memory, connection, chat, watches, timeline, rules}
 const sessions = new Map();
 let chosen = null; // "" once the page has drawn that there is none
 let suggested = { questions: [], conditions: [] };
@@ -72,6 +72,8 @@ function choose(id) {
   byId("chat-room").replaceChildren(room?.chat.node ?? el("p", { class: "empty muted", text: "Choose a session to ask about it." }));
   byId("watches-room").replaceChildren(room?.watches.node ?? el("p", { class: "empty muted", text: "Choose a session to set a watch on it." }));
   byId("timeline-room").replaceChildren(room?.timeline.node ?? el("p", { class: "empty muted", text: "Choose a session to see what happens in it." }));
+  byId("rules-room").replaceChildren(room?.rules.node ?? el("p", { class: "empty muted", text: "Choose a session to set a rule for it." }));
+  room?.rules.look();
   room?.connection.setSpeech(byId("speech").checked);
   byId("start-over").hidden = !room;
   showConnection();
@@ -90,7 +92,7 @@ function enter(id) {
   };
   room.chat.hears = hears;
   room.timeline = new Timeline(connection, { chat: room.chat, watches: room.watches, records: () => Number(model.info.recording_s ?? 0) > 0 });
-  room.unfollow = followRules(id, room.timeline, () => model.info.rules === true);
+  room.rules = new Rules(id, room.timeline, () => model.info.rules === true, suggested.conditions);
   rooms.set(id, room);
   connection.addEventListener("state", () => {
     if (connection.reason === "gone") forget(id, "That session has been removed.");
@@ -163,7 +165,7 @@ function adopt(session) {
 }
 
 function forget(id, text) {
-  rooms.get(id)?.unfollow();
+  rooms.get(id)?.rules.close();
   rooms.get(id)?.connection.close();
   rooms.delete(id);
   sessions.delete(id);
@@ -245,6 +247,7 @@ function showInfo(info) {
   for (const each of [...publishers, preview]) each.iceServers = info.ice_servers ?? [];
   byId("speech").disabled = info.speech === false;
   byId("speech").parentElement.title = info.speech === false ? "This server has no speech service." : "";
+  byId("rules").hidden = info.rules !== true;
   hears = info.voice === true;
   byId("hands-free").parentElement.hidden = !hears;
   for (const room of rooms.values()) room.chat.hears = hears;
@@ -262,6 +265,7 @@ function showModel() {
   for (const room of rooms.values()) {
     room.chat.suggest(suggested.questions);
     room.watches.suggest(suggested.conditions);
+    room.rules.form.suggest(suggested.conditions);
   }
   const bullets = (title, lines) => (lines?.length ? [el("h3", { text: title }), el("ul", {}, ...lines.map((text) => el("li", { text })))] : []);
   const place = byId("knows-text");

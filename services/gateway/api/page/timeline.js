@@ -77,6 +77,13 @@ export class Timeline {
     return entry;
   }
 
+  /** Shows the picture or clip of what was added. */
+  open({ at_ns, text }) {
+    const at = Number(at_ns) / 1e6;
+    const entry = this.#entries.find((each) => each.at === at && each.text === text);
+    if (entry) this.#show(entry);
+  }
+
   #drop({ node, dot, url }) {
     node.remove();
     dot.remove();
