@@ -10,7 +10,7 @@ import contextlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -60,6 +60,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.answering.set()
         self.answer = ANSWER
         self.word_s = 0.001  # what a spoken word lasts
+        self.voice: Callable[[int], bytes] = lambda samples: bytes(2 * samples)  # 16 kHz
         self.degraded: list[str] = []
         self.strangeness = 0.0
         self.unsure = False
@@ -214,7 +215,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                 text = word if index == 0 and not said else f" {word}"
                 yield ipb.AnswerEvent(text_delta=pb.TextDelta(turn=turn, text=text))
                 if request.speech:
-                    pcm = b"\0\0" * round(16_000 * self.word_s)
+                    pcm = self.voice(round(16_000 * self.word_s))
                     audio = pb.AudioChunk(sample_rate=16_000, pcm=pcm, text=word)
                     yield ipb.AnswerEvent(audio_chunk=pb.SpeechChunk(turn=turn, audio=audio))
             yield ipb.AnswerEvent(

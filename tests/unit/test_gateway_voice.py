@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from services.gateway.voice.ears import Ears
@@ -17,7 +19,7 @@ from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import Parts, running
 from tests.unit.served import served
 from tests.unit.test_gateway_viewers import Viewer
-from tests.unit.voices import SILENCE, SPEECH, Hearsay, Told, audio
+from tests.unit.voices import SILENCE, SPEECH, Hearsay, Loud, Told, audio, babble
 
 RATE = 16_000
 ANSWER = "one two three four five six"
@@ -35,6 +37,13 @@ class EarsOf(Ears):
 
     def activity(self) -> Told:
         return Told()
+
+
+class Loudly(EarsOf):
+    """Ears that take whatever is loud for speech."""
+
+    def activity(self) -> Any:
+        return Loud()
 
 
 class Speaker(Viewer):
@@ -61,7 +70,10 @@ class Speaker(Viewer):
 
 @asynccontextmanager
 async def talking(
-    *words: str, dialogue: FakeDialogue | None = None, speech: bool = True
+    *words: str,
+    dialogue: FakeDialogue | None = None,
+    speech: bool = True,
+    ears: type[EarsOf] = EarsOf,
 ) -> AsyncIterator[tuple[Speaker, FakeWorker, Hearsay]]:
     """A viewer on a session, who says `words` turn by turn."""
     worker, hearsay = FakeWorker(), Hearsay(*words)
@@ -71,7 +83,7 @@ async def talking(
         served(add, dialogue or FakeDialogue()) as address,
         running(worker, dialogue=address) as parts,
     ):
-        parts.viewers.ears = EarsOf(hearsay)
+        parts.viewers.ears = ears(hearsay)
         yield await _speaker(parts, speech), worker, hearsay
 
 
@@ -272,6 +284,25 @@ async def test_its_own_voice_in_the_microphone_is_no_question() -> None:
         assert actions == [pb.PLAYBACK_ACTION_PAUSE, pb.PLAYBACK_ACTION_RESUME]
         assert (await viewer.until_final()).text == ""
         assert len(worker.asked) == 1
+
+
+async def test_its_own_voice_out_of_a_loudspeaker_does_not_silence_it() -> None:
+    """By the sound of it, before a word is known; another voice silences it at once."""
+    async with talking("one two", "and the square?", ears=Loudly) as (viewer, worker, _):
+        worker.voice = lambda samples: babble(samples / RATE, seed=1).astype(np.int16).tobytes()
+        await viewer.say(bytes(RATE // 5 * 2))  # the microphone is open
+        await viewer.ask("count", turn="t1")
+        await viewer.until("answer_done")
+        ours = 0.3 * babble(1.0, seed=1)[: RATE // 10 * 7]
+        quiet = bytes(RATE * 2)
+        await viewer.say(ours.astype(np.int16).tobytes(), quiet)
+        assert (await viewer.until_final()).text == ""
+        assert not any(event.HasField("playback") for event in viewer.events)
+        await viewer.say(babble(0.7, seed=2).astype(np.int16).tobytes(), quiet)
+        pause = (await viewer.until("playback")).playback
+        assert (pause.turn, pause.action) == ("t1", pb.PLAYBACK_ACTION_PAUSE)
+        assert (await viewer.until_final()).text == "and the square?"
+        await eventually(lambda: len(worker.asked) == 2)
 
 
 async def test_a_button_that_is_held_makes_a_question_of_what_is_said() -> None:

@@ -10,12 +10,14 @@ import pytest
 from services.gateway.api.realtime.microphone import samples_of
 from services.gateway.api.realtime.settings import AudioFormat
 from sightline.errors import UnavailableError
+from tests.eventually import eventually
 from tests.unit.fake_worker import ANSWER, FakeWorker
 from tests.unit.realtime_parts import Line, line_to
 from tests.unit.test_gateway_voice import EarsOf
-from tests.unit.voices import SILENCE, SPEECH, Hearsay
+from tests.unit.voices import SILENCE, SPEECH, Hearsay, Loud, babble
 
 RATE = 24_000
+TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
 BY_HAND = {"audio": {"input": {"turn_detection": None}}}
 
 
@@ -35,6 +37,12 @@ async def _send(line: Line, *pieces: bytes) -> None:
         for start in range(0, len(piece), 4801):  # not even whole samples
             audio = base64.b64encode(piece[start : start + 4801]).decode()
             await line.send("input_audio_buffer.append", audio=audio)
+
+
+def _at_wire_rate(samples: np.ndarray) -> bytes:
+    """16 kHz as PCM of the wire."""
+    at = np.arange(round(len(samples) * RATE / 16_000)) * 16_000 / RATE
+    return np.interp(at, np.arange(len(samples)), samples).astype(np.int16).tobytes()
 
 
 async def _speak(line: Line) -> None:
@@ -142,6 +150,39 @@ async def test_what_is_cleared_is_not_heard() -> None:
         await line.send("input_audio_buffer.commit")
         heard = await line.until("conversation.item.input_audio_transcription.completed")
         assert heard["transcript"] == "What is there?"
+
+
+class Loudly(Ears):
+    """Ears that take whatever is loud for speech."""
+
+    def activity(self) -> Any:
+        return Loud()
+
+
+async def test_its_own_voice_out_of_the_clients_loudspeaker_is_no_question() -> None:
+    """And neither silences the client nor ends the response; somebody else's does, at once."""
+    worker = FakeWorker()
+    worker.answer, worker.word_s = "three circles", 1.5
+    worker.voice = lambda samples: babble(samples / 16_000, seed=1).astype(np.int16).tobytes()
+    hearsay = Hearsay("three", "and now")
+    async with line_to(worker, speech=True, ears=Loudly(hearsay)) as line:
+        await _send(line, _sound(0, 0.2))  # its microphone is open
+        await line.ask("what is there")
+        deltas = [each for each in line.events if each["type"] == "response.output_audio.delta"]
+        ours = np.frombuffer(b"".join(base64.b64decode(each["delta"]) for each in deltas), np.int16)
+        line.events.clear()
+        quiet = _sound(0, 1.2)
+        echo = (0.3 * ours[:24_000]).astype(np.int16).tobytes()
+        await _send(line, _sound(0, 0.2), echo, quiet)
+        await eventually(lambda: len(hearsay.heard_s) == 1)
+        await _send(line, _at_wire_rate(babble(1.0, seed=2)), quiet)
+        done = (await line.until("response.done"))["response"]
+        assert done["status"] == "completed"
+        heard = [each for each in line.events if each["type"] == TRANSCRIBED]
+        assert [each["transcript"] for each in heard] == ["and now"]
+        assert line.kinds().count("input_audio_buffer.speech_started") == 1
+        assert line.kinds().count("input_audio_buffer.committed") == 1
+        assert [each.question.text for each in worker.asked] == ["what is there", "and now"]
 
 
 async def test_words_that_do_not_come_are_told_and_end_no_line() -> None:

@@ -78,3 +78,20 @@ class Hearsay:
         yield asr_pb2.TranscribeResponse(
             text=text, audio_s=heard_s, final=True, segments=segments, language=language or "en"
         )
+
+
+def babble(length_s: float, *, seed: int) -> np.ndarray:
+    """Something like loud speech, 16 kHz: pulses of a pitch through changing resonances."""
+    draw = np.random.default_rng(seed)
+    pieces = []
+    for _ in range(round(length_s / 0.1)):
+        pulses = np.zeros(1600)
+        pulses[:: round(16_000 / draw.uniform(95, 140))] = 1.0
+        tone = pulses + draw.normal(0, 0.02, 1600)
+        for middle_hz in draw.uniform((300, 900, 2000), (900, 2000, 3400)):
+            times_s = np.arange(240) / 16_000
+            ringing = np.exp(-times_s * 350) * np.sin(2 * np.pi * middle_hz * times_s)
+            tone = tone + 0.6 * np.convolve(pulses, ringing)[:1600]
+        pieces.append(tone)
+    samples = np.concatenate(pieces)
+    return np.asarray(9000 * samples / np.abs(samples).max())

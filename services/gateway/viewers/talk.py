@@ -10,6 +10,7 @@ from services.gateway import metrics
 from services.gateway.voice import floor, heard
 from services.gateway.voice.ear import Ear
 from services.gateway.voice.floor import Floor
+from services.gateway.voice.loudspeaker import Loudspeaker
 from services.gateway.voice.phrases import has_words
 from sightline.v1 import gateway_pb2
 
@@ -49,6 +50,9 @@ class Talk:
         self._clock = clock
         self._ear: Ear | None = None
         self._floor = Floor()
+        self._loudspeaker = Loudspeaker(clock)
+        self._doubted = ""  # a turn that began as our own voice sounds
+        self._paused_s: float | None = None
         self._mode = gateway_pb2.LISTEN_MODE_HANDS_FREE
         self._timer: asyncio.TimerHandle | None = None
 
@@ -56,7 +60,9 @@ class Talk:
         """A piece of the microphone's audio. Raises what `Ear.feed` does."""
         if self._mode == gateway_pb2.LISTEN_MODE_OFF:
             return  # it was on its way when the microphone was closed
-        self._listening().feed(audio.pcm, audio.sample_rate)
+        ear = self._listening()
+        self._loudspeaker.hear(audio.pcm, audio.sample_rate)
+        ear.feed(audio.pcm, audio.sample_rate)
 
     def listen(self, mode: gateway_pb2.ListenMode) -> None:
         """Hear the microphone otherwise from here on; what was said until now is a question."""
@@ -78,6 +84,7 @@ class Talk:
     # --- what the viewer is told ----------------------------------------------------------------
 
     def answer_began(self, turn: str) -> None:
+        self._loudspeaker.stop()
         self._floor.answer_began(turn)
 
     def audio_sent(self, chunk: gateway_pb2.SpeechChunk) -> None:
@@ -85,11 +92,13 @@ class Talk:
         if audio.sample_rate:
             audio_s = len(audio.pcm) / SAMPLE_BYTES / audio.sample_rate
             self._floor.audio_sent(chunk.turn, audio_s, audio.text, self._clock())
+            self._loudspeaker.say(audio.pcm, audio.sample_rate, audio.text)
 
     def answer_made(self, turn: str) -> None:
         self._floor.answer_made(turn)
 
     def answer_lost(self, turn: str) -> None:
+        self._loudspeaker.stop()
         self._floor.answer_lost(turn)
         self._set_timer()
 
@@ -126,7 +135,12 @@ class Talk:
         now_s = self._clock()
         match event:
             case heard.SpeechSuspected(turn):
-                self._act(self._floor.speech_suspected(turn, now_s))
+                like_ours = self._loudspeaker.is_heard()
+                self._doubted = turn if like_ours else ""
+                self._act(self._floor.speech_suspected(turn, now_s, like_ours=like_ours))
+            case heard.SpeechBegan(turn) if turn == self._doubted:
+                if not self._loudspeaker.is_heard():  # now there is more to compare
+                    self._act(self._floor.speech_suspected(turn, now_s))
             case heard.SpeechUnfounded(turn):
                 self._act(self._floor.speech_unfounded(turn, now_s))
             case heard.WordsHeard():
@@ -171,11 +185,15 @@ class Talk:
         for action in actions:
             match action:
                 case floor.Pause(turn):
+                    self._paused_s = self._clock()
                     self._play(turn, gateway_pb2.PLAYBACK_ACTION_PAUSE)
                 case floor.Resume(turn):
+                    if self._paused_s is not None:
+                        self._loudspeaker.wait(self._clock() - self._paused_s)
                     metrics.VOICE_INTERRUPTIONS.labels("resumed").inc()
                     self._play(turn, gateway_pb2.PLAYBACK_ACTION_RESUME)
                 case floor.Stop(turn, text):
+                    self._loudspeaker.stop()
                     metrics.VOICE_INTERRUPTIONS.labels("cut").inc()
                     self._play(turn, gateway_pb2.PLAYBACK_ACTION_STOP, text or "")
                 case floor.Cancel(turn):

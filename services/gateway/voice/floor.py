@@ -142,12 +142,13 @@ class Floor:
 
     # --- speech -------------------------------------------------------------------------------
 
-    def speech_suspected(self, turn: str, now_s: float) -> list[Action]:
-        """Somebody may speak: silence at once where an answer is being spoken."""
+    def speech_suspected(self, turn: str, now_s: float, *, like_ours: bool = False) -> list[Action]:
+        """Somebody may speak: silence at once where an answer is being spoken. like_ours: it sounds
+        as what is being played does, so that its words must tell first."""
         self._drop_played(now_s)
         answer = next(reversed(self._answers.values()), None)
         self._into = (turn, answer)
-        if answer is None or not answer.sentences or self._paused:
+        if answer is None or not answer.sentences or self._paused or like_ours:
             return []
         self._paused, self._paused_s, self._speaker = answer.turn, now_s, turn
         return [Pause(answer.turn)]

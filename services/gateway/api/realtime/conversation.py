@@ -27,6 +27,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.viewers import Viewers
+from services.gateway.voice.loudspeaker import Loudspeaker
 from sightline.errors import SightlineError
 from sightline.v1 import gateway_pb2
 
@@ -60,11 +61,13 @@ class Conversation:
         self._attachment: Attachment | None = None
         self._line = Line(visitor)
         self._voices = Voices(speaker)
-        self._responses = Responses(self, self._line, self._voices)
+        # Of a track this side is the player, and knows better what is played.
+        loudspeaker = None if by_track else Loudspeaker()
+        self._responses = Responses(self, self._line, self._voices, loudspeaker)
         self._pictures: PictureStream | None = None
-        self._spoken = SpokenTurns(self, self._line)
+        self._spoken = SpokenTurns(self, self._line, loudspeaker)
         self._microphone = Microphone(
-            viewers.ears, config.turn_rules(), self._spoken.tell, self._card
+            viewers.ears, config.turn_rules(), self._spoken.tell, self._card, loudspeaker
         )
 
     async def open(self, settings: Settings) -> None:

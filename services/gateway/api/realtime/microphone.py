@@ -10,6 +10,7 @@ from services.gateway.api.realtime.settings import AudioFormat, Settings
 from services.gateway.voice.ear import MAX_PIECE_BYTES, Ear
 from services.gateway.voice.ears import Ears
 from services.gateway.voice.heard import Heard
+from services.gateway.voice.loudspeaker import Loudspeaker
 from services.gateway.voice.turn_detector import TurnRules
 from sightline.v1 import gateway_pb2
 
@@ -29,8 +30,11 @@ class Microphone:
         rules: TurnRules,
         tell: Callable[[Heard], None],
         card: Callable[[], gateway_pb2.ModelCard | None] = lambda: None,
+        loudspeaker: Loudspeaker | None = None,
     ) -> None:
-        """card: of the model that is talked with."""
+        """card: of the model that is talked with. loudspeaker: beside the microphone, where its
+        client has one."""
+        self._loudspeaker = loudspeaker
         self._card = card
         self._ears = ears
         self._rules = rules
@@ -76,6 +80,8 @@ class Microphone:
         if self._settings.turn_detection is None and not self._held:
             self._held = True
             self._ear.hold()
+        if self._loudspeaker is not None:
+            self._loudspeaker.hear(pcm, sample_rate)
         self._ear.feed(pcm, sample_rate)
 
     def commit(self) -> bool:

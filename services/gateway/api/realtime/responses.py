@@ -19,6 +19,7 @@ from services.gateway.api.realtime.line import Line, json_of
 from services.gateway.api.realtime.response import Response
 from services.gateway.api.realtime.settings import ResponseWish, Settings
 from services.gateway.api.realtime.voices import Voices
+from services.gateway.voice.loudspeaker import Loudspeaker
 from sightline.errors import SightlineError
 from sightline.v1 import dialogue_pb2, gateway_pb2
 
@@ -47,8 +48,15 @@ class Conversing(Protocol):
 class Responses:
     """The responses under way, by their ids."""
 
-    def __init__(self, conversation: Conversing, line: Line, voices: Voices) -> None:
+    def __init__(
+        self,
+        conversation: Conversing,
+        line: Line,
+        voices: Voices,
+        loudspeaker: Loudspeaker | None,
+    ) -> None:
         self._conversation = conversation
+        self._loudspeaker = loudspeaker
         self._line = line
         self._voices = voices
         self._under_way: dict[str, Response] = {}
@@ -155,8 +163,11 @@ class Responses:
                 if (response := self._under_way.get(event.text_delta.turn)) is not None:
                     await self._line.emit(*response.said(event.text_delta.text))
             case "audio_chunk":
+                audio = event.audio_chunk.audio
                 if (response := self._under_way.get(event.audio_chunk.turn)) is not None:
-                    await self._line.emit(*response.heard(event.audio_chunk.audio))
+                    if self._loudspeaker is not None and audio.sample_rate:
+                        self._loudspeaker.say(audio.pcm, audio.sample_rate, audio.text)
+                    await self._line.emit(*response.heard(audio))
             case "answer_done":
                 done = event.answer_done
                 if (response := self._under_way.pop(done.turn, None)) is not None:

@@ -12,6 +12,7 @@ from services.gateway.api.realtime.items import Item, Part, new_id
 from services.gateway.api.realtime.line import Line, json_of
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.voice import heard
+from services.gateway.voice.loudspeaker import Loudspeaker
 from services.gateway.voice.phrases import has_words, is_echo
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,21 @@ class Conversing(Protocol):
 
 
 class SpokenTurns:
-    """The turns of one microphone. `tell` is for the ear; one task acts on it, in order."""
+    """The turns of one microphone. `tell` is for the ear; one task acts on it, in order.
 
-    def __init__(self, conversation: Conversing, line: Line) -> None:
+    A turn that sounds like what the client's loudspeaker plays is held back until its words are
+    known: clients fall silent as soon as they are told that somebody speaks. That of others is told
+    at once.
+    """
+
+    def __init__(
+        self, conversation: Conversing, line: Line, loudspeaker: Loudspeaker | None
+    ) -> None:
         self._conversation = conversation
         self._line = line
+        self._loudspeaker = loudspeaker
+        self._held: dict[str, list[heard.Heard]] = {}  # what was told of turns that are held back
+        self._into: set[str] = set()  # turns that began while the loudspeaker played
         self._items: dict[str, str] = {}  # of turns that have begun, until their words are known
         self._before: dict[str, str | None] = {}  # item before each of those
         self._unknown: set[str] = set()  # those that are over
@@ -55,6 +66,7 @@ class SpokenTurns:
         """Note what the ear tells."""
         if isinstance(event, heard.SpeechBegan):
             self._items[event.turn] = new_id("item")
+            self._compare(event.turn)
         if isinstance(event, heard.SpeechEnded) and event.turn in self._items:
             self._unknown.add(event.turn)
             self._known.clear()
@@ -62,6 +74,16 @@ class SpokenTurns:
             self._waiting.put_nowait(event)
         except asyncio.QueueFull:
             self._line.visitor.hang_up("the client does not read its events")
+
+    def _compare(self, turn: str) -> None:
+        """A turn begins: may it be our own voice?"""
+        if self._loudspeaker is None:
+            return
+        if self._loudspeaker.is_heard():
+            self._held[turn] = []
+            self._into.add(turn)
+        elif self._loudspeaker.is_playing:
+            self._into.add(turn)
 
     async def acted(self) -> None:
         """Wait until the client knows what the ear has told."""
@@ -78,6 +100,8 @@ class SpokenTurns:
     def forget(self) -> None:
         """What is being said is not to be known."""
         self._items.clear()
+        self._held.clear()
+        self._into.clear()
         self._unknown.clear()
         self._known.set()
 
@@ -98,9 +122,30 @@ class SpokenTurns:
                 self._waiting.task_done()
 
     async def _act(self, event: heard.Heard) -> None:
-        item_id = self._items.get(event.turn)
-        if item_id is None:
+        if event.turn not in self._items:
             return
+        held = self._held.get(event.turn)
+        detection = self._conversation.settings.turn_detection
+        if held is None or detection is None:
+            await self._pass_on(event)
+            return
+        held.append(event)
+        match event:
+            case heard.WordsHeard(text=text, final=final):
+                if has_words(text) and not self._is_echo(event.turn, text, final=final):
+                    await self._release(event.turn)
+                elif final:
+                    self._end(event.turn)
+            case heard.HearingFailed():
+                await self._release(event.turn)
+
+    async def _release(self, turn: str) -> None:
+        """Somebody else speaks: tell what was held back."""
+        for event in self._held.pop(turn):
+            await self._pass_on(event)
+
+    async def _pass_on(self, event: heard.Heard) -> None:
+        item_id = self._items[event.turn]
         detection = self._conversation.settings.turn_detection
         match event:
             case heard.SpeechBegan() if detection is not None:
@@ -114,7 +159,8 @@ class SpokenTurns:
                     await self._line.emit(server.SpeechStopped(audio_end_ms=at_ms, item_id=item_id))
                 await self._commit(event.turn, item_id)
             case heard.WordsHeard(text=text, final=final):
-                text = "" if self._is_echo(text, final=final) or not has_words(text) else text
+                if not has_words(text) or self._is_echo(event.turn, text, final=final):
+                    text = ""
                 if event.turn == self._doubted and (text or final):
                     await self._settle_doubt(is_speech=bool(text))
                 if final:
@@ -134,6 +180,8 @@ class SpokenTurns:
         tell; else it is an interruption."""
         playing = self._line.visitor.playing
         if playing is None or not playing.spoken():
+            if self._loudspeaker is not None:
+                self._loudspeaker.stop()
             await self._conversation.interrupt()
             return
         self._doubted = turn
@@ -149,7 +197,9 @@ class SpokenTurns:
         playing.stop()
         await self._conversation.interrupt()
 
-    def _is_echo(self, text: str, *, final: bool) -> bool:
+    def _is_echo(self, turn: str, text: str, *, final: bool) -> bool:
+        if self._loudspeaker is not None:
+            return turn in self._into and self._loudspeaker.said(text, final=final)
         playing = self._line.visitor.playing
         return playing is not None and is_echo(text, playing.spoken(), final=final)
 
@@ -186,6 +236,8 @@ class SpokenTurns:
 
     def _end(self, turn: str) -> None:
         self._items.pop(turn, None)
+        self._held.pop(turn, None)
+        self._into.discard(turn)
         self._before.pop(turn, None)
         self._unknown.discard(turn)
         if not self._unknown:
