@@ -305,6 +305,20 @@ async def test_its_own_voice_out_of_a_loudspeaker_does_not_silence_it() -> None:
         await eventually(lambda: len(worker.asked) == 2)
 
 
+async def test_an_echo_may_come_when_a_short_answer_is_over() -> None:
+    async with talking("Six. Six.", ears=Loudly) as (viewer, worker, _):
+        worker.answer, worker.word_s = "six", 0.6
+        worker.voice = lambda samples: babble(samples / RATE, seed=1).astype(np.int16).tobytes()
+        await viewer.say(bytes(RATE // 5 * 2))  # the microphone is open
+        await viewer.ask("count", turn="t1")
+        await viewer.until("answer_done")
+        await viewer.played("t1", 0.6)
+        ours = 0.3 * babble(0.6, seed=1)
+        await viewer.say(ours.astype(np.int16).tobytes(), bytes(RATE * 2))
+        assert (await viewer.until_final()).text == ""
+        assert len(worker.asked) == 1
+
+
 async def test_a_button_that_is_held_makes_a_question_of_what_is_said() -> None:
     async with talking("one", "two") as (viewer, worker, _):
         await viewer.send(listen=pb.Listen(mode=pb.LISTEN_MODE_HOLD))

@@ -41,6 +41,7 @@ def test_our_own_words_are_an_echo_and_those_of_others_are_not() -> None:
     assert is_echo("three circles one of", spoken)
     assert is_echo("Three circles. One of th", spoken)  # cut off in a word
     assert is_echo("There are three circle", spoken)  # misheard
+    assert is_echo("No. No.", "no")  # said once
     assert not is_echo("three red circles", spoken)
     assert not is_echo("stop", spoken)
     assert not is_echo("", spoken)

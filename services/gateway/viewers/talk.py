@@ -11,7 +11,7 @@ from services.gateway.voice import floor, heard
 from services.gateway.voice.ear import Ear
 from services.gateway.voice.floor import Floor
 from services.gateway.voice.loudspeaker import Loudspeaker
-from services.gateway.voice.phrases import has_words
+from services.gateway.voice.phrases import has_words, is_short
 from sightline.v1 import gateway_pb2
 
 ServerEvent = gateway_pb2.ServerEvent
@@ -51,7 +51,7 @@ class Talk:
         self._ear: Ear | None = None
         self._floor = Floor()
         self._loudspeaker = Loudspeaker(clock)
-        self._doubted = ""  # a turn that began as our own voice sounds
+        self._alike: set[str] = set()  # turns that begin as what is being played sounds
         self._paused_s: float | None = None
         self._mode = gateway_pb2.LISTEN_MODE_HANDS_FREE
         self._timer: asyncio.TimerHandle | None = None
@@ -135,18 +135,21 @@ class Talk:
         now_s = self._clock()
         match event:
             case heard.SpeechSuspected(turn):
-                like_ours = self._loudspeaker.is_heard()
-                self._doubted = turn if like_ours else ""
+                if like_ours := self._loudspeaker.is_heard():
+                    self._alike.add(turn)
                 self._act(self._floor.speech_suspected(turn, now_s, like_ours=like_ours))
-            case heard.SpeechBegan(turn) if turn == self._doubted:
+            case heard.SpeechBegan(turn) if turn in self._alike:
                 if not self._loudspeaker.is_heard():  # now there is more to compare
+                    self._alike.discard(turn)
                     self._act(self._floor.speech_suspected(turn, now_s))
             case heard.SpeechUnfounded(turn):
+                self._alike.discard(turn)
                 self._act(self._floor.speech_unfounded(turn, now_s))
             case heard.WordsHeard():
                 self._note_words(event, now_s)
             case heard.HearingFailed(turn, error):
                 metrics.VOICE_TURNS.labels("failed").inc()
+                self._alike.discard(turn)
                 self._act(self._floor.speech_unfounded(turn, now_s))
                 self._viewer.expect(None)
                 self._viewer.put(ServerEvent(error=error_event(error, turn=turn)))
@@ -154,10 +157,18 @@ class Talk:
     def _note_words(self, words: heard.WordsHeard, now_s: float) -> None:
         text = words.text if has_words(words.text) else ""
         outcome = "asked" if text else "wordless"
-        if text and self._floor.is_echo(words.turn, text, final=words.final):
+        alike = words.turn in self._alike
+        sure = words.final and not (alike and is_short(text))  # a word of ours may be misheard
+        if text and (
+            self._floor.is_echo(words.turn, text, final=sure)
+            # A short answer may be over when its echo comes.
+            or (alike and self._loudspeaker.said(text, final=sure))
+        ):
             text, outcome = "", "echo"
+        if words.final:
+            self._alike.discard(words.turn)
         if text:
-            self._act(self._floor.words(words.turn, text, now_s, final=words.final))
+            self._act(self._floor.words(words.turn, text, now_s, final=sure))
         elif words.final:
             self._act(self._floor.speech_unfounded(words.turn, now_s))
         if not text and not words.final:

@@ -2,11 +2,13 @@
 
 import re
 from difflib import SequenceMatcher
+from itertools import groupby
 
 from sightline.v1 import gateway_pb2
 
 MAX_PROMPT_CHARACTERS = 240  # recognisers read no more than some of it
 ALIKE = 0.85  # as texts are that were said and heard
+MAX_SHORT = 3  # words
 PARTLY_ALIKE = 0.6  # … while they are still being said
 # What a sentence does not end with, but for a question, which may end with some of it.
 _OPEN = re.compile(
@@ -50,10 +52,16 @@ def has_words(text: str) -> bool:
     return any(_NO_WORD.fullmatch(word) is None for word in words_of(text))
 
 
+def is_short(text: str) -> bool:
+    """Whether it is so little that recognisers often take it for something else."""
+    return len(words_of(text)) <= MAX_SHORT
+
+
 def is_echo(text: str, spoken: str, *, final: bool = True) -> bool:
     """Whether what is heard are words of `spoken`, one after the other: our own voice, as far as it
     was understood. Words that are not final are often misheard, and the last may be cut off."""
-    heard, said = words_of(text), words_of(spoken)
+    # Recognisers say the word of a short sound twice.
+    heard, said = ([word for word, _ in groupby(words_of(each))] for each in (text, spoken))
     if not heard or not said:
         return False
     alike, whole = ALIKE if final else PARTLY_ALIKE, " ".join(heard)

@@ -13,7 +13,7 @@ from services.gateway.api.realtime.line import Line, json_of
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.voice import heard
 from services.gateway.voice.loudspeaker import Loudspeaker
-from services.gateway.voice.phrases import has_words, is_echo
+from services.gateway.voice.phrases import has_words, is_echo, is_short
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,9 @@ class SpokenTurns:
 
     def _is_echo(self, turn: str, text: str, *, final: bool) -> bool:
         if self._loudspeaker is not None:
-            return turn in self._into and self._loudspeaker.said(text, final=final)
+            # A word of ours may be misheard.
+            sure = final and not (turn in self._held and is_short(text))
+            return turn in self._into and self._loudspeaker.said(text, final=sure)
         playing = self._line.visitor.playing
         return playing is not None and is_echo(text, playing.spoken(), final=final)
 
