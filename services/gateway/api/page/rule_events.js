@@ -32,7 +32,7 @@ export function standing(rule) {
 /** When a rule was looked at last, and what that found. */
 export function lastCheck(rule) {
   const { check } = rule.state ?? {};
-  if (!check) return "not checked yet";
+  if (!check) return rule.schedule ? "not checked yet: it may be outside its hours" : "not checked yet";
   return [`last checked at ${clock(check.time_ns)}`, found(rule, check)].filter(Boolean).join(": ");
 }
 

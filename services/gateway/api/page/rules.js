@@ -11,6 +11,7 @@ import { Webhooks } from "./webhooks.js";
 const LOOK_MS = 2000;
 const WHOLE_MS = 30_000; // between two looks for what others acknowledged: the server reads far back for it
 const RECENT_MS = 600_000; // more than clocks differ
+const SAVED_MS = 10_000; // by then a browser has read what it saves
 const AT_ONCE = 50; // events that are shown
 const IMPORTANT = { SEVERITY_WARNING: "warning", SEVERITY_CRITICAL: "critical" };
 
@@ -192,7 +193,7 @@ export class Rules {
       const text = kind === "CSV" ? await server.rules.table(wanted) : JSON.stringify(await Array.fromAsync(server.rules.everyEvent(wanted)), null, 2);
       const url = URL.createObjectURL(new Blob([text], { type: kind === "CSV" ? "text/csv" : "application/json" }));
       el("a", { href: url, download: `events.${kind.toLowerCase()}` }).click();
-      URL.revokeObjectURL(url);
+      setTimeout(() => URL.revokeObjectURL(url), SAVED_MS);
     } catch (error) {
       setText(this.#error, error.message);
     } finally {
