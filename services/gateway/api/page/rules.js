@@ -75,7 +75,7 @@ export class Rules {
   async #make(wanted) {
     const { name } = await server.rules.create(this.#session, wanted);
     setText(this.#said, `“${name}” is watched for from now on.`);
-    await this.look();
+    this.look(); // what is typed next is not waited for
   }
 
   async #remove(rule) {
