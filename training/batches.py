@@ -1,7 +1,7 @@
 """The model that a recipe begins with, and batches of generated clips."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -24,16 +24,22 @@ from training.worlds import Take, Truth, World, at_length, find_world
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Single frames [n, 128, 128, 3] uint8 with labels and measures as in `truth`."""
+    """Single frames [n, 128, 128, 3] uint8 with labels and measures as in `truth`. maps: what a
+    trunk has made of them already. wanted: the tokens that another tower made of what it knows, NaN
+    of all else."""
 
     pixels: Tensor
     labels: Tensor
     measures: Tensor
+    maps: tuple[Tensor, ...] = ()
+    wanted: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Clips in the served layout. Tensors are [batch, …] as in `layout.Row` and `truth`."""
+    """Clips in the served layout. Tensors are [batch, …] as in `layout.Row` and `truth`. vision:
+    [batch, frames × cells, hidden] tokens that an encoder has made of the pixels already, and
+    `clips` whose they are in the pool."""
 
     pixels: Tensor
     tokens: Tensor
@@ -46,6 +52,8 @@ class Batch:
     calm: Tensor
     refers: Tensor
     kinds: tuple[tuple[str, ...], ...]
+    clips: Tensor | None = None
+    vision: Tensor | None = None
 
 
 def new_model(recipe: Recipe, name: str = "builtin") -> BuiltinModel:
@@ -149,14 +157,21 @@ def make_batch(
     weights: Mapping[str, float] | None = None,
     split: Split = "train",
     conversations: float = 0.0,
+    drawn: Callable[[int, Generator], tuple[int, Take, Truth]] | None = None,
 ) -> Batch:
     """`mix.batch` clips with seeds from `seed` on. weights: of the kinds asked, the world's own.
-    conversations: share of questions at the end of a long one."""
-    rows, pixels, truths, kinds = [], [], list[Truth](), []
+    conversations: share of questions at the end of a long one. drawn: a clip of so many frames that
+    is in a pool, its number and truth; none is filmed then."""
+    rows, pixels, truths, kinds, clips = [], [], list[Truth](), [], list[int]()
     before: Take | None = None
     for index in range(mix.batch):
         rng = np.random.default_rng((seed + index, 2))
-        take = world.film(seed + index, mix.frames, rng, split)
+        if drawn is None:
+            take = world.film(seed + index, mix.frames, rng, split)
+            truth = take.truth(model.config.grid)
+        else:
+            number, take, truth = drawn(mix.frames, rng)
+            clips.append(number)
         asked = weights or world.kinds
         branches = draw_branches(model, take, asked, mix.text_size, rng, conversations, before)
         before = take
@@ -164,7 +179,7 @@ def make_batch(
         rows.append(pack(model, mix.frames, branches, offset, mix.text_size))
         kinds.append(tuple(branch.kind for branch in branches))
         pixels.append(take.pixels)
-        truths.append(take.truth(model.config.grid))
+        truths.append(truth)
     return Batch(
         pixels=torch.from_numpy(np.stack(pixels)),
         tokens=torch.from_numpy(np.stack([row.tokens for row in rows])),
@@ -177,6 +192,7 @@ def make_batch(
         calm=torch.from_numpy(np.stack([truth.calm for truth in truths])),
         refers=torch.from_numpy(np.stack([row.refers for row in rows])),
         kinds=tuple(kinds),
+        clips=torch.tensor(clips) if clips else None,
     )
 
 

@@ -23,6 +23,8 @@ from training.layout import NO_TARGET, visibility
 from training.withheld import Withheld
 from training.worlds import IGNORE, World
 
+_AS_BEFORE = 6.0  # weight of tokens like the tower's before this one, whose decoder it takes over
+_FEWEST_KNOWN = 4  # pictures of which that can be said
 REFERENCE_LAYER = 1  # what is meant is known there, and looked for in the frames above
 
 
@@ -162,6 +164,13 @@ def _loss(name: str, logits: Tensor, wanted: Tensor) -> Tensor:
     return losses[some].mean() + losses[~some].mean()
 
 
+def _unexplained(tokens: Tensor, wanted: Tensor) -> Tensor:
+    """Share of what varies from picture to picture in wanted tokens [pictures, cells, hidden] that
+    these tokens miss."""
+    varies = (wanted - wanted.mean(0)).square().sum()
+    return (tokens - wanted).square().sum() / varies
+
+
 def _divergence(one: Tensor, other: Tensor) -> Tensor:
     """Jensen-Shannon, [n] from scores [n, classes]."""
     ones, others = one.log_softmax(-1), other.log_softmax(-1)
@@ -188,6 +197,11 @@ def encode(model: BuiltinModel, pixels: Tensor) -> Tensor:
     """The finished encoder's tokens of clips [n, t, …], [n, t × cells, hidden]."""
     vision = model.encode(pixels.flatten(0, 1)[:, None]).tokens
     return vision.reshape(len(pixels), -1, vision.shape[-1])
+
+
+def _seen(model: BuiltinModel, batch: Batch) -> Tensor:
+    """A batch's tokens of pictures, made now where they are not there yet."""
+    return encode(model, batch.pixels) if batch.vision is None else batch.vision
 
 
 def final_states(
@@ -223,16 +237,24 @@ class Objectives(nn.Module):
 
     def pictures(self, batch: Pictures) -> Losses:
         """The encoder alone, on single frames."""
-        tokens = self.model.encode(batch.pixels[:, None]).tokens
+        if batch.maps:
+            tokens = self.model.encoder.tokens([each.float() for each in batch.maps])
+        else:
+            tokens = self.model.encode(batch.pixels[:, None]).tokens
         losses: Losses = self.picture_head(
             tokens.flatten(0, 1), batch.labels.flatten(0, 1), batch.measures.flatten(0, 1)
         )
-        return losses
+        known = None if batch.wanted is None else ~batch.wanted.isnan().any(-1).any(-1)
+        if batch.wanted is None or known is None or known.sum() < _FEWEST_KNOWN:
+            return losses
+        apart = _unexplained(tokens[known].float(), batch.wanted[known].float())
+        parts = losses.parts | {"unexplained": float(apart.detach())}
+        return Losses(losses.total + _AS_BEFORE * apart, parts)
 
     def trunk(self, batch: Batch) -> Losses:
         """The decoder's early layers on frames alone, without any text."""
         model = self.model
-        vision = encode(model, batch.pixels)
+        vision = _seen(model, batch)
         start = len(model.sink_tokens())
         end = start + vision.shape[1]
         words = model.decoder.embedding(batch.tokens[:, :start])
@@ -252,7 +274,7 @@ class Objectives(nn.Module):
         """Early trunk states [b, t × cells, h]; of all tokens [b, length, h], those where
         references are read, and the final ones."""
         model = self.model
-        vision = encode(model, batch.pixels)
+        vision = _seen(model, batch)
         start = len(model.sink_tokens())
         early: dict[int, Tensor] = {}
         read = {self.trunk_layer, REFERENCE_LAYER}

@@ -88,8 +88,9 @@ class Recipe:
     with earlier rounds. kinds: of questions, with weights; empty: the world's own. start: "" is a
     model of `size` from nothing, else "builtin" or a model's folder. tower: another encoder than
     that one's, for frames of `frame_size` pixels a side. familiar_clips: of its world, by which the
-    model will know what is unfamiliar. consistency_weight: of the
-    temporal consistency loss.
+    model will know what is unfamiliar. consistency_weight: of the temporal consistency loss.
+    picture_pool, clip_pool: stories, and clips of each length, that are made once (`pools`) for a
+    tower whose trunk learns nothing; 0: new ones in every step, from which all of it learns.
     """
 
     seed: int = 1
@@ -105,6 +106,8 @@ class Recipe:
     picture_steps: int = 0
     picture_batch: int = 192
     picture_learning_rate: float = 2e-3
+    picture_pool: int = 0
+    clip_pool: int = 0
     stages: tuple[Stage, ...] = ()
     weight_decay: float = 0.02
     clip_norm: float = 1.0

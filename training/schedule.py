@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from services.inference_worker.model.builtin import BuiltinModel
 from training.batches import Batch, Pictures, make_batch, make_pictures, new_model, world_of
+from training.pools import Pools
 from training.preference import Pairs, PeoplesPairs
 from training.recipe import TRAIN_SEEDS, Recipe
 from training.worlds import World
@@ -35,10 +37,11 @@ class Share:
 class Schedule(IterableDataset[Made]):
     """The batches of a recipe from `first_step` on, in order."""
 
-    def __init__(self, recipe: Recipe, first_step: int, share: Share) -> None:
+    def __init__(self, recipe: Recipe, first_step: int, share: Share, folder: Path) -> None:
         self.recipe = recipe
         self.first_step = first_step
         self.share = share
+        self.pools = Pools(folder, recipe)
 
     def __iter__(self) -> Iterator[Made]:
         torch.set_num_threads(1)
@@ -51,7 +54,7 @@ class Schedule(IterableDataset[Made]):
             for step in range(self.first_step + first, self.recipe.total_steps, stride):
                 stage, _ = self.recipe.stage_at(step)
                 if stage is None or not stage.pairs:
-                    yield make_step(model, world, self.recipe, step, self.share)
+                    yield make_step(model, world, self.recipe, step, self.share, self.pools)
                     continue
                 if stage.pairs not in people:
                     where = Path(folder) / str(len(people))
@@ -61,23 +64,31 @@ class Schedule(IterableDataset[Made]):
 
 
 def make_step(
-    model: BuiltinModel, world: World, recipe: Recipe, step: int, share: Share
+    model: BuiltinModel, world: World, recipe: Recipe, step: int, share: Share, pools: Pools
 ) -> Pictures | Batch:
     """A process's share of the generated batch of one optimiser step."""
     seed = TRAIN_SEEDS * recipe.seed + step * 1024 + share.index * (1024 // share.total)
     stage, step = recipe.stage_at(step)
     if stage is None:
-        return make_pictures(world, model.config.grid, recipe.picture_batch // share.total, seed)
+        number = recipe.picture_batch // share.total
+        if pools.pictures is not None:
+            return pools.pictures.pictures(number, np.random.default_rng((seed, 3)))
+        return make_pictures(world, model.config.grid, number, seed)
     mix = stage.mixes[step % len(stage.mixes)]
     mine = replace(mix, batch=share.of(mix.batch))
     kinds = stage.kinds or recipe.kinds
-    return make_batch(model, world, mine, seed, kinds, conversations=stage.conversations)
+    drawn = pools.draw if pools.clips else None
+    talk = stage.conversations
+    return make_batch(model, world, mine, seed, kinds, conversations=talk, drawn=drawn)
 
 
-def stream(recipe: Recipe, first_step: int, share: Share, workers: int = 1) -> Iterator[Made]:
-    """Iterate over the recipe's batches; `workers` 0 makes them in the calling thread."""
+def stream(
+    recipe: Recipe, first_step: int, share: Share, folder: Path, workers: int = 1
+) -> Iterator[Made]:
+    """Iterate over the recipe's batches; `workers` 0 makes them in the calling thread. folder: of
+    the run's pools."""
     loader = DataLoader(
-        Schedule(recipe, first_step, share),
+        Schedule(recipe, first_step, share, folder),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

@@ -18,11 +18,13 @@ from torch import distributed, nn
 
 from services.inference_worker.assembly import fast_dtype
 from services.inference_worker.model.builtin import BuiltinModel
+from services.inference_worker.model.lite0 import PhotoEncoder
 from training import curve
 from training.batches import Batch, Pictures, make_batch, new_model, world_of
 from training.distillation import Lessons
 from training.layout import NO_TARGET
 from training.objectives import Losses, Objectives, encode, final_states, score
+from training.pools import Pools
 from training.preference import Pairs, judge, mine
 from training.recipe import HELD_OUT_SEEDS, Recipe, Stage
 from training.schedule import Made, Share, stream
@@ -46,6 +48,8 @@ class Trainer:
         self.output = output
         self.device = device
         self.share = share or Share()
+        self.pools = Pools(folder / "pools", recipe)
+        self.seen: dict[int, torch.Tensor] = {}  # tokens of pooled clips, by their length
         self.step = 0
         self.dtype = fast_dtype(device)
         self.world = world_of(recipe)
@@ -99,7 +103,7 @@ class Trainer:
             self._finish_encoder(from_average=stage is self.recipe.stages[0] and number == 0)
         if stage is not None and stage.learns == "preference" and number == 0:
             self._begin_preference()
-        batch = to_device(batch, self.device)
+        batch = to_device(self._with_vision(batch), self.device)
         with self._arithmetic():
             losses = self._losses(batch, stage)
         self.optimiser.zero_grad(set_to_none=True)
@@ -110,6 +114,17 @@ class Trainer:
         self.step += 1
         self._average()
         return losses
+
+    def _with_vision(self, batch: Made) -> Made:
+        """A batch of pooled clips with the finished encoder's tokens of them."""
+        if not isinstance(batch, Batch) or batch.clips is None:
+            return batch
+        frames = batch.labels.shape[1]
+        if frames not in self.seen:
+            encoder = copy.deepcopy(self.objectives.model.encoder).cpu()
+            assert isinstance(encoder, PhotoEncoder)
+            self.seen[frames] = self.pools.clips[frames].tokens(encoder)
+        return replace(batch, vision=self.seen[frames][batch.clips])
 
     def _losses(self, batch: Made, stage: Stage | None) -> Losses:
         objectives, recipe = self.objectives, self.recipe
@@ -192,6 +207,10 @@ class Trainer:
         """Train to the end of the recipe, or `steps` further steps."""
         end = self.recipe.total_steps
         end = end if steps is None else min(end, self.step + steps)
+        if self.share.index == 0:
+            self.pools.fill(console, workers)
+        if self.share.total > 1:
+            distributed.barrier()  # what is drawn from must be there
         columns = (
             TextColumn("[bold]{task.fields[stage]}"),
             BarColumn(),
@@ -202,7 +221,7 @@ class Trainer:
         smooth: dict[str, float] = {}
         with Progress(*columns, console=console, refresh_per_second=1) as progress:
             bar = progress.add_task("", total=end, completed=self.step, stage="", news="")
-            for batch in stream(self.recipe, self.step, self.share, workers):
+            for batch in stream(self.recipe, self.step, self.share, self.pools.folder, workers):
                 losses = self.learn(batch)
                 parts = {"loss": float(losses.total.detach()), **losses.parts}
                 for name, value in parts.items():
@@ -306,11 +325,13 @@ class Trainer:
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """A batch with its tensors on `device`."""
-    moved = {
+    moved: dict[str, Any] = {
         name: getattr(batch, name).to(device)
         for name in type(batch).__dataclass_fields__
         if isinstance(getattr(batch, name), torch.Tensor)
     }
+    if maps := getattr(batch, "maps", ()):
+        moved["maps"] = tuple(each.to(device) for each in maps)
     return replace(batch, **moved)
 
 

@@ -29,6 +29,7 @@ IGNORE = cells.IGNORE
 _PICTURE_MOMENTS = (0, 9, 18)
 _PICTURES_PER_STORY = 6
 _NEAR_FRAMES = 6
+_SHRUNK_ONE_IN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Truth:
     labels: NDArray[np.int64]
     measures: NDArray[np.float32]
     calm: NDArray[np.bool_]
+    drawn: bool = False  # all of it, the background too, as a model of drawn things knows it
 
     def of(self, moments: list[int]) -> "Truth":
         return Truth(self.labels[moments], self.measures[moments], self.calm[moments])
@@ -291,9 +293,10 @@ class WideWorld:
 
 @dataclass(frozen=True)
 class GoodsWorld(WideWorld):
-    """A shop of real goods, in frames of `side` pixels."""
+    """A shop of real goods, and photographs of them, in frames of `side` pixels. Its pictures are
+    of the drawn shop too."""
 
-    scenes: tuple[wide.World, ...] = ("goods",)
+    scenes: tuple[wide.World, ...] = ("goods", "goods", "goods", "photographs")
     side: int = 192
     words: tuple[str, ...] = field(
         default_factory=lambda: tuple(
@@ -302,22 +305,30 @@ class GoodsWorld(WideWorld):
     )
 
     def film(self, seed: int, frames: int, rng: Generator, split: Split = "train") -> Take:
-        clip = wide.film(seed, frames, "goods", split, scale=self._scale, trade=self.trade)
-        return WideTake(self._fitted(clip), self.talk, self.withheld if split == "train" else ())
+        return self.take(self._clip(seed, frames, pick(rng, self.scenes), split), split)
+
+    def take(self, clip: Clip, split: Split = "train") -> WideTake:
+        """A clip of this world, to be asked about."""
+        return WideTake(clip, self.talk, self.withheld if split == "train" else ())
 
     def pictures(self, seed: int, rng: Generator, grid: int) -> tuple[Pixels, Truth]:
-        clip = wide.film(
-            seed, _PICTURES_PER_STORY, "goods", fps=1.0, scale=self._scale, trade=self.trade
-        )
-        fitted = self._fitted(clip)
-        return fitted.pixels, WideTake(fitted, 0.0).truth(grid)
+        scene = pick(rng, ("shop", *dict.fromkeys(self.scenes)))
+        clip = self._clip(seed, _PICTURES_PER_STORY, scene, "train", 1.0)
+        truth = WideTake(clip, 0.0).truth(grid)
+        return clip.pixels, replace(truth, drawn=scene == "shop")
 
-    @property
-    def _scale(self) -> int:
-        """Painted at least as large as the model wants it."""
-        return max(1, math.ceil(self.side / shapes.SIZE))
-
-    def _fitted(self, clip: Clip) -> Clip:
+    def _clip(
+        self,
+        seed: int,
+        length: int,
+        scene: wide.World,
+        split: Split,
+        fps: float = wide.FRAMES_PER_SECOND,
+    ) -> Clip:
+        """Painted in the model's size, one in four larger and shrunk as a gateway does."""
+        exact = self.side / shapes.SIZE
+        scale = exact if seed % _SHRUNK_ONE_IN else max(1, math.ceil(exact))
+        clip = wide.film(seed, length, scene, split, fps=fps, scale=scale, trade=self.trade)
         return replace(clip, pixels=resized(clip.pixels, self.side, self.side))
 
 

@@ -13,12 +13,14 @@ from rich.console import Console
 from services.common.jpeg import encode_jpeg
 from services.inference_worker.model.builtin import BuiltinModel
 from tests.unit.test_lite0 import published
-from training.recipe import Mix, Stage, load_recipe
+from training.pools import MAPS, goods_world
+from training.recipe import TRAIN_SEEDS, Mix, Stage, load_recipe
 from training.train import Trainer
-from training.world import goods, wide
+from training.world import asking, goods, wide
 from training.world.cutting import cut_out
-from training.world.goods import REAL_NOUNS, SIDE, photographs, write_goods
+from training.world.goods import REAL_NOUNS, SIDE, WHOLE, photographs, write_goods
 from training.world.shop import Trade
+from training.world.stage import Split
 from training.worlds import find_world
 
 pytestmark = pytest.mark.option
@@ -106,8 +108,9 @@ def test_goods_are_split_by_sender_and_by_photograph(folder: Path) -> None:
 def test_a_shop_of_real_goods_shows_what_its_split_may_see(folder: Path) -> None:
     number = write_goods(folder / "photos", folder / "goods")
     cut = goods.goods()
-    assert number == len(cut.nouns) == len(cut.pictures) == 2 * SENDERS + 3
+    assert number == len(cut.pictures) == len(cut.wholes) == 2 * SENDERS + 3
     assert cut.pictures.shape[1:] == (SIDE, SIDE, 4)
+    assert cut.wholes.shape[1:] == (WHOLE, WHOLE, 3)
     assert len(cut.grounds) == 1  # of training alone
     trade = Trade(nouns=("shirt", "book", "gun"), prices=(5, 9))
     for split in ("train", "held_out"):
@@ -117,7 +120,7 @@ def test_a_shop_of_real_goods_shows_what_its_split_may_see(folder: Path) -> None
             seen |= {thing.look.photo for thing in clip.things if thing.look.photo >= 0}
             assert all(t.noun in REAL_NOUNS for t in clip.things if t.look.photo >= 0)
         assert seen, "nothing real was shown"
-        assert {cut.splits[photo] for photo in seen} == {split}
+        assert seen <= {n for (_, whose), found in cut.cut.items() if whose == split for n in found}
     world = find_world("goods", trade, side=192)
     rng = np.random.default_rng(1)
     take, again = (world.film(5, 6, rng) for _ in range(2))
@@ -127,6 +130,77 @@ def test_a_shop_of_real_goods_shows_what_its_split_may_see(folder: Path) -> None
     assert pixels.shape[1:] == (192, 192, 3)
     assert truth.labels.shape[:2] == (len(pixels), 16)
     assert {"tee", "yoghurt"} <= set(world.words)
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_a_photograph_that_fills_the_picture_is_asked_about(folder: Path, split: Split) -> None:
+    write_goods(folder / "photos", folder / "goods")
+    may = {n for (_, whose), found in goods.goods().whole.items() if whose == split for n in found}
+    said = set()
+    for seed in range(12):
+        clip = wide.film(seed, 16, "photographs", split)
+        assert {t.look.whole for t in clip.things} <= may
+        for frame in range(16):
+            asked = asking.ask(clip, frame, "what", np.random.default_rng(frame))
+            said |= {asked.answer} if asked else set()
+    assert said == {"a dress", "a tee", "an apple"}
+
+
+def test_what_a_frozen_trunk_saw_is_drawn_from_and_never_made_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_goods(folder / "photos", folder / "goods")
+    torch.save(published(), folder / "lite0.pth")
+    monkeypatch.setenv("SIGHTLINE_TRUNK", str(folder / "lite0.pth"))
+    mixes = (Mix(frames=4, batch=2, text_size=120),)
+    rates = {"learning_rate": 1e-4, "final_learning_rate": 1e-5}
+    recipe = dataclasses.replace(
+        load_recipe("goods"),
+        frame_size=64,
+        picture_steps=2,
+        picture_batch=24,
+        picture_pool=6,
+        clip_pool=3,
+        stages=(Stage(name="names", steps=2, mixes=mixes, **rates),),
+        held_out=(),
+        check_every=100,
+    )
+
+    def trainer() -> Trainer:
+        made = Trainer(recipe, folder / "run", folder / "model", torch.device("cpu"))
+        made.check = dict  # type: ignore[method-assign, assignment]
+        return made
+
+    first = trainer()
+    before = {
+        name: each.clone() for name, each in first.objectives.model.encoder.named_parameters()
+    }
+    first.run(Console(quiet=True), workers=0)
+    after = dict(first.objectives.model.encoder.named_parameters())
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"near.weight", "whole.weight"} <= changed
+    assert not [name for name in changed if name.startswith("trunk.")]
+    clips = folder / "run" / "pools" / "clips-4"
+    written = {path: path.stat().st_mtime_ns for path in clips.iterdir()}
+    assert len(list(clips.glob("*.clip"))) == 3
+    pool = first.pools.clips[4]
+    number, take, truth = pool.clip(np.random.default_rng(1), goods_world(recipe))
+    again = goods_world(recipe).film(
+        TRAIN_SEEDS * recipe.seed + (4 << 24) + number, 4, np.random.default_rng(1)
+    )
+    assert truth.labels.shape[:2] == (4, 16)
+    assert take.num_moments == again.num_moments == 4
+    encoder = first.objectives.model.encoder
+    kept = first.seen[4][number].unflatten(0, (4, 16))
+    maps = [torch.from_numpy(np.array(pool.kept[name][number])).float() for name in MAPS]
+    torch.testing.assert_close(kept, encoder.tokens(maps))
+    second = trainer()
+    second.run(Console(quiet=True), workers=0)
+    assert {path: path.stat().st_mtime_ns for path in clips.iterdir()} == written
+    torch.testing.assert_close(
+        second.objectives.model.decoder.embedding.weight,
+        first.objectives.model.decoder.embedding.weight,
+    )
 
 
 def test_a_model_learns_from_them_and_goes_on_where_it_was(
@@ -144,7 +218,14 @@ def test_a_model_learns_from_them_and_goes_on_where_it_was(
         final_learning_rate=1e-5,
     )
     recipe = dataclasses.replace(
-        whole, frame_size=64, picture_steps=1, picture_batch=6, stages=(learning,), held_out=()
+        whole,
+        frame_size=64,
+        picture_pool=0,
+        clip_pool=0,
+        picture_steps=1,
+        picture_batch=6,
+        stages=(learning,),
+        held_out=(),
     )
     recipe = dataclasses.replace(recipe, check_every=100, save_every=1)
 

@@ -25,7 +25,13 @@ from training.world.question import Question
 from training.world.shop import Trade
 from training.worlds import after, draw_pace
 
-WORLDS = ("shapes", "street", "shop", "wide")
+SCENES: dict[str, tuple[wide.World, ...]] = {
+    "street": ("street",),
+    "shop": ("shop",),
+    "wide": ("street", "shop"),
+    "goods": ("goods", "goods", "photographs"),
+}
+WORLDS = ("shapes", *SCENES)
 FRAMES_PER_SECOND = 8.0
 IN_TIME_S = 0.5  # how much later than its event a watch may speak
 # Watches count by their times; whether one holds now is told beside them.
@@ -112,8 +118,8 @@ def _shapes(scope: Scope, seed: int, index: int, scale: int) -> Made:
 
 
 def _wide(scope: Scope, seed: int, index: int, scale: int) -> Made:
-    scenes: tuple[wide.World, ...] = ("street", "shop")
-    scene = next((s for s in scenes if s == scope.world), scenes[index % 2])
+    scenes = SCENES[scope.world]
+    scene = scenes[index % len(scenes)]
     length = _WIDE_LENGTHS[index % len(_WIDE_LENGTHS)]
     clip = wide.film(seed, length, scene, "held_out", scale=scale, trade=scope.trade)
     rng = np.random.default_rng((seed, 4))

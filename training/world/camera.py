@@ -93,9 +93,9 @@ def shutter_times(rng: Generator, camera: Camera, length: int, fps: float) -> ND
     return times
 
 
-def paint_backdrop(backdrop: Backdrop, rng: Generator, scale: int) -> NDArray[np.float32]:
+def paint_backdrop(backdrop: Backdrop, rng: Generator, scale: float) -> NDArray[np.float32]:
     """[128 + 2·MARGIN, same, 3] × scale, 0…255."""
-    side = int(128 + 2 * MARGIN) * scale
+    side = round((128 + 2 * MARGIN) * scale)
     grid = np.linspace(0, 1, side, dtype=np.float32)
     x, y = grid[None, :], grid[:, None]
     ground = np.array(backdrop.ground, np.float32)
@@ -133,7 +133,7 @@ def paint_backdrop(backdrop: Backdrop, rng: Generator, scale: int) -> NDArray[np
         ).astype(np.float32)
         grain = 4 * np.sin(y[edge:] * 160 + 3 * np.sin(x * 9))[..., None]
         picture[edge:] = wood + grain
-        picture[edge : edge + 2 * scale] = wood * 0.7
+        picture[edge : edge + round(2 * scale)] = wood * 0.7
     return np.clip(picture, 0, 255).astype(np.float32)
 
 

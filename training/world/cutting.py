@@ -20,6 +20,9 @@ _ROUNDS, _SWEEPS = 4, 6
 _PULL = 1.6  # of all neighbours together
 _LEAST, _MOST = 0.06, 0.82  # share of the picture that a thing takes
 _MOST_AT_EDGE = 0.35  # share of the picture's edge that it may touch
+_LEAST_INSIDE = 0.55  # share of the picture's middle that a thing takes
+_MOST_RAGGED = 0.12  # share of a thing that is thinner than a few pixels
+_THIN = 3
 _LEAST_APART = 1.7  # times as far from the background's colours as the background itself
 
 
@@ -68,7 +71,26 @@ def _segment(colours: Plane) -> Mask | None:
     taken, touched = float(thing.mean()), float(thing[_rim(thing)].mean())
     apart = float(away[thing].mean() / away[~thing].mean()) if thing.any() else 0.0
     good = _LEAST < taken < _MOST and touched < _MOST_AT_EDGE and apart > _LEAST_APART
-    return thing if good else None
+    return thing if good and _is_whole(thing) else None
+
+
+def _is_whole(thing: Mask) -> bool:
+    """Whether a mask is of a whole thing: it takes the middle, and neither shadows nor holes have
+    made rags of it."""
+    rows, columns = thing.shape
+    middle = thing[rows * 2 // 5 : rows * 3 // 5, columns * 2 // 5 : columns * 3 // 5]
+    thick = _grown(~_grown(~thing, _THIN), _THIN) & thing
+    ragged = 1 - float(thick.sum()) / float(thing.sum())
+    return float(middle.mean()) > _LEAST_INSIDE and ragged < _MOST_RAGGED
+
+
+def _grown(mask: Mask, pixels: int) -> Mask:
+    """The mask and what is so near to it."""
+    for _ in range(pixels):
+        wide = np.pad(mask, 1, mode="edge")
+        mask = wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2]
+        mask = mask | wide[1:-1, 2:]
+    return mask
 
 
 def _colours(picture: Picture) -> Plane:

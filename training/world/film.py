@@ -28,7 +28,7 @@ def shoot(
     seed: int,
     world: str,
     fps: float,
-    scale: int = 1,
+    scale: float = 1,
 ) -> Clip:
     """Film the script at `times`; the picture is 128 × scale pixels a side."""
     things = tuple(actor.thing for actor in script.actors)
@@ -71,10 +71,10 @@ def _paint(
     ground: NDArray[np.float32],
     times: NDArray[np.float64],
     shake: NDArray[np.float64],
-    scale: int,
+    scale: float,
 ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Pixels, boxes, visible shares and sizes, as in `clip.Clip`."""
-    side, number = int(SIZE) * scale, len(times)
+    side, number = round(SIZE * scale), len(times)
     pixels = np.empty((number, side, side, 3), np.uint8)
     boxes = np.zeros((number, len(script.actors), 4), np.float32)
     visible = np.zeros((number, len(script.actors)), np.float32)

@@ -9,7 +9,7 @@ import csv
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 
 from services.gateway.frames.display import Display
 from training.rendering import Pixels
+from training.resizing import resized
 from training.world.cutting import cut_out
 
 SIDE = 112  # pixels of a cut-out
+WHOLE = 192  # … of a whole photograph
 GROUND = 160  # … and of a ground
 GROUNDS = 400
-MOST = 180  # cut-outs of one noun and split
+MOST = 160  # cut-outs of one noun and split
+MOST_WHOLE = 360
 _EXAMINED_ONE_IN = 5  # senders
 
 # What the labels of the photographs are called here.
@@ -50,7 +53,10 @@ _GROCERIES = {
     **{"Aubergine": "aubergine", "Carrots": "carrot", "Red-Beet": "beet", "Juice": "juice"},
     **{"Red-Grapefruit": "grapefruit", "Milk": "milk", "Oat-Milk": "milk", "Soy-Milk": "milk"},
     **{"Yoghurt": "yoghurt", "Oatghurt": "yoghurt", "Soyghurt": "yoghurt"},
+    **{"Orange": "orange", "Satsumas": "satsuma", "Passion-Fruit": "passionfruit"},
+    **{"Sour-Cream": "cream", "Sour-Milk": "sourmilk"},
 }
+REAL_WORLDS = ("goods", "photographs")
 REAL_NOUNS = tuple(dict.fromkeys([*_CLOTHES.values(), *_GROCERIES.values()]))
 
 Advance = Callable[[], None]
@@ -67,24 +73,21 @@ class Photograph:
 
 @dataclass(frozen=True, slots=True)
 class Goods:
-    """pictures: [n, 112, 112, 4] uint8 straight RGBA; `nouns` and `splits` of each. grounds: [n,
+    """pictures: [n, 112, 112, 4] uint8 straight RGBA. wholes: [n, 192, 192, 3] uint8, photographs
+    squeezed into a square as a stream is. cut, whole: their numbers by noun and split. grounds: [n,
     160, 160, 3] uint8, of training alone."""
 
     pictures: NDArray[np.uint8]
-    nouns: tuple[str, ...]
-    splits: tuple[str, ...]
+    wholes: NDArray[np.uint8]
     grounds: NDArray[np.uint8]
-
-    def of(self, noun: str, split: str) -> list[int]:
-        """The cut-outs that a split may see."""
-        return _places(self.nouns, self.splits).get((noun, split), [])
+    cut: Mapping[tuple[str, str], list[int]]
+    whole: Mapping[tuple[str, str], list[int]]
 
 
-@lru_cache(maxsize=4)
-def _places(nouns: tuple[str, ...], splits: tuple[str, ...]) -> dict[tuple[str, str], list[int]]:
+def _places(kinds: list[list[str]]) -> dict[tuple[str, str], list[int]]:
     found: dict[tuple[str, str], list[int]] = {}
-    for number, key in enumerate(zip(nouns, splits, strict=True)):
-        found.setdefault(key, []).append(number)
+    for number, (noun, split) in enumerate(kinds):
+        found.setdefault((noun, split), []).append(number)
     return found
 
 
@@ -100,11 +103,13 @@ def goods() -> Goods:
     folder = goods_folder()
     try:
         told = json.loads((folder / "goods.json").read_text())
-        pictures = np.load(folder / "pictures.npy", mmap_mode="r")
-        grounds = np.load(folder / "grounds.npy", mmap_mode="r")
+        pictures, wholes, grounds = (
+            np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in ("pictures", "wholes", "grounds")
+        )
     except FileNotFoundError as error:
         raise ValueError("no real goods: run python -m training goods --photos DIR") from error
-    return Goods(pictures, tuple(told["nouns"]), tuple(told["splits"]), grounds)
+    return Goods(pictures, wholes, grounds, _places(told["cut"]), _places(told["whole"]))
 
 
 def photographs(folder: Path) -> Iterator[Photograph]:
@@ -134,33 +139,37 @@ def write_goods(photos: Path, folder: Path, advance: Advance = lambda: None) -> 
     photograph. Raises ValueError where there are none."""
     rng = np.random.default_rng(1)
     wanted = [*photographs(photos)]
-    order = rng.permutation(len(wanted))
+    cut: list[list[str]] = []
+    whole: list[list[str]] = []
     pictures: list[NDArray[np.uint8]] = []
+    wholes: list[NDArray[np.uint8]] = []
     grounds: list[NDArray[np.uint8]] = []
-    nouns: list[str] = []
-    splits: list[str] = []
-    for number in order:
+    for number in rng.permutation(len(wanted)):
         one = wanted[number]
+        kind = [one.noun, one.split]
         advance()
-        taken = sum(n == one.noun and s == one.split for n, s in zip(nouns, splits, strict=True))
-        if taken >= MOST:
+        if whole.count(kind) >= MOST_WHOLE:
             continue
-        whole = read(one.path)
-        cut = cut_out(whole)
+        picture = read(one.path)
+        wholes.append(resized(picture[None], WHOLE, WHOLE)[0])
+        whole.append(kind)
         is_grocery = "grocery" in one.path.parts
         if one.split == "train" and len(grounds) < GROUNDS and is_grocery:
-            grounds.append(_square(whole, GROUND))
-        if cut is None and not is_grocery:
+            grounds.append(_square(picture, GROUND))
+        if cut.count(kind) >= MOST:
+            continue
+        alpha = None if is_grocery else cut_out(picture)  # what lies in heaps has no edge
+        if alpha is None and not is_grocery:
             continue  # half a floor is no garment
-        pictures.append(picture_of(whole, cut))
-        nouns.append(one.noun)
-        splits.append(one.split)
+        pictures.append(picture_of(picture, alpha))
+        cut.append(kind)
     if not pictures:
         raise ValueError(f"no photographs of goods in {photos}")
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "pictures.npy", np.stack(pictures))
+    np.save(folder / "wholes.npy", np.stack(wholes))
     np.save(folder / "grounds.npy", np.stack(grounds or [np.full((8, 8, 3), 128, np.uint8)]))
-    (folder / "goods.json").write_text(json.dumps({"nouns": nouns, "splits": splits}))
+    (folder / "goods.json").write_text(json.dumps({"cut": cut, "whole": whole}))
     goods.cache_clear()
     return len(pictures)
 

@@ -3,11 +3,11 @@ not matter."""
 
 from numpy.random import Generator
 
-from training.world.catalogue import TINTS, items
+from training.world.catalogue import TINTS
 from training.world.clip import Clip
 from training.world.conversation import unknown_round
 from training.world.question import DONT_KNOW, Question, pick
-from training.world.realtime import say
+from training.world.realtime import any_noun, say
 
 _UNKNOWN = (
     "who is the {}",
@@ -59,7 +59,7 @@ def ask_absent(clip: Clip, frame: int, rng: Generator) -> Question | None:
     elif present and roll < 0.75:
         name = f"{pick(rng, TINTS)} {pick(rng, present).noun}"
     else:
-        name = pick(rng, [i for i in items() if i.group not in ("hand", "host")]).noun
+        name = any_noun(clip, rng)
     colour, noun = (["", *name.split()])[-2:]
     if any(t.noun == noun and colour in ("", t.colour) for t in present):
         return None

@@ -31,7 +31,7 @@ class Look:
     """Look of a thing, whatever its size.
 
     item: index in `items()`, or −1 for a card with `text` or a drawing (then `drawing` names it).
-    photo: index of a cut-out of `goods()`, where it is a real thing.
+    photo: index of a cut-out of `goods()`, where it is a real thing; whole: of a whole photograph.
     paint: name in PAINTS, "" for as it is. ink: the paint of letters and strokes. face: of letters.
     """
 
@@ -43,6 +43,7 @@ class Look:
     face: int = 0
     mirrored: bool = False
     photo: int = -1
+    whole: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Patch:
     area: float
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=256)
 def texture(look: Look, stage: int = STAGES) -> tuple[Texture, ...]:
     """The thing upright in full size, then halved again and again: a patch samples the nearest."""
     full = _texture(look, stage)
@@ -77,6 +78,9 @@ def _texture(look: Look, stage: int) -> Texture:
         return _card(look)
     if look.photo >= 0:
         return _premultiplied(goods().pictures[look.photo], look.mirrored)
+    if look.whole >= 0:
+        opaque = np.pad(goods().wholes[look.whole], ((0, 0), (0, 0), (0, 1)), constant_values=255)
+        return _premultiplied(opaque, look.mirrored)
     item = items()[look.item]
     if not item.code:
         return _flat(sprite(item.noun, SIDE, SIDE, 0, 0)[1:-1, 1:-1, 0], PAINTS[look.paint])

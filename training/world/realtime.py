@@ -12,6 +12,7 @@ from training.world.catalogue import (
     with_article,
 )
 from training.world.clip import Clip, Event, Kind, Thing
+from training.world.goods import REAL_NOUNS, REAL_WORLDS
 from training.world.question import Question, pick, yes
 from training.world.telling import clause, said, told
 from training.world.wording import ASKED, NUMBERS, at
@@ -21,6 +22,7 @@ _READABLE = 0.93
 _SLOW, _FAST = 25.0, 38.0
 _JUST_S, _LONG_AGO_S = 1.0, 1.6
 _CLEARLY_BIGGER = 1.4
+_REAL = 0.7
 
 
 def say(rng: Generator, kind: str, *words: str, place: str = "") -> str:
@@ -112,10 +114,17 @@ def claim(clip: Clip, frame: int, rng: Generator) -> tuple[str, bool]:
     elif present and roll < 0.6:  # the right thing in another colour
         name = f"{pick(rng, TINTS)} {pick(rng, present).noun}"
     else:
-        name = pick(rng, [i for i in items() if i.group not in ("hand", "host")]).noun
+        name = any_noun(clip, rng)
     words = name.split()
     truth = any(t.noun == words[-1] and (len(words) == 1 or t.colour == words[0]) for t in present)
     return with_article(name), truth
+
+
+def any_noun(clip: Clip, rng: Generator) -> str:
+    """A noun that may or may not be in a clip; of real goods mostly another real one."""
+    if clip.world in REAL_WORLDS and rng.random() < _REAL:
+        return pick(rng, REAL_NOUNS)
+    return pick(rng, [i for i in items() if i.group not in ("hand", "host")]).noun
 
 
 def ask_presence(clip: Clip, frame: int, rng: Generator) -> Question | None:

@@ -173,7 +173,7 @@ class Stage:
         """A new actor, not shown yet. Its colour is the paint of its look."""
         colour = look.ink if kind == "drawing" else look.paint
         group = items()[look.item].group if look.item >= 0 else ""
-        group = "product" if look.photo >= 0 else group
+        group = "product" if look.photo >= 0 or look.whole >= 0 else group
         thing = Thing(len(self.script.actors), kind, noun, look, colour, look.text, group)
         actor = Actor(thing, x, y, size, layer)
         self.script.actors.append(actor)

@@ -9,12 +9,12 @@ from training.world.camera import Backdrop, Camera, draw_backdrop, draw_camera, 
 from training.world.catalogue import SIGN_WORDS
 from training.world.clip import Clip, Kind
 from training.world.film import shoot
-from training.world.real_shop import RealShop, before_photograph
+from training.world.real_shop import Photographs, RealShop, before_photograph
 from training.world.shop import Shop, Trade
 from training.world.stage import Script, Split
 from training.world.street import Street
 
-World = Literal["street", "shop", "goods"]
+World = Literal["street", "shop", "goods", "photographs"]
 FRAMES_PER_SECOND = 8.0
 
 
@@ -23,8 +23,10 @@ def direct(
 ) -> tuple[Script, Backdrop]:
     """Script of the clip with this seed: what happens, and where. A longer one begins the same."""
     drawn = np.random.default_rng((seed, 10))
-    backdrop = draw_backdrop(drawn, table=world != "street")
+    backdrop = draw_backdrop(drawn, table=world in ("shop", "goods"))
     rng = np.random.default_rng((seed, 11))
+    if world == "photographs":
+        return Photographs(rng, backdrop.ground, split, seconds).direct(), backdrop
     if world == "goods":
         backdrop = before_photograph(backdrop, drawn)
         return RealShop(rng, backdrop.ground, split, seconds, trade).direct(), backdrop
@@ -40,7 +42,7 @@ def film(
     split: Split = "train",
     *,
     fps: float = FRAMES_PER_SECOND,
-    scale: int = 1,
+    scale: float = 1,
     clean: bool = False,
     trade: Trade | None = None,
 ) -> Clip:

@@ -18,7 +18,9 @@ STAGES = (
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
-FINE, COARSE = 4, 6  # stages after which maps are taken: at 1/16 and at 1/32 of the picture's size
+# Stages after which maps are taken: at 1/8, 1/16 and 1/32 of the picture's size.
+NEAR, FINE, COARSE = 2, 4, 6
+_PARTS = (6, 3)  # rows and columns that a cell keeps of the nearer maps: words are read from them
 STRIDE = 32
 _EPSILON = 1e-3  # of the batch norms, as they were trained
 
@@ -32,8 +34,11 @@ class Convolution(nn.Module):
     ) -> None:
         super().__init__()
         less, more = (kernel - stride) // 2, (kernel - stride + 1) // 2
-        self.padding = (less, more, less, more) if kernel > 1 else (0, 0, 0, 0)
-        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        even = less if less == more else 0  # a convolution pads by itself what it can
+        self.padding = (0, 0, 0, 0) if even or kernel == 1 else (less, more, less, more)
+        self.convolution = nn.Conv2d(
+            inputs, outputs, kernel, stride, even, groups=groups, bias=False
+        )
         self.norm: nn.Module = nn.BatchNorm2d(outputs, eps=_EPSILON, momentum=0.01)
         self.clips = clips
 
@@ -73,8 +78,8 @@ class Block(nn.Module):
 
 
 class Lite0(nn.Module):
-    """[frames, 3, side, side] in −1…1 → maps [frames, 112, side / 16, side / 16] and [frames, 320,
-    side / 32, side / 32]. Sides are multiples of 32."""
+    """[frames, 3, side, side] in −1…1 → maps [frames, 40, side / 8, side / 8], [frames, 112, side /
+    16, side / 16] and [frames, 320, side / 32, side / 32]. Sides are multiples of 32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,26 +94,34 @@ class Lite0(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.stem(pixels)
-        fine = x
+        found: list[Tensor] = []
         for number, stage in enumerate(self.stages):
             x = stage(x)
-            if number == FINE:
-                fine = x
-        return fine, x
+            if number in (NEAR, FINE, COARSE):
+                found.append(x)
+        near, fine, coarse = found
+        return near, fine, coarse
 
 
 class PhotoEncoder(nn.Module):
-    """[frames, 3, side, side] in −1…1 → [frames, grid², hidden]: the means that both maps have in
-    each cell of a grid, projected and added."""
+    """[frames, 3, side, side] in −1…1 → [frames, grid², hidden].
+
+    A cell's token is the sum of what is made of its part of each map: of the nearer two place by
+    place, so that letters and edges keep theirs, of the coarsest its mean; and of the mean of the
+    whole picture, because a thing held close is larger than a cell.
+    """
 
     def __init__(self, grid: int, hidden: int) -> None:
         super().__init__()
         self.grid = grid
         self.trunk = Lite0()
-        self.fine = nn.Linear(STAGES[FINE][3], hidden)
-        self.coarse = nn.Linear(STAGES[COARSE][3], hidden)
+        near, fine, coarse = (STAGES[stage][3] for stage in (NEAR, FINE, COARSE))
+        self.near = nn.Linear(near * _PARTS[0] ** 2, hidden)
+        self.fine = nn.Linear(fine * _PARTS[1] ** 2, hidden)
+        self.coarse = nn.Linear(coarse, hidden)
+        self.whole = nn.Linear(coarse, hidden)
         self.project = nn.Sequential(
             nn.Linear(hidden, 2 * hidden),
             nn.GELU(approximate="tanh"),
@@ -124,10 +137,13 @@ class PhotoEncoder(nn.Module):
         return [*self.trunk(pixels)]
 
     def tokens(self, maps: list[Tensor]) -> Tensor:
-        fine, coarse = (self._cells(each) for each in maps)
-        tokens = self.fine(fine) + self.coarse(coarse)
+        near, fine, coarse = maps
+        tokens = self.near(self._cells(near, _PARTS[0])) + self.fine(self._cells(fine, _PARTS[1]))
+        tokens = tokens + self.coarse(self._cells(coarse, 1))
+        tokens = tokens + self.whole(coarse.mean((2, 3)))[:, None]
         return tokens + self.project(tokens) + self.places  # type: ignore[no-any-return]
 
-    def _cells(self, maps: Tensor) -> Tensor:
-        """[frames, grid², channels]."""
-        return functional.adaptive_avg_pool2d(maps, self.grid).flatten(2).transpose(1, 2)
+    def _cells(self, maps: Tensor, parts: int) -> Tensor:
+        """[frames, grid², parts² × channels] of maps [frames, channels, rows, columns]."""
+        pooled = functional.adaptive_avg_pool2d(maps, self.grid * parts)
+        return functional.unfold(pooled, parts, stride=parts).transpose(1, 2)
