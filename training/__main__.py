@@ -262,6 +262,28 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 1 if report.missed else 0
 
 
+def _photographs(arguments: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    from services.common.config import ConfigError
+    from services.inference_worker.model.errors import ModelError
+    from training.examination.photographs import examine, told
+
+    try:
+        with Progress(transient=True) as progress:
+            bar = progress.add_task("photographs", total=None)
+            found = examine(
+                arguments.model, arguments.photos, arguments.most, lambda: progress.advance(bar)
+            )
+    except (ConfigError, ModelError, ValueError) as error:
+        print(f"cannot examine: {error}", file=sys.stderr)
+        return 2
+    print(told(found))
+    if arguments.report:
+        arguments.report.write_text(found.as_json())
+    return 0
+
+
 def _examination(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
@@ -424,6 +446,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--max-tokens", type=_positive(int), default=96, help="of an answer")
     check.add_argument("--report", type=Path, help="JSON; plot and mistakes go beside it")
     check.set_defaults(run=_evaluate)
+    shown = commands.add_parser(
+        "photographs", help="ask the running engine what photographs show that it never saw"
+    )
+    shown.add_argument("--model", default="goods", help="what the worker's WORKER_MODEL takes")
+    shown.add_argument("--photos", type=Path, required=True, help="folders clothing and grocery")
+    shown.add_argument("--most", type=_positive(int), default=60, help="of one noun")
+    shown.add_argument("--report", type=Path, help="JSON")
+    shown.set_defaults(run=_photographs)
     write = commands.add_parser("examination", help="write an examination for other systems")
     write.add_argument("path", type=Path, help="the JSONL; its videos go into a folder beside it")
     whose = write.add_mutually_exclusive_group()

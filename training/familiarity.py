@@ -22,7 +22,7 @@ from training.examination.worlds import FRAMES_PER_SECOND
 from training.recipe import Recipe
 from training.rendering import Pixels
 from training.resizing import resized
-from training.strangers import photographs, taken
+from training.strangers import FOLDERS, NO_GOODS, photographs, taken
 from training.world.camera import through_codec
 from training.world.video import pictures
 from training.world.wide import World as Scene
@@ -51,7 +51,7 @@ def measure(
 ) -> Familiarity:
     """The judge of a trained model's pictures. model: prepared to run, in float32. photos: a folder
     of photographs. advance: called with each of `num_clips`. Raises ValueError without any."""
-    learnt, _ = photographs(photos)
+    learnt, _ = photographs(photos, NO_GOODS if recipe.world == "goods" else FOLDERS)
     if not learnt:
         raise ValueError(f"no photographs in {photos}")
     rng = np.random.default_rng(1)

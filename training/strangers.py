@@ -16,6 +16,7 @@ from training.world.camera import through_codec
 from training.world.goods import read
 
 FOLDERS = ("clothing", "grocery", "packaging", "hands")  # of photographs that may be learnt from
+NO_GOODS = ("packaging", "hands")  # those that a model of real goods does not know
 _KEPT_ONE_IN = 5  # of them, to look at what was not learnt from
 _FPS = 8.0
 
@@ -28,9 +29,9 @@ PATTERNS: Sequence[str] = (
 )
 
 
-def photographs(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Photographs to learn from, and others."""
-    found = sorted(path for name in FOLDERS for path in (folder / name).rglob("*.jpg"))
+def photographs(folder: Path, names: Sequence[str] = FOLDERS) -> tuple[list[Path], list[Path]]:
+    """Photographs to learn from, and others, of these folders."""
+    found = sorted(path for name in names for path in (folder / name).rglob("*.jpg"))
     kept = [path for path in found if zlib.crc32(path.stem.encode()) % _KEPT_ONE_IN == 0]
     apart = set(kept)
     return [path for path in found if path not in apart], kept

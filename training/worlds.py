@@ -312,8 +312,9 @@ class GoodsWorld(WideWorld):
         return WideTake(clip, self.talk, self.withheld if split == "train" else ())
 
     def pictures(self, seed: int, rng: Generator, grid: int) -> tuple[Pixels, Truth]:
-        scene = pick(rng, ("shop", *dict.fromkeys(self.scenes)))
-        clip = self._clip(seed, _PICTURES_PER_STORY, scene, "train", 1.0)
+        scene = pick(rng, ("shop", *dict.fromkeys(self.scenes), "photographs"))
+        pace = 0.5 if scene == "photographs" else 1.0  # another one each time, mostly
+        clip = self._clip(seed, _PICTURES_PER_STORY, scene, "train", pace)
         truth = WideTake(clip, 0.0).truth(grid)
         return clip.pixels, replace(truth, drawn=scene == "shop")
 

@@ -32,7 +32,7 @@ MOST_WHOLE = 360
 _EXAMINED_ONE_IN = 5  # senders
 
 # What the labels of the photographs are called here.
-_CLOTHES = {
+_CLOTHING = {
     "Dress": "dress",
     "Hat": "hat",
     "Longsleeve": "pullover",
@@ -57,7 +57,8 @@ _GROCERIES = {
     **{"Sour-Cream": "cream", "Sour-Milk": "sourmilk"},
 }
 REAL_WORLDS = ("goods", "photographs")
-REAL_NOUNS = tuple(dict.fromkeys([*_CLOTHES.values(), *_GROCERIES.values()]))
+CLOTHES = tuple(_CLOTHING.values())
+REAL_NOUNS = tuple(dict.fromkeys([*CLOTHES, *_GROCERIES.values()]))
 
 Advance = Callable[[], None]
 
@@ -118,7 +119,7 @@ def photographs(folder: Path) -> Iterator[Photograph]:
     if table.is_file():
         with table.open(newline="") as file:
             for row in csv.DictReader(file):
-                if noun := _CLOTHES.get(row["label"]):
+                if noun := _CLOTHING.get(row["label"]):
                     examined = zlib.crc32(row["sender"].encode()) % _EXAMINED_ONE_IN == 0
                     path = table.parent / "images" / row["file"]
                     yield Photograph(path, noun, "held_out" if examined else "train")

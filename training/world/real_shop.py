@@ -4,6 +4,7 @@ photographs or before nothing."""
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 from numpy.random import Generator
 
 from training.world.camera import Backdrop
@@ -99,7 +100,12 @@ def _another(stage: Stage, among: Mapping[tuple[str, str], list[int]] | None = N
     taken = {actor.thing.noun for actor in stage.script.actors}
     pictures = goods().cut if among is None else among
     fit = [n for n in REAL_NOUNS if n not in taken and (n, stage.split) in pictures]
-    return stage.one(fit) if fit else None
+    if not fit:
+        return None
+    shares = np.sqrt(
+        [len(pictures[n, stage.split]) for n in fit]
+    )  # what looks in more ways oftener
+    return str(stage.rng.choice(fit, p=shares / shares.sum()))
 
 
 def before_photograph(backdrop: Backdrop, rng: Generator) -> Backdrop:

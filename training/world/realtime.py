@@ -22,7 +22,7 @@ _READABLE = 0.93
 _SLOW, _FAST = 25.0, 38.0
 _JUST_S, _LONG_AGO_S = 1.0, 1.6
 _CLEARLY_BIGGER = 1.4
-_REAL = 0.7
+_REAL, _POINTED_AT = 0.7, 0.4
 
 
 def say(rng: Generator, kind: str, *words: str, place: str = "") -> str:
@@ -52,6 +52,8 @@ def ask_what(clip: Clip, frame: int, rng: Generator) -> Question | None:
     if any(clip.place(frame, t.ident) == place for t in present if t is not thing):
         return None
     answer = with_article(clip.full_name(thing.ident))
+    if clip.world == "photographs" and rng.random() < _POINTED_AT:
+        return Question("what", say(rng, "what_this"), answer)
     return Question("what", say(rng, "what", place=place), answer)
 
 

@@ -3,6 +3,7 @@
 ASKED: dict[str, tuple[str, ...]] = {
     # real time
     "what": ("what is {at}", "what do you see {at}", "which thing is {at}", "what is there {at}"),
+    "what_this": ("what is this", "which thing is this", "what do you see here"),
     "colour": (
         "what color is the {}",
         "which color is the {}",

@@ -22,6 +22,7 @@ STAGES = (
 NEAR, FINE, COARSE = 2, 4, 6
 _PARTS = (6, 3)  # rows and columns that a cell keeps of the nearer maps: words are read from them
 STRIDE = 32
+_DROPOUT = 0.1  # of what cells read from the maps, while they learn
 _EPSILON = 1e-3  # of the batch norms, as they were trained
 
 
@@ -146,4 +147,5 @@ class PhotoEncoder(nn.Module):
     def _cells(self, maps: Tensor, parts: int) -> Tensor:
         """[frames, grid², parts² × channels] of maps [frames, channels, rows, columns]."""
         pooled = functional.adaptive_avg_pool2d(maps, self.grid * parts)
-        return functional.unfold(pooled, parts, stride=parts).transpose(1, 2)
+        cells = functional.unfold(pooled, parts, stride=parts).transpose(1, 2)
+        return functional.dropout(cells, _DROPOUT, self.training)
