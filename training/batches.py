@@ -21,6 +21,8 @@ from training.vocabulary import build_tokenizer
 from training.world.stage import Split
 from training.worlds import Take, Truth, World, at_length, find_world
 
+_AT_FIRST = 0.1  # of what a new tower would read from its trunk
+
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
@@ -86,8 +88,16 @@ def with_tower(model: BuiltinModel, recipe: Recipe) -> BuiltinModel:
     made = BuiltinModel(config, model.tokenizer, model.spec.name)
     made.decoder.load_state_dict(model.decoder.state_dict())
     made.encoder.places.data.copy_(model.encoder.places)
+    made.encoder.project.load_state_dict(model.encoder.project.state_dict())
     if isinstance(made.encoder, PhotoEncoder):
         made.encoder.trunk.load_state_dict(read_trunk(trunk_file()).state_dict())
+        for reads in (
+            made.encoder.near,
+            made.encoder.fine,
+            made.encoder.coarse,
+            made.encoder.whole,
+        ):
+            reads.weight.data.mul_(_AT_FIRST)  # so that what stands before it is heard at once
     return made
 
 
