@@ -405,7 +405,9 @@ def _parser() -> argparse.ArgumentParser:
     sheet.add_argument("--seed", type=int, default=1)
     sheet.add_argument("--clips", type=int, default=5)
     sheet.add_argument("--frames", type=int, default=40)
-    sheet.add_argument("--world", choices=("street", "shop", "goods"), default="street")
+    sheet.add_argument(
+        "--world", choices=("street", "shop", "goods", "photographs"), default="street"
+    )
     sheet.add_argument("--split", choices=("train", "held_out"), default="train")
     sheet.set_defaults(run=_sheet)
     cut = commands.add_parser("goods", help="cut real goods out of photographs, once")
