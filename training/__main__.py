@@ -262,6 +262,26 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 1 if report.missed else 0
 
 
+def _doubt(arguments: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    from services.inference_worker.model.errors import ModelError
+    from training.doubt import write
+
+    if _is_shipped(arguments.model):
+        print(f"cannot measure: {arguments.model} {_ELSEWHERE}", file=sys.stderr)
+        return 2
+    try:
+        with Progress(transient=True) as progress:
+            bar = progress.add_task("photographs", total=None)
+            write(arguments.model, arguments.photos, advance=lambda: progress.advance(bar))
+    except (ModelError, ValueError) as error:
+        print(f"cannot measure: {error}", file=sys.stderr)
+        return 2
+    print(f"written to {arguments.model}")
+    return 0
+
+
 def _photographs(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
@@ -448,6 +468,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--max-tokens", type=_positive(int), default=96, help="of an answer")
     check.add_argument("--report", type=Path, help="JSON; plot and mistakes go beside it")
     check.set_defaults(run=_evaluate)
+    doubted = commands.add_parser("doubt", help="measure how sure a model must be of each name")
+    doubted.add_argument("--model", type=Path, required=True, help="folder of a goods model")
+    doubted.add_argument("--photos", type=Path, required=True, help="that it did not learn from")
+    doubted.set_defaults(run=_doubt)
     shown = commands.add_parser(
         "photographs", help="ask the running engine what photographs show that it never saw"
     )

@@ -57,18 +57,18 @@ class DenseAnswerer:
         branch = branch_of(self.model, len(self._frames) - 1, question)
         said: list[int] = []
         while len(said) < self.model.spec.max_answer_tokens:
-            token = int(self._scores(branch.prompt + said, branch.before).argmax())
+            token = int(self.scores(branch.prompt + said, branch.before).argmax())
             if token in self.model.stop_tokens:
                 break
             said.append(token)
         return self.model.text(said)
 
     def watch(self, condition: str) -> bool:
-        scores = self._scores(self.model.watch_tokens(condition))
+        scores = self.scores(self.model.watch_tokens(condition))
         return bool(scores[self.model.yes_token] > scores[self.model.no_token])
 
     @torch.no_grad()
-    def _scores(self, prompt: list[int], before: int = 0) -> torch.Tensor:
+    def scores(self, prompt: list[int], before: int = 0) -> torch.Tensor:
         """Vocabulary scores after `prompt`, asked after the newest frame; `before` as of a
         `Branch`."""
         model = self.model

@@ -219,7 +219,7 @@ def test_a_conversation_is_read_as_in_training(prefill: int, history_before: boo
     assert (prompt.before > 0) is history_before
     bench.ask("s", prompt.tokens, before=prompt.before)
     bench.run()
-    expected = dense._scores(prompt.tokens, prompt.before)
+    expected = dense.scores(prompt.tokens, prompt.before)
     assert torch.allclose(bench.runner.logits[-1], expected, atol=TOLERANCE)
 
 

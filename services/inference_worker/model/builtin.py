@@ -22,6 +22,7 @@ from torch.nn import functional
 from services.inference_worker.model.card import NO_CARD
 from services.inference_worker.model.constraint import NO_TOOLS
 from services.inference_worker.model.decoder import Decoder, DecoderConfig, Layer
+from services.inference_worker.model.doubt import Doubt
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.familiarity import Familiarity
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
@@ -161,6 +162,7 @@ class BuiltinModel(nn.Module):
         self.spec = config.spec(name)
         self.card = NO_CARD
         self.familiarity: Familiarity | None = None
+        self.doubt: Doubt | None = None
         self.encoder = _encoder_of(config)
         self.decoder = Decoder(config.decoder)
         self.sampling = GREEDY
@@ -339,6 +341,7 @@ class BuiltinModel(nn.Module):
                 f"{folder / 'model.safetensors'} does not fit its config: {error}"
             ) from error
         model.familiarity = Familiarity.load(folder, device)
+        model.doubt = Doubt.load(folder, tokenizer, config.decoder.vocab_size, device)
         return model.prepare(dtype, device)
 
     def prepare(self, dtype: torch.dtype, device: torch.device) -> Self:

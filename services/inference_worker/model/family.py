@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # who serves imports this, and knows no torch
     from torch import Tensor
 
     from services.inference_worker.model.decoder import Decoder
+    from services.inference_worker.model.doubt import Doubt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,7 @@ class StreamingModel(ServedModel, Protocol):
     """A family: vision tower, decoder, and the rules for prompts and positions.
 
     `vision_token`: what stands for a picture's tokens where only words can, if anything does.
+    `doubt`: of names, where it knows how sure it must be.
     """
 
     decoder: "Decoder"
@@ -137,6 +139,7 @@ class StreamingModel(ServedModel, Protocol):
     yes_token: int
     no_token: int
     vision_token: int | None
+    doubt: "Doubt | None"
 
     def encode(self, frames: "Tensor") -> Encoded:
         """Frames [tubelets, tubelet, height, width, 3] uint8, all of one layout."""

@@ -209,6 +209,11 @@ class Runner:
             if run.sampling.drawn and run.generator is not None:
                 choice[n] = draw(logits[n], run.sampling, run.generator)
         chosen = logits.gather(-1, choice[:, None])[:, 0] - logits.logsumexp(dim=-1)
+        if self.model.doubt is not None:
+            unsure = self.model.doubt(choice, chosen)
+            for n, run in enumerate(runs):
+                if run.allowed is None and not run.sampling.drawn:
+                    choice[n] = unsure[n]
         columns = (choice, scores, finite, chosen)
         rows = torch.stack([column.double() for column in columns], dim=-1).tolist()
         return [

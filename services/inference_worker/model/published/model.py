@@ -17,6 +17,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from services.inference_worker.model.card import NO_CARD
 from services.inference_worker.model.constraint import Constraint, Grammars
 from services.inference_worker.model.decoder import Decoder, DecoderConfig
+from services.inference_worker.model.doubt import Doubt
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
 from services.inference_worker.model.form import Form
@@ -76,6 +77,7 @@ class PublishedModel(nn.Module, ABC):
         )
         single = self.tubelet == 1
         self.vision_token: int | None = config.image_token_id if single else config.video_token_id
+        self.doubt: Doubt | None = None
         self.yes_token = chat.first_token(self.answer_prefix + "Yes")
         self.no_token = chat.first_token(self.answer_prefix + "No")
         self._sink_tokens = chat.tokens(chat.before_video() + self.intro)

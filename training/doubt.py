@@ -1,0 +1,126 @@
+"""Doubt of a trained model: how sure it must be of each name, by photographs it never learnt from.
+
+Half of what its training never saw is called by the model, and photographs of other things beside
+it. A name's bound is the least probability above which most of those so called are it.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from services.inference_worker.model.builtin import BuiltinModel
+from services.inference_worker.model.doubt import FILE, VAGUE
+from training import strangers
+from training.answerers import DenseAnswerer
+from training.batches import with_words
+from training.examination.photographs import ASKED
+from training.layout import branch_of
+from training.rendering import Pixels
+from training.resizing import resized
+from training.world.goods import REAL_NOUNS, photographs, read
+from training.world.question import Question
+
+FRAMES = 2
+WANTED = 0.9  # share of what is called so that should be it
+LEAST, MOST = 0.2, 0.95
+FEW = 6  # claims that say too little of a name
+_STRANGERS_ONE_IN = 8
+Advance = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the model called a photograph, how surely, and whether it was that."""
+
+    noun: str
+    share: float
+    right: bool
+
+
+def write(folder: Path, photos: Path, most: int = 40, advance: Advance = lambda: None) -> None:
+    """Measure the bounds of a folder's model and write them down there, with the words for what is
+    below them. Raises ModelError, and ValueError without photographs."""
+    model = BuiltinModel.load(folder, torch.float32, torch.device("cpu"))
+    claims = list(_claims(model, photos, most, advance))
+    if not claims:
+        raise ValueError(f"no photographs of goods in {photos}")
+    model = _with_vague(model)
+    model.save(folder)
+    least = bounds(claims)
+    (folder / FILE).write_text(json.dumps({"instead": VAGUE, "least": least}, indent=2) + "\n")
+
+
+def bounds(claims: list[Claim]) -> dict[str, float]:
+    """The least probability of every noun."""
+    usual = _bound(claims)
+    found: dict[str, float] = {}
+    for noun in REAL_NOUNS:
+        mine = [claim for claim in claims if claim.noun == noun]
+        found[noun] = round(usual if len(mine) < FEW else _bound(mine), 3)
+    return found
+
+
+def _bound(claims: list[Claim]) -> float:
+    """The least probability above which the wanted share of claims is right."""
+    ranked = sorted(claims, key=lambda claim: -claim.share)
+    right = np.cumsum([claim.right for claim in ranked]) / np.arange(1, len(ranked) + 1)
+    good = np.flatnonzero(right >= WANTED)
+    bound = ranked[int(good[-1])].share if len(good) else MOST
+    return float(np.clip(bound, LEAST, MOST))
+
+
+def _claims(model: BuiltinModel, photos: Path, most: int, advance: Advance) -> Iterator[Claim]:
+    answerer = DenseAnswerer(model)
+    side = model.config.frame_size
+    taken: dict[str, int] = {}
+    for one in photographs(photos):
+        taken[one.noun] = taken.get(one.noun, 0) + one.measures
+        if one.measures and taken[one.noun] <= most:
+            noun, share = _called(answerer, resized(read(one.path)[None], side, side)[0])
+            yield Claim(noun, share, noun == one.noun)
+            advance()
+    _, others = strangers.photographs(photos, strangers.NO_GOODS)
+    for path in others[::_STRANGERS_ONE_IN]:
+        noun, share = _called(answerer, resized(read(path)[None], side, side)[0])
+        yield Claim(noun, share, right=False)
+        advance()
+
+
+def _called(answerer: DenseAnswerer, picture: Pixels) -> tuple[str, float]:
+    """The name of what fills a picture, and its probability."""
+    answerer.open()
+    for number in range(FRAMES):
+        answerer.push(picture, number)
+    model = answerer.model
+    branch = branch_of(model, FRAMES - 1, Question("", ASKED, ""))
+    said = [int(answerer.scores(branch.prompt).argmax())]
+    articles = {model.tokenizer.token_to_id(word) for word in ("a", "an")}
+    scores = answerer.scores(branch.prompt + (said if said[0] in articles else []))
+    share, token = scores.float().softmax(-1).max(-1)
+    return str(model.tokenizer.id_to_token(int(token))), float(share)
+
+
+def _with_vague(model: BuiltinModel) -> BuiltinModel:
+    """The model with words for what it is not sure of, which are to its decoder as the mean of all
+    names."""
+    if model.tokenizer.token_to_id(VAGUE) is not None:
+        return model
+    model, _ = with_words(model, [VAGUE], 1)
+    state = json.loads(model.tokenizer.to_str())
+    size = model.config.decoder.vocab_size
+    state["model"]["vocab"][VAGUE] = size
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    config = replace(model.config, decoder=replace(model.config.decoder, vocab_size=size + 1))
+    larger = BuiltinModel(config, tokenizer, model.spec.name)
+    tensors = model.state_dict()
+    words = tensors["decoder.embedding.weight"]
+    found = (tokenizer.token_to_id(noun) for noun in REAL_NOUNS)
+    names = [token for token in found if token is not None] or list(range(size))
+    mean = words[names].mean(0, keepdim=True)
+    larger.load_state_dict(tensors | {"decoder.embedding.weight": torch.cat((words, mean))})
+    return larger.prepare(torch.float32, torch.device("cpu"))
