@@ -41,7 +41,7 @@ class Pictures:
 class Batch:
     """Clips in the served layout. Tensors are [batch, …] as in `layout.Row` and `truth`. vision:
     [batch, frames × cells, hidden] tokens that an encoder has made of the pixels already, and
-    `clips` whose they are in the pool."""
+    `shown` [batch, frames] their numbers in the pools."""
 
     pixels: Tensor
     tokens: Tensor
@@ -54,7 +54,7 @@ class Batch:
     calm: Tensor
     refers: Tensor
     kinds: tuple[tuple[str, ...], ...]
-    clips: Tensor | None = None
+    shown: Tensor | None = None
     vision: Tensor | None = None
 
 
@@ -167,12 +167,12 @@ def make_batch(
     weights: Mapping[str, float] | None = None,
     split: Split = "train",
     conversations: float = 0.0,
-    drawn: Callable[[int, Generator], tuple[int, Take, Truth]] | None = None,
+    drawn: Callable[[int, Generator], tuple[NDArray[np.int64], Take, Truth]] | None = None,
 ) -> Batch:
     """`mix.batch` clips with seeds from `seed` on. weights: of the kinds asked, the world's own.
     conversations: share of questions at the end of a long one. drawn: a clip of so many frames that
-    is in a pool, its number and truth; none is filmed then."""
-    rows, pixels, truths, kinds, clips = [], [], list[Truth](), [], list[int]()
+    is in a pool, their numbers and truth; none is filmed then."""
+    rows, pixels, truths, kinds, shown = [], [], list[Truth](), [], list[NDArray[np.int64]]()
     before: Take | None = None
     for index in range(mix.batch):
         rng = np.random.default_rng((seed + index, 2))
@@ -180,8 +180,8 @@ def make_batch(
             take = world.film(seed + index, mix.frames, rng, split)
             truth = take.truth(model.config.grid)
         else:
-            number, take, truth = drawn(mix.frames, rng)
-            clips.append(number)
+            frames, take, truth = drawn(mix.frames, rng)
+            shown.append(frames)
         asked = weights or world.kinds
         branches = draw_branches(model, take, asked, mix.text_size, rng, conversations, before)
         before = take
@@ -202,7 +202,7 @@ def make_batch(
         calm=torch.from_numpy(np.stack([truth.calm for truth in truths])),
         refers=torch.from_numpy(np.stack([row.refers for row in rows])),
         kinds=tuple(kinds),
-        clips=torch.tensor(clips) if clips else None,
+        shown=torch.from_numpy(np.stack(shown)) if shown else None,
     )
 
 

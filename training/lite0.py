@@ -22,7 +22,10 @@ _PARTS = {
     "_project_conv": ("project", "convolution"),
     "_bn2": ("project", "norm"),
 }
-_STEM = {"_conv_stem": "stem.convolution", "_bn0": "stem.norm"}
+_ENDS = {
+    **{"_conv_stem": "stem.convolution", "_bn0": "stem.norm"},
+    **{"_conv_head": "head.convolution", "_bn1": "head.norm"},
+}
 _NAME = re.compile(r"_blocks\.(\d+)\.(\w+?)\.(\w+)")
 
 
@@ -44,8 +47,8 @@ def renamed(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
             ours[f"stages.{stage}.{number}.{layer}.{part}.{found[3]}"] = tensor
         else:
             layer, _, kind = name.rpartition(".")
-            if layer in _STEM:
-                ours[f"{_STEM[layer]}.{kind}"] = tensor
+            if layer in _ENDS:
+                ours[f"{_ENDS[layer]}.{kind}"] = tensor
     return ours
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,11 +32,18 @@ from training.batches import Pictures, new_model, world_of
 from training.recipe import TRAIN_SEEDS, Recipe, weights_of
 from training.rendering import Pixels
 from training.resizing import resized
+from training.world.cells import IGNORE, channels, nouns
 from training.world.clip import Clip
+from training.world.goods import goods
+from training.world.slides import slides
 from training.worlds import GoodsWorld, Take, Truth, WideTake
 
 GRID = 4
+MIDDLE = GRID * GRID // 2 + GRID // 2  # the cell behind the middle
+_OF_SLIDES = 0.35  # clips that are photographs as they are, one after another
 MAPS = ("near", "fine", "coarse")
+_TOGETHER = 6
+_OF_OTHERS = 0.6  # pictures that are out of clips, or photographs as they are
 _SHOW = 24  # pictures that the trunk looks at together
 Advance = Callable[[int], None]
 
@@ -85,6 +93,47 @@ class _Clips(_Stories):
         return _Shown(take.pixels, take.truth(GRID), replace(take.clip, pixels=nothing))
 
 
+class _Stills(_Stories):
+    """Every photograph of goods that training may see, `_TOGETHER` to a story, each in another
+    light and cut. They cost no painting."""
+
+    def __getitem__(self, index: int) -> _Shown:
+        world = self._world
+        rng = np.random.default_rng((self.recipe.seed, index, 4))
+        shown = [
+            (noun, number)
+            for (noun, split), found in sorted(goods().whole.items())
+            for number in found
+            if split == "train"
+        ]
+        order = np.random.default_rng(self.recipe.seed).permutation(len(shown))
+        chosen = [shown[order[(index * _TOGETHER + n) % len(order)]] for n in range(_TOGETHER)]
+        pixels = np.stack([_seen_anew(goods().wholes[n], world.side, rng) for _, n in chosen])
+        return _Shown(pixels, _of_stills([noun for noun, _ in chosen], len(world.channels)))
+
+
+def _seen_anew(whole: Pixels, side: int, rng: Generator) -> Pixels:
+    """A photograph cut, mirrored and lit in another way."""
+    rows, columns = (int(len(whole) * rng.uniform(0.72, 1)) for _ in range(2))
+    top, left = (int(rng.integers(len(whole) - length + 1)) for length in (rows, columns))
+    cut = whole[top : top + rows, left : left + columns]
+    cut = cut[:, ::-1] if rng.random() < 0.5 else cut
+    light = np.clip((np.arange(256) / 255) ** rng.uniform(0.75, 1.35) * rng.uniform(0.7, 1.1), 0, 1)
+    lit = (light * 255).astype(np.uint8)[cut]
+    return resized(np.ascontiguousarray(lit)[None], side, side)[0]
+
+
+def _of_stills(names: list[str], number: int) -> Truth:
+    """Truth about pictures that one thing fills: it is in the cell behind the middle."""
+    labels = np.full((len(names), GRID * GRID, number), IGNORE, np.int64)
+    labels[..., 0] = 0
+    labels[:, MIDDLE, 0] = 1
+    labels[:, MIDDLE, 1] = [nouns().index(name) for name in names]
+    measures = np.full((len(names), GRID * GRID, 4), np.nan, np.float32)
+    measures[:, MIDDLE, :2] = -0.5
+    return Truth(labels, measures, np.ones(len(names), bool))
+
+
 def goods_world(recipe: Recipe) -> GoodsWorld:
     """The recipe's world, whose clips can be kept. Raises ValueError for another."""
     world = world_of(recipe)
@@ -96,11 +145,15 @@ def goods_world(recipe: Recipe) -> GoodsWorld:
 class Pool:
     """A folder of stories' maps and truth; story n's are rows n of every array."""
 
-    def __init__(self, folder: Path, recipe: Recipe, frames: int = 0) -> None:
+    def __init__(
+        self, folder: Path, recipe: Recipe, kind: "Literal['pictures', 'stills'] | int"
+    ) -> None:
+        """kind: of its stories; a number: clips of so many frames."""
         self.folder = folder
         self.recipe = recipe
-        self.frames = frames  # of a clip; 0: stories are pictures
-        self.size = recipe.clip_pool if frames else recipe.picture_pool
+        self.kind = kind
+        of_kind = {"pictures": recipe.picture_pool, "stills": recipe.still_pool}
+        self.size = of_kind.get(str(kind), recipe.clip_pool)
 
     @property
     def made(self) -> int:
@@ -116,12 +169,9 @@ class Pool:
         if first >= self.size:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        look, old = _looking(self.recipe), None if self.frames else _drawn_tower(self.recipe)
-        stories = (
-            _Clips(self.recipe, self.size, self.frames)
-            if self.frames
-            else _Stories(self.recipe, self.size)
-        )
+        look = _looking(self.recipe)
+        old = _drawn_tower(self.recipe) if self.kind == "pictures" else None
+        stories = self._stories()
         loader = DataLoader(
             stories,
             batch_size=None,
@@ -135,6 +185,11 @@ class Pool:
             if (number + 1) % 20 == 0 or number + 1 == self.size:
                 self._mark(number + 1)
                 advance(number + 1)
+
+    def _stories(self) -> _Stories:
+        if isinstance(self.kind, int):
+            return _Clips(self.recipe, self.size, self.kind)
+        return (_Stills if self.kind == "stills" else _Stories)(self.recipe, self.size)
 
     def _keep(self, number: int, shown: _Shown, maps: list[Tensor], old: "_Tower | None") -> None:
         rows = {name: each.half().numpy() for name, each in zip(MAPS, maps, strict=True)}
@@ -173,8 +228,8 @@ class Pool:
 
     def pictures(self, count: int, rng: Generator) -> Pictures:
         """Pictures from anywhere in the pool."""
-        stories, each = self.kept["labels"].shape[:2]
-        at = rng.integers(stories, size=count), rng.integers(each, size=count)
+        each = self.kept["labels"].shape[1]
+        at = rng.integers(self.size, size=count), rng.integers(each, size=count)
 
         def taken(name: str) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(self.kept[name][at]))
@@ -184,7 +239,7 @@ class Pool:
             labels=taken("labels").long(),
             measures=taken("measures"),
             maps=tuple(taken(name) for name in MAPS),
-            wanted=taken("wanted"),
+            wanted=taken("wanted") if "wanted" in self.kept else None,
         )
 
     def clip(self, rng: Generator, world: GoodsWorld) -> tuple[int, Take, Truth]:
@@ -198,12 +253,12 @@ class Pool:
 
     @torch.no_grad()
     def tokens(self, encoder: PhotoEncoder) -> Tensor:
-        """What a finished encoder makes of all clips, [clips, frames × cells, hidden]."""
+        """What a finished encoder makes of all pictures, [stories × pictures, cells, hidden]."""
         found: list[Tensor] = []
         for number in range(self.size):
             maps = [torch.from_numpy(np.array(self.kept[name][number])) for name in MAPS]
-            found.append(encoder.tokens([each.float() for each in maps]).flatten(0, 1))
-        return torch.stack(found)
+            found.append(encoder.tokens([each.float() for each in maps]))
+        return torch.cat(found)
 
 
 class Pools:
@@ -213,7 +268,10 @@ class Pools:
         self.folder = folder
         self.recipe = recipe
         lengths = sorted({mix.frames for stage in recipe.stages for mix in stage.mixes})
-        self.pictures = Pool(folder / "pictures", recipe) if recipe.picture_pool else None
+        self.pictures = (
+            Pool(folder / "pictures", recipe, "pictures") if recipe.picture_pool else None
+        )
+        self.stills = Pool(folder / "stills", recipe, "stills") if recipe.still_pool else None
         self.clips = {
             frames: Pool(folder / f"clips-{frames}", recipe, frames)
             for frames in (lengths if recipe.clip_pool else ())
@@ -222,13 +280,60 @@ class Pools:
     def fill(self, console: Console, workers: int) -> None:
         """Make what is missing."""
         with Progress(console=console, transient=True) as progress:
-            for pool in [*([self.pictures] if self.pictures else []), *self.clips.values()]:
+            some = [pool for pool in (self.pictures, self.stills) if pool is not None]
+            for pool in [*some, *self.clips.values()]:
                 bar = progress.add_task(pool.folder.name, total=pool.size, completed=pool.made)
                 pool.fill(workers, lambda made, bar=bar: progress.update(bar, completed=made))
 
-    def draw(self, frames: int, rng: Generator) -> tuple[int, Take, Truth]:
-        """A clip of so many frames."""
-        return self.clips[frames].clip(rng, self._world)
+    def draw_pictures(self, count: int, rng: Generator) -> Pictures:
+        """Pictures, some of them out of clips, some photographs as they are."""
+        assert self.pictures is not None
+        others = [*self.clips.values(), *([self.stills] * 2 if self.stills else [])]
+        share = int(count * _OF_OTHERS / max(len(others), 1))
+        drawn = [pool.pictures(share, rng) for pool in others]
+        drawn = [self.pictures.pictures(count - share * len(drawn), rng), *drawn]
+        wanted = drawn[0].wanted
+        assert wanted is not None
+        unknown = wanted.new_full((count - len(wanted), *wanted.shape[1:]), torch.nan)
+        return Pictures(
+            pixels=torch.zeros(0),
+            labels=torch.cat([each.labels for each in drawn]),
+            measures=torch.cat([each.measures for each in drawn]),
+            maps=tuple(map(torch.cat, zip(*(each.maps for each in drawn), strict=True))),
+            wanted=torch.cat((wanted, unknown)),
+        )
+
+    def draw(self, frames: int, rng: Generator) -> tuple[NDArray[np.int64], Take, Truth]:
+        """A clip of so many frames, and their numbers among `tokens`."""
+        pool = self.clips[frames]
+        if self.stills is not None and rng.random() < _OF_SLIDES:
+            return self._slides(frames, rng)
+        number, take, truth = pool.clip(rng, self._world)
+        return number * frames + np.arange(frames), take, truth
+
+    def tokens(self, frames: int, encoder: PhotoEncoder) -> Tensor:
+        """What a finished encoder makes of the frames of clips of this length, and then of all
+        photographs."""
+        found = [self.clips[frames].tokens(encoder)]
+        return torch.cat([*found, *([self.stills.tokens(encoder)] if self.stills else [])])
+
+    def _slides(self, frames: int, rng: Generator) -> tuple[NDArray[np.int64], Take, Truth]:
+        """A clip of a few photographs, one after another: nothing of it needs to be painted."""
+        assert self.stills is not None
+        kept = self.stills.kept["labels"][: self.stills.size].reshape(
+            -1, GRID * GRID, len(channels())
+        )
+        chosen: dict[int, int] = {}  # the noun of each photograph
+        for _ in range(int(rng.integers(1, 2 + frames // 8))):
+            number = int(rng.integers(len(kept)))
+            noun = int(kept[number, MIDDLE, 1])
+            if noun not in chosen.values():
+                chosen[number] = noun
+        clip = slides([nouns()[noun] for noun in chosen.values()], frames, rng)
+        shown = np.array([*chosen])[clip.presence.argmax(axis=1)]
+        first = self.clips[frames].size * frames
+        take = self._world.take(clip)
+        return first + shown, take, take.truth(GRID)
 
     @cached_property
     def _world(self) -> GoodsWorld:

@@ -89,8 +89,9 @@ class Recipe:
     model of `size` from nothing, else "builtin" or a model's folder. tower: another encoder than
     that one's, for frames of `frame_size` pixels a side. familiar_clips: of its world, by which the
     model will know what is unfamiliar. consistency_weight: of the temporal consistency loss.
-    picture_pool, clip_pool: stories, and clips of each length, that are made once (`pools`) for a
-    tower whose trunk learns nothing; 0: new ones in every step, from which all of it learns.
+    picture_pool, still_pool, clip_pool: stories, sixes of photographs and clips of each length that
+    are made once (`pools`) for a tower whose trunk learns nothing; 0: new ones in every step, from
+    which all of it learns.
     """
 
     seed: int = 1
@@ -107,6 +108,7 @@ class Recipe:
     picture_batch: int = 192
     picture_learning_rate: float = 2e-3
     picture_pool: int = 0
+    still_pool: int = 0
     clip_pool: int = 0
     stages: tuple[Stage, ...] = ()
     weight_decay: float = 0.02

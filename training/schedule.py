@@ -72,7 +72,7 @@ def make_step(
     if stage is None:
         number = recipe.picture_batch // share.total
         if pools.pictures is not None:
-            return pools.pictures.pictures(number, np.random.default_rng((seed, 3)))
+            return pools.draw_pictures(number, np.random.default_rng((seed, 3)))
         return make_pictures(world, model.config.grid, number, seed)
     mix = stage.mixes[step % len(stage.mixes)]
     mine = replace(mix, batch=share.of(mix.batch))

@@ -49,7 +49,7 @@ class Trainer:
         self.device = device
         self.share = share or Share()
         self.pools = Pools(folder / "pools", recipe)
-        self.seen: dict[int, torch.Tensor] = {}  # tokens of pooled clips, by their length
+        self.seen: dict[int, torch.Tensor] = {}  # tokens of pooled frames, by their clips' length
         self.step = 0
         self.dtype = fast_dtype(device)
         self.world = world_of(recipe)
@@ -99,6 +99,8 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * scales[group["role"]]
         self.objectives.train()
+        if stage is None and self.pools.pictures is not None:
+            self._freeze_trunk()
         if stage is not None:
             self._finish_encoder(from_average=stage is self.recipe.stages[0] and number == 0)
         if stage is not None and stage.learns == "preference" and number == 0:
@@ -117,14 +119,14 @@ class Trainer:
 
     def _with_vision(self, batch: Made) -> Made:
         """A batch of pooled clips with the finished encoder's tokens of them."""
-        if not isinstance(batch, Batch) or batch.clips is None:
+        if not isinstance(batch, Batch) or batch.shown is None:
             return batch
         frames = batch.labels.shape[1]
         if frames not in self.seen:
             encoder = copy.deepcopy(self.objectives.model.encoder).cpu()
             assert isinstance(encoder, PhotoEncoder)
-            self.seen[frames] = self.pools.clips[frames].tokens(encoder)
-        return replace(batch, vision=self.seen[frames][batch.clips])
+            self.seen[frames] = self.pools.tokens(frames, encoder)
+        return replace(batch, vision=self.seen[frames][batch.shown].flatten(1, 2))
 
     def _losses(self, batch: Made, stage: Stage | None) -> Losses:
         objectives, recipe = self.objectives, self.recipe
@@ -175,6 +177,12 @@ class Trainer:
     def _arithmetic(self) -> torch.autocast:
         """bfloat16 where the device computes in it: elsewhere it is far slower than float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _freeze_trunk(self) -> None:
+        """What has looked at the pools already must stay as it was."""
+        encoder = self.objectives.model.encoder
+        assert isinstance(encoder, PhotoEncoder)
+        encoder.trunk.requires_grad_(False).eval()
 
     def _finish_encoder(self, from_average: bool) -> None:
         encoder = self.objectives.model.encoder

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.model.errors import ModelError
-from services.inference_worker.model.lite0 import STAGES, STEM, Lite0
+from services.inference_worker.model.lite0 import STAGES, STEM, WIDE, Lite0
 from services.inference_worker.model.packed import pack
 from tests.unit.tiny import Bench, random_picture, reference_logits, tiny_model
 from training.batches import new_model
@@ -51,8 +51,8 @@ def published(seed: int = 1) -> Tensors:
             convolution(f"{block}._project_conv", outputs, wide, 1)
             norm(f"{block}._bn2", outputs)
             number, inputs = number + 1, outputs
-    convolution("_conv_head", 1280, inputs, 1)
-    norm("_bn1", 1280)
+    convolution("_conv_head", WIDE, inputs, 1)
+    norm("_bn1", WIDE)
     found["_fc.weight"], found["_fc.bias"] = torch.randn(1000, 1280), torch.randn(1000)
     return found
 

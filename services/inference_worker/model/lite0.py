@@ -21,8 +21,9 @@ STAGES = (
 # Stages after which maps are taken: at 1/8, 1/16 and 1/32 of the picture's size.
 NEAR, FINE, COARSE = 2, 4, 6
 _PARTS = (6, 3)  # rows and columns that a cell keeps of the nearer maps: words are read from them
+WIDE = 1280  # channels in which the published classifier tells things apart
 STRIDE = 32
-_DROPOUT = 0.1  # of what cells read from the maps, while they learn
+_DROPOUT = 0.3  # of what cells read from the maps, while they learn
 _EPSILON = 1e-3  # of the batch norms, as they were trained
 
 
@@ -94,6 +95,7 @@ class Lite0(nn.Module):
                 inputs = outputs
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
+        self.head = Convolution(inputs, WIDE, 1, 1, 1, True)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.stem(pixels)
@@ -110,19 +112,19 @@ class PhotoEncoder(nn.Module):
     """[frames, 3, side, side] in −1…1 → [frames, grid², hidden].
 
     A cell's token is the sum of what is made of its part of each map: of the nearer two place by
-    place, so that letters and edges keep theirs, of the coarsest its mean; and of the mean of the
-    whole picture, because a thing held close is larger than a cell.
+    place, so that letters and edges keep theirs, of the coarsest its mean in many channels; and of
+    that of the whole picture, because a thing held close is larger than a cell.
     """
 
     def __init__(self, grid: int, hidden: int) -> None:
         super().__init__()
         self.grid = grid
         self.trunk = Lite0()
-        near, fine, coarse = (STAGES[stage][3] for stage in (NEAR, FINE, COARSE))
+        near, fine = (STAGES[stage][3] for stage in (NEAR, FINE))
         self.near = nn.Linear(near * _PARTS[0] ** 2, hidden)
         self.fine = nn.Linear(fine * _PARTS[1] ** 2, hidden)
-        self.coarse = nn.Linear(coarse, hidden)
-        self.whole = nn.Linear(coarse, hidden)
+        self.coarse = nn.Linear(WIDE, hidden)
+        self.whole = nn.Linear(WIDE, hidden)
         self.project = nn.Sequential(
             nn.Linear(hidden, 2 * hidden),
             nn.GELU(approximate="tanh"),
@@ -140,8 +142,10 @@ class PhotoEncoder(nn.Module):
     def tokens(self, maps: list[Tensor]) -> Tensor:
         near, fine, coarse = maps
         tokens = self.near(self._cells(near, _PARTS[0])) + self.fine(self._cells(fine, _PARTS[1]))
-        tokens = tokens + self.coarse(self._cells(coarse, 1))
-        tokens = tokens + self.whole(coarse.mean((2, 3)))[:, None]
+        wide = self.trunk.head(coarse)
+        tokens = tokens + self.coarse(self._cells(wide, 1))
+        whole = functional.dropout(wide.mean((2, 3)), _DROPOUT, self.training)
+        tokens = tokens + self.whole(whole)[:, None]
         return tokens + self.project(tokens) + self.places  # type: ignore[no-any-return]
 
     def _cells(self, maps: Tensor, parts: int) -> Tensor:
