@@ -13,7 +13,7 @@ from rich.console import Console
 from services.common.jpeg import encode_jpeg
 from services.inference_worker.model.builtin import BuiltinModel
 from tests.unit.test_lite0 import published
-from training.pools import MAPS, goods_world
+from training.pools import MAPS, MIDDLE, goods_world
 from training.recipe import TRAIN_SEEDS, Mix, Stage, load_recipe
 from training.train import Trainer
 from training.world import asking, goods, wide
@@ -160,6 +160,7 @@ def test_what_a_frozen_trunk_saw_is_drawn_from_and_never_made_again(
         picture_steps=2,
         picture_batch=24,
         picture_pool=6,
+        still_pool=2,
         clip_pool=3,
         stages=(Stage(name="names", steps=2, mixes=mixes, **rates),),
         held_out=(),
@@ -191,9 +192,22 @@ def test_what_a_frozen_trunk_saw_is_drawn_from_and_never_made_again(
     assert truth.labels.shape[:2] == (4, 16)
     assert take.num_moments == again.num_moments == 4
     encoder = first.objectives.model.encoder
-    kept = first.seen[4][number].unflatten(0, (4, 16))
     maps = [torch.from_numpy(np.array(pool.kept[name][number])).float() for name in MAPS]
-    torch.testing.assert_close(kept, encoder.tokens(maps))
+    seen = first.seen[4]
+    torch.testing.assert_close(seen[4 * number : 4 * number + 4], encoder.tokens(maps))
+    assert len(seen) == 3 * 4 + 2 * 6  # clips, and then photographs
+    for seed in range(30):
+        frames, take, truth = first.pools.draw(4, np.random.default_rng(seed))
+        assert len(frames) == take.num_moments == len(truth.calm) == 4
+        assert frames.max() < len(seen)
+        if frames[0] < 3 * 4:
+            continue
+        kinds = first.pools.stills.kept["labels"].reshape(12, 16, -1)
+        told = kinds[frames - 3 * 4, MIDDLE, 1]
+        assert (truth.labels[:, MIDDLE, 1] == told).all()
+        break
+    else:
+        pytest.fail("no photographs were shown")
     second = trainer()
     second.run(Console(quiet=True), workers=0)
     assert {path: path.stat().st_mtime_ns for path in clips.iterdir()} == written
