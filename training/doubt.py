@@ -42,7 +42,7 @@ class Claim:
     right: bool
 
 
-def write(folder: Path, photos: Path, most: int = 40, advance: Advance = lambda: None) -> None:
+def write(folder: Path, photos: Path, most: int = 16, advance: Advance = lambda: None) -> None:
     """Measure the bounds of a folder's model and write them down there, with the words for what is
     below them. Raises ModelError, and ValueError without photographs."""
     model = BuiltinModel.load(folder, torch.float32, torch.device("cpu"))

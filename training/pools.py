@@ -10,7 +10,6 @@ import json
 import os
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -23,123 +22,26 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from services.inference_worker.model.builtin import BuiltinModel
 from services.inference_worker.model.lite0 import Convolution, PhotoEncoder
 from services.inference_worker.model.registry import model_folder
-from training.batches import Pictures, new_model, world_of
-from training.recipe import TRAIN_SEEDS, Recipe, weights_of
+from training.batches import Pictures, new_model
+from training.recipe import Recipe, weights_of
 from training.rendering import Pixels
 from training.resizing import resized
-from training.world.cells import IGNORE, channels, nouns
+from training.stories import GRID, MIDDLE, Clips, Shown, Stills, Stories, goods_world
+from training.world.cells import channels, nouns
 from training.world.clip import Clip
-from training.world.goods import goods
 from training.world.slides import slides
-from training.worlds import GoodsWorld, Take, Truth, WideTake
+from training.worlds import GoodsWorld, Take, Truth
 
-GRID = 4
-MIDDLE = GRID * GRID // 2 + GRID // 2  # the cell behind the middle
 _OF_SLIDES = 0.35  # clips that are photographs as they are, one after another
 MAPS = ("near", "fine", "coarse")
-_TOGETHER = 6
 _OF_OTHERS = 0.6  # pictures that are out of clips, or photographs as they are
 _SHOW = 24  # pictures that the trunk looks at together
 Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """Pictures [n, side, side, 3] and what is true of them. clip: where they are one."""
-
-    pixels: Pixels
-    truth: Truth
-    clip: Clip | None = None
-
-
-class _Stories(Dataset[_Shown]):
-    """Stories of a recipe's world by number, as pictures far apart."""
-
-    def __init__(self, recipe: Recipe, number: int) -> None:
-        self.recipe = recipe
-        self.number = number
-
-    def __len__(self) -> int:
-        return self.number
-
-    def __getitem__(self, index: int) -> _Shown:
-        seed = TRAIN_SEEDS * self.recipe.seed + index
-        pixels, truth = self._world.pictures(seed, np.random.default_rng((seed, 3)), GRID)
-        return _Shown(pixels, truth)
-
-    @property
-    def _world(self) -> GoodsWorld:
-        torch.set_num_threads(1)
-        return goods_world(self.recipe)
-
-
-class _Clips(_Stories):
-    """Clips of a recipe's world by number, `frames` long."""
-
-    def __init__(self, recipe: Recipe, number: int, frames: int) -> None:
-        super().__init__(recipe, number)
-        self.frames = frames
-
-    def __getitem__(self, index: int) -> _Shown:
-        seed = TRAIN_SEEDS * self.recipe.seed + (self.frames << 24) + index
-        take = self._world.film(seed, self.frames, np.random.default_rng((seed, 2)))
-        assert isinstance(take, WideTake)
-        nothing = take.pixels[:, :0, :0]
-        return _Shown(take.pixels, take.truth(GRID), replace(take.clip, pixels=nothing))
-
-
-class _Stills(_Stories):
-    """Every photograph of goods that training may see, `_TOGETHER` to a story, each in another
-    light and cut. They cost no painting."""
-
-    def __getitem__(self, index: int) -> _Shown:
-        world = self._world
-        rng = np.random.default_rng((self.recipe.seed, index, 4))
-        shown = [
-            (noun, number)
-            for (noun, split), found in sorted(goods().whole.items())
-            for number in found
-            if split == "train"
-        ]
-        order = np.random.default_rng(self.recipe.seed).permutation(len(shown))
-        chosen = [shown[order[(index * _TOGETHER + n) % len(order)]] for n in range(_TOGETHER)]
-        pixels = np.stack([_seen_anew(goods().wholes[n], world.side, rng) for _, n in chosen])
-        return _Shown(pixels, _of_stills([noun for noun, _ in chosen], len(world.channels)))
-
-
-def _seen_anew(whole: Pixels, side: int, rng: Generator) -> Pixels:
-    """A photograph cut, mirrored and lit in another way."""
-    rows, columns = (int(len(whole) * rng.uniform(0.72, 1)) for _ in range(2))
-    top, left = (int(rng.integers(len(whole) - length + 1)) for length in (rows, columns))
-    cut = whole[top : top + rows, left : left + columns]
-    cut = cut[:, ::-1] if rng.random() < 0.5 else cut
-    light = np.clip((np.arange(256) / 255) ** rng.uniform(0.75, 1.35) * rng.uniform(0.7, 1.1), 0, 1)
-    lit = (light * 255).astype(np.uint8)[cut]
-    return resized(np.ascontiguousarray(lit)[None], side, side)[0]
-
-
-def _of_stills(names: list[str], number: int) -> Truth:
-    """Truth about pictures that one thing fills: it is in the cell behind the middle."""
-    labels = np.full((len(names), GRID * GRID, number), IGNORE, np.int64)
-    labels[..., 0] = 0
-    labels[:, MIDDLE, 0] = 1
-    labels[:, MIDDLE, 1] = [nouns().index(name) for name in names]
-    measures = np.full((len(names), GRID * GRID, 4), np.nan, np.float32)
-    measures[:, MIDDLE, :2] = -0.5
-    return Truth(labels, measures, np.ones(len(names), bool))
-
-
-def goods_world(recipe: Recipe) -> GoodsWorld:
-    """The recipe's world, whose clips can be kept. Raises ValueError for another."""
-    world = world_of(recipe)
-    if not isinstance(world, GoodsWorld):
-        raise ValueError("only clips of goods are kept in pools")
-    return world
 
 
 class Pool:
@@ -186,12 +88,12 @@ class Pool:
                 self._mark(number + 1)
                 advance(number + 1)
 
-    def _stories(self) -> _Stories:
+    def _stories(self) -> Stories:
         if isinstance(self.kind, int):
-            return _Clips(self.recipe, self.size, self.kind)
-        return (_Stills if self.kind == "stills" else _Stories)(self.recipe, self.size)
+            return Clips(self.recipe, self.size, self.kind)
+        return (Stills if self.kind == "stills" else Stories)(self.recipe, self.size)
 
-    def _keep(self, number: int, shown: _Shown, maps: list[Tensor], old: "_Tower | None") -> None:
+    def _keep(self, number: int, shown: Shown, maps: list[Tensor], old: "_Tower | None") -> None:
         rows = {name: each.half().numpy() for name, each in zip(MAPS, maps, strict=True)}
         rows["labels"] = shown.truth.labels.astype(np.int16)
         rows["measures"] = shown.truth.measures

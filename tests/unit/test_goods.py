@@ -13,8 +13,9 @@ from rich.console import Console
 from services.common.jpeg import encode_jpeg
 from services.inference_worker.model.builtin import BuiltinModel
 from tests.unit.test_lite0 import published
-from training.pools import MAPS, MIDDLE, goods_world
+from training.pools import MAPS
 from training.recipe import TRAIN_SEEDS, Mix, Stage, load_recipe
+from training.stories import MIDDLE, goods_world
 from training.train import Trainer
 from training.world import asking, goods, wide
 from training.world.cutting import cut_out
