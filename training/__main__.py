@@ -475,7 +475,7 @@ def _parser() -> argparse.ArgumentParser:
     shown = commands.add_parser(
         "photographs", help="ask the running engine what photographs show that it never saw"
     )
-    shown.add_argument("--model", default="goods", help="what the worker's WORKER_MODEL takes")
+    shown.add_argument("--model", required=True, help="what the worker's WORKER_MODEL takes")
     shown.add_argument("--photos", type=Path, required=True, help="folders clothing and grocery")
     shown.add_argument("--most", type=_positive(int), default=60, help="of one noun")
     shown.add_argument("--report", type=Path, help="JSON")
