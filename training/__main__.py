@@ -472,14 +472,14 @@ def _parser() -> argparse.ArgumentParser:
     doubted.add_argument("--model", type=Path, required=True, help="folder of a goods model")
     doubted.add_argument("--photos", type=Path, required=True, help="that it did not learn from")
     doubted.set_defaults(run=_doubt)
-    shown = commands.add_parser(
+    named = commands.add_parser(
         "photographs", help="ask the running engine what photographs show that it never saw"
     )
-    shown.add_argument("--model", required=True, help="what the worker's WORKER_MODEL takes")
-    shown.add_argument("--photos", type=Path, required=True, help="folders clothing and grocery")
-    shown.add_argument("--most", type=_positive(int), default=60, help="of one noun")
-    shown.add_argument("--report", type=Path, help="JSON")
-    shown.set_defaults(run=_photographs)
+    named.add_argument("--model", required=True, help="what the worker's WORKER_MODEL takes")
+    named.add_argument("--photos", type=Path, required=True, help="folders clothing and grocery")
+    named.add_argument("--most", type=_positive(int), default=60, help="of one noun")
+    named.add_argument("--report", type=Path, help="JSON")
+    named.set_defaults(run=_photographs)
     write = commands.add_parser("examination", help="write an examination for other systems")
     write.add_argument("path", type=Path, help="the JSONL; its videos go into a folder beside it")
     whose = write.add_mutually_exclusive_group()

@@ -20,7 +20,7 @@ from numpy.lib.format import open_memmap
 from numpy.random import Generator
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -185,7 +185,11 @@ class Pools:
             some = [pool for pool in (self.pictures, self.stills) if pool is not None]
             for pool in [*some, *self.clips.values()]:
                 bar = progress.add_task(pool.folder.name, total=pool.size, completed=pool.made)
-                pool.fill(workers, lambda made, bar=bar: progress.update(bar, completed=made))
+
+                def advance(made: int, bar: TaskID = bar) -> None:
+                    progress.update(bar, completed=made)
+
+                pool.fill(workers, advance)
 
     def draw_pictures(self, count: int, rng: Generator) -> Pictures:
         """Pictures, some of them out of clips, some photographs as they are."""

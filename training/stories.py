@@ -93,7 +93,8 @@ def _seen_anew(whole: Pixels, side: int, rng: Generator) -> Pixels:
     cut = cut[:, ::-1] if rng.random() < 0.5 else cut
     light = np.clip((np.arange(256) / 255) ** rng.uniform(0.75, 1.35) * rng.uniform(0.7, 1.1), 0, 1)
     lit = (light * 255).astype(np.uint8)[cut]
-    return resized(np.ascontiguousarray(lit)[None], side, side)[0]
+    (seen,) = resized(np.ascontiguousarray(lit)[None], side, side)
+    return np.asarray(seen, np.uint8)
 
 
 def _of_stills(names: list[str], number: int) -> Truth:
