@@ -25,7 +25,7 @@ from sightline.session import Session
 from sightline.types import Audio, RatedRound, Round, ServerInfo, SessionInfo, Timeouts, Voice
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
-from sightline.wire import memory_kind, server_info, session_info
+from sightline.wire import delegate_mode, memory_kind, server_info, session_info
 
 __all__ = ["Answer", "Client", "Conversation", "Pusher", "Session", "Watch", "connect"]
 
@@ -119,6 +119,8 @@ class Client:
         priority: int = 0,
         memory: str = "",
         listen: bool | None = None,
+        delegate: str = "",
+        delegate_to: str = "",
     ) -> "Session":
         """Begin to watch a video.
 
@@ -140,6 +142,8 @@ class Client:
         the model writes, or "pictures" as well; left out, as the server is set.
         With `listen`, what is said in the video is heard: `session.transcript`,
         and questions know of it; None: as the server is set.
+        `delegate` says which questions another model answers, `delegate_to` or the server's choice,
+        while this one watches on: "never", "unsure" or "always"; left out, as the server is set.
         Raises FileNotFoundError for a path that is not there, InvalidArgumentError for one that
         is no video, NotFoundError for a model that the server does not have,
         ResourceExhaustedError where no worker has room.
@@ -163,6 +167,8 @@ class Client:
             labels=labels,
             priority=priority,
             memory=memory_kind(memory),
+            delegate=delegate_mode(delegate),
+            delegate_to=delegate_to,
         )
         if listen is not None:  # stubs of the oldest protobuf take no None for it
             options.listen = listen

@@ -154,6 +154,17 @@ def _parser() -> _Parser:
         command.set_defaults(command=run)
         return command
 
+    def delegating(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--delegate",
+            default="",
+            choices=("never", "unsure", "always"),
+            help="which questions another model answers (as the server is set)",
+        )
+        command.add_argument(
+            "--delegate-to", default="", metavar="MODEL", help="that model (the server's choice)"
+        )
+
     ask = add("ask", commands.ask, "ask about a file, a URL or a live session", as_json)
     ask.add_argument("source", help="a video file, a URL, or a session's id or name")
     ask.add_argument("question")
@@ -170,6 +181,7 @@ def _parser() -> _Parser:
     ask.add_argument(
         "--listen", action="store_true", help="of a URL: the answer knows what was said in it"
     )
+    delegating(ask)
 
     watch = add(
         "watch", commands.watch, "be told when a condition begins or ceases to hold", as_json
@@ -195,6 +207,7 @@ def _parser() -> _Parser:
     push.add_argument("--loop", action="store_true", help="again and again, until Ctrl-C")
     push.add_argument("--fps", type=_positive, default=0.0, help="frames a second to be looked at")
     push.add_argument("--model", default="", help=_MODEL)
+    delegating(push)
 
     watch.add_argument(
         "--for", dest="for_s", type=_positive, metavar="S", help="end after S seconds"

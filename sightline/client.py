@@ -110,6 +110,8 @@ class Client:
         priority: int = 0,
         memory: str = "",
         listen: bool | None = None,
+        delegate: str = "",
+        delegate_to: str = "",
     ) -> "Session":
         """Begin to watch a video: a file of this machine (played to the server in the
         background), a URL or, with `on_server`, a file there, or nothing yet (`push=True`)."""
@@ -132,6 +134,8 @@ class Client:
             priority=priority,
             memory=memory,
             listen=listen,
+            delegate=delegate,
+            delegate_to=delegate_to,
         )
         return Session(background.run(session))
 
@@ -243,7 +247,7 @@ class Session:
 
     def update(self, **changes: Any) -> SessionInfo:
         """Change the session while it runs: `name`, `fps`, `window`, `grace_s`, `labels`,
-        `listen`."""
+        `listen`, `delegate`, `delegate_to`."""
         return background.run(self._session.update(**changes))
 
     def delete(self, *, conversations: bool = False, events: bool = False) -> None:

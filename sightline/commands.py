@@ -42,7 +42,12 @@ async def ask(client: aio.Client, options: argparse.Namespace) -> int:
             return await _tell_answer(session, options)
     if "://" in source:
         opened = client.open(
-            source, fps=options.fps, model=options.model, listen=options.listen or None
+            source,
+            fps=options.fps,
+            model=options.model,
+            listen=options.listen or None,
+            delegate=options.delegate,
+            delegate_to=options.delegate_to,
         )
         async with await opened as session:
             if not await session.wait_for_picture():
@@ -66,6 +71,8 @@ async def _open_file(client: aio.Client, options: argparse.Namespace) -> aio.Ses
         fps=options.fps,
         grace_s=10,
         model=options.model,
+        delegate=options.delegate,
+        delegate_to=options.delegate_to,
     )
 
 
@@ -120,7 +127,8 @@ def _about(result: AnswerResult) -> str:
     again = "; its text began anew, for its worker was lost" if result.restarted else ""
     kept = "; not stored yet" if result.kept is False else ""
     unknown = "; the model does not know such pictures" if result.unfamiliar_picture else ""
-    return (seen if result.frames_seen else "") + times + again + kept + unknown
+    who = f"; answered by {result.answered_by}" if result.answered_by else ""
+    return (seen if result.frames_seen else "") + times + who + again + kept + unknown
 
 
 def _answer_object(session: aio.Session, question: str, result: AnswerResult) -> dict[str, Any]:
@@ -262,5 +270,7 @@ async def _session_to_push(
         lossless=not options.realtime,
         fps=options.fps,
         model=options.model,
+        delegate=options.delegate,
+        delegate_to=options.delegate_to,
     )
     return await opened, True

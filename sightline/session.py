@@ -28,7 +28,7 @@ from sightline.types import (
 )
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
-from sightline.wire import decision_of, moment_of, session_info, split_frames
+from sightline.wire import decision_of, delegate_mode, moment_of, session_info, split_frames
 
 __all__ = ["Session"]
 
@@ -103,6 +103,8 @@ class Session:
         grace_s: float | None = None,
         labels: Mapping[str, str] | None = None,
         listen: bool | None = None,
+        delegate: str = "",
+        delegate_to: str | None = None,
     ) -> SessionInfo:
         """Change the session while it runs; what is left out stays. `fps` 0 and `window` 0 are the
         model's preference, `labels` take the place of those it had. `listen`: whether what is said
@@ -119,6 +121,8 @@ class Session:
             grace_s=grace_s,
             labels=None if labels is None else pb.Labels(labels=labels),
             listen=listen,
+            delegate=delegate_mode(delegate),
+            delegate_to=delegate_to,
         )
         self.info = session_info(await self._calls.unary(self._calls.stub.UpdateSession, request))
         return self.info

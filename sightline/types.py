@@ -129,6 +129,8 @@ class SessionInfo:
     sound: bool = False  # its source has sound now
     memory: Literal["off", "lines", "pictures"] = "off"  # kept of what leaves the window
     listens: bool = False  # what is said in it is heard
+    delegate: Literal["never", "unsure", "always"] = "never"  # questions that another model answers
+    delegate_to: str = ""  # that model, or a pool
 
 
 class AskOptions(TypedDict, total=False):
@@ -343,6 +345,8 @@ class AnswerResult:
     unfamiliar_picture: bool = False  # the text says that the model does not know such pictures
     strangeness: float = 0.0  # how unlike those of its training they are; above 1: unfamiliar
     called: tuple[Called, ...] = ()  # functions of yours, in order
+    confidence: float | None = None  # of the model in its words, 0…1; None: it does not tell
+    answered_by: str = ""  # the delegate's model; "": the session's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

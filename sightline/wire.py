@@ -78,6 +78,11 @@ _MEMORY: dict[int, Literal["off", "lines", "pictures"]] = {
     pb.MEMORY_KIND_LINES: "lines",
     pb.MEMORY_KIND_PICTURES: "pictures",
 }
+_DELEGATE: dict[pb.DelegateMode, Literal["never", "unsure", "always"]] = {
+    pb.DELEGATE_MODE_NEVER: "never",
+    pb.DELEGATE_MODE_UNSURE: "unsure",
+    pb.DELEGATE_MODE_ALWAYS: "always",
+}
 _REASONS = {
     pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     pb.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
@@ -142,6 +147,8 @@ def session_info(message: pb.Session) -> SessionInfo:
         sound=message.sound,
         memory=_MEMORY.get(message.memory, "off"),
         listens=message.listens,
+        delegate=_DELEGATE.get(message.delegate, "never"),
+        delegate_to=message.delegate_to,
     )
 
 
@@ -248,6 +255,8 @@ def answer_result(message: pb.AnswerDone, conversation: str, restarted: bool) ->
         unsure=message.unsure,
         unfamiliar_picture=message.unfamiliar_picture,
         strangeness=message.strangeness,
+        confidence=message.confidence if message.HasField("confidence") else None,
+        answered_by=message.answered_by,
         restarted=restarted or bool(message.resumed),
         kept=message.kept if message.HasField("kept") else None,
         memory=tuple(
@@ -288,6 +297,17 @@ def memory_kind(name: str) -> pb.MemoryKind:
         case "pictures":
             return pb.MEMORY_KIND_PICTURES
     raise InvalidArgumentError("memory is off, lines or pictures")
+
+
+def delegate_mode(name: str) -> pb.DelegateMode:
+    """Which questions are delegated, by name; "": the server's choice, or as it was. Raises
+    InvalidArgumentError."""
+    if not name:
+        return pb.DELEGATE_MODE_UNSPECIFIED
+    for mode, its in _DELEGATE.items():
+        if name == its:
+            return mode
+    raise InvalidArgumentError("delegate is never, unsure or always")
 
 
 def event(message: pb.WatchEvent) -> Event:

@@ -333,6 +333,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (rate("sightline_memory_recalled_total", "outcome"), "recalled: {{outcome}}"),
             ),
         ),
+        counted("Questions of sessions that delegate", "sightline_delegated_total", "outcome"),
+        timed("Answers of delegates", "sightline_delegate_seconds"),
         counted("Memory stored", "sightline_memory_bytes_total"),
         timed("A line for memory", "sightline_memory_note_seconds"),
         gauge("Rounds not written yet", "sightline_worker_rounds_waiting"),

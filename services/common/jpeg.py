@@ -19,3 +19,13 @@ def encode_jpeg(frame: av.VideoFrame, quality: int = 4) -> bytes:
     encoder.global_quality = quality * 118  # FF_QP2LAMBDA
     frame.pts = 0
     return b"".join(bytes(packet) for packet in encoder.encode(frame))
+
+
+def decode_jpeg(jpeg: bytes) -> av.VideoFrame:
+    """The picture of a JPEG. Raises ValueError for what is none."""
+    try:
+        decoder = av.CodecContext.create("mjpeg", "r")
+        assert isinstance(decoder, av.VideoCodecContext)
+        return [*decoder.decode(av.Packet(jpeg)), *decoder.decode(None)][0]
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError("this is no JPEG") from error

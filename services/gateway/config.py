@@ -468,6 +468,35 @@ class GatewayConfig(RedisConfig):
         "homeassistant",
         "Prefix under which Home Assistant is told of rules as entities; empty: it is not.",
     )
+    delegate: str | None = setting(
+        None,
+        "Model or pool that is asked the hard questions of sessions which name none; a server that "
+        "speaks OpenAI's chat completions joins as a worker, WORKER_MODEL=openai:URL#MODEL.",
+    )
+    delegate_mode: str = setting(
+        "never",
+        "Which questions it is asked, where a session does not say itself: never; unsure, those "
+        "that the session's own model is not sure of; always.",
+        choices=("never", "unsure", "always"),
+    )
+    delegate_confidence: float = setting(
+        0.6,
+        "Confidence of an answer, 0 to 1, below which its model counts as unsure.",
+        minimum=0,
+        maximum=1,
+    )
+    delegate_frames: int = setting(
+        4, "Newest pictures that a delegate is shown, a second apart.", minimum=1, maximum=16
+    )
+    delegate_timeout_s: float = setting(
+        20.0,
+        "Seconds that a delegate may say nothing until the session's own model answers.",
+        minimum=0.1,
+        maximum=600,
+    )
+    delegate_answers: int = setting(
+        4, "Answers of delegates at once; further questions stay with their session's.", minimum=1
+    )
     max_calls: int = setting(64, "Realtime conversations by WebRTC at once.", minimum=1)
     max_speaks: int = setting(
         16, "Texts that are spoken for callers at once, and as many recordings heard.", minimum=1
@@ -513,6 +542,7 @@ class GatewayConfig(RedisConfig):
             except ValueError as error:
                 raise ConfigError(f"GATEWAY_WEBHOOK_ALLOW: {error}") from None
         config._check_sign_in()
+        config._check_delegate()
         for name in ("redis_url", "rules_redis_url"):
             if (
                 getattr(config, name) is not None
@@ -566,6 +596,15 @@ class GatewayConfig(RedisConfig):
             raise ConfigError(f"GATEWAY_AUTH_JWKS_URL={self.auth_jwks_url} is no https:// URL")
         if urlsplit(self.auth_http_url or "https://none").scheme not in ("http", "https"):
             raise ConfigError(f"GATEWAY_AUTH_HTTP_URL={self.auth_http_url} is no http:// URL")
+
+    def _check_delegate(self) -> None:
+        if "://" in (self.delegate or "").removeprefix("openai:"):  # it may hold a password
+            raise ConfigError(
+                "GATEWAY_DELEGATE is the name of a model or a pool of workers: run a worker with "
+                "WORKER_MODEL=openai:URL#MODEL and WORKER_POOL, and name its pool"
+            )
+        if self.delegate is None and self.delegate_mode != "never":
+            raise ConfigError("GATEWAY_DELEGATE_MODE needs GATEWAY_DELEGATE")
 
     def _check_edge(self) -> None:
         """Raise ConfigError for settings that lead to the public internet, or might: of a name

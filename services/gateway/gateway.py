@@ -76,7 +76,7 @@ class Gateway:
         self._egress = EgressPolicy(config.url_allow, public=not config.edge)
         self._sessions = Sessions(config, self._workers, self._make_source)
         self._cluster = _cluster_of(config, self._sessions, self._workers, identity)
-        self._viewers = Viewers(self._sessions, config, identity)
+        self._viewers = Viewers(self._sessions, self._workers, config, identity)
         self._rules = _rules_of(config, self._sessions, self._viewers)
         self._speaker = Speaker(config.tts, config.max_speaks, identity)
         self._conversations = Conversations(config.dialogue, self._viewers.turns, identity)

@@ -126,6 +126,17 @@ WHEP_CLOSED = Counter("sightline_whep_closed_total", "WebRTC viewers who left.",
 WHEP_DROPPED = Counter(
     "sightline_whep_dropped_total", "Pictures that a viewer was not sent.", ["reason"]
 )
+DELEGATED = Counter(
+    "sightline_delegated_total",
+    "Questions of sessions that delegate: kept, their own model was sure; else by what became of "
+    "them with the delegate.",
+    ["outcome"],  # kept, answered, away, busy, resting, refused, blind, cancelled
+)
+DELEGATE_SECONDS = Histogram(
+    "sightline_delegate_seconds",
+    "A question given to a delegate to the end of its answer.",
+    buckets=LATENCY_BUCKETS,
+)
 RECORDED_BYTES = Gauge("sightline_recorded_bytes", "Video and sound that are kept of sessions.")
 EVENTS_DROPPED = Counter(
     "sightline_events_dropped_total", "Events that a viewer never got.", ["reason"]

@@ -35,6 +35,11 @@ class LocalConfig(EnvConfig):
     worker_model: str = setting(
         "builtin", "What watches, as in WORKER_MODEL; `builtin` is shown its world."
     )
+    delegate: str | None = setting(
+        None,
+        "What answers the questions that it is unsure of, as in WORKER_MODEL, "
+        "openai:http://127.0.0.1:11434/v1#qwen3-vl:4b; GATEWAY_DELEGATE_MODE says which others.",
+    )
     https: bool = setting(
         False,
         "Whether phones in this network may use the page: over HTTPS, with a certificate that this "
@@ -77,6 +82,11 @@ class LocalConfig(EnvConfig):
             raise ConfigError("MODEL and WORKER_MODEL both say what watches: set one of them")
         return replace(config, worker_model=model_of(config.model))
 
+    @property
+    def num_workers(self) -> int:
+        """Workers in all, those that watch first."""
+        return self.workers + (self.delegate is not None)
+
     def on_free_ports(self) -> Self:
         """These settings with every port picked by the system."""
         ports: dict[str, Any] = dict.fromkeys(self._port_names(), 0)
@@ -91,7 +101,7 @@ class LocalConfig(EnvConfig):
         with contextlib.ExitStack() as held:  # until all are picked, so that none comes twice
             for name in self._port_names():
                 port = getattr(self, name)
-                count = self.workers if name.startswith("worker_") else 1
+                count = self.num_workers if name.startswith("worker_") else 1
                 if port == 0:
                     ports[name] = _take_free(count, held)
                     continue

@@ -24,8 +24,11 @@ async def relay_line() -> str:
         found = await asyncio.gather(*(_model(session, port) for port in _PORTS))
     for (port, name), model in zip(_PORTS.items(), found, strict=True):
         if model:
-            setting = f"WORKER_MODEL=openai:http://127.0.0.1:{port}/v1#{model}"
-            return f"{name} or the like answers here: make run {setting} asks it"
+            server = f"openai:http://127.0.0.1:{port}/v1#{model}"
+            return (
+                f"{name} or the like answers here: make run WORKER_MODEL={server} asks it, "
+                f"DELEGATE={server} what the built-in model is unsure of"
+            )
     return ""
 
 

@@ -25,6 +25,7 @@ from services.local.process import (
 from services.local.redis import redis_process
 from services.local.wiring import PREFIXES, gateway_peers, worker_peers
 
+WATCHING, DELEGATE = "watching", "delegate"  # pools of workers, where there are two
 READY_S = 180.0  # without a word of how far it is, on a machine that may be busy
 STABLE_S = 10.0  # a process that ran so long is started again at once when it ends
 LEAST_RESTART_S = 0.5
@@ -82,6 +83,7 @@ class Suite:
                 "asr", config.asr_grpc_port, ASR_METRICS_PORT=config.asr_metrics_port
             )
         threads = {} if "WORKER_THREADS" in os.environ else _threads(config.workers)
+        pools = {} if config.delegate is None else {"WORKER_POOL": WATCHING}
         self.workers = [
             self._service(
                 "inference_worker",
@@ -91,9 +93,22 @@ class Suite:
                 WORKER_MODEL=config.worker_model,
                 **worker_peers(dialogue=dialogue, tts=tts),
                 **threads,
+                **pools,
             )
             for number in range(config.workers)
         ]
+        # Nobody waits for it, either: where it does not answer the others do.
+        self.delegate: Process | None = None
+        if config.delegate is not None:
+            self.delegate = self._service(
+                "inference_worker",
+                config.worker_grpc_port + config.workers,
+                label=DELEGATE,
+                WORKER_METRICS_PORT=config.worker_metrics_port + config.workers,
+                WORKER_MODEL=config.delegate,
+                WORKER_POOL=DELEGATE,
+                **worker_peers(dialogue=dialogue, tts=tts),
+            )
         for worker in self.workers:
             worker.progress = partial(loading_words, worker.address)
         root: dict[str, Any] = {}
@@ -109,12 +124,13 @@ class Suite:
             GATEWAY_RTMP_PORT=config.gateway_rtmp_port,
             GATEWAY_WEBRTC_PORT=config.gateway_webrtc_port,
             **gateway_peers(
-                workers=[worker.address for worker in self.workers],
+                workers=[worker.address for worker in (*self.workers, *self._delegates)],
                 dialogue=dialogue,
                 tts=tts,
                 asr="" if self.asr is None else self.asr.address,
             ),
             GATEWAY_URL_ALLOW=_reach(config.source),
+            **_delegation(config.delegate),
             **_rules(url),
             **root,
             **({} if https is None else https.environment()),
@@ -128,7 +144,12 @@ class Suite:
         """The suite's processes, those that others depend on first."""
         redis = [] if self.redis is None else [self.redis]
         asr = [] if self.asr is None else [self.asr]
-        return [*redis, self.dialogue, self.tts, *asr, *self.workers, self.gateway, *self._extra]
+        workers = [*self.workers, *self._delegates]
+        return [*redis, self.dialogue, self.tts, *asr, *workers, self.gateway, *self._extra]
+
+    @property
+    def _delegates(self) -> list[Process]:
+        return [] if self.delegate is None else [self.delegate]
 
     async def start(self) -> None:
         """Start everything at once and wait until all of it serves.
@@ -164,7 +185,7 @@ class Suite:
         for together in (
             self._extra,
             [self.gateway],
-            self.workers,
+            [*self.workers, *self._delegates],
             [self.tts, self.dialogue, *([] if self.asr is None else [self.asr])],
             redis,
         ):
@@ -186,7 +207,7 @@ class Suite:
     async def _bring_up(self, process: Process) -> None:
         self._report(process, "starting")
         await process.start()
-        if process is self.asr:
+        if process in (self.asr, self.delegate):
             return
         await process.wait_ready(READY_S, partial(self._tell, process))
         self._report(process, "ready")
@@ -251,6 +272,16 @@ def _reach(source: str | None) -> str:
         return given
     host = f"[{name}]" if ":" in name else name
     return ",".join(filter(None, (given, f"{host}:{port}")))
+
+
+def _delegation(model: str | None) -> dict[str, Any]:
+    """Lets the gateway ask the delegate what the model that watches is unsure of, or else what its
+    own variable says."""
+    if model is None:
+        return {}
+    mode = os.environ.get("GATEWAY_DELEGATE_MODE") or "unsure"
+    names = {"GATEWAY_DEFAULT_MODEL": WATCHING, "GATEWAY_DELEGATE": DELEGATE}
+    return names | {"GATEWAY_DELEGATE_MODE": mode}
 
 
 def _rules(redis_url: str) -> dict[str, Any]:

@@ -588,6 +588,17 @@ def test_any_gateway_answers_about_any_session(gateways: Gateways) -> None:
     changed = other.UpdateSession(pb.UpdateSessionRequest(session=made.id, fps=4), timeout=10)
     assert changed.fps == 4
     assert get(gateways.one, made.id).fps == 4
+    delegated = pb.UpdateSessionRequest(
+        session=made.id, delegate=pb.DELEGATE_MODE_ALWAYS, delegate_to=made.model
+    )
+    other.UpdateSession(delegated, timeout=10)
+    assert get(gateways.one, made.id).delegate_to == made.model
+    for gateway in (gateways.one, gateways.other):  # one has the pictures, the other asks for them
+        told = ask(gateway, "lobby")
+        assert (told.answered_by, list(told.degraded)) == (made.model, [])
+    delegated.delegate = pb.DELEGATE_MODE_NEVER
+    other.UpdateSession(delegated, timeout=10)
+    assert not ask(gateways.other, "lobby").answered_by
     with sightline.connect(gateways.other.address) as client:
         watch = client.session("lobby").watch("a circle is there", interval_s=0.2)
         assert watch.next(timeout_s=20) is not None

@@ -64,6 +64,8 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
         self.calls: dict[str, int] = {}
         self.failures: dict[str, list[grpc.StatusCode]] = {}
         self.requests: list[str] = []  # ids of CreateSession's
+        self.options: list[pb.SessionOptions] = []
+        self.answered_by = ""
         self.rounds: dict[str, list[Round]] = {}
         self.updates: list[pb.UpdateSessionRequest] = []
         self.answers = [ANSWER]
@@ -125,6 +127,7 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
 
     async def CreateSession(self, request: Any, context: Any) -> pb.Session:
         self.requests.append(request.request_id)
+        self.options.append(request.options)
         await self._maybe_fail("CreateSession", context)
         number = next(self._ids)
         message = pb.Session(
@@ -418,5 +421,6 @@ class FakeGateway(gateway_pb2_grpc.SightlineServiceServicer):
             kept=self.kept,
             tool_calls=self.tool_calls.pop(0) if self.tool_calls and question.tools else (),
             memory=self.memory,
+            answered_by=self.answered_by,
         )
         line.add(answer_done=done)

@@ -65,6 +65,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.strangeness = 0.0
         self.unsure = False
         self.remembered = " From memory: a blue square"  # said after what it is unsure of
+        self.confidence: float | None = None
         self.kept: bool | None = None
         self.formed = False
         self.tool_calls: list[pb.ToolCall] = []
@@ -228,6 +229,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
                     frames_seen=len(seen),
                     degraded=self.degraded,
                     kept=False if request.ahead and self.kept is not None else self.kept,
+                    confidence=self.confidence,
+                    unfamiliar_picture=self.strangeness > 1,
                     tool_calls=self.tool_calls,
                 )
             )

@@ -70,7 +70,7 @@ class Parts:
             patience_s=self.config.worker_patience_s,
         )
         self.sessions = Sessions(self.config, self.workers, self._make_source)
-        self.viewers = Viewers(self.sessions, self.config)
+        self.viewers = Viewers(self.sessions, self.workers, self.config)
         self.rules = None
         if self.config.redis_url is not None:
             from services.gateway.rules.rules import Rules

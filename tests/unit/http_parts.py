@@ -18,10 +18,8 @@ Client = TestClient[web.Request, web.Application]
 
 
 @contextlib.asynccontextmanager
-async def served(
-    worker: FakeWorker | None = None, **settings: Any
-) -> AsyncIterator[tuple[Parts, Client]]:
-    async with running(worker or FakeWorker(), **settings) as parts:
+async def served(*workers: FakeWorker, **settings: Any) -> AsyncIterator[tuple[Parts, Client]]:
+    async with running(*(workers or (FakeWorker(),)), **settings) as parts:
         app = web.Application()
         limits = (parts.config.upload_bytes, parts.config.uploads_bytes)
         uploads = Uploads(parts.config.uploads, *limits)

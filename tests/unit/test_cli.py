@@ -127,6 +127,19 @@ async def test_errors_are_one_line_and_a_code(gateway, live, capsys, arguments, 
     assert errors.count("\n") == 1
 
 
+async def test_a_delegate_is_asked_for_and_named(gateway, tmp_path, capsys, monkeypatch) -> None:
+    write_video(tmp_path / "clip.mp4", b_frames=0)
+    gateway.answered_by = "qwen3-vl:4b"
+    asked = ["ask", str(tmp_path / "clip.mp4"), "q", "--delegate", "unsure"]
+    assert await cli.run([*asked, "--delegate-to", "hard", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answered_by"] == "qwen3-vl:4b"
+    [options] = gateway.options
+    assert (options.delegate, options.delegate_to) == (pb.DELEGATE_MODE_UNSURE, "hard")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert await cli.run(asked) == 0
+    assert "; answered by qwen3-vl:4b)" in capsys.readouterr().err
+
+
 async def test_a_server_away_is_its_own_code(tmp_path, capsys) -> None:
     arguments = ["--server", f"unix:{tmp_path}/none", "--timeout", "0.1", "sessions"]
     assert await cli.run(arguments) == 3

@@ -24,6 +24,8 @@ async def test_every_wish_of_a_session_outlives_its_gateway() -> None:
             "priority": -3,
             "memory": 3,
             "listen": True,
+            "delegate": 2,
+            "delegate_to": "pool-b",
             "labels": {"place": "door"},
             "tenant": "red",
             "model": "pool-a",

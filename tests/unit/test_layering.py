@@ -23,8 +23,8 @@ ROOMS = {
         *("kv", "model", "device", "config", "metrics"),
     ),
     "gateway": (
-        *("__main__", "gateway", "api", "rules", "viewers", "memory", "cluster", "sessions"),
-        "workers",
+        *("__main__", "gateway", "api", "rules", "viewers", "delegates", "memory", "cluster"),
+        *("sessions", "workers"),
         *("playback", "frames", "auth", "config", "voice", "sources", "webrtc", "metrics"),
     ),
 }

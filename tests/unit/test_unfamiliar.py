@@ -94,6 +94,7 @@ class Talk:
 
     def __init__(self) -> None:
         self.kept: list[str] = []
+        self.sessions: list[str] = []
 
     async def context(self, *_: Any, **__: Any) -> list[dialogue_pb2.Round]:
         withheld = dialogue_pb2.Round(question="what", answer=UNFAMILIAR)
@@ -101,6 +102,7 @@ class Talk:
 
     def append(self, conversation: str, **round_: Any) -> "asyncio.Future[bool]":
         self.kept.append(round_["answer"])
+        self.sessions.append(round_["session"])
         stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         stored.set_result(True)
         return stored

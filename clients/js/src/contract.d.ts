@@ -28,6 +28,8 @@ export interface AnswerDone {
   unsure?: boolean;
   unfamiliar_picture?: boolean;
   strangeness?: number;
+  confidence?: number;
+  answered_by?: string;
 }
 
 export interface AnswerStarted {
@@ -114,6 +116,12 @@ export interface Decision {
   score?: number;
   probabilities?: number[];
 }
+
+export type DelegateMode =
+  | "DELEGATE_MODE_UNSPECIFIED"
+  | "DELEGATE_MODE_NEVER"
+  | "DELEGATE_MODE_UNSURE"
+  | "DELEGATE_MODE_ALWAYS";
 
 export type Delivery =
   | "DELIVERY_UNSPECIFIED"
@@ -491,6 +499,8 @@ export interface Session {
   srt_url?: string;
   memory?: MemoryKind;
   listens?: boolean;
+  delegate?: DelegateMode;
+  delegate_to?: string;
 }
 
 export interface SessionOptions {
@@ -505,6 +515,8 @@ export interface SessionOptions {
   priority?: number;
   memory?: MemoryKind;
   listen?: boolean;
+  delegate?: DelegateMode;
+  delegate_to?: string;
 }
 
 export type SessionState =
@@ -614,6 +626,8 @@ export interface UpdateSessionRequest {
   grace_s?: number;
   labels?: Labels;
   listen?: boolean;
+  delegate?: DelegateMode;
+  delegate_to?: string;
 }
 
 export interface Voice {

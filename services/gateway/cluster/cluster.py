@@ -15,12 +15,13 @@ from services.common.identity import Identity
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.cluster.keeper import Keeper
 from services.gateway.cluster.lease_store import LeaseStore
-from services.gateway.cluster.media import clip_of, picture_of, sound_of
+from services.gateway.cluster.media import clip_of, glimpse_message, picture_of, sound_of
 from services.gateway.cluster.peers import Peers, is_dead
 from services.gateway.cluster.remotes import Remotes
 from services.gateway.cluster.servicer import PeerServicer
 from services.gateway.cluster.signature import Signature
 from services.gateway.config import GatewayConfig
+from services.gateway.frames.sampler import Glimpse
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.playback.h264 import EncodedPicture
 from services.gateway.playback.opus import OpusPacket
@@ -193,6 +194,15 @@ class Cluster:
         reply = await self._ask_owner(session, "Preview", request, here)
         return reply.jpeg or None
 
+    async def glimpses(self, session: RemoteSession) -> list[Glimpse]:
+        async def here(session: Session) -> peer_pb2.GlimpseResponse:
+            glimpses = await session.glimpses()
+            return peer_pb2.GlimpseResponse(glimpses=map(glimpse_message, glimpses))
+
+        request = peer_pb2.GlimpseRequest(session=session.id)
+        reply = await self._ask_owner(session, "Glimpse", request, here)
+        return [Glimpse(each.capture_ns, each.jpeg) for each in reply.glimpses]
+
     def programme(self, session: RemoteSession) -> Programme:
         relay = self._relays.get(session.id)
         if relay is None:
@@ -269,6 +279,9 @@ class Cluster:
 
     async def preview_here(self, session: str, max_width: int) -> bytes | None:
         return await self._own(session).preview(max_width)
+
+    async def glimpses_here(self, session: str) -> list[Glimpse]:
+        return await self._own(session).glimpses()
 
     def broadcast_here(self, session: str) -> Broadcast:
         return self._own(session).broadcast

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
 
+from services.gateway.frames.sampler import Glimpse
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.playback.h264 import EncodedPicture
 from services.gateway.playback.opus import OpusPacket
@@ -45,6 +46,10 @@ def picture_of(message: peer_pb2.RelayResponse) -> EncodedPicture:
 
 def sound_of(message: peer_pb2.RelayResponse) -> OpusPacket:
     return b"".join(message.units), message.stamp
+
+
+def glimpse_message(glimpse: Glimpse) -> peer_pb2.Glimpse:
+    return peer_pb2.Glimpse(capture_ns=glimpse.capture_ns, jpeg=glimpse.jpeg)
 
 
 def parts_of(clip: Clip) -> Iterator[peer_pb2.GetClipResponse]:

@@ -10,9 +10,10 @@ from services.common.config import ConfigError
 from services.common.errors import ErrorInterceptor
 from services.common.identity import Identity
 from services.common.server import GRPC_OPTIONS
-from services.gateway.cluster.media import parts_of, pictures_of, sounds_of
+from services.gateway.cluster.media import glimpse_message, parts_of, pictures_of, sounds_of
 from services.gateway.cluster.signature import Signature
 from services.gateway.config import GatewayConfig
+from services.gateway.frames.sampler import Glimpse
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.playback.recording import Clip
 from sightline.v1 import gateway_pb2, peer_pb2, peer_pb2_grpc
@@ -30,6 +31,7 @@ class Home(Protocol):
     ) -> gateway_pb2.Session: ...
     async def delete_here(self, session: str) -> None: ...
     async def preview_here(self, session: str, max_width: int) -> bytes | None: ...
+    async def glimpses_here(self, session: str) -> list[Glimpse]: ...
     def broadcast_here(self, session: str) -> Broadcast: ...
     async def clip_here(self, session: str, from_s: float, until_s: float) -> Clip: ...
     async def hls_here(self, session: str, name: str) -> bytes: ...
@@ -103,6 +105,13 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         self._check("Preview", request, context)
         jpeg = await self._home.preview_here(request.session, request.width)
         return peer_pb2.PreviewResponse(jpeg=jpeg or b"")
+
+    async def Glimpse(
+        self, request: peer_pb2.GlimpseRequest, context: Context
+    ) -> peer_pb2.GlimpseResponse:
+        self._check("Glimpse", request, context)
+        glimpses = await self._home.glimpses_here(request.session)
+        return peer_pb2.GlimpseResponse(glimpses=map(glimpse_message, glimpses))
 
     async def Relay(
         self, request: peer_pb2.RelayRequest, context: Context

@@ -22,6 +22,7 @@ from services.gateway.sources.source import MAX_AHEAD_NS, ClockSource, DecodeBud
 
 SECOND_NS = 1_000_000_000
 PREVIEW_WIDTH = 640  # pixels
+GLIMPSE_NS = SECOND_NS  # between two pictures that are kept for another model to look at
 SLOW_SOURCE = 0.98  # a source whose interval is at least this much of the wanted one loses no frame
 LONGEST = 4  # periods: a picture that comes later says no more about its source …
 SLOWEST = 3.5  # … which is not known from here on
@@ -44,6 +45,14 @@ class SampledFrame:
     sampled_s: float  # time.monotonic() when the rate chose its picture
     period_ns: float = 0.0  # from frame to frame, where none is lost or left out; 0: unknown
     missing: int = 0  # frames before it that the worker was not sent
+
+
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """A picture that another model is shown, as JPEG."""
+
+    capture_ns: int
+    jpeg: bytes
 
 
 class FrameRate:
@@ -143,6 +152,10 @@ class Sampler:
         self._offset_ns = 0
         self._newest: DecodedFrame | None = None
         self._preview: tuple[DecodedFrame, int, bytes] | None = None
+        # The last pictures, some time apart, with their capture times; the newest is not among them
+        # until it is old enough. Kept as they came: they are converted only when asked for.
+        self._glimpses: deque[tuple[int, DecodedFrame]] = deque(maxlen=0)
+        self._newest_ns = 0
 
     # --- the decode thread --------------------------------------------------------------------
 
@@ -154,7 +167,11 @@ class Sampler:
             if self._closed:
                 return
             self._counts.add_received(*shape, picture.clock_source, capture_ns)
-            self._newest = picture
+            self._newest, self._newest_ns = picture, capture_ns
+            if self._glimpses.maxlen and (
+                not self._glimpses or capture_ns >= self._glimpses[-1][0] + GLIMPSE_NS
+            ):
+                self._glimpses.append((capture_ns, picture))
             period_ns = self._rate.period_ns  # before a gap counts for it
             chosen = self._rate.chooses(capture_ns)
             if chosen and self._slowed is not None and not self._slowed.chooses(capture_ns):
@@ -271,6 +288,29 @@ class Sampler:
         self._preview = (picture, max_width, jpeg)
         return jpeg
 
+    def glance(self, num_pictures: int) -> None:
+        """Keep so many pictures for `glimpses` from now on; 0: none."""
+        with self._room:
+            if num_pictures != self._glimpses.maxlen:
+                self._glimpses = deque(self._glimpses, maxlen=num_pictures)
+
+    async def glimpses(self) -> list[Glimpse]:
+        """The newest picture and those before it that are kept, the oldest first, as JPEG; none
+        before the first picture, or where none are kept."""
+        with self._room:
+            kept, most = list(self._glimpses), self._glimpses.maxlen or 0
+            if self._newest is not None and not (kept and kept[-1][1] is self._newest):
+                kept.append((self._newest_ns, self._newest))
+        wanted = kept[-most:] if most else []
+
+        def encode() -> list[Glimpse]:
+            return [
+                Glimpse(capture_ns, self._encode_preview(each, PREVIEW_WIDTH))
+                for capture_ns, each in wanted
+            ]
+
+        return await on_thread(encode, name="glimpses")
+
     def close(self) -> None:
         """No more frames: readers get QueueClosed, a waiting decode thread goes on. Nothing is
         kept."""
@@ -278,6 +318,7 @@ class Sampler:
             self._closed = True
             self._ring.clear()
             self._newest = self._preview = None
+            self._glimpses.clear()
             self._room.notify_all()
         self._ready.set()
 

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import av
-
 from services.common.ages import ago, clock
+from services.common.jpeg import decode_jpeg
 from services.common.threads import on_thread
 from services.gateway import metrics
 from services.gateway.frames.display import Display
@@ -275,8 +274,6 @@ def told(asked: PastQuestion, moments: Sequence[dialogue_pb2.Moment], now_ns: in
 def frame_of(jpeg: bytes, width: int, height: int) -> bytes:
     """A remembered picture as a frame that the model takes, RGB24. b"" for one that is none."""
     try:
-        decoder = av.CodecContext.create("mjpeg", "r")
-        frames = [*decoder.decode(av.Packet(jpeg)), *decoder.decode(None)]
-        return Display().rgb(frames[0], width, height)
-    except (av.FFmpegError, IndexError):
+        return Display().rgb(decode_jpeg(jpeg), width, height)
+    except ValueError:
         return b""

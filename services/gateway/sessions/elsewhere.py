@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from services.gateway.auth.caller import Caller
+from services.gateway.frames.sampler import Glimpse
 from services.gateway.playback.programme import Programme
 from services.gateway.playback.recording import Clip
 from services.gateway.sessions.asked_once import AskedOnce
@@ -77,6 +78,8 @@ class Elsewhere(Protocol):
         ...
 
     async def preview(self, session: RemoteSession, max_width: int) -> bytes | None: ...
+
+    async def glimpses(self, session: RemoteSession) -> list[Glimpse]: ...
 
     def programme(self, session: RemoteSession) -> Programme:
         """What viewers here get of it."""

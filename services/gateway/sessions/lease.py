@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 from services.gateway.sessions.session import Session
-from services.gateway.sessions.session_spec import MEMORY_OFF, SessionSpec
+from services.gateway.sessions.session_spec import MEMORY_OFF, NEVER, SessionSpec
 from sightline.v1 import gateway_pb2, peer_pb2
 
 SECOND_NS = 1_000_000_000
@@ -42,6 +42,8 @@ def record_of(session: Session) -> peer_pb2.SessionRecord:
         priority=spec.priority,
         memory=spec.memory,
         listen=spec.listen,
+        delegate=spec.delegate,
+        delegate_to=spec.delegate_to,
         said=() if session.transcript is None else session.transcript.lately(time.time_ns()),
         newest_age_ns=round(session.staleness_s(time.monotonic()) * SECOND_NS),
     )
@@ -67,4 +69,6 @@ def spec_of(record: peer_pb2.SessionRecord) -> SessionSpec:
         priority=record.priority,
         memory=record.memory or MEMORY_OFF,
         listen=record.listen,
+        delegate=record.delegate or NEVER,
+        delegate_to=record.delegate_to,
     )

@@ -10,6 +10,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.sessions.lease import SECOND_NS, Lease
 from services.gateway.sessions.question_queue import QuestionQueue
 from services.gateway.sessions.session import Session
+from services.gateway.sessions.session_spec import NEVER
 from services.gateway.voice.transcript import lines_of
 from services.gateway.workers.worker import Worker
 from services.gateway.workers.workers import Workers
@@ -166,6 +167,13 @@ class RemoteSession:
         if self._home is not None:
             return self._home.said_lines()
         return lines_of(self.lease.record.said, time.time_ns())
+
+    @property
+    def delegation(self) -> tuple[gateway_pb2.DelegateMode, str]:
+        """Which questions another model answers, and which model or pool that is."""
+        if self._home is not None:
+            return self._home.delegation
+        return self.lease.record.delegate or NEVER, self.lease.record.delegate_to
 
     def note_degraded(self, flags: list[str]) -> None:
         """Its owner tells what it goes without."""

@@ -22,14 +22,20 @@ from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.gaps import Gaps
 from services.gateway.frames.picture_health import Condition, HealthLimits
 from services.gateway.frames.rate_control import RateControl
-from services.gateway.frames.sampler import RATE_LOWERED, RING_FULL, SampledFrame, Sampler
+from services.gateway.frames.sampler import (
+    RATE_LOWERED,
+    RING_FULL,
+    Glimpse,
+    SampledFrame,
+    Sampler,
+)
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.playback.recording import Recording
 from services.gateway.sessions.frame_feed import FrameFeed
 from services.gateway.sessions.own_source import OwnSource
 from services.gateway.sessions.publisher import Publisher
 from services.gateway.sessions.question_queue import QuestionQueue
-from services.gateway.sessions.session_spec import SessionSpec
+from services.gateway.sessions.session_spec import NEVER, SessionSpec
 from services.gateway.sources.source import DecodeBudget, FrameSink, Source
 from services.gateway.voice.transcript import Transcript, lines_of
 from services.gateway.workers.placement import Placement
@@ -126,6 +132,9 @@ class Session:
                 device=config.hwaccel,
             ),
         )
+        self._num_glimpses = config.delegate_frames
+        if spec.delegate != NEVER:
+            self.sampler.glance(self._num_glimpses)
         self._steers = config.adaptive_rate and not spec.lossless
         self._rate_control = RateControl(self.fps, patience=random.uniform(1, PATIENCE))
         self.condition: Condition | None = None  # of its pictures; None: nobody knows
@@ -280,6 +289,11 @@ class Session:
         self.sampler.slow(None)
         self._rate_control.want(self.fps)
         self.spec = replace(self.spec, fps=fps)
+
+    def delegate(self, mode: gateway_pb2.DelegateMode, to: str) -> None:
+        """Let another model answer these questions from now on."""
+        self.spec = replace(self.spec, delegate=mode, delegate_to=to)
+        self.sampler.glance(self._num_glimpses if mode != NEVER else 0)
 
     def amend(self, *, name: str, grace_s: float, labels: Mapping[str, str]) -> None:
         """Change what the gateway alone knows of it. An empty name is the one that it chooses."""
@@ -443,6 +457,15 @@ class Session:
         return await self.sampler.preview(max_width)
 
     @property
+    def delegation(self) -> tuple[gateway_pb2.DelegateMode, str]:
+        """Which questions another model answers, and which model or pool that is."""
+        return self.spec.delegate, self.spec.delegate_to
+
+    async def glimpses(self) -> list[Glimpse]:
+        """Its last pictures, for a delegate; none before the first."""
+        return await self.sampler.glimpses()
+
+    @property
     def moved_on(self) -> asyncio.Event:
         """Set once the session has left the worker that it has now."""
         return self.feed.placement.moved_on
@@ -555,6 +578,8 @@ class Session:
             sound=self.broadcast.sound.is_heard,
             memory=self.spec.memory,
             listens=self.transcript is not None,
+            delegate=self.spec.delegate,
+            delegate_to=self.spec.delegate_to,
         )
 
     def _stats(self) -> gateway_pb2.SessionStats:

@@ -28,6 +28,12 @@ MEMORY_KINDS = {
     "lines": gateway_pb2.MEMORY_KIND_LINES,
     "pictures": gateway_pb2.MEMORY_KIND_PICTURES,
 }
+NEVER = gateway_pb2.DELEGATE_MODE_NEVER
+DELEGATE_MODES = {
+    "never": NEVER,
+    "unsure": gateway_pb2.DELEGATE_MODE_UNSURE,
+    "always": gateway_pb2.DELEGATE_MODE_ALWAYS,
+}
 _KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
 
 
@@ -51,6 +57,8 @@ class SessionSpec:
     tenant: str = ""  # of who made it
     model: str = ""  # or pool that was asked for; "": the gateway's choice
     memory: gateway_pb2.MemoryKind = MEMORY_OFF  # what is kept of what leaves the window
+    delegate: gateway_pb2.DelegateMode = NEVER  # which questions another model answers
+    delegate_to: str = ""  # that model, or a pool; "": there is none
     asked: AskedOnce | None = None  # where the request may be repeated
 
     @classmethod
@@ -76,11 +84,9 @@ class SessionSpec:
             key = request.push.key or repeated or secrets.token_urlsafe(18)
             if not _KEY.fullmatch(key):
                 raise InvalidArgumentError("a key has 8 to 128 characters of A-Z a-z 0-9 _ . ~ -")
-        if len(request.model) > MAX_MODEL_CHARACTERS or not request.model.isprintable():
-            raise InvalidArgumentError(
-                f"a model has at most {MAX_MODEL_CHARACTERS} printable characters"
-            )
+        check_model(request.model)
         check_options(options, config)
+        delegate, delegate_to = delegate_of(options.delegate, options.delegate_to, config)
         if not -MAX_PRIORITY <= options.priority <= MAX_PRIORITY:
             raise InvalidArgumentError(f"priority is between -{MAX_PRIORITY} and {MAX_PRIORITY}")
         if options.delivery not in gateway_pb2.Delivery.values():
@@ -108,6 +114,8 @@ class SessionSpec:
             tenant=tenant,
             model=request.model,
             memory=_memory(options.memory, config),
+            delegate=delegate,
+            delegate_to=delegate_to,
             asked=asked,
         )
 
@@ -120,6 +128,28 @@ def _memory(wanted: gateway_pb2.MemoryKind, config: GatewayConfig) -> gateway_pb
             raise InvalidArgumentError("this server remembers nothing: it has no dialogue service")
         return MEMORY_OFF
     return wanted or MEMORY_KINDS[config.memory]
+
+
+def delegate_of(
+    mode: gateway_pb2.DelegateMode, name: str, config: GatewayConfig
+) -> tuple[gateway_pb2.DelegateMode, str]:
+    """Which questions of a session are delegated, and to what model or pool. Raises
+    InvalidArgumentError where it is to be asked and there is none."""
+    check_model(name)
+    if mode not in gateway_pb2.DelegateMode.values():
+        raise InvalidArgumentError("delegate is never, unsure or always")
+    mode, name = mode or DELEGATE_MODES[config.delegate_mode], name or config.delegate or ""
+    if mode != NEVER and not name:
+        raise InvalidArgumentError("this server has no delegate: name a model in delegate_to")
+    return mode, name
+
+
+def check_model(name: str) -> None:
+    """Raise InvalidArgumentError for what can be the name of no model and no pool."""
+    if len(name) > MAX_MODEL_CHARACTERS or not name.isprintable():
+        raise InvalidArgumentError(
+            f"a model has at most {MAX_MODEL_CHARACTERS} printable characters"
+        )
 
 
 def digest_of(key: str, secret: str | None) -> str:

@@ -16,6 +16,7 @@ from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.frames.picture_health import Condition
+from services.gateway.frames.sampler import Glimpse
 from services.gateway.playback.programme import Programme
 from services.gateway.playback.recording import Clip, Recording
 from services.gateway.sessions.asked_once import KEPT_S, AskedOnce
@@ -27,7 +28,12 @@ from services.gateway.sessions.once import Once
 from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession, RemoteSession
 from services.gateway.sessions.session import ENDED, STATE_NAMES, WAITING, Session
-from services.gateway.sessions.session_spec import SessionSpec, check_options, digest_of
+from services.gateway.sessions.session_spec import (
+    SessionSpec,
+    check_options,
+    delegate_of,
+    digest_of,
+)
 from services.gateway.sources.source import FrameSink, Source
 from services.gateway.workers.placement import Placement
 from services.gateway.workers.workers import Workers
@@ -208,6 +214,14 @@ class Sessions:
         assert self.elsewhere is not None
         return await self.elsewhere.preview(session, max_width)
 
+    async def glimpses(self, session: AnySession) -> list[Glimpse]:
+        """Its last pictures, for a delegate, the oldest first; none before the first. Raises the
+        SightlineError of the gateway that has them."""
+        if isinstance(session, Session):
+            return await session.glimpses()
+        assert self.elsewhere is not None
+        return await self.elsewhere.glimpses(session)
+
     def programme(self, session: AnySession) -> Programme:
         """What its viewers get, wherever it is."""
         if isinstance(session, Session):
@@ -293,6 +307,12 @@ class Sessions:
             caller.check_name(request.name)
         check_options(request, self._config)
         labels = checked_labels(request.labels.labels) if given("labels") else None
+        mode, to = session.delegation
+        delegation = delegate_of(
+            request.delegate or mode,
+            request.delegate_to if given("delegate_to") else to,
+            self._config,
+        )
         if isinstance(session, RemoteSession):
             assert self.elsewhere is not None
             await self.elsewhere.update(session, request)
@@ -306,6 +326,7 @@ class Sessions:
             session.set_fps(request.fps or self._config.fps)
         if given("listen"):
             session.listen(request.listen)
+        session.delegate(*delegation)
         session.amend(
             name=request.name if given("name") else session.name,
             grace_s=request.grace_s if given("grace_s") else session.spec.grace_s,

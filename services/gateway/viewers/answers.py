@@ -43,11 +43,9 @@ class Taker(Protocol):
     ) -> None: ...
 
 
-class Answerable(Protocol):
-    """Session, as a question needs it."""
+class Placed(Protocol):
+    """Session with a worker, as an answer needs it."""
 
-    @property
-    def id(self) -> str: ...
     @property
     def alive(self) -> bool: ...
     @property
@@ -56,13 +54,20 @@ class Answerable(Protocol):
     def moved_on(self) -> asyncio.Event: ...
     @property
     def moving(self) -> bool: ...
-    @property
-    def questions(self) -> QuestionQueue: ...
     async def wait_placed(self, timeout_s: float) -> bool: ...
-    def check_answerable(self) -> None: ...
-    def said_lines(self) -> str: ...
     def frame_age_s(self, capture_ns: int) -> float | None: ...
     def note_degraded(self, flags: list[str]) -> None: ...
+
+
+class Answerable(Placed, Protocol):
+    """Session, as a question needs it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def questions(self) -> QuestionQueue: ...
+    def check_answerable(self) -> None: ...
+    def said_lines(self) -> str: ...
     def message(self) -> gateway_pb2.Session: ...
 
 
@@ -92,7 +97,7 @@ async def stream_answer(
     asked_s = time.monotonic()
     async with session.questions.slot(asker, wait_s):
         found = await recaller.recall(session, request)
-        relay = _Relay(session, request, turns, asked_s, moving_s, timeout_s)
+        relay = Relay(session, request, turns, asked_s, moving_s, timeout_s)
         unsure: inference_pb2.AnswerEvent | None = None
         async with contextlib.aclosing(relay.events()) as events:
             async for event in events:
@@ -111,19 +116,19 @@ async def stream_answer(
             yield unsure
             return
         left_s = max(0.001, asked_s + timeout_s - time.monotonic())
-        relay = _Relay(session, request, turns, asked_s, moving_s, left_s, said=unsure.done.text)
+        relay = Relay(session, request, turns, asked_s, moving_s, left_s, said=unsure.done.text)
         async with contextlib.aclosing(afterthought(unsure, relay.events(), found)) as events:
             async for event in events:
                 yield event
 
 
-class _Relay:
+class Relay:
     """One question, asked of as many workers as it takes, and what its viewer was told so far.
     said: what its answer has said already, which goes on."""
 
     def __init__(
         self,
-        session: Answerable,
+        session: Placed,
         request: inference_pb2.AnswerRequest,
         turns: Taker,
         asked_s: float,

@@ -16,6 +16,7 @@ from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.answers import FORGETFUL, stream_answer
+from services.gateway.viewers.delegation import Stream
 from services.gateway.viewers.turns import Turns
 from sightline.errors import InvalidArgumentError, UnavailableError
 from sightline.reasons import Reason
@@ -34,12 +35,15 @@ class Asks:
         quotas: Quotas,
         turns: Turns,
         recaller: Recaller = FORGETFUL,
+        stream: Stream = stream_answer,
     ) -> None:
-        """quotas: of tenants. turns: takes the answers when they are finished."""
+        """quotas: of tenants. turns: takes the answers when they are finished. stream:
+        gives answers."""
         self._config = config
         self._quotas = quotas
         self._turns = turns
         self._recaller = recaller
+        self._stream = stream
         self._answered: Once[gateway_pb2.AskResponse] = Once(
             "ask", most=MAX_ANSWERED, kept_s=ANSWERED_KEPT_S, reason=Reason.TURN_REUSED
         )
@@ -84,10 +88,12 @@ class Asks:
         *,
         keep: bool = True,
         recall: bool = True,
+        own: bool = False,
     ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
         """The events of an admitted question's answer, `done` last. Its conversation and turn are
         drawn where the request names none, and put into it. Closing the iterator cancels it.
-        keep: False for a question of no conversation; recall: False for one of the window alone."""
+        keep: False for a question of no conversation; recall: False for one of the window alone;
+        own: by the session's own model alone."""
         if keep and not request.history:
             request.conversation = request.conversation or secrets.token_urlsafe(12)
         request.question.turn = request.question.turn or secrets.token_urlsafe(8)
@@ -99,7 +105,8 @@ class Asks:
         )
         with self._asks.under_way(place), span("question", session=session.id):
             session.touch()
-            events = stream_answer(
+            stream = stream_answer if own else self._stream
+            events = stream(
                 session,
                 question,
                 Asker(place),

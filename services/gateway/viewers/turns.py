@@ -87,5 +87,5 @@ class Turns:
             capture_ns=last_capture_ns,
             interrupted=interrupted,
             cut=cut,
-            session=request.session_id,
+            session=request.home or request.session_id,
         )

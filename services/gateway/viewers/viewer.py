@@ -29,8 +29,10 @@ from services.gateway.memory.recaller import Recaller
 from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
+from services.gateway.sessions.session_spec import NEVER
 from services.gateway.viewers.ahead import Ahead
 from services.gateway.viewers.answers import FORGETFUL, Taker, stream_answer
+from services.gateway.viewers.delegation import Stream
 from services.gateway.viewers.outbox import Outbox, OutboxFullError
 from services.gateway.viewers.talk import Talk
 from services.gateway.viewers.turns import Turns
@@ -84,9 +86,11 @@ class Viewer:
         quotas: Quotas | None = None,
         ears: Ears | None = None,
         recaller: Recaller = FORGETFUL,
+        stream: Stream = stream_answer,
     ) -> None:
         """in_flight: counts the answers of every viewer. turns: takes them when they are finished.
-        place: whose address limits hold. quotas: of tenants. ears: None, nobody is heard."""
+        place: whose address limits hold. quotas: of tenants. ears: None, nobody is heard. stream:
+        gives answers."""
         self._quotas = quotas or Quotas(config)
         self.session = session
         self.caller = caller
@@ -100,6 +104,7 @@ class Viewer:
         self._config = config
         self._in_flight = in_flight
         self._recaller = recaller
+        self._stream_answer = stream
         self._turns = turns
         self._outbox = Outbox(
             max_pending=config.pending_events,
@@ -335,6 +340,7 @@ class Viewer:
         description = self.session.worker.description
         return (
             self._config.answer_ahead
+            and self.session.delegation[0] == NEVER  # a delegate is not asked for nothing
             and not self.closed
             and not self._in_flight.draining
             and self._turns.takes
@@ -358,7 +364,7 @@ class Viewer:
     def _stream(
         self, request: inference_pb2.AnswerRequest, turns: Taker
     ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
-        return stream_answer(
+        return self._stream_answer(
             self.session,
             request,
             Asker(self.place, self.handle),

@@ -19,10 +19,12 @@ from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.viewers.asks import Asks
 from services.gateway.viewers.decisions import Decisions
+from services.gateway.viewers.delegation import Delegation
 from services.gateway.viewers.host_ears import HostEars
 from services.gateway.viewers.turns import Turns
 from services.gateway.viewers.viewer import RECONNECT_WITHIN_S, Send, Viewer, conversation_of
 from services.gateway.voice.ears import Ears
+from services.gateway.workers.workers import Workers
 from sightline.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -42,7 +44,11 @@ class Viewers:
     """The viewers by resume handle. A `SessionListener`. All methods belong to the event loop."""
 
     def __init__(
-        self, sessions: Sessions, config: GatewayConfig, identity: Identity | None = None
+        self,
+        sessions: Sessions,
+        workers: Workers,
+        config: GatewayConfig,
+        identity: Identity | None = None,
     ) -> None:
         self._sessions = sessions
         self._config = config
@@ -50,7 +56,9 @@ class Viewers:
         self.turns = Turns(config.dialogue, identity)
         self.memories = Memories(sessions, config, identity)
         self._recaller = Recaller(self.memories.journal)
-        self.asks = Asks(config, sessions.quotas, self.turns, self._recaller)
+        self._delegation = Delegation(sessions, workers, config)
+        self._stream = self._delegation.stream_answer
+        self.asks = Asks(config, sessions.quotas, self.turns, self._recaller, self._stream)
         self.ears = Ears(config.asr, config.turn_rules(), identity)
         self.decisions = Decisions(config, sessions.quotas)
         self._answers = InFlight("answers", owner="the gateway")
@@ -135,6 +143,7 @@ class Viewers:
             self._sessions.quotas,
             self.ears,
             self._recaller,
+            self._stream,
         )
         self._viewers[viewer.handle] = viewer
         viewer.greet(resumed)
@@ -217,6 +226,7 @@ class Viewers:
         if closing:
             _, stuck = await asyncio.wait(closing, timeout=GOODBYE_S)
             await cancel_and_wait(*stuck)
+        await self._delegation.aclose()
         await self.hosts.aclose()
         await self.turns.aclose()
         await self.ears.aclose()

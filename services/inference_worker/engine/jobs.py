@@ -119,12 +119,12 @@ class Generation:
     it was asked of, from when it waits there; `after_frame`: frames submitted to that before, which
     it must see. `said`: every token so far, of the prompt and of the answer. `paused`: its branch
     gave its pages back, and reads all of that again when there is room. `surprise`: of the answer,
-    the sum of its tokens' negative log probabilities. `held`: what `ServedModel.hold` gave, of an
-    engine's model a `Constraint`. `pictures`: which the branch reads before its tokens, and nobody
-    else; `alone`: in the place of the window, else after it. `shift`: by how much the positions of
-    what follows them differ from the numbers of its tokens. `background`: it runs while nothing
-    else does. `undecided`: of a check, the model would rather have said something else than yes
-    or no."""
+    the sum of its tokens' negative log probabilities; NaN: nobody tells. `held`: what
+    `ServedModel.hold` gave, of an engine's model a `Constraint`. `pictures`: which the branch reads
+    before its tokens, and nobody else; `alone`: in the place of the window, else after it. `shift`:
+    by how much the positions of what follows them differ from the numbers of its tokens.
+    `background`: it runs while nothing else does. `undecided`: of a check, the model would rather
+    have said something else than yes or no."""
 
     pending: list[int]
     max_tokens: int

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -300,6 +301,7 @@ class RelayBrain:
     async def _say(self, job: Generation, pictures: tuple[Picture, ...]) -> FinishReason:
         started, finish = False, ""
         job.prompt_tokens = 0  # unless the server tells
+        job.surprise = math.nan  # it does not tell
         past = [
             await self._lane.run(_jpeg_of, each.pixels, each.layout, 0) for each in job.pictures
         ]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -202,6 +203,8 @@ class Answerer:
             done.tool_calls.extend(calls.calls if calls is not None else ())
             done.answer_tokens = len(text.tokens)
             done.prompt_tokens = job.prompt_tokens
+            if text.tokens and not math.isnan(job.surprise):
+                done.confidence = math.exp(-job.surprise / len(text.tokens))
             done.total_ms = 1000 * (self.clock() - asked_s)
             record("words", began_ns, tokens=len(text.tokens))
             if done.unfamiliar_picture:
@@ -385,7 +388,7 @@ class Answerer:
             asked_ns=asked_ns,
             capture_ns=done.last_capture_ns,
             interrupted=interrupted,
-            session=request.session_id,
+            session=request.home or request.session_id,
         )
 
     def _keeps(self, request: inference_pb2.AnswerRequest) -> bool:

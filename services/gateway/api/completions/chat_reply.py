@@ -22,6 +22,8 @@ _SHOWN = (
     "strangeness",
     "unsure",
     "memory",
+    "confidence",
+    "answered_by",
 )
 
 

@@ -20,16 +20,18 @@ const DEGRADED = {
   memory_unavailable: "answered from what is seen now: what is remembered cannot be read",
   schema_unenforced: "the form that was asked for was told to the model, which is not held to it",
   tools_ignored: "answered without the tools: this model calls none of its own accord",
+  delegate_unavailable: "answered by the session's own model: the one that hard questions go to did not answer",
   answer_endless: "cut off: the model found no end",
 };
 
 /** A degradation of an answer, for people. */
 export const degradation = (flag) => DEGRADED[flag] ?? words(flag);
 
-/** "first word after 38 ms · whole answer 121 ms · saw 30 frames, the newest 0.1 s old: … · knew 2 earlier rounds" */
+/** "answered by qwen3-vl:4b · first word after 38 ms · whole answer 121 ms · saw 30 frames, the newest 0.1 s old: … · knew 2 earlier rounds" */
 export function aboutAnswer(done) {
   return [
     ENDINGS[done.finish_reason],
+    done.answered_by && `answered by ${done.answered_by}`,
     done.resumed && "begun anew, for its worker was lost",
     done.first_token_ms && `first word after ${milliseconds(done.first_token_ms)}`,
     done.total_ms && `whole answer ${milliseconds(done.total_ms)}`,

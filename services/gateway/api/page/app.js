@@ -32,6 +32,7 @@ const FLAGS = {
   speech_unavailable: "Answers are not spoken: the speech service is away.",
   unfamiliar_picture: "The picture is unlike those that the model was trained on. Load another model: docs/models.md",
   fallback_model: "The fallback model answers: the model's own answers degenerate.",
+  delegate_unavailable: "Hard questions are answered by the model that watches: the other one does not answer.",
   window_lost: "What it saw before was lost with its worker: it remembers from then on.",
 };
 

@@ -109,6 +109,9 @@ export class NewSession {
       .flatMap(({ name, pools = [] }) => (pools.length > 0 ? pools.map((pool) => [pool.name, `${pool.name} (${name})`]) : [[name, name]]));
     byId("new-models").hidden = offered.length < 2;
     byId("new-model").replaceChildren(el("option", { value: "", text: "the server chooses" }), ...offered.map(([value, text]) => el("option", { value, text })));
+    const hard = [["", "as the server is set"], ["NEVER", "answered by the model that watches"]];
+    for (const [mode, when] of [["UNSURE", "where that is unsure"], ["ALWAYS", "always"]]) hard.push(...offered.map(([value, text]) => [`${mode} ${value}`, `${text}, ${when}`]));
+    byId("new-delegate").replaceChildren(...hard.map(([value, text]) => el("option", { value, text })));
   }
 
   #kind() {
@@ -118,9 +121,11 @@ export class NewSession {
   }
 
   async #create() {
-    const { kind, source, loop, name, model } = this.form.elements;
+    const { kind, source, loop, name, model, delegate } = this.form.elements;
     const push = kind.value === "push";
     const options = { name: name.value.trim(), loop: !push && loop.checked };
+    const [mode, to] = delegate.value.split(/ (.*)/);
+    if (mode) Object.assign(options, { delegate: `DELEGATE_MODE_${mode}`, delegate_to: to ?? "" });
     const create = byId("new-create");
     setText(this.error, "");
     if (!push && !source.value.trim()) {

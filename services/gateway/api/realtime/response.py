@@ -270,4 +270,5 @@ def _seen(done: gateway_pb2.AnswerDone) -> dict[str, Any]:
             }
             for each in done.memory
         ],
+        "answered_by": done.answered_by,
     }

@@ -1,0 +1,1 @@
+"""Other models that a session's hard questions are asked of."""
