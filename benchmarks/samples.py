@@ -123,6 +123,16 @@ class Histogram:
         return low + (self.bounds[index] - low) * (wanted - below) / self.counts[index]
 
 
+def total_of(exposition: str, name: str) -> float:
+    """A counter of a /metrics page, all label sets together; 0 for one that has not counted."""
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(exposition)
+        for sample in family.samples
+        if sample.name == name
+    )
+
+
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
     """Least squares: how much y grows per x."""
     return statistics.linear_regression(xs, ys).slope

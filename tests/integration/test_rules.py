@@ -299,11 +299,14 @@ async def test_a_catalogue_is_not_asked_for_while_nothing_changes(
 ) -> None:
     worker = FakeWorker()
     nothing, cup, bowl = "nothing is held", "a cup is held", "a bowl is held"
+    others = [f"thing {number}" for number in range(10)]
     worker.scores |= {nothing: 0.95, cup: 0.1, bowl: 0.1}
+    worker.scores |= {f"{other} is held": 0.01 * number for number, other in enumerate(others)}
     async with running(worker, **settings(redis_server)) as parts:
         shown = Shown(parts, await parts.push_session(name="shop"))
         await shown.show()
         goods = [pb.Product(sku="C-1", names=["a cup"]), pb.Product(sku="B-1", names=["a bowl"])]
+        goods += [pb.Product(sku=other, names=[other]) for other in others]
         product = pb.ProductRule(products=goods, idle=nothing)
         wanted = pb.Rule(interval_s=0.1, product=product)
         await parts.stub.CreateRule(pb.CreateRuleRequest(session="shop", rule=wanted))
@@ -316,7 +319,8 @@ async def test_a_catalogue_is_not_asked_for_while_nothing_changes(
         count = len(worker.scored)
         await shown.show()
         await eventually(lambda: len(worker.scored) > count)
-        assert [list(each.statements) for each in worker.scored[count:]] == [[cup]]
+        (few,) = [list(each.statements) for each in worker.scored[count:]]
+        assert few == [cup, bowl, *(f"thing {number} is held" for number in range(9, 3, -1))]
         worker.scores |= {cup: 0.1, bowl: 0.8}
         await shown.show()
         _, second = await events_of(parts, 2)

@@ -30,7 +30,8 @@ from benchmarks.overload import Measured as OverloadMeasured
 from benchmarks.paced_worker import Understood
 from benchmarks.questions import Measured as QuestionsMeasured
 from benchmarks.report import Result, Table, Target, show, told, write
-from benchmarks.samples import Histogram, Latency, Ratio, chunk_medians, percentile, slope
+from benchmarks.rules_score import Score, Told, runs_of
+from benchmarks.samples import Histogram, Latency, Ratio, chunk_medians, percentile, slope, total_of
 from services.inference_worker.model.decoder import DecoderConfig
 
 EXPOSITION = """\
@@ -476,3 +477,29 @@ def test_an_overload_is_judged_by_the_rate_of_each_moment() -> None:
     measured.frames = [frame]
     assert measured.within(10, 13) == [frame]
     assert measured.within(10, 12) == []
+
+
+def test_a_rule_is_scored_by_what_it_told_and_when() -> None:
+    cup, bowl = ["a cup"] * 16, ["a bowl"] * 16
+    truth = (
+        ["nothing"] * 8 + cup + [""] * 2 + ["nothing"] * 4 + bowl + ["a gun"] * 8 + ["a pen"] * 4
+    )
+    runs = runs_of(truth, "nothing")
+    assert runs == [(8, 23, "a cup"), (30, 45, "a bowl"), (46, 53, "a gun")]  # not a short pen
+    score = Score()
+    states = [""] * 12 + ["a cup"] * 18 + ["a bowl"] * 28
+    score.add(runs, Told(states, [(12, "a cup"), (24, ""), (30, "a bowl"), (40, "a pen")], 7))
+    assert (score.changes, score.found, score.events, score.right) == (2, 2, 3, 2)
+    assert score.f1 == pytest.approx(4 / 5)
+    assert score.pauc == pytest.approx((12 / 16 + 1) / 2)  # half a second late, and at once
+    assert score.error_s == pytest.approx(0.25)
+    assert score.delays_s == [0.5, 0.0]
+    silent = Score()
+    silent.add(runs, Told([""] * 58))
+    assert (silent.found, silent.f1, silent.pauc) == (0, 0.0, 0.0)
+
+
+def test_counters_are_added_up_over_their_labels() -> None:
+    page = '# TYPE a counter\na_total{kind="x"} 2\na_total{kind="y"} 3\n'
+    assert total_of(page, "a_total") == 5
+    assert total_of(page, "c_total") == 0

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from services.gateway.rules.check_notes import CheckNotes
 from services.gateway.rules.checks import check_rule, interval_s
+from services.gateway.rules.hints import MOST_HINTED, Hints
 from services.gateway.rules.judgement import NS, Judgement, Reading
-from services.gateway.rules.kinds import Said, asked_of, health_reading, hints_of, reading_of
+from services.gateway.rules.kinds import Said, asked_of, health_reading, reading_of
 from services.gateway.rules.posting import (
     Poster,
     body_of,
@@ -259,11 +261,45 @@ def test_a_product_goes_by_its_likeliest_name_and_may_be_none() -> None:
 def test_a_hint_says_that_nothing_has_changed() -> None:
     goods = [pb.Product(sku="A", names=["a cup", "a mug"]), pb.Product(sku="B", names=["a bowl"])]
     shop = pb.Rule(product=pb.ProductRule(products=goods, idle="nothing is held"))
-    assert hints_of(shop, pb.RuleState()) == ["nothing is held"]
-    assert hints_of(shop, pb.RuleState(value="A")) == ["a cup is held", "a mug is held"]
-    assert hints_of(shop, pb.RuleState(value="gone")) == ["nothing is held"]
-    assert hints_of(pb.Rule(product=pb.ProductRule(products=goods)), pb.RuleState()) == []
-    assert hints_of(rule(), pb.RuleState()) == []
+    nothing, cup, mug, bowl = (
+        f"{each} is held" for each in ("nothing", "a cup", "a mug", "a bowl")
+    )
+
+    def told(value: str = "") -> Judgement:
+        return Judgement(pb.RuleState(value=value), debounce_s=1.0)
+
+    assert not Hints(pb.Rule(product=pb.ProductRule(products=goods))).asked(told())
+    assert not Hints(rule()).asked(told())
+    hints = Hints(shop)
+    assert hints.asked(told()) == hints.asked(told("gone")) == [nothing]
+    assert not hints.asked(told("A"))  # nobody knows yet what else is likely
+    assert hints.unchanged(told(), {nothing: 0.95}, 0) is not None
+    assert hints.unchanged(told(), {nothing: 0.85}, 0) is None
+    hints.note({cup: 0.99, mug: 0.2, bowl: 0.98})
+    assert hints.asked(told("A")) == [cup, mug, bowl]
+    still = hints.unchanged(told("A"), {cup: 0.98, mug: 0.1, bowl: 0.97}, 7)
+    assert still == Reading(at_ns=7, active=False, value="A", by_value=True, probability=0.98)
+    assert hints.unchanged(told("A"), {cup: 0.98, mug: 0.1, bowl: 0.99}, 7) is None
+
+
+def test_a_hint_is_not_believed_for_ever_nor_against_what_is_about_to_be_told() -> None:
+    goods = [pb.Product(sku="A", names=["a cup"])]
+    hints = Hints(pb.Rule(product=pb.ProductRule(products=goods, idle="nothing is held")))
+    judgement = Judgement(pb.RuleState(), debounce_s=1.0)
+    for at_ns in range(MOST_HINTED):
+        assert hints.asked(judgement)
+        reading = hints.unchanged(judgement, {"nothing is held": 0.99}, at_ns)
+        assert reading is not None
+        assert not judgement.weigh(reading)
+    assert not hints.asked(judgement)
+    hints.note({"a cup is held": 0.9})
+    assert hints.asked(judgement)
+    cup = Reading(at_ns=MOST_HINTED, active=True, value="A", by_value=True)
+    assert not judgement.weigh(cup)
+    assert not hints.asked(judgement)
+    assert judgement.weigh(replace(cup, at_ns=2 * NS))
+    judgement.settle(pb.RuleState(active=True, value="A"))
+    assert hints.asked(judgement) == ["a cup is held"]
 
 
 def test_health_is_about_the_conditions_that_are_named() -> None:

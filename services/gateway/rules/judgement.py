@@ -43,6 +43,11 @@ class Judgement:
         self._other: tuple[bool, str] | None = None  # what is seen instead of what was told …
         self._since_ns = 0  # … and since when
 
+    @property
+    def is_weighing(self) -> bool:
+        """Whether something else was read last than what was told."""
+        return self._other is not None
+
     def weigh(self, reading: Reading) -> bool:
         """Take one reading. True where it is an event."""
         if not reading.differs(self.state):

@@ -15,7 +15,6 @@ SCORED = frozenset({PREDICATE, CHOICE, SCORE, PRODUCT})
 CONDITIONS = ("dead", "dark", "covered", "frozen", "repeating")
 HELD = f"{PLACE} is held"
 WHAT_HAPPENS = "What happens now?"
-SURE = 0.9  # of a hint that nothing has changed
 MOST_SAID = 8  # commentaries that a new one is compared with
 _WORD = re.compile(r"\w+")
 
@@ -40,43 +39,13 @@ def asked_of(rule: rules_pb2.Rule) -> list[str]:
     if kind == PREDICATE:
         return [rule.predicate.condition]
     if kind == CHOICE:
-        return _with(rule.choice.statement, rule.choice.options)
+        return with_each(rule.choice.statement, rule.choice.options)
     if kind == SCORE:
-        return _with(rule.score.statement, rule.score.levels)
+        return with_each(rule.score.statement, rule.score.levels)
     if kind == PRODUCT:
         named = [name for product in rule.product.products for name in product.names]
-        return _with(rule.product.statement or HELD, named)
+        return with_each(rule.product.statement or HELD, named)
     return []
-
-
-def hints_of(rule: rules_pb2.Rule, state: rules_pb2.RuleState) -> list[str]:
-    """Statements of which one that holds says that nothing has changed since what was told, so that
-    the many others of a rule need not be asked; none: there is no such."""
-    if kind_of(rule) != PRODUCT or not rule.product.idle:
-        return []
-    named = [
-        name
-        for product in rule.product.products
-        if product.sku == state.value
-        for name in product.names
-    ]
-    return _with(rule.product.statement or HELD, named) if named else [rule.product.idle]
-
-
-def spares(rule: rules_pb2.Rule, likeliest: float) -> bool:
-    """Whether a hint of this probability says surely enough that nothing has changed."""
-    return likeliest > max(SURE, threshold_of(rule))
-
-
-def unchanged(state: rules_pb2.RuleState, probability: float, at_ns: int) -> Reading:
-    """What is read where a hint says that nothing has changed."""
-    return Reading(
-        at_ns=at_ns,
-        active=state.active,
-        value=state.value,
-        by_value=True,
-        probability=probability,
-    )
 
 
 def reading_of(
@@ -161,5 +130,6 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(_WORD.findall(text.lower()))
 
 
-def _with(statement: str, options: Sequence[str]) -> list[str]:
+def with_each(statement: str, options: Sequence[str]) -> list[str]:
+    """The statement with each of the options."""
     return statements_of(gateway_pb2.DecideQuestion(statement=statement, choices=options))

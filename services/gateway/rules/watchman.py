@@ -13,6 +13,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.rules.check_notes import CheckNotes
 from services.gateway.rules.checks import interval_s
 from services.gateway.rules.event_store import EventStore
+from services.gateway.rules.hints import Hints
 from services.gateway.rules.judgement import NS, Judgement, Reading
 from services.gateway.rules.kinds import (
     COMMENTARY,
@@ -23,12 +24,9 @@ from services.gateway.rules.kinds import (
     Said,
     asked_of,
     health_reading,
-    hints_of,
     kind_of,
     reading_of,
-    spares,
     threshold_of,
-    unchanged,
 )
 from services.gateway.rules.rule_store import Kept, RuleStore
 from services.gateway.rules.schedule import Hours
@@ -73,6 +71,7 @@ class _Post:
         state.ClearField("check")
         self.judgement = Judgement(state, debounce_s=rule.debounce_s, cooldown_s=rule.cooldown_s)
         self.statements = self.asked = asked_of(rule)
+        self.hints = Hints(rule)
         self.said = Said(state.text)
         self.due_s = 0.0  # monotonic
         self.seen = 0  # frames that were understood when it was checked last
@@ -182,7 +181,7 @@ class Watchman:
     async def _score(self, posts: list[_Post]) -> None:
         """Check rules together: those with many statements by a hint first."""
         for post in posts:
-            post.asked = hints_of(post.rule, post.judgement.state) or post.statements
+            post.asked = post.hints.asked(post.judgement) or post.statements
         changed = await self._score_asked(posts)
         for post in changed:
             post.asked = post.statements
@@ -213,14 +212,14 @@ class Watchman:
                     continue
                 if post.asked == post.statements:
                     metrics.RULE_CHECKS.labels(post.kind).inc()
+                    post.hints.note(probabilities)
                     reading = reading_of(post.rule, probabilities, at_ns)
                 else:
-                    likeliest = max(probabilities[text] for text in post.asked)
-                    if not spares(post.rule, likeliest):
+                    reading = post.hints.unchanged(post.judgement, probabilities, at_ns)
+                    if reading is None:
                         changed.append(post)
                         continue
                     metrics.RULE_CHECKS_SAVED.inc()
-                    reading = unchanged(post.judgement.state, likeliest, at_ns)
                 self._notes.note(post.rule.rule, reading)
                 if reading is not None:
                     await self._judge(post, reading)
@@ -266,7 +265,7 @@ class Watchman:
         )
         done = gateway_pb2.AnswerDone()
         stream = self._lookout.asks.stream
-        asking = stream(request, self._session, "", keep=False, recall=False)
+        asking = stream(request, self._session, "", keep=False, recall=False, own=True)
         try:
             async with contextlib.aclosing(asking) as events:
                 async for event in events:
