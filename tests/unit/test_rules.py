@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -278,28 +277,32 @@ def test_a_hint_says_that_nothing_has_changed() -> None:
     hints.note({cup: 0.99, mug: 0.2, bowl: 0.98})
     assert hints.asked(told("A")) == [cup, mug, bowl]
     still = hints.unchanged(told("A"), {cup: 0.98, mug: 0.1, bowl: 0.97}, 7)
-    assert still == Reading(at_ns=7, active=False, value="A", by_value=True, probability=0.98)
+    assert still == Reading(at_ns=7, active=True, value="A", by_value=True, probability=0.98)
     assert hints.unchanged(told("A"), {cup: 0.98, mug: 0.1, bowl: 0.99}, 7) is None
 
 
-def test_a_hint_is_not_believed_for_ever_nor_against_what_is_about_to_be_told() -> None:
-    goods = [pb.Product(sku="A", names=["a cup"])]
+def test_a_hint_is_not_believed_for_ever_and_confirms_what_is_about_to_be_told() -> None:
+    goods = [pb.Product(sku="A", names=["a cup"]), pb.Product(sku="B", names=["a bowl"])]
     hints = Hints(pb.Rule(product=pb.ProductRule(products=goods, idle="nothing is held")))
     judgement = Judgement(pb.RuleState(), debounce_s=1.0)
     for at_ns in range(MOST_HINTED):
-        assert hints.asked(judgement)
+        assert hints.asked(judgement) == ["nothing is held"]
         reading = hints.unchanged(judgement, {"nothing is held": 0.99}, at_ns)
         assert reading is not None
         assert not judgement.weigh(reading)
     assert not hints.asked(judgement)
-    hints.note({"a cup is held": 0.9})
-    assert hints.asked(judgement)
+    hints.note({"a cup is held": 0.95, "a bowl is held": 0.3})
     cup = Reading(at_ns=MOST_HINTED, active=True, value="A", by_value=True)
     assert not judgement.weigh(cup)
-    assert not hints.asked(judgement)
-    assert judgement.weigh(replace(cup, at_ns=2 * NS))
+    assert hints.asked(judgement) == ["a cup is held", "a bowl is held"]
+    assert hints.unchanged(judgement, {"a cup is held": 0.8, "a bowl is held": 0.1}, NS) is None
+    assert hints.unchanged(judgement, {"a cup is held": 0.95, "a bowl is held": 0.96}, NS) is None
+    still = hints.unchanged(judgement, {"a cup is held": 0.96, "a bowl is held": 0.1}, 2 * NS)
+    assert still is not None
+    assert (still.active, still.value) == (True, "A")
+    assert judgement.weigh(still)
     judgement.settle(pb.RuleState(active=True, value="A"))
-    assert hints.asked(judgement) == ["a cup is held"]
+    assert hints.asked(judgement) == ["a cup is held", "a bowl is held"]
 
 
 def test_health_is_about_the_conditions_that_are_named() -> None:

@@ -31,12 +31,11 @@ class Hints:
         self._num_hinted = 0  # looks in a row
 
     def asked(self, judgement: Judgement) -> list[str]:
-        """Statements that may spare the whole catalogue. None where there are no such, where
-        something else is about to be told, which a hint must not talk a rule out of, and where
+        """Statements that may spare the whole catalogue. None where there are no such, and where
         hints alone were believed for long enough."""
-        if not self._idle or judgement.is_weighing or self._num_hinted >= MOST_HINTED:
+        if not self._idle or self._num_hinted >= MOST_HINTED:
             return []
-        shown = self._of_product.get(judgement.state.value)
+        shown = self._of_product.get(judgement.value)
         if shown is None:
             return [self._idle]
         return list(dict.fromkeys([*shown, *self._rivals])) if self._rivals else []
@@ -51,21 +50,21 @@ class Hints:
     def unchanged(
         self, judgement: Judgement, probabilities: Mapping[str, float], at_ns: int
     ) -> Reading | None:
-        """The reading where these say surely enough that nothing has changed; None where all has to
-        be asked for."""
-        state = judgement.state
-        shown = self._of_product.get(state.value, [self._idle])
-        likeliest = max(shown, key=probabilities.__getitem__)
+        """The reading where these say surely enough that all is as it was read last; None where all
+        has to be asked for."""
+        value = judgement.value
+        shown = self._of_product.get(value)
+        likeliest = max(shown or [self._idle], key=probabilities.__getitem__)
         probability = probabilities[likeliest]
-        rivals = self._rivals if state.value else []
+        rivals = self._rivals if shown else []
         highest = max((probabilities[each] for each in rivals), default=0.0)
         if probability <= self._sure or probability < highest:
             return None
         self._num_hinted += 1
         return Reading(
             at_ns=at_ns,
-            active=state.active,
-            value=state.value,
+            active=bool(value),
+            value=value,
             by_value=True,
             probability=probability,
         )

@@ -44,9 +44,9 @@ class Judgement:
         self._since_ns = 0  # … and since when
 
     @property
-    def is_weighing(self) -> bool:
-        """Whether something else was read last than what was told."""
-        return self._other is not None
+    def value(self) -> str:
+        """The value that was read last: what was told, or what may be told in a moment."""
+        return self.state.value if self._other is None else self._other[1]
 
     def weigh(self, reading: Reading) -> bool:
         """Take one reading. True where it is an event."""
