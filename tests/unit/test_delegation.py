@@ -22,11 +22,13 @@ from services.inference_worker.serving.symptoms import Outcome
 from services.local.config import LocalConfig
 from services.local.suite import Suite
 from sightline.errors import InvalidArgumentError
+from sightline.v1 import dialogue_pb2_grpc, inference_pb2
 from sightline.v1 import gateway_pb2 as pb
-from sightline.v1 import inference_pb2
 from tests.eventually import eventually
+from tests.unit.fake_dialogue import FakeDialogue
 from tests.unit.fake_worker import SIZE, FakeWorker
 from tests.unit.gateway_parts import SECOND_NS, Parts, picture, running
+from tests.unit.served import served
 from tests.unit.test_gateway_viewers import Viewer
 from tests.unit.test_unfamiliar import KNOWN, Talk, running_engine
 
@@ -254,6 +256,23 @@ async def test_a_viewer_who_cancels_frees_the_delegate() -> None:
         assert counted("cancelled") == before + 1
         here.big.go_on.set()
         viewer.call.cancel()
+
+
+@pytest.mark.parametrize("mode", [pb.DELEGATE_MODE_NEVER, UNSURE, ALWAYS])
+async def test_no_delegate_is_asked_ahead_of_the_question(mode: int) -> None:
+    add = dialogue_pb2_grpc.add_DialogueServiceServicer_to_server
+    async with served(add, FakeDialogue()) as address, site(mode, dialogue=address) as here:
+        here.small.confidence = 0.1
+        start = pb.Start(session=here.session.id)
+        viewer = here.parts.viewers.open(start, session=here.session)
+        viewer.expect(pb.Question(turn="t1", text="what is it?"))
+        if mode == pb.DELEGATE_MODE_NEVER:
+            await eventually(lambda: here.small.asked)
+            assert here.small.asked[0].ahead
+        else:
+            assert viewer._ahead is None
+        viewer.expect(None)
+        assert not here.big.asked
 
 
 async def test_a_session_says_what_it_delegates_and_can_change_that() -> None:
