@@ -132,7 +132,7 @@ def _loads(loads: list[Load]) -> Table:
                 f"{load.frame_p95_ms:.0f}",
                 f"{load.dropped:.4f}",
                 str(load.events),
-                f"{sum(load.cores.values()):.2f}",
+                f"{sum(load.cores.values()) - load.cores.get('others', 0.0):.2f}",
             )
             for load in loads
         ],
