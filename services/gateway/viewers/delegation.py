@@ -5,7 +5,6 @@ The session's own model goes on watching meanwhile, and answers where the other 
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
@@ -29,12 +28,6 @@ UNSURE = gateway_pb2.DELEGATE_MODE_UNSURE
 # What a worker says of an answer that nobody should rely on.
 _SYMPTOMS = frozenset(
     {"answer_unsure", "answer_repeats", "answer_empty", "answer_not_finite", "answer_endless"}
-)
-# Models that tell no probabilities may still say it in words.
-_IN_WORDS = re.compile(
-    r"\b(?:not (?:quite |really |entirely )?(?:sure|certain)|unsure|do(?:n't|n’t| not) know"
-    r"|can(?:'t|’t|not| not) (?:tell|say|determine))\b",
-    re.IGNORECASE,
 )
 
 Events = AsyncGenerator[inference_pb2.AnswerEvent, None]
@@ -139,9 +132,8 @@ class Delegation:
             for event in held:
                 yield event
             return
-        found = Found(list(held[-1].done.memory))
         request.said = session.said_lines()
-        either = _either(session, found, delegate, partial(_each, held))
+        either = _either(session, Found(), delegate, partial(_each, held))
         async with contextlib.aclosing(either) as events:
             async for event in events:
                 yield event
@@ -183,14 +175,17 @@ class Delegation:
             yield event
 
     def _is_unsure(self, done: gateway_pb2.AnswerDone) -> bool:
-        """Whether a model doubts its answer, or knows that it has none. What it calls is none of
-        its words."""
-        if done.tool_calls:
+        """Whether a model doubts its answer, or knows that it has none, and its memory has none
+        either. What it calls is none of its words."""
+        if done.tool_calls or done.memory:
             return False
         doubts = done.HasField("confidence") and done.confidence < self._least_confidence
-        if done.unfamiliar_picture or doubts or not _SYMPTOMS.isdisjoint(done.degraded):
-            return True
-        return _IN_WORDS.search(done.text) is not None
+        return (
+            done.unsure
+            or done.unfamiliar_picture
+            or doubts
+            or not _SYMPTOMS.isdisjoint(done.degraded)
+        )
 
 
 async def _either(session: AnySession, found: Found, delegate: Answer, own: Answer) -> Events:
