@@ -37,6 +37,7 @@ from services.gateway.api.questions import QuestionsApi
 from services.gateway.api.recordings import RecordingsApi
 from services.gateway.api.rules import RulesApi
 from services.gateway.api.transcripts import TranscriptsApi
+from services.gateway.api.viewed import viewed_session
 from services.gateway.api.websocket import WebSocketApi
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
@@ -263,11 +264,7 @@ class HttpApi:
         return await self._callers.of_request(request, permission, path=path)
 
     async def _session(self, request: web.Request) -> AnySession:
-        """The session that somebody wants to look at."""
-        caller = await self._caller(request, Permission.VIEW)
-        session = await self._sessions.locate(request.match_info["session"], caller)
-        caller.check(Permission.VIEW, session)
-        return session
+        return await viewed_session(request, self._sessions, self._callers)
 
     async def _nothing(self, request: web.Request) -> web.StreamResponse:
         raise NotFoundError("the API has nothing here")

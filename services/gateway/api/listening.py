@@ -17,6 +17,7 @@ from services.gateway.api.event_stream import ClientGoneError, EventStream, wait
 from services.gateway.api.messages import as_json, place_of_request, read_body
 from services.gateway.api.operations import SSE, Parameter, operation
 from services.gateway.api.questions import HANDLE
+from services.gateway.api.viewed import session_in_path
 from services.gateway.auth.caller import VIEWING, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.remote_session import AnySession
@@ -174,10 +175,7 @@ class ListeningApi:
     async def _session(
         self, request: web.Request, *permissions: Permission
     ) -> tuple[AnySession, Caller]:
-        name = request.match_info["session"]
-        path = self._sessions.name_of(name)
-        caller = await self._callers.of_request(request, *permissions, path=path)
-        return await self._sessions.locate(name, caller), caller
+        return await session_in_path(request, self._sessions, self._callers, *permissions)
 
 
 async def _said(

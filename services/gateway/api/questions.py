@@ -11,6 +11,7 @@ from services.gateway.api.callers import Callers
 from services.gateway.api.event_stream import ClientGoneError, EventStream, while_there
 from services.gateway.api.messages import as_json, parsed, place_of_request, read_body, read_text
 from services.gateway.api.operations import JSON, SSE, Parameter, operation
+from services.gateway.api.viewed import session_in_path
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.remote_session import AnySession
@@ -60,7 +61,7 @@ class QuestionsApi:
         also=(202,),
     )
     async def ask(self, request: web.Request) -> web.StreamResponse:
-        session, caller = await self._session(request)
+        session, caller = await self._asked(request)
         wanted = await _question_of(request)
         place = place_of_request(request, self._trusted)
         if (handle := request.query.get("handle")) is not None:
@@ -86,7 +87,7 @@ class QuestionsApi:
         refusals=(400, 401, 403, 404, 409, 429, 503),
     )
     async def decide(self, request: web.Request) -> web.Response:
-        session, caller = await self._session(request)
+        session, caller = await self._asked(request)
         caller.check(Permission.ASK, session)
         wanted = await read_body(request, gateway_pb2.DecideRequest(), MAX_DECIDE_BYTES)
         decisions = self._viewers.decisions
@@ -104,18 +105,15 @@ class QuestionsApi:
         status=204,
     )
     async def cancel(self, request: web.Request) -> web.Response:
-        session, caller = await self._session(request)
+        session, caller = await self._asked(request)
         caller.check(Permission.ASK, session)
         viewer = self._viewers.of_handle(request.query.get("handle", ""), session)
         unwanted = gateway_pb2.Cancel(turn=request.match_info["turn"])
         viewer.act(gateway_pb2.ClientEvent(cancel=unwanted))
         return web.Response(status=204)
 
-    async def _session(self, request: web.Request) -> tuple[AnySession, Caller]:
-        name = request.match_info["session"]
-        path = self._sessions.name_of(name)
-        caller = await self._callers.of_request(request, Permission.ASK, path=path)
-        return await self._sessions.locate(name, caller), caller
+    async def _asked(self, request: web.Request) -> tuple[AnySession, Caller]:
+        return await session_in_path(request, self._sessions, self._callers, Permission.ASK)
 
     async def _stream(
         self,

@@ -10,6 +10,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from services.common.errors import error_event
 from services.gateway.api.callers import SUBPROTOCOL, Callers
 from services.gateway.api.messages import as_json, parsed, place_of_request
+from services.gateway.api.viewed import session_in_path
 from services.gateway.auth.caller import VIEWING, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.remote_session import AnySession
@@ -26,6 +27,22 @@ HEARTBEAT_S = 15.0
 
 class DisconnectedError(Exception):
     """The WebSocket is gone; its viewer may come back."""
+
+
+async def opened_socket(
+    request: web.Request, subprotocol: str, max_event_bytes: int
+) -> web.WebSocketResponse:
+    """The WebSocket that a request asks for. Raises InvalidArgumentError where it asks for none."""
+    socket = web.WebSocketResponse(
+        heartbeat=HEARTBEAT_S,
+        max_msg_size=max_event_bytes,
+        compress=False,
+        protocols=(subprotocol,),
+    )
+    if not socket.can_prepare(request):
+        raise InvalidArgumentError("this address is a WebSocket")
+    await socket.prepare(request)
+    return socket
 
 
 class WebSocketApi:
@@ -45,19 +62,9 @@ class WebSocketApi:
 
     async def converse(self, request: web.Request) -> web.StreamResponse:
         """One connection of a viewer, from `start` until either side closes it."""
-        path = self._sessions.name_of(request.match_info["session"])
-        caller = await self._callers.of_request(request, *VIEWING, path=path)
-        session = await self._sessions.locate(request.match_info["session"], caller)
+        session, caller = await session_in_path(request, self._sessions, self._callers, *VIEWING)
         caller.check(Permission.VIEW, session)
-        socket = web.WebSocketResponse(
-            heartbeat=HEARTBEAT_S,
-            max_msg_size=MAX_EVENT_BYTES,
-            compress=False,
-            protocols=(SUBPROTOCOL,),
-        )
-        if not socket.can_prepare(request):
-            raise InvalidArgumentError("this address is a WebSocket")
-        await socket.prepare(request)
+        socket = await opened_socket(request, SUBPROTOCOL, MAX_EVENT_BYTES)
 
         async def send(event: gateway_pb2.ServerEvent) -> None:
             await socket.send_str(json.dumps(as_json(event)))

@@ -14,6 +14,7 @@ from services.common.tasks import spawn
 from services.gateway import metrics
 from services.gateway.api.callers import Callers
 from services.gateway.api.messages import BODY_TIMEOUT_S, MAX_BODY_BYTES, place_of_request
+from services.gateway.api.viewed import session_in_path
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.playback.connection import PlaybackConnection
@@ -127,8 +128,9 @@ class WhepApi:
     # --- HTTP -------------------------------------------------------------------------------
 
     async def _post(self, request: web.Request) -> web.Response:
-        caller = await self._caller(request)
-        session = await self._sessions.locate(request.match_info["session"], caller)
+        session, caller = await session_in_path(
+            request, self._sessions, self._callers, Permission.VIEW
+        )
         caller.check(Permission.VIEW, session)
         if request.content_type != SDP:
             raise web.HTTPUnsupportedMediaType(reason=f"an offer is {SDP}")

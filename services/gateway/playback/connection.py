@@ -26,7 +26,7 @@ from services.gateway.playback.soundtrack import Listener
 from services.gateway.playback.subscription import Subscription
 from services.gateway.sources.whip.microphone_track import Hear, MicrophoneTrack
 from services.gateway.sources.whip.offer import UnsupportedVideoError
-from services.gateway.sources.whip.peer import add_candidates, negotiation, stop_transports
+from services.gateway.sources.whip.peer import ENCODER, add_candidates, close_peer, negotiation
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import InternalError, InvalidArgumentError
 
@@ -142,16 +142,7 @@ class PlaybackConnection:
             self._programme.leave(self._subscription)
         if self._listener is not None:
             self._programme.sound.leave(self._listener)
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await self._peer.close()
-        except Exception as error:  # aiortc, of a connection that was half negotiated
-            log.info("a WebRTC connection did not close", extra={"reason": type(error).__name__})
-            await stop_transports(self._peer, CLOSE_S)
-        for transceiver in self._peer.getTransceivers():  # no circle of references
-            sender: Any = transceiver.sender
-            sender.__dict__.pop("_next_encoded_frame", None)
-            sender.__dict__.pop("_send_keyframe", None)
+        await close_peer(self._peer, CLOSE_S)
 
     def _state_changed(self) -> None:
         state = self._peer.connectionState
@@ -165,7 +156,7 @@ class PlaybackConnection:
     def _take_over(self, sender: Any, following: Callable[..., Awaitable[Any]]) -> None:
         """aiortc encodes for each viewer, or packs for each; here all share the payloads. Raises
         InternalError when aiortc is not the one this was written for."""
-        for name in ("_next_encoded_frame", "_send_keyframe"):
+        for name in ENCODER:
             if not hasattr(sender, name):
                 raise InternalError(f"this version of aiortc has no {name}")
         sender._next_encoded_frame = following

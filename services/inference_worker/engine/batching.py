@@ -113,56 +113,56 @@ class BatchBuilder:
         branch = job.branch
         assert branch is not None
         assert job.session is not None
-        start = branch.num_tokens
-        cursor = branch.cursor + job.shift + start
+        cursor = branch.cursor + job.shift + branch.num_tokens
         since_ns = picture.capture_ns - (job.session.first_capture_ns or 0)
         words = self._model.segment(picture.layout, cursor, max(0.0, since_ns / 1e9))
-        slots = self._cache.extend(branch, len(words.tokens))
+        run = self._behind(job, branch, words.tokens, words.positions)
         tubelet = Tubelet(picture.layout, [picture.pixels] * self._model.spec.tubelet)
         job.looks.append(tubelet.look)
         job.pictures_read += 1
         job.shift += words.advance - len(words.tokens)
-        return Run(
-            group=job.session.number,
-            seen=branch.seen,
-            own_pages=branch.pages,
-            own_start=start,
-            slots=slots,
-            positions=words.positions,
-            tokens=words.tokens,
-            row=branch.trunk.reservation.row,
-            tubelet=tubelet,
-            causal=self._model.spec.causal_segments,
-        )
+        run.tubelet, run.causal = tubelet, self._model.spec.causal_segments
+        return run
 
     def of_branch(self, job: Generation, count: int) -> Run:
         branch = job.branch
         assert branch is not None
-        assert job.session is not None
         if (picture := job.next_picture) is not None:
             return self.of_picture(job, picture)
         start = branch.num_tokens
         first = branch.cursor - job.before + job.shift
-        slots = self._cache.extend(branch, count)
-        tokens, job.pending = job.pending[:count], job.pending[count:]
+        positions = [(first + n,) * 3 for n in range(start, start + count)]
+        run = self._behind(job, branch, job.pending[:count], positions)
+        job.pending = job.pending[count:]
         if job.sampling.drawn and job.generator is None:
             generator = torch.Generator(self._runner.device)
             job.generator = generator.manual_seed(job.sampling.seed)
+        run.want_output = not job.pending
+        run.sampling, run.generator = job.sampling, job.generator
+        run.said, run.answered = self._said(job, branch), job.said[job.prompt_tokens :]
+        if job.held is not None and not job.pending:
+            run.allowed = job.held.allowed()
+        return run
+
+    def _behind(
+        self,
+        job: Generation,
+        branch: Branch,
+        tokens: list[int],
+        positions: list[tuple[int, int, int]],
+    ) -> Run:
+        """New tokens behind those that a branch has, on pages of its own."""
+        assert job.session is not None
+        start = branch.num_tokens
         return Run(
             group=job.session.number,
             seen=branch.seen,
             own_pages=branch.pages,
             own_start=start,
-            slots=slots,
-            positions=[(first + n,) * 3 for n in range(start, start + count)],
+            slots=self._cache.extend(branch, len(tokens)),
+            positions=positions,
             tokens=tokens,
             row=branch.trunk.reservation.row,
-            want_output=not job.pending,
-            sampling=job.sampling,
-            said=self._said(job, branch),
-            answered=job.said[job.prompt_tokens :],
-            generator=job.generator,
-            allowed=None if job.pending or job.held is None else job.held.allowed(),
         )
 
     def _said(self, job: Generation, branch: Branch) -> list[int]:

@@ -199,7 +199,6 @@ class Answerer:
                     for event in voice.take():
                         yield event
             settled = True
-            done.finish_reason = _FINISH[reason]
             done.tool_calls.extend(calls.calls if calls is not None else ())
             done.answer_tokens = len(text.tokens)
             done.prompt_tokens = job.prompt_tokens
@@ -218,16 +217,10 @@ class Answerer:
                 degraded += await examine(outcome)
                 if form is None and not request.HasField("recall"):
                     done.unsure = is_unsure(outcome, self.unsure_below)
-            stored = self._keep(request, done, asked_ns, interrupted=False)
-            if voice is not None:
-                async for event in voice.rest():
+            ending = self._end(request, done, asked_ns, voice, degraded, reason)
+            async with contextlib.aclosing(ending) as events:
+                async for event in events:
                     yield event
-                if voice.unavailable:
-                    degraded.append("speech_unavailable")
-            done.degraded.extend(degraded)
-            await self._tell_kept(request, done, stored)
-            metrics.ANSWERS.labels(reason.value).inc()
-            yield _event(done=done)
         finally:
             if voice is not None:
                 await voice.aclose()
@@ -243,30 +236,44 @@ class Answerer:
         """The events of an answer that memory gives by itself, word for word."""
         asked_s, asked_ns = self.clock(), request.asked_ns or time.time_ns()
         turn, degraded = request.question.turn, list[str]()
-        done = gateway_pb2.AnswerDone(
-            turn=turn,
-            text=request.recall.said + text,
-            finish_reason=gateway_pb2.FINISH_REASON_STOP,
-        )
+        done = gateway_pb2.AnswerDone(turn=turn, text=request.recall.said + text)
         voice = self._start_speech(request, degraded)
         try:
             yield _event(started=gateway_pb2.AnswerStarted(turn=turn))
             done.first_token_ms = done.total_ms = 1000 * (self.clock() - asked_s)
             yield _delta(turn, text)
-            stored = self._keep(request, done, asked_ns, interrupted=False)
             if voice is not None:
                 voice.write(text)
-                async for event in voice.rest():
+            ending = self._end(request, done, asked_ns, voice, degraded, FinishReason.STOP)
+            async with contextlib.aclosing(ending) as events:
+                async for event in events:
                     yield event
-                if voice.unavailable:
-                    degraded.append("speech_unavailable")
-            done.degraded.extend(degraded)
-            await self._tell_kept(request, done, stored)
-            metrics.ANSWERS.labels("stop").inc()
-            yield _event(done=done)
         finally:
             if voice is not None:
                 await voice.aclose()
+
+    async def _end(
+        self,
+        request: inference_pb2.AnswerRequest,
+        done: gateway_pb2.AnswerDone,
+        asked_ns: int,
+        voice: Voice | None,
+        degraded: list[str],
+        reason: FinishReason,
+    ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
+        """The last events of an answer whose words are out: it is kept, spoken to its end, and
+        told to be done."""
+        done.finish_reason = _FINISH[reason]
+        stored = self._keep(request, done, asked_ns, interrupted=False)
+        if voice is not None:
+            async for event in voice.rest():
+                yield event
+            if voice.unavailable:
+                degraded.append("speech_unavailable")
+        done.degraded.extend(degraded)
+        await self._tell_kept(request, done, stored)
+        metrics.ANSWERS.labels(reason.value).inc()
+        yield _event(done=done)
 
     def _recalled(self, request: inference_pb2.AnswerRequest) -> Recalled:
         """The question as the model is asked it, with what is remembered of the past that it is

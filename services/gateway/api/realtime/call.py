@@ -29,7 +29,7 @@ from services.gateway.api.realtime.server_events import ServerEvent
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.auth.caller import Caller
 from services.gateway.sources.whip.microphone_track import MicrophoneTrack
-from services.gateway.sources.whip.peer import negotiation, stop_transports
+from services.gateway.sources.whip.peer import close_peer, negotiation
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import InternalError, SightlineError
 
@@ -140,14 +140,7 @@ class RealtimeCall:
         if self._microphone is not None:
             self._microphone.close()
         await self._conversation.aclose()
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await self._peer.close()
-        except Exception as error:  # aiortc, of a connection that was half negotiated
-            log.info("a WebRTC connection did not close", extra={"reason": type(error).__name__})
-            await stop_transports(self._peer, CLOSE_S)
-        for transceiver in self._peer.getTransceivers():  # no circle of references
-            transceiver.sender.__dict__.pop("_next_encoded_frame", None)
+        await close_peer(self._peer, CLOSE_S)
 
     # --- the connection -----------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from services.gateway.api.realtime.line import Visitor
 from services.gateway.api.realtime.server_events import ServerEvent
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.api.speaker import Speaker
+from services.gateway.api.websocket import opened_socket
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import VIEWING, Caller, Permission
 from services.gateway.config import GatewayConfig
@@ -36,7 +37,6 @@ log = logging.getLogger(__name__)
 SUBPROTOCOL = "realtime"
 MAX_EVENT_BYTES = 4 * 1024 * 1024  # a picture, or some seconds of sound, in Base64
 MAX_MODEL_CHARACTERS = 128
-HEARTBEAT_S = 15.0
 SEND_TIMEOUT_S = 20.0
 GOODBYE_S = 1.0
 _OBJECT: dict[str, Any] = {"type": "object"}
@@ -107,15 +107,7 @@ class RealtimeApi:
         looked up before the connection is taken."""
         caller, settings = await self.enter(request)
         await self.check(settings, caller)
-        socket = web.WebSocketResponse(
-            heartbeat=HEARTBEAT_S,
-            max_msg_size=MAX_EVENT_BYTES,
-            compress=False,
-            protocols=(SUBPROTOCOL,),
-        )
-        if not socket.can_prepare(request):
-            raise InvalidArgumentError("this address is a WebSocket")
-        await socket.prepare(request)
+        socket = await opened_socket(request, SUBPROTOCOL, MAX_EVENT_BYTES)
         visitor = Visitor(
             caller=caller,
             place=place_of_request(request, self._trusted),

@@ -13,6 +13,7 @@ from sightline.errors import InvalidArgumentError, SightlineError
 log = logging.getLogger(__name__)
 
 MAX_CANDIDATES = 64
+ENCODER = ("_next_encoded_frame", "_send_keyframe")  # of aiortc's sender; ours stand in their place
 
 
 class RestartError(InvalidArgumentError):
@@ -58,6 +59,20 @@ async def add_candidates(peer: RTCPeerConnection, fragment: str, num_before: int
         except Exception as error:  # whatever a broken line makes it raise
             raise InvalidArgumentError("a candidate cannot be read") from error
     return count
+
+
+async def close_peer(peer: RTCPeerConnection, timeout_s: float) -> None:
+    """Close a connection that we sent media by, whatever state it is in, and take back what stood
+    in the place of aiortc's encoder: no circle of references is left."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await peer.close()
+    except Exception as error:  # aiortc, of a connection that was half negotiated
+        log.info("a WebRTC connection did not close", extra={"reason": type(error).__name__})
+        await stop_transports(peer, timeout_s)
+    for transceiver in peer.getTransceivers():
+        for replaced in ENCODER:
+            transceiver.sender.__dict__.pop(replaced, None)
 
 
 async def stop_transports(peer: RTCPeerConnection, timeout_s: float) -> None:
