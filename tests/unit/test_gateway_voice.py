@@ -115,7 +115,7 @@ async def test_an_answer_begins_before_the_silence_is_over_and_is_told_after_it(
         await eventually(lambda: worker.asked)
         assert (worker.asked[0].question.text, worker.asked[0].ahead) == ("what do you see?", True)
         [inside] = viewer.parts.viewers.all()
-        await eventually(lambda: not inside._begun)  # it is whole
+        await eventually(lambda: not inside._questions._begun)  # it is whole
         assert not inside.is_answering
         assert dialogue.rounds["c1"] == []
         await viewer.say(audio(SILENCE, 0.4))
@@ -158,7 +158,7 @@ async def test_what_failed_in_a_pause_is_asked_as_if_it_had_not_been() -> None:
         worker.failures["Answer"] = [grpc.StatusCode.INVALID_ARGUMENT]
         await viewer.say(audio(SPEECH, 0.6), audio(SILENCE, 0.3))
         [inside] = viewer.parts.viewers.all()
-        await eventually(lambda: worker.asked and not inside._begun)
+        await eventually(lambda: worker.asked and not inside._questions._begun)
         await viewer.say(audio(SILENCE, 0.4))
         assert (await viewer.until("answer_done")).answer_done.text == ANSWER
         assert [each.ahead for each in worker.asked] == [True, False]
@@ -182,7 +182,7 @@ async def test_what_was_begun_in_a_pause_ends_with_a_cancel_and_with_the_microph
         await viewer.say(audio(SPEECH, 0.6), audio(SILENCE, 0.3))
         await worker.paused.wait()
         inside._talk.break_off()
-        await eventually(lambda: worker.cancelled_answers == 2 and not inside._begun)
+        await eventually(lambda: worker.cancelled_answers == 2 and not inside._questions._begun)
 
 
 async def test_a_worker_of_before_is_asked_when_the_silence_is_over() -> None:

@@ -11,30 +11,24 @@ from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.rules.check_notes import CheckNotes
-from services.gateway.rules.checks import interval_s
 from services.gateway.rules.event_store import EventStore
-from services.gateway.rules.hints import Hints
-from services.gateway.rules.judgement import NS, Judgement, Reading
+from services.gateway.rules.judgement import NS, Reading
 from services.gateway.rules.kinds import (
     COMMENTARY,
     HEALTH,
-    PRODUCT,
-    SCORED,
     WHAT_HAPPENS,
-    Said,
-    asked_of,
     health_reading,
-    kind_of,
     reading_of,
     threshold_of,
 )
+from services.gateway.rules.post import Post
 from services.gateway.rules.rule_store import Kept, RuleStore
-from services.gateway.rules.schedule import Hours
+from services.gateway.rules.teller import Teller
 from services.gateway.sessions.session import Session
 from services.gateway.viewers.asks import Asks
 from services.gateway.viewers.decisions import Decisions
-from sightline.errors import InvalidArgumentError, NotFoundError, SightlineError, UnavailableError
-from sightline.v1 import gateway_pb2, rules_pb2
+from sightline.errors import InvalidArgumentError, SightlineError, UnavailableError
+from sightline.v1 import gateway_pb2
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +36,6 @@ MOST_STATEMENTS = 512  # of one call
 STILL_S = 0.25  # until a rule that is due looks again whether a new frame has come
 FAILED_S = 1.0  # until a rule is checked again after that failed
 WRONG_S = 30.0  # … because of the rule itself
-PICTURE_WIDTH, MAX_PICTURE_BYTES = 640, 256 * 1024
-MAX_CLIP_BYTES = 3 * 1024 * 1024
 MAX_TEXT_CHARACTERS = 4000
 HOURS_ENDED = "schedule"
 
@@ -55,28 +47,6 @@ class Lookout(Protocol):
     def decisions(self) -> Decisions: ...
     @property
     def asks(self) -> Asks: ...
-
-
-class _Post:
-    """One rule under watch."""
-
-    def __init__(self, kept: Kept) -> None:
-        rule = kept.rule
-        self.record, self.rule, self.kind = kept.record, rule, kind_of(rule)
-        self.interval_s = interval_s(rule)
-        self.hours = Hours.of(rule.schedule)
-        state = rules_pb2.RuleState()
-        state.CopyFrom(rule.state)
-        state.error, self.error = "", rule.state.error
-        state.ClearField("check")
-        self.judgement = Judgement(state, debounce_s=rule.debounce_s, cooldown_s=rule.cooldown_s)
-        self.statements = self.asked = asked_of(rule)
-        self.hints = Hints(rule)
-        self.said = Said(state.text)
-        self.due_s = 0.0  # monotonic
-        self.seen = 0  # frames that were understood when it was checked last
-        self.late = False  # an event that could not be told waits
-        self.task: asyncio.Task[None] | None = None  # of a commentary under way
 
 
 class Watchman:
@@ -94,16 +64,13 @@ class Watchman:
     ) -> None:
         """told: is called whenever there is a new event."""
         self._session = session
-        self._config = config
         self._lookout = lookout
         self._rules = rules
-        self._events = events
-        self._told = told
+        self._teller = Teller(session, config, events, told, self._forget)
         self._notes = CheckNotes(session.id, rules)
-        self._posts: dict[str, _Post] = {}
+        self._posts: dict[str, Post] = {}
         self._changed = (asyncio.Event(), asyncio.Event())
         self._tasks: list[asyncio.Task[None]] = []
-        self._clips: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Two watches: the source's health is looked at also while the model is away."""
@@ -116,7 +83,8 @@ class Watchman:
     async def aclose(self) -> None:
         """Look no more. An event that is being told is told by whoever goes on, if not here."""
         commentaries = [post.task for post in self._posts.values()]
-        await cancel_and_wait(*self._tasks, *commentaries, *self._clips)
+        await cancel_and_wait(*self._tasks, *commentaries)
+        await self._teller.aclose()
 
     def set(self, kept: Sequence[Kept]) -> None:
         """Watch for these rules from here on; those that were there go on as they are."""
@@ -125,12 +93,16 @@ class Watchman:
             self._drop(gone)
         for rule, each in wanted.items():
             if rule not in self._posts:
-                self._posts[rule] = _Post(each)
+                self._posts[rule] = Post(each)
         for changed in self._changed:
             changed.set()
 
     def kinds(self) -> list[str]:
         return [post.kind for post in self._posts.values()]
+
+    def _forget(self, rule: str) -> None:
+        """It was deleted while it was told of; a commentary, which that was, ends by itself."""
+        self._posts.pop(rule, None)
 
     def _drop(self, rule: str) -> None:
         post = self._posts.pop(rule, None)
@@ -155,7 +127,7 @@ class Watchman:
                     await changed.wait()
             changed.clear()
 
-    async def _look(self, due: list[_Post]) -> None:
+    async def _look(self, due: list[Post]) -> None:
         processed = self._session.counts.processed
         scored = []
         for post in due:
@@ -178,7 +150,7 @@ class Watchman:
                 await self._score(scored)
         await self._notes.write(self._posts.keys())
 
-    async def _score(self, posts: list[_Post]) -> None:
+    async def _score(self, posts: list[Post]) -> None:
         """Check rules together: those with many statements by a hint first."""
         for post in posts:
             post.asked = post.hints.asked(post.judgement) or post.statements
@@ -187,7 +159,7 @@ class Watchman:
             post.asked = post.statements
         await self._score_asked(changed)
 
-    async def _score_asked(self, posts: list[_Post]) -> list[_Post]:
+    async def _score_asked(self, posts: list[Post]) -> list[Post]:
         """Check rules by what each of them asks now; where one of several is refused, each by
         itself. Those whose hint says that something has changed, which were not judged."""
         changed = []
@@ -225,7 +197,7 @@ class Watchman:
                     await self._judge(post, reading)
         return changed
 
-    async def _probabilities(self, posts: list[_Post]) -> tuple[dict[str, float], int, bool]:
+    async def _probabilities(self, posts: list[Post]) -> tuple[dict[str, float], int, bool]:
         """Probabilities of what rules ask, the capture time of the newest frame, and whether the
         model does not know such pictures."""
         statements = list(dict.fromkeys(text for post in posts for text in post.asked))
@@ -239,7 +211,7 @@ class Watchman:
             unfamiliar |= scored.cannot_tell
         return found, at_ns, unfamiliar
 
-    async def _judge_health(self, post: _Post) -> None:
+    async def _judge_health(self, post: Post) -> None:
         condition = self._session.condition
         if condition is not None:  # of an unknown one nothing is told
             metrics.RULE_CHECKS.labels(HEALTH).inc()
@@ -247,14 +219,14 @@ class Watchman:
             self._notes.note(post.rule.rule, reading)
             await self._judge(post, reading)
 
-    async def _off_duty(self, post: _Post) -> None:
+    async def _off_duty(self, post: Post) -> None:
         """Its hours have ended: what was active is no more."""
         state = post.judgement.state
         if state.active or state.value:
             reading = Reading(at_ns=state.capture_ns, active=False, probability=state.probability)
-            await self._tell(post, reading, reason=HOURS_ENDED)
+            await self._teller.tell(post, reading, reason=HOURS_ENDED)
 
-    async def _comment(self, post: _Post) -> None:
+    async def _comment(self, post: Post) -> None:
         """Ask what happens, and tell it where that is new."""
         rule = post.rule.commentary
         request = gateway_pb2.AskRequest(
@@ -286,10 +258,10 @@ class Watchman:
         resting = state.events and 0 <= passed_ns < post.rule.cooldown_s * NS
         if not resting and post.said.is_new(text, threshold_of(post.rule)):
             reading = Reading(at_ns=done.last_capture_ns, active=False, probability=1.0)
-            if await self._tell(post, reading, text=text):
+            if await self._teller.tell(post, reading, text=text):
                 post.said.add(text)
 
-    async def _failed(self, posts: list[_Post], error: SightlineError) -> None:
+    async def _failed(self, posts: list[Post], error: SightlineError) -> None:
         metrics.RULE_FAILURES.labels(error.code.name).inc()
         wrong = isinstance(error, InvalidArgumentError)
         for post in posts:
@@ -299,122 +271,27 @@ class Watchman:
                 post.error = error.message
                 await self._note_wrong(post)
 
-    async def _right(self, post: _Post) -> None:
+    async def _right(self, post: Post) -> None:
         if post.error:
             post.error = ""
             await self._note_wrong(post)
 
-    async def _note_wrong(self, post: _Post) -> None:
+    async def _note_wrong(self, post: Post) -> None:
         fields = {"session": self._session.id, "rule": post.rule.rule, "reason": post.error}
         log.info("rule", extra=fields)
         with contextlib.suppress(UnavailableError):
             await self._rules.note_wrong(self._session.id, post.rule.rule, post.error)
 
-    # --- telling ----------------------------------------------------------------------------
-
-    async def _judge(self, post: _Post, reading: Reading) -> None:
+    async def _judge(self, post: Post, reading: Reading) -> None:
         if post.judgement.weigh(reading):
-            await self._tell(post, reading)
+            await self._teller.tell(post, reading)
         else:
             post.late = False
 
-    async def _tell(
-        self, post: _Post, reading: Reading, *, text: str = "", reason: str = ""
-    ) -> bool:
-        """Tell an event; whether it was told here. Where that is not possible now, the next reading
-        is one again."""
-        rule, before, session = post.rule, post.judgement.state, self._session
-        state = rules_pb2.RuleState(
-            active=reading.active,
-            value=reading.value,
-            probability=reading.probability,
-            text=text,
-            time_ns=self._moment_ns(post.kind, reading, reason),
-            capture_ns=reading.at_ns,
-            events=before.events + 1,
-        )
-        jpeg = await self._picture()
-        event = rules_pb2.RuleEvent(
-            rule=rule.rule,
-            rule_name=rule.name,
-            session=session.id,
-            session_name=session.name,
-            kind=post.kind,
-            severity=rule.severity or rules_pb2.SEVERITY_INFO,
-            labels=rule.labels,
-            active=state.active,
-            value=state.value,
-            probability=state.probability,
-            score=reading.score,
-            text=text,
-            time_ns=state.time_ns,
-            capture_ns=state.capture_ns,
-            number=state.events,
-            reason=reason,
-            picture=bool(jpeg),
-            clip=session.recording is not None and self._config.event_clips > 0,
-        )
-        if post.kind == PRODUCT and state.value:
-            found = [each for each in rule.product.products if each.sku == state.value]
-            event.product.CopyFrom(found[0])
-        fence = session.feed.placement.fence
-        try:
-            told = await self._events.tell(post.record, state, event, jpeg, fence)
-        except UnavailableError:
-            if not post.late:
-                metrics.RULE_EVENTS_LATE.inc()
-                log.warning("event not told yet", extra={"session": session.id, "rule": rule.rule})
-            post.late = True
-            return False
-        post.late = False
-        if told.state is None:
-            self._posts.pop(rule.rule, None)  # it was deleted; a commentary ends by itself
-            return False
-        post.judgement.settle(told.state)
-        if not told.event:  # another gateway has told it
-            return False
-        metrics.RULE_EVENTS.labels(post.kind).inc()
-        fields = {"session": session.id, "rule": rule.rule, "event": told.event}
-        log.info("rule event", extra=fields)
-        self._told()
-        if event.clip:
-            task = spawn(
-                self._keep_clip(post.record.tenant, told.event, state.time_ns / NS),
-                name=f"{session.id}:clip",
-            )
-            self._clips.add(task)
-            task.add_done_callback(self._clips.discard)
-        return True
 
-    def _moment_ns(self, kind: str, reading: Reading, reason: str) -> int:
-        """When it was seen, by this machine's clock."""
-        age_s = None
-        if kind in SCORED and not reason:
-            age_s = self._session.frame_age_s(reading.at_ns)
-        return time.time_ns() - round((age_s or 0.0) * NS)
-
-    async def _picture(self) -> bytes:
-        if not self._config.event_pictures:
-            return b""
-        jpeg = await self._session.preview(PICTURE_WIDTH)
-        return jpeg if jpeg is not None and len(jpeg) <= MAX_PICTURE_BYTES else b""
-
-    async def _keep_clip(self, tenant: str, event: str, at_s: float) -> None:
-        """Keep the seconds around a moment, once those after it have passed."""
-        around_s = self._config.event_clip_s
-        await asyncio.sleep(max(0.0, at_s + around_s - time.time()))
-        recording = self._session.recording
-        if recording is None:
-            return
-        with contextlib.suppress(NotFoundError, UnavailableError):
-            clip = await recording.clip(at_s - around_s, at_s + around_s)
-            if len(clip.data) <= MAX_CLIP_BYTES:
-                await self._events.add_clip(tenant, event, clip.data)
-
-
-def _sliced(posts: list[_Post]) -> list[list[_Post]]:
+def _sliced(posts: list[Post]) -> list[list[Post]]:
     """The rules in groups of about as many statements as one call takes."""
-    slices: list[list[_Post]] = []
+    slices: list[list[Post]] = []
     count = MOST_STATEMENTS
     for post in posts:
         if count + len(post.asked) > MOST_STATEMENTS:

@@ -15,10 +15,10 @@ from services.inference_worker.engine.admission import Admission, EngineLimits
 from services.inference_worker.engine.batching import BatchBuilder
 from services.inference_worker.engine.branching import Branching
 from services.inference_worker.engine.execution import Execution
+from services.inference_worker.engine.generations import Generations
 from services.inference_worker.engine.jobs import (
     FLOWING_S,
     EngineSession,
-    FinishReason,
     FrameJob,
     Generation,
     Newest,
@@ -31,7 +31,6 @@ from services.inference_worker.engine.snapshot import EngineSnapshot
 from services.inference_worker.engine.step_health import StepHealth
 from services.inference_worker.engine.totals import Totals
 from services.inference_worker.kv.trunk import SessionPages
-from services.inference_worker.model.errors import NotFiniteError
 from services.inference_worker.model.family import StreamingModel
 from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.runner.batch import Run, RunOutput
@@ -80,6 +79,7 @@ class EngineCore:
         )
         self._relief = Relief(self.sessions, cache, runner, self._parking, memory_shares, clock)
         self._branching = Branching(model, cache, runner)
+        self._generations = Generations(model, cache, runner, self.health, clock)
         self._num_opened = 0
         self.session_ended: Callable[[], None] = lambda: None
         """Called when a session has ended, before its work hears of that."""
@@ -194,14 +194,14 @@ class EngineCore:
                 owners.append(job)
             except ResourceExhaustedError as error:
                 log.exception("no pages for an answer")
-                self._drop(job)
+                self._generations.drop(job)
                 job.sink.failed(error)
         outputs = self._execution.run(runs, self._builder.waiting_tubelets(self.sessions.values()))
         self.cache.end_step()
         now_s = self.clock()
         for owner, output in zip(owners, outputs, strict=True):
             if isinstance(owner, Generation):
-                self._advance_branch(owner, output)
+                self._generations.advance(owner, output)
             else:
                 self._acknowledge(*owner, output, started_s, now_s)
         self._scheduler.ran(plan, now_s - started_s, now_s)
@@ -209,41 +209,6 @@ class EngineCore:
         metrics.KV_PAGES_USED.set(self.cache.pool.num_used)
 
     # Results
-
-    def _advance_branch(self, job: Generation, output: RunOutput | Exception | None) -> None:
-        if output is None:  # more of the prompt to come
-            return
-        if isinstance(output, RunOutput) and not output.finite:
-            output = NotFiniteError("the model produced no valid scores")
-        if isinstance(output, Exception):
-            self._drop(job, clear=self.health.failure is None)
-            job.sink.failed(output)
-            return
-        if job.num_answered == 0:
-            job.sink.started(job.judged)
-        if job.score_only:
-            self._drop(job)
-            job.undecided = output.token not in (self.model.yes_token, self.model.no_token)
-            job.sink.scored(output.score)  # after that, for whoever hears of it looks
-            return
-        if output.token in self.model.stop_tokens:
-            self._drop(job)
-            job.sink.finished(FinishReason.STOP)
-            return
-        job.surprise -= output.log_probability  # before the sink hears of the token
-        job.sink.token(output.token)
-        job.num_answered += 1
-        job.pending = [output.token]
-        job.said.append(output.token)
-        if job.held is not None:
-            job.held.take(output.token)
-            if job.held.complete:  # only the end could follow
-                self._drop(job)
-                job.sink.finished(FinishReason.STOP)
-                return
-        if job.num_answered >= job.max_tokens:
-            self._drop(job)
-            job.sink.finished(FinishReason.LENGTH)
 
     def _acknowledge(
         self,
@@ -263,17 +228,6 @@ class EngineCore:
             session.replayed_s = now_s
         for frame in tubelet:
             frame.done(self._totals.receipt(session, frame, started_s, now_s))
-
-    def _drop(self, job: Generation, clear: bool = False) -> None:
-        """Take a running job off its session and give its pages back. `clear`: they may hold what
-        is no number, and the session's next steps read over them."""
-        assert job.branch is not None
-        assert job.session is not None
-        if clear:
-            self.runner.clear(job.branch.pages)
-        job.session.running.remove(job)
-        job.session.active_s = self.clock()
-        self.cache.close_branch(job.branch)
 
     # Commands
 
@@ -409,12 +363,4 @@ class EngineCore:
         session.enqueue(job)
 
     def cancel(self, job: Generation) -> None:
-        if job.branch is not None:
-            if job.branch.closed:
-                return
-            self._drop(job, clear=not job.num_answered)
-        elif job.session is not None and job in job.session.waiting:
-            job.session.withdraw(job)
-        else:
-            return
-        job.sink.finished(FinishReason.CANCELLED)
+        self._generations.cancel(job)

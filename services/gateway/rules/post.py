@@ -1,0 +1,33 @@
+"""Post of a watchman: one rule under watch, and what was seen and told of it."""
+
+import asyncio
+
+from services.gateway.rules.checks import interval_s
+from services.gateway.rules.hints import Hints
+from services.gateway.rules.judgement import Judgement
+from services.gateway.rules.kinds import Said, asked_of, kind_of
+from services.gateway.rules.rule_store import Kept
+from services.gateway.rules.schedule import Hours
+from sightline.v1 import rules_pb2
+
+
+class Post:
+    """One rule under watch."""
+
+    def __init__(self, kept: Kept) -> None:
+        rule = kept.rule
+        self.record, self.rule, self.kind = kept.record, rule, kind_of(rule)
+        self.interval_s = interval_s(rule)
+        self.hours = Hours.of(rule.schedule)
+        state = rules_pb2.RuleState()
+        state.CopyFrom(rule.state)
+        state.error, self.error = "", rule.state.error
+        state.ClearField("check")
+        self.judgement = Judgement(state, debounce_s=rule.debounce_s, cooldown_s=rule.cooldown_s)
+        self.statements = self.asked = asked_of(rule)
+        self.hints = Hints(rule)
+        self.said = Said(state.text)
+        self.due_s = 0.0  # monotonic
+        self.seen = 0  # frames that were understood when it was checked last
+        self.late = False  # an event that could not be told waits
+        self.task: asyncio.Task[None] | None = None  # of a commentary under way
