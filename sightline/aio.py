@@ -9,7 +9,6 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import grpc
@@ -17,6 +16,7 @@ import grpc
 from sightline.access import Access
 from sightline.answer import Answer, Watch
 from sightline.calls import Calls
+from sightline.closing import AsyncClosing
 from sightline.conversation import Conversation
 from sightline.errors import InvalidArgumentError, SightlineError
 from sightline.push import Pusher
@@ -63,7 +63,7 @@ def connect(
     return Client(Calls(access, timeouts or Timeouts()))
 
 
-class Client:
+class Client(AsyncClosing):
     """A client of one server, made by `connect`."""
 
     def __init__(self, calls: Calls) -> None:
@@ -82,14 +82,6 @@ class Client:
             await self.aclose()
             raise
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Stop what this client plays or asks. Sessions stay on the server until they are deleted

@@ -13,6 +13,7 @@ import grpc
 
 from sightline import aio
 from sightline.background import background
+from sightline.closing import Closing
 from sightline.rule_client import Rules
 from sightline.types import (
     AnswerResult,
@@ -66,24 +67,13 @@ def connect(
     return Client(background.run(make()))
 
 
-class Client:
+class Client(Closing):
     """A client of one server, made by `connect`. `sightline.aio.Client` says what each method
     does."""
 
     def __init__(self, client: aio.Client) -> None:
         self._client = client
         self.rules = Rules(client.rules)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop what this client plays or asks, and disconnect. Sessions stay on the server."""
@@ -332,22 +322,11 @@ class Session:
         return background.run(self._session.wait_for_picture(timeout_s))
 
 
-class Conversation:
+class Conversation(Closing):
     """One dialogue about a session, with its own history."""
 
     def __init__(self, conversation: aio.Conversation) -> None:
         self._conversation = conversation
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def id(self) -> str:
@@ -401,22 +380,11 @@ class Answer:
         return background.run(self._answer.cancel())
 
 
-class Watch:
+class Watch(Closing):
     """A watched condition. Iterate for its events; leaving the loop closes it."""
 
     def __init__(self, watch: aio.Watch) -> None:
         self._watch = watch
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[Event]:
         return background.iterate(aiter(self._watch))

@@ -14,13 +14,13 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable
 from functools import partial
-from types import TracebackType
-from typing import Self, Unpack
+from typing import Unpack
 
 import grpc
 
 from sightline.answer import Answer, Watch
 from sightline.calls import Calls, StreamClosedError, backoff_s, from_rpc, send
+from sightline.closing import AsyncClosing
 from sightline.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -54,7 +54,7 @@ _BROKEN = frozenset(
 )
 
 
-class Conversation:
+class Conversation(AsyncClosing):
     """One dialogue about a session, with its own history. `async with` hangs up at the end.
 
     `id` is "" until the first question or watch has reached the server; give it to
@@ -85,17 +85,6 @@ class Conversation:
         self._connected = False  # in this or an earlier try since the last break
         self._leaving = False
         self._put_off: set[str] = set()  # turns that a server which ends left to the next
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Hang up: open answers fail, watches end. What was said is kept by the server until it
@@ -440,10 +429,8 @@ class Conversation:
         error = error_of(message)
         if message.turn:
             if error.reason == Reason.DRAINING and (answer := self._answers.get(message.turn)):
-                self._leaving, answer.sent = (
-                    True,
-                    False,
-                )  # it is asked again over the next connection
+                self._leaving = True
+                answer.sent = False  # it is asked again over the next connection
                 self._put_off.add(message.turn)
                 return
             if (answer := self._answers.pop(message.turn, None)) is None:

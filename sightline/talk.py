@@ -8,16 +8,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Protocol
 
+from sightline.closing import AsyncClosing
 from sightline.errors import InvalidArgumentError, ResourceExhaustedError, SightlineError
 from sightline.tools import Tools, question_after
 from sightline.types import Audio
 from sightline.v1 import gateway_pb2 as pb
-
-if TYPE_CHECKING:
-    from sightline.conversation import Conversation
 
 __all__ = ["Talk", "TalkEvent", "TalkKind"]
 
@@ -62,7 +59,16 @@ _MODES = {
 }
 
 
-class Talk:
+class Carrier(Protocol):
+    """The conversation that a talk goes over."""
+
+    id: str
+
+    def say(self, message: pb.ClientEvent) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+class Talk(AsyncClosing):
     """A spoken conversation about a session: `hear` is given the microphone, `async for` gives what
     happens. `async with` hangs up at the end. Belongs to one event loop.
 
@@ -70,7 +76,7 @@ class Talk:
     VOICE_NOT_CONFIGURED of a server that does not hear.
     """
 
-    def __init__(self, conversation: "Conversation", wishes: pb.Question, tools: Tools) -> None:
+    def __init__(self, conversation: Carrier, wishes: pb.Question, tools: Tools) -> None:
         """wishes: what spoken questions ask for beside their words."""
         self._conversation = conversation
         self._wishes = wishes
@@ -82,17 +88,6 @@ class Talk:
         self._mode = pb.LISTEN_MODE_HANDS_FREE
         self._open: set[str] = set()  # turns whose answers are under way
         self._ended = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def __aiter__(self) -> AsyncIterator[TalkEvent]:
         while (event := await self._events.get()) is not None:

@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, Self
+from types import ModuleType
+from typing import Any
 
 from sightline.camera import Camera
+from sightline.closing import Closing
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2 as pb
 
@@ -35,7 +36,7 @@ def load_av() -> ModuleType:
         ) from error
 
 
-class VideoFile:
+class VideoFile(Closing):
     """A video file or a camera, opened. Reading it blocks: do that in a thread. Raises
     InvalidArgumentError for what is no video.
 
@@ -74,17 +75,6 @@ class VideoFile:
         self.extradata = bytes(context.extradata or b"") if self._as_packets else b""
         self.end_s = self._end_s()
         self.frame_s = 1.0 / float(self._stream.average_rate or 25)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._container.close()
