@@ -43,6 +43,9 @@ class Camera:
     drop: float = 0.0
 
 
+PERFECT = Camera()
+
+
 def draw_backdrop(rng: Generator, table: bool = False) -> Backdrop:
     """Draw a backdrop of middling light and mild colours, so that dark, bright and strong ones
     stand out."""
@@ -163,10 +166,12 @@ def shaking(rng: Generator, camera: Camera, length: int) -> NDArray[np.float64]:
 def weather(frames: Pixels, camera: Camera, rng: Generator, fps: float) -> Pixels:
     """Light, lens, sensor and codec on clean frames [n, side, side, 3]; returns new ones."""
     length, side = len(frames), frames.shape[1]
+    phase = rng.uniform(0, 6.28)
+    if camera == PERFECT:
+        return frames.copy()
     across = np.linspace(-1, 1, side, dtype=np.float32) ** 2
     lens = 1 - camera.vignette * (across[None, :] + across[:, None])[..., None] / 2
     lens = lens * np.array(camera.cast, np.float32) * camera.gain
-    phase = rng.uniform(0, 6.28)
     strip, out = noise_strip(), np.empty_like(frames)
     for index, frame in enumerate(frames):
         drift = 1 + camera.flicker * np.sin(phase + 2.5 * index / fps)
