@@ -62,7 +62,7 @@ models: setup ## what MODEL may be, and what each needs
 # most six, for each holds PyTorch. What takes longest is begun first, as the folders' names sort it:
 # browser, real processes, then what needs neither.
 PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(6, 2 + (os.cpu_count() or 1)))')
-PARALLEL = -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 test: develop ## run every test but those with targets of their own; ARGS="-n 0" in one process
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 

@@ -4,6 +4,7 @@ unit: no other process, no sleeping; integration: real processes; e2e: a real br
 """
 
 import contextlib
+import functools
 import importlib.util
 import os
 import sys
@@ -52,18 +53,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse tests without a kind; skip gpu tests where there is no CUDA device."""
-    gpu_items = []
-    for item in items:
-        path = item.path.resolve()
-        kind = path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else ""
-        if kind not in KINDS:
-            folders = ", ".join(f"tests/{name}/" for name in KINDS)
-            raise pytest.UsageError(f"{path} is in none of {folders}: give it a kind")
-        if kind == "gpu":
-            gpu_items.append(item)
+    gpu_items = [item for item in items if _kind_of(item.path) == "gpu"]
     if gpu_items and not _cuda_is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@functools.cache
+def _kind_of(path: Path) -> str:
+    """Kind of the tests in a file. Raises UsageError where they have none."""
+    file = path.resolve()
+    kind = file.relative_to(TESTS).parts[0] if file.is_relative_to(TESTS) else ""
+    if kind not in KINDS:
+        folders = ", ".join(f"tests/{name}/" for name in KINDS)
+        raise pytest.UsageError(f"{file} is in none of {folders}: give it a kind")
+    return kind
 
 
 def _cuda_is_available() -> bool:

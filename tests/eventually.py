@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 PATIENCE_S = 60.0  # a limit for what is broken, not a measure of how long anything should take
 PAUSE_S = 0.005
+MOST_PAUSE_S = 0.1  # a question to another process costs both, and is asked the less the longer
 
 
 async def eventually(
@@ -26,10 +27,11 @@ async def eventually(
 
 def wait_until(condition: Callable[[], T], what: str = "", *, timeout_s: float = PATIENCE_S) -> T:
     """First result of `condition` that is true; the calling thread sleeps meanwhile."""
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     while not (result := condition()):
-        assert time.monotonic() < deadline, _complaint(what, timeout_s, result)
-        time.sleep(PAUSE_S)
+        waited = time.monotonic() - began
+        assert waited < timeout_s, _complaint(what, timeout_s, result)
+        time.sleep(min(MOST_PAUSE_S, max(PAUSE_S, waited / 10)))
     return result
 
 

@@ -21,6 +21,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.local.wiring import PREFIXES
+from tests import forking
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPES = REPOSITORY / "training" / "weights" / "shapes"  # a small model, quickly loaded
@@ -116,7 +117,7 @@ class RedisSentinel(RedisServer):
 
 
 class ServiceProcess:
-    """`python -m services.<name>` as its own process.
+    """`python -m services.<name>` as its own process, a copy of one that has imported all of it.
 
     Ports default to 0 and are read back from the service's log, so parallel runs never collide.
     `grpc_port`, `http_port`, `metrics_port` and `address` are real once `start` has returned.
@@ -133,7 +134,7 @@ class ServiceProcess:
         ports = {f"{self.prefix}{kind}_PORT": "0" for kind in kinds}
         self.environment = ports | dict(environment)
         self.log_path = folder / f"{name}-{time.monotonic_ns()}.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | forking.Copy | None = None
         self.wrapper: list[str] = []  # a command that runs the service, as `nice`
         self.credentials: grpc.ChannelCredentials | None = None  # of one that is encrypted
         self.grpc_port = 0
@@ -162,11 +163,15 @@ class ServiceProcess:
             for key, value in os.environ.items()
             if not key.startswith(tuple(PREFIXES.values()))
         }
+        environment = inherited | DEFAULTS | self.environment
         with self.log_path.open("ab") as output:
+            if not self.wrapper and forking.may_copy(self.environment):
+                self.process = forking.start(self.module, environment, output)
+                return
             self.process = subprocess.Popen(
                 [*self.wrapper, sys.executable, "-m", self.module],
                 cwd=REPOSITORY,
-                env=inherited | DEFAULTS | self.environment,
+                env=environment,
                 stdout=output,
                 stderr=output,
             )

@@ -1,12 +1,14 @@
 """The whole suite as real processes on free ports, and clips for it to watch.
 
 `suite` is one running suite for the whole test run: leave it as you found it. `annex` puts a
-gateway of your own beside its other parts, `fresh_suite` makes a suite of your own, to break.
+gateway of your own beside its other parts. `mended` is another, whose parts you may break and mend;
+`fresh_suite` makes one of your own.
 """
 
 import contextlib
-import functools
+import fcntl
 import json
+import os
 import shutil
 import tempfile
 import urllib.error
@@ -20,9 +22,10 @@ import pytest
 
 from services.local.clip import Clip, read_clip
 from services.local.wiring import gateway_peers, worker_peers
-from tests import tools
+from tests import forking, tools
 from tests.processes import SHAPES, RedisServer, ServiceProcess, free_port
 
+CLIPS = "SIGHTLINE_TEST_CLIPS"
 START_TIMEOUT_S = 120  # the worker warms every batch size up before it serves
 
 
@@ -177,22 +180,32 @@ def write_clip(folder: Path, *, seed: int, seconds: float, model: str = "shapes"
     return read_clip(path)
 
 
-@functools.cache
 def _made_clip(seed: int, seconds: float, model: str) -> Path:
-    """File of a clip that is painted once in this process, which takes seconds."""
+    """File of a clip that is painted once in a test run, which takes seconds."""
     from training.clips import write_sample
     from training.recipe import load_recipe
     from training.world.video import write_video
 
-    path = Path(_CLIPS.name) / f"{model}-{seed}-{seconds:g}.mp4"
-    if model == "shapes":
-        write_sample(path, seed, seconds)
-    else:
-        write_video(path, seed, seconds, trade=load_recipe(model).trade)
+    path = Path(os.environ[CLIPS]) / f"{model}-{seed}-{seconds:g}.mp4"
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of the run want it, too
+        if path.with_suffix(".json").exists():
+            return path
+        if model == "shapes":
+            write_sample(path, seed, seconds, scale=2)  # more is decoded and scaled for nothing
+        else:
+            write_video(path, seed, seconds, trade=load_recipe(model).trade)
     return path
 
 
-_CLIPS = tempfile.TemporaryDirectory(prefix="sightline-clips-")
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder of what this run makes once: clips, and templates of processes. Those that
+    tests are dealt out to inherit it."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="sightline-tests-", ignore_cleanup_errors=True)
+        os.environ[CLIPS] = os.environ[forking.FOLDER] = folder.name
+        os.environ[forking.OWNER] = str(os.getpid())
+        config.add_cleanup(folder.cleanup)
 
 
 def passing_condition(clip: Clip) -> str:
@@ -210,6 +223,27 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     with _stopped_at_the_end(running):
         running.start()
         yield running
+
+
+@pytest.fixture(scope="session")
+def _mended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+    tools.require("redis")
+    running = Suite(tmp_path_factory.mktemp("mended"))
+    with _stopped_at_the_end(running):
+        running.start()
+        yield running
+
+
+@pytest.fixture
+def mended(_mended: Suite) -> Iterator[Suite]:
+    """One running suite for all tests that break parts of it: all of them run again at the end."""
+    yield _mended
+    if _mended.redis.process is None:
+        _mended.redis.start()
+    for service in _mended.services:
+        if service.process is None:
+            service.restart(START_TIMEOUT_S)
+    _mended.delete_sessions()
 
 
 @pytest.fixture

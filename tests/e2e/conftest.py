@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from services.local.clip import Clip
 from tests import tools
 from tests.e2e.browser import Driver, Page
 from tests.e2e.wire import Wire
-from tests.suite import Suite
+from tests.suite import Suite, write_clip
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,12 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     running.start()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def clip(suite: Suite) -> Clip:
+    """An eight-second clip: what is watched for comes soon."""
+    return write_clip(suite.media_root, seed=3, seconds=8)
 
 
 @pytest.fixture

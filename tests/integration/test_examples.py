@@ -19,32 +19,30 @@ import jinja2
 import pytest
 import yaml
 
-from tests import tools
+from services.local.clip import Clip
 from tests.eventually import wait_until
 from tests.examples import EXAMPLES, command, environment
 from tests.rtsp_server import RtspServer
-from tests.suite import Suite, passing_condition, write_clip
+from tests.suite import Annex, Suite, passing_condition, write_clip
 
 HOME_ASSISTANT = "sightline.local:8080"
 QUESTION = "What is in the scene?"
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+def shop(suite: Suite, clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     """A suite that watches `demo` and `door`, and may read cameras of this machine."""
-    tools.require("redis")
     allowed = {"GATEWAY_URL_ALLOW": "127.0.0.0/8", "GATEWAY_ALLOWED_HOSTS": "sightline.local"}
-    suite = Suite(tmp_path_factory.mktemp("examples"), environment={"gateway": allowed})
-    suite.start()
-    clip = write_clip(suite.media_root, seed=5, seconds=16)
+    shop = Annex(suite, tmp_path_factory.mktemp("examples"), allowed)
+    shop.start()
     for name in ("demo", "door"):
-        suite.open(clip.path.name, name=name, labels={"place": name})
+        shop.open(clip.path.name, name=name, labels={"place": name})
     for name in ("demo", "door"):
         seen = f"api/sessions/{name}"
-        wait_until(lambda seen=seen: suite.api("GET", seen)["stats"].get("frames_processed"))
-    yield suite
-    complaints = suite.stop()
-    assert not complaints
+        wait_until(lambda seen=seen: shop.api("GET", seen)["stats"].get("frames_processed"))
+    yield shop
+    shop.delete_sessions()
+    shop.stop()
 
 
 def _run(suite: Suite, name: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:

@@ -78,11 +78,9 @@ class Watching:
         return f"rtmp://127.0.0.1:{self.rtmp_port}/live/{key}"
 
 
-def _start(folder: Path, **settings: object) -> Watching:
+def _start(folder: Path, worker: ServiceProcess, **settings: object) -> Watching:
     media_root = folder / "media"
     media_root.mkdir()
-    worker = ServiceProcess("inference_worker", WORKER, folder)
-    worker.start(120)
     rtmp_port = free_port()
     environment = {
         "GATEWAY_WORKERS": worker.address,
@@ -96,25 +94,30 @@ def _start(folder: Path, **settings: object) -> Watching:
     return Watching(worker, gateway, media_root, rtmp_port, stub)
 
 
-def _stop(watching: Watching) -> None:
-    for service in (watching.gateway, watching.worker):
-        if service.process is not None:
-            service.stop()
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    running = ServiceProcess("inference_worker", WORKER, tmp_path_factory.mktemp("worker"))
+    running.start(120)
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="module")
-def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watching]:
-    running = _start(tmp_path_factory.mktemp("gateway"), GRACE_S=2)
+def watching(
+    worker: ServiceProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Watching]:
+    running = _start(tmp_path_factory.mktemp("gateway"), worker, GRACE_S=2)
     yield running
-    _stop(running)
+    running.gateway.stop()
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Watching]:
-    """One to break."""
-    running = _start(tmp_path)
+def own(worker: ServiceProcess, tmp_path: Path) -> Iterator[Watching]:
+    """A gateway to break, and the worker of all, if that is mended."""
+    running = _start(tmp_path, worker)
     yield running
-    _stop(running)
+    if running.gateway.process is not None:
+        running.gateway.stop()
 
 
 @pytest.fixture(scope="module")

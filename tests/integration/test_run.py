@@ -157,6 +157,13 @@ def test_a_newcomers_first_evening(launch: Callable[..., Launcher], tmp_path: Pa
     assert "Traceback" not in launcher.text()
 
 
+@pytest.fixture
+def shown(tmp_path: Path) -> dict[str, str]:
+    """A small model and a short clip of its own: nothing has to be painted."""
+    clip = write_clip(tmp_path, seed=5, seconds=16)
+    return {"WORKER_MODEL": str(SHAPES), "SOURCE": str(clip.path)}
+
+
 def test_a_killed_launcher_leaves_no_process(launch: Callable[..., Launcher]) -> None:
     launcher = launch("--free-ports")
     launcher.wait_for(lambda text: "redis: ready" in text)
@@ -167,8 +174,10 @@ def test_a_killed_launcher_leaves_no_process(launch: Callable[..., Launcher]) ->
     assert not _gone(children)
 
 
-def test_a_second_interrupt_does_not_wait(launch: Callable[..., Launcher]) -> None:
-    launcher = launch("--free-ports")
+def test_a_second_interrupt_does_not_wait(
+    launch: Callable[..., Launcher], shown: dict[str, str]
+) -> None:
+    launcher = launch("--free-ports", **shown)
     launcher.wait_for(lambda text: "redis: ready" in text)
     children = launcher.children()
     launcher.process.send_signal(signal.SIGINT)
@@ -178,8 +187,10 @@ def test_a_second_interrupt_does_not_wait(launch: Callable[..., Launcher]) -> No
     assert not _gone(children)
 
 
-def test_a_service_that_does_not_start_tells_why(launch: Callable[..., Launcher]) -> None:
-    launcher = launch("--free-ports", WORKER_MODEL="/no/such/model")
+def test_a_service_that_does_not_start_tells_why(
+    launch: Callable[..., Launcher], shown: dict[str, str]
+) -> None:
+    launcher = launch("--free-ports", **shown | {"WORKER_MODEL": "/no/such/model"})
     assert launcher.process.wait(START_S) == 1
     text = launcher.text()
     assert "worker ended with exit code 2" in text
@@ -201,10 +212,8 @@ def test_a_busy_port_is_named_with_its_variable(launch: Callable[..., Launcher])
 
 
 def test_phones_use_the_page_over_https_with_a_token(
-    launch: Callable[..., Launcher], tmp_path: Path
+    launch: Callable[..., Launcher], shown: dict[str, str], tmp_path: Path
 ) -> None:
-    clip = write_clip(tmp_path, seed=5, seconds=16)
-    shown = {"WORKER_MODEL": str(SHAPES), "SOURCE": str(clip.path)}
     launcher = launch("--free-ports", "--https", **shown)
     text = launcher.wait_for(lambda text: UP in text)
     page = re.search(r"page\s+(https://([0-9.]+):(\d+)/)", text)

@@ -1,6 +1,6 @@
 """Turns that outlive whoever made them: Redis is away or full while a worker ends, or dies."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import redis
@@ -13,24 +13,22 @@ QUESTION = "what is in the scene"
 
 
 @pytest.fixture
-def suite(fresh_suite: Callable[..., Suite]) -> Iterator[tuple[Suite, sightline.Session]]:
-    """A suite of the test's own, and a session that has seen something."""
-    own = fresh_suite(speech=False)
-    write_clip(own.media_root, seed=5, seconds=12)
-    with sightline.connect(own.address) as client:
-        session = client.open("shapes-5-12.mp4", on_server=True, loop=True)
+def session(mended: Suite) -> Iterator[sightline.Session]:
+    """A session that has seen something."""
+    clip = write_clip(mended.media_root, seed=5, seconds=12)
+    with sightline.connect(mended.address) as client:
+        session = client.open(clip.path.name, on_server=True, loop=True)
         assert session.wait_for_picture()
-        yield own, session
+        yield session
 
 
 def test_turns_outlive_the_worker_that_could_not_store_them(
-    suite: tuple[Suite, sightline.Session],
+    mended: Suite, session: sightline.Session
 ) -> None:
-    own, session = suite
-    (worker,) = own.workers
+    (worker,) = mended.workers
     said: list[sightline.AnswerResult] = [session.ask(QUESTION).result()]
     assert said[0].kept is True
-    own.redis.kill()
+    mended.redis.kill()
     said += [session.ask(QUESTION).result() for _ in range(3)]
     worker.stop()  # it gives up what it holds
     worker.restart()
@@ -38,9 +36,9 @@ def test_turns_outlive_the_worker_that_could_not_store_them(
     worker.kill()
     assert [each.kept for each in said[1:]] == [False] * 4
     assert not [each for each in said[1:] if "dialogue_unavailable" not in each.degraded]
-    own.redis.start()
+    mended.redis.start()
     worker.restart()
-    with sightline.connect(own.address) as client:
+    with sightline.connect(mended.address) as client:
         name = said[0].conversation
 
         def kept() -> list[str]:
@@ -58,10 +56,9 @@ def test_turns_outlive_the_worker_that_could_not_store_them(
 
 
 def test_a_full_redis_is_told_and_gets_what_it_refused(
-    suite: tuple[Suite, sightline.Session],
+    mended: Suite, session: sightline.Session
 ) -> None:
-    own, session = suite
-    with redis.Redis.from_url(own.redis.url) as client:
+    with redis.Redis.from_url(mended.redis.url) as client:
         first = session.ask(QUESTION).result()
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
@@ -69,7 +66,7 @@ def test_a_full_redis_is_told_and_gets_what_it_refused(
         assert [each.kept for each in during] == [False, False]
         assert "dialogue_unavailable" in during[1].degraded
         client.config_set("maxmemory", "0")
-    with sightline.connect(own.address) as reader:
+    with sightline.connect(mended.address) as reader:
         name = first.conversation
         wait_until(lambda: len(reader.history(name)) == 3)
         after: list[sightline.AnswerResult] = []
@@ -84,9 +81,8 @@ def test_a_full_redis_is_told_and_gets_what_it_refused(
 
 @pytest.mark.parametrize("name", ["room 1", "käfer"])
 def test_a_conversation_that_could_not_be_kept_is_refused_with_the_rule(
-    suite: tuple[Suite, sightline.Session], name: str
+    session: sightline.Session, name: str
 ) -> None:
-    _, session = suite
     refused = pytest.raises(sightline.InvalidArgumentError, match="A-Z a-z 0-9")
     with session.conversation(name) as conversation, refused:
         conversation.ask(QUESTION).result()

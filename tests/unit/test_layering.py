@@ -1,6 +1,7 @@
 """Who may import whom. Read from the source, so that nothing has to be installed or run."""
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,10 +71,14 @@ def _walk(node: ast.AST, package: str, *, lazy: bool) -> Iterator[Import]:
 def imports_below(folder: str) -> Iterator[tuple[str, Import]]:
     """(file, import) of every Python file below a folder of the repository."""
     for path in sorted((REPOSITORY / folder).rglob("*.py")):
-        relative = path.relative_to(REPOSITORY)
-        package = ".".join(relative.parent.parts)
-        for found in imports(path.read_text(), package):
-            yield str(relative), found
+        for found in imports_of(path):
+            yield str(path.relative_to(REPOSITORY)), found
+
+
+@functools.cache
+def imports_of(path: Path) -> list[Import]:
+    """Every import of a file of the repository."""
+    return imports(path.read_text(), ".".join(path.relative_to(REPOSITORY).parent.parts))
 
 
 def is_of(module: str, *packages: str) -> bool:
@@ -180,8 +185,7 @@ def test_page_tables_and_scheduling_know_no_tensors(name: str) -> None:
     todo = [REPOSITORY / "services" / "inference_worker" / name]
     while todo:
         path = todo.pop()
-        package = ".".join(path.relative_to(REPOSITORY).parent.parts)
-        for found in imports(path.read_text(), package):
+        for found in imports_of(path):
             chain = f"{path.name}:{found.line} imports {found.module}"
             assert not is_of(found.module, "torch", "transformers", "safetensors"), chain
             next_path = REPOSITORY / (found.module.replace(".", "/") + ".py")
