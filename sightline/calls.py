@@ -55,7 +55,7 @@ def from_rpc(error: grpc.aio.AioRpcError, address: str) -> SightlineError:
 
 
 class StreamClosedError(Exception):
-    """Nothing more can be sent; the stream's reader learns why."""
+    """A stream that takes nothing more; its reader learns why."""
 
 
 async def send(call: Any, message: Any) -> None:

@@ -194,7 +194,7 @@ def _made_clip(seed: int, seconds: float, model: str) -> Path:
         if model == "shapes":
             write_sample(path, seed, seconds, scale=2)  # more is decoded and scaled for nothing
         else:
-            write_video(path, seed, seconds, trade=load_recipe(model).trade)
+            write_video(path, seed, seconds, scale=3, trade=load_recipe(model).trade)
     return path
 
 

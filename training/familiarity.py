@@ -131,7 +131,7 @@ def as_video(recipe: Recipe, seed: int, seconds: float, side: int = 128) -> Pixe
 
 
 def _lit(frames: Pixels, rng: Generator) -> Pixels:
-    """In another light: exposure, contrast."""
+    """The picture in another light: exposure, contrast."""
     levels = np.arange(256) / 255
     curve = np.clip(levels ** rng.uniform(0.8, 1.25) * rng.uniform(0.75, 1.15), 0, 1)
     return (curve * 255).astype(np.uint8)[frames]

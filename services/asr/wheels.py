@@ -31,7 +31,7 @@ def installed(name: str) -> Path | None:
 
 
 def _files(name: str) -> list[Path]:
-    """Those of all parts, in order."""
+    """Files of all parts, in order."""
     files: list[Path] = []
     for part in range(1, 100):
         try:

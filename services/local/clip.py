@@ -57,9 +57,14 @@ class Clip:
         return None
 
 
+def sample_path(cache: Path, story: Story) -> Path:
+    """File that a generated clip is kept in."""
+    return cache / f"{story.name}-{SEED}-{story.seconds}.mp4"
+
+
 async def sample_clip(cache: Path, story: Story) -> Clip:
     """The generated clip, made once and kept in `cache`. Raises ConfigError when that fails."""
-    path = cache / f"{story.name}-{SEED}-{story.seconds}.mp4"
+    path = sample_path(cache, story)
     if not await asyncio.to_thread(_is_there, path):
         made = path.with_name(f"making-{os.getpid()}-{path.name}")
         log = path.with_suffix(".log")

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import psutil
 import pytest
 
+from services.local.clip import STORY, Story, sample_clip, sample_path
 from tests import tools
 from tests.eventually import wait_until
 from tests.processes import REPOSITORY, SHAPES, free_port
@@ -105,7 +107,30 @@ def _gone(processes: list[psutil.Process], timeout_s: float = 10) -> list[psutil
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
+async def test_a_story_is_painted_once(tmp_path: Path) -> None:
+    story = Story("builtin", 2, "a live shop", "something prohibited is shown")
+    clip = await sample_clip(tmp_path, story)
+    assert clip.seconds == 2
+    assert clip.facts
+    with av.open(str(clip.path)) as container:
+        painted = [frame.width for frame in container.decode(video=0)]
+    assert painted == [384] * 48
+    when = clip.path.stat().st_mtime_ns
+    assert await sample_clip(tmp_path, story) == clip
+    assert clip.path.stat().st_mtime_ns == when
+
+
+def tell_shorter(cache: Path) -> None:
+    """Put a shorter story in the place of the launcher's, which is painted for half a minute."""
+    told = sample_path(cache / "clips", STORY)
+    told.parent.mkdir()
+    made = write_clip(told.parent, seed=3, seconds=20, model="builtin").path
+    for file in (told, told.with_suffix(".json")):
+        made.with_suffix(file.suffix).rename(file)
+
+
 def test_a_newcomers_first_evening(launch: Callable[..., Launcher], tmp_path: Path) -> None:
+    tell_shorter(tmp_path)
     report = tmp_path / "answers.json"
     launcher = launch("--free-ports", "--report", str(report))
     text = launcher.wait_for(lambda text: UP in text)

@@ -121,7 +121,7 @@ def _grouped(colours: Plane) -> tuple[Plane, Plane]:
 
 
 def _distance(colours: Plane, groups: tuple[Plane, Plane]) -> Plane:
-    """To the nearest group, in its own spreads."""
+    """Distance to the nearest group, in its own spreads."""
     means, spread = groups
     return np.asarray((np.sqrt(_apart(colours, means)) / spread).min(1))
 

@@ -42,7 +42,7 @@ class Remotes:
         return remote
 
     def pop(self, session_id: str) -> RemoteSession | None:
-        """It is this gateway's now; who had to do with it is to be told."""
+        """Take a session out that is this gateway's now; who had to do with it is to be told."""
         return self._known.pop(session_id, None)
 
     async def follow(self) -> None:

@@ -103,7 +103,7 @@ class EncodedPicture:
 
     @property
     def sets(self) -> list[bytes]:
-        """Its parameter sets."""
+        """Parameter sets of the stream."""
         return [unit for unit in self._units if unit[0] & 0x1F in (_SPS, _PPS)]
 
 

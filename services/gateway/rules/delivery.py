@@ -47,7 +47,7 @@ class Receiver(Protocol):
         ...
 
     async def leave(self) -> None:
-        """It does no more."""
+        """End the delivery."""
         ...
 
 

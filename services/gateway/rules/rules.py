@@ -186,7 +186,7 @@ class Rules:
             self._woken.set()
 
     def session_deleted(self, session: AnySession, reason: str) -> None:
-        """Its rules go with it."""
+        """The rules of a session go with it."""
         if isinstance(session, Session):
             self._dismiss(session)
             self._spawn(self._erase(session), f"{session.id}:rules:erase")

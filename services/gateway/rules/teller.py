@@ -112,7 +112,7 @@ class Teller:
         return True
 
     def _moment_ns(self, kind: str, reading: Reading, reason: str) -> int:
-        """When it was seen, by this machine's clock."""
+        """The moment when it was seen, by this machine's clock."""
         age_s = None
         if kind in SCORED and not reason:
             age_s = self._session.frame_age_s(reading.at_ns)

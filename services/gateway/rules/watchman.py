@@ -101,7 +101,7 @@ class Watchman:
         return [post.kind for post in self._posts.values()]
 
     def _forget(self, rule: str) -> None:
-        """It was deleted while it was told of; a commentary, which that was, ends by itself."""
+        """Forget a rule that was deleted while it was told of; its commentary ends by itself."""
         self._posts.pop(rule, None)
 
     def _drop(self, rule: str) -> None:
@@ -220,7 +220,7 @@ class Watchman:
             await self._judge(post, reading)
 
     async def _off_duty(self, post: Post) -> None:
-        """Its hours have ended: what was active is no more."""
+        """The hours of a rule have ended: what was active is no more."""
         state = post.judgement.state
         if state.active or state.value:
             reading = Reading(at_ns=state.capture_ns, active=False, probability=state.probability)

@@ -143,7 +143,7 @@ def aspect_of(*given: Fraction | None) -> float:
 
 
 class BeyondLimitsError(InvalidArgumentError):
-    """There is video, but more of it than a session may take."""
+    """Video that is more than a session may take."""
 
 
 def check_size(width: int, height: int) -> None:

@@ -42,7 +42,7 @@ class Uploads:
 
     @property
     def folder(self) -> Path | None:
-        """Where the files are; None before the first."""
+        """Folder of the files; None before the first."""
         return self._folder
 
     @property

@@ -123,7 +123,7 @@ class Ear:
         self._turn = ""
 
     def tasks(self) -> list[asyncio.Task[None]]:
-        """Those that await words."""
+        """Tasks that await words."""
         return list(self._tasks)
 
     async def aclose(self) -> None:

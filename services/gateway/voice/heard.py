@@ -20,7 +20,7 @@ class SpeechSuspected:
 
 @dataclass(frozen=True, slots=True)
 class SpeechUnfounded:
-    """It was none."""
+    """Speech that was none."""
 
     turn: str
 

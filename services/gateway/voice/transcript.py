@@ -41,7 +41,7 @@ class Transcript:
         ]
 
     def text_between(self, from_ns: int, to_ns: int) -> str:
-        """Its words alone."""
+        """Words that were said between two moments, and nothing else."""
         return " ".join(said.text for said in self.between(from_ns, to_ns))
 
     def lately(self, now_ns: int) -> list[gateway_pb2.Said]:
@@ -57,12 +57,12 @@ class Transcript:
 
 
 def lines_of(said: Iterable[gateway_pb2.Said], now_ns: int) -> str:
-    """For a model: every sentence with its age."""
+    """Lines for a model: every sentence with its age."""
     return "\n".join(f"{_age(each, now_ns)}: {each.text}" for each in said)
 
 
 def newer(said: Sequence[gateway_pb2.Said], than_ns: int) -> list[gateway_pb2.Said]:
-    """Those that began later."""
+    """Sentences that began later."""
     return [each for each in said if each.start_ns > than_ns]
 
 

@@ -31,7 +31,7 @@ class TurnRules:
 
 @dataclass(frozen=True, slots=True)
 class Suspected:
-    """It may be that somebody speaks."""
+    """Sound that may be speech."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ class Pulse:
         self._reported_s = now_s
 
     def broken(self) -> None:
-        """Its reports have ended: the next one has no predecessor."""
+        """Note that its reports have ended: the next one has no predecessor."""
         self._reported_s = None
 
     def sent(self, stream: object) -> None:

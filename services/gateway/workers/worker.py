@@ -178,7 +178,7 @@ class Worker:
         self._judge()
 
     def hang(self) -> None:
-        """Its reports are overdue."""
+        """Note that its reports are overdue."""
         self.hung.set()
         self._judge()
 

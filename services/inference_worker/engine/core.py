@@ -233,7 +233,7 @@ class EngineCore:
 
     @contextlib.contextmanager
     def never_parking(self) -> Iterator[None]:
-        """While it lasts, no session is parked."""
+        """Context in which no session is parked."""
         self._parking.paused = True
         try:
             yield

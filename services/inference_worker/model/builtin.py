@@ -276,7 +276,7 @@ class BuiltinModel(nn.Module):
         return False
 
     def hold(self, form: Form) -> None:
-        """It has a few hundred words, and none of JSON's."""
+        """No form is held: the model has a few hundred words, and none of JSON's."""
         if form.tools:
             raise InvalidArgumentError(NO_TOOLS, reason=Reason.TOOLS_UNSUPPORTED)
 

@@ -339,7 +339,7 @@ def _picture_of(frame: FrameJob) -> Picture:
 
 
 def _jpeg_of(rgb: bytes, layout: FrameLayout, capture_ns: int) -> Picture:
-    """On the lane's thread: a picture takes milliseconds."""
+    """JPEG of a picture, made on the lane's thread: it takes milliseconds."""
     pixels = np.frombuffer(rgb, np.uint8).reshape((layout.height, layout.width, 3))
     video = av.VideoFrame.from_ndarray(pixels, "rgb24")
     full = video.reformat(format="yuvj420p", dst_color_range="JPEG", threads=1)

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from services.common.threads import on_thread
 from services.common.tracing import record
@@ -22,6 +22,7 @@ from services.inference_worker.serving.calls import CallReader
 from services.inference_worker.serving.detokenizer import AnswerText
 from services.inference_worker.serving.doubt import is_unsure
 from services.inference_worker.serving.forms import form_of
+from services.inference_worker.serving.history import History
 from services.inference_worker.serving.recalling import Recalled, of_now, recalled
 from services.inference_worker.serving.speaking import Speech, Voice
 from services.inference_worker.serving.symptoms import Outcome
@@ -49,36 +50,6 @@ Examine = Callable[[Outcome], Awaitable[list[str]]]  # flags for `degraded`; may
 
 async def _take_as_it_is(outcome: Outcome) -> list[str]:
     return []
-
-
-class History(Protocol):
-    """Earlier rounds of a conversation, and where finished ones go. `available` is False while
-    what is kept cannot be reached."""
-
-    @property
-    def available(self) -> bool: ...
-
-    async def context(
-        self, conversation: str, rounds: int, *, before: str = ""
-    ) -> list[dialogue_pb2.Round] | None:
-        """The last rounds, oldest first, but for the turn `before`; None when they cannot be had
-        now."""
-        ...
-
-    def append(
-        self,
-        conversation: str,
-        *,
-        turn: str,
-        question: str,
-        answer: str,
-        asked_ns: int,
-        capture_ns: int,
-        interrupted: bool,
-        session: str,
-    ) -> "asyncio.Future[bool]":
-        """Take a round to keep. The result: whether it is stored, once that is known."""
-        ...
 
 
 @dataclass(slots=True)

@@ -180,7 +180,7 @@ class RealtimeCall:
             self.hang_up("too_fast")
 
     async def _next_packet(self, codec: RTCRtpCodecParameters) -> RTCEncodedFrame | None:
-        """In the place of aiortc's encoder."""
+        """The next packet of speech, where aiortc would ask its encoder."""
         try:
             data, stamp = await self._mouth.next()
         except EOFError:
@@ -257,7 +257,7 @@ class RealtimeCall:
             self._truncate(heard)
 
     def _end(self, response: str) -> None:
-        """Nothing more comes of a response."""
+        """End of a response: nothing more of it comes."""
         self._mouth.end(response)
         if response == self._speaking:
             self._speaking = ""

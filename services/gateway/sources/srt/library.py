@@ -43,7 +43,7 @@ Check = Callable[[str], int]
 
 
 class SrtMissingError(OSError):
-    """There is no libsrt here."""
+    """A machine without libsrt."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -157,7 +157,7 @@ class SrtSocket:
         return text.raw[: size.value].rstrip(b"\0").decode(errors="replace")
 
     def wait_at_most(self, seconds: float) -> None:
-        """For each `receive` from here on."""
+        """Set how long each `receive` from here on waits."""
         self._set(_RECEIVE_TIMEOUT, max(1, round(seconds * 1000)))
 
     def receive(self) -> bytes:
