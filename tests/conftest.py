@@ -5,6 +5,7 @@ unit: no other process, no sleeping; integration: real processes; e2e: a real br
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import os
 import sys
@@ -35,6 +36,15 @@ settings.load_profile("steady")
 
 KINDS = ("unit", "integration", "e2e", "gpu")
 TESTS = Path(__file__).resolve().parent
+
+
+# Nothing that is imported and collected is garbage: looking for some there takes seconds.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_report_header() -> list[str]:

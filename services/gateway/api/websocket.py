@@ -30,14 +30,14 @@ class DisconnectedError(Exception):
 
 
 async def opened_socket(
-    request: web.Request, subprotocol: str, max_event_bytes: int
+    request: web.Request, max_event_bytes: int, *subprotocols: str
 ) -> web.WebSocketResponse:
     """The WebSocket that a request asks for. Raises InvalidArgumentError where it asks for none."""
     socket = web.WebSocketResponse(
         heartbeat=HEARTBEAT_S,
         max_msg_size=max_event_bytes,
         compress=False,
-        protocols=(subprotocol,),
+        protocols=subprotocols,
     )
     if not socket.can_prepare(request):
         raise InvalidArgumentError("this address is a WebSocket")
@@ -64,7 +64,7 @@ class WebSocketApi:
         """One connection of a viewer, from `start` until either side closes it."""
         session, caller = await session_in_path(request, self._sessions, self._callers, *VIEWING)
         caller.check(Permission.VIEW, session)
-        socket = await opened_socket(request, SUBPROTOCOL, MAX_EVENT_BYTES)
+        socket = await opened_socket(request, MAX_EVENT_BYTES, SUBPROTOCOL)
 
         async def send(event: gateway_pb2.ServerEvent) -> None:
             await socket.send_str(json.dumps(as_json(event)))

@@ -21,7 +21,6 @@ from services.gateway.api.messages import place_of_request
 from services.gateway.api.realtime.conversation import Conversation
 from services.gateway.api.realtime.door import (
     GOODBYE_S,
-    HEARTBEAT_S,
     MAX_EVENT_BYTES,
     SEND_TIMEOUT_S,
     RealtimeApi,
@@ -29,10 +28,11 @@ from services.gateway.api.realtime.door import (
 from services.gateway.api.realtime.fields import WireError
 from services.gateway.api.realtime.line import Visitor
 from services.gateway.api.realtime.settings import Settings
+from services.gateway.api.websocket import opened_socket
 from services.gateway.auth.caller import VIEWING, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.sessions.sessions import Sessions
-from sightline.errors import InvalidArgumentError, SightlineError
+from sightline.errors import SightlineError
 
 log = logging.getLogger(__name__)
 
@@ -76,12 +76,7 @@ class GeminiApi:
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         """One connection, until either side closes it."""
         caller, stream = await self._enter(request)
-        socket = web.WebSocketResponse(
-            heartbeat=HEARTBEAT_S, max_msg_size=MAX_EVENT_BYTES, compress=False
-        )
-        if not socket.can_prepare(request):
-            raise InvalidArgumentError("this address is a WebSocket")
-        await socket.prepare(request)
+        socket = await opened_socket(request, MAX_EVENT_BYTES)
         await self._serve(_Connection(request=request, socket=socket, caller=caller, stream=stream))
         return socket
 

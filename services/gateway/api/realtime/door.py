@@ -107,7 +107,7 @@ class RealtimeApi:
         looked up before the connection is taken."""
         caller, settings = await self.enter(request)
         await self.check(settings, caller)
-        socket = await opened_socket(request, SUBPROTOCOL, MAX_EVENT_BYTES)
+        socket = await opened_socket(request, MAX_EVENT_BYTES, SUBPROTOCOL)
         visitor = Visitor(
             caller=caller,
             place=place_of_request(request, self._trusted),
