@@ -120,10 +120,11 @@ class Session:
             window=window,
             grace_s=grace_s,
             labels=None if labels is None else pb.Labels(labels=labels),
-            listen=listen,
             delegate=delegate_mode(delegate),
             delegate_to=delegate_to,
         )
+        if listen is not None:
+            request.listen = listen
         self.info = session_info(await self._calls.unary(self._calls.stub.UpdateSession, request))
         return self.info
 
