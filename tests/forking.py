@@ -75,7 +75,7 @@ def may_copy(environment: Mapping[str, str]) -> bool:
     """Whether a process with these variables of its own may be a copy."""
     return (
         FOLDER in os.environ
-        and os.environ.get(IMPORTS) != "anew"
+        and "anew" not in (os.environ.get(IMPORTS), environment.get(IMPORTS))
         and not any(name.startswith(_READ_AT_START) for name in environment)
     )
 

@@ -264,7 +264,7 @@ def test_an_answer_streams_in_and_says_what_it_saw(
     assert "whole answer" in about
     assert "saw " in about
     assert page.run("return window.steps.size") >= 2  # "" and then word by word
-    page.wait_text(".moments", "answered: What is in the scene?")
+    page.wait_text("#timeline-room .moments", "answered: What is in the scene?")
     page.click(".moment[data-kind=answer]")
     assert page.run("return document.activeElement.matches('.answer')")
     assert "knew 1 earlier round" in ask(page, "How many objects are there?")
@@ -394,7 +394,7 @@ def test_a_watch_fires_and_is_removed(
     page.wait_text(".events", "it is no longer true")
     page.wait_text(".stands", "% yes")
     assert page.text(".watch-list .degraded") == ""
-    assert f"now: {condition}" in page.text(".moments")
+    assert f"now: {condition}" in page.text("#timeline-room .moments")
     page.type("[name=condition]", "a zeppelin is there" + ENTER)
     page.wait_text(".watch-list .degraded", "does not know “zeppelin”: it only guesses")
     page.click(".watch-list .quiet")

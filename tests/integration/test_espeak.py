@@ -76,7 +76,7 @@ def test_espeak_stops_and_recovers(espeak: EspeakEngine) -> None:
 
 def test_an_unknown_default_voice_is_named() -> None:
     with pytest.raises(ConfigError, match="TTS_VOICE='klingon'"):
-        make_engine(TtsConfig(voice="klingon"))
+        make_engine(TtsConfig(engine="espeak-ng", voice="klingon"))
 
 
 def _length(espeak: EspeakEngine, text: str = "hello", voice: str = "en-us") -> int:

@@ -15,6 +15,7 @@ from services.local import model_servers
 from sightline.status import details_of
 from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import InferenceServiceStub
+from tests import forking
 from tests.eventually import wait_until
 from tests.integration.test_worker import Feeder
 from tests.model_server import MODEL, WORDS, ModelServer
@@ -44,6 +45,7 @@ def worker(
         "WORKER_MODEL": f"openai:{server.url}#{MODEL}",
         "WORKER_RELAY_KEY_FILE": str(key),
         "WORKER_FRAME_PIXELS": str(SIDE * SIDE),
+        forking.IMPORTS: "anew",
     }
     process = ServiceProcess("inference_worker", environment, folder)
     process.start(60)

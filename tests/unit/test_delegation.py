@@ -269,7 +269,7 @@ async def test_no_delegate_is_asked_ahead_of_the_question(mode: int) -> None:
             await eventually(lambda: here.small.asked)
             assert here.small.asked[0].ahead
         else:
-            assert viewer._ahead is None
+            assert viewer._questions._ahead is None
         viewer.expect(None)
         assert not here.big.asked
 

@@ -568,7 +568,7 @@ async def test_absurd_requests_are_refused(request_: pb.CreateSessionRequest) ->
 
 async def test_a_source_that_cannot_be_opened_frees_the_worker() -> None:
     worker = FakeWorker()
-    async with running(worker, open_timeout_s=0.05) as parts:
+    async with running(worker, open_timeout_s=0.5) as parts:
         await eventually(lambda: parts.workers.all()[0].answering)
         for source in ("missing.mp4", "slow.mp4"):
             with pytest.raises(InvalidArgumentError):

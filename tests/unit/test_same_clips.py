@@ -4,6 +4,7 @@ Truth and questions are compared exactly; pixels nearly, as sines may round by t
 """
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from training.batches import Batch, draw_branches, new_model, world_of
 from training.clips import facts, story
 from training.examination.worlds import questions_of
+from training.pools import Pools
 from training.recipe import EVALUATION_SEEDS, TRAIN_SEEDS, load_recipe
 from training.rendering import render
 from training.schedule import Share, make_step
@@ -60,10 +62,10 @@ def test_the_sample_stream_and_the_branches_of_a_batch_stay_too() -> None:
     ("step", "expected"),
     [(310, "a1ac192006bf3bb0"), (700, "d55345becde784f4"), (1700, "e8ba491c86e12ba3")],
 )
-def test_a_step_of_the_shipped_recipe_stays_too(step: int, expected: str) -> None:
+def test_a_step_of_the_shipped_recipe_stays_too(step: int, expected: str, tmp_path: Path) -> None:
     recipe = load_recipe("shapes")
     model = new_model(recipe)
-    batch = make_step(model, world_of(recipe), recipe, step, Share(1, 8))
+    batch = make_step(model, world_of(recipe), recipe, step, Share(1, 8), Pools(tmp_path, recipe))
     assert isinstance(batch, Batch)
     told = (batch.tokens, batch.targets, batch.positions, batch.labels)
     assert digest(*(tensor.tolist() for tensor in told), batch.kinds) == expected

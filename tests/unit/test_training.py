@@ -26,6 +26,7 @@ from training.batches import (
 from training.layout import NO_TARGET, SINK, TRUNK, Branch, branch_of, pack, visibility
 from training.lite0 import PACKAGE
 from training.objectives import Objectives
+from training.pools import Pools
 from training.processes import Launch
 from training.questions import Question
 from training.recipe import (
@@ -166,10 +167,10 @@ def test_training_held_out_and_evaluation_share_no_seed() -> None:
     assert recipe.picture_batch < 1024
 
 
-def test_a_step_depends_on_seed_and_number_alone(model: BuiltinModel) -> None:
-    world = world_of(TINY)
-    one, same = (make_step(model, world, TINY, 5, Share()) for _ in range(2))
-    other = make_step(model, world, TINY, 5, Share(1, 2))
+def test_a_step_depends_on_seed_and_number_alone(model: BuiltinModel, tmp_path: Path) -> None:
+    world, pools = world_of(TINY), Pools(tmp_path, TINY)
+    one, same = (make_step(model, world, TINY, 5, Share(), pools) for _ in range(2))
+    other = make_step(model, world, TINY, 5, Share(1, 2), pools)
     assert isinstance(one, Batch)
     assert isinstance(same, Batch)
     assert isinstance(other, Batch)

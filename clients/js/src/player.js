@@ -90,8 +90,10 @@ export class Player extends EventTarget {
   #hangUp(line) {
     if (!line) return;
     clearTimeout(line.timer);
-    if (line.location) this.#client.hangUp(line.location).catch(() => {});
+    const { peer, location } = line;
     line.location = "";
-    line.peer.close();
+    if (!location || peer.connectionState === "closed") return peer.close();
+    // First in words: a server that sees the peer close knows of no such line any more.
+    this.#client.hangUp(location).catch(() => {}).finally(() => peer.close());
   }
 }
