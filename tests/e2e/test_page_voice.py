@@ -105,7 +105,7 @@ def _look_back(page: Page) -> None:
         page.wait_text(".moment", told)
         page.run(
             "[...document.querySelectorAll('.moment')]"
-            ".find(each => each.innerText.includes(arguments[0])).click()",
+            ".findLast(each => each.innerText.includes(arguments[0])).click()",  # its clip is kept
             told,
         )
         page.wait("return document.querySelector('#moment video')?.videoWidth > 100")
