@@ -113,6 +113,9 @@ class Cluster:
         if name != session.spec.name:
             await self._store.rename(session, session.tenant, session.spec.name, name)
 
+    async def tell(self, session: Session) -> None:
+        await self._keeper.tell(session)
+
     def ended(self, session: Session) -> None:
         self._keeper.ended(session)
 
@@ -131,9 +134,10 @@ class Cluster:
             raise NotFoundError(
                 "several sessions have this name: use an id", reason=Reason.SESSION_NAME_AMBIGUOUS
             )
-        if not named:
+        lease = await self._store.get(named[0].session) if named else None  # as it is now
+        if lease is None:
             raise NotFoundError("no such session", reason=Reason.SESSION_NOT_FOUND)
-        return await self._session_of(named[0])
+        return await self._session_of(lease)
 
     async def find_by_key(self, key: str) -> AnySession:
         lease = await self._store.find_by_key(digest_of(key, self._config.cluster_secret))

@@ -209,7 +209,7 @@ class Keeper:
         worker = session.worker.address
         if self._told.get(session, worker) != worker:
             self._told[session] = worker
-            spawn(self._tell(session), name=f"{session.id}:moved")
+            spawn(self.tell(session), name=f"{session.id}:moved")
 
     def session_deleted(self, session: AnySession, reason: str) -> None:
         pass
@@ -217,7 +217,8 @@ class Keeper:
     def session_replaced(self, before: AnySession, now: AnySession) -> None:
         pass
 
-    async def _tell(self, session: Session) -> None:
+    async def tell(self, session: Session) -> None:
+        """Let the other gateways know at once how a session is now."""
         with contextlib.suppress(UnavailableError):  # with the next renewal then
             await self._renew(session)
 

@@ -43,6 +43,10 @@ class Elsewhere(Protocol):
         """Raises AlreadyExistsError for a name that is taken."""
         ...
 
+    async def tell(self, session: Session) -> None:
+        """One of ours has been changed, which the others are to know at once."""
+        ...
+
     def ended(self, session: Session) -> None:
         """A session of ours is no more."""
         ...

@@ -173,7 +173,8 @@ class RemoteSession:
         """Which questions another model answers, and which model or pool that is."""
         if self._home is not None:
             return self._home.delegation
-        return self.lease.record.delegate or NEVER, self.lease.record.delegate_to
+        told = self.lease.record.session
+        return told.delegate or NEVER, told.delegate_to
 
     def note_degraded(self, flags: list[str]) -> None:
         """Its owner tells what it goes without."""

@@ -333,6 +333,8 @@ class Sessions:
             labels=session.labels if labels is None else labels,
         )
         self._changed(session)
+        if self.elsewhere is not None:
+            await self.elsewhere.tell(session)
         audit(caller, "update", session.id)
         return session
 
