@@ -173,20 +173,22 @@ class Annex(Suite):
 
 def write_clip(folder: Path, *, seed: int, seconds: float, model: str = "shapes") -> Clip:
     """Generate a clip of a shipped model's world and its truth. A seed always gives the same."""
-    made = _made_clip(seed, seconds, model)
+    shared = Path(os.environ.get(CLIPS, folder))  # benchmarks have none
+    made = _made_clip(shared, seed, seconds, model)
     path = folder / made.name
-    for file in (made, made.with_suffix(".json")):
-        shutil.copyfile(file, path.with_suffix(file.suffix))
+    if shared != folder:
+        for file in (made, made.with_suffix(".json")):
+            shutil.copyfile(file, path.with_suffix(file.suffix))
     return read_clip(path)
 
 
-def _made_clip(seed: int, seconds: float, model: str) -> Path:
+def _made_clip(folder: Path, seed: int, seconds: float, model: str) -> Path:
     """File of a clip that is painted once in a test run, which takes seconds."""
     from training.clips import write_sample
     from training.recipe import load_recipe
     from training.world.video import write_video
 
-    path = Path(os.environ[CLIPS]) / f"{model}-{seed}-{seconds:g}.mp4"
+    path = folder / f"{model}-{seed}-{seconds:g}.mp4"
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of the run want it, too
         if path.with_suffix(".json").exists():
