@@ -25,6 +25,7 @@ from services.gateway.api.realtime import server_events as told
 from services.gateway.api.realtime.fields import WireError
 from services.gateway.api.realtime.items import Item, Part
 from services.gateway.auth.caller import ANYBODY
+from tests.odd_json import odd_objects
 
 T = TypeVar("T")
 # As google-genai 3.6.1 sends it: camelCase outside, snake_case inside some objects.
@@ -368,22 +369,7 @@ WORDS = [
     *("image/jpeg", "TEXT", "AUDIO", "OBJECT", "speechConfig", "voiceConfig", "topK", "thought"),
     *("inputAudioTranscription", "languageCodes", "anyOf", "maxItems", "Tell me when it rains."),
 ]
-LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(allow_nan=False),
-    st.sampled_from(WORDS),
-    st.text(max_size=8),
-)
-VALUES: st.SearchStrategy[Any] = st.recursive(
-    LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-OBJECTS = st.dictionaries(st.sampled_from(WORDS), VALUES, max_size=6)
+OBJECTS = odd_objects(WORDS)
 KINDS = ["setup", "clientContent", "realtimeInput", "toolResponse"]
 
 

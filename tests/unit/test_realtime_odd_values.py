@@ -14,6 +14,7 @@ from services.gateway.api.realtime.client_secrets import wanted
 from services.gateway.api.realtime.description import session_json
 from services.gateway.api.realtime.fields import WireError
 from services.gateway.api.realtime.settings import Settings
+from tests.odd_json import odd_objects
 
 T = TypeVar("T")
 KINDS = [
@@ -37,22 +38,7 @@ WORDS = [
     *("instructions", "expires_after", "seconds", "anchor", "input_audio_format", "detail"),
     *("message", "user", "assistant", "input_text", "input_image", "audio/pcmu", "server_vad"),
 ]
-LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(allow_nan=False),
-    st.sampled_from(WORDS),
-    st.text(max_size=8),
-)
-VALUES: st.SearchStrategy[Any] = st.recursive(
-    LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-OBJECTS = st.dictionaries(st.sampled_from(WORDS), VALUES, max_size=6)
+OBJECTS = odd_objects(WORDS)
 
 
 def _shown(said: Settings) -> str:
