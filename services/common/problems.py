@@ -33,11 +33,17 @@ def problem(
     response = web.Response(status=status, content_type=PROBLEM)
     if retry_after_s is not None:
         body["retry_after_s"] = retry_after_s
-        response.headers["Retry-After"] = str(math.ceil(retry_after_s))
-    if status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
+    say_how_to_go_on(response, retry_after_s)
     response.text = json.dumps(body)
     return response
+
+
+def say_how_to_go_on(response: web.Response, retry_after_s: float | None) -> None:
+    """Put the headers of a refusal into it: when to try again, and with what."""
+    if retry_after_s is not None:
+        response.headers["Retry-After"] = str(math.ceil(retry_after_s))
+    if response.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
 
 
 def problem_of(error: SightlineError) -> web.Response:

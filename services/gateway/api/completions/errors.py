@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from aiohttp import web
 
 from services.common.http_status import http_status
+from services.common.problems import say_how_to_go_on
 from services.common.redaction import redacted
 from services.gateway.api.event_stream import ClientGoneError, EventStream
 from sightline.errors import InvalidArgumentError, SightlineError
@@ -42,10 +42,7 @@ def refusal(
 ) -> web.Response:
     response = web.Response(status=status, content_type="application/json")
     response.text = json.dumps({"error": error_body(status, message, reason, param)})
-    if retry_after_s is not None:
-        response.headers["Retry-After"] = str(math.ceil(retry_after_s))
-    if status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
+    say_how_to_go_on(response, retry_after_s)
     return response
 
 

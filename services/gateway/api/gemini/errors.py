@@ -1,11 +1,11 @@
 """Refusals in the shape that Google's clients read."""
 
-import math
 from typing import Any
 
 from aiohttp import web
 
 from services.common.http_status import http_status
+from services.common.problems import say_how_to_go_on
 from services.common.redaction import redacted
 from sightline.errors import SightlineError
 
@@ -39,10 +39,7 @@ def refusal(
 ) -> web.Response:
     """code: gRPC's; reason: ours."""
     response = web.json_response(_body(status, message, code, reason), status=status)
-    if retry_after_s is not None:
-        response.headers["Retry-After"] = str(math.ceil(retry_after_s))
-    if status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
+    say_how_to_go_on(response, retry_after_s)
     return response
 
 
