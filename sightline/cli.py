@@ -106,6 +106,8 @@ class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):  # argparse takes "-x" for an option
+            message += "; one that begins with a dash is written with an equals sign: --option=-x"
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 

@@ -181,7 +181,7 @@ class DialogueClient:
         if self._num_waiting >= self._max_waiting:
             self._drop_oldest()
         round_ = dialogue_pb2.Round(
-            turn=turn or secrets.token_urlsafe(12),  # without an id of its own it counts as new
+            turn=turn or secrets.token_hex(12),  # without an id of its own it counts as new
             question=question,
             answer=answer,
             asked_ns=asked_ns,

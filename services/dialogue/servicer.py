@@ -28,7 +28,7 @@ class DialogueServicer(MomentCalls):
         self._max_answer_bytes = config.max_answer_bytes
 
     async def Open(self, request: pb.OpenConversationRequest, context: object) -> pb.Conversation:
-        conversation = request.id or secrets.token_urlsafe(16)
+        conversation = request.id or secrets.token_hex(16)
         check_id("conversation", conversation, required=True)
         _check_session(request.session)
         return _described(conversation, await self._store.open(conversation, request.session))

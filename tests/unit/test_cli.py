@@ -158,6 +158,7 @@ async def test_a_draining_server_is_the_same_code(gateway, live, capsys) -> None
         ["ask", "x"],
         ["ask", "x", "q", "--at", "soon"],
         ["ask", "x", "q", "--at", "-1"],
+        ["ask", "x", "q", "--conversation", "-x"],
         ["watch", "x", "y", "--count", "-3"],
         ["nap"],
     ],
@@ -170,6 +171,7 @@ async def test_wrong_usage_is_2_and_one_line(arguments, capsys) -> None:
     assert told.startswith("sightline")
     assert told.count("\n") == 1
     assert "--help" in told
+    assert ("--option=-x" in told) == ("-x" in arguments)
 
 
 async def test_an_answer_that_began_anew_and_a_session_that_moves_are_told(

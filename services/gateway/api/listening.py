@@ -135,7 +135,7 @@ class ListeningApi:
         session, caller = await self._session(request, Permission.WATCH)
         caller.check(Permission.WATCH, session)
         watch = await read_body(request, gateway_pb2.Watch())
-        watch.watch = watch.watch or secrets.token_urlsafe(6)
+        watch.watch = watch.watch or secrets.token_hex(6)
         handle = request.query.get("handle")
         if handle is None:
             start = gateway_pb2.Start(session=session.id)

@@ -54,7 +54,7 @@ class PlaybackConnection:
         hear: Hear | None = None,
     ) -> None:
         """hear: gets the viewer's microphone, where the offer has one."""
-        self.id = secrets.token_urlsafe(16)
+        self.id = secrets.token_hex(16)
         self._programme = programme
         self._peer = port.peer_connection(ice_servers)
         self._connected = asyncio.Event()

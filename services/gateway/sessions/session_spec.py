@@ -81,7 +81,7 @@ class SessionSpec:
         key = ""
         if kind == "push":
             repeated = asked.key if asked is not None else ""
-            key = request.push.key or repeated or secrets.token_urlsafe(18)
+            key = request.push.key or repeated or secrets.token_hex(18)
             if not _KEY.fullmatch(key):
                 raise InvalidArgumentError("a key has 8 to 128 characters of A-Z a-z 0-9 _ . ~ -")
         check_model(request.model)

@@ -71,7 +71,7 @@ class Asks:
         """The whole answer. With a turn it is safe to repeat. Raises what Ask may answer."""
         self.admit(request, session, caller)
         if not request.question.turn:
-            request.question.turn = secrets.token_urlsafe(8)
+            request.question.turn = secrets.token_hex(8)
             return await self._whole(request, session, place)
         # Without a conversation to name, a turn is the caller's own.
         whose = ("conversation", request.conversation) if request.conversation else ("at", place)
@@ -95,8 +95,8 @@ class Asks:
         keep: False for a question of no conversation; recall: False for one of the window alone;
         own: by the session's own model alone."""
         if keep and not request.history:
-            request.conversation = request.conversation or secrets.token_urlsafe(12)
-        request.question.turn = request.question.turn or secrets.token_urlsafe(8)
+            request.conversation = request.conversation or secrets.token_hex(12)
+        request.question.turn = request.question.turn or secrets.token_hex(8)
         question = inference_pb2.AnswerRequest(
             session_id=session.id,
             conversation=request.conversation,

@@ -113,7 +113,7 @@ class Questions:
         many."""
         check_question(question)
         if not question.turn:
-            question.turn = secrets.token_urlsafe(8)
+            question.turn = secrets.token_hex(8)
         turn = question.turn
         if turn in self._running:
             return

@@ -72,7 +72,7 @@ class Viewer:
         self.session = session
         self.caller = caller
         self.place = place
-        self.conversation = start.conversation or secrets.token_urlsafe(12)
+        self.conversation = start.conversation or secrets.token_hex(12)
         self.handle = _make_handle(self.conversation)
         self._condition = UNKNOWN  # of the pictures, that it was told last
         self.wishes = start.spoken
@@ -305,7 +305,7 @@ class Viewer:
 def _make_handle(conversation: str) -> str:
     """Opaque and unguessable; carries the conversation so that any gateway can continue it."""
     name = base64.urlsafe_b64encode(conversation.encode()).decode().rstrip("=")
-    return f"{name}.{secrets.token_urlsafe(24)}"
+    return f"{name}.{secrets.token_hex(24)}"
 
 
 def conversation_of(handle: str) -> str:

@@ -134,7 +134,7 @@ class Ear:
         for event in events:
             match event:
                 case detected.Suspected():
-                    self._turn = f"voice-{secrets.token_urlsafe(8)}"
+                    self._turn = f"voice-{secrets.token_hex(8)}"
                     self._tell(SpeechSuspected(self._turn))
                 case detected.Unfounded():
                     self._tell(SpeechUnfounded(self._turn))

@@ -62,7 +62,7 @@ class RealtimeCall:
         port: WebRtcPort,
         ice_servers: list[RTCIceServer],
     ) -> None:
-        self.id = f"rtc_{secrets.token_urlsafe(24)}"  # whoever knows it may hang up
+        self.id = f"rtc_{secrets.token_hex(24)}"  # whoever knows it may hang up
         self.caller = caller
         self.place = place
         self._settings = settings

@@ -64,7 +64,7 @@ class WhipConnection:
         """hear: gets its sound, which is somebody's microphone as well."""
         self._microphone = None if hear is None else MicrophoneTrack(None, hear)
         self.key = key
-        self.id = secrets.token_urlsafe(16)
+        self.id = secrets.token_hex(16)
         self.tag = f'"{secrets.token_hex(8)}"'  # of its ICE session (RFC 9725, section 4.3.1)
         self.answer = ""
         self._sink = sink
