@@ -26,7 +26,8 @@ ROOMS = {
     "gateway": (
         *("__main__", "gateway", "api", "rules", "viewers", "delegates", "memory", "cluster"),
         *("sessions", "workers"),
-        *("playback", "frames", "auth", "config", "voice", "sources", "webrtc", "metrics"),
+        *("playback", "frames", "auth", "config", "settings", "voice"),
+        *("sources", "webrtc", "metrics"),
     ),
 }
 

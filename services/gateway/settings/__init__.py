@@ -1,0 +1,1 @@
+"""What operators may set of a gateway, by what it is about."""
