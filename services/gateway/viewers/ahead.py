@@ -3,15 +3,13 @@ or may only take a breath."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 from services.common.tasks import spawn
 from services.common.tracing import span
 from services.gateway import metrics
-from services.gateway.viewers.answers import Taker
+from services.gateway.viewers.answers import Events, Taker
 from sightline.v1 import gateway_pb2, inference_pb2
-
-Events = AsyncGenerator[inference_pb2.AnswerEvent, None]
 
 
 class Ahead:

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import grpc
 
@@ -14,8 +15,10 @@ from services.common.finish_reasons import finish_name
 from services.common.tasks import spawn
 from services.common.tracing import record, trace_headers
 from services.gateway import metrics
+from services.gateway.config import GatewayConfig
 from services.gateway.memory.recaller import Recaller
-from services.gateway.sessions.question_queue import Asker, QuestionQueue
+from services.gateway.sessions.question_queue import Asker
+from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.afterthought import afterthought
 from services.gateway.workers.worker import Worker
 from services.gateway.workers.workers import MODEL
@@ -59,45 +62,54 @@ class Placed(Protocol):
     def note_degraded(self, flags: list[str]) -> None: ...
 
 
-class Answerable(Placed, Protocol):
-    """Session, as a question needs it."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long an answer may take: until it is the asker's turn, without a worker that takes the
+    question, and for all of it."""
 
-    @property
-    def id(self) -> str: ...
-    @property
-    def questions(self) -> QuestionQueue: ...
-    def check_answerable(self) -> None: ...
-    def said_lines(self) -> str: ...
-    def message(self) -> gateway_pb2.Session: ...
+    wait_s: float
+    moving_s: float
+    timeout_s: float
+
+    @classmethod
+    def of(cls, config: GatewayConfig) -> Self:
+        return cls(config.max_wait_s, config.moving_s, config.answer_timeout_s)
 
 
-async def stream_answer(
-    session: Answerable,
-    request: inference_pb2.AnswerRequest,
-    asker: Asker,
-    turns: Taker,
-    *,
-    wait_s: float,
-    moving_s: float,
-    timeout_s: float,
-    recaller: Recaller = FORGETFUL,
-) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
-    """Relay one answer, event by event: after at most `wait_s` until it is the asker's turn, within
-    `timeout_s`. `turns` is told of its end. recaller: finds what a question about the past needs,
-    and one about the present that the model was not sure of: such an answer goes on with that.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question with all that its answer needs. turns: told of its end. recaller: finds what a
+    question about the past needs, and one about the present that the model was not sure of."""
+
+    session: AnySession
+    request: inference_pb2.AnswerRequest
+    asker: Asker
+    turns: Taker
+    patience: Patience
+    recaller: Recaller = FORGETFUL
+
+
+Events = AsyncGenerator[inference_pb2.AnswerEvent, None]
+Stream = Callable[[Asked], Events]  # what gives an answer, event by event: as `stream_answer`
+
+
+async def stream_answer(asked: Asked) -> Events:
+    """Relay one answer, event by event, within the asker's patience. One that the model was not
+    sure of goes on with what the recaller finds.
 
     A worker that is away, or hangs while the session is with another already, is left: the question
-    is asked again where the session is then, for at most `moving_s` without a worker that takes it.
+    is asked again where the session is then, while patience lasts without a worker that takes it.
     Once words have come, the next `started` says that the answer begins anew. What does not get
     better is raised as the SightlineError of its status. Closing the iterator cancels the answer.
     Raises FailedPreconditionError where there is no frame to ask about.
     """
+    session, request, patience = asked.session, asked.request, asked.patience
     session.check_answerable()
     request.said = session.said_lines()
     asked_s = time.monotonic()
-    async with session.questions.slot(asker, wait_s):
-        found = await recaller.recall(session, request)
-        relay = Relay(session, request, turns, asked_s, moving_s, timeout_s)
+    async with session.questions.slot(asked.asker, patience.wait_s):
+        found = await asked.recaller.recall(session, request)
+        relay = Relay(session, request, asked.turns, asked_s, patience.moving_s, patience.timeout_s)
         unsure: inference_pb2.AnswerEvent | None = None
         async with contextlib.aclosing(relay.events()) as events:
             async for event in events:
@@ -110,13 +122,14 @@ async def stream_answer(
                 yield event
         if unsure is None:
             return
-        found = await recaller.look_back(session, request, unsure.done.text)
+        found = await asked.recaller.look_back(session, request, unsure.done.text)
         unsure.done.degraded.extend(found.degraded)
         if not found.recollections:
             yield unsure
             return
-        left_s = max(0.001, asked_s + timeout_s - time.monotonic())
-        relay = Relay(session, request, turns, asked_s, moving_s, left_s, said=unsure.done.text)
+        left_s = max(0.001, asked_s + patience.timeout_s - time.monotonic())
+        said = unsure.done.text
+        relay = Relay(session, request, asked.turns, asked_s, patience.moving_s, left_s, said=said)
         async with contextlib.aclosing(afterthought(unsure, relay.events(), found)) as events:
             async for event in events:
                 yield event
@@ -155,7 +168,7 @@ class Relay:
         self._done = False
         self._finish = "error"
 
-    async def events(self) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
+    async def events(self) -> Events:
         metrics.ANSWERS_IN_FLIGHT.inc()
         backoff = Backoff(0.05, 0.4)
         try:
@@ -204,7 +217,7 @@ class Relay:
             patience_s -= now_s - self._away_s
         await self._session.wait_placed(max(0.0, min(patience_s, self._deadline_s - now_s)))
 
-    async def _ask(self) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
+    async def _ask(self) -> Events:
         """Events of the worker that the session has now, until its answer ends, or the worker hangs
         while another has the session. Raises AioRpcError."""
         session, request = self._session, self._request

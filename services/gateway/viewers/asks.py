@@ -15,8 +15,13 @@ from services.gateway.sessions.once import Once
 from services.gateway.sessions.question_queue import Asker
 from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
-from services.gateway.viewers.answers import FORGETFUL, stream_answer
-from services.gateway.viewers.delegation import Stream
+from services.gateway.viewers.answers import (
+    FORGETFUL,
+    Asked,
+    Patience,
+    Stream,
+    stream_answer,
+)
 from services.gateway.viewers.turns import Turns
 from sightline.errors import InvalidArgumentError, UnavailableError
 from sightline.reasons import Reason
@@ -44,6 +49,7 @@ class Asks:
         self._turns = turns
         self._recaller = recaller
         self._stream = stream
+        self._patience = Patience.of(config)
         self._answered: Once[gateway_pb2.AskResponse] = Once(
             "ask", most=MAX_ANSWERED, kept_s=ANSWERED_KEPT_S, reason=Reason.TURN_REUSED
         )
@@ -106,15 +112,9 @@ class Asks:
         with self._asks.under_way(place), span("question", session=session.id):
             session.touch()
             stream = stream_answer if own else self._stream
+            recaller = self._recaller if recall else FORGETFUL
             events = stream(
-                session,
-                question,
-                Asker(place),
-                self._turns,
-                wait_s=self._config.max_wait_s,
-                moving_s=self._config.moving_s,
-                timeout_s=self._config.answer_timeout_s,
-                recaller=self._recaller if recall else FORGETFUL,
+                Asked(session, question, Asker(place), self._turns, self._patience, recaller)
             )
             done = False
             async with contextlib.aclosing(events):

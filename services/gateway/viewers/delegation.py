@@ -6,19 +6,17 @@ The session's own model goes on watching meanwhile, and answers where the other 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.delegates.delegates import Delegates
-from services.gateway.memory.recaller import Found, Recaller
-from services.gateway.sessions.question_queue import Asker
+from services.gateway.memory.recaller import Found
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.session_spec import NEVER
 from services.gateway.sessions.sessions import Sessions
-from services.gateway.viewers.answers import FORGETFUL, Relay, Taker, stream_answer
+from services.gateway.viewers.answers import Asked, Events, Relay, stream_answer
 from services.gateway.workers.workers import Workers
 from sightline.errors import SightlineError, UnavailableError
 from sightline.v1 import gateway_pb2, inference_pb2
@@ -30,25 +28,7 @@ _SYMPTOMS = frozenset(
     {"answer_unsure", "answer_repeats", "answer_empty", "answer_not_finite", "answer_endless"}
 )
 
-Events = AsyncGenerator[inference_pb2.AnswerEvent, None]
 Answer = Callable[[], Events]
-
-
-class Stream(Protocol):
-    """What gives an answer, event by event: as `stream_answer`."""
-
-    def __call__(
-        self,
-        session: AnySession,
-        request: inference_pb2.AnswerRequest,
-        asker: Asker,
-        turns: Taker,
-        *,
-        wait_s: float,
-        moving_s: float,
-        timeout_s: float,
-        recaller: Recaller = FORGETFUL,
-    ) -> Events: ...
 
 
 class Delegation:
@@ -62,68 +42,35 @@ class Delegation:
     async def aclose(self) -> None:
         await self._delegates.aclose()
 
-    async def stream_answer(
-        self,
-        session: AnySession,
-        request: inference_pb2.AnswerRequest,
-        asker: Asker,
-        turns: Taker,
-        *,
-        wait_s: float,
-        moving_s: float,
-        timeout_s: float,
-        recaller: Recaller = FORGETFUL,
-    ) -> Events:
+    async def stream_answer(self, asked: Asked) -> Events:
         """As `stream_answer` of the session's own model, which is all that is done where the
         session delegates nothing. Where it asks only when unsure, the own model's answer is held
         back until it is known whether it stands. An answer of the delegate's says so; where there
         is none, the own one comes and says that."""
-        own = partial(
-            stream_answer,
-            session,
-            request,
-            asker,
-            turns,
-            wait_s=wait_s,
-            moving_s=moving_s,
-            timeout_s=timeout_s,
-            recaller=recaller,
-        )
-        mode, name = session.delegation
-        delegate = partial(self._ask, session, name, request, turns, timeout_s)
+        mode, name = asked.session.delegation
+        own = partial(stream_answer, asked)
+        delegate = partial(self._ask, asked, name)
         if mode == NEVER:
             events = own()
         elif mode == UNSURE:
-            events = self._if_unsure(session, request, own, delegate)
+            events = self._if_unsure(asked, own, delegate)
         else:
-            events = self._first_of(session, request, recaller, own, delegate)
+            events = self._first_of(asked, own, delegate)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 
-    async def _first_of(
-        self,
-        session: AnySession,
-        request: inference_pb2.AnswerRequest,
-        recaller: Recaller,
-        own: Answer,
-        delegate: Answer,
-    ) -> Events:
+    async def _first_of(self, asked: Asked, own: Answer, delegate: Answer) -> Events:
         """The delegate's answer, or else the own model's."""
+        session, request = asked.session, asked.request
         session.check_answerable()
         request.said = session.said_lines()
-        found = await recaller.recall(session, request)
+        found = await asked.recaller.recall(session, request)
         async with contextlib.aclosing(_either(session, found, delegate, own)) as events:
             async for event in events:
                 yield event
 
-    async def _if_unsure(
-        self,
-        session: AnySession,
-        request: inference_pb2.AnswerRequest,
-        own: Answer,
-        delegate: Answer,
-    ) -> Events:
+    async def _if_unsure(self, asked: Asked, own: Answer, delegate: Answer) -> Events:
         """The own model's answer where that is sure of it, or else the delegate's."""
         async with contextlib.aclosing(own()) as events:
             held = [event async for event in events]
@@ -132,30 +79,25 @@ class Delegation:
             for event in held:
                 yield event
             return
-        request.said = session.said_lines()
-        either = _either(session, Found(), delegate, partial(_each, held))
+        asked.request.said = asked.session.said_lines()
+        either = _either(asked.session, Found(), delegate, partial(_each, held))
         async with contextlib.aclosing(either) as events:
             async for event in events:
                 yield event
 
-    async def _ask(
-        self,
-        session: AnySession,
-        name: str,
-        request: inference_pb2.AnswerRequest,
-        turns: Taker,
-        timeout_s: float,
-    ) -> Events:
+    async def _ask(self, asked: Asked, name: str) -> Events:
         """The delegate's answer. Raises the SightlineError that there is none for."""
         asked_s = time.monotonic()
-        async with self._delegates.guest(session, name) as guest:
-            asked = inference_pb2.AnswerRequest()
-            asked.CopyFrom(request)
-            asked.session_id, asked.home = guest.id, session.id
-            for moment in asked.recall.moments:  # its pictures have the size of the other's frames
+        async with self._delegates.guest(asked.session, name) as guest:
+            request = inference_pb2.AnswerRequest()
+            request.CopyFrom(asked.request)
+            request.session_id, request.home = guest.id, asked.session.id
+            for (
+                moment
+            ) in request.recall.moments:  # its pictures have the size of the other's frames
                 moment.ClearField("pixels")
             # Without patience for another worker: the session's own model is there.
-            relay = Relay(guest, asked, turns, asked_s, 0.0, timeout_s)
+            relay = Relay(guest, request, asked.turns, asked_s, 0.0, asked.patience.timeout_s)
             async with contextlib.aclosing(relay.events()) as events:
                 async for event in self._in_time(events):
                     if event.WhichOneof("event") == "done":

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,8 +22,7 @@ from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.session_spec import NEVER
 from services.gateway.viewers.ahead import Ahead
-from services.gateway.viewers.answers import Taker
-from services.gateway.viewers.delegation import Stream
+from services.gateway.viewers.answers import Asked, Events, Patience, Stream, Taker
 from services.gateway.viewers.talk import Talk
 from services.gateway.viewers.turns import Turns
 from sightline.errors import NotFoundError, ResourceExhaustedError, SightlineError, UnavailableError
@@ -90,6 +89,7 @@ class Questions:
         self._quotas = quotas
         self._recaller = recaller
         self._stream_answer = stream
+        self._patience = Patience.of(config)
         self._running: dict[str, _Answer] = {}
         self._finished: OrderedDict[str, gateway_pb2.AnswerDone] = OrderedDict()
         self._spoken: OrderedDict[str, _Answer] = OrderedDict()  # newest answers with speech
@@ -183,25 +183,17 @@ class Questions:
             voice=self.voice,
         )
 
-    def _stream(
-        self, request: inference_pb2.AnswerRequest, turns: Taker
-    ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
+    def _stream(self, request: inference_pb2.AnswerRequest, turns: Taker) -> Events:
+        asker = Asker(self._viewer.place, self._viewer.handle)
         return self._stream_answer(
-            self._viewer.session,
-            request,
-            Asker(self._viewer.place, self._viewer.handle),
-            turns,
-            wait_s=self._config.max_wait_s,
-            moving_s=self._config.moving_s,
-            timeout_s=self._config.answer_timeout_s,
-            recaller=self._recaller,
+            Asked(self._viewer.session, request, asker, turns, self._patience, self._recaller)
         )
 
     async def _relay(
         self,
         turn: str,
         answer: _Answer,
-        events: AsyncGenerator[inference_pb2.AnswerEvent, None],
+        events: Events,
     ) -> None:
         if self.speech:
             self._spoken[turn] = answer

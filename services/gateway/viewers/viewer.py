@@ -22,8 +22,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.memory.recaller import Recaller
 from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession
-from services.gateway.viewers.answers import FORGETFUL, stream_answer
-from services.gateway.viewers.delegation import Stream
+from services.gateway.viewers.answers import FORGETFUL, Stream, stream_answer
 from services.gateway.viewers.outbox import Outbox, OutboxFullError
 from services.gateway.viewers.questions import Questions
 from services.gateway.viewers.talk import Talk
