@@ -8,9 +8,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any
 
 from sightline import wire
+from sightline.closing import AsyncLeaving
 from sightline.errors import DeadlineExceededError, InternalError, SightlineError
 from sightline.tools import Tools, called_of
 from sightline.types import AnswerResult, Audio, Event, WatchStatus
@@ -189,7 +189,7 @@ class Answer:
         self._cancel(self)
 
 
-class Watch:
+class Watch(AsyncLeaving):
     """A watched condition: its events by `async for` until `close`. Leaving the loop closes it, and
     so do `timeout_s` after its start and `limit` events.
 
@@ -222,10 +222,7 @@ class Watch:
         self._error: SightlineError | None = None
         self._changed = _Signal()
 
-    async def __aenter__(self) -> "Watch":
-        return self
-
-    async def __aexit__(self, *exception: Any) -> None:
+    async def _leave(self, error: BaseException | None) -> None:
         self.close()
 
     async def __aiter__(self) -> AsyncIterator[Event]:

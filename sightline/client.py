@@ -4,16 +4,17 @@ A thin skin over `sightline.aio`: everything runs on one background event loop, 
 clients of the process, and these classes wait for it. They may be used from several threads.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
 from sightline import aio
 from sightline.background import background
-from sightline.closing import Closing
+from sightline.closing import Closing, Leaving
+from sightline.errors import NotFoundError
 from sightline.rule_client import Rules
 from sightline.types import (
     AnswerResult,
@@ -170,7 +171,7 @@ class Client(Closing):
         return background.iterate(self._client.speak(text, voice=voice, timeout_s=timeout_s))
 
 
-class Session:
+class Session(Leaving):
     """A watched video. `with` deletes it at the end. See `sightline.aio.Session`."""
 
     def __init__(self, session: aio.Session) -> None:
@@ -179,16 +180,9 @@ class Session:
     def __repr__(self) -> str:
         return repr(self._session)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        background.run(self._session.__aexit__(kind, error, traceback))
+    def _leave(self, error: BaseException | None) -> None:
+        with contextlib.suppress(NotFoundError):
+            self.delete()
 
     @property
     def id(self) -> str:
@@ -407,23 +401,19 @@ class Watch(Closing):
         background.run(_call(self._watch.close))
 
 
-class Pusher:
+class Pusher(Leaving):
     """A stream of frames. `send` them in capture order; leaving `with` waits until all are
     understood."""
 
     def __init__(self, pusher: aio.Pusher) -> None:
         self._pusher = pusher
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        background.run(self._pusher.__aexit__(kind, error, traceback))
+    def _leave(self, error: BaseException | None) -> None:
+        try:
+            if error is None:
+                self.end()
+        finally:
+            background.run(self._pusher.aclose())
 
     @property
     def report(self) -> PushReport:

@@ -5,8 +5,8 @@ from types import TracebackType
 from typing import Self
 
 
-class Closing(ABC):
-    """An object whose `close` is called at the end of `with`."""
+class Leaving(ABC):
+    """An object that is told of the end of `with`."""
 
     def __enter__(self) -> Self:
         return self
@@ -17,14 +17,25 @@ class Closing(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._leave(error)
+
+    @abstractmethod
+    def _leave(self, error: BaseException | None) -> None:
+        """End; `error`: what the block ended with."""
+
+
+class Closing(Leaving):
+    """An object whose `close` is called at the end of `with`."""
+
+    def _leave(self, error: BaseException | None) -> None:
         self.close()
 
     @abstractmethod
     def close(self) -> None: ...
 
 
-class AsyncClosing(ABC):
-    """An object whose `aclose` is awaited at the end of `async with`."""
+class AsyncLeaving(ABC):
+    """An object that is told of the end of `async with`."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -35,6 +46,17 @@ class AsyncClosing(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self._leave(error)
+
+    @abstractmethod
+    async def _leave(self, error: BaseException | None) -> None:
+        """End; `error`: what the block ended with."""
+
+
+class AsyncClosing(AsyncLeaving):
+    """An object whose `aclose` is awaited at the end of `async with`."""
+
+    async def _leave(self, error: BaseException | None) -> None:
         await self.aclose()
 
     @abstractmethod

@@ -3,9 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
-from typing import Self
 
+from sightline.closing import AsyncLeaving
 from sightline.errors import SightlineError
 from sightline.types import SourceHealth
 
@@ -14,7 +13,7 @@ __all__ = ["HealthWatch"]
 PENDING = 256  # changes that wait for their reader; the oldest make way
 
 
-class HealthWatch:
+class HealthWatch(AsyncLeaving):
     """The health of a session's pictures: how it is now and every change, by `async for` until
     `close`. Leaving the loop closes it, and so does `timeout_s` after its start."""
 
@@ -29,15 +28,7 @@ class HealthWatch:
         self._error: SightlineError | None = None
         self._changed = asyncio.Event()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def _leave(self, error: BaseException | None) -> None:
         self.close()
 
     async def __aiter__(self) -> AsyncIterator[SourceHealth]:

@@ -7,12 +7,12 @@ has received. Any other session takes what comes and drops what is too much.
 import asyncio
 import contextlib
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
 from sightline.calls import CUT_SHORT, Calls, StreamClosedError, backoff_s, from_rpc, send
+from sightline.closing import AsyncLeaving
 from sightline.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -30,7 +30,7 @@ SILENCE_S = 3.0  # without an acknowledgement, of which there is one every secon
 FIRST_CREDIT = 8  # frames on the way before the first acknowledgement
 
 
-class Pusher:
+class Pusher(AsyncLeaving):
     """A stream of frames: `send` in capture order, then `end`. It opens at the first frame and
     belongs to one event loop.
 
@@ -76,15 +76,7 @@ class Pusher:
         self._heard_s = 0.0
         self._needs_keyframe = False
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def _leave(self, error: BaseException | None) -> None:
         try:
             if error is None:
                 await self.end()

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 from sightline.answer import Answer, Watch
 from sightline.calls import Calls
+from sightline.closing import AsyncLeaving
 from sightline.conversation import Conversation
 from sightline.errors import FailedPreconditionError, NotFoundError
 from sightline.feed import Feed
@@ -36,7 +36,7 @@ _POLL_S = 0.05
 _PAGE = 1000  # moments
 
 
-class Session:
+class Session(AsyncLeaving):
     """A watched video. `async with` deletes it at the end.
 
     `info` and `stats` are as last heard: on opening, every second while a conversation is open,
@@ -76,15 +76,7 @@ class Session:
     def stats(self) -> SessionStats:
         return self.info.stats
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def _leave(self, error: BaseException | None) -> None:
         with contextlib.suppress(NotFoundError):
             await self.delete()
 
