@@ -265,14 +265,14 @@ async def test_health_is_told_also_while_the_model_is_away(redis_server: RedisSe
         for rule in (lens, phone()):
             await parts.stub.CreateRule(pb.CreateRuleRequest(session="yard", rule=rule))
         worker.failures["ScoreStatements"] = [grpc.StatusCode.UNAVAILABLE] * 1000
-        session.condition = Condition.FROZEN
+        session._source.now = Condition.FROZEN
         await asyncio.sleep(0.3)
-        session.condition = Condition.DARK
+        session._source.now = Condition.DARK
         (event,) = await events_of(parts, 1)
         assert (event.kind, event.active, event.value) == ("health", True, "dark")
-        session.condition = None  # nobody knows
+        session._source.now = None  # nobody knows
         await asyncio.sleep(0.3)
-        session.condition = Condition.FINE
+        session._source.now = Condition.FINE
         _, over = await events_of(parts, 2)
         assert (over.active, over.value) == (False, "fine")
 

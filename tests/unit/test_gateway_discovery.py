@@ -10,7 +10,8 @@ import pytest
 from services.common.config import ConfigError
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
-from services.gateway.sessions.session import LIVE, Session
+from services.gateway.sessions.session import Session
+from services.gateway.sessions.states import LIVE
 from services.gateway.workers.discovery import Several, StaticList, discovery_of
 from services.gateway.workers.dns_name import DnsName
 from services.gateway.workers.kubernetes_endpoints import found_in

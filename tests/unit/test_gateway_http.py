@@ -9,7 +9,7 @@ from google.protobuf import json_format
 from yarl import URL
 
 from services.common.hosts import Hosts, may_probe
-from services.gateway.sessions.session import LIVE
+from services.gateway.sessions.states import LIVE
 from services.gateway.workers import workers as router
 from sightline.v1 import gateway_pb2, inference_pb2
 from tests.eventually import eventually

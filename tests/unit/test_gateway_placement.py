@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from services.gateway import metrics
-from services.gateway.sessions.session import LIVE, Session
+from services.gateway.sessions.session import Session
+from services.gateway.sessions.states import LIVE
 from services.gateway.workers import worker
 from services.gateway.workers import workers as following
 from services.gateway.workers.lookup import Found

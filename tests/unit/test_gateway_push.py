@@ -10,7 +10,7 @@ import pytest
 
 from services.common.jpeg import encode_jpeg
 from services.gateway.api.push_parts import joined
-from services.gateway.sessions.session import ENDED, LIVE, STALLED
+from services.gateway.sessions.states import ENDED, LIVE, STALLED
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2 as pb
 from sightline.wire import push_messages

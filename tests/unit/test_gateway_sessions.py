@@ -16,14 +16,8 @@ from services.gateway import metrics
 from services.gateway.sessions import session as session_module
 from services.gateway.sessions.key_gate import KeyGate
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
-from services.gateway.sessions.session import (
-    ENDED,
-    LIVE,
-    STALL_S,
-    STALLED,
-    WAITING,
-    Session,
-)
+from services.gateway.sessions.session import STALL_S, Session
+from services.gateway.sessions.states import ENDED, LIVE, STALLED, WAITING
 from services.gateway.sources.source import DecodedFrame
 from services.gateway.workers import workers as router
 from sightline.errors import (

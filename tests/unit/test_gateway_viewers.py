@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from services.gateway import metrics
-from services.gateway.sessions.session import LIVE
+from services.gateway.sessions.states import LIVE
 from services.gateway.viewers import answers
 from services.gateway.viewers import viewer as converse
 from services.gateway.viewers.viewer import conversation_of

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from services.gateway.api import frames
-from services.gateway.sessions.session import LIVE
+from services.gateway.sessions.states import LIVE
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
 from tests.unit.fake_worker import FakeWorker

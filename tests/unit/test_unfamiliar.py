@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.gateway.sessions.session import UNFAMILIAR_PICTURE
+from services.gateway.sessions.degradation import UNFAMILIAR_PICTURE
 from services.inference_worker import metrics
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.engine.jobs import FrameReceipt

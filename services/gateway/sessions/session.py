@@ -3,78 +3,49 @@
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-import grpc
-
-from services.common.errors import error_of_peer, restarting
 from services.common.in_flight import InFlight
 from services.common.redaction import redacted
-from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.frames.frame_counts import FAMILIAR, FrameCounts
 from services.gateway.frames.frame_meter import FrameMeter
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.gaps import Gaps
 from services.gateway.frames.picture_health import Condition, HealthLimits
-from services.gateway.frames.rate_control import RateControl
-from services.gateway.frames.sampler import (
-    RATE_LOWERED,
-    RING_FULL,
-    Glimpse,
-    SampledFrame,
-    Sampler,
-)
+from services.gateway.frames.sampler import RATE_LOWERED, Glimpse, SampledFrame, Sampler
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.playback.recording import Recording
+from services.gateway.sessions.degradation import DEGRADED_S, UNFAMILIAR_PICTURE, Degradation
 from services.gateway.sessions.frame_feed import FrameFeed
 from services.gateway.sessions.own_source import OwnSource
 from services.gateway.sessions.publisher import Publisher
 from services.gateway.sessions.question_queue import QuestionQueue
+from services.gateway.sessions.rate_steering import RateSteering
 from services.gateway.sessions.session_spec import NEVER, SessionSpec
+from services.gateway.sessions.source_condition import SourceCondition
+from services.gateway.sessions.states import ENDED, LIVE, STALLED, WAITING
 from services.gateway.sources.source import DecodeBudget, FrameSink, Source
 from services.gateway.voice.transcript import Transcript, lines_of
 from services.gateway.workers.placement import Placement
+from services.gateway.workers.resizing import resize
 from services.gateway.workers.worker import Worker
 from services.gateway.workers.worker_stream import WorkerStream
-from services.gateway.workers.workers import MODEL
-from sightline.errors import AlreadyExistsError, FailedPreconditionError, SightlineError
+from sightline.errors import AlreadyExistsError, FailedPreconditionError
 from sightline.reasons import Reason
-from sightline.v1 import gateway_pb2, inference_pb2
+from sightline.v1 import gateway_pb2
 
 log = logging.getLogger(__name__)
 
-WAITING = gateway_pb2.SESSION_STATE_WAITING
-LIVE = gateway_pb2.SESSION_STATE_LIVE
-STALLED = gateway_pb2.SESSION_STATE_STALLED
-ENDED = gateway_pb2.SESSION_STATE_ENDED
-STATE_NAMES = {WAITING: "waiting", LIVE: "live", STALLED: "stalled", ENDED: "ended"}
-
-CONDITIONS = {
-    None: gateway_pb2.SOURCE_CONDITION_UNSPECIFIED,
-    Condition.FINE: gateway_pb2.SOURCE_CONDITION_FINE,
-    Condition.DEAD: gateway_pb2.SOURCE_CONDITION_DEAD,
-    Condition.DARK: gateway_pb2.SOURCE_CONDITION_DARK,
-    Condition.COVERED: gateway_pb2.SOURCE_CONDITION_COVERED,
-    Condition.FROZEN: gateway_pb2.SOURCE_CONDITION_FROZEN,
-    Condition.REPEATING: gateway_pb2.SOURCE_CONDITION_REPEATING,
-}
-
 DEFAULT_FPS = 8.0
-UNFAMILIAR_PICTURE = "unfamiliar_picture"
-WINDOW_LOST = "window_lost"  # no worker knew the session any more: it began again, empty
-DEGRADED_S = 30.0  # how long what an answer said about its peers is shown
 CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
-RESIZE_TIMEOUT_S = 10.0
 SILENT_S = 3.0  # without a picture, after which a publisher makes way for another with its key
 EVICT_S = 5.0  # what it gets to leave
 LEASE_S = 2.0  # that a question waits to hear whether the session still is this gateway's
 STALL_S = 5.0  # without a picture, after which a session is not live
-PATIENCE = 3.0  # of the most patient of sessions that wait for room for more frames
 
 
 class Session:
@@ -135,10 +106,9 @@ class Session:
         self._num_glimpses = config.delegate_frames
         if spec.delegate != NEVER:
             self.sampler.glance(self._num_glimpses)
-        self._steers = config.adaptive_rate and not spec.lossless
-        self._rate_control = RateControl(self.fps, patience=random.uniform(1, PATIENCE))
-        self.condition: Condition | None = None  # of its pictures; None: nobody knows
-        self._condition_ns = 0  # since when
+        steers = config.adaptive_rate and not spec.lossless
+        self._rate = RateSteering(self.id, self.sampler, self.fps, steers=steers)
+        self._source = SourceCondition(self.id)
         self._health_limits = HealthLimits(
             dark_level=config.dark_level,
             dark_s=config.dark_s,
@@ -170,7 +140,7 @@ class Session:
             window_frames=self._window * max(1, description.tubelet),
             delivery="lossless" if spec.lossless else "newest",
             on_moving=self._changed,
-            on_understood=self._rate_control.note,
+            on_understood=self._rate.note,
             gaps=Gaps() if config.fill == "hold" else None,
         )
         self.feed.start(stream)
@@ -182,7 +152,7 @@ class Session:
             reason=Reason.TOO_MANY_WATCHES,
         )
         self._resizing = asyncio.Lock()
-        self._degraded: dict[str, float] = {}
+        self._degraded = Degradation()
         self._source_failed = False
         self._arrived_s = self.since_s  # when pictures were last seen to have come
         self._left_s = self.since_s  # when the last publisher left
@@ -193,6 +163,11 @@ class Session:
     @property
     def tenant(self) -> str:
         return self.spec.tenant
+
+    @property
+    def condition(self) -> Condition | None:
+        """How its pictures are; None where nobody knows."""
+        return self._source.now
 
     @property
     def key_digest(self) -> str:
@@ -263,7 +238,7 @@ class Session:
         elif before.state in (LIVE, STALLED) and not self.spec.source:
             self.state = STALLED
         if before.stats.frames_processed and not stream.resumed:
-            self._degraded[WINDOW_LOST] = time.monotonic()
+            self._degraded.lose_window()
 
     # --- changes while it runs --------------------------------------------------------------
 
@@ -271,13 +246,7 @@ class Session:
         """Let the worker give the session another window, of so many segments; 0: the model's
         default. Raises what the worker answers, FailedPreconditionError for one that cannot."""
         async with self._resizing:  # the last wish holds, at the worker and here
-            stub = self.feed.placement.worker.stub
-            request = inference_pb2.ResizeSessionRequest(session_id=self.id, window_segments=window)
-            try:
-                reply = await stub.ResizeSession(request, timeout=RESIZE_TIMEOUT_S)
-            except grpc.aio.AioRpcError as error:
-                raise _not_resized(error) from None
-            self._window = reply.window_segments
+            self._window = await resize(self.worker, self.id, window)
             self.spec = replace(self.spec, window=window)
             tubelet = max(1, self._description.tubelet)
             self.feed.resize(window, self._window * tubelet)
@@ -285,9 +254,7 @@ class Session:
     def set_fps(self, fps: float) -> None:
         """Show the model so many frames a second from now on; 0: as many as it prefers."""
         self.fps = fps or self._description.preferred_fps or DEFAULT_FPS
-        self.sampler.set_fps(self.fps)
-        self.sampler.slow(None)
-        self._rate_control.want(self.fps)
+        self._rate.want(self.fps)
         self.spec = replace(self.spec, fps=fps)
 
     def delegate(self, mode: gateway_pb2.DelegateMode, to: str) -> None:
@@ -400,21 +367,8 @@ class Session:
 
     def _judge(self) -> bool:
         """Take note of how the pictures are; whether they have become good or bad."""
-        before = self.condition
-        if self.state == STALLED:
-            self.condition = Condition.DEAD
-        elif self.state != LIVE:
-            self.condition = None
-        elif self._publisher is not None:
-            self.condition = self._publisher.health.condition
-        if self.condition == before:
-            return False
-        self._condition_ns = time.time_ns()
-        if self.condition is None or (before is None and self.condition is Condition.FINE):
-            return False  # the beginning and the end of a source tell themselves
-        metrics.SOURCE_HEALTH_EVENTS.labels(self.condition).inc()
-        log.info("source health", extra={"session": self.id, "condition": str(self.condition)})
-        return True
+        publisher = self._publisher
+        return self._source.judge(self.state, None if publisher is None else publisher.health)
 
     def _changed(self) -> None:
         if self.alive:
@@ -496,11 +450,7 @@ class Session:
 
     def note_degraded(self, flags: list[str]) -> None:
         """Remember what an answer went without; an empty list says that all is well again."""
-        lost_s = self._degraded.get(WINDOW_LOST)
-        others = (flag for flag in flags if flag != UNFAMILIAR_PICTURE)  # each frame tells that
-        self._degraded = dict.fromkeys(others, time.monotonic())
-        if lost_s is not None:
-            self._degraded[WINDOW_LOST] = lost_s
+        self._degraded.note(flags)
 
     def touch(self) -> None:
         self.used_s = time.monotonic()
@@ -529,26 +479,11 @@ class Session:
             self._arrived_s = now_s
         elif self.state == LIVE and now_s - max(self._arrived_s, self.since_s) > STALL_S:
             self._enter(STALLED)  # a publisher or a camera that is there and shows nothing
-        if self._steers:
-            self._steer(now_s, counts, before)
-        if self._judge():
-            self._changed()
-
-    def _steer(self, now_s: float, counts: FrameCounts, before: FrameCounts) -> None:
-        """Let the load lower the rate of frames, or raise it again."""
-        passed_over = counts.dropped[RATE_LOWERED] - before.dropped[RATE_LOWERED]
-        came = counts.sampled - before.sampled - passed_over
-        lost = counts.dropped[RING_FULL] - before.dropped[RING_FULL]
-        was = self._rate_control.fps
         away = self.moving or self.feed.window.replaying
         busy = self.worker.load.device_busy
-        fps = self._rate_control.decide(now_s, came, lost, away=away, busy=busy)
-        if fps == was:
-            return
-        metrics.RATE_CHANGES.labels("down" if fps < was else "up").inc()
-        log.info("frame rate", extra={"session": self.id, "fps": fps, "wanted": self.fps})
-        self.sampler.slow(fps if self._rate_control.lowered else None)
-        self._changed()
+        steered = self._rate.steer(now_s, counts, before, away=away, busy=busy)
+        if self._judge() or steered:
+            self._changed()
 
     def message(self) -> gateway_pb2.Session:
         """The session as viewers see it: without its key, its source without passwords."""
@@ -572,9 +507,7 @@ class Session:
             labels=self.labels,
             grace_s=self.spec.grace_s,
             moving=self.moving,
-            source_health=gateway_pb2.SourceHealth(
-                condition=CONDITIONS[self.condition], since_ns=self._condition_ns
-            ),
+            source_health=self._source.message(),
             sound=self.broadcast.sound.is_heard,
             memory=self.spec.memory,
             listens=self.transcript is not None,
@@ -601,38 +534,24 @@ class Session:
             degraded=self._flags(),
             source_width=counts.source_width,
             source_height=counts.source_height,
-            fps_allowed=self._rate_control.fps,
+            fps_allowed=self._rate.fps,
             strangeness=counts.strangeness,
             frames_unfamiliar=counts.unfamiliar,
         )
 
     def _flags(self) -> list[str]:
         oldest_s = time.monotonic() - DEGRADED_S
-        flags = [flag for flag, at_s in self._degraded.items() if at_s > oldest_s]
+        flags = self._degraded.flags(oldest_s)
         if self.unfamiliar:
             flags.append(UNFAMILIAR_PICTURE)
         if not self.feed.connected:
             flags.append("worker_unavailable")
         if self.feed.refused_s > oldest_s:
             flags.append("worker_full")
-        if self._rate_control.lowered:
+        if self._rate.lowered:
             flags.append(RATE_LOWERED)
         if self._source_failed:
             flags.append("source_failed")
         if self.deaf:
             flags.append("transcript_unavailable")
         return flags
-
-
-def _not_resized(error: grpc.aio.AioRpcError) -> SightlineError:
-    """Error for a window that did not change."""
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return FailedPreconditionError(
-            "this session's worker is of an earlier version, which changes no window while a "
-            "session runs: open another session",
-            reason=Reason.NOT_CHANGEABLE,
-        )
-    refusal = error_of_peer(error, MODEL)
-    if error.code() is grpc.StatusCode.NOT_FOUND:  # it was started again, and hears of it soon
-        return restarting(MODEL, Reason.MODEL_AWAY)
-    return refusal

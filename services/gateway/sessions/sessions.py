@@ -4,10 +4,8 @@ import asyncio
 import contextlib
 import hmac
 import logging
-import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
 
 from services.common.in_flight import DRAINING_S
 from services.common.tasks import cancel_and_wait, spawn
@@ -15,34 +13,33 @@ from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
-from services.gateway.frames.picture_health import Condition
 from services.gateway.frames.sampler import Glimpse
 from services.gateway.playback.programme import Programme
 from services.gateway.playback.recording import Clip, Recording
 from services.gateway.sessions.asked_once import KEPT_S, AskedOnce
+from services.gateway.sessions.census import Census
 from services.gateway.sessions.elsewhere import Elsewhere, SessionListener
 from services.gateway.sessions.labels import checked_labels
-from services.gateway.sessions.lease import Lease, spec_of
+from services.gateway.sessions.lease import Lease
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
 from services.gateway.sessions.once import Once
+from services.gateway.sessions.own_source import MakeSource
 from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession, RemoteSession
-from services.gateway.sessions.session import ENDED, STATE_NAMES, WAITING, Session
+from services.gateway.sessions.session import Session
+from services.gateway.sessions.session_maker import SessionMaker
 from services.gateway.sessions.session_spec import (
     SessionSpec,
     check_options,
     delegate_of,
     digest_of,
 )
-from services.gateway.sources.source import FrameSink, Source
-from services.gateway.workers.placement import Placement
+from services.gateway.sessions.states import ENDED, WAITING
 from services.gateway.workers.workers import Workers
 from sightline.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
-    InvalidArgumentError,
     NotFoundError,
-    PermissionDeniedError,
     ResourceExhaustedError,
     UnauthenticatedError,
     UnavailableError,
@@ -53,25 +50,21 @@ from sightline.v1 import gateway_pb2
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-FIRST_FENCE = 1  # of a session's leases
 MAX_REQUESTS = 1024  # remembered, to be told when they are repeated
 
 
 class Sessions:
-    """The sessions by id. `make_source` opens what a `source` in a request names; it raises
-    InvalidArgumentError for what it will not open, and its `start` for what it cannot.
-    """
+    """The sessions by id. make_source: see `SessionMaker`."""
 
     def __init__(
         self,
         config: GatewayConfig,
         workers: Workers,
-        make_source: Callable[[SessionSpec, FrameSink], Source],
+        make_source: MakeSource,
     ) -> None:
         self._config = config
         self.quotas = Quotas(config)
-        self._workers = workers
-        self._make_source = make_source
+        self._maker = SessionMaker(config, workers, make_source, self._changed)
         self._sessions: dict[str, Session] = {}
         self._making: Counter[str] = Counter()  # keys of sessions that are being made
         self._making_of: Counter[str] = Counter()  # how many, by tenant
@@ -370,9 +363,9 @@ class Sessions:
         self._making[spec.key] += 1
         self._making_of[spec.tenant] += 1
         try:
-            session = await self._admit(spec)
+            session = await self._maker.admit(spec, leased=self.elsewhere is not None)
             try:
-                await self._open_source(session)
+                await self._maker.open_source(session)
                 if self._draining:
                     raise draining()
                 if self.elsewhere is not None:
@@ -389,7 +382,7 @@ class Sessions:
             "session created",
             extra={
                 "session": session.id,
-                "worker": session.feed.placement.worker.address,
+                "worker": session.worker.address,
                 "kind": session.source_kind,
             },
         )
@@ -399,20 +392,15 @@ class Sessions:
     async def adopt(self, lease: Lease) -> Session:
         """Go on with a session whose lease this gateway has taken: with what its worker still knows
         of it, or else from nothing. Raises the SightlineError of the workers."""
-        spec = spec_of(lease.record)
-        placement = self._placement(spec, lease.session, lease.fence)
-        stream = await placement.open_again(lease.record.worker)
-        before = lease.record.session
-        session = Session(spec, placement, stream, self._config, self._changed, before)
-        session.reopen(self._make_source, self._config.open_timeout_s, self._config.url_away_s)
+        session, resumed = await self._maker.adopt(lease)
         self._sessions[session.id] = session
         log.info(
             "session adopted",
             extra={
                 "session": session.id,
-                "worker": placement.worker.address,
+                "worker": session.worker.address,
                 "fence": lease.fence,
-                "resumed": stream.resumed,
+                "resumed": resumed,
             },
         )
         return session
@@ -480,27 +468,16 @@ class Sessions:
 
     def tick(self, now_s: float) -> None:
         """Once a second: figures, and the sessions whose time is over."""
-        states: Counter[str] = Counter()
-        conditions: Counter[Condition | None] = Counter()
-        ages_s: dict[str, list[float]] = {name: [] for name in STATE_NAMES.values()}
+        census = Census()
         for session in list(self._sessions.values()):
             session.tick(now_s)
-            states[STATE_NAMES[session.state]] += 1
-            conditions[session.condition] += 1
-            ages_s[STATE_NAMES[session.state]].append(session.staleness_s(now_s))
+            census.count(session, now_s)
             if reason := self._overdue(session, now_s):
                 self.delete(session, reason)
                 continue
             for listener in self._listeners:
                 listener.session_changed(session)
-        for condition in Condition:
-            metrics.SOURCES.labels(condition).set(conditions[condition])
-        for name in STATE_NAMES.values():
-            metrics.SESSIONS.labels(name).set(states[name])
-            ages = sorted(ages_s[name]) or [0.0]
-            for of, share in (("p50", 0.5), ("p95", 0.95), ("max", 1.0)):
-                age_s = ages[min(len(ages) - 1, int(share * len(ages)))]
-                metrics.FRAME_AGE.labels(name, of).set(age_s)
+        census.export()
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -539,38 +516,6 @@ class Sessions:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _admit(self, spec: SessionSpec) -> Session:
-        """A session that a worker with room for it has accepted."""
-        fence = 0 if self.elsewhere is None else FIRST_FENCE
-        placement = self._placement(spec, secrets.token_hex(8), fence)
-        stream = await placement.open()
-        return Session(spec, placement, stream, self._config, self._changed)
-
-    def _placement(self, spec: SessionSpec, session_id: str, fence: int) -> Placement:
-        return Placement(
-            self._workers,
-            session_id,
-            window_segments=spec.window,
-            max_pixels=spec.max_pixels,
-            priority=spec.priority,
-            grace_s=self._config.worker_grace_s,
-            open_timeout_s=self._config.open_timeout_s,
-            fence=fence,
-            model=spec.model,
-        )
-
-    async def _open_source(self, session: Session) -> None:
-        try:
-            await session.open(self._make_source, self._config.open_timeout_s)
-        except PermissionDeniedError as error:  # the contract knows one answer to bad sources
-            raise _unreadable(error.message) from None
-        except InvalidArgumentError as error:
-            raise _unreadable(error.message) from None
-        except TimeoutError:
-            raise _unreadable("the source could not be opened in time") from None
-        except (OSError, ValueError):  # a name too long, half an IPv6 address, a zero byte
-            raise _unreadable("this is no source that can be opened") from None
-
     def _changed(self, session: Session) -> None:
         if session.id in self._sessions:
             for listener in self._listeners:
@@ -596,10 +541,6 @@ def draining() -> UnavailableError:
     return UnavailableError(
         "the gateway is draining", reason=Reason.DRAINING, retry_after_s=DRAINING_S
     )
-
-
-def _unreadable(message: str) -> InvalidArgumentError:
-    return InvalidArgumentError(message, reason=Reason.SOURCE_UNREADABLE)
 
 
 def _recording_of(session: Session) -> Recording:
