@@ -5,7 +5,9 @@ compared with them, and are drawn far larger than an initialisation, so that att
 and an error shows. Needs transformers, which is imported on use; nothing is downloaded.
 """
 
+import functools
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
@@ -283,6 +285,31 @@ def write_checkpoint(
     of the rotary embedding, the fields of the processors) does follow. Raises TypeError for a name
     the family lacks and ValueError for a vocabulary smaller than the tokenizer's.
     """
+    if overrides:
+        _make(family, folder, seed, shards, weights, overrides)
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _made(family, seed, shards, weights).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@functools.cache
+def _made(family: str, seed: int, shards: int, weights: bool) -> dict[str, bytes]:
+    """Files of a checkpoint of the usual sizes, which many tests ask for: a copy costs less."""
+    with tempfile.TemporaryDirectory() as folder:
+        _make(family, Path(folder), seed, shards, weights, {})
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+def _make(
+    family: str,
+    folder: Path,
+    seed: int,
+    shards: int,
+    weights: bool,
+    overrides: Mapping[str, Any],
+) -> None:
     import transformers
 
     kind = FAMILY[family]
@@ -327,7 +354,6 @@ def write_checkpoint(
     (folder / "chat_template.jinja").write_text(kind.template)
     for name, content in describe(kind, sizes).items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    return folder
 
 
 def small_tokenizer(*, qwen: bool, specials: tuple[str, ...] = ()) -> Tokenizer:

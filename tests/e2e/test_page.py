@@ -2,13 +2,13 @@
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from services.local.clip import Clip
-from tests.e2e.browser import ENTER, Page
+from tests.e2e.browser import ENTER, Driver, Page
 from tests.e2e.wire import Wire
 from tests.eventually import wait_until
 from tests.publish import RtmpPublisher
@@ -118,6 +118,22 @@ def shapes(suite: Suite, clip: Clip) -> dict[str, Any]:
     return session
 
 
+@pytest.fixture(scope="class")
+def live(driver: Driver, suite: Suite, clip: Clip) -> Iterator[Page]:
+    """A page on a session that is live. Its console must be free of warnings and errors."""
+    session = suite.open(clip.path.name, name="shapes")
+    wait_for_state(suite, session["id"], "SESSION_STATE_LIVE")
+    page = driver.page()
+    page.goto(suite.url)
+    page.wait_text("#picture-title", "shapes")
+    page.wait_text("#line-state", "connected")
+    yield page
+    complaints = page.console()
+    page.close()
+    suite.delete_sessions()
+    assert not complaints, "\n".join(complaints)
+
+
 def wait_for_state(
     suite: Suite, session: str, state: str, *, processed: int = 1, timeout_s: float = 30
 ) -> dict[str, Any]:
@@ -137,6 +153,11 @@ def ask(page: Page, question: str) -> str:
     """Ask and wait for the whole answer; what is written under it."""
     before = len(page.texts(".answer"))
     page.type("#question", question + ENTER)
+    return answered(page, before)
+
+
+def answered(page: Page, before: int) -> str:
+    """Wait for the whole answer that comes after so many; what is written under it."""
     page.wait(
         "const all = document.querySelectorAll('.answer');"
         "return all.length > arguments[0] && all[all.length - 1].dataset.state === 'done'",
@@ -158,68 +179,101 @@ def test_it_loads_by_itself_and_says_what_the_model_knows(open_page: OpenPage) -
     assert elsewhere == []
 
 
-def test_nothing_is_cut_off_at_any_width(open_page: OpenPage, shapes: dict[str, Any]) -> None:
-    page = open_page()
-    page.wait_text("#picture-title", "shapes")
-    page.wait(FRAMES)
-    for width in (320, 390, 800, 1280):
-        page.look(width=width, height=844)
-        assert page.run("return document.documentElement.scrollWidth") <= width
-        outside = page.run(
-            "return [...document.querySelectorAll('button, input')]"
-            ".filter(n => n.checkVisibility() && !n.closest('ul'))"
-            ".map(n => [n.outerHTML, n.getBoundingClientRect().right])"
-            f".filter(([, right]) => right > {width})"
+class TestALivePage:
+    """What is seen on one page of one session; each test leaves both as it found them, but for what
+    was asked."""
+
+    def test_the_session_shows_its_picture_and_its_figures(self, live: Page) -> None:
+        live.wait_text("#session-list", "shapes")
+        live.wait_text("#picture-state", "live")
+        assert live.wait(FRAMES) > 128  # larger than what the model sees
+        live.wait("return document.querySelector('#preview-video').currentTime > 1")
+        live.wait("return /[1-9]\\d* frames/.test(document.querySelector('#figures').innerText)")
+        live.wait("return /[0-9] m?s/.test(document.querySelector('#figures').innerText)")
+        drawn = """
+        const canvas = document.querySelector('#figures canvas');
+        const blank = Object.assign(document.createElement('canvas'),
+          {width: canvas.width, height: canvas.height});
+        return canvas.toDataURL() !== blank.toDataURL();
+        """
+        live.wait(drawn)
+
+    def test_the_video_itself_is_played(self, live: Page) -> None:
+        live.wait(
+            "const v = document.querySelector('#preview-video'); return !v.hidden && v.videoWidth"
         )
-        assert outside == [], width
+        live.wait(
+            "return document.querySelector('#preview-video')"
+            ".getVideoPlaybackQuality().totalVideoFrames > 20"
+        )
+        assert live.run("return document.querySelector('#preview-image').hidden")
+        assert live.run("return document.querySelector('#full-screen').checkVisibility()")
 
+    def test_an_answer_streams_in_and_says_what_it_saw(self, live: Page) -> None:
+        before = len(live.texts(".answer"))
+        live.run(
+            "window.steps = new Set(); new MutationObserver(() => {"
+            " const words = document.querySelectorAll('.answer .words')[arguments[0]];"
+            " if (words) window.steps.add(words.textContent);"
+            "}).observe(document.querySelector('#chat-room'),"
+            " {subtree: true, childList: true, characterData: true})",
+            before,
+        )
+        about = ask(live, "What is in the scene?")
+        assert live.texts(".answer .words")[-1]
+        assert "first word after" in about
+        assert "whole answer" in about
+        assert "saw " in about
+        assert live.run("return window.steps.size") >= 2  # "" and then word by word
+        live.wait_text("#timeline-room .moments", "answered: What is in the scene?")
+        live.click(".moment[data-kind=answer]")
+        assert live.run("return document.activeElement.matches('.answer')")
+        assert f"knew {before + 1} earlier round" in ask(live, "How many objects are there?")
 
-def test_every_control_has_a_name(open_page: OpenPage, shapes: dict[str, Any]) -> None:
-    page = open_page()
-    page.wait_text("#picture-title", "shapes")
-    page.type("[name=condition]", "a red circle is there" + ENTER)
-    nodes = page.cdp("Accessibility.getFullAXTree")["nodes"]
-    controls = {"button", "textbox", "combobox", "switch", "radio", "checkbox", "spinbutton", "img"}
-    named = dict.fromkeys(controls, 0)
-    for node in nodes:
-        role = node.get("role", {}).get("value")
-        if role in controls and not node.get("ignored"):
-            assert node.get("name", {}).get("value"), node
-            named[role] += 1
-    assert named["button"] >= 5
-    assert named["switch"] == 1
-    assert named["combobox"] + named["textbox"] >= 2
+    def test_a_suggested_question_is_one_click(self, live: Page) -> None:
+        question = live.text(".chip")
+        before = len(live.texts(".answer"))
+        live.click(".chip")
+        assert "whole answer" in answered(live, before)
+        assert live.texts(".question")[-1] == question
 
+    def test_text_stands_out_from_what_is_behind_it(self, live: Page) -> None:
+        """WCAG AA: a contrast of 4.5 for all text, in light and dark."""
+        ask(live, "How many objects are there?")
+        for dark in (False, True):
+            live.look(width=1280, height=800, dark=dark)
+            assert live.run(WEAK_TEXT) == [], dark
+        live.look(width=1280, height=800)
 
-def test_text_stands_out_from_what_is_behind_it(
-    open_page: OpenPage, shapes: dict[str, Any]
-) -> None:
-    """WCAG AA: a contrast of 4.5 for all text, in light and dark."""
-    page = open_page()
-    page.wait_text("#picture-title", "shapes")
-    ask(page, "How many objects are there?")
-    for dark in (False, True):
-        page.look(width=1280, height=800, dark=dark)
-        assert page.run(WEAK_TEXT) == [], dark
+    def test_every_control_has_a_name(self, live: Page) -> None:
+        live.type("[name=condition]", "a red circle is there" + ENTER)
+        nodes = live.cdp("Accessibility.getFullAXTree")["nodes"]
+        controls = {"button", "textbox", "combobox", "switch", "radio", "checkbox", "spinbutton"}
+        named = dict.fromkeys((*controls, "img"), 0)
+        for node in nodes:
+            role = node.get("role", {}).get("value")
+            if role in named and not node.get("ignored"):
+                assert node.get("name", {}).get("value"), node
+                named[role] += 1
+        assert named["button"] >= 5
+        assert named["switch"] == 1
+        assert named["combobox"] + named["textbox"] >= 2
+        live.wait_text(".watch-list", "a red circle is there")
+        live.click(".watch-list .quiet")
 
-
-def test_a_session_shows_its_picture_and_its_figures(
-    open_page: OpenPage, shapes: dict[str, Any]
-) -> None:
-    page = open_page()
-    page.wait_text("#session-list", "shapes")
-    page.wait_text("#picture-state", "live")
-    assert page.wait(FRAMES) > 128  # larger than what the model sees
-    page.wait("return document.querySelector('#preview-video').currentTime > 1")
-    page.wait("return /[1-9]\\d* frames/.test(document.querySelector('#figures').innerText)")
-    page.wait("return / ms/.test(document.querySelector('#figures').innerText)")
-    drawn = """
-    const canvas = document.querySelector('#figures canvas');
-    const blank = Object.assign(document.createElement('canvas'),
-      {width: canvas.width, height: canvas.height});
-    return canvas.toDataURL() !== blank.toDataURL();
-    """
-    page.wait(drawn)
+    def test_nothing_is_cut_off_at_any_width(self, live: Page) -> None:
+        live.wait(FRAMES)
+        for width in (320, 390, 800, 1280):
+            live.look(width=width, height=844)
+            assert live.run("return document.documentElement.scrollWidth") <= width
+            outside = live.run(
+                "return [...document.querySelectorAll('button, input')]"
+                ".filter(n => n.checkVisibility() && !n.closest('ul'))"
+                ".map(n => [n.outerHTML, n.getBoundingClientRect().right])"
+                f".filter(([, right]) => right > {width})"
+            )
+            assert outside == [], width
+        live.look(width=1280, height=800)
 
 
 def test_without_webrtc_there_are_pictures_which_rest_while_the_page_is_hidden(
@@ -246,30 +300,6 @@ def test_without_webrtc_there_are_pictures_which_rest_while_the_page_is_hidden(
     page.wait(f"{count} > {after}")
 
 
-def test_an_answer_streams_in_and_says_what_it_saw(
-    open_page: OpenPage, shapes: dict[str, Any]
-) -> None:
-    page = open_page()
-    page.wait_text("#line-state", "connected")
-    page.run(
-        "window.steps = new Set(); new MutationObserver(() => {"
-        " const words = document.querySelector('.answer .words');"
-        " if (words) window.steps.add(words.textContent);"
-        "}).observe(document.querySelector('#chat-room'),"
-        " {subtree: true, childList: true, characterData: true})"
-    )
-    about = ask(page, "What is in the scene?")
-    assert page.text(".answer .words")
-    assert "first word after" in about
-    assert "whole answer" in about
-    assert "saw " in about
-    assert page.run("return window.steps.size") >= 2  # "" and then word by word
-    page.wait_text("#timeline-room .moments", "answered: What is in the scene?")
-    page.click(".moment[data-kind=answer]")
-    assert page.run("return document.activeElement.matches('.answer')")
-    assert "knew 1 earlier round" in ask(page, "How many objects are there?")
-
-
 def test_an_answer_that_begins_anew_and_a_session_that_moves_are_said_to(
     open_page: OpenPage, shapes: dict[str, Any], suite: Suite
 ) -> None:
@@ -294,29 +324,6 @@ def test_an_answer_that_begins_anew_and_a_session_that_moves_are_said_to(
     assert "not stored yet" in page.text(".answer .degraded")
     page.run("window.moving = false")
     page.wait_text("#picture-state", "live")
-
-
-def test_a_suggested_question_is_one_click(open_page: OpenPage, shapes: dict[str, Any]) -> None:
-    page = open_page()
-    page.wait_text("#line-state", "connected")
-    question = page.text(".chip")
-    page.click(".chip")
-    page.wait_text(".answer .about", "whole answer")
-    assert page.text(".question") == question
-
-
-def test_the_video_itself_is_played(open_page: OpenPage, shapes: dict[str, Any]) -> None:
-    page = open_page()
-    page.wait_text("#picture-state", "live")
-    page.wait(
-        "const v = document.querySelector('#preview-video'); return !v.hidden && v.videoWidth"
-    )
-    page.wait(
-        "return document.querySelector('#preview-video')"
-        ".getVideoPlaybackQuality().totalVideoFrames > 20"
-    )
-    assert page.run("return document.querySelector('#preview-image').hidden")
-    assert page.run("return document.querySelector('#full-screen').checkVisibility()")
 
 
 def test_its_sound_is_heard_by_choice(open_page: OpenPage, suite: Suite) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -22,7 +20,7 @@ from sightline.v1 import dialogue_pb2 as pb
 from sightline.v1 import dialogue_pb2_grpc
 from tests.eventually import wait_until
 from tests.garbage import throw_at_methods, throw_at_port
-from tests.processes import REPOSITORY, RedisServer, ServiceProcess, free_port
+from tests.processes import RedisServer, ServiceProcess, free_port
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -533,37 +531,27 @@ def test_garbage_disturbs_nobody(dialogue: Start) -> None:
         ("DIALOGUE_MAX_ROUNDS", "many"),
     ],
 )
-def test_bad_configuration_is_named_and_ends_with_2(name: str, value: str) -> None:
-    environment = {"DIALOGUE_REDIS_URL": "redis://127.0.0.1:1/0", name: value}
-    result = _run(environment)
-    assert result.returncode == 2
-    assert name in result.stderr
-    assert "secret" not in result.stderr
+def test_bad_configuration_is_named_and_ends_with_2(name: str, value: str, tmp_path: Path) -> None:
+    said = _refused({name: value}, tmp_path)
+    assert name in said
+    assert "secret" not in said
 
 
-def test_a_taken_port_is_named(dialogue: Start) -> None:
+def test_a_taken_port_is_named(dialogue: Start, tmp_path: Path) -> None:
     process, _ = dialogue()
-    result = _run(
-        {
-            "DIALOGUE_REDIS_URL": "redis://127.0.0.1:1/0",
-            f"{PREFIXES['dialogue']}GRPC_PORT": str(process.grpc_port),
-        }
-    )
-    assert result.returncode == 2
-    assert "DIALOGUE_GRPC_PORT" in result.stderr
-    assert str(process.grpc_port) in result.stderr
+    said = _refused({f"{PREFIXES['dialogue']}GRPC_PORT": str(process.grpc_port)}, tmp_path)
+    assert "DIALOGUE_GRPC_PORT" in said
+    assert str(process.grpc_port) in said
 
 
-def _run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "services.dialogue"],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+def _refused(settings: dict[str, str], folder: Path) -> str:
+    """What a service says that ends with 2, for settings that it cannot have."""
+    settings = {"DIALOGUE_REDIS_URL": "redis://127.0.0.1:1/0", **settings}
+    service = ServiceProcess("dialogue", settings, folder)
+    service.spawn()
+    assert service.process is not None
+    assert service.process.wait(30) == 2, service.log()
+    return service.log()
 
 
 def _moment(number: int, *, every_s: int = 15, picture: bytes = b"") -> pb.Moment:

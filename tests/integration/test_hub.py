@@ -1,10 +1,7 @@
 """Models of a hub: fetched by the real client's cache from a hub on this machine."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +18,7 @@ from services.inference_worker.model.published import hub as client
 from sightline.v1 import inference_pb2, inference_pb2_grpc
 from tests.checkpoints import write_checkpoint
 from tests.hub import Hub
-from tests.processes import REPOSITORY, free_port
+from tests.processes import ServiceProcess, free_port
 
 WEIGHTS = 1_500_000  # bytes of each shard
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -186,41 +183,39 @@ def test_a_model_that_does_not_fit_is_not_fetched(hub: Hub) -> None:
 def test_a_worker_tells_how_far_its_model_is_and_serves_it_then(tmp_path: Path) -> None:
     """The whole way: nothing here but the environment says where the hub is."""
     write_checkpoint("smolvlm", tmp_path / "hub" / "acme" / "tiny", shards=2)
-    port, log = free_port(), tmp_path / "worker.log"
-    with Hub(tmp_path / "hub", bytes_per_s=150_000) as hub, log.open("w") as output:
-        environment = {
+    with Hub(tmp_path / "hub", bytes_per_s=400_000) as hub:
+        settings = {
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path / "home"),
             "WORKER_MODEL": "acme/tiny",
-            "WORKER_GRPC_PORT": str(port),
+            "WORKER_GRPC_PORT": str(free_port()),
             "WORKER_THREADS": "1",
             "WORKER_KV_MEMORY_BYTES": str(64 << 20),
         }
-        command = [sys.executable, "-m", "services.inference_worker"]
-        worker = subprocess.Popen(
-            command, cwd=REPOSITORY, env=os.environ | environment, stderr=output
-        )
+        worker = ServiceProcess("inference_worker", settings, tmp_path)
+        worker.spawn()
         try:
-            phases, refused = _follow(port, worker)
+            phases, refused = _follow(worker)
         finally:
-            worker.terminate()
-            assert worker.wait(20) == 0, log.read_text()
+            worker.stop()
     assert DOWNLOADING in phases
     assert LOADING in phases[phases.index(DOWNLOADING) :]
     assert refused == (grpc.StatusCode.UNAVAILABLE, "the model is loading")
-    assert "httpx" not in log.read_text(), "nobody wants to read a line for every request"
+    assert "httpx" not in worker.log(), "nobody wants to read a line for every request"
 
 
-def _follow(port: int, worker: subprocess.Popen[bytes]) -> tuple[list[int], Any]:
+def _follow(worker: ServiceProcess) -> tuple[list[int], Any]:
     """The phases until the model is ready, and what another call was told before."""
     phases: list[int] = []
     refused = None
     at_once = [("grpc.max_reconnect_backoff_ms", 200)]
+    port = worker.environment["WORKER_GRPC_PORT"]
+    assert worker.process is not None
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=at_once) as channel:
         stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            assert worker.poll() is None
+            assert worker.process.poll() is None, worker.log()
             try:
                 told = stub.Describe(inference_pb2.DescribeRequest(), timeout=5)
             except grpc.RpcError:

@@ -236,6 +236,7 @@ def test_a_busy_port_is_named_with_its_variable(launch: Callable[..., Launcher])
     assert f"port {port} is in use: choose another with GATEWAY_HTTP_PORT" in launcher.text()
 
 
+@pytest.mark.option
 def test_phones_use_the_page_over_https_with_a_token(
     launch: Callable[..., Launcher], shown: dict[str, str], tmp_path: Path
 ) -> None:

@@ -8,10 +8,8 @@ import asyncio
 import contextlib
 import json
 import math
-import os
 import random
 import re
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -39,6 +37,7 @@ from sightline.v1.inference_pb2_grpc import (
 )
 from tests.checkpoints import write_checkpoint
 from tests.eventually import eventually
+from tests.processes import ServiceProcess
 from tests.unit.tiny import Bench, random_picture, tiny_model
 
 PATIENCE_S = 20.0
@@ -438,32 +437,24 @@ def test_a_damaged_checkpoint_ends_the_worker_with_its_fault(
     assert "Traceback" not in error
 
 
-def test_weights_without_numbers_end_the_worker_before_it_serves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_without_numbers_end_the_worker_before_it_serves(tmp_path: Path) -> None:
     """A process of its own: exit code 2 and one line, though its ports are open by then."""
     folder = write_checkpoint("smolvlm", tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     next(tensor for name, tensor in tensors.items() if "down_proj" in name).fill_(math.nan)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    environment = {
-        **os.environ,
+    settings = {
         "WORKER_MODEL": str(folder),
         "WORKER_KV_MEMORY_BYTES": str(2**24),
         "WORKER_THREADS": "1",
     }
-    ended = subprocess.run(
-        [sys.executable, "-m", "services.inference_worker"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 2, ended.stderr
-    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("inference_worker:")]
+    worker = ServiceProcess("inference_worker", settings, tmp_path)
+    worker.spawn()
+    assert worker.process is not None
+    assert worker.process.wait(120) == 2, worker.log()
+    (line,) = [line for line in worker.log().splitlines() if line.startswith("inference_worker:")]
     assert "the model produced no valid scores" in line
-    assert "Traceback" not in ended.stderr
+    assert "Traceback" not in worker.log()
 
 
 # What callers send
@@ -625,7 +616,8 @@ async def test_slow_readers_hold_up_nobody(tmp_path: Path) -> None:
         await worker.serves("t")
 
 
-async def test_two_hundred_sessions_come_and_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [80, pytest.param(200, marks=pytest.mark.slow)])
+async def test_many_sessions_come_and_go(tmp_path: Path, count: int) -> None:
     """Opened, fed, asked, watched, taken over, dropped and released in any order, most of them
     while there is no room."""
     async with serving(tmp_path, room=8, frame_queue=4, park_after_s=0.05) as worker:
@@ -671,7 +663,7 @@ async def test_two_hundred_sessions_come_and_go(tmp_path: Path) -> None:
                     await feeder.show()
 
         async with asyncio.TaskGroup() as tasks:
-            for number in range(200):
+            for number in range(count):
                 tasks.create_task(live(number), name=f"live:{number}")
         assert grpc.StatusCode.RESOURCE_EXHAUSTED in codes
         assert codes <= CLEAR | {grpc.StatusCode.CANCELLED}

@@ -24,8 +24,22 @@ from tests.checkpoints import FAMILIES
 from tests.published import Pair, Transcript
 from tests.unit.tiny import Bench, Recorder
 
+# What the engine does with a model is tried with each of these: with positions of three axes, with
+# experts and layers that see pictures anew, with plain positions. The others go the same ways.
+APART = ("qwen2_5_vl", "qwen3_vl_moe", "smolvlm")
 TOLERANCE = 2e-4
 SECOND_NS = 1_000_000_000
+
+
+of_each_way = pytest.mark.parametrize(
+    "pair",
+    [
+        pytest.param(family, marks=() if family in APART else pytest.mark.option)
+        for family in (*FAMILIES, "qwen3_vl_moe")
+    ],
+    indirect=True,
+    scope="module",
+)
 
 
 @pytest.fixture(scope="module", params=[*FAMILIES, "qwen3_vl_moe"])
@@ -168,6 +182,7 @@ def test_several_tubelets_in_one_span_are_where_codes_disagree(pair: Pair) -> No
     assert after < int(positions[:, 0, 1:-1].max()) + 1  # the authors': behind all of the video
 
 
+@of_each_way
 def test_greedy_answers_are_those_of_generate(served: Pair) -> None:
     rng = np.random.default_rng(2)
     bench = bench_of(served, window=8)
@@ -206,6 +221,7 @@ def test_text_alone_and_a_single_picture_are_answered(served: Pair) -> None:
     assert difference(bench.runner.logits[-1], stream.expected(question, 4)[-1]) < TOLERANCE
 
 
+@of_each_way
 def test_a_remembered_picture_is_read_as_a_frame_is(served: Pair) -> None:
     """By one branch, after the window, where another session has the picture in its trunk."""
     width, height = size_of(served, 2, 2)
@@ -231,6 +247,7 @@ def test_a_remembered_picture_is_read_as_a_frame_is(served: Pair) -> None:
     assert difference(*logits) < TOLERANCE
 
 
+@of_each_way
 @settings(max_examples=4)
 @given(data=st.data(), seed=st.integers(0, 2**16))
 def test_any_batch_equals_each_session_alone(served: Pair, data: st.DataObject, seed: int) -> None:
@@ -303,6 +320,7 @@ class UnrotatedKeys:
         return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
+@of_each_way
 @pytest.mark.parametrize("answering", [False, True])
 def test_a_rebase_equals_keys_that_were_never_rotated(served: Pair, answering: bool) -> None:
     """C: whenever the engine moves a session back, so does the reference. The same with an answer
@@ -370,6 +388,7 @@ def test_a_rebase_equals_keys_that_were_never_rotated(served: Pair, answering: b
     assert rebases >= 2
 
 
+@of_each_way
 @pytest.mark.parametrize(("half", "bound"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
 def test_half_precision_is_near(pair: Pair, half: torch.dtype, bound: float) -> None:
     """bfloat16 keeps eight bits: logits of deviation 4 stay within a tenth of that on average;
@@ -448,6 +467,7 @@ def test_keys_and_values_in_eight_bits_are_near(pair: Pair) -> None:
     assert float((shared - near).abs().mean()) < 0.02 * float(exact.std())
 
 
+@of_each_way
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_sampling_follows_its_rules(pair: Pair, penalty: float) -> None:
     """Seeds repeat, a nucleus of nothing is greedy, and the penalty is transformers' own."""
