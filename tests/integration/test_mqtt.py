@@ -15,6 +15,8 @@ import pytest
 
 from services.common.config import ConfigError
 from services.gateway.rules.mqtt import parsed_url
+from services.gateway.rules.records import Records
+from services.gateway.rules.rule_store import RuleStore
 from sightline.v1 import rules_pb2 as pb
 from tests.eventually import PATIENCE_S, wait_until
 from tests.processes import RedisServer, free_port
@@ -153,8 +155,17 @@ async def test_rules_are_entities_and_events_are_told(
             await again.until(lambda: again.topics[config] == "")
             status = "sightline/status"
             assert again.topics[status] == "online"
+            assert parts.rules is not None
             await parts.rules.aclose()
             await again.until(lambda: again.topics[status] == "offline")
+            records = Records(parts.config)
+            await RuleStore(records, parts.config).erase(session.id)
+            await records.aclose()
+            config = f"homeassistant/sensor/sightline/{colour.rule}/config"
+            assert again.topics[config]
+            async with running(FakeWorker(), **settings(redis_server, broker)):
+                await again.until(lambda: again.topics[config] == "")  # before its time
+                assert again.topics[colours] == again.topics[state] == ""
 
 
 async def _until_told(parts: Parts, rule: str, count: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -18,6 +19,7 @@ from aiohttp.test_utils import TestServer
 
 import sightline
 from services.gateway.frames.picture_health import Condition
+from services.gateway.rules import delivery
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.records import Records
 from services.gateway.rules.rule_store import RuleStore
@@ -25,7 +27,7 @@ from sightline import cli
 from sightline.v1 import gateway_pb2, peer_pb2
 from sightline.v1 import rules_pb2 as pb
 from tests.eventually import PATIENCE_S, eventually
-from tests.processes import RedisServer
+from tests.processes import RedisServer, free_port
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import Parts, picture, running
 from tests.unit.http_parts import served
@@ -530,6 +532,79 @@ async def test_a_webhook_goes_on_where_another_gateway_ended(redis_server: Redis
             await eventually(lambda: receiver.got)
             await asyncio.sleep(0.2)
         assert [headers["webhook-id"] for headers, _ in receiver.got] == [event.event]
+
+
+async def test_a_receiver_that_was_down_is_brought_what_is_left_once(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers have no end; and what was erased meanwhile is not brought."""
+    monkeypatch.setattr(delivery, "BACKOFF_S", (0.05, 0.2))
+    port, got = free_port(), []
+
+    async def take(request: web.Request) -> web.StreamResponse:
+        got.append(request.headers["webhook-id"])
+        reply = web.StreamResponse()
+        await reply.prepare(request)
+        await asyncio.Event().wait()
+        return reply
+
+    worker = FakeWorker()
+    worker.scores[PHONE] = 0.9
+    allowed = settings(redis_server, webhook_allow=("127.0.0.1",))
+    async with running(worker, **allowed) as parts:
+        hook = pb.Webhook(url=f"http://127.0.0.1:{port}/hook")
+        await parts.stub.CreateWebhook(pb.CreateWebhookRequest(webhook=hook))
+        secret, shown = [
+            Shown(parts, await parts.push_session(name=name, key=f"key-of-{name}"))
+            for name in ("secret", "open")
+        ]
+        await secret.show()
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="secret", rule=phone(name="s")))
+        await events_of(parts, 1)
+
+        async def refused() -> bool:
+            return (await _state(parts)).failures > 1
+
+        await until(refused)
+        await shown.show()
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="open", rule=phone()))
+        await events_of(parts, 2)
+        worker.scores[PHONE] = 0.1
+        await shown.show()
+        wanted = [each.event for each in await events_of(parts, 3) if each.rule_name == "phones"]
+        assert parts.rules is not None
+        await parts.rules.erase_events(secret.session)
+        app = web.Application(handler_args={"handler_cancellation": True})
+        app.router.add_post("/hook", take)
+        async with TestServer(app, port=port):
+            await eventually(lambda: len(got) >= 2)
+
+            async def both() -> bool:
+                return (await _state(parts)).delivered == 2
+
+            await until(both)
+        assert got == wanted
+
+
+async def test_what_is_kept_goes_in_its_time(redis_server: RedisServer) -> None:
+    """Also where nothing new comes that would push it out."""
+    worker = FakeWorker()
+    worker.scores[PHONE] = 0.9
+    async with running(worker, **settings(redis_server)) as parts:
+        shown = Shown(parts, await parts.push_session(name="kitchen"))
+        await shown.show()
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
+        (event,) = await events_of(parts, 1)
+        wanted = pb.GetEventRequest(event=event.event)
+        assert (await parts.stub.GetEvent(wanted)).jpeg
+        day = dataclasses.replace(parts.config, event_pictures_s=0.001)
+        records = Records(day)
+        await asyncio.sleep(0.01)
+        await EventStore(records, day).trim([""])
+        assert not (await parts.stub.GetEvent(wanted)).jpeg
+        await EventStore(records, dataclasses.replace(day, events_s=0.001)).trim([""])
+        assert not (await parts.stub.ListEvents(pb.ListEventsRequest())).events
+        await records.aclose()
 
 
 async def test_webhooks_lead_nowhere_inside_unless_allowed(redis_server: RedisServer) -> None:

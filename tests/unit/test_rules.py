@@ -201,6 +201,31 @@ def test_another_value_begins_to_hold_anew() -> None:
     assert told(judgement, 2.9, value="blue")
 
 
+def test_what_nobody_saw_hold_begins_to_hold_anew() -> None:
+    judgement = Judgement(pb.RuleState(), debounce_s=1.0)
+    assert not told(judgement, 1.0, active=True)
+    judgement.lapse()
+    assert not told(judgement, 90.0, active=True)
+    assert told(judgement, 91.0, active=True)
+    assert not told(judgement, 95.0)
+    assert not told(judgement, 5.0)  # the clock was set back
+    assert told(judgement, 6.0)
+
+
+def test_only_what_was_active_ends_with_its_hours() -> None:
+    for value in ("", "red"):
+        active = Judgement(pb.RuleState(active=True, value=value, capture_ns=7, events=1))
+        reading = active.rest()
+        assert reading is not None
+        assert (reading.active, reading.value, reading.at_ns) == (False, "", 7)
+    fine = Judgement(pb.RuleState(value="fine", events=2))  # of scores and health, as it is
+    assert fine.rest() is None
+    late = Judgement(pb.RuleState(), debounce_s=1.0)
+    assert not told(late, 1.0, active=True)  # the last moment of its hours …
+    assert late.rest() is None
+    assert not told(late, 3600.0, active=True)  # … and the first of the next ones
+
+
 def test_what_could_not_be_told_is_an_event_again() -> None:
     judgement = Judgement(pb.RuleState())
     seen = Reading(at_ns=NS, active=True)

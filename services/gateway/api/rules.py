@@ -339,9 +339,12 @@ def table_of(found: rules_pb2.ListEventsResponse) -> str:
     return text.getvalue()
 
 
+_FORMULAS = frozenset("=+@-\t\r\n")
+
+
 def _cell(value: object) -> object:
     """A value that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "@", "-") else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULAS else value
 
 
 def _link_to_next(request: web.Request, token: str) -> dict[str, str]:

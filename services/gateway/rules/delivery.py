@@ -145,6 +145,8 @@ class Delivery:
             return await self._store.skip(self._id, self._owner, told.event)
         backoff, failures = Backoff(*BACKOFF_S), 0
         while await self._store.claim(self._id, self._owner):
+            if failures and await self._events.get([event.tenant], told.event) is None:
+                break  # it was erased meanwhile
             outcome = await self._receiver.post(told)
             age_s = time.time() - place_of(told.event)[0] / 1000
             if not outcome.error:

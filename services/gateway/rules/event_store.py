@@ -2,6 +2,7 @@
 
 import heapq
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -145,9 +146,23 @@ class EventStore:
         """The acknowledgement that holds: the first one. None: the event is gone."""
         keys = [_events(event.tenant), _acks(event.tenant)]
         encoded = acknowledgement.SerializeToString()
-        arguments = [event.event.event, encoded, self._config.events]
+        arguments = [event.event.event, encoded, self._config.events, _ms(self._config.events_s)]
         found = await self._records.run("acknowledge", keys, arguments)
         return None if found is None else rules_pb2.Acknowledgement.FromString(found)
+
+    async def trim(self, tenants: list[str]) -> None:
+        """Remove what has been kept for long enough, also where nothing new pushes it out."""
+        config, now_s = self._config, time.time()
+        oldest = str(max(0, _ms(now_s - config.events_s)))
+        oldest_seen = str(max(0, _ms(now_s - config.event_pictures_s)))
+
+        def remove(pipe: Any) -> None:
+            for tenant in tenants:
+                pipe.xtrim(_events(tenant), minid=oldest, approximate=False)
+                for key in (_pictures(tenant), _clips(tenant)):
+                    pipe.xtrim(key, minid=oldest_seen, approximate=False)
+
+        await self._records.together(remove)
 
     async def erase(self, tenant: str, session: str) -> None:
         """Remove every trace of a session's events."""

@@ -54,12 +54,26 @@ class Judgement:
             self._other = None
             return False
         other = (reading.active, reading.value if reading.by_value else "")
-        if other != self._other:
+        if other != self._other or reading.at_ns < self._since_ns:  # or the clock was set back
             self._other, self._since_ns = other, reading.at_ns
         if reading.at_ns - self._since_ns < self._debounce_ns:
             return False
         passed_ns = reading.at_ns - self.state.capture_ns
         return not (self.state.events and 0 <= passed_ns < self._cooldown_ns)
+
+    def lapse(self) -> None:
+        """Nobody could tell for a while: what may have held until then begins to hold anew."""
+        self._other = None
+
+    def rest(self) -> Reading | None:
+        """The hours of its rule have ended: a reading by which what was active is no more; None
+        where nothing was."""
+        self.lapse()
+        if not self.state.active:
+            return None
+        return Reading(
+            at_ns=self.state.capture_ns, active=False, probability=self.state.probability
+        )
 
     def settle(self, state: rules_pb2.RuleState) -> None:
         """This was told."""

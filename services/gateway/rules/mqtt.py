@@ -50,7 +50,7 @@ class Mqtt:
         self._stack: contextlib.AsyncExitStack | None = None
         self._client: aiomqtt.Client | None = None
         self._known: dict[str, rules_pb2.Rule] = {}  # that the broker was told of
-        self._version = -1
+        self._version = -1  # of the rules, as the broker was told
         self._told_s = self._failed_s = float("-inf")
 
     async def post(self, event: rules_pb2.RuleEvent) -> Outcome:
@@ -60,8 +60,8 @@ class Mqtt:
         try:
             told = _json(event)
             await self._publish("events", told)
-            await self._publish(f"rules/{event.rule}/attributes", told, retain=True)
-            if (rule := self._known.get(event.rule)) is not None:
+            if (rule := self._known.get(event.rule)) is not None:  # else nobody would take it back
+                await self._publish(f"rules/{event.rule}/attributes", told, retain=True)
                 state = state_of(rule, event)
                 await self._publish(f"rules/{event.rule}/state", state, retain=True)
         except (aiomqtt.MqttError, OSError) as error:
@@ -130,22 +130,26 @@ class Mqtt:
         """Tell of the rules that there are, and take back those that are no more."""
         kept = await self._rules.of_tenants(await self._rules.tenants())
         rules = {each.rule.rule: each.rule for each in kept}
-        for gone in self._known.keys() - rules.keys():
-            for topic in ("state", "attributes"):
-                await self._publish(f"rules/{gone}/{topic}", "", retain=True)
-            await self._configure(self._known[gone], "")
-        for id, rule in rules.items():
-            await self._configure(rule, json.dumps(self.entity_of(rule), ensure_ascii=False))
-            if id not in self._known or self._version < 0:
-                state = state_of(rule, rule.state)
-                await self._publish(f"rules/{id}/state", state, retain=True)
+        for gone, component in (await self._rules.entities()).items():
+            if gone not in rules:  # of another gateway's time, too
+                for topic in ("state", "attributes"):
+                    await self._publish(f"rules/{gone}/{topic}", "", retain=True)
+                await self._configure(gone, component, "")
+                await self._rules.drop_entity(gone)
+        new = [id for id in rules if id not in self._known or self._version < 0]
+        await self._rules.keep_entities({id: _component(rules[id]) for id in new})
+        for id in new:
+            rule = rules[id]
+            entity = json.dumps(self.entity_of(rule), ensure_ascii=False)
+            await self._configure(id, _component(rule), entity)
+            state = state_of(rule, rule.state)
+            await self._publish(f"rules/{id}/state", state, retain=True)
         self._known = rules
 
-    async def _configure(self, rule: rules_pb2.Rule, payload: str) -> None:
+    async def _configure(self, rule: str, component: str, payload: str) -> None:
         if not self._discovery:
             return
-        component = "sensor" if kind_of(rule) in _WORDS else "binary_sensor"
-        topic = f"{self._discovery}/{component}/sightline/{rule.rule}/config"
+        topic = f"{self._discovery}/{component}/sightline/{rule}/config"
         assert self._client is not None
         await self._client.publish(topic, payload, QOS, retain=True)
 
@@ -169,6 +173,11 @@ class Mqtt:
         if kind_of(rule) == HEALTH:
             entity["device_class"] = "problem"
         return entity
+
+
+def _component(rule: rules_pb2.Rule) -> str:
+    """What Home Assistant makes of a rule."""
+    return "sensor" if kind_of(rule) in _WORDS else "binary_sensor"
 
 
 def state_of(rule: rules_pb2.Rule, told: rules_pb2.RuleEvent | rules_pb2.RuleState) -> str:

@@ -13,6 +13,7 @@ from sightline.reasons import Reason
 from sightline.v1 import peer_pb2, rules_pb2
 
 VERSION, TENANTS = f"{PREFIX}version", f"{PREFIX}tenants"
+ENTITIES = f"{PREFIX}entities"
 MAX_ERROR_CHARACTERS = 300
 
 
@@ -140,6 +141,20 @@ class RuleStore:
         """The last check of each rule of a session, in the place of those that were noted."""
         encoded = checks.SerializeToString()
         await self._records.do(lambda client: client.set(_checks(session), encoded, px=KEPT_MS))
+
+    # --- what a broker was told of: of each rule the kind of its entity --------------------------
+
+    async def entities(self) -> dict[str, str]:
+        found = await self._records.do(lambda client: client.hgetall(ENTITIES))
+        return {id.decode(): component.decode() for id, component in found.items()}
+
+    async def keep_entities(self, entities: Mapping[str, str]) -> None:
+        """Note entities before a broker is told of them: whoever goes on can take them back."""
+        if entities:
+            await self._records.do(lambda client: client.hset(ENTITIES, mapping=entities))
+
+    async def drop_entity(self, rule: str) -> None:
+        await self._records.do(lambda client: client.hdel(ENTITIES, rule))
 
 
 async def _values(key: str, client: Any) -> list[bytes]:

@@ -38,7 +38,7 @@ from sightline.v1 import peer_pb2, rules_pb2
 log = logging.getLogger(__name__)
 
 KEEP_S = 0.5  # between two looks at whether rules came or went
-RENEW_S = 600.0  # between two notes that rules are looked after
+RENEW_S = 600.0  # between two notes that rules are looked after, and looks at what is too old
 EVERYTHING = Scope(ANYBODY)
 _ID = re.compile(r"r_([0-9a-f]{16})_[0-9a-f]{8}")
 
@@ -240,8 +240,10 @@ class Rules:
                 if session.alive and not session.moved:
                     self._watchman(session).set(found[session.id])
         self._version = version
-        if time.monotonic() - self._renewed_s > RENEW_S and sessions:
-            await self._store.keep([each.id for each in sessions])
+        if time.monotonic() - self._renewed_s > RENEW_S:
+            if sessions:
+                await self._store.keep([each.id for each in sessions])
+            await self._event_store.trim(await self._store.tenants())
             self._renewed_s = time.monotonic()
         counts = Counter(kind for each in self._watchmen.values() for kind in each.kinds())
         for kind in KINDS:

@@ -15,6 +15,7 @@ sightline:rules:clips:<tenant>     likewise of seconds before and after
 sightline:rules:hooks              webhooks: id to record
 sightline:rules:hook:<id>          how far one has come: after, delivered, dead, failures, error,
                                    and who delivers now: owner, until
+sightline:rules:entities           rules that the MQTT broker was told of: id to kind of entity
 sightline:rules:dead:<id>          stream of the events that one was not brought
 """
 
@@ -103,8 +104,8 @@ redis.call('XTRIM', KEYS[1], 'MAXLEN', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return 1
 """
-# KEYS: events, acks. ARGV: event, acknowledgement, most events. The first acknowledgement holds.
-# Gives it, or false where there is no such event.
+# KEYS: events, acks. ARGV: event, acknowledgement, most events, milliseconds that they are kept.
+# The first acknowledgement holds. Gives it, or false where there is no such event.
 ACKNOWLEDGE = """
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return false end
 if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 and
@@ -113,6 +114,7 @@ if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 and
     if #redis.call('XRANGE', KEYS[1], id, id) == 0 then redis.call('HDEL', KEYS[2], id) end
   end
 end
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return redis.call('HGET', KEYS[2], ARGV[1])
 """
 # KEYS: webhooks, tenants, last. ARGV: id, record, tenant, most of all, key of how far it has come.

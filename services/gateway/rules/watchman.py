@@ -181,6 +181,7 @@ class Watchman:
                 if unfamiliar:  # nobody can tell: all stays as it was told last
                     metrics.RULE_CHECKS_UNFAMILIAR.inc()
                     self._notes.note(post.rule.rule, None, unfamiliar=True)
+                    post.judgement.lapse()
                     continue
                 if post.asked == post.statements:
                     metrics.RULE_CHECKS.labels(post.kind).inc()
@@ -193,7 +194,9 @@ class Watchman:
                         continue
                     metrics.RULE_CHECKS_SAVED.inc()
                 self._notes.note(post.rule.rule, reading)
-                if reading is not None:
+                if reading is None:
+                    post.judgement.lapse()
+                else:
                     await self._judge(post, reading)
         return changed
 
@@ -221,9 +224,8 @@ class Watchman:
 
     async def _off_duty(self, post: Post) -> None:
         """The hours of a rule have ended: what was active is no more."""
-        state = post.judgement.state
-        if state.active or state.value:
-            reading = Reading(at_ns=state.capture_ns, active=False, probability=state.probability)
+        reading = post.judgement.rest()
+        if reading is not None:
             await self._teller.tell(post, reading, reason=HOURS_ENDED)
 
     async def _comment(self, post: Post) -> None:
