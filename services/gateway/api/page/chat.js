@@ -2,7 +2,7 @@
 // they were based on, and what an answer waits for. After a reload it shows what the server has kept,
 // and awaits what was asked.
 
-import { aboutAnswer, degradation } from "./about.js";
+import { aboutAnswer, answeredBy, degradation } from "./about.js";
 import { inWords } from "./client/index.js";
 import { clock, el, notice, reveal, setText } from "./dom.js";
 import { Instructions } from "./instructions.js";
@@ -296,6 +296,8 @@ export class Chat {
     node.dataset.state = state;
     node.removeAttribute("aria-busy");
     turn.about.textContent = done ? aboutAnswer(done) : cancelled ? "cancelled" : this.connection.reason === "gone" ? GONE : answer.error.message;
+    const by = answeredBy(done);
+    if (by) turn.about.prepend(el("span", { class: "badge", title: "This session asks another model its hard questions.", text: by }), " ");
     this.#open.delete(turn.id);
     this.memory.answered(turn.id);
     if (this.#turn === turn) this.#turn = null;
