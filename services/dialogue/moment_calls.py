@@ -12,6 +12,7 @@ MAX_LINE_CHARACTERS = 2000
 MAX_PICTURES, MAX_PICTURE_BYTES = 3, 256 * 1024
 MAX_EMBEDDING_BYTES = 64 * 1024
 DEFAULT_MOMENTS, MOST_MOMENTS = 100, 5000
+PICTURED = 64  # moments that are read at once with their pictures
 MAX_REPLY_BYTES = 2 * 1024 * 1024
 LONGEST_MS = 3_600_000  # that a moment lasts: those that began before a time end so much later
 NS_PER_MS = 1_000_000
@@ -66,24 +67,31 @@ class MomentCalls(dialogue_pb2_grpc.DialogueServiceServicer):
             newest = f"({request.before}"
         if request.id:
             oldest = newest = request.id
-        # What a limit cuts off must not be mistaken for the end, so that one more is read.
-        entries = await self._moments.between(
-            request.session, oldest, newest, limit + 1, pictures=request.pictures
-        )
-        reply = pb.ListMomentsResponse(more=len(entries) > limit)
-        size = 0
-        for entry in entries[:limit]:
-            size += len(entry.moment) + len(entry.pictures)
-            if size > MAX_REPLY_BYTES and reply.moments:
-                reply.more = True
-                break
-            moment = pb.Moment.FromString(entry.moment + entry.pictures)  # protobuf merges the two
-            moment.id = entry.id
-            moment.num_pictures *= entry.whole
-            late = request.to_ns and moment.start_ns >= request.to_ns
-            if not (late or (request.from_ns and moment.end_ns <= request.from_ns)):
+        # What a limit cuts off must not be mistaken for the end, so that one more is read; and
+        # again, where many have ended within the time of the longest, and begun too late.
+        batch = min(limit + 1, PICTURED) if request.pictures else limit + 1
+        reply, size = pb.ListMomentsResponse(), 0
+        while True:
+            entries = await self._moments.between(
+                request.session, oldest, newest, batch, pictures=request.pictures
+            )
+            for entry in entries:
+                # Protobuf merges the two.
+                moment = pb.Moment.FromString(entry.moment + entry.pictures)
+                late = request.to_ns and moment.start_ns >= request.to_ns
+                if late or (request.from_ns and moment.end_ns <= request.from_ns):
+                    continue
+                size += len(entry.moment) + len(entry.pictures)
+                over = size > MAX_REPLY_BYTES and reply.moments
+                if over or len(reply.moments) == limit:
+                    reply.more = True
+                    return reply
+                moment.id = entry.id
+                moment.num_pictures *= entry.whole
                 reply.moments.append(moment)
-        return reply
+            if len(entries) < batch:
+                return reply
+            newest = f"({entries[-1].id}"
 
     async def ForgetMoments(
         self, request: pb.ForgetMomentsRequest, context: object

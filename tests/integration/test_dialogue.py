@@ -594,6 +594,7 @@ def test_moments_are_listed_bounded_and_erased(dialogue: Start, redis_server: Re
     assert not moments[0].pictures
     times = {"from_ns": _moment(3).start_ns, "to_ns": _moment(5).start_ns}
     assert [moment.line for moment in listed(**times)] == ["line 4", "line 3"]
+    assert [moment.line for moment in listed(limit=1, **times)] == ["line 4"]
     pages = [listed(limit=20), listed(limit=20, before=listed(limit=20)[-1].id)]
     assert [each.id for page in pages for each in page] == [each.id for each in moments]
     (alone,) = listed(id=moments[-1].id, pictures=True)

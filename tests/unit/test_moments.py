@@ -141,6 +141,29 @@ def test_times_are_read_and_questions_put_into_the_present(
         ("when red shirt come", Kind.WHEN, None, ("red", "shirt")),
         ("When did the man with the hat show?", Kind.WHEN, None, ("man", "hat")),
         ("what did I miss?", Kind.SPAN, None, ()),
+        ("what did I miss in the last hour and a half?", Kind.SPAN, 2700, ()),
+        ("what was there an hour and ten minutes ago", Kind.AT, 4200, ()),
+        ("what was there 1h30m ago", Kind.AT, 5400, ()),
+        ("what was there 2 hours, 5 minutes and 10 seconds ago?", Kind.AT, 7510, ()),
+        ("what was there twenty-five minutes ago", Kind.AT, 1500, ()),
+        ("what was there seventy five seconds ago", Kind.AT, 75, ()),
+        ("what was there two and a half hours ago", Kind.AT, 9000, ()),
+        ("what was there three quarters of an hour ago", Kind.AT, 2700, ()),
+        ("what was there five or ten minutes ago", Kind.AT, 600, ()),
+        ("what was there ~5-10 minutes ago", Kind.AT, 600, ()),
+        ("what was there a minute or two ago", Kind.AT, 60, ()),
+        ("what was there at 7 am?", Kind.AT, 3600, ()),
+        ("what was there at 5 p.m.", Kind.AT, 15 * 3600, ()),
+        ("what was there at midnight", Kind.AT, 8 * 3600, ()),
+        ("what was there yesterday at 07:00", Kind.AT, 25 * 3600, ()),
+        ("what was there last night?", Kind.SPAN, 8 * 3600, ()),
+        ("what was there the day before yesterday", Kind.SPAN, 44 * 3600, ()),
+        ("was war vor einer Stunde und zehn Minuten zu sehen", Kind.AT, 4200, ()),
+        ("was war vor fünfundzwanzig Minuten da", Kind.AT, 1500, ()),
+        ("was war vor zweieinhalb Stunden da", Kind.AT, 9000, ()),
+        ("was war vor einer Viertelstunde da", Kind.AT, 900, ()),
+        ("was war zehn Minuten früher da", Kind.AT, 600, ()),
+        ("was war gestern um 7 Uhr da", Kind.AT, 25 * 3600, ()),
         (f"what was there {'9' * 400} minutes ago", Kind.AT, None, ()),
     ],
 )
@@ -156,7 +179,11 @@ def test_odd_and_german_phrasings_are_understood(
 
 @pytest.mark.parametrize(
     "text",
-    ["When will the red shirt come?", "I am back", "Was ist das?", "qué pasó hace diez minutos"],
+    [
+        *("When will the red shirt come?", "I am back", "Was ist das?"),
+        *("qué pasó hace diez minutos", "What will be there at 18:00?", "who will come today?"),
+        *("what is going to happen this evening", "Was wird heute um 18 Uhr da sein?"),
+    ],
 )
 def test_what_is_not_of_the_past_or_not_understood_goes_to_the_model(text: str) -> None:
     assert past_question(text, NOW_NS) is None
@@ -200,6 +227,7 @@ class Journal:
         self.moments = moments
         self.away = False
         self.calls = 0
+        self.most = 5000  # of one reply
 
     async def read(self, request: Any) -> dialogue_pb2.ListMomentsResponse:
         self.calls += 1
@@ -212,7 +240,10 @@ class Journal:
             and each.end_ns > request.from_ns
             and (not request.to_ns or each.start_ns < request.to_ns)
         ]
-        reply = dialogue_pb2.ListMomentsResponse(moments=found[: request.limit or 100])
+        if request.before:
+            found = found[[each.id for each in found].index(request.before) + 1 :]
+        few = found[: min(request.limit or 100, self.most)]
+        reply = dialogue_pb2.ListMomentsResponse(moments=few, more=len(few) < len(found))
         if not request.pictures:
             for moment in reply.moments:
                 moment.ClearField("pictures")
@@ -288,6 +319,14 @@ def test_when_something_showed_is_answered_with_the_moment_it_came() -> None:
     assert "a red circle" in request.recall.answer
     first, _ = recalled("When did the red circle first show?", Journal(STORY))
     assert "15 minutes ago" in first.recall.answer
+
+
+def test_the_first_time_is_found_behind_whatever_was_said_since() -> None:
+    journal = Journal(STORY)
+    journal.most = 2  # its moments are as long as may be
+    request, found = recalled("When did the red circle first show?", journal)
+    assert found.recollections[0].start_ns == NOW_NS - 900 * NS
+    assert request.recall.answer.startswith("From memory, 15 minutes ago")
 
 
 def test_a_time_brings_its_picture_as_a_frame_and_the_question_of_then() -> None:

@@ -1,6 +1,7 @@
 """From packets to pictures: codecs, broken streams, and a decoder that falls behind."""
 
 import contextlib
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -125,6 +126,22 @@ def test_timestamps_that_fall_back_are_clamped_and_noted(h264: Clip) -> None:
     assert times[5] == times[4]
     assert sink.notes == {"non_monotonic": 1}
     assert not sink.drops
+
+
+def test_time_goes_on_when_a_clock_is_set_back(h264: Clip) -> None:
+    units = packets(h264)
+    hour_ns = 3600 * 1_000_000_000
+    for number in range(10, len(units)):
+        unit = units[number]
+        units[number] = EncodedPacket(unit.data, unit.capture_ns - hour_ns, unit.keyframe)
+    sink = RecordingSink()
+    decoder = BitstreamDecoder(FrameOutlet(sink), "h264")
+    for unit in units:
+        decoder.decode(unit)
+    times = [picture.capture_ns for picture in sink.pictures]
+    assert times[10] == times[9]
+    assert [later - before for before, later in pairwise(times[10:])] == [FRAME_NS] * 9
+    assert sink.notes == {"non_monotonic": 1}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 AWAY = "memory_unavailable"
 MOST_MOMENTS = 4
-SEARCHED = 5000
+SEARCHED = 5000  # moments of one reply, if its bytes allow
+MOST_REPLIES = 8
 NOTHING = "I remember nothing of that."
 BLUR = 3  # by which part of its age a time may be wrong at which somebody said or did a thing
 FOUND_S = 2.0  # that finding may take; the question waits for it
@@ -137,7 +138,7 @@ class Recaller:
         wanted = dialogue_pb2.ListMomentsRequest(
             session=about.id, from_ns=from_ns, to_ns=max(1, to_ns), limit=SEARCHED
         )
-        moments = list((await self._journal.read(wanted)).moments)
+        moments = await self._all(self._journal, wanted)
         chosen = chosen_of(asked, moments)
         if not chosen:
             request.recall.now_ns = now_ns  # a model that reads words is told that there is nothing
@@ -169,6 +170,20 @@ class Recaller:
                     picture=moment.num_pictures > 0,
                 )
             )
+
+    @staticmethod
+    async def _all(
+        journal: Journal, wanted: dialogue_pb2.ListMomentsRequest
+    ) -> list[dialogue_pb2.Moment]:
+        """The moments of a time, whatever number of replies they take."""
+        moments: list[dialogue_pb2.Moment] = []
+        for _ in range(MOST_REPLIES):
+            reply = await journal.read(wanted)
+            moments += reply.moments
+            if not reply.more:
+                break
+            wanted.before = moments[-1].id
+        return moments
 
     async def _picture(self, about: gateway_pb2.Session, moment: dialogue_pb2.Moment) -> bytes:
         """The first picture of a moment as a frame of its session; b"" where there is none."""

@@ -11,6 +11,7 @@ import av
 from av.codec.context import Flags
 
 from services.gateway.sources import hardware
+from services.gateway.sources.clock import REWIND_NS
 from services.gateway.sources.decode_guard import DecodeGuard
 from services.gateway.sources.hardware import accelerator, use_threads
 from services.gateway.sources.source import (
@@ -48,7 +49,7 @@ class FrameOutlet:
     def __init__(self, sink: FrameSink) -> None:
         self.sink = sink
         self.delivered_s: float | None = None  # time.monotonic() of the newest picture
-        self._last_ns = 0
+        self._last_ns = self._offset_ns = 0
 
     def deliver(
         self,
@@ -64,8 +65,11 @@ class FrameOutlet:
         except InvalidArgumentError:
             self.sink.dropped("absurd_size")
             raise
+        capture_ns += self._offset_ns
         if capture_ns < self._last_ns:
             self.sink.noted("non_monotonic")
+            if self._last_ns - capture_ns > REWIND_NS:  # a clock was set back: time goes on
+                self._offset_ns += self._last_ns - capture_ns
             capture_ns = self._last_ns
         self._last_ns = capture_ns
         self.delivered_s = time.monotonic()
