@@ -5,6 +5,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ class OpenShop:
     viewers: Client
     operators: Client
     sink: Any
+    client: sightline.aio.Client
     number: int = 1
 
     def show(self, **scores: float) -> None:
@@ -38,6 +40,21 @@ class OpenShop:
         self.worker.scores |= scores
         self.sink.take(picture(self.number))
         self.number += 1
+
+
+@contextlib.asynccontextmanager
+async def open_again(shop: OpenShop, catalogue: Path) -> AsyncIterator[Client]:
+    """The viewers' page of the shop's program as it is started once more, with this catalogue."""
+    from catalogue import Catalogue  # type: ignore[import-not-found]
+    from shop import Shop, pages  # type: ignore[import-not-found]
+
+    again = Shop(shop.client, "demo", Catalogue(catalogue), "http://127.0.0.1:9")
+    await again.set_rules()
+    following = asyncio.create_task(again.follow())
+    async with TestClient(TestServer(pages(again)[0])) as viewers:
+        yield viewers
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
@@ -73,6 +90,6 @@ async def open_shop(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Asyn
         await eventually(lambda: parts.rules.events.readers)
         viewers, operators = pages(shop)
         async with TestClient(TestServer(viewers)) as one, TestClient(TestServer(operators)) as two:
-            yield OpenShop(worker, one, two, sink)
+            yield OpenShop(worker, one, two, sink, client)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

@@ -13,8 +13,9 @@ program ends; docs/rules.md says what rules can do.
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,27 +26,34 @@ from catalogue import Catalogue
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 import sightline.aio
+from sightline.errors import NotFoundError, SightlineError
 
 HERE = Path(__file__).parent
 STATEMENT, IDLE = "the hand is holding {}", "the hand is holding nothing"
 PROHIBITED = "something prohibited is shown"
 MAX_QUESTION = 500  # characters
 WAITING = 32  # events for a page that does not read
-Page = asyncio.Queue[dict[str, Any]]
+Told = dict[str, Any]
+Page = asyncio.Queue[Told]
 
 
 def rules_of(session: str, goods: Catalogue) -> dict[str, dict[str, Any]]:
     """Rules of a shop by their names: what is held, and what may not be shown."""
     product = {"statement": STATEMENT, "idle": IDLE, "products": list(goods.products.values())}
-    return {
-        f"{session}: shown": {"product": product, "interval_s": 0.2, "debounce_s": 0.2},
-        f"{session}: prohibited": {
-            "predicate": {"condition": PROHIBITED},
-            "interval_s": 0.2,
-            "debounce_s": 0.4,
-            "severity": "SEVERITY_CRITICAL",
-        },
+    shown = {"product": product, "interval_s": 0.2, "debounce_s": 0.2}
+    prohibited = {
+        "predicate": {"condition": PROHIBITED},
+        "interval_s": 0.2,
+        "debounce_s": 0.4,
+        "severity": "SEVERITY_CRITICAL",
     }
+    return {f"{session}: shown": _marked(shown), f"{session}: prohibited": _marked(prohibited)}
+
+
+def _marked(rule: dict[str, Any]) -> dict[str, Any]:
+    """The rule with a mark of what it says, by which one of another catalogue is known."""
+    mark = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:16]
+    return {**rule, "labels": {"mark": mark}}
 
 
 class Figures:
@@ -70,37 +78,47 @@ class Shop:
         self._name = name
         self._goods = goods
         self._http = http
-        self._card: dict[str, Any] | None = None
-        self._pages: dict[str, set[asyncio.Queue[dict[str, Any]]]] = {
-            "viewers": set(),
-            "alarms": set(),
-        }
+        self._card: Told | None = None
+        self._pages: dict[str, set[Page]] = {"viewers": set(), "alarms": set()}
         self.figures = Figures()
 
     # --- the rules and what they tell --------------------------------------------------------
 
     async def set_rules(self) -> None:
-        """Watch for goods and for what may not be shown. Rules that are there stay as they are."""
-        there = {rule.name for rule in await self._client.rules.all(self._name)}
+        """Watch for goods and for what may not be shown. Rules that are there stay as they are,
+        unless they are of another catalogue."""
+        there = {rule.name: rule for rule in await self._client.rules.all(self._name)}
         for name, rule in rules_of(self._name, self._goods).items():
-            if name not in there:
-                await self._client.rules.create(self._name, {"name": name, **rule})
+            old = there.get(name)
+            if old is not None and old.spec.get("labels") == rule["labels"]:
+                continue
+            if old is not None:
+                await self._client.rules.delete(old.id)
+            await self._client.rules.create(self._name, {"name": name, **rule})
 
     async def follow(self) -> None:
-        """Pass on what the rules tell, for ever."""
-        async for event in self._client.rules.follow(session=self._name):
+        """Pass on what the rules tell, for ever; first what is held already."""
+        newest = await self._client.rules.events(session=self._name, limit=1)
+        for rule in await self._client.rules.all(self._name):
+            if rule.kind == "product" and rule.active:
+                told = await self._client.rules.events(rule=rule.id, limit=1)
+                self._show(dict(told[0].product) if told and told[0].active else None)
+        after = newest[0].id if newest else ""
+        async for event in self._client.rules.follow(session=self._name, after=after):
             if event.kind == "product":
-                self._card = dict(event.product) if event.active else None
-                if self._card is not None:
+                if event.active:
                     self.figures.cards.labels(event.value).inc()
-                self._tell("viewers", {"card": self._card})
+                self._show(dict(event.product) if event.active else None)
             elif event.kind == "predicate":
                 if event.active:
                     self.figures.alarms.inc()
-                fields = ("id", "rule_name", "active", "probability", "time_ns", "clip")
-                self._tell("alarms", {name: getattr(event, name) for name in fields})
+                self._tell("alarms", _alarm(event))
 
-    def _tell(self, whom: str, what: dict[str, Any]) -> None:
+    def _show(self, card: Told | None) -> None:
+        self._card = card
+        self._tell("viewers", {"card": card})
+
+    def _tell(self, whom: str, what: Told) -> None:
         for page in self._pages[whom]:
             if page.full():
                 page.get_nowait()
@@ -109,20 +127,24 @@ class Shop:
     # --- viewers -----------------------------------------------------------------------------
 
     async def listen(self, request: web.Request) -> web.StreamResponse:
-        return await self._stream(request, "viewers", [{"card": self._card}])
+        async def first() -> list[Told]:
+            return [{"card": self._card}]
+
+        return await self._stream(request, "viewers", first)
 
     async def _stream(
-        self, request: web.Request, whom: str, first: list[dict[str, Any]]
+        self, request: web.Request, whom: str, first: Callable[[], Awaitable[list[Told]]]
     ) -> web.StreamResponse:
-        """Server-sent events for a page."""
-        reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await reply.prepare(request)
+        """Server-sent events for a page: what is so, and then all that comes."""
         page: Page = asyncio.Queue(WAITING)
-        for each in first[-WAITING:]:
-            page.put_nowait(each)
         self._pages[whom].add(page)
         self.figures.viewers.set(len(self._pages["viewers"]))
         try:
+            before = await first()
+            reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await reply.prepare(request)
+            for told in before:
+                await reply.write(f"data: {json.dumps(told)}\n\n".encode())
             while True:
                 try:
                     told = await asyncio.wait_for(page.get(), 15)
@@ -137,7 +159,10 @@ class Shop:
 
     async def ask(self, request: web.Request) -> web.Response:
         """An answer by what the model sees, and what the catalogue says of what it is about."""
-        question = str((await request.json()).get("question", "")).strip()[:MAX_QUESTION]
+        try:
+            question = str((await request.json())["question"]).strip()[:MAX_QUESTION]
+        except (ValueError, TypeError, KeyError):
+            question = ""
         if not question:
             raise web.HTTPBadRequest(text="ask something")
         self.figures.questions.inc()
@@ -179,10 +204,11 @@ class Shop:
     # --- operators ---------------------------------------------------------------------------
 
     async def alarms(self, request: web.Request) -> web.StreamResponse:
-        rule = f"{self._name}: prohibited"
-        before = await self._client.rules.events(rule=rule, unacknowledged=True, limit=20)
-        fields = ("id", "rule_name", "active", "probability", "time_ns", "clip")
-        first = [{name: getattr(each, name) for name in fields} for each in reversed(before)]
+        async def first() -> list[Told]:
+            rule = f"{self._name}: prohibited"
+            found = await self._client.rules.events(rule=rule, unacknowledged=True, limit=100)
+            return [_alarm(each) for each in reversed(found)]
+
         return await self._stream(request, "alarms", first)
 
     async def picture(self, request: web.Request) -> web.Response:
@@ -201,12 +227,23 @@ class Shop:
         return web.Response(body=generate_latest(self.figures.registry), content_type="text/plain")
 
 
+def _alarm(event: sightline.RuleEvent) -> Told:
+    """An event as the operators' page reads it."""
+    fields = ("id", "rule_name", "active", "probability", "time_ns", "clip")
+    return {name: getattr(event, name) for name in fields}
+
+
 @web.middleware
 async def of_this_site(request: web.Request, handler: Any) -> web.StreamResponse:
-    """No page of another site acts here."""
+    """No page of another site acts here, and what the server refuses is said in words."""
     if request.headers.get("Origin", f"http://{request.host}") != f"http://{request.host}":
         raise web.HTTPForbidden
-    return await handler(request)
+    try:
+        return await handler(request)
+    except NotFoundError as error:
+        raise web.HTTPNotFound(text=error.message) from None
+    except SightlineError as error:
+        raise web.HTTPServiceUnavailable(text=error.message) from None
 
 
 async def page(file: Path, request: web.Request) -> web.FileResponse:

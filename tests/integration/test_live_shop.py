@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.live_shop import IDLE, PROHIBITED, SHIRT, open_shop
+from tests.live_shop import FOLDER, IDLE, PROHIBITED, SHIRT, OpenShop, open_again, open_shop
 from tests.processes import RedisServer
 
 pytestmark = pytest.mark.needs("redis")
@@ -23,8 +24,26 @@ async def _told(stream: Any) -> dict[str, Any]:
     return told
 
 
+async def _card(viewers: Any, shop: OpenShop) -> dict[str, Any]:
+    """The card that a viewer who comes now is shown, as soon as there is one."""
+
+    async def go_on() -> None:
+        while True:
+            shop.show()
+            await asyncio.sleep(0.2)
+
+    showing = asyncio.create_task(go_on())
+    stream = await viewers.get("/events")
+    while (card := (await _told(stream))["card"]) is None:
+        pass
+    stream.close()
+    showing.cancel()
+    found: dict[str, Any] = card
+    return found
+
+
 async def test_a_shop_from_the_hand_to_the_click(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async with open_shop(redis_server, monkeypatch) as shop:
         assert "<video" in await (await shop.viewers.get("/")).text()
@@ -67,5 +86,16 @@ async def test_a_shop_from_the_hand_to_the_click(
         assert 'shop_clicks_total{sku="S-001"} 1.0' in figures
         assert "shop_questions_total 1.0" in figures
         assert "shop_alarms_total 1.0" in figures
+        for nonsense in (b"{", b"[]", b"{}", b'{"question": " "}'):
+            assert (await shop.viewers.post("/ask", data=nonsense)).status == 400
+        assert (await shop.operators.get("/alarms/1-1/picture")).status == 404
+        shop.show(**{PROHIBITED: 0.1})
+        async with open_again(shop, FOLDER / "catalogue.csv") as viewers:
+            assert (await _card(viewers, shop))["sku"] == "S-001", "it is still held"
+        dearer = tmp_path / "catalogue.csv"
+        dearer.write_text((FOLDER / "catalogue.csv").read_text().replace("75 €", "99 €"))
+        async with open_again(shop, dearer) as viewers:
+            assert len(await shop.client.rules.all("demo")) == 2
+            assert (await _card(viewers, shop))["price"] == "99 €"
         for each in (stream, alarms):
             each.close()
