@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 
+from services.gateway.frames.sampler import Sampler
 from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket
 from sightline.errors import AlreadyExistsError, UnauthenticatedError
@@ -93,6 +95,23 @@ class RecordingSink:
             assert self._changed.wait_for(lambda: bool(self.reasons), timeout_s), (
                 f"no end after {len(self.pictures)} pictures; {self.drops}"
             )
+
+
+class Ring(Sampler):
+    """A sampler that a source feeds by itself. `over` is set when the source has ended."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.over = threading.Event()
+
+    def encoded(self, codec: str, extradata: bytes, packet: EncodedPacket) -> bool:
+        return False
+
+    def sound(self, sound: EncodedSound) -> None:
+        pass
+
+    def ended(self, reason: str) -> None:
+        self.over.set()
 
 
 @dataclass

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -16,7 +15,6 @@ import pytest
 
 from services.common.tasks import QueueClosed
 from services.gateway.frames.frame_size import FrameSize
-from services.gateway.frames.sampler import Sampler
 from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.push import PushSource
 from services.gateway.sources.remote.egress_policy import EgressPolicy
@@ -28,24 +26,13 @@ from sightline.errors import (
     SightlineError,
 )
 from tests.bombs import many_references, progressive_jpeg
-from tests.sources import START_NS, RecordingSink, encode_clip, picture_array, write_clip
+from tests.sources import START_NS, RecordingSink, Ring, encode_clip, picture_array, write_clip
 
 SECOND_NS = 1_000_000_000
 MEDIA = Path(__file__).resolve().parents[3] / "shared" / "media"
 needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason=f"needs the clips in {MEDIA}")
 LOOPBACK = EgressPolicy(["127.0.0.1"])
 SHORT = FileLimits(open_timeout_s=1.0, read_timeout_s=1.0, away_s=0.2, backoff_s=0.05)
-
-
-class Ring(Sampler):
-    """A sampler that a source feeds by itself. `over` is set when the source has ended."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.over = threading.Event()
-
-    def ended(self, reason: str) -> None:
-        self.over.set()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 
 from services.gateway.frames.frame_size import FrameSize
-from services.gateway.frames.sampler import Sampler
 from services.gateway.sources.file import FileSource
 from services.inference_worker.config import WorkerConfig
 from services.inference_worker.model.errors import ModelError
@@ -22,7 +21,7 @@ from services.inference_worker.model.registry import load_model
 from tests import tools
 from tests.checkpoints import write_checkpoint
 from tests.published import Pair, Transcript
-from tests.sources import write_clip
+from tests.sources import Ring, write_clip
 from tests.unit.tiny import Bench, tiny_model
 from training.__main__ import main
 from training.batches import with_words
@@ -196,7 +195,7 @@ def test_bad_videos_are_named(folder: Path, tmp_path: Path) -> None:
 
 async def test_frames_are_those_the_gateway_makes(folder: Path, tmp_path: Path) -> None:
     size = FrameSize(width=0, height=0, factor=28, min_pixels=784, max_pixels=12_544)
-    sampler = Sampler(fps=5.0, size=size, loop=asyncio.get_running_loop(), lossless=True)
+    sampler = Ring(fps=5.0, size=size, loop=asyncio.get_running_loop(), lossless=True)
     source = FileSource("square.mp4", sampler, paced=False, root=folder)
     recording = Recording("", folder / "square.mp4", 0.0, None, ())
     part = replace(recording, start_s=2.0, end_s=4.0)
