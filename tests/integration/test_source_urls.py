@@ -218,6 +218,43 @@ async def test_live_segments_are_shown_at_the_pace_of_their_pictures(site: Site)
     assert len(set(captured)) == 40
 
 
+async def test_segments_that_the_server_lacks_are_passed_over(site: Site) -> None:
+    lines = "".join(f"#EXTINF:1.0,\n{name}\n" for name in ("gone.ts", "segment.ts", "gone.ts"))
+    site.page("/holes.m3u8", f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n{lines}#EXT-X-ENDLIST\n")
+    sink = await play(site.url("/holes.m3u8"), LOOPBACK)
+    assert len(sink.pictures) == 15
+    assert sink.notes["segment_missing"] == 2
+    site.page(
+        "/none.m3u8",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n" + "#EXTINF:1.0,\ngone.ts\n" * 50 + "#EXT-X-ENDLIST\n",
+    )
+    site.asked.clear()
+    assert await refusal(site.url("/none.m3u8"), LOOPBACK) == NOT_OPENED
+    assert len(site.asked) < 15
+
+
+async def test_a_live_playlist_that_begins_anew_is_read_anew(site: Site) -> None:
+    """As that of an encoder which was started again: its numbers are lower than they were."""
+
+    def show(number: int, end: str = "") -> None:
+        head = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{number}\n"
+        lines = "#EXT-X-DISCONTINUITY\n#EXTINF:1.0,\nsegment.ts\n" * 3
+        site.page("/live.m3u8", head + lines + end)
+
+    show(500)
+    sink = RecordingSink()
+    limits = FileLimits(open_timeout_s=5.0, read_timeout_s=5.0, backoff_s=0.05)
+    source = FileSource(
+        site.url("/live.m3u8"), sink, paced=False, limits=limits, egress=EgressPolicy(["127.0.0.1"])
+    )
+    await source.start()
+    show(0)
+    await asyncio.to_thread(sink.wait_for_note, "reconnect", 1)
+    before = len(sink.pictures)
+    await asyncio.to_thread(sink.wait_for_pictures, before + 30)
+    await source.aclose()
+
+
 async def test_no_playlist_leads_elsewhere(site: Site) -> None:
     allowed = EgressPolicy(["127.0.0.1"])
     far = site.url("/segment.ts", ELSEWHERE)

@@ -195,7 +195,7 @@ async def test_a_stream_that_grows_in_the_middle_ends(tmp_path: Path) -> None:
     sink = RecordingSink(budget=DecodeBudget(decoder_bytes=32 << 20))
     await play(FileSource("grows.h264", sink, paced=False, root=tmp_path), sink)
     assert {picture.width for picture in sink.pictures} == {64}
-    assert sink.reasons == ["error"]
+    assert (sink.reasons, sink.drops) == (["error"], {"over_budget": 1})
 
 
 async def test_without_a_media_folder_no_file_is_opened(clip: Path) -> None:
@@ -227,6 +227,40 @@ async def test_a_still_picture_is_one_picture(
     await play(FileSource(name, sink, root=tmp_path), sink)
     assert sink.reasons == ["end"]
     assert [(seen.width, seen.height) for seen in sink.pictures] == [(160, 120)]
+
+
+def written(path: Path, encoder: str, pixel_format: str, num_pictures: int) -> Path:
+    """A file of that encoder's pictures, in the container that the name says."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(encoder, rate=10)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, pixel_format
+        for number in range(num_pictures):
+            image = av.VideoFrame.from_ndarray(picture_array(number, 160, 120), "rgb24")
+            output.mux(stream.encode(image.reformat(format=pixel_format)))
+        output.mux(stream.encode(None))
+    return path
+
+
+async def test_an_animated_png_is_played(tmp_path: Path) -> None:
+    written(tmp_path / "moves.apng", "apng", "rgb24", 3).rename(tmp_path / "moves-1.png")
+    sink = RecordingSink()
+    await play(FileSource("moves-1.png", sink, root=tmp_path), sink)
+    assert len(sink.pictures) == 3
+
+
+async def test_who_brings_what_is_not_read_is_told_what_it_is(tmp_path: Path) -> None:
+    written(tmp_path / "cinepak.avi", "cinepak", "rgb24", 2)
+    (tmp_path / "empty.mp4").touch()
+    webp = b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\x12\0\0\0" + bytes(40)
+    (tmp_path / "moves.webp").write_bytes(webp)
+    for name, words in (
+        ("cinepak.avi", "in cinepak, which is not read"),
+        ("empty.mp4", "the file is empty"),
+        ("moves.webp", "an animated WebP is not read"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=words):
+            await FileSource(name, RecordingSink(), root=tmp_path).start()
 
 
 async def test_raw_video_with_a_header_is_played(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from services.gateway.sources.hardware import accelerator, use_threads
 from services.gateway.sources.sound import EncodedSound, sound_codec
 from services.gateway.sources.source import (
     MAX_PIXELS,
+    BeyondLimitsError,
     EncodedPacket,
     FrameSink,
     aspect_of,
@@ -29,6 +30,7 @@ SECOND_NS = 1_000_000_000
 LEAP_NS = 60 * SECOND_NS  # timestamps that leap further start a new timeline, …
 REWIND_NS = SECOND_NS  # … as do those that fall back further
 PROBE_PACKETS = 2000  # without a picture in this many, a file is unreadable
+BARREN_PACKETS = 150  # in a row that cannot be decoded: what is live has become another
 
 FILE_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2",
@@ -58,13 +60,16 @@ _KINDS = (
 # of files.
 _STILLS = (
     (re.compile(rb"\xff\xd8\xff"), "jpeg_pipe"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n.{0,64}acTL", re.DOTALL), "apng"),  # and animated ones
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "png_pipe"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp_pipe"),
     (re.compile(rb"BM....\0\0\0\0", re.DOTALL), "bmp_pipe"),
 )
+_EXTENDED_WEBP, _ANIMATED = re.compile(rb"RIFF....WEBPVP8X.....", re.DOTALL), 0x02
 # Of the hundreds that libavcodec has: what cameras, recorders and editors write.
 _CODECS = frozenset(
     {
+        "apng",
         "av1",
         "bmp",
         "dnxhd",
@@ -147,7 +152,13 @@ def device_of(sink: FrameSink) -> HWAccel | None:
 def _still_format(path: Path) -> str | None:
     """libavformat's name for the format of a still picture; None for what is none."""
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(128)
+    if not head:
+        raise InvalidArgumentError("cannot open the source: the file is empty")
+    if _EXTENDED_WEBP.match(head) and head[20] & _ANIMATED:
+        raise InvalidArgumentError(
+            "cannot open the source: an animated WebP is not read here: GIF, PNG and video are"
+        )
     return next((name for pattern, name in _STILLS if pattern.match(head)), None)
 
 
@@ -182,7 +193,11 @@ class ContainerReader:
                 other.discard = Discard.all
         context = self._stream.codec_context
         if context is None or context.name not in _CODECS:
-            raise InvalidArgumentError("the source has video of an unknown codec")
+            codec = "of an unknown codec" if context is None else f"in {context.name}"
+            raise InvalidArgumentError(
+                f"the source's video is {codec}, which is not read here: H.264, HEVC, AV1, VP9, "
+                "VP8, MPEG-4, MPEG-2, ProRes, MJPEG and others of cameras and editors are"
+            )
         check_size(context.width or 1, context.height or 1)
         use_threads(context, sink.budget.threads)
         context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -221,8 +236,9 @@ class ContainerReader:
         self._container.close()
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        """Pictures in presentation order; broken packets are counted and skipped."""
-        num_pictures = num_packets = 0
+        """Pictures in presentation order; broken packets are counted and skipped. Many in a row of
+        what is live end it: it may have become another, and is to be opened anew."""
+        num_pictures = num_packets = num_barren = 0
         streams = [one for one in (self._stream, self._sound) if one is not None]
         packet: Any  # PyAV cannot tell of which kind
         for packet in self._container.demux(*streams):
@@ -237,18 +253,25 @@ class ContainerReader:
                 self._show(packet, data)
             if packet.is_corrupt:  # parts of it were lost on the way: it is shown as far as it goes
                 self._sink.noted("damaged")
-            if data and not self._guard.packet(data):
-                self._sink.dropped("corrupt")
-                continue
             try:
+                if data and not self._guard.packet(data):
+                    self._sink.dropped("corrupt")
+                    continue
                 with self._guard.work():
                     frames = packet.decode()
-            except (av.error.InvalidDataError, av.error.ArgumentError, EOFError):
+                for frame in frames:
+                    self._guard.picture(frame)
+            except BeyondLimitsError:
+                self._sink.dropped("over_budget")
+                raise
+            except av.FFmpegError:
                 if packet.size:
                     self._sink.dropped("corrupt")
+                num_barren += 1
+                if self.live and num_barren > BARREN_PACKETS:
+                    raise
                 continue
-            for frame in frames:
-                self._guard.picture(frame)
+            num_barren = 0
             num_pictures += len(frames)
             yield from frames
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 import av
@@ -152,7 +153,8 @@ class SourceOpener:
             raise
 
     def _open_web(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
-        self._files = files = WebFiles(self._egress, self._timeout_s)
+        missing = partial(sink.noted, "segment_missing")
+        self._files = files = WebFiles(self._egress, self._timeout_s, missing)
         if self._aborted:
             files.abort()
         try:

@@ -3,12 +3,14 @@ segment or a key to any address at all."""
 
 import contextlib
 import http.client
+import io
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
@@ -21,9 +23,20 @@ MAX_REDIRECTS = 5
 MAX_OPENED = 64  # files of one source while it is opened: a master playlist names its variants
 MAX_PLAYLIST_BYTES = 4 * 1024 * 1024
 MAX_RESUMED = 8  # broken connections in a row that are taken up where they broke
+MAX_MISSING = 8  # segments in a row that the server does not have; it is asked for no more
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PLAYLIST_TYPES = ("mpegurl", "m3u8")
 _PLAYLIST_START = b"#EXTM3U"
+_SEQUENCE = re.compile(rb"#EXT-X-MEDIA-SEQUENCE:([0-9]{1,18})\s")
+_HEAD_BYTES = 4096  # of a playlist, before its segments
+
+
+class NotServedError(UnreachableError):
+    """The server answered, and has no such file."""
+
+
+def _nothing() -> None:
+    pass
 
 
 class WebFiles:
@@ -31,14 +44,26 @@ class WebFiles:
 
     `opened` ends the time that all of them together may take. `abort` may be called on any thread:
     whatever waits for a server gives up.
+
+    A segment that the server does not have is an empty one, which libavformat passes over; it would
+    be the end of all otherwise. A playlist whose numbers begin anew, as those of an encoder that
+    was started again, is an error: libavformat would wait until they are as high as they were.
     """
 
-    def __init__(self, egress: EgressPolicy, timeout_s: tuple[float, float]) -> None:
-        """`timeout_s`: until `opened`, and for each read after it."""
+    def __init__(
+        self,
+        egress: EgressPolicy,
+        timeout_s: tuple[float, float],
+        missing: Callable[[], None] = _nothing,
+    ) -> None:
+        """`timeout_s`: until `opened`, and for each read after it. `missing` hears of each segment
+        that the server does not have."""
         open_s, self._read_s = timeout_s
         self._egress = egress
         self._end_s: float | None = time.monotonic() + open_s
         self._num_opened = 0
+        self._missing, self._num_missing = missing, 0
+        self._playlists: dict[str, int] = {}  # the first number of each, by target
         self._connections: set[socket.socket] = set()
         self._aborted = False
         self._first: tuple[str, WebFile] | None = None
@@ -57,7 +82,9 @@ class WebFiles:
     def opened(self) -> None:
         self._end_s = None
 
-    def open(self, name: str, flags: int, options: Mapping[str, str]) -> "WebFile | Decrypted":
+    def open(
+        self, name: str, flags: int, options: Mapping[str, str]
+    ) -> "WebFile | Decrypted | io.BytesIO":
         """Raises OSError for whatever is not a file of the web that may be read."""
         if flags & 2:  # AVIO_FLAG_WRITE
             raise UnreachableError("a source is not written to")
@@ -74,7 +101,18 @@ class WebFiles:
             raise UnreachableError("a playlist's key has not 16 bytes")
         if url.scheme not in ("http", "https"):
             raise UnreachableError("a playlist leads out of the web")
-        opened = self._file(url)
+        known = url.target in self._playlists
+        if self._num_missing >= MAX_MISSING and not known:  # until a playlist is read again
+            return io.BytesIO()
+        try:
+            opened = self._file(url)
+        except NotServedError:
+            if known:
+                raise
+            self._num_missing += 1
+            self._missing()
+            return io.BytesIO()
+        self._num_missing = 0
         if not encrypted:
             return opened
         return Decrypted(opened, key, iv)
@@ -106,6 +144,16 @@ class WebFiles:
         if left_s <= 0:
             raise UnreachableError("no answer in time")
         return left_s
+
+    def playlist(self, url: SourceUrl, head: bytes) -> None:
+        """Look at the beginning of a playlist. Raises UnreachableError where it begins anew."""
+        found = _SEQUENCE.search(head)
+        before = self._playlists.get(url.target, 0)
+        number = int(found[1]) if found else before
+        if number < before:
+            raise UnreachableError("the playlist's numbers begin anew")
+        self._playlists[url.target] = number
+        self._num_missing = 0
 
     def connect(self, url: SourceUrl) -> socket.socket:
         connection = self._egress.connect(url.host, url.port, self.left_s())
@@ -141,6 +189,7 @@ class WebFile:
         self._size: int | None = None
         self._ranges = False
         self._playlist = False
+        self._head = b""  # of a playlist
         self._resumed = 0
         self.content_type = ""
 
@@ -173,7 +222,7 @@ class WebFile:
                 return
             else:
                 self.close()
-                raise UnreachableError(f"the server answered {response.status}")
+                raise NotServedError(f"the server answered {response.status}")
             self.close()
         self.close()
         raise UnreachableError("too many redirects, or a challenge that is not understood")
@@ -242,6 +291,9 @@ class WebFile:
             self._resumed = 0
         if self._position == 0 and data.startswith(_PLAYLIST_START):
             self._playlist = True
+        if self._playlist and self._position < _HEAD_BYTES:
+            self._head = self._head[: self._position] + data
+            self._files.playlist(self._url, self._head)
         self._position += len(data)
         if self._playlist and self._position > MAX_PLAYLIST_BYTES:
             raise UnreachableError("a playlist is too long")
