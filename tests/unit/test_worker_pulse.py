@@ -2,7 +2,15 @@
 
 import pytest
 
-from services.gateway.workers.pulse import GRACE, LEAST_OVERDUE_S, QUICK_S, STEPS, Pulse
+from services.gateway.workers.pulse import (
+    GRACE,
+    LEAST_OVERDUE_S,
+    QUICK_S,
+    STEPS,
+    SURE_S,
+    Pulse,
+    Silence,
+)
 
 
 class Clock:
@@ -85,3 +93,27 @@ def test_one_stream_that_waits_is_not_overdue_while_others_go_on(clock: Clock) -
         clock.now_s += LEAST_OVERDUE_S
         pulse.sent(stream)
     assert pulse.is_overdue
+
+
+def test_a_silence_counts_only_while_the_one_who_listens_has_time() -> None:
+    silence = Silence(100.0)
+    assert silence.looked(100.31, 100.3) == 0.0
+    assert silence.quiet_s(100.31) == pytest.approx(0.31)
+    assert silence.is_sure(100.31)
+    assert silence.looked(102.0, 100.4) == pytest.approx(1.6)
+    assert silence.quiet_s(102.0) == pytest.approx(0.4)
+    assert not silence.is_sure(102.0)
+
+
+def test_a_starved_listener_never_is_sure_and_one_that_is_back_soon_is() -> None:
+    silence = Silence(0.0)
+    now_s = 0.0
+    for _ in range(50):  # looks every 0.05 s that take four times as long
+        silence.looked(now_s + 0.2, now_s + 0.05)
+        now_s += 0.2
+        assert not silence.is_sure(now_s)
+    assert silence.quiet_s(now_s) == pytest.approx(50 * 0.05)
+    for _ in range(round(SURE_S / 0.05) + 1):
+        silence.looked(now_s + 0.05, now_s + 0.05)
+        now_s += 0.05
+    assert silence.is_sure(now_s)

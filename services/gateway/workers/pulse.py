@@ -9,7 +9,38 @@ QUICK_S = 0.3  # no worker is suspected sooner after its last report
 NUM_GAPS = 120  # that are remembered: half a minute of reports
 STEPS = 4.0  # times the usual way of a frame, after which an acknowledgement is overdue
 LEAST_OVERDUE_S = 0.25
+LATE_S = 0.05  # a look that is later than this: whoever looks was busy itself
+SURE_S = 0.15  # of looks on time, before a silence says something of the one who is silent
 NEW_SHARE = 0.1  # of one acknowledgement in what is usual
+
+
+class Silence:
+    """Silence of a worker, as far as this process could have heard it.
+
+    A look that comes late says that the process itself had no time: it could not have heard either.
+    That time does not count, and nothing is concluded until looks have come on time for a while, in
+    which everything that was said meanwhile gets through.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._began_s = now_s
+        self._on_time_s = now_s  # since when looks come on time
+
+    def looked(self, now_s: float, due_s: float) -> float:
+        """Note that a look was due and came; seconds by which it was late, 0 for one on time."""
+        late_s = now_s - due_s
+        if late_s <= LATE_S:
+            return 0.0
+        self._began_s += late_s
+        self._on_time_s = now_s
+        return late_s
+
+    def quiet_s(self, now_s: float) -> float:
+        return now_s - self._began_s
+
+    def is_sure(self, now_s: float) -> bool:
+        """Whether it is the worker's, and not this process's own."""
+        return now_s - self._on_time_s >= SURE_S
 
 
 class Pulse:

@@ -20,7 +20,7 @@ from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.workers.choice import Choice, TwoChoices
 from services.gateway.workers.lookup import Found
-from services.gateway.workers.pulse import QUICK_S, Pulse
+from services.gateway.workers.pulse import QUICK_S, Pulse, Silence
 from services.gateway.workers.worker import Worker
 from sightline.errors import NotFoundError, ResourceExhaustedError, UnavailableError
 from sightline.reasons import Reason
@@ -308,32 +308,34 @@ class Workers:
     async def _is_quiet(self, worker: Worker, reading: asyncio.Future[Any]) -> bool:
         """Whether a worker hangs. It does where no report comes in all the patience there is, and
         sooner where neither a report nor an acknowledgement of frames comes when it is due, and it
-        does not reply to a question either, which it is asked meanwhile."""
+        does not reply to a question either, which it is asked meanwhile. A gateway that has no time
+        to listen finds nobody hanging, until so much has passed that it would be away."""
         began_s = asked_s = time.monotonic()
+        silence = Silence(began_s)
         due_s = min(worker.pulse.patience_s, self._patience_s)
         wait_s = min(QUICK_S, due_s)
         asking: asyncio.Task[bool] | None = None
         try:
             while True:
-                looked_s = time.monotonic()
+                next_s = time.monotonic() + wait_s
                 await asyncio.wait({reading}, timeout=wait_s)
                 if reading.done():
                     return False
                 now_s = time.monotonic()
-                if (late_s := now_s - looked_s - wait_s) > LOOK_S:
-                    began_s += late_s  # this loop itself was busy, and could not have heard it
-                    asked_s += late_s
-                quiet_s = now_s - began_s
-                if quiet_s >= self._patience_s:
+                asked_s += silence.looked(now_s, next_s)
+                quiet_s = silence.quiet_s(now_s)
+                sure = silence.is_sure(now_s)
+                if (sure and quiet_s >= self._patience_s) or now_s - began_s >= REPORT_PATIENCE_S:
                     return True
                 waited = now_s - asked_s >= PING_S
                 overdue = worker.pulse.is_overdue and not worker.hung.is_set()
                 if asking is None or (asking.done() and waited):
                     asking = spawn(worker.replies(self._patience_s), name="worker:ping")
                     asked_s = now_s
-                elif not asking.done() and waited and quiet_s >= due_s and overdue:
+                elif not asking.done() and waited and quiet_s >= due_s and overdue and sure:
                     return True
-                wait_s = min(LOOK_S, max(0.0, self._patience_s - quiet_s))
+                left_s = self._patience_s - quiet_s
+                wait_s = min(LOOK_S, left_s) if left_s > 0 else LOOK_S
         finally:
             if asking is not None:
                 asking.cancel()
