@@ -19,10 +19,11 @@ from sightline.errors import (
     SightlineError,
     UnavailableError,
 )
+from sightline.frames import frame_message, push_messages, push_report
 from sightline.reasons import Reason
 from sightline.types import PushReport
 from sightline.v1 import gateway_pb2 as pb
-from sightline.wire import error_of, frame_message, push_messages, push_report
+from sightline.wire import error_of
 
 __all__ = ["Pusher"]
 

@@ -12,6 +12,7 @@ from sightline.closing import AsyncLeaving
 from sightline.conversation import Conversation
 from sightline.errors import FailedPreconditionError, NotFoundError
 from sightline.feed import Feed
+from sightline.frames import split_frames
 from sightline.health import HealthWatch
 from sightline.push import Pusher
 from sightline.talk import Talk
@@ -28,7 +29,7 @@ from sightline.types import (
 )
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
-from sightline.wire import decision_of, delegate_mode, moment_of, session_info, split_frames
+from sightline.wire import decision_of, delegate_mode, moment_of, session_info
 
 __all__ = ["Session"]
 

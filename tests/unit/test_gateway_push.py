@@ -12,8 +12,8 @@ from services.common.jpeg import encode_jpeg
 from services.gateway.api.push_parts import joined
 from services.gateway.sessions.states import ENDED, LIVE, STALLED
 from sightline.errors import InvalidArgumentError
+from sightline.frames import push_messages
 from sightline.v1 import gateway_pb2 as pb
-from sightline.wire import push_messages
 from tests.eventually import eventually
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import KEY, SECOND_NS, Parts, picture, running

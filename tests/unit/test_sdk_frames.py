@@ -13,9 +13,10 @@ import pytest
 from services.gateway.sources.bitstream import jpeg_size
 from sightline import InvalidArgumentError, Packet, UnavailableError
 from sightline.camera import Camera
+from sightline.frames import frame_message, split_frames
 from sightline.v1 import gateway_pb2
 from sightline.video import LARGEST_SIDE, VideoFile, load_av
-from sightline.wire import error_of, frame_message, split_frames
+from sightline.wire import error_of
 
 START_NS = 1_000_000_000_000
 
