@@ -38,6 +38,7 @@ $(VENV)/.kernels: $(VENV)/.running $(KERNELS)/ops.c $(KERNELS)/build.py
 $(VENV)/.developing: $(VENV)/.stubs $(VENV)/.kernels $(DEVELOPING)
 	@echo "Installing developers' tools into $(VENV), once."
 	$(INSTALL) $(addprefix -r ,$(DEVELOPING))
+	-@$(BIN)/python -m pytest --collect-only --quiet > /dev/null # compiles what tests import, once for all their processes
 	@touch $@
 
 $(VENV)/.voice: $(VENV)/.stubs $(VOICE)
