@@ -59,10 +59,10 @@ voice: $(VENV)/.voice ## install what talking needs: `make run` then hears, and 
 models: setup ## what MODEL may be, and what each needs
 	@$(BIN)/sightline models
 
-# Two processes more than there are processors, because many tests wait for processes of their own; at
-# most six, for each holds PyTorch. What takes longest is begun first, as the folders' names sort it:
-# browser, real processes, then what needs neither.
-PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(6, 2 + (os.cpu_count() or 1)))')
+# Four processes more than there are processors, because tests wait for processes of their own most of
+# the time; at most six, for each holds PyTorch. What takes longest is begun first, as the folders'
+# names sort it: browser, real processes, then what needs neither.
+PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(6, 4 + (os.cpu_count() or 1)))')
 PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 test: develop ## run every test but those with targets of their own; ARGS="-n 0" in one process
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)

@@ -83,6 +83,11 @@ class Guarded:
         self.keys[name] = key
         return key
 
+    def wait_known(self, key: str) -> None:
+        """Wait until the file, which is looked at once a second, was: the last key is in it."""
+        request = pb.ListSessionsRequest()
+        wait_until(lambda: self.outcome("ListSessions", request, key)[0] != "UNAUTHENTICATED")
+
     def create(self, key: str, name: str = "room", **wanted: Any) -> pb.Session:
         request = pb.CreateSessionRequest(options=pb.SessionOptions(name=name), **wanted)
         if not request.source:
@@ -231,7 +236,7 @@ def test_who_may_ask_or_watch_is_told_so_within_a_conversation(guarded: Guarded)
             pb.ClientEvent(unwatch=pb.Unwatch(watch="w")),
         ]
         found: dict[str, str] = {}
-        time.sleep(1.2)  # until the file is looked at again
+        guarded.wait_known(key)
         call = guarded.stub.Converse(iter(events), metadata=bearer(key), timeout=60)
         for event in call:
             if event.WhichOneof("event") == "error":
@@ -251,7 +256,7 @@ def test_sessions_outside_of_pattern_and_tenant_are_not_there(guarded: Guarded) 
     red = guarded.add("red", ["admin"], "lobby*", tenant="red")
     blue = guarded.add("blue", ["admin"], tenant="blue")
     lobby = guarded.add("lobby", ["admin"], "lobby*")
-    time.sleep(1.2)
+    guarded.wait_known(lobby)
     hers = guarded.create(red, "lobby")  # a name is a tenant's own
 
     def listed(key: str) -> set[str]:
@@ -396,7 +401,7 @@ async def test_http_asks_who_calls(guarded: Guarded) -> None:
 async def test_a_websocket_brings_its_token_as_header_or_subprotocol(guarded: Guarded) -> None:
     path = f"/api/sessions/{guarded.session.id}/converse"
     viewer = guarded.add("page", ["view"])
-    await asyncio.sleep(1.2)
+    await asyncio.to_thread(guarded.wait_known, viewer)
 
     def protocols(key: str) -> list[str]:
         text = base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
@@ -428,7 +433,7 @@ async def test_a_websocket_brings_its_token_as_header_or_subprotocol(guarded: Gu
 def test_viewers_whose_key_is_taken_out_are_sent_away(guarded: Guarded) -> None:
     before = guarded.keys_file.read_text()
     key = guarded.add("leaver", ["view"])
-    time.sleep(1.2)
+    guarded.wait_known(key)
     over = threading.Event()
 
     def said() -> Iterator[pb.ClientEvent]:
@@ -450,7 +455,7 @@ def test_publishers_whose_key_is_taken_out_are_cut_off(guarded: Guarded) -> None
     session = guarded.create(guarded.keys["admin"], "left").id
     before = guarded.keys_file.read_text()
     key = guarded.add("pusher", ["publish"])
-    time.sleep(1.2)
+    guarded.wait_known(key)
     over = threading.Event()
 
     def said() -> Iterator[pb.PushFramesRequest]:
