@@ -23,6 +23,7 @@ from services.inference_worker.serving.detokenizer import AnswerText
 from services.inference_worker.serving.doubt import is_unsure
 from services.inference_worker.serving.forms import form_of
 from services.inference_worker.serving.history import History
+from services.inference_worker.serving.keeping import keep, tell_kept
 from services.inference_worker.serving.recalling import Recalled, of_now, recalled
 from services.inference_worker.serving.speaking import Speech, Voice
 from services.inference_worker.serving.symptoms import Outcome
@@ -43,7 +44,6 @@ UNFAMILIAR = (  # is said in the place of an answer about pictures that the mode
     "I see a picture unlike those I was trained on, so I cannot tell. "
     "Load another model: docs/models.md"
 )
-KEPT_S = 0.25  # how long the end of an answer may wait for the word that it is stored
 
 Examine = Callable[[Outcome], Awaitable[list[str]]]  # flags for `degraded`; may raise instead
 
@@ -199,7 +199,7 @@ class Answerer:
                 self.engine.cancel(job)
                 metrics.ANSWERS.labels("cancelled").inc()
                 if done.text:
-                    self._keep(request, done, asked_ns, interrupted=True)
+                    keep(self.history, request, done, asked_ns, interrupted=True)
 
     async def _recite(
         self, request: inference_pb2.AnswerRequest, text: str
@@ -235,14 +235,14 @@ class Answerer:
         """The last events of an answer whose words are out: it is kept, spoken to its end, and
         told to be done."""
         done.finish_reason = _FINISH[reason]
-        stored = self._keep(request, done, asked_ns, interrupted=False)
+        stored = keep(self.history, request, done, asked_ns, interrupted=False)
         if voice is not None:
             async for event in voice.rest():
                 yield event
             if voice.unavailable:
                 degraded.append("speech_unavailable")
         done.degraded.extend(degraded)
-        await self._tell_kept(request, done, stored)
+        await tell_kept(self.history, request, done, stored)
         metrics.ANSWERS.labels(reason.value).inc()
         yield _event(done=done)
 
@@ -344,50 +344,6 @@ class Answerer:
             degraded.append("speech_unavailable")
             return None
         return Voice(self.speech, request.question.turn, request.voice)
-
-    def _keep(
-        self,
-        request: inference_pb2.AnswerRequest,
-        done: gateway_pb2.AnswerDone,
-        asked_ns: int,
-        *,
-        interrupted: bool,
-    ) -> "asyncio.Future[bool] | None":
-        """Hand the round over; None where nothing is kept, as of a turn that is not answered yet:
-        what was called comes back with its outputs. Nor of one that nobody has asked yet."""
-        if not self._keeps(request) or done.tool_calls or request.ahead:
-            return None
-        assert self.history is not None
-        return self.history.append(
-            request.conversation,
-            turn=request.question.turn,
-            question=request.question.text,
-            answer=done.text,
-            asked_ns=asked_ns,
-            capture_ns=done.last_capture_ns,
-            interrupted=interrupted,
-            session=request.home or request.session_id,
-        )
-
-    def _keeps(self, request: inference_pb2.AnswerRequest) -> bool:
-        return self.history is not None and bool(request.conversation)
-
-    async def _tell_kept(
-        self,
-        request: inference_pb2.AnswerRequest,
-        done: gateway_pb2.AnswerDone,
-        stored: "asyncio.Future[bool] | None",
-    ) -> None:
-        if stored is not None:
-            done.kept = await self._is_stored(stored)
-        elif request.ahead and self._keeps(request):
-            done.kept = False  # the asker does
-
-    async def _is_stored(self, stored: "asyncio.Future[bool]") -> bool:
-        """Whether a round is stored by now, or in a moment."""
-        if self.history is not None and self.history.available:
-            await asyncio.wait({stored}, timeout=KEPT_S)
-        return stored.done() and stored.result()
 
 
 def sampling_of(question: gateway_pb2.Question, usual: Sampling) -> Sampling:
