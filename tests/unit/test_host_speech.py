@@ -217,7 +217,7 @@ async def test_sessions_listen_where_they_are_told_to(monkeypatch: pytest.Monkey
         deaf = await parts.push_session()
         assert not deaf.message().listens
         with pytest.raises(FailedPreconditionError) as refused:
-            await parts.sessions.said(deaf, pb.GetTranscriptRequest())
+            await parts.sessions.media.said(deaf, pb.GetTranscriptRequest())
         assert refused.value.reason == Reason.NOT_LISTENING
         wanted.options.listen = True
         with pytest.raises(UnavailableError) as away:

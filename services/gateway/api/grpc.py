@@ -159,7 +159,7 @@ class SightlineServicer(RuleCalls, gateway_pb2_grpc.SightlineServiceServicer):
         caller = await self._caller(context, request.session, Permission.VIEW)
         session = await self._sessions.locate(request.session, caller)
         caller.check(Permission.VIEW, session)
-        jpeg = await self._sessions.preview(session, picture_width(request.width))
+        jpeg = await self._sessions.media.preview(session, picture_width(request.width))
         if jpeg is None:
             raise FailedPreconditionError("no picture has come yet", reason=Reason.NO_FRAME_YET)
         return gateway_pb2.GetPictureResponse(jpeg=jpeg)
@@ -196,7 +196,7 @@ class SightlineServicer(RuleCalls, gateway_pb2_grpc.SightlineServiceServicer):
         caller = await self._callers.of_call(context, Permission.VIEW, path=path)
         session = await self._sessions.locate(request.session, caller)
         caller.check(Permission.VIEW, session)
-        return await self._sessions.said(session, request)
+        return await self._sessions.media.said(session, request)
 
     async def GetConversation(
         self, request: gateway_pb2.GetConversationRequest, context: Context

@@ -253,7 +253,7 @@ class HttpApi:
     async def _preview(self, request: web.Request) -> web.Response:
         session = await self._session(request)
         width = picture_width(number_of(request, "width"))
-        jpeg = await self._sessions.preview(session, width)
+        jpeg = await self._sessions.media.preview(session, width)
         if jpeg is None:
             return web.Response(status=204)
         return web.Response(body=jpeg, content_type="image/jpeg")

@@ -45,7 +45,7 @@ class RecordingsApi:
         until_s = moment_of(request, "to", now_s, now_s)
         if from_s > until_s:
             raise InvalidArgumentError("`from` is later than `to`")
-        clip = await self._sessions.clip(session, from_s, until_s)
+        clip = await self._sessions.media.clip(session, from_s, until_s)
         return web.Response(
             body=clip.data,
             content_type="video/mp4",
@@ -71,7 +71,7 @@ class RecordingsApi:
             await viewed_session(request, self._sessions, self._callers),
             request.match_info["file"],
         )
-        data = await self._sessions.hls(session, name)
+        data = await self._sessions.media.hls(session, name)
         return web.Response(
             body=data,
             content_type=KINDS[name.rpartition(".")[2]],

@@ -55,7 +55,7 @@ class TranscriptsApi:
             from_ns=_ns(moment_of(request, "from", 0.0, now_s)),
             to_ns=_ns(moment_of(request, "to", 0.0, now_s)),
         )
-        found = await self._sessions.said(session, wanted)
+        found = await self._sessions.media.said(session, wanted)
         if form == "json":
             return web.json_response(as_json(found))
         if form == "text":

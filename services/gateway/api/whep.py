@@ -219,7 +219,7 @@ class WhepApi:
                 f"{len(watchers)} viewers watch this session already",
                 reason=Reason.TOO_MANY_VIEWERS,
             )
-        programme = self._sessions.programme(session)
+        programme = self._sessions.media.programme(session)
         watcher = _Watcher(session, programme, caller, place, self._port, self._ice_servers, hear)
         self._watchers.add(watcher)
         metrics.WHEP_VIEWERS.set(len(self._watchers))

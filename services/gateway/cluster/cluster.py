@@ -248,7 +248,7 @@ class Cluster:
         self, session: RemoteSession, request: gateway_pb2.GetTranscriptRequest
     ) -> gateway_pb2.GetTranscriptResponse:
         async def here(session: Session) -> gateway_pb2.GetTranscriptResponse:
-            return await self._sessions.said(session, request)
+            return await self._sessions.media.said(session, request)
 
         request.session = session.id
         reply: gateway_pb2.GetTranscriptResponse
@@ -291,15 +291,15 @@ class Cluster:
         return self._own(session).broadcast
 
     async def clip_here(self, session: str, from_s: float, until_s: float) -> Clip:
-        return await self._sessions.clip(self._own(session), from_s, until_s)
+        return await self._sessions.media.clip(self._own(session), from_s, until_s)
 
     async def hls_here(self, session: str, name: str) -> bytes:
-        return await self._sessions.hls(self._own(session), name)
+        return await self._sessions.media.hls(self._own(session), name)
 
     async def said_here(
         self, request: gateway_pb2.GetTranscriptRequest
     ) -> gateway_pb2.GetTranscriptResponse:
-        return await self._sessions.said(self._own(request.session), request)
+        return await self._sessions.media.said(self._own(request.session), request)
 
     # --- inside -------------------------------------------------------------------------------
 

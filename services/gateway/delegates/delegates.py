@@ -105,7 +105,7 @@ class Delegates:
         try:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    glimpses = await self._sessions.glimpses(session)
+                    glimpses = await self._sessions.media.glimpses(session)
                     if not glimpses:
                         raise _NotAskedError("there is no picture to show")
                     await guest.open(glimpses)

@@ -90,9 +90,9 @@ class Elsewhere(Protocol):
         ...
 
     async def clip(self, session: RemoteSession, from_s: float, until_s: float) -> Clip:
-        """As `Sessions.clip`."""
+        """As `SessionMedia.clip`."""
         ...
 
     async def hls(self, session: RemoteSession, name: str) -> bytes:
-        """As `Sessions.hls`."""
+        """As `SessionMedia.hls`."""
         ...

@@ -13,9 +13,6 @@ from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
-from services.gateway.frames.sampler import Glimpse
-from services.gateway.playback.programme import Programme
-from services.gateway.playback.recording import Clip, Recording
 from services.gateway.sessions.asked_once import KEPT_S, AskedOnce
 from services.gateway.sessions.census import Census
 from services.gateway.sessions.elsewhere import Elsewhere, SessionListener
@@ -28,6 +25,7 @@ from services.gateway.sessions.quotas import Quotas
 from services.gateway.sessions.remote_session import AnySession, RemoteSession
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.session_maker import SessionMaker
+from services.gateway.sessions.session_media import SessionMedia
 from services.gateway.sessions.session_spec import (
     SessionSpec,
     check_options,
@@ -38,7 +36,6 @@ from services.gateway.sessions.states import ENDED, WAITING
 from services.gateway.workers.workers import Workers
 from sightline.errors import (
     AlreadyExistsError,
-    FailedPreconditionError,
     NotFoundError,
     ResourceExhaustedError,
     UnauthenticatedError,
@@ -74,6 +71,7 @@ class Sessions:
         self._draining = False
         self._gone = False  # with the gateway, and no other has them
         self.elsewhere: Elsewhere | None = None  # set where there are several gateways
+        self.media = SessionMedia(self._others)
         self._trimmer = MemoryTrimmer()
         # By caller and request; ids of sessions, because a session that is held stays in memory.
         self._requests: Once[str] = Once(
@@ -199,57 +197,6 @@ class Sessions:
             with contextlib.suppress(UnavailableError):
                 here += await self.elsewhere.seen_by(caller)
         return here
-
-    async def preview(self, session: AnySession, max_width: int) -> bytes | None:
-        """The newest picture as JPEG; None before the first."""
-        if isinstance(session, Session):
-            return await session.preview(max_width)
-        assert self.elsewhere is not None
-        return await self.elsewhere.preview(session, max_width)
-
-    async def glimpses(self, session: AnySession) -> list[Glimpse]:
-        """Its last pictures, for a delegate, the oldest first; none before the first. Raises the
-        SightlineError of the gateway that has them."""
-        if isinstance(session, Session):
-            return await session.glimpses()
-        assert self.elsewhere is not None
-        return await self.elsewhere.glimpses(session)
-
-    def programme(self, session: AnySession) -> Programme:
-        """What its viewers get, wherever it is."""
-        if isinstance(session, Session):
-            return session.broadcast
-        assert self.elsewhere is not None
-        return self.elsewhere.programme(session)
-
-    async def clip(self, session: AnySession, from_s: float, until_s: float) -> Clip:
-        """What was seen and heard between two times, in seconds since 1970, from the keyframe
-        before. Raises NotFoundError where nothing of it is kept."""
-        if not isinstance(session, Session):
-            assert self.elsewhere is not None
-            return await self.elsewhere.clip(session, from_s, until_s)
-        return await _recording_of(session).clip(from_s, until_s)
-
-    async def hls(self, session: AnySession, name: str) -> bytes:
-        """A file of the recording's HLS, `PLAYLIST` first. Raises NotFoundError."""
-        if not isinstance(session, Session):
-            assert self.elsewhere is not None
-            return await self.elsewhere.hls(session, name)
-        return await _recording_of(session).hls(name)
-
-    async def said(
-        self, session: AnySession, request: gateway_pb2.GetTranscriptRequest
-    ) -> gateway_pb2.GetTranscriptResponse:
-        """What was said in it. Raises what GetTranscript may answer."""
-        if isinstance(session, RemoteSession):
-            assert self.elsewhere is not None
-            return await self.elsewhere.said(session, request)
-        if session.transcript is None:
-            raise FailedPreconditionError(
-                "this session does not listen: make it with `listen`", reason=Reason.NOT_LISTENING
-            )
-        said = session.transcript.between(request.from_ns, request.to_ns)
-        return gateway_pb2.GetTranscriptResponse(said=said)
 
     # --- made, changed, ended -----------------------------------------------------------------
 
@@ -521,6 +468,10 @@ class Sessions:
             for listener in self._listeners:
                 listener.session_changed(session)
 
+    def _others(self) -> Elsewhere:
+        assert self.elsewhere is not None
+        return self.elsewhere
+
     def _refuse_when_gone(self) -> None:
         """Raise UnavailableError when the sessions have ended with the gateway: that what was asked
         for is not there says nothing about whether it will be, at the next gateway."""
@@ -541,9 +492,3 @@ def draining() -> UnavailableError:
     return UnavailableError(
         "the gateway is draining", reason=Reason.DRAINING, retry_after_s=DRAINING_S
     )
-
-
-def _recording_of(session: Session) -> Recording:
-    if session.recording is None:
-        raise NotFoundError("this server keeps no recordings: GATEWAY_RECORDING_S is 0")
-    return session.recording
