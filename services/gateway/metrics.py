@@ -60,7 +60,7 @@ SRT_PACKETS = Counter(
 WEBRTC_DROPPED = Counter(
     "sightline_webrtc_dropped_total",
     "Packets at the WebRTC port that nobody took, TCP connections there that were refused, and "
-    "(socket_full) packets that were not read in time.",
+    "(socket_full, unread) packets that were not read in time.",
     ["reason"],
 )
 SESSIONS = Gauge("sightline_sessions", "Sessions by state.", ["state"])

@@ -15,6 +15,7 @@ from av.stream import Discard
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.decode_guard import DecodeGuard
 from services.gateway.sources.hardware import accelerator, use_threads
+from services.gateway.sources.patience import Patience, PatientFile
 from services.gateway.sources.sound import EncodedSound, sound_codec
 from services.gateway.sources.source import (
     MAX_PIXELS,
@@ -140,8 +141,15 @@ def open_transport_stream(
         "format_whitelist": "mpegts",
         "analyzeduration": "2000000",  # us
     }
-    container = av.open(file, "r", format="mpegts", options=options, hwaccel=device_of(sink))
-    return ContainerReader.of(container, True, sink, on_close)
+    patience = Patience(sink)
+    container = av.open(
+        PatientFile(file, patience),
+        "r",
+        format="mpegts",
+        options=options,
+        hwaccel=device_of(sink),
+    )
+    return ContainerReader.of(container, True, sink, on_close, patience)
 
 
 def device_of(sink: FrameSink) -> HWAccel | None:
@@ -174,9 +182,15 @@ class ContainerReader:
     """
 
     def __init__(
-        self, container: InputContainer, live: bool, sink: FrameSink, on_close: Callable[[], None]
+        self,
+        container: InputContainer,
+        live: bool,
+        sink: FrameSink,
+        on_close: Callable[[], None],
+        patience: Patience | None = None,
     ) -> None:
         self._container = container
+        self._patience = patience or Patience(sink)
         self._on_close = on_close
         self.live = live
         self.segmented = container.format.name == "hls"
@@ -221,12 +235,17 @@ class ContainerReader:
 
     @classmethod
     def of(
-        cls, container: InputContainer, live: bool, sink: FrameSink, on_close: Callable[[], None]
+        cls,
+        container: InputContainer,
+        live: bool,
+        sink: FrameSink,
+        on_close: Callable[[], None],
+        patience: Patience | None = None,
     ) -> Self:
         """Reader of a container, which is closed when it cannot be read. `on_close` ends what is
-        behind it."""
+        behind it. `patience` with what is live began before where its file was opened with it."""
         try:
-            return cls(container, live, sink, on_close)
+            return cls(container, live, sink, on_close, patience)
         except BaseException:
             container.close()
             raise
@@ -244,6 +263,7 @@ class ContainerReader:
         for packet in self._container.demux(*streams):
             if packet.stream.index != self._stream.index:
                 self._hear(packet)
+                self._be_patient()
                 continue
             num_packets += 1
             if not num_pictures and num_packets > PROBE_PACKETS:
@@ -267,6 +287,7 @@ class ContainerReader:
             except av.FFmpegError:
                 if packet.size:
                     self._sink.dropped("corrupt")
+                self._be_patient()
                 num_barren += 1
                 if self.live and num_barren > BARREN_PACKETS:
                     raise
@@ -274,6 +295,16 @@ class ContainerReader:
             num_barren = 0
             num_pictures += len(frames)
             yield from frames
+            if frames:
+                self._patience.shown()
+            else:
+                self._be_patient()
+
+    def _be_patient(self) -> None:
+        """Another packet without a picture. Raises TimeoutError where there were too many."""
+        if self.live and self._patience.is_over:
+            self._patience.tell()
+            raise TimeoutError("no picture for too long")
 
     def _show(self, packet: "av.Packet[av.VideoStream]", data: bytes) -> None:
         """Let viewers have a live stream's packet, at the time of its arrival."""

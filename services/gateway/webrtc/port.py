@@ -148,7 +148,8 @@ class WebRtcPort:
             for lane, transport in self._sockets.items()
         }
         lanes["tcp"] = self._streams.send
-        return Seat(connection, self._demultiplexer, lanes, self._hosts(), self._forgotten)
+        hosts = self._hosts()
+        return Seat(connection, self._demultiplexer, lanes, hosts, self._forgotten, self._dropped)
 
     def _hosts(self) -> list[tuple[str, Address]]:
         """Lane and address of every candidate: first the configured ones, then this machine's."""

@@ -5,6 +5,7 @@ port, and its protocols send by the port's sockets; the rest of ICE stays aioice
 of its private attributes, which `WebRtcPort` looks for before it starts.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,24 @@ PASSWORD_CHARACTERS = 24
 CONSENT_AGAIN = 2  # times: an answer may take 0.5 + 1 + 2 s
 TCP_PREFERENCE = 8191  # below every UDP candidate: TCP is for where UDP is blocked (RFC 6544, 4.2)
 
+MAX_UNREAD = 4096  # packets of a connection; media is read at once, but not before its encryption
+UNREAD = "unread"  # the reason of those beyond
+
 Send = Callable[[bytes, Address], None]
+
+
+class _Unread(asyncio.Queue[Any]):
+    """aioice's queue of what came and nobody has read yet, which has no bound of its own."""
+
+    def __init__(self, dropped: Callable[[str], None]) -> None:
+        super().__init__()
+        self._dropped = dropped
+
+    def put_nowait(self, item: Any) -> None:
+        if item is not None and self.qsize() >= MAX_UNREAD:  # None is the connection's end
+            self._dropped(UNREAD)
+            return
+        super().put_nowait(item)
 
 
 class _PassiveTcp(Candidate):
@@ -74,7 +92,8 @@ class SeatProtocol(StunProtocol):
 
 class Seat:
     """A member of the demultiplexer. `lanes`: how each lane sends; `hosts`: lane and address of
-    every candidate to offer; `forgotten` hears of addresses that are no longer its own."""
+    every candidate to offer; `forgotten` hears of addresses that are no longer its own, `dropped`
+    of the reason of each packet that is thrown away unread."""
 
     def __init__(
         self,
@@ -83,8 +102,10 @@ class Seat:
         lanes: Mapping[str, Send],
         hosts: list[tuple[str, Address]],
         forgotten: Callable[[str, Address], None],
+        dropped: Callable[[str], None],
     ) -> None:
         self._connection: Any = connection
+        self._connection._queue = _Unread(dropped)
         self._demultiplexer = demultiplexer
         self._lanes = lanes
         self._hosts = hosts

@@ -9,6 +9,7 @@ from aiortc import RTCIceServer, RTCRtpReceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from services.common.tasks import cancel_and_wait, spawn
+from services.gateway.sources.patience import FIRST_S, NEXT_S, Patience
 from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import FrameSink
 from services.gateway.sources.whip.codecs import keep_parameters
@@ -24,13 +25,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WhipLimits:
-    """`connect_s`: from the answer to media flowing; `idle_s`: without a packet after that."""
+    """`connect_s`: from the answer to media flowing; `idle_s`: without a packet after that;
+    `first_picture_s` and `picture_s`: with packets, but without a picture."""
 
     publishers: int = 64
     offer_bytes: int = 64 * 1024
     negotiate_s: float = 10.0
     connect_s: float = 8.0
     idle_s: float = 15.0
+    first_picture_s: float = FIRST_S
+    picture_s: float = NEXT_S
     close_s: float = 5.0
 
 
@@ -139,7 +143,9 @@ class WhipConnection:
             listening: list[asyncio.Task[None]] = []
             if self._microphone is not None:
                 listening.append(spawn(self._microphone.run(), name="whip:microphone"))
-            watch = spawn(self._publication.watch(self._limits.idle_s), name="whip:watch")
+            patience = Patience(self._sink, self._limits.first_picture_s, self._limits.picture_s)
+            watching = self._publication.watch(self._limits.idle_s, patience)
+            watch = spawn(watching, name="whip:watch")
             tasks.append(watch)
             tasks += [spawn(self._drain(track), name="whip:drain") for track in self._tracks]
             # The video's track comes to its end with the sender's BYE or its DTLS connection.

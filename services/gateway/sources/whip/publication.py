@@ -18,6 +18,7 @@ from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket
 from services.common.threads import on_thread
 from services.gateway.sources.bitstream import is_keyframe
 from services.gateway.sources.decoder import PacketDecoder
+from services.gateway.sources.patience import Patience
 from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import DecodeBudget, DecodedFrame, EncodedPacket, FrameSink
 from services.gateway.sources.whip.codecs import DECODED_AS, FRAMED
@@ -139,14 +140,22 @@ class Publication:
 
     # --- looking after it ---------------------------------------------------------------------
 
-    async def watch(self, idle_s: float) -> str:
+    async def watch(self, idle_s: float, patience: Patience) -> str:
         """Ask for keyframes where they are needed; returns why when the video is over: "idle"
-        after so long without a packet, or "error" for pictures of an absurd size."""
+        after so long without a packet, or once `patience` with those that give no picture is over,
+        or "error" for pictures of an absurd size."""
         began_s = time.monotonic()
+        seen_s = self.picture_s
         while self.refusal is None:
             await asyncio.sleep(WATCH_S)
             now_s = time.monotonic()
             if now_s - max(self._buffer.heard_s, began_s) > idle_s:
+                return "idle"
+            if self.picture_s != seen_s:
+                seen_s = self.picture_s
+                patience.shown()
+            elif patience.is_over:
+                patience.tell()
                 return "idle"
             sources = self._receiver.getSynchronizationSources()
             stalled = now_s - self.picture_s > max(STALL_S, 3 * self._interval_s)
