@@ -1,5 +1,6 @@
 """Pictures as people see them: turned, of oblong pixels, of two fields, of high dynamic range."""
 
+import gc
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from services.gateway.frames.display import Display, displayed_size
+from services.gateway.frames.picture_health import HealthLimits, PictureHealth
 from services.gateway.sources.container import open_file
 from services.gateway.sources.source import aspect_of
 from tests.sources import RecordingSink
@@ -164,3 +166,28 @@ def _hlg(nits: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore", divide="ignore"):
         upper = a * np.log(12 * scene - b) + c
     return np.where(scene <= 1 / 12, np.sqrt(3 * scene), upper)
+
+
+def test_a_picture_that_was_looked_at_is_freed_at_once() -> None:
+    """Decoded pictures are megabytes: in a circle of references they would pile up until garbage is
+    collected, and the decoder's next ones could not take their place."""
+
+    def look() -> None:
+        frame = av.VideoFrame(64, 48, "yuv420p")
+        health = PictureHealth(HealthLimits())
+        health.look(frame, 0)
+        displayed_size(frame)
+        display = Display()
+        display.rgb(frame, 32, 24)
+        display.yuv(frame, 32, 24)
+        display.jpeg(frame, 32, 24)
+
+    look()
+    gc.collect()
+    gc.disable()
+    try:
+        look()
+        assert not [one for one in gc.get_objects() if isinstance(one, av.VideoFrame)]
+        gc.collect()
+    finally:
+        gc.enable()

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import av
 import av.filter
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import ColorTrc, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
@@ -157,7 +158,8 @@ class Display:
 def _turn_of(frame: av.VideoFrame) -> _Turn:
     """The turn that a display matrix [[a, b, u], [c, d, v], …] asks for: x' = ax + cy and
     y' = bx + dy, to the nearest quarter."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    # Not `frame.side_data`: the frame would keep that, and so itself until garbage is collected.
+    matrix: Any = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if matrix is None or matrix.buffer_size < 36:
         return _AS_IT_IS
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
