@@ -309,7 +309,7 @@ class Workers:
         """Whether a worker hangs. It does where no report comes in all the patience there is, and
         sooner where neither a report nor an acknowledgement of frames comes when it is due, and it
         does not reply to a question either, which it is asked meanwhile. A gateway that has no time
-        to listen finds nobody hanging, until so much has passed that it would be away."""
+        to listen finds nobody hanging: it would only make itself more work."""
         began_s = asked_s = time.monotonic()
         silence = Silence(began_s)
         due_s = min(worker.pulse.patience_s, self._patience_s)
@@ -325,8 +325,10 @@ class Workers:
                 asked_s += silence.looked(now_s, next_s)
                 quiet_s = silence.quiet_s(now_s)
                 sure = silence.is_sure(now_s)
-                if (sure and quiet_s >= self._patience_s) or now_s - began_s >= REPORT_PATIENCE_S:
+                if sure and quiet_s >= self._patience_s:
                     return True
+                if now_s - began_s >= REPORT_PATIENCE_S:
+                    return False
                 waited = now_s - asked_s >= PING_S
                 overdue = worker.pulse.is_overdue and not worker.hung.is_set()
                 if asking is None or (asking.done() and waited):
