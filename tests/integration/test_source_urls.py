@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import av
 import pytest
 from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from services.common.jpeg import encode_jpeg
 from services.gateway.sources.file import FileLimits, FileSource
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.source_opener import NOT_OPENED
@@ -20,7 +22,7 @@ from sightline.errors import InvalidArgumentError
 from tests.conftest import RedisServer
 from tests.rtmp_player_server import RtmpPlayerServer
 from tests.rtsp_server import RtspServer
-from tests.sources import RecordingSink, write_clip
+from tests.sources import RecordingSink, picture_array, write_clip
 
 SHORT = FileLimits(open_timeout_s=4.0, read_timeout_s=2.0, away_s=0.05, backoff_s=0.05)
 LOOPBACK = EgressPolicy(["127.0.0.1"])
@@ -253,6 +255,26 @@ async def test_a_live_playlist_that_begins_anew_is_read_anew(site: Site) -> None
     before = len(sink.pictures)
     await asyncio.to_thread(sink.wait_for_pictures, before + 30)
     await source.aclose()
+
+
+async def test_a_camera_that_sends_one_jpeg_after_another(site: Site) -> None:
+    """Whose size changes on the way; bytes between that are no picture do no harm."""
+    parts = []
+    for number in range(40):
+        side = 160 if number < 20 else 320
+        picture = av.VideoFrame.from_ndarray(picture_array(number, side, side), "rgb24")
+        jpeg = encode_jpeg(picture.reformat(format="yuvj420p"))
+        if number == 5:
+            jpeg = b"no picture"
+        head = f"--cam\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+        parts.append(head.encode() + jpeg + b"\r\n")
+    site.page("/mjpeg", b"".join(parts), Content_Type="multipart/x-mixed-replace;boundary=cam")
+    sink = RecordingSink()
+    source = FileSource(site.url("/mjpeg"), sink, limits=SHORT, egress=LOOPBACK)
+    await source.start()
+    await asyncio.to_thread(sink.wait_for_pictures, 39)
+    await source.aclose()
+    assert [picture.width for picture in sink.pictures[:39]] == [160] * 19 + [320] * 20
 
 
 async def test_no_playlist_leads_elsewhere(site: Site) -> None:

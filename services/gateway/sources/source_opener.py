@@ -37,6 +37,7 @@ NOT_OPENED = (
     "cannot open the source: no video came from there, or this server's operator does not allow "
     "its address (GATEWAY_URL_ALLOW)"
 )
+_AT_ONCE = {"fpsprobesize": "0", "analyzeduration": "200000"}
 _WEB_FORMATS = (*FILE_FORMATS, "hls", "mpjpeg", "jpeg_pipe")
 
 
@@ -175,6 +176,8 @@ class SourceOpener:
                 "http_persistent": "0",
                 "http_multiple": "0",
             }
+            if first.content_type.startswith("multipart/"):  # a camera's pictures, one by one: all
+                options |= _AT_ONCE  # is known from the first, but for a rate that nobody asks for
             container = av.open(
                 files.name(url),
                 "r",
