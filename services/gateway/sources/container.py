@@ -1,5 +1,6 @@
 """A container of video, read: which formats and codecs, which stream, at what times."""
 
+import errno
 import itertools
 import re
 import time
@@ -304,7 +305,7 @@ class ContainerReader:
         """Another packet without a picture. Raises TimeoutError where there were too many."""
         if self.live and self._patience.is_over:
             self._patience.tell()
-            raise TimeoutError("no picture for too long")
+            raise TimeoutError(errno.ETIMEDOUT, "no picture for too long")
 
     def _show(self, packet: "av.Packet[av.VideoStream]", data: bytes) -> None:
         """Let viewers have a live stream's packet, at the time of its arrival."""
