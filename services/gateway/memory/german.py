@@ -57,6 +57,7 @@ _WORDS = (
         re.compile(r"\bgestern(?: (?:morgen|früh|vormittag|mittag|nachmittag|abend))?\b"),
         "yesterday",
     ),
+    (re.compile(r"\b(?:wird|werden|(?<!guten )morgen)\b"), "from now"),
     (re.compile(r"\bheute\b"), "today"),
     (re.compile(r"\bbisher\b"), "so far"),
     (re.compile(r"\b(?:vorhin|früher|vor einer weile|vor kurzem)\b"), "earlier"),

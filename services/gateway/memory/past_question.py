@@ -4,80 +4,24 @@ English, and German as far as times go. A cheap rule before anything is looked u
 not take for one goes to the model as ever.
 """
 
-import datetime
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from services.gateway.memory.german import PASSED_OVER, in_english
+from services.gateway.memory.times import (
+    AGO,
+    CLOCK,
+    CLOCK_WORDS,
+    DAY,
+    FUTURE,
+    NS,
+    SPAN,
+    clock_ns,
+    day_ns,
+    ns_of,
+)
 
-NS = 1_000_000_000
-_COUNTED = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
-_COUNTED += ["twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"]
-_COUNTED += ["nineteen"]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_WORDS: dict[str, float] = {
-    **{word: number for number, word in enumerate(_COUNTED, 1)},
-    **{
-        f"{ten}{between}{one}": 10 * tens + ones
-        for tens, ten in enumerate(_TENS, 2)
-        for ones, one in enumerate(["", *_COUNTED[:9]])
-        for between in ("-", " ")
-    },
-    **{ten: 10 * tens for tens, ten in enumerate(_TENS, 2)},
-    **{"a": 1, "an": 1, "half an": 0.5, "half a": 0.5, "a hundred": 100, "a dozen": 12},
-    **{"a quarter of an": 0.25, "quarter of an": 0.25, "three quarters of an": 0.75},
-    **{"a few": 3, "few": 3, "a couple of": 2, "a couple": 2, "couple of": 2, "several": 5},
-}
-_UNITS = {"second": 1, "sec": 1, "s": 1, "minute": 60, "min": 60, "m": 60, "hour": 3600, "hr": 3600}
-_UNITS |= {"h": 3600, "day": 86400, "week": 604_800, "month": 2_629_746, "year": 31_556_952}
-_LONGEST_S = 1e9  # whatever is older is as little remembered
-_WORDED = "|".join(sorted(map(re.escape, _WORDS), key=len, reverse=True))
-_NUMBER = rf"(?:(?:{_WORDED})(?=[ -])|\d+(?:\.\d+)?)"
-_UNIT = "|".join(sorted(_UNITS, key=len, reverse=True))
-_HALF = r"(?: and a half)?"
-_PART = rf"{_NUMBER}{_HALF}[ -]?(?:{_UNIT})s?{_HALF}(?: or (?:so|two|more))?"
-_COUNT = re.compile(
-    rf"(?P<number>{_NUMBER})(?P<more>{_HALF})[ -]?(?P<unit>{_UNIT})s?(?P<half>{_HALF})"
-)
-# "an hour and ten minutes", "1h30m"; of "five or ten minutes" the last.
-_AMOUNT = (
-    rf"(?:{_NUMBER} (?:or|to) |\d+(?:\.\d+)?-)?(?P<amount>{_PART}(?:(?: and)? ?{_PART}){{0,3}})"
-)
-_AGO = re.compile(
-    r"\b(?:(?:about|around|roughly|some|like|approximately|almost|nearly|over|exactly|just) )?"
-    rf"{_AMOUNT} (?:ago|earlier|back|prior|before now)\b"
-)
-_SPAN = re.compile(
-    rf"\b(?:(?:in|over|during|within|for|of) )?(?:(?:the |these |those )?(?:last|past) {_AMOUNT}|"
-    rf"(?:the )?(?:last|past) (?P<one>minute|hour|day|week)(?P<more>{_HALF}))\b"
-)
-_CLOCK = re.compile(r"\bat (\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?\s*(am|pm)?(?: utc)?\b")
-_CLOCK_WORDS = (
-    (re.compile(r"\b([ap]) m\b"), r"\1m"),
-    (re.compile(r"\bat noon\b"), "at 12:00"),
-    (re.compile(r"\bat midnight\b"), "at 00:00"),
-    (re.compile(r"\bat (\d{1,2}) ?(am|pm)\b"), r"at \1:00 \2"),
-    (re.compile(r"\bat (\d{1,2}) o'clock\b"), r"at \1:00"),
-)
-_DAY = re.compile(
-    r"\b(the day before yesterday|yesterday|today|this (?:morning|afternoon|evening)|last night|"
-    r"so far)\b"
-)
-_HOURS = {  # from the last midnight on
-    "the day before yesterday": (-48, -24),
-    "yesterday": (-24, 0),
-    "last night": (-6, 6),
-    "this morning": (0, 12),
-    "this afternoon": (12, 18),
-    "this evening": (18, 24),
-    "today": (0, 24),
-}
-_FUTURE = re.compile(
-    r"\b(?:will (?:be|happen|come|there|it|she|he|they|we|you|i|the|this|that)|"
-    r"(?:what|who|where|how) will|won't|(?:is|are|am) going to|tomorrow|from now|"
-    r"wird|werden|(?<!guten )morgen)\b"
-)
 _WHEN = re.compile(
     r"^(?:and |so |tell me |do you know )?(?:"
     r"when (?!will|is (?!the last time)|are|do|does|can|should|would|could|you|i |we|they|it )|"
@@ -175,10 +119,10 @@ def past_question(text: str, now_ns: int) -> PastQuestion | None:
 
 def _understood(said: str, now_ns: int, stop: frozenset[str]) -> PastQuestion | None:
     first = re.search(r"\bfirst\b", said) is not None
-    for pattern, clock in _CLOCK_WORDS:
+    for pattern, clock in CLOCK_WORDS:
         said = pattern.sub(clock, said)
-    if (found := _AGO.search(said)) is not None:
-        age_ns = _ns_of(found)
+    if (found := AGO.search(said)) is not None:
+        age_ns = ns_of(found)
         rest = _without(said, found)
         if _WHEN.search(said):  # "when did … ten minutes ago": of that time
             return PastQuestion(Kind.SPAN, 0, now_ns, _subject(rest, stop))
@@ -190,25 +134,25 @@ def _understood(said: str, now_ns: int, stop: frozenset[str]) -> PastQuestion | 
             _subject(rest, stop),
             _present(rest),
         )
-    if _FUTURE.search(said):
+    if FUTURE.search(said):
         return None
-    if (found := _CLOCK.search(said)) is not None:
-        day = _DAY.search(said)
-        at_ns = _clock_ns(found, day[1] if day else "", now_ns)
+    if (found := CLOCK.search(said)) is not None:
+        day = DAY.search(said)
+        at_ns = clock_ns(found, day[1] if day else "", now_ns)
         if at_ns is not None:
-            rest = _DAY.sub("", _without(said, found)).strip()
+            rest = DAY.sub("", _without(said, found)).strip()
             return PastQuestion(
                 Kind.AT, at_ns - 30 * NS, at_ns + 30 * NS, _subject(rest, stop), _present(rest)
             )
     if _WHEN.search(said):
         words = _subject(said, stop)
         return PastQuestion(Kind.WHEN, 0, now_ns, words, first=first) if words else None
-    if (found := _SPAN.search(said)) is not None:
-        age_ns = _ns_of(found)
+    if (found := SPAN.search(said)) is not None:
+        age_ns = ns_of(found)
         words = _subject(_without(said, found), stop)
         return PastQuestion(Kind.SPAN, max(0, now_ns - age_ns), now_ns, words)
-    if (found := _DAY.search(said)) is not None:
-        begin_ns, end_ns = _day_ns(found[1], now_ns)
+    if (found := DAY.search(said)) is not None:
+        begin_ns, end_ns = day_ns(found[1], now_ns)
         return PastQuestion(Kind.SPAN, begin_ns, end_ns, _subject(_without(said, found), stop))
     if _VAGUE.search(said) is not None:
         words = _subject(said, stop)
@@ -272,39 +216,3 @@ def _present(text: str) -> str:
 
 def _without(text: str, found: re.Match[str]) -> str:
     return " ".join(f"{text[: found.start()]} {text[found.end() :]}".split())
-
-
-def _ns_of(found: re.Match[str]) -> int:
-    seconds = 0.0
-    said = found["amount"] or f"a {found['one']}{found['more']}"  # the last one
-    for part in _COUNT.finditer(said):
-        number = part["number"]
-        count = _WORDS[number] if number in _WORDS else float(number)
-        seconds += (count + 0.5 * bool(part["more"] or part["half"])) * _UNITS[part["unit"]]
-    return round(min(seconds, _LONGEST_S) * NS)
-
-
-def _clock_ns(found: re.Match[str], day: str, now_ns: int) -> int | None:
-    """The last time that a clock in UTC showed this, or when it did on a day that is named."""
-    hour, minute, second = int(found[1]), int(found[2]), int(found[3] or 0)
-    if found[4]:
-        hour = hour % 12 + (12 if found[4] == "pm" else 0)
-    if hour > 23 or minute > 59 or second > 59:
-        return None
-    now = datetime.datetime.fromtimestamp(now_ns // NS, datetime.UTC)
-    at = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
-    if day.endswith("yesterday"):
-        at -= datetime.timedelta(days=1 if day == "yesterday" else 2)
-    elif at > now:
-        at -= datetime.timedelta(days=1)
-    return int(at.timestamp()) * NS
-
-
-def _day_ns(name: str, now_ns: int) -> tuple[int, int]:
-    """When a day, or the part of one, begins and ends, by the clock in UTC."""
-    if name == "so far":
-        return 0, now_ns
-    now = datetime.datetime.fromtimestamp(now_ns // NS, datetime.UTC)
-    midnight_s = int(now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp())
-    begin_h, end_h = _HOURS[name]
-    return (midnight_s + begin_h * 3600) * NS, min(now_ns, (midnight_s + end_h * 3600) * NS)

@@ -17,7 +17,6 @@ from services.gateway import metrics
 from services.gateway.frames.display import Display
 from services.gateway.memory.journal import Journal
 from services.gateway.memory.past_question import (
-    NS,
     Kind,
     PastQuestion,
     matches,
@@ -25,6 +24,7 @@ from services.gateway.memory.past_question import (
     present_question,
     says,
 )
+from services.gateway.memory.times import NS
 from services.gateway.sessions.session_spec import MEMORY_OFF
 from sightline.errors import SightlineError
 from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2

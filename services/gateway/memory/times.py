@@ -1,0 +1,107 @@
+"""Times in questions: how long ago, in which stretch of time, at what o'clock, on which day."""
+
+import datetime
+import re
+
+NS = 1_000_000_000
+_COUNTED = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
+_COUNTED += ["twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"]
+_COUNTED += ["nineteen"]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_WORDS: dict[str, float] = {
+    **{word: number for number, word in enumerate(_COUNTED, 1)},
+    **{
+        f"{ten}{between}{one}": 10 * tens + ones
+        for tens, ten in enumerate(_TENS, 2)
+        for ones, one in enumerate(["", *_COUNTED[:9]])
+        for between in ("-", " ")
+    },
+    **{ten: 10 * tens for tens, ten in enumerate(_TENS, 2)},
+    **{"a": 1, "an": 1, "half an": 0.5, "half a": 0.5, "a hundred": 100, "a dozen": 12},
+    **{"a quarter of an": 0.25, "quarter of an": 0.25, "three quarters of an": 0.75},
+    **{"a few": 3, "few": 3, "a couple of": 2, "a couple": 2, "couple of": 2, "several": 5},
+}
+_UNITS = {"second": 1, "sec": 1, "s": 1, "minute": 60, "min": 60, "m": 60, "hour": 3600, "hr": 3600}
+_UNITS |= {"h": 3600, "day": 86400, "week": 604_800, "month": 2_629_746, "year": 31_556_952}
+_LONGEST_S = 1e9  # whatever is older is as little remembered
+_WORDED = "|".join(sorted(map(re.escape, _WORDS), key=len, reverse=True))
+_NUMBER = rf"(?:(?:{_WORDED})(?=[ -])|\d+(?:\.\d+)?)"
+_UNIT = "|".join(sorted(_UNITS, key=len, reverse=True))
+_HALF = r"(?: and a half)?"
+_PART = rf"{_NUMBER}{_HALF}[ -]?(?:{_UNIT})s?{_HALF}(?: or (?:so|two|more))?"
+_COUNT = re.compile(
+    rf"(?P<number>{_NUMBER})(?P<more>{_HALF})[ -]?(?P<unit>{_UNIT})s?(?P<half>{_HALF})"
+)
+# "an hour and ten minutes", "1h30m"; of "five or ten minutes" the last.
+_AMOUNT = (
+    rf"(?:{_NUMBER} (?:or|to) |\d+(?:\.\d+)?-)?(?P<amount>{_PART}(?:(?: and)? ?{_PART}){{0,3}})"
+)
+AGO = re.compile(
+    r"\b(?:(?:about|around|roughly|some|like|approximately|almost|nearly|over|exactly|just) )?"
+    rf"{_AMOUNT} (?:ago|earlier|back|prior|before now)\b"
+)
+SPAN = re.compile(
+    rf"\b(?:(?:in|over|during|within|for|of) )?(?:(?:the |these |those )?(?:last|past) {_AMOUNT}|"
+    rf"(?:the )?(?:last|past) (?P<one>minute|hour|day|week)(?P<more>{_HALF}))\b"
+)
+CLOCK = re.compile(r"\bat (\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?\s*(am|pm)?(?: utc)?\b")
+CLOCK_WORDS = (
+    (re.compile(r"\b([ap]) m\b"), r"\1m"),
+    (re.compile(r"\bat noon\b"), "at 12:00"),
+    (re.compile(r"\bat midnight\b"), "at 00:00"),
+    (re.compile(r"\bat (\d{1,2}) ?(am|pm)\b"), r"at \1:00 \2"),
+    (re.compile(r"\bat (\d{1,2}) o'clock\b"), r"at \1:00"),
+)
+DAY = re.compile(
+    r"\b(the day before yesterday|yesterday|today|this (?:morning|afternoon|evening)|last night|"
+    r"so far)\b"
+)
+_HOURS = {  # from the last midnight on
+    "the day before yesterday": (-48, -24),
+    "yesterday": (-24, 0),
+    "last night": (-6, 6),
+    "this morning": (0, 12),
+    "this afternoon": (12, 18),
+    "this evening": (18, 24),
+    "today": (0, 24),
+}
+FUTURE = re.compile(
+    r"\b(?:will (?:be|happen|come|there|it|she|he|they|we|you|i|the|this|that)|"
+    r"(?:what|who|where|how) will|won't|(?:is|are|am) going to|tomorrow|from now)\b"
+)
+
+
+def ns_of(found: re.Match[str]) -> int:
+    seconds = 0.0
+    said = found["amount"] or f"a {found['one']}{found['more']}"  # the last one
+    for part in _COUNT.finditer(said):
+        number = part["number"]
+        count = _WORDS[number] if number in _WORDS else float(number)
+        seconds += (count + 0.5 * bool(part["more"] or part["half"])) * _UNITS[part["unit"]]
+    return round(min(seconds, _LONGEST_S) * NS)
+
+
+def clock_ns(found: re.Match[str], day: str, now_ns: int) -> int | None:
+    """The last time that a clock in UTC showed this, or when it did on a day that is named."""
+    hour, minute, second = int(found[1]), int(found[2]), int(found[3] or 0)
+    if found[4]:
+        hour = hour % 12 + (12 if found[4] == "pm" else 0)
+    if hour > 23 or minute > 59 or second > 59:
+        return None
+    now = datetime.datetime.fromtimestamp(now_ns // NS, datetime.UTC)
+    at = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
+    if day.endswith("yesterday"):
+        at -= datetime.timedelta(days=1 if day == "yesterday" else 2)
+    elif at > now:
+        at -= datetime.timedelta(days=1)
+    return int(at.timestamp()) * NS
+
+
+def day_ns(name: str, now_ns: int) -> tuple[int, int]:
+    """When a day, or the part of one, begins and ends, by the clock in UTC."""
+    if name == "so far":
+        return 0, now_ns
+    now = datetime.datetime.fromtimestamp(now_ns // NS, datetime.UTC)
+    midnight_s = int(now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp())
+    begin_h, end_h = _HOURS[name]
+    return (midnight_s + begin_h * 3600) * NS, min(now_ns, (midnight_s + end_h * 3600) * NS)
