@@ -85,7 +85,7 @@ class Session:
         self.moved_on = asyncio.Event()
         return True
 
-    async def preview(self, width: int) -> bytes:
+    async def picture_of(self, capture_ns: int, width: int) -> bytes:
         return bytes(60_000 if width > 200 else 1000)
 
     def message(self) -> pb.Session:

@@ -36,6 +36,16 @@ def test_what_is_acknowledged_stays_as_long_as_it_is_among_the_newest() -> None:
     assert window.sampled_s(1) is None, "pushed out"
 
 
+def test_a_moment_has_the_frame_that_was_understood_by_then() -> None:
+    window = FrameWindow(3)
+    for number in range(6):
+        window.send(frame(number))
+    window.acknowledge(5)
+    assert window.frame_at(3) == frame(3)
+    assert window.frame_at(5) == frame(4), "the next is not understood yet"
+    assert window.frame_at(1) is None, "it has left"
+
+
 def test_a_worker_that_forgot_gets_the_newest_window_there_is() -> None:
     window = FrameWindow(WINDOW)
     sent = [window.send(frame(number)) for number in range(8)]

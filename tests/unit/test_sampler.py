@@ -339,6 +339,21 @@ async def test_the_preview_is_the_newest_picture_in_its_own_shape() -> None:
         assert next(file.decode(video=0)).width == 50
 
 
+async def test_a_moments_picture_is_what_the_model_saw_however_far_behind_it_is() -> None:
+    ring = sampler()
+    ring.take(picture(solid((220, 30, 60), 1280, 720), 0))
+    frame = await ring.get()
+    ring.take(picture(solid((0, 200, 0), 1280, 720), 1))
+    assert await ring.picture_of(frame, 640) == await ring.preview(), "hardly newer"
+    ring.take(picture(solid((0, 200, 0), 1280, 720), 1000))
+    jpeg = await ring.picture_of(frame, 640)
+    assert jpeg is not None
+    with av.open(io.BytesIO(jpeg), format="jpeg_pipe") as file:
+        image = next(file.decode(video=0)).to_ndarray(format="rgb24")
+    assert image.shape == (360, 640, 3)
+    assert np.abs(image.astype(int) - (220, 30, 60)).max() <= 8
+
+
 async def test_a_preview_is_not_converted_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     ring = sampler()
     monkeypatch.setattr(ring, "_encode_preview", lambda *_: pytest.fail("converted"))

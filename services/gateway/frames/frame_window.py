@@ -75,6 +75,11 @@ class FrameWindow:
             understood.append(sent)
         return understood
 
+    def frame_at(self, capture_ns: int) -> SampledFrame | None:
+        """The frame that a worker had understood last by a capture time; None where it has left."""
+        kept = reversed(self._kept)
+        return next((frame for frame in kept if frame.capture_ns <= capture_ns), None)
+
     def resume(self) -> int:
         """A new stream begins with a worker that still knows the session; returns how many frames
         are lost for good. It may have understood what was in flight or not, and to send that again

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import av
+import numpy as np
 
 from services.common.tasks import QueueClosed
 from services.common.threads import on_thread
@@ -22,6 +23,7 @@ from services.gateway.sources.source import MAX_AHEAD_NS, ClockSource, DecodeBud
 
 SECOND_NS = 1_000_000_000
 PREVIEW_WIDTH = 640  # pixels
+NEAR_NS = 500_000_000  # that a picture may be newer than the moment which it is shown for
 GLIMPSE_NS = SECOND_NS  # between two pictures that are kept for another model to look at
 SLOW_SOURCE = 0.98  # a source whose interval is at least this much of the wanted one loses no frame
 LONGEST = 4  # periods: a picture that comes later says no more about its source …
@@ -288,6 +290,15 @@ class Sampler:
         self._preview = (picture, max_width, jpeg)
         return jpeg
 
+    async def picture_of(self, frame: SampledFrame, max_width: int) -> bytes | None:
+        """A frame's moment as JPEG: the newest picture where that is hardly newer; else, where the
+        model is behind, what it was shown."""
+        newest = self._newest
+        if newest is None or self._newest_ns - frame.capture_ns <= NEAR_NS:
+            return await self.preview(max_width)
+        shape = displayed_size(newest.frame, newest.aspect)
+        return await on_thread(_jpeg_of, frame, shape, max_width, name="picture")
+
     def glance(self, num_pictures: int) -> None:
         """Keep so many pictures for `glimpses` from now on; 0: none."""
         with self._room:
@@ -345,9 +356,7 @@ class Sampler:
             return self._display.rgb(frame, width, height)
 
     def _encode_preview(self, picture: DecodedFrame, max_width: int) -> bytes:
-        shown_width, shown_height = displayed_size(picture.frame, picture.aspect)
-        width = min(max_width, shown_width) // 2 * 2 or 2
-        height = max(2, round(shown_height * width / shown_width) // 2 * 2)
+        width, height = _within(max_width, displayed_size(picture.frame, picture.aspect))
         with self._converting:
             return Display().jpeg(picture.frame, width, height)
 
@@ -366,3 +375,16 @@ class Sampler:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:  # the loop is closed: nobody is left to tell
             self._closed = True
+
+
+def _within(max_width: int, shape: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a picture of this shape, even and at most so wide."""
+    width = min(max_width, shape[0]) // 2 * 2 or 2
+    return width, max(2, round(shape[1] * width / shape[0]) // 2 * 2)
+
+
+def _jpeg_of(frame: SampledFrame, shape: tuple[int, int], max_width: int) -> bytes:
+    """A frame in the shape that its picture had."""
+    pixels = np.frombuffer(frame.pixels, np.uint8).reshape(frame.height, frame.width, 3)
+    picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+    return Display().jpeg(picture, *_within(max_width, shape))

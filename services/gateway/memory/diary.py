@@ -71,11 +71,11 @@ class Diary:
         page, known = self._page, self._noted
         if step is Step.SAME and known.describing and (known.line or not known.describing.done()):
             page.like = known
-            page.describing = self._spawn(self._picture(page), "picture")
+            page.describing = self._spawn(self._picture(page, frame.capture_ns), "picture")
             metrics.NOTES.labels("same").inc()
         elif step in (Step.NOTE, Step.SAME):
             self._noted = page
-            page.describing = self._spawn(self._describe(page), "describe")
+            page.describing = self._spawn(self._describe(page, frame.capture_ns), "describe")
         elif step is Step.END and self._moments.ended is not None:
             self._page = _Page()
             if len(self._ending) >= MOST_ENDING:
@@ -109,9 +109,9 @@ class Diary:
     def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         return spawn(work, name=f"{self._session.id}:memory:{name}")
 
-    async def _describe(self, page: _Page) -> None:
+    async def _describe(self, page: _Page, capture_ns: int) -> None:
         """A line about what is there now, and a picture of it."""
-        await self._picture(page)
+        await self._picture(page, capture_ns)
         busy = self._session.worker.load.device_busy > MOST_BUSY
         if busy and not self._session.spec.lossless:  # one that is read as fast as may be waits
             metrics.NOTES.labels("busy").inc()
@@ -147,11 +147,11 @@ class Diary:
         except TimeoutError:
             return False
 
-    async def _picture(self, page: _Page) -> None:
+    async def _picture(self, page: _Page, capture_ns: int) -> None:
         if self._session.spec.memory != PICTURES or len(page.pictures) >= MOST_PICTURES:
             return
         for width in PICTURE_WIDTHS:
-            jpeg = await self._session.preview(width)
+            jpeg = await self._session.picture_of(capture_ns, width)
             if jpeg is not None and len(jpeg) <= MOST_PICTURE_BYTES:
                 if jpeg not in page.pictures:
                     page.pictures.append(jpeg)

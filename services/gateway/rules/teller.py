@@ -11,7 +11,7 @@ from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.judgement import NS, Reading
-from services.gateway.rules.kinds import PRODUCT, SCORED
+from services.gateway.rules.kinds import COMMENTARY, PRODUCT, SCORED
 from services.gateway.rules.post import Post
 from services.gateway.sessions.session import Session
 from sightline.errors import NotFoundError, UnavailableError
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 PICTURE_WIDTH, MAX_PICTURE_BYTES = 640, 256 * 1024
 MAX_CLIP_BYTES = 3 * 1024 * 1024
+SEEN = SCORED | {COMMENTARY}  # kinds that tell of what the model saw
 
 
 class Teller:
@@ -58,7 +59,8 @@ class Teller:
             capture_ns=reading.at_ns,
             events=before.events + 1,
         )
-        jpeg = await self._picture()
+        is_seen = post.kind in SEEN and not reason  # else it is about now
+        jpeg = await self._picture(reading.at_ns if is_seen else None)
         event = rules_pb2.RuleEvent(
             rule=rule.rule,
             rule_name=rule.name,
@@ -118,10 +120,14 @@ class Teller:
             age_s = self._session.frame_age_s(reading.at_ns)
         return time.time_ns() - round((age_s or 0.0) * NS)
 
-    async def _picture(self) -> bytes:
+    async def _picture(self, capture_ns: int | None) -> bytes:
+        """Picture of a capture time; None: of now."""
         if not self._config.event_pictures:
             return b""
-        jpeg = await self._session.preview(PICTURE_WIDTH)
+        if capture_ns is None:
+            jpeg = await self._session.preview(PICTURE_WIDTH)
+        else:
+            jpeg = await self._session.picture_of(capture_ns, PICTURE_WIDTH)
         return jpeg if jpeg is not None and len(jpeg) <= MAX_PICTURE_BYTES else b""
 
     async def _keep_clip(self, tenant: str, event: str, at_s: float) -> None:

@@ -410,6 +410,14 @@ class Session:
         """The newest picture as JPEG; None before the first."""
         return await self.sampler.preview(max_width)
 
+    async def picture_of(self, capture_ns: int, max_width: int) -> bytes | None:
+        """What the model saw at a capture time, as JPEG; the newest picture where that is not known
+        any more, None before the first."""
+        frame = self.feed.window.frame_at(capture_ns)
+        if frame is None:
+            return await self.preview(max_width)
+        return await self.sampler.picture_of(frame, max_width)
+
     @property
     def delegation(self) -> tuple[gateway_pb2.DelegateMode, str]:
         """Which questions another model answers, and which model or pool that is."""
