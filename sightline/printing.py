@@ -1,11 +1,13 @@
-"""Printing on the command line: JSON, tables, times of day."""
+"""Printing: JSON, tables, cells of spreadsheets, times of day."""
 
 import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-__all__ = ["clock", "print_json", "print_table"]
+__all__ = ["cell", "clock", "print_json", "print_table"]
+
+_FORMULAS = frozenset("=+@-\t\r\n")  # what one begins with
 
 
 def print_json(value: Any) -> None:
@@ -17,8 +19,13 @@ def print_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None
     rows = [headings, *lines]
     widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
     for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
+
+
+def cell(value: object) -> object:
+    """A value of a table that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULAS else value
 
 
 def clock(when_ns: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sightline import aio
 from sightline.errors import InvalidArgumentError
-from sightline.printing import clock, print_json, print_table
+from sightline.printing import cell, clock, print_json, print_table
 from sightline.rules import Rule, RuleEvent
 
 __all__ = ["add_commands"]
@@ -149,7 +149,7 @@ async def events(client: aio.Client, options: argparse.Namespace) -> int:
         if options.csv:
             writer = csv.writer(sys.stdout)
             writer.writerow(_COLUMNS)
-            writer.writerows([getattr(each, name) for name in _COLUMNS] for each in found)
+            writer.writerows([cell(getattr(each, name)) for name in _COLUMNS] for each in found)
         else:
             for event in found:
                 _tell_event(event, options.json)

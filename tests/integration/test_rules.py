@@ -635,7 +635,7 @@ async def test_rules_from_a_program_and_a_terminal(
             assert await cli.run(["--server", parts.address, *words]) == 0
             return capsys.readouterr().out
 
-        rule = {"name": "phones", "predicate": {"condition": PHONE}, "interval_s": 0.1}
+        rule = {"name": "@phones", "predicate": {"condition": PHONE}, "interval_s": 0.1}
         made = await client.rules.create("kitchen", rule)
         assert (made.kind, made.active, made.session_name) == ("predicate", False, "kitchen")
         goods = tmp_path / "goods.csv"
@@ -662,12 +662,14 @@ async def test_rules_from_a_program_and_a_terminal(
         assert await client.rules.clip(event.id) == b""
         await said("events", "--acknowledge", event.id, "--note", "packed")
         left = await client.rules.events(unacknowledged=True)
-        assert [each.rule_name for each in left] == ["phones"]
+        assert [each.rule_name for each in left] == ["@phones"]
         listed = await said("rules", "list")
         assert "C-1" in listed
         assert "phones" in listed
-        assert (await said("events", "--csv")).splitlines()[0].startswith("id,time_ns")
-        assert "phones  yes" in await said("events", "--rule", "phones")
-        await said("rules", "delete", "phones")
+        heading, *table = (await said("events", "--csv")).splitlines()
+        assert heading.startswith("id,time_ns")
+        assert any(",'@phones," in row for row in table), "no formula"
+        assert "phones  yes" in await said("events", "--rule", "@phones")
+        await said("rules", "delete", "@phones")
         assert {each.name for each in await client.rules.all()} == {"goods", "lens"}
-        assert await cli.run(["--server", parts.address, "rules", "delete", "phones"]) == 4
+        assert await cli.run(["--server", parts.address, "rules", "delete", "@phones"]) == 4

@@ -146,6 +146,18 @@ def test_hours_beyond_midnight_belong_to_the_day_that_they_began_on() -> None:
     assert not hours.hold(at("2026-11-28T22:00"))  # a Saturday
 
 
+def test_a_night_in_which_clocks_are_set_is_an_hour_shorter_or_longer() -> None:
+    night = Hours.of(
+        pb.Schedule(time_zone="Europe/Berlin", hours=[pb.Hours(begin="22:00", end="06:00")])
+    )
+    for evening, minutes in (("2026-03-28", 7 * 60), ("2026-10-24", 9 * 60), ("2026-06-01", 480)):
+        noon_s = at(f"{evening}T12:00")
+        held = [night.hold(noon_s + 60 * minute) for minute in range(24 * 60)]
+        assert sum(held) == minutes
+        first = held.index(True)
+        assert all(held[first : first + minutes]), "in one piece"
+
+
 def test_without_a_schedule_they_always_hold() -> None:
     assert Hours.of(pb.Schedule()).hold(0.0)
     whole = Hours.of(pb.Schedule(hours=[pb.Hours(days=["mon"])]))

@@ -16,6 +16,7 @@ from services.gateway.api.rule_calls import not_configured
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.sessions.sessions import Sessions
 from sightline.errors import NotFoundError, SightlineError
+from sightline.printing import cell
 from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, rules_pb2
 
@@ -335,16 +336,8 @@ def table_of(found: rules_pb2.ListEventsResponse) -> str:
         row = {**as_json(event, whole=True), "severity": severity}
         row["acknowledged_by"] = event.acknowledged.by
         row["acknowledged_ns"] = event.acknowledged.time_ns or ""
-        writer.writerow([_cell(row[name]) for name in COLUMNS])
+        writer.writerow([cell(row[name]) for name in COLUMNS])
     return text.getvalue()
-
-
-_FORMULAS = frozenset("=+@-\t\r\n")
-
-
-def _cell(value: object) -> object:
-    """A value that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULAS else value
 
 
 def _link_to_next(request: web.Request, token: str) -> dict[str, str]:
