@@ -218,7 +218,8 @@ def test_what_nobody_saw_hold_begins_to_hold_anew() -> None:
     assert not told(judgement, 1.0, active=True)
     judgement.lapse()
     assert not told(judgement, 90.0, active=True)
-    assert told(judgement, 91.0, active=True)
+    judgement.lapse()
+    assert told(judgement, 91.0, active=True), "it was out of sight for as long as it must hold"
     assert not told(judgement, 95.0)
     assert not told(judgement, 5.0)  # the clock was set back
     assert told(judgement, 6.0)

@@ -41,7 +41,8 @@ class Judgement:
         self._debounce_ns = round(debounce_s * NS)
         self._cooldown_ns = round(cooldown_s * NS)
         self._other: tuple[bool, str] | None = None  # what is seen instead of what was told …
-        self._since_ns = 0  # … and since when
+        self._since_ns = self._last_ns = 0  # … since when, and when last
+        self._lapsed = False  # whether nobody could tell since then
 
     @property
     def value(self) -> str:
@@ -54,16 +55,18 @@ class Judgement:
             self._other = None
             return False
         other = (reading.active, reading.value if reading.by_value else "")
-        if other != self._other or reading.at_ns < self._since_ns:  # or the clock was set back
+        unseen = self._lapsed and reading.at_ns - self._last_ns > self._debounce_ns
+        if other != self._other or unseen or reading.at_ns < self._since_ns:  # a clock set back
             self._other, self._since_ns = other, reading.at_ns
+        self._last_ns, self._lapsed = reading.at_ns, False
         if reading.at_ns - self._since_ns < self._debounce_ns:
             return False
         passed_ns = reading.at_ns - self.state.capture_ns
         return not (self.state.events and 0 <= passed_ns < self._cooldown_ns)
 
     def lapse(self) -> None:
-        """Nobody could tell for a while: what may have held until then begins to hold anew."""
-        self._other = None
+        """Nobody can tell now: what may hold begins to hold anew, unless that ends soon."""
+        self._lapsed = True
 
     def rest(self) -> Reading | None:
         """The hours of its rule have ended: a reading by which what was active is no more; None
