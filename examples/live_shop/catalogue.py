@@ -31,6 +31,11 @@ class Catalogue:
                     found.setdefault(product["sku"], product)
         return list(found.values())[:most]
 
+    def prices(self, products: list[dict[str, Any]]) -> str:
+        """What products cost, in words; "" of none that has a price."""
+        priced = [each for each in products if each.get("price")]
+        return "; ".join(f"{each['names'][0]}: {each['price']}" for each in priced)
+
     def told(self, products: list[dict[str, Any]]) -> str:
         """What a model that reads instructions is told of products."""
         lines = [

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from sightline.errors import NotFoundError, SightlineError
 HERE = Path(__file__).parent
 STATEMENT, IDLE = "the hand is holding {}", "the hand is holding nothing"
 PROHIBITED = "something prohibited is shown"
+PRICE = re.compile(r"\b(?:how much|prices?|costs?|expensive|cheap)\b", re.IGNORECASE)
 MAX_QUESTION = 500  # characters
 WAITING = 32  # events for a page that does not read
 Told = dict[str, Any]
@@ -174,7 +176,10 @@ class Shop:
             result = await asked.result()
         await session.aclose()
         products = self._goods.named_in(question, result.text) or shown
-        return web.json_response({"answer": result.text, "products": products})
+        answer = result.text
+        if "instructions_ignored" in result.degraded and PRICE.search(question):
+            answer = self._goods.prices([*about, *shown]) or answer  # the model knows no catalogue
+        return web.json_response({"answer": answer, "products": products})
 
     async def go(self, request: web.Request) -> web.Response:
         """The link of a card, counted."""

@@ -94,7 +94,7 @@ def test_goods_before_a_camera(
         viewer.goto(f"http://127.0.0.1:{port}/")
         viewer.wait(f"{CARD} === '{HELD}'", timeout_s=PATIENCE_S)
         viewer.type("#question", f"How much is {HELD}?" + ENTER)
-        viewer.wait("return document.querySelector('#answers a')?.innerText", timeout_s=PATIENCE_S)
+        viewer.wait_text("#answers p", f"{HELD}: 20 €", timeout_s=PATIENCE_S)
         operator = camera.page()
         operator.goto(f"http://127.0.0.1:{port + 1}/")
         assert operator.wait(ALARM, timeout_s=PATIENCE_S) > 100

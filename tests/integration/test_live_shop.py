@@ -64,6 +64,9 @@ async def test_a_shop_from_the_hand_to_the_click(
         assert answer["answer"] == shop.worker.answer
         assert [each["sku"] for each in answer["products"]] == ["S-001"]
         assert "a red shirt: 75 €" in shop.worker.asked[-1].question.instructions
+        shop.worker.degraded = ["instructions_ignored"]  # one that reads none knows no prices
+        asked = await shop.viewers.post("/ask", json={"question": "How much is a red shirt?"})
+        assert (await asked.json())["answer"] == "a red shirt: 75 €"
         followed = await shop.viewers.get("/go/S-001", allow_redirects=False)
         assert followed.headers["Location"] == card["link"]
         assert (await shop.viewers.get("/go/none", allow_redirects=False)).status == 404
@@ -84,7 +87,7 @@ async def test_a_shop_from_the_hand_to_the_click(
         figures = await (await shop.operators.get("/metrics")).text()
         assert 'shop_cards_total{sku="S-001"} 1.0' in figures
         assert 'shop_clicks_total{sku="S-001"} 1.0' in figures
-        assert "shop_questions_total 1.0" in figures
+        assert "shop_questions_total 2.0" in figures
         assert "shop_alarms_total 1.0" in figures
         for nonsense in (b"{", b"[]", b"{}", b'{"question": " "}'):
             assert (await shop.viewers.post("/ask", data=nonsense)).status == 400
