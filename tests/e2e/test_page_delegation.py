@@ -26,11 +26,11 @@ def ask(page: Page, number: int) -> tuple[str, str, str]:
 
 
 def test_a_badge_says_who_answered(
-    open_page: Callable[..., Page],
     suite: Suite,
     annex: Callable[..., Annex],
     clip: Clip,
     service_process: Callable[..., ServiceProcess],
+    open_page: Callable[..., Page],  # is closed first
 ) -> None:
     port = free_port()
     workers = f"{suite.workers[0].address},127.0.0.1:{port}"
@@ -57,3 +57,5 @@ def test_a_badge_says_who_answered(
     assert "% sure" not in about  # which a relay does not tell
     own.api("PATCH", f"api/sessions/{session}", {"delegate": "DELEGATE_MODE_NEVER"})
     assert not ask(page, 3)[1]
+    page.goto("about:blank")  # what is deleted it would ask for in vain
+    own.delete_sessions()
