@@ -8,6 +8,7 @@ from services.gateway.api.callers import Callers
 from services.gateway.api.conversation_routes import PAGE
 from services.gateway.api.messages import as_json, number_of
 from services.gateway.api.operations import Parameter, operation
+from services.gateway.api.recordings import LATEST_S
 from services.gateway.api.viewed import viewed_session
 from services.gateway.memory.memories import Memories
 from services.gateway.sessions.remote_session import AnySession
@@ -16,7 +17,6 @@ from sightline.errors import InvalidArgumentError, NotFoundError
 from sightline.v1 import gateway_pb2
 
 NS = 1_000_000_000
-LATEST_S = 2**62 // NS
 _MEMORY = "/api/sessions/{session}/memory"
 _TIME = "in seconds since 1970, or before the newest frame where it is negative"
 FROM = Parameter(name="from", about=f"Those that end later: {_TIME}", schema={"type": "number"})
@@ -98,7 +98,7 @@ def _time_ns(request: web.Request, name: str, session: AnySession) -> int:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or value > LATEST_S:
+    if not abs(value) <= LATEST_S:  # nor what is no number
         raise InvalidArgumentError(f"`{name}` is a number of seconds")
     if value < 0:
         newest_ns = session.message().stats.last_capture_ns

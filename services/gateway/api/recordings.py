@@ -12,6 +12,7 @@ from services.gateway.playback.hls import KINDS, PLAYLIST
 from services.gateway.sessions.sessions import Sessions
 from sightline.errors import InvalidArgumentError
 
+LATEST_S = 2**62 // 1_000_000_000  # which the contract's nanoseconds hold
 _TIME = "in seconds since 1970, or before now where it is negative"
 FROM = Parameter(
     name="from", about=f"The begin, {_TIME}; everything kept by default", schema={"type": "number"}
@@ -88,6 +89,6 @@ def moment_of(request: web.Request, name: str, default_s: float, now_s: float) -
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= LATEST_S:  # nor what is no number
         raise InvalidArgumentError(f"`{name}` is a number of seconds")
     return now_s + value if value < 0 else value
