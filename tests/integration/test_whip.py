@@ -485,6 +485,12 @@ async def test_cut_offers_never_hurt(whip: Whip) -> None:
     assert not whip.gate.busy
 
 
+async def _in_parts() -> AsyncIterator[bytes]:
+    yield b"a=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\n"
+    await asyncio.sleep(0.05)  # so that the first is read alone
+    yield b"a=candidate:broken\r\n"
+
+
 async def test_the_other_verbs(whip: Whip) -> None:
     async with whip.http.options(f"{whip.base}/whip/{KEY}") as response:
         assert response.status == 204
@@ -510,6 +516,10 @@ async def test_the_other_verbs(whip: Whip) -> None:
     ):
         async with whip.http.patch(whip.base + location, data=body, headers=FRAGMENT) as response:
             assert response.status == status, body[:60]
+    async with whip.http.patch(
+        whip.base + location, data=_in_parts(), headers=FRAGMENT
+    ) as response:
+        assert response.status == 400  # for what the second part says
     async with whip.http.patch(whip.base + location, data="{}") as response:
         assert response.status == 415
     for tag, status in (('"another"', 412), (f'"another", {whip.tag}', 204), ("*", 204)):

@@ -1,6 +1,5 @@
 """WHEP (draft-ietf-wish-whep): browsers and players watch a session by WebRTC."""
 
-import asyncio
 import logging
 import secrets
 
@@ -13,7 +12,7 @@ from services.common.problems import problem
 from services.common.tasks import spawn
 from services.gateway import metrics
 from services.gateway.api.callers import Callers
-from services.gateway.api.messages import BODY_TIMEOUT_S, MAX_BODY_BYTES, place_of_request
+from services.gateway.api.messages import place_of_request, read_text
 from services.gateway.api.viewed import session_in_path
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
@@ -35,7 +34,6 @@ from services.gateway.viewers.viewers import Viewers
 from services.gateway.webrtc.connections import Connections
 from services.gateway.webrtc.port import WebRtcPort
 from sightline.errors import (
-    DeadlineExceededError,
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
@@ -253,14 +251,8 @@ class WhepApi:
 
 
 async def _read(request: web.Request) -> str:
-    """The request's text. Raises InvalidArgumentError, or 413 for a long one."""
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
+    """The request's text. Raises what `read_text` does, and InvalidArgumentError."""
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            body = await request.read()
-        return body.decode()
-    except TimeoutError:
-        raise DeadlineExceededError("the request did not arrive in time") from None
+        return (await read_text(request)).decode()
     except UnicodeDecodeError:
         raise InvalidArgumentError("the request is not text") from None

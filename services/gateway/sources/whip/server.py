@@ -128,22 +128,27 @@ class WhipServer:
         return response
 
     async def _read_offer(self, request: web.Request) -> str:
-        if (request.content_length or 0) > self._limits.offer_bytes:
-            raise InvalidArgumentError("the offer is too long")
-        try:
-            async with asyncio.timeout(self._limits.negotiate_s):
-                body = await request.content.read(self._limits.offer_bytes + 1)
-                while len(body) <= self._limits.offer_bytes and not request.content.at_eof():
-                    body += await request.content.read(self._limits.offer_bytes + 1)
-            offer = body.decode()
-        except TimeoutError:
-            raise InvalidArgumentError("the offer did not arrive in time") from None
-        except UnicodeDecodeError:
-            raise InvalidArgumentError("the offer is not text") from None
+        body = await self._read(request, self._limits.offer_bytes)
         if len(body) > self._limits.offer_bytes:
             raise InvalidArgumentError("the offer is too long")
+        try:
+            offer = body.decode()
+        except UnicodeDecodeError:
+            raise InvalidArgumentError("the offer is not text") from None
         check_offer(offer)
         return without_hidden_addresses(offer)
+
+    async def _read(self, request: web.Request, most_bytes: int) -> bytes:
+        """The request's body; of a longer one, more than `most_bytes`. Raises
+        InvalidArgumentError for one that does not arrive in time."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.negotiate_s):
+                while len(body) <= most_bytes and not request.content.at_eof():
+                    body += await request.content.read(most_bytes + 1)
+        except TimeoutError:
+            raise InvalidArgumentError("the request did not arrive in time") from None
+        return bytes(body)
 
     async def _publish(self, key: str, peer: str, offer: str, hear: Hear | None) -> WhipConnection:
         """Negotiate and start. Raises what the gate raises, and InvalidArgumentError."""
@@ -194,10 +199,10 @@ class WhipServer:
             return _refusal(
                 412, "FAILED_PRECONDITION", "these candidates are of another connection"
             )
-        body = await request.content.read(MAX_FRAGMENT_BYTES + 1)
-        if len(body) > MAX_FRAGMENT_BYTES:
-            return _refusal(413, "INVALID_ARGUMENT", "the fragment is too long")
         try:
+            body = await self._read(request, MAX_FRAGMENT_BYTES)
+            if len(body) > MAX_FRAGMENT_BYTES:
+                return _refusal(413, "INVALID_ARGUMENT", "the fragment is too long")
             await connection.add_candidates(body.decode(errors="replace"))
         except RestartError as error:
             return _refusal(422, "UNIMPLEMENTED", error.message)
