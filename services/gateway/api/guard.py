@@ -18,7 +18,12 @@ from sightline.reasons import Reason
 log = logging.getLogger(__name__)
 
 PROBE = "/healthz"
-ALLOWED_HEADERS = "Content-Type, Authorization, Last-Event-ID"
+METHODS = "GET, POST, PUT, DELETE, PATCH"
+# Clients in browsers send some of their own (x-stainless-*), which the star lets through; of the
+# one beside it, browsers want the name.
+ALLOWED_HEADERS = "Authorization, *"
+# What a page of another site may read: no request here comes with cookies, so the star is all.
+EXPOSED_HEADERS = "*"
 _CODE_OF_STATUS = {
     400: "INVALID_ARGUMENT",
     404: "NOT_FOUND",
@@ -91,9 +96,9 @@ class Guard:
         origin = request.headers.get("Origin", "")
         if origin in self._config.allowed_origins:
             response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, PATCH"
+            response.headers["Access-Control-Allow-Methods"] = METHODS
             response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
-            response.headers["Access-Control-Expose-Headers"] = "Location, ETag, Link"
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
             response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
 
     def _check_host(self, request: web.Request) -> None:

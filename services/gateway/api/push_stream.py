@@ -193,8 +193,12 @@ async def session_to_push(
 ) -> Session:
     """The session of this gateway that somebody may push to: with its key, or permitted to publish.
     Raises NotFoundError, UnauthenticatedError, PermissionDeniedError, FailedPreconditionError."""
-    if not opening.session:
-        return await _home(sessions, await sessions.locate_by_key(opening.key))
+    if not opening.session or not (caller.signed_in or caller.may(Permission.VIEW)):
+        # A stranger is told of no session but the key's, nor whether there is one of a name.
+        found = await sessions.locate_by_key(opening.key)
+        if opening.session not in ("", found.id, found.name):
+            raise UnauthenticatedError("wrong key", reason=Reason.WRONG_KEY)
+        return await _home(sessions, found)
     found = await sessions.locate(opening.session, caller)
     if not found.key_digest:
         raise FailedPreconditionError(
