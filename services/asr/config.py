@@ -22,7 +22,10 @@ class AsrConfig(ServiceConfig):
         "en", "Language that is spoken, of two letters; auto: the model finds out, every time."
     )
     threads: int = setting(
-        0, "Threads of the model; 0: as many as there are processors, at most 4.", minimum=0
+        0,
+        "Threads of the model; 0: as many as there are processors, at most 4.",
+        minimum=0,
+        maximum=1024,
     )
     compute: str = setting(
         "int8",

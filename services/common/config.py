@@ -4,8 +4,10 @@ A service's configuration is a frozen dataclass; each field is one variable, nam
 prefix and the field. Bad values fail at start with the name of the variable.
 """
 
+import difflib
 import math
 import os
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -13,6 +15,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+_KINDS = {
+    int: "a whole number, without a unit",
+    float: "a number, without a unit",
+    bool: "true or false",
+    Path: "a path",
+}
+MOST = 2**63 - 1  # of any whole number
+ALIKE = 0.8  # from which two names are taken for one that was meant
+# What Kubernetes and Docker tell of a service that is called like ours.
+_OF_LINKS = re.compile(r"SERVICE_(HOST|PORT).*|PORT(_\d+_.*)?")
 
 
 class ConfigError(Exception):
@@ -27,12 +39,19 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
     secret: bool = False,
+    filled: bool = False,
 ) -> Any:
     """A configuration field: its default, one line for operators, and what values are allowed.
 
-    What is `secret` is in no text that is made of the configuration.
+    What is `secret` is in no text that is made of the configuration. filled: empty is not allowed.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
+    metadata = {
+        "help": help,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "filled": filled,
+    }
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -52,6 +71,7 @@ class EnvConfig:
         environ = os.environ if environ is None else environ
         hints = get_type_hints(cls)
         values: dict[str, Any] = {}
+        _check_names(cls, environ)
         for item in fields(cls):
             name = variable(cls, item)
             if name in environ:
@@ -78,16 +98,36 @@ def rows(config: type[EnvConfig]) -> Iterator[tuple[str, str, str]]:
         yield variable(config, item), default, text
 
 
+def _check_names(config: type[EnvConfig], environ: Mapping[str, str]) -> None:
+    """Raise ConfigError for a variable of this prefix that there is not, and that looks as if
+    another were meant: its value would be missing where nobody looks for it."""
+    if not config.prefix:
+        return
+    known = [item.name.upper() for item in fields(config)]
+    for name in environ:
+        rest = name.removeprefix(config.prefix)
+        if rest == name or rest in known or _OF_LINKS.fullmatch(rest):
+            continue
+        if meant := difflib.get_close_matches(rest.upper(), known, 1, ALIKE):
+            raise ConfigError(f"there is no {name}: {config.prefix}{meant[0]} may be meant")
+
+
 def _parse(name: str, text: str, hint: Any, metadata: Mapping[str, Any]) -> Any:
+    text = text.rstrip("\r\n")  # of a file whose content was taken
+    if any(character < " " or character == "\x7f" for character in text):  # it may be a secret
+        raise ConfigError(f"{name} holds a line break or another control character")
+    if metadata.get("filled") and not text.strip():
+        raise ConfigError(f"{name} must not be empty")
     if get_origin(hint) in (types.UnionType, Union):
         if text == "":
             return None
         hint = next(option for option in get_args(hint) if option is not type(None))
     try:
         value = _convert(text, hint)
-    except ValueError as error:
-        kind = getattr(hint, "__name__", str(hint))
-        raise ConfigError(f"{name}={text!r} is not a valid {kind}") from error
+    except (ValueError, RuntimeError) as error:  # the latter: no home folder for `~`
+        raise ConfigError(f"{name}={text!r} is not {_KINDS.get(hint, 'understood')}") from error
+    if type(value) is int and abs(value) > MOST:
+        raise ConfigError(f"{name}={text} is beyond all numbers that are meant")
     if isinstance(value, float) and not math.isfinite(value):  # NaN would pass any limit
         raise ConfigError(f"{name}={text!r} is not a finite number")
     minimum, maximum = metadata.get("minimum"), metadata.get("maximum")
@@ -119,7 +159,7 @@ def _convert(text: str, hint: Any) -> Any:
 class ServiceConfig(EnvConfig):
     """Settings of every service. `host` is where its ports listen."""
 
-    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 in containers.")
+    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 in containers.", filled=True)
     grpc_port: int = setting(0, "gRPC port; 0 picks a free one.", minimum=0, maximum=65535)
     http_port: int = setting(
         0, "HTTP port of /healthz; 0 picks a free one.", minimum=0, maximum=65535

@@ -84,13 +84,13 @@ class GatewayConfig(  # from the last to the first, as fields are listed
         for server in self.ice_servers:
             host = parse_ice_server(server)["urls"].partition(":")[2].partition("?")[0]
             if not is_private(host_name(host)):
-                raise ConfigError(f"GATEWAY_ICE_SERVERS: {server!r} leaves the site (GATEWAY_EDGE)")
+                raise ConfigError(f"GATEWAY_ICE_SERVERS: {host!r} leaves the site (GATEWAY_EDGE)")
         for name in ("auth_jwks_url", "auth_http_url"):
             url = getattr(self, name)
             if url is not None and not is_private(host_name(netloc_of(url))):
                 raise ConfigError(
-                    f"GATEWAY_{name.upper()}={url} leaves the site (GATEWAY_EDGE): name it by a "
-                    "private address"
+                    f"GATEWAY_{name.upper()} leaves the site (GATEWAY_EDGE): name it by a private "
+                    "address"
                 )
         try:
             broker = urlsplit(self.mqtt_url or "mqtt://localhost").hostname or ""

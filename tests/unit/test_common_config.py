@@ -21,6 +21,7 @@ class _Config(EnvConfig):
     limit: int | None = setting(None, "At most.", minimum=1)
     names: tuple[str, ...] = setting((), "Which.")
     kind: str = setting("a", "Which kind.", choices=("a", "b"))
+    filled: str = setting("x", "What is never empty.", filled=True)
 
 
 def _read(**environ: str) -> _Config:
@@ -63,6 +64,38 @@ def test_a_bad_value_is_refused_by_name(name: str, text: str) -> None:
         _read(**{name: text})
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("T_COUNT", "5s", "a whole number, without a unit"),
+        ("T_RATE", "10%", "a number, without a unit"),
+        ("T_ON", "perhaps", "true or false"),
+        ("T_LIMIT", "9" * 20, "beyond"),
+        ("T_FOLDER", "~nobody-of-this-name/x", "a path"),
+        ("T_URL", "a\nb", "control character"),
+        ("T_FILLED", " ", "must not be empty"),
+        ("T_NAME", "a,b", "there is no T_NAME: T_NAMES may be meant"),
+        ("T_CUONT", "", "T_COUNT may be meant"),
+        ("T_count", "4", "T_COUNT may be meant"),
+    ],
+)
+def test_a_refusal_is_one_line_that_says_what_to_do(name: str, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _read(**{name: text})
+    assert name in str(caught.value)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_others_put_into_the_environment_is_left_alone() -> None:
+    links = {"T_PORT": "tcp://10.0.0.1:80", "T_PORT_80_TCP_ADDR": "x", "T_SERVICE_PORT_RATE": "1"}
+    assert _read(**links, T_HOME="/x", TT_COUN="x", T_UNLIKE_ALL="x") == _Config(url="x")
+
+
+def test_a_line_break_at_the_end_is_that_of_a_file() -> None:
+    assert _read(T_COUNT="4\n", T_URL="y\r\n") == _Config(url="y", count=4)
+
+
 def test_a_required_variable_is_asked_for_by_name() -> None:
     with pytest.raises(ConfigError, match=r"T_URL must be set: Where\."):
         _Config.from_env({})
@@ -73,4 +106,4 @@ def test_rows_document_every_field() -> None:
     assert table["T_COUNT"] == ("3", "How many.")
     assert table["T_URL"] == ("", "Where.")
     assert "One of: a, b." in table["T_KIND"][1]
-    assert len(table) == 8
+    assert len(table) == 9

@@ -446,7 +446,7 @@ async def test_a_provider_that_is_away_is_no_wrong_token(provider: Provider) -> 
 # --- settings -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "sightline.lan", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "sightline.lan"])
 def test_an_open_server_for_others_must_be_meant(host: str) -> None:
     with pytest.raises(ConfigError, match="GATEWAY_AUTH"):
         GatewayConfig.from_env({"GATEWAY_HOST": host})

@@ -37,6 +37,10 @@ def test_settings_are_read(tmp_path: Path) -> None:
         ("MEDIA_ROOT", "/does/not/exist"),
         ("RTMP_PORT", "70000"),
         ("ICE_SERVERS", "http://x"),
+        ("ICE_SERVERS", "stun:"),
+        ("ICE_SERVERS", "stun:host:port"),
+        ("ICE_SERVERS", "turn:u:p@"),
+        ("PUBLIC_HOST", ""),
         ("ALLOWED_ORIGINS", "app.example"),
         ("ALLOWED_ORIGINS", "https://app.example/path"),
         ("MAX_SESSIONS", "0"),
@@ -51,6 +55,25 @@ def test_settings_are_read(tmp_path: Path) -> None:
 def test_refusals_name_the_variable(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"GATEWAY_{name}"):
         GatewayConfig.from_env({f"GATEWAY_{name}": value})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ICE_SERVERS": "trun:user:hunter2@host"},
+        {"ICE_SERVERS": "turn:user:hunter2@turn.example", "EDGE": "1"},
+        {"AUTH": "jwt", "AUTH_JWKS_URL": "http://user:hunter2@host/keys"},
+        {"AUTH": "http", "AUTH_HTTP_URL": "ftp://user:hunter2@host"},
+        {"AUTH": "http", "AUTH_HTTP_URL": "https://user:hunter2@example.org", "EDGE": "1"},
+        {"REDIS_URL": "redis://:hunter2@host:1/0"},
+        {"CLUSTER_SECRET": "hunter2\nhunter2"},
+        {"SRT_PASSPHRASE": "hunter2"},
+    ],
+)
+def test_no_refusal_tells_a_password(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        GatewayConfig.from_env({f"GATEWAY_{name}": value for name, value in settings.items()})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_gateways_that_share_sessions_share_a_secret() -> None:

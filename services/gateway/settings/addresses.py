@@ -1,11 +1,17 @@
 """Settings of where a gateway listens, and how others reach it."""
 
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from services.common.config import ConfigError, setting
 from services.common.hosts import Hosts, host_name, netloc_of
 from services.common.places import Trusted
+
+_ICE_SERVER = re.compile(
+    r"(stuns?:|turns?:(?:[^@\s]*:.*@)?)(\[[0-9A-Fa-f:.]+\]|[^\s@:?/\[\]]+)(:[0-9]{1,5})?"
+    r"(\?transport=(udp|tcp))?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +39,9 @@ class AddressSettings:
         "What SRT publishers need besides their key, of 10 to 79 characters: all is encrypted.",
         secret=True,
     )
-    public_host: str = setting("localhost", "Host name in the addresses given to publishers.")
+    public_host: str = setting(
+        "localhost", "Host name in the addresses given to publishers.", filled=True
+    )
     public_http_url: str | None = setting(
         None, "Where browsers reach the HTTP port, e.g. https://sightline.example; empty: derived."
     )
@@ -64,7 +72,9 @@ class AddressSettings:
         "a port, host:port, where another one leads here.",
     )
     ice_servers: tuple[str, ...] = setting(
-        (), "STUN and TURN URLs for WHIP, stun:host:port or turn:user:password@host:port."
+        (),
+        "STUN and TURN URLs for WHIP, stun:host:port or turn:user:password@host:port.",
+        secret=True,
     )
     allowed_origins: tuple[str, ...] = setting(
         (), "Other sites whose pages may use the HTTP API (CORS), e.g. https://app.example."
@@ -84,9 +94,12 @@ class AddressSettings:
         """Raise ConfigError for what is no address, name or password of its kind."""
         if self.srt_passphrase is not None and not 10 <= len(self.srt_passphrase) <= 79:
             raise ConfigError("GATEWAY_SRT_PASSPHRASE has 10 to 79 characters")
-        for server in self.ice_servers:
-            if not server.startswith(("stun:", "stuns:", "turn:", "turns:")):
-                raise ConfigError(f"GATEWAY_ICE_SERVERS: {server!r} is not a stun: or turn: URL")
+        for number, server in enumerate(self.ice_servers, 1):
+            if not _ICE_SERVER.fullmatch(server):  # it may hold a password
+                raise ConfigError(
+                    f"GATEWAY_ICE_SERVERS: the entry {number} is no stun:host:port and no "
+                    "turn:user:password@host:port"
+                )
         for origin in self.allowed_origins:
             parts = urlsplit(origin)
             if not (parts.scheme and parts.netloc) or parts.path:

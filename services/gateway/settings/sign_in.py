@@ -31,7 +31,7 @@ class SignInSettings:
         "lines, each is one. Read again when it changes.",
     )
     auth_jwks_url: str | None = setting(
-        None, "Where an identity provider has its public keys, https://…/jwks.json."
+        None, "Where an identity provider has its public keys, https://…/jwks.json.", secret=True
     )
     auth_audience: str | None = setting(
         None, "`aud` that tokens must have; empty: it is not looked at."
@@ -43,6 +43,7 @@ class SignInSettings:
         None,
         "What is asked whether somebody may do something: POST with JSON of user, password, token, "
         "ip, action and path; 2xx allows.",
+        secret=True,
     )
 
     tls_cert: Path | None = setting(
@@ -69,9 +70,9 @@ class SignInSettings:
             raise ConfigError("GATEWAY_AUTH_HTTP_URL must be set: GATEWAY_AUTH is http")
         url = urlsplit(self.auth_jwks_url or "https://none")
         if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname or "")):
-            raise ConfigError(f"GATEWAY_AUTH_JWKS_URL={self.auth_jwks_url} is no https:// URL")
+            raise ConfigError("GATEWAY_AUTH_JWKS_URL is no https:// URL")  # it may hold a password
         if urlsplit(self.auth_http_url or "https://none").scheme not in ("http", "https"):
-            raise ConfigError(f"GATEWAY_AUTH_HTTP_URL={self.auth_http_url} is no http:// URL")
+            raise ConfigError("GATEWAY_AUTH_HTTP_URL is no http:// URL")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("GATEWAY_TLS_CERT and GATEWAY_TLS_KEY are set together, or neither")
 
