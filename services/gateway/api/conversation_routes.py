@@ -43,13 +43,13 @@ class ConversationRoutes:
         refusals=_REFUSALS,
     )
     async def read(self, request: web.Request) -> web.Response:
-        await self._check(request)
+        caller = await self._check(request)
         wanted = gateway_pb2.GetConversationRequest(
             conversation=request.match_info["conversation"],
             page_size=number_of(request, "page_size"),
             page_token=request.query.get("page_token", ""),
         )
-        return web.json_response(as_json(await self._conversations.get(wanted)))
+        return web.json_response(as_json(await self._conversations.get(wanted, caller)))
 
     @operation(
         "GET",
@@ -68,12 +68,12 @@ class ConversationRoutes:
         refusals=_REFUSALS,
     )
     async def export(self, request: web.Request) -> web.Response:
-        await self._check(request)
+        caller = await self._check(request)
         kind = request.query.get("format", "json")
         if kind not in ("json", "text"):
             raise InvalidArgumentError("format is json or text")
         name = request.match_info["conversation"]
-        whole = await self._whole(name)
+        whole = await self._whole(name, caller)
         ending = "json" if kind == "json" else "txt"
         headers = {"Content-Disposition": f'attachment; filename="conversation-{name}.{ending}"'}
         if kind == "json":
@@ -84,10 +84,11 @@ class ConversationRoutes:
         "DELETE", _ONE, "conversations", "Remove every trace of one", status=204, refusals=_REFUSALS
     )
     async def forget(self, request: web.Request) -> web.Response:
-        audit(await self._check(request), "forget", "")
+        caller = await self._check(request)
+        audit(caller, "forget", "")
         conversation = request.match_info["conversation"]
         unwanted = dialogue_pb2.DeleteConversationRequest(conversation=conversation)
-        await self._conversations.delete(unwanted)
+        await self._conversations.delete(unwanted, caller)
         return web.Response(status=204)
 
     @operation(
@@ -100,11 +101,11 @@ class ConversationRoutes:
         refusals=_REFUSALS,
     )
     async def rate(self, request: web.Request) -> web.Response:
-        await self._check(request)
+        caller = await self._check(request)
         rating = await read_body(request, dialogue_pb2.RateTurnRequest())
         rating.conversation = request.match_info["conversation"]
         rating.turn = request.match_info["turn"]
-        await self._conversations.rate(rating)
+        await self._conversations.rate(rating, caller)
         return web.Response(status=204)
 
     async def _check(self, request: web.Request) -> Caller:
@@ -112,12 +113,12 @@ class ConversationRoutes:
         caller.check(Permission.ASK)
         return caller
 
-    async def _whole(self, name: str) -> gateway_pb2.GetConversationResponse:
+    async def _whole(self, name: str, caller: Caller) -> gateway_pb2.GetConversationResponse:
         wanted = gateway_pb2.GetConversationRequest(conversation=name, page_size=MAX_ROUNDS)
-        whole = await self._conversations.get(wanted)
+        whole = await self._conversations.get(wanted, caller)
         while whole.next_page_token:
             wanted.page_token = whole.next_page_token
-            page = await self._conversations.get(wanted)
+            page = await self._conversations.get(wanted, caller)
             whole.rounds.extend(page.rounds)
             whole.next_page_token = page.next_page_token
         return whole

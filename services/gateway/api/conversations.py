@@ -1,7 +1,7 @@
 """Conversations that were, for clients: a relay to the dialogue service.
 
-Whoever knows a conversation's id may read and delete it. Ids that this gateway makes have 96 random
-bits; who chooses one decides how well it can be guessed.
+Whoever of a tenant knows a conversation's id may read and delete it. Ids that this gateway makes
+have 96 random bits; who chooses one decides how well it can be guessed.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from services.common.channels import channel_to
 from services.common.checks import check_id
 from services.common.errors import error_of_peer
 from services.common.identity import Identity
+from services.gateway.auth.caller import Caller
 from services.gateway.viewers.turns import Turns
 from sightline.errors import InvalidArgumentError, SightlineError, UnavailableError
 from sightline.reasons import Reason
@@ -41,16 +42,17 @@ class Conversations:
             await self._channel.close()
 
     async def get(
-        self, request: gateway_pb2.GetConversationRequest
+        self, request: gateway_pb2.GetConversationRequest, caller: Caller
     ) -> gateway_pb2.GetConversationResponse:
         """A page of rounds. Raises what GetConversation may answer."""
         check_id("conversation", request.conversation, required=True)
         history = dialogue_pb2.HistoryRequest(
-            conversation=request.conversation,
+            conversation=caller.conversation(request.conversation),
             limit=min(request.page_size or DEFAULT_ROUNDS, MAX_ROUNDS),
             from_round=_number(request.page_token),
         )
         reply = await self._call("History", history)
+        reply.conversation.id = request.conversation  # as the caller calls it
         following = reply.first + len(reply.rounds)
         return gateway_pb2.GetConversationResponse(
             conversation=reply.conversation,
@@ -59,12 +61,14 @@ class Conversations:
         )
 
     async def delete(
-        self, request: dialogue_pb2.DeleteConversationRequest
+        self, request: dialogue_pb2.DeleteConversationRequest, caller: Caller
     ) -> dialogue_pb2.DeleteConversationResponse:
         """Remove a conversation. Raises what DeleteConversation may answer."""
         check_id("conversation", request.conversation, required=True)
-        self._turns.forget(request.conversation)
-        reply: dialogue_pb2.DeleteConversationResponse = await self._call("Delete", request)
+        kept = caller.conversation(request.conversation)
+        self._turns.forget(kept)
+        unwanted = dialogue_pb2.DeleteConversationRequest(conversation=kept)
+        reply: dialogue_pb2.DeleteConversationResponse = await self._call("Delete", unwanted)
         return reply
 
     async def delete_of(self, session: str) -> None:
@@ -72,11 +76,16 @@ class Conversations:
         answer."""
         await self._call("DeleteOfSession", dialogue_pb2.DeleteOfSessionRequest(session=session))
 
-    async def rate(self, request: dialogue_pb2.RateTurnRequest) -> dialogue_pb2.RateTurnResponse:
+    async def rate(
+        self, request: dialogue_pb2.RateTurnRequest, caller: Caller
+    ) -> dialogue_pb2.RateTurnResponse:
         """Keep what somebody thinks of an answer. Raises what RateTurn may answer."""
         check_id("conversation", request.conversation, required=True)
         check_id("turn", request.turn, required=True)
-        reply: dialogue_pb2.RateTurnResponse = await self._call("RateTurn", request)
+        rating = dialogue_pb2.RateTurnRequest()
+        rating.CopyFrom(request)
+        rating.conversation = caller.conversation(request.conversation)
+        reply: dialogue_pb2.RateTurnResponse = await self._call("RateTurn", rating)
         return reply
 
     async def rated(self, request: dialogue_pb2.ListRatedRequest) -> dialogue_pb2.ListRatedResponse:

@@ -201,8 +201,9 @@ class SightlineServicer(RuleCalls, gateway_pb2_grpc.SightlineServiceServicer):
     async def GetConversation(
         self, request: gateway_pb2.GetConversationRequest, context: Context
     ) -> gateway_pb2.GetConversationResponse:
-        (await self._callers.of_call(context, Permission.ASK)).check(Permission.ASK)
-        return await self._conversations.get(request)
+        caller = await self._callers.of_call(context, Permission.ASK)
+        caller.check(Permission.ASK)
+        return await self._conversations.get(request, caller)
 
     async def DeleteConversation(
         self, request: dialogue_pb2.DeleteConversationRequest, context: Context
@@ -210,13 +211,14 @@ class SightlineServicer(RuleCalls, gateway_pb2_grpc.SightlineServiceServicer):
         caller = await self._callers.of_call(context, Permission.ASK)
         caller.check(Permission.ASK)
         audit(caller, "forget", "")
-        return await self._conversations.delete(request)
+        return await self._conversations.delete(request, caller)
 
     async def RateTurn(
         self, request: dialogue_pb2.RateTurnRequest, context: Context
     ) -> dialogue_pb2.RateTurnResponse:
-        (await self._callers.of_call(context, Permission.ASK)).check(Permission.ASK)
-        return await self._conversations.rate(request)
+        caller = await self._callers.of_call(context, Permission.ASK)
+        caller.check(Permission.ASK)
+        return await self._conversations.rate(request, caller)
 
     async def ListRated(
         self, request: dialogue_pb2.ListRatedRequest, context: Context

@@ -136,7 +136,8 @@ class QuestionsApi:
                 await stream.send(as_json(event), kind=event.WhichOneof("event") or "")
 
             async def relay() -> None:
-                async with contextlib.aclosing(asks.stream(wanted, session, place)) as events:
+                events_of = asks.stream(wanted, session, place, caller=caller)
+                async with contextlib.aclosing(events_of) as events:
                     async for event in events:
                         if not stream.begun:
                             started = gateway_pb2.Started(

@@ -1,5 +1,6 @@
 """Callers: who they are, and what each may do to which sessions."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,6 +10,8 @@ from typing import Protocol
 from services.common.metrics import REFUSED
 from sightline.errors import NotFoundError, PermissionDeniedError, UnauthenticatedError
 from sightline.reasons import Reason
+
+KEPT_DIGITS = 40  # of a conversation's id, as it is kept
 
 
 class Permission(StrEnum):
@@ -82,6 +85,14 @@ class Caller:
             raise PermissionDeniedError(
                 f"this needs the permission `{permission}`", reason=Reason.NOT_PERMITTED
             )
+
+    def conversation(self, name: str) -> str:
+        """The id that a conversation is kept by which this caller calls so; "" stays. A tenant's
+        are made of both, so that nobody of another tenant continues, reads or deletes one by
+        choosing the same name."""
+        if not self.tenant or not name:
+            return name
+        return hashlib.sha256(f"{self.tenant}\0{name}".encode()).hexdigest()[:KEPT_DIGITS]
 
     def check_name(self, name: str) -> None:
         """Raise PermissionDeniedError for a name that sessions of this caller cannot have."""

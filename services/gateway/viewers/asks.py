@@ -8,7 +8,7 @@ from services.common.checks import check_id, check_question
 from services.common.in_flight import InFlight
 from services.common.tracing import span
 from services.gateway.auth.authoriser import audit
-from services.gateway.auth.caller import Caller, Permission
+from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
 from services.gateway.memory.recaller import Recaller
 from services.gateway.sessions.once import Once
@@ -78,13 +78,15 @@ class Asks:
         self.admit(request, session, caller)
         if not request.question.turn:
             request.question.turn = secrets.token_hex(8)
-            return await self._whole(request, session, place)
+            return await self._whole(request, session, caller, place)
         # Without a conversation to name, a turn is the caller's own.
         whose = ("conversation", request.conversation) if request.conversation else ("at", place)
         key = (session.id, *whose, request.question.turn)
         what = gateway_pb2.AskRequest(question=request.question, history=request.history)
         asked = what.SerializeToString(deterministic=True)
-        return await self._answered.do(key, asked, lambda: self._whole(request, session, place))
+        return await self._answered.do(
+            key, asked, lambda: self._whole(request, session, caller, place)
+        )
 
     async def stream(
         self,
@@ -92,12 +94,14 @@ class Asks:
         session: AnySession,
         place: str,
         *,
+        caller: Caller = ANYBODY,
         keep: bool = True,
         recall: bool = True,
         own: bool = False,
     ) -> AsyncGenerator[inference_pb2.AnswerEvent, None]:
         """The events of an admitted question's answer, `done` last. Its conversation and turn are
         drawn where the request names none, and put into it. Closing the iterator cancels it.
+        caller: whose conversation it is;
         keep: False for a question of no conversation; recall: False for one of the window alone;
         own: by the session's own model alone."""
         if keep and not request.history:
@@ -105,7 +109,7 @@ class Asks:
         request.question.turn = request.question.turn or secrets.token_hex(8)
         question = inference_pb2.AnswerRequest(
             session_id=session.id,
-            conversation=request.conversation,
+            conversation=caller.conversation(request.conversation),
             question=request.question,
             history=request.history,
         )
@@ -127,12 +131,12 @@ class Asks:
             raise UnavailableError("the answer ended before it was done")
 
     async def _whole(
-        self, request: gateway_pb2.AskRequest, session: AnySession, place: str
+        self, request: gateway_pb2.AskRequest, session: AnySession, caller: Caller, place: str
     ) -> gateway_pb2.AskResponse:
         asked = gateway_pb2.AskRequest()
         asked.CopyFrom(request)
         reply = gateway_pb2.AskResponse()
-        async with contextlib.aclosing(self.stream(asked, session, place)) as events:
+        async with contextlib.aclosing(self.stream(asked, session, place, caller=caller)) as events:
             async for event in events:
                 if event.WhichOneof("event") == "done":
                     reply.answer.CopyFrom(event.done)

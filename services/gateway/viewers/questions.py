@@ -176,7 +176,7 @@ class Questions:
     ) -> inference_pb2.AnswerRequest:
         return inference_pb2.AnswerRequest(
             session_id=self._viewer.session.id,
-            conversation=self._viewer.conversation if history is None else "",
+            conversation=self._viewer.kept_conversation if history is None else "",
             history=history,
             question=question,
             speech=self.speech,

@@ -72,6 +72,7 @@ class Viewer:
         self.caller = caller
         self.place = place
         self.conversation = start.conversation or secrets.token_hex(12)
+        self.kept_conversation = caller.conversation(self.conversation)
         self.handle = _make_handle(self.conversation)
         self._condition = UNKNOWN  # of the pictures, that it was told last
         self.wishes = start.spoken
