@@ -1,6 +1,7 @@
 """Files that are handed over: taken within bounds, and gone with their sessions."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sightline.errors import (
     InvalidArgumentError,
     PermissionDeniedError,
     ResourceExhaustedError,
+    UnavailableError,
 )
 from tests.unit.http_parts import served
 
@@ -69,6 +71,23 @@ async def test_whoever_leaves_in_the_middle_leaves_nothing(tmp_path: Path) -> No
     with pytest.raises(asyncio.CancelledError):
         await taking
     assert (files(tmp_path), uploads.kept_bytes) == ([], 0)
+
+
+async def test_a_disk_that_takes_nothing_or_is_full_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    nowhere = Uploads(tmp_path / "file" / "folder", file_bytes=20_000, total_bytes=20_000)
+    with pytest.raises(UnavailableError):
+        await nowhere.receive(parts_of(VIDEO), len(VIDEO))
+    uploads = Uploads(tmp_path, file_bytes=20_000, total_bytes=20_000)
+    uploads.discard(await uploads.receive(parts_of(VIDEO), len(VIDEO)))
+    assert uploads.folder is not None
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "full")
+    (uploads.folder / "full").symlink_to("/dev/full")
+    with pytest.raises(ResourceExhaustedError):
+        await uploads.receive(parts_of(VIDEO), len(VIDEO))
+    assert uploads.kept_bytes == 0
 
 
 async def test_without_a_folder_nothing_is_taken() -> None:

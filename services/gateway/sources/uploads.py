@@ -3,7 +3,9 @@ watched, within bounds."""
 
 import asyncio
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -16,7 +18,11 @@ from sightline.errors import (
     InvalidArgumentError,
     PermissionDeniedError,
     ResourceExhaustedError,
+    SightlineError,
+    UnavailableError,
 )
+
+log = logging.getLogger(__name__)
 
 SCHEME = "upload:"  # before a kept file's name, as a session's source says it
 PREFIX = "gateway-"  # of the folders' names
@@ -62,11 +68,15 @@ class Uploads:
 
     async def receive(self, parts: AsyncIterator[bytes], size: int) -> str:
         """Keep a file of so many bytes; the source that it is. Raises what `check` does,
-        InvalidArgumentError when it breaks off, DeadlineExceededError when it takes too long."""
+        InvalidArgumentError when it breaks off, DeadlineExceededError when it takes too long,
+        ResourceExhaustedError when the disk is full, UnavailableError when it takes nothing."""
         self.check(size)
         if self._folder is None:
             assert self._parent is not None
-            self._folder, self._lock = _own_folder(self._parent)
+            try:
+                self._folder, self._lock = _own_folder(self._parent)
+            except OSError as error:
+                raise _not_kept(error) from None
         name = secrets.token_hex(16)
         self._sizes[name] = size
         self._receiving += 1
@@ -78,6 +88,12 @@ class Uploads:
         except TimeoutError:
             self.discard(SCHEME + name)
             raise DeadlineExceededError("the file did not arrive in time") from None
+        except ConnectionError:
+            self.discard(SCHEME + name)
+            raise
+        except OSError as error:
+            self.discard(SCHEME + name)
+            raise _not_kept(error) from None
         except BaseException:
             self.discard(SCHEME + name)
             raise
@@ -112,6 +128,14 @@ class Uploads:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _not_kept(error: OSError) -> SightlineError:
+    """What a caller is told when the disk does not take a file; the log has the reason."""
+    log.error("a file that was handed over is not kept", extra={"reason": str(error)})
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceExhaustedError("there is no room for another file now")
+    return UnavailableError("this server cannot keep files now")
 
 
 def _own_folder(parent: Path) -> tuple[Path, int]:
