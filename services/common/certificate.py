@@ -52,7 +52,9 @@ def read_pair(certificate: Path, key: Path) -> tuple[tuple[bytes, bytes], ssl.SS
         # An empty password, so that nobody is asked for that of an encrypted key.
         context.load_cert_chain(certificate, key, password=lambda: b"")
     except ssl.SSLError as error:
-        raise ValueError(f"no certificate with its unencrypted key: {error.reason or 'not PEM'}") from None
+        raise ValueError(
+            f"no certificate with its unencrypted key: {error.reason or 'not PEM'}"
+        ) from None
     if before != (key.read_bytes(), certificate.read_bytes()):
         raise ValueError("they changed while they were read")
     return before, context

@@ -40,10 +40,12 @@ def setting(
     choices: tuple[str, ...] | None = None,
     secret: bool = False,
     filled: bool = False,
+    address: bool = False,
 ) -> Any:
     """A configuration field: its default, one line for operators, and what values are allowed.
 
-    What is `secret` is in no text that is made of the configuration. filled: empty is not allowed.
+    What is `secret` is in no text that is made of the configuration. filled: empty is not allowed;
+    address: only host:port is.
     """
     metadata = {
         "help": help,
@@ -51,6 +53,7 @@ def setting(
         "maximum": maximum,
         "choices": choices,
         "filled": filled,
+        "address": address,
     }
     return field(default=default, metadata=metadata, repr=not secret)
 
@@ -138,7 +141,16 @@ def _parse(name: str, text: str, hint: Any, metadata: Mapping[str, Any]) -> Any:
     choices = metadata.get("choices")
     if choices and value not in choices:
         raise ConfigError(f"{name}={text!r} is not one of {', '.join(choices)}")
+    if metadata.get("address"):
+        check_address(name, text)
     return value
+
+
+def check_address(name: str, address: str) -> None:
+    """Raise ConfigError for what is not host:port."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{name}: {address!r} is not host:port")
 
 
 def _convert(text: str, hint: Any) -> Any:

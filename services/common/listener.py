@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from services.common.config import ConfigError
 from services.common.places import Trusted
 from services.common.tasks import cancel_and_wait, spawn
 
@@ -28,6 +29,21 @@ FLUSH_S = 10.0  # how long a closed connection may take to read what is left
 SHUTDOWN_S = 2.0  # for TLS's goodbye
 EVICTED_A_TIME = 8  # when there are no descriptors
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+def cannot_listen(host: str, port: int, variable: str, host_variable: str) -> ConfigError:
+    """What to say of a port that could not be listened on: is it the address, or the port? The
+    variables are those that name them. Looks the address up."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError as error:
+        return ConfigError(
+            f"cannot listen on {host} ({error.strerror}): "
+            f"name an address of this machine with {host_variable}"
+        )
+    return ConfigError(f"cannot listen on {host}:{port}: choose another port with {variable}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,11 +19,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from services.common import descriptors
 from services.common.admission import Admission, CallLimits
 from services.common.certificate import Certificate
-from services.common.config import ConfigError, ServiceConfig
+from services.common.config import ServiceConfig
 from services.common.errors import ErrorInterceptor
 from services.common.grpc_doors import GrpcDoors
 from services.common.identity import Identity
-from services.common.listener import DoorLimits, Listener, Visit
+from services.common.listener import DoorLimits, Listener, Visit, cannot_listen
 from services.common.metrics import REFUSED, TASKS
 from services.common.places import Trusted
 from services.common.problems import problem
@@ -150,9 +150,9 @@ class ServiceHost:
             else:
                 self.grpc_port = self.server.add_insecure_port(address)
         except RuntimeError as error:
-            variable = f"{self.config.prefix}GRPC_PORT"
-            raise ConfigError(
-                f"cannot listen on {address}: choose another port with {variable}"
+            prefix = self.config.prefix
+            raise cannot_listen(
+                self.config.host, self.config.grpc_port, f"{prefix}GRPC_PORT", f"{prefix}HOST"
             ) from error
         logging.getLogger("aiohttp.server").addFilter(_is_worth_logging)
         figures = web.Application(middlewares=[self._attend])
@@ -223,9 +223,12 @@ class ServiceHost:
         try:
             await listener.start(host or self.config.host, port)
         except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {host or self.config.host}:{port}: "
-                f"choose another port with {self.config.prefix}{variable}"
+            prefix = self.config.prefix
+            raise cannot_listen(
+                host or self.config.host,
+                port,
+                f"{prefix}{variable}",
+                f"{prefix}METRICS_HOST" if host else f"{prefix}HOST",
             ) from error
         return listener.port
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from services.common.config import ConfigError, ServiceConfig
 
@@ -51,6 +52,8 @@ def set_up_tracing(service: str, config: ServiceConfig) -> None:
     global _traces
     if config.traces is None:
         return
+    if urlsplit(config.traces).scheme not in ("http", "https"):  # it may hold a password
+        raise ConfigError(f"{config.prefix}TRACES is no http:// URL of a collector")
     try:
         _traces = _Traces(service, config.traces, config.traces_share)
     except ImportError as error:

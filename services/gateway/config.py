@@ -65,7 +65,6 @@ class GatewayConfig(  # from the last to the first, as fields are listed
         """Raises ConfigError for bad values, also for those that only make sense together."""
         config = super(GatewayConfig, cls).from_env(environ)
         config.check_workers()
-        config.check_conversation()
         config.check_sources()
         config.check_webhooks()
         config.check_sign_in(config.host)

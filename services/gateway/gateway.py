@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from services.common.certificate import Certificate
 from services.common.config import ConfigError
 from services.common.identity import Identity, identity_of
+from services.common.listener import cannot_listen
 from services.common.server import ServiceHost
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
@@ -271,10 +272,12 @@ class Gateway:
         try:
             await server.start()
         except OSError as error:
-            host = self._config.rtmp_host or self._config.host
-            raise ConfigError(
-                f"cannot listen on {host}:{server.port}: "
-                f"choose another port with GATEWAY_{variable}"
+            host = self._config.rtmp_host
+            raise cannot_listen(
+                host or self._config.host,
+                server.port,
+                f"GATEWAY_{variable}",
+                "GATEWAY_RTMP_HOST" if host else "GATEWAY_HOST",
             ) from error
         log.info("listening for RTMP", extra={variable.partition("_")[0].lower(): server.port})
 

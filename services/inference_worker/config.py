@@ -160,9 +160,9 @@ class WorkerConfig(ServiceConfig):
         maximum=120,
     )
     dialogue: str | None = setting(
-        None, "Address of the dialogue service; empty: no history, nothing is kept."
+        None, "Address of the dialogue service; empty: no history, nothing is kept.", address=True
     )
-    tts: str | None = setting(None, "Address of the TTS service; empty: no speech.")
+    tts: str | None = setting(None, "Address of the TTS service; empty: no speech.", address=True)
     history_rounds: int = setting(
         10, "Rounds of a conversation given to the model.", minimum=0, maximum=100
     )

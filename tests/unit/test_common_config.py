@@ -1,12 +1,15 @@
 """Configuration from the environment: what is accepted, and what the refusals say."""
 
+import re
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from services.common.config import ConfigError, EnvConfig, rows, setting
+from services.common.config import ConfigError, EnvConfig, ServiceConfig, rows, setting
+from services.common.listener import cannot_listen
+from services.common.tracing import set_up_tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,7 @@ class _Config(EnvConfig):
     limit: int | None = setting(None, "At most.", minimum=1)
     names: tuple[str, ...] = setting((), "Which.")
     kind: str = setting("a", "Which kind.", choices=("a", "b"))
+    peer: str | None = setting(None, "Whom.", address=True)
     filled: str = setting("x", "What is never empty.", filled=True)
 
 
@@ -74,6 +78,8 @@ def test_a_bad_value_is_refused_by_name(name: str, text: str) -> None:
         ("T_FOLDER", "~nobody-of-this-name/x", "a path"),
         ("T_URL", "a\nb", "control character"),
         ("T_FILLED", " ", "must not be empty"),
+        ("T_PEER", "nowhere", "is not host:port"),
+        ("T_PEER", "a:99999", "is not host:port"),
         ("T_NAME", "a,b", "there is no T_NAME: T_NAMES may be meant"),
         ("T_CUONT", "", "T_COUNT may be meant"),
         ("T_count", "4", "T_COUNT may be meant"),
@@ -106,4 +112,22 @@ def test_rows_document_every_field() -> None:
     assert table["T_COUNT"] == ("3", "How many.")
     assert table["T_URL"] == ("", "Where.")
     assert "One of: a, b." in table["T_KIND"][1]
-    assert len(table) == 9
+    assert len(table) == 10
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("127.0.0.1", r"cannot listen on 127\.0\.0\.1:7: choose another port with T_PORT"),
+        ("::1", r"cannot listen on ::1:7: choose another port with T_PORT|address .* with T_HOST"),
+        ("203.0.113.7", r"an address of this machine with T_HOST"),
+    ],
+)
+def test_a_port_that_cannot_be_had_is_told_from_a_wrong_address(host: str, said: str) -> None:
+    assert re.search(said, str(cannot_listen(host, 7, "T_PORT", "T_HOST")))
+
+
+def test_spans_go_to_an_address_of_http() -> None:
+    with pytest.raises(ConfigError, match="TRACES is no http://") as caught:
+        set_up_tracing("x", ServiceConfig(traces="grpc://user:hunter2@collector:4317"))
+    assert "hunter2" not in str(caught.value)

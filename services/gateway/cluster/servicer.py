@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 import grpc
 
-from services.common.config import ConfigError
 from services.common.errors import ErrorInterceptor
 from services.common.identity import Identity
+from services.common.listener import cannot_listen
 from services.common.server import GRPC_OPTIONS
 from services.gateway.cluster.media import glimpse_message, parts_of, pictures_of, sounds_of
 from services.gateway.cluster.signature import Signature
@@ -62,9 +62,8 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
                 credentials = self._identity.server_credentials()
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise ConfigError(
-                f"cannot listen on {host}:{config.peer_port}: choose another port with "
-                "GATEWAY_PEER_PORT"
+            raise cannot_listen(
+                config.host, config.peer_port, "GATEWAY_PEER_PORT", "GATEWAY_HOST"
             ) from error
         await self._server.start()
         return port

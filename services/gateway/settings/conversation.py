@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from services.common.config import setting
-from services.gateway.settings.workers import check_address
 from services.gateway.voice.turn_detector import TurnRules
 
 
@@ -11,8 +10,12 @@ from services.gateway.voice.turn_detector import TurnRules
 class ConversationSettings:
     """The services that speak, hear and keep what was said, and how they are used."""
 
-    tts: str | None = setting(None, "TTS service, host:port; empty: Speak is unavailable.")
-    asr: str | None = setting(None, "ASR service, host:port; empty: questions are typed.")
+    tts: str | None = setting(
+        None, "TTS service, host:port; empty: Speak is unavailable.", address=True
+    )
+    asr: str | None = setting(
+        None, "ASR service, host:port; empty: questions are typed.", address=True
+    )
     listen: bool = setting(
         False,
         "Hear what is said in every video, where there is an ASR service and its session is not "
@@ -45,7 +48,9 @@ class ConversationSettings:
         "in vain.",
     )
     dialogue: str | None = setting(
-        None, "Dialogue service, host:port; empty: clients cannot read or delete conversations."
+        None,
+        "Dialogue service, host:port; empty: clients cannot read or delete conversations.",
+        address=True,
     )
     memory: str = setting(
         "off",
@@ -61,12 +66,6 @@ class ConversationSettings:
         minimum=5,
         maximum=300,
     )
-
-    def check_conversation(self) -> None:
-        """Raise ConfigError for addresses that are none."""
-        for name in ("tts", "asr", "dialogue"):
-            if (address := getattr(self, name)) is not None:
-                check_address(f"GATEWAY_{name.upper()}", address)
 
     def turn_rules(self) -> TurnRules:
         """When viewers have begun to speak, and when they have said what they wanted."""

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from services.common.config import ConfigError, setting
+from services.common.config import ConfigError, check_address, setting
 
 # A host may be called "dns" and an address be a target of gRPC's own, dns:///host:port.
 _DISCOVERY = re.compile(r"(static|dns|kubernetes):(?!//)([^,]*[:/].*)")
@@ -68,10 +68,3 @@ def _check_workers(kind: str, parts: tuple[str, ...]) -> None:
             check_address("GATEWAY_WORKERS", address)
     elif port.isdecimal() and not 0 < int(port) < 65536:
         raise ConfigError(f"GATEWAY_WORKERS: {port} is no port")
-
-
-def check_address(name: str, address: str) -> None:
-    """Raise ConfigError for what is no host:port, with the name of the variable that says it."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{name}: {address!r} is not host:port")

@@ -40,7 +40,7 @@ class Asking(Protocol):
     caller: Caller
     place: str
     handle: str
-    conversation: str
+    kept_conversation: str  # as it is kept, not as its viewer calls it
 
     @property
     def closed(self) -> bool: ...
