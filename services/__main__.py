@@ -16,7 +16,7 @@ from rich.console import Console
 
 from services.common.config import ConfigError
 from services.local.config import LocalConfig
-from services.local.launcher import Launcher, Options, checked
+from services.local.launcher import Launcher, Options, check_folders, checked
 from services.local.show import Show
 from services.local.terminal import own_foreground
 
@@ -48,6 +48,7 @@ def main() -> int:
             config = replace(config, https=True)
         if arguments.free_ports:
             config = config.on_free_ports()
+        check_folders(options.cache)
         launcher = Launcher(checked(config), options, Show(Console(highlight=False)))
         with own_foreground():
             return asyncio.run(_run(launcher))

@@ -35,6 +35,7 @@ REDIS = "sightline-redis-"
 PICTURE_S = 30.0
 LOOK_S = 8.0  # how long a video is watched before it is asked about, where its window is longer
 AGAIN_S = 5.0  # between two tries to bring a session back
+LEAST_FREE_BYTES = 64 * 2**20  # for logs, the sample clip and an evening's conversations
 LONG_S = 24 * 3600.0  # how long the two sessions wait for their publishers
 REMEMBERS = (
     "Both remember what they showed until you stop: ask what happened ten minutes ago. "
@@ -350,6 +351,25 @@ def checked(config: LocalConfig) -> LocalConfig:
         _check_video(config.source, path)
         config = replace(config, source=str(path.absolute()))
     return config.with_ports()
+
+
+def check_folders(cache: Path) -> None:
+    """Raise ConfigError where what a run writes has no place."""
+    for folder, named in ((cache, "--cache"), (Path(os.environ.get("TMPDIR") or "/tmp"), "TMPDIR")):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            free_bytes = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise ConfigError(
+                f"nothing can be written to {folder} ({error.strerror}): "
+                f"name another folder with {named}"
+            ) from None
+        if free_bytes < LEAST_FREE_BYTES:
+            raise ConfigError(
+                f"{folder} has {free_bytes >> 20} MiB left, and a run needs "
+                f"{LEAST_FREE_BYTES >> 20}: make room, or name another folder with {named}"
+            )
 
 
 def _check_video(source: str, path: Path) -> None:

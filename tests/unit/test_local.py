@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from services.common.config import ConfigError
-from services.local import tour
+from services.local import launcher, tour
 from services.local.clip import Clip, Fact
 from services.local.config import LocalConfig
-from services.local.launcher import checked
+from services.local.launcher import check_folders, checked
 from services.local.process import Process, describe_exit
 from services.local.suite import Suite
 from tests.unit.test_sdk_frames import write_video
@@ -159,6 +159,22 @@ def test_a_video_is_taken_as_source(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", b_frames=0)
     config = checked(LocalConfig(source=str(tmp_path / "clip.mp4")).on_free_ports())
     assert config.source == str(tmp_path / "clip.mp4")
+
+
+def test_a_run_without_a_place_to_write_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_folders(tmp_path / "new")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="name another folder with --cache"):
+        check_folders(tmp_path / "file" / "cache")
+    with monkeypatch.context() as changed:
+        changed.setenv("TMPDIR", str(tmp_path / "file"))
+        with pytest.raises(ConfigError, match="name another folder with TMPDIR"):
+            check_folders(tmp_path)
+    monkeypatch.setattr(launcher, "LEAST_FREE_BYTES", 2**62)
+    with pytest.raises(ConfigError, match="make room"):
+        check_folders(tmp_path)
 
 
 def test_models_have_short_names() -> None:
