@@ -162,7 +162,9 @@ class Gateway:
                 self._calls,
                 self._transcriptions,
                 SpeechApi(self._config, self._speaker, self._callers),
-                UploadsApi(self._uploads, self._sessions, addresses, self._callers),
+                UploadsApi(
+                    self._uploads, self._sessions, addresses, self._callers, self._config.trusted()
+                ),
             ),
         )
         self._whip.add_to(self._host.app)

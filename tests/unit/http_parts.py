@@ -32,7 +32,15 @@ async def served(*workers: FakeWorker, **settings: Any) -> AsyncIterator[tuple[P
             info=parts.info,
             callers=parts.callers,
             rules=parts.rules,
-            others=(UploadsApi(uploads, parts.sessions, parts.addresses, parts.callers),),
+            others=(
+                UploadsApi(
+                    uploads,
+                    parts.sessions,
+                    parts.addresses,
+                    parts.callers,
+                    parts.config.trusted(),
+                ),
+            ),
         ).add_to(app)
         async with TestClient(TestServer(app)) as client:
             yield parts, client

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.sources.uploads import SCHEME, Uploads
+from services.common.in_flight import share
+from services.gateway.sources import uploads as module
+from services.gateway.sources.uploads import MAX_AT_ONCE, SCHEME, Uploads
 from sightline.errors import (
+    DeadlineExceededError,
     InvalidArgumentError,
     PermissionDeniedError,
     ResourceExhaustedError,
@@ -71,6 +74,42 @@ async def test_whoever_leaves_in_the_middle_leaves_nothing(tmp_path: Path) -> No
     with pytest.raises(asyncio.CancelledError):
         await taking
     assert (files(tmp_path), uploads.kept_bytes) == ([], 0)
+
+
+async def test_whoever_sends_many_leaves_places_to_others(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, file_bytes=20_000, total_bytes=2_000_000)
+    over = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        await over.wait()
+        yield VIDEO
+
+    sending = [
+        asyncio.create_task(uploads.receive(slow(), len(VIDEO), "here"))
+        for _ in range(share(MAX_AT_ONCE, 0))
+    ]
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceExhaustedError, match="from your address"):
+        await uploads.receive(slow(), len(VIDEO), "here")
+    await uploads.receive(parts_of(VIDEO), len(VIDEO), "there")
+    over.set()
+    await asyncio.gather(*sending)
+
+
+async def test_whoever_trickles_loses_the_place_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never silent, and never done: it had the place for an hour."""
+
+    async def trickling() -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0)
+            yield b""
+
+    monkeypatch.setattr(module, "SILENT_S", 0.05)
+    uploads = Uploads(tmp_path, file_bytes=20_000, total_bytes=20_000)
+    with pytest.raises(DeadlineExceededError):
+        await uploads.receive(trickling(), 10)
 
 
 async def test_a_disk_that_takes_nothing_or_is_full_is_said(

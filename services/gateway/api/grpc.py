@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from services.common.admission import place_of_call
 from services.common.errors import error_event
 from services.common.hosts import is_loopback
 from services.common.places import split_peer
@@ -51,13 +50,12 @@ class SightlineServicer(RuleCalls, gateway_pb2_grpc.SightlineServiceServicer):
         callers: Callers,
         rules: "Rules | None" = None,
     ) -> None:
-        super().__init__(sessions, callers, rules)
+        super().__init__(sessions, callers, rules, config.trusted())
         self._config = config
         self._sessions = sessions
         self._viewers = viewers
         self._speaker = speaker
         self._addresses = addresses
-        self._trusted = config.trusted()
         self._conversations = conversations
         self._info = info
         self._callers = callers
@@ -243,9 +241,6 @@ class SightlineServicer(RuleCalls, gateway_pb2_grpc.SightlineServiceServicer):
         """Whoever wants to do this to a session. Raises UnauthenticatedError."""
         path = self._sessions.name_of(session)
         return await self._callers.of_call(context, *permissions, path=path)
-
-    def _place(self, context: Context) -> str:
-        return place_of_call(context, self._trusted)
 
 
 def is_operator(caller: Caller, context: Context) -> bool:

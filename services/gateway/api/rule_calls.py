@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from services.common.admission import place_of_call
+from services.common.places import Trusted
 from services.gateway.api.callers import Callers
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.sessions.sessions import Sessions
@@ -22,7 +24,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RuleCalls:
     """That part of SightlineService. rules: None on a server without a Redis, which refuses."""
 
-    def __init__(self, sessions: Sessions, callers: Callers, rules: "Rules | None") -> None:
+    def __init__(
+        self, sessions: Sessions, callers: Callers, rules: "Rules | None", trusted: Trusted
+    ) -> None:
+        self._trusted = trusted
         self._of_sessions = sessions
         self._of_callers = callers
         self._kept_rules = rules
@@ -64,7 +69,7 @@ class RuleCalls:
         self, request: rules_pb2.WatchEventsRequest, context: Context
     ) -> AsyncIterator[rules_pb2.RuleEvent]:
         caller = await self._by(context, Permission.VIEW, request.session)
-        following = await self._asked().events.follow(request, caller)
+        following = await self._asked().events.follow(request, caller, self._place(context))
         async with contextlib.aclosing(following) as events:
             async for event in events:
                 yield event
@@ -120,6 +125,10 @@ class RuleCalls:
         caller = await self._of_callers.of_call(context, permission, path=path)
         caller.check(permission)
         return caller
+
+    def _place(self, context: Context) -> str:
+        """Whose limits per address hold for a call."""
+        return place_of_call(context, self._trusted)
 
     def _asked(self) -> "Rules":
         if self._kept_rules is None:

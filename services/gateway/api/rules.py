@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from services.common.errors import error_event
+from services.common.places import Trusted
 from services.gateway.api.callers import Callers
 from services.gateway.api.event_stream import ClientGoneError, EventStream, while_there
-from services.gateway.api.messages import as_json, number_of, read_body
+from services.gateway.api.messages import as_json, number_of, place_of_request, read_body
 from services.gateway.api.operations import JSON, SSE, Parameter, operation
 from services.gateway.api.rule_calls import not_configured
 from services.gateway.auth.caller import Caller, Permission
@@ -55,7 +56,10 @@ REFUSALS = (400, 401, 403, 404, 503)
 class RulesApi:
     """Routes of rules. rules: None on a server without a Redis, which refuses."""
 
-    def __init__(self, sessions: Sessions, callers: Callers, rules: "Rules | None") -> None:
+    def __init__(
+        self, sessions: Sessions, callers: Callers, rules: "Rules | None", trusted: Trusted
+    ) -> None:
+        self._trusted = trusted
         self._sessions = sessions
         self._callers = callers
         self._rules = rules
@@ -175,7 +179,9 @@ class RulesApi:
             rule=request.query.get("rule", ""),
             after=request.headers.get("Last-Event-ID", "") or request.query.get("after", ""),
         )
-        following = await self._asked().events.follow(wanted, caller)
+        following = await self._asked().events.follow(
+            wanted, caller, place_of_request(request, self._trusted)
+        )
         async with EventStream(request) as stream:
 
             async def relay() -> None:

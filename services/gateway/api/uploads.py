@@ -4,9 +4,10 @@ from typing import Any
 
 from aiohttp import web
 
+from services.common.places import Trusted
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.callers import Callers
-from services.gateway.api.messages import as_json
+from services.gateway.api.messages import as_json, place_of_request
 from services.gateway.api.operations import Parameter, operation
 from services.gateway.auth.caller import Permission
 from services.gateway.sessions.remote_session import AnySession
@@ -27,8 +28,14 @@ class UploadsApi:
     """Routes of uploads. A `SessionListener`: a file is removed with the session that showed it."""
 
     def __init__(
-        self, uploads: Uploads, sessions: Sessions, addresses: Addresses, callers: Callers
+        self,
+        uploads: Uploads,
+        sessions: Sessions,
+        addresses: Addresses,
+        callers: Callers,
+        trusted: Trusted,
     ) -> None:
+        self._trusted = trusted
         self._uploads = uploads
         self._sessions = sessions
         self._addresses = addresses
@@ -83,10 +90,11 @@ class UploadsApi:
             raise web.HTTPLengthRequired(reason="a file comes with its Content-Length")
         if 0 < self._uploads.file_bytes < size:
             raise web.HTTPRequestEntityTooLarge(self._uploads.file_bytes, size)
-        self._uploads.check(size)
+        place = place_of_request(request, self._trusted)
+        self._uploads.check(size, place)
         self._sessions.check_room()
         parts = request.content.iter_chunked(PART_BYTES)
-        source = await self._uploads.receive(aiter(parts), size)
+        source = await self._uploads.receive(aiter(parts), size, place)
         wanted = gateway_pb2.CreateSessionRequest(
             source=source, options=options, model=request.query.get("model", "")
         )

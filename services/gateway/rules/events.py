@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 
+from services.common.in_flight import InFlight
 from services.common.tasks import spawn
 from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
@@ -15,7 +16,6 @@ from services.gateway.sessions.sessions import Sessions
 from sightline.errors import (
     InvalidArgumentError,
     NotFoundError,
-    ResourceExhaustedError,
     UnavailableError,
 )
 from sightline.reasons import Reason
@@ -35,7 +35,13 @@ class Events:
         self._store = store
         self._rules = rules
         self._sessions = sessions
-        self._readers = 0
+        self._reading = InFlight(
+            "readers of events",
+            owner="the gateway",
+            most=MOST_READERS,
+            changed=self._counted,
+            reason=Reason.TOO_MANY_VIEWERS,
+        )
         self._news = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
@@ -43,7 +49,7 @@ class Events:
     @property
     def readers(self) -> int:
         """Callers who are told events as they come."""
-        return self._readers
+        return self._reading.count
 
     def wake(self) -> None:
         """There is an event."""
@@ -78,24 +84,23 @@ class Events:
         )
 
     async def follow(
-        self, request: rules_pb2.WatchEventsRequest, caller: Caller
+        self, request: rules_pb2.WatchEventsRequest, caller: Caller, place: str = ""
     ) -> AsyncGenerator[rules_pb2.RuleEvent, None]:
         """Events as they come from now on; what came after `after` first. They end with
         UnavailableError when the gateway does, and with UnauthenticatedError when the caller's
-        credential has run out."""
+        credential has run out. place: whose share of the readers this one takes."""
         caller.check(Permission.VIEW)
         if request.after:
             check_event_id(request.after)
-        if self._readers >= MOST_READERS:
-            raise ResourceExhaustedError("too many callers are told events here")
+        self._reading.check(place)
         wanted = await self._wanted(request.session, request.rule, caller)
         after = request.after or await self._store.last()
-        return self._follow(after, wanted, caller)
+        return self._follow(after, wanted, caller, place)
 
     async def _follow(
-        self, after: str, wanted: Callable[[Event], bool], caller: Caller
+        self, after: str, wanted: Callable[[Event], bool], caller: Caller, place: str
     ) -> AsyncGenerator[rules_pb2.RuleEvent, None]:
-        with self._reading():
+        with self._reading.under_way(place):
             while True:
                 caller.check(Permission.VIEW)
                 if self._closed:
@@ -181,20 +186,13 @@ class Events:
 
     # --- news -------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        self._readers += 1
-        metrics.EVENT_READERS.set(self._readers)
-        if self._looking is None:
+    def _counted(self, readers: int) -> None:
+        metrics.EVENT_READERS.set(readers)
+        if readers and self._looking is None:
             self._looking = spawn(self._look(), name="rules:events")
-        try:
-            yield
-        finally:
-            self._readers -= 1
-            metrics.EVENT_READERS.set(self._readers)
-            if not self._readers and self._looking is not None:
-                self._looking.cancel()
-                self._looking = None
+        elif not readers and self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
 
     async def _look(self) -> None:
         """Wake readers when another gateway has told something."""

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from services.common.in_flight import InFlight
 from sightline.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -21,6 +22,7 @@ from sightline.errors import (
     SightlineError,
     UnavailableError,
 )
+from sightline.reasons import Reason
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ PREFIX = "gateway-"  # of the folders' names
 MAX_AT_ONCE = 8
 SILENT_S = 30.0  # between two parts of a file
 TOTAL_S = 3600.0
+LEAST_BYTES_PER_S = 64 * 1024  # who sends less holds a place that others wait for
 
 
 class Uploads:
@@ -41,7 +44,9 @@ class Uploads:
         self._parent = parent
         self._total_bytes = total_bytes
         self._sizes: dict[str, int] = {}  # by name; also of what is on its way
-        self._receiving = 0
+        self._receiving = InFlight(
+            "files", owner="the gateway", most=MAX_AT_ONCE, reason=Reason.TOO_MANY_CALLS
+        )
         self._folder: Path | None = None
         self._lock: int | None = None
         self.file_bytes = 0 if parent is None else min(file_bytes, total_bytes)
@@ -55,22 +60,23 @@ class Uploads:
     def kept_bytes(self) -> int:
         return sum(self._sizes.values())
 
-    def check(self, size: int) -> None:
+    def check(self, size: int, place: str = "") -> None:
         """Raise PermissionDeniedError where no file is taken, InvalidArgumentError for an empty
-        one, ResourceExhaustedError where there is no room for it now. Too large a one is the
-        caller's to refuse."""
+        one, ResourceExhaustedError where there is no room for it now, or `place` sends its share
+        of files already. Too large a one is the caller's to refuse."""
         if not self.file_bytes:
             raise PermissionDeniedError("this server takes no files (GATEWAY_UPLOADS)")
         if size < 1:
             raise InvalidArgumentError("the file is empty")
-        if self._receiving >= MAX_AT_ONCE or self.kept_bytes + size > self._total_bytes:
+        self._receiving.check(place)
+        if self.kept_bytes + size > self._total_bytes:
             raise ResourceExhaustedError("there is no room for another file now")
 
-    async def receive(self, parts: AsyncIterator[bytes], size: int) -> str:
+    async def receive(self, parts: AsyncIterator[bytes], size: int, place: str = "") -> str:
         """Keep a file of so many bytes; the source that it is. Raises what `check` does,
         InvalidArgumentError when it breaks off, DeadlineExceededError when it takes too long,
         ResourceExhaustedError when the disk is full, UnavailableError when it takes nothing."""
-        self.check(size)
+        self.check(size, place)
         if self._folder is None:
             assert self._parent is not None
             try:
@@ -78,10 +84,10 @@ class Uploads:
             except OSError as error:
                 raise _not_kept(error) from None
         name = secrets.token_hex(16)
+        self._receiving.enter(place)
         self._sizes[name] = size
-        self._receiving += 1
         try:
-            async with asyncio.timeout(TOTAL_S):
+            async with asyncio.timeout(min(TOTAL_S, SILENT_S + size / LEAST_BYTES_PER_S)):
                 received = await _write(self._folder / name, parts, size)
             if received != size:
                 raise InvalidArgumentError("the file broke off")
@@ -98,7 +104,7 @@ class Uploads:
             self.discard(SCHEME + name)
             raise
         finally:
-            self._receiving -= 1
+            self._receiving.leave(place)
         return SCHEME + name
 
     def sweep(self) -> None:
