@@ -14,7 +14,7 @@ from aiohttp import WSMsgType
 
 from services.gateway.api.realtime.client_secrets import ClientSecrets
 from services.gateway.auth.caller import Caller, Permission
-from services.gateway.auth.keys import new_key
+from services.gateway.auth.keys import Keys, new_key
 from sightline.errors import UnauthenticatedError
 from sightline.v1 import gateway_pb2 as pb
 from tests.eventually import eventually
@@ -587,6 +587,24 @@ async def test_a_client_secret_lets_a_browser_in_for_a_while(tmp_path: Path) -> 
                     "/v1/realtime", headers={"Authorization": f"Bearer {wrong}"}
                 )
             assert getattr(refusal.value, "status", 400) in (400, 401)
+
+
+def test_a_client_secret_goes_with_the_key_that_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever made one before the key was taken out went on with it for hours."""
+    file = tmp_path / "keys"
+    key, line = new_key("ada", ["view"])
+    file.write_text(line + "\n")
+    monkeypatch.setattr("services.common.fresh_file.LOOK_S", 0.0)
+    keys, made = Keys(file), ClientSecrets("s" * 32)
+    value = made.make(asyncio.run(keys.caller_of(key)), {}, 600).value
+    found, _ = made.read(value)
+    assert found.is_current()
+    file.write_text("# nobody\n")
+    assert not found.is_current()
+    with pytest.raises(UnauthenticatedError, match="gone"):
+        made.read(value)
 
 
 def test_a_client_secret_is_known_by_gateways_that_share_theirs() -> None:

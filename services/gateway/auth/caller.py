@@ -44,6 +44,7 @@ class Caller:
 
     A caller of a tenant knows that tenant's sessions only, one without a tenant those of all.
     `is_current` says whether the credential still holds: streams outlive many a token.
+    `is_revoked`: whether somebody has taken it away, and with it what was made with it.
     """
 
     name: str  # "" for whoever comes without a credential
@@ -51,6 +52,7 @@ class Caller:
     sessions: tuple[str, ...] = ("*",)
     tenant: str = ""
     is_current: Callable[[], bool] = field(default=lambda: True, compare=False)
+    is_revoked: Callable[[], bool] = field(default=lambda: False, compare=False)
 
     @property
     def signed_in(self) -> bool:

@@ -48,7 +48,11 @@ class Keys:
         if found is None:
             raise UnauthenticatedError("no such token", reason=Reason.TOKEN_INVALID)
         key = found  # what the line says now, until it says something else
-        return replace(key.caller, is_current=lambda: self._find(key.digest) == key)
+        return replace(
+            key.caller,
+            is_current=lambda: self._find(key.digest) == key,
+            is_revoked=lambda: self._find(key.digest) != key,
+        )
 
     def _find(self, digest: str) -> _Key | None:
         found = None

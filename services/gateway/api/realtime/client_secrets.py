@@ -8,6 +8,8 @@ import hmac
 import json
 import secrets
 import time
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jwt
@@ -22,6 +24,7 @@ PREFIX = "ek_"
 AUDIENCE = "sightline-realtime"
 DEFAULT_S, MIN_S, MAX_S = 600, 10, 7200  # as OpenAI's
 TALK_S = 3600.0  # that a connection may go on after its secret is none any more
+MAX_MADE = 10_000  # whose makers are known; of older ones, time alone says when they end
 MAX_SETTINGS_BYTES = 4096  # they travel in the secret
 
 
@@ -36,17 +39,26 @@ class ClientSecret:
 
 class ClientSecrets:
     """Makes and knows secrets. They hold all that there is to know, so that any gateway with the
-    same `shared` secret takes them; without one only this process does."""
+    same `shared` secret takes them; without one only this process does. One that was made here ends
+    when the key is taken out that it was made with."""
 
     def __init__(self, shared: str | None) -> None:
         key = shared.encode() if shared else secrets.token_bytes(32)
         self._key = hmac.digest(key, AUDIENCE.encode(), hashlib.sha256)
+        self._made: OrderedDict[str, Callable[[], bool]] = (
+            OrderedDict()
+        )  # whether its maker's key is gone
 
     def make(self, caller: Caller, settings: Json, seconds: int) -> ClientSecret:
         """A secret of `caller`, who may do no more with it than view, ask and watch."""
         allowed = [str(each) for each in VIEWING if caller.may(each)]
         expires_at = int(time.time()) + seconds
+        id = secrets.token_hex(8)
+        self._made[id] = caller.is_revoked
+        while len(self._made) > MAX_MADE:
+            self._made.popitem(last=False)
         claims = {
+            "jti": id,
             "aud": AUDIENCE,
             "exp": expires_at,
             "sub": caller.name,
@@ -80,12 +92,19 @@ class ClientSecrets:
                 "no such client secret", reason=Reason.TOKEN_INVALID
             ) from None
         until_s = claims["exp"] + TALK_S
+        is_revoked = self._made.get(claims.get("jti", ""), lambda: False)
+        if is_revoked():
+            raise UnauthenticatedError(
+                "the key that this client secret was made with is gone",
+                reason=Reason.TOKEN_EXPIRED,
+            )
         caller = Caller(
             name=claims["sub"],
             permissions=frozenset(map(Permission, claims["permissions"])),
             sessions=tuple(claims["sessions"]),
             tenant=claims["tenant"],
-            is_current=lambda: time.time() < until_s,
+            is_current=lambda: time.time() < until_s and not is_revoked(),
+            is_revoked=is_revoked,
         )
         return caller, claims["settings"]
 
