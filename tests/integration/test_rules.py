@@ -24,6 +24,7 @@ from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.records import Records
 from services.gateway.rules.rule_store import RuleStore
 from sightline import cli
+from sightline.errors import UnavailableError
 from sightline.v1 import gateway_pb2, peer_pb2
 from sightline.v1 import rules_pb2 as pb
 from tests.eventually import PATIENCE_S, eventually
@@ -137,6 +138,30 @@ async def test_a_rule_tells_without_a_viewer_and_is_found_again(redis_server: Re
         await shown.show()
         await shown.show()
         assert len(await events_of(parts, 2)) == 2, "a deleted rule tells nothing"
+
+
+async def test_nothing_is_told_of_a_session_whose_events_are_being_erased(
+    redis_server: RedisServer,
+) -> None:
+    """One that came between the erasure and the session's end stayed."""
+    worker = FakeWorker()
+    async with running(worker, **settings(redis_server)) as parts:
+        rules: Any = parts.rules
+        session = await parts.push_session(name="kitchen")
+        shown = Shown(parts, session)
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
+        await eventually(lambda: session in rules._watchmen)
+        redis_server.kill()
+        with pytest.raises(UnavailableError):
+            await rules.erase_events(session)
+        redis_server.start()
+        await eventually(lambda: session in rules._watchmen)  # it goes on
+        await rules.erase_events(session)
+        worker.scores[PHONE] = 0.9
+        await shown.show()
+        await rules._assign()
+        assert session not in rules._watchmen
+        assert not (await parts.stub.ListEvents(pb.ListEventsRequest())).events
 
 
 async def test_rules_and_on_demand_events_go_with_their_session(redis_server: RedisServer) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
@@ -62,6 +63,7 @@ class Rules:
         self.webhooks = Webhooks(self._records, self._event_store, self._store, config)
         self._mqtt = self._mqtt_delivery() if config.mqtt_url is not None else None
         self._watchmen: dict[Session, Watchman] = {}
+        self._silenced: WeakSet[AnySession] = WeakSet()  # that are about to be deleted
         self._version = -1
         self._renewed_s = float("-inf")
         self._woken = asyncio.Event()
@@ -162,8 +164,17 @@ class Rules:
         return await self.webhooks.create(given, caller)
 
     async def erase_events(self, session: AnySession) -> None:
-        """Remove the events of a session that is about to be deleted."""
-        await self._event_store.erase(session.tenant, session.id)
+        """Remove the events of a session that is about to be deleted, and tell no more of it: one
+        that came between the two would stay. Watching goes on where Redis does not answer."""
+        if isinstance(session, Session):
+            self._silenced.add(session)
+            if (watchman := self._watchmen.pop(session, None)) is not None:
+                await watchman.aclose()
+        try:
+            await self._event_store.erase(session.tenant, session.id)
+        except BaseException:
+            self._silenced.discard(session)
+            raise
 
     async def _seen_by(self, caller: Caller) -> Sequence[Kept]:
         tenants = [caller.tenant] if caller.tenant else await self._store.tenants()
@@ -237,7 +248,7 @@ class Rules:
         if news:
             found = await self._store.of_sessions([each.id for each in news])
             for session in news:
-                if session.alive and not session.moved:
+                if session.alive and not session.moved and session not in self._silenced:
                     self._watchman(session).set(found[session.id])
         self._version = version
         if time.monotonic() - self._renewed_s > RENEW_S:
