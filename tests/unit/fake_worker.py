@@ -54,6 +54,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.unreadable = ""  # a statement that it refuses
         self.watched: list[ipb.WatchRequest] = []
         self.failures: dict[str, list[grpc.StatusCode]] = {}
+        self.admitting = asyncio.Event()  # cleared: it says late that it has admitted a session
+        self.admitting.set()
         self.understanding = asyncio.Event()
         self.understanding.set()
         self.answering = asyncio.Event()  # questions come to nothing while it is clear
@@ -149,6 +151,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         if not resumed and (self.full or len(self.frames) >= self.max_sessions):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the pool is full")
         understood = self.frames.setdefault(opening.session_id, [])
+        await self.admitting.wait()
         yield ipb.StreamFramesResponse(opened=ipb.Opened(credit=QUEUE, resumed=resumed))
         waiting: asyncio.Queue[ipb.Frame | None] = asyncio.Queue()
 

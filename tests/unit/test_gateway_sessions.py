@@ -560,6 +560,18 @@ async def test_absurd_requests_are_refused(request_: pb.CreateSessionRequest) ->
         assert not parts.sessions.all()
 
 
+async def test_a_session_whose_caller_left_before_it_was_made_frees_the_worker() -> None:
+    """The worker held its memory for the grace time, for nobody: a place lost for each try."""
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        worker.admitting.clear()
+        creating = asyncio.create_task(parts.push_session())
+        await eventually(lambda: len(worker.frames) == 1)
+        creating.cancel()
+        await eventually(lambda: not worker.frames)
+        assert len(worker.released) == 1
+
+
 async def test_a_source_that_cannot_be_opened_frees_the_worker() -> None:
     worker = FakeWorker()
     async with running(worker, open_timeout_s=0.5) as parts:

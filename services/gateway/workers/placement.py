@@ -86,6 +86,16 @@ class Placement:
         """Be admitted by a worker of the model that has room. Raises the SightlineError of whoever
         refused, NotFoundError for a model that is not there, and InvalidArgumentError for a window
         that is too long."""
+        try:
+            return await self._open_first()
+        except BaseException:
+            # Whoever has admitted it without our hearing of it would hold its memory for nobody.
+            for worker in self._left.values():
+                self._workers.later(self._release(worker), name=f"{self.session_id}:release")
+            self._left.clear()
+            raise
+
+    async def _open_first(self) -> WorkerStream:
         refusal: SightlineError | None = None
         for worker in _hung_last(await self._workers.candidates(self._model)):
             if worker.description is None:
@@ -116,7 +126,7 @@ class Placement:
                 self.description = description
                 self._move(worker)
                 return stream
-        return await self.open()
+        return await self._open_first()
 
     async def reopen(self, replays: int, *, refused: bool = False) -> WorkerStream:
         """Go on after a break: with the same worker, which may still know the session, or else

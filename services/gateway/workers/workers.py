@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -68,6 +68,7 @@ class Workers:
         self._started = False
         self._following: dict[Worker, asyncio.Task[None]] = {}
         self._parting: dict[Worker, asyncio.Task[None]] = {}  # those that discovery names no more
+        self._chores: set[asyncio.Task[None]] = set()
         self._contact = asyncio.Event()
         self._heard_s = float("-inf")  # when a worker was last there
         self._told_away: set[str] = set()  # by a metric
@@ -109,12 +110,18 @@ class Workers:
 
     async def aclose(self) -> None:
         known = {*self._workers, *self._parting}
-        await cancel_and_wait(*self._following.values(), *self._parting.values())
+        await cancel_and_wait(*self._following.values(), *self._parting.values(), *self._chores)
         for address in self._told_away:
             metrics.WORKER_AWAY.remove(address)
         self._told_away = set()
         for worker in known:
             await worker.channel.close()
+
+    def later(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do something with a worker for which nobody waits."""
+        chore = spawn(work, name=name)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
 
     def at(self, address: str) -> Worker | None:
         """The worker at an address, if it is known."""
