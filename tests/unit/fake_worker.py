@@ -17,6 +17,8 @@ import grpc
 
 from services.common.errors import ON_PURPOSE
 from services.common.protocol import PROTOCOL
+from sightline.reasons import Reason
+from sightline.status import DETAILS, details_bytes
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import inference_pb2 as ipb
 from sightline.v1 import inference_pb2_grpc
@@ -53,6 +55,7 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         self.scores: dict[str, float] = {}  # by statement; others have 0.5
         self.unreadable = ""  # a statement that it refuses
         self.watched: list[ipb.WatchRequest] = []
+        self.blind = 0  # questions until it has frames again to answer them by
         self.failures: dict[str, list[grpc.StatusCode]] = {}
         self.admitting = asyncio.Event()  # cleared: it says late that it has admitted a session
         self.admitting.set()
@@ -298,5 +301,10 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _fail(self, method: str, context: Any) -> None:
         self.calls[method] += 1
+        if self.blind and method in ("Answer", "ScoreStatements"):
+            self.blind -= 1
+            code, message = grpc.StatusCode.FAILED_PRECONDITION, "no frame"
+            details = details_bytes(int(code.value[0]), message, Reason.NO_FRAME_YET)
+            await context.abort(code, message, (ON_PURPOSE, (DETAILS, details)))
         if self.failures.get(method):
             await context.abort(self.failures[method].pop(0), "told to", (ON_PURPOSE,))

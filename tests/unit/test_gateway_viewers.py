@@ -246,6 +246,29 @@ async def test_a_worker_that_is_away_is_asked_again() -> None:
         assert len(worker.asked) == 3
 
 
+async def test_a_worker_that_is_being_shown_the_window_again_is_asked_again() -> None:
+    """It was slow to understand it, and whoever asked was told that there was no frame."""
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        viewer = await _viewer(parts)
+        decide = pb.DecideRequest(
+            session=viewer.start.session, questions=[pb.DecideQuestion(statement="a phone")]
+        )
+        with parts.sessions.all()[0].admit("rtmp"):
+            worker.blind = 2
+            await viewer.ask("what happened")
+            assert (await viewer.until("answer_done")).answer_done.text == ANSWER
+            worker.blind = 2
+            assert (await parts.stub.Decide(decide)).decisions[0].probability == 0.5
+        # Where nobody shows it anything, that is said at once.
+        worker.blind = 2
+        await viewer.ask("what happened", "t2")
+        assert (await viewer.until("error")).error.reason == "NO_FRAME_YET"
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await parts.stub.Decide(decide)
+        assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
 async def test_a_question_that_a_stopping_worker_cut_off_is_asked_again() -> None:
     worker = FakeWorker()
     worker.failures["Answer"] = [grpc.StatusCode.CANCELLED]

@@ -83,6 +83,10 @@ class Guest:
         """Nothing: its pictures are none of those whose age is kept."""
         return None
 
+    @property
+    def shown_again(self) -> bool:
+        return False  # it is shown what there is before it is asked
+
     def note_degraded(self, flags: list[str]) -> None:
         """Its session hears of that with the answer."""
 

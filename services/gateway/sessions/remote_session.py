@@ -151,6 +151,12 @@ class RemoteSession:
                 "no frame has been understood yet", reason=Reason.NO_FRAME_YET
             )
 
+    @property
+    def shown_again(self) -> bool:
+        """Whether a worker that has none of its frames will have some in a moment."""
+        record = self.lease.record
+        return bool(record.session.stats.frames_processed and record.published)
+
     def frame_age_s(self, capture_ns: int) -> float | None:
         """Seconds since its owner sampled the frame of this capture time, by what it said of the
         newest one a moment ago."""

@@ -440,6 +440,11 @@ class Session:
                 "no frame has been understood yet", reason=Reason.NO_FRAME_YET
             )
 
+    @property
+    def shown_again(self) -> bool:
+        """Whether a worker that has none of its frames will have some in a moment."""
+        return bool(self.counts.processed and (self.waiting_frames or self._publisher))
+
     def said_lines(self) -> str:
         """What was said in it lately, for a question."""
         if self.transcript is None:

@@ -57,6 +57,11 @@ class Placed(Protocol):
     def moved_on(self) -> asyncio.Event: ...
     @property
     def moving(self) -> bool: ...
+    @property
+    def shown_again(self) -> bool:
+        """Whether a worker that has none of its frames will have some in a moment."""
+        ...
+
     async def wait_placed(self, timeout_s: float) -> bool: ...
     def frame_age_s(self, capture_ns: int) -> float | None: ...
     def note_degraded(self, flags: list[str]) -> None: ...
@@ -190,7 +195,7 @@ class Relay:
                     )  # it ended before it was done
                 except grpc.aio.AioRpcError as error:
                     refusal = self._refusal(error)
-                    if not self._may_pass(error.code()):
+                    if not self._may_pass(error.code(), refusal.reason):
                         raise refusal from None
                 self._check_patience(begun, refusal)
                 metrics.ANSWERS_RETRIED.inc()
@@ -283,12 +288,13 @@ class Relay:
             metrics.CAPTURE_TO_ANSWER.observe(max(0.0, waited_ns / 1e9))
         self._turns.answered(self._request, done)
 
-    def _may_pass(self, code: grpc.StatusCode) -> bool:
+    def _may_pass(self, code: grpc.StatusCode, reason: str) -> bool:
         """Whether asking again may help. A worker that the session came to can be full for a
-        moment, of all that came with it."""
+        moment, of all that came with it, and slow to understand what it is shown again."""
         moved = self._away_s is not None or self._begun > 0
-        full = code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        return self._session.alive and (code in RETRYABLE or (full and moved))
+        full = code is grpc.StatusCode.RESOURCE_EXHAUSTED and moved
+        blind = reason == Reason.NO_FRAME_YET and self._session.shown_again
+        return self._session.alive and (code in RETRYABLE or full or blind)
 
     def _check_patience(self, begun: bool, refusal: SightlineError) -> None:
         """Raise the refusal once nobody has taken the question for too long."""

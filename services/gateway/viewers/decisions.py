@@ -21,6 +21,7 @@ from services.gateway.sessions.remote_session import AnySession
 from services.gateway.viewers.answers import RETRYABLE
 from services.gateway.workers.workers import MODEL
 from sightline.errors import InvalidArgumentError
+from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, inference_pb2
 
 MAX_QUESTIONS, MAX_CHOICES = 400, 255
@@ -103,9 +104,11 @@ class Decisions:
                 return reply
             except grpc.aio.AioRpcError as error:
                 now_s = time.monotonic()
-                again = error.code() in RETRYABLE and session.alive
+                refusal = error_of_peer(error, MODEL)
+                blind = refusal.reason == Reason.NO_FRAME_YET and session.shown_again
+                again = (error.code() in RETRYABLE or blind) and session.alive
                 if not again or now_s >= min(patient_s, end_s):
-                    raise error_of_peer(error, MODEL) from None
+                    raise refusal from None
             await asyncio.sleep(backoff.next_s())
 
 
