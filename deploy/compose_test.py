@@ -111,7 +111,7 @@ class Suite:
             if succeeds("docker", "compose", "version")
             else ("docker-compose",)
         )
-        self.ports = {name: _free_port() for name in ("GRPC", "HTTP", "RTMP")}
+        self.ports = {name: _free_port() for name in ("GRPC", "HTTP", "RTMP", "WEBRTC")}
         files = run("git", "-C", REPOSITORY, "ls-files", "-z", "-co", "--exclude-standard").split(
             "\0"
         )
