@@ -28,6 +28,11 @@ class Rules:
         """A rule by its id or name."""
         return background.run(self._rules.get(rule))
 
+    def update(self, rule: str, **changes: Any) -> rules.Rule:
+        """Change a rule; what is left out stays. Changes: `paused`, `threshold`, `interval_s`,
+        `debounce_s`, `cooldown_s`, `schedule`, `severity`, `labels`."""
+        return background.run(self._rules.update(rule, **changes))
+
     def delete(self, rule: str) -> None:
         """End a rule; its events stay."""
         background.run(self._rules.delete(rule))

@@ -29,6 +29,12 @@ async def rules(client: aio.Client, options: argparse.Namespace) -> int:
     if options.action == "add":
         made = await client.rules.create(options.session, _spec(options))
         _tell_rules([made], options.json)
+    elif options.action == "change":
+        changed = await client.rules.update(options.rule, **_changes(options))
+        _tell_rules([changed], options.json)
+    elif options.action in ("pause", "resume"):
+        changed = await client.rules.update(options.rule, paused=options.action == "pause")
+        _tell_rules([changed], options.json)
     elif options.action == "delete":
         await client.rules.delete(options.rule)
     else:
@@ -56,6 +62,8 @@ def _tell_rules(found: list[Rule], as_json: bool) -> None:
 
 
 def _told(rule: Rule) -> str:
+    if rule.paused:
+        return "paused"
     if rule.kind == "commentary":
         return ""
     return rule.value or ("yes" if rule.active else "no")
@@ -85,11 +93,30 @@ def _spec(options: argparse.Namespace) -> dict[str, Any]:
     if options.label:
         spec["labels"] = dict(options.label)
     if options.hours:
-        spec["schedule"] = {
-            "time_zone": options.zone or "UTC",
-            "hours": [hours(each) for each in options.hours],
-        }
+        spec["schedule"] = _schedule(options)
     return spec
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options change of a rule, as `Rules.update` takes it."""
+    changes: dict[str, Any] = {
+        name: value
+        for name in ("threshold", "interval_s", "debounce_s", "cooldown_s", "severity")
+        if (value := getattr(options, name)) is not None
+    }
+    changes |= dict.fromkeys(options.usual, -1)
+    if options.label:
+        changes["labels"] = dict(options.label)
+    if options.hours or options.always:
+        changes["schedule"] = _schedule(options) if options.hours else {}
+    return changes
+
+
+def _schedule(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "time_zone": options.zone or "UTC",
+        "hours": [hours(each) for each in options.hours],
+    }
 
 
 def hours(text: str) -> dict[str, Any]:
@@ -232,19 +259,21 @@ def add_commands(add: Any, as_json: Any, number: Any, label: Any, count: Any) ->
     )
     made.add_argument("--catalogue", metavar="FILE", help="products, as JSON or CSV")
     made.add_argument("--name")
-    made.add_argument("--severity", choices=SEVERITIES)
-    made.add_argument("--threshold", type=number, metavar="P")
-    for name, text in (
-        ("interval", "seconds between two checks"),
-        ("debounce", "seconds a change must hold"),
-        ("cooldown", "least seconds between two events"),
-    ):
-        made.add_argument(f"--{name}", dest=f"{name}_s", type=number, metavar="S", help=text)
-    made.add_argument(
-        "--hours", action="append", metavar="HOURS", help='only then: "mon-fri 22:00-06:00"'
+    changed = actions.add_parser("change", help="change when one tells", parents=[as_json])
+    changed.add_argument("rule", help="its id or name")
+    for each in (made, changed):
+        _add_terms(each, number, label)
+    changed.add_argument("--always", action="store_true", help="at all hours again")
+    changed.add_argument(
+        "--usual",
+        action="append",
+        default=[],
+        choices=("threshold", "interval_s"),
+        help="what is as usual for its kind again",
     )
-    made.add_argument("--zone", metavar="ZONE", help="time zone of --hours, Europe/Berlin (UTC)")
-    made.add_argument("--label", action="append", type=label, metavar="KEY=VALUE")
+    for action, text in (("pause", "check one no more for now"), ("resume", "check one again")):
+        each = actions.add_parser(action, help=text, parents=[as_json])
+        each.add_argument("rule", help="its id or name")
     ended = actions.add_parser("delete", help="end one; its events stay")
     ended.add_argument("rule", help="its id or name")
     ended.set_defaults(json=False)
@@ -270,3 +299,20 @@ def add_commands(add: Any, as_json: Any, number: Any, label: Any, count: Any) ->
     for action, text in (("delete", "end one"), ("dead", "events that one did not take")):
         each = kinds.add_parser(action, help=text, parents=[as_json])
         each.add_argument("webhook", help="its id")
+
+
+def _add_terms(parser: argparse.ArgumentParser, number: Any, label: Any) -> None:
+    """The options that say when a rule tells, and how grave that is."""
+    parser.add_argument("--severity", choices=SEVERITIES)
+    parser.add_argument("--threshold", type=number, metavar="P")
+    for name, text in (
+        ("interval", "seconds between two checks"),
+        ("debounce", "seconds a change must hold"),
+        ("cooldown", "least seconds between two events"),
+    ):
+        parser.add_argument(f"--{name}", dest=f"{name}_s", type=number, metavar="S", help=text)
+    parser.add_argument(
+        "--hours", action="append", metavar="HOURS", help='only then: "mon-fri 22:00-06:00"'
+    )
+    parser.add_argument("--zone", metavar="ZONE", help="time zone of --hours, Europe/Berlin (UTC)")
+    parser.add_argument("--label", action="append", type=label, metavar="KEY=VALUE")

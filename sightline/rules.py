@@ -31,6 +31,7 @@ class Rule:
     session: str
     session_name: str
     kind: str  # "predicate", "choice", "score", "health", "commentary", "product"
+    paused: bool
     active: bool  # as it was told last
     value: str
     events: int  # that it has told
@@ -107,6 +108,40 @@ class Rules:
         """A rule by its id or name."""
         request = rules_pb2.GetRuleRequest(rule=rule)
         return _rule(await self._calls.unary(self._calls.stub.GetRule, request))
+
+    async def update(
+        self,
+        rule: str,
+        *,
+        paused: bool | None = None,
+        threshold: float | None = None,
+        interval_s: float | None = None,
+        debounce_s: float | None = None,
+        cooldown_s: float | None = None,
+        schedule: Mapping[str, Any] | None = None,
+        severity: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> Rule:
+        """Change a rule, by its id or name, while it is watched for; what is left out stays, and
+        what it has told. `paused`: it is not checked until it is resumed. A `threshold` or an
+        `interval_s` below 0 are those of its kind again, an empty `schedule` is always."""
+        request = rules_pb2.UpdateRuleRequest(
+            rule=rule,
+            paused=paused,
+            threshold=threshold,
+            interval_s=interval_s,
+            debounce_s=debounce_s,
+            cooldown_s=cooldown_s,
+            severity=_severity(severity),
+            labels=None if labels is None else rules_pb2.RuleLabels(labels=labels),
+        )
+        if schedule is not None:
+            request.schedule.SetInParent()
+            try:
+                json_format.ParseDict(dict(schedule), request.schedule)
+            except json_format.ParseError as error:
+                raise InvalidArgumentError(f"this is no schedule: {error}") from None
+        return _rule(await self._calls.unary(self._calls.stub.UpdateRule, request))
 
     async def delete(self, rule: str) -> None:
         """End a rule, by its id or name; its events stay."""
@@ -237,6 +272,7 @@ def _rule(message: rules_pb2.Rule) -> Rule:
         session=message.session,
         session_name=message.session_name,
         kind=message.WhichOneof("kind") or "",
+        paused=message.paused,
         active=message.state.active,
         value=message.state.value,
         events=message.state.events,

@@ -23,6 +23,7 @@ ROOTS = (
     "ClientEvent",
     "ServerEvent",
     "ListRulesResponse",
+    "UpdateRuleRequest",
     "ListEventsRequest",
     "ListEventsResponse",
     "ListWebhooksResponse",

@@ -107,12 +107,26 @@ def test_rules_are_made_seen_and_ended_on_the_page(
     page.click("[aria-label='Export all events as JSON']")
     assert page.wait("return saved.find(text => text.startsWith('['))")
 
+    # It is paused, resumed and changed; what was told stays.
+    standing = own.api("GET", "api/rules/standing")["rule"]
+    page.click("[aria-label='Pause the rule: standing']")
+    page.wait_text(".rules [role=status]", "“standing” is paused")
+    page.wait_text(f"[data-rule='{standing}'] .badge", "paused")
+    page.click("[aria-label='Resume the rule: standing']")
+    page.wait_text(".rules [role=status]", "“standing” is watched for again")
+    page.click("[aria-label='Threshold, timing, hours of standing']")
+    page.type(f"[data-rule='{standing}'] [name=cooldown_s]", "30")
+    page.click(f"[data-rule='{standing}'] .rule-change .primary")
+    page.wait(f"return !document.querySelector(`[data-rule='{standing}'] details`).open")
+    changed = own.api("GET", "api/rules/standing")
+    assert (changed["cooldown_s"], "threshold" in changed) == (30, False), changed
+
     # The server keeps all of it.
     page.goto("about:blank")
     page.goto(own.url)
     page.wait_text(".rules .told", "acknowledged at")
     page.wait(f"return {ROW.format('standing')}")
-    page.run(f"{ROW.format('standing')}.querySelector('button').click()")
+    page.run(f"{ROW.format('standing')}.querySelector('[aria-label^=End]').click()")
     page.wait_text("#confirm-text", "End the rule “standing”?")
     page.click("#confirm-yes")
     page.wait(f"return !{ROW.format('standing')}")

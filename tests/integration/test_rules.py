@@ -164,6 +164,52 @@ async def test_nothing_is_told_of_a_session_whose_events_are_being_erased(
         assert not (await parts.stub.ListEvents(pb.ListEventsRequest())).events
 
 
+async def test_a_rule_is_paused_resumed_and_changed(redis_server: RedisServer) -> None:
+    worker = FakeWorker()
+    worker.scores[PHONE] = 0.6
+    async with served(worker, **settings(redis_server)) as (parts, http):
+        shown = Shown(parts, await parts.push_session(name="kitchen"))
+        await shown.show()
+        await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
+        await events_of(parts, 1)
+
+        async def change(**wanted: Any) -> dict[str, Any]:
+            answered = await http.patch("/api/rules/phones", json=wanted)
+            assert answered.status == 200, await answered.text()
+            return dict(await answered.json())
+
+        assert (await change(paused=True))["paused"]
+        ended = (await events_of(parts, 2))[1]
+        assert (ended.active, ended.reason) == (False, "paused")
+        await shown.show()
+        await shown.show()
+        assert len(await events_of(parts, 2)) == 2, "a paused rule tells nothing"
+        both = (change(threshold=0.7, labels={"labels": {"line": "4"}}), change(cooldown_s=0.5))
+        await asyncio.gather(*both)  # neither loses what the other said
+        raised = await change(paused=False)
+        assert (raised["threshold"], raised["cooldown_s"]) == (0.7, 0.5)
+        before = await checked(parts)
+        await shown.show()
+        await until(lambda: later_check(parts, before))
+        assert len(await events_of(parts, 2)) == 2, "0.6 is not enough any more"
+        await change(threshold=0.5, cooldown_s=0)
+        resumed = (await events_of(parts, 3))[2]  # of a picture that was there already
+        assert (resumed.active, resumed.number, dict(resumed.labels)) == (True, 3, {"line": "4"})
+        assert (await http.patch("/api/rules/phones", json={"threshold": 2})).status == 400
+        assert (await http.patch("/api/rules/phones", json={})).status == 400
+        assert (await http.patch("/api/rules/none", json={"paused": True})).status == 404
+
+
+async def checked(parts: Parts) -> int:
+    """When the rule of phones was checked last."""
+    state = (await parts.stub.GetRule(pb.GetRuleRequest(rule="phones"))).state
+    return state.check.time_ns
+
+
+async def later_check(parts: Parts, than_ns: int) -> bool:
+    return await checked(parts) > than_ns
+
+
 async def test_rules_and_on_demand_events_go_with_their_session(redis_server: RedisServer) -> None:
     worker = FakeWorker()
     worker.scores[PHONE] = 0.9
@@ -695,6 +741,20 @@ async def test_rules_from_a_program_and_a_terminal(
         assert heading.startswith("id,time_ns")
         assert any(",'@phones," in row for row in table), "no formula"
         assert "phones  yes" in await said("events", "--rule", "@phones")
+        await said("rules", "pause", "@phones")
+        assert (await client.rules.get("@phones")).paused
+        assert "paused" in await said("rules", "list")
+        await said("rules", "resume", "@phones")
+        terms = ("--threshold", "0.8", "--cooldown", "60", "--severity", "critical")
+        await said("rules", "change", "@phones", *terms, "--hours", "08:00-17:00")
+        spec = (await client.rules.get("@phones")).spec
+        assert (spec["threshold"], spec["severity"]) == (0.8, "SEVERITY_CRITICAL")
+        assert spec["schedule"]["hours"] == [{"begin": "08:00", "end": "17:00"}]
+        await said("rules", "change", "@phones", "--always", "--usual", "threshold")
+        spec = (await client.rules.get("@phones")).spec
+        assert "schedule" not in spec
+        assert "threshold" not in spec
+        assert spec["cooldown_s"] == 60
         await said("rules", "delete", "@phones")
         assert {each.name for each in await client.rules.all()} == {"goods", "lens"}
         assert await cli.run(["--server", parts.address, "rules", "delete", "@phones"]) == 4

@@ -46,8 +46,16 @@ LATER = {
     "ListRated": "CONVERSATIONS_NOT_CONFIGURED",
     **dict.fromkeys(
         (
-            *("CreateRule", "ListRules", "GetRule", "DeleteRule", "ListEvents", "WatchEvents"),
-            *("GetEvent", "AcknowledgeEvent", "CreateWebhook", "ListWebhooks", "DeleteWebhook"),
+            *("CreateRule", "ListRules", "GetRule", "UpdateRule", "DeleteRule"),
+            *(
+                "ListEvents",
+                "WatchEvents",
+                "GetEvent",
+                "AcknowledgeEvent",
+                "CreateWebhook",
+                "ListWebhooks",
+                "DeleteWebhook",
+            ),
             "ListDeadLetters",
         ),
         "RULES_NOT_CONFIGURED",
@@ -189,6 +197,7 @@ def _requests(session: str) -> dict[str, tuple[str, Any]]:
         "CreateRule": ("watch", rules_pb2.CreateRuleRequest(session=session)),
         "ListRules": ("view", rules_pb2.ListRulesRequest(session=session)),
         "GetRule": ("view", rules_pb2.GetRuleRequest(rule="none")),
+        "UpdateRule": ("watch", rules_pb2.UpdateRuleRequest(rule="none", paused=True)),
         "DeleteRule": ("watch", rules_pb2.DeleteRuleRequest(rule="none")),
         "ListEvents": ("view", rules_pb2.ListEventsRequest()),
         "WatchEvents": ("view", rules_pb2.WatchEventsRequest()),

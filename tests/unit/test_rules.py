@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from services.gateway.rules.changes import change_rule
 from services.gateway.rules.check_notes import CheckNotes
 from services.gateway.rules.checks import check_rule, interval_s
 from services.gateway.rules.hints import MOST_HINTED, Hints
 from services.gateway.rules.judgement import NS, Judgement, Reading
 from services.gateway.rules.kinds import Said, asked_of, health_reading, reading_of
+from services.gateway.rules.post import Post
 from services.gateway.rules.posting import (
     Poster,
     body_of,
@@ -20,6 +22,7 @@ from services.gateway.rules.posting import (
     secret_of,
     signature_of,
 )
+from services.gateway.rules.rule_store import Kept
 from services.gateway.rules.schedule import Hours
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from sightline.errors import InvalidArgumentError, UnavailableError
@@ -341,6 +344,65 @@ def test_a_hint_is_not_believed_for_ever_and_confirms_what_is_about_to_be_told()
     assert judgement.weigh(still)
     judgement.settle(pb.RuleState(active=True, value="A"))
     assert hints.asked(judgement) == ["a cup is held", "a bowl is held"]
+
+
+# --- a rule that is changed --------------------------------------------------------------------
+
+
+def changed(before: pb.Rule, **wanted: Any) -> pb.Rule:
+    after = pb.Rule()
+    after.CopyFrom(before)
+    change_rule(pb.UpdateRuleRequest(rule="phones", **wanted), after)
+    return after
+
+
+def test_what_a_change_leaves_out_stays() -> None:
+    before = rule(name="phones", cooldown_s=5, labels={"line": "4"}, threshold=0.7)
+    paused = changed(before, paused=True)
+    assert paused.paused
+    assert changed(paused, paused=False) == before
+    assert changed(before, cooldown_s=0).threshold == 0.7
+    assert dict(changed(before, labels=pb.RuleLabels()).labels) == {}
+    assert changed(before, severity=pb.SEVERITY_CRITICAL).severity == pb.SEVERITY_CRITICAL
+
+
+def test_a_change_can_take_back_what_was_said() -> None:
+    hours = pb.Schedule(hours=[pb.Hours(begin="22:00", end="06:00")])
+    before = rule(threshold=0.7, interval_s=3, schedule=hours)
+    usual = changed(before, threshold=-1, interval_s=-1, schedule=pb.Schedule())
+    assert usual == rule()
+    assert not usual.HasField("schedule")
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {},
+        {"threshold": 1.5},
+        {"cooldown_s": -1},
+        {"severity": 9},
+        {"schedule": pb.Schedule(time_zone="Mars")},
+        {"labels": pb.RuleLabels(labels={"a b": ""})},
+    ],
+)
+def test_a_change_makes_no_rule_that_could_not_be_made(wanted: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError):
+        changed(rule(), **wanted)
+
+
+def test_a_post_goes_by_what_its_rule_asks_now_and_keeps_what_was_told() -> None:
+    def kept(**fields: Any) -> Kept:
+        return Kept(peer_pb2.RuleRecord(rule=rule(rule="r_1", **fields)))
+
+    post = Post(kept())
+    post.judgement.settle(pb.RuleState(active=True, events=1))
+    post.due_s, post.seen = 100.0, 7
+    post.change(kept(state=pb.RuleState(active=True, events=1)))
+    assert (post.due_s, post.seen) == (100.0, 7), "only more was told of it"
+    post.change(kept(threshold=0.9, interval_s=4, debounce_s=2))
+    assert (post.due_s, post.seen, post.interval_s) == (0.0, 0, 4)
+    assert post.judgement.state.active
+    assert not post.judgement.weigh(Reading(at_ns=NS, active=False)), "it must hold first"
 
 
 def test_health_is_about_the_conditions_that_are_named() -> None:

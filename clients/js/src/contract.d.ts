@@ -391,6 +391,7 @@ export interface Rule {
   labels?: Record<string, string>;
   created_ns?: string;
   state?: RuleState;
+  paused?: boolean;
 }
 
 export interface RuleCheck {
@@ -424,6 +425,10 @@ export interface RuleEvent {
   picture?: boolean;
   clip?: boolean;
   acknowledged?: Acknowledgement;
+}
+
+export interface RuleLabels {
+  labels?: Record<string, string>;
 }
 
 export interface RuleState {
@@ -616,6 +621,18 @@ export interface Transcript {
 
 export interface Unwatch {
   watch?: string;
+}
+
+export interface UpdateRuleRequest {
+  rule?: string;
+  paused?: boolean;
+  threshold?: number;
+  interval_s?: number;
+  debounce_s?: number;
+  cooldown_s?: number;
+  schedule?: Schedule;
+  severity?: Severity;
+  labels?: RuleLabels;
 }
 
 export interface UpdateSessionRequest {

@@ -114,6 +114,8 @@ export interface Rules {
   /** By id, or by name where that is unique. */
   get(rule: string): Promise<contract.Rule>;
   create(session: string, rule: NewRule): Promise<contract.Rule & { rule: string }>;
+  /** Pauses it, resumes it, or changes when it tells. What is left out stays; a `threshold` or an `interval_s` below 0 are those of its kind, an empty `schedule` is always. */
+  update(rule: string, changes: Omit<contract.UpdateRuleRequest, "rule">): Promise<contract.Rule>;
   /** Ends a rule; its events stay. */
   delete(rule: string): Promise<void>;
   /** A page of events, the newest first. */

@@ -24,6 +24,11 @@ export class Rules {
     return this.#json(`${ofSession(session)}/rules`, { method: "POST", json: rule });
   }
 
+  /** Changes a rule while it is watched for: `{paused, threshold, interval_s, debounce_s, cooldown_s, schedule, severity, labels}`. */
+  update(rule, changes) {
+    return this.#json(`api/rules/${encodeURIComponent(rule)}`, { method: "PATCH", json: changes });
+  }
+
   /** Ends a rule; its events stay. */
   async delete(rule) {
     await this.#client.request(`api/rules/${encodeURIComponent(rule)}`, { method: "DELETE" });

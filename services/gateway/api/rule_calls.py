@@ -52,6 +52,12 @@ class RuleCalls:
         caller = await self._by(context, Permission.VIEW)
         return await self._asked().get(request.rule, caller)
 
+    async def UpdateRule(
+        self, request: rules_pb2.UpdateRuleRequest, context: Context
+    ) -> rules_pb2.Rule:
+        caller = await self._by(context, Permission.WATCH)
+        return await self._asked().update(request, caller)
+
     async def DeleteRule(
         self, request: rules_pb2.DeleteRuleRequest, context: Context
     ) -> rules_pb2.DeleteRuleResponse:

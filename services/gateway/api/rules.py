@@ -125,6 +125,23 @@ class RulesApi:
         )
 
     @operation(
+        "PATCH",
+        "/api/rules/{rule}",
+        "rules",
+        "Pause or resume a rule, or change when it tells",
+        about="What is left out stays.",
+        takes=rules_pb2.UpdateRuleRequest,
+        gives=rules_pb2.Rule,
+        refusals=REFUSALS,
+    )
+    async def _update(self, request: web.Request) -> web.Response:
+        caller = await self._caller(request, Permission.WATCH)
+        rules = self._asked()
+        wanted = await read_body(request, rules_pb2.UpdateRuleRequest())
+        wanted.rule = request.match_info["rule"]
+        return web.json_response(as_json(await rules.update(wanted, caller)))
+
+    @operation(
         "DELETE", "/api/rules/{rule}", "rules", "End a rule", about="Its events stay.", status=204,
         refusals=REFUSALS,
     )  # fmt: skip

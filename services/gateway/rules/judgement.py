@@ -38,11 +38,15 @@ class Judgement:
         self, state: rules_pb2.RuleState, *, debounce_s: float = 0.0, cooldown_s: float = 0.0
     ) -> None:
         self.state = state
-        self._debounce_ns = round(debounce_s * NS)
-        self._cooldown_ns = round(cooldown_s * NS)
+        self.adjust(debounce_s=debounce_s, cooldown_s=cooldown_s)
         self._other: tuple[bool, str] | None = None  # what is seen instead of what was told …
         self._since_ns = self._last_ns = 0  # … since when, and when last
         self._lapsed = False  # whether nobody could tell since then
+
+    def adjust(self, *, debounce_s: float, cooldown_s: float) -> None:
+        """Go by these from the next reading on."""
+        self._debounce_ns = round(debounce_s * NS)
+        self._cooldown_ns = round(cooldown_s * NS)
 
     @property
     def value(self) -> str:

@@ -1,6 +1,6 @@
-"""Rules in Redis: made, listed, deleted, and what each of them told last."""
+"""Rules in Redis: made, listed, changed, deleted, and what each of them told last."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,13 +8,19 @@ from typing import Any
 from services.gateway.config import GatewayConfig
 from services.gateway.rules.records import Records
 from services.gateway.rules.scripts import KEPT_MS, PREFIX
-from sightline.errors import AlreadyExistsError, ResourceExhaustedError
+from sightline.errors import (
+    AlreadyExistsError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from sightline.reasons import Reason
 from sightline.v1 import peer_pb2, rules_pb2
 
 VERSION, TENANTS = f"{PREFIX}version", f"{PREFIX}tenants"
 ENTITIES = f"{PREFIX}entities"
 MAX_ERROR_CHARACTERS = 300
+MAX_CHANGES = 16  # tries, of which each lost one means that another change was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,23 @@ class RuleStore:
                 reason=Reason.TOO_MANY_RULES,
             )
 
+    async def change(self, kept: Kept, change: Callable[[rules_pb2.Rule], None]) -> rules_pb2.Rule:
+        """Change a rule as it is kept now; what `change` raises changes nothing. The rule, with
+        what it told. Raises NotFoundError where it was deleted meanwhile."""
+        rule = kept.rule
+        key = _of(rule.session)
+        for _ in range(MAX_CHANGES):
+            before = await self._records.do(lambda client: client.hget(key, rule.rule))
+            if before is None:
+                raise NotFoundError("no such rule", reason=Reason.RULE_NOT_FOUND)
+            record = peer_pb2.RuleRecord.FromString(before)
+            change(record.rule)
+            encoded = record.SerializeToString()
+            if await self._records.run("change", [key, VERSION], [rule.rule, before, encoded]):
+                record.rule.state.CopyFrom(rule.state)
+                return record.rule
+        raise UnavailableError("others change this rule: try again", reason=Reason.RULES_AWAY)
+
     async def delete(self, record: peer_pb2.RuleRecord) -> bool:
         """Whether there was one."""
         rule = record.rule
@@ -89,7 +112,7 @@ class RuleStore:
         await self._records.together(note)
 
     async def version(self) -> int:
-        """A number that changes whenever a rule comes or goes."""
+        """A number that changes whenever a rule comes, changes or goes."""
         return int(await self._records.do(lambda client: client.get(VERSION)) or 0)
 
     async def tenants(self) -> list[str]:

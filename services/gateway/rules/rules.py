@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -16,6 +17,7 @@ from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.config import GatewayConfig
+from services.gateway.rules.changes import change_rule
 from services.gateway.rules.checks import check_rule
 from services.gateway.rules.delivery import Delivery, Scope
 from services.gateway.rules.event_store import EventStore
@@ -129,6 +131,16 @@ class Rules:
     async def get(self, name: str, caller: Caller) -> rules_pb2.Rule:
         caller.check(Permission.VIEW)
         return (await self.find(name, caller)).rule
+
+    async def update(self, wanted: rules_pb2.UpdateRuleRequest, caller: Caller) -> rules_pb2.Rule:
+        """Pause or resume a rule, or change when it tells. Raises what UpdateRule may answer."""
+        caller.check(Permission.WATCH)
+        kept = await self.find(wanted.rule, caller)
+        caller.check(Permission.WATCH, kept)
+        rule = await self._store.change(kept, partial(change_rule, wanted))
+        audit(caller, "update rule", rule.session)
+        self._woken.set()
+        return rule
 
     async def delete(self, name: str, caller: Caller) -> None:
         """Raises NotFoundError, PermissionDeniedError."""

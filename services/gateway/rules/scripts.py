@@ -6,7 +6,7 @@ sightline:rules:wrong:<session>    why a rule is not checked, by its id
 sightline:rules:checks:<session>   the last check of each, noted every few seconds
 sightline:rules:names:<tenant>     "<session> <id>" of a tenant's rules by their names
 sightline:rules:tenants            tenants that have rules or webhooks
-sightline:rules:version            grows with every rule that comes or goes
+sightline:rules:version            grows with every rule that comes, changes or goes
 sightline:rules:last               id of the newest event of all tenants
 sightline:rules:events:<tenant>    stream of the events
 sightline:rules:acks:<tenant>      who acknowledged an event, by its id
@@ -45,6 +45,13 @@ redis.call('PEXPIRE', KEYS[2], @KEPT)
 redis.call('SADD', KEYS[3], ARGV[7])
 redis.call('INCR', KEYS[4])
 return 0
+"""
+# KEYS: rules, version. ARGV: id, the record as it was, the record. Whether it was still as it was.
+CHANGE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+redis.call('INCR', KEYS[2])
+return 1
 """
 # KEYS: names, rules, told, wrong, version. ARGV: name, id. Whether there was one.
 DELETE = """
@@ -172,6 +179,7 @@ return 1
 """
 _BODIES = {
     "create": CREATE,
+    "change": CHANGE,
     "delete": DELETE,
     "tell": TELL,
     "clip": CLIP,

@@ -37,7 +37,7 @@ STILL_S = 0.25  # until a rule that is due looks again whether a new frame has c
 FAILED_S = 1.0  # until a rule is checked again after that failed
 WRONG_S = 30.0  # … because of the rule itself
 MAX_TEXT_CHARACTERS = 4000
-HOURS_ENDED = "schedule"
+HOURS_ENDED, PAUSED = "schedule", "paused"
 
 
 class Lookout(Protocol):
@@ -87,13 +87,15 @@ class Watchman:
         await self._teller.aclose()
 
     def set(self, kept: Sequence[Kept]) -> None:
-        """Watch for these rules from here on; those that were there go on as they are."""
+        """Watch for these rules from here on; those that were there go on, by what they ask now."""
         wanted = {each.rule.rule: each for each in kept}
         for gone in self._posts.keys() - wanted.keys():
             self._drop(gone)
         for rule, each in wanted.items():
-            if rule not in self._posts:
+            if (post := self._posts.get(rule)) is None:
                 self._posts[rule] = Post(each)
+            else:
+                post.change(each)
         for changed in self._changed:
             changed.set()
 
@@ -132,8 +134,10 @@ class Watchman:
         scored = []
         for post in due:
             post.due_s = time.monotonic() + post.interval_s
-            if not post.hours.hold(time.time()):
-                await self._off_duty(post)
+            if post.rule.paused:
+                await self._off_duty(post, PAUSED)
+            elif not post.hours.hold(time.time()):
+                await self._off_duty(post, HOURS_ENDED)
             elif post.kind == HEALTH:
                 await self._judge_health(post)
             elif post.seen == processed and not post.late:
@@ -177,6 +181,8 @@ class Watchman:
                 await self._failed(some, error)
                 continue
             for post in some:
+                if post.rule.paused:  # meanwhile
+                    continue
                 await self._right(post)
                 if unfamiliar:  # nobody can tell: all stays as it was told last
                     metrics.RULE_CHECKS_UNFAMILIAR.inc()
@@ -222,11 +228,11 @@ class Watchman:
             self._notes.note(post.rule.rule, reading)
             await self._judge(post, reading)
 
-    async def _off_duty(self, post: Post) -> None:
-        """The hours of a rule have ended: what was active is no more."""
+    async def _off_duty(self, post: Post, reason: str) -> None:
+        """A rule is not checked now: what was active is no more."""
         reading = post.judgement.rest()
         if reading is not None:
-            await self._teller.tell(post, reading, reason=HOURS_ENDED)
+            await self._teller.tell(post, reading, reason=reason)
 
     async def _comment(self, post: Post) -> None:
         """Ask what happens, and tell it where that is new."""

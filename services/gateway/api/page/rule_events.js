@@ -10,6 +10,7 @@ const ASKED = {
   health: ({ conditions = [] }) => `when the picture is ${conditions.length > 0 ? conditions.join(" or ") : "bad"}`,
   commentary: ({ question }) => `what is new: “${question || "What happens now?"}”`,
 };
+const WHY_NO_MORE = { schedule: "its hours have ended", paused: "it was paused" };
 const percent = (part) => `${Math.round(100 * part)} %`;
 
 /** The kind of a rule, as the contract names it. */
@@ -22,6 +23,7 @@ export const tells = (rule) => `tells ${ASKED[kindOfRule(rule)]?.(rule[kindOfRul
 export function standing(rule) {
   const { events = "0", active = false, value = "" } = rule.state ?? {};
   const kind = kindOfRule(rule);
+  if (rule.paused) return ["off", "paused"];
   if (events === "0") return ["none", kind === "commentary" ? "nothing yet" : kind === "health" ? "fine" : "not yet"];
   if (kind === "predicate") return active ? ["on", "now"] : ["off", "no more"];
   if (kind === "commentary") return ["on", "telling"];
@@ -32,7 +34,7 @@ export function standing(rule) {
 /** When a rule was looked at last, and what that found. */
 export function lastCheck(rule) {
   const { check } = rule.state ?? {};
-  if (!check) return rule.schedule ? "not checked yet: it may be outside its hours" : "not checked yet";
+  if (!check) return rule.paused ? "not checked while it is paused" : rule.schedule ? "not checked yet: it may be outside its hours" : "not checked yet";
   return [`last checked at ${clock(check.time_ns)}`, found(rule, check)].filter(Boolean).join(": ");
 }
 
@@ -53,7 +55,7 @@ export function told({ kind, active = false, value = "", text = "", probability 
   const none = kind === "product" ? "none is shown any more" : "it holds no more";
   const what = text || product?.names?.[0] || (kind === "score" && !active ? `below the threshold: ${value}` : value) || (active ? "it holds now" : none);
   const sure = probability > 0 && !text && kind !== "health" ? ` (${percent(probability)})` : "";
-  return reason === "schedule" ? "its hours have ended" : what + sure;
+  return WHY_NO_MORE[reason] ?? what + sure;
 }
 
 /** An event as an entry of the timeline. */

@@ -1,6 +1,7 @@
 // The form that makes a rule: what is asked for depends on its kind.
 
 import { el, newLocalId, setText } from "./dom.js";
+import { RuleTerms } from "./rule_terms.js";
 
 const KINDS = {
   predicate: "Something is so",
@@ -12,8 +13,6 @@ const KINDS = {
 };
 const CONDITIONS = ["dead", "dark", "covered", "frozen", "repeating"];
 const SEVERITIES = { SEVERITY_INFO: "Information", SEVERITY_WARNING: "Warning", SEVERITY_CRITICAL: "Critical" };
-const SCALES = { score: "Active from level (the first is 0)", commentary: "New words at least (%)" };
-const OF_PROBABILITY = "Sure at least (%)";
 const CATALOGUE = "sku,names,price,link\nC-1,a red cup|a mug,9 €,https://…";
 
 const lines = (text) =>
@@ -23,6 +22,7 @@ const lines = (text) =>
     .filter(Boolean);
 
 export class RuleForm {
+  #terms = new RuleTerms();
   #error = el("p", { class: "error", role: "alert" });
   #conditions = el("datalist", { id: newLocalId("conditions") });
 
@@ -43,30 +43,19 @@ export class RuleForm {
       commentary: [field("What is asked again and again", line("commentary", "What happens now?")), field("How to answer (may be left empty)", line("how", "in one short sentence"))],
     };
     const ofKind = Object.entries(parts).map(([name, nodes]) => el("div", { data: { kind: name }, hidden: name !== "predicate" }, ...nodes));
-    const scale = el("span", { text: OF_PROBABILITY });
-    const timing = [
-      el("label", {}, scale, number("threshold", { max: 100, placeholder: "50" })),
-      el("label", {}, "Check every (s)", number("interval_s", { placeholder: "1" })),
-      el("label", {}, "Must hold for (s)", number("debounce_s", { placeholder: "0" })),
-      el("label", {}, "Pause between events (s)", number("cooldown_s", { placeholder: "0" })),
-      el("label", {}, "Only from", el("input", { type: "time", name: "begin" })),
-      el("label", {}, "until", el("input", { type: "time", name: "end" })),
-    ];
     this.form = el(
       "form",
       { class: "rule-form" },
       field("What to watch for", kind),
       ...ofKind,
       el("div", { class: "pair" }, field("Name (may be left empty)", line("name", "", { maxlength: 80 })), field("Importance", severity)),
-      el("details", {}, el("summary", { class: "small muted", text: "Threshold, timing, hours" }), el("div", { class: "timing" }, ...timing)),
+      el("details", {}, el("summary", { class: "small muted", text: "Threshold, timing, hours" }), this.#terms.node),
       this.#error,
       el("div", { class: "row end" }, el("button", { class: "primary", text: "Make the rule" })),
     );
     kind.addEventListener("change", () => {
       for (const part of ofKind) part.hidden = part.dataset.kind !== kind.value;
-      setText(scale, SCALES[kind.value] ?? OF_PROBABILITY);
-      this.#named("threshold").placeholder = kind.value === "score" ? "half" : kind.value === "commentary" ? "40" : "50";
-      this.#named("interval_s").placeholder = kind.value === "commentary" ? "10" : "1";
+      this.#terms.ofKind(kind.value);
       setText(this.#error, "");
     });
     this.form.addEventListener("submit", (event) => {
@@ -101,14 +90,7 @@ export class RuleForm {
   async #rule() {
     const said = (name) => this.#named(name).value.trim();
     const kind = said("kind");
-    const rule = { [kind]: await this.#ofKind(kind, said), name: said("name"), severity: said("severity") };
-    for (const name of ["interval_s", "debounce_s", "cooldown_s"]) if (said(name)) rule[name] = Number(said(name));
-    if (said("threshold")) rule.threshold = Number(said("threshold")) / (kind === "score" ? 1 : 100);
-    if (said("begin") || said("end")) {
-      const hours = { begin: said("begin") || "00:00", end: said("end") || "24:00" };
-      rule.schedule = { time_zone: Intl.DateTimeFormat().resolvedOptions().timeZone, hours: [hours] };
-    }
-    return rule;
+    return { [kind]: await this.#ofKind(kind, said), name: said("name"), severity: said("severity"), ...this.#terms.read() };
   }
 
   async #ofKind(kind, said) {
@@ -139,7 +121,6 @@ export class RuleForm {
 const field = (label, input) => el("label", { class: "field" }, el("span", { class: "small", text: label }), input);
 const line = (name, placeholder, more = {}) => el("input", { name, placeholder, autocomplete: "off", ...more });
 const area = (name, placeholder) => el("textarea", { name, placeholder, rows: 3, spellcheck: "false" });
-const number = (name, more) => el("input", { type: "number", name, min: 0, max: 3600, step: "any", ...more });
 
 function needed(text, words) {
   if (!text) throw new Error(words);

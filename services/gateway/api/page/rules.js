@@ -1,9 +1,10 @@
-// Standing rules of one session: made, seen and ended here, kept by the server, which looks after them
+// Standing rules of one session: made, seen, paused, changed and ended here, kept by the server, which looks after them
 // whether or not anybody has the page open. What they told is listed, acknowledged and exported, and put
 // on the timeline.
 
 import { clock, confirmed, el, plural, reveal, setText } from "./dom.js";
 import { lastCheck, momentOf, standing, tells, told } from "./rule_events.js";
+import { RuleChange } from "./rule_change.js";
 import { RuleForm } from "./rule_form.js";
 import { server } from "./server.js";
 import { Webhooks } from "./webhooks.js";
@@ -78,6 +79,20 @@ export class Rules {
     this.look(); // what is typed next is not waited for
   }
 
+  async #change({ rule }, changes) {
+    this.#show(this.#rows.get(rule), await server.rules.update(rule, changes));
+  }
+
+  async #pause(rule) {
+    const { paused = false } = this.#rows.get(rule.rule).rule;
+    try {
+      await this.#change(rule, { paused: !paused });
+      setText(this.#said, paused ? `“${rule.name}” is watched for again.` : `“${rule.name}” is paused.`);
+    } catch (error) {
+      setText(this.#error, error.message);
+    }
+  }
+
   async #remove(rule) {
     if (!(await confirmed(`End the rule “${rule.name}”? It is ended for everybody; what it told stays.`))) return;
     try {
@@ -102,30 +117,39 @@ export class Rules {
   }
 
   #add(rule) {
-    const row = { badge: el("span", { class: "badge" }), check: el("p", { class: "muted small stands" }), doubt: el("p", { class: "degraded small" }) };
+    const row = { badge: el("span", { class: "badge" }), tells: el("p", { class: "small" }), check: el("p", { class: "muted small stands" }), doubt: el("p", { class: "degraded small" }) };
     const grave = IMPORTANT[rule.severity];
+    row.pause = el("button", { type: "button", class: "quiet", on: { click: () => this.#pause(rule) } });
+    row.change = new RuleChange(rule, (changes) => this.#change(rule, changes));
     const remove = el("button", { type: "button", class: "quiet", "aria-label": `End the rule: ${rule.name}`, text: "End", on: { click: () => this.#remove(rule) } });
     row.node = el(
       "li",
       { data: { rule: rule.rule } },
-      el("div", { class: "row" }, row.badge, el("span", { class: "condition", text: rule.name }), grave ? el("span", { class: "badge", data: { state: "unwell" }, text: grave }) : null, remove),
-      el("p", { class: "small", text: tells(rule) + hoursOf(rule) }),
+      el("div", { class: "row" }, row.badge, el("span", { class: "condition", text: rule.name }), grave ? el("span", { class: "badge", data: { state: "unwell" }, text: grave }) : null, row.pause, remove),
+      row.tells,
       row.check,
       row.doubt,
+      row.change.node,
     );
     this.#rows.set(rule.rule, row);
     this.#list.append(row.node);
     return row;
   }
 
-  #show({ badge, check, doubt }, rule) {
+  #show(row, rule) {
+    const { badge, check, doubt, pause, change } = row;
+    row.rule = rule;
+    change.show(rule);
+    setText(row.tells, tells(rule) + hoursOf(rule));
+    setText(pause, rule.paused ? "Resume" : "Pause");
+    pause.setAttribute("aria-label", `${rule.paused ? "Resume" : "Pause"} the rule: ${rule.name}`);
     const { events = "0", time_ns, error = "", check: last } = rule.state ?? {};
     const [style, text] = standing(rule);
     setText(badge, text);
     badge.dataset.state = style;
     const since = Number(events) > 0 ? ` · told ${plural(Number(events), "time")}, last at ${clock(time_ns)}` : "";
     setText(check, lastCheck(rule) + since);
-    setText(doubt, error ? `It is not checked: ${error}` : last?.unfamiliar_picture ? "Cannot tell: the picture is unlike those that the model was trained on." : "");
+    setText(doubt, error && !rule.paused ? `It is not checked: ${error}` : last?.unfamiliar_picture ? "Cannot tell: the picture is unlike those that the model was trained on." : "");
   }
 
   // --- what they told -----------------------------------------------------------------------
