@@ -308,6 +308,6 @@ async def test_a_server_says_what_it_is() -> None:
         assert (model.name, model.workers, model.max_sessions) == ("builtin", 2, 6)
         assert model.card.summary == "it sees circles"
         assert info.version
-        assert info.contract_version == "1.3"
+        assert info.contract_version == "1.4"
         assert info.limits.sessions == parts.config.max_sessions
         assert (info.speech, info.conversations) == (False, False)
