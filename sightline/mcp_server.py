@@ -97,7 +97,9 @@ class Tools:
     async def ask(self, session: str, question: str, conversation: str = "") -> dict[str, Any]:
         """Ask a stream, by its name or id, about what it shows now or showed earlier ("ten minutes
         ago", "when did ... show"). `conversation`: of an earlier answer, to go on with. `memory`:
-        the moments that an answer about the past is made of; `unsure`: the model was not sure."""
+        the moments that an answer about the past is made of; `unsure`: the model was not sure;
+        `confidence`: how sure it was of its words; `answered_by`: the greater model that answered
+        in its place, if one did."""
         async with self._session(session) as opened, opened.conversation(conversation) as talk:
             answer = await talk.ask(question).result()
         return {
@@ -105,6 +107,8 @@ class Tools:
             "conversation": answer.conversation,
             "last_capture_ns": answer.last_capture_ns,
             "unsure": answer.unsure,
+            "confidence": answer.confidence,
+            "answered_by": answer.answered_by,
             "memory": [dataclasses.asdict(each) for each in answer.memory],
         }
 

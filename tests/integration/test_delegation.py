@@ -88,6 +88,11 @@ async def test_a_relay_answers_what_the_small_model_is_unsure_of(tmp_path: Path)
             assert reply["choices"][0]["message"]["content"] == TEXT
             assert reply["sightline"]["answered_by"] == MODEL
 
+            contents = {"contents": [{"parts": [{"text": "And now?"}]}]}
+            place = "/v1beta/models/sightline://cam:generateContent"
+            reply = await (await client.post(place, json=contents)).json()
+            assert reply["sightline"]["answeredBy"] == MODEL, reply
+
             for fault in ("cut", "error", "400", "hang"):
                 server.faults.append(fault)
                 result = await session.ask("What is there?").result()

@@ -491,6 +491,19 @@ async def test_without_a_video_there_is_nothing_to_ask_about() -> None:
         assert await client.ask("and now") == ANSWER
 
 
+async def test_a_client_that_knows_us_is_told_what_an_answer_saw_and_how_sure_it_is() -> None:
+    worker = FakeWorker()
+    worker.confidence = 0.25
+    async with client_of(worker, setup={**TEXT, "sightline": {"session": "kitchen"}}) as client:
+        assert await client.ask("what is there") == ANSWER
+        answer = client.messages[-1]["sightline"]["answer"]
+        assert (answer["confidence"], answer["answeredBy"]) == (0.25, "")
+        assert "newestFrameAgeMs" in answer
+    async with client_of(worker) as client:
+        assert await client.ask("what is there") == ANSWER
+        assert "sightline" not in client.messages[-1]
+
+
 async def test_a_client_secret_lets_a_browser_in_for_a_while(tmp_path: Path) -> None:
     key, entry = new_key("ada", ["admin"], ["kitchen"])
     (tmp_path / "keys").write_text(f"{entry}\n")

@@ -27,6 +27,7 @@ WHAT = {"contents": [{"role": "user", "parts": [{"text": "what is there"}]}]}
 
 async def test_a_live_session_is_asked_with_what_was_said_before() -> None:
     worker = FakeWorker()
+    worker.confidence = 0.25
     async with served(worker) as (parts, client):
         await parts.push_session(name="kitchen", seen=True)
         kitchen = {"fileData": {"fileUri": "sightline://kitchen"}}
@@ -46,6 +47,7 @@ async def test_a_live_session_is_asked_with_what_was_said_before() -> None:
         assert candidate["content"] == {"role": "model", "parts": [{"text": ANSWER}]}
         assert candidate["finishReason"] == "STOP"
         assert said["modelVersion"] == "builtin"
+        assert said["sightline"]["confidence"] == 0.25
         usage = said["usageMetadata"]
         assert usage["totalTokenCount"] == (
             usage["promptTokenCount"] + usage["candidatesTokenCount"]

@@ -455,6 +455,7 @@ async def test_pictures_are_frames_of_a_session_of_the_connections_own() -> None
         await line.send("response.create")
         done = (await line.until("response.done"))["response"]
         assert done["sightline"]["frames_seen"] == 3
+        assert (done["sightline"]["confidence"], done["sightline"]["answered_by"]) == (None, "")
         own = next(each for each in line.parts.sessions.all() if each.name == "realtime")
         assert worker.asked[0].session_id == own.id
         assert [frame.pixels[0] for frame in worker.frames[own.id]] == pytest.approx(

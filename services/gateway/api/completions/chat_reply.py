@@ -27,6 +27,14 @@ _SHOWN = (
 )
 
 
+def shown_of(done: gateway_pb2.AnswerDone, *, camel_case: bool = False) -> dict[str, Any]:
+    """What the wire has no word for, for clients that know us."""
+    told = json_format.MessageToDict(done, preserving_proto_field_name=not camel_case)
+    fields = done.DESCRIPTOR.fields_by_name
+    names = [fields[name].json_name if camel_case else name for name in _SHOWN]
+    return {name: told[name] for name in names if name in told}
+
+
 @dataclass(frozen=True, slots=True)
 class ChatReply:
     id: str
@@ -43,7 +51,7 @@ class ChatReply:
         return {
             **self._head("chat.completion", [choice]),
             "usage": _usage(done),
-            "sightline": _shown(done),
+            "sightline": shown_of(done),
         }
 
     def first(self) -> dict[str, Any]:
@@ -62,7 +70,7 @@ class ChatReply:
             yield self._chunk({"tool_calls": [given]})
 
     def last(self, done: gateway_pb2.AnswerDone) -> dict[str, Any]:
-        return {**self._chunk({}, _finish(done)), "sightline": _shown(done)}
+        return {**self._chunk({}, _finish(done)), "sightline": shown_of(done)}
 
     def ended(
         self, done: gateway_pb2.AnswerDone, *, include_usage: bool

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from services.gateway.api.completions.chat_reply import shown_of
 from services.gateway.api.gemini.errors import error_event
 from services.gateway.api.gemini.fields import arguments_of
 from sightline.errors import SightlineError
@@ -62,6 +63,7 @@ class Candidates:
                 "candidatesTokenCount": done.answer_tokens,
                 "totalTokenCount": done.prompt_tokens + done.answer_tokens,
             }
+            reply["sightline"] = shown_of(done, camel_case=True)
         return reply
 
 

@@ -83,10 +83,11 @@ class Interrupted(ServerMessage):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnComplete(ServerMessage):
     """The model's turn is over. `tokens`: those of the question and of the answer; `reason`: why
-    there is none."""
+    there is none; `answer`: what the answer saw and whose it is, for clients that know us."""
 
     tokens: tuple[int, int] | None = None
     reason: str = ""
+    answer: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         why = {"turnCompleteReason": self.reason} if self.reason else {}
@@ -98,6 +99,8 @@ class TurnComplete(ServerMessage):
                 "responseTokenCount": response,
                 "totalTokenCount": prompt + response,
             }
+        if self.answer is not None:
+            message["sightline"] = {"answer": dict(self.answer)}
         return message
 
 

@@ -191,7 +191,8 @@ class Turn:
             return [*messages, ToolCall(calls=tuple(self._calls))]
         usage = response["usage"]
         tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else None
-        self._closing = TurnComplete(tokens=tokens)
+        answer = _in_camel_case(response.get("sightline")) if self._setup.extended else None
+        self._closing = TurnComplete(tokens=tokens, answer=answer)
         return [*messages, GenerationComplete()]
 
     def _cut_off(self) -> list[ServerMessage]:
@@ -207,6 +208,19 @@ class Turn:
     def _ended(self) -> list[ServerMessage]:
         closing, self._closing = self._closing, None
         return [] if closing is None else [closing]
+
+
+def _in_camel_case(told: Any) -> Any:
+    """What a response tells, with names as this wire has them."""
+    if isinstance(told, list):
+        return [_in_camel_case(each) for each in told]
+    if not isinstance(told, dict):
+        return told
+    named = {}
+    for name, value in told.items():
+        first, *rest = name.split("_")
+        named[first + "".join(map(str.capitalize, rest))] = _in_camel_case(value)
+    return named
 
 
 def _watch_event(event: told.WatchFired) -> dict[str, Any]:

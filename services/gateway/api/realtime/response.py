@@ -119,7 +119,8 @@ class Response:
         response = self._as_json(status) | {"usage": _usage(done)}
         if not whole:
             response["status_details"] = {"type": status, "reason": "max_output_tokens"}
-        if done.frames_seen or done.memory:
+        tells = done.answered_by or done.HasField("confidence")
+        if done.frames_seen or done.memory or tells:
             response["sightline"] = _seen(done)
         return [*events, ResponseDone(response=response)]
 
@@ -271,4 +272,5 @@ def _seen(done: gateway_pb2.AnswerDone) -> dict[str, Any]:
             for each in done.memory
         ],
         "answered_by": done.answered_by,
+        "confidence": done.confidence if done.HasField("confidence") else None,
     }
