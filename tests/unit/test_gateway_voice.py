@@ -321,6 +321,36 @@ async def test_an_echo_may_come_when_a_short_answer_is_over() -> None:
         assert len(worker.asked) == 1
 
 
+async def test_a_misheard_echo_of_one_word_is_no_question() -> None:
+    """Found in a browser: "live" came back, and was heard as "Why?"."""
+    async with talking("Why?", ears=Loudly) as (viewer, worker, _):
+        worker.answer, worker.word_s = "live", 0.6
+        worker.voice = lambda samples: babble(samples / RATE, seed=1).astype(np.int16).tobytes()
+        await viewer.say(bytes(RATE // 5 * 2))  # the microphone is open
+        await viewer.ask("what does the sign say", turn="t1")
+        await viewer.until("answer_done")
+        ours = 0.3 * babble(0.45, seed=1)
+        await viewer.say(ours.astype(np.int16).tobytes(), bytes(RATE * 2))
+        assert (await viewer.until_final()).text == ""
+        assert not any(event.HasField("playback") for event in viewer.events)
+        assert len(worker.asked) == 1
+
+
+async def test_who_speaks_into_an_echo_is_heard_without_it() -> None:
+    words = "one two three and the square?"
+    async with talking(words, ears=Loudly) as (viewer, worker, _):
+        worker.voice = lambda samples: babble(samples / RATE, seed=1).astype(np.int16).tobytes()
+        await viewer.say(bytes(RATE // 5 * 2))  # the microphone is open
+        await viewer.ask("count", turn="t1")
+        await viewer.until("answer_done")
+        ours, theirs = 0.3 * babble(1.0, seed=1)[: RATE // 10 * 7], babble(0.7, seed=2)
+        both = np.concatenate((ours, theirs)).astype(np.int16).tobytes()
+        await viewer.say(both, bytes(RATE * 2))
+        assert (await viewer.until_final()).text == "and the square?"
+        await eventually(lambda: len(worker.asked) == 2)
+        assert worker.asked[1].question.text == "and the square?"
+
+
 async def test_a_button_that_is_held_makes_a_question_of_what_is_said() -> None:
     async with talking("one", "two") as (viewer, worker, _):
         await viewer.send(listen=pb.Listen(mode=pb.LISTEN_MODE_HOLD))

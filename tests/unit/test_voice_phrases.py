@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.gateway.voice.phrases import expects_more, has_words, is_echo
+from services.gateway.voice.phrases import after_echo, expects_more, has_words, is_echo
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,14 @@ def test_our_own_words_are_an_echo_and_those_of_others_are_not() -> None:
     assert is_echo("A read try", "A red triangle", final=False)  # misheard, while it is said
     assert not is_echo("A read try", "A red triangle")
     assert not is_echo("What about", "A red triangle", final=False)
+
+
+def test_who_speaks_into_our_own_voice_is_told_from_it() -> None:
+    spoken = "There are three circles. One of them is red."
+    assert after_echo("There are three circles. Where is the square?", spoken) == (
+        "Where is the square?"
+    )
+    assert after_echo("One of them… where is the square?", spoken) == "where is the square?"
+    assert after_echo("Where is the square?", spoken) == "Where is the square?"
+    assert after_echo("Three, please.", spoken) == "Three, please.", "one word may be anybody's"
+    assert after_echo("three circles", spoken) == "three circles"

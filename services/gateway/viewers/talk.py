@@ -163,8 +163,11 @@ class Talk:
             self._floor.is_echo(words.turn, text, final=sure)
             # A short answer may be over when its echo comes.
             or (alike and self._loudspeaker.said(text, final=sure))
+            or (alike and self._loudspeaker.is_short_echo(words))
         ):
             text, outcome = "", "echo"
+        elif text and alike:
+            text = self._floor.others_words(words.turn, self._loudspeaker.others_words(text))
         if words.final:
             self._alike.discard(words.turn)
         if text:

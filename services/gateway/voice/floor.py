@@ -7,7 +7,7 @@ heard. What the model remembers of the video is not touched by any of this.
 
 from dataclasses import dataclass, field
 
-from services.gateway.voice.phrases import has_words, is_echo
+from services.gateway.voice.phrases import after_echo, has_words, is_echo
 
 FALSE_ALARM_S = 2.0  # without words, after which it was no speech
 MAX_SPOKEN = 512  # sentences of one answer that are remembered, the newest
@@ -178,11 +178,18 @@ class Floor:
     def is_echo(self, turn: str, text: str, *, final: bool = True) -> bool:
         """Whether the words of a spoken turn are those that we said ourselves when it began: also
         where they are known later than our last one is over."""
+        return is_echo(text, self._said_into(turn), final=final)
+
+    def others_words(self, turn: str, text: str) -> str:
+        """What of the words of a spoken turn somebody else has said, who spoke into ours."""
+        return after_echo(text, self._said_into(turn))
+
+    def _said_into(self, turn: str) -> str:
+        """What we said when a turn began."""
         speaker, answer = self._into
         if speaker != turn or answer is None:
-            return False
-        said = " ".join(sentence.text for sentence in answer.sentences)
-        return is_echo(text, said, final=final)
+            return ""
+        return " ".join(sentence.text for sentence in answer.sentences)
 
     def tick(self, now_s: float) -> list[Action]:
         """What is due by now: nobody has said a word for too long."""

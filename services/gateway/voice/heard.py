@@ -55,6 +55,11 @@ class WordsHeard:
     end_ns: int
     whole: bool = False
 
+    @property
+    def length_s(self) -> float:
+        """Of the speech; where more may come, until now."""
+        return (self.end_ns - self.start_ns) / 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class HearingFailed:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.common.resampling import HEARD_RATE, Resampler
-from services.gateway.voice.phrases import is_echo
+from services.gateway.voice.heard import WordsHeard
+from services.gateway.voice.phrases import after_echo, is_echo, is_short
 
 RATE = HEARD_RATE // 2  # of what is compared: speech has little above 4 kHz
 HEARD_S = 0.5  # of the microphone that are compared
@@ -102,10 +103,24 @@ class Loudspeaker:
 
     def said(self, text: str, *, final: bool) -> bool:
         """Whether these words, just heard, are ours."""
+        return is_echo(text, self._lately(), final=final)
+
+    def is_short_echo(self, words: WordsHeard) -> bool:
+        """Whether a turn that sounded like what is played was nothing else: as a whole it was
+        compared by its sound, and a recogniser takes so little for any word. While it goes on that
+        is not known, and a word or two of it tell nothing."""
+        return is_short(words.text) and (not words.final or words.length_s <= HEARD_S)
+
+    def others_words(self, text: str) -> str:
+        """What of these words, just heard, somebody else has said, who spoke into ours."""
+        return after_echo(text, self._lately())
+
+    def _lately(self) -> str:
+        """What may have been heard of ours by now."""
         now_s = self._clock()
         since_s = now_s - BEHIND_S - AFTER_S
         if self._ends_s < since_s:
-            return False
+            return ""
         # A sentence lasts until the next one begins.
         spoken = list(self._sentences)
         ends_s = [*(start_s for _, start_s in spoken[1:]), self._ends_s]
@@ -114,7 +129,7 @@ class Loudspeaker:
             for (sentence, start_s), end_s in zip(spoken, ends_s, strict=True)
             if start_s <= now_s and end_s >= since_s
         ]
-        return is_echo(text, " ".join(ours), final=final)
+        return " ".join(ours)
 
     def _samples(self, whose: str, pcm: bytes, sample_rate: int) -> np.ndarray:
         resampler = self._resamplers.get(whose)

@@ -2,7 +2,7 @@
 
 import re
 from difflib import SequenceMatcher
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from sightline.v1 import gateway_pb2
 
@@ -71,3 +71,14 @@ def is_echo(text: str, spoken: str, *, final: bool = True) -> bool:
             if part.startswith(whole) or SequenceMatcher(None, part, whole).ratio() >= alike:
                 return True
     return False
+
+
+def after_echo(text: str, spoken: str) -> str:
+    """What somebody says who speaks into our own voice: the text behind those words of `spoken`
+    that it begins with. One word may be anybody's."""
+    found = list(_WORD.finditer(text))
+    for before, last in reversed(list(pairwise(found[:-1]))):
+        # Many words alike would carry one behind them that is not.
+        if all(is_echo(text[start : last.end()], spoken) for start in (0, before.start())):
+            return text[last.end() :].lstrip(" .,;:!?…-—")
+    return text

@@ -326,7 +326,11 @@ byId("hands-free").addEventListener("change", ({ target }) => {
   if (target.checked && connection) voice.start(connection, "hands_free");
   else voice.stop();
 });
-voice.addEventListener("change", () => (byId("hands-free").checked = voice.mode === "hands_free"));
+voice.addEventListener("change", () => {
+  const listens = voice.mode === "hands_free";
+  byId("hands-free").checked = listens;
+  setText(byId("listens"), listens && !voice.open ? "Opening …" : "Listen"); // what is said before is not heard
+});
 voice.addEventListener("broke", ({ detail }) => notice(detail));
 addEventListener("hashchange", () => {
   const wanted = decodeURIComponent(location.hash.slice(1));

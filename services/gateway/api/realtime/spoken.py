@@ -53,6 +53,7 @@ class SpokenTurns:
         self._loudspeaker = loudspeaker
         self._held: dict[str, list[heard.Heard]] = {}  # what was told of turns that are held back
         self._into: set[str] = set()  # turns that began while the loudspeaker played
+        self._alike: set[str] = set()  # … and sounded like that
         self._items: dict[str, str] = {}  # of turns that have begun, until their words are known
         self._before: dict[str, str | None] = {}  # item before each of those
         self._unknown: set[str] = set()  # those that are over
@@ -81,6 +82,7 @@ class SpokenTurns:
             return
         if self._loudspeaker.is_heard():
             self._held[turn] = []
+            self._alike.add(turn)
             self._into.add(turn)
         elif self._loudspeaker.is_playing:
             self._into.add(turn)
@@ -102,6 +104,7 @@ class SpokenTurns:
         self._items.clear()
         self._held.clear()
         self._into.clear()
+        self._alike.clear()
         self._unknown.clear()
         self._known.set()
 
@@ -132,7 +135,7 @@ class SpokenTurns:
         held.append(event)
         match event:
             case heard.WordsHeard(text=text, final=final):
-                if has_words(text) and not self._is_echo(event.turn, text, final=final):
+                if has_words(text) and not self._is_echo(event):
                     await self._release(event.turn)
                 elif final:
                     self._end(event.turn)
@@ -159,8 +162,10 @@ class SpokenTurns:
                     await self._line.emit(server.SpeechStopped(audio_end_ms=at_ms, item_id=item_id))
                 await self._commit(event.turn, item_id)
             case heard.WordsHeard(text=text, final=final):
-                if not has_words(text) or self._is_echo(event.turn, text, final=final):
+                if not has_words(text) or self._is_echo(event):
                     text = ""
+                elif self._loudspeaker is not None and event.turn in self._alike:
+                    text = self._loudspeaker.others_words(text)
                 if event.turn == self._doubted and (text or final):
                     await self._settle_doubt(is_speech=bool(text))
                 if final:
@@ -197,11 +202,15 @@ class SpokenTurns:
         playing.stop()
         await self._conversation.interrupt()
 
-    def _is_echo(self, turn: str, text: str, *, final: bool) -> bool:
+    def _is_echo(self, words: heard.WordsHeard) -> bool:
+        turn, text, final = words.turn, words.text, words.final
         if self._loudspeaker is not None:
+            alike = turn in self._alike
             # A word of ours may be misheard.
-            sure = final and not (turn in self._held and is_short(text))
-            return turn in self._into and self._loudspeaker.said(text, final=sure)
+            sure = final and not (alike and is_short(text))
+            return (turn in self._into and self._loudspeaker.said(text, final=sure)) or (
+                alike and self._loudspeaker.is_short_echo(words)
+            )
         playing = self._line.visitor.playing
         return playing is not None and is_echo(text, playing.spoken(), final=final)
 
@@ -221,7 +230,7 @@ class SpokenTurns:
         item = Item(id=self._items[words.turn], role="user", content=(part,))
         before = self._before.get(words.turn)
         self._conversation.history.change(item)
-        seconds = max(0.0, (words.end_ns - words.start_ns) / 1e9)
+        seconds = max(0.0, words.length_s)
         self._end(words.turn)
         await self._line.emit(
             server.TranscriptionCompleted(
@@ -240,6 +249,7 @@ class SpokenTurns:
         self._items.pop(turn, None)
         self._held.pop(turn, None)
         self._into.discard(turn)
+        self._alike.discard(turn)
         self._before.pop(turn, None)
         self._unknown.discard(turn)
         if not self._unknown:
