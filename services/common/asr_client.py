@@ -31,7 +31,7 @@ class AsrClient:
         self,
         peer: str | grpc.aio.Channel,
         *,
-        connect_timeout_s: float = 10.0,  # on a busy machine it is late, and somebody is speaking
+        connect_timeout_s: float = 10.0,  # a busy machine is no dead one
         final_timeout_s: float = 30.0,
         call_timeout_s: float = 600.0,
         identity: Identity | None = None,

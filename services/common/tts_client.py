@@ -26,8 +26,8 @@ class TtsClient:
         self,
         peer: str | grpc.aio.Channel,
         *,
-        connect_timeout_s: float = 1.0,
-        audio_timeout_s: float = 5.0,
+        connect_timeout_s: float = 5.0,  # a busy machine is no dead one
+        audio_timeout_s: float = 10.0,
         call_timeout_s: float = 300.0,
         identity: Identity | None = None,
     ) -> None:

@@ -82,6 +82,40 @@ async def test_a_spoken_question_is_heard_and_answered() -> None:
         assert kept["content"] == [{"type": "input_audio", "transcript": "What is there?"}]
 
 
+async def test_an_answer_begins_before_the_silence_is_over_and_is_told_after_it() -> None:
+    worker = FakeWorker()
+    async with line_to(worker, ears=Ears(Hearsay("What is there?"))) as line:
+        await line.ask("who is there")
+        line.events.clear()
+        await _send(line, _sound(SPEECH, 0.6), _sound(SILENCE, 0.3))
+        await eventually(lambda: len(worker.asked) == 2)
+        ahead = worker.asked[1]
+        assert (ahead.ahead, ahead.question.text) == (True, "What is there?")
+        assert [each.question for each in ahead.history] == ["who is there"]
+        await _send(line, _sound(SILENCE, 0.5))
+        done = (await line.until("response.done"))["response"]
+        assert (done["id"], done["status"]) == (ahead.question.turn, "completed")
+        assert len(worker.asked) == 2, "it is claimed, not asked again"
+        kinds = line.kinds()
+        assert kinds[:2] == [
+            "input_audio_buffer.speech_started",
+            "input_audio_buffer.speech_stopped",
+        ]
+        assert kinds.index("response.created") > kinds.index(TRANSCRIBED)
+
+
+async def test_what_was_begun_in_a_pause_ends_with_what_is_cleared() -> None:
+    worker = FakeWorker()
+    worker.pause_after = 2
+    async with line_to(worker, ears=Ears(Hearsay("What is there?"))) as line:
+        await _send(line, _sound(SPEECH, 0.6), _sound(SILENCE, 0.3))
+        await worker.paused.wait()
+        await line.send("input_audio_buffer.clear")
+        await eventually(lambda: worker.cancelled_answers == 1)
+        await line.until("input_audio_buffer.cleared")
+        assert not any(kind.startswith("response.") for kind in line.kinds())
+
+
 async def test_who_speaks_into_an_answer_ends_it() -> None:
     worker = FakeWorker()
     worker.pause_after = 2

@@ -27,6 +27,8 @@ class Ahead:
         turns: Taker,
     ) -> None:
         """begin: the events of the answer, and whom to tell of its end in the place of `turns`."""
+        self._asked = inference_pb2.AnswerRequest()
+        self._asked.CopyFrom(request)
         request.ahead = True
         self.request = request
         self.failed = False
@@ -36,9 +38,9 @@ class Ahead:
         self._events = asyncio.Queue()
         self.task = spawn(self._run(begin(self._turns)), name=f"{request.session_id}:ahead")
 
-    def answers(self, question: gateway_pb2.Question) -> bool:
-        """Whether this is the question that it answers, and it can."""
-        return not self.failed and self.request.question == question
+    def answers(self, asked: inference_pb2.AnswerRequest) -> bool:
+        """Whether this is what it answers, and it can."""
+        return not self.failed and self._asked == asked
 
     def drop(self) -> None:
         """The question is not asked. Nothing once it is claimed."""

@@ -131,41 +131,46 @@ class Questions:
         audit(self._viewer.caller, "ask", self._viewer.session.id)
         answer = self._running[turn] = _Answer(time.monotonic())
         self._talk.answer_began(turn)
-        ahead = self._ahead if history is None else None
-        if ahead is not None and ahead.answers(question):
+        ahead, request = self._ahead, self._request(question, history)
+        if ahead is not None and ahead.answers(request):
             answer.request, events = ahead.request, ahead.claim()
         else:
-            ahead, answer.request = None, self._request(question, history)
+            ahead, answer.request = None, request
             events = self._stream(answer.request, self._turns)
         name = f"{self._viewer.session.id}:answer"
         answer.task = spawn(self._relay(turn, answer, events), name=name)
         if ahead is not None:
             answer.task.add_done_callback(ahead.end)
 
-    def expect(self, question: gateway_pb2.Question | None) -> None:
+    def expect(
+        self,
+        question: gateway_pb2.Question | None,
+        history: Sequence[dialogue_pb2.Round] | None = None,
+    ) -> None:
         """Begin to answer a question that may be asked in a moment, where there is room for it, and
-        tell nobody; None, or another: what was begun is dropped, unless it was asked."""
+        tell nobody; None, or another: what was begun is dropped, unless it was asked. `history`: as
+        of `ask`."""
+        request = None if question is None else self._request(question, history)
         if self._ahead is not None:
-            if question is not None and self._ahead.answers(question):
+            if request is not None and self._ahead.answers(request):
                 return
             self._ahead.drop()
             self._ahead = None
-        if question is None or not self._may_answer_ahead():
+        if request is None or not self._may_answer_ahead(kept=history is None):
             return
-        request = self._request(question, None)
         ahead = Ahead(request, lambda turns: self._stream(request, turns), self._turns)
         self._ahead = ahead
         self._begun.add(ahead.task)
         ahead.task.add_done_callback(self._begun.discard)
 
-    def _may_answer_ahead(self) -> bool:
+    def _may_answer_ahead(self, *, kept: bool) -> bool:
         description = self._viewer.session.worker.description
         return (
             self._config.answer_ahead
             and self._viewer.session.delegation[0] == NEVER  # a delegate is not asked for nothing
             and not self._viewer.closed
             and not self._in_flight.draining
-            and self._turns.takes
+            and (self._turns.takes or not kept)
             and self._viewer.session.questions.has_room
             and description is not None
             and protocol_of(description) >= ASKS_AHEAD

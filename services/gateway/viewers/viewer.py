@@ -253,9 +253,14 @@ class Viewer:
         self.caller.check(Permission.ASK, self.session)
         self._questions.ask(question, history)
 
-    def expect(self, question: gateway_pb2.Question | None) -> None:
-        """Be ready for this question, which may be asked in a moment; None: for none."""
-        self._questions.expect(question)
+    def expect(
+        self,
+        question: gateway_pb2.Question | None,
+        history: Sequence[dialogue_pb2.Round] | None = None,
+    ) -> None:
+        """Be ready for this question, which may be asked in a moment; None: for none. `history`: of
+        a conversation that its asker keeps."""
+        self._questions.expect(question, history)
 
     def cut(self, turn: str, heard: str) -> None:
         """Keep of a spoken answer, whole or not, what was heard of it."""

@@ -56,6 +56,22 @@ class Attachment:
         self._viewer.adopt(gateway_pb2.Start(speech=speech, voice=voice), self._caller)
         self._viewer.ask_with(question, history)
 
+    def expect(
+        self,
+        question: gateway_pb2.Question,
+        history: Sequence[dialogue_pb2.Round],
+        *,
+        speech: bool,
+        voice: str,
+    ) -> None:
+        """Begin to answer what may be asked in a moment, and tell nobody."""
+        self._viewer.adopt(gateway_pb2.Start(speech=speech, voice=voice), self._caller)
+        self._viewer.expect(question, history)
+
+    def expect_nothing(self) -> None:
+        """Drop what was begun so, unless it was asked."""
+        self._viewer.expect(None)
+
     def cancel(self, turn: str) -> None:
         self._tell(gateway_pb2.ClientEvent(cancel=gateway_pb2.Cancel(turn=turn)))
 

@@ -157,6 +157,11 @@ class Conversation:
     async def answer(self) -> None:
         await self._responses.answer()
 
+    async def expect(self, text: str) -> None:
+        # Pictures that are being shown may be what is asked about.
+        if self._pictures is None and self._attachment is not None:
+            await self._responses.expect(text)
+
     # --- what the client says -----------------------------------------------------------------
 
     async def act(self, event: client.ClientEvent) -> None:
@@ -189,6 +194,7 @@ class Conversation:
             case client.AudioClear():
                 self._microphone.clear()
                 self._spoken.forget()
+                await self.expect("")
                 await self._line.emit(server.AudioCleared())
             case client.WatchCreate():
                 await self._watch(event)
@@ -205,6 +211,7 @@ class Conversation:
         self.settings = settings
         if (ear := self._microphone.adopt(settings)) is not None:
             self._spoken.forget()
+            await self.expect("")
             await ear.aclose()
 
     async def _attach(self, stream: str) -> None:

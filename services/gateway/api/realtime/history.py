@@ -81,9 +81,10 @@ class History:
         greetings, are left out."""
         return rounds_of(self._items)
 
-    def unanswered(self) -> str:
-        """What was said since the last answer, or the last one that was given up."""
-        return unanswered_of(self._wanted())
+    def unanswered(self, coming: str = "") -> str:
+        """What was said since the last answer, or the last one that was given up. coming: words
+        whose item is not here yet."""
+        return unanswered_of(self._wanted(), coming)
 
     def called(self) -> list[Call]:
         """Calls since then that something has come of."""
@@ -131,13 +132,14 @@ def rounds_of(items: Sequence[Item]) -> list[tuple[str, str]]:
     return rounds
 
 
-def unanswered_of(items: Sequence[Item]) -> str:
+def unanswered_of(items: Sequence[Item], coming: str = "") -> str:
     """What users have said since the last answer; where they said nothing, what `system` messages
     did: Pipecat makes those of what a program says in the middle."""
     said: dict[str, list[str]] = {"user": [], "system": []}
     for item in _since_answer(items):
         if item.role in said and item.words:
             said[item.role].append(item.words)
+    said["user"] += [coming] if coming else []
     return "\n".join(said["user"] or said["system"])
 
 

@@ -41,9 +41,15 @@ class Response:
     """
 
     def __init__(
-        self, wish: ResponseWish, settings: Settings, history: History, *, can_speak: bool
+        self,
+        wish: ResponseWish,
+        settings: Settings,
+        history: History,
+        *,
+        can_speak: bool,
+        response_id: str = "",
     ) -> None:
-        self.id = new_id("resp")
+        self.id = response_id or new_id("resp")
         self.wish = wish
         self.spoken = can_speak and (wish.modality or settings.modality) == "audio"
         self.voice = settings.voice if wish.voice is None else wish.voice

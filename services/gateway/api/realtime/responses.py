@@ -62,6 +62,7 @@ class Responses:
         self._under_way: dict[str, Response] = {}
         self._spoken: dict[str, int] = {}  # length of its speech in ms, by item
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._expected = ""  # id of the response that is answered ahead
         self._owed = False  # somebody spoke meanwhile, who was not to interrupt
 
     async def create(self, wish: ResponseWish) -> None:
@@ -75,12 +76,7 @@ class Responses:
         if len(self._under_way) >= MAX_RESPONSES:
             raise WireError(f"at most {MAX_RESPONSES} responses at once", code="too_many_responses")
         self._owed = self._owed and wish.aside
-        response = Response(
-            wish,
-            self._conversation.settings,
-            self._conversation.history,
-            can_speak=self._voices.configured,
-        )
+        response, self._expected = self._response(wish, self._expected), ""
         self._under_way[response.id] = response
         await self._line.emit(*response.created())
         task = spawn(self._ask(response), name=f"realtime:{response.id}")
@@ -94,16 +90,26 @@ class Responses:
         else:
             await self.create(ResponseWish())
 
+    async def expect(self, text: str) -> None:
+        """Begin to answer what somebody who may go on has said, and tell nobody; "": they do."""
+        try:
+            attachment = self._conversation.attached()
+            if not text or self._active():
+                attachment.expect_nothing()
+                return
+            response = self._response(ResponseWish(), self._expected)
+            self._expected = response.id
+            question = self._question(response, text)
+            voice = await self._voices.known(response.voice)
+            history = self._history(response.wish)
+            attachment.expect(question, history, speech=response.spoken, voice=voice)
+        except WireError:
+            pass  # whoever asks is told
+
     async def tell(self, text: str) -> None:
         """Say this of one's own accord, and keep it as what an answer says. Speech that cannot be
         had is left out."""
-        conversation = self._conversation
-        response = Response(
-            ResponseWish(),
-            conversation.settings,
-            conversation.history,
-            can_speak=self._voices.configured,
-        )
+        response = self._response(ResponseWish())
         self._under_way[response.id] = response
         said = [*response.created(), *response.begun(), *response.said(text)]
         await self._line.emit(*said)
@@ -181,6 +187,15 @@ class Responses:
 
     # --- inside -------------------------------------------------------------------------------
 
+    def _response(self, wish: ResponseWish, response_id: str = "") -> Response:
+        return Response(
+            wish,
+            self._conversation.settings,
+            self._conversation.history,
+            can_speak=self._voices.configured,
+            response_id=response_id,
+        )
+
     def _active(self) -> list[Response]:
         return [each for each in self._under_way.values() if not each.wish.aside]
 
@@ -194,16 +209,18 @@ class Responses:
                 attachment = self._conversation.attached()
                 history = self._history(response.wish)
                 attachment.ask(question, history, speech=response.spoken, voice=voice)
+                attachment.expect_nothing()
         except (WireError, SightlineError) as error:
             with contextlib.suppress(ConnectionError):
                 await self._fail(response, json_of(error))
 
-    def _question(self, response: Response) -> gateway_pb2.Question:
-        """Raises WireError where there is nothing to answer, or no way to."""
+    def _question(self, response: Response, coming: str = "") -> gateway_pb2.Question:
+        """Raises WireError where there is nothing to answer, or no way to. coming: words that are
+        not in the conversation yet."""
         wish, settings = response.wish, self._conversation.settings
         if wish.input is None:
             history = self._conversation.history
-            said, called = history.unanswered(), history.called()
+            said, called = history.unanswered(coming), history.called()
         else:
             said, called = unanswered_of(wish.input), called_of(wish.input)
         # Clients put the session's own before the instructions of one response.

@@ -36,6 +36,10 @@ class Conversing(Protocol):
         """Somebody has spoken."""
         ...
 
+    async def expect(self, text: str) -> None:
+        """Somebody may have said this, and be done; "": nothing that is to be answered."""
+        ...
+
 
 class SpokenTurns:
     """The turns of one microphone. `tell` is for the ear; one task acts on it, in order.
@@ -170,7 +174,10 @@ class SpokenTurns:
                     await self._settle_doubt(is_speech=bool(text))
                 if final:
                     await self._understand(event, text)
+                elif detection is not None and detection.create_response:
+                    await self._conversation.expect(text if event.whole else "")
             case heard.HearingFailed():
+                await self._conversation.expect("")
                 if event.turn == self._doubted:
                     await self._settle_doubt(is_speech=False)
                 await self._line.emit(
@@ -244,6 +251,8 @@ class SpokenTurns:
         detection = self._conversation.settings.turn_detection
         if text and detection is not None and detection.create_response:
             await self._conversation.answer()
+        else:
+            await self._conversation.expect("")
 
     def _end(self, turn: str) -> None:
         self._items.pop(turn, None)
