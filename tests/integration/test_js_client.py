@@ -17,6 +17,7 @@ from tests.suite import Suite, passing_condition
 
 CLIENT = REPOSITORY / "clients" / "js"
 PROGRAM = REPOSITORY / "tests" / "integration" / "js_client.mjs"
+VOICE = PROGRAM.with_name("js_voice.mjs")
 PATIENCE_S = 60.0
 NODE = ("node", "--experimental-websocket", "--no-warnings")  # which Node 22 has anyway
 
@@ -94,3 +95,14 @@ def test_a_program_of_node_converses(suite: Suite, clip: Clip, tmp_path: Path) -
         [True, "NOT_FOUND"],
         ["NOT_FOUND", "gone"],
     ]
+
+
+@pytest.mark.needs("node")
+def test_what_is_said_while_the_connection_is_away_is_sent_when_it_is_back() -> None:
+    ran = subprocess.run([*NODE, str(VOICE)], capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout) == {
+        "before": ["listen", 1],
+        "after": ["listen", 2, 3, 4],
+        "most": 400,  # of twenty a second
+        "newest": 999,
+    }

@@ -4,6 +4,7 @@
 // Fires "change" when `mode` or `open` changes, and "broke" with words for people.
 
 const RATE = 16_000; // what is heard; browsers that cannot capture at it send their own
+const MOST_KEPT = 400; // pieces, 20 s: the server takes more than that faster than it is spoken
 const ANY_RATE = { most: 48_000, least: 8_000 };
 const WANTED = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
 const MODES = { hands_free: "LISTEN_MODE_HANDS_FREE", hold: "LISTEN_MODE_HOLD", off: "LISTEN_MODE_OFF" };
@@ -18,6 +19,7 @@ export class Voice extends EventTarget {
   #stream = null;
   #context = null;
   #mode = "off";
+  #unsent = []; // what was said while the connection was away, the newest
 
   /** "off", "hands_free" or "hold". */
   get mode() {
@@ -51,6 +53,7 @@ export class Voice extends EventTarget {
     for (const track of this.#stream?.getTracks() ?? []) track.stop();
     this.#context?.close();
     this.#stream = this.#context = null;
+    this.#unsent = [];
     this.#become("off");
   }
 
@@ -70,7 +73,7 @@ export class Voice extends EventTarget {
     if (this.#connection !== connection) return context.close();
     this.#context = context;
     const node = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
-    node.port.onmessage = ({ data }) => this.#context === context && this.#send({ audio_chunk: { sample_rate: context.sampleRate, pcm: toBase64(data) } });
+    node.port.onmessage = ({ data }) => this.#context === context && this.#hear({ sample_rate: context.sampleRate, pcm: toBase64(data) });
     connection.addEventListener("started", this.#listen);
     this.#listen();
     source.connect(node);
@@ -78,11 +81,20 @@ export class Voice extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  // after a break of the connection, too
-  #listen = () => this.#send({ listen: { mode: MODES[this.#mode] } });
+  // after a break of the connection, too: what was said meanwhile follows
+  #listen = () => {
+    this.#send({ listen: { mode: MODES[this.#mode] } });
+    for (const audio_chunk of this.#unsent.splice(0)) this.#hear(audio_chunk);
+  };
+
+  #hear(audio_chunk) {
+    if (this.#send({ audio_chunk })) return;
+    this.#unsent.push(audio_chunk);
+    if (this.#unsent.length > MOST_KEPT) this.#unsent.shift();
+  }
 
   #send(event) {
-    this.#connection?.send(event);
+    return this.#connection?.send(event) ?? false;
   }
 
   #become(mode) {
