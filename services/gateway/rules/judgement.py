@@ -73,7 +73,7 @@ class Judgement:
         self._lapsed = True
 
     def rest(self) -> Reading | None:
-        """The hours of its rule have ended: a reading by which what was active is no more; None
+        """Its rule is not checked now: a reading by which what was active is no more; None
         where nothing was."""
         self.lapse()
         if not self.state.active:
