@@ -7,7 +7,7 @@ heard. What the model remembers of the video is not touched by any of this.
 
 from dataclasses import dataclass, field
 
-from services.gateway.voice.phrases import after_echo, has_words, is_echo
+from services.gateway.voice.phrases import has_words, is_echo, without_echo
 
 FALSE_ALARM_S = 2.0  # without words, after which it was no speech
 MAX_SPOKEN = 512  # sentences of one answer that are remembered, the newest
@@ -182,7 +182,7 @@ class Floor:
 
     def others_words(self, turn: str, text: str) -> str:
         """What of the words of a spoken turn somebody else has said, who spoke into ours."""
-        return after_echo(text, self._said_into(turn))
+        return without_echo(text, self._said_into(turn))
 
     def _said_into(self, turn: str) -> str:
         """What we said when a turn began."""

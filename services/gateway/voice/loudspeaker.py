@@ -13,7 +13,7 @@ import numpy as np
 
 from services.common.resampling import HEARD_RATE, Resampler
 from services.gateway.voice.heard import WordsHeard
-from services.gateway.voice.phrases import after_echo, is_echo, is_short
+from services.gateway.voice.phrases import is_echo, is_short, without_echo
 
 RATE = HEARD_RATE // 2  # of what is compared: speech has little above 4 kHz
 HEARD_S = 0.5  # of the microphone that are compared
@@ -113,7 +113,7 @@ class Loudspeaker:
 
     def others_words(self, text: str) -> str:
         """What of these words, just heard, somebody else has said, who spoke into ours."""
-        return after_echo(text, self._lately())
+        return without_echo(text, self._lately())
 
     def _lately(self) -> str:
         """What may have been heard of ours by now."""

@@ -2,7 +2,7 @@
 
 import re
 from difflib import SequenceMatcher
-from itertools import groupby, pairwise
+from itertools import groupby
 
 from sightline.v1 import gateway_pb2
 
@@ -73,12 +73,22 @@ def is_echo(text: str, spoken: str, *, final: bool = True) -> bool:
     return False
 
 
-def after_echo(text: str, spoken: str) -> str:
-    """What somebody says who speaks into our own voice: the text behind those words of `spoken`
-    that it begins with. One word may be anybody's."""
+def without_echo(text: str, spoken: str) -> str:
+    """What somebody says who speaks into our own voice: the text without those words of `spoken`
+    that it begins or ends with. One word may be anybody's, and no text is all ours."""
     found = list(_WORD.finditer(text))
-    for before, last in reversed(list(pairwise(found[:-1]))):
-        # Many words alike would carry one behind them that is not.
-        if all(is_echo(text[start : last.end()], spoken) for start in (0, before.start())):
-            return text[last.end() :].lstrip(" .,;:!?…-—")
-    return text
+    start, end = 0, len(text)
+    for number in range(2, len(found)):
+        # Many words alike would carry one beside them that is not.
+        last = found[number - 1].end()
+        ours = (text[:last], text[found[number - 2].start() : last])
+        if all(is_echo(each, spoken) for each in ours):
+            start = found[number].start()
+    for number in range(len(found) - 2, 0, -1):
+        if found[number].start() <= start:
+            break
+        first = found[number].start()
+        ours = (text[first:], text[first : found[number + 1].end()])
+        if all(is_echo(each, spoken) for each in ours):
+            end = first
+    return text[start:end].strip(" ,;:…-—")
