@@ -11,7 +11,7 @@ from aiohttp import web
 from services.common.problems import PROBLEM
 from services.gateway.api.completions.errors import PREFIX
 from services.gateway.api.gemini import errors as gemini
-from services.gateway.api.operations import JSON, SSE, Operation, operation
+from services.gateway.api.operations import JSON, Operation, operation
 from services.gateway.api.schemas import Schemas
 from sightline.reasons import Reason
 from sightline.version import CONTRACT_VERSION
@@ -155,8 +155,6 @@ def _responses(declared: Operation, schemas: Schemas) -> dict[str, Any]:
         done["content"] = {kind: {} for kind in declared.kinds}
         if JSON in declared.kinds:
             done["content"][JSON] = {"schema": schemas.of(declared.gives)}
-        if SSE in declared.kinds:
-            done["content"][SSE] = {"schema": {"type": "string"}}
     responses = {str(declared.status): done}
     responses |= {str(each): {"description": HTTPStatus(each).phrase} for each in declared.also}
     kind, shape = PROBLEM, "Problem"
