@@ -351,6 +351,24 @@ async def test_who_speaks_into_an_echo_is_heard_without_it() -> None:
         assert worker.asked[1].question.text == "and the square?"
 
 
+async def test_a_question_is_not_lost_among_our_own_words() -> None:
+    """Found in a browser: most of what was heard was ours, and all of it was taken for that."""
+    said = "a gun is in the middle and a green glove is at the right"
+    async with talking(f"Where is the green glove? And {said}", ears=Loudly) as (viewer, worker, _):
+        worker.answer, worker.word_s = said, 0.3
+        worker.voice = lambda samples: babble(samples / RATE, seed=1).astype(np.int16).tobytes()
+        await viewer.say(bytes(RATE // 5 * 2))  # the microphone is open
+        await viewer.ask("what do you see", turn="t1")
+        await viewer.until("answer_done")
+        ours, theirs = 0.3 * babble(1.0, seed=1)[: RATE // 10 * 7], babble(0.7, seed=2)
+        both = np.concatenate((ours, theirs)).astype(np.int16).tobytes()
+        await viewer.say(both, bytes(RATE * 2))
+        heard = (await viewer.until_final()).text
+        assert heard.startswith("Where is the green glove?"), heard
+        assert "middle" not in heard
+        await eventually(lambda: len(worker.asked) == 2)
+
+
 async def test_a_button_that_is_held_makes_a_question_of_what_is_said() -> None:
     async with talking("one", "two") as (viewer, worker, _):
         await viewer.send(listen=pb.Listen(mode=pb.LISTEN_MODE_HOLD))

@@ -159,15 +159,19 @@ class Talk:
         outcome = "asked" if text else "wordless"
         alike = words.turn in self._alike
         sure = words.final and not (alike and is_short(text))  # a word of ours may be misheard
-        if text and (
+        others = text  # of what was said into ours, the words that are not
+        if text and alike:
+            others = self._floor.others_words(words.turn, self._loudspeaker.others_words(text))
+        mixed = others != text and not is_short(others)  # fewer may be ours, misheard
+        if (text and not mixed) and (
             self._floor.is_echo(words.turn, text, final=sure)
             # A short answer may be over when its echo comes.
             or (alike and self._loudspeaker.said(text, final=sure))
             or (alike and self._loudspeaker.is_short_echo(words))
         ):
             text, outcome = "", "echo"
-        elif text and alike:
-            text = self._floor.others_words(words.turn, self._loudspeaker.others_words(text))
+        else:
+            text = others
         if words.final:
             self._alike.discard(words.turn)
         if text:

@@ -213,6 +213,10 @@ class SpokenTurns:
         turn, text, final = words.turn, words.text, words.final
         if self._loudspeaker is not None:
             alike = turn in self._alike
+            if alike:
+                others = self._loudspeaker.others_words(text)
+                if others != text and not is_short(others):
+                    return False  # somebody speaks into ours
             # A word of ours may be misheard.
             sure = final and not (alike and is_short(text))
             return (turn in self._into and self._loudspeaker.said(text, final=sure)) or (
