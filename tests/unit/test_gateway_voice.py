@@ -337,7 +337,7 @@ async def test_a_misheard_echo_of_one_word_is_no_question() -> None:
 
 
 async def test_who_speaks_into_an_echo_is_heard_without_it() -> None:
-    words = "one two three and the square?"
+    words = "one two three four and the square?"
     async with talking(words, ears=Loudly) as (viewer, worker, _):
         worker.voice = lambda samples: babble(samples / RATE, seed=1).astype(np.int16).tobytes()
         await viewer.say(bytes(RATE // 5 * 2))  # the microphone is open

@@ -9,6 +9,7 @@ from sightline.v1 import gateway_pb2
 MAX_PROMPT_CHARACTERS = 240  # recognisers read no more than some of it
 ALIKE = 0.85  # as texts are that were said and heard
 MAX_SHORT = 3  # words
+LEAST_OURS = 4  # words beside somebody's that are known for our own
 PARTLY_ALIKE = 0.6  # … while they are still being said
 # What a sentence does not end with, but for a question, which may end with some of it.
 _OPEN = re.compile(
@@ -75,19 +76,20 @@ def is_echo(text: str, spoken: str, *, final: bool = True) -> bool:
 
 def without_echo(text: str, spoken: str) -> str:
     """What somebody says who speaks into our own voice: the text without those words of `spoken`
-    that it begins or ends with. One word may be anybody's, and no text is all ours."""
+    that it begins or ends with. A few may be anybody's, who asks about what was told, and no text
+    is all ours."""
     found = list(_WORD.finditer(text))
     start, end = 0, len(text)
-    for number in range(2, len(found)):
+    for number in range(LEAST_OURS, len(found)):
         # Many words alike would carry one beside them that is not.
         last = found[number - 1].end()
         ours = (text[:last], text[found[number - 2].start() : last])
         if all(is_echo(each, spoken) for each in ours):
             start = found[number].start()
-    for number in range(len(found) - 2, 0, -1):
-        if found[number].start() <= start:
-            break
+    for number in range(len(found) - LEAST_OURS, 0, -1):
         first = found[number].start()
+        if first <= start:
+            break
         ours = (text[first:], text[first : found[number + 1].end()])
         if all(is_echo(each, spoken) for each in ours):
             end = first
