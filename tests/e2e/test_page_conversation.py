@@ -42,7 +42,7 @@ LONG_WORDS = 20  # of an answer that is interrupted
 ANSWERED_S = (0.6, 3.0)  # after a question's end, when its answer looks at the video
 NEAR_S = 0.5  # around a change of the truth, either answer is right
 KINDS = ("where", "count", "sign", "prohibited")  # of questions with short answers
-MIXED_WORDS = 3
+MIXED_WORDS = 8  # of ours, or what they are taken for, in two seconds
 SCENE = "What do you see?"
 NUM_TURNS, INTERRUPTED = 5, 3
 

@@ -11,11 +11,12 @@ from services.gateway.voice import floor, heard
 from services.gateway.voice.ear import Ear
 from services.gateway.voice.floor import Floor
 from services.gateway.voice.loudspeaker import Loudspeaker
-from services.gateway.voice.phrases import has_words, is_short
+from services.gateway.voice.phrases import has_words, is_short, words_of
 from sightline.v1 import gateway_pb2
 
 ServerEvent = gateway_pb2.ServerEvent
 SAMPLE_BYTES = 2
+LOOK_S = 0.2  # between two looks at whether somebody speaks into our echo
 
 
 class Speaking(Protocol):
@@ -51,7 +52,9 @@ class Talk:
         self._ear: Ear | None = None
         self._floor = Floor()
         self._loudspeaker = Loudspeaker(clock)
-        self._alike: set[str] = set()  # turns that begin as what is being played sounds
+        # Turns that begin as what is being played sounds, and how loud that was.
+        self._alike: dict[str, float] = {}
+        self._looked_s = 0.0  # at whether somebody speaks into such a one
         self._paused_s: float | None = None
         self._mode = gateway_pb2.LISTEN_MODE_HANDS_FREE
         self._timer: asyncio.TimerHandle | None = None
@@ -63,6 +66,7 @@ class Talk:
         ear = self._listening()
         self._loudspeaker.hear(audio.pcm, audio.sample_rate)
         ear.feed(audio.pcm, audio.sample_rate)
+        self._look_for_others()
 
     def listen(self, mode: gateway_pb2.ListenMode) -> None:
         """Hear the microphone otherwise from here on; what was said until now is a question."""
@@ -136,23 +140,36 @@ class Talk:
         match event:
             case heard.SpeechSuspected(turn):
                 if like_ours := self._loudspeaker.is_heard():
-                    self._alike.add(turn)
+                    self._alike[turn] = self._loudspeaker.loudness
                 self._act(self._floor.speech_suspected(turn, now_s, like_ours=like_ours))
             case heard.SpeechBegan(turn) if turn in self._alike:
-                if not self._loudspeaker.is_heard():  # now there is more to compare
-                    self._alike.discard(turn)
+                if self._loudspeaker.is_heard():  # now there is more to compare
+                    self._alike[turn] = max(self._alike[turn], self._loudspeaker.loudness)
+                else:
+                    del self._alike[turn]
                     self._act(self._floor.speech_suspected(turn, now_s))
             case heard.SpeechUnfounded(turn):
-                self._alike.discard(turn)
+                self._alike.pop(turn, None)
                 self._act(self._floor.speech_unfounded(turn, now_s))
             case heard.WordsHeard():
                 self._note_words(event, now_s)
             case heard.HearingFailed(turn, error):
                 metrics.VOICE_TURNS.labels("failed").inc()
-                self._alike.discard(turn)
+                self._alike.pop(turn, None)
                 self._act(self._floor.speech_unfounded(turn, now_s))
                 self._viewer.expect(None)
                 self._viewer.put(ServerEvent(error=error_event(error, turn=turn)))
+
+    def _look_for_others(self) -> None:
+        """Somebody may speak into a turn that began as our echo: silence then, as if theirs began.
+        Its words still begin with ours."""
+        now_s = self._clock()
+        if not self._alike or self._floor.paused or now_s - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now_s
+        turn, loudness = next(reversed(self._alike.items()))
+        if self._ear is not None and self._ear.in_turn and self._loudspeaker.is_drowned(loudness):
+            self._act(self._floor.speech_suspected(turn, now_s))
 
     def _note_words(self, words: heard.WordsHeard, now_s: float) -> None:
         text = words.text if has_words(words.text) else ""
@@ -164,7 +181,8 @@ class Talk:
             others = self._floor.others_words(words.turn, self._loudspeaker.others_words(text))
         mixed = others != text and not is_short(others)  # fewer may be ours, misheard
         if (text and not mixed) and (
-            self._floor.is_echo(words.turn, text, final=sure)
+            (others != text and len(words_of(others)) < 2)
+            or self._floor.is_echo(words.turn, text, final=sure)
             # A short answer may be over when its echo comes.
             or (alike and self._loudspeaker.said(text, final=sure))
             or (alike and self._loudspeaker.is_short_echo(words))
@@ -173,7 +191,7 @@ class Talk:
         else:
             text = others
         if words.final:
-            self._alike.discard(words.turn)
+            self._alike.pop(words.turn, None)
         if text:
             self._act(self._floor.words(words.turn, text, now_s, final=sure))
         elif words.final:

@@ -25,6 +25,7 @@ KEPT_S = 60.0  # of speech that waits to be played
 # rooms that ring for 0.3 to 0.4 s nineteen of twenty echoes have more, of other things in the same
 # voice one of a hundred; in one that rings for 0.6 s, with noise, half of the echoes.
 ALIKE = 0.4
+LOUDER = 3.0  # as energy, than our echo is somebody who speaks into it
 PRE_EMPHASIS = 0.95  # so that the pitch of a voice does not count for all
 LEAST_ENERGY = 1.0  # a sample, of silence
 
@@ -85,6 +86,16 @@ class Loudspeaker:
         self._ends_s += seconds
         for piece in self._pieces:
             piece.start_s += seconds
+
+    @property
+    def loudness(self) -> float:
+        """Mean energy of what the microphone heard last."""
+        return 0.0 if self._heard is None else float(np.mean(np.square(self._heard)))
+
+    def is_drowned(self, loudness: float) -> bool:
+        """Whether the microphone hears something else than what is being played, which is louder
+        than that was."""
+        return self.loudness > LOUDER * loudness and not self.is_heard()
 
     def is_heard(self) -> bool:
         """Whether the microphone hears, by the sound of it, what is being played."""
