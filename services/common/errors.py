@@ -147,7 +147,11 @@ class ErrorInterceptor(ServerInterceptor):
                             request = decode(await self._admission.first(requests, place))
                         return await run(behaviour, request, context)
                 except Exception as error:
-                    await outcome.abort(error, context)
+                    try:
+                        await outcome.abort(error, context)
+                    except grpc.aio.InternalError:
+                        # The caller is gone, and grpc may not know it yet: it would complain.
+                        raise asyncio.CancelledError from None
 
         return make(call, None, handler.response_serializer)
 

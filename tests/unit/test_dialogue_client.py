@@ -206,6 +206,8 @@ async def test_what_is_forgotten_is_not_written() -> None:
         await eventually(lambda: fake.tries)
         peer.forget("c")
         assert not await stored
+        tries = fake.tries  # of which the last may still be on its way
+        await eventually(lambda: fake.tries > tries + 1)
         fake.refuse = None
         await eventually(lambda: peer.num_waiting == 0)
         assert fake.turns("d") == ["u0"]

@@ -91,7 +91,7 @@ async def test_what_an_earlier_server_cannot_do_is_said(gateway, client) -> None
     assert caught.value.reason == "UNIMPLEMENTED"
 
 
-async def test_a_wait_that_the_server_names_is_kept(gateway, client, monkeypatch) -> None:
+async def test_a_wait_that_the_server_names_is_kept(gateway, monkeypatch) -> None:
     waits: list[float] = []
     slept = asyncio.sleep
 
@@ -112,8 +112,9 @@ async def test_a_wait_that_the_server_names_is_kept(gateway, client, monkeypatch
     monkeypatch.setattr(gateway, "GetServerInfo", refuse)
     await gateway.stop()
     await gateway.start()
-    monkeypatch.setattr("sightline.calls.asyncio.sleep", sleep)
-    assert (await client.info()).version == "1"
+    async with aio.connect(gateway.address, timeouts=FAST) as client:
+        monkeypatch.setattr("sightline.calls.asyncio.sleep", sleep)
+        assert (await client.info()).version == "1"
     assert 2.0 in waits
 
 
