@@ -127,7 +127,6 @@ class Rules:
         `interval_s` below 0 are those of its kind again, an empty `schedule` is always."""
         request = rules_pb2.UpdateRuleRequest(
             rule=rule,
-            paused=paused,
             threshold=threshold,
             interval_s=interval_s,
             debounce_s=debounce_s,
@@ -135,6 +134,8 @@ class Rules:
             severity=_severity(severity),
             labels=None if labels is None else rules_pb2.RuleLabels(labels=labels),
         )
+        if paused is not None:
+            request.paused = paused
         if schedule is not None:
             request.schedule.SetInParent()
             try:
