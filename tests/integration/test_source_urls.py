@@ -394,7 +394,8 @@ async def test_a_camera_is_heard(udp_only: bool) -> None:
     assert times == sorted(times)
     assert len(heard) > 10
     first, last = sink.pictures[0].capture_ns, sink.pictures[-1].capture_ns
-    assert first - SECOND_NS < times[0] < times[-1] < last + SECOND_NS
+    # Pictures wait for a decoder, sounds do not: on a busy machine they are seconds ahead.
+    assert first - SECOND_NS < times[0] < times[-1] < last + 10 * SECOND_NS
 
 
 async def test_a_camera_that_refuses_its_sound_is_seen() -> None:
