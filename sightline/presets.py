@@ -32,6 +32,7 @@ class Preset:
 
 PRESETS = (
     Preset("builtin", "builtin", 5_300_000, 0, 14_000_000, "Apache-2.0"),
+    Preset("goods", "goods", 9_470_000, 0, 14_000_000, "Apache-2.0"),
     Preset(
         "small",
         "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",

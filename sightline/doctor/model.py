@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sightline.doctor.finding import FAULT, OK, WARNING, Environ, Finding
+from sightline.presets import PRESETS
 
 RESERVE_BYTES = 512 << 20  # of memory beside a model's weights
 
@@ -15,8 +16,8 @@ RESERVE_BYTES = 512 << 20  # of memory beside a model's weights
 def model(environ: Environ) -> Iterator[Finding]:
     """The model's folder is whole, and this machine has room for it."""
     name = environ.get("WORKER_MODEL", "") or "builtin"
-    if name == "builtin":
-        yield Finding("model", OK, "builtin comes with Sightline")
+    if any(preset.model == name for preset in PRESETS if not preset.stored_bytes):
+        yield Finding("model", OK, f"{name} comes with Sightline")
         return
     folder = Path(name).expanduser()
     if not folder.is_dir():

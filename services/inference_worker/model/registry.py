@@ -33,8 +33,8 @@ _OF_TYPE = {  # for folders that name no architecture
     "internvl": "InternVLForConditionalGeneration",
     "smolvlm": "SmolVLMForConditionalGeneration",
 }
-SHIPPED = ("builtin",)
-"""Models that come with the worker: of a live shop."""
+SHIPPED = ("builtin", "goods")
+"""Models that come with the worker: of a drawn live shop, and of real clothes and groceries."""
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 
