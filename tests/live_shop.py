@@ -51,10 +51,12 @@ async def open_again(shop: OpenShop, catalogue: Path) -> AsyncIterator[Client]:
     again = Shop(shop.client, "demo", Catalogue(catalogue), "http://127.0.0.1:9")
     await again.set_rules()
     following = asyncio.create_task(again.follow())
-    async with TestClient(TestServer(pages(again)[0])) as viewers:
-        yield viewers
-    following.cancel()
-    await asyncio.gather(following, return_exceptions=True)
+    try:
+        async with TestClient(TestServer(pages(again)[0])) as viewers:
+            yield viewers
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
@@ -87,9 +89,14 @@ async def open_shop(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Asyn
         await shop.set_rules()  # as when it is started again
         assert len(await client.rules.all("demo")) == 2
         following = asyncio.create_task(shop.follow())
-        await eventually(lambda: parts.rules.events.readers)
         viewers, operators = pages(shop)
-        async with TestClient(TestServer(viewers)) as one, TestClient(TestServer(operators)) as two:
-            yield OpenShop(worker, one, two, sink, client)
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        try:
+            await eventually(lambda: parts.rules.events.readers)
+            async with (
+                TestClient(TestServer(viewers)) as one,
+                TestClient(TestServer(operators)) as two,
+            ):
+                yield OpenShop(worker, one, two, sink, client)
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)

@@ -21,16 +21,18 @@ ALARM = "return document.querySelector('.alarm img')?.naturalWidth"
 
 def _look(driver: Driver, viewers: str, operators: str) -> None:
     page = driver.page()
-    page.goto(viewers)
-    assert page.wait(CARD).split("\n") == ["a red shirt", "75 €", "Buy"]
-    page.type("#question", "How much is it?")
-    page.click("#ask button")
-    assert "75 euros" in page.wait(ANSWER)
-    page.goto(operators)
-    assert page.wait(ALARM) > 0
-    page.click(".alarm button")
-    page.wait("return !document.querySelector('.alarm')")
-    page.close()
+    try:
+        page.goto(viewers)
+        assert page.wait(CARD).split("\n") == ["a red shirt", "75 €", "Buy"]
+        page.type("#question", "How much is it?")
+        page.click("#ask button")
+        assert "75 euros" in page.wait(ANSWER)
+        page.goto(operators)
+        assert page.wait(ALARM) > 0
+        page.click(".alarm button")
+        page.wait("return !document.querySelector('.alarm')")
+    finally:
+        page.close()  # servers wait for those who read them
 
 
 async def test_a_viewer_and_an_operator(
@@ -46,5 +48,7 @@ async def test_a_viewer_and_an_operator(
 
         showing = asyncio.create_task(go_on())
         addresses = [str(each.make_url("/")) for each in (shop.viewers, shop.operators)]
-        await asyncio.to_thread(_look, driver, *addresses)
-        showing.cancel()
+        try:
+            await asyncio.to_thread(_look, driver, *addresses)
+        finally:
+            showing.cancel()

@@ -208,7 +208,8 @@ async def test_watches_go_to_the_fallback_and_come_back_without_a_false_event(
         worker.say = scored(sound, 0.9)
         await worker.show("s", 6, call)
         await eventually(lambda: len(events) == 3)
-        assert events[1:] == [(False, ["fallback_model"], 4), (True, [], 6)]
+        assert events[1] == (False, ["fallback_model"], 4)
+        assert events[2] in [(True, [], 5), (True, [], 6)]  # 5 where it was not looked at before
         await eventually(lambda: not fallback.bench.core.sessions)
         listening.cancel()
         watching.cancel()

@@ -181,7 +181,7 @@ def test_models_have_short_names() -> None:
     assert LocalConfig.from_env({"MODEL": "medium"}).worker_model == "Qwen/Qwen3-VL-4B-Instruct"
     assert LocalConfig.from_env({"MODEL": "builtin"}).worker_model == "builtin"
     assert LocalConfig.from_env({"WORKER_MODEL": "org/name"}).worker_model == "org/name"
-    with pytest.raises(ConfigError, match="MODEL='huge' is not one of builtin, small"):
+    with pytest.raises(ConfigError, match="MODEL='huge' is not one of builtin, goods, small"):
         LocalConfig.from_env({"MODEL": "huge"})
     with pytest.raises(ConfigError, match="set one of them"):
         LocalConfig.from_env({"MODEL": "small", "WORKER_MODEL": "org/name"})
