@@ -1,6 +1,7 @@
 """PushFrames: a program's frames into a session, acknowledgements back."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from services.common.tasks import cancel_and_wait
@@ -64,15 +65,15 @@ class PushStream:
                 name=f"{session.id}:push",
             )
             taker = None
-            try:
-                await source.start()
-                taking = self._take(joined(incoming), source, session.tenant)
-                taker = asyncio.create_task(taking, name=f"{session.id}:push")
-                async for ack in self._acknowledge(session, taker):
-                    yield ack
-            finally:
-                await cancel_and_wait(taker)
-                await source.aclose()
+            async with contextlib.aclosing(source):
+                try:
+                    await source.start()
+                    taking = self._take(joined(incoming), source, session.tenant)
+                    taker = asyncio.create_task(taking, name=f"{session.id}:push")
+                    async for ack in self._acknowledge(session, taker):
+                        yield ack
+                finally:
+                    await cancel_and_wait(taker)
 
     async def _open(
         self, incoming: AsyncIterator[gateway_pb2.PushFramesRequest]

@@ -158,11 +158,11 @@ class Viewer:
             if not sender.cancelled():
                 sender.result()
         finally:
-            await cancel_and_wait(sender, receiver)
-            if self._sender is sender:
+            if self._sender is sender:  # noted before anything is waited for, which may be cancelled
                 self._sender = None
                 self._detached_s = time.monotonic()
                 self._talk.break_off()
+            await cancel_and_wait(sender, receiver)
 
     def put_state(self, session: gateway_pb2.Session) -> None:
         if self._detached_s is not None:
