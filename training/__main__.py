@@ -12,6 +12,7 @@ from training.arguments import parser
 
 if TYPE_CHECKING:
     from training.examination.worlds import Scope
+    from training.recipe import Recipe
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
@@ -66,13 +67,16 @@ def _train(arguments: argparse.Namespace) -> int:
         there = (goods_folder() / "goods.json").exists()
         if not there and (refused := _cut(arguments.photos, goods_folder())):
             return refused
+    folder = arguments.folder or FOLDER / name
+    if recipe.trunk_steps and (refused := _tune_trunk(recipe, folder)):
+        return refused
     processes = arguments.processes or 1
     if arguments.processes is None and arguments.device == "cpu":
         processes = min(os.cpu_count() or 1, 4)
     launch(
         Launch(
             recipe=recipe,
-            folder=arguments.folder or FOLDER / name,
+            folder=folder,
             output=output,
             device=arguments.device,
             processes=processes,
@@ -84,6 +88,26 @@ def _train(arguments: argparse.Namespace) -> int:
             photos=arguments.photos,
         )
     )
+    return 0
+
+
+def _tune_trunk(recipe: "Recipe", folder: Path) -> int:
+    """Fine-tune the trunk that the recipe then freezes, unless SIGHTLINE_TRUNK names one."""
+    from rich.console import Console
+
+    from services.inference_worker.model.errors import ModelError
+    from training.lite0 import NAMED
+    from training.trunk import tune
+
+    if os.environ.get(NAMED):
+        return 0
+    output = folder / "trunk.safetensors"
+    try:
+        tune(recipe, output, Console())
+    except (ModelError, ValueError) as error:
+        print(f"cannot train: {error}", file=sys.stderr)
+        return 2
+    os.environ[NAMED] = str(output)
     return 0
 
 

@@ -92,7 +92,9 @@ def parser() -> argparse.ArgumentParser:
     sheet.add_argument("--clips", type=int, default=5)
     sheet.add_argument("--frames", type=int, default=40)
     sheet.add_argument(
-        "--world", choices=("street", "shop", "goods", "photographs"), default="street"
+        "--world",
+        choices=("street", "shop", "goods", "photographs", "sketch"),
+        default="street",
     )
     sheet.add_argument("--split", choices=("train", "held_out"), default="train")
     cut = commands.add_parser("goods", help="cut real goods out of photographs, once")

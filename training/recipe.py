@@ -87,7 +87,8 @@ class Recipe:
     world: as in `worlds.find_world`; trade narrows its shop, talk is the share of its questions
     with earlier rounds. kinds: of questions, with weights; empty: the world's own. start: "" is a
     model of `size` from nothing, else "builtin" or a model's folder. tower: another encoder than
-    that one's, for frames of `frame_size` pixels a side. familiar_clips: of its world, by which the
+    that one's, for frames of `frame_size` pixels a side. trunk_steps: in which its trunk is tuned
+    before it is frozen (`trunk`). familiar_clips: of its world, by which the
     model will know what is unfamiliar. consistency_weight: of the temporal consistency loss.
     picture_pool, still_pool, clip_pool: stories, sixes of photographs and clips of each length that
     are made once (`pools`) for a tower whose trunk learns nothing; 0: new ones in every step, from
@@ -103,6 +104,7 @@ class Recipe:
     size: Size = field(default_factory=Size)
     tower: Literal["", "strided", "lite0"] = ""
     frame_size: int = 128
+    trunk_steps: int = 0
     teacher: Teaching | None = None
     picture_steps: int = 0
     picture_batch: int = 192

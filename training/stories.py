@@ -87,7 +87,7 @@ class Stills(Stories):
 
 def _seen_anew(whole: Pixels, side: int, rng: Generator) -> Pixels:
     """A photograph cut, mirrored and lit in another way."""
-    rows, columns = (int(len(whole) * rng.uniform(0.72, 1)) for _ in range(2))
+    rows, columns = (int(len(whole) * rng.uniform(0.6, 1)) for _ in range(2))
     top, left = (int(rng.integers(len(whole) - length + 1)) for length in (rows, columns))
     cut = whole[top : top + rows, left : left + columns]
     cut = cut[:, ::-1] if rng.random() < 0.5 else cut

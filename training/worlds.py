@@ -293,10 +293,10 @@ class WideWorld:
 
 @dataclass(frozen=True)
 class GoodsWorld(WideWorld):
-    """A shop of real goods, and photographs of them, in frames of `side` pixels. Its pictures are
-    of the drawn shop too."""
+    """A shop of real goods, photographs of them, and drawings that grow, in frames of `side`
+    pixels. Its pictures are of the drawn shop too."""
 
-    scenes: tuple[wide.World, ...] = ("goods", "goods", "goods", "photographs")
+    scenes: tuple[wide.World, ...] = ("goods", "goods", "goods", "photographs", "sketch")
     side: int = 192
     words: tuple[str, ...] = field(
         default_factory=lambda: tuple(

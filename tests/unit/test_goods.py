@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 from pathlib import Path
 
 import av
@@ -13,6 +14,8 @@ from rich.console import Console
 from services.common.jpeg import encode_jpeg
 from services.inference_worker.model.builtin import BuiltinModel
 from tests.unit.test_lite0 import published
+from training import trunk
+from training.lite0 import read_trunk
 from training.pools import MAPS
 from training.recipe import TRAIN_SEEDS, Mix, Stage, load_recipe
 from training.stories import MIDDLE, goods_world
@@ -268,3 +271,25 @@ def test_without_photographs_nothing_is_made_up(folder: Path) -> None:
         goods.goods()
     with pytest.raises(ValueError, match="no photographs of goods"):
         write_goods(folder / "goods", folder / "elsewhere")
+
+
+def test_a_trunk_learns_and_goes_on_where_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_goods(folder / "photos", folder / "goods")
+    torch.save(published(), folder / "lite0.pth")
+    monkeypatch.setenv("SIGHTLINE_TRUNK", str(folder / "lite0.pth"))
+    recipe = dataclasses.replace(load_recipe("goods"), frame_size=64, trunk_steps=2)
+    output = folder / "trunk.safetensors"
+    before = read_trunk(folder / "lite0.pth").state_dict()
+    trunk.tune(recipe, output, Console(quiet=True))
+    after = read_trunk(output).state_dict()
+    assert after.keys() == before.keys()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert "stem.convolution.weight" in changed
+    assert not [name for name in changed if "running" in name]  # the published means are kept
+    told = io.StringIO()
+    trunk.tune(recipe, output, Console(file=told))
+    assert "step 2" not in told.getvalue()  # it had ended
+    trunk.tune(dataclasses.replace(recipe, trunk_steps=3), output, Console(file=told))
+    assert "step 3" in told.getvalue()

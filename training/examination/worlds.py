@@ -30,6 +30,7 @@ SCENES: dict[str, tuple[wide.World, ...]] = {
     "shop": ("shop",),
     "wide": ("street", "shop"),
     "goods": ("goods", "goods", "photographs"),
+    "sketch": ("sketch",),
 }
 WORLDS = ("shapes", *SCENES)
 FRAMES_PER_SECOND = 8.0

@@ -45,6 +45,53 @@ def _strokes() -> dict[str, list[list[tuple[float, float]]]]:
         for a in np.linspace(0, 5.03, 5)
     ]
     return {
+        "clock": [
+            _arc(0.5, 0.5, 0.48, 0.48),
+            [(0.5, 0.5), (0.5, 0.14)],
+            [(0.5, 0.5), (0.76, 0.62)],
+            *_ticks(),
+        ],
+        "snowman": [
+            _arc(0.5, 0.68, 0.32, 0.31),
+            _arc(0.5, 0.24, 0.17, 0.16),
+            [(0.3, 0.1), (0.7, 0.1)],
+            [(0.38, 0.1), (0.38, 0.0), (0.62, 0.0), (0.62, 0.1)],
+            _arc(0.44, 0.21, 0.015, 0.02),
+            _arc(0.56, 0.21, 0.015, 0.02),
+            [(0.5, 0.26), (0.6, 0.29)],
+            *(_arc(0.5, y, 0.015, 0.015) for y in (0.54, 0.66, 0.78)),
+        ],
+        "balloon": [
+            _arc(0.5, 0.3, 0.29, 0.3),
+            [(0.5, 0.6), (0.45, 0.66), (0.55, 0.66), (0.5, 0.6)],
+            [(0.5, 0.66), (0.44, 0.76), (0.54, 0.88), (0.48, 1.0)],
+        ],
+        "gift": [
+            [(0.1, 0.3), (0.1, 0.98), (0.9, 0.98), (0.9, 0.3), (0.1, 0.3)],
+            [(0.5, 0.3), (0.5, 0.98)],
+            [(0.1, 0.6), (0.9, 0.6)],
+            _arc(0.36, 0.17, 0.15, 0.11),
+            _arc(0.64, 0.17, 0.15, 0.11),
+        ],
+        "cat": [
+            _arc(0.5, 0.58, 0.4, 0.4),
+            _arc(0.36, 0.48, 0.04, 0.05),
+            _arc(0.64, 0.48, 0.04, 0.05),
+            _arc(0.5, 0.66, 0.18, 0.14, 20, 160),
+            [(0.16, 0.38), (0.14, 0.04), (0.38, 0.21)],
+            [(0.62, 0.21), (0.86, 0.04), (0.84, 0.38)],
+            *(
+                [(x, y), (x + way * 0.3, y + slope)]
+                for way, x in ((-1, 0.4), (1, 0.6))
+                for y, slope in ((0.64, -0.04), (0.68, 0.04))
+            ),
+        ],
+        "umbrella": [
+            _arc(0.5, 0.45, 0.46, 0.42, 180, 360),
+            [(0.04, 0.45), (0.96, 0.45)],
+            [(0.5, 0.45), (0.5, 0.88)],
+            _arc(0.59, 0.88, 0.09, 0.09, 0, 180),
+        ],
         "house": [
             [(0.12, 0.45), (0.12, 0.97), (0.88, 0.97), (0.88, 0.45)],
             [(0.0, 0.5), (0.5, 0.03), (1.0, 0.5)],
@@ -78,12 +125,42 @@ def _strokes() -> dict[str, list[list[tuple[float, float]]]]:
     }
 
 
+def _ticks() -> list[list[tuple[float, float]]]:
+    found: list[list[tuple[float, float]]] = []
+    for k in range(4):
+        cos, sin = float(np.cos(np.pi * k / 2)), float(np.sin(np.pi * k / 2))
+        found.append([(0.5 + r * cos, 0.5 + r * sin) for r in (0.38, 0.46)])
+    return found
+
+
 def _heart(t: float) -> float:
     curve = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
     return float(curve) / 32
 
 
-@lru_cache(maxsize=16)
+# Drawings whose first strokes are something else, with the number of those strokes.
+BEGINNINGS = {
+    "sun": (1, "circle"),
+    "face": (1, "circle"),
+    "clock": (1, "circle"),
+    "balloon": (1, "circle"),
+    "gift": (1, "square"),
+    "cat": (4, "face"),
+}
+
+
+def _parts(name: str) -> list[list[tuple[float, float]]]:
+    """Strokes of a drawing, or with "name:n" the first n of them, where they are in the whole."""
+    whole, _, number = name.partition(":")
+    return _strokes()[whole][: int(number) if number else None]
+
+
+def share_of(name: str, strokes: int) -> float:
+    """Share of a drawing that its first strokes are."""
+    return (len(_nearest(f"{name}:{strokes}")) - 1) / (len(_nearest(name)) - 1)
+
+
+@lru_cache(maxsize=32)
 def _nearest(name: str) -> NDArray[np.float32]:
     """[segments + 1, 64, 64]: distance to the nearest of the first n segments, in pixels."""
     margin = _PEN + 0.5
@@ -91,7 +168,7 @@ def _nearest(name: str) -> NDArray[np.float32]:
     ys, xs = np.mgrid[0:_SIDE, 0:_SIDE].astype(np.float32) + 0.5
     best = np.full((_SIDE, _SIDE), 1e3, np.float32)
     found = [best]
-    for stroke in _strokes()[name]:
+    for stroke in _parts(name):
         points = [(margin + x * scale, margin + y * scale) for x, y in stroke]
         for (ax, ay), (bx, by) in itertools.pairwise(points):
             pieces = max(int(np.hypot(bx - ax, by - ay) / 6), 1)  # long lines are drawn slowly too
@@ -112,3 +189,6 @@ def drawing(name: str, share: float) -> NDArray[np.float32]:
     index = int(np.ceil(share * (len(stack) - 1)))
     coverage: NDArray[np.float32] = np.clip(_PEN + 0.5 - stack[index], 0, 1)
     return coverage
+
+
+SKETCHES = tuple(_strokes())

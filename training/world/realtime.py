@@ -51,8 +51,9 @@ def ask_what(clip: Clip, frame: int, rng: Generator) -> Question | None:
         return None
     if any(clip.place(frame, t.ident) == place for t in present if t is not thing):
         return None
-    answer = with_article(clip.full_name(thing.ident))
-    if clip.world == "photographs" and rng.random() < _POINTED_AT:
+    of_sketch = clip.world == "sketch"  # whose colour is the pen's
+    answer = with_article(thing.noun if of_sketch else clip.full_name(thing.ident))
+    if clip.world in ("photographs", "sketch") and rng.random() < _POINTED_AT:
         return Question("what", say(rng, "what_this"), answer)
     return Question("what", say(rng, "what", place=place), answer)
 

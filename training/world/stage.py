@@ -194,9 +194,9 @@ class Stage:
         look = Look(paint=paper, text=text, ink=ink, face=int(self.rng.integers(2)))
         return self.add("sign", "sign", look, x, y, min(width, 17 * aspect(look)), layer)
 
-    def draw(self, actor: Actor, start: float, end: float) -> None:
-        """Stroke by stroke from nothing."""
-        actor.jump("drawn", start - 0.01, 0.5 / STAGES)
+    def draw(self, actor: Actor, start: float, end: float, share: float = 0.5 / STAGES) -> None:
+        """Stroke by stroke from nothing, or from a share of it that is there."""
+        actor.jump("drawn", start - 0.01, share)
         actor.show(start)
         actor.go("drawn", start, end, 1.0)
         actor.acts.append((start, end, "draw"))

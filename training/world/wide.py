@@ -11,10 +11,11 @@ from training.world.clip import Clip, Kind
 from training.world.film import shoot
 from training.world.real_shop import Photographs, RealShop, before_photograph
 from training.world.shop import Shop, Trade
+from training.world.sketch import Sketch, on_paper
 from training.world.stage import Script, Split
 from training.world.street import Street
 
-World = Literal["street", "shop", "goods", "photographs"]
+World = Literal["street", "shop", "goods", "photographs", "sketch"]
 FRAMES_PER_SECOND = 8.0
 
 
@@ -27,6 +28,9 @@ def direct(
     rng = np.random.default_rng((seed, 11))
     if world == "photographs":
         return Photographs(rng, backdrop.ground, split, seconds).direct(), backdrop
+    if world == "sketch":
+        backdrop = on_paper(backdrop, drawn)
+        return Sketch(rng, backdrop.ground, split, seconds).direct(), backdrop
     if world == "goods":
         backdrop = before_photograph(backdrop, drawn)
         return RealShop(rng, backdrop.ground, split, seconds, trade).direct(), backdrop

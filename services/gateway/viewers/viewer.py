@@ -158,7 +158,7 @@ class Viewer:
             if not sender.cancelled():
                 sender.result()
         finally:
-            if self._sender is sender:  # noted before anything is waited for, which may be cancelled
+            if self._sender is sender:  # noted before a wait, which may be cancelled
                 self._sender = None
                 self._detached_s = time.monotonic()
                 self._talk.break_off()
