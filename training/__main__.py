@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from training.arguments import parser
 
@@ -149,7 +149,8 @@ def _clip(arguments: argparse.Namespace) -> int:
     if world == "shapes":
         write_sample(*what)
     else:
-        write_video(*what, world="shop" if world == "wide" else world, trade=trade)
+        shown: Any = "shop" if world == "wide" else world
+        write_video(*what, world=shown, trade=trade, split=arguments.split)
     return 0
 
 

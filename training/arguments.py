@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     shown = clip.add_mutually_exclusive_group()
     shown.add_argument("--world", choices=("shapes", "street", "shop"), default="shapes")
     shown.add_argument("--recipe", help="what a model trained by it knows of its world")
+    clip.add_argument("--split", choices=("train", "held_out"), default="train")
     sheet = commands.add_parser("sheet", help="draw clips with questions and answers as a PNG")
     sheet.add_argument("path", type=Path)
     sheet.add_argument("--seed", type=int, default=1)

@@ -19,16 +19,23 @@ QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning")
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Story that the built-in model is shown, and any other that has no video of its own. `about`:
-    all that it knows. `condition`: worth a watch."""
+    """Story that a model is shown where the user brings no video. `about`: all that it knows.
+    `condition`: worth a watch. `shipped`: whether its clip comes with the suite, because what it
+    shows cannot be painted here."""
 
     name: str
     seconds: int
     about: str
     condition: str
+    shipped: bool = False
 
 
 STORY = Story("builtin", 90, "a live shop", "something prohibited is shown")
+STORIES = (
+    STORY,
+    Story("goods", 60, "a live shop of real goods", "something prohibited is shown", shipped=True),
+)
+SHIPPED = Path(__file__).with_name("clips")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +64,21 @@ class Clip:
         return None
 
 
+def story_of(model: str) -> Story:
+    """The story that a model knows; the built-in model's for one that knows none."""
+    return next((story for story in STORIES if story.name == model), STORY)
+
+
 def sample_path(cache: Path, story: Story) -> Path:
-    """File that a generated clip is kept in."""
+    """File of a story's clip; one that is generated is kept in `cache`."""
+    if story.shipped:
+        return SHIPPED / f"{story.name}.mp4"
     return cache / f"{story.name}-{SEED}-{story.seconds}.mp4"
 
 
 async def sample_clip(cache: Path, story: Story) -> Clip:
-    """The generated clip, made once and kept in `cache`. Raises ConfigError when that fails."""
+    """The story's clip, which is generated once and kept in `cache` where it does not come with the
+    suite. Raises ConfigError when that fails."""
     path = sample_path(cache, story)
     if not await asyncio.to_thread(_is_there, path):
         made = path.with_name(f"making-{os.getpid()}-{path.name}")

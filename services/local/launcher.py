@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from services.common.config import ConfigError
 from services.common.redaction import redacted
 from services.local import tour
-from services.local.clip import STORY, Clip, publisher_command, sample_clip
+from services.local.clip import Clip, publisher_command, sample_clip, story_of
 from services.local.config import LocalConfig
 from services.local.https import Https, make_https
 from services.local.model_servers import relay_line
@@ -57,6 +57,7 @@ class Launcher:
 
     def __init__(self, config: LocalConfig, options: Options, show: Show) -> None:
         self._config = config
+        self._story = story_of(config.worker_model)
         self._options = options
         self._show = show
         self._folder = options.cache / "run"
@@ -120,7 +121,9 @@ class Launcher:
                     clip.exception()
         keeper = asyncio.create_task(suite.supervise(), name="supervise")
         try:
-            with self._show.waiting(f"painting {STORY.seconds} s of {STORY.about}, once"):
+            with self._show.waiting(
+                f"painting {self._story.seconds} s of {self._story.about}, once"
+            ):
                 await asyncio.wait([clip])
             return await self._perform(suite, await clip)
         except ConfigError as error:
@@ -135,7 +138,7 @@ class Launcher:
         """The sample; None when the user brings a video."""
         if self._config.source is not None:
             return None
-        return await sample_clip(self._options.cache / "clips", STORY)
+        return await sample_clip(self._options.cache / "clips", self._story)
 
     async def _perform(self, suite: Suite, clip: Clip | None) -> int:
         timeouts = Timeouts(connect_s=30.0)
@@ -265,8 +268,8 @@ class Launcher:
         except SightlineError as error:
             show.failure(f"no answer: {error}", [])
             return 1
-        if clip is None and self._config.worker_model == STORY.name:
-            show.line(f"\nThis model knows {STORY.about} and nothing else.", "dim")
+        if clip is None and self._config.worker_model == self._story.name:
+            show.line(f"\nThis model knows {self._story.about} and nothing else.", "dim")
         if self._options.report is not None:
             report = {"answers": [answer.as_dict() for answer in told]}
             self._options.report.write_text(json.dumps(report, indent=1) + "\n")
@@ -292,7 +295,7 @@ class Launcher:
         ]
         commands = [
             f'.venv/bin/sightline {option}ask {DEMO} "What is in the scene?"',
-            f'.venv/bin/sightline {option}watch {DEMO} "{STORY.condition}"',
+            f'.venv/bin/sightline {option}watch {DEMO} "{self._story.condition}"',
         ]
         if self._https is not None:
             rows[1:1] = [

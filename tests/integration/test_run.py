@@ -19,7 +19,7 @@ import av
 import psutil
 import pytest
 
-from services.local.clip import STORY, Story, sample_clip, sample_path
+from services.local.clip import STORY, Story, sample_clip, sample_path, story_of
 from tests import tools
 from tests.eventually import wait_until
 from tests.processes import REPOSITORY, SHAPES, free_port
@@ -118,6 +118,17 @@ async def test_a_story_is_painted_once(tmp_path: Path) -> None:
     when = clip.path.stat().st_mtime_ns
     assert await sample_clip(tmp_path, story) == clip
     assert clip.path.stat().st_mtime_ns == when
+
+
+async def test_a_story_of_real_goods_comes_with_the_suite(tmp_path: Path) -> None:
+    story = story_of("goods")
+    clip = await sample_clip(tmp_path, story)
+    assert clip.path.parent != tmp_path  # nothing was made
+    assert clip.seconds == story.seconds
+    assert {fact.kind for fact in clip.facts} >= {"held", "price", "before", "prohibited"}
+    with av.open(str(clip.path)) as container:
+        assert container.duration == pytest.approx(story.seconds * 1e6, rel=0.01)
+    assert story_of("openai:http://127.0.0.1/v1#m") is STORY
 
 
 def tell_shorter(cache: Path) -> None:

@@ -15,6 +15,7 @@ from training.world.clip import Clip, Thing
 from training.world.film import shoot
 from training.world.realtime import held, nameable, priced, readable
 from training.world.shop import Trade
+from training.world.stage import Split
 from training.world.telling import said
 from training.world.wide import FRAMES_PER_SECOND, World, direct, film
 from training.world.wording import NUMBERS, at
@@ -23,10 +24,16 @@ _PIECE = 48  # frames painted at a time
 
 
 def pictures(
-    seed: int, seconds: float, world: World, scale: int, fps: float, trade: Trade | None = None
+    seed: int,
+    seconds: float,
+    world: World,
+    scale: int,
+    fps: float,
+    trade: Trade | None = None,
+    split: Split = "train",
 ) -> Iterator[Pixels]:
     """[128 × scale, 128 × scale, 3] pictures of a story, through a perfect camera."""
-    script, backdrop = direct(seed, seconds, world, "train", trade)
+    script, backdrop = direct(seed, seconds, world, split, trade)
     times = np.arange(int(seconds * fps)) / fps
     for start in range(0, len(times), _PIECE):
         rng = np.random.default_rng((seed, 12))
@@ -81,10 +88,11 @@ def write_video(
     *,
     world: World = "shop",
     trade: Trade | None = None,
+    split: Split = "train",
 ) -> None:
     """Write a story to `path` and its truth to the same name with .json. trade: what a narrower
-    shop deals in."""
-    encode(path, pictures(seed, seconds, world, scale, fps, trade), fps)
-    clip = film(seed, int(seconds * FRAMES_PER_SECOND), world, clean=True, trade=trade)
+    shop deals in. split: whose photographs it shows, where it is of real goods."""
+    encode(path, pictures(seed, seconds, world, scale, fps, trade, split), fps)
+    clip = film(seed, int(seconds * FRAMES_PER_SECOND), world, split, clean=True, trade=trade)
     told = spans(len(clip), lambda frame: true_at(clip, frame))
     write_truth(path, len(clip) / FRAMES_PER_SECOND, fps, told)
