@@ -5,7 +5,8 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,13 +21,32 @@ SDP = (
 )
 SOUND_SDP = "m=audio 0 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=control:trackID=1\r\n"
 SOUND_SAMPLES = 160  # of a packet: as many milliseconds as a picture takes
+_HEVC = {
+    b"H264/90000": b"H265/90000",
+    b"a=fmtp:96 packetization-mode=1": b"a=fmtp:96 sprop-max-don-diff=0",
+}
+_OPTIONS = {"tune": "zerolatency", "preset": "ultrafast", "g": "5"}
+_HEVC_OPTIONS = {"x265-params": "log-level=none:keyint=5:repeat-headers=1"}
+
+
+@dataclass(frozen=True)
+class Take:
+    """What one encoder sends. Without `sender` its packets go on with the numbers and times of
+    those before; with (source, first number, first time) they begin anew, as another sender's."""
+
+    codec: str = "libx264"
+    width: int = 160
+    height: int = 120
+    num_pictures: int = 200
+    sender: tuple[int, int, int] | None = None
 
 
 class RtspServer:
     """`challenge`: what is asked before DESCRIBE; `moved`: where DESCRIBE sends its caller;
     `always`: what every request is answered; `udp_only`: SETUP over TCP is refused; `sound`: there
     is a second track, of G.711, whose SETUP is answered `sound_status`; `clip`: a file that is sent
-    over and over, at its own pace, instead of made pictures.
+    over and over, at its own pace, instead of made pictures; `takes`: what is sent one after the
+    other, whoever comes gets the one that it has come to.
 
     `asked`: method and address of each request; `accepted`: whether credentials came.
     """
@@ -42,9 +62,14 @@ class RtspServer:
         sound_status: str = "200 OK",
         num_pictures: int = 200,
         clip: Path | None = None,
+        takes: Sequence[Take] = (),
         port: int = 0,
     ) -> None:
-        self.num_pictures, self.clip = num_pictures, clip
+        self.clip = clip
+        self._takes = takes or [Take(num_pictures=num_pictures)]
+        self._anew = not takes  # for everybody who comes
+        self._num_played = 0
+        self._next = (77, 5000, 900_000)  # sender, number and time of the next packet
         self.sound, self.sound_status = sound, sound_status
         self.challenge, self.moved, self.always, self.udp_only = challenge, moved, always, udp_only
         self.asked: list[str] = []
@@ -133,40 +158,68 @@ class RtspServer:
             headers.append("Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN")
         if body:
             headers.append(f"Content-Length: {len(body)}")
-        return ("\r\n".join([f"RTSP/1.0 {status}", *headers]) + "\r\n\r\n" + body).encode()
+        answer = ("\r\n".join([f"RTSP/1.0 {status}", *headers]) + "\r\n\r\n" + body).encode()
+        if body and self._take.codec == "libx265":
+            for ours, others in _HEVC.items():
+                answer = answer.replace(ours, others)
+        return answer
+
+    @property
+    def _take(self) -> Take:
+        return self._takes[min(self._num_played, len(self._takes) - 1)]
 
     def _play(self, connection: socket.socket, clients: list[tuple[str, int]]) -> None:
-        """RTP packets as libavformat makes them, taken off a socket of our own, and silence."""
+        """Every take from the one on that it has come to, and silence."""
         if clients:
             self.punched = bool(self._media.recv(100))
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        with contextlib.suppress(OSError):
+            while self._num_played < len(self._takes):
+                if not self._show(self._take, connection, clients) or self._anew:
+                    return
+                self._num_played += 1
+
+    def _show(self, take: Take, connection: socket.socket, clients: list[tuple[str, int]]) -> bool:
+        """RTP packets as libavformat makes them, taken off a socket of our own."""
+        self._next = take.sender or self._next
+        first: tuple[int, int] | None = None
+        sender, number, stamp = self._next
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
             own.bind(("127.0.0.1", 0))
-            own.settimeout(0.05)
             address = f"rtp://127.0.0.1:{own.getsockname()[1]}?pkt_size=1200"
             with av.open(address, "w", format="rtp") as rtp:
                 rate = 25 if self.clip else 50
-                stream = rtp.add_stream("libx264", rate=rate)
-                stream.width, stream.height = (256, 256) if self.clip else (160, 120)
+                stream = rtp.add_stream(take.codec, rate=rate)
+                stream.width, stream.height = (256, 256) if self.clip else (take.width, take.height)
                 stream.pix_fmt = "yuv420p"
-                stream.options = {"tune": "zerolatency", "preset": "ultrafast", "g": "5"}
+                stream.options = _OPTIONS | (_HEVC_OPTIONS if take.codec == "libx265" else {})
                 stream.time_base = Fraction(1, rate)
                 own.setblocking(False)
-                for number, frame in enumerate(self._pictures()):
-                    frame.pts, frame.time_base = number, stream.time_base
+                for position, frame in enumerate(self._pictures(take)):
+                    frame.pts, frame.time_base = position, stream.time_base
                     rtp.mux(stream.encode(frame))
                     with contextlib.suppress(BlockingIOError):
                         while True:
-                            self._send(own.recv(2048), 0, connection, clients)
+                            packet = own.recv(2048)
+                            own_number, own_stamp = struct.unpack("!HI", packet[2:8])
+                            first = first or (own_number, own_stamp)
+                            number = own_number - first[0] + self._next[1] & 0xFFFF
+                            stamp = own_stamp - first[1] + self._next[2] & 0xFFFFFFFF
+                            head = packet[:2] + struct.pack("!HII", number, stamp, sender)
+                            self._send(head + packet[12:], 0, connection, clients)
                     if self.sound:
-                        head = struct.pack("!BBHII", 0x80, 0, number, number * SOUND_SAMPLES, 77)
-                        self._send(head + b"\xff" * SOUND_SAMPLES, 1, connection, clients)
+                        times = struct.pack("!HII", position, position * SOUND_SAMPLES, 77)
+                        sound = b"\x80\0" + times + b"\xff" * SOUND_SAMPLES
+                        self._send(sound, 1, connection, clients)
                     if self._over.wait(1 / rate):
-                        return
+                        return False
+        self._next = (sender, number + 1 & 0xFFFF, stamp + 90_000 // rate & 0xFFFFFFFF)
+        return True
 
-    def _pictures(self) -> Iterator[av.VideoFrame]:
+    def _pictures(self, take: Take) -> Iterator[av.VideoFrame]:
         if self.clip is None:
-            for number in range(self.num_pictures):
-                yield av.VideoFrame.from_ndarray(picture_array(number, 160, 120))
+            for number in range(take.num_pictures):
+                made = picture_array(number, take.width, take.height)
+                yield av.VideoFrame.from_ndarray(made).reformat(format="yuv420p")
             return
         while True:  # a camera has no end
             with av.open(str(self.clip)) as container:

@@ -98,3 +98,15 @@ def test_a_senders_clock_that_cannot_be_true_is_not_believed() -> None:
         clock = SenderClock()
         clock.report(ntp(T0 + wrong), 90_000)
         assert clock.map(90_000, T0) == (T0, "stream")
+
+
+def test_a_report_of_timestamps_that_are_over_is_forgotten() -> None:
+    """A sender that begins anew: its old report would date the new pictures back."""
+    clock = SenderClock()
+    clock.map(900_000, T0)
+    clock.report(ntp(T0), 900_000)
+    assert clock.map(900_000 + 90_000, T0 + SECOND) == (T0 + SECOND, "sender_report")
+    anew = T0 + 2 * SECOND
+    assert clock.map(900_000 - 360_000, anew) == (anew, "stream")
+    clock.report(ntp(anew), 900_000 - 360_000)
+    assert clock.map(900_000 - 351_000, anew + SECOND // 10)[1] == "sender_report"

@@ -22,6 +22,7 @@ class ArrivalClock:
         self._current_ns = 0
         self._last_timestamp_ns: int | None = None
         self._frozen = 0
+        self.num_timelines = 0  # that the timestamps have begun
 
     def map(self, timestamp_ns: int, arrival_ns: int) -> tuple[int, ClockSource]:
         """(capture time, where it comes from) of a packet; call in order of arrival.
@@ -31,6 +32,7 @@ class ArrivalClock:
         """
         delay_ns = arrival_ns - timestamp_ns
         if self._jumped(timestamp_ns, delay_ns):
+            self.num_timelines += 1
             self._previous_ns = None
             self._current_ns = delay_ns
             self._window_end_ns = arrival_ns + self._window_ns

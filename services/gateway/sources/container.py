@@ -1,5 +1,6 @@
 """A container of video, read: which formats and codecs, which stream, at what times."""
 
+import contextlib
 import errno
 import itertools
 import re
@@ -32,7 +33,8 @@ SECOND_NS = 1_000_000_000
 LEAP_NS = 60 * SECOND_NS  # timestamps that leap further start a new timeline, …
 REWIND_NS = SECOND_NS  # … as do those that fall back further
 PROBE_PACKETS = 2000  # without a picture in this many, a file is unreadable
-BARREN_PACKETS = 150  # in a row that cannot be decoded: what is live has become another
+# So many packets in a row, for so long, that give no picture: what is live has become another.
+BARREN_PACKETS, BARREN_S = 10, 5.0
 
 FILE_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2",
@@ -143,13 +145,8 @@ def open_transport_stream(
         "analyzeduration": "2000000",  # us
     }
     patience = Patience(sink)
-    container = av.open(
-        PatientFile(file, patience),
-        "r",
-        format="mpegts",
-        options=options,
-        hwaccel=device_of(sink),
-    )
+    patient, device = PatientFile(file, patience), device_of(sink)
+    container = av.open(patient, "r", format="mpegts", options=options, hwaccel=device)
     return ContainerReader.of(container, True, sink, on_close, patience)
 
 
@@ -219,6 +216,8 @@ class ContainerReader:
         self._codec, self._extradata = context.name, bytes(context.extradata or b"")
         self._clock = ArrivalClock()  # of what viewers get
         self._shift_ns: int | None = None  # from timestamps to presentation times
+        self._num_barren = 0  # packets since the last picture …
+        self._yield_s = 0.0  # … which came then
         self._guard = DecodeGuard(sink.budget, self._codec, self._extradata)
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.frame_ns = round(SECOND_NS / rate) if rate and rate < 1000 else SECOND_NS // 25
@@ -258,10 +257,9 @@ class ContainerReader:
     def _decode(self) -> Iterator[av.VideoFrame]:
         """Pictures in presentation order; broken packets are counted and skipped. Many in a row of
         what is live end it: it may have become another, and is to be opened anew."""
-        num_pictures = num_packets = num_barren = 0
-        streams = [one for one in (self._stream, self._sound) if one is not None]
-        packet: Any  # PyAV cannot tell of which kind
-        for packet in self._container.demux(*streams):
+        num_pictures = num_packets = 0
+        for packet in self._packets():
+            self._patience.parsed()
             if packet.stream.index != self._stream.index:
                 self._hear(packet)
                 self._be_patient()
@@ -275,31 +273,50 @@ class ContainerReader:
             if packet.is_corrupt:  # parts of it were lost on the way: it is shown as far as it goes
                 self._sink.noted("damaged")
             try:
-                if data and not self._guard.packet(data):
-                    self._sink.dropped("corrupt")
-                    continue
-                with self._guard.work():
-                    frames = packet.decode()
-                for frame in frames:
-                    self._guard.picture(frame)
+                frames = self._pictures_of(packet, data)
             except BeyondLimitsError:
                 self._sink.dropped("over_budget")
                 raise
             except av.FFmpegError:
                 if packet.size:
                     self._sink.dropped("corrupt")
-                self._be_patient()
-                num_barren += 1
-                if self.live and num_barren > BARREN_PACKETS:
-                    raise
-                continue
-            num_barren = 0
+                frames = []
             num_pictures += len(frames)
             yield from frames
             if frames:
                 self._patience.shown()
             else:
                 self._be_patient()
+            self._check_yield(len(frames), begun=num_pictures > 0)
+
+    def _packets(self) -> Iterator[Any]:
+        """Packets of video and sound."""
+        streams = [one for one in (self._stream, self._sound) if one is not None]
+        # PyAV fails at the end of what has got another stream meanwhile, as FLV has of each codec.
+        with contextlib.suppress(IndexError):
+            yield from self._container.demux(*streams)
+
+    def _pictures_of(self, packet: Any, data: bytes) -> list[av.VideoFrame]:
+        """Pictures that a packet completes. Raises BeyondLimitsError, and libavcodec's errors."""
+        if data and not self._guard.packet(data):
+            self._sink.dropped("corrupt")
+            return []
+        with self._guard.work():
+            frames: list[av.VideoFrame] = packet.decode()
+        for frame in frames:
+            self._guard.picture(frame)
+        return frames
+
+    def _check_yield(self, num_pictures: int, *, begun: bool) -> None:
+        """Another packet of video, with so many pictures. Raises OSError where what has `begun`
+        has given none for too long."""
+        now_s = time.monotonic()
+        if num_pictures or not begun:
+            self._num_barren, self._yield_s = 0, now_s
+            return
+        self._num_barren += 1
+        if self.live and self._num_barren > BARREN_PACKETS and now_s - self._yield_s > BARREN_S:
+            raise OSError(errno.EILSEQ, "nothing that comes can be decoded any longer")
 
     def _be_patient(self) -> None:
         """Another packet without a picture. Raises TimeoutError where there were too many."""

@@ -18,7 +18,7 @@ from services.gateway.sources.container import SECOND_NS, ContainerReader
 from services.gateway.sources.decoder import FrameOutlet
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.sound import EncodedSound
-from services.gateway.sources.source import ClockSource, FrameSink
+from services.gateway.sources.source import BeyondLimitsError, ClockSource, FrameSink
 from services.gateway.sources.source_opener import SourceOpener, locate
 from sightline.errors import InvalidArgumentError, SightlineError
 
@@ -181,6 +181,12 @@ class FileSource:
                 self._last_ns = max(self._last_ns, capture_ns)
                 self._outlet.deliver(frame, capture_ns, clock_source, reading.aspect)
                 num_pictures += 1
+        except BeyondLimitsError as error:
+            if not reading.live:
+                raise
+            # Perhaps another codec's bytes, read as what they are not: to be looked at anew.
+            log.info("source broke off", extra={"reason": error.message})
+            return num_pictures, True
         except (av.FFmpegError, OSError) as error:
             log.info("source broke off", extra={"reason": type(error).__name__})
             return num_pictures, True

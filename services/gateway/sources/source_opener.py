@@ -16,6 +16,7 @@ from services.gateway.sources.container import (
     open_file,
     open_transport_stream,
 )
+from services.gateway.sources.patience import Patience
 from services.gateway.sources.programme_map import ProgrammeWatch
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.remote.playlist import variant_of
@@ -186,21 +187,22 @@ class SourceOpener:
                 io_open=files.open,
                 hwaccel=device_of(sink),
             )
-            reading = ContainerReader.of(container, container.duration is None, sink, files.abort)
+            live, patience = container.duration is None, Patience(sink)
+            reading = ContainerReader.of(container, live, sink, files.abort, patience)
         except BaseException:
             files.abort()
             raise
-        files.opened()
+        files.opened(patience if live else None)
         return reading
 
     def _open_relayed(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
         """Open by RTSP or RTMP, following RTSP's redirects, and without sound where that is
         refused."""
         end_s = time.monotonic() + self._timeout_s[0]
-        media = "video+audio"
+        media, patience = "video+audio", Patience(sink)
         for _ in range(MAX_MOVES + 1):
             left_s = max(0.1, end_s - time.monotonic())
-            self._relay = relay = Relay(self._egress, url, left_s)
+            self._relay = relay = Relay(self._egress, url, left_s, patience)
             if self._aborted:
                 relay.close()
             # One live video: keyframes alone would keep libavformat guessing for seconds.
@@ -229,7 +231,7 @@ class SourceOpener:
                     timeout=timeout_s,
                     hwaccel=device_of(sink),
                 )
-                return ContainerReader.of(container, True, sink, relay.close)
+                return ContainerReader.of(container, True, sink, relay.close, patience)
             except BaseException as error:
                 relay.close()
                 if not isinstance(error, av.FFmpegError | OSError):

@@ -2,6 +2,7 @@
 we to the checked and pinned address behind it, because it would follow a redirect anywhere."""
 
 import contextlib
+import logging
 import secrets
 import select
 import socket
@@ -12,11 +13,18 @@ from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import quote
 
+from services.gateway.sources.patience import Patience
 from services.gateway.sources.remote.datagrams import Datagrams
 from services.gateway.sources.remote.egress_policy import EgressPolicy
-from services.gateway.sources.remote.rtsp import MAX_WAITING_BYTES, RtspPipe
+from services.gateway.sources.remote.rtsp import (
+    MAX_WAITING_BYTES,
+    RtspPipe,
+    SenderChangedError,
+)
 from services.gateway.sources.remote.url import SourceUrl
 from services.gateway.sources.remote.web import secured
+
+log = logging.getLogger(__name__)
 
 READ_BYTES = 65_536
 ACCEPT_S = 10.0
@@ -53,10 +61,14 @@ class Relay:
     """A connection to `url`, and a loopback port on which exactly one player may use it.
 
     `location` is what libavformat opens, with `options`. `moved` is set when an RTSP server says
-    that the video is elsewhere. Raises UnreachableError.
+    that the video is elsewhere. It ends once `patience` with the pictures is over: libavformat
+    itself may wait for ever in what it does not understand. Raises UnreachableError.
     """
 
-    def __init__(self, egress: EgressPolicy, url: SourceUrl, timeout_s: float) -> None:
+    def __init__(
+        self, egress: EgressPolicy, url: SourceUrl, timeout_s: float, patience: Patience
+    ) -> None:
+        self._patience = patience
         self._server = egress.connect(url.host, url.port, timeout_s)
         try:
             if url.scheme in ("rtsps", "rtmps"):
@@ -114,6 +126,8 @@ class Relay:
             if not self._closed:
                 self._player.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._carry(self._player, self._server)
+        except SenderChangedError as error:
+            log.info("a source is opened anew", extra={"reason": str(error)})
         except (OSError, ValueError):  # a side has gone, or `close` was called
             pass
         finally:
@@ -129,6 +143,9 @@ class Relay:
         player.setblocking(False)
         server.setblocking(False)
         while not self._closed:
+            if self._patience.is_over:
+                self._patience.tell()
+                return
             readable = []
             if len(pipe.to_server) < MAX_WAITING_BYTES:
                 readable.append(player)
@@ -153,7 +170,9 @@ class Relay:
             for connection, waiting in ((player, pipe.to_player), (server, pipe.to_server)):
                 if connection in able:
                     with contextlib.suppress(*_AGAIN):
-                        del waiting[: connection.send(waiting[:READ_BYTES])]
+                        num_bytes = connection.send(waiting[:READ_BYTES])
+                        del waiting[:num_bytes]
+                        self._patience.fed(num_bytes if connection is player else 0)
 
     def _finish(self, player: socket.socket) -> None:
         """The server has gone: the player still gets what it sent."""

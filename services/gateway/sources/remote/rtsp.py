@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from services.gateway.sources.remote.credentials import Credentials
 from services.gateway.sources.remote.datagrams import Datagrams
 from services.gateway.sources.remote.egress_policy import UnreachableError
+from services.gateway.sources.remote.rtp_sender import RtpSender
 from services.gateway.sources.remote.url import SourceUrl
 
 MAX_HEADER_BYTES = 16 * 1024
@@ -37,6 +38,10 @@ _PASSED_ON = (
 _TRANSPORT = re.compile(r"RTP/AVP/TCP|unicast|interleaved=\d{1,3}(-\d{1,3})?|ssrc=[0-9A-Fa-f]{1,8}")
 
 _SERVER_PORTS = re.compile(r"server_port=([0-9]{1,5})-([0-9]{1,5})")
+
+
+class SenderChangedError(UnreachableError):
+    """The packets come from another sender: what is known of them holds no longer."""
 
 
 @dataclass(slots=True)
@@ -77,7 +82,8 @@ class RtspPipe:
 
     libavformat always gets RTP over its connection. A server that refuses that is asked for UDP,
     on the ports that `open_datagrams` gives for each track; without it, it cannot be read.
-    `datagrams` has those ports. `refused` is set when the server refuses a track.
+    `datagrams` has those ports. `refused` is set when the server refuses a track. Both ways of
+    packets raise SenderChangedError where they are another sender's, to be described anew.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class RtspPipe:
         self._tracks = 0  # that were answered
         self.datagrams: list[Datagrams] = []
         self.refused = False
+        self._senders: dict[int, RtpSender] = {}  # by channel
         self._player, self._server = bytearray(), bytearray()
 
     def from_player(self, data: bytes) -> None:
@@ -116,6 +123,7 @@ class RtspPipe:
         while (item := _next(self._server)) is not None:
             if isinstance(item, bytes):
                 if len(item) >= 4 + LEAST_PACKET_BYTES:
+                    self._check_sender(item[1], item[4:])
                     self.to_player += item
             elif status := _STATUS.fullmatch(item.first):
                 self._reply(int(status[1]), item)
@@ -130,9 +138,17 @@ class RtspPipe:
     def from_datagrams(self, track: int, index: int, packet: bytes) -> None:
         """A track's packet of RTP (0) or RTCP (1). What no longer fits is lost, as it is on a
         network."""
+        channel = 2 * track + index
+        self._check_sender(channel, packet)
         if len(packet) >= LEAST_PACKET_BYTES and len(self.to_player) < MAX_WAITING_BYTES:
-            channel = 2 * track + index
             self.to_player += bytes((_INTERLEAVED, channel)) + len(packet).to_bytes(2) + packet
+
+    def _check_sender(self, channel: int, packet: bytes) -> None:
+        if channel not in self._senders and len(self._senders) < 2 * MAX_TRACKS:
+            self._senders[channel] = RtpSender()
+        sender = self._senders.get(channel)
+        if sender is not None and sender.is_another(packet):
+            raise SenderChangedError("the video comes from another sender")
 
     def _request(self, message: _Message) -> None:
         found = _REQUEST.fullmatch(message.first)

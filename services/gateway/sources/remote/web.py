@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
+from services.gateway.sources.patience import Patience
 from services.gateway.sources.remote.credentials import Credentials
 from services.gateway.sources.remote.egress_policy import EgressPolicy, UnreachableError, is_public
 from services.gateway.sources.remote.url import SourceUrl
@@ -66,6 +67,7 @@ class WebFiles:
         self._playlists: dict[str, int] = {}  # the first number of each, by target
         self._connections: set[socket.socket] = set()
         self._aborted = False
+        self._patience: Patience | None = None  # with what is live
         self._first: tuple[str, WebFile] | None = None
 
     def start(self, url: SourceUrl) -> "WebFile":
@@ -79,8 +81,10 @@ class WebFiles:
         """Name by which libavformat knows a source: without user and password."""
         return f"{url.scheme}://{url.place}{url.target}"
 
-    def opened(self) -> None:
-        self._end_s = None
+    def opened(self, patience: Patience | None = None) -> None:
+        """patience: with the pictures, after which nothing more is read: libavformat itself may
+        wait for ever in what it does not understand."""
+        self._end_s, self._patience = None, patience
 
     def open(
         self, name: str, flags: int, options: Mapping[str, str]
@@ -138,6 +142,9 @@ class WebFiles:
         up."""
         if self._aborted:
             raise UnreachableError("closed")
+        if self._patience is not None and self._patience.is_over:
+            self._patience.tell()
+            raise UnreachableError("no picture for too long")
         if self._end_s is None:
             return self._read_s
         left_s = self._end_s - time.monotonic()
@@ -154,6 +161,11 @@ class WebFiles:
             raise UnreachableError("the playlist's numbers begin anew")
         self._playlists[url.target] = number
         self._num_missing = 0
+
+    def fed(self, num_bytes: int) -> None:
+        """So much of what is no playlist was read."""
+        if self._patience is not None:
+            self._patience.fed(num_bytes)
 
     def connect(self, url: SourceUrl) -> socket.socket:
         connection = self._egress.connect(url.host, url.port, self.left_s())
@@ -295,6 +307,7 @@ class WebFile:
             self._head = self._head[: self._position] + data
             self._files.playlist(self._url, self._head)
         self._position += len(data)
+        self._files.fed(0 if self._playlist else len(data))
         if self._playlist and self._position > MAX_PLAYLIST_BYTES:
             raise UnreachableError("a playlist is too long")
         return data

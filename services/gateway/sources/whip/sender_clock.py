@@ -32,7 +32,10 @@ class SenderClock:
     def map(self, rtp_timestamp: int, arrival_ns: int) -> tuple[int, ClockSource]:
         """(capture time, its source) of a picture; `rtp_timestamp` is unwrapped."""
         stamp_ns = rtp_timestamp * SECOND_NS // self._clock_hz
+        before = self._arrival.num_timelines
         capture_ns, clock_source = self._arrival.map(stamp_ns, arrival_ns)
+        if 0 < before < self._arrival.num_timelines:
+            self._report = None  # it is of timestamps that are over
         if self._report is not None:
             wall_ns, reported = self._report
             step = signed_step(rtp_timestamp, reported)

@@ -21,6 +21,9 @@ _CODECS = {
 }
 
 
+LATE_S = 1  # what is older by more is not late: the sender has begun anew
+
+
 class SoundSink(Protocol):
     """Takes the packets, as a `FrameSink` does."""
 
@@ -72,7 +75,8 @@ class SoundPublication:
             self._sink.noted("audio_ignored")
         elif packet.payload:
             timestamp = self._timestamps.unwrap(packet.timestamp)
-            if self._newest is None or timestamp > self._newest:
+            before = self._newest
+            if before is None or not before - LATE_S * codec.clockRate < timestamp <= before:
                 self._newest = timestamp
                 clock = self._clocks.setdefault(codec.clockRate, SenderClock(codec.clockRate))
                 capture_ns, _ = clock.map(timestamp, time.time_ns())
