@@ -64,6 +64,7 @@ class Pusher(AsyncLeaving):
         self._start_ns = time.time_ns()
         self._lossless = lossless
         self._allowed = FIRST_CREDIT
+        self._received = 0  # by the server, over this stream
         self._call: grpc.aio.StreamStreamCall[pb.PushFramesRequest, pb.PushFramesResponse] | None
         self._call = None
         self._stub: Any = None
@@ -127,11 +128,22 @@ class Pusher(AsyncLeaving):
         if error.reason in (Reason.DRAINING, Reason.SESSION_MOVED):
             await self._calls.leave(self._stub)
         await self.aclose()
-        self._call = self._reader = self._error = None
+        self._forget()
         self._needs_keyframe = True
-        self._sent_before, self._allowed = self.sent, FIRST_CREDIT
         self._again_s = now_s + backoff_s(self._attempts, self._calls.rng)
         self._attempts += 1
+
+    def _forget(self) -> None:
+        """The next message opens another stream."""
+        self._call = self._reader = self._error = None
+        self._sent_before, self._allowed, self._received = self.sent, FIRST_CREDIT, 0
+
+    def _was_idle(self) -> bool:
+        """Whether the server let go of the stream because there was nothing to send for long, and
+        a lossless one has lost nothing by it."""
+        if self._error is None or self._error.reason != Reason.PUBLISHER_IDLE:
+            return False
+        return not self._lossless or self._received >= self.sent - self._sent_before
 
     async def _begin(self, message: pb.PushFramesRequest) -> None:
         """Open the stream that a message goes over, where there is none."""
@@ -149,6 +161,15 @@ class Pusher(AsyncLeaving):
             raise UnavailableError("the server is silent")
 
     async def _send_message(self, message: pb.PushFramesRequest) -> None:
+        try:
+            await self._send_now(message)
+        except DeadlineExceededError:
+            if not self._was_idle():
+                raise
+            self._forget()
+            await self._send_now(message)
+
+    async def _send_now(self, message: pb.PushFramesRequest) -> None:
         await self._begin(message)
         while self._lossless and self.sent - self._sent_before >= self._allowed:
             await self._next_ack()
@@ -158,7 +179,7 @@ class Pusher(AsyncLeaving):
 
     async def end(self) -> PushReport:
         """No more frames. Returns once everything sent is understood or dropped. Idempotent."""
-        if self._call is None or self._reader is None:
+        if self._call is None or self._reader is None or self._was_idle():
             return self.report
         if not self._ended:
             self._ended = True
@@ -231,6 +252,7 @@ class Pusher(AsyncLeaving):
                 self._heard_s = asyncio.get_running_loop().time()
                 self._down_since_s, self._attempts = None, 0
                 self.report = push_report(message)
+                self._received = message.received
                 self._allowed = message.received + message.credit
                 self._acked.set()
         except grpc.aio.AioRpcError as error:

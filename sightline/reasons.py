@@ -45,6 +45,7 @@ class Reason(StrEnum):
     OUT_OF_ORDER = "OUT_OF_ORDER"  # a message before the one it needs
     NO_FRAME_YET = "NO_FRAME_YET"
     PUBLISHER_PRESENT = "PUBLISHER_PRESENT"
+    PUBLISHER_IDLE = "PUBLISHER_IDLE"  # it pushed no picture for long: it may begin again
     NOT_A_PUSH_SESSION = "NOT_A_PUSH_SESSION"
     NOT_LISTENING = "NOT_LISTENING"  # to what is said in the session's video
     NOT_CHANGEABLE = "NOT_CHANGEABLE"  # by this worker, while the session runs

@@ -1,6 +1,7 @@
 """PushFrames: pictures of every form, acknowledgements, credit, and what is refused."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from services.common.jpeg import encode_jpeg
+from services.gateway.api import push_stream
 from services.gateway.api.push_parts import joined
 from services.gateway.sessions.states import ENDED, LIVE, STALLED
+from sightline import aio
 from sightline.errors import InvalidArgumentError
 from sightline.frames import push_messages
 from sightline.v1 import gateway_pb2 as pb
@@ -344,3 +347,69 @@ async def test_parts_before_the_key_are_refused() -> None:
         await pusher.send(_part(b"x"))
         code, _ = await pusher.refusal()
         assert code is Code.FAILED_PRECONDITION
+
+
+async def test_a_pusher_who_shows_nothing_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its stream is open, and even where it sends something that gives no picture."""
+    monkeypatch.setattr(push_stream, "IDLE_S", 0.2)
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session(fps=1)
+        silent = Pusher(parts)
+        await silent.open(session.id)
+        code, text = await silent.refusal()
+        assert code == Code.DEADLINE_EXCEEDED
+        assert text == "no picture for 0.2 seconds: push again when there is one"
+        garbled = Pusher(parts)
+        await garbled.open(session.id, codec="h264")
+        refused = asyncio.create_task(garbled.refusal())
+        number = 0
+        while not refused.done():
+            number += 1
+            unit = pb.PushPacket(data=b"\0\0\1\x65none", capture_ns=number, keyframe=True)
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await garbled.send(pb.PushFramesRequest(packet=unit))
+            await asyncio.sleep(0.01)
+        assert (await refused)[0] == Code.DEADLINE_EXCEEDED
+        assert session.counts.noted["no_picture"] == 2
+        after = Pusher(parts)
+        await after.open(session.id)
+        await after.send(_frame(0), END)
+        assert (await after.rest()).understood == 1
+
+
+async def test_a_pusher_whose_pictures_are_not_taken_is_not_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(push_stream, "IDLE_S", 0.2)
+    monkeypatch.setattr(push_stream, "HEARTBEAT_S", 0.05)
+    worker = FakeWorker()
+    async with running(worker) as parts:
+        session = await parts.push_session(fps=1, delivery=pb.DELIVERY_LOSSLESS)
+        worker.understanding.clear()
+        pusher = Pusher(parts)
+        await pusher.open(session.id)
+        await pusher.send(*(_frame(number) for number in range(80)))
+        blocked = asyncio.create_task(pusher.until(80))
+        await asyncio.sleep(1.0)  # several times as long as it may be idle
+        assert not blocked.done()
+        worker.understanding.set()
+        await blocked
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+async def test_a_program_with_rare_pictures_is_not_told_of_it(
+    lossless: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK pushes again when there is one."""
+    monkeypatch.setattr(push_stream, "IDLE_S", 0.2)
+    delivery = pb.DELIVERY_LOSSLESS if lossless else pb.DELIVERY_NEWEST
+    async with running(FakeWorker()) as parts, aio.connect(parts.address) as client:
+        session = await parts.push_session(fps=1, delivery=delivery)
+        pusher = (await client.session(session.id, key=KEY)).pusher()
+        for number in range(3):
+            await pusher.send(_jpeg(), (number + 1) * SECOND_NS)
+            await eventually(lambda: pusher._reader is not None and pusher._reader.done())
+        await pusher.end()
+        assert session.counts.noted["no_picture"] == 3
+        assert session.counts.processed == 3
+        assert session.state == STALLED

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 
 from services.common.tasks import cancel_and_wait
 from services.gateway.api.push_parts import joined
@@ -10,6 +12,7 @@ from services.gateway.auth.caller import ANYBODY, Caller, Permission
 from services.gateway.sessions.remote_session import AnySession
 from services.gateway.sessions.session import Session
 from services.gateway.sessions.sessions import Sessions
+from services.gateway.sources.patience import NEXT_S, Patience
 from services.gateway.sources.push import PushSource
 from sightline.errors import (
     AlreadyExistsError,
@@ -26,6 +29,7 @@ from sightline.v1 import gateway_pb2
 OPEN_TIMEOUT_S = 10.0
 ACK_INTERVAL_S = 0.05
 HEARTBEAT_S = 1.0  # an acknowledgement at least so often, changed or not
+IDLE_S = NEXT_S  # without a picture, also before the first: programs may get theirs late
 STUCK_S = 60.0  # how long the last frames may wait for a worker that takes none
 
 
@@ -39,6 +43,8 @@ class PushStream:
         self._keyless = False
         self._received = 0
         self._ended = False
+        self._taking_s: float | None = None  # since when a message is being taken
+        self._picture_s: float | None = None  # when the newest picture came
         self._evicted = asyncio.Event()
 
     async def run(
@@ -48,7 +54,7 @@ class PushStream:
 
         Raises UnauthenticatedError for a wrong key, FailedPreconditionError when somebody else is
         pushing or messages are out of order, InvalidArgumentError naming a bad frame, NotFoundError
-        once the session is deleted.
+        once the session is deleted, DeadlineExceededError when no picture comes for too long.
         """
         session, opening = await self._open(incoming)
         await session.make_way()
@@ -70,7 +76,9 @@ class PushStream:
                     await source.start()
                     taking = self._take(joined(incoming), source, session.tenant)
                     taker = asyncio.create_task(taking, name=f"{session.id}:push")
-                    async for ack in self._acknowledge(session, taker):
+                    patience = Patience(publisher.sink, IDLE_S, IDLE_S)
+                    watch = partial(self._check_idle, source, patience)
+                    async for ack in self._acknowledge(session, taker, watch):
                         yield ack
                 finally:
                     await cancel_and_wait(taker)
@@ -98,6 +106,7 @@ class PushStream:
     ) -> None:
         last_ns = 0
         async for message in incoming:
+            self._taking_s = time.monotonic()
             if wait_s := self._sessions.quotas.pushed(tenant, message.ByteSize()):
                 await asyncio.sleep(wait_s)
             kind = message.WhichOneof("message")
@@ -127,6 +136,7 @@ class PushStream:
                     f"{kind or 'message'} {number}: {error.message}"
                 ) from None
             self._received += 1
+            self._taking_s = None
 
     async def _take_picture(self, frame: gateway_pb2.PushFrame, source: PushSource) -> None:
         kind = frame.WhichOneof("picture")
@@ -137,8 +147,23 @@ class PushStream:
         else:
             raise InvalidArgumentError("it holds no picture")
 
+    def _check_idle(self, source: PushSource, patience: Patience) -> None:
+        """Raise DeadlineExceededError for a pusher who has shown nothing for too long, whose key
+        somebody else may have. It is not idle while we take no more than it has sent."""
+        picture_s, now_s = source.delivered_s, time.monotonic()
+        held_up = self._taking_s is not None and now_s - self._taking_s > HEARTBEAT_S
+        if held_up or picture_s != self._picture_s:
+            self._picture_s = picture_s
+            patience.shown()
+        elif patience.is_over:
+            patience.tell()
+            raise DeadlineExceededError(
+                f"no picture for {IDLE_S:g} seconds: push again when there is one",
+                reason=Reason.PUBLISHER_IDLE,
+            )
+
     async def _acknowledge(
-        self, session: Session, taker: asyncio.Task[None]
+        self, session: Session, taker: asyncio.Task[None], check_idle: Callable[[], None]
     ) -> AsyncGenerator[gateway_pb2.PushFramesResponse, None]:
         """Send acknowledgements until everything is understood after `end`, or the pusher has
         gone."""
@@ -164,6 +189,8 @@ class PushStream:
             finished = taker.done()
             if finished:
                 taker.result()
+            else:
+                check_idle()
             drained = session.waiting_frames == 0
             now = session.counts.copy()
             ack = gateway_pb2.PushFramesResponse(

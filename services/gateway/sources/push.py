@@ -68,6 +68,11 @@ class PushSource:
         if self._live is not None:
             self._live.start()
 
+    @property
+    def delivered_s(self) -> float | None:
+        """Time at which the newest picture came out, of time.monotonic(); None before the first."""
+        return (self._live or self._outlet).delivered_s
+
     async def jpeg(self, data: bytes, capture_ns: int = 0) -> None:
         """Take one JPEG picture. Raises InvalidArgumentError when it is broken or absurd."""
         self._no_codec()
