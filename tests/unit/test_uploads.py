@@ -2,8 +2,10 @@
 
 import asyncio
 import secrets
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +75,30 @@ async def test_whoever_leaves_in_the_middle_leaves_nothing(tmp_path: Path) -> No
     taking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await taking
+    assert (files(tmp_path), uploads.kept_bytes) == ([], 0)
+
+
+async def test_whoever_leaves_while_the_file_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that is slow just then."""
+    uploads = Uploads(tmp_path, file_bytes=20_000, total_bytes=20_000)
+    making, go_on, opens = threading.Event(), threading.Event(), Path.open
+
+    def slowly(path: Path, *rest: Any) -> Any:
+        making.set()
+        go_on.wait(20)
+        return opens(path, *rest)
+
+    monkeypatch.setattr(Path, "open", slowly)
+    taking = asyncio.create_task(uploads.receive(parts_of(VIDEO), len(VIDEO)))
+    await asyncio.to_thread(making.wait, 20)
+    taking.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    await asyncio.get_running_loop().shutdown_default_executor()
     assert (files(tmp_path), uploads.kept_bytes) == ([], 0)
 
 

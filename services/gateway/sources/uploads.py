@@ -171,7 +171,13 @@ def _locked(folder: Path) -> int:
 async def _write(path: Path, parts: AsyncIterator[bytes], size: int) -> int:
     """Write what comes, up to one part more than `size`; how much that was. Raises TimeoutError."""
     received = 0
-    file = await asyncio.to_thread(path.open, "wb")
+    opening = asyncio.ensure_future(asyncio.to_thread(path.open, "wb"))
+    try:
+        file = await asyncio.shield(opening)
+    except asyncio.CancelledError:  # the file may be there a moment later
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread((await opening).close)
+        raise
     try:
         while received <= size:
             try:
