@@ -11,7 +11,12 @@ from aiortc import RTCRtpReceiver
 
 from services.gateway.sources import container, patience
 from services.gateway.sources.container import open_transport_stream
-from services.gateway.sources.patience import Patience, PatientFile
+from services.gateway.sources.patience import (
+    SWALLOWED_BYTES,
+    SWALLOWED_S,
+    Patience,
+    PatientFile,
+)
 from services.gateway.sources.whip.publication import Publication
 from services.gateway.webrtc.demultiplexer import Demultiplexer
 from services.gateway.webrtc.seat import MAX_UNREAD, UNREAD, Seat
@@ -89,13 +94,52 @@ async def test_a_whip_publisher_without_pictures_is_left() -> None:
 
 
 async def test_what_nobody_reads_is_thrown_away_and_counted() -> None:
-    connection: Any = Connection(ice_controlling=False)
+    connection = Connection(ice_controlling=False)
+    connection._nominated = {1: cast(Any, None)}  # it is connected
     dropped: list[str] = []
     table = Demultiplexer(lambda reason, count=1: None, lambda lane, data, address: None)
     Seat(connection, table, {}, [], lambda lane, address: None, dropped.append)
-    for _ in range(MAX_UNREAD + 3):
-        connection.data_received(b"packet", 1)
+    for number in range(MAX_UNREAD + 3):
+        connection.data_received(str(number).encode(), 1)
     assert dropped == [UNREAD] * 3
-    assert connection._queue.qsize() == MAX_UNREAD
-    connection._queue.put_nowait(None)  # its end is heard all the same
-    assert connection._queue.qsize() == MAX_UNREAD + 1
+    assert [await connection.recv() for _ in range(2)] == [b"0", b"1"]
+    for _ in range(3):
+        connection.data_received(b"late", 1)
+    assert dropped == [UNREAD] * 4
+    unread = [await connection.recv() for _ in range(MAX_UNREAD)]
+    assert unread[-3:] == [str(MAX_UNREAD - 1).encode(), b"late", b"late"]
+
+
+@pytest.mark.parametrize("num_unread", [1, MAX_UNREAD])
+async def test_the_end_of_a_connection_is_heard_however_much_is_unread(num_unread: int) -> None:
+    connection = Connection(ice_controlling=False)
+    connection._nominated = {1: cast(Any, None)}
+    table = Demultiplexer(lambda reason, count=1: None, lambda lane, data, address: None)
+    Seat(connection, table, {}, [], lambda lane, address: None, lambda reason: None)
+    for _ in range(num_unread):
+        connection.data_received(b"packet", 1)
+    connection._queue.put_nowait(None)  # what aioice does where a peer is gone
+    for _ in range(num_unread):
+        assert await connection.recv() == b"packet"
+    with pytest.raises(ConnectionError):
+        await connection.recv()
+
+
+def test_what_is_read_for_long_and_gives_no_packet_is_over() -> None:
+    """But not where packets are merely rare, or large."""
+    clock = Clock()
+    begun = Patience(RecordingSink(), 1000, 1000, clock)
+    clock.now_s += 2 * SWALLOWED_S
+    begun.fed(2 * SWALLOWED_BYTES)
+    assert not begun.is_over, "nothing is known of it yet"
+    begun.parsed()
+    clock.now_s += 2 * SWALLOWED_S
+    begun.fed(SWALLOWED_BYTES)
+    assert not begun.is_over
+    begun.fed(1)
+    assert begun.is_over
+    begun.parsed()
+    begun.fed(2 * SWALLOWED_BYTES)
+    assert not begun.is_over, "it came at once"
+    clock.now_s += SWALLOWED_S + 0.1
+    assert begun.is_over

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from services.common.bodies import read_text
 from services.common.tasks import spawn
 from services.gateway.api.callers import Callers
 from services.gateway.api.completions.pictures import (
@@ -12,7 +13,7 @@ from services.gateway.api.completions.pictures import (
     check_still,
     push_still,
 )
-from services.gateway.api.messages import as_json, number_of, read_text
+from services.gateway.api.messages import as_json, number_of
 from services.gateway.api.operations import Parameter, operation
 from services.gateway.api.push_stream import session_to_push
 from services.gateway.auth.caller import Permission

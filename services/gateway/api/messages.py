@@ -1,18 +1,16 @@
 """HTTP's side of the contract's messages: protobuf JSON with the proto's field names."""
 
-import asyncio
 from typing import Any
 
 from aiohttp import web
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from services.common.bodies import MAX_BODY_BYTES, read_text
 from services.common.places import Trusted
-from sightline.errors import DeadlineExceededError, InvalidArgumentError
+from sightline.errors import InvalidArgumentError
 
-MAX_BODY_BYTES = 64 * 1024
 PICTURE_WIDTHS, PICTURE_WIDTH = (64, 1280), 640  # pixels
-BODY_TIMEOUT_S = 10.0
 
 
 def place_of_request(request: web.Request, trusted: Trusted) -> str:
@@ -24,24 +22,6 @@ def place_of_request(request: web.Request, trusted: Trusted) -> str:
 async def read_body(request: web.Request, message: Any, most_bytes: int = MAX_BODY_BYTES) -> Any:
     """The request's JSON in `message`. Raises InvalidArgumentError, or 413 for a long one."""
     return parsed(await read_text(request, most_bytes), message)
-
-
-async def read_text(request: web.Request, most_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """The request's body. Raises DeadlineExceededError, or 413 for a long one."""
-    if (request.content_length or 0) > most_bytes:
-        raise web.HTTPRequestEntityTooLarge(most_bytes, request.content_length or 0)
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            body = bytearray()
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > most_bytes:
-                    break
-    except TimeoutError:
-        raise DeadlineExceededError("the request did not arrive in time") from None
-    if len(body) > most_bytes:
-        raise web.HTTPRequestEntityTooLarge(most_bytes, len(body))
-    return bytes(body)
 
 
 def parsed(text: str | bytes, message: Any) -> Any:

@@ -6,10 +6,11 @@ from typing import Any
 
 from aiohttp import web
 
+from services.common.bodies import read_text
 from services.common.errors import error_event
 from services.gateway.api.callers import Callers
 from services.gateway.api.event_stream import ClientGoneError, EventStream, while_there
-from services.gateway.api.messages import as_json, parsed, place_of_request, read_body, read_text
+from services.gateway.api.messages import as_json, parsed, place_of_request, read_body
 from services.gateway.api.operations import JSON, SSE, Parameter, operation
 from services.gateway.api.viewed import session_in_path
 from services.gateway.auth.caller import Caller, Permission

@@ -6,13 +6,14 @@ import secrets
 from aiohttp import web
 from aiortc import RTCIceServer
 
+from services.common.bodies import read_text
 from services.common.in_flight import share
 from services.common.metrics import REFUSED
 from services.common.problems import problem
 from services.common.tasks import spawn
 from services.gateway import metrics
 from services.gateway.api.callers import Callers
-from services.gateway.api.messages import place_of_request, read_text
+from services.gateway.api.messages import place_of_request
 from services.gateway.api.viewed import session_in_path
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig

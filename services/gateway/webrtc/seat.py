@@ -5,7 +5,6 @@ port, and its protocols send by the port's sockets; the rest of ICE stays aioice
 of its private attributes, which `WebRtcPort` looks for before it starts.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,18 +26,28 @@ UNREAD = "unread"  # the reason of those beyond
 Send = Callable[[bytes, Address], None]
 
 
-class _Unread(asyncio.Queue[Any]):
-    """aioice's queue of what came and nobody has read yet, which has no bound of its own."""
+class _Inbox:
+    """What came by a connection and nobody has read yet, of which aioice would keep any number. It
+    stands before the two methods by which packets come to an aioice connection and are read."""
 
-    def __init__(self, dropped: Callable[[str], None]) -> None:
-        super().__init__()
+    def __init__(self, connection: Connection, dropped: Callable[[str], None]) -> None:
         self._dropped = dropped
+        self._num_unread = 0
+        self._take, self._read = connection.data_received, connection.recvfrom
+        connection.data_received = self.data_received  # type: ignore[method-assign]
+        connection.recvfrom = self.recvfrom  # type: ignore[method-assign]
 
-    def put_nowait(self, item: Any) -> None:
-        if item is not None and self.qsize() >= MAX_UNREAD:  # None is the connection's end
+    def data_received(self, data: bytes, component: int) -> None:
+        if self._num_unread >= MAX_UNREAD:
             self._dropped(UNREAD)
             return
-        super().put_nowait(item)
+        self._num_unread += 1
+        self._take(data, component)
+
+    async def recvfrom(self) -> tuple[bytes, int]:
+        packet = await self._read()
+        self._num_unread -= 1
+        return packet
 
 
 class _PassiveTcp(Candidate):
@@ -105,7 +114,7 @@ class Seat:
         dropped: Callable[[str], None],
     ) -> None:
         self._connection: Any = connection
-        self._connection._queue = _Unread(dropped)
+        _Inbox(connection, dropped)
         self._demultiplexer = demultiplexer
         self._lanes = lanes
         self._hosts = hosts

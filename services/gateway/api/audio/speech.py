@@ -10,12 +10,13 @@ from typing import Any
 
 from aiohttp import web
 
+from services.common.bodies import read_text
 from services.gateway.api.audio.encoder import CONTENT_TYPES, SpeechFile
 from services.gateway.api.callers import Callers
 from services.gateway.api.completions.chat_request import object_of
 from services.gateway.api.completions.errors import ParameterError, told_in
 from services.gateway.api.event_stream import SEND_TIMEOUT_S, EventStream
-from services.gateway.api.messages import place_of_request, read_text
+from services.gateway.api.messages import place_of_request
 from services.gateway.api.operations import SSE, operation
 from services.gateway.api.speaker import Speaker
 from services.gateway.auth.caller import Permission

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from services.common.bodies import read_text
 from services.gateway.api.callers import Callers
 from services.gateway.api.completions.answer_format import (
     AnswerFormat,
@@ -25,7 +26,7 @@ from services.gateway.api.completions.errors import ParameterError, told_in
 from services.gateway.api.completions.pictures import MAX_BODY_BYTES, Pictures
 from services.gateway.api.event_stream import EventStream, while_there
 from services.gateway.api.info import ServerInfo
-from services.gateway.api.messages import place_of_request, read_text
+from services.gateway.api.messages import place_of_request
 from services.gateway.api.operations import JSON, SSE, operation
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig

@@ -4,6 +4,7 @@ from typing import Any
 
 from aiohttp import web
 
+from services.common.bodies import read_text
 from services.gateway.api.callers import Callers
 from services.gateway.api.completions.chat_request import SCHEME
 from services.gateway.api.completions.decision_request import (
@@ -13,7 +14,7 @@ from services.gateway.api.completions.decision_request import (
 from services.gateway.api.completions.errors import ParameterError
 from services.gateway.api.completions.pictures import MAX_BODY_BYTES, Pictures
 from services.gateway.api.event_stream import while_there
-from services.gateway.api.messages import place_of_request, read_text
+from services.gateway.api.messages import place_of_request
 from services.gateway.api.operations import operation
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig

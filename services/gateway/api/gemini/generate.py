@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from services.common.bodies import read_text
 from services.gateway.api.callers import Callers
 from services.gateway.api.completions.chat import ChatApi
 from services.gateway.api.completions.chat_request import SCHEME, ChatRequest, chat_request_of
@@ -14,7 +15,6 @@ from services.gateway.api.completions.pictures import MAX_BODY_BYTES
 from services.gateway.api.gemini.candidates import Candidates
 from services.gateway.api.gemini.contents import chat_body
 from services.gateway.api.gemini.keys import key_of
-from services.gateway.api.messages import read_text
 from services.gateway.api.operations import JSON, SSE, Parameter, operation
 from services.gateway.api.realtime.fields import WireError, object_of
 from services.gateway.auth.caller import Permission

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
 
-from services.gateway.api.messages import BODY_TIMEOUT_S, MAX_BODY_BYTES, read_text
+from services.common.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES, read_text
 from services.gateway.api.realtime.fields import Json, WireError, object_of
 from services.gateway.sources.whip.server import SDP
 from sightline.errors import DeadlineExceededError, InvalidArgumentError

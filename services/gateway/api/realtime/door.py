@@ -10,10 +10,11 @@ from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from services.common.bodies import read_text
 from services.common.metrics import REFUSED
 from services.common.tasks import spawn
 from services.gateway.api.callers import Callers, credential_of
-from services.gateway.api.messages import place_of_request, read_text
+from services.gateway.api.messages import place_of_request
 from services.gateway.api.operations import operation
 from services.gateway.api.realtime.client_secrets import PREFIX, ClientSecrets, wanted
 from services.gateway.api.realtime.conversation import Conversation

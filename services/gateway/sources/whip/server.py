@@ -1,6 +1,5 @@
 """WHIP (RFC 9725): browsers and OBS publish by WebRTC with one HTTP request."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
@@ -8,6 +7,7 @@ import grpc
 from aiohttp import web
 from aiortc import RTCIceServer
 
+from services.common.bodies import read_text
 from services.common.http_status import HTTP_STATUS
 from services.common.problems import problem
 from services.common.tasks import spawn
@@ -107,6 +107,8 @@ class WhipServer:
             if (handle := request.query.get("handle")) and self._microphone_of is not None:
                 hear = self._microphone_of(handle, key)
             connection = await self._publish(key, _peer_of(request), offer, hear)
+        except web.HTTPRequestEntityTooLarge:
+            return _refusal(413, "INVALID_ARGUMENT", "the offer is too long")
         except SightlineError as error:
             status = _STATUS.get(error.code, 500)
             if isinstance(error, UnsupportedVideoError):
@@ -128,27 +130,15 @@ class WhipServer:
         return response
 
     async def _read_offer(self, request: web.Request) -> str:
-        body = await self._read(request, self._limits.offer_bytes)
-        if len(body) > self._limits.offer_bytes:
-            raise InvalidArgumentError("the offer is too long")
         try:
-            offer = body.decode()
+            offer = (await self._read(request, self._limits.offer_bytes)).decode()
         except UnicodeDecodeError:
             raise InvalidArgumentError("the offer is not text") from None
         check_offer(offer)
         return without_hidden_addresses(offer)
 
     async def _read(self, request: web.Request, most_bytes: int) -> bytes:
-        """The request's body; of a longer one, more than `most_bytes`. Raises
-        InvalidArgumentError for one that does not arrive in time."""
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._limits.negotiate_s):
-                while len(body) <= most_bytes and not request.content.at_eof():
-                    body += await request.content.read(most_bytes + 1)
-        except TimeoutError:
-            raise InvalidArgumentError("the request did not arrive in time") from None
-        return bytes(body)
+        return await read_text(request, most_bytes, self._limits.negotiate_s)
 
     async def _publish(self, key: str, peer: str, offer: str, hear: Hear | None) -> WhipConnection:
         """Negotiate and start. Raises what the gate raises, and InvalidArgumentError."""
@@ -200,14 +190,14 @@ class WhipServer:
                 412, "FAILED_PRECONDITION", "these candidates are of another connection"
             )
         try:
-            body = await self._read(request, MAX_FRAGMENT_BYTES)
-            if len(body) > MAX_FRAGMENT_BYTES:
-                return _refusal(413, "INVALID_ARGUMENT", "the fragment is too long")
-            await connection.add_candidates(body.decode(errors="replace"))
+            fragment = (await self._read(request, MAX_FRAGMENT_BYTES)).decode(errors="replace")
+            await connection.add_candidates(fragment)
+        except web.HTTPRequestEntityTooLarge:
+            return _refusal(413, "INVALID_ARGUMENT", "the fragment is too long")
         except RestartError as error:
             return _refusal(422, "UNIMPLEMENTED", error.message)
-        except InvalidArgumentError as error:
-            return _refusal(400, "INVALID_ARGUMENT", error.message)
+        except SightlineError as error:
+            return _refusal(_STATUS.get(error.code, 500), error.code.name, error.message)
         return web.Response(status=204)
 
     async def _options(self, request: web.Request) -> web.Response:
