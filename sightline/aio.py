@@ -183,6 +183,7 @@ class Client(AsyncClosing):
             raise
         session = Session(self._calls, session_info(reply), reply.key, self._sessions.discard)
         session.rtmp_url, session.whip_url = reply.rtmp_url, reply.whip_url
+        session.srt_url = reply.srt_url
         self._sessions.add(session)
         try:
             if file is not None:

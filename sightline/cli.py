@@ -15,7 +15,15 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn
 
-from sightline import aio, commands, mcp_server, rule_commands, server_commands, talk_command
+from sightline import (
+    aio,
+    commands,
+    mcp_server,
+    rule_commands,
+    server_commands,
+    session_commands,
+    talk_command,
+)
 from sightline.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -214,34 +222,13 @@ def _parser() -> _Parser:
     watch.add_argument(
         "--for", dest="for_s", type=_positive, metavar="S", help="end after S seconds"
     )
-    sessions = add("sessions", server_commands.sessions, "list what is being watched", as_json)
-    sessions.add_argument(
-        "--label", action="append", type=_label, metavar="KEY=VALUE", help="only those with it"
-    )
-    update = add("update", server_commands.update, "change a session while it runs", as_json)
-    update.add_argument("session", help="a session's id or name")
-    update.add_argument("--name", help="its new name")
-    update.add_argument(
-        "--fps", type=_not_negative, help="frames a second to be looked at (0: as the model likes)"
-    )
-    update.add_argument(
-        "--window", type=_segments, help="segments to be remembered (0: as the model likes)"
-    )
-    update.add_argument(
-        "--grace", type=_not_negative, metavar="S", help="seconds it outlives its publisher"
-    )
-    update.add_argument(
-        "--label",
-        action="append",
-        type=_label,
-        metavar="KEY=VALUE",
-        help="one of its labels, which take the place of those it had",
-    )
-    update.add_argument(
-        "--listen",
-        action=argparse.BooleanOptionalAction,
-        help="hear what is said in the video, or not, and forget what was",
-    )
+    types = {
+        "label": _label,
+        "not_negative": _not_negative,
+        "segments": _segments,
+        "count": _count,
+    }
+    session_commands.add_commands(add, as_json, delegating, types)
     talk = add(
         "talk", talk_command.talk, "talk with a session, by microphone and loudspeaker", as_json
     )
@@ -321,14 +308,6 @@ def _parser() -> _Parser:
         "--http", type=_port, metavar="PORT", help="by streamable HTTP on this port, else by stdio"
     )
     mcp.add_argument("--host", default="127.0.0.1", help="where to listen with --http (127.0.0.1)")
-    ending = add("delete", server_commands.delete, "end a session")
-    ending.add_argument("session", help="a session's id or name")
-    ending.add_argument(
-        "--conversations", action="store_true", help="remove those that began on it as well"
-    )
-    ending.add_argument(
-        "--events", action="store_true", help="remove the events of its rules as well"
-    )
     return parser
 
 
@@ -367,7 +346,7 @@ def _port(text: str) -> int:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of events")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
     return int(text)
 
 

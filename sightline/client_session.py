@@ -62,6 +62,10 @@ class Session(Leaving):
         return self._session.whip_url
 
     @property
+    def srt_url(self) -> str:
+        return self._session.srt_url
+
+    @property
     def info(self) -> SessionInfo:
         return self._session.info
 

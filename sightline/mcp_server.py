@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sightline import aio
 from sightline.errors import InvalidArgumentError, NotFoundError, SightlineError
+from sightline.mcp_rules import MOST_EVENTS, RuleTools
 from sightline.version import __version__
 
 __all__ = ["Tools", "serve"]
@@ -21,14 +22,15 @@ __all__ = ["Tools", "serve"]
 T = TypeVar("T")
 
 MOST_S = 300.0  # that a call may wait for something to happen
-MOST_EVENTS = 100
 MOST_PAST_S = 366 * 86400.0
 INSTRUCTIONS = (
     "Live video streams, watched by a vision model. `list_sessions` tells which there are; `ask` "
     "asks one about what it sees now, `decide` scores statements about it, `watch` waits until a "
     "condition begins or ceases to hold, `snapshot` shows the newest picture. Where a stream is "
     "remembered, `ask` also answers about earlier times, `memory` finds moments by their words and "
-    "`memory_picture` shows one. Ask briefly: `describe_server` tells what the models can be asked."
+    "`memory_picture` shows one; `transcript` reads what was said in it. `rules` are watched for "
+    "when nobody looks: `create_rule` makes one, `rule_events` tells what they found. Ask briefly: "
+    "`describe_server` tells what the models can be asked."
 )
 
 
@@ -40,8 +42,7 @@ async def serve(client: aio.Client, options: argparse.Namespace) -> int:
         raise ImportError('this needs the SDK: pip install "sightline-live[mcp]"') from None
     server = MCPServer("sightline", version=__version__, instructions=INSTRUCTIONS)
     server.settings.log_level = "WARNING"  # standard output is the protocol's
-    tools = Tools(client)
-    for tool in tools.all():
+    for tool in (*Tools(client).all(), *RuleTools(client).all()):
         server.add_tool(told(tool))
     if options.http is None:
         await server.run_stdio_async()
@@ -67,6 +68,8 @@ class Tools:
             self.snapshot,
             self.memory,
             self.memory_picture,
+            self.transcript,
+            self.conversation,
         ]
 
     async def list_sessions(self) -> list[dict[str, Any]]:
@@ -177,9 +180,7 @@ class Tools:
         if not 0 <= last_s <= MOST_PAST_S:
             raise InvalidArgumentError(f"last_s is at most {MOST_PAST_S:g}")
         async with self._session(session) as opened:
-            newest_ns = opened.stats.last_capture_ns
-            from_ns = max(0, newest_ns - round(last_s * 1e9)) if last_s else 0
-            moments = await opened.memory(words, from_ns=from_ns, limit=limit)
+            moments = await opened.memory(words, from_ns=_since_ns(opened, last_s), limit=limit)
         found = [dataclasses.asdict(each) for each in moments]
         for each in found:
             del each["pictures"]
@@ -195,6 +196,20 @@ class Tools:
             raise NotFoundError("no picture of that moment is remembered")
         return Image(data=remembered.pictures[0], format="jpeg")
 
+    async def transcript(self, session: str, last_s: float = 0.0) -> list[dict[str, Any]]:
+        """What was said in a stream's video, the oldest first, where it listens. `last_s`: only of
+        so many seconds."""
+        if not 0 <= last_s <= MOST_PAST_S:
+            raise InvalidArgumentError(f"last_s is at most {MOST_PAST_S:g}")
+        async with self._session(session) as opened:
+            said = await opened.transcript(from_ns=_since_ns(opened, last_s))
+        return [each._asdict() for each in said]
+
+    async def conversation(self, conversation: str) -> list[dict[str, Any]]:
+        """What was asked and answered in a conversation, by the id that `ask` gave, the oldest
+        first."""
+        return [dataclasses.asdict(each) for each in await self._client.history(conversation)]
+
     @contextlib.asynccontextmanager
     async def _session(self, name: str) -> AsyncIterator[aio.Session]:
         """A session that stays on the server when the call is over."""
@@ -203,6 +218,11 @@ class Tools:
             yield opened
         finally:
             await opened.aclose()
+
+
+def _since_ns(session: aio.Session, last_s: float) -> int:
+    """When the last so many seconds of a stream began, by its own clock; 0 for all of it."""
+    return max(0, session.stats.last_capture_ns - round(last_s * 1e9)) if last_s else 0
 
 
 def told(tool: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:

@@ -16,10 +16,9 @@ from sightline.errors import InvalidArgumentError
 from sightline.feedback import pairs, records
 from sightline.presets import PRESETS
 from sightline.printing import clock, print_json, print_table
-from sightline.types import ModelCard, Moment, SessionInfo
+from sightline.types import ModelCard, Moment
 
 __all__ = [
-    "delete",
     "doctor",
     "feedback",
     "forget",
@@ -27,51 +26,10 @@ __all__ = [
     "info",
     "memory",
     "models",
-    "sessions",
     "speak",
     "transcript",
-    "update",
     "voices",
 ]
-
-
-async def sessions(client: aio.Client, options: argparse.Namespace) -> int:
-    found = await client.sessions(labels=dict(options.label or ()))
-    if options.json:
-        print_json({"sessions": [dataclasses.asdict(info) for info in found]})
-    elif not found:
-        print("no sessions")
-    else:
-        print_table(_HEADINGS, [_row(info) for info in found])
-    return 0
-
-
-_HEADINGS: tuple[str, ...] = (
-    "ID",
-    "NAME",
-    "STATE",
-    "SOURCE",
-    "FPS IN/SEEN",
-    "FRAMES",
-    "DROPPED",
-    "P95 MS",
-    "MODEL",
-)
-
-
-def _row(info: SessionInfo) -> tuple[str, ...]:
-    stats = info.stats
-    return (
-        info.id,
-        info.name,
-        "moving" if info.moving else info.state,
-        info.source_kind or "-",
-        f"{stats.fps_in:.1f}/{stats.fps_processed:.1f}",
-        str(stats.frames_processed),
-        str(sum(stats.dropped.values())),
-        f"{stats.frame_latency_p95_ms:.0f}",
-        info.model,
-    )
 
 
 async def speak(client: aio.Client, options: argparse.Namespace) -> int:
@@ -272,28 +230,4 @@ async def feedback(client: aio.Client, options: argparse.Namespace) -> int:
         lines = pairs(rated, options.video, round(options.began * 1e9))
     for line in lines:
         print(json.dumps(line, ensure_ascii=False))
-    return 0
-
-
-async def update(client: aio.Client, options: argparse.Namespace) -> int:
-    session = await client.session(options.session)
-    labels = None if options.label is None else dict(options.label)
-    changed = await session.update(
-        name=options.name,
-        fps=options.fps,
-        window=options.window,
-        grace_s=options.grace,
-        labels=labels,
-        listen=options.listen,
-    )
-    if options.json:
-        print_json(dataclasses.asdict(changed))
-    else:
-        print(f"{changed.name}: {changed.fps:g} frames a second, window of {changed.window}")
-    return 0
-
-
-async def delete(client: aio.Client, options: argparse.Namespace) -> int:
-    session = await client.session(options.session)
-    await session.delete(conversations=options.conversations, events=options.events)
     return 0

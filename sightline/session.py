@@ -41,7 +41,8 @@ class Session(AsyncLeaving):
     """A watched video. `async with` deletes it at the end.
 
     `info` and `stats` are as last heard: on opening, every second while a conversation is open,
-    and from `refresh`. `key`, `rtmp_url` and `whip_url` are known to whoever opened it.
+    and from `refresh`. `key`, `rtmp_url`, `whip_url` and `srt_url` are known to whoever
+    opened it.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Session(AsyncLeaving):
         self.key = key
         self.rtmp_url = ""
         self.whip_url = ""
+        self.srt_url = ""  # stays empty where the server takes no SRT
         self._calls = calls
         self._on_close = on_close
         self._conversation: Conversation | None = None

@@ -85,7 +85,12 @@ def test_rules_are_made_seen_and_ended_on_the_page(
     page.wait_text(".rule-form .error", "Say what to tell you of")
     page.type(".rule-form [name=condition]", passing_condition(clip))
     page.click(".rule-form details summary")
+    page.run(CHOOSE.replace("kind", "severity"), "SEVERITY_WARNING")
+    page.type(".rule-form [name=labels]", "no label")
     make(page, "predicate", name="standing", debounce_s="0.2")
+    page.wait_text(".rule-form .error", "“no label” is no label")
+    page.run("document.querySelector('.rule-form [name=labels]').value = ''")
+    make(page, "predicate", labels="room=hall = 2\nshift=night")
     page.wait_text(".rules [role=status]", "“standing” is watched for from now on")
     page.wait_text(".rules .stands", "% yes")
     _look_at_an_event(page)
@@ -114,12 +119,19 @@ def test_rules_are_made_seen_and_ended_on_the_page(
     page.wait_text(f"[data-rule='{standing}'] .badge", "paused")
     page.click("[aria-label='Resume the rule: standing']")
     page.wait_text(".rules [role=status]", "“standing” is watched for again")
-    page.click("[aria-label='Threshold, timing, hours of standing']")
-    page.type(f"[data-rule='{standing}'] [name=cooldown_s]", "30")
-    page.click(f"[data-rule='{standing}'] .rule-change .primary")
-    page.wait(f"return !document.querySelector(`[data-rule='{standing}'] details`).open")
+    row = f"[data-rule='{standing}']"
+    page.wait_text(f"{row} .labels", "room=hall = 2, shift=night")
+    page.wait(f"return document.querySelectorAll(`{row} .badge`)[1].innerText === 'warning'")
+    _change(page, standing, cooldown_s="30")
     changed = own.api("GET", "api/rules/standing")
     assert (changed["cooldown_s"], "threshold" in changed) == (30, False), changed
+    assert changed["severity"] == "SEVERITY_WARNING"
+    assert changed["labels"] == {"room": "hall = 2", "shift": "night"}
+    _change(page, standing, severity="SEVERITY_CRITICAL", labels="")
+    page.wait(f"return document.querySelectorAll(`{row} .badge`)[1].innerText === 'critical'")
+    page.wait(f"return document.querySelector(`{row} .labels`).hidden")
+    changed = own.api("GET", "api/rules/standing")
+    assert (changed["severity"], "labels" in changed) == ("SEVERITY_CRITICAL", False)
 
     # The server keeps all of it.
     page.goto("about:blank")
@@ -137,6 +149,19 @@ def test_rules_are_made_seen_and_ended_on_the_page(
     page.close()
     own.delete_sessions()
     assert not complaints, "\n".join(complaints)
+
+
+def _change(page: Page, rule: str, **values: str) -> None:
+    """What a person changes of a rule, whose form closes when that is done."""
+    page.click(f"[data-rule='{rule}'] details > summary")
+    for name, value in values.items():
+        page.run(
+            "document.querySelector(arguments[0]).value = arguments[1]",
+            f"[data-rule='{rule}'] [name={name}]",
+            value,
+        )
+    page.click(f"[data-rule='{rule}'] .rule-change .primary")
+    page.wait(f"return !document.querySelector(`[data-rule='{rule}'] details`).open")
 
 
 def _look_at_an_event(page: Page) -> None:

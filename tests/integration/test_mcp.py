@@ -6,14 +6,14 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from services.local.clip import Clip
 from tests.eventually import wait_until
 from tests.processes import REPOSITORY, free_port
-from tests.suite import Suite, passing_condition
+from tests.suite import Annex, Suite, passing_condition
 from tests.wires import program
 
 pytestmark = pytest.mark.slow
@@ -47,23 +47,28 @@ def _listens(url: str) -> bool:
 
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 def test_an_assistant_lists_asks_decides_watches_and_looks(
-    suite: Suite, clip: Clip, transport: str
+    suite: Suite, annex: Callable[..., Annex], clip: Clip, transport: str
 ) -> None:
-    suite.open(clip.path.name, name="kitchen")
+    own = annex(
+        GATEWAY_RULES_REDIS_URL=suite.redis.url,
+        GATEWAY_CLUSTER_SECRET="a secret of thirty-two characters",
+    )
+    own.open(clip.path.name, name="kitchen")
     condition = passing_condition(clip)
     script = str(REPOSITORY / "tests" / "wires" / "mcp_tools.py")
     with contextlib.ExitStack() as stack:
-        url = stack.enter_context(_by_http(suite.address)) if transport == "http" else ""
-        command = [program("python"), script, suite.address, "kitchen", condition, url]
-        environment = {**ENVIRONMENT, "SIGHTLINE_SERVER": suite.address}
+        url = stack.enter_context(_by_http(own.address)) if transport == "http" else ""
+        command = [program("python"), script, own.address, "kitchen", condition, url]
+        environment = {**ENVIRONMENT, "SIGHTLINE_SERVER": own.address}
         run = subprocess.run(
             command, capture_output=True, text=True, timeout=120, env=environment, cwd=REPOSITORY
         )
-    suite.delete_sessions()
+    own.delete_sessions()
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
     assert all(found["tools"].values())
-    assert {"list_sessions", "ask", "watch", "decide", "snapshot", "events"} <= set(found["tools"])
+    for tool in ("list_sessions", "ask", "watch", "decide", "snapshot", "events", "update_rule"):
+        assert tool in found["tools"]
     assert [each["name"] for each in found["sessions"]] == ["kitchen"]
     assert found["models"][0]["name"] == "shapes"
     assert found["answer"]["answer"]
@@ -71,5 +76,11 @@ def test_an_assistant_lists_asks_decides_watches_and_looks(
     [event] = found["events"]
     assert event["condition"] == condition
     assert found["picture"] == "ffd8"
+    made, changed, listed = found["rules"]
+    assert (made["name"], made["predicate"]) == ("standing", {"condition": condition})
+    told = {"threshold": 0.6, "severity": "SEVERITY_CRITICAL", "labels": {"a": "b"}}
+    assert {name: changed[name] for name in told} == told
+    assert [each["name"] for each in listed] == ["standing"]
+    assert found["rules left"] == []
     assert found["refusal"][0] is True
     assert "SESSION_NOT_FOUND" in found["refusal"][1]

@@ -25,6 +25,7 @@ from services.gateway.rules.records import Records
 from services.gateway.rules.rule_store import RuleStore
 from sightline import cli
 from sightline.errors import UnavailableError
+from sightline.mcp_rules import RuleTools
 from sightline.v1 import gateway_pb2, peer_pb2
 from sightline.v1 import rules_pb2 as pb
 from tests.eventually import PATIENCE_S, eventually
@@ -758,3 +759,48 @@ async def test_rules_from_a_program_and_a_terminal(
         await said("rules", "delete", "@phones")
         assert {each.name for each in await client.rules.all()} == {"goods", "lens"}
         assert await cli.run(["--server", parts.address, "rules", "delete", "@phones"]) == 4
+
+
+async def test_an_assistant_makes_changes_and_ends_rules(redis_server: RedisServer) -> None:
+    worker = FakeWorker()
+    worker.scores |= {PHONE: 0.1}
+    async with (
+        running(worker, **settings(redis_server)) as parts,
+        sightline.aio.connect(parts.address) as client,
+    ):
+        shown = Shown(parts, await parts.push_session(name="kitchen"))
+        await shown.show()
+        tools = RuleTools(client)
+        assert all(tool.__doc__ for tool in tools.all())
+        terms = {"interval_s": 0.1, "labels": {"room": "hall"}}
+        made = await tools.create_rule("kitchen", PHONE, "phones", "warning", terms)
+        assert (made["kind"], made["severity"]) == ("predicate", "SEVERITY_WARNING")
+        options = {"choice": {"statement": "the light is {}", "options": ["red", "green"]}}
+        assert (await tools.create_rule("kitchen", rule=options))["kind"] == "choice"
+        with pytest.raises(sightline.InvalidArgumentError, match="no rule"):
+            await tools.create_rule("kitchen", PHONE, severity="grave")
+
+        changed = await tools.update_rule("phones", threshold=0.8, severity="critical")
+        assert (changed["threshold"], changed["severity"]) == (0.8, "SEVERITY_CRITICAL")
+        assert changed["labels"] == {"room": "hall"}, "what is left out stays"
+        night = {"hours": [{"begin": "22:00", "end": "06:00"}]}
+        assert "schedule" in await tools.update_rule("phones", schedule=night, paused=True)
+        listed = {each["name"]: each for each in await tools.rules("kitchen")}
+        assert listed["phones"]["paused"]
+        changed = await tools.update_rule(
+            "phones", schedule={}, paused=False, labels={}, threshold=-1
+        )
+        assert {"schedule", "labels", "threshold"}.isdisjoint(changed)
+
+        worker.scores |= {PHONE: 0.9}
+        await shown.show()
+        await events_of(parts, 1)
+        [event] = await tools.rule_events(rule="phones", unacknowledged=True)
+        assert event["severity"] == "critical"
+        assert (await tools.acknowledge_event(event["id"], "seen"))["acknowledged_by"] is not None
+        assert await tools.rule_events(rule="phones", unacknowledged=True) == []
+        with pytest.raises(sightline.InvalidArgumentError, match="limit"):
+            await tools.rule_events(limit=1000)
+        await tools.delete_rule("phones")
+        assert "phones" not in {each["name"] for each in await tools.rules()}
+        assert await tools.rule_events("kitchen"), "what it told stays"

@@ -337,6 +337,11 @@ async def test_a_session_is_updated(gateway, live, capsys) -> None:
     assert not request.HasField("listen")
     assert dict(request.labels.labels) == {"room": "hall", "floor": "2"}
     assert "window of 12" in capsys.readouterr().out
+    assert await cli.run(["update", "desk", "--delegate", "unsure", "--delegate-to", "big"]) == 0
+    assert gateway.updates[-1].delegate == pb.DELEGATE_MODE_UNSURE
+    assert gateway.updates[-1].delegate_to == "big"
+    assert not gateway.updates[-1].HasField("window")
+    capsys.readouterr()
     for flag, listens in (("--listen", True), ("--no-listen", False)):
         assert await cli.run(["update", "desk", flag, "--json"]) == 0
         assert gateway.updates[-1].listen is listens
@@ -344,6 +349,47 @@ async def test_a_session_is_updated(gateway, live, capsys) -> None:
     with pytest.raises(SystemExit) as end:
         await cli.run(["update", "desk", "--label", "hall"])
     assert end.value.code == 2
+
+
+async def test_a_session_is_opened_to_stay(gateway, capsys) -> None:
+    arguments = ["--name", "door", "--label", "room=hall", "--memory", "lines", "--no-listen"]
+    assert await cli.run(["open", "rtsp://camera/1", *arguments]) == 0
+    assert "door (s1) is" in capsys.readouterr().out
+    assert gateway.sessions["s1"].source == "rtsp://camera/1"
+    assert dict(gateway.options[0].labels) == {"room": "hall"}
+    assert (gateway.options[0].memory, gateway.options[0].listen) == (pb.MEMORY_KIND_LINES, False)
+    assert await cli.run(["open", "clips/one.mp4"]) == 0
+    assert gateway.sessions["s2"].source == "clips/one.mp4", "the server's file, not one of here"
+    capsys.readouterr()
+    assert await cli.run(["open", "--name", "desk"]) == 0
+    out = capsys.readouterr().out
+    assert "publish with the key generated" in out
+    assert "rtmp://here/live/generated" in out
+    assert await cli.run(["open", "--json", "--key", "a-key-of-mine"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["id"], told["key"]) == ("s4", "a-key-of-mine")
+    assert set(gateway.sessions) == {"s1", "s2", "s3", "s4"}
+
+
+async def test_statements_are_decided_about(gateway, live, capsys) -> None:
+    assert await cli.run(["decide", "desk", "a phone is there", "it is dark"]) == 0
+    heading, first, _ = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["STATEMENT", "ANSWER", "PROBABILITY"]
+    assert first == "a phone is there  no      25%"
+    levels = ["--level", "empty", "--level", "full"]
+    assert await cli.run(["decide", "desk", "the cup is {}", *levels, "--json"]) == 0
+    [decision] = json.loads(capsys.readouterr().out)["decisions"]
+    assert (decision["value"], set(decision["probabilities"])) == ("empty", {"empty", "full"})
+    with pytest.raises(SystemExit):
+        await cli.run(["decide", "desk", "it is {}", "--choice", "a", "--level", "b"])
+
+
+async def test_the_newest_picture_is_written(gateway, live, tmp_path, capsysbinary) -> None:
+    assert await cli.run(["picture", "desk", "-o", str(tmp_path / "now.jpg")]) == 0
+    assert (tmp_path / "now.jpg").read_bytes() == b"\xff\xd80"
+    assert await cli.run(["picture", "desk", "-o", "-", "--width", "320"]) == 0
+    assert capsysbinary.readouterr().out == b"\xff\xd8320"
+    assert await cli.run(["picture", "desk", "-o", str(tmp_path / "no" / "now.jpg")]) == 2
 
 
 async def test_sessions_are_found_by_label(gateway, live, capsys) -> None:
@@ -408,6 +454,11 @@ async def test_what_assistants_may_do_leaves_sessions_as_they_are(gateway, live)
         assert answered["answer"] == ANSWER
         [decided] = await tools.decide("desk", ["the cup is {}"], ["full", "empty"])
         assert decided["value"] == "full"
+        [said] = await tools.transcript("desk")
+        assert said["text"] == "A red circle."
+        gateway.rounds["c-1"] = [Round(question="and now?", answer="a cat")]
+        [told] = await tools.conversation("c-1")
+        assert (told["question"], told["answer"]) == ("and now?", "a cat")
         with pytest.raises(sightline.InvalidArgumentError, match="for_s"):
             await tools.watch("desk", "a cup", for_s=1e9)
         assert client._sessions == set()

@@ -36,6 +36,14 @@ async def main(address: str, session: str, condition: str, url: str) -> None:
         found["events"] = value_of(await client.call_tool("watch", watched))
         picture = (await client.call_tool("snapshot", {"session": session})).content[0]
         found["picture"] = base64.b64decode(picture.data)[:2].hex()
+        ruled = {"session": session, "condition": condition, "name": "standing"}
+        made = await client.call_tool("create_rule", ruled)
+        terms = {"rule": "standing", "threshold": 0.6, "severity": "critical", "labels": {"a": "b"}}
+        changed = await client.call_tool("update_rule", terms)
+        listed = await client.call_tool("rules", {"session": session})
+        found["rules"] = [value_of(each) for each in (made, changed, listed)]
+        await client.call_tool("delete_rule", {"rule": "standing"})
+        found["rules left"] = value_of(await client.call_tool("rules", {}))
         wrong = await client.call_tool("ask", {"session": "nowhere", "question": "what"})
         found["refusal"] = [wrong.is_error, wrong.content[0].text]
     print(json.dumps(found))

@@ -1,4 +1,4 @@
-"""Labels of sessions: what programs note on them, and find them by."""
+"""Labels of sessions and rules: what programs note on them, and find them by."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _KEY = re.compile(r"[A-Za-z0-9_./-]{1,63}")
 def checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
     """A copy. Raises InvalidArgumentError for labels that are too many, too long or misspelt."""
     if len(labels) > MAX_LABELS:
-        raise InvalidArgumentError(f"a session has at most {MAX_LABELS} labels")
+        raise InvalidArgumentError(f"there are at most {MAX_LABELS} labels")
     for key, value in labels.items():
         if not _KEY.fullmatch(key):
             raise InvalidArgumentError(

@@ -1,8 +1,8 @@
-// The form that changes when a rule tells, beneath the rule.
+// The form that changes when a rule tells, and how grave that is, beneath the rule.
 
 import { el, setText } from "./dom.js";
 import { kindOfRule } from "./rule_events.js";
-import { RuleTerms } from "./rule_terms.js";
+import { RuleTerms, TERMS } from "./rule_terms.js";
 
 export class RuleChange {
   #terms = new RuleTerms();
@@ -15,7 +15,7 @@ export class RuleChange {
     this.#rule = rule;
     this.#terms.ofKind(kindOfRule(rule));
     const form = el("form", { class: "rule-change" }, this.#terms.node, this.#error, el("div", { class: "row end" }, el("button", { class: "primary", text: "Change" })));
-    this.node = el("details", {}, el("summary", { class: "small muted", "aria-label": `Threshold, timing, hours of ${rule.name}`, text: "Threshold, timing, hours" }), form);
+    this.node = el("details", {}, el("summary", { class: "small muted", "aria-label": `${TERMS} of ${rule.name}`, text: TERMS }), form);
     this.node.addEventListener("toggle", () => {
       if (!this.node.open) return;
       this.#terms.show(this.#rule);
@@ -42,8 +42,10 @@ export class RuleChange {
   // What was typed alone: hours of certain days, which this form does not show, stay as they are.
   #changes() {
     const now = this.#terms.read();
-    const usual = { threshold: -1, interval_s: -1, debounce_s: 0, cooldown_s: 0, schedule: {} };
+    const usual = { threshold: -1, interval_s: -1, debounce_s: 0, cooldown_s: 0, schedule: {}, severity: "", labels: {} };
     const changed = Object.entries(usual).filter(([name]) => JSON.stringify(now[name]) !== JSON.stringify(this.#before[name]));
-    return Object.fromEntries(changed.map(([name, value]) => [name, now[name] ?? value]));
+    const changes = Object.fromEntries(changed.map(([name, value]) => [name, now[name] ?? value]));
+    if (changes.labels) changes.labels = { labels: changes.labels }; // so that none at all can be told from no change
+    return changes;
   }
 }

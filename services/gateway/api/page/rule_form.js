@@ -1,7 +1,7 @@
 // The form that makes a rule: what is asked for depends on its kind.
 
 import { el, newLocalId, setText } from "./dom.js";
-import { RuleTerms } from "./rule_terms.js";
+import { RuleTerms, TERMS } from "./rule_terms.js";
 
 const KINDS = {
   predicate: "Something is so",
@@ -12,7 +12,6 @@ const KINDS = {
   commentary: "Tell me what happens",
 };
 const CONDITIONS = ["dead", "dark", "covered", "frozen", "repeating"];
-const SEVERITIES = { SEVERITY_INFO: "Information", SEVERITY_WARNING: "Warning", SEVERITY_CRITICAL: "Critical" };
 const CATALOGUE = "sku,names,price,link\nC-1,a red cup|a mug,9 €,https://…";
 
 const lines = (text) =>
@@ -29,7 +28,6 @@ export class RuleForm {
   /** `make(rule)`: makes it, or throws with words for people. */
   constructor(make) {
     const kind = el("select", { name: "kind" }, ...Object.entries(KINDS).map(([value, text]) => el("option", { value, text })));
-    const severity = el("select", { name: "severity" }, ...Object.entries(SEVERITIES).map(([value, text]) => el("option", { value, text })));
     const parts = {
       predicate: [field("Tell me when", line("condition", "a phone is there", { list: this.#conditions.id, maxlength: 400 })), this.#conditions],
       choice: [field("What is it about? Options stand for {}", line("choice", "the light is {}")), field("Options, one a line", area("options", "red\ngreen"))],
@@ -48,8 +46,8 @@ export class RuleForm {
       { class: "rule-form" },
       field("What to watch for", kind),
       ...ofKind,
-      el("div", { class: "pair" }, field("Name (may be left empty)", line("name", "", { maxlength: 80 })), field("Importance", severity)),
-      el("details", {}, el("summary", { class: "small muted", text: "Threshold, timing, hours" }), this.#terms.node),
+      field("Name (may be left empty)", line("name", "", { maxlength: 80 })),
+      el("details", {}, el("summary", { class: "small muted", text: TERMS }), this.#terms.node),
       this.#error,
       el("div", { class: "row end" }, el("button", { class: "primary", text: "Make the rule" })),
     );
@@ -90,7 +88,7 @@ export class RuleForm {
   async #rule() {
     const said = (name) => this.#named(name).value.trim();
     const kind = said("kind");
-    return { [kind]: await this.#ofKind(kind, said), name: said("name"), severity: said("severity"), ...this.#terms.read() };
+    return { [kind]: await this.#ofKind(kind, said), name: said("name"), ...this.#terms.read() };
   }
 
   async #ofKind(kind, said) {

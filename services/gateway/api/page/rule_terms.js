@@ -1,9 +1,13 @@
-// Fields of a form that say when a rule tells: its threshold, its timing, its hours.
+// Fields of a form that say when a rule tells, and how grave that is: its importance, its threshold, its timing,
+// its hours, its labels.
 
 import { el, setText } from "./dom.js";
 
+/** What the fields are about, for people. */
+export const TERMS = "Importance, threshold, timing, hours, labels";
 const SCALES = { score: "Active from level (the first is 0)", commentary: "New words at least (%)" };
 const OF_PROBABILITY = "Sure at least (%)";
+const SEVERITIES = { SEVERITY_INFO: "Information", SEVERITY_WARNING: "Warning", SEVERITY_CRITICAL: "Critical" };
 const SECONDS = ["interval_s", "debounce_s", "cooldown_s"];
 
 export class RuleTerms {
@@ -16,19 +20,23 @@ export class RuleTerms {
     cooldown_s: number("cooldown_s", { placeholder: "0" }),
     begin: el("input", { type: "time", name: "begin" }),
     end: el("input", { type: "time", name: "end" }),
+    severity: el("select", { name: "severity" }, ...Object.entries(SEVERITIES).map(([value, text]) => el("option", { value, text }))),
+    labels: el("textarea", { name: "labels", rows: 2, placeholder: "room=hall", spellcheck: "false", autocomplete: "off" }),
   };
 
   constructor() {
-    const { threshold, interval_s, debounce_s, cooldown_s, begin, end } = this.#inputs;
+    const { threshold, interval_s, debounce_s, cooldown_s, begin, end, severity, labels } = this.#inputs;
     this.node = el(
       "div",
       { class: "timing" },
+      el("label", {}, "Importance", severity),
       el("label", {}, this.#scale, threshold),
       el("label", {}, "Check every (s)", interval_s),
       el("label", {}, "Must hold for (s)", debounce_s),
       el("label", {}, "Pause between events (s)", cooldown_s),
       el("label", {}, "Only from", begin),
       el("label", {}, "until", end),
+      el("label", { class: "wide" }, "Labels for programs, one a line", labels),
     );
   }
 
@@ -42,18 +50,22 @@ export class RuleTerms {
 
   /** Fills in what a rule has. */
   show(rule) {
-    const { threshold, begin, end } = this.#inputs;
+    const { threshold, begin, end, severity, labels } = this.#inputs;
     threshold.value = rule.threshold === undefined ? "" : Number((rule.threshold * this.#unit).toFixed(4));
     for (const name of SECONDS) this.#inputs[name].value = rule[name] ?? "";
     const [hours = {}] = rule.schedule?.hours ?? [];
     begin.value = hours.begin ?? "";
     end.value = hours.end === "24:00" ? "00:00" : (hours.end ?? ""); // the fields have no 24:00
+    severity.value = rule.severity ?? "SEVERITY_INFO";
+    labels.value = labelsOf(rule).join("\n");
   }
 
-  /** What is filled in, as a rule has it. */
+  /** What is filled in, as a rule has it. Throws with words for people where labels are none. */
   read() {
     const said = (name) => this.#inputs[name].value.trim();
-    const terms = {};
+    const terms = { severity: said("severity") };
+    const labels = labelled(said("labels"));
+    if (Object.keys(labels).length > 0) terms.labels = labels;
     for (const name of SECONDS) if (said(name)) terms[name] = Number(said(name));
     if (said("threshold")) terms.threshold = Number(said("threshold")) / this.#unit;
     if (said("begin") || said("end")) {
@@ -66,6 +78,20 @@ export class RuleTerms {
   get #unit() {
     return this.#kind === "score" ? 1 : 100;
   }
+}
+
+/** The labels of a rule or an event as lines: "room=hall". */
+export const labelsOf = ({ labels = {} }) => Object.entries(labels).map(([key, value]) => `${key}=${value}`);
+
+function labelled(text) {
+  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
+  return Object.fromEntries(
+    lines.map((line) => {
+      const [, key, value] = /^([^=]+?)\s*=\s*(.*)$/.exec(line) ?? [];
+      if (!key) throw new Error(`“${line}” is no label: a key, an equals sign and a value, as in room=hall.`);
+      return [key, value];
+    }),
+  );
 }
 
 function number(name, more) {

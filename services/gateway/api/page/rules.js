@@ -6,6 +6,7 @@ import { clock, confirmed, el, plural, reveal, setText } from "./dom.js";
 import { lastCheck, momentOf, standing, tells, told } from "./rule_events.js";
 import { RuleChange } from "./rule_change.js";
 import { RuleForm } from "./rule_form.js";
+import { labelsOf } from "./rule_terms.js";
 import { server } from "./server.js";
 import { Webhooks } from "./webhooks.js";
 
@@ -117,16 +118,23 @@ export class Rules {
   }
 
   #add(rule) {
-    const row = { badge: el("span", { class: "badge" }), tells: el("p", { class: "small" }), check: el("p", { class: "muted small stands" }), doubt: el("p", { class: "degraded small" }) };
-    const grave = IMPORTANT[rule.severity];
+    const row = {
+      badge: el("span", { class: "badge" }),
+      grave: el("span", { class: "badge", data: { state: "unwell" } }),
+      tells: el("p", { class: "small" }),
+      labels: el("p", { class: "muted small labels" }),
+      check: el("p", { class: "muted small stands" }),
+      doubt: el("p", { class: "degraded small" }),
+    };
     row.pause = el("button", { type: "button", class: "quiet", on: { click: () => this.#pause(rule) } });
     row.change = new RuleChange(rule, (changes) => this.#change(rule, changes));
     const remove = el("button", { type: "button", class: "quiet", "aria-label": `End the rule: ${rule.name}`, text: "End", on: { click: () => this.#remove(rule) } });
     row.node = el(
       "li",
       { data: { rule: rule.rule } },
-      el("div", { class: "row" }, row.badge, el("span", { class: "condition", text: rule.name }), grave ? el("span", { class: "badge", data: { state: "unwell" }, text: grave }) : null, row.pause, remove),
+      el("div", { class: "row" }, row.badge, el("span", { class: "condition", text: rule.name }), row.grave, row.pause, remove),
       row.tells,
+      row.labels,
       row.check,
       row.doubt,
       row.change.node,
@@ -137,10 +145,14 @@ export class Rules {
   }
 
   #show(row, rule) {
-    const { badge, check, doubt, pause, change } = row;
+    const { badge, grave, labels, check, doubt, pause, change } = row;
     row.rule = rule;
     change.show(rule);
     setText(row.tells, tells(rule) + hoursOf(rule));
+    setText(grave, IMPORTANT[rule.severity] ?? "");
+    grave.hidden = !grave.textContent;
+    setText(labels, labelsOf(rule).join(", "));
+    labels.hidden = !labels.textContent;
     setText(pause, rule.paused ? "Resume" : "Pause");
     pause.setAttribute("aria-label", `${rule.paused ? "Resume" : "Pause"} the rule: ${rule.name}`);
     const { events = "0", time_ns, error = "", check: last } = rule.state ?? {};
