@@ -29,7 +29,7 @@ async def main() -> None:
     parser.add_argument("statements", nargs="+")
     parser.add_argument("--choices", default="", help="what may stand in the place of {}, a,b,c")
     parser.add_argument("--label", action="append", default=[], help="of sessions, name=value")
-    parser.add_argument("--server", default="localhost:50051")
+    parser.add_argument("--server", help="$SIGHTLINE_SERVER, else localhost:50051")
     parser.add_argument("--every", type=float, help="seconds between two tables; once without it")
     options = parser.parse_args()
     labels = dict(label.split("=", 1) for label in options.label)

@@ -19,7 +19,7 @@ QUESTION = "What is in the scene?"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("session", help="a live session's name")
-    parser.add_argument("--server", default="localhost:50051")
+    parser.add_argument("--server", help="$SIGHTLINE_SERVER, else localhost:50051")
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two looks")
     parser.add_argument("--for", dest="length_s", type=float, default=float("inf"))

@@ -27,9 +27,10 @@ async def call(client: Client, tool: str, **arguments: Any) -> Any:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("question")
-    parser.add_argument("--server", default="localhost:50051")
+    parser.add_argument("--server", help="$SIGHTLINE_SERVER, else localhost:50051")
     options = parser.parse_args()
-    arguments = ["-m", "sightline.cli", "--server", options.server, "mcp"]
+    where = ["--server", options.server] if options.server else []
+    arguments = ["-m", "sightline.cli", *where, "mcp"]
     server = StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ))
 
     async with Client(server) as client:
@@ -37,6 +38,9 @@ async def main() -> None:
         print("tools:", ", ".join(sorted(tool.name for tool in tools)))
         for session in await call(client, "list_sessions"):
             name = session["name"]
+            if session["state"] == "waiting":
+                print(f"{name}: nothing to see yet")
+                continue
             answer = await call(client, "ask", session=name, question=options.question)
             print(f"{name}: {answer['answer']}")
 

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("source", help="a camera's number, a file or a URL")
     parser.add_argument("--question", default="What is in the scene?")
     parser.add_argument("--every", type=float, default=3.0, help="seconds between two questions")
-    parser.add_argument("--server", default="localhost:50051")
+    parser.add_argument("--server", help="$SIGHTLINE_SERVER, else localhost:50051")
     options = parser.parse_args()
     capture = cv2.VideoCapture(int(options.source) if options.source.isdigit() else options.source)
     if not capture.isOpened():

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("camera", help="rtsp://… (or any other source that a server reads)")
     parser.add_argument("condition", help="a statement that may hold of the picture")
     parser.add_argument("webhook", help="where events are posted")
-    parser.add_argument("--server", default="localhost:50051")
+    parser.add_argument("--server", help="$SIGHTLINE_SERVER, else localhost:50051")
     parser.add_argument("--hold", type=float, default=1.0, help="seconds that a change must hold")
     parser.add_argument("--events", type=int, help="end after so many")
     options = parser.parse_args()

@@ -29,6 +29,8 @@ async def listen(line: AsyncRealtimeConnection) -> None:
 async def speak(line: AsyncRealtimeConnection, answers: int) -> None:
     """Play answers as they come, until there were so many."""
     async for event in line:
+        if event.type == "session.updated" and event.session.audio.input.turn_detection is None:
+            raise SystemExit("nobody hears there: `make voice`, then `make run`")
         if event.type == "response.output_audio.delta":
             sys.stdout.buffer.write(base64.b64decode(event.delta))
             sys.stdout.buffer.flush()

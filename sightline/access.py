@@ -13,8 +13,10 @@ import grpc
 
 from sightline.errors import InvalidArgumentError, UnavailableError
 
-__all__ = ["TOKEN_VARIABLE", "Access", "SignedStub"]
+__all__ = ["DEFAULT_ADDRESS", "TOKEN_VARIABLE", "Access", "SignedStub", "default_address"]
 
+DEFAULT_ADDRESS = "localhost:50051"
+SERVER_VARIABLE = "SIGHTLINE_SERVER"
 TOKEN_VARIABLE = "SIGHTLINE_TOKEN"
 HTTPS_PORT = 443
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -31,6 +33,11 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
     ("grpc.enable_retries", 0),  # ours know what may be retried
 )
+
+
+def default_address() -> str:
+    """The server of whoever names none: $SIGHTLINE_SERVER, else this machine's."""
+    return os.environ.get(SERVER_VARIABLE) or DEFAULT_ADDRESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

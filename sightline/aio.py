@@ -13,7 +13,7 @@ from typing import Self
 
 import grpc
 
-from sightline.access import Access
+from sightline.access import Access, default_address
 from sightline.answer import Answer, Watch
 from sightline.calls import Calls
 from sightline.closing import AsyncClosing
@@ -29,12 +29,11 @@ from sightline.wire import delegate_mode, memory_kind, server_info, session_info
 
 __all__ = ["Answer", "Client", "Conversation", "Pusher", "Session", "Watch", "connect"]
 
-DEFAULT_ADDRESS = "localhost:50051"
 PAGE = 200  # sessions of a list that come at once
 
 
 def connect(
-    address: str = DEFAULT_ADDRESS,
+    address: str | None = None,
     *,
     timeouts: Timeouts | None = None,
     token: str | None = None,
@@ -43,7 +42,8 @@ def connect(
     ca: str | Path | None = None,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> "Client":
-    """A client of the gateway at `address`, host:port or https://host:port.
+    """A client of the gateway at `address`, host:port or https://host:port; by default that of
+    $SIGHTLINE_SERVER, else of this machine.
 
     The connection is encrypted for `https://`, with `tls`, with `ca` (a file of the authorities to
     be believed instead of the system's) and with `credentials` of your own. `token` (by default
@@ -53,7 +53,7 @@ def connect(
     Entering it (`async with`) waits for the server and raises UnavailableError where there is none.
     """
     access = Access.of(
-        address,
+        default_address() if address is None else address,
         token=token,
         insecure_token=insecure_token,
         tls=tls,

@@ -24,6 +24,7 @@ from sightline import (
     session_commands,
     talk_command,
 )
+from sightline.access import default_address
 from sightline.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -120,7 +121,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    server = os.environ.get("SIGHTLINE_SERVER") or aio.DEFAULT_ADDRESS
     parser = _Parser(
         prog="sightline",
         description="Ask about videos and live sessions.",
@@ -152,7 +152,9 @@ def _parser() -> _Parser:
             help=f"seconds to wait for the server ({CONNECT_S:g})",
         )
     parser.add_argument("--version", action="version", version=f"sightline {__version__}")
-    parser.set_defaults(server=server, timeout=CONNECT_S, token=None, insecure_token=False, ca=None)
+    parser.set_defaults(
+        server=default_address(), timeout=CONNECT_S, token=None, insecure_token=False, ca=None
+    )
     as_json = _Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="machine-readable output")
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")

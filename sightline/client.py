@@ -28,7 +28,7 @@ __all__ = ["Answer", "Client", "Conversation", "Pusher", "Session", "Watch", "co
 
 
 def connect(
-    address: str = aio.DEFAULT_ADDRESS,
+    address: str | None = None,
     *,
     timeouts: Timeouts | None = None,
     token: str | None = None,

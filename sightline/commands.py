@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline import aio
+from sightline.access import DEFAULT_ADDRESS
 from sightline.camera import Camera
 from sightline.errors import (
     InvalidArgumentError,
@@ -237,7 +238,7 @@ async def push(client: aio.Client, options: argparse.Namespace) -> int:
         raise
     if created and not options.json:
         print(f"session {session.name} ({session.id}), key {session.key}")
-        server = "" if options.server == aio.DEFAULT_ADDRESS else f"--server {options.server} "
+        server = "" if options.server == DEFAULT_ADDRESS else f"--server {options.server} "
         question = '"What is in the scene?"'
         print(f"ask it:  sightline {server}ask {session.name} {question}", flush=True)
     session.play(video, realtime=options.realtime, loop=options.loop)

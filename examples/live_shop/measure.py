@@ -155,7 +155,7 @@ def told(found: Found) -> dict[str, Any]:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stories", nargs="+", type=Path, help="videos with their truth as .json")
-    parser.add_argument("--server", default="localhost:50051")
+    parser.add_argument("--server", help="$SIGHTLINE_SERVER, else localhost:50051")
     parser.add_argument("--catalogue", type=Path, default=HERE / "catalogue.csv")
     options = parser.parse_args()
     goods, found = Catalogue(options.catalogue), Found()

@@ -288,7 +288,7 @@ async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[N
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("session", help="a live session's name")
-    parser.add_argument("--server", default="localhost:50051")
+    parser.add_argument("--server", help="$SIGHTLINE_SERVER, else localhost:50051")
     parser.add_argument("--http", default="http://localhost:8080", help="the server's HTTP port")
     parser.add_argument("--catalogue", type=Path, default=HERE / "catalogue.csv")
     parser.add_argument("--host", default="127.0.0.1", help="where viewers come from")

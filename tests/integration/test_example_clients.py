@@ -80,10 +80,13 @@ def test_opencv_pushes_a_file_and_is_answered(shop: Suite) -> None:
 
 
 def test_an_mcp_client_asks_every_stream(shop: Suite) -> None:
+    camera = {"push": {}, "options": {"name": "camera"}}
+    made = shop.api("POST", "api/sessions", camera)["id"]
     done = _example("mcp_client.py", "what is in the scene", "--server", shop.address)
-    tools_line, *answers = done.stdout.decode().splitlines()
+    shop.api("DELETE", f"api/sessions/{made}")
+    tools_line, answer, other = done.stdout.decode().splitlines()
     assert "decide" in tools_line
-    [answer] = answers
+    assert other == "camera: nothing to see yet"
     assert answer.startswith("demo: ")
     assert len(answer) > len("demo: ")
 
@@ -99,6 +102,23 @@ def test_the_shop_assistant_hears_a_question_and_answers_aloud(shop: Suite) -> N
     assert QUESTION in heard
     assert answer in {"yes", "no"}
     assert len(done.stdout) > 5_000
+
+
+def test_the_shop_assistant_says_where_nobody_hears(
+    shop: Suite, asr: ServiceProcess | None
+) -> None:
+    if asr is not None:
+        pytest.skip("somebody hears")
+    arguments = command("shop_assistant.py", "demo", "--url", f"{shop.url}v1")[1:]
+    done = subprocess.run(
+        [program("python"), *arguments],
+        env=environment(),
+        input=bytes(48_000),
+        capture_output=True,
+        timeout=180,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"nobody hears there: `make voice`, then `make run`\n"
 
 
 def test_livekits_agent_sees(shop: Suite) -> None:

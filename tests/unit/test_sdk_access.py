@@ -9,7 +9,7 @@ import pytest
 
 import sightline
 from sightline import aio
-from sightline.access import TOKEN_VARIABLE, Access
+from sightline.access import TOKEN_VARIABLE, Access, default_address
 from sightline.cli import run
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
@@ -18,6 +18,14 @@ from sightline.v1 import gateway_pb2_grpc
 @pytest.fixture(autouse=True)
 def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+
+
+def test_who_names_no_server_means_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for said, address in (("cam.lan:5", "cam.lan:5"), ("", "localhost:50051")):
+        monkeypatch.setenv("SIGHTLINE_SERVER", said)
+        assert default_address() == address
+        assert aio.connect()._calls.address == address
+        assert aio.connect("here:1")._calls.address == "here:1"
 
 
 @pytest.mark.parametrize(
