@@ -40,13 +40,17 @@ return [...document.querySelectorAll("button, input, select, textarea, summary, 
 
 
 def audit(page: Page, state: str, looks: Looks, found: dict[str, str]) -> None:
-    """Add what axe finds in a state, on each screen, and where it was found first."""
+    """Add what axe finds in a state, on each screen, and where it was found first; and that it is
+    wider than the screen."""
     if not page.run("return typeof axe !== 'undefined'"):
         source = (NODE_MODULES / "axe-core" / "axe.min.js").read_text()
         page.run(f"{source}\nwindow.axe = axe")
     for width, dark in looks:
         page.look(width=width, height=900, dark=dark)
-        for each in page.run(AUDIT):
+        findings = page.run(AUDIT)
+        if page.run("return document.documentElement.scrollWidth") > width:
+            findings.append(f"wider than the screen: {state}")
+        for each in findings:
             found.setdefault(each, f"{state}, {width}, {'dark' if dark else 'light'}")
     page.look(width=1280, height=800)
 

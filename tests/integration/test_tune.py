@@ -17,7 +17,7 @@ from tests import tools
 from tests.checkpoints import write_checkpoint
 from tests.processes import REPOSITORY, ServiceProcess
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 
 MEDIA = Path(os.environ.get("SIGHTLINE_TEST_MEDIA", REPOSITORY.parent / "shared" / "media"))
 VIDEO = MEDIA / "bottle-detection.mp4"

@@ -16,7 +16,7 @@ export const CONDITIONS = {
   SOURCE_CONDITION_FROZEN: "frozen",
   SOURCE_CONDITION_REPEATING: "repeating",
 };
-const KINDS = { file: "file", rtmp: "RTMP", whip: "WebRTC", push: "pushed frames" };
+const KINDS = { file: "file", rtmp: "RTMP", whip: "WebRTC", srt: "SRT", push: "pushed frames" };
 
 /** [a word for styling, words for people] */
 export const stateOf = (session) => {
