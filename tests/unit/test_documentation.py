@@ -73,6 +73,16 @@ def test_what_troubleshooting_quotes_is_what_is_said() -> None:
     assert named - {*Reason} - {word for word in named if word in code} == set()
 
 
+def test_the_page_has_words_for_all_that_ails_a_session() -> None:
+    gateway = REPOSITORY / "services" / "gateway"
+    code = (gateway / "sessions" / "session.py").read_text()
+    flags = set(re.findall(r'flags\.append\("(\w+)"\)', code))
+    assert len(flags) >= 4
+    page = (gateway / "api" / "page" / "app.js").read_text()
+    [worded] = re.findall(r"^const FLAGS = {\n(.*?)^};", page, re.DOTALL | re.MULTILINE)
+    assert flags - set(re.findall(r"^  (\w+):", worded, re.MULTILINE)) == set()
+
+
 def _module(name: str) -> ModuleType:
     """A program of docs/, which is no package."""
     path = REPOSITORY / "docs" / name

@@ -15,7 +15,7 @@ import { Preview } from "./preview.js";
 import { offerCameras } from "./publishing.js";
 import { Rules } from "./rules.js";
 import { server } from "./server.js";
-import { kindOf, nameOf, NewSession, SessionList, stateOf } from "./sessions.js";
+import { kindOf, nameOf, NewSession, SessionList, stateOf, waits } from "./sessions.js";
 import { Timeline } from "./timeline.js";
 import { offerUploads } from "./uploads.js";
 import { Watches } from "./watches.js";
@@ -30,9 +30,10 @@ const FLAGS = {
   source_failed: "The video broke off.",
   dialogue_unavailable: "Answers come without earlier rounds: the conversation store is away.",
   speech_unavailable: "Answers are not spoken: the speech service is away.",
-  unfamiliar_picture: "The picture is unlike those that the model was trained on. Load another model: docs/models.md",
+  unfamiliar_picture: "The picture is unlike those that the model was trained on. Load another model: docs/models.md.",
   fallback_model: "The fallback model answers: the model's own answers degenerate.",
   delegate_unavailable: "Hard questions are answered by the model that watches: the other one does not answer.",
+  transcript_unavailable: "What is said in the video is not heard for now: the speech recognition is away.",
   window_lost: "What it saw before was lost with its worker: it remembers from then on.",
 };
 
@@ -219,7 +220,7 @@ function facts(session) {
   if (session.fps && session.window) {
     text.push(`${Number(session.fps).toFixed(session.fps % 1 ? 1 : 0)} times a second, and remembers the last ${session.window} frames (${seconds(session.window / session.fps)}).`);
   }
-  if (session.moving) text.push("It moves to another worker; questions wait until it is there.");
+  if (session.moving && !waits(session)) text.push("It moves to another worker; questions wait until it is there.");
   text.push(PICTURES[session.source_health?.condition]);
   const degraded = session.stats?.degraded ?? [];
   text.push(...degraded.map((flag) => FLAGS[flag] ?? `Its last answer: ${degradation(flag)}.`));

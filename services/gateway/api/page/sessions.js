@@ -18,9 +18,11 @@ export const CONDITIONS = {
 };
 const KINDS = { file: "file", rtmp: "RTMP", whip: "WebRTC", srt: "SRT", push: "pushed frames" };
 
+/** Whether there is no worker that it could be on. */
+export const waits = (session) => session.stats?.degraded?.includes("worker_unavailable") === true;
 /** [a word for styling, words for people] */
 export const stateOf = (session) => {
-  if (session.moving) return ["moving", "moving to another worker"];
+  if (session.moving) return ["moving", waits(session) ? "waits for the model" : "moving to another worker"];
   const unwell = session.state === "SESSION_STATE_LIVE" && CONDITIONS[session.source_health?.condition];
   return unwell ? ["unwell", unwell] : (STATES[session.state] ?? ["none", "unknown"]);
 };

@@ -114,7 +114,7 @@ export class Watches {
     setText(state, this.#unsure ? "cannot tell" : text);
     state.dataset.state = this.#unsure ? "none" : style;
     const { status } = watch;
-    setText(check, status ? `last checked at ${clock(status.capture_ns)}: ${percent(status.score)}` : "not checked yet");
+    setText(check, status ? [`last checked at ${clock(status.capture_ns)}`, !status.unfamiliar_picture && percent(status.score)].filter(Boolean).join(": ") : "not checked yet");
     setText(doubt, doubtOf(status ?? {}));
   }
 
