@@ -306,7 +306,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         gauge("Readers of events", "sightline_event_readers"),
         counted("Deliveries of webhooks", "sightline_webhook_tries_total", "outcome"),
         timed("Event to its delivery", "sightline_webhook_delay_seconds"),
-        counted("Dead letters", "sightline_webhook_dead_letters_total"),
+        counted("Dead letters", "sightline_webhook_dead_letters_total", "reason"),
     ),
     "Dialogue, speech and calls": (
         gauge("Tasks of a service", "sightline_tasks"),

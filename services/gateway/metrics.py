@@ -252,7 +252,9 @@ WEBHOOK_TRIES = Counter(
     "sightline_webhook_tries_total", "Deliveries that were tried, by outcome.", ["outcome"]
 )
 WEBHOOK_DEAD = Counter(
-    "sightline_webhook_dead_letters_total", "Events that a webhook did not take, given up."
+    "sightline_webhook_dead_letters_total",
+    "Events that a webhook or the MQTT broker was not brought, by why they were given up.",
+    ["reason"],
 )
 WEBHOOK_DELAY = Histogram(
     "sightline_webhook_delay_seconds",

@@ -198,8 +198,8 @@ CASES = {
         | jumping('sightline_gateway_rounds_total{outcome="written"}', 50),
     ),
     "WebhookDeadLetters": Case(
-        jumping("sightline_webhook_dead_letters_total", 1),
-        held("sightline_webhook_dead_letters_total", 3)
+        jumping('sightline_webhook_dead_letters_total{reason="not_kept"}', 1),
+        held('sightline_webhook_dead_letters_total{reason="refused"}', 3)
         | rising('sightline_webhook_tries_total{outcome="failed"}', 9),
     ),
     "RulesNotChecked": Case(

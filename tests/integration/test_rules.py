@@ -1,25 +1,17 @@
 """Standing rules in a real Redis: told once, found again, sent to whoever wants to know."""
 
 import asyncio
-import base64
-import contextlib
 import dataclasses
-import hashlib
-import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 import sightline
 from services.gateway.frames.picture_health import Condition
-from services.gateway.rules import delivery
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.records import Records
 from services.gateway.rules.rule_store import RuleStore
@@ -28,61 +20,14 @@ from sightline.errors import UnavailableError
 from sightline.mcp_rules import RuleTools
 from sightline.v1 import gateway_pb2, peer_pb2
 from sightline.v1 import rules_pb2 as pb
-from tests.eventually import PATIENCE_S, eventually
-from tests.processes import RedisServer, free_port
+from tests.eventually import eventually
+from tests.processes import RedisServer
+from tests.rule_parts import PHONE, Shown, events_of, phone, settings, until
 from tests.unit.fake_worker import FakeWorker
-from tests.unit.gateway_parts import Parts, picture, running
+from tests.unit.gateway_parts import Parts, running
 from tests.unit.http_parts import served
 
 pytestmark = pytest.mark.needs("redis")
-
-SECRET = "a secret of thirty-two characters"
-PHONE = "a phone is there"
-T = TypeVar("T")
-
-
-def settings(redis: RedisServer, **more: Any) -> dict[str, Any]:
-    return {"redis_url": redis.url, "cluster_secret": SECRET, "redis_timeout_s": 0.5, **more}
-
-
-class Shown:
-    """A session whose pictures a test shows one by one."""
-
-    def __init__(self, parts: Parts, session: Any) -> None:
-        self.session = session
-        self._sink = session.admit("rtmp").sink
-        self._number = 0
-
-    async def show(self) -> None:
-        """One more picture, understood by the worker."""
-        before = self.session.counts.processed
-        self._sink.take(picture(self._number))
-        self._number += 1
-        await eventually(lambda: self.session.counts.processed > before)
-
-
-def phone(**more: Any) -> pb.Rule:
-    more.setdefault("name", "phones")
-    return pb.Rule(predicate=pb.PredicateRule(condition=PHONE), interval_s=0.1, **more)
-
-
-async def until(look: Callable[[], Awaitable[T]]) -> T:
-    """The first of what looks give that is true."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            if found := await look():
-                return found
-            await asyncio.sleep(0.02)
-
-
-async def events_of(parts: Parts, count: int) -> list[pb.RuleEvent]:
-    """The events, oldest first, once there are so many."""
-
-    async def look() -> list[pb.RuleEvent]:
-        found = (await parts.stub.ListEvents(pb.ListEventsRequest())).events
-        return list(reversed(found)) if len(found) >= count else []
-
-    return await until(look)
 
 
 async def test_a_rule_tells_without_a_viewer_and_is_found_again(redis_server: RedisServer) -> None:
@@ -497,167 +442,6 @@ async def test_without_a_redis_there_are_none() -> None:
         assert (await refused.json())["reason"] == "RULES_NOT_CONFIGURED"
 
 
-# --- webhooks -----------------------------------------------------------------------------------
-
-
-class Receiver:
-    """Whoever takes events by HTTP; `answers` says how, the last one for ever."""
-
-    def __init__(self) -> None:
-        self.answers = [200]
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.tries = 0
-        self.url = ""
-
-    async def take(self, request: web.Request) -> web.Response:
-        self.tries += 1
-        status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if status == 200:
-            self.got.append((dict(request.headers), await request.read()))
-        return web.Response(status=status)
-
-
-@contextlib.asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    app = web.Application()
-    app.router.add_post("/hook", receiver.take)
-    async with TestServer(app) as server:
-        receiver.url = str(server.make_url("/hook"))
-        yield receiver
-
-
-async def test_webhooks_bring_every_event_once_signed(redis_server: RedisServer) -> None:
-    worker = FakeWorker()
-    worker.scores[PHONE] = 0.9
-    allowed = settings(redis_server, webhook_allow=("127.0.0.1",))
-    async with receiving() as receiver, running(worker, **allowed) as parts:
-        receiver.answers = [503, 500, 200]
-        hook = pb.Webhook(url=receiver.url)
-        made = await parts.stub.CreateWebhook(pb.CreateWebhookRequest(webhook=hook))
-        shown = Shown(parts, await parts.push_session(name="kitchen"))
-        await shown.show()
-        await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
-        (event,) = await events_of(parts, 1)
-        await eventually(lambda: receiver.got)
-        assert receiver.tries == 3
-        headers, body = receiver.got[0]
-        assert headers["webhook-id"] == event.event
-        signed = f"{event.event}.{headers['webhook-timestamp']}.".encode() + body
-        key = base64.b64decode(made.secret.removeprefix("whsec_"))
-        expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-        assert headers["webhook-signature"] == f"v1,{expected}"
-        assert json.loads(body)["data"]["session_name"] == "kitchen"
-
-        receiver.answers = [410, 200]
-        worker.scores[PHONE] = 0.1
-        await shown.show()
-        _, lost = await events_of(parts, 2)
-        wanted = pb.ListDeadLettersRequest(webhook=made.webhook)
-
-        async def dead() -> list[pb.DeadLetter]:
-            return list((await parts.stub.ListDeadLetters(wanted)).letters)
-
-        letters = [(each.event, each.reason) for each in await until(dead)]
-        assert letters == [(lost.event, "status 410")]
-        worker.scores[PHONE] = 0.9
-        await shown.show()
-        *_, last = await events_of(parts, 3)
-        await eventually(lambda: len(receiver.got) == 2)
-        assert receiver.got[1][0]["webhook-id"] == last.event
-
-        async def both() -> pb.WebhookState | None:
-            state = await _state(parts)
-            return state if state.delivered == 2 else None
-
-        state = await until(both)
-        assert state is not None
-        assert (state.dead, state.failures, state.error) == (1, 0, "")
-        await parts.stub.DeleteWebhook(pb.DeleteWebhookRequest(webhook=made.webhook))
-        assert not (await parts.stub.ListWebhooks(pb.ListWebhooksRequest())).webhooks
-
-
-async def _state(parts: Parts) -> pb.WebhookState:
-    (hook,) = (await parts.stub.ListWebhooks(pb.ListWebhooksRequest())).webhooks
-    assert not hook.secret
-    return hook.state
-
-
-async def test_a_webhook_goes_on_where_another_gateway_ended(redis_server: RedisServer) -> None:
-    """What came while nobody could deliver comes later, and nothing comes twice."""
-    worker = FakeWorker()
-    worker.scores[PHONE] = 0.9
-    allowed = settings(redis_server, webhook_allow=("127.0.0.1",))
-    async with receiving() as receiver:
-        receiver.answers = [503]
-        async with running(worker, **allowed) as parts:
-            hook = pb.Webhook(url=receiver.url)
-            await parts.stub.CreateWebhook(pb.CreateWebhookRequest(webhook=hook))
-            shown = Shown(parts, await parts.push_session(name="kitchen"))
-            await shown.show()
-            await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
-            (event,) = await events_of(parts, 1)
-            await eventually(lambda: receiver.tries)
-        assert not receiver.got
-        receiver.answers = [200]
-        async with running(FakeWorker(), **allowed), running(FakeWorker(), **allowed):
-            await eventually(lambda: receiver.got)
-            await asyncio.sleep(0.2)
-        assert [headers["webhook-id"] for headers, _ in receiver.got] == [event.event]
-
-
-async def test_a_receiver_that_was_down_is_brought_what_is_left_once(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its answers have no end; and what was erased meanwhile is not brought."""
-    monkeypatch.setattr(delivery, "BACKOFF_S", (0.05, 0.2))
-    port, got = free_port(), []
-
-    async def take(request: web.Request) -> web.StreamResponse:
-        got.append(request.headers["webhook-id"])
-        reply = web.StreamResponse()
-        await reply.prepare(request)
-        await asyncio.Event().wait()
-        return reply
-
-    worker = FakeWorker()
-    worker.scores[PHONE] = 0.9
-    allowed = settings(redis_server, webhook_allow=("127.0.0.1",))
-    async with running(worker, **allowed) as parts:
-        hook = pb.Webhook(url=f"http://127.0.0.1:{port}/hook")
-        await parts.stub.CreateWebhook(pb.CreateWebhookRequest(webhook=hook))
-        secret, shown = [
-            Shown(parts, await parts.push_session(name=name, key=f"key-of-{name}"))
-            for name in ("secret", "open")
-        ]
-        await secret.show()
-        await parts.stub.CreateRule(pb.CreateRuleRequest(session="secret", rule=phone(name="s")))
-        await events_of(parts, 1)
-
-        async def refused() -> bool:
-            return (await _state(parts)).failures > 1
-
-        await until(refused)
-        await shown.show()
-        await parts.stub.CreateRule(pb.CreateRuleRequest(session="open", rule=phone()))
-        await events_of(parts, 2)
-        worker.scores[PHONE] = 0.1
-        await shown.show()
-        wanted = [each.event for each in await events_of(parts, 3) if each.rule_name == "phones"]
-        assert parts.rules is not None
-        await parts.rules.erase_events(secret.session)
-        app = web.Application(handler_args={"handler_cancellation": True})
-        app.router.add_post("/hook", take)
-        async with TestServer(app, port=port):
-            await eventually(lambda: len(got) >= 2)
-
-            async def both() -> bool:
-                return (await _state(parts)).delivered == 2
-
-            await until(both)
-        assert got == wanted
-
-
 async def test_what_is_kept_goes_in_its_time(redis_server: RedisServer) -> None:
     """Also where nothing new comes that would push it out."""
     worker = FakeWorker()
@@ -677,15 +461,6 @@ async def test_what_is_kept_goes_in_its_time(redis_server: RedisServer) -> None:
         await EventStore(records, dataclasses.replace(day, events_s=0.001)).trim([""])
         assert not (await parts.stub.ListEvents(pb.ListEventsRequest())).events
         await records.aclose()
-
-
-async def test_webhooks_lead_nowhere_inside_unless_allowed(redis_server: RedisServer) -> None:
-    async with running(FakeWorker(), **settings(redis_server)) as parts:
-        for url in ("https://127.0.0.1/hook", "https://localhost/hook", "http://93.184.216.34/"):
-            wanted = pb.CreateWebhookRequest(webhook=pb.Webhook(url=url))
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await parts.stub.CreateWebhook(wanted)
-            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 # --- SDK and command line -----------------------------------------------------------------------

@@ -19,6 +19,7 @@ from services.gateway.rules.posting import (
     Poster,
     body_of,
     parsed_url,
+    seconds_of,
     secret_of,
     signature_of,
 )
@@ -466,6 +467,10 @@ def test_a_body_says_what_and_when() -> None:
         "https://a.example:0",
         "nothing",
         "https://a b",
+        "https://127.0.0.1\\.a.example",
+        "https://①②⑦.0.0.1",
+        "https://2130706433",
+        "https://169。254。169。254/latest",
     ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
@@ -481,6 +486,14 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         ("127.0.0.1", "https", (), False),
         ("10.0.0.8", "https", (), False),
         ("169.254.169.254", "https", (), False),
+        ("[::1]", "https", (), False),
+        ("[::ffff:127.0.0.1]", "https", (), False),
+        ("[::ffff:a9fe:a9fe]", "https", (), False),
+        ("[64:ff9b::7f00:1]", "https", (), False),
+        ("[2002:7f00:1::]", "https", (), False),
+        ("0x7f.1", "https", (), False),
+        ("localhost.", "https", (), False),
+        ("0.0.0.0", "https", (), False),
         ("10.0.0.8", "http", ("10.0.0.0/8",), True),
         ("10.0.0.8:81", "http", ("10.0.0.8:80",), False),
     ],
@@ -501,3 +514,33 @@ async def test_a_name_that_leads_inside_is_refused() -> None:
     poster = Poster(EgressPolicy((), resolve=lambda host, port: ["10.1.2.3"]))
     with pytest.raises(InvalidArgumentError):
         await poster.check(parsed_url("https://inside.example"))
+
+
+async def test_a_name_that_leads_elsewhere_a_moment_later_is_looked_at_with_every_try() -> None:
+    """DNS rebinding: what was public when the webhook was made leads inside now."""
+    answers = [["93.184.216.34"], ["127.0.0.1"], ["::ffff:127.0.0.1"]]
+    poster = Poster(EgressPolicy((), resolve=lambda host, port: answers.pop(0)))
+    url = "https://rebinding.example/hook"
+    await poster.check(parsed_url(url))
+    for _ in range(2):
+        outcome = await poster.post(url, secret_of("a", "w_1"), pb.RuleEvent(event="1-0"), 0.0)
+        assert outcome.error == "it has no address that may be sent to"
+    assert not answers
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("120", 120),
+        ("0", 0),
+        ("-5", 0),
+        ("soon", 0),
+        ("", 0),
+        ("9" * 4000, 999_999_999),
+        ("Thu, 01 Jan 1970 00:02:00 GMT", 120),
+        ("Wed, 31 Dec 1969 23:00:00 GMT", 0),
+        ("Thu, 01 Jan 99999 00:00:00 GMT", 0),
+    ],
+)
+def test_when_a_receiver_wants_to_be_tried_again(said: str, seconds: float) -> None:
+    assert seconds_of(said, 0.0) == seconds

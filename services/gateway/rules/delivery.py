@@ -25,14 +25,19 @@ CLAIM_S = 3.0  # between two tries to be the one who delivers, and until that is
 AWAY_S = 1.0
 BATCH = 64
 BACKOFF_S = (1.0, 30.0)
+MOST_AGAIN_S = 300.0  # that a receiver may ask for
+NOT_KEPT = "it had to make room before the receiver took it"
+REASONS = REFUSED, TOO_OLD, LOST = ("refused", "too_old", "not_kept")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Outcome of one try. `error`: "" where the receiver took it. `final`: no other try helps."""
+    """Outcome of one try. `error`: "" where the receiver took it. `final`: no other try helps.
+    `again_s`: before which the receiver wants none."""
 
     error: str = ""
     final: bool = False
+    again_s: float = 0.0
 
 
 class Receiver(Protocol):
@@ -93,6 +98,10 @@ class Delivery:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._after = "0-0"  # the event that was over last
+        self._gone: dict[str, str] = {}  # of each tenant the last that was counted as lost
+        self._lost: set[str] = set()  # of those that were found
+        self._tenants: list[str] = []
 
     def start(self) -> None:
         self._task = spawn(self._run(), name=f"delivery:{self._id}")
@@ -125,10 +134,13 @@ class Delivery:
     async def _advance(self) -> None:
         """Deliver what is there, or wait a little for more."""
         self._news.clear()
-        after = await self._store.after(self._id)
+        place = await self._store.place(self._id)
+        self._after, self._gone = place.after, place.gone
         tenant = self._scope.viewer.tenant
-        tenants = [tenant] if tenant else await self._rules.tenants()
-        found = await self._events.after(tenants, after, BATCH)
+        self._tenants = [tenant] if tenant else await self._rules.tenants()
+        found = await self._events.after(self._tenants, self._after, BATCH)
+        self._lost.clear()
+        await self._count_lost()  # after the look: what is not found by now is among them
         if not found:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
@@ -137,16 +149,17 @@ class Delivery:
         for event in found:
             if self._closed or not await self._pass(event):
                 return
+            self._after = event.event.event
 
     async def _pass(self, event: Event) -> bool:
         """Have done with an event; False where another gateway delivers now."""
         told = event.event
-        if not self._scope.holds(event):
+        if told.event in self._lost or not self._scope.holds(event):
             return await self._store.skip(self._id, self._owner, told.event)
         backoff, failures = Backoff(*BACKOFF_S), 0
         while await self._store.claim(self._id, self._owner):
             if failures and await self._events.get([event.tenant], told.event) is None:
-                break  # it was erased meanwhile
+                break  # it was erased meanwhile, or had to make room
             outcome = await self._receiver.post(told)
             age_s = time.time() - place_of(told.event)[0] / 1000
             if not outcome.error:
@@ -158,14 +171,42 @@ class Delivery:
             fields = {"receiver": self._id, "event": told.event, "reason": outcome.error}
             if outcome.final or age_s > self._retry_s:
                 log.warning("event not delivered", extra=fields)
-                metrics.WEBHOOK_DEAD.inc()
+                why = REFUSED if outcome.final else TOO_OLD
+                metrics.WEBHOOK_DEAD.labels(why).inc()
                 return await self._store.give_up(self._id, self._owner, told.event, outcome.error)
             if failures == 1:
                 log.info("an event is not taken: it is tried again", extra=fields)
             await self._store.note(self._id, failures, outcome.error)
-            if self._closed or not await self._wait(backoff.next_s()):
+            wait_s = max(backoff.next_s(), min(outcome.again_s, MOST_AGAIN_S))
+            if self._closed or not await self._wait(wait_s):
                 break
         return False
+
+    async def _count_lost(self) -> None:
+        """Count what had to make room before the receiver was brought it, also of what waits behind
+        an event that is not taken."""
+        count, after = 0, place_of(self._after)
+        while True:
+            places = {tenant: self._gone.get(tenant, "0-0") for tenant in self._tenants}
+            found = await self._events.lost(places, BATCH)
+            for event in found:
+                id = event.event.event
+                mine = place_of(id) > after and self._scope.holds(event)
+                reason = NOT_KEPT if mine else ""
+                if not await self._store.lose(self._id, self._owner, event.tenant, id, reason):
+                    return  # another gateway delivers now, and counts
+                self._gone[event.tenant] = id
+                if mine:
+                    count += 1
+                    self._lost.add(id)
+                    metrics.WEBHOOK_DEAD.labels(LOST).inc()
+            if not found or not await self._store.claim(self._id, self._owner):
+                break
+        if count:
+            log.warning(
+                "events had to make room before a receiver took them",
+                extra={"receiver": self._id, "events": count},
+            )
 
     async def _wait(self, seconds: float) -> bool:
         """Wait, and remain the one who delivers; False where that is another now."""
@@ -173,6 +214,7 @@ class Delivery:
         while True:
             if not await self._store.claim(self._id, self._owner):
                 return False
+            await self._count_lost()
             left_s = end_s - time.monotonic()
             if left_s <= 0:
                 return True

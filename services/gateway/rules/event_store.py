@@ -3,7 +3,7 @@
 import heapq
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from services.gateway.rules.scripts import PREFIX
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import peer_pb2, rules_pb2
 
-LAST = f"{PREFIX}last"
+LAST, HOOKS = f"{PREFIX}last", f"{PREFIX}hooks"
 BATCH = 256
 MOST_SCANNED = 20_000  # of one list, where its reader wants few of many
 _ID = re.compile(r"\d{1,15}-\d{1,10}")
@@ -60,7 +60,7 @@ class EventStore:
         see it. `fence`: of the session's lease."""
         config, rule = self._config, record.rule
         keys = [rules_key(rule.session), told_key(rule.session), _events(record.tenant)]
-        keys += [_pictures(record.tenant), LAST]
+        keys += [_pictures(record.tenant), LAST, _lost(record.tenant), HOOKS]
         arguments = [rule.rule, fence, state.events, state.SerializeToString()]
         arguments += [event.SerializeToString(), jpeg, config.events, _ms(config.events_s)]
         arguments += [config.event_pictures, _ms(config.event_pictures_s)]
@@ -101,6 +101,20 @@ class EventStore:
         ]
         firsts = heapq.nsmallest(most, found)
         return [_event(id, encoded, tenant) for _, tenant, id, encoded in firsts]
+
+    async def lost(self, after: Mapping[str, str], most: int) -> list[Event]:
+        """Events that had to make room before every receiver had taken them: of each tenant the
+        first after an id, at most so many, the oldest first."""
+
+        def read(pipe: Any) -> None:
+            for tenant, id in after.items():
+                pipe.xrange(_lost(tenant), f"({id}", "+", most)
+
+        return [
+            _event(id.decode(), fields[b"e"], tenant)
+            for tenant, rows in zip(after, await self._records.together(read), strict=True)
+            for id, fields in rows
+        ]
 
     async def newest(
         self,
@@ -152,13 +166,14 @@ class EventStore:
 
     async def trim(self, tenants: list[str]) -> None:
         """Remove what has been kept for long enough, also where nothing new pushes it out."""
-        config, now_s = self._config, time.time()
-        oldest = str(max(0, _ms(now_s - config.events_s)))
-        oldest_seen = str(max(0, _ms(now_s - config.event_pictures_s)))
+        config = self._config
+        oldest_seen = str(max(0, _ms(time.time() - config.event_pictures_s)))
+        for tenant in tenants:
+            keys = [_events(tenant), _lost(tenant), HOOKS]
+            await self._records.run("forget", keys, [config.events, _ms(config.events_s)])
 
         def remove(pipe: Any) -> None:
             for tenant in tenants:
-                pipe.xtrim(_events(tenant), minid=oldest, approximate=False)
                 for key in (_pictures(tenant), _clips(tenant)):
                     pipe.xtrim(key, minid=oldest_seen, approximate=False)
 
@@ -166,16 +181,24 @@ class EventStore:
 
     async def erase(self, tenant: str, session: str) -> None:
         """Remove every trace of a session's events."""
+        for lost in (False, True):
+            await self._erase(tenant, session, lost=lost)
+
+    async def _erase(self, tenant: str, session: str, *, lost: bool) -> None:
         after = "0-0"
-        while rows := await self.after([tenant], after, BATCH):
+        while rows := (
+            await self.lost({tenant: after}, BATCH)
+            if lost
+            else await self.after([tenant], after, BATCH)
+        ):
             after = rows[-1].event.event
             ids = [each.event.event for each in rows if each.event.session == session]
             if not ids:
                 continue
 
             def remove(pipe: Any, ids: list[str] = ids) -> None:
-                for key in (_events(tenant), _pictures(tenant), _clips(tenant)):
-                    pipe.xdel(key, *ids)
+                for key in (_events, _lost, _pictures, _clips):
+                    pipe.xdel(key(tenant), *ids)
                 pipe.hdel(_acks(tenant), *ids)
 
             await self._records.together(remove)
@@ -243,6 +266,10 @@ def _ms(seconds: float) -> int:
 
 def _events(tenant: str) -> str:
     return f"{PREFIX}events:{tenant}"
+
+
+def _lost(tenant: str) -> str:
+    return f"{PREFIX}lost:{tenant}"
 
 
 def _acks(tenant: str) -> str:

@@ -4,17 +4,21 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import ipaddress
 import json
 import socket
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.helpers import is_ip_address
 from google.protobuf import json_format
+from yarl import URL
 
 from services.common.threads import on_thread
 from services.gateway.rules.delivery import Outcome
@@ -56,11 +60,22 @@ def body_of(event: rules_pb2.RuleEvent) -> bytes:
     return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def seconds_of(retry_after: str, now_s: float) -> float:
+    """Seconds that a header `Retry-After` asks to wait; 0 where it says none that is meant."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - now_s)
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 def parsed_url(text: str) -> SplitResult:
     """Raises InvalidArgumentError for what is no address to send to."""
     try:
         url = urlsplit(text)
         port = url.port
+        host = URL(text).raw_host or ""  # as the client that sends reads it
     except ValueError:
         raise InvalidArgumentError("this is no address") from None
     if len(text) > MAX_URL_CHARACTERS or not text.isprintable() or " " in text:
@@ -69,6 +84,9 @@ def parsed_url(text: str) -> SplitResult:
         raise InvalidArgumentError("a webhook leads to an https:// address")
     if url.username is not None or url.password is not None:
         raise InvalidArgumentError("an address holds no password: events are signed")
+    number = _number(host)
+    if number != _number(url.hostname) or (number is None and is_ip_address(host)):
+        raise InvalidArgumentError("an address of numbers is written in its usual form")
     return url
 
 
@@ -109,17 +127,19 @@ class Poster:
                     client.post(url, data=body, headers=headers, allow_redirects=False) as reply,
                 ):
                     status = reply.status  # is the whole answer, however long its text takes
+                    again_s = seconds_of(reply.headers.get("Retry-After", ""), now_s)
         except UnreachableError:
             return Outcome("it has no address that may be sent to")
         except InvalidArgumentError as error:
             return Outcome(error.message, final=True)
         except TimeoutError:
             return Outcome("no answer in time")
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # what it says is no HTTP
             return Outcome(f"no connection: {type(error).__name__}")
         if 200 <= status < 300:
             return Outcome()
-        return Outcome(f"status {status}", final=400 <= status < 500 and status not in _PASSING)
+        final = 400 <= status < 500 and status not in _PASSING
+        return Outcome(f"status {status}", final=final, again_s=again_s)
 
     async def _addresses(self, url: SplitResult) -> list[Address]:
         port = url.port or PORTS[url.scheme]
@@ -182,6 +202,14 @@ class _Pinned(AbstractResolver):
 
     async def close(self) -> None:
         pass
+
+
+def _number(host: str) -> Address | None:
+    """The address that a host is; None: it is a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 def _is_own(address: Address) -> bool:

@@ -9,18 +9,21 @@ sightline:rules:tenants            tenants that have rules or webhooks
 sightline:rules:version            grows with every rule that comes, changes or goes
 sightline:rules:last               id of the newest event of all tenants
 sightline:rules:events:<tenant>    stream of the events
+sightline:rules:lost:<tenant>      likewise of those that made room before all took them
 sightline:rules:acks:<tenant>      who acknowledged an event, by its id
 sightline:rules:pictures:<tenant>  stream of their pictures, under the ids of the events
 sightline:rules:clips:<tenant>     likewise of seconds before and after
 sightline:rules:hooks              webhooks: id to record
 sightline:rules:hook:<id>          how far one has come: after, delivered, dead, failures, error,
-                                   and who delivers now: owner, until
+                                   who delivers now: owner, until, and of each tenant the last
+                                   event that is lost and was looked at: gone:<tenant>
 sightline:rules:entities           rules that the MQTT broker was told of: id to kind of entity
 sightline:rules:dead:<id>          stream of the events that one was not brought
 """
 
 PREFIX = "sightline:rules:"
 KEPT_MS = 24 * 3600 * 1000  # rules that no gateway looks after any more
+MOST_LOST = 10_000  # events of a tenant, until receivers have noted that they were not brought them
 
 # KEYS: names of the tenant, rules of the session, tenants, version. ARGV: name, session, id,
 # record, most of the session, most of the tenant, tenant. Gives 0, or 1: the name is taken, 2: the
@@ -64,12 +67,63 @@ end
 if there == 1 then redis.call('INCR', KEYS[5]) end
 return there
 """
-# KEYS: rules, told, events, pictures, last. ARGV: id, fence, number of the event, its state, the
-# event, picture, most events, milliseconds that they are kept, most pictures, milliseconds that
-# they are kept. Gives 0: the rule is gone; 1 and what was told: another gateway did, or this one,
-# whose reply was lost; 2 and the id. Ids of all tenants grow together, also where the clock is set
-# back.
+# Removes the oldest events: those that are too many, or older than `oldest`. Of what a receiver is
+# behind a copy stays, by which it is counted as lost to it.
+_FORGET = """
+local function before(one, other)
+  local a, b = string.match(one, '^(%d+)-(%d+)$')
+  local c, d = string.match(other, '^(%d+)-(%d+)$')
+  a, b, c, d = tonumber(a), tonumber(b), tonumber(c), tonumber(d)
+  return a < c or (a == c and b < d)
+end
+local function last_of_all(hooks)
+  local ids, last = redis.call('HKEYS', hooks), nil
+  ids[#ids + 1] = 'mqtt'
+  for _, id in ipairs(ids) do
+    local after = redis.call('HGET', '@PREFIXhook:' .. id, 'after')
+    if after and (not last or before(after, last)) then last = after end
+  end
+  return last
+end
+local function forget(events, lost, hooks, most, oldest)
+  oldest = string.format('(%.0f-0', math.max(1, oldest))
+  local after, looked = nil, false
+  while true do
+    local many = redis.call('XLEN', events) - most
+    local newest = oldest
+    if many > 0 then newest = '+' else many = 1000 end
+    local rows = redis.call('XRANGE', events, '-', newest, 'COUNT', math.min(many, 1000))
+    if #rows == 0 then break end
+    if not looked then after, looked = last_of_all(hooks), true end
+    for _, row in ipairs(rows) do
+      if after and before(after, row[1]) then
+        redis.call('XADD', lost, 'MAXLEN', @MOST_LOST, row[1], unpack(row[2]))
+      end
+      redis.call('XDEL', events, row[1])
+    end
+  end
+  if looked then
+    if after then redis.call('XTRIM', lost, 'MINID', after) else redis.call('DEL', lost) end
+    redis.call('PEXPIRE', lost, @KEPT)
+  end
+end
+"""
+# KEYS: events, lost, webhooks. ARGV: most events, milliseconds that they are kept. Removes what is
+# too old also where nothing new comes.
+FORGET = """
+@FORGET
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+forget(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[1]), now - tonumber(ARGV[2]))
+return 1
+"""
+# KEYS: rules, told, events, pictures, last, lost, webhooks. ARGV: id, fence, number of the event,
+# its state, the event, picture, most events, milliseconds that they are kept, most pictures,
+# milliseconds that they are kept. Gives 0: the rule is gone; 1 and what was told: another gateway
+# did, or this one, whose reply was lost; 2 and the id. Ids of all tenants grow together, also where
+# the clock is set back.
 TELL = """
+@FORGET
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {0} end
 local told = redis.call('HGET', KEYS[2], ARGV[1])
 if told then
@@ -92,7 +146,9 @@ local function add(key, what, most, kept)
   redis.call('XTRIM', key, 'MINID', string.format('%.0f', math.max(0, now - tonumber(kept))))
   redis.call('PEXPIRE', key, kept)
 end
-add(KEYS[3], ARGV[5], ARGV[7], ARGV[8])
+redis.call('XADD', KEYS[3], event, 'e', ARGV[5])
+forget(KEYS[3], KEYS[6], KEYS[7], tonumber(ARGV[7]), now - tonumber(ARGV[8]))
+redis.call('PEXPIRE', KEYS[3], ARGV[8] + @HOUR) -- beyond what is looked for: none goes unseen
 if ARGV[6] ~= '' then add(KEYS[4], ARGV[6], ARGV[9], ARGV[10]) end
 return {2, event}
 """
@@ -170,6 +226,18 @@ else
 end
 return 1
 """
+# KEYS: how far a webhook has come, its dead letters. ARGV: owner, tenant, the event that was looked
+# at among those that are lost; why it was given up, "" where it is not for this one; the letter,
+# most letters. Only by whoever delivers.
+LOSE = """
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'gone:' .. ARGV[2], ARGV[3])
+if ARGV[4] == '' then return 1 end
+redis.call('HINCRBY', KEYS[1], 'dead', 1)
+redis.call('HSET', KEYS[1], 'error', ARGV[4])
+redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[6], '*', 'e', ARGV[5])
+return 1
+"""
 # KEYS: how far a webhook has come. ARGV: owner, who delivers no more.
 FREE = """
 if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then
@@ -182,14 +250,28 @@ _BODIES = {
     "change": CHANGE,
     "delete": DELETE,
     "tell": TELL,
+    "forget": FORGET,
     "clip": CLIP,
     "acknowledge": ACKNOWLEDGE,
     "hook": HOOK,
     "claim": CLAIM,
     "pass": PASS,
+    "lose": LOSE,
     "free": FREE,
 }
-SCRIPTS = {
-    name: body.replace("@KEPT", str(KEPT_MS)).replace("@PREFIX", PREFIX)
-    for name, body in _BODIES.items()
+_WORDS = {
+    "@FORGET": _FORGET,  # which holds others
+    "@KEPT": str(KEPT_MS),
+    "@HOUR": str(3600 * 1000),
+    "@MOST_LOST": str(MOST_LOST),
+    "@PREFIX": PREFIX,
 }
+
+
+def _whole(body: str) -> str:
+    for word, meant in _WORDS.items():
+        body = body.replace(word, meant)
+    return body
+
+
+SCRIPTS = {name: _whole(body) for name, body in _BODIES.items()}

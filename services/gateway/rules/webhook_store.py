@@ -1,9 +1,10 @@
 """Webhooks in Redis, and how far each of them has come."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from services.gateway.rules.event_store import LAST
+from services.gateway.rules.event_store import HOOKS, LAST
 from services.gateway.rules.records import Records
 from services.gateway.rules.rule_store import TENANTS
 from services.gateway.rules.scripts import PREFIX
@@ -11,9 +12,18 @@ from sightline.errors import ResourceExhaustedError
 from sightline.reasons import Reason
 from sightline.v1 import peer_pb2, rules_pb2
 
-HOOKS = f"{PREFIX}hooks"
 LEASE_MS = 15_000  # of whoever delivers: more than one try takes
 MAX_LETTERS = 1000
+_GONE = "gone:"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far a receiver has come: the event that was delivered or given up last, and of each
+    tenant the last one that was looked at of those that had to make room."""
+
+    after: str
+    gone: dict[str, str]
 
 
 class WebhookStore:
@@ -76,10 +86,15 @@ class WebhookStore:
         """Let another deliver at once."""
         await self._records.run("free", [_hook(id)], [owner])
 
-    async def after(self, id: str) -> str:
-        """The event that was delivered or given up last."""
-        found = await self._records.do(lambda client: client.hget(_hook(id), "after"))
-        return "0-0" if found is None else found.decode()
+    async def place(self, id: str) -> Place:
+        """How far it has come."""
+        found = await self._records.do(lambda client: client.hgetall(_hook(id)))
+        gone = {
+            key.decode().removeprefix(_GONE): event.decode()
+            for key, event in found.items()
+            if key.startswith(_GONE.encode())
+        }
+        return Place(found.get(b"after", b"0-0").decode(), gone)
 
     async def note(self, id: str, failures: int, error: str) -> None:
         """So many tries in a row have failed."""
@@ -96,10 +111,21 @@ class WebhookStore:
     async def give_up(self, id: str, owner: str, event: str, reason: str) -> bool:
         return await self._pass(id, owner, event, reason)
 
+    async def lose(self, id: str, owner: str, tenant: str, event: str, reason: str) -> bool:
+        """An event of a tenant that is kept no more was looked at. reason: why it is given up; "":
+        it is not for this webhook."""
+        letter = _letter(event, reason)
+        arguments = [owner, tenant, event, reason, letter, MAX_LETTERS]
+        return bool(await self._records.run("lose", [_hook(id), _dead(id)], arguments))
+
     async def _pass(self, id: str, owner: str, event: str, outcome: str) -> bool:
-        letter = rules_pb2.DeadLetter(event=event, reason=outcome, time_ns=time.time_ns())
-        arguments = [owner, event, outcome, letter.SerializeToString(), MAX_LETTERS]
+        arguments = [owner, event, outcome, _letter(event, outcome), MAX_LETTERS]
         return bool(await self._records.run("pass", [_hook(id), _dead(id)], arguments))
+
+
+def _letter(event: str, reason: str) -> bytes:
+    letter = rules_pb2.DeadLetter(event=event, reason=reason, time_ns=time.time_ns())
+    return letter.SerializeToString()
 
 
 def _hook(id: str) -> str:

@@ -7,10 +7,11 @@ import secrets
 import time
 
 from services.common.tasks import cancel_and_wait, spawn
+from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import Caller, Permission
 from services.gateway.config import GatewayConfig
-from services.gateway.rules.delivery import Delivery, Receiver, Scope
+from services.gateway.rules.delivery import REASONS, Delivery, Receiver, Scope
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.posting import Hook, Poster, parsed_url, secret_of
 from services.gateway.rules.records import Records
@@ -43,6 +44,8 @@ class Webhooks:
         self._keeping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        for reason in REASONS:
+            metrics.WEBHOOK_DEAD.labels(reason)  # from 0: its first rise is seen
         self._keeping = spawn(self._keep(), name="webhooks:keep")
 
     async def aclose(self) -> None:
