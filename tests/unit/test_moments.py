@@ -12,7 +12,7 @@ from services.common.jpeg import encode_jpeg
 from services.gateway.config import GatewayConfig
 from services.gateway.memory.moments import Moments, Step
 from services.gateway.memory.past_question import Kind, matches, past_question
-from services.gateway.memory.recaller import AWAY, Recaller
+from services.gateway.memory.recaller import AWAY, EVENING_NS, Recaller
 from services.gateway.sessions.lease import Lease
 from services.gateway.sessions.remote_session import RemoteSession
 from services.gateway.workers.workers import Workers
@@ -157,6 +157,13 @@ def test_times_are_read_and_questions_put_into_the_present(
         ("what was there at midnight", Kind.AT, 8 * 3600, ()),
         ("what was there yesterday at 07:00", Kind.AT, 25 * 3600, ()),
         ("what was there last night?", Kind.SPAN, 8 * 3600, ()),
+        ("what happened yesterday at 5?", Kind.AT, 27 * 3600, ()),
+        ("what was there at 17 yesterday?", Kind.AT, 15 * 3600, ()),
+        ("what happened yesterday afternoon at 5", Kind.AT, 15 * 3600, ()),
+        ("what was there last night at 11", Kind.AT, 9 * 3600, ()),
+        ("what was there last night at 2", Kind.AT, 6 * 3600, ()),
+        ("what did I miss yesterday evening?", Kind.SPAN, 11 * 3600, ()),
+        ("was war gestern Abend um 8 Uhr da", Kind.AT, 12 * 3600, ()),
         ("what was there the day before yesterday", Kind.SPAN, 44 * 3600, ()),
         ("was war vor einer Stunde und zehn Minuten zu sehen", Kind.AT, 4200, ()),
         ("was war vor fünfundzwanzig Minuten da", Kind.AT, 1500, ()),
@@ -183,10 +190,24 @@ def test_odd_and_german_phrasings_are_understood(
         *("When will the red shirt come?", "I am back", "Was ist das?"),
         *("qué pasó hace diez minutos", "What will be there at 18:00?", "who will come today?"),
         *("what is going to happen this evening", "Was wird heute um 18 Uhr da sein?"),
+        *("what was there today at 17:00?", "what happened at 5 this afternoon"),
     ],
 )
 def test_what_is_not_of_the_past_or_not_understood_goes_to_the_model(text: str) -> None:
     assert past_question(text, NOW_NS) is None
+
+
+@pytest.mark.parametrize("now_ns", [0, 1, 5 * NS, 2**63 - 1])
+def test_no_time_is_before_all_times(now_ns: int) -> None:
+    """A camera without a clock begins at 0."""
+    for text in ("what was there yesterday", "what happened last night", "what was at 14:02"):
+        asked = past_question(text, now_ns)
+        assert asked is None or 0 <= asked.from_ns <= asked.to_ns
+
+
+def test_whatever_is_of_the_past_by_some_clock_is_looked_up() -> None:
+    for text in ("what was there today at 23:59", "what happened this evening", "what did I miss"):
+        assert past_question(text, EVENING_NS) is not None
 
 
 def test_a_time_of_day_is_the_last_one() -> None:

@@ -106,6 +106,14 @@ async def test_checks_are_noted_together_and_seldom() -> None:
             ),
             "http",
         ),
+        (
+            pb.Rule(
+                product=pb.ProductRule(
+                    products=[pb.Product(sku="1", names=["cup"], picture="http://[")]
+                )
+            ),
+            "http",
+        ),
         (rule(schedule=pb.Schedule(hours=[pb.Hours(begin="25:00")])), "time"),
         (rule(schedule=pb.Schedule(hours=[pb.Hours(days=["monday"])])), "days"),
         (rule(schedule=pb.Schedule(time_zone="../etc", hours=[pb.Hours()])), "zone"),

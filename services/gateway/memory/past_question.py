@@ -139,10 +139,16 @@ def _understood(said: str, now_ns: int, stop: frozenset[str]) -> PastQuestion | 
     if (found := CLOCK.search(said)) is not None:
         day = DAY.search(said)
         at_ns = clock_ns(found, day[1] if day else "", now_ns)
+        if at_ns is not None and at_ns > now_ns:
+            return None
         if at_ns is not None:
             rest = DAY.sub("", _without(said, found)).strip()
             return PastQuestion(
-                Kind.AT, at_ns - 30 * NS, at_ns + 30 * NS, _subject(rest, stop), _present(rest)
+                Kind.AT,
+                max(0, at_ns - 30 * NS),
+                max(0, at_ns + 30 * NS),
+                _subject(rest, stop),
+                _present(rest),
             )
     if _WHEN.search(said):
         words = _subject(said, stop)
@@ -153,6 +159,8 @@ def _understood(said: str, now_ns: int, stop: frozenset[str]) -> PastQuestion | 
         return PastQuestion(Kind.SPAN, max(0, now_ns - age_ns), now_ns, words)
     if (found := DAY.search(said)) is not None:
         begin_ns, end_ns = day_ns(found[1], now_ns)
+        if begin_ns >= now_ns > 0:  # it is yet to come
+            return None
         return PastQuestion(Kind.SPAN, begin_ns, end_ns, _subject(_without(said, found), stop))
     if _VAGUE.search(said) is not None:
         words = _subject(said, stop)

@@ -37,6 +37,7 @@ SEARCHED = 5000  # moments of one reply, if its bytes allow
 MOST_REPLIES = 8
 NOTHING = "I remember nothing of that."
 BLUR = 3  # by which part of its age a time may be wrong at which somebody said or did a thing
+EVENING_NS = 50_000 * 86_400 * NS - NS  # of a day in 2106: whatever may be past is past by then
 FOUND_S = 2.0  # that finding may take; the question waits for it
 
 
@@ -68,7 +69,7 @@ class Recaller:
         request.ClearField("recall")
         found = Found()
         text = request.question.text
-        if self._journal is None or past_question(text, 2**62) is None:
+        if self._journal is None or past_question(text, EVENING_NS) is None:
             return found
         found.past = True
         about = session.message()

@@ -45,20 +45,28 @@ SPAN = re.compile(
     rf"(?:the )?(?:last|past) (?P<one>minute|hour|day|week)(?P<more>{_HALF}))\b"
 )
 CLOCK = re.compile(r"\bat (\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?\s*(am|pm)?(?: utc)?\b")
+_DAY = (
+    r"(?:the day before yesterday|yesterday(?: (?:morning|afternoon|evening))?|today|"
+    r"this (?:morning|afternoon|evening)|last night)"
+)
+_HOUR = r"at (\d{1,2})(?![\d:.]| ?(?:am\b|pm\b|o'clock|seconds?\b|minutes?\b|hours?\b))"
 CLOCK_WORDS = (
+    (re.compile(rf"\b({_DAY}) {_HOUR}"), r"\1 at \2:00"),
+    (re.compile(rf"\b{_HOUR}(?= {_DAY}\b)"), r"at \1:00"),
     (re.compile(r"\b([ap]) m\b"), r"\1m"),
     (re.compile(r"\bat noon\b"), "at 12:00"),
     (re.compile(r"\bat midnight\b"), "at 00:00"),
     (re.compile(r"\bat (\d{1,2}) ?(am|pm)\b"), r"at \1:00 \2"),
     (re.compile(r"\bat (\d{1,2}) o'clock\b"), r"at \1:00"),
 )
-DAY = re.compile(
-    r"\b(the day before yesterday|yesterday|today|this (?:morning|afternoon|evening)|last night|"
-    r"so far)\b"
-)
+DAY = re.compile(rf"\b({_DAY}|so far)\b")
+_OF_TODAY = ("today", "this morning", "this afternoon", "this evening")
 _HOURS = {  # from the last midnight on
     "the day before yesterday": (-48, -24),
     "yesterday": (-24, 0),
+    "yesterday morning": (-24, -12),
+    "yesterday afternoon": (-12, -6),
+    "yesterday evening": (-6, 0),
     "last night": (-6, 6),
     "this morning": (0, 12),
     "this afternoon": (12, 18),
@@ -82,17 +90,20 @@ def ns_of(found: re.Match[str]) -> int:
 
 
 def clock_ns(found: re.Match[str], day: str, now_ns: int) -> int | None:
-    """The last time that a clock in UTC showed this, or when it did on a day that is named."""
+    """The last time that a clock in UTC showed this, or when it does on a day that is named. An
+    hour alone is one of twenty-four, but after noon where the part of the day is named so."""
     hour, minute, second = int(found[1]), int(found[2]), int(found[3] or 0)
     if found[4]:
         hour = hour % 12 + (12 if found[4] == "pm" else 0)
+    elif hour < 12 and (day.endswith(("noon", "evening")) or (day == "last night" and hour > 5)):
+        hour += 12
     if hour > 23 or minute > 59 or second > 59:
         return None
     now = datetime.datetime.fromtimestamp(now_ns // NS, datetime.UTC)
     at = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
-    if day.endswith("yesterday"):
-        at -= datetime.timedelta(days=1 if day == "yesterday" else 2)
-    elif at > now:
+    if "yesterday" in day:
+        at -= datetime.timedelta(days=2 if day.startswith("the") else 1)
+    elif at > now and day not in _OF_TODAY:
         at -= datetime.timedelta(days=1)
     return int(at.timestamp()) * NS
 
@@ -103,5 +114,5 @@ def day_ns(name: str, now_ns: int) -> tuple[int, int]:
         return 0, now_ns
     now = datetime.datetime.fromtimestamp(now_ns // NS, datetime.UTC)
     midnight_s = int(now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp())
-    begin_h, end_h = _HOURS[name]
-    return (midnight_s + begin_h * 3600) * NS, min(now_ns, (midnight_s + end_h * 3600) * NS)
+    begin_ns, end_ns = ((midnight_s + hours * 3600) * NS for hours in _HOURS[name])
+    return max(0, begin_ns), max(0, min(now_ns, end_ns))

@@ -90,8 +90,16 @@ def _check_products(rule: rules_pb2.ProductRule) -> None:
                 )
         for address in (product.link, product.picture):
             # It becomes a link on a page: nothing that a browser would run.
-            if urlsplit(address).scheme not in ("", "http", "https"):
+            if _scheme(address) not in ("", "http", "https"):
                 raise InvalidArgumentError("links and pictures of products are http(s) addresses")
+
+
+def _scheme(address: str) -> str | None:
+    """Scheme of an address; None: it is none."""
+    try:
+        return urlsplit(address).scheme
+    except ValueError:
+        return None
 
 
 def interval_s(rule: rules_pb2.Rule) -> float:

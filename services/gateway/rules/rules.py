@@ -256,6 +256,8 @@ class Rules:
         """Let every session of this gateway's be watched for the rules that it has now."""
         sessions = self._sessions.all()
         version = await self._store.version()
+        if version < self._version:  # it only grows
+            log.warning("Redis has lost rules", extra={"watched": len(self._watchmen)})
         news = [each for each in sessions if version != self._version or each not in self._watchmen]
         if news:
             found = await self._store.of_sessions([each.id for each in news])
