@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+import redis.asyncio
 from prometheus_client import REGISTRY
 
 from services.gateway.config import GatewayConfig
@@ -23,7 +24,8 @@ from sightline.v1 import gateway_pb2_grpc, peer_pb2
 from sightline.v1 import rules_pb2 as pb
 from tests.eventually import eventually
 from tests.processes import RedisServer, ServiceProcess, free_port
-from tests.rule_parts import SECRET, receiving, settings, until
+from tests.rule_parts import PHONE, SECRET, Shown, phone, receiving, settings, until
+from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import running
 
 pytestmark = pytest.mark.needs("redis")
@@ -324,3 +326,25 @@ async def test_a_killed_gateway_loses_no_count(redis_server: RedisServer, tmp_pa
     finally:
         for gateway in gateways:
             gateway.kill()
+
+
+async def test_a_redis_that_comes_back_empty_is_told_and_takes_rules_again(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = FakeWorker()
+    worker.scores[PHONE] = 0.9
+    allowed = settings(redis_server, webhook_allow=("127.0.0.1",))
+    async with receiving() as receiver, running(worker, **allowed) as parts:
+        shown = Shown(parts, await parts.push_session(name="kitchen"))
+        await shown.show()
+        for _ in range(2):
+            await _made(parts.stub, receiver.url)
+            await parts.stub.CreateRule(pb.CreateRuleRequest(session="kitchen", rule=phone()))
+            count = len(receiver.got)
+            await eventually(lambda: len(receiver.got) > count)  # noqa: B023
+            async with redis.asyncio.Redis.from_url(redis_server.url) as client:
+                await client.flushall()
+            await eventually(lambda: "Redis has lost rules" in caplog.text)
+            assert not (await parts.stub.ListRules(pb.ListRulesRequest())).rules
+            assert not (await parts.stub.ListWebhooks(pb.ListWebhooksRequest())).webhooks
+            caplog.clear()
