@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import re
+from typing import Any
 
 import aiohttp
 
+OLLAMA = "Ollama"
 _PORTS = {  # their usual ones
-    11434: "Ollama",
+    11434: OLLAMA,
     8000: "vLLM",
     30000: "SGLang",
     1234: "LM Studio",
@@ -15,13 +18,16 @@ _PORTS = {  # their usual ones
 }
 _TIMEOUT = aiohttp.ClientTimeout(total=0.5)
 _MOST_BYTES = 256 * 1024
+_MOST_MODELS = 16  # of one server that are looked at
+_NAME = re.compile(r"[\w.:/@+-]{1,200}", re.ASCII)  # it goes into a line that people paste
+_SEEING = frozenset({"vision", "multimodal"})  # Ollama's word, and llama.cpp's
 OURS = "sightline"  # a gateway that runs already lists models, too
 
 
 async def relay_line() -> str:
     """Words that tell of the first server which answers, with what to type; "" where none does."""
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-        found = await asyncio.gather(*(_model(session, port) for port in _PORTS))
+        found = await asyncio.gather(*(_model(session, *each) for each in _PORTS.items()))
     for (port, name), model in zip(_PORTS.items(), found, strict=True):
         if model:
             server = f"openai:http://127.0.0.1:{port}/v1#{model}"
@@ -32,15 +38,49 @@ async def relay_line() -> str:
     return ""
 
 
-async def _model(session: aiohttp.ClientSession, port: int) -> str:
-    """A model of the server at a port; "" where none answers as one would."""
+async def _model(session: aiohttp.ClientSession, port: int, server: str) -> str:
+    """A model of the server at a port: the first that sees by the server's word, else the first of
+    which it says nothing. "" where none answers as one would, or all are known to be blind."""
+    address = f"http://127.0.0.1:{port}"
+    listed = await _asked(session, "GET", f"{address}/v1/models")
+    ids = [each.get("id") for each in _list(listed.get("data")) if each.get("owned_by") != OURS]
+    names = [each for each in ids if isinstance(each, str) and _NAME.fullmatch(each)][:_MOST_MODELS]
+    able = {str(each.get("name")): _sees(each) for each in _list(listed.get("models"))}
+    if server == OLLAMA:  # which says it of each by itself
+        wanted = [{"model": name} for name in names]
+        shown = [_asked(session, "POST", f"{address}/api/show", each) for each in wanted]
+        able = dict(zip(names, map(_sees, await asyncio.gather(*shown)), strict=True))
+    for sees in (True, None):
+        for name in names:
+            if able.get(name) is sees:
+                return name
+    return ""
+
+
+async def _asked(
+    session: aiohttp.ClientSession, method: str, url: str, body: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """A server's reply; empty where it gives none that is a JSON object."""
     try:
-        async with session.get(f"http://127.0.0.1:{port}/v1/models", allow_redirects=False) as got:
+        async with session.request(method, url, json=body, allow_redirects=False) as got:
             if got.status != 200:
-                return ""
-            listed = json.loads(await got.content.read(_MOST_BYTES))["data"][0]
-            name = str(listed["id"])
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError):
-        return ""
-    ours = listed.get("owned_by") == OURS
-    return name if name.isprintable() and " " not in name and not ours else ""
+                return {}
+            text = b""
+            async for part in got.content.iter_chunked(_MOST_BYTES):
+                text += part
+                if len(text) > _MOST_BYTES:
+                    return {}
+            reply = json.loads(text)
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError):
+        return {}
+    return reply if isinstance(reply, dict) else {}
+
+
+def _list(value: object) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _sees(model: dict[str, Any]) -> bool | None:
+    """Whether a model reads pictures; None where its server does not say."""
+    said = model.get("capabilities")
+    return not _SEEING.isdisjoint(map(str, said)) if isinstance(said, list) else None
