@@ -40,12 +40,41 @@ def test_an_answer_that_is_made_is_cut_and_not_cancelled() -> None:
 def test_a_false_alarm_resumes_after_two_seconds() -> None:
     floor = speaking()
     assert floor.speech_suspected("v", 11.0) == [Pause("a")]
+    floor.speech_wordless("another")
+    floor.speech_wordless("v")
     assert floor.due_s == 13.0
     assert floor.tick(12.9) == []
     assert floor.tick(13.0) == [Resume("a")]
     assert floor.tick(20.0) == []
     # Words that come late end it all the same.
     assert floor.words("v", "hold on", 13.2)[0] == Stop("a", "There are")
+
+
+def test_who_may_have_said_something_is_not_spoken_to() -> None:
+    floor = speaking()
+    floor.speech_suspected("v", 11.0)
+    assert floor.tick(13.5) == [], "its words are not known yet"
+    assert floor.due_s == 16.0
+    floor.speech_ended("another")
+    assert floor.due_s == 16.0
+    floor.speech_ended("v")
+    assert floor.due_s is None
+    assert floor.tick(60.0) == []
+    assert floor.words("v", "hold on", 60.0)[0] == Stop("a", "There are")
+
+
+def test_sound_without_end_of_which_nothing_is_known_resumes() -> None:
+    floor = speaking()
+    floor.speech_suspected("v", 11.0)
+    assert floor.tick(16.0) == [Resume("a")]
+
+
+def test_speech_that_is_forgotten_resumes_at_once() -> None:
+    floor = speaking()
+    assert floor.speech_forgotten(11.0) == []
+    floor.speech_suspected("v", 11.0)
+    floor.speech_ended("v")
+    assert floor.speech_forgotten(11.5) == [Resume("a")]
 
 
 def test_what_was_no_speech_resumes_at_once() -> None:

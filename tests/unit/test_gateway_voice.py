@@ -276,6 +276,24 @@ async def test_speech_without_words_lets_the_answer_go_on() -> None:
         assert len(worker.asked) == 1
 
 
+async def test_a_question_that_is_like_our_words_is_not_spoken_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found in a browser: it was like our echo until it was whole, and we went on behind it."""
+    monkeypatch.setattr("services.gateway.voice.floor.FALSE_ALARM_S", 0.0)
+    async with talking("What does the sign say?") as (viewer, worker, hearsay):
+        worker.answer, worker.word_s = "right and the sign says hot", 1.0
+        await viewer.ask("what do you see", turn="t1")
+        await viewer.until("answer_done")
+        await viewer.played("t1", 1.0)
+        await viewer.say(audio(SPEECH, 0.6), audio(SILENCE, 0.3))
+        await eventually(lambda: hearsay.pauses)
+        await viewer.say(audio(SILENCE, 0.4))
+        assert (await viewer.until_final()).text == "What does the sign say?"
+        told = [each.playback.action for each in viewer.events if each.HasField("playback")]
+        assert told == [pb.PLAYBACK_ACTION_PAUSE, pb.PLAYBACK_ACTION_STOP]
+
+
 async def test_its_own_voice_in_the_microphone_is_no_question() -> None:
     async with talking("Two three.") as (viewer, worker, _):
         await viewer.ask("count", turn="t1")
@@ -336,14 +354,43 @@ async def test_a_misheard_echo_of_one_word_is_no_question() -> None:
         assert len(worker.asked) == 1
 
 
-async def test_who_speaks_into_an_echo_is_heard_without_it() -> None:
+async def test_who_speaks_louder_than_an_echo_has_a_turn_of_their_own() -> None:
+    """We are silent before a word is known, and our words are not among theirs."""
+    heard = ("a glove is at the", "where is the glove?")
+    async with talking(*heard, ears=Loudly) as (viewer, worker, hearsay):
+        worker.answer = "a glove is at the right"
+        worker.voice = lambda samples: babble(samples / RATE, seed=1).astype(np.int16).tobytes()
+        await viewer.say(bytes(RATE // 5 * 2))  # the microphone is open
+        await viewer.ask("what do you see", turn="t1")
+        await viewer.until("answer_done")
+        hearsay.hear.clear()
+        ours, theirs = 0.3 * babble(1.0, seed=1)[: RATE // 10 * 7], babble(1.0, seed=2)
+        await viewer.say(ours.astype(np.int16).tobytes())
+        await eventually(lambda: hearsay.prompts)
+        assert not any(event.HasField("playback") for event in viewer.events)
+        await viewer.say(theirs.astype(np.int16).tobytes())
+        echo = await viewer.until_final()
+        assert echo.text == ""
+        pause = (await viewer.until("playback")).playback
+        assert (pause.turn, pause.action) == ("t1", pb.PLAYBACK_ACTION_PAUSE)
+        hearsay.hear.set()
+        await viewer.say(bytes(RATE * 2))
+        asked = await viewer.until_final()
+        assert (asked.text, asked.turn != echo.turn) == ("where is the glove?", True)
+        await eventually(lambda: len(worker.asked) == 2)
+        assert worker.asked[1].question.text == "where is the glove?"
+        assert len(hearsay.heard_s) == 1, "nobody waited for the words of the echo"
+        assert hearsay.heard_s[0] < 1.9
+
+
+async def test_who_speaks_as_softly_as_an_echo_is_heard_without_it() -> None:
     words = "one two three four and the square?"
     async with talking(words, ears=Loudly) as (viewer, worker, _):
         worker.voice = lambda samples: babble(samples / RATE, seed=1).astype(np.int16).tobytes()
         await viewer.say(bytes(RATE // 5 * 2))  # the microphone is open
         await viewer.ask("count", turn="t1")
         await viewer.until("answer_done")
-        ours, theirs = 0.3 * babble(1.0, seed=1)[: RATE // 10 * 7], babble(0.7, seed=2)
+        ours, theirs = 0.3 * babble(1.0, seed=1)[: RATE // 10 * 7], 0.3 * babble(0.7, seed=2)
         both = np.concatenate((ours, theirs)).astype(np.int16).tobytes()
         await viewer.say(both, bytes(RATE * 2))
         assert (await viewer.until_final()).text == "and the square?"
@@ -360,7 +407,7 @@ async def test_a_question_is_not_lost_among_our_own_words() -> None:
         await viewer.say(bytes(RATE // 5 * 2))  # the microphone is open
         await viewer.ask("what do you see", turn="t1")
         await viewer.until("answer_done")
-        ours, theirs = 0.3 * babble(1.0, seed=1)[: RATE // 10 * 7], babble(0.7, seed=2)
+        ours, theirs = 0.3 * babble(1.0, seed=1)[: RATE // 10 * 7], 0.3 * babble(0.7, seed=2)
         both = np.concatenate((ours, theirs)).astype(np.int16).tobytes()
         await viewer.say(both, bytes(RATE * 2))
         heard = (await viewer.until_final()).text

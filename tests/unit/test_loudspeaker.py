@@ -66,6 +66,27 @@ def test_what_is_played_is_heard_while_it_may_be_in_the_air() -> None:
     assert not loudspeaker.said("three circles", final=True), "they may say it themselves now"
 
 
+def test_somebody_louder_than_our_echo_is_found_and_when_they_began() -> None:
+    clock = Clock()
+    loudspeaker = Loudspeaker(clock)
+    ours = babble(3.0, seed=1)
+    echo = room(ours, seed=3)
+    loudspeaker.hear(bytes(3200), HZ)
+    loudspeaker.say(pcm(ours), HZ, "There are three circles.")
+    clock.now_s += 1
+    loudspeaker.hear(pcm(echo[:HZ]), HZ)
+    loudness = loudspeaker.loudness
+    assert loudspeaker.is_heard()
+    assert loudspeaker.drowned_s(loudness) == 0.0
+    assert loudspeaker.drowned_s(loudness / 10) == 0.0, "it is ours, if louder than before"
+    clock.now_s += 0.4
+    both = echo[HZ : HZ + HZ * 4 // 10] + babble(0.4, seed=2)
+    loudspeaker.hear(pcm(np.clip(both, -32768, 32767)), HZ)
+    assert not loudspeaker.is_heard()
+    assert 0.3 <= loudspeaker.drowned_s(loudness) <= 0.5
+    assert loudspeaker.drowned_s(20 * loudness) == 0.0, "it is no louder than that"
+
+
 def test_what_was_stopped_is_not_played() -> None:
     clock = Clock()
     loudspeaker = Loudspeaker(clock)

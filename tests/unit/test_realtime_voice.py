@@ -172,10 +172,11 @@ async def test_a_client_may_commit_what_it_sends_by_itself() -> None:
 
 
 async def test_what_is_cleared_is_not_heard() -> None:
-    worker = FakeWorker()
-    async with line_to(worker, ears=Ears(Hearsay("forget it", "What is there?"))) as line:
+    worker, hearsay = FakeWorker(), Hearsay("forget it", "What is there?")
+    async with line_to(worker, ears=Ears(hearsay)) as line:
         await line.send("session.update", session=BY_HAND)
         await _send(line, _sound(SPEECH, 0.6))
+        await eventually(lambda: hearsay.prompts)
         await line.send("input_audio_buffer.clear")
         await line.until("input_audio_buffer.cleared")
         await line.send("input_audio_buffer.commit")
@@ -217,6 +218,35 @@ async def test_its_own_voice_out_of_the_clients_loudspeaker_is_no_question() -> 
         assert line.kinds().count("input_audio_buffer.speech_started") == 1
         assert line.kinds().count("input_audio_buffer.committed") == 1
         assert [each.question.text for each in worker.asked] == ["what is there", "and now"]
+
+
+async def test_who_speaks_louder_than_our_echo_has_a_turn_of_their_own() -> None:
+    """The client falls silent before a word is known, and our words are not among theirs."""
+    worker = FakeWorker()
+    worker.answer, worker.word_s = "a glove is at the right", 0.5
+    worker.voice = lambda samples: babble(samples / 16_000, seed=1).astype(np.int16).tobytes()
+    hearsay = Hearsay("a glove is at the", "where is the glove")
+    async with line_to(worker, speech=True, ears=Loudly(hearsay)) as line:
+        await _send(line, _sound(0, 0.2))  # its microphone is open
+        await line.ask("what is there")
+        line.events.clear()
+        hearsay.hear.clear()
+        await _send(line, _at_wire_rate(0.3 * babble(3.0, seed=1)[:11_200]))
+        await eventually(lambda: hearsay.prompts)
+        assert "input_audio_buffer.speech_started" not in line.kinds()
+        await _send(line, _at_wire_rate(babble(1.0, seed=2)))
+        started = await line.until("input_audio_buffer.speech_started")
+        assert 500 < started["audio_start_ms"] < 1000  # the echo began at 200 and theirs at 900
+        await _send(line, _sound(0, 1.2))
+        hearsay.hear.set()
+        assert (await line.until(TRANSCRIBED))["transcript"] == "where is the glove"
+        await line.until("response.done")
+        assert [each.question.text for each in worker.asked] == [
+            "what is there",
+            "where is the glove",
+        ]
+        assert len(hearsay.heard_s) == 1, "nobody waited for the words of the echo"
+        assert hearsay.heard_s[0] < 1.9
 
 
 async def test_words_that_do_not_come_are_told_and_end_no_line() -> None:

@@ -132,3 +132,26 @@ def test_a_turn_can_be_ended_by_hand() -> None:
     assert kinds(detector.release()) == [Ended]
     detector.feed(audio(SPEECH, 0.2))
     assert kinds(detector.release()) == [Unfounded]
+
+
+def test_a_turn_is_parted_where_another_began() -> None:
+    detector = make()
+    before = detector.feed(audio(SPEECH, 2))
+    events = detector.part(0.5)
+    assert kinds(events) == [Ended, Suspected, Began]
+    ended, began = (
+        next(each for each in events if isinstance(each, kind)) for kind in (Ended, Began)
+    )
+    assert (ended.end_s, ended.voiced_s) == (pytest.approx(1.5, abs=0.05), 0.0)
+    assert began.start_s == ended.end_s
+    assert (heard_s(before), heard_s(events)) == (
+        pytest.approx(2, abs=0.05),
+        pytest.approx(RULES.before_s + 0.5, abs=0.05),
+    )
+    after = detector.feed(audio(SPEECH, 1) + audio(SILENCE, 1))
+    assert kinds(after) == [Paused, Ended]
+    assert after[-1] == Ended(pytest.approx(3, abs=0.05), pytest.approx(1.5, abs=0.05))
+    assert detector.part(0.5) == [], "nobody speaks"
+    detector.hold()
+    detector.feed(audio(SPEECH, 1))
+    assert detector.part(0.5) == [], "all that is held is one turn"

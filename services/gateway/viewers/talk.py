@@ -16,7 +16,6 @@ from sightline.v1 import gateway_pb2
 
 ServerEvent = gateway_pb2.ServerEvent
 SAMPLE_BYTES = 2
-LOOK_S = 0.2  # between two looks at whether somebody speaks into our echo
 
 
 class Speaking(Protocol):
@@ -43,7 +42,7 @@ class Talk:
     def __init__(
         self,
         viewer: Speaking,
-        make_ear: Callable[[Callable[[heard.Heard], None]], Ear],
+        make_ear: Callable[[Callable[[heard.Heard], None], Loudspeaker], Ear],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._viewer = viewer
@@ -52,9 +51,7 @@ class Talk:
         self._ear: Ear | None = None
         self._floor = Floor()
         self._loudspeaker = Loudspeaker(clock)
-        # Turns that begin as what is being played sounds, and how loud that was.
-        self._alike: dict[str, float] = {}
-        self._looked_s = 0.0  # at whether somebody speaks into such a one
+        self._alike: set[str] = set()  # turns that begin as what is being played sounds
         self._paused_s: float | None = None
         self._mode = gateway_pb2.LISTEN_MODE_HANDS_FREE
         self._timer: asyncio.TimerHandle | None = None
@@ -63,10 +60,7 @@ class Talk:
         """A piece of the microphone's audio. Raises what `Ear.feed` does."""
         if self._mode == gateway_pb2.LISTEN_MODE_OFF:
             return  # it was on its way when the microphone was closed
-        ear = self._listening()
-        self._loudspeaker.hear(audio.pcm, audio.sample_rate)
-        ear.feed(audio.pcm, audio.sample_rate)
-        self._look_for_others()
+        self._listening().feed(audio.pcm, audio.sample_rate)
 
     def listen(self, mode: gateway_pb2.ListenMode) -> None:
         """Hear the microphone otherwise from here on; what was said until now is a question."""
@@ -119,6 +113,7 @@ class Talk:
         """Forget what was not a question yet: the microphone is gone."""
         if self._ear is not None:
             self._ear.clear()
+        self._act(self._floor.speech_forgotten(self._clock()))
         self._viewer.expect(None)
 
     def close(self) -> None:
@@ -132,7 +127,7 @@ class Talk:
 
     def _listening(self) -> Ear:
         if self._ear is None:
-            self._ear = self._make_ear(self._note)
+            self._ear = self._make_ear(self._note, self._loudspeaker)
         return self._ear
 
     def _note(self, event: heard.Heard) -> None:
@@ -140,41 +135,31 @@ class Talk:
         match event:
             case heard.SpeechSuspected(turn):
                 if like_ours := self._loudspeaker.is_heard():
-                    self._alike[turn] = self._loudspeaker.loudness
+                    self._alike.add(turn)
                 self._act(self._floor.speech_suspected(turn, now_s, like_ours=like_ours))
             case heard.SpeechBegan(turn) if turn in self._alike:
-                if self._loudspeaker.is_heard():  # now there is more to compare
-                    self._alike[turn] = max(self._alike[turn], self._loudspeaker.loudness)
-                else:
-                    del self._alike[turn]
+                if not self._loudspeaker.is_heard():  # now there is more to compare
+                    self._alike.discard(turn)
                     self._act(self._floor.speech_suspected(turn, now_s))
             case heard.SpeechUnfounded(turn):
-                self._alike.pop(turn, None)
+                self._alike.discard(turn)
                 self._act(self._floor.speech_unfounded(turn, now_s))
+            case heard.SpeechEnded(turn):
+                self._floor.speech_ended(turn)
+                self._set_timer()
             case heard.WordsHeard():
                 self._note_words(event, now_s)
             case heard.HearingFailed(turn, error):
                 metrics.VOICE_TURNS.labels("failed").inc()
-                self._alike.pop(turn, None)
+                self._alike.discard(turn)
                 self._act(self._floor.speech_unfounded(turn, now_s))
                 self._viewer.expect(None)
                 self._viewer.put(ServerEvent(error=error_event(error, turn=turn)))
 
-    def _look_for_others(self) -> None:
-        """Somebody may speak into a turn that began as our echo: silence then, as if theirs began.
-        Its words still begin with ours."""
-        now_s = self._clock()
-        if not self._alike or self._floor.paused or now_s - self._looked_s < LOOK_S:
-            return
-        self._looked_s = now_s
-        turn, loudness = next(reversed(self._alike.items()))
-        if self._ear is not None and self._ear.in_turn and self._loudspeaker.is_drowned(loudness):
-            self._act(self._floor.speech_suspected(turn, now_s))
-
     def _note_words(self, words: heard.WordsHeard, now_s: float) -> None:
         text = words.text if has_words(words.text) else ""
-        outcome = "asked" if text else "wordless"
         alike = words.turn in self._alike
+        outcome = "asked" if text else "echo" if alike else "wordless"
         sure = words.final and not (alike and is_short(text))  # a word of ours may be misheard
         others = text  # of what was said into ours, the words that are not
         if text and alike:
@@ -191,11 +176,14 @@ class Talk:
         else:
             text = others
         if words.final:
-            self._alike.pop(words.turn, None)
+            self._alike.discard(words.turn)
         if text:
             self._act(self._floor.words(words.turn, text, now_s, final=sure))
         elif words.final:
             self._act(self._floor.speech_unfounded(words.turn, now_s))
+        elif not has_words(words.text):  # those that are like ours may yet be somebody's
+            self._floor.speech_wordless(words.turn)
+            self._set_timer()
         if not text and not words.final:
             return
         transcript = gateway_pb2.Transcript(

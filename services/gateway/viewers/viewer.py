@@ -83,7 +83,10 @@ class Viewer:
             max_bytes=config.replay_bytes,
         )
         make_ear = (ears or Ears(None, config.turn_rules())).make
-        self._talk = Talk(self, lambda tell: make_ear(tell, card=self._card))
+        self._talk = Talk(
+            self,
+            lambda tell, loudspeaker: make_ear(tell, card=self._card, loudspeaker=loudspeaker),
+        )
         self._questions = Questions(
             self, config, in_flight, turns, self._talk, quotas, recaller, stream
         )

@@ -22,6 +22,7 @@ from services.gateway.voice.heard import (
     SpeechUnfounded,
     WordsHeard,
 )
+from services.gateway.voice.loudspeaker import Loudspeaker
 from services.gateway.voice.phrases import expects_more
 from services.gateway.voice.turn_detector import TurnDetector, TurnRules
 from sightline.errors import InvalidArgumentError, ResourceExhaustedError, SightlineError
@@ -31,6 +32,8 @@ MAX_PIECE_BYTES = 64 * 1024
 AHEAD_S = 30.0  # of audio that may come faster than it is spoken
 LEAST_VOICED_S = 0.15  # a turn with less speech has no words, whatever a model makes of it
 MAX_UNDER_WAY = 4  # turns whose words are awaited
+LOOK_S = 0.2  # of audio, between two looks at whether somebody speaks into our echo
+BEFORE_S = 0.1  # of it that belongs to their words
 
 
 class Recogniser(Protocol):
@@ -58,6 +61,9 @@ class Ear:
 
     Hands-free, turns begin and end by voice activity. `hold` begins one by hand, of all that is fed
     until `commit`. `clear` forgets the turn under way.
+
+    A turn that begins as what `loudspeaker` plays sounds ends without words where somebody speaks
+    into that: theirs is a turn of its own, whose recogniser does not hear what we said before.
     """
 
     def __init__(
@@ -69,10 +75,14 @@ class Ear:
         *,
         language: str = "",
         prompt: Callable[[], str] = _no_prompt,
+        loudspeaker: Loudspeaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """prompt: asked with every turn for words that are likely in it."""
+        """prompt: asked with every turn for words that are likely in it. loudspeaker: one beside
+        the microphone; it is told what that hears."""
         self._prompt = prompt
+        self._loudspeaker = loudspeaker
+        self._looked_s = 0.0
         self._recogniser = recogniser
         self._detector = TurnDetector(activity, rules)
         self._tell = tell
@@ -104,7 +114,11 @@ class Ear:
         if self.fed_s - (self._clock() - self._began_s) > AHEAD_S:
             raise ResourceExhaustedError("audio comes faster than it can have been spoken")
         self._began_s = max(self._began_s, self._clock() - self.fed_s)  # silence that never came
-        self._note(self._detector.feed(self._resampler.feed(pcm)))
+        heard = self._resampler.feed(pcm)
+        if self._loudspeaker is not None:
+            self._loudspeaker.hear(heard, HEARD_RATE)
+        self._note(self._detector.feed(heard))
+        self._look_for_others()
 
     def hold(self) -> None:
         """Begin a turn by hand: what is fed until `commit`."""
@@ -121,6 +135,16 @@ class Ear:
             self._listening.forget()
             self._listening = None
         self._turn = ""
+
+    def _look_for_others(self) -> None:
+        """Somebody may speak into a turn that is our echo."""
+        listening = self._listening
+        if listening is None or not listening.echo or self.fed_s - self._looked_s < LOOK_S:
+            return
+        self._looked_s = self.fed_s
+        assert self._loudspeaker is not None
+        if since_s := self._loudspeaker.drowned_s(listening.echo):
+            self._note(self._detector.part(since_s + BEFORE_S))
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Tasks that await words."""
@@ -154,6 +178,8 @@ class Ear:
     def _begin(self, start_s: float) -> None:
         start_ns = self._wall_ns(start_s)
         listening = self._listening = _Listening(self._turn, start_s, start_ns)
+        if self._loudspeaker is not None and self._loudspeaker.is_heard():
+            listening.echo = self._loudspeaker.loudness
         self._tell(SpeechBegan(self._turn, start_s, start_ns))
         if len(self._tasks) >= MAX_UNDER_WAY:
             self._tell(
@@ -161,7 +187,7 @@ class Ear:
             )
             self._listening = None
             return
-        task = spawn(self._listen(listening), name="voice:listen")
+        task = listening.task = spawn(self._listen(listening), name="voice:listen")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -190,8 +216,6 @@ class Ear:
             )
             async with contextlib.aclosing(words):
                 async for reply in words:
-                    if listening.forgotten:
-                        return
                     if reply.final:
                         took_s = self._clock() - listening.ended_s
                         metrics.VOICE_WORDS.observe(max(0.0, took_s))
@@ -201,11 +225,10 @@ class Ear:
                     if covers:
                         self._settle(listening, reply.text)
         except SightlineError as error:
-            if not listening.forgotten:
-                if self._listening is listening:
-                    self._detector.release()
-                    self._listening = None
-                self._tell(HearingFailed(listening.turn, error))
+            if self._listening is listening:
+                self._detector.release()
+                self._listening = None
+            self._tell(HearingFailed(listening.turn, error))
 
     def _settle(self, listening: "_Listening", text: str) -> None:
         """The words up to a pause are known: the turn is over when they are whole, and the silence
@@ -233,8 +256,9 @@ class _Listening:
         self.start_s = start_s
         self.start_ns = start_ns
         self.end_ns = 0
+        self.echo = 0.0  # how loud it is, of a turn that begins as one
         self.ended_s = 0.0
-        self.forgotten = False
+        self.task: asyncio.Task[None] | None = None  # awaits its words
         self._audio_s = 0.0
         self._paused_s = -1.0  # audio before the pause under way; −1: there is none
         self._queue: asyncio.Queue[bytes | Pause | None] = asyncio.Queue()
@@ -256,8 +280,9 @@ class _Listening:
         self._queue.put_nowait(None)
 
     def forget(self) -> None:
-        self.forgotten = True
-        self.end()
+        """Its words are not wanted, and take the recogniser's time from others'."""
+        if self.task is not None:
+            self.task.cancel()
 
     def covers(self, audio_s: float) -> bool:
         """Whether words of so much audio are those up to the pause that is under way."""

@@ -7,6 +7,7 @@ from services.common.identity import Identity
 from services.gateway.voice.activity import Activity, silero
 from services.gateway.voice.ear import Ear, Recogniser
 from services.gateway.voice.heard import Heard
+from services.gateway.voice.loudspeaker import Loudspeaker
 from services.gateway.voice.phrases import prompt_of
 from services.gateway.voice.turn_detector import TurnRules
 from sightline.errors import UnavailableError
@@ -37,9 +38,11 @@ class Ears:
         rules: TurnRules | None = None,
         language: str = "",
         card: Callable[[], gateway_pb2.ModelCard | None] = lambda: None,
+        loudspeaker: Loudspeaker | None = None,
     ) -> Ear:
         """An ear for one microphone. rules: others than the gateway's. card: of the model that is
-        talked with, whose words are likely. Raises UnavailableError where nobody is heard."""
+        talked with, whose words are likely. loudspeaker: see `Ear`. Raises UnavailableError where
+        nobody is heard."""
         return Ear(
             self.hearing(),
             self.activity(),
@@ -47,6 +50,7 @@ class Ears:
             tell,
             language=language,
             prompt=lambda: prompt_of(card()),
+            loudspeaker=loudspeaker,
         )
 
     def hearing(self) -> Recogniser:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from services.gateway.voice.phrases import has_words, is_echo, without_echo
 
 FALSE_ALARM_S = 2.0  # without words, after which it was no speech
+UNKNOWN_S = 5.0  # … where nobody knows whether there are any, while it goes on
 MAX_SPOKEN = 512  # sentences of one answer that are remembered, the newest
 
 
@@ -81,6 +82,7 @@ class Floor:
         self._paused = ""  # the turn whose playing is paused
         self._paused_s = 0.0
         self._speaker = ""  # the spoken turn that paused it
+        self._wordless = self._ended = False  # that turn, as far as is known
         self._into: tuple[str, _Spoken | None] = ("", None)  # the newest, and what it began in
 
     @property
@@ -90,7 +92,9 @@ class Floor:
     @property
     def due_s(self) -> float | None:
         """When `tick` has something to do; None: never."""
-        return self._paused_s + FALSE_ALARM_S if self._paused else None
+        if not self._paused or self._ended:
+            return None
+        return self._paused_s + (FALSE_ALARM_S if self._wordless else UNKNOWN_S)
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -151,11 +155,25 @@ class Floor:
         if answer is None or not answer.sentences or self._paused or like_ours:
             return []
         self._paused, self._paused_s, self._speaker = answer.turn, now_s, turn
+        self._wordless = self._ended = False
         return [Pause(answer.turn)]
 
     def speech_unfounded(self, turn: str, now_s: float) -> list[Action]:
         """It was no speech, or had no words."""
         return self._resume(now_s) if self._speaker == turn else []
+
+    def speech_wordless(self, turn: str) -> None:
+        """No words have been found in it so far."""
+        self._wordless = self._wordless or turn == self._speaker
+
+    def speech_ended(self, turn: str) -> None:
+        """It is over. Its words will be told, or that it had none: however busy their recogniser
+        is, nobody is spoken to who has just asked."""
+        self._ended = self._ended or turn == self._speaker
+
+    def speech_forgotten(self, now_s: float) -> list[Action]:
+        """Nothing more will be told of whatever was said."""
+        return self._resume(now_s)
 
     def words(self, turn: str, text: str, now_s: float, *, final: bool = True) -> list[Action]:
         """Words of a spoken turn, its first or more: they end every answer under way, unless they

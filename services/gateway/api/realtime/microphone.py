@@ -75,13 +75,15 @@ class Microphone:
             return
         if self._ear is None:
             self._ear = self._ears.make(
-                self._tell, self._turn_rules(), self._settings.language, self._card
+                self._tell,
+                self._turn_rules(),
+                self._settings.language,
+                self._card,
+                self._loudspeaker,
             )
         if self._settings.turn_detection is None and not self._held:
             self._held = True
             self._ear.hold()
-        if self._loudspeaker is not None:
-            self._loudspeaker.hear(pcm, sample_rate)
         self._ear.feed(pcm, sample_rate)
 
     def commit(self) -> bool:
