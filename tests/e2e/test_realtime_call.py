@@ -75,7 +75,7 @@ async def test_chromium_asks_aloud_is_answered_and_interrupts(driver: Driver) ->
             await until("output_audio_buffer.cleared")  # with its words
             await until("conversation.item.truncated")
             await until("output_audio_buffer.started", 2)
-            await eventually(lambda: worker.asked[-1].question.text == "Stop!")
+            await eventually(lambda: len(worker.asked) == 2)
             assert await run(HEARD)
         finally:
             await asyncio.to_thread(page.close)

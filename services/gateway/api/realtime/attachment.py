@@ -51,22 +51,13 @@ class Attachment:
         *,
         speech: bool,
         voice: str,
+        ahead: bool = False,
     ) -> None:
-        """Ask, after what was said before. Raises what is wrong with it."""
+        """Ask, after what was said before; ahead: begin to answer what may be asked in a moment,
+        and tell nobody. Raises what is wrong with it."""
         self._viewer.adopt(gateway_pb2.Start(speech=speech, voice=voice), self._caller)
-        self._viewer.ask_with(question, history)
-
-    def expect(
-        self,
-        question: gateway_pb2.Question,
-        history: Sequence[dialogue_pb2.Round],
-        *,
-        speech: bool,
-        voice: str,
-    ) -> None:
-        """Begin to answer what may be asked in a moment, and tell nobody."""
-        self._viewer.adopt(gateway_pb2.Start(speech=speech, voice=voice), self._caller)
-        self._viewer.expect(question, history)
+        ask = self._viewer.expect if ahead else self._viewer.ask_with
+        ask(question, history)
 
     def expect_nothing(self) -> None:
         """Drop what was begun so, unless it was asked."""

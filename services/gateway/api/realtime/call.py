@@ -22,6 +22,7 @@ from aiortc.rtcrtpsender import RTCEncodedFrame
 
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway.api.realtime.conversation import Conversation
+from services.gateway.api.realtime.fields import WireError
 from services.gateway.api.realtime.items import new_id
 from services.gateway.api.realtime.line import Visitor, json_of
 from services.gateway.api.realtime.mouth import Heard, Mouth
@@ -266,13 +267,10 @@ class RealtimeCall:
             self._truncate(cut)
 
     def _truncate(self, heard: Heard) -> None:
-        wish = {
-            "type": "conversation.item.truncate",
-            "item_id": heard.item,
-            "content_index": 0,
-            "audio_end_ms": heard.ms,
-        }
-        self._take(json.dumps(wish))
+        """At once: what is asked next is asked after what was heard."""
+        with contextlib.suppress(WireError):  # the client has deleted it
+            cut = self._conversation.cut(heard.item, 0, heard.ms)
+            self._put(cut.as_json(new_id("event")))
 
     def _played(self, how: str, response: str) -> None:
         """The mouth tells."""

@@ -101,6 +101,14 @@ class Conversation:
         """Say this of its own accord, as an answer is said."""
         await self._responses.tell(text)
 
+    def cut(self, item_id: str, content_index: int, audio_end_ms: int) -> server.ItemTruncated:
+        """Keep of a spoken answer what was heard of it. What is to be told of that. Raises
+        WireError."""
+        self._responses.truncate(item_id, content_index, audio_end_ms)
+        return server.ItemTruncated(
+            item_id=item_id, content_index=content_index, audio_end_ms=audio_end_ms
+        )
+
     @property
     def hears(self) -> bool:
         """Whether this suite hears what is said."""
@@ -178,7 +186,8 @@ class Conversation:
                 self.history.delete(event.item_id)
                 await self._line.emit(server.ItemDeleted(item_id=event.item_id))
             case client.ItemTruncate():
-                await self._truncate(event)
+                cut = self.cut(event.item_id, event.content_index, event.audio_end_ms)
+                await self._line.emit(cut)
             case client.ResponseCreate():
                 wish = event.wish
                 if self._by_track:
@@ -269,16 +278,6 @@ class Conversation:
         await self._line.emit(
             server.ItemAdded(previous_item_id=before, item=item),
             server.ItemDone(previous_item_id=before, item=item),
-        )
-
-    async def _truncate(self, event: client.ItemTruncate) -> None:
-        self._responses.truncate(event.item_id, event.content_index, event.audio_end_ms)
-        await self._line.emit(
-            server.ItemTruncated(
-                item_id=event.item_id,
-                content_index=event.content_index,
-                audio_end_ms=event.audio_end_ms,
-            )
         )
 
     async def _commit(self) -> None:

@@ -17,6 +17,7 @@ from services.gateway.api.realtime.history import (
 )
 from services.gateway.api.realtime.line import Line, json_of
 from services.gateway.api.realtime.response import Response
+from services.gateway.api.realtime.server_events import ServerEvent
 from services.gateway.api.realtime.settings import ResponseWish, Settings
 from services.gateway.api.realtime.voices import Voices
 from services.gateway.voice.loudspeaker import Loudspeaker
@@ -102,7 +103,7 @@ class Responses:
             question = self._question(response, text)
             voice = await self._voices.known(response.voice)
             history = self._history(response.wish)
-            attachment.expect(question, history, speech=response.spoken, voice=voice)
+            attachment.ask(question, history, speech=response.spoken, voice=voice, ahead=True)
         except WireError:
             pass  # whoever asks is told
 
@@ -121,8 +122,7 @@ class Responses:
                     await self._line.emit(*response.heard(chunk))
         if self._under_way.pop(response.id, None) is not None:
             done = gateway_pb2.AnswerDone(finish_reason=gateway_pb2.FINISH_REASON_STOP)
-            await self._line.emit(*response.done(done))
-            await self._ended(response)
+            await self._end(response, response.done(done))
 
     async def cancel(self, response_id: str = "") -> None:
         """End a response at once: what the session still says of it is not passed on. Raises
@@ -177,8 +177,7 @@ class Responses:
             case "answer_done":
                 done = event.answer_done
                 if (response := self._under_way.pop(done.turn, None)) is not None:
-                    await self._line.emit(*response.done(done))
-                    await self._ended(response)
+                    await self._end(response, response.done(done))
 
     async def fail(self, turn: str, error: dict[str, Any]) -> None:
         """The session cannot answer."""
@@ -266,18 +265,18 @@ class Responses:
                 continue
             with contextlib.suppress(WireError):
                 self._conversation.attached().cancel(response.id)
-            await self._line.emit(*response.cut_short(reason))
-            await self._ended(response)
+            await self._end(response, response.cut_short(reason))
 
     async def _fail(self, response: Response, error: dict[str, Any]) -> None:
         if self._under_way.pop(response.id, None) is not None:
-            await self._line.emit(*response.failed(error))
-            await self._ended(response)
+            await self._end(response, response.failed(error))
 
-    async def _ended(self, response: Response) -> None:
+    async def _end(self, response: Response, told: list[ServerEvent]) -> None:
+        """Tell its end. Whoever is told may cut it to what was heard, at once."""
         self._spoken |= response.audio_ms()
         for oldest in list(self._spoken)[:-MAX_SPOKEN]:
             del self._spoken[oldest]
+        await self._line.emit(*told)
         if self._owed and not self._active():
             self._owed = False
             await self.create(ResponseWish())
