@@ -1,35 +1,28 @@
-"""One viewer's dialogue about a session, over connections that may break.
+"""One viewer's dialogue about a session: what is open of it, over connections that may break.
 
-One task reads the connection while it lasts. When it breaks with something open, the conversation
-connects again with its resume handle and the last sequence it saw. If the server goes on where it
-was, nothing else is needed; if only the rounds are left, open questions are asked again with the
-same turn ids and watches are registered again. Without a connection for `reconnect_s`, everything
-open fails with UnavailableError. An idle conversation that breaks is connected again by the next
-question.
+If the server goes on where it was when a connection broke, nothing else is needed; if only the
+rounds are left, open questions are asked again with the same turn ids and watches are registered
+again.
 """
 
 import asyncio
 import contextlib
-import logging
 import secrets
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Unpack
 
-import grpc
-
 from sightline.answer import Answer, Watch
-from sightline.calls import Calls, StreamClosedError, backoff_s, from_rpc, send
+from sightline.calls import Calls
 from sightline.closing import AsyncClosing
 from sightline.errors import (
-    DeadlineExceededError,
     FailedPreconditionError,
     InternalError,
     ResourceExhaustedError,
     SightlineError,
-    UnavailableError,
 )
 from sightline.health import HealthWatch
+from sightline.line import Line
 from sightline.reasons import Reason
 from sightline.talk import Talk
 from sightline.tools import Tool, Tools, question_after
@@ -39,22 +32,8 @@ from sightline.wire import error_of, session_info, source_health, watch_status
 
 __all__ = ["Conversation"]
 
-log = logging.getLogger(__name__)
 
-STABLE_S = 5.0  # a connection that lasted so long was a good one: back-off starts anew
-SILENCE_S = 3.0  # without a word from the server, which speaks every second
-OUTBOX = 1024  # messages to the server that may wait
-_BROKEN = frozenset(
-    (
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.UNKNOWN,
-    )
-)
-
-
-class Conversation(AsyncClosing):
+class Conversation(Line, AsyncClosing):
     """One dialogue about a session, with its own history. `async with` hangs up at the end.
 
     `id` is "" until the first question or watch has reached the server; give it to
@@ -67,34 +46,22 @@ class Conversation(AsyncClosing):
         start: pb.Start,
         on_session: Callable[[SessionInfo], None],
     ) -> None:
-        self.id = start.conversation
+        super().__init__(calls, start)
         self.closed = False
-        self._calls = calls
-        self._start = start
         self._on_session = on_session
         self._answers: dict[str, Answer] = {}
         self._calling: dict[Answer, asyncio.Task[None]] = {}  # those that wait for functions
         self._watches: dict[str, Watch] = {}
         self._healths: set[HealthWatch] = set()
         self._talk: Talk | None = None
-        self._resume_handle = ""
-        self._last_sequence = 0
-        self._outbox: asyncio.Queue[pb.ClientEvent] | None = None  # while connected
         self._health: SourceHealth | None = None  # as heard last
-        self._task: asyncio.Task[None] | None = None
-        self._connected = False  # in this or an earlier try since the last break
-        self._leaving = False
         self._put_off: set[str] = set()  # turns that a server which ends left to the next
 
     async def aclose(self) -> None:
         """Hang up: open answers fail, watches end. What was said is kept by the server until it
         expires."""
         self.closed = True
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
+        await self._hang_up()
         if self._talk is not None:
             self._talk.end()
         self._fail(FailedPreconditionError("the conversation was closed"))
@@ -159,7 +126,7 @@ class Conversation(AsyncClosing):
         `Session.source_health`."""
         health = HealthWatch(self._healths.discard, timeout_s=timeout_s)
         self._healths.add(health)
-        if self._outbox is not None and self._health is not None:
+        if self._is_connected and self._health is not None:
             health.add(self._health)
         self._ensure_running()
         return health
@@ -173,31 +140,20 @@ class Conversation(AsyncClosing):
         """Remove every trace of what was said until now; whether there was any."""
         return await self._calls.forget(self.id)
 
-    # The connection
+    # What is open
 
     def _ensure_running(self) -> None:
         if self.closed:
             self._fail(FailedPreconditionError("the conversation was closed"))
-        elif self._task is None or self._task.done():
-            self._task = asyncio.create_task(
-                self._run(), name=f"conversation:{self._start.session}"
-            )
-
-    def _send(self, message: pb.ClientEvent) -> None:
-        """Hand a message to the connection; without one, `_begin` tells the server later."""
-        if self._outbox is None:
-            return
-        try:
-            self._outbox.put_nowait(message)
-        except asyncio.QueueFull:
-            raise ResourceExhaustedError("the server does not read what it is asked") from None
+        else:
+            self._hold()
 
     def _send_question(self, answer: Answer) -> None:
-        answer.sent = answer.sent or self._outbox is not None
+        answer.sent = answer.sent or self._is_connected
         self._send(pb.ClientEvent(ask=answer.question))
 
     def _send_watch(self, watch: Watch) -> None:
-        watch.sent = watch.sent or self._outbox is not None
+        watch.sent = watch.sent or self._is_connected
         self._send(pb.ClientEvent(watch=watch.request))
 
     async def _call(self, answer: Answer, done: pb.AnswerDone) -> None:
@@ -220,7 +176,7 @@ class Conversation(AsyncClosing):
         if (calling := self._calling.pop(answer, None)) is not None:
             calling.cancel()
             answer.finish_cancelled(self.id)
-        elif self._outbox is None:
+        elif not self._is_connected:
             self._answers.pop(answer.turn, None)
             answer.finish_cancelled(self.id)
         else:
@@ -232,9 +188,16 @@ class Conversation(AsyncClosing):
         if self._watches.pop(watch.id, None) is not None:
             self._send(pb.ClientEvent(unwatch=pb.Unwatch(watch=watch.id)))
 
+    # What its line asks and tells
+
     @property
     def _busy(self) -> bool:
         return bool(self._answers or self._calling or self._watches or self._healths or self._talk)
+
+    @property
+    def _may_leave(self) -> bool:
+        talking = self._talk is not None and self._talk.answering
+        return not (self._answers.keys() - self._put_off or talking)
 
     def _fail(self, error: SightlineError) -> None:
         answers, self._answers = self._answers, {}
@@ -253,102 +216,9 @@ class Conversation(AsyncClosing):
         for health in healths:
             health.fail(error)
 
-    async def _run(self) -> None:
-        """Hold a connection while there is work; returns when one broke and nothing is open."""
-        loop = asyncio.get_running_loop()
-        within_s = self._calls.timeouts.reconnect_s
-        deadline, attempt = loop.time() + within_s, 0
-        while self._busy:
-            self._connected, since = False, loop.time()
-            try:
-                failure: SightlineError = await self._connection()
-            except grpc.aio.AioRpcError as error:
-                failure = from_rpc(error, self._calls.address)
-                if error.code() not in _BROKEN and not isinstance(failure, UnavailableError):
-                    self._fail(failure)
-                    return
-            except SightlineError as error:
-                self._fail(error)
-                return
-            now = loop.time()
-            if self._connected:
-                deadline = now + within_s
-                attempt = 0 if now - since > STABLE_S else attempt
-            wait_s = backoff_s(attempt, self._calls.rng, least_s=0.05)
-            if now + wait_s >= deadline:
-                self._fail(UnavailableError(f"{failure.message} (tried for {within_s:g} s)"))
-                return
-            attempt += 1
-            log.debug("connection broke", extra={"error": failure.message, "again_in_s": wait_s})
-            if self._busy:
-                await asyncio.sleep(wait_s)
-
-    async def _connection(self) -> SightlineError:
-        """One connection from start to end. Returns why it ended, or raises what broke it."""
-        self._leaving = False
+    def _tell(self, session: pb.Session, *, goes_on: bool) -> None:
         self._put_off.clear()
-        stub = self._calls.stub
-        call = stub.Converse()
-        writer = None
-        try:
-            try:
-                async with asyncio.timeout(self._calls.timeouts.call_s):
-                    await send(call, pb.ClientEvent(start=self._next_start()))
-                    first = await call.read()
-            except StreamClosedError:
-                first = await call.read()  # raises the server's reason
-            except TimeoutError:
-                await self._calls.leave(stub)
-                return DeadlineExceededError("the server did not start the conversation")
-            if first is grpc.aio.EOF:
-                return UnavailableError("the server closed the connection")
-            self._begin(first)
-            assert self._outbox is not None
-            writer = asyncio.create_task(_write(call, self._outbox), name="conversation:writer")
-            while True:
-                try:
-                    async with asyncio.timeout(SILENCE_S):
-                        message = await call.read()
-                except TimeoutError:  # it tells of the session every second
-                    await self._calls.leave(stub)
-                    return UnavailableError("the server is silent")
-                if message is grpc.aio.EOF:
-                    break
-                self._handle(message)
-                talking = self._talk is not None and self._talk.answering
-                if self._leaving and not (self._answers.keys() - self._put_off or talking):
-                    await self._calls.leave(stub)
-                    return UnavailableError("the server is going away")
-            return UnavailableError("the server closed the connection")
-        finally:
-            self._outbox = None
-            if writer is not None:
-                writer.cancel()
-            call.cancel()
-
-    def _next_start(self) -> pb.Start:
-        start = pb.Start()
-        start.CopyFrom(self._start)
-        start.conversation = self.id
-        start.resume_handle = self._resume_handle
-        start.last_sequence = self._last_sequence if self._resume_handle else 0
-        return start
-
-    def _begin(self, first: pb.ServerEvent) -> None:
-        """Take the server's `started` and tell it what it may not know."""
-        if first.WhichOneof("event") == "error":
-            raise error_of(first.error)
-        if first.WhichOneof("event") != "started":
-            raise FailedPreconditionError("the server did not begin with `started`")
-        started = first.started
-        self._connected = True
-        self._hear(started.session)
-        self.id = started.conversation
-        self._resume_handle = started.resume_handle
-        self._outbox = asyncio.Queue(OUTBOX)
-        goes_on = started.resumed == "line"
-        if not goes_on:
-            self._last_sequence = first.sequence
+        self._hear(session)
         if self._talk is not None:
             self._talk.begin(goes_on=goes_on)
         for turn, answer in list(self._answers.items()):
@@ -369,11 +239,7 @@ class Conversation(AsyncClosing):
                 watch.restart()
             self._send_watch(watch)
 
-    def _handle(self, message: pb.ServerEvent) -> None:
-        if message.sequence:
-            if message.sequence <= self._last_sequence:
-                return  # came already, before the connection broke
-            self._last_sequence = message.sequence
+    def _take(self, message: pb.ServerEvent) -> None:
         if self._talk is not None:
             self._talk.take(message)
         kind = message.WhichOneof("event")
@@ -401,9 +267,6 @@ class Conversation(AsyncClosing):
             self._hear(message.session_state)
         elif kind == "source_health":
             self._hear_health(source_health(message.source_health))
-        elif kind == "go_away":
-            log.debug("server is going away", extra={"reason": message.go_away.reason})
-            self._leaving = True
         elif kind == "error":
             self._refuse(message.error)
 
@@ -444,13 +307,3 @@ class Conversation(AsyncClosing):
                 watch.fail(error)
         else:
             self._fail(error)
-
-
-async def _write(
-    call: "grpc.aio.StreamStreamCall[pb.ClientEvent, pb.ServerEvent]",
-    outbox: "asyncio.Queue[pb.ClientEvent]",
-) -> None:
-    """The connection's only writer. A failed write is the reader's news too."""
-    with contextlib.suppress(grpc.aio.AioRpcError, StreamClosedError):
-        while True:
-            await send(call, await outbox.get())

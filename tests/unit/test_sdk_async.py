@@ -591,7 +591,7 @@ async def test_a_question_that_an_ending_server_refuses_is_asked_of_the_next(
 
 
 async def test_a_silent_server_is_left(gateway, session, monkeypatch) -> None:
-    monkeypatch.setattr("sightline.conversation.SILENCE_S", 0.2)
+    monkeypatch.setattr("sightline.line.SILENCE_S", 0.2)
     gateway.pause_after = 2
     channel = session._calls.channel
     answer = session.ask("q")
