@@ -62,7 +62,7 @@ async def open_again(shop: OpenShop, catalogue: Path) -> AsyncIterator[Client]:
 @contextlib.asynccontextmanager
 async def open_shop(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OpenShop]:
     monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("catalogue", "shop"):
+    for name in ("catalogue", "voices", "shop"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     from catalogue import Catalogue  # type: ignore[import-not-found]
     from shop import Shop, pages  # type: ignore[import-not-found]

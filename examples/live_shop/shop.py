@@ -4,10 +4,11 @@
     pip install sightline-live aiohttp prometheus-client
     python examples/live_shop/shop.py demo
 
-Viewers go to http://localhost:8090: video, the card of what is held, questions. Operators go to
-http://localhost:8091, on this machine alone: alarms with picture and seconds, and the figures of
-Prometheus at /metrics. What is watched for stands in two rules of the server, which go on when this
-program ends; docs/rules.md says what rules can do.
+Viewers go to http://localhost:8090: video, the card of what is held, questions by text and, where
+the server hears (`make voice`), by voice. Operators go to http://localhost:8091, on this machine
+alone: alarms with picture and seconds, and the figures of Prometheus at /metrics. What is watched
+for stands in two rules of the server, which go on when this program ends; docs/rules.md says what
+rules can do.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -25,15 +27,18 @@ import aiohttp
 from aiohttp import web
 from catalogue import Catalogue
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from voices import Voices
 
 import sightline.aio
 from sightline.errors import NotFoundError, SightlineError
 
 HERE = Path(__file__).parent
+CLIENT = HERE.parents[1] / "clients" / "js" / "src"  # npm's sightline-live
 STATEMENT, IDLE = "the hand is holding {}", "the hand is holding nothing"
 PROHIBITED = "something prohibited is shown"
 PRICE = re.compile(r"\b(?:how much|prices?|costs?|expensive|cheap)\b", re.IGNORECASE)
 MAX_QUESTION = 500  # characters
+MAX_RECORDING = 4 * 1024 * 1024  # bytes of a spoken question
 WAITING = 32  # events for a page that does not read
 Told = dict[str, Any]
 Page = asyncio.Queue[Told]
@@ -80,6 +85,8 @@ class Shop:
         self._name = name
         self._goods = goods
         self._http = http
+        names = [name for product in goods.products.values() for name in product["names"]]
+        self._voices = Voices(client, http, names)
         self._card: Told | None = None
         self._pages: dict[str, set[Page]] = {"viewers": set(), "alarms": set()}
         self.figures = Figures()
@@ -160,13 +167,36 @@ class Shop:
             self.figures.viewers.set(len(self._pages["viewers"]))
 
     async def ask(self, request: web.Request) -> web.Response:
-        """An answer by what the model sees, and what the catalogue says of what it is about."""
         try:
             question = str((await request.json())["question"]).strip()[:MAX_QUESTION]
         except (ValueError, TypeError, KeyError):
             question = ""
         if not question:
             raise web.HTTPBadRequest(text="ask something")
+        return web.json_response(await self._answered(question))
+
+    async def hears(self, request: web.Request) -> web.Response:
+        """Whether a viewer may ask by voice."""
+        return web.json_response({"hears": await self._voices.hears()})
+
+    async def say(self, request: web.Request) -> web.Response:
+        """The same of a recording; the answer can be listened to."""
+        question = (await self._voices.words(await request.read()))[:MAX_QUESTION]
+        if not question:
+            raise web.HTTPBadRequest(text="no words were heard")
+        told = await self._answered(question)
+        turn = secrets.token_hex(16)
+        self._voices.keep(turn, told["answer"])
+        return web.json_response({**told, "aloud": f"/aloud/{turn}"})
+
+    async def aloud(self, request: web.Request) -> web.Response:
+        wav = await self._voices.aloud(request.match_info["turn"])
+        if wav is None:
+            raise web.HTTPNotFound
+        return web.Response(body=wav, content_type="audio/wav")
+
+    async def _answered(self, question: str) -> Told:
+        """An answer by what the model sees, and what the catalogue says of what it is about."""
         self.figures.questions.inc()
         session = await self._client.session(self._name)
         about = self._goods.named_in(question)
@@ -179,7 +209,7 @@ class Shop:
         answer = result.text
         if "instructions_ignored" in result.degraded and PRICE.search(question):
             answer = self._goods.prices([*about, *shown]) or answer  # the model knows no catalogue
-        return web.json_response({"answer": answer, "products": products})
+        return {"question": question, "answer": answer, "products": products}
 
     async def go(self, request: web.Request) -> web.Response:
         """The link of a card, counted."""
@@ -257,13 +287,17 @@ async def page(file: Path, request: web.Request) -> web.FileResponse:
 
 def pages(shop: Shop) -> tuple[web.Application, web.Application]:
     """What viewers see, and what operators do."""
-    viewers = web.Application(middlewares=[of_this_site])
+    viewers = web.Application(middlewares=[of_this_site], client_max_size=MAX_RECORDING)
     operators = web.Application(middlewares=[of_this_site])
     for app, index in ((viewers, "index.html"), (operators, "operator.html")):
         app.router.add_get("/", partial(page, HERE / "page" / index))
         app.router.add_static("/page", HERE / "page")
     viewers.router.add_get("/events", shop.listen)
+    viewers.router.add_static("/client", CLIENT)
     viewers.router.add_post("/ask", shop.ask)
+    viewers.router.add_get("/hears", shop.hears)
+    viewers.router.add_post("/say", shop.say)
+    viewers.router.add_get("/aloud/{turn}", shop.aloud)
     viewers.router.add_get("/go/{sku}", shop.go)
     viewers.router.add_post("/video", shop.video)
     operators.router.add_get("/alarms", shop.alarms)

@@ -91,6 +91,10 @@ async def test_a_shop_from_the_hand_to_the_click(
         assert "shop_alarms_total 1.0" in figures
         for nonsense in (b"{", b"[]", b"{}", b'{"question": " "}'):
             assert (await shop.viewers.post("/ask", data=nonsense)).status == 400
+        assert await (await shop.viewers.get("/hears")).json() == {"hears": False}
+        said = await shop.viewers.post("/say", data=b"RIFF")
+        assert (said.status, await said.text()) == (503, "The server does not hear now.")
+        assert (await shop.viewers.get("/aloud/0")).status == 404
         assert (await shop.operators.get("/alarms/1-1/picture")).status == 404
         shop.show(**{PROHIBITED: 0.1})
         async with open_again(shop, FOLDER / "catalogue.csv") as viewers:

@@ -1,4 +1,6 @@
-// The viewers' page: video by WHEP, the card of what is held, questions and answers.
+// The viewers' page: video by WHEP, the card of what is held, questions by text and by voice, answers.
+
+import { holdToTalk } from "./voice.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -26,27 +28,46 @@ function show(card) {
 
 new EventSource("/events").onmessage = (event) => show(JSON.parse(event.data).card);
 
-at("ask").onsubmit = async (event) => {
-  event.preventDefault();
-  const question = at("question").value.trim();
-  if (!question) return;
-  at("question").value = "";
+async function ask(where, body, words = "…") {
   const line = document.createElement("li");
-  line.append(Object.assign(document.createElement("q"), { textContent: question }));
+  const asked = Object.assign(document.createElement("q"), { textContent: words });
+  const told = Object.assign(document.createElement("p"), { textContent: "…" });
+  line.append(asked, told);
   at("answers").prepend(line);
-  const told = document.createElement("p");
-  told.textContent = "…";
-  line.append(told);
   try {
-    const reply = await fetch("/ask", { method: "POST", body: JSON.stringify({ question }) });
+    const reply = await fetch(where, { method: "POST", body });
     if (!reply.ok) throw new Error(await reply.text());
-    const { answer, products } = await reply.json();
+    const { question, answer, products, aloud } = await reply.json();
+    asked.textContent = question;
     told.textContent = answer;
     line.append(...products.map(link));
+    return aloud;
   } catch (error) {
     told.textContent = `No answer: ${error.message}`;
   }
+}
+
+at("ask").onsubmit = (event) => {
+  event.preventDefault();
+  const question = at("question").value.trim();
+  at("question").value = "";
+  if (question) ask("/ask", JSON.stringify({ question }), question);
 };
+
+// Who speaks is answered aloud; whoever speaks again does not listen any more.
+const answer = new Audio();
+holdToTalk(
+  at("talk"),
+  () => answer.pause(),
+  async (recording) => {
+    const aloud = await ask("/say", recording);
+    if (!aloud) return;
+    answer.src = aloud;
+    answer.play().catch(() => {}); // nobody speaks here
+  },
+  (why) => Object.assign(at("talk"), { disabled: true, title: why, textContent: why }),
+);
+fetch("/hears").then(async (reply) => (at("talk").hidden = !(await reply.json()).hears));
 
 async function play() {
   const peer = new RTCPeerConnection();
