@@ -384,7 +384,8 @@ class Sessions:
         """Raise ResourceExhaustedError where no more sessions may be here."""
         if len(self._sessions) + self._making.total() >= self._config.max_sessions:
             raise ResourceExhaustedError(
-                f"{self._config.max_sessions} sessions are open, and there may be no more: end one first",
+                f"{self._config.max_sessions} sessions are open, and there may be no more: "
+                "end one first",
                 reason=Reason.TOO_MANY_SESSIONS,
             )
 
