@@ -20,6 +20,8 @@ ROOTS = (
     "GetServerInfoResponse",
     "DecideRequest",
     "DecideResponse",
+    "GetMemoryResponse",
+    "GetTranscriptResponse",
     "ClientEvent",
     "ServerEvent",
     "ListRulesResponse",

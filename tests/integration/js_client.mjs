@@ -52,6 +52,13 @@ for await (const { kind, id } of server.events(session.id)) {
 const picture = await server.picture(session.id, { width: 320 });
 say([picture.type, picture.size > 1000]);
 
+const decided = await server.decide(session.id, condition, { statement: "there are {} objects", levels: ["no", "some"] });
+say(decided.map(({ probability, probabilities = [] }) => [probability >= 0, probabilities.length]));
+const changed = await server.update(session.id, { fps: 2, labels: { labels: { room: "hall" } } });
+say([changed.fps, changed.labels]);
+say((await server.memory(session.id, { text: "circle" })).moments ?? []);
+say(await server.transcript(session.id).catch(({ code }) => code));
+
 for (const broken of [() => server.session("nobody"), () => server.ask("nobody", "Who?").result()]) {
   const error = await broken().catch((thrown) => thrown);
   say([error instanceof SightlineError, error.code]);

@@ -15,6 +15,9 @@ export async function main(video: HTMLVideoElement): Promise<string> {
     const known: boolean | undefined = active;
     text += `${known} ${score?.toFixed(2)}`;
   }
+  const [decision] = await server.decide(id, "a phone is there", { statement: "it is {}", levels: ["calm", "hurried"] });
+  text += decision?.probability?.toFixed(2) ?? (await server.update(id, { fps: 2 })).name;
+  text += (await server.memory(id, { text: "phone", from: -60 })).moments?.[0]?.line ?? (await server.transcript(id))[0]?.text;
   const { rule } = await server.rules.create(id, { name: "phones", predicate: { condition: "a phone is there" }, severity: "SEVERITY_WARNING" });
   for await (const { event, active } of server.rules.everyEvent({ rule })) {
     if (active && event) await server.rules.acknowledge(event, "seen");

@@ -50,8 +50,29 @@ export class Sightline {
     return this.#json("api/sessions", { method: "POST", json: wanted, timeout_ms: CREATION_MS });
   }
 
+  /** Changes a session while it runs: `{name, fps, window, grace_s, labels, listen, delegate, delegate_to}`; what is left out stays. */
+  update(id, changes) {
+    return this.#json(path(id), { method: "PATCH", json: changes });
+  }
+
   async remove(id) {
     await this.request(path(id), { method: "DELETE" });
+  }
+
+  /** How likely statements about a session hold now: strings, or `{statement, choices}` and `{statement, levels}`. */
+  async decide(id, ...statements) {
+    const questions = statements.map((each) => (typeof each === "string" ? { statement: each } : each));
+    return (await this.#json(`${path(id)}/decide`, { method: "POST", json: { questions }, timeout_ms: CREATION_MS })).decisions ?? [];
+  }
+
+  /** A page of what is remembered beyond the window, the newest first: `{text, from, to, page_size, page_token}`, times in seconds. */
+  memory(id, wanted = {}) {
+    return this.#json(`${path(id)}/memory?${queryOf(wanted)}`);
+  }
+
+  /** What was said in its video, the oldest first, where it listens: `{from, to}` in seconds; below 0: before the newest. */
+  async transcript(id, wanted = {}) {
+    return (await this.#json(`${path(id)}/transcript?${queryOf(wanted)}`)).said ?? [];
   }
 
   /** The largest file that may be handed over, in bytes; 0: none. */
@@ -209,5 +230,6 @@ export class Sightline {
   }
 }
 
+const queryOf = (wanted) => new URLSearchParams(Object.entries(wanted).filter(([, value]) => value));
 const path = (id) => `api/sessions/${encodeURIComponent(id)}`;
 const conversationPath = (id) => `api/conversations/${encodeURIComponent(id)}`;

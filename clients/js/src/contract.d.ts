@@ -150,6 +150,12 @@ export interface GetConversationResponse {
   next_page_token?: string;
 }
 
+export interface GetMemoryResponse {
+  moments?: Moment[];
+  next_page_token?: string;
+  memory?: MemoryKind;
+}
+
 export interface GetServerInfoResponse {
   version?: string;
   contract_version?: string;
@@ -167,6 +173,10 @@ export interface GetServerInfoResponse {
   voice?: boolean;
   rules?: boolean;
   recording_s?: number;
+}
+
+export interface GetTranscriptResponse {
+  said?: Said[];
 }
 
 export interface GoAway {
@@ -277,6 +287,18 @@ export interface ModelLoading {
   bytes_done?: string;
   bytes_total?: string;
   eta_s?: number;
+}
+
+export interface Moment {
+  id?: string;
+  start_ns?: string;
+  end_ns?: string;
+  line?: string;
+  heard?: string;
+  pictures?: string[];
+  embedding?: string;
+  changed?: boolean;
+  num_pictures?: number;
 }
 
 export interface Playback {

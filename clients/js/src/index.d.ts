@@ -66,7 +66,15 @@ export class Sightline {
   /** By id, or by name where that is unique. */
   session(id: string): Promise<contract.Session>;
   create(wanted: NewSession): Promise<contract.Session & { id: string }>;
+  /** Changes a session while it runs; what is left out stays. */
+  update(id: string, changes: Omit<contract.UpdateSessionRequest, "session">): Promise<contract.Session>;
   remove(id: string): Promise<void>;
+  /** How likely statements hold now, in their order. */
+  decide(id: string, ...statements: (string | contract.DecideQuestion)[]): Promise<contract.Decision[]>;
+  /** A page of what is remembered, the newest first; times in seconds. */
+  memory(id: string, wanted?: { text?: string; from?: number; to?: number; page_size?: number; page_token?: string }): Promise<contract.GetMemoryResponse>;
+  /** What was said in its video, the oldest first; times in seconds, below 0 before the newest. */
+  transcript(id: string, wanted?: { from?: number; to?: number }): Promise<contract.Said[]>;
   /** The largest file that may be handed over, in bytes; 0: none. */
   largestUpload(): Promise<number>;
   upload(file: Blob, name: string): Promise<contract.Session & { id: string }>;
