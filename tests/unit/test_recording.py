@@ -2,18 +2,22 @@
 
 import asyncio
 import io
+import threading
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import av
 import pytest
 
+from services.gateway.playback import recording as module
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.playback.recording import Recording
 from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import EncodedPacket
-from sightline.errors import NotFoundError
+from sightline.errors import NotFoundError, ResourceExhaustedError
 from tests.eventually import eventually
 from tests.sources import START_NS, Clip, encode_clip
 from tests.unit.http_parts import served
@@ -80,6 +84,53 @@ async def test_only_the_last_seconds_and_bytes_are_kept() -> None:
         show(broadcast, clip)
         await eventually(lambda: kept.newest_s == pytest.approx(START_S + 5.9))
         assert size // 4 < kept.num_bytes <= size // 2
+
+
+async def test_what_viewers_had_made_of_a_picture_is_not_kept() -> None:
+    """Payloads of long units are copies: with a viewer, a recording took twice what it may."""
+    clip = encode_clip(num_pictures=60, gop=10, width=640, height=480)
+    async with recording(60, 10**8) as (broadcast, kept):
+        viewer = broadcast.join()
+        show(broadcast, clip)
+        await eventually(lambda: kept.newest_s == pytest.approx(START_S + 5.9))
+        tracemalloc.start()
+        for _ in range(60):
+            picture, _ = await viewer.next()
+            assert picture.payloads
+        del picture
+        left_bytes, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        # Those since the last keyframe are kept for whoever joins.
+        assert left_bytes < kept.num_bytes / 2
+
+
+async def test_clips_are_made_one_after_the_other_and_not_where_they_are_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twenty events at once took twenty times the size of a clip, and more."""
+    making, most, lock = 0, 0, threading.Lock()
+
+    def counted(*arguments: Any) -> bytes:
+        nonlocal making, most
+        with lock:
+            making += 1
+            most = max(most, making)
+        time.sleep(0.01)
+        with lock:
+            making -= 1
+        return b"mp4"
+
+    monkeypatch.setattr(module, "mux", counted)
+    clip = encode_clip(num_pictures=60, gop=10)
+    async with recording(60, 10**8) as (broadcast, kept):
+        show(broadcast, clip)
+        await eventually(lambda: kept.newest_s == pytest.approx(START_S + 5.9))
+        made = await asyncio.gather(*(kept.clip(0, START_S + 60) for _ in range(20)))
+        assert [each.data for each in made] == [b"mp4"] * 20
+        assert most == 1
+        monkeypatch.setattr(module, "mux", lambda *arguments: pytest.fail("it was made"))
+        with pytest.raises(ResourceExhaustedError):
+            await kept.clip(0, START_S + 60, kept.num_bytes - 1)
 
 
 async def test_another_size_begins_another_file() -> None:

@@ -85,6 +85,11 @@ class EncodedPicture:
         self.num_bytes = sum(map(len, kept))
         self.stamp = stamp
 
+    def alone(self) -> "EncodedPicture":
+        """The same picture for whoever keeps it long, without the payloads that viewers had made:
+        those of long units are copies."""
+        return EncodedPicture(self._units, [], keyframe=self.keyframe, stamp=self.stamp)
+
     @property
     def units(self) -> list[bytes]:
         return self._units

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import heapq
 import io
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import av
 
 from services.common.tasks import cancel_and_wait, spawn
-from services.common.threads import on_thread
+from services.common.threads import Lane
 from services.gateway import metrics
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.playback.h264 import EncodedPicture
@@ -22,7 +23,7 @@ from services.gateway.playback.opus import HZ, OpusPacket
 from services.gateway.playback.soundtrack import Listener
 from services.gateway.playback.subscription import Subscription
 from services.gateway.playback.transcoder import RTP_HZ
-from sightline.errors import NotFoundError
+from sightline.errors import NotFoundError, ResourceExhaustedError
 
 MAX_GOP_BYTES = 16 * 1024 * 1024  # of a piece; a longer one is cut off
 FRAGMENTED = {"movflags": "frag_keyframe+delay_moov+default_base_moof"}
@@ -82,6 +83,8 @@ class Recording:
         self._video: Subscription | None = None
         self._audio: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        # Files are made one after the other: each takes its own size in memory once more.
+        self._making = Lane(f"{name}:recording")
 
     def start(self) -> None:
         self._video = self._broadcast.join()
@@ -98,6 +101,7 @@ class Recording:
             self._broadcast.sound.leave(self._audio)
         await cancel_and_wait(*self._tasks)
         self._tasks.clear()
+        self._making.close()
         self._pieces.clear()
         self._grown(-self._num_bytes)
 
@@ -110,9 +114,9 @@ class Recording:
         """When the newest picture was taken; 0 before the first."""
         return self._pieces[-1].end_s if self._pieces else 0.0
 
-    async def clip(self, from_s: float, until_s: float) -> Clip:
+    async def clip(self, from_s: float, until_s: float, most_bytes: int | None = None) -> Clip:
         """What was seen and heard in that time, from the keyframe before it. Raises NotFoundError
-        where nothing of it is kept."""
+        where nothing of it is kept, ResourceExhaustedError where it is more than `most_bytes`."""
         found = [
             piece for piece in self._pieces if piece.end_s >= from_s and piece.start_s <= until_s
         ]
@@ -126,10 +130,12 @@ class Recording:
         pictures = [one for one in pictures if one.stamp <= until_s * RTP_HZ]
         if not pictures:
             raise NotFoundError("nothing of that time is recorded")
+        if most_bytes is not None and sum(one.num_bytes for one in pictures) > most_bytes:
+            raise ResourceExhaustedError(f"that time has more than {most_bytes} bytes")
         start_s, end_s = pictures[0].stamp / RTP_HZ, pictures[-1].stamp / RTP_HZ
         sounds = [one for piece in self._pieces for one in piece.sounds]
         sounds = [one for one in sounds if start_s <= one[1] / HZ <= end_s]
-        data = await on_thread(mux, pictures, sounds, name="recording")
+        data = await self._making.run(mux, pictures, sounds)
         return Clip(data, start_s, end_s)
 
     async def hls(self, name: str) -> bytes:
@@ -142,7 +148,7 @@ class Recording:
         if part is None or not found:
             raise NotFoundError("no such part of the recording")
         piece = found[0]
-        data = await on_thread(mux, piece.pictures, piece.sounds, self._zero, name="recording")
+        data = await self._making.run(mux, piece.pictures, piece.sounds, self._zero)
         head, fragments = split(data)
         return head if part[1] else fragments
 
@@ -162,7 +168,7 @@ class Recording:
         with contextlib.suppress(EOFError):
             while True:
                 picture, _ = await video.next()
-                self._add(picture)
+                self._add(picture.alone())
 
     async def _listen(self, audio: Listener) -> None:
         with contextlib.suppress(EOFError):
@@ -210,24 +216,34 @@ def mux(
         video = container.add_stream_from_template(head.streams.video[0])
         video.time_base = Fraction(1, RTP_HZ)
         audio = container.add_stream("libopus", rate=HZ, layout="stereo") if sounds else None
-        timed: list[tuple[float, av.Packet[Any]]] = []
-        first, last = pictures[0].stamp if zero is None else zero, -1
-        for picture in pictures:
-            last = max(last + 1, picture.stamp - first)
-            packet: av.Packet[Any] = av.Packet(picture.annex_b)
-            packet.stream, packet.time_base = video, Fraction(1, RTP_HZ)
-            packet.pts = packet.dts = last
-            packet.is_keyframe = picture.keyframe
-            timed.append((last / RTP_HZ, packet))
-        first, last = first * HZ // RTP_HZ, -1
-        for data, place in sounds:
-            last = max(last + 1, place - first)
-            packet = av.Packet(data)
-            assert audio is not None
-            packet.stream, packet.time_base = audio, Fraction(1, HZ)
-            packet.pts = packet.dts = last
-            packet.is_keyframe = True
-            timed.append((last / HZ, packet))
-        for _, packet in sorted(timed, key=lambda item: item[0]):
+        timed = [_timed_pictures(pictures, video, zero)]
+        if audio is not None:
+            timed.append(_timed_sounds(sounds, audio, pictures[0].stamp if zero is None else zero))
+        for _, packet in heapq.merge(*timed, key=lambda item: item[0]):
             container.mux(packet)
     return output.getvalue()
+
+
+Timed = Iterator[tuple[float, "av.Packet[Any]"]]  # made one by one: together they are a copy
+
+
+def _timed_pictures(pictures: Sequence[EncodedPicture], video: Any, zero: int | None) -> Timed:
+    first, last = pictures[0].stamp if zero is None else zero, -1
+    for picture in pictures:
+        last = max(last + 1, picture.stamp - first)
+        packet: av.Packet[Any] = av.Packet(picture.annex_b)
+        packet.stream, packet.time_base = video, Fraction(1, RTP_HZ)
+        packet.pts = packet.dts = last
+        packet.is_keyframe = picture.keyframe
+        yield last / RTP_HZ, packet
+
+
+def _timed_sounds(sounds: Sequence[OpusPacket], audio: Any, zero: int) -> Timed:
+    first, last = zero * HZ // RTP_HZ, -1
+    for data, place in sounds:
+        last = max(last + 1, place - first)
+        packet: av.Packet[Any] = av.Packet(data)
+        packet.stream, packet.time_base = audio, Fraction(1, HZ)
+        packet.pts = packet.dts = last
+        packet.is_keyframe = True
+        yield last / HZ, packet

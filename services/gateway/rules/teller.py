@@ -14,7 +14,7 @@ from services.gateway.rules.judgement import NS, Reading
 from services.gateway.rules.kinds import COMMENTARY, PRODUCT, SCORED
 from services.gateway.rules.post import Post
 from services.gateway.sessions.session import Session
-from sightline.errors import NotFoundError, UnavailableError
+from sightline.errors import NotFoundError, ResourceExhaustedError, UnavailableError
 from sightline.v1 import rules_pb2
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Teller:
         recording = self._session.recording
         if recording is None:
             return
-        with contextlib.suppress(NotFoundError, UnavailableError):
-            clip = await recording.clip(at_s - around_s, at_s + around_s)
+        with contextlib.suppress(NotFoundError, ResourceExhaustedError, UnavailableError):
+            clip = await recording.clip(at_s - around_s, at_s + around_s, MAX_CLIP_BYTES)
             if len(clip.data) <= MAX_CLIP_BYTES:
                 await self._events.add_clip(tenant, event, clip.data)
