@@ -20,6 +20,7 @@ from services.gateway.rules import delivery, posting
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.records import Records
 from services.gateway.rules.rule_store import RuleStore
+from sightline.errors import UnavailableError
 from sightline.v1 import gateway_pb2_grpc, peer_pb2
 from sightline.v1 import rules_pb2 as pb
 from tests.eventually import eventually
@@ -348,3 +349,32 @@ async def test_a_redis_that_comes_back_empty_is_told_and_takes_rules_again(
             assert not (await parts.stub.ListRules(pb.ListRulesRequest())).rules
             assert not (await parts.stub.ListWebhooks(pb.ListWebhooksRequest())).webhooks
             caplog.clear()
+
+
+@pytest.mark.usefixtures("_soon")
+async def test_a_full_redis_keeps_no_event_from_its_receiver(redis_server: RedisServer) -> None:
+    port = free_port()
+    allowed = settings(redis_server, webhook_allow=("127.0.0.1",), events=KEPT)
+    async with (
+        running(**allowed) as parts,
+        Teller(parts.config) as teller,
+        redis.asyncio.Redis.from_url(redis_server.url) as client,
+    ):
+        hook = await _made(parts.stub, f"http://127.0.0.1:{port}/hook")
+        told = await teller.tell(KEPT + 1)
+        await client.config_set("maxmemory", "1")
+        with pytest.raises(UnavailableError):
+            await teller.tell(1)
+        shorter = dataclasses.replace(parts.config, events=KEPT - 1)
+        records = Records(shorter)
+        await EventStore(records, shorter).trim([""])
+        await records.aclose()
+        async with receiving(port=port) as receiver:
+
+            async def over() -> bool:
+                state = (await _states(parts.stub))[hook]
+                return (state.delivered, state.dead) == (KEPT - 1, 2)
+
+            await until(over)
+        assert [headers["webhook-id"] for headers, _ in receiver.got] == told[2:]
+        assert list(await _letters(parts.stub, hook)) == told[:2]

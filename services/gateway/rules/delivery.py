@@ -176,7 +176,8 @@ class Delivery:
                 return await self._store.give_up(self._id, self._owner, told.event, outcome.error)
             if failures == 1:
                 log.info("an event is not taken: it is tried again", extra=fields)
-            await self._store.note(self._id, failures, outcome.error)
+            with contextlib.suppress(UnavailableError):  # or full: the next try is noted
+                await self._store.note(self._id, failures, outcome.error)
             wait_s = max(backoff.next_s(), min(outcome.again_s, MOST_AGAIN_S))
             if self._closed or not await self._wait(wait_s):
                 break

@@ -96,10 +96,10 @@ local function forget(events, lost, hooks, most, oldest)
     if #rows == 0 then break end
     if not looked then after, looked = last_of_all(hooks), true end
     for _, row in ipairs(rows) do
+      redis.call('XDEL', events, row[1]) -- first: that makes room in a Redis that is full
       if after and before(after, row[1]) then
         redis.call('XADD', lost, 'MAXLEN', @MOST_LOST, row[1], unpack(row[2]))
       end
-      redis.call('XDEL', events, row[1])
     end
   end
   if looked then
@@ -193,6 +193,7 @@ return 1
 # owner delivers for so long from now. What is no webhook is there for good, and brought what comes
 # from its first claim on.
 CLAIM = """
+@ALSO_WHEN_FULL
 if string.sub(ARGV[1], 1, 2) ~= 'w_' then
   redis.call('HSETNX', KEYS[1], 'after', redis.call('GET', KEYS[3]) or '0-0')
 elseif redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
@@ -211,6 +212,7 @@ return 1
 # it was delivered, "" where it is not for this one, else why it was given up; the letter, most
 # letters. Only by whoever delivers.
 PASS = """
+@ALSO_WHEN_FULL
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
 if redis.call('HGET', KEYS[1], 'after') == ARGV[2] then return 1 end
 redis.call('HSET', KEYS[1], 'after', ARGV[2])
@@ -230,6 +232,7 @@ return 1
 # at among those that are lost; why it was given up, "" where it is not for this one; the letter,
 # most letters. Only by whoever delivers.
 LOSE = """
+@ALSO_WHEN_FULL
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'gone:' .. ARGV[2], ARGV[3])
 if ARGV[4] == '' then return 1 end
@@ -259,7 +262,11 @@ _BODIES = {
     "lose": LOSE,
     "free": FREE,
 }
+# A full Redis refuses a script whose first write may take room. Those of deliveries take none to
+# speak of, and begin with one that never does: receivers hear also then.
+_ALSO_WHEN_FULL = "redis.call('HDEL', KEYS[1], '')"
 _WORDS = {
+    "@ALSO_WHEN_FULL": _ALSO_WHEN_FULL,
     "@FORGET": _FORGET,  # which holds others
     "@KEPT": str(KEPT_MS),
     "@HOUR": str(3600 * 1000),
