@@ -72,9 +72,10 @@ def statistics(maps: Sequence[Tensor]) -> Tensor:
     [frames, 2 × channels of all]."""
     found = []
     for each in maps:
-        flat = each.permute(0, 2, 3, 1).flatten(1, 2).float()  # as they lie: sums go along rows
+        flat = each.permute(0, 2, 3, 1).flatten(1, 2)  # as they lie: sums go along rows
+        flat = flat.to(torch.float32, copy=True)  # squared in place: fresh memory costs far more
         cells = flat.shape[1]
-        mean, power = flat.mean(1), flat.square().mean(1)
+        mean, power = flat.mean(1), flat.square_().mean(1)
         spread = (power - mean.square()).clamp(min=0) * (cells / (cells - 1))
         found += [mean, spread.sqrt()]
     return torch.cat(found, dim=1)
