@@ -258,6 +258,48 @@ async def test_a_live_playlist_that_begins_anew_is_read_anew(site: Site) -> None
     await source.aclose()
 
 
+def fragments(folder: Path, side: int) -> list[bytes]:
+    """An initialisation section, and segments of a second, as HLS has them in MP4."""
+    folder.mkdir()
+    options = {"hls_time": "1", "hls_segment_type": "fmp4", "hls_list_size": "0"}
+    with av.open(str(folder / "list.m3u8"), "w", format="hls", options=options) as hls:
+        stream = hls.add_stream("libx264", rate=15)
+        stream.width = stream.height = side
+        stream.pix_fmt, stream.gop_size = "yuv420p", 15
+        for number in range(60):
+            made = av.VideoFrame.from_ndarray(picture_array(number, side, side))
+            hls.mux(stream.encode(made.reformat(format="yuv420p")))
+        hls.mux(stream.encode(None))
+    segments = sorted(folder.glob("list*.m4s"))
+    return [path.read_bytes() for path in (folder / "init.mp4", *segments)]
+
+
+async def test_live_segments_that_begin_anew_are_read_anew(site: Site, tmp_path: Path) -> None:
+    """After another initialisation section, which says how to decode what follows."""
+    for name, side in (("a", 160), ("b", 320)):
+        for number, data in enumerate(fragments(tmp_path / name, side)):
+            site.page(f"/{name}{number}.mp4", data)
+
+    def show(first: int, *lines: str) -> None:
+        head = f"#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}"
+        site.page("/live.m3u8", "\n".join((head, *lines, "")))
+
+    begin = {name: f'#EXT-X-MAP:URI="{name}0.mp4"' for name in "ab"}
+    part = {f"{name}{n}": f"#EXTINF:1.0,\n{name}{n}.mp4" for name in "ab" for n in (1, 2, 3, 4)}
+    sink = RecordingSink()
+    show(0, begin["a"], part["a1"], part["a2"])
+    limits = FileLimits(backoff_s=0.05)
+    source = FileSource(site.url("/live.m3u8"), sink, limits=limits, egress=LOOPBACK)
+    await source.start()
+    show(0, begin["a"], part["a1"], part["a2"], "#EXT-X-DISCONTINUITY", begin["b"], part["b1"])
+    await asyncio.to_thread(sink.wait_for_note, "reconnect", 1)
+    assert all(one.width == 160 for one in sink.pictures)
+    show(2, begin["b"], part["b1"], part["b2"], part["b3"])
+    await eventually(lambda: sum(one.width == 320 for one in list(sink.pictures)) >= 15)
+    await source.aclose()
+    assert not sink.drops
+
+
 async def test_a_camera_that_sends_one_jpeg_after_another(site: Site) -> None:
     """Whose size changes on the way; bytes between that are no picture do no harm."""
     parts = []

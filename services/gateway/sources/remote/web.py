@@ -12,10 +12,9 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
-
 from services.gateway.sources.patience import Patience
 from services.gateway.sources.remote.credentials import Credentials
+from services.gateway.sources.remote.decrypted import Decrypted
 from services.gateway.sources.remote.egress_policy import EgressPolicy, UnreachableError, is_public
 from services.gateway.sources.remote.url import SourceUrl
 from sightline.errors import InvalidArgumentError
@@ -30,6 +29,7 @@ _PLAYLIST_TYPES = ("mpegurl", "m3u8")
 _PLAYLIST_START = b"#EXTM3U"
 _SEQUENCE = re.compile(rb"#EXT-X-MEDIA-SEQUENCE:([0-9]{1,18})\s")
 _HEAD_BYTES = 4096  # of a playlist, before its segments
+_SECTION_BYTES = 64 * 1024  # of an initialisation section that is looked at
 
 
 class NotServedError(UnreachableError):
@@ -48,7 +48,8 @@ class WebFiles:
 
     A segment that the server does not have is an empty one, which libavformat passes over; it would
     be the end of all otherwise. A playlist whose numbers begin anew, as those of an encoder that
-    was started again, is an error: libavformat would wait until they are as high as they were.
+    was started again, is an error: libavformat would wait until they are as high as they were. So
+    is another initialisation section of what is live: it would decode by what the first one says.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class WebFiles:
         self._num_opened = 0
         self._missing, self._num_missing = missing, 0
         self._playlists: dict[str, int] = {}  # the first number of each, by target
+        self._sections: set[bytes] = set()  # that begin what its segments go on with
         self._connections: set[socket.socket] = set()
         self._aborted = False
         self._patience: Patience | None = None  # with what is live
@@ -145,6 +147,8 @@ class WebFiles:
         if self._patience is not None and self._patience.is_over:
             self._patience.tell()
             raise UnreachableError("no picture for too long")
+        if self._patience is not None and self._playlists and len(self._sections) > 1:
+            raise UnreachableError("the segments begin anew")
         if self._end_s is None:
             return self._read_s
         left_s = self._end_s - time.monotonic()
@@ -161,6 +165,11 @@ class WebFiles:
             raise UnreachableError("the playlist's numbers begin anew")
         self._playlists[url.target] = number
         self._num_missing = 0
+
+    def section(self, content: bytes) -> None:
+        """An initialisation section (ISO 14496-12) was read; no more is of what is live, once there
+        is a second one."""
+        self._sections.add(content)
 
     def fed(self, num_bytes: int) -> None:
         """So much of what is no playlist was read."""
@@ -200,8 +209,8 @@ class WebFile:
         self._position = 0
         self._size: int | None = None
         self._ranges = False
-        self._playlist = False
-        self._head = b""  # of a playlist
+        self._playlist = self._section = False
+        self._head = b""  # of a playlist, or an initialisation section
         self._resumed = 0
         self.content_type = ""
 
@@ -306,6 +315,12 @@ class WebFile:
         if self._playlist and self._position < _HEAD_BYTES:
             self._head = self._head[: self._position] + data
             self._files.playlist(self._url, self._head)
+        if self._position == 0:
+            self._section = data[4:8] == b"ftyp"
+        if self._section and self._position < _SECTION_BYTES:
+            self._head = self._head[: self._position] + data
+            if not data or self._position + len(data) == self._size:
+                self._files.section(self._head)
         self._position += len(data)
         self._files.fed(0 if self._playlist else len(data))
         if self._playlist and self._position > MAX_PLAYLIST_BYTES:
@@ -350,33 +365,6 @@ class WebFile:
         """Whether a broken connection is taken up again: only where something is missing."""
         self._resumed += 1
         return self._size is not None and self._ranges and self._resumed <= MAX_RESUMED
-
-
-class Decrypted:
-    """A segment of a playlist with AES-128 (RFC 8216, section 4.3.2.4), decrypted as it is read."""
-
-    def __init__(self, file: WebFile, key: bytes, iv: bytes) -> None:
-        cipher = Cipher(algorithms.AES(key), modes.CBC(iv))
-        self._file = file
-        self._decryptor: CipherContext = cipher.decryptor()
-        self._held = b""  # the newest block may be the last, which is padded
-
-    def read(self, size: int) -> bytes:
-        while data := self._file.read(size):
-            plain = self._held + self._decryptor.update(data)
-            ready = max(0, min(len(plain) - 16, size))
-            self._held = plain[ready:]
-            if ready:
-                return plain[:ready]
-        plain, self._held = self._held, b""
-        if len(plain) > size:
-            self._held = plain[size:]
-            return plain[:size]
-        padding = plain[-1] if plain else 0
-        return plain[:-padding] if 0 < padding <= 16 else plain
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def secured(connection: socket.socket, host: str) -> ssl.SSLSocket:
