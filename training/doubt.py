@@ -1,7 +1,8 @@
 """Doubt of a trained model: how sure it must be of each name, by photographs it never learnt from.
 
 Half of what its training never saw is called by the model, and photographs of other things beside
-it. A name's bound is the least probability above which most of those so called are it.
+it, but for those of which it says that they are unfamiliar. A name's bound is the least probability
+above which most of those so called are it.
 """
 
 import json
@@ -43,7 +44,7 @@ class Claim:
     right: bool
 
 
-def write(folder: Path, photos: Path, most: int = 16, advance: Advance = lambda: None) -> None:
+def write(folder: Path, photos: Path, most: int = 60, advance: Advance = lambda: None) -> None:
     """Measure the bounds of a folder's model and write them down there, with the words for what is
     below them. Raises ModelError, and ValueError without photographs."""
     model = BuiltinModel.load(folder, torch.float32, torch.device("cpu"))
@@ -90,9 +91,17 @@ def _claims(model: BuiltinModel, photos: Path, most: int, advance: Advance) -> I
             advance()
     _, others = strangers.photographs(photos, strangers.NO_GOODS)
     for path in others[::_STRANGERS_ONE_IN]:
-        noun, share = _called(answerer, resized(read(path)[None], side, side)[0])
-        yield Claim(noun, share, right=False)
+        picture = resized(read(path)[None], side, side)[0]
+        if not _is_unfamiliar(model, picture):
+            noun, share = _called(answerer, picture)
+            yield Claim(noun, share, right=False)
         advance()
+
+
+def _is_unfamiliar(model: BuiltinModel, picture: Pixels) -> bool:
+    """Whether the model says of a picture that it knows nothing like it, whatever it calls it."""
+    strangeness = model.encode(torch.from_numpy(picture[None, None].copy())).strangeness
+    return strangeness is not None and float(strangeness) > 1
 
 
 def _called(answerer: DenseAnswerer, picture: Pixels) -> tuple[str, float]:
