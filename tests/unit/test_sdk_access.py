@@ -20,12 +20,15 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
 
 
-def test_who_names_no_server_means_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_names_no_server_means_that_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for said, address in (("cam.lan:5", "cam.lan:5"), ("", "localhost:50051")):
         monkeypatch.setenv("SIGHTLINE_SERVER", said)
         assert default_address() == address
-        assert aio.connect()._calls.address == address
-        assert aio.connect("here:1")._calls.address == "here:1"
+        for client, wanted in ((aio.connect(), address), (aio.connect("here:1"), "here:1")):
+            assert client._calls.address == wanted
+            await client.aclose()
 
 
 @pytest.mark.parametrize(

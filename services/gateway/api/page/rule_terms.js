@@ -80,8 +80,8 @@ export class RuleTerms {
   }
 }
 
-/** The labels of a rule or an event as lines: "room=hall". */
-export const labelsOf = ({ labels = {} }) => Object.entries(labels).map(([key, value]) => `${key}=${value}`);
+/** The labels of a rule or an event as lines, "room=hall", in an order of their own: the wire has none. */
+export const labelsOf = ({ labels = {} }) => Object.entries(labels).map(([key, value]) => `${key}=${value}`).sort();
 
 function labelled(text) {
   const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
