@@ -143,10 +143,11 @@ class _Tuning:
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
+        # The trunk first: a run that was ended between the two writes it again.
+        save_file({n: t.contiguous() for n, t in self.averaged.state_dict().items()}, self.output)
         partial = self._checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         os.replace(partial, self._checkpoint)
-        save_file({n: t.contiguous() for n, t in self.averaged.state_dict().items()}, self.output)
 
     def resume(self) -> None:
         """Go on from the checkpoint of the same recipe and length, where there is one."""
