@@ -294,3 +294,6 @@ export class Speech {
   resume(): void;
   stop(): void;
 }
+
+/** Makes a button one that is held, by pointer or by the keys that press a button. Both may be called again. */
+export function holdable(button: HTMLElement, press: () => void, release: () => void): void;

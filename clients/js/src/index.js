@@ -8,5 +8,5 @@ export { Connection } from "./connection.js";
 export { inWords, SightlineError } from "./errors.js";
 export { Player } from "./player.js";
 export { Speech } from "./speech.js";
-export { Voice } from "./voice.js";
+export { holdable, Voice } from "./voice.js";
 export { Watch } from "./watch.js";

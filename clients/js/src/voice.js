@@ -123,3 +123,13 @@ function toBase64(samples) {
   samples.forEach((sample, index) => view.setInt16(2 * index, sample, true));
   return btoa(String.fromCharCode(...new Uint8Array(view.buffer)));
 }
+
+/** Makes a button one that is held, by pointer or by the keys that press a button: `press` and `release` may come again. */
+export function holdable(button, press, release) {
+  const isPress = ({ key }) => key === " " || key === "Enter";
+  button.addEventListener("pointerdown", (event) => event.button === 0 && (button.setPointerCapture(event.pointerId), press()));
+  for (const end of ["pointerup", "pointercancel", "blur"]) button.addEventListener(end, release);
+  button.addEventListener("keydown", (event) => isPress(event) && (event.preventDefault(), event.repeat || press()));
+  button.addEventListener("keyup", (event) => isPress(event) && (event.preventDefault(), release()));
+  button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
+}

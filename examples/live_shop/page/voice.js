@@ -1,6 +1,6 @@
 // A question by voice: what is said while a button is held, as one recording.
 
-import { Voice } from "/client/index.js";
+import { holdable, Voice } from "/client/index.js";
 
 /** Where the microphone's sound goes: it is kept until the button is let go. */
 class Recorder extends EventTarget {
@@ -51,10 +51,5 @@ export function holdToTalk(button, began, said, broke) {
   });
   const press = () => voice.mode === "hold" || (began(), voice.start(recorder, "hold"));
   const release = () => voice.mode === "hold" && voice.stop();
-  const isPress = ({ key }) => key === " " || key === "Enter";
-  button.addEventListener("pointerdown", (event) => event.button === 0 && (button.setPointerCapture(event.pointerId), press()));
-  for (const end of ["pointerup", "pointercancel", "blur"]) button.addEventListener(end, release);
-  button.addEventListener("keydown", (event) => isPress(event) && (event.preventDefault(), event.repeat || press()));
-  button.addEventListener("keyup", (event) => isPress(event) && (event.preventDefault(), release()));
-  button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
+  holdable(button, press, release);
 }

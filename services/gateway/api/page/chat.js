@@ -3,7 +3,7 @@
 // and awaits what was asked.
 
 import { aboutAnswer, answeredBy, degradation } from "./about.js";
-import { inWords } from "./client/index.js";
+import { holdable, inWords } from "./client/index.js";
 import { clock, el, notice, reveal, setText } from "./dom.js";
 import { Instructions } from "./instructions.js";
 import { server } from "./server.js";
@@ -251,16 +251,10 @@ export class Chat {
     }
   }
 
-  // Held by pointer, or by the keys that press a button.
   #holdable(button) {
     const press = () => this.connection.state === "open" && this.voice.mode !== "hold" && (this.speech.unlock(), this.voice.start(this.connection, "hold"));
     const release = () => this.voice.mode === "hold" && this.voice.stop();
-    const isPress = ({ key }) => key === " " || key === "Enter";
-    button.addEventListener("pointerdown", (event) => event.button === 0 && (button.setPointerCapture(event.pointerId), press()));
-    for (const end of ["pointerup", "pointercancel", "blur"]) button.addEventListener(end, release);
-    button.addEventListener("keydown", (event) => isPress(event) && (event.preventDefault(), event.repeat || press()));
-    button.addEventListener("keyup", (event) => isPress(event) && (event.preventDefault(), release()));
-    button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
+    holdable(button, press, release);
   }
 
   // A moment that an answer is made of; its picture comes when it does.
