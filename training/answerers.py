@@ -52,9 +52,14 @@ class DenseAnswerer:
     def close(self) -> None:
         self._frames = []
 
+    @property
+    def newest(self) -> int:
+        """Number of the newest frame."""
+        return len(self._frames) - 1
+
     def ask(self, text: str, history: tuple[tuple[str, str], ...]) -> str:
         question = Question("", text, "", history)
-        branch = branch_of(self.model, len(self._frames) - 1, question)
+        branch = branch_of(self.model, self.newest, question)
         said: list[int] = []
         while len(said) < self.model.spec.max_answer_tokens:
             token = int(self.scores(branch.prompt + said, branch.before).argmax())

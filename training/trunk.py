@@ -3,7 +3,8 @@
 The published trunk tells a thousand kinds of photographs apart, each of which fills the picture.
 Here it learns the goods of a world, as they fill the picture and as they stand in a scene, through
 the encoder above it and the head that reads what is in every cell. The encoder that comes of it is
-not kept: a recipe trains its own above the trunk, with tokens that its decoder knows.
+kept where a recipe has no steps of pictures: it began with one that its decoder knows. Others train
+their own above the trunk.
 """
 
 import copy
@@ -31,7 +32,7 @@ from training.world.cells import nouns
 from training.worlds import Truth
 
 STORIES = 2  # of six pictures each, painted, in every batch, and as many of photographs
-RATE = 4e-4  # of the trunk; what is above it is new and learns faster, and first
+RATE = 4e-4  # of what was learnt before; what is new learns faster, and first
 NEW_RATE = 2e-3
 WARM_UP, NEW_WARM_UP = 200, 20
 _FILLING = 1.5  # weight of naming what fills the picture straight from the trunk
@@ -67,7 +68,7 @@ def _joined(pixels: list[Pixels], truths: list[Truth]) -> tuple[Tensor, Tensor, 
 
 
 class _Tuning:
-    """A trunk that learns, its running average, and the checkpoint of both."""
+    """An encoder whose trunk learns, its running average, and the checkpoint of both."""
 
     def __init__(self, recipe: Recipe, output: Path) -> None:
         torch.manual_seed(recipe.seed)
@@ -79,9 +80,10 @@ class _Tuning:
         self.filling = nn.Sequential(nn.LayerNorm(WIDE), nn.Linear(WIDE, len(nouns())))
         self.parts = nn.ModuleDict({"encoder": encoder, "head": self.head, "filling": self.filling})
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.averaged = copy.deepcopy(self.encoder.trunk).requires_grad_(False)
+        self.averaged = copy.deepcopy(self.encoder).requires_grad_(False)
         self.step = 0
-        slow = list(encoder.trunk.parameters())
+        knows = encoder.trunk if recipe.picture_steps else encoder
+        slow = list(knows.parameters())
         known = {id(each) for each in slow}
         fast = [each for each in self.parts.parameters() if id(each) not in known]
         groups = [
@@ -119,7 +121,7 @@ class _Tuning:
         keep = min(KEEP, self.step / (self.step + 10.0))
         with torch.no_grad():
             torch._foreach_lerp_(
-                list(self.averaged.parameters()), list(self.encoder.trunk.parameters()), 1.0 - keep
+                list(self.averaged.parameters()), list(self.encoder.parameters()), 1.0 - keep
             )
         parts = {"loss": float(losses.total.detach()), **losses.parts}
         return parts | {"filling": float(filling.detach())}
@@ -143,7 +145,7 @@ class _Tuning:
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        # The trunk first: a run that was ended between the two writes it again.
+        # The weights first: a run that was ended between the two writes it again.
         save_file({n: t.contiguous() for n, t in self.averaged.state_dict().items()}, self.output)
         partial = self._checkpoint.with_suffix(".partial")
         torch.save(state, partial)

@@ -17,17 +17,17 @@ from training.rendering import Pixels, Scene, render
 from training.resizing import resized
 from training.withheld import Pairs
 from training.world import asking, cells, conversation, shapes, wide
-from training.world.catalogue import is_held_out, plural
+from training.world.catalogue import Split, is_held_out, plural
 from training.world.clip import Clip
 from training.world.goods import REAL_NOUNS
 from training.world.question import Question, pick
 from training.world.realtime import priced
 from training.world.shop import Trade
-from training.world.stage import Split
 
 IGNORE = cells.IGNORE
 _PICTURE_MOMENTS = (0, 9, 18)
 _PICTURES_PER_STORY = 6
+_PICTURES: tuple[wide.World, ...] = ("photographs", "laid", "laid", "laid")
 _NEAR_FRAMES = 6
 _SHRUNK_ONE_IN = 4
 
@@ -312,7 +312,7 @@ class GoodsWorld(WideWorld):
         return WideTake(clip, self.talk, self.withheld if split == "train" else ())
 
     def pictures(self, seed: int, rng: Generator, grid: int) -> tuple[Pixels, Truth]:
-        scene = pick(rng, ("shop", *dict.fromkeys(self.scenes), "photographs"))
+        scene = pick(rng, ("shop", *dict.fromkeys(self.scenes), *_PICTURES))
         pace = 0.5 if scene == "photographs" else 1.0  # another one each time, mostly
         clip = self._clip(seed, _PICTURES_PER_STORY, scene, "train", pace)
         truth = WideTake(clip, 0.0).truth(grid)

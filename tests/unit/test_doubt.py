@@ -79,5 +79,6 @@ def test_what_looked_familiar_to_a_model_still_does_once_its_doubt_is_written(
     """Its weights hold a word more, and are another file."""
     Familiarity(torch.zeros(4), -1.0).save(folder)
     monkeypatch.setattr(doubt, "_claims", lambda *_: iter([Claim("apple", 0.9, right=True)]))
+    monkeypatch.setattr(doubt, "_claims_of_scenes", lambda *_: iter([]))
     doubt.write(folder, folder)
     assert Familiarity.load(folder, CPU) is not None

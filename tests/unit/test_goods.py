@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 from pathlib import Path
 
 import av
@@ -15,21 +16,23 @@ from services.common.jpeg import encode_jpeg
 from services.inference_worker.model.builtin import BuiltinModel
 from tests.unit.test_lite0 import published
 from training import trunk
+from training.batches import new_model
 from training.lite0 import read_trunk
 from training.pools import MAPS
 from training.recipe import TRAIN_SEEDS, Mix, Stage, load_recipe
 from training.stories import MIDDLE, goods_world
 from training.train import Trainer
-from training.world import asking, goods, wide
+from training.world import asking, goods, real_hands, wide
+from training.world.catalogue import Split
 from training.world.cutting import cut_out
 from training.world.goods import REAL_NOUNS, SIDE, WHOLE, photographs, write_goods
 from training.world.shop import Trade
-from training.world.stage import Split
 from training.worlds import find_world
 
 pytestmark = pytest.mark.option
 
-SENDERS = 10
+SENDERS = range(2, 7)  # one of them is examined
+PHOTOGRAPHS = "cd"  # of each thing and sender: of those examined one measures doubt
 
 
 def photograph(seed: int, height: int = 150, width: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -72,9 +75,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with (clothes / "labels.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["file", "label", "kids", "sender"])
-        for sender in range(SENDERS):
-            for label in ("Dress", "T-Shirt", "Not sure"):
-                name = f"{sender}-{label}.jpg"
+        for sender in SENDERS:
+            for label, number in itertools.product(("Dress", "T-Shirt", "Not sure"), PHOTOGRAPHS):
+                name = f"{sender}-{label}-{number}.jpg"
                 save(clothes / "images" / name, photograph(sender)[0])
                 rows.writerow([name, label, "False", str(sender)])
     grocery = tmp_path / "photos" / "grocery"
@@ -99,20 +102,22 @@ def save(path: Path, picture: np.ndarray) -> None:
 def test_goods_are_split_by_sender_and_by_photograph(folder: Path) -> None:
     found = list(photographs(folder / "photos"))
     assert {each.noun for each in found} == {"dress", "tee", "apple"}
-    splits: dict[str, set[str]] = {}
+    learnt: dict[str, set[bool]] = {}
     for each in found:
         if each.noun != "apple":
-            splits.setdefault(each.path.name.split("-")[0], set()).add(each.split)
-    assert all(len(each) == 1 for each in splits.values())
-    assert {"train", "held_out"} == set.union(*splits.values())
+            learnt.setdefault(each.path.name.split("-")[0], set()).add(each.split == "train")
+    assert all(len(each) == 1 for each in learnt.values())
+    clothes = [each for each in found if each.noun != "apple"]
+    assert {each.split for each in clothes} == {"train", "held_out", "measured"}
     apples = {each.path.stem: each.split for each in found if each.noun == "apple"}
-    assert apples == {"train": "train", "val": "held_out", "test": "held_out"}
+    assert apples.pop("train") == "train"
+    assert set(apples.values()) <= {"held_out", "measured"}
 
 
 def test_a_shop_of_real_goods_shows_what_its_split_may_see(folder: Path) -> None:
     number = write_goods(folder / "photos", folder / "goods")
     cut = goods.goods()
-    assert number == len(cut.pictures) == len(cut.wholes) == 2 * SENDERS + 3
+    assert number == len(cut.pictures) == len(cut.wholes) == 2 * len(SENDERS) * len(PHOTOGRAPHS) + 3
     assert cut.pictures.shape[1:] == (SIDE, SIDE, 4)
     assert cut.wholes.shape[1:] == (WHOLE, WHOLE, 3)
     assert len(cut.grounds) == 1  # of training alone
@@ -134,6 +139,62 @@ def test_a_shop_of_real_goods_shows_what_its_split_may_see(folder: Path) -> None
     assert pixels.shape[1:] == (192, 192, 3)
     assert truth.labels.shape[:2] == (len(pixels), 16)
     assert {"tee", "yoghurt"} <= set(world.words)
+
+
+def hand_before_a_wall() -> tuple[np.ndarray, np.ndarray, str]:
+    """Three fingers, a palm and a wrist that leaves the picture below, where the hand is, and its
+    label as it is published."""
+    picture = np.full((224, 224, 3), (60, 95, 110), np.float32)
+    there = np.zeros((224, 224), bool)
+    for x in (80, 104, 128):
+        there[50:120, x : x + 16] = True
+    there[110:180, 76:148] = True
+    box = "2 0.5 0.51 0.33 0.58"
+    arm = there.copy()
+    arm[170:, 92:132] = True
+    light = np.linspace(1.05, 0.85, 224)[None, :, None]
+    picture = np.where(arm[..., None], np.array((205, 150, 125)) * light, picture)
+    grain = np.random.default_rng(1).normal(0, 3, picture.shape)
+    return np.clip(picture + grain, 0, 255).astype(np.uint8), there, box
+
+
+def test_a_hand_is_cut_out_and_holds_things_up(folder: Path) -> None:
+    for kind in ("images", "labels"):
+        (folder / "photos" / "hands" / kind).mkdir(parents=True)
+    picture, there, box = hand_before_a_wall()
+    for number in range(8):
+        save(folder / "photos" / "hands" / "images" / f"{number}.jpg", picture)
+        (folder / "photos" / "hands" / "labels" / f"{number}.txt").write_text(box + "\n")
+    noise = np.random.default_rng(2).integers(0, 256, picture.shape)
+    save(folder / "photos" / "hands" / "images" / "nothing.jpg", noise)
+    (folder / "photos" / "hands" / "labels" / "nothing.txt").write_text(box + "\n")
+    hand = next(real_hands.hands(folder / "photos"))
+    found = real_hands.cut_hand(picture, hand)
+    assert found is not None
+    assert there.sum() * 0.8 < (found[..., 3] > 128).sum() < there.sum() * 1.5
+    write_goods(folder / "photos", folder / "goods")
+    kept = goods.goods()
+    assert kept.hands.shape == (8, SIDE, SIDE, 4)
+    assert set(kept.held_up) == {"train", "held_out"}
+    for split in ("train", "held_out"):
+        looks = {
+            thing.look.hand
+            for seed in range(6)
+            for thing in wide.film(seed, 16, "goods", split).things
+            if thing.noun == "hand"
+        }
+        assert looks - {-1}
+        assert looks - {-1} <= set(kept.held_up[split])
+
+
+def test_goods_of_any_size_are_laid_down_and_held(folder: Path) -> None:
+    write_goods(folder / "photos", folder / "goods")
+    nouns = set()
+    for seed in range(6):
+        clip = wide.film(seed, 6, "laid", fps=1.0)
+        assert (clip.presence == 1).any()
+        nouns |= {thing.noun for thing in clip.things}
+    assert nouns == {"dress", "tee", "apple", "hand"}
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
@@ -293,3 +354,21 @@ def test_a_trunk_learns_and_goes_on_where_it_was(
     assert "step 2" not in told.getvalue()  # it had ended
     trunk.tune(dataclasses.replace(recipe, trunk_steps=3), output, Console(file=told))
     assert "step 3" in told.getvalue()
+
+
+def test_an_encoder_that_its_decoder_knows_is_tuned_as_a_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_goods(folder / "photos", folder / "goods")
+    recipe = dataclasses.replace(
+        load_recipe("goods-on"), start="goods", frame_size=64, trunk_steps=1
+    )
+    before = new_model(recipe)
+    assert before.config.frame_size == 64
+    output = folder / "encoder.safetensors"
+    trunk.tune(recipe, output, Console(quiet=True))
+    monkeypatch.setenv("SIGHTLINE_TRUNK", str(output))
+    after = new_model(recipe)
+    assert not torch.equal(after.encoder.coarse.weight, before.encoder.coarse.weight)
+    decoders = (before.decoder.state_dict(), after.decoder.state_dict())
+    assert all(torch.equal(decoders[0][name], each) for name, each in decoders[1].items())

@@ -13,9 +13,8 @@ from training.recipe import Mix, load_recipe
 from training.vocabulary import build_tokenizer
 from training.withheld import Withheld
 from training.world import wide
-from training.world.catalogue import is_held_out
+from training.world.catalogue import Split, is_held_out
 from training.world.realtime import priced
-from training.world.stage import Split
 from training.worlds import ShapesWorld, WideTake
 
 TOKENIZER = build_tokenizer(["scarf", "book", "12", "20", "dollars"])

@@ -62,10 +62,9 @@ class Named:
 
 
 def examine(model: str, photos: Path, most: int, advance: Advance = lambda: None) -> Named:
-    """Ask what each held-out photograph shows by which no doubt was measured, at most so many of
-    one noun. Raises ConfigError and
-    ModelError, and ValueError where there are no photographs."""
-    shown = [each for each in photographs(photos) if each.split == "held_out" and not each.measures]
+    """Ask what each photograph of the examination shows, at most so many of one noun. Raises
+    ConfigError and ModelError, and ValueError where there are no photographs."""
+    shown = [each for each in photographs(photos) if each.split == "held_out"]
     if not shown:
         raise ValueError(f"no photographs of goods in {photos}")
     answerer = EngineAnswerer.start(replace(WorkerConfig.from_env(), model=model))

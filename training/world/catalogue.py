@@ -8,8 +8,12 @@ that is right about held-out ones knows the motion and the object, not the pair.
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from training.vocabulary import SHAPES
+
+Split = Literal["train", "held_out", "measured"]
+"""Who may see a thing: training, the examination, or what measures a model's doubt between them."""
 
 # Colours that things are tinted in, RGB.
 PAINTS = {

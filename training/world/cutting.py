@@ -26,13 +26,15 @@ _THIN = 3
 _LEAST_APART = 1.7  # times as far from the background's colours as the background itself
 
 
-def cut_out(picture: Picture) -> Plane | None:
+def cut_out(picture: Picture, likely: Mask | None = None) -> Plane | None:
     """Alpha [height, width] 0…1 of the thing in the middle of a picture [height, width, 3]; None
-    where it cannot be told from what is behind it."""
+    where it cannot be told from what is behind it. likely: [height, width], pixels of its colours,
+    where they are known; it may then lie at the edge too."""
     height, width = picture.shape[:2]
     step = max(1, round(max(height, width) / SIDE))
     small = _shrunk(picture, step)
-    found = _segment(_colours(small))
+    known = None if likely is None else _shrunk(likely[..., None] * np.uint8(255), step)[..., 0]
+    found = _segment(_colours(small), None if known is None else known > 127)
     if found is None:
         return None
     alpha = _blurred(found.astype(np.float32))
@@ -42,7 +44,7 @@ def cut_out(picture: Picture) -> Plane | None:
     return np.asarray(np.clip((full - 0.35) / 0.3, 0, 1), np.float32)
 
 
-def _segment(colours: Plane) -> Mask | None:
+def _segment(colours: Plane, likely: Mask | None = None) -> Mask | None:
     height, width = colours.shape[:2]
     band = max(2, round(_EDGE * min(height, width)))
     edge = np.ones((height, width), bool)
@@ -50,9 +52,14 @@ def _segment(colours: Plane) -> Mask | None:
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     middle = (1 - np.hypot(x, y) / 1.2).astype(np.float32)  # things are in the middle, mostly
     flat = colours.reshape(-1, 3)
+    if likely is not None:
+        if (edge & ~likely).sum() < 30:
+            return None
+        edge &= ~likely
     back = _grouped(flat[edge.ravel()])
     away = _distance(flat, back).reshape(height, width)
     inside = (away > 1.5) & ~edge & (middle > 0)
+    inside = inside if likely is None else likely & (away > 1.0)
     pulls = _likeness(colours)
     share = inside.astype(np.float32)
     for _ in range(_ROUNDS):
@@ -197,7 +204,7 @@ def _filled(mask: Mask) -> Mask:
 
 def _shrunk(picture: Picture, step: int) -> Picture:
     height, width = (side // step * step for side in picture.shape[:2])
-    blocks = picture[:height, :width].reshape(height // step, step, width // step, step, 3)
+    blocks = picture[:height, :width].reshape(height // step, step, width // step, step, -1)
     return np.asarray(blocks.mean((1, 3)), np.uint8)
 
 

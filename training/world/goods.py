@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 from services.gateway.frames.display import Display
 from training.rendering import Pixels
 from training.resizing import resized
+from training.world.catalogue import Split
 from training.world.cutting import cut_out
+from training.world.real_hands import cut_hand
+from training.world.real_hands import hands as photographed
 
 SIDE = 112  # pixels of a cut-out
 WHOLE = 192  # … of a whole photograph
@@ -65,28 +68,26 @@ Advance = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """A photograph of a thing, and the split that may see it."""
+    """A photograph of a thing. split: as of a stage; of what training never sees one half measures
+    a model's doubt, the other is its examination."""
 
     path: Path
     noun: str
-    split: str
-
-    @property
-    def measures(self) -> bool:
-        """Whether it is of the half of those held out by which a model's doubt is measured; the
-        other half is its examination."""
-        return self.split == "held_out" and zlib.crc32(self.path.stem.encode()) % 2 == 0
+    split: Split
 
 
 @dataclass(frozen=True, slots=True)
 class Goods:
     """pictures: [n, 112, 112, 4] uint8 straight RGBA. wholes: [n, 192, 192, 3] uint8, photographs
-    squeezed into a square as a stream is. cut, whole: their numbers by noun and split. grounds: [n,
-    160, 160, 3] uint8, of training alone."""
+    squeezed into a square as a stream is. hands: [n, 112, 112, 4] uint8, fingers up, the wrist at
+    the lower edge. cut, whole: numbers of pictures and wholes by noun and split; held_up: of hands
+    by split. grounds: [n, 160, 160, 3] uint8, of training alone."""
 
     pictures: NDArray[np.uint8]
     wholes: NDArray[np.uint8]
+    hands: NDArray[np.uint8]
     grounds: NDArray[np.uint8]
+    held_up: Mapping[str, list[int]]
     cut: Mapping[tuple[str, str], list[int]]
     whole: Mapping[tuple[str, str], list[int]]
 
@@ -110,13 +111,17 @@ def goods() -> Goods:
     folder = goods_folder()
     try:
         told = json.loads((folder / "goods.json").read_text())
-        pictures, wholes, grounds = (
+        pictures, wholes, hands, grounds = (
             np.load(folder / f"{name}.npy", mmap_mode="r")
-            for name in ("pictures", "wholes", "grounds")
+            for name in ("pictures", "wholes", "hands", "grounds")
         )
     except FileNotFoundError as error:
         raise ValueError("no real goods: run python -m training goods --photos DIR") from error
-    return Goods(pictures, wholes, grounds, _places(told["cut"]), _places(told["whole"]))
+    held_up: dict[str, list[int]] = {}
+    for number, split in enumerate(told["hands"]):
+        held_up.setdefault(split, []).append(number)
+    places = _places(told["cut"]), _places(told["whole"])
+    return Goods(pictures, wholes, hands, grounds, held_up, *places)
 
 
 def photographs(folder: Path) -> Iterator[Photograph]:
@@ -128,22 +133,29 @@ def photographs(folder: Path) -> Iterator[Photograph]:
                 if noun := _CLOTHING.get(row["label"]):
                     examined = zlib.crc32(row["sender"].encode()) % _EXAMINED_ONE_IN == 0
                     path = table.parent / "images" / row["file"]
-                    yield Photograph(path, noun, "held_out" if examined else "train")
+                    yield Photograph(path, noun, _split(path, is_train=not examined))
     table = folder / "grocery" / "classes.csv"
     if table.is_file():
         with table.open(newline="") as file:
             rows = [*csv.reader(file)][1:]
         coarse = {row[3].strip(): row[2].strip() for row in rows}
-        for name, split in (("train", "train"), ("val", "held_out"), ("test", "held_out")):
+        for name in ("train", "val", "test"):
             for line in (table.parent / f"{name}.txt").read_text().splitlines():
                 place, _, kind = (part.strip() for part in line.split(","))
                 if noun := _GROCERIES.get(coarse[kind]):
-                    yield Photograph(table.parent / place, noun, split)
+                    path = table.parent / place
+                    yield Photograph(path, noun, _split(path, is_train=name == "train"))
+
+
+def _split(path: Path, *, is_train: bool) -> Split:
+    if is_train:
+        return "train"
+    return "measured" if zlib.crc32(path.stem.encode()) % 2 == 0 else "held_out"
 
 
 def write_goods(photos: Path, folder: Path, advance: Advance = lambda: None) -> int:
-    """Cut the things out of these photographs into a folder; how many. advance: called for each
-    photograph. Raises ValueError where there are none."""
+    """Cut the things, and the hands, out of these photographs into a folder; how many things.
+    advance: called for each photograph of things. Raises ValueError where there are none."""
     rng = np.random.default_rng(1)
     wanted = [*photographs(photos)]
     cut: list[list[str]] = []
@@ -153,7 +165,7 @@ def write_goods(photos: Path, folder: Path, advance: Advance = lambda: None) -> 
     grounds: list[NDArray[np.uint8]] = []
     for number in rng.permutation(len(wanted)):
         one = wanted[number]
-        kind = [one.noun, one.split]
+        kind: list[str] = [one.noun, one.split]
         advance()
         if whole.count(kind) >= MOST_WHOLE:
             continue
@@ -176,7 +188,12 @@ def write_goods(photos: Path, folder: Path, advance: Advance = lambda: None) -> 
     np.save(folder / "pictures.npy", np.stack(pictures))
     np.save(folder / "wholes.npy", np.stack(wholes))
     np.save(folder / "grounds.npy", np.stack(grounds or [np.full((8, 8, 3), 128, np.uint8)]))
-    (folder / "goods.json").write_text(json.dumps({"cut": cut, "whole": whole}))
+    found = [(hand.split, cut_hand(read(hand.path), hand)) for hand in photographed(photos)]
+    hands = [(split, hand) for split, hand in found if hand is not None]
+    held_up = [_square(_in_square(hand, down=1), SIDE) for _, hand in hands]
+    np.save(folder / "hands.npy", np.stack(held_up or [np.zeros((SIDE, SIDE, 4), np.uint8)]))
+    kinds = {"cut": cut, "whole": whole, "hands": [split for split, _ in hands]}
+    (folder / "goods.json").write_text(json.dumps(kinds))
     goods.cache_clear()
     return len(pictures)
 
@@ -201,11 +218,16 @@ def picture_of(whole: Pixels, alpha: NDArray[np.float32] | None) -> NDArray[np.u
     rows, columns = (np.flatnonzero(alpha.max(axis=axis) > 0.5) for axis in (1, 0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     cut = np.concatenate([whole[box], (255 * alpha[box][..., None]).astype(np.uint8)], axis=2)
+    return _square(_in_square(cut), SIDE)
+
+
+def _in_square(cut: NDArray[np.uint8], down: float = 0.5) -> NDArray[np.uint8]:
+    """A cut-out in the middle of a square, or farther down: 1 is its lower edge."""
     height, width = cut.shape[:2]
     square = np.zeros((max(height, width),) * 2 + (4,), np.uint8)
-    top, left = (len(square) - height) // 2, (len(square) - width) // 2
+    top, left = round((len(square) - height) * down), (len(square) - width) // 2
     square[top : top + height, left : left + width] = cut
-    return _square(square, SIDE)
+    return square
 
 
 def _square(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """A hand that brings things up into the picture, holds them there and takes them away."""
 
-from training.world.patches import ARM, Look
+from training.world.patches import ARM
 from training.world.stage import Actor, Stage
 
 LIFTED = 1.5  # how much larger a thing is near the camera
@@ -18,8 +18,7 @@ def grip(held: float) -> float:
 
 
 def new_hand(stage: Stage, x: float, y: float, longest: float) -> Actor:
-    look = Look(stage.skin, mirrored=stage.chance(0.5))
-    return stage.add("hand", "hand", look, x, y, longest, layer=4)
+    return stage.add("hand", "hand", stage.hand_look(), x, y, longest, layer=4)
 
 
 def raise_hand(stage: Stage, actor: Actor, x: float, y: float, time: float) -> float:

@@ -31,8 +31,9 @@ class Look:
     """Look of a thing, whatever its size.
 
     item: index in `items()`, or −1 for a card with `text` or a drawing (then `drawing` names it).
-    photo: index of a cut-out of `goods()`, where it is a real thing; whole: of a whole photograph.
-    paint: name in PAINTS, "" for as it is. ink: the paint of letters and strokes. face: of letters.
+    photo: index of a cut-out of `goods()`, where it is a real thing; whole: of a whole photograph;
+    hand: of a hand, which has an arm, in a sleeve of `ink` where that is not "". paint: name in
+    PAINTS, "" for as it is. ink: the paint of letters and strokes. face: of letters.
     """
 
     item: int = -1
@@ -44,6 +45,7 @@ class Look:
     mirrored: bool = False
     photo: int = -1
     whole: int = -1
+    hand: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,9 @@ def _texture(look: Look, stage: int) -> Texture:
         return _card(look)
     if look.photo >= 0:
         return _premultiplied(goods().pictures[look.photo], look.mirrored)
+    if look.hand >= 0:
+        hand = _premultiplied(goods().hands[look.hand], look.mirrored)
+        return _with_real_arm(hand, PAINTS[look.ink] if look.ink else None)
     if look.whole >= 0:
         opaque = np.pad(goods().wholes[look.whole], ((0, 0), (0, 0), (0, 1)), constant_values=255)
         return _premultiplied(opaque, look.mirrored)
@@ -129,6 +134,41 @@ def _with_arm(fist: Texture) -> Texture:
     whole[-height:] = arm[: len(whole)]
     top = whole[:SIDE]
     top[:] = fist + top * (1 - fist[..., 3:])
+    return whole
+
+
+def _with_real_arm(hand: Texture, sleeve: tuple[int, int, int] | None) -> Texture:
+    """A forearm below a photographed hand, as wide as the wrist and wider below, in the colour of
+    its lower rows, or from a little way below in a sleeve."""
+    side = len(hand)
+    wrist = hand[-side // 12 :]
+    across = np.flatnonzero(wrist[..., 3].mean(0) > 0.5)
+    left, right = (
+        (int(across[0]), int(across[-1]) + 1) if len(across) else (side // 3, 2 * side // 3)
+    )
+    half, middle = max((right - left) / 2, side / 8), (left + right) / 2
+    weight = max(float(wrist[..., 3].sum()), 1.0)
+    skin = wrist[..., :3].sum((0, 1)) / weight
+    height = int(side * (ARM - 1)) + side // 12
+    below = np.arange(height, dtype=np.float32)[:, None] / side
+    widths = half * (1 + 0.12 * below)
+    bare = 0.35
+    if sleeve is not None:
+        widths = np.where(below < bare, widths, widths * 1.25 + 2)
+    beside = (np.arange(side, dtype=np.float32)[None] + 0.5 - middle) / widths
+    cover = np.clip((1 - np.abs(beside)) * widths + 0.5, 0, 1)
+    shade = (1.02 - 0.3 * np.square(np.clip(beside, -1, 1)))[..., None]
+    colour = np.broadcast_to(skin, (height, side, 3)).copy()
+    if sleeve is not None:
+        folds = 0.55 + 0.06 * np.sin(below * 23 + 1.3)
+        colour = np.where(below[..., None] < bare, colour, folds[..., None] * np.array(sleeve))
+    arm = np.concatenate(
+        [np.clip(colour * shade, 0, 255) * cover[..., None], cover[..., None]], axis=2
+    )
+    whole = np.zeros((int(side * ARM), side, 4), np.float32)
+    whole[-height:] = arm[: len(whole)]
+    top = whole[:side]
+    top[:] = hand + top * (1 - hand[..., 3:])
     return whole
 
 

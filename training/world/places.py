@@ -2,7 +2,8 @@
 
 from numpy.random import Generator
 
-from training.world.stage import Actor, Split, Stage
+from training.world.catalogue import Split
+from training.world.stage import Actor, Stage
 
 THIRD = 128 / 3
 Cell = tuple[int, int]  # column, row

@@ -1,5 +1,5 @@
-"""The director of a shop of real goods: photographs' cut-outs beside what is drawn, before
-photographs or before nothing."""
+"""The director of a shop of real goods: photographs' cut-outs beside what is drawn, in real hands
+or drawn ones, before photographs or before nothing."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,20 +8,39 @@ import numpy as np
 from numpy.random import Generator
 
 from training.world.camera import Backdrop
-from training.world.catalogue import Item
+from training.world.catalogue import PAINTS, Item, Split
 from training.world.goods import REAL_NOUNS, goods
+from training.world.hand import grip, hand_size
 from training.world.patches import Look
-from training.world.shop import Shop
-from training.world.stage import Actor, Script, Split, Stage
+from training.world.shop import Shop, Trade
+from training.world.stage import Actor, Script, Stage
 
 REAL_GROUP = "real"
 REAL = 0.75  # share of products that are real
+_REAL_HANDS = 0.75  # share of the clips that have a real hand, where there are any
+_NEARER = 1.5  # times a drawn thing's size: photographs tell less in few pixels
 _PHOTOGRAPHED = 0.5  # share of the grounds
 
 
 class RealShop(Shop):
     """Casts real goods as products. Of what a split may not see no cut-out is taken; nothing else
     of them is held out."""
+
+    def __init__(
+        self,
+        rng: Generator,
+        ground: tuple[float, float, float],
+        split: Split,
+        seconds: float,
+        trade: Trade | None = None,
+    ) -> None:
+        super().__init__(rng, ground, split, seconds, trade)
+        self.hand = _real_hand(self)
+
+    def hand_look(self) -> Look:
+        if self.hand is None:
+            return super().hand_look()
+        return replace(self.hand, mirrored=self.chance(0.5))
 
     def cast(self, groups: tuple[str, ...], *acts: str) -> tuple[Item, str] | None:
         if "product" not in groups or not self.chance(REAL):
@@ -37,12 +56,70 @@ class RealShop(Shop):
     ) -> Actor:
         if item.group != REAL_GROUP:
             return super().add_item(item, colour, x, y, size, layer)
-        cuts = goods().cut[item.noun, self.split]
-        photo = cuts[int(self.rng.integers(len(cuts)))]
-        look = Look(photo=photo, mirrored=self.chance(0.4))
-        actor = self.add("object", item.noun, look, x, y, 1.2 * size, layer)
-        actor.jump("angle", -1e8, self.between(-25, 25))
-        return actor
+        return _cut_out(self, item.noun, x, y, _NEARER * size, layer)
+
+
+def _cut_out(stage: Stage, noun: str, x: float, y: float, size: float, layer: float) -> Actor:
+    """A real thing in one of the looks that its split may see."""
+    cuts = goods().cut[noun, stage.split]
+    photo = cuts[int(stage.rng.integers(len(cuts)))]
+    actor = stage.add(
+        "object", noun, Look(photo=photo, mirrored=stage.chance(0.4)), x, y, size, layer
+    )
+    actor.jump("angle", -1e8, stage.between(-25, 25))
+    return actor
+
+
+def _real_hand(stage: Stage) -> Look | None:
+    """A photographed hand that this split may see, bare or in a sleeve; now and then none."""
+    found = goods().held_up.get("train" if stage.split == "train" else "held_out", [])
+    if not found or not stage.chance(_REAL_HANDS):
+        return None
+    sleeve = stage.one(tuple(PAINTS)) if stage.chance(0.5) else ""
+    return Look(hand=found[int(stage.rng.integers(len(found)))], ink=sleeve)
+
+
+class Laid(Stage):
+    """Shows other real goods every second: one of any size, often in a hand, or two or three
+    smaller ones side by side. Nothing happens to them: these are for learning names."""
+
+    def __init__(
+        self, rng: Generator, ground: tuple[float, float, float], split: Split, seconds: float
+    ) -> None:
+        super().__init__(rng, ground, split)
+        self.seconds = seconds
+
+    def direct(self) -> Script:
+        for second in range(-1, int(self.seconds) + 1):
+            shown = self._alone() if self.chance(0.6) else self._beside()
+            for actor in shown:
+                actor.show(second + 0.5)
+                actor.hide(second + 1.5)
+        return self.script
+
+    def _alone(self) -> list[Actor]:
+        size = self.between(40, 128)
+        x, y = (self.between(0.42 * size, 128 - 0.42 * size) for _ in range(2))
+        noun = _another(self)
+        if noun is None:
+            return []
+        actor = _cut_out(self, noun, x, y, size, layer=3)
+        if not self.chance(0.5):
+            return [actor]
+        look = _real_hand(self) or self.hand_look()
+        below = y + grip(size)
+        return [actor, self.add("hand", "hand", look, x, below, hand_size(size), layer=4)]
+
+    def _beside(self) -> list[Actor]:
+        number = 2 if self.chance(0.6) else 3
+        size, width = self.between(34, 1.1 * 128 / number), 128 / number
+        shown = []
+        for place in range(number):
+            noun = _another(self)
+            if noun is not None:
+                x = width * (place + 0.5) + self.between(-6, 6)
+                shown.append(_cut_out(self, noun, x, self.between(30, 98), size, layer=place))
+        return shown
 
 
 class Photographs(Stage):

@@ -8,10 +8,10 @@ import numpy as np
 
 from training.rendering import Pixels
 from training.world.asking import KINDS, ask
+from training.world.catalogue import Split
 from training.world.clip import Clip
 from training.world.forward import draw_watch
 from training.world.question import WINDOW
-from training.world.stage import Split
 from training.world.wide import World, film
 
 _SIDE = 128  # pixels

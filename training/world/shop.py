@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from training.world.catalogue import TINTS, Item, in_groups, is_held_out, items
+from training.world.catalogue import TINTS, Item, Split, in_groups, is_held_out, items
 from training.world.hand import lower_hand, pick_up, put_down, raise_hand
 from training.world.patches import Look
-from training.world.stage import Actor, Script, Split, Stage
+from training.world.stage import Actor, Script, Stage
 
 PRICES = (*range(3, 20), 24, 25, 29, 35, 39, 45, 49, 59, 65, 69, 75, 79, 85, 89, 95, 99)
 BANNERS = ("sale", "new", "hot", "live", "last deal", "best deal", "sold out", "free gift", "today")

@@ -6,9 +6,10 @@ from dataclasses import replace
 from numpy.random import Generator
 
 from training.world.camera import Backdrop
+from training.world.catalogue import Split
 from training.world.drawings import BEGINNINGS, SKETCHES, share_of
 from training.world.patches import STAGES, Look
-from training.world.stage import Actor, Script, Split, Stage
+from training.world.stage import Actor, Script, Stage
 
 _PENS = ("black", "black", "black", "blue", "red", "green", "purple", "brown")
 _TWO = 0.3  # share of the sheets that hold two drawings

@@ -3,18 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from training.world.atlas import atlas
-from training.world.catalogue import ACTS, PAINTS, TINTS, Item, in_groups, is_held_out, items
+from training.world.catalogue import (
+    ACTS,
+    PAINTS,
+    TINTS,
+    Item,
+    Split,
+    in_groups,
+    is_held_out,
+    items,
+)
 from training.world.clip import Kind, Thing
 from training.world.patches import STAGES, Look, aspect
 
-Split = Literal["train", "held_out"]
 CHANNELS = ("x", "y", "size", "angle", "drawn")
 _NEAR_IN_COLOUR = 60.0
 
@@ -162,6 +169,10 @@ class Stage:
                 continue
             return item, colour
         return None
+
+    def hand_look(self) -> Look:
+        """Look of a hand that comes into this clip."""
+        return Look(self.skin, mirrored=self.chance(0.5))
 
     def offered(self, groups: tuple[str, ...]) -> Sequence[Item]:
         """Items that can be cast at all."""

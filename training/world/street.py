@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import Generator
 
-from training.world.catalogue import DRAWINGS, SIGN_WORDS
+from training.world.catalogue import DRAWINGS, SIGN_WORDS, Split
 from training.world.hand import lower_hand, raise_hand
 from training.world.motions import Motions
 from training.world.patches import Look
 from training.world.places import EDGES, THIRD, WAYS, is_inside, middle_of
-from training.world.stage import Actor, Script, Split
+from training.world.stage import Actor, Script
 
 
 class Street(Motions):

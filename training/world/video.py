@@ -10,12 +10,11 @@ from training.rendering import Pixels
 from training.world.backward import shown_before
 from training.world.camera import Camera
 from training.world.captions import scene
-from training.world.catalogue import DIRECTIONS, with_article
+from training.world.catalogue import DIRECTIONS, Split, with_article
 from training.world.clip import Clip, Thing
 from training.world.film import shoot
 from training.world.realtime import held, nameable, priced, readable
 from training.world.shop import Trade
-from training.world.stage import Split
 from training.world.telling import said
 from training.world.wide import FRAMES_PER_SECOND, World, direct, film
 from training.world.wording import NUMBERS, at

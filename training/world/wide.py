@@ -6,16 +6,16 @@ from typing import Literal
 import numpy as np
 
 from training.world.camera import Backdrop, Camera, draw_backdrop, draw_camera, shutter_times
-from training.world.catalogue import SIGN_WORDS
+from training.world.catalogue import SIGN_WORDS, Split
 from training.world.clip import Clip, Kind
 from training.world.film import shoot
-from training.world.real_shop import Photographs, RealShop, before_photograph
+from training.world.real_shop import Laid, Photographs, RealShop, before_photograph
 from training.world.shop import Shop, Trade
 from training.world.sketch import Sketch, on_paper
-from training.world.stage import Script, Split
+from training.world.stage import Script
 from training.world.street import Street
 
-World = Literal["street", "shop", "goods", "photographs", "sketch"]
+World = Literal["street", "shop", "goods", "photographs", "laid", "sketch"]
 FRAMES_PER_SECOND = 8.0
 
 
@@ -28,6 +28,9 @@ def direct(
     rng = np.random.default_rng((seed, 11))
     if world == "photographs":
         return Photographs(rng, backdrop.ground, split, seconds).direct(), backdrop
+    if world == "laid":
+        backdrop = before_photograph(backdrop, drawn)
+        return Laid(rng, backdrop.ground, split, seconds).direct(), backdrop
     if world == "sketch":
         backdrop = on_paper(backdrop, drawn)
         return Sketch(rng, backdrop.ground, split, seconds).direct(), backdrop
