@@ -131,14 +131,22 @@ async def _published(path: Path, url: str, at: Address) -> AsyncIterator[int]:
     known = RTCRtpSender.getCapabilities("video").codecs
     sender.setCodecPreferences([item for item in known if item.mimeType == "video/H264"])
     kind = {"Content-Type": "application/sdp"}
+    connected: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @peer.on("connectionstatechange")
+    def note() -> None:
+        if peer.connectionState == "connected" and not connected.done():
+            connected.set_result(time.time_ns())  # now the clip begins, however long that took
+
     try:
         await peer.setLocalDescription(await peer.createOffer())
         offer = _candidates(peer.localDescription.sdp, None)
         async with ClientSession() as http, http.post(url, data=offer, headers=kind) as reply:
             answer = _candidates(await reply.text(), at)
             reply.raise_for_status()
-        began_ns = time.time_ns()
         await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        async with asyncio.timeout(CONNECT_S):
+            began_ns = await connected
         yield began_ns
     finally:
         video.stop()
