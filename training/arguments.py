@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     sheet.add_argument("--frames", type=int, default=40)
     sheet.add_argument(
         "--world",
-        choices=("street", "shop", "goods", "photographs", "sketch"),
+        choices=("street", "shop", "goods", "photographs", "laid", "sketch"),
         default="street",
     )
     sheet.add_argument("--split", choices=("train", "held_out"), default="train")
