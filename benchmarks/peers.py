@@ -97,9 +97,9 @@ def run(report: Report, *, quick: bool) -> Result:
                 shape,
                 {**sizes, **SMALL} if quick else sizes,
                 Path(folder) / "model",
-                frames=4 if quick else 30,
-                turns=2 if quick else 5,
-                length=8 if quick else 32,
+                frames=4 if quick else 16,
+                turns=2 if quick else 3,
+                length=8 if quick else 16,
                 tell=tell,
             )
         measured.append(found)
