@@ -63,6 +63,14 @@ def test_who_may_have_said_something_is_not_spoken_to() -> None:
     assert floor.words("v", "hold on", 60.0)[0] == Stop("a", "There are")
 
 
+def test_words_that_come_late_are_waited_for_longer() -> None:
+    floor = speaking()
+    floor.speech_suspected("v", 11.0, late_s=4.0)
+    assert floor.due_s == 11.0 + 5.0 + 8.0
+    floor.speech_wordless("v")
+    assert floor.due_s == 11.0 + 2.0 + 8.0
+
+
 def test_sound_without_end_of_which_nothing_is_known_resumes() -> None:
     floor = speaking()
     floor.speech_suspected("v", 11.0)

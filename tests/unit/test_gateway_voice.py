@@ -280,7 +280,7 @@ async def test_a_question_that_is_like_our_words_is_not_spoken_into(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Found in a browser: it was like our echo until it was whole, and we went on behind it."""
-    monkeypatch.setattr("services.gateway.voice.floor.FALSE_ALARM_S", 0.0)
+    monkeypatch.setattr("services.gateway.voice.doubt.FALSE_ALARM_S", 0.0)
     async with talking("What does the sign say?") as (viewer, worker, hearsay):
         worker.answer, worker.word_s = "right and the sign says hot", 1.0
         await viewer.ask("what do you see", turn="t1")

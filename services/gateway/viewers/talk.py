@@ -136,11 +136,11 @@ class Talk:
             case heard.SpeechSuspected(turn):
                 if like_ours := self._loudspeaker.is_heard():
                     self._alike.add(turn)
-                self._act(self._floor.speech_suspected(turn, now_s, like_ours=like_ours))
+                self._suspect(turn, now_s, like_ours=like_ours)
             case heard.SpeechBegan(turn) if turn in self._alike:
                 if not self._loudspeaker.is_heard():  # now there is more to compare
                     self._alike.discard(turn)
-                    self._act(self._floor.speech_suspected(turn, now_s))
+                    self._suspect(turn, now_s)
             case heard.SpeechUnfounded(turn):
                 self._alike.discard(turn)
                 self._act(self._floor.speech_unfounded(turn, now_s))
@@ -155,6 +155,10 @@ class Talk:
                 self._act(self._floor.speech_unfounded(turn, now_s))
                 self._viewer.expect(None)
                 self._viewer.put(ServerEvent(error=error_event(error, turn=turn)))
+
+    def _suspect(self, turn: str, now_s: float, *, like_ours: bool = False) -> None:
+        late_s = self._listening().late_s
+        self._act(self._floor.speech_suspected(turn, now_s, like_ours=like_ours, late_s=late_s))
 
     def _note_words(self, words: heard.WordsHeard, now_s: float) -> None:
         text = words.text if has_words(words.text) else ""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Protocol
 
@@ -34,6 +35,7 @@ LEAST_VOICED_S = 0.15  # a turn with less speech has no words, whatever a model 
 MAX_UNDER_WAY = 4  # turns whose words are awaited
 LOOK_S = 0.2  # of audio, between two looks at whether somebody speaks into our echo
 BEFORE_S = 0.1  # of it that belongs to their words
+NUM_LATE = 8  # turns, of which the latest words say how late others may be
 
 
 class Recogniser(Protocol):
@@ -93,6 +95,7 @@ class Ear:
         self._turn = ""  # the one under way, or suspected
         self._listening: _Listening | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._took_s: deque[float] = deque(maxlen=NUM_LATE)
 
     @property
     def fed_s(self) -> float:
@@ -103,6 +106,11 @@ class Ear:
     def in_turn(self) -> bool:
         """Whether somebody speaks, as far as is known."""
         return self._listening is not None
+
+    @property
+    def late_s(self) -> float:
+        """How long the words of the last turns came after these, at most; 0 before the first."""
+        return max(self._took_s, default=0.0)
 
     def feed(self, pcm: bytes, sample_rate: int) -> None:
         """Hear a piece of the microphone's audio: PCM, signed 16-bit little endian, mono. Raises
@@ -217,8 +225,9 @@ class Ear:
             async with contextlib.aclosing(words):
                 async for reply in words:
                     if reply.final:
-                        took_s = self._clock() - listening.ended_s
-                        metrics.VOICE_WORDS.observe(max(0.0, took_s))
+                        took_s = max(0.0, self._clock() - listening.ended_s)
+                        metrics.VOICE_WORDS.observe(took_s)
+                        self._took_s.append(took_s)
                     covers = listening.covers(reply.audio_s)
                     whole = covers and not expects_more(reply.text)
                     self._tell(self._words(listening, reply.text, final=reply.final, whole=whole))

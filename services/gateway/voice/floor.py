@@ -7,10 +7,9 @@ heard. What the model remembers of the video is not touched by any of this.
 
 from dataclasses import dataclass, field
 
+from services.gateway.voice.doubt import Doubt
 from services.gateway.voice.phrases import has_words, is_echo, without_echo
 
-FALSE_ALARM_S = 2.0  # without words, after which it was no speech
-UNKNOWN_S = 5.0  # … where nobody knows whether there are any, while it goes on
 MAX_SPOKEN = 512  # sentences of one answer that are remembered, the newest
 
 
@@ -80,9 +79,7 @@ class Floor:
     def __init__(self) -> None:
         self._answers: dict[str, _Spoken] = {}
         self._paused = ""  # the turn whose playing is paused
-        self._paused_s = 0.0
-        self._speaker = ""  # the spoken turn that paused it
-        self._wordless = self._ended = False  # that turn, as far as is known
+        self._doubt = Doubt("", 0.0)  # about the spoken turn that paused it
         self._into: tuple[str, _Spoken | None] = ("", None)  # the newest, and what it began in
 
     @property
@@ -92,9 +89,7 @@ class Floor:
     @property
     def due_s(self) -> float | None:
         """When `tick` has something to do; None: never."""
-        if not self._paused or self._ended:
-            return None
-        return self._paused_s + (FALSE_ALARM_S if self._wordless else UNKNOWN_S)
+        return self._doubt.due_s if self._paused else None
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -146,30 +141,33 @@ class Floor:
 
     # --- speech -------------------------------------------------------------------------------
 
-    def speech_suspected(self, turn: str, now_s: float, *, like_ours: bool = False) -> list[Action]:
+    def speech_suspected(
+        self, turn: str, now_s: float, *, like_ours: bool = False, late_s: float = 0.0
+    ) -> list[Action]:
         """Somebody may speak: silence at once where an answer is being spoken. like_ours: it sounds
-        as what is being played does, so that its words must tell first."""
+        as what is being played does, so that its words must tell first. late_s: how late words
+        come."""
         self._drop_played(now_s)
         answer = next(reversed(self._answers.values()), None)
         self._into = (turn, answer)
         if answer is None or not answer.sentences or self._paused or like_ours:
             return []
-        self._paused, self._paused_s, self._speaker = answer.turn, now_s, turn
-        self._wordless = self._ended = False
+        self._paused, self._doubt = answer.turn, Doubt(turn, now_s, late_s)
         return [Pause(answer.turn)]
 
     def speech_unfounded(self, turn: str, now_s: float) -> list[Action]:
         """It was no speech, or had no words."""
-        return self._resume(now_s) if self._speaker == turn else []
+        return self._resume(now_s) if self._doubt.turn == turn else []
 
     def speech_wordless(self, turn: str) -> None:
         """No words have been found in it so far."""
-        self._wordless = self._wordless or turn == self._speaker
+        if turn == self._doubt.turn:
+            self._doubt.wordless = True
 
     def speech_ended(self, turn: str) -> None:
-        """It is over. Its words will be told, or that it had none: however busy their recogniser
-        is, nobody is spoken to who has just asked."""
-        self._ended = self._ended or turn == self._speaker
+        """It is over: its words will be told, or that it had none."""
+        if turn == self._doubt.turn:
+            self._doubt.ended = True
 
     def speech_forgotten(self, now_s: float) -> list[Action]:
         """Nothing more will be told of whatever was said."""
@@ -219,16 +217,15 @@ class Floor:
             return []
         turn, self._paused = self._paused, ""
         if (answer := self._answers.get(turn)) is not None:
-            answer.first_s += (
-                now_s - self._paused_s
-            )  # in which a player that says nothing was silent
+            # In which a player that says nothing was silent.
+            answer.first_s += now_s - self._doubt.since_s
         return [Resume(turn)]
 
     def _played_s(self, answer: _Spoken, now_s: float) -> float:
         """Of a player that says nothing: as if it had played on from the first sample."""
         if answer.played_s is not None:
             return answer.played_s
-        until_s = self._paused_s if self._paused == answer.turn else now_s
+        until_s = self._doubt.since_s if self._paused == answer.turn else now_s
         return min(answer.audio_s, max(0.0, until_s - answer.first_s))
 
     def _forget_if_over(self, answer: _Spoken) -> None:

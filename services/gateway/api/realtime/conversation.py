@@ -65,7 +65,9 @@ class Conversation:
         loudspeaker = None if by_track else Loudspeaker()
         self._responses = Responses(self, self._line, self._voices, loudspeaker)
         self._pictures: PictureStream | None = None
-        self._spoken = SpokenTurns(self, self._line, loudspeaker)
+        self._spoken = SpokenTurns(
+            self, self._line, loudspeaker, late_s=lambda: self._microphone.late_s
+        )
         self._microphone = Microphone(
             viewers.ears, config.turn_rules(), self._spoken.tell, self._card, loudspeaker
         )

@@ -31,7 +31,7 @@ class Playing(Protocol):
         ...
 
     def pause(self) -> None:
-        """Be silent for a moment: somebody may be speaking."""
+        """Be silent, and keep what was not played: somebody may be speaking."""
         ...
 
     def resume(self) -> None:

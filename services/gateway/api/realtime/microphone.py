@@ -49,6 +49,11 @@ class Microphone:
     def configured(self) -> bool:
         return self._ears.configured
 
+    @property
+    def late_s(self) -> float:
+        """How late words come, as an ear knows it."""
+        return self._ear.late_s if self._ear is not None else 0.0
+
     def adopt(self, settings: Settings) -> Ear | None:
         """Hear as these say from here on. Gives the ear that is not needed any more, to close."""
         before, self._settings = self._settings, settings

@@ -2,7 +2,6 @@
 played."""
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +18,6 @@ PACKET_S = 0.02
 PACKET_BYTES = round(HZ * PACKET_S) * 2
 PACKET_STAMPS = round(RTP_HZ * PACKET_S)
 AHEAD_S = 0.06  # sent before it is due, so that a busy moment is not heard
-PAUSE_S = 2.0  # that speech stands at most when somebody may be speaking
 MAX_WAITING_S = 600.0  # of speech; what is beyond is not spoken
 # Speech needs no more, and takes a third of the time that music does.
 _OPTIONS = {"application": "voip", "frame_duration": "20", "compression_level": "3"}
@@ -62,7 +60,7 @@ class Mouth:
         self._encoder: Any = None
         self._begin_s = clock()
         self._due_s = 0.0  # of the next packet, since the beginning
-        self._paused_s: float | None = None  # when it was told to pause
+        self._paused = False
         self._ended_s = float("-inf")  # when something was played last
         self._closed = False
 
@@ -71,11 +69,11 @@ class Mouth:
         return 0.0 if self._response else self._clock() - self._ended_s
 
     def pause(self) -> None:
-        """Be silent for a moment, and keep what waits."""
-        self._paused_s = self._clock()
+        """Be silent until it is told to `resume`, and keep what waits."""
+        self._paused = True
 
     def resume(self) -> None:
-        self._paused_s = None
+        self._paused = False
         self._changed.set()
 
     def say(self, response: str, item: str, pcm: bytes) -> None:
@@ -97,7 +95,7 @@ class Mouth:
 
     def clear(self) -> Heard | None:
         """Be silent at once and forget what waits. What was cut off; None: nothing was playing."""
-        self._paused_s = None
+        self._paused = False
         if not self._response:
             self._forget()
             return None
@@ -121,15 +119,7 @@ class Mouth:
             if self._closed:
                 raise EOFError
             self._changed.clear()
-            if self._paused_s is not None:
-                left_s = self._paused_s + PAUSE_S - self._clock()
-                if left_s > 0:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(left_s):
-                            await self._changed.wait()
-                    continue
-                self._paused_s = None
-            packet = self._packet()
+            packet = None if self._paused else self._packet()
             if packet is None:
                 await self._changed.wait()
                 continue

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 from services.common.tasks import cancel_and_wait, spawn
@@ -12,6 +14,7 @@ from services.gateway.api.realtime.items import Item, Part, new_id
 from services.gateway.api.realtime.line import Line, json_of
 from services.gateway.api.realtime.settings import Settings
 from services.gateway.voice import heard
+from services.gateway.voice.doubt import Doubt
 from services.gateway.voice.loudspeaker import Loudspeaker
 from services.gateway.voice.phrases import has_words, is_echo, is_short
 
@@ -50,8 +53,16 @@ class SpokenTurns:
     """
 
     def __init__(
-        self, conversation: Conversing, line: Line, loudspeaker: Loudspeaker | None
+        self,
+        conversation: Conversing,
+        line: Line,
+        loudspeaker: Loudspeaker | None,
+        late_s: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """late_s: how late words come."""
+        self._late_s = late_s
+        self._clock = clock
         self._conversation = conversation
         self._line = line
         self._loudspeaker = loudspeaker
@@ -62,7 +73,9 @@ class SpokenTurns:
         self._before: dict[str, str | None] = {}  # item before each of those
         self._unknown: set[str] = set()  # those that are over
         self._waiting: asyncio.Queue[heard.Heard] = asyncio.Queue(MAX_WAITING)
-        self._doubted = ""  # a turn that began into what is played, and may be an echo of it
+        # Turns that began into what is played, and may be an echo of it, or no speech at all.
+        self._doubts: dict[str, Doubt] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._known = asyncio.Event()
         self._known.set()
         self._acting = spawn(self._act_forever(), name="realtime:spoken")
@@ -111,8 +124,10 @@ class SpokenTurns:
         self._alike.clear()
         self._unknown.clear()
         self._known.set()
+        self._play_on(*self._doubts)
 
     async def aclose(self) -> None:
+        self._play_on(*self._doubts)
         await cancel_and_wait(self._acting)
 
     async def _act_forever(self) -> None:
@@ -161,6 +176,9 @@ class SpokenTurns:
                 if detection.interrupt_response:
                     await self._doubt(event.turn)
             case heard.SpeechEnded():
+                if event.turn in self._doubts:
+                    self._doubts[event.turn].ended = True
+                    self._set_timer()
                 if detection is not None:
                     at_ms = round(1000 * event.end_s)
                     await self._line.emit(server.SpeechStopped(audio_end_ms=at_ms, item_id=item_id))
@@ -170,16 +188,15 @@ class SpokenTurns:
                     text = ""
                 elif self._loudspeaker is not None and event.turn in self._alike:
                     text = self._loudspeaker.others_words(text)
-                if event.turn == self._doubted and (text or final):
-                    await self._settle_doubt(is_speech=bool(text))
+                if event.turn in self._doubts:
+                    await self._settle_doubt(event, text)
                 if final:
                     await self._understand(event, text)
                 elif detection is not None and detection.create_response:
                     await self._conversation.expect(text if event.whole else "")
             case heard.HearingFailed():
                 await self._conversation.expect("")
-                if event.turn == self._doubted:
-                    await self._settle_doubt(is_speech=False)
+                self._play_on(event.turn)
                 await self._line.emit(
                     server.TranscriptionFailed(
                         item_id=item_id, content_index=0, error=json_of(event.error)
@@ -196,18 +213,47 @@ class SpokenTurns:
                 self._loudspeaker.stop()
             await self._conversation.interrupt()
             return
-        self._doubted = turn
+        self._doubts[turn] = Doubt(turn, self._clock(), self._late_s())
         playing.pause()
+        self._set_timer()
 
-    async def _settle_doubt(self, *, is_speech: bool) -> None:
-        self._doubted = ""
-        playing = self._line.visitor.playing
-        assert playing is not None
-        if not is_speech:
+    async def _settle_doubt(self, words: heard.WordsHeard, text: str) -> None:
+        """Words of a turn that may be none. text: those that are somebody's."""
+        if text:
+            self._doubts.clear()
+            self._set_timer()
+            playing = self._line.visitor.playing
+            assert playing is not None
+            playing.stop()
+            await self._conversation.interrupt()
+        elif words.final:
+            self._play_on(words.turn)
+        elif not has_words(words.text):  # an echo's may yet be somebody's
+            self._doubts[words.turn].wordless = True
+            self._set_timer()
+
+    def _play_on(self, *turns: str) -> None:
+        """These turns were no speech: nothing else may be."""
+        num_doubts = len(self._doubts)
+        for turn in turns:
+            self._doubts.pop(turn, None)
+        if num_doubts and not self._doubts:
+            playing = self._line.visitor.playing
+            assert playing is not None
             playing.resume()
-            return
-        playing.stop()
-        await self._conversation.interrupt()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Play on when every doubt has lasted too long; words that come later yet interrupt."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_s = [doubt.due_s for doubt in self._doubts.values()]
+        times_s = [each for each in due_s if each is not None]
+        playing = self._line.visitor.playing
+        if playing is not None and times_s and len(times_s) == len(due_s):
+            left_s = max(0.0, max(times_s) - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(left_s, playing.resume)
 
     def _is_echo(self, words: heard.WordsHeard) -> bool:
         turn, text, final = words.turn, words.text, words.final
