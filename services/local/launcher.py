@@ -183,15 +183,19 @@ class Launcher:
             return await client.open(
                 self._url, name=DEMO, loop=True, fps=self._config.fps, memory=self._memory
             )
-        return await self._open_push(client, DEMO, self._config.fps)
+        return await self._open_push(client, DEMO, self._config.fps, loop=True)
 
     async def _open_camera(self, client: aio.Client) -> aio.Session:
         """A second session, empty, for a camera of the user's."""
         return await self._open_push(client, CAMERA, 0.0)
 
-    async def _open_push(self, client: aio.Client, name: str, fps: float) -> aio.Session:
+    async def _open_push(
+        self, client: aio.Client, name: str, fps: float, *, loop: bool = False
+    ) -> aio.Session:
+        """loop: what will be published begins again at its end, as is meant."""
         return await client.open(
             push=True,
+            loop=loop,
             name=name,
             key=self._keys[name],
             fps=fps,

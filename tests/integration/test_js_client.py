@@ -102,11 +102,14 @@ def test_a_program_of_node_converses(suite: Suite, clip: Clip, tmp_path: Path) -
 
 
 @pytest.mark.needs("node")
-def test_what_is_said_while_the_connection_is_away_is_sent_when_it_is_back() -> None:
+def test_what_a_break_of_the_connection_cut_off_is_said_again() -> None:
     ran = subprocess.run([*NODE, str(VOICE)], capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout) == {
-        "before": ["listen", 1],
-        "after": ["listen", 2, 3, 4],
-        "most": 400,  # of twenty a second
+        "before": ["HANDS_FREE", 1],
+        "after": ["HANDS_FREE", 1, 2, 3],
+        "settled": ["HANDS_FREE", *range(113, 121)],
+        "most": 480,  # of twenty a second
         "newest": 999,
+        "held": ["HOLD", 5, 6, "OFF"],
+        "nothing": ["OFF"],
     }

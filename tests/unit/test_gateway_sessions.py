@@ -13,10 +13,12 @@ import grpc
 import pytest
 
 from services.gateway import metrics
+from services.gateway.config import GatewayConfig
 from services.gateway.sessions import session as session_module
 from services.gateway.sessions.key_gate import KeyGate
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
 from services.gateway.sessions.session import STALL_S, Session
+from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sessions.states import ENDED, LIVE, STALLED, WAITING
 from services.gateway.sources.source import DecodedFrame
 from services.gateway.workers import workers as router
@@ -734,3 +736,20 @@ async def test_nobody_sees_the_password_of_a_source() -> None:
         listed = await parts.stub.ListSessions(pb.ListSessionsRequest())
         for message in (found, *listed.sessions, parts.addresses.with_keys(session)):
             assert message.source == "rtsp://***@cam.lan/live?token=***&channel=1"
+
+
+@pytest.mark.parametrize(
+    ("given", "is_meant"),
+    [
+        ({"push": pb.Push()}, True),  # its publisher begins again
+        ({"source": "https://example.com/clip.mp4"}, True),
+        ({"source": "RTSP://camera.example.com/1"}, False),  # which `loop` says nothing of
+    ],
+)
+def test_what_loops_on_purpose_is_not_told_to_be_repeating(
+    given: dict[str, Any], is_meant: bool
+) -> None:
+    for loop in (True, False):
+        request = pb.CreateSessionRequest(**given, options=pb.SessionOptions(loop=loop))
+        spec = SessionSpec.of(request, GatewayConfig())
+        assert spec.repeats == (loop and is_meant)

@@ -1,10 +1,12 @@
 // The microphone, on its way to a session: 16-bit PCM over its connection, hands-free or while a
-// button is held. The server finds out what was said, and asks it.
+// button is held. The server finds out what was said, and asks it. What a break of the connection cut off
+// is said again when that is back.
 //
 // Fires "change" when `mode` or `open` changes, and "broke" with words for people.
 
+import { Spoken } from "./spoken.js";
+
 const RATE = 16_000; // what is heard; browsers that cannot capture at it send their own
-const MOST_KEPT = 400; // pieces, 20 s: the server takes more than that faster than it is spoken
 const ANY_RATE = { most: 48_000, least: 8_000 };
 const WANTED = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
 const MODES = { hands_free: "LISTEN_MODE_HANDS_FREE", hold: "LISTEN_MODE_HOLD", off: "LISTEN_MODE_OFF" };
@@ -19,7 +21,7 @@ export class Voice extends EventTarget {
   #stream = null;
   #context = null;
   #mode = "off";
-  #unsent = []; // what was said while the connection was away, the newest
+  #lines = new WeakMap(); // connection → what was said over it
 
   /** "off", "hands_free" or "hold". */
   get mode() {
@@ -47,13 +49,11 @@ export class Voice extends EventTarget {
 
   /** Closes the microphone; what was said until now is a question. */
   stop() {
-    this.#connection?.removeEventListener("started", this.#listen);
-    if (this.#context) this.#send({ listen: { mode: MODES.off } });
+    if (this.#context) this.#spoken.listen(MODES.off);
     this.#connection = null;
     for (const track of this.#stream?.getTracks() ?? []) track.stop();
     this.#context?.close();
     this.#stream = this.#context = null;
-    this.#unsent = [];
     this.#become("off");
   }
 
@@ -73,28 +73,17 @@ export class Voice extends EventTarget {
     if (this.#connection !== connection) return context.close();
     this.#context = context;
     const node = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
-    node.port.onmessage = ({ data }) => this.#context === context && this.#hear({ sample_rate: context.sampleRate, pcm: toBase64(data) });
-    connection.addEventListener("started", this.#listen);
-    this.#listen();
+    node.port.onmessage = ({ data }) => this.#context === context && this.#spoken.hear({ sample_rate: context.sampleRate, pcm: toBase64(data) });
+    this.#spoken.listen(MODES[this.#mode], true);
     source.connect(node);
     await context.resume();
     this.dispatchEvent(new Event("change"));
   }
 
-  // after a break of the connection, too: what was said meanwhile follows
-  #listen = () => {
-    this.#send({ listen: { mode: MODES[this.#mode] } });
-    for (const audio_chunk of this.#unsent.splice(0)) this.#hear(audio_chunk);
-  };
-
-  #hear(audio_chunk) {
-    if (this.#send({ audio_chunk })) return;
-    this.#unsent.push(audio_chunk);
-    if (this.#unsent.length > MOST_KEPT) this.#unsent.shift();
-  }
-
-  #send(event) {
-    return this.#connection?.send(event) ?? false;
+  get #spoken() {
+    const connection = this.#connection;
+    if (!this.#lines.has(connection)) this.#lines.set(connection, new Spoken(connection));
+    return this.#lines.get(connection);
   }
 
   #become(mode) {

@@ -115,7 +115,7 @@ class Session:
             covered_level=config.covered_level,
             covered_s=config.covered_s,
             frozen_s=config.frozen_s,
-            repeating_s=0.0 if spec.loop else config.repeating_s,
+            repeating_s=0.0 if spec.repeats else config.repeating_s,
         )
         self.transcript: Transcript | None = None  # of what is said in it; None: nobody listens
         self._new_transcript = partial(Transcript, config.transcript_s, config.said_s)

@@ -37,6 +37,9 @@ DELEGATE_MODES = {
 _KEY = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
 
 
+LIVE = ("rtsp:", "rtsps:", "rtmp:", "rtmps:", "srt:", "udp:")  # URLs of what has no beginning
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
     """Specification of a session: the wishes of a request, with defaults filled in."""
@@ -60,6 +63,11 @@ class SessionSpec:
     delegate: gateway_pb2.DelegateMode = NEVER  # which questions another model answers
     delegate_to: str = ""  # that model, or a pool; "": there is none
     asked: AskedOnce | None = None  # where the request may be repeated
+
+    @property
+    def repeats(self) -> bool:
+        """Whether its pictures come again, as is meant. `loop` says nothing of a camera."""
+        return self.loop and not self.source.lower().startswith(LIVE)
 
     @classmethod
     def of(

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from sightline.v1 import gateway_pb2
 
 ServerEvent = gateway_pb2.ServerEvent
 SAMPLE_BYTES = 2
+AWAY_S = 20.0  # for which what is being said waits for the rest, when its line has broken
+MAX_HEARD = 2048  # pieces of audio that are known again
 
 
 class Speaking(Protocol):
@@ -55,18 +58,46 @@ class Talk:
         self._paused_s: float | None = None
         self._mode = gateway_pb2.LISTEN_MODE_HANDS_FREE
         self._timer: asyncio.TimerHandle | None = None
+        self._away: asyncio.TimerHandle | None = None
+        self._heard: deque[int] = deque(maxlen=MAX_HEARD)  # hashes of the newest pieces
+        self._again: frozenset[int] = frozenset()  # … while they are said again
+        self._told: gateway_pb2.Transcript | None = None  # of the turn under way
 
     def hear(self, audio: gateway_pb2.AudioChunk) -> None:
         """A piece of the microphone's audio. Raises what `Ear.feed` does."""
         if self._mode == gateway_pb2.LISTEN_MODE_OFF:
             return  # it was on its way when the microphone was closed
+        piece = hash(audio.pcm)
+        if piece in self._again:
+            return
+        self._again = frozenset()
+        self._heard.append(piece)
         self._listening().feed(audio.pcm, audio.sample_rate)
+
+    def leave(self) -> None:
+        """The line has broken. What is being said waits for a while: its speaker may come back."""
+        self._act(self._floor.speech_forgotten(self._clock()))
+        if self._ear is not None and self._away is None:
+            self._away = asyncio.get_running_loop().call_later(AWAY_S, self.break_off)
+
+    def come_back(self) -> None:
+        """There is a line again, and on it may come once more what was heard before it broke: how
+        much of that arrived, its client cannot know."""
+        self._stay()
+        self._again = frozenset(self._heard)
+
+    def _stay(self) -> None:
+        if self._away is not None:
+            self._away.cancel()
+            self._away = None
 
     def listen(self, mode: gateway_pb2.ListenMode) -> None:
         """Hear the microphone otherwise from here on; what was said until now is a question."""
-        self._mode = mode or gateway_pb2.LISTEN_MODE_HANDS_FREE
+        before, self._mode = self._mode, mode or gateway_pb2.LISTEN_MODE_HANDS_FREE
         if self._mode == gateway_pb2.LISTEN_MODE_OFF and self._ear is None:
             return
+        if self._again and self._mode == before and self._listening().in_turn:
+            return  # said again, too: the turn goes on
         ear = self._listening()
         ear.commit()
         if self._mode == gateway_pb2.LISTEN_MODE_HOLD:
@@ -111,13 +142,21 @@ class Talk:
 
     def break_off(self) -> None:
         """Forget what was not a question yet: the microphone is gone."""
+        self._stay()
+        self._heard.clear()
+        self._again = frozenset()
         if self._ear is not None:
             self._ear.clear()
+        if self._told is not None:
+            self._told.text, self._told.final = "", True
+            told, self._told = self._told, None
+            self._viewer.put(ServerEvent(transcript=told))
         self._act(self._floor.speech_forgotten(self._clock()))
         self._viewer.expect(None)
 
     def close(self) -> None:
         """End with the viewer, whose `tasks` are for it to end."""
+        self._told = None
         self.deafen()
         if self._timer is not None:
             self._timer.cancel()
@@ -197,6 +236,7 @@ class Talk:
             start_ns=words.start_ns,
             end_ns=words.end_ns,
         )
+        self._told = None if words.final else transcript
         self._viewer.put(ServerEvent(transcript=transcript))
         question = gateway_pb2.Question()
         question.CopyFrom(self._viewer.wishes)

@@ -148,6 +148,7 @@ class Viewer:
         sender = asyncio.create_task(self._send_all(send), name=f"{name}:send")
         receiver = asyncio.create_task(self._receive_all(incoming), name=f"{name}:receive")
         self._sender = sender
+        self._talk.come_back()
         self._half_closed = False
         self._detached_s = None
         try:
@@ -164,7 +165,7 @@ class Viewer:
             if self._sender is sender:  # noted before a wait, which may be cancelled
                 self._sender = None
                 self._detached_s = time.monotonic()
-                self._talk.break_off()
+                self._talk.leave()
             await cancel_and_wait(sender, receiver)
 
     def put_state(self, session: gateway_pb2.Session) -> None:

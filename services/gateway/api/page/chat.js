@@ -210,6 +210,10 @@ export class Chat {
       if (restarted && this.#turn?.id === id && this.connection.speech) this.speech.begin(id); // spoken anew, too
     });
     on("transcript", (transcript) => this.#hear(transcript));
+    on("started", ({ resumed }) => resumed === "line" || this.#unsay()); // what was being said is said again, as another turn
+    this.connection.addEventListener("state", () => {
+      if (this.connection.state === "closed" && this.#unsay()) notice("What you said was not heard: the connection broke.");
+    });
     on("playback", (playback) => this.#play(playback));
     on("audio_chunk", (chunk) => this.speech.play(chunk));
     on("error", ({ turn: id, watch, code, message }) => {
@@ -241,6 +245,14 @@ export class Chat {
     if (text && !this.#turns.has(id)) this.#begin(this.connection.expect(id, text), asked);
   }
 
+  // Takes what is being said off the page; whether something was.
+  #unsay() {
+    const some = this.#said.size > 0;
+    for (const asked of this.#said.values()) asked.remove();
+    this.#said.clear();
+    return some;
+  }
+
   #play({ turn: id, action, heard = "" }) {
     if (action === "PLAYBACK_ACTION_PAUSE") this.speech.pause(id);
     else if (action === "PLAYBACK_ACTION_RESUME") this.speech.resume();
@@ -252,7 +264,7 @@ export class Chat {
   }
 
   #holdable(button) {
-    const press = () => this.connection.state === "open" && this.voice.mode !== "hold" && (this.speech.unlock(), this.voice.start(this.connection, "hold"));
+    const press = () => this.connection.state !== "closed" && this.voice.mode !== "hold" && (this.speech.unlock(), this.voice.start(this.connection, "hold"));
     const release = () => this.voice.mode === "hold" && this.voice.stop();
     holdable(button, press, release);
   }
