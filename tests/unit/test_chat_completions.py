@@ -362,6 +362,17 @@ async def test_what_is_wrong_is_named(body: Any, status: int, param: str | None)
         assert not [each for each in parts.sessions.all() if each.name != "kitchen"]
 
 
+async def test_what_is_not_served_is_told_with_what_is() -> None:
+    async with served() as (_, client):
+        other = await client.post("/v1/responses", json={"model": "builtin", "input": "x"})
+        error = (await other.json())["error"]
+        assert (other.status, error["type"]) == (404, "not_found_error")
+        assert "/v1/chat/completions" in error["message"]
+        wrong = await client.get("/v1/chat/completions")
+        assert wrong.status == 405
+        assert (await wrong.json())["error"]["message"].endswith("POST")
+
+
 async def test_models_are_those_of_workers_and_the_sessions() -> None:
     async with served() as (parts, client):
         await eventually(parts.workers.descriptions)

@@ -746,10 +746,19 @@ async def test_nobody_sees_the_password_of_a_source() -> None:
         ({"source": "RTSP://camera.example.com/1"}, False),  # which `loop` says nothing of
     ],
 )
-def test_what_loops_on_purpose_is_not_told_to_be_repeating(
-    given: dict[str, Any], is_meant: bool
-) -> None:
+def test_what_loops_on_purpose_is_known(given: dict[str, Any], is_meant: bool) -> None:
     for loop in (True, False):
         request = pb.CreateSessionRequest(**given, options=pb.SessionOptions(loop=loop))
         spec = SessionSpec.of(request, GatewayConfig())
         assert spec.repeats == (loop and is_meant)
+
+
+async def test_what_loops_on_purpose_is_neither_frozen_nor_repeating() -> None:
+    async with running(FakeWorker()) as parts:
+        for loop in (False, True):
+            session = await parts.push_session(
+                name=f"loop {loop}", key=f"key-{loop}-12345", loop=loop
+            )
+            limits = session._health_limits
+            assert (limits.frozen_s > 0, limits.repeating_s > 0) == (not loop, not loop)
+            assert limits.dark_s > 0

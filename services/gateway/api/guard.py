@@ -76,7 +76,8 @@ class Guard:
                     error.status, message=error.reason, code=code, reason=code
                 )
             elif request.path.startswith(PREFIX):
-                response = refusal(error.status, message=error.reason, reason=code)
+                message = _way_out(request, error)
+                response = refusal(error.status, message=message, reason=code)
             else:
                 response = problem(error.status, code=code, message=error.reason)
             if "Allow" in error.headers:
@@ -152,3 +153,15 @@ def _refusal(request: web.Request, error: SightlineError) -> web.Response:
     if gemini.speaks_so(request.path):
         return gemini.refusal_of(error)
     return refusal_of(error) if request.path.startswith(PREFIX) else problem_of(error)
+
+
+def _way_out(request: web.Request, error: web.HTTPException) -> str:
+    """What to tell a client of OpenAI's that asks for what is not here: what is."""
+    if error.status == 405:
+        allowed = error.headers.get("Allow", "")
+        return f"{request.method} is not for this address: {allowed.replace(',', ', ')}"
+    if error.status != 404:
+        return error.reason
+    names = {each.canonical for each in request.app.router.resources()}
+    ours = sorted(name for name in names if name.startswith(PREFIX) and "{" not in name)
+    return f"this address is not served here: {', '.join(ours)} are"

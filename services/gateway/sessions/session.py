@@ -114,7 +114,7 @@ class Session:
             dark_s=config.dark_s,
             covered_level=config.covered_level,
             covered_s=config.covered_s,
-            frozen_s=config.frozen_s,
+            frozen_s=0.0 if spec.repeats else config.frozen_s,  # a photograph is, too
             repeating_s=0.0 if spec.repeats else config.repeating_s,
         )
         self.transcript: Transcript | None = None  # of what is said in it; None: nobody listens

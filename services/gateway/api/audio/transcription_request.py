@@ -80,7 +80,10 @@ def _request_of(recording: bytes, fields: dict[str, list[str]]) -> Transcription
     if stream not in ("true", "false", "1", "0"):
         raise ParameterError("stream", "is true or false")
     if "word" in fields.get("timestamp_granularities", ()):
-        raise ParameterError("timestamp_granularities", "is segment here")
+        raise ParameterError(
+            "timestamp_granularities",
+            "times of words are not to be had here, those of segments are",
+        )
     if "logprobs" in fields.get("include", ()):
         raise ParameterError("include", "logprobs are not to be had here")
     prompt = field("prompt").encode()[-MAX_PROMPT_BYTES:].decode(errors="ignore")

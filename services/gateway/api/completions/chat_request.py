@@ -103,7 +103,9 @@ def object_of(text: bytes) -> dict[str, Any]:
 def _refuse(body: dict[str, Any]) -> None:
     """Raise ParameterError for what would be answered otherwise than it was asked."""
     if body.get("n") not in (None, 1):
-        raise ParameterError("n", "is 1 here")
+        raise ParameterError(
+            "n", "one answer at a time is to be had here: leave it out, or ask again"
+        )
     for name in ("logprobs", "top_logprobs", "audio"):
         if body.get(name):
             raise ParameterError(name, "is not to be had here")

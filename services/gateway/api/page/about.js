@@ -30,11 +30,14 @@ export const degradation = (flag) => DEGRADED[flag] ?? words(flag);
 /** Which other model gave an answer, for a badge: "answered by qwen3-vl:4b"; "" where the session's own did. */
 export const answeredBy = (done) => (done?.answered_by ? `answered by ${done.answered_by}` : "");
 
+// What it does not know, it may well be sure of; a number beside that says the wrong thing.
+const UNKNOWING = /^i (do not|don.t|cannot|can.t) (know|tell|see)\b/i;
+
 /** "63 % sure of its words · first word after 38 ms · whole answer 121 ms · saw 30 frames, the newest 0.1 s old: … · knew 2 earlier rounds" */
 export function aboutAnswer(done) {
   return [
     ENDINGS[done.finish_reason],
-    done.confidence !== undefined && `${Math.round(100 * done.confidence)} % sure of its words`,
+    done.confidence !== undefined && !UNKNOWING.test(done.text ?? "") && `${Math.round(100 * done.confidence)} % sure of its words`,
     done.resumed && "begun anew, for its worker was lost",
     done.first_token_ms && `first word after ${milliseconds(done.first_token_ms)}`,
     done.total_ms && `whole answer ${milliseconds(done.total_ms)}`,

@@ -86,7 +86,7 @@ export class Chat {
     const question = text.trim();
     if (!question) return false;
     if (new TextEncoder().encode(question).length > MAX_QUESTION_BYTES) {
-      notice(`A question may have at most ${MAX_QUESTION_BYTES} bytes.`, { for_ms: 8000 });
+      notice(`That question is too long: it may have about ${MAX_QUESTION_BYTES} letters.`, { for_ms: 8000 });
       return false;
     }
     this.cancel();
