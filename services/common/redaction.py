@@ -1,6 +1,7 @@
 """Secrets in addresses: taken out before anybody reads a message, a log line or an error."""
 
 import re
+from urllib.parse import unquote
 
 HIDDEN = "***"
 MAX_URL_CHARACTERS = 4096  # of a longer one nothing is shown
@@ -38,6 +39,13 @@ _HARMLESS = frozenset(
 )
 _PLAIN_VALUE = re.compile(r"[A-Za-z]{0,8}|[0-9]{1,4}")
 _NAME = re.compile(r"[A-Za-z_-]{1,32}")
+# Query names whose value lets whoever has it do something. Signatures that let a picture be loaded
+# are none: whoever is to see the picture needs them.
+_KEYS = re.compile(
+    r"(?:.*[_-])?(?:token|password|passwd|pass|pwd|secret|apikey|api_key|api-key|auth|authorization)"
+    r"|key|access[_-]?key",
+    re.IGNORECASE,
+)
 # Schemes whose path ends with a key that publishes or plays.
 _KEYED = ("rtmp", "rtmps", "rtmpt", "rtmpe", "srt")
 
@@ -50,6 +58,23 @@ def redacted(text: str) -> str:
     What is left of a URL that was redacted already stays as it is.
     """
     return _URL.sub(lambda found: _without_secrets(found[1], found[2]), text)
+
+
+def holds_secret(text: str) -> bool:
+    """Whether an address in a text has a user, a password, or a key by a usual name in its query.
+    This asks less than `redacted` hides: it is for texts that others read as they are."""
+    return any(_is_keyed(found[2]) for found in _URL.finditer(text))
+
+
+def _is_keyed(rest: str) -> bool:
+    if len(rest) > MAX_URL_CHARACTERS:
+        return True
+    authority, _, query, fragment = _split(rest)
+    if "@" in authority or (authority == HIDDEN and "@" in rest):
+        return True
+    assignments = _SEPARATORS.split(f"{query or ''}&{fragment or ''}")
+    parts = (piece.partition("=") for piece in assignments)
+    return any(value and _KEYS.fullmatch(unquote(name)) for name, _, value in parts)
 
 
 def _without_secrets(scheme: str, rest: str) -> str:

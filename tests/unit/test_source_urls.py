@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from services.common.log import JsonFormatter
-from services.common.redaction import redacted
+from services.common.redaction import holds_secret, redacted
 from services.gateway.sources.remote.credentials import Credentials
 from services.gateway.sources.remote.egress_policy import (
     EgressPolicy,
@@ -376,15 +376,37 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert redacted(text) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("see https://u:hunter2@shop.example/", True),
+        ("https://u:a/b@shop.example/", True),
+        ("https://shop.example/p?token=hunter2", True),
+        ("https://shop.example/p?a=1&X-Api-Key=hunter2", True),
+        ("https://shop.example/p?%74oken=hunter2", True),
+        ("https://shop.example/p#access_token=hunter2", True),
+        ("https://shop.example/p?id=4711&utm_source=mail", False),
+        ("https://shop.example/p?token=", False),
+        ("https://bucket.example/p.jpg?X-Amz-Signature=0a1b2c", False),
+        ("https://shop.example/a@b?keyboard=de&author=me", False),
+        ("a mug, 9 € @ the till?", False),
+    ],
+)
+def test_a_secret_in_an_address_is_seen(text: str, holds: bool) -> None:
+    assert holds_secret(text) == holds
+
+
 def test_redaction_takes_any_text() -> None:
     random.seed(14)
     pieces = ["rtsp://", "http://", "%", "a", *"@:/?&=#[]\\ "]
     for _ in range(20_000):
         text = "".join(random.choices(pieces, k=random.randint(0, 12)))
         assert redacted(redacted(text)) == redacted(text), text
+        holds_secret(text)
     assert len(redacted("rtsp://" + "a:b@" * 100_000)) < 100
     for long in ("x" * 300_000, "://" * 100_000, "a://" * 50_000, "http://" + "a/" * 100_000):
         assert redacted(long)
+        holds_secret(long)
 
 
 # --- answers to challenges and RTSP ---------------------------------------------------------------

@@ -1,7 +1,11 @@
 """Checks of what strangers say of a rule."""
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 from urllib.parse import urlsplit
+
+from google.protobuf.message import Message
 
 from services.common.checks import (
     MAX_INSTRUCTIONS_BYTES,
@@ -9,6 +13,7 @@ from services.common.checks import (
     check_seconds,
     check_statements,
 )
+from services.common.redaction import holds_secret
 from services.gateway.rules.kinds import (
     CHOICE,
     COMMENTARY,
@@ -28,6 +33,7 @@ MAX_NAME_CHARACTERS = 80
 MAX_OPTIONS, MAX_PRODUCTS, MAX_NAMES = 255, 400, 8
 MAX_TEXT_CHARACTERS = 2048  # of a link, of a price, of an address
 LEAST_INTERVAL_S = 0.1
+SECRET = "an address in a rule holds no password or key: whoever may see the rule would see it"
 
 
 def check_rule(rule: rules_pb2.Rule) -> None:
@@ -36,6 +42,8 @@ def check_rule(rule: rules_pb2.Rule) -> None:
     if not kind:
         raise InvalidArgumentError("a rule has one of the kinds predicate, choice, …")
     check_name(rule.name)
+    if any(holds_secret(text) for text in _texts(rule)):
+        raise InvalidArgumentError(SECRET)
     if rule.severity not in rules_pb2.Severity.values():
         raise InvalidArgumentError("unknown severity")
     checked_labels(rule.labels)
@@ -70,6 +78,21 @@ def check_rule(rule: rules_pb2.Rule) -> None:
             check_statements([rule.product.idle])
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """Every text of a message, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, Message):
+        for _, each in value.ListFields():
+            yield from _texts(each)
+    elif isinstance(value, Iterable):
+        for each in value:
+            yield from _texts(each)
+
+
 def check_name(name: str) -> None:
     """Raise InvalidArgumentError for what is no name of a rule."""
     if len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
@@ -92,6 +115,8 @@ def _check_products(rule: rules_pb2.ProductRule) -> None:
             # It becomes a link on a page: nothing that a browser would run.
             if _scheme(address) not in ("", "http", "https"):
                 raise InvalidArgumentError("links and pictures of products are http(s) addresses")
+            if holds_secret(f"https:{address}"):  # of one that begins with //
+                raise InvalidArgumentError(SECRET)
 
 
 def _scheme(address: str) -> str | None:

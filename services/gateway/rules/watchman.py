@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from services.common.redaction import redacted
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
@@ -275,8 +276,9 @@ class Watchman:
         for post in posts:
             post.due_s = time.monotonic() + max(post.interval_s, WRONG_S if wrong else FAILED_S)
             post.seen = 0
-            if wrong and post.error != error.message:
-                post.error = error.message
+            message = redacted(error.message)
+            if wrong and post.error != message:
+                post.error = message
                 await self._note_wrong(post)
 
     async def _right(self, post: Post) -> None:

@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 
+from services.common.redaction import redacted
 from services.common.tasks import cancel_and_wait, spawn
 from services.gateway import metrics
 from services.gateway.auth.authoriser import audit
@@ -62,8 +63,8 @@ class Webhooks:
     # --- for callers ------------------------------------------------------------------------
 
     async def create(self, given: rules_pb2.Webhook, caller: Caller) -> rules_pb2.Webhook:
-        """Make a webhook; what this gives alone holds its secret. Raises what CreateWebhook may
-        answer."""
+        """Make a webhook; what this gives alone holds its secret and its whole address. Raises
+        what CreateWebhook may answer."""
         caller.check(Permission.ADMIN)
         if given.severity not in rules_pb2.Severity.values():
             raise InvalidArgumentError("unknown severity")
@@ -85,8 +86,12 @@ class Webhooks:
 
     async def listed(self, caller: Caller) -> list[rules_pb2.Webhook]:
         caller.check(Permission.ADMIN)
+        """The oldest first. An address may be a secret: of it is told what no one can send to."""
         records = [each for each in await self._store.all() if _is_of(each, caller)]
-        return [await self._store.with_state(each.webhook) for each in records]
+        webhooks = [await self._store.with_state(each.webhook) for each in records]
+        for webhook in webhooks:
+            webhook.url = redacted(webhook.url)
+        return webhooks
 
     async def delete(self, webhook: str, caller: Caller) -> None:
         await self._find(webhook, caller)
