@@ -9,12 +9,28 @@ import json
 import math
 import threading
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
 MODEL = "tiny-vl:1b"
 WORDS = ("A", " red", " square", " is", " there", ".")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply word for word. `then`: "end"; "hold", the connection stays open; "again", the body is
+    sent again and again, as fast as it is read, for as long as anybody reads."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: Mapping[str, str] = field(
+        default_factory=lambda: {"Content-Type": "text/event-stream"}
+    )
+    then: str = "end"
+    pause_s: float = 0.0  # before each body
 
 
 class ModelServer:
@@ -25,7 +41,7 @@ class ModelServer:
 
     def __init__(self, key: str = "") -> None:
         self.requests: list[dict[str, Any]] = []
-        self.faults: deque[str] = deque()
+        self.faults: deque[str | Reply] = deque()
         self.yes: float | None = 0.9
         self.word = "Yes."
         self.away = False
@@ -68,6 +84,8 @@ class ModelServer:
         fault = self.faults.popleft() if self.faults else ""
         if not self._knows(request):
             return web.json_response({"error": {"message": "no key"}}, status=401)
+        if isinstance(fault, Reply):
+            return await _word_for_word(request, fault)
         if fault.isdigit():
             headers = {"Retry-After": "1"} if fault == "429" else {}
             words = {"error": {"message": f"secret of {self.url}"}}
@@ -136,3 +154,16 @@ class ModelServer:
         last = {"object": "chat.completion.chunk", "choices": [], "usage": usage}
         await response.write(f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode())
         return response
+
+
+async def _word_for_word(request: web.Request, reply: Reply) -> web.StreamResponse:
+    response = web.StreamResponse(status=reply.status, headers=dict(reply.headers))
+    await response.prepare(request)
+    await asyncio.sleep(reply.pause_s)
+    await response.write(reply.body)
+    while reply.then == "again":
+        await asyncio.sleep(reply.pause_s)
+        await response.write(reply.body)
+    if reply.then == "hold":
+        await asyncio.sleep(600)
+    return response

@@ -99,6 +99,7 @@ def test_a_stream_is_read_however_it_is_cut_in_pieces(size: int) -> None:
         for chunk in reader.feed(stream[start : start + size])
     ]
     assert [chunk for chunk in chunks if chunk != Chunk()] == [
+        Chunk(thought=2),
         Chunk("Grüße"),
         Chunk(finish="stop"),
         Chunk(prompt_tokens=9),
@@ -181,7 +182,7 @@ def test_calls_come_as_text(size: int) -> None:
         + called(None, {"index": 1}, finish="tool_calls")
         + b"data: [DONE]\n\n"
     )
-    reader, calls = EventReader(), CallReader()
+    reader, calls = EventReader(calls=True), CallReader()
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
     chunks = [chunk for piece in pieces for chunk in reader.feed(piece)]
     words = "".join(calls.feed(chunk.text) for chunk in chunks) + calls.rest()

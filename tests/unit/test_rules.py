@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from services.common.retry_after import seconds_of
 from services.gateway.rules.changes import change_rule
 from services.gateway.rules.check_notes import CheckNotes
 from services.gateway.rules.checks import check_rule, interval_s
@@ -19,7 +20,6 @@ from services.gateway.rules.posting import (
     Poster,
     body_of,
     parsed_url,
-    seconds_of,
     secret_of,
     signature_of,
 )

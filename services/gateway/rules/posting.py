@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -20,6 +19,7 @@ from aiohttp.helpers import is_ip_address
 from google.protobuf import json_format
 from yarl import URL
 
+from services.common.retry_after import seconds_of
 from services.common.threads import on_thread
 from services.gateway.rules.delivery import Outcome
 from services.gateway.sources.remote.egress_policy import Address, EgressPolicy, UnreachableError
@@ -58,16 +58,6 @@ def body_of(event: rules_pb2.RuleEvent) -> bytes:
         ),
     }
     return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def seconds_of(retry_after: str, now_s: float) -> float:
-    """Seconds that a header `Retry-After` asks to wait; 0 where it says none that is meant."""
-    if retry_after.isascii() and retry_after.isdigit():
-        return float(retry_after[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - now_s)
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def parsed_url(text: str) -> SplitResult:

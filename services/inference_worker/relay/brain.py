@@ -36,6 +36,8 @@ from services.inference_worker.engine.snapshot import EngineSnapshot
 from services.inference_worker.model.layout import FrameLayout
 from services.inference_worker.relay.model import RelayModel
 from services.inference_worker.relay.questions import Asking, Picture
+from services.inference_worker.relay.upstream import nothing
+from services.inference_worker.relay.verdict import THOUGHTS
 from sightline.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -49,6 +51,7 @@ from sightline.reasons import Reason
 
 log = logging.getLogger(__name__)
 
+PIECES, CHARACTERS = 4, 64  # of a stream for each token that an answer may have
 BRANCH_TOKENS = 1_000_000  # the server knows what fits; it says so
 
 
@@ -300,6 +303,7 @@ class RelayBrain:
 
     async def _say(self, job: Generation, pictures: tuple[Picture, ...]) -> FinishReason:
         started, finish = False, ""
+        pieces, characters, whole, thought = 0, 0, "", False
         job.prompt_tokens = 0  # unless the server tells
         job.surprise = math.nan  # it does not tell
         past = [
@@ -312,13 +316,22 @@ class RelayBrain:
                     if not started:
                         job.sink.started(_seen(pictures))
                         started = True
+                    pieces += bool(chunk.text or chunk.thought)
+                    characters += len(chunk.text) + chunk.thought
+                    thought = thought or chunk.thought > 0
                     if chunk.text:
+                        whole += chunk.text
                         said: Any = chunk.text  # a piece of it stands for a token
                         job.sink.token(said)
                     finish = chunk.finish or finish
+                    if max(pieces / PIECES, characters / CHARACTERS) > job.max_tokens:
+                        finish = "length"  # of a server that does not end by itself
+                        break
                     job.prompt_tokens = chunk.prompt_tokens or job.prompt_tokens
         finally:
             self._end()
+        if not THOUGHTS.sub("", whole).strip():
+            raise nothing(finish == "length" and (thought or bool(whole.strip())))
         return FinishReason.LENGTH if finish == "length" else FinishReason.STOP
 
     def _begin(self) -> None:

@@ -109,7 +109,9 @@ class RelayModel:
         return []  # what it has no word for it spells
 
     def text(self, tokens: list[Any]) -> str:
-        return "".join(tokens)
+        """Halves of a character, as servers that write \\u escapes may cut one between two pieces,
+        are put together; one that stays alone is none."""
+        return "".join(tokens).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _layout(width: int, height: int) -> FrameLayout:

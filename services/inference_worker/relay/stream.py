@@ -8,16 +8,19 @@ from typing import Any
 from services.inference_worker.model.form import CALL, CALL_END
 
 MOST_LINE_BYTES = 1024 * 1024
+MOST_TOKENS = 2**31 - 1  # that a count of them may say
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """One event of an answer. `finish`: why it ends, "" while it goes on. `prompt_tokens`: of the
-    question with its pictures, 0 where the event does not tell."""
+    question with its pictures, 0 where the event does not tell. `thought`: characters of what the
+    model thought, which nobody reads."""
 
     text: str = ""
     finish: str = ""
     prompt_tokens: int = 0
+    thought: int = 0
 
 
 class UpstreamFaultError(Exception):
@@ -25,12 +28,15 @@ class UpstreamFaultError(Exception):
 
 
 class EventReader:
-    """Chunks of a stream that comes in pieces of any size. `whole` is set by its last event; a
-    stream that ends before was cut. Comments, which keep a connection alive, say nothing. Calls of
-    functions come as the text that a model of ours would write for them."""
+    """Chunks of a stream that comes in pieces of any size. `whole` is set by the event that ends
+    the answer, `done` by the one after which nothing comes; a stream that ends before was cut.
+    `begun`: there was an event. Comments, which keep a connection alive, say nothing. Calls of
+    functions come as the text that a model of ours would write for them, where functions were
+    offered; what a model calls without says nothing."""
 
-    def __init__(self) -> None:
-        self.whole = False
+    def __init__(self, *, calls: bool = False) -> None:
+        self.begun = self.whole = self.done = False
+        self._calls = calls
         self._rest = b""
         self._call: Any = None  # index of the one that is being told
         self._argued = False
@@ -44,12 +50,17 @@ class EventReader:
             if not line.startswith(b"data:"):
                 continue
             content = line[len(b"data:") :].strip()
+            self.begun = self.begun or bool(content)
             if content == b"[DONE]":
-                self.whole = True
+                self.whole = self.done = True
                 if end := self._call_ended():
                     yield Chunk(end)
             elif content:
                 yield self._chunk(_object(content))
+
+    def end(self) -> Iterator[Chunk]:
+        """What a last line without an end says. Raises UpstreamFaultError."""
+        return self.feed(b"\n")
 
     def _chunk(self, event: dict[str, Any]) -> Chunk:
         if event.get("error"):
@@ -59,17 +70,20 @@ class EventReader:
         choice = first_choice(event)
         delta = choice.get("delta")
         delta = delta if isinstance(delta, dict) else {}
-        text = _text(delta.get("content")) + self._called(delta.get("tool_calls"))
+        text = _content(delta.get("content")) + self._called(delta.get("tool_calls"))
+        thought = _content(delta.get("reasoning_content")) or _content(delta.get("reasoning"))
         finish = _text(choice.get("finish_reason"))
         if finish:
             self.whole = True
             text += self._call_ended()
-        return Chunk(text, finish, count if isinstance(count, int) else 0)
+        if not isinstance(count, int) or not 0 <= count <= MOST_TOKENS:
+            count = 0
+        return Chunk(text, finish, int(count), len(thought))
 
     def _called(self, deltas: Any) -> str:
         """More of calls, as text."""
         text = ""
-        for delta in deltas if isinstance(deltas, list) else ():
+        for delta in deltas if self._calls and isinstance(deltas, list) else ():
             function = delta.get("function") if isinstance(delta, dict) else None
             if not isinstance(function, dict):
                 continue
@@ -93,7 +107,7 @@ class EventReader:
 
 def _object(content: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(content)
+        value = json.loads(content.decode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         raise UpstreamFaultError("an event that is no JSON") from error
     if not isinstance(value, dict):
@@ -103,6 +117,13 @@ def _object(content: bytes) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _content(value: Any) -> str:
+    """Text, which some servers tell in parts."""
+    if isinstance(value, list):
+        return "".join(_text(each.get("text")) for each in value if isinstance(each, dict))
+    return _text(value)
 
 
 def first_choice(event: dict[str, Any]) -> dict[str, Any]:

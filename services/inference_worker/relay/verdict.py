@@ -7,9 +7,10 @@ from typing import Any
 from services.inference_worker.relay.stream import first_choice
 
 LEAST_MASS = 0.05  # of yes and no together; with less, the model was about to say something else
+LEAST_LOGPROB = -1000.0  # of what never comes, however little a server says it is
 UNSAID = 0.5  # neither yes nor no: no watch begins to hold by it
 _YES, _NO = frozenset({"yes", "y", "true"}), frozenset({"no", "n", "false"})
-_THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -36,7 +37,7 @@ def by_words(completion: dict[str, Any]) -> float:
     """1 where the first yes or no that is said is a yes, 0 for a no, `UNSAID` for neither."""
     message = first_choice(completion).get("message")
     text = message.get("content") if isinstance(message, dict) else None
-    for word in _WORD.findall(_THOUGHTS.sub("", text) if isinstance(text, str) else ""):
+    for word in _WORD.findall(THOUGHTS.sub("", text) if isinstance(text, str) else ""):
         if word.lower() in _YES:
             return 1.0
         if word.lower() in _NO:
@@ -46,7 +47,7 @@ def by_words(completion: dict[str, Any]) -> float:
 
 def _mass(entries: list[Any], words: frozenset[str]) -> float:
     return sum(
-        math.exp(min(0.0, entry["logprob"]))
+        math.exp(max(LEAST_LOGPROB, min(0.0, entry["logprob"])))
         for entry in entries
         if isinstance(entry, dict)
         and isinstance(entry.get("logprob"), int | float)
