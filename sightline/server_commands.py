@@ -119,7 +119,11 @@ async def info(client: aio.Client, options: argparse.Namespace) -> int:
     if options.json:
         print_json(dataclasses.asdict(server))
         return 0
-    speech = f"speaks with {len(server.voices)} voices" if server.speech else "does not speak"
+    speech = (
+        f"speaks with {len(server.voices)} voice{'s' * (len(server.voices) != 1)}"
+        if server.speech
+        else "does not speak"
+    )
     if server.sign_in and not any(server.limits.values()):  # nothing was told of the rest
         speech = f"asks for a {server.sign_in} ($SIGHTLINE_TOKEN)"
     print(f"sightline {server.version}, contract {server.contract_version}; {speech}")

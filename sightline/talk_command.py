@@ -115,6 +115,7 @@ class _Screen:
         self.answering = False  # a question is asked, or its answer comes
         self._as_json = as_json
         self._partial = 0  # characters of a line that is written over
+        self._rewrites = sys.stdout.isatty()
 
     def show(self, event: TalkEvent) -> None:
         match event.kind:
@@ -130,6 +131,8 @@ class _Screen:
                 print_json(said | ({"final": True} if event.final else {}))
             return
         match event.kind:
+            case TalkKind.HEARD if not event.final and not self._rewrites:
+                pass  # in a file nothing is written over
             case TalkKind.HEARD if event.text or self._partial:
                 end = "\n" if event.final and event.text else "\r"
                 text = f"> {event.text}" if event.text else ""

@@ -194,6 +194,11 @@ def _make_every_kind(page: Page, own: Annex, session: str, findings: dict[str, s
     for kind, (_, sent) in KINDS.items():
         assert made[kind][kind] == sent
     page.wait_text(".rules .stands", "of 2")  # the score was looked at
+    # Without a name it is called what it tells; a second one is called something.
+    for called in ("“a fox is there” is watched for", "“rule-"):
+        make(page, "predicate", condition="a fox is there")
+        page.wait_text(".rules [role=status]", called)
+        page.wait("return document.body.innerText.includes('“a fox is there” begins')")
 
 
 def _send_elsewhere(page: Page) -> None:

@@ -14,6 +14,7 @@ const LOOK_MS = 2000;
 const WHOLE_MS = 30_000; // between two looks for what others acknowledged: the server reads far back for it
 const RECENT_MS = 600_000; // more than clocks differ
 const SAVED_MS = 10_000; // by then a browser has read what it saves
+const MAX_NAME = 80; // characters, by the contract
 const AT_ONCE = 50; // events that are shown
 const IMPORTANT = { SEVERITY_WARNING: "warning", SEVERITY_CRITICAL: "critical" };
 
@@ -75,9 +76,16 @@ export class Rules {
   }
 
   async #make(wanted) {
-    const { name } = await server.rules.create(this.#session, wanted);
+    const { name } = await server.rules.create(this.#session, { ...wanted, name: wanted.name || this.#nameOf(wanted) });
     setText(this.#said, `“${name}” is watched for from now on.`);
     this.look(); // what is typed next is not waited for
+  }
+
+  // Without a name it is called what it tells, where no other is; else the server calls it something.
+  #nameOf({ predicate, choice, score }) {
+    const said = predicate?.condition ?? choice?.statement ?? score?.statement ?? "";
+    const taken = [...this.#rows.values()].some(({ rule }) => rule.name === said);
+    return taken || said.length > MAX_NAME ? "" : said;
   }
 
   async #change({ rule }, changes) {
