@@ -3,6 +3,7 @@ busy machine long enough.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -33,6 +34,17 @@ def wait_until(condition: Callable[[], T], what: str = "", *, timeout_s: float =
         assert waited < timeout_s, _complaint(what, timeout_s, result)
         time.sleep(min(MOST_PAUSE_S, max(PAUSE_S, waited / 10)))
     return result
+
+
+async def until_threads_end(before: set[threading.Thread]) -> None:
+    """Wait until no thread is left of those that have begun since; asyncio keeps its own: of its
+    pool, and one for each child process, which ends a moment after the child."""
+
+    def left() -> list[str]:
+        names = {thread.name for thread in set(threading.enumerate()) - before}
+        return sorted(name for name in names if not name.startswith(("asyncio_", "asyncio-")))
+
+    await eventually(lambda: not left(), f"the end of {left()}")
 
 
 def _complaint(what: str, timeout_s: float, result: object) -> str:

@@ -43,7 +43,8 @@ class RtmpPlayerServer:
         def send(message: Message, chunk_stream: int = 3) -> None:
             connection.sendall(writer.message(chunk_stream, message))
 
-        while data := connection.recv(65536):
+        # Of the same buffer: what came with the handshake's end is in it.
+        while data := stream.read1(65536):
             for message in reader.feed(data):
                 if message.type_id != messages.COMMAND_AMF0:
                     continue

@@ -19,7 +19,7 @@ from services.gateway.sources.rtmp import amf0
 from services.gateway.sources.rtmp.chunks import ChunkLimits, ChunkWriter, Message
 from services.gateway.sources.rtmp.connection import RtmpLimits
 from services.gateway.sources.rtmp.server import RtmpServer
-from tests.eventually import eventually
+from tests.eventually import eventually, until_threads_end
 from tests.rtmp_peer import RtmpPeer
 from tests.sources import KEY, Clip, OneKeyGate, encode_clip, write_clip
 
@@ -52,8 +52,7 @@ async def rtmp() -> AsyncIterator[Harness]:
     assert len(harness.gate.released_keys) == len(harness.gate.sinks)
     for sink in harness.gate.sinks:
         assert len(sink.reasons) == 1
-    left = {thread.name for thread in set(threading.enumerate()) - threads}
-    assert not {name for name in left if name.startswith("rtmp:")}
+    await until_threads_end(threads)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from sightline.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.processes import SHAPES, ServiceProcess
 
 PATIENCE_S = 60.0
+FEWEST = 20  # answers under way; a busy machine ends the first before the last are asked for
 ENVIRONMENT = {
     "WORKER_MODEL": str(SHAPES),
     "WORKER_THREADS": "1",
@@ -72,7 +73,7 @@ def under_way(worker: ServiceProcess) -> float:
     """Questions that run or wait, as its metrics say."""
     time.sleep(0.02)  # more connections a second are refused
     url = f"http://127.0.0.1:{worker.metrics_port}/metrics"
-    with urllib.request.urlopen(url, timeout=5) as reply:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as reply:
         lines = reply.read().decode().splitlines()
     return sum(
         float(line.rpartition(" ")[2])
@@ -106,7 +107,7 @@ async def test_a_drain_cuts_no_answer_off_also_after_others_have_ended(
 
         async with asyncio.timeout(PATIENCE_S):
             asking: list[asyncio.Task[str]] = []
-            while await asyncio.to_thread(under_way, worker) < 60:
+            while await asyncio.to_thread(under_way, worker) < FEWEST:
                 if all(task.done() for task in asking):  # all were answered between two looks
                     asking = [asyncio.create_task(ask(), name=f"ask:{n}") for n in range(120)]
             stopping = asyncio.create_task(asyncio.to_thread(worker.stop))  # exit 0
@@ -116,7 +117,7 @@ async def test_a_drain_cuts_no_answer_off_also_after_others_have_ended(
         await asyncio.gather(feeding, return_exceptions=True)
     said = [end for end in ends if isinstance(end, str)]
     late = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
-    assert len(said) >= 60
+    assert len(said) >= FEWEST
     assert said == ["done"] * len(said)
     assert all(error.code() == grpc.StatusCode.UNAVAILABLE for error in late)
     assert all("draining" in (error.details() or "") for error in late)
@@ -143,13 +144,13 @@ async def test_a_device_whose_every_step_fails_ends_the_process(
     async with grpc.aio.insecure_channel(process.address) as channel:
         stub: Any = InferenceServiceStub(channel)
         size = (await stub.Describe(inference_pb2.DescribeRequest())).frame_width
-        feeding = asyncio.create_task(feed(stub, "s", 50, size), name="feed")
+        feeding = asyncio.create_task(feed(stub, "s", 10, size), name="feed")
         codes = set[grpc.StatusCode]()
-        until_s = time.monotonic() + PATIENCE_S
+        until_s = time.monotonic() + 2 * PATIENCE_S
         answered = 0
         while running.poll() is None and time.monotonic() < until_s:
             try:
-                call = stub.Answer(request("s"), timeout=10)
+                call = stub.Answer(request("s"), timeout=PATIENCE_S)
                 async for _ in call:
                     pass
                 answered += 1

@@ -17,7 +17,7 @@ from sightline import aio
 from sightline.errors import InvalidArgumentError
 from sightline.frames import push_messages
 from sightline.v1 import gateway_pb2 as pb
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import KEY, SECOND_NS, Parts, picture, running
 
@@ -41,7 +41,7 @@ class Pusher:
     """One PushFrames stream."""
 
     def __init__(self, parts: Parts) -> None:
-        self.call = parts.stub.PushFrames(timeout=30)
+        self.call = parts.stub.PushFrames(timeout=PATIENCE_S)
         self.acks: list[pb.PushFramesResponse] = []
 
     async def open(self, session: str, key: str = KEY, **options: Any) -> None:
@@ -194,7 +194,7 @@ async def test_a_bad_frame_is_named_and_the_session_stays(
         await pusher.open(session.id)
         await pusher.send(_frame(0), message)
         code, details = await pusher.refusal()
-        assert code is Code.INVALID_ARGUMENT
+        assert code is Code.INVALID_ARGUMENT, details
         assert words in details
         assert " 2: " in details, "the second one was bad"
         await eventually(lambda: session.state == STALLED and session.counts.processed == 1)
@@ -214,7 +214,7 @@ async def test_a_jpeg_of_absurd_size_is_refused_by_its_header() -> None:
         await pusher.open(session.id)
         await pusher.send(_frame(0, jpeg=bytes(jpeg)))
         code, details = await pusher.refusal()
-        assert code is Code.INVALID_ARGUMENT
+        assert code is Code.INVALID_ARGUMENT, details
         assert "too large" in details
 
 

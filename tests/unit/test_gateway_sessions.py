@@ -363,7 +363,7 @@ async def test_frames_in_flight_when_the_stream_breaks_are_counted_not_repeated(
 
 async def test_a_source_that_shows_nothing_is_not_live() -> None:
     async with running(FakeWorker()) as parts:
-        session = await parts.push_session(grace_s=0.5)
+        session = await parts.push_session(grace_s=60)
         publisher = session.admit("rtmp")
         publisher.sink.take(picture(0))
         await eventually(lambda: session.counts.processed == 1)
@@ -379,9 +379,9 @@ async def test_a_source_that_shows_nothing_is_not_live() -> None:
         await eventually(lambda: session.state == LIVE)
         publisher.leave("publisher_left")
         assert session.state == STALLED
-        parts.sessions.tick(time.monotonic() + 0.4)
+        parts.sessions.tick(time.monotonic() + 30)
         assert session.alive
-        parts.sessions.tick(time.monotonic() + 0.6)
+        parts.sessions.tick(time.monotonic() + 61)
         assert not session.alive
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import random
-import time
 from collections import Counter
 
 import av
@@ -25,7 +24,7 @@ from services.gateway.playback.opus import (
 from services.gateway.playback.soundtrack import MAX_WAITING, SLOW, Listener, Soundtrack
 from services.gateway.sources.rtmp.flv import parse_audio
 from services.gateway.sources.sound import SOUND_DECODERS, EncodedSound
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually, wait_until
 from tests.sources import START_NS, TONE_HZ, TONE_RATE, tone
 
 SECOND_NS = 1_000_000_000
@@ -121,12 +120,10 @@ def test_garbage_is_counted_and_the_next_packet_is_heard() -> None:
         one.submit(sound)
     one.start()
     try:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and one._waiting:
-            time.sleep(0.01)
+        wait_until(lambda: not one._waiting)
     finally:
         one.close()
-        one.join(10)
+        one.join(PATIENCE_S)
     assert drops[BROKEN] > 10
     assert drops[OVERRUN] == 0
     assert len(out) > 20

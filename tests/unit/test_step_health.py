@@ -12,6 +12,7 @@ from services.inference_worker.engine.step_health import StepHealth
 from services.inference_worker.model.errors import DeviceFailedError
 from services.inference_worker.runner.batch import Run
 from sightline.errors import InternalError, UnavailableError
+from tests.eventually import wait_until
 from tests.unit.tiny import Bench, Recorder, random_picture, tiny_model
 
 QUESTION = [1, 10, 11, 12, 7]
@@ -74,13 +75,6 @@ def started() -> Bench:
     return bench
 
 
-def wait(condition: Callable[[], object]) -> None:
-    until_s = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until_s
-        time.sleep(0.005)
-
-
 def test_a_device_that_fails_every_step_ends_the_engine_and_everybody_hears() -> None:
     bench = started()
     for name in "ab":
@@ -91,11 +85,11 @@ def test_a_device_that_fails_every_step_ends_the_engine_and_everybody_hears() ->
     while not bench.engine.ended.done():
         assert time.monotonic() < until_s
         heard.append(bench.ask("a", QUESTION))
-        wait(lambda: heard[-1].ended)
+        wait_until(lambda: heard[-1].ended)
     assert 5 <= len(heard) <= 6  # the last one may have come too late
     assert isinstance(bench.engine.failure, DeviceFailedError)
     assert isinstance(heard[-1].error, UnavailableError)
-    wait(lambda: not bench.core.sessions)
+    wait_until(lambda: not bench.core.sessions)
     late = bench.ask("b", QUESTION)
     assert isinstance(late.error, UnavailableError)
     with pytest.raises(UnavailableError):
@@ -160,7 +154,7 @@ def test_sessions_that_cannot_even_be_opened_end_the_engine() -> None:
     for number in range(5):
         with pytest.raises(Exception, match=r"fault|failed|shutting"):
             bench.engine.open_session(f"s{number}").result(timeout=10)
-    wait(bench.engine.ended.done)
+    wait_until(bench.engine.ended.done)
     assert isinstance(bench.engine.failure, DeviceFailedError)
 
 
@@ -172,7 +166,7 @@ def test_defects_of_ours_that_come_again_and_again_end_the_engine() -> None:
 
     bench.core.idle_s = defect  # type: ignore[method-assign]
     bench.engine.open_session("s")
-    wait(bench.engine.ended.done)
+    wait_until(bench.engine.ended.done)
     assert isinstance(bench.engine.failure, DeviceFailedError)
 
 
