@@ -11,7 +11,7 @@ import redis
 import sightline
 from sightline.v1 import dialogue_pb2 as pb
 from sightline.v1 import dialogue_pb2_grpc
-from tests.eventually import wait_until
+from tests.eventually import PATIENCE_S, wait_until
 from tests.suite import Suite
 
 QUESTION = "where is the aardvark?"
@@ -94,19 +94,23 @@ def test_rounds_on_their_way_do_not_bring_a_conversation_back(suite: Suite) -> N
         stub = dialogue_pb2_grpc.DialogueServiceStub(channel)
 
         def write(conversation: str, asked_ns: int, session: str = "s-1") -> None:
-            stub.Open(pb.OpenConversationRequest(id=conversation, session=session), timeout=5)
+            stub.Open(
+                pb.OpenConversationRequest(id=conversation, session=session), timeout=PATIENCE_S
+            )
             round_ = pb.Round(turn="t", question=QUESTION, answer="no", asked_ns=asked_ns)
-            stub.Append(pb.AppendRequest(conversation=conversation, round=round_), timeout=5)
+            stub.Append(
+                pb.AppendRequest(conversation=conversation, round=round_), timeout=PATIENCE_S
+            )
 
         write("talk", 1)
-        stub.Delete(pb.DeleteConversationRequest(conversation="talk"), timeout=5)
+        stub.Delete(pb.DeleteConversationRequest(conversation="talk"), timeout=PATIENCE_S)
         write("talk", 2)
         assert traces(suite, "aardvark", "talk", "s-1") == []
         write("talk", 2**62)  # asked later: it begins anew
         assert traces(suite, "aardvark", "talk")
-        stub.Delete(pb.DeleteConversationRequest(conversation="talk"), timeout=5)
+        stub.Delete(pb.DeleteConversationRequest(conversation="talk"), timeout=PATIENCE_S)
 
-        deleted = stub.DeleteOfSession(pb.DeleteOfSessionRequest(session="s-2"), timeout=5)
+        deleted = stub.DeleteOfSession(pb.DeleteOfSessionRequest(session="s-2"), timeout=PATIENCE_S)
         assert deleted.conversations == 0
         write("first", 2, session="s-2")  # of a conversation that nobody had heard of yet
         assert traces(suite, "aardvark", "first", "s-2") == []

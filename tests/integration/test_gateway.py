@@ -413,7 +413,7 @@ def test_sigterm_lets_answers_end(own: Watching) -> None:
 def _in_flight(own: Watching) -> float:
     """Answers, as the gateway's metrics say."""
     url = f"http://127.0.0.1:{own.gateway.metrics_port}/metrics"
-    with urllib.request.urlopen(url, timeout=5) as reply:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as reply:
         page = reply.read().decode()
     return next(
         float(line.split()[1])

@@ -142,7 +142,7 @@ def test_a_session_outlives_the_worker_that_was_killed(pair: Pair) -> None:
     assert after.state == pb.SESSION_STATE_LIVE
     assert set(after.stats.degraded) <= {"rate_lowered"}  # which a busy machine may have done
     assert moved.id == before.id
-    assert took_s < 5.0
+    assert took_s < 20.0
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])

@@ -14,7 +14,7 @@ from services.common.channels import channel_to
 from services.common.identity import Identity
 from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
 from tests.certificates import Authority
-from tests.eventually import wait_until
+from tests.eventually import PATIENCE_S, wait_until
 from tests.processes import SHAPES, RedisServer, ServiceProcess
 
 pytestmark = pytest.mark.option
@@ -135,7 +135,7 @@ async def test_a_service_of_another_authority_or_name_is_not_talked_to(
     )
     channel, _ = channel_to(dialogue.address, named)
     async with channel:
-        await dialogue_pb2_grpc.DialogueServiceStub(channel).Open(request, timeout=5)
+        await dialogue_pb2_grpc.DialogueServiceStub(channel).Open(request, timeout=PATIENCE_S)
 
 
 async def test_both_sides_read_new_certificates_without_a_restart(
@@ -146,18 +146,18 @@ async def test_both_sides_read_new_certificates_without_a_restart(
     request = dialogue_pb2.OpenConversationRequest(id="c")
     async with channel:
         stub = dialogue_pb2_grpc.DialogueServiceStub(channel)
-        await stub.Open(request, timeout=5)
+        await stub.Open(request, timeout=PATIENCE_S)
         new = Authority(tmp_path / "new", "new")
         old_ca = files.authority.ca.read_bytes()
         files.authority.ca.write_bytes(old_ca + new.ca.read_bytes())
         await asyncio.sleep(LOOKED_AGAIN_S)
-        await stub.Open(request, timeout=5)
+        await stub.Open(request, timeout=PATIENCE_S)
         new.sign(files.folder / "tls.crt", files.folder / "tls.key")
         await asyncio.sleep(LOOKED_AGAIN_S)
-        await stub.Open(request, timeout=5)
+        await stub.Open(request, timeout=PATIENCE_S)
         files.authority.ca.write_bytes(new.ca.read_bytes())
         await asyncio.sleep(LOOKED_AGAIN_S)
-        await stub.Open(request, timeout=5)
+        await stub.Open(request, timeout=PATIENCE_S)
     # A new connection that knows nothing of the old authority is answered.
     assert reached(dialogue.address, files.credentials)
 

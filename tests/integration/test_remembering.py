@@ -18,7 +18,7 @@ import sightline
 from services.inference_worker.serving.doubt import says_doubt
 from sightline.cli import main
 from sightline.mcp_server import Tools
-from tests.eventually import wait_until
+from tests.eventually import PATIENCE_S, wait_until
 from tests.suite import Suite
 
 pytestmark = pytest.mark.option
@@ -62,7 +62,7 @@ def shown(colour: str, shape: str) -> NDArray[np.uint8]:
 def notes(suite: Suite) -> float:
     """Lines that the gateway has asked for and got, or not."""
     address = f"http://127.0.0.1:{suite.gateway.metrics_port}/metrics"
-    with urllib.request.urlopen(address, timeout=5) as reply:
+    with urllib.request.urlopen(address, timeout=PATIENCE_S) as reply:
         lines = reply.read().decode().splitlines()
     return sum(
         float(line.rpartition(" ")[2])
@@ -150,7 +150,7 @@ def test_moments_are_written_read_asked_about_and_erased(
             moment.id for moment in moments[:2]
         ]
         address = f"{suite.url}api/sessions/room/memory/{moments[0].id}.jpg"
-        with urllib.request.urlopen(address, timeout=5) as reply:
+        with urllib.request.urlopen(address, timeout=PATIENCE_S) as reply:
             assert reply.read() == moments[0].pictures[0]
         options = ["--server", suite.address, "memory", "room", "blue", "--json"]
         assert main([*options, "--pictures", str(tmp_path)]) == 0

@@ -16,7 +16,7 @@ import pytest
 import sightline
 from services.gateway.auth.keys import new_key
 from tests.certificates import Authority
-from tests.eventually import wait_until
+from tests.eventually import PATIENCE_S, wait_until
 from tests.processes import ServiceProcess
 
 pytestmark = pytest.mark.option
@@ -110,7 +110,7 @@ def test_the_client_comes_in_with_the_right_authority_alone(
 
 
 def test_who_does_not_encrypt_is_refused_and_probes_are_answered(encrypted: Encrypted) -> None:
-    plain = http.client.HTTPConnection("127.0.0.1", encrypted.gateway.http_port, timeout=5)
+    plain = http.client.HTTPConnection("127.0.0.1", encrypted.gateway.http_port, timeout=PATIENCE_S)
     plain.request("GET", "/healthz")
     with pytest.raises((http.client.HTTPException, ConnectionError)):
         plain.getresponse()
@@ -124,7 +124,7 @@ def test_who_does_not_encrypt_is_refused_and_probes_are_answered(encrypted: Encr
     ):
         old.wrap_socket(raw, server_hostname="localhost")
     probe = f"http://127.0.0.1:{encrypted.gateway.metrics_port}/healthz"
-    with urllib.request.urlopen(probe, timeout=5) as reply:
+    with urllib.request.urlopen(probe, timeout=PATIENCE_S) as reply:
         assert reply.status == 200
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
+from tests.eventually import PATIENCE_S
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import Parts
 from tests.unit.realtime_parts import served_realtime
@@ -29,7 +30,7 @@ class Client:
         await self.socket.send_json(message)
 
     async def next(self) -> dict[str, Any]:
-        message = await self.socket.receive(timeout=5)
+        message = await self.socket.receive(timeout=PATIENCE_S)
         assert message.type is WSMsgType.TEXT, (message, self.socket.close_code)
         told: dict[str, Any] = json.loads(message.data)
         self.messages.append(told)
@@ -45,7 +46,7 @@ class Client:
 
     async def closed(self) -> tuple[int | None, str]:
         """The code and the reason with which the server closes."""
-        while (message := await self.socket.receive(timeout=5)).type is WSMsgType.TEXT:
+        while (message := await self.socket.receive(timeout=PATIENCE_S)).type is WSMsgType.TEXT:
             self.messages.append(json.loads(message.data))
         return self.socket.close_code, str(message.extra or "")
 

@@ -14,6 +14,7 @@ from services.gateway.api.http import HttpApi
 from services.gateway.api.realtime.door import RealtimeApi
 from services.gateway.voice.ears import Ears
 from sightline.v1 import gateway_pb2 as pb
+from tests.eventually import PATIENCE_S
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import Parts, running
 
@@ -43,7 +44,7 @@ class Line:
         await self.socket.send_json({"type": kind, **fields})
 
     async def next(self) -> dict[str, Any]:
-        message = await self.socket.receive(timeout=5)
+        message = await self.socket.receive(timeout=PATIENCE_S)
         assert message.type is WSMsgType.TEXT, message
         event: dict[str, Any] = json.loads(message.data)
         assert event["event_id"]

@@ -23,6 +23,7 @@ from services.gateway.api.operations import add_operations
 from services.gateway.voice.passages import PassageCutter
 from sightline.errors import InvalidArgumentError, ResourceExhaustedError, UnavailableError
 from sightline.v1 import gateway_pb2
+from tests.eventually import PATIENCE_S
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import running
 from tests.unit.http_parts import events_of
@@ -322,4 +323,4 @@ async def test_a_refusal_before_the_sound_is_an_ordinary_one_and_a_loss_cuts_it_
 async def test_a_gateway_ends_after_the_recordings_that_it_hears() -> None:
     async with running(FakeWorker()) as parts:
         api = TranscriptionsApi(parts.config, parts.viewers, parts.callers)
-        await asyncio.wait_for(api.drain(), 5)
+        await asyncio.wait_for(api.drain(), PATIENCE_S)

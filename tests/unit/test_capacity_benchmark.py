@@ -40,7 +40,7 @@ def test_hours_pass_at_once_and_in_order() -> None:
     assert [name for _, name in seen] == ["soon", "late", "later"]
     assert [at_s for at_s, _ in seen] == pytest.approx([0.5, 7200, 7200.5])
     assert loop.time() == pytest.approx(7260.5)
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 60
     with pytest.raises(RuntimeError, match="no timer"):
         loop.run_until_complete(asyncio.Event().wait())
     loop.close()

@@ -16,6 +16,7 @@ from services.common.places import Trusted
 from sightline.errors import ResourceExhaustedError
 from sightline.v1 import dialogue_pb2 as pb
 from sightline.v1 import dialogue_pb2_grpc
+from tests.eventually import PATIENCE_S
 
 DELETE = "/sightline.v1.DialogueService/Delete"
 Code = grpc.StatusCode
@@ -62,7 +63,7 @@ async def test_slow_requests_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch
         await asyncio.gather(*(call.wait_for_connection() for call in held))
         stub = dialogue_pb2_grpc.DialogueServiceStub(quick)
         for _ in range(3):
-            assert (await stub.Delete(pb.DeleteConversationRequest(), timeout=5)).existed
+            assert (await stub.Delete(pb.DeleteConversationRequest(), timeout=PATIENCE_S)).existed
         codes = [await call.code() for call in held if call.done()]
         assert codes
         assert set(codes) == {Code.RESOURCE_EXHAUSTED}
@@ -120,6 +121,6 @@ async def test_who_connects_and_says_nothing_costs_no_call() -> None:
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = dialogue_pb2_grpc.DialogueServiceStub(channel)
-            assert (await stub.Delete(pb.DeleteConversationRequest(), timeout=5)).existed
+            assert (await stub.Delete(pb.DeleteConversationRequest(), timeout=PATIENCE_S)).existed
         for connection in held:
             connection.close()

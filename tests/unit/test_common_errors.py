@@ -13,7 +13,7 @@ from services.common.errors import ErrorInterceptor
 from sightline.errors import NotFoundError, SightlineError, UnavailableError, error_from_status
 from sightline.v1 import dialogue_pb2 as pb
 from sightline.v1 import dialogue_pb2_grpc, tts_pb2, tts_pb2_grpc
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually
 
 DELETE = "/sightline.v1.DialogueService/Delete"
 SYNTHESIZE = "/sightline.v1.TtsService/Synthesize"
@@ -50,7 +50,7 @@ async def _served(behaviour: Callable[[Any, Any], Any]) -> AsyncIterator[grpc.ai
 
 async def _delete(channel: grpc.aio.Channel) -> Any:
     stub = dialogue_pb2_grpc.DialogueServiceStub(channel)
-    return await stub.Delete(pb.DeleteConversationRequest(conversation="c"), timeout=5)
+    return await stub.Delete(pb.DeleteConversationRequest(conversation="c"), timeout=PATIENCE_S)
 
 
 def _calls(method: str, code: str) -> float:
@@ -140,7 +140,7 @@ async def test_bytes_that_are_no_message_are_the_callers_fault() -> None:
 
     async with _served(unary) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(DELETE)(b"\xff" * 9, timeout=5)
+            await channel.unary_unary(DELETE)(b"\xff" * 9, timeout=PATIENCE_S)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -150,7 +150,7 @@ async def test_bytes_that_are_no_message_end_a_stream() -> None:
             yield tts_pb2.SynthesizeResponse()
 
     async with _served(echo) as channel:
-        call = channel.stream_stream(SYNTHESIZE)(iter([b"", b"\xff" * 9]), timeout=5)
+        call = channel.stream_stream(SYNTHESIZE)(iter([b"", b"\xff" * 9]), timeout=PATIENCE_S)
         assert await call.read() == b""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
@@ -177,7 +177,7 @@ async def test_a_stream_cleans_up_at_once_when_its_caller_goes_away(busy_sending
         await call.write(tts_pb2.SynthesizeRequest(text="hello"))
         assert (await call.read()).text == "first"
         call.cancel()
-        await asyncio.wait_for(cleaned.wait(), 5)
+        await asyncio.wait_for(cleaned.wait(), PATIENCE_S)
     await _counted(SYNTHESIZE, "CANCELLED", before + 1)
 
 
@@ -187,7 +187,7 @@ async def test_a_stream_that_fails_half_way_keeps_what_it_sent() -> None:
         raise NotFoundError("then gone")
 
     async with _served(behaviour) as channel:
-        call = tts_pb2_grpc.TtsServiceStub(channel).Synthesize(timeout=5)
+        call = tts_pb2_grpc.TtsServiceStub(channel).Synthesize(timeout=PATIENCE_S)
         assert (await call.read()).text == "one"
         with pytest.raises(grpc.aio.AioRpcError, match="then gone"):
             await call.read()

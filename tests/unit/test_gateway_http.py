@@ -12,7 +12,7 @@ from services.common.hosts import Hosts, may_probe
 from services.gateway.sessions.states import LIVE
 from services.gateway.workers import workers as router
 from sightline.v1 import gateway_pb2, inference_pb2
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually
 from tests.unit.fake_worker import ANSWER, FakeWorker
 from tests.unit.gateway_parts import KEY, picture
 from tests.unit.http_parts import served
@@ -323,7 +323,7 @@ async def test_nonsense_on_a_websocket_is_told_and_ends_it(message: str) -> None
             await socket.send_str(message)
             error = (await _until(socket, "error"))["error"]
             assert error["code"] in ("INVALID_ARGUMENT", "FAILED_PRECONDITION")
-            assert (await socket.receive(timeout=5)).type is WSMsgType.CLOSE
+            assert (await socket.receive(timeout=PATIENCE_S)).type is WSMsgType.CLOSE
             assert socket.close_code == 1008
 
 
@@ -336,7 +336,7 @@ async def test_a_huge_websocket_message_ends_it() -> None:
             async with client.ws_connect(path) as socket:
                 await _start(socket)
                 await socket.send_str(json.dumps({"ask": {"text": "x" * 1_000_000}}))
-                while (message := await socket.receive(timeout=5)).type is WSMsgType.TEXT:
+                while (message := await socket.receive(timeout=PATIENCE_S)).type is WSMsgType.TEXT:
                     pass
                 assert message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
                 assert socket.close_code == 1009
@@ -351,7 +351,7 @@ async def test_a_removed_session_sends_its_websockets_away() -> None:
             await _start(socket)
             assert (await client.delete(f"/api/sessions/{session.id}")).status == 204
             assert (await _until(socket, "go_away"))["go_away"]["reason"] == "session_deleted"
-            assert (await socket.receive(timeout=5)).type is WSMsgType.CLOSE
+            assert (await socket.receive(timeout=PATIENCE_S)).type is WSMsgType.CLOSE
 
 
 # --- other sites --------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ async def test_a_worker_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> N
         first.understanding.set()
 
 
-PATIENT = {"worker_patience_s": 8.0}  # far longer than any of these tests takes
+PATIENT = {"worker_patience_s": 60.0}  # far longer than any of these tests takes
 
 
 async def test_a_worker_that_gives_no_sign_at_all_is_left_long_before_patience_ends() -> None:

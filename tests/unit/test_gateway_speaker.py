@@ -18,6 +18,7 @@ from sightline.errors import (
     UnavailableError,
 )
 from sightline.v1 import gateway_pb2, tts_pb2, tts_pb2_grpc
+from tests.eventually import PATIENCE_S
 
 
 class _Tts(tts_pb2_grpc.TtsServiceServicer):
@@ -119,6 +120,6 @@ async def test_who_leaves_stops_the_synthesis_and_makes_room() -> None:
         with pytest.raises(ResourceExhaustedError):
             await _hear(speaker, "two")
         await audio.aclose()
-        await asyncio.wait_for(tts.ended.wait(), 5)
+        await asyncio.wait_for(tts.ended.wait(), PATIENCE_S)
         tts.going_on.set()
         assert await _hear(speaker, "three") == [b"three"]

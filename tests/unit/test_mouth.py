@@ -7,7 +7,7 @@ import pytest
 
 from services.common.tasks import cancel_and_wait
 from services.gateway.api.realtime.mouth import HZ, PACKET_S, PACKET_STAMPS, Heard, Mouth
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually
 
 
 class Clock:
@@ -82,7 +82,7 @@ async def test_a_pause_ends_when_it_is_told_to() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     mouth.resume()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE_S)
     mouth.close()
     with pytest.raises(EOFError):
         await mouth.next()

@@ -17,7 +17,7 @@ from services.gateway.auth.caller import Caller, Permission
 from services.gateway.auth.keys import Keys, new_key
 from sightline.errors import UnauthenticatedError
 from sightline.v1 import gateway_pb2 as pb
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually
 from tests.unit.fake_worker import ANSWER, FakeWorker
 from tests.unit.realtime_parts import Line, line_to, served_realtime
 from tests.unit.test_realtime_codec import LIVEKIT
@@ -399,7 +399,7 @@ async def test_what_is_wrong_with_an_event_is_an_error_with_its_id() -> None:
 async def test_a_session_that_is_deleted_ends_theline_to() -> None:
     async with line_to() as line:
         line.parts.sessions.delete(line.parts.sessions.all()[0], "deleted")
-        message = await line.socket.receive(timeout=5)
+        message = await line.socket.receive(timeout=PATIENCE_S)
         assert message.type is WSMsgType.CLOSE
         assert message.extra == "session_deleted"
 
@@ -547,7 +547,7 @@ async def test_lines_end_with_the_server() -> None:
         await line.until("session.created")
         assert client.server is not None
         closing = asyncio.create_task(client.server.close())
-        message = await socket.receive(timeout=5)
+        message = await socket.receive(timeout=PATIENCE_S)
         assert message.type is WSMsgType.CLOSE
         assert message.extra == "the server is stopping"
         await closing

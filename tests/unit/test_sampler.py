@@ -15,6 +15,7 @@ from services.common.tasks import QueueClosed
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.sampler import FrameRate, Sampler
 from services.gateway.sources.source import MAX_AHEAD_NS, DecodedFrame
+from tests.eventually import PATIENCE_S
 from tests.sources import START_NS
 
 SECOND_NS = 1_000_000_000
@@ -216,7 +217,7 @@ async def test_a_reader_is_woken_by_the_decode_thread() -> None:
     reading = asyncio.create_task(ring.get())
     await asyncio.sleep(0)
     threading.Thread(target=ring.take, args=(picture(solid((1, 2, 3))),)).start()
-    frame = await asyncio.wait_for(reading, 5)
+    frame = await asyncio.wait_for(reading, PATIENCE_S)
     assert frame.pixels[:3] == bytes([1, 2, 3])
 
 
@@ -245,9 +246,9 @@ async def test_lossless_waits_for_room_and_loses_nothing() -> None:
     thread.start()
     reds = []
     for _ in frames:
-        reds.append((await asyncio.wait_for(ring.get(), 5)).pixels[0])
+        reds.append((await asyncio.wait_for(ring.get(), PATIENCE_S)).pixels[0])
         assert len(ring) <= 2
-    thread.join(5)
+    thread.join(PATIENCE_S)
     assert reds == list(range(40))
     assert not ring.counts().dropped
 
@@ -258,7 +259,7 @@ async def test_closing_releases_a_waiting_thread_and_the_reader() -> None:
     thread = threading.Thread(target=ring.take, args=(picture(solid((0, 0, 0)), 1),))
     thread.start()
     ring.close()
-    await asyncio.to_thread(thread.join, 5)
+    await asyncio.to_thread(thread.join, PATIENCE_S)
     assert not thread.is_alive()
     with pytest.raises(QueueClosed):
         await ring.get()
@@ -272,7 +273,7 @@ async def test_a_closed_reader_stops_waiting() -> None:
     await asyncio.sleep(0)
     ring.close()
     with pytest.raises(QueueClosed):
-        await asyncio.wait_for(reading, 5)
+        await asyncio.wait_for(reading, PATIENCE_S)
 
 
 # --- capture times --------------------------------------------------------------------------------

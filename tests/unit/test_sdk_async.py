@@ -14,7 +14,7 @@ from sightline.calls import ATTEMPTS, backoff_s
 from sightline.types import Said, SourceCondition
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1.dialogue_pb2 import Round
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually
 from tests.unit.fake_gateway import ANSWER, CREDIT, FakeGateway
 from tests.unit.test_sdk_frames import write_video
 
@@ -413,8 +413,8 @@ async def test_a_watch_with_a_bound_ends_by_itself(gateway, session) -> None:
     await eventually(lambda: gateway.watched)
     _fire(gateway, True, 1)
     _fire(gateway, False, 2)
-    assert len(await asyncio.wait_for(seen, 5)) == 1
-    assert await asyncio.wait_for(_all(session.watch("motion", timeout_s=0.05)), 5) == []
+    assert len(await asyncio.wait_for(seen, PATIENCE_S)) == 1
+    assert await asyncio.wait_for(_all(session.watch("motion", timeout_s=0.05)), PATIENCE_S) == []
     await eventually(lambda: len(gateway.unwatched) == 2)
 
 
@@ -460,23 +460,23 @@ async def test_the_health_of_pictures_comes_as_it_is_and_with_every_change(
         _line(gateway).add(source_health=health)
 
     told = session.source_health()
-    assert await told.next(5) == (SourceCondition.UNKNOWN, 0)
+    assert await told.next(PATIENCE_S) == (SourceCondition.UNKNOWN, 0)
     tell(pb.SOURCE_CONDITION_FROZEN, 5)
-    assert await told.next(5) == (SourceCondition.FROZEN, 5)
+    assert await told.next(PATIENCE_S) == (SourceCondition.FROZEN, 5)
     later = session.source_health(timeout_s=0.2)
     assert [health async for health in later] == [(SourceCondition.FROZEN, 5)]
     state = pb.Session(id=session.id, source_health=pb.SourceHealth(condition=1, since_ns=7))
     tell(pb.SOURCE_CONDITION_FROZEN, 5)
     _line(gateway).add(session_state=state)
-    assert await told.next(5) == (SourceCondition.FINE, 7)
+    assert await told.next(PATIENCE_S) == (SourceCondition.FINE, 7)
     assert session.info.source_health == (SourceCondition.FINE, 7)
     told.close()
-    assert await told.next(5) is None
+    assert await told.next(PATIENCE_S) is None
 
 
 async def test_the_health_of_pictures_is_heard_of_again_after_a_break(gateway, session) -> None:
     told = session.source_health()
-    await told.next(5)
+    await told.next(PATIENCE_S)
     gateway.sessions[session.id].source_health.condition = pb.SOURCE_CONDITION_DARK
     gateway.break_line()
     assert (await told.next(10)).condition is SourceCondition.DARK

@@ -29,7 +29,7 @@ OFFER = "\r\n".join(
 )
 
 
-def test_an_offer_that_is_whole() -> None:
+def test_an_offer_that_is_whole_is_not_refused() -> None:
     check_offer(OFFER)
     check_offer(OFFER.replace("\r\n", "\n"))
     check_offer(

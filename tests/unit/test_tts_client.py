@@ -13,6 +13,7 @@ from services.common.errors import ON_PURPOSE
 from services.common.tts_client import TtsClient
 from sightline.errors import InternalError, InvalidArgumentError, UnavailableError
 from sightline.v1 import gateway_pb2, tts_pb2, tts_pb2_grpc
+from tests.eventually import PATIENCE_S
 from tests.unit.served import NOWHERE, served
 
 
@@ -88,11 +89,11 @@ async def test_no_text_is_no_audio() -> None:
 
 
 async def test_speech_that_is_away_says_so_at_once() -> None:
-    peer = TtsClient(NOWHERE, connect_timeout_s=5)
+    peer = TtsClient(NOWHERE, connect_timeout_s=PATIENCE_S)
     started = time.monotonic()
     with pytest.raises(UnavailableError):
         await _hear(peer, "", "text")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < PATIENCE_S / 2
     await peer.aclose()
 
 
@@ -101,16 +102,16 @@ async def test_speech_that_says_nothing_is_given_up(voice: str) -> None:
     async with _speech(connect_timeout_s=0.3, audio_timeout_s=0.05) as (peer, fake):
         with pytest.raises(UnavailableError, match="in time"):
             await _hear(peer, voice, "text")
-        await asyncio.wait_for(fake.ended.wait(), 5)
+        await asyncio.wait_for(fake.ended.wait(), PATIENCE_S)
 
 
 async def test_slow_text_is_not_silence() -> None:
     async def slow() -> AsyncIterator[str]:
         yield "one"
-        await asyncio.sleep(0.6)  # longer than audio may take
+        await asyncio.sleep(1.3)  # longer than audio may take
         yield "two"
 
-    async with _speech(audio_timeout_s=0.4) as (peer, _):
+    async with _speech(audio_timeout_s=1.0) as (peer, _):
         chunks = [chunk.pcm async for chunk in peer.speak(slow(), "en")]
     assert chunks == [b"one", b"two"]
 
@@ -136,7 +137,7 @@ async def test_a_failing_writer_is_not_hidden() -> None:
         with pytest.raises(ValueError, match="the model failed"):
             async for _ in peer.speak(text(), "en"):
                 pass
-        await asyncio.wait_for(fake.ended.wait(), 5)
+        await asyncio.wait_for(fake.ended.wait(), PATIENCE_S)
 
 
 async def test_leaving_stops_synthesis_and_text() -> None:
@@ -153,5 +154,5 @@ async def test_leaving_stops_synthesis_and_text() -> None:
         speaking = peer.speak(text(), "en")
         assert (await anext(speaking)).pcm == b"one"
         await speaking.aclose()
-        await asyncio.wait_for(fake.ended.wait(), 5)
-        await asyncio.wait_for(closed.wait(), 5)
+        await asyncio.wait_for(fake.ended.wait(), PATIENCE_S)
+        await asyncio.wait_for(closed.wait(), PATIENCE_S)

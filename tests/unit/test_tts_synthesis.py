@@ -18,6 +18,7 @@ from services.tts.config import TtsConfig
 from services.tts.engines import Emit, EngineVoice, PiperEngine, make_engine
 from services.tts.synthesis import Synthesis
 from sightline.errors import InternalError, ResourceExhaustedError, UnavailableError
+from tests.eventually import PATIENCE_S
 
 
 class _Engine:
@@ -109,7 +110,7 @@ async def test_too_many_sentences_are_refused() -> None:
     async with _synthesis(max_waiting=2) as (synthesis, engine):
         engine.free.clear()
         calls = [asyncio.create_task(_said(synthesis, str(number))) for number in range(6)]
-        done, _ = await asyncio.wait(calls, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
+        done, _ = await asyncio.wait(calls, timeout=PATIENCE_S, return_when=asyncio.FIRST_EXCEPTION)
         assert isinstance(next(iter(done)).exception(), ResourceExhaustedError)
         engine.free.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -128,7 +129,7 @@ async def test_stopping_tells_those_who_wait() -> None:
     await synthesis.stop()
     for call in (speaking, waiting):
         with pytest.raises(UnavailableError):
-            await asyncio.wait_for(call, 5)
+            await asyncio.wait_for(call, PATIENCE_S)
     with pytest.raises(UnavailableError):
         await _said(synthesis, "late")
     assert engine.closed
