@@ -240,6 +240,8 @@ async def test_a_crash_of_the_engine_costs_one_sentence(service_process: Start) 
         await waiting.write(pb.SynthesizeRequest(text="And th"))
         (engine,) = service.children()
         engine.suspend()
+        # Until it has stopped it would still take the text that comes, and leave nothing to see.
+        await eventually(lambda: engine.status() == psutil.STATUS_STOPPED)
         call = stub.Synthesize(timeout=60)
         await call.write(pb.SynthesizeRequest(text=f"{SENTENCE} And"))
         # Killed between two sentences it would cost none: the next would get a new engine.
