@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from training import curve
 from training.batches import Batch, Pictures, make_batch, new_model, world_of
 from training.distillation import Lessons
 from training.layout import NO_TARGET
+from training.learning import average, cosine, write_checkpoint
 from training.objectives import Losses, Objectives, encode, final_states, score
 from training.pools import Pools
 from training.preference import Pairs, judge, mine
@@ -114,7 +114,8 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.objectives.parameters(), self.recipe.clip_norm)
         self.optimiser.step()
         self.step += 1
-        self._average()
+        keep = min(self.recipe.ema_decay, self.step / (self.step + 20.0))
+        average(self.averaged, self.objectives, keep)
         return losses
 
     def _with_vision(self, batch: Made) -> Made:
@@ -202,15 +203,6 @@ class Trainer:
         ):
             gradient.copy_(part.view_as(gradient))
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.recipe.ema_decay, self.step / (self.step + 20.0))
-        slow: list[torch.Tensor] = list(self.averaged.parameters())
-        fast: list[torch.Tensor] = list(self.objectives.parameters())
-        torch._foreach_lerp_(slow, fast, 1.0 - decay)
-        for kept, buffer in zip(self.averaged.buffers(), self.objectives.buffers(), strict=True):
-            kept.copy_(buffer)
-
     def run(self, console: Console, workers: int = 1, steps: int | None = None) -> None:
         """Train to the end of the recipe, or `steps` further steps."""
         end = self.recipe.total_steps
@@ -293,7 +285,7 @@ class Trainer:
     # Checkpoints
 
     def save(self) -> None:
-        """Write everything a resumed run needs; an interrupted write leaves the old file."""
+        """Write everything a resumed run needs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "step": self.step,
@@ -304,9 +296,7 @@ class Trainer:
             "reference": None if self.reference is None else self.reference.state_dict(),
             "curve": self.curve,
         }
-        path = self.folder / "checkpoint.pt"
-        torch.save(state, path.with_suffix(".partial"))
-        os.replace(path.with_suffix(".partial"), path)
+        write_checkpoint(self.folder / "checkpoint.pt", state)
 
     def resume(self) -> bool:
         """Continue from this folder's checkpoint if there is one of the same recipe."""
@@ -363,14 +353,6 @@ def replace_folder(output: Path, write: Callable[[Path], None]) -> None:
     for path in output.glob("*.safetensors*"):
         if path.name not in written:
             path.unlink()
-
-
-def cosine(step: int, steps: int, warmup: int, top: float, floor: float) -> float:
-    """Learning rate: linear from `top` / `warmup` to `top`, then half a cosine down to `floor`."""
-    if step < warmup:
-        return top * (step + 1) / warmup
-    share = (step - warmup) / max(steps - warmup, 1)
-    return floor + (top - floor) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def _summary(values: dict[str, float]) -> str:

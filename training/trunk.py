@@ -8,7 +8,6 @@ their own above the trunk.
 """
 
 import copy
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,11 +22,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from services.inference_worker.model.lite0 import WIDE, PhotoEncoder
 from training.batches import new_model, world_of
+from training.learning import average, cosine, write_checkpoint
 from training.objectives import Objectives
 from training.recipe import Recipe
 from training.rendering import Pixels
 from training.stories import MIDDLE, Stills, Stories
-from training.train import cosine
 from training.world.cells import nouns
 from training.worlds import Truth
 
@@ -119,10 +118,7 @@ class _Tuning:
         self.optimiser.step()
         self.step += 1
         keep = min(KEEP, self.step / (self.step + 10.0))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.averaged.parameters()), list(self.encoder.parameters()), 1.0 - keep
-            )
+        average(self.averaged, self.encoder, keep)
         parts = {"loss": float(losses.total.detach()), **losses.parts}
         return parts | {"filling": float(filling.detach())}
 
@@ -147,9 +143,7 @@ class _Tuning:
         }
         # The weights first: a run that was ended between the two writes it again.
         save_file({n: t.contiguous() for n, t in self.averaged.state_dict().items()}, self.output)
-        partial = self._checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self._checkpoint)
+        write_checkpoint(self._checkpoint, state)
 
     def resume(self) -> None:
         """Go on from the checkpoint of the same recipe and length, where there is one."""

@@ -9,7 +9,6 @@ import contextlib
 import csv
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -36,9 +35,10 @@ from services.inference_worker.model.layout import VISION
 from services.inference_worker.model.registry import load_model, model_folder
 from training.batches import with_words
 from training.layout import NO_TARGET, arrange, visibility
+from training.learning import cosine, write_checkpoint
 from training.pieces import Piece, cut
 from training.recordings import Recording, frame_size, read_footage, read_recordings
-from training.train import cosine, replace_folder
+from training.train import replace_folder
 
 ENCODED_TOGETHER = 8  # tubelets
 WARMUP_STEPS = 10
@@ -296,8 +296,7 @@ class Tuner:
             "curve": self.curve,
         }
         path = self.tuning.folder / "checkpoint.pt"
-        torch.save(state, path.with_suffix(".partial"))
-        os.replace(path.with_suffix(".partial"), path)
+        write_checkpoint(path, state)
         with (self.tuning.folder / "curve.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(self.curve[0]))
             writer.writeheader()
