@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def settings(redis: RedisServer, **more: Any) -> dict[str, Any]:
-    return {"redis_url": redis.url, "cluster_secret": SECRET, "redis_timeout_s": 0.5, **more}
+    return {"redis_url": redis.url, "cluster_secret": SECRET, "redis_timeout_s": 5.0, **more}
 
 
 class Shown:
