@@ -1,7 +1,8 @@
 """JSON logs: one object a line on standard error, constant messages, fields beside them.
 
 Strangers can make a service say the same thing often, so each kind of line has a limit; what was
-withheld is counted and said. They can also choose how long a line is, so texts are cut.
+withheld is counted and said. So is a warning that repeats another word for word, as those about a
+peer that is away do. They can also choose how long a line is, so texts are cut.
 """
 
 import json
@@ -9,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -64,12 +65,14 @@ def _shown(value: object) -> object:
 
 @dataclass(slots=True)
 class _Kind:
-    """Lines of one logger, level and message since `since_s`."""
+    """Lines of one logger, level and message since `since_s`. `said`: those that were written, by
+    their words, and how often each came again."""
 
     since_s: float
     first: logging.LogRecord
     admitted: int = 0
     withheld: int = 0
+    said: dict[str, tuple[logging.LogRecord, int]] = field(default_factory=dict)
 
 
 class Sparing:
@@ -84,23 +87,29 @@ class Sparing:
         if record.name == AUDIT:
             return [record]
         now_s = self._clock()
-        written = [_notice(kind) for kind in self._over(now_s) if kind.withheld]
+        written = [notice for kind in self._over(now_s) for notice in _notices(kind)]
         key = (record.name, record.levelno, str(record.msg)[:200])
         kind = self._kinds.get(key)
         if kind is None:
             if len(self._kinds) >= MAX_KINDS:  # messages are constant; whose are not share a kind
                 key = (record.name, record.levelno, "")
             kind = self._kinds.setdefault(key, _Kind(now_s, record))
-        if kind.admitted < (MAX_TRACEBACKS if record.exc_info else MAX_LINES):
+        words = _words(record) if record.levelno >= logging.WARNING and not record.exc_info else ""
+        if words in kind.said:
+            first, num_again = kind.said[words]
+            kind.said[words] = (first, num_again + 1)
+        elif kind.admitted < (MAX_TRACEBACKS if record.exc_info else MAX_LINES):
             kind.admitted += 1
             written.append(record)
+            if words:
+                kind.said[words] = (record, 0)
         else:
             kind.withheld += 1
         return written
 
     def rest(self) -> list[logging.LogRecord]:
         """Notices of everything withheld and not said yet."""
-        return [_notice(kind) for kind in self._over(float("inf")) if kind.withheld]
+        return [notice for kind in self._over(float("inf")) for notice in _notices(kind)]
 
     def _over(self, now_s: float) -> list[_Kind]:
         ended = [key for key, kind in self._kinds.items() if now_s - kind.since_s >= WINDOW_S]
@@ -133,6 +142,26 @@ def set_up_logging(service: str, level: str) -> None:
 
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
+def _words(record: logging.LogRecord) -> str:
+    """All that a line says, but for when and where in the code."""
+    fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    return f"{record.getMessage()[:MAX_TEXT]}\0{str(fields)[:MAX_TEXT]}"
+
+
+def _notices(kind: _Kind) -> list[logging.LogRecord]:
+    """What the end of a window says: lines that came again, with their count, and the rest."""
+    notices = [
+        logging.makeLogRecord(
+            vars(first) | {"created": time.time(), "repeated": again, "window_s": WINDOW_S}
+        )
+        for first, again in kind.said.values()
+        if again
+    ]
+    if kind.withheld:
+        notices.append(_notice(kind))
+    return notices
 
 
 def _notice(kind: _Kind) -> logging.LogRecord:

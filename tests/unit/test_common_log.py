@@ -17,8 +17,10 @@ class _Clock:
         return self.now_s
 
 
-def _record(message: str = "knock", level: int = logging.WARNING) -> logging.LogRecord:
-    return logging.makeLogRecord({"name": "door", "levelno": level, "msg": message})
+def _record(
+    message: str = "knock", level: int = logging.INFO, **fields: object
+) -> logging.LogRecord:
+    return logging.makeLogRecord({"name": "door", "levelno": level, "msg": message, **fields})
 
 
 def test_a_kind_of_line_has_a_limit_and_its_count_is_said() -> None:
@@ -32,6 +34,36 @@ def test_a_kind_of_line_has_a_limit_and_its_count_is_said() -> None:
     assert (notice.of, notice.withheld) == ("knock", 1000 - logs.MAX_LINES)  # type: ignore[attr-defined]
     assert other.msg == "a third"
     assert len(sparing.pass_on(_record())) == 1
+
+
+def test_a_failure_that_repeats_is_one_line_and_a_count() -> None:
+    """Of each peer the first is said at once; what differs is another line."""
+    clock = _Clock()
+    sparing = Sparing(clock)
+
+    def fail(peer: str, code: str = "UNAVAILABLE") -> list[logging.LogRecord]:
+        return sparing.pass_on(_record("a peer failed", logging.WARNING, peer=peer, code=code))
+
+    assert [one.peer for one in fail("the model")] == ["the model"]  # type: ignore[attr-defined]
+    assert sum(len(fail("the model")) for _ in range(49)) == 0
+    assert len(fail("the voice")) == len(fail("the model", "INTERNAL")) == 1
+    clock.now_s += logs.WINDOW_S
+    again, first = fail("the model")
+    assert (again.peer, again.repeated) == ("the model", 49)  # type: ignore[attr-defined]
+    assert not hasattr(first, "repeated")
+    assert "repeated" in JsonFormatter("gateway").format(again)
+    fail("the model")
+    assert [one.repeated for one in sparing.rest()] == [1]  # type: ignore[attr-defined]
+
+
+def test_a_failure_whose_words_change_each_time_has_the_limit_of_its_kind() -> None:
+    sparing = Sparing(_Clock())
+    lines = (_record("a peer failed", logging.WARNING, reason=n % 200) for n in range(1000))
+    assert sum(len(sparing.pass_on(line)) for line in lines) == logs.MAX_LINES
+    assert all(len(kind.said) <= logs.MAX_LINES for kind in sparing._kinds.values())
+    (*again, notice) = sparing.rest()
+    assert len(again) == logs.MAX_LINES
+    assert logs.MAX_LINES + sum(one.repeated for one in again) + notice.withheld == 1000  # type: ignore[attr-defined]
 
 
 def test_what_is_to_be_accounted_for_is_never_withheld() -> None:
