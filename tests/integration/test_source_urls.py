@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import pytest
+from aiohttp import web
 from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -300,6 +301,51 @@ async def test_live_segments_that_begin_anew_are_read_anew(site: Site, tmp_path:
     assert not sink.drops
 
 
+async def test_a_recording_whose_segments_begin_anew_is_shown_to_its_end(
+    site: Site, tmp_path: Path
+) -> None:
+    """Its second half has another initialisation section: it is decoded by that one."""
+    for name, side in (("a", 160), ("b", 320)):
+        for number, data in enumerate(fragments(tmp_path / name, side)):
+            site.page(f"/{name}{number}.mp4", data)
+    lines = ["#EXTM3U", "#EXT-X-VERSION:7", "#EXT-X-TARGETDURATION:1"]
+    for name in "aba":
+        lines += ["#EXT-X-DISCONTINUITY", f'#EXT-X-MAP:URI="{name}0.mp4"']
+        lines += [f"#EXTINF:1.0,\n{name}{number}.mp4" for number in (1, 2)]
+    site.page("/recording.m3u8", "\n".join((*lines, "#EXT-X-ENDLIST", "")))
+    sink = await play(site.url("/recording.m3u8"), LOOPBACK)
+    assert [one.width for one in sink.pictures] == [160] * 30 + [320] * 30 + [160] * 30
+    times = [one.capture_ns for one in sink.pictures]
+    assert all(0 < b - a < SECOND_NS // 2 for a, b in itertools.pairwise(times))
+    assert sink.reasons == ["end"]
+    assert not sink.drops
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
+async def test_a_recording_whose_codec_becomes_another(
+    site: Site, tmp_path: Path, codec: str
+) -> None:
+    """In transport streams, at a discontinuity; a part that is missing is passed over."""
+    other = tmp_path / "other.ts"
+    with av.open(str(other), "w") as container:
+        stream = container.add_stream(codec, rate=15)
+        assert isinstance(stream, av.VideoStream)
+        stream.width = stream.height = 320
+        stream.pix_fmt = "yuv420p"
+        for number in range(15):
+            made = av.VideoFrame.from_ndarray(picture_array(number, 320, 320))
+            container.mux(stream.encode(made.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    site.page("/other.ts", other.read_bytes())
+    names = ("segment.ts", "other.ts", "gone.ts", "segment.ts")
+    lines = "".join(f"#EXT-X-DISCONTINUITY\n#EXTINF:1.0,\n{name}\n" for name in names)
+    site.page("/codecs.m3u8", f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n{lines}#EXT-X-ENDLIST\n")
+    sink = await play(site.url("/codecs.m3u8"), LOOPBACK)
+    widths = [one.width for one in sink.pictures]
+    assert [width == 320 for width in widths] == [False] * 15 + [True] * 15 + [False] * 15
+    assert sink.notes["segment_missing"] == 2  # the segment, and with it the part
+
+
 async def test_a_camera_that_sends_one_jpeg_after_another(site: Site) -> None:
     """Whose size changes on the way; bytes between that are no picture do no harm."""
     parts = []
@@ -318,6 +364,45 @@ async def test_a_camera_that_sends_one_jpeg_after_another(site: Site) -> None:
     await asyncio.to_thread(sink.wait_for_pictures, 39)
     await source.aclose()
     assert [picture.width for picture in sink.pictures[:39]] == [160] * 19 + [320] * 20
+
+
+async def test_a_camera_slower_than_a_read_may_take_is_not_opened_for_each_picture() -> None:
+    """It sends a picture in 1.5 s; a read waits for a second at first."""
+    num_opened = 0
+
+    async def pictures(request: web.Request) -> web.StreamResponse:
+        nonlocal num_opened
+        num_opened += 1
+        response = web.StreamResponse()
+        response.headers["Content-Type"] = "multipart/x-mixed-replace;boundary=cam"
+        await response.prepare(request)
+        for number in range(1000):
+            made = av.VideoFrame.from_ndarray(picture_array(number, 640, 640), "rgb24")
+            jpeg = encode_jpeg(made.reformat(format="yuvj420p"))
+            head = f"--cam\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            await response.write(head.encode() + jpeg + b"\r\n")
+            await asyncio.sleep(1.5)
+        return response
+
+    app = web.Application()
+    app.router.add_get("/slow", pictures)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    sink = RecordingSink()
+    limits = FileLimits(read_timeout_s=1.0, backoff_s=0.05)
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/slow"
+    source = FileSource(url, sink, limits=limits, egress=LOOPBACK)
+    try:
+        await source.start()
+        await asyncio.to_thread(sink.wait_for_pictures, 10, 40)
+        # On a busy machine a picture may come late once more, and be waited for longer after that.
+        assert num_opened <= 4
+        assert sink.notes["reconnect"] == num_opened - 1 > 0
+        assert not sink.reasons
+    finally:
+        await source.aclose()
+        await runner.cleanup()
 
 
 async def test_no_playlist_leads_elsewhere(site: Site) -> None:

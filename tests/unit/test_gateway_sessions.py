@@ -14,6 +14,7 @@ import pytest
 
 from services.gateway import metrics
 from services.gateway.config import GatewayConfig
+from services.gateway.frames.pace import Pace
 from services.gateway.sessions import session as session_module
 from services.gateway.sessions.key_gate import KeyGate
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
@@ -383,6 +384,46 @@ async def test_a_source_that_shows_nothing_is_not_live() -> None:
         assert session.alive
         parts.sessions.tick(time.monotonic() + 61)
         assert not session.alive
+
+
+async def test_a_slow_camera_does_not_stall_between_its_pictures() -> None:
+    """Nor is one that is fast waited for longer because it was away once."""
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session()
+        publisher = session.admit("rtmp")
+        now_s = time.monotonic()
+        stalled: list[int] = []
+        for number, pause_s in enumerate([0, 10, 12, 3, 11, 15, 2, 14]):
+            for _ in range(pause_s):
+                now_s += 1
+                parts.sessions.tick(now_s)
+            stalled += [number] * (session.state == STALLED)
+            publisher.sink.take(picture(20 * number))
+            await eventually(lambda: session.state == LIVE and not session.waiting_frames)
+            parts.sessions.tick(now_s)
+        assert stalled == [1]  # nobody could know yet
+        parts.sessions.tick(now_s + 61)
+        assert session.state == STALLED
+
+
+@pytest.mark.parametrize(
+    ("pauses_s", "patience_s"),
+    [
+        ([], 5),
+        ([1, 1, 1], 5),
+        ([10], 20),
+        ([1, 1, 50, 1], 5),
+        ([50, 1], 5),
+        ([2, 15, 3, 14], 28),
+        ([50, 55, 50], 60),
+        ([30, 30, *[1] * 8], 5),
+    ],
+)
+def test_patience_is_that_of_the_usual_pace(pauses_s: list[float], patience_s: float) -> None:
+    pace = Pace(5, 60)
+    for pause_s in pauses_s:
+        pace.paused(pause_s)
+    assert pace.patience_s == patience_s
 
 
 # --- publishers ---------------------------------------------------------------------------------

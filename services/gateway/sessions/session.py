@@ -15,6 +15,7 @@ from services.gateway.frames.frame_counts import FAMILIAR, FrameCounts
 from services.gateway.frames.frame_meter import FrameMeter
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.gaps import Gaps
+from services.gateway.frames.pace import Pace
 from services.gateway.frames.picture_health import Condition, HealthLimits
 from services.gateway.frames.sampler import RATE_LOWERED, Glimpse, SampledFrame, Sampler
 from services.gateway.playback.broadcast import Broadcast
@@ -28,6 +29,7 @@ from services.gateway.sessions.rate_steering import RateSteering
 from services.gateway.sessions.session_spec import NEVER, SessionSpec
 from services.gateway.sessions.source_condition import SourceCondition
 from services.gateway.sessions.states import ENDED, LIVE, STALLED, WAITING
+from services.gateway.sources.patience import NEXT_S
 from services.gateway.sources.source import DecodeBudget, FrameSink, Source
 from services.gateway.voice.transcript import Transcript, lines_of
 from services.gateway.workers.placement import Placement
@@ -45,7 +47,8 @@ CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
 SILENT_S = 3.0  # without a picture, after which a publisher makes way for another with its key
 EVICT_S = 5.0  # what it gets to leave
 LEASE_S = 2.0  # that a question waits to hear whether the session still is this gateway's
-STALL_S = 5.0  # without a picture, after which a session is not live
+STALL_S = 5.0  # without a picture, after which a session is not live, …
+SLOW_STALL_S = NEXT_S  # … or up to this where its pictures are always far apart
 
 
 class Session:
@@ -155,6 +158,7 @@ class Session:
         self._degraded = Degradation()
         self._source_failed = False
         self._arrived_s = self.since_s  # when pictures were last seen to have come
+        self._pace = Pace(STALL_S, SLOW_STALL_S)
         self._left_s = self.since_s  # when the last publisher left
         self._meter = FrameMeter(self.counts)
         if before is not None:
@@ -488,9 +492,14 @@ class Session:
     def tick(self, now_s: float) -> None:
         """Once a second: rates, and the counters that Prometheus reads."""
         counts, before = self._meter.tick(now_s, self.source_kind or "none")
-        if counts.received != before.received or self.waiting_frames:
+        silent_s = now_s - max(self._arrived_s, self.since_s)
+        if counts.received != before.received:
+            if before.received:
+                self._pace.paused(now_s - self._arrived_s)
             self._arrived_s = now_s
-        elif self.state == LIVE and now_s - max(self._arrived_s, self.since_s) > STALL_S:
+        elif self.waiting_frames:
+            self._arrived_s = now_s
+        elif self.state == LIVE and silent_s > self._pace.patience_s:
             self._enter(STALLED)  # a publisher or a camera that is there and shows nothing
         away = self.moving or self.feed.window.replaying
         busy = self.worker.load.device_busy

@@ -171,7 +171,7 @@ def _still_format(path: Path) -> str | None:
 class ContainerReader:
     """An open container whose first picture is decoded. `live`: it has no end that is known.
     `segmented`: its pictures come many at once, a segment of a playlist each time, so that only
-    their timestamps tell when to show them.
+    their timestamps tell when to show them. It is `part` of `num_parts` that are opened one by one.
 
     `pictures` are (frame, presentation time in ns since the first one), of pixels of that `aspect`.
     Iterating raises InvalidArgumentError for what is beyond the sink's budget. Meanwhile
@@ -192,6 +192,7 @@ class ContainerReader:
         self._on_close = on_close
         self.live = live
         self.segmented = container.format.name == "hls"
+        self.part, self.num_parts = 0, 1
         self._sink = sink
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream):

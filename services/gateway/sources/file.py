@@ -16,6 +16,7 @@ from services.common.threads import on_thread
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.container import SECOND_NS, ContainerReader
 from services.gateway.sources.decoder import FrameOutlet
+from services.gateway.sources.patience import NEXT_S
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import BeyondLimitsError, ClockSource, FrameSink
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 LATE_NS = SECOND_NS // 2  # further behind than this, the timeline moves instead of racing after
 CLOSE_TIMEOUT_S = 5.0
+FEW_PICTURES = 2  # after so few, a live URL that then says nothing may be a slow one
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class FileSource:
         self._loop = loop
         self._paced = paced
         self._limits = limits or FileLimits()
+        self._read_timeout_s = self._limits.read_timeout_s  # longer where a camera is slow
         self._clock_ns = clock_ns
         self._stop = threading.Event()
         self._name = name
@@ -80,6 +83,7 @@ class FileSource:
         self._reading: ContainerReader | None = None
         self._start_ns = 0  # wall clock at timestamp zero of the running pass
         self._last_ns = 0  # capture time of the newest picture
+        self._shown_s = 0.0  # when it was delivered
 
     async def start(self) -> None:
         """Open and read the first picture, then go on in the background.
@@ -129,9 +133,11 @@ class FileSource:
     def _play(self) -> str:
         """Passes over the source until it is over; returns why."""
         while self._reading is not None:
+            self._shown_s = time.monotonic()
+            num_pictures, broken = self._parts(self._reading)
             reading = self._reading
-            num_pictures, broken = self._pass(reading)
-            if self._stop.is_set():
+            self._learn_pace(num_pictures)
+            if self._stop.is_set() or reading is None:
                 return "closed"
             if not reading.live and not (self._loop and num_pictures):
                 return "error" if broken else "end"
@@ -140,6 +146,32 @@ class FileSource:
             if reading.live and self._reading is not None and not self._reading.live:
                 return "end"  # what was live is over, and could now be seen again
         return "closed" if self._stop.is_set() else "error"
+
+    def _parts(self, reading: ContainerReader) -> tuple[int, bool]:
+        """Deliver one run over all parts of the source: (pictures, whether one broke off)."""
+        num_pictures, broken = self._pass(reading)
+        for part in range(1, reading.num_parts):
+            if self._stop.is_set():
+                break
+            reading.close()
+            try:
+                self._reading = reading = self._open(part)
+            except BeyondLimitsError:
+                raise
+            except InvalidArgumentError as error:
+                self._sink.noted("segment_missing")
+                log.info("a part is passed over", extra={"reason": error.message})
+                continue
+            num, broke = self._pass(reading)
+            num_pictures, broken = num_pictures + num, broken or broke
+        return num_pictures, broken
+
+    def _learn_pace(self, num_pictures: int) -> None:
+        """Give a camera twice the time the next time, which was left in its silence after very few
+        pictures: else one of a picture in 15 s would be opened anew for each."""
+        silent_s = time.monotonic() - self._shown_s
+        if num_pictures <= FEW_PICTURES and silent_s >= 0.9 * self._read_timeout_s:
+            self._read_timeout_s = min(NEXT_S, 2 * self._read_timeout_s)
 
     def _reopen(self, wait: bool) -> ContainerReader | None:
         """Open again, for a URL until it is there; None when it stays away too long."""
@@ -181,6 +213,7 @@ class FileSource:
                 self._last_ns = max(self._last_ns, capture_ns)
                 self._outlet.deliver(frame, capture_ns, clock_source, reading.aspect)
                 num_pictures += 1
+                self._shown_s = time.monotonic()
         except BeyondLimitsError as error:
             if not reading.live:
                 raise
@@ -195,12 +228,12 @@ class FileSource:
     def _sound(self, sound: EncodedSound) -> None:
         self._sink.sound(replace(sound, capture_ns=sound.capture_ns + self._start_ns))
 
-    def _open(self) -> ContainerReader:
-        timeout_s = (self._limits.open_timeout_s, self._limits.read_timeout_s)
+    def _open(self, part: int = 0) -> ContainerReader:
+        timeout_s = (self._limits.open_timeout_s, self._read_timeout_s)
         self._opening = SourceOpener(self._place, self._egress, timeout_s)
         if self._stop.is_set():
             self._opening.abort()
-        return self._opening.open(self._sink)
+        return self._opening.open(self._sink, part)
 
     def _next_start_ns(self, frame_ns: int) -> int:
         """Wall clock of a pass's first picture; a pass follows the one before without a gap."""

@@ -19,7 +19,7 @@ from services.gateway.sources.container import (
 from services.gateway.sources.patience import Patience
 from services.gateway.sources.programme_map import ProgrammeWatch
 from services.gateway.sources.remote.egress_policy import EgressPolicy
-from services.gateway.sources.remote.playlist import variant_of
+from services.gateway.sources.remote.playlist import parts_of, variant_of
 from services.gateway.sources.remote.relay import Relay
 from services.gateway.sources.remote.transport_stream import TransportStream
 from services.gateway.sources.remote.url import SourceUrl
@@ -94,13 +94,14 @@ class SourceOpener:
         self._datagrams: TransportStream | None = None
         self._srt: SrtCaller | None = None
 
-    def open(self, sink: FrameSink) -> ContainerReader:
-        """Open and decode the first picture. Blocks. Raises InvalidArgumentError."""
+    def open(self, sink: FrameSink, part: int = 0) -> ContainerReader:
+        """Open and decode the first picture, or that of a later `part` of a recording. Blocks.
+        Raises InvalidArgumentError."""
         if isinstance(self._place, Path):
             return open_file(self._place, sink)
         try:
             if self._place.scheme.startswith("http"):
-                return self._open_web(self._place, sink)
+                return self._open_web(self._place, sink, part)
             if self._place.scheme == "udp":
                 return self._open_datagrams(self._place, sink)
             if self._place.scheme == "srt":
@@ -154,20 +155,26 @@ class SourceOpener:
             stream.close()
             raise
 
-    def _open_web(self, url: SourceUrl, sink: FrameSink) -> ContainerReader:
+    def _open_web(self, url: SourceUrl, sink: FrameSink, part: int) -> ContainerReader:
         missing = partial(sink.noted, "segment_missing")
         self._files = files = WebFiles(self._egress, self._timeout_s, missing)
         if self._aborted:
             files.abort()
+        parts: list[str] = []
         try:
             first = files.start(url)
             if first.is_playlist or url.target.partition("?")[0].endswith(".m3u8"):
-                variant = variant_of(_text_of(first))
+                text = _text_of(first)
+                variant = variant_of(text)
                 if variant is not None:
                     url = url.joined(variant)
                     first = files.start(url)
-                else:
-                    first.seek(0)
+                    text = _text_of(first)
+                first.seek(0)
+                parts = parts_of(text)
+                if len(parts) > 1:
+                    files.put(url, parts[part % len(parts)])
+                    first.close()
             options = PROBE_OPTIONS | {
                 "protocol_whitelist": "http,https,crypto",
                 "format_whitelist": ",".join(_WEB_FORMATS),
@@ -192,6 +199,7 @@ class SourceOpener:
         except BaseException:
             files.abort()
             raise
+        reading.part, reading.num_parts = part, max(1, len(parts))
         files.opened(patience if live else None)
         return reading
 

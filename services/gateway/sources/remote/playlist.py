@@ -1,13 +1,29 @@
-"""Master playlists of HLS (RFC 8216): which of their variants is watched.
+"""Playlists of HLS (RFC 8216): which variant of a master playlist is watched, and in which parts
+a recording is read.
 
-Left alone, libavformat opens every variant and reads a segment of each before it chooses.
+Left alone, libavformat opens every variant and reads a segment of each before it chooses, and
+decodes all of a recording by what its beginning says.
 """
 
 import re
 from dataclasses import dataclass
 
 USEFUL_LINES = 720  # more than models look at: the smallest variant of so many is taken
+MAX_PARTS = 1000  # of a recording; the last one has all that follows
 USEFUL_BPS = 2_500_000  # where variants do not say how large they are
+_OF_SEGMENT = (  # tags that are not of the whole playlist (section 4.3.2)
+    "#EXTINF:",
+    "#EXT-X-BYTERANGE:",
+    "#EXT-X-DISCONTINUITY",
+    "#EXT-X-KEY:",
+    "#EXT-X-MAP:",
+    "#EXT-X-PROGRAM-DATE-TIME:",
+    "#EXT-X-DATERANGE:",
+    "#EXT-X-GAP",
+    "#EXT-X-ENDLIST",
+)
+_SEQUENCE = "#EXT-X-MEDIA-SEQUENCE:"
+_DISCONTINUITY_SEQUENCE = "#EXT-X-DISCONTINUITY-SEQUENCE:"
 _ATTRIBUTE = re.compile(r'([A-Z0-9-]+)=("[^"]*"|[^",]*)')
 _RESOLUTION = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 # Codecs that carry no pictures (RFC 6381); what is not known may be video.
@@ -43,6 +59,48 @@ def variant_of(playlist: str) -> str | None:
     # Of several that are equally large the one of more bits is the finer.
     best = min(variants, key=lambda one: (one.excess, -one.bits_per_second))
     return best.location
+
+
+def parts_of(playlist: str) -> list[str]:
+    """Playlists that together are that of a recording, divided where its codecs, sizes or times may
+    become others: at discontinuities, and at other initialisation sections. One that is live has
+    none."""
+    lines = [line.strip() for line in playlist.splitlines() if line.strip()]
+    if "#EXT-X-ENDLIST" not in lines:
+        return []
+    head, first_number = [], 0
+    parts: list[tuple[int, list[str]]] = []
+    before: list[str] = []  # tags of the next segment
+    num_segments, key, section, anew = 0, "", "", True
+    for line in lines:
+        if line.startswith(_SEQUENCE):
+            digits = line.removeprefix(_SEQUENCE)
+            first_number = int(digits) if digits.isascii() and digits.isdigit() else 0
+        elif line.startswith(_DISCONTINUITY_SEQUENCE) or line == "#EXT-X-ENDLIST":
+            continue
+        elif line == "#EXT-X-DISCONTINUITY":
+            anew = True
+        elif line.startswith("#EXT-X-KEY:"):
+            key = line
+            before.append(line)
+        elif line.startswith("#EXT-X-MAP:"):
+            anew, section = anew or line != section, line
+            before.append(line)
+        elif line.startswith(_OF_SEGMENT):
+            before.append(line)
+        elif line.startswith("#"):
+            head.append(line)
+        else:
+            if anew and len(parts) < MAX_PARTS:
+                kept = [tag for tag in (key, section) if tag and tag not in before]
+                parts.append((num_segments, kept))
+            parts[-1][1].extend((*before, line))
+            before, anew = [], False
+            num_segments += 1
+    return [
+        "\n".join((*head, f"{_SEQUENCE}{first_number + number}", *body, "#EXT-X-ENDLIST", ""))
+        for number, body in parts
+    ]
 
 
 def _variants(playlist: str) -> list[Variant]:

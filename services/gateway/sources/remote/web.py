@@ -70,13 +70,17 @@ class WebFiles:
         self._connections: set[socket.socket] = set()
         self._aborted = False
         self._patience: Patience | None = None  # with what is live
-        self._first: tuple[str, WebFile] | None = None
+        self._first: tuple[str, WebFile | io.BytesIO] | None = None
 
     def start(self, url: SourceUrl) -> "WebFile":
         """The source's own file, kept for the first `open`. Raises UnreachableError."""
         file = self._file(url)
         self._first = (self.name(url), file)
         return file
+
+    def put(self, url: SourceUrl, text: str) -> None:
+        """Let the first `open` of a playlist give this one in its place."""
+        self._first = (self.name(url), io.BytesIO(text.encode()))
 
     @staticmethod
     def name(url: SourceUrl) -> str:
