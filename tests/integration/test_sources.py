@@ -2,8 +2,11 @@
 
 import asyncio
 import itertools
+import re
+import struct
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
@@ -243,8 +246,14 @@ def written(path: Path, encoder: str, pixel_format: str, num_pictures: int) -> P
     return path
 
 
-async def test_an_animated_png_is_played(tmp_path: Path) -> None:
-    written(tmp_path / "moves.apng", "apng", "rgb24", 3).rename(tmp_path / "moves-1.png")
+@pytest.mark.parametrize("num_before", [0, 5000])
+async def test_an_animated_png_is_played(tmp_path: Path, num_before: int) -> None:
+    """Also one that begins with as many bytes of something else, as palettes and texts are."""
+    png = written(tmp_path / "moves.apng", "apng", "rgb24", 3).read_bytes()
+    chunk = b"tEXtComment\0" + b"." * num_before
+    text = struct.pack("!I", len(chunk) - 4) + chunk + struct.pack("!I", zlib.crc32(chunk))
+    begin = png.index(b"acTL") - 4
+    (tmp_path / "moves-1.png").write_bytes(png[:begin] + text + png[begin:])
     sink = RecordingSink()
     await play(FileSource("moves-1.png", sink, root=tmp_path), sink)
     assert len(sink.pictures) == 3
@@ -255,7 +264,13 @@ async def test_who_brings_what_is_not_read_is_told_what_it_is(tmp_path: Path) ->
     (tmp_path / "empty.mp4").touch()
     webp = b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\x12\0\0\0" + bytes(40)
     (tmp_path / "moves.webp").write_bytes(webp)
+    avif = written(tmp_path / "still.avif", "libsvtav1", "yuv420p", 1)
+    tiled = re.sub(rb"(infe\x02.{7})av01", rb"\1grid", avif.read_bytes(), flags=re.DOTALL)
+    (tmp_path / "tiles.heic").write_bytes(tiled)
+    await play(FileSource("still.avif", sink := RecordingSink(), root=tmp_path), sink)
+    assert len(sink.pictures) == 1
     for name, words in (
+        ("tiles.heic", "made of tiles"),
         ("cinepak.avi", "in cinepak, which is not read"),
         ("empty.mp4", "the file is empty"),
         ("moves.webp", "an animated WebP is not read"),

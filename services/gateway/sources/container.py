@@ -64,11 +64,16 @@ _KINDS = (
 # of files.
 _STILLS = (
     (re.compile(rb"\xff\xd8\xff"), "jpeg_pipe"),
-    (re.compile(rb"\x89PNG\r\n\x1a\n.{0,64}acTL", re.DOTALL), "apng"),  # and animated ones
+    # And animated ones: palettes, profiles and texts may come first, but no picture.
+    (re.compile(rb"\x89PNG\r\n\x1a\n(?:(?!IDAT).)*?acTL", re.DOTALL), "apng"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "png_pipe"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp_pipe"),
     (re.compile(rb"BM....\0\0\0\0", re.DOTALL), "bmp_pipe"),
 )
+_HEAD_BYTES = 64 * 1024  # of a file, looked at for what it is
+# HEIC and AVIF whose picture is put together from others (ISO 23008-12, 6.6.2.3): libavformat gives
+# each of these, and one tile of it would be taken for the whole.
+_TILED = re.compile(rb"infe(?:\x02.{7}|\x03.{9})grid", re.DOTALL)
 _EXTENDED_WEBP, _ANIMATED = re.compile(rb"RIFF....WEBPVP8X.....", re.DOTALL), 0x02
 # Of the hundreds that libavcodec has: what cameras, recorders and editors write.
 _CODECS = frozenset(
@@ -158,12 +163,17 @@ def device_of(sink: FrameSink) -> HWAccel | None:
 def _still_format(path: Path) -> str | None:
     """libavformat's name for the format of a still picture; None for what is none."""
     with path.open("rb") as file:
-        head = file.read(128)
+        head = file.read(_HEAD_BYTES)
     if not head:
         raise InvalidArgumentError("cannot open the source: the file is empty")
     if _EXTENDED_WEBP.match(head) and head[20] & _ANIMATED:
         raise InvalidArgumentError(
             "cannot open the source: an animated WebP is not read here: GIF, PNG and video are"
+        )
+    if head[4:8] == b"ftyp" and _TILED.search(head):
+        raise InvalidArgumentError(
+            "cannot open the source: a HEIC or AVIF picture made of tiles, as telephones write, is "
+            "not read here: JPEG and PNG are"
         )
     return next((name for pattern, name in _STILLS if pattern.match(head)), None)
 
