@@ -88,8 +88,9 @@ class Recipe:
     with earlier rounds. kinds: of questions, with weights; empty: the world's own. start: "" is a
     model of `size` from nothing, else "builtin" or a model's folder. tower: another encoder than
     that one's, for frames of `frame_size` pixels a side. trunk_steps: in which its trunk is tuned
-    before it is frozen (`trunk`). familiar_clips: of its world, by which the
-    model will know what is unfamiliar. consistency_weight: of the temporal consistency loss.
+    before it is frozen (`trunk`), its whole encoder where there are no picture_steps.
+    familiar_clips: of its world, by which the model will know what is unfamiliar.
+    consistency_weight: of the temporal consistency loss.
     picture_pool, still_pool, clip_pool: stories, sixes of photographs and clips of each length that
     are made once (`pools`) for a tower whose trunk learns nothing; 0: new ones in every step, from
     which all of it learns.
