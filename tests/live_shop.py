@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 import sightline
 from tests.eventually import eventually
 from tests.processes import REPOSITORY, RedisServer
+from tests.rule_parts import settings
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import picture, running
 
@@ -76,9 +77,8 @@ async def open_shop(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Asyn
         for name in product["names"]
     }
     worker.answer = "the red shirt is 75 euros"
-    secret = {"cluster_secret": "a secret of thirty-two characters"}
     async with (
-        running(worker, redis_url=redis.url, **secret) as parts,
+        running(worker, **settings(redis)) as parts,
         sightline.aio.connect(parts.address) as client,
     ):
         session = await parts.push_session(name="demo")

@@ -288,7 +288,9 @@ async def test_a_killed_gateway_loses_no_count(redis_server: RedisServer, tmp_pa
         "GATEWAY_WEBHOOK_ALLOW": "127.0.0.1",
         "GATEWAY_EVENTS": str(KEPT),
     }
-    config = GatewayConfig(redis_url=redis_server.url, cluster_secret=SECRET, events=KEPT)
+    config = GatewayConfig(
+        redis_url=redis_server.url, cluster_secret=SECRET, events=KEPT, redis_timeout_s=5.0
+    )
     gateways = []
     try:
         for _ in range(2):

@@ -466,7 +466,7 @@ def test_of_two_gateways_that_want_a_session_one_gets_it(gateways: Gateways) -> 
 
 
 async def _race(gateways: Gateways, session: str) -> None:
-    config = GatewayConfig(redis_url=gateways.redis.url, cluster_secret=SECRET)
+    config = GatewayConfig(redis_url=gateways.redis.url, cluster_secret=SECRET, redis_timeout_s=5.0)
     stores = [LeaseStore(config, owner=f"racer-{number}") for number in range(4)]
     for number, store in enumerate(stores):
         store.address = f"nowhere:{number}"
