@@ -1,6 +1,8 @@
 """Conversations by HTTP: read by pages, exported whole, and deleted."""
 
 import datetime
+import json
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -10,7 +12,7 @@ from services.gateway.api.messages import as_json, number_of, read_body
 from services.gateway.api.operations import JSON, Parameter, operation
 from services.gateway.auth.authoriser import audit
 from services.gateway.auth.caller import Caller, Permission
-from sightline.errors import InvalidArgumentError
+from sightline.errors import InvalidArgumentError, SightlineError
 from sightline.v1 import dialogue_pb2, gateway_pb2
 
 NS = 1_000_000_000
@@ -67,18 +69,32 @@ class ConversationRoutes:
         ),
         refusals=_REFUSALS,
     )
-    async def export(self, request: web.Request) -> web.Response:
+    async def export(self, request: web.Request) -> web.StreamResponse:
         caller = await self._check(request)
         kind = request.query.get("format", "json")
         if kind not in ("json", "text"):
             raise InvalidArgumentError("format is json or text")
         name = request.match_info["conversation"]
-        whole = await self._whole(name, caller)
-        ending = "json" if kind == "json" else "txt"
-        headers = {"Content-Disposition": f'attachment; filename="conversation-{name}.{ending}"'}
-        if kind == "json":
-            return web.json_response(as_json(whole), headers=headers)
-        return web.Response(text=_as_text(whole), headers=headers)
+        wanted = gateway_pb2.GetConversationRequest(conversation=name, page_size=MAX_ROUNDS)
+        page = await self._conversations.get(wanted, caller)  # its refusal has a status of its own
+        ending, content = ("json", "application/json") if kind == "json" else ("txt", "text/plain")
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": f"{content}; charset=utf-8",
+                "Content-Disposition": f'attachment; filename="conversation-{name}.{ending}"',
+            }
+        )
+        await response.prepare(request)
+        write = _json_parts if kind == "json" else _text_parts
+        try:
+            async for part in write(self._pages(page, wanted, caller)):
+                await response.write(part.encode())
+            await response.write_eof()
+        except SightlineError:
+            # A file that has begun cannot be refused any more: its missing end tells.
+            if request.transport is not None:
+                request.transport.abort()
+        return response
 
     @operation(
         "DELETE", _ONE, "conversations", "Remove every trace of one", status=204, refusals=_REFUSALS
@@ -113,22 +129,44 @@ class ConversationRoutes:
         caller.check(Permission.ASK)
         return caller
 
-    async def _whole(self, name: str, caller: Caller) -> gateway_pb2.GetConversationResponse:
-        wanted = gateway_pb2.GetConversationRequest(conversation=name, page_size=MAX_ROUNDS)
-        whole = await self._conversations.get(wanted, caller)
-        while whole.next_page_token:
-            wanted.page_token = whole.next_page_token
+    async def _pages(
+        self,
+        page: gateway_pb2.GetConversationResponse,
+        wanted: gateway_pb2.GetConversationRequest,
+        caller: Caller,
+    ) -> AsyncIterator[gateway_pb2.GetConversationResponse]:
+        """The first page and those after it, of which one is held at a time."""
+        yield page
+        while page.next_page_token:
+            wanted.page_token = page.next_page_token
             page = await self._conversations.get(wanted, caller)
-            whole.rounds.extend(page.rounds)
-            whole.next_page_token = page.next_page_token
-        return whole
+            yield page
 
 
-def _as_text(said: gateway_pb2.GetConversationResponse) -> str:
-    """A conversation for people. Times are UTC."""
-    lines = []
-    for each in said.rounds:
-        asked = datetime.datetime.fromtimestamp(each.asked_ns // NS, datetime.UTC)
-        broken_off = " …" if each.interrupted else ""
-        lines += [f"{asked:%Y-%m-%d %H:%M:%S}", f"> {each.question}", each.answer + broken_off, ""]
-    return "\n".join(lines)
+Pages = AsyncIterator[gateway_pb2.GetConversationResponse]
+
+
+async def _json_parts(pages: Pages) -> AsyncIterator[str]:
+    """What GetConversation answers, as if all rounds were on one page."""
+    begun = False
+    async for page in pages:
+        said = as_json(page)
+        if not begun:
+            yield f'{{"conversation": {json.dumps(said.get("conversation", {}))}, "rounds": ['
+        rounds = [json.dumps(each) for each in said.get("rounds", [])]
+        if rounds:
+            yield (", " if begun else "") + ", ".join(rounds)
+        begun = True
+    yield "]}"
+
+
+async def _text_parts(pages: Pages) -> AsyncIterator[str]:
+    """A conversation for people. Times are UTC, and say so."""
+    async for page in pages:
+        yield "".join(_as_text(each) for each in page.rounds)
+
+
+def _as_text(said: dialogue_pb2.Round) -> str:
+    asked = datetime.datetime.fromtimestamp(said.asked_ns // NS, datetime.UTC)
+    broken_off = " …" if said.interrupted else ""
+    return f"{asked:%Y-%m-%d %H:%M:%S} UTC\n> {said.question}\n{said.answer}{broken_off}\n\n"
