@@ -159,7 +159,7 @@ async def test_rules_are_entities_and_events_are_told(
             await parts.rules.aclose()
             await again.until(lambda: again.topics[status] == "offline")
             records = Records(parts.config)
-            await RuleStore(records, parts.config).erase(session.id)
+            await RuleStore(records, parts.config).erase(session.id, session.tenant)
             await records.aclose()
             config = f"homeassistant/sensor/sightline/{colour.rule}/config"
             assert again.topics[config]

@@ -177,7 +177,7 @@ class Delivery:
             if failures == 1:
                 log.info("an event is not taken: it is tried again", extra=fields)
             with contextlib.suppress(UnavailableError):  # or full: the next try is noted
-                await self._store.note(self._id, failures, outcome.error)
+                await self._store.note(self._id, self._owner, failures, outcome.error)
             wait_s = max(backoff.next_s(), min(outcome.again_s, MOST_AGAIN_S))
             if self._closed or not await self._wait(wait_s):
                 break

@@ -9,7 +9,7 @@ from typing import Any
 
 from services.gateway.config import GatewayConfig
 from services.gateway.rules.records import Records
-from services.gateway.rules.rule_store import rules_key, state_of, told_key
+from services.gateway.rules.rule_store import gone_key, rules_key, state_of, told_key
 from services.gateway.rules.scripts import PREFIX
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import peer_pb2, rules_pb2
@@ -61,6 +61,7 @@ class EventStore:
         config, rule = self._config, record.rule
         keys = [rules_key(rule.session), told_key(rule.session), _events(record.tenant)]
         keys += [_pictures(record.tenant), LAST, _lost(record.tenant), HOOKS]
+        keys += [_clips(record.tenant), _acks(record.tenant), gone_key(rule.session)]
         arguments = [rule.rule, fence, state.events, state.SerializeToString()]
         arguments += [event.SerializeToString(), jpeg, config.events, _ms(config.events_s)]
         arguments += [config.event_pictures, _ms(config.event_pictures_s)]
@@ -79,7 +80,7 @@ class EventStore:
         """Keep the seconds before and after; whether that was done."""
         config = self._config
         arguments = [event, mp4, config.event_clips, _ms(config.event_pictures_s)]
-        return bool(await self._records.run("clip", [_clips(tenant)], arguments))
+        return bool(await self._records.run("clip", [_clips(tenant), _events(tenant)], arguments))
 
     async def last(self) -> str:
         """Id of the newest event of all tenants."""
@@ -170,6 +171,7 @@ class EventStore:
         oldest_seen = str(max(0, _ms(time.time() - config.event_pictures_s)))
         for tenant in tenants:
             keys = [_events(tenant), _lost(tenant), HOOKS]
+            keys += [_pictures(tenant), _clips(tenant), _acks(tenant)]
             await self._records.run("forget", keys, [config.events, _ms(config.events_s)])
 
         def remove(pipe: Any) -> None:
@@ -180,7 +182,9 @@ class EventStore:
         await self._records.together(remove)
 
     async def erase(self, tenant: str, session: str) -> None:
-        """Remove every trace of a session's events."""
+        """Remove every trace of the events of a session that is about to be deleted. None comes
+        after them, whichever gateway sees it."""
+        await self._records.run("silence", [gone_key(session)], [])
         for lost in (False, True):
             await self._erase(tenant, session, lost=lost)
 

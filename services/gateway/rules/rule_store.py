@@ -52,15 +52,17 @@ class RuleStore:
 
     async def create(self, record: peer_pb2.RuleRecord) -> None:
         """Raises AlreadyExistsError for a name that is taken, ResourceExhaustedError for one rule
-        too many."""
+        too many, NotFoundError for a session that was deleted."""
         rule, tenant = record.rule, record.tenant
-        keys = [_names(tenant), _of(rule.session), TENANTS, VERSION]
+        keys = [_names(tenant), _of(rule.session), TENANTS, VERSION, gone_key(rule.session)]
         most = [self._config.session_rules, self._config.tenant_rules]
         encoded = record.SerializeToString()
         arguments = [rule.name, rule.session, rule.rule, encoded, *most, tenant]
         refused = await self._records.run("create", keys, arguments)
         if refused == 1:
             raise AlreadyExistsError("another rule has this name", reason=Reason.NAME_TAKEN)
+        if refused == 4:
+            raise NotFoundError("the session was deleted", reason=Reason.SESSION_NOT_FOUND)
         if refused:
             whose = "this session" if refused == 2 else "your tenant"
             raise ResourceExhaustedError(
@@ -92,14 +94,11 @@ class RuleStore:
         keys += [_wrong(rule.session), VERSION]
         return bool(await self._records.run("delete", keys, [rule.name, rule.rule]))
 
-    async def erase(self, session: str) -> None:
-        """Delete all rules of a session; their names are free from when the next one is made."""
-        await self._records.together(
-            lambda pipe: (
-                pipe.delete(_of(session), _told(session), _wrong(session), _checks(session)),
-                pipe.incr(VERSION),
-            )
-        )
+    async def erase(self, session: str, tenant: str) -> None:
+        """Delete all rules of a session, with their names, and keep away what is on its way."""
+        keys = [gone_key(session), _names(tenant), VERSION]
+        keys += [_of(session), _told(session), _wrong(session), _checks(session)]
+        await self._records.run("erase", keys, [session])
 
     async def keep(self, sessions: list[str]) -> None:
         """Rules of these sessions are looked after."""
@@ -151,19 +150,13 @@ class RuleStore:
 
     async def note_wrong(self, session: str, rule: str, error: str) -> None:
         """Why a rule is not checked now; "": it is."""
-        key = _wrong(session)
-        if error:
-            text = error[:MAX_ERROR_CHARACTERS]
-            await self._records.together(
-                lambda pipe: (pipe.hset(key, rule, text), pipe.pexpire(key, KEPT_MS))
-            )
-        else:
-            await self._records.do(lambda client: client.hdel(key, rule))
+        arguments = [rule, error[:MAX_ERROR_CHARACTERS]]
+        await self._records.run("wrong", [_of(session), _wrong(session)], arguments)
 
     async def note_checks(self, session: str, checks: peer_pb2.RuleChecks) -> None:
         """The last check of each rule of a session, in the place of those that were noted."""
         encoded = checks.SerializeToString()
-        await self._records.do(lambda client: client.set(_checks(session), encoded, px=KEPT_MS))
+        await self._records.run("checks", [_of(session), _checks(session)], [encoded])
 
     # --- what a broker was told of: of each rule the kind of its entity --------------------------
 
@@ -220,6 +213,10 @@ def _wrong(session: str) -> str:
 
 def _checks(session: str) -> str:
     return f"{PREFIX}checks:{session}"
+
+
+def gone_key(session: str) -> str:
+    return f"{PREFIX}gone:{session}"
 
 
 def _names(tenant: str) -> str:

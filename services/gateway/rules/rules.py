@@ -222,7 +222,7 @@ class Rules:
 
     async def _erase(self, session: Session) -> None:
         try:
-            await self._store.erase(session.id)
+            await self._store.erase(session.id, session.tenant)
         except UnavailableError:  # they run out by themselves
             log.warning("rules not deleted: Redis is away", extra={"session": session.id})
 

@@ -4,6 +4,7 @@ sightline:rules:of:<session>       rules of a session: id to record
 sightline:rules:told:<session>     what each has told: "<fence> <number> <event> " and its state
 sightline:rules:wrong:<session>    why a rule is not checked, by its id
 sightline:rules:checks:<session>   the last check of each, noted every few seconds
+sightline:rules:gone:<session>     that it was deleted, while what is on its way may still come
 sightline:rules:names:<tenant>     "<session> <id>" of a tenant's rules by their names
 sightline:rules:tenants            tenants that have rules or webhooks
 sightline:rules:version            grows with every rule that comes, changes or goes
@@ -23,13 +24,15 @@ sightline:rules:dead:<id>          stream of the events that one was not brought
 
 PREFIX = "sightline:rules:"
 KEPT_MS = 24 * 3600 * 1000  # rules that no gateway looks after any more
+GONE_MS = 600 * 1000  # that nothing new is kept of a session that was deleted
 MOST_LOST = 10_000  # events of a tenant, until receivers have noted that they were not brought them
 
-# KEYS: names of the tenant, rules of the session, tenants, version. ARGV: name, session, id,
+# KEYS: names of the tenant, rules of the session, tenants, version, gone. ARGV: name, session, id,
 # record, most of the session, most of the tenant, tenant. Gives 0, or 1: the name is taken, 2: the
-# session has as many as it may, 3: the tenant has. Names of rules that went with their session go
-# first.
+# session has as many as it may, 3: the tenant has, 4: the session is gone. Names of rules that ran
+# out with their session go first.
 CREATE = """
+if redis.call('EXISTS', KEYS[5]) == 1 then return 4 end
 local all, count = redis.call('HGETALL', KEYS[1]), 0
 for at = 1, #all, 2 do
   local session, id = string.match(all[at + 1], '^(%S+) (%S+)$')
@@ -67,8 +70,39 @@ end
 if there == 1 then redis.call('INCR', KEYS[5]) end
 return there
 """
+# KEYS: gone. Keeps away what is still on its way of a session that is about to be deleted.
+SILENCE = """
+redis.call('DEL', KEYS[1]) -- first: a Redis that is full takes a script that begins so
+redis.call('SET', KEYS[1], '1', 'PX', @GONE)
+return 1
+"""
+# KEYS: gone, names, version, and all that is kept of a session's rules. ARGV: session.
+ERASE = """
+for at = 4, #KEYS do redis.call('DEL', KEYS[at]) end
+redis.call('SET', KEYS[1], '1', 'PX', @GONE)
+local all = redis.call('HGETALL', KEYS[2])
+for at = 1, #all, 2 do
+  if string.match(all[at + 1], '^(%S+) ') == ARGV[1] then redis.call('HDEL', KEYS[2], all[at]) end
+end
+redis.call('INCR', KEYS[3])
+return 1
+"""
+# KEYS: rules, wrong. ARGV: id, why it is not checked; "": it is.
+WRONG = """
+if ARGV[2] == '' or redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+  return redis.call('HDEL', KEYS[2], ARGV[1])
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+return redis.call('PEXPIRE', KEYS[2], @KEPT)
+"""
+# KEYS: rules, checks. ARGV: the last checks. Of a session without rules there are none.
+CHECKS = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return redis.call('DEL', KEYS[2]) end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', @KEPT)
+return 1
+"""
 # Removes the oldest events: those that are too many, or older than `oldest`. Of what a receiver is
-# behind a copy stays, by which it is counted as lost to it.
+# behind a copy stays, by which it is counted as lost to it. What is beside an event goes with it.
 _FORGET = """
 local function before(one, other)
   local a, b = string.match(one, '^(%d+)-(%d+)$')
@@ -85,7 +119,7 @@ local function last_of_all(hooks)
   end
   return last
 end
-local function forget(events, lost, hooks, most, oldest)
+local function forget(events, lost, hooks, pictures, clips, acks, most, oldest)
   oldest = string.format('(%.0f-0', math.max(1, oldest))
   local after, looked = nil, false
   while true do
@@ -97,6 +131,9 @@ local function forget(events, lost, hooks, most, oldest)
     if not looked then after, looked = last_of_all(hooks), true end
     for _, row in ipairs(rows) do
       redis.call('XDEL', events, row[1]) -- first: that makes room in a Redis that is full
+      redis.call('XDEL', pictures, row[1])
+      redis.call('XDEL', clips, row[1])
+      redis.call('HDEL', acks, row[1])
       if after and before(after, row[1]) then
         redis.call('XADD', lost, 'MAXLEN', @MOST_LOST, row[1], unpack(row[2]))
       end
@@ -108,23 +145,26 @@ local function forget(events, lost, hooks, most, oldest)
   end
 end
 """
-# KEYS: events, lost, webhooks. ARGV: most events, milliseconds that they are kept. Removes what is
-# too old also where nothing new comes.
+# KEYS: events, lost, webhooks, pictures, clips, acks. ARGV: most events, milliseconds that they are
+# kept. Removes what is too old also where nothing new comes.
 FORGET = """
 @FORGET
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-forget(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[1]), now - tonumber(ARGV[2]))
+local oldest = now - tonumber(ARGV[2])
+forget(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], tonumber(ARGV[1]), oldest)
 return 1
 """
-# KEYS: rules, told, events, pictures, last, lost, webhooks. ARGV: id, fence, number of the event,
-# its state, the event, picture, most events, milliseconds that they are kept, most pictures,
-# milliseconds that they are kept. Gives 0: the rule is gone; 1 and what was told: another gateway
-# did, or this one, whose reply was lost; 2 and the id. Ids of all tenants grow together, also where
-# the clock is set back.
+# KEYS: rules, told, events, pictures, last, lost, webhooks, clips, acks, gone. ARGV: id, fence,
+# number of the event, its state, the event, picture, most events, milliseconds that they are kept,
+# most pictures, milliseconds that they are kept. Gives 0: the rule or its session is gone; 1 and
+# what was told: another gateway did, or this one, whose reply was lost; 2 and the id. Ids of all
+# tenants grow together, also where the clock is set back.
 TELL = """
 @FORGET
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {0} end
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 or redis.call('EXISTS', KEYS[10]) == 1 then
+  return {0}
+end
 local told = redis.call('HGET', KEYS[2], ARGV[1])
 if told then
   local fence, number = string.match(told, '^(%d+) (%d+) ')
@@ -147,14 +187,16 @@ local function add(key, what, most, kept)
   redis.call('PEXPIRE', key, kept)
 end
 redis.call('XADD', KEYS[3], event, 'e', ARGV[5])
-forget(KEYS[3], KEYS[6], KEYS[7], tonumber(ARGV[7]), now - tonumber(ARGV[8]))
+local oldest = now - tonumber(ARGV[8])
+forget(KEYS[3], KEYS[6], KEYS[7], KEYS[4], KEYS[8], KEYS[9], tonumber(ARGV[7]), oldest)
 redis.call('PEXPIRE', KEYS[3], ARGV[8] + @HOUR) -- beyond what is looked for: none goes unseen
 if ARGV[6] ~= '' then add(KEYS[4], ARGV[6], ARGV[9], ARGV[10]) end
 return {2, event}
 """
-# KEYS: clips. ARGV: event, clip, most, milliseconds that they are kept. One of an event that is
-# older than another's that came first is not kept.
+# KEYS: clips, events. ARGV: event, clip, most, milliseconds that they are kept. One of an event
+# that was erased, or is older than another's that came first, is not kept.
 CLIP = """
+if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return 0 end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 if last[1] then
   local a, b = string.match(last[1][1], '^(%d+)-(%d+)$')
@@ -208,6 +250,13 @@ local over = string.format('%.0f', now + tonumber(ARGV[3]))
 redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'until', over)
 return 1
 """
+# KEYS: how far a receiver has come. ARGV: owner, tries in a row that failed, the last one's error.
+# Only by whoever delivers: of a webhook that was deleted nothing is noted.
+NOTE = """
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'failures', ARGV[2], 'error', ARGV[3])
+return 1
+"""
 # KEYS: how far a webhook has come, its dead letters. ARGV: owner, the event that is over; 1 where
 # it was delivered, "" where it is not for this one, else why it was given up; the letter, most
 # letters. Only by whoever delivers.
@@ -252,12 +301,17 @@ _BODIES = {
     "create": CREATE,
     "change": CHANGE,
     "delete": DELETE,
+    "silence": SILENCE,
+    "erase": ERASE,
+    "wrong": WRONG,
+    "checks": CHECKS,
     "tell": TELL,
     "forget": FORGET,
     "clip": CLIP,
     "acknowledge": ACKNOWLEDGE,
     "hook": HOOK,
     "claim": CLAIM,
+    "note": NOTE,
     "pass": PASS,
     "lose": LOSE,
     "free": FREE,
@@ -269,6 +323,7 @@ _WORDS = {
     "@ALSO_WHEN_FULL": _ALSO_WHEN_FULL,
     "@FORGET": _FORGET,  # which holds others
     "@KEPT": str(KEPT_MS),
+    "@GONE": str(GONE_MS),
     "@HOUR": str(3600 * 1000),
     "@MOST_LOST": str(MOST_LOST),
     "@PREFIX": PREFIX,

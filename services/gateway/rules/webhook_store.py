@@ -96,10 +96,9 @@ class WebhookStore:
         }
         return Place(found.get(b"after", b"0-0").decode(), gone)
 
-    async def note(self, id: str, failures: int, error: str) -> None:
+    async def note(self, id: str, owner: str, failures: int, error: str) -> None:
         """So many tries in a row have failed."""
-        mapping = {"failures": failures, "error": error}
-        await self._records.do(lambda client: client.hset(_hook(id), mapping=mapping))
+        await self._records.run("note", [_hook(id)], [owner, failures, error])
 
     async def skip(self, id: str, owner: str, event: str) -> bool:
         """Events up to this one are not for this webhook; whether it still is this owner's."""
