@@ -37,11 +37,12 @@ KEPT = 5
 class Teller:
     """Tells events as a gateway that has a session does."""
 
-    def __init__(self, config: GatewayConfig, tenant: str = "") -> None:
+    def __init__(self, config: GatewayConfig, tenant: str = "", session: str = "s") -> None:
         self._records = Records(config)
         self._events = EventStore(self._records, config)
         self._rules = RuleStore(self._records, config)
-        rule = pb.Rule(rule=f"r_{tenant}", name="phones", session=f"s{tenant}")
+        names = {"name": f"phones of {session}", "session": f"{session}{tenant}"}
+        rule = pb.Rule(rule=f"r_{session}{tenant}", **names)
         self._record = peer_pb2.RuleRecord(rule=rule, tenant=tenant)
         self._numbers = itertools.count(1)
 
@@ -177,7 +178,8 @@ async def test_what_grows_too_old_is_one_and_what_is_erased_is_none(
         assert await until(dead) == dict.fromkeys(told, delivery.NOT_KEPT)
         await teller.tell(2)
         await teller.erase()
-        (last,) = await teller.tell(1)
+        async with Teller(parts.config, session="another") as other:
+            (last,) = await other.tell(1)
 
         async with receiving(port=port) as receiver:
 
