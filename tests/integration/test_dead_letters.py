@@ -41,8 +41,8 @@ class Teller:
         self._records = Records(config)
         self._events = EventStore(self._records, config)
         self._rules = RuleStore(self._records, config)
-        names = {"name": f"phones of {session}", "session": f"{session}{tenant}"}
-        rule = pb.Rule(rule=f"r_{session}{tenant}", **names)
+        of = f"{session}{tenant}"
+        rule = pb.Rule(rule=f"r_{of}", name=f"phones of {session}", session=of)
         self._record = peer_pb2.RuleRecord(rule=rule, tenant=tenant)
         self._numbers = itertools.count(1)
 

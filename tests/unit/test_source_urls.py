@@ -18,7 +18,7 @@ from services.gateway.sources.remote.egress_policy import (
     UnreachableError,
     is_public,
 )
-from services.gateway.sources.remote.playlist import variant_of
+from services.gateway.sources.remote.playlist import parts_of, variant_of
 from services.gateway.sources.remote.rtsp import RtspPipe
 from services.gateway.sources.remote.url import SourceUrl
 from services.gateway.sources.source_opener import locate
@@ -451,3 +451,29 @@ def test_rtsp_survives_any_server() -> None:
             pass
         assert b"10.0.0.1" not in pipe.to_player
         assert not re.search(rb"(?m)^RTSP/1.0 302", pipe.to_player)
+
+
+def test_a_part_of_a_recording_says_what_the_ones_before_it_said() -> None:
+    recording = """#EXTM3U
+#EXT-X-TARGETDURATION:2
+#EXT-X-MEDIA-SEQUENCE:7
+#EXT-X-MAP:URI="clear.mp4",BYTERANGE="100@0"
+#EXT-X-KEY:METHOD=AES-128,URI="key"
+#EXTINF:2,
+#EXT-X-BYTERANGE:50@100
+all.mp4
+#EXT-X-DISCONTINUITY
+#EXTINF:2,
+#EXT-X-BYTERANGE:60
+all.mp4
+#EXTINF:2,
+#EXT-X-BYTERANGE:70
+all.mp4
+#EXT-X-ENDLIST
+"""
+    first, second = parts_of(recording)
+    assert "#EXT-X-BYTERANGE:50@100" in first
+    assert "#EXT-X-MEDIA-SEQUENCE:8" in second
+    assert second.index("#EXT-X-MAP") < second.index("#EXT-X-KEY")  # the section is not encrypted
+    ranges = [line for line in second.splitlines() if "BYTERANGE:" in line]
+    assert ranges == ["#EXT-X-BYTERANGE:60@150", "#EXT-X-BYTERANGE:70@210"]

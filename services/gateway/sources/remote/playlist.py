@@ -11,9 +11,10 @@ from dataclasses import dataclass
 USEFUL_LINES = 720  # more than models look at: the smallest variant of so many is taken
 MAX_PARTS = 1000  # of a recording; the last one has all that follows
 USEFUL_BPS = 2_500_000  # where variants do not say how large they are
+_BYTERANGE = "#EXT-X-BYTERANGE:"
 _OF_SEGMENT = (  # tags that are not of the whole playlist (section 4.3.2)
     "#EXTINF:",
-    "#EXT-X-BYTERANGE:",
+    _BYTERANGE,
     "#EXT-X-DISCONTINUITY",
     "#EXT-X-KEY:",
     "#EXT-X-MAP:",
@@ -24,6 +25,7 @@ _OF_SEGMENT = (  # tags that are not of the whole playlist (section 4.3.2)
 )
 _SEQUENCE = "#EXT-X-MEDIA-SEQUENCE:"
 _DISCONTINUITY_SEQUENCE = "#EXT-X-DISCONTINUITY-SEQUENCE:"
+_RANGE = re.compile(rf"{_BYTERANGE}([0-9]{{1,15}})(?:@([0-9]{{1,15}}))?")
 _ATTRIBUTE = re.compile(r'([A-Z0-9-]+)=("[^"]*"|[^",]*)')
 _RESOLUTION = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 # Codecs that carry no pictures (RFC 6381); what is not known may be video.
@@ -72,6 +74,8 @@ def parts_of(playlist: str) -> list[str]:
     parts: list[tuple[int, list[str]]] = []
     before: list[str] = []  # tags of the next segment
     num_segments, key, section, anew = 0, "", "", True
+    section_key = ""  # the one that the section was told under
+    range_end = 0  # of the bytes of the segment before, from which the next may go on
     for line in lines:
         if line.startswith(_SEQUENCE):
             digits = line.removeprefix(_SEQUENCE)
@@ -84,16 +88,21 @@ def parts_of(playlist: str) -> list[str]:
             key = line
             before.append(line)
         elif line.startswith("#EXT-X-MAP:"):
-            anew, section = anew or line != section, line
+            anew, section, section_key = anew or line != section, line, key
             before.append(line)
+        elif found := _RANGE.fullmatch(line):
+            begin = range_end if found[2] is None else int(found[2])
+            range_end = begin + int(found[1])
+            before.append(f"{_BYTERANGE}{found[1]}@{begin}")  # what it goes on from may not be told
         elif line.startswith(_OF_SEGMENT):
             before.append(line)
         elif line.startswith("#"):
             head.append(line)
         else:
             if anew and len(parts) < MAX_PARTS:
-                kept = [tag for tag in (key, section) if tag and tag not in before]
-                parts.append((num_segments, kept))
+                standing = [key] if section in before else [section_key, section, key]
+                standing = [tag for tag in dict.fromkeys(standing) if tag and tag not in before]
+                parts.append((num_segments, standing))
             parts[-1][1].extend((*before, line))
             before, anew = [], False
             num_segments += 1
