@@ -662,10 +662,11 @@ async def test_many_sessions_come_and_go(tmp_path: Path, count: int) -> None:
                 case _:
                     await feeder.show()
 
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(count):
-                tasks.create_task(live(number), name=f"live:{number}")
-        assert grpc.StatusCode.RESOURCE_EXHAUSTED in codes
+        async with asyncio.timeout(3 * PATIENCE_S):
+            while grpc.StatusCode.RESOURCE_EXHAUSTED not in codes:  # a slow machine finds room
+                async with asyncio.TaskGroup() as tasks:
+                    for number in range(count):
+                        tasks.create_task(live(number), name=f"live:{number}")
         assert codes <= CLEAR | {grpc.StatusCode.CANCELLED}
         # Nobody feeds them: their grace ends.
         await eventually(lambda: not worker.bench.core.sessions)
