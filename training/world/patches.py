@@ -130,11 +130,7 @@ def _with_arm(fist: Texture) -> Texture:
     shade = (1 - 0.22 * across**2)[None, :, None]
     arm[:, left : left + len(across), :3] = skin * shade
     arm[:, left : left + len(across), 3] = 1
-    whole = np.zeros((int(SIDE * ARM), SIDE, 4), np.float32)
-    whole[-height:] = arm[: len(whole)]
-    top = whole[:SIDE]
-    top[:] = fist + top * (1 - fist[..., 3:])
-    return whole
+    return _on_arm(fist, arm)
 
 
 def _with_real_arm(hand: Texture, sleeve: tuple[int, int, int] | None) -> Texture:
@@ -165,8 +161,14 @@ def _with_real_arm(hand: Texture, sleeve: tuple[int, int, int] | None) -> Textur
     arm = np.concatenate(
         [np.clip(colour * shade, 0, 255) * cover[..., None], cover[..., None]], axis=2
     )
+    return _on_arm(hand, arm)
+
+
+def _on_arm(hand: Texture, arm: Texture) -> Texture:
+    """A square hand with its arm below, which it hides where they meet."""
+    side = len(hand)
     whole = np.zeros((int(side * ARM), side, 4), np.float32)
-    whole[-height:] = arm[: len(whole)]
+    whole[-len(arm) :] = arm
     top = whole[:side]
     top[:] = hand + top * (1 - hand[..., 3:])
     return whole

@@ -79,15 +79,19 @@ def _real_hand(stage: Stage) -> Look | None:
     return Look(hand=found[int(stage.rng.integers(len(found)))], ink=sleeve)
 
 
-class Laid(Stage):
-    """Shows other real goods every second: one of any size, often in a hand, or two or three
-    smaller ones side by side. Nothing happens to them: these are for learning names."""
+class _Showing(Stage):
+    """Shows goods for so many seconds."""
 
     def __init__(
         self, rng: Generator, ground: tuple[float, float, float], split: Split, seconds: float
     ) -> None:
         super().__init__(rng, ground, split)
         self.seconds = seconds
+
+
+class Laid(_Showing):
+    """Shows other real goods every second: one of any size, often in a hand, or two or three
+    smaller ones side by side. Nothing happens to them: these are for learning names."""
 
     def direct(self) -> Script:
         for second in range(-1, int(self.seconds) + 1):
@@ -122,15 +126,9 @@ class Laid(Stage):
         return shown
 
 
-class Photographs(Stage):
+class Photographs(_Showing):
     """Shows one photograph after another, each filling the picture, nearer or farther, at rest or
     with a camera that pans; now and then nothing between them."""
-
-    def __init__(
-        self, rng: Generator, ground: tuple[float, float, float], split: Split, seconds: float
-    ) -> None:
-        super().__init__(rng, ground, split)
-        self.seconds = seconds
 
     def direct(self) -> Script:
         time = -self.between(0, 1)
