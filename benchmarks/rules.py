@@ -119,7 +119,7 @@ def _loads(loads: list[Load]) -> Table:
     headings = ("load", "checks/s", "of one rule every s", "look p50 ms", "p95", "frames/s")
     return Table(
         "Many rules, each due once a second, in real time",
-        (*headings, "frame p50 ms", "p95", "dropped", "events", "cores"),
+        (*headings, "frame p50 ms", "p95", "thinned", "dropped", "events", "cores"),
         [
             (
                 load.case.title,
@@ -130,6 +130,7 @@ def _loads(loads: list[Load]) -> Table:
                 f"{load.frames_per_s:.0f}",
                 f"{load.frame_p50_ms:.0f}",
                 f"{load.frame_p95_ms:.0f}",
+                f"{load.thinned:.2f}",
                 f"{load.dropped:.4f}",
                 str(load.events),
                 f"{sum(load.cores.values()) - load.cores.get('others', 0.0):.2f}",

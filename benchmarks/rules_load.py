@@ -26,6 +26,7 @@ from benchmarks.report import Report
 from benchmarks.rules_shop import RealTime, play_stories
 from benchmarks.rules_stories import PROHIBITED, shop
 from benchmarks.samples import Histogram, total_of
+from services.gateway.frames.sampler import RATE_LOWERED
 from services.gateway.rules.kinds import asked_of
 from sightline import aio
 from sightline.errors import SightlineError
@@ -57,7 +58,8 @@ CASES = (Case("500 rules on one session", 1, 500), Case("51 sessions, 4 rules ea
 @dataclass(frozen=True, slots=True)
 class Load:
     """Figures of a case. A check that a hint spared is one; `every_s`: from one check of a rule to
-    the next, on average."""
+    the next, on average. Of the frames, `thinned` were left out by a rate that follows the load,
+    and `dropped` otherwise."""
 
     case: Case
     seconds: float
@@ -68,6 +70,7 @@ class Load:
     frame_p50_ms: float
     frame_p95_ms: float
     frames_per_s: float
+    thinned: float
     dropped: float
     events: int
     cores: dict[str, float]
@@ -79,7 +82,8 @@ class _Snapshot:
     looks: Histogram
     frames: Histogram
     checks: float
-    dropped: float
+    thinned: float
+    lost: float
     events: float
 
 
@@ -151,7 +155,8 @@ def _look(suite: Running) -> _Snapshot:
         looks=Histogram.read(page, LOOKS),
         frames=Histogram.read(page, FRAMES),
         checks=total_of(page, CHECKS) + total_of(page, SAVED),
-        dropped=total_of(page, DROPPED),
+        thinned=total_of(page, DROPPED, reason=RATE_LOWERED),
+        lost=total_of(page, DROPPED),
         events=total_of(page, EVENTS),
     )
 
@@ -160,7 +165,8 @@ def _figures(case: Case, before: _Snapshot, after: _Snapshot, cores: dict[str, f
     seconds = after.at_s - before.at_s
     looks, frames = after.looks - before.looks, after.frames - before.frames
     checks_per_s = (after.checks - before.checks) / seconds
-    lost = after.dropped - before.dropped
+    thinned, lost = after.thinned - before.thinned, after.lost - before.lost
+    sampled = max(1.0, lost + frames.total)
     return Load(
         case=case,
         seconds=seconds,
@@ -171,7 +177,8 @@ def _figures(case: Case, before: _Snapshot, after: _Snapshot, cores: dict[str, f
         frame_p50_ms=1000 * frames.quantile(0.5),
         frame_p95_ms=1000 * frames.quantile(0.95),
         frames_per_s=frames.total / seconds,
-        dropped=lost / max(1.0, lost + frames.total),
+        thinned=thinned / sampled,
+        dropped=(lost - thinned) / sampled,
         events=round(after.events - before.events),
         cores=cores,
     )

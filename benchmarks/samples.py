@@ -123,13 +123,14 @@ class Histogram:
         return low + (self.bounds[index] - low) * (wanted - below) / self.counts[index]
 
 
-def total_of(exposition: str, name: str) -> float:
-    """A counter of a /metrics page, all label sets together; 0 for one that has not counted."""
+def total_of(exposition: str, name: str, **labels: str) -> float:
+    """A counter of a /metrics page, all label sets together that hold `labels`; 0 for one that has
+    not counted."""
     return sum(
         sample.value
         for family in text_string_to_metric_families(exposition)
         for sample in family.samples
-        if sample.name == name
+        if sample.name == name and labels.items() <= sample.labels.items()
     )
 
 

@@ -226,7 +226,7 @@ RULES = Gauge("sightline_rules", "Standing rules of this gateway's sessions.", [
 RULE_LOOKS = Histogram(
     "sightline_rule_look_seconds",
     "One look at a session for those of its rules that are due, to the last probability.",
-    buckets=LATENCY_BUCKETS,
+    buckets=(*LATENCY_BUCKETS, 10.0, 30.0, 60.0),
 )
 RULE_CHECKS = Counter("sightline_rule_checks_total", "Rules that a look was about.", ["kind"])
 RULE_CHECKS_SAVED = Counter(

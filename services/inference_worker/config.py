@@ -123,7 +123,7 @@ class WorkerConfig(ServiceConfig):
         0,
         "Tokens of questions and answers one step may hold while video flows, so that frames "
         "never wait long (a lone question: twice that; after frames kept questions waiting: three "
-        "times); 0: 16 on CPUs, 512 on GPUs.",
+        "times, and as long as these frames took); 0: 16 on CPUs, 512 on GPUs.",
         minimum=0,
     )
     burst_segments: int = setting(

@@ -21,6 +21,7 @@ LIMITS = StepLimits(
     tokens=64, question_tokens=8, question_sessions=2, burst_segments=1, batch_wait_s=0.005
 )
 FRAME_STEP_S, QUESTION_STEP_S = 0.009, 0.011
+TOKEN_S = 0.0008  # of prompts
 
 
 class Device:
@@ -133,4 +134,45 @@ def test_questions_that_waited_for_a_replay_are_read_in_long_steps_for_a_moment(
     device.frame(1)
     device.sessions[0].replayed_s -= MOVED_S
     device.step()
-    assert device.step().num_tokens == KEPT_WAITING * LIMITS.question_tokens
+    as_long_as_its_frame = int(FRAME_STEP_S / (QUESTION_STEP_S / LIMITS.tokens))
+    assert device.step().num_tokens == as_long_as_its_frame
+
+
+def test_frames_that_would_fill_the_device_leave_half_of_it_to_many_prompts() -> None:
+    device = Device(4)
+    prompts: list[Generation] = []
+    frames_s = read_s = 0.0
+    for _ in range(400):
+        for n in range(4):
+            if not device.sessions[n].frames:
+                device.frame(n)
+            if len(prompts) < 8:
+                prompts.append(device.ask(n, tokens=12))
+        plan = device.scheduler.plan(device.sessions, device.now_s)
+        took_s = FRAME_STEP_S if plan.frames else plan.num_tokens * TOKEN_S
+        for session, _ in plan.frames:
+            session.frames.popleft()
+        for job, count in plan.branches:
+            del job.pending[:count]
+            if not job.pending:
+                assert job.session is not None
+                job.session.running.remove(job)
+                prompts.remove(job)
+        frames_s += took_s if plan.frames else 0.0
+        read_s += 0.0 if plan.frames else took_s
+        device.now_s += took_s
+        device.scheduler.ran(plan, took_s, device.now_s)
+    assert 0.4 < read_s / (read_s + frames_s) < 0.6
+
+
+def test_an_answer_costs_frames_no_more_where_they_fill_the_device() -> None:
+    """What it waited for is not made up in steps: each gives it one token."""
+    device = Device(2)
+    device.ask(0)
+    ran = []
+    for _ in range(200):
+        for n in range(2):
+            if not device.sessions[n].frames:
+                device.frame(n)
+        ran.append(bool(device.step().frames))
+    assert ran.count(False) <= 200 * FRAME_STEP_S / QUESTIONS_WAIT_S

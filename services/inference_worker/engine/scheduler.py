@@ -6,7 +6,9 @@ step costs little more than its own. Questions do not ride along: their branches
 frames, and reading those would slow the new one down. A step of questions packs decode tokens and
 parts of prompts; it runs when no frame waits, and every now and then even if some do. While video
 flows it is kept short and to few sessions, and not begun when a frame is due before it would end,
-so that a frame finds the device free however many people ask.
+so that a frame finds the device free however many people ask. Where frames alone would fill the
+device, it is as long as the frames were that questions waited for: each then has half of it, and
+the sessions' frame rates follow the load.
 """
 
 from dataclasses import dataclass, field
@@ -51,6 +53,32 @@ MOVED = 8  # and so much more where they waited for a window to be replayed
 MOVED_S = 1.0  # for so long after that
 SOON_S = 1e-6
 LATE_S = 0.003  # how long a step of questions waits for a frame that is overdue
+MOST_OWED_S = 0.1  # that a step of questions is longer for the frames it waited for
+
+
+class _Owed:
+    """Device time that frames owe to the prompts which waited for them."""
+
+    def __init__(self) -> None:
+        self._owed_s = 0.0
+        self._token_s = 0.0  # smoothed, of prompts; 0: unknown
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompts that are read in that time."""
+        return int(self._owed_s / self._token_s) if self._token_s else 0
+
+    def frames_ran(self, step_s: float) -> None:
+        self._owed_s = min(MOST_OWED_S, self._owed_s + step_s)
+
+    def prompts_ran(self, step_s: float, num_tokens: int) -> None:
+        token_s = step_s / num_tokens
+        self._token_s += (0.2 if self._token_s else 1.0) * (token_s - self._token_s)
+        self._owed_s = max(0.0, self._owed_s - step_s)
+
+    def settle(self) -> None:
+        """Nothing waits: nothing is owed."""
+        self._owed_s = 0.0
 
 
 class Scheduler:
@@ -63,6 +91,8 @@ class Scheduler:
         self._questions_ran_s = float("-inf")
         # Smoothed duration of steps of questions: of answers alone, and with prompts.
         self._question_step_s = {False: 0.0, True: 0.0}
+        self._owed = _Owed()
+        self._prompts_wait = False
         self._turn = 0
 
     def wait_s(self, sessions: list[EngineSession], now_s: float) -> float | None:
@@ -121,6 +151,7 @@ class Scheduler:
         asked = [job for job in jobs if not job.background]
         patience_s = QUESTIONS_WAIT_S if asked else BACKGROUND_WAIT_S
         jobs = asked or jobs
+        self._prompts_wait = any(job.num_unread > 1 for job in jobs)
         overdue = self._frames_ran_last and now_s > self._questions_ran_s + patience_s
         if not (jobs and overdue):
             self._plan_frames(plan, self._ready(sessions, now_s))
@@ -139,17 +170,22 @@ class Scheduler:
         if not _flowing(sessions, now_s):
             return self.limits.tokens
         kept_waiting = KEPT_WAITING * self.limits.question_tokens
-        if not _moved(sessions, now_s):
-            return kept_waiting
-        return max(kept_waiting, min(MOVED * self.limits.question_tokens, self.limits.tokens))
+        moved = MOVED * self.limits.question_tokens if _moved(sessions, now_s) else 0
+        return max(kept_waiting, min(max(moved, self._owed.tokens), self.limits.tokens))
 
     def ran(self, plan: StepPlan, step_s: float, now_s: float) -> None:
         """A planned step has run, took so long and ended now."""
         self._frames_ran_last = bool(plan.frames)
+        if not self._prompts_wait:
+            self._owed.settle()
+        elif plan.frames:
+            self._owed.frames_ran(step_s)
         if not plan.frames:
             self._questions_ran_s = now_s
             prompts = any(count > 1 for _, count in plan.branches)
             self._question_step_s[prompts] += 0.2 * (step_s - self._question_step_s[prompts])
+            if prompts:
+                self._owed.prompts_ran(step_s, plan.num_tokens)
 
     def _plan_questions(
         self,
@@ -161,6 +197,9 @@ class Scheduler:
         """A token of every answer under way, or of each session's oldest ones, then prompts, one
         after the other: prompts that share steps would all be read late."""
         windows = self.limits.question_sessions if flowing else len(jobs)
+        if self._owed.tokens:  # as many more as the step is longer
+            usual = KEPT_WAITING * self.limits.question_tokens
+            windows *= max(1, budget // usual)
         self._turn += 1
         jobs.sort(key=lambda job: job.order)
         answers = self._in_turn([job for job in jobs if job.num_unread == 1], windows)

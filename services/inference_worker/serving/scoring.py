@@ -1,12 +1,16 @@
 """Scoring: how likely each of many statements is, as branches of one session's trunk."""
 
 import asyncio
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 
 from services.inference_worker.serving.brain import Brain
 from services.inference_worker.serving.watching import score
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import inference_pb2
+
+LONG = 16  # statements of a call that takes its turn among others like it
+LONG_AT_ONCE = 4
 
 
 @dataclass(slots=True)
@@ -15,13 +19,15 @@ class Scorer:
     questions still find room. `withholds`: nothing shall happen because of unfamiliar pictures.
 
     Every statement is a branch of its own, which reads the pages of the video that the session
-    holds anyway; those that are under way together share the engine's steps.
+    holds anyway; those that are under way together share the engine's steps. Long calls take turns:
+    side by side, all of them would end when the last does, and each would be of many moments.
     """
 
     engine: Brain
     question_tokens: int
     at_once: int
     withholds: bool = True
+    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LONG_AT_ONCE))
 
     async def score(
         self, session_id: str, statements: list[str]
@@ -49,7 +55,8 @@ class Scorer:
                 reply.strangeness = max(reply.strangeness, seen.strangeness)
                 reply.cannot_tell |= seen.unfamiliar and self.withholds
 
-        async with asyncio.TaskGroup() as tasks:
+        turn = self._turns if len(prompts) > LONG else contextlib.nullcontext()
+        async with turn, asyncio.TaskGroup() as tasks:
             for number in range(min(self.at_once, len(prompts))):
                 tasks.create_task(work(), name=f"{session_id}:score:{number}")
         reply.probabilities.extend(found[text] for text in statements)
