@@ -1,5 +1,6 @@
 """A camera that speaks RTSP: H.264 over its one TCP connection, or over UDP, real RTP packets."""
 
+import base64
 import contextlib
 import re
 import socket
@@ -11,7 +12,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.codec.context import Flags
 
+from services.gateway.playback.h264 import units_of
 from tests.sources import picture_array
 
 SDP = (
@@ -21,10 +24,6 @@ SDP = (
 )
 SOUND_SDP = "m=audio 0 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=control:trackID=1\r\n"
 SOUND_SAMPLES = 160  # of a packet: as many milliseconds as a picture takes
-_HEVC = {
-    b"H264/90000": b"H265/90000",
-    b"a=fmtp:96 packetization-mode=1": b"a=fmtp:96 sprop-max-don-diff=0",
-}
 _OPTIONS = {"tune": "zerolatency", "preset": "ultrafast", "g": "5"}
 _HEVC_OPTIONS = {"x265-params": "log-level=none:keyint=5:repeat-headers=1"}
 
@@ -32,13 +31,37 @@ _HEVC_OPTIONS = {"x265-params": "log-level=none:keyint=5:repeat-headers=1"}
 @dataclass(frozen=True)
 class Take:
     """What one encoder sends. Without `sender` its packets go on with the numbers and times of
-    those before; with (source, first number, first time) they begin anew, as another sender's."""
+    those before; with (source, first number, first time) they begin anew, as another sender's.
+    `goodbye`: it says so when it ends. `described`: its parameter sets are in the description, and
+    nowhere else."""
 
     codec: str = "libx264"
     width: int = 160
     height: int = 120
     num_pictures: int = 200
     sender: tuple[int, int, int] | None = None
+    goodbye: bool = False
+    described: bool = False
+
+    def setup(self, stream: av.VideoStream | av.VideoCodecContext, rate: int) -> None:
+        stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
+        hevc = _HEVC_OPTIONS if self.codec == "libx265" else {}
+        if self.described:
+            hevc = {name: value.replace("repeat-headers=1", "") for name, value in hevc.items()}
+            context = stream.codec_context if isinstance(stream, av.VideoStream) else stream
+            context.flags |= Flags.global_header
+        stream.options = _OPTIONS | hevc
+        stream.time_base = Fraction(1, rate)
+
+    def sets(self) -> list[bytes]:
+        """Parameter sets that the description holds."""
+        if not self.described:
+            return []
+        context = av.CodecContext.create(self.codec, "w")
+        assert isinstance(context, av.VideoCodecContext)
+        self.setup(context, 50)
+        context.open()
+        return list(units_of(bytes(context.extradata or b""), 0))
 
 
 class RtspServer:
@@ -143,7 +166,7 @@ class RtspServer:
             self.accepted = "Authorization" in text
             headers.append("Content-Type: application/sdp")
             headers.append(f"Content-Base: {text.split()[1]}/")  # as nearly every camera does
-            body = SDP + SOUND_SDP * self.sound
+            body = self._description() + SOUND_SDP * self.sound
         elif method == "SETUP" and self.udp_only and "TCP" in text:
             status = "461 Unsupported Transport"
         elif method == "SETUP" and "trackID=1" in text and self.sound_status != "200 OK":
@@ -158,11 +181,18 @@ class RtspServer:
             headers.append("Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN")
         if body:
             headers.append(f"Content-Length: {len(body)}")
-        answer = ("\r\n".join([f"RTSP/1.0 {status}", *headers]) + "\r\n\r\n" + body).encode()
-        if body and self._take.codec == "libx265":
-            for ours, others in _HEVC.items():
-                answer = answer.replace(ours, others)
-        return answer
+        return ("\r\n".join([f"RTSP/1.0 {status}", *headers]) + "\r\n\r\n" + body).encode()
+
+    def _description(self) -> str:
+        hevc = self._take.codec == "libx265"
+        sets = [base64.b64encode(unit).decode() for unit in self._take.sets()]
+        if not hevc:
+            sprop = f"; sprop-parameter-sets={','.join(sets[:2])}" if sets else ""
+            return SDP.replace("packetization-mode=1", f"packetization-mode=1{sprop}")
+        names = ("sprop-vps", "sprop-sps", "sprop-pps")
+        pairs = [f"{name}={unit}" for name, unit in zip(names, sets, strict=False)]
+        fmtp = "; ".join(["sprop-max-don-diff=0", *pairs])
+        return SDP.replace("H264/", "H265/").replace("packetization-mode=1", fmtp)
 
     @property
     def _take(self) -> Take:
@@ -189,10 +219,9 @@ class RtspServer:
             with av.open(address, "w", format="rtp") as rtp:
                 rate = 25 if self.clip else 50
                 stream = rtp.add_stream(take.codec, rate=rate)
-                stream.width, stream.height = (256, 256) if self.clip else (take.width, take.height)
-                stream.pix_fmt = "yuv420p"
-                stream.options = _OPTIONS | (_HEVC_OPTIONS if take.codec == "libx265" else {})
-                stream.time_base = Fraction(1, rate)
+                take.setup(stream, rate)
+                if self.clip:
+                    stream.width = stream.height = 256
                 own.setblocking(False)
                 for position, frame in enumerate(self._pictures(take)):
                     frame.pts, frame.time_base = position, stream.time_base
@@ -212,6 +241,9 @@ class RtspServer:
                         self._send(sound, 1, connection, clients)
                     if self._over.wait(1 / rate):
                         return False
+        if take.goodbye:
+            bye = struct.pack("!BBHIBBHI", 0x80, 201, 1, sender, 0x81, 203, 1, sender)
+            self._send(bye, 0, connection, clients, report=True)
         self._next = (sender, number + 1 & 0xFFFF, stamp + 90_000 // rate & 0xFFFFFFFF)
         return True
 
@@ -227,9 +259,17 @@ class RtspServer:
                     yield frame.reformat(256, 256, "yuv420p")
 
     def _send(
-        self, packet: bytes, track: int, connection: socket.socket, clients: list[tuple[str, int]]
+        self,
+        packet: bytes,
+        track: int,
+        connection: socket.socket,
+        clients: list[tuple[str, int]],
+        *,
+        report: bool = False,
     ) -> None:
         if not clients:
-            connection.sendall(bytes((0x24, 2 * track)) + len(packet).to_bytes(2) + packet)
+            head = bytes((0x24, 2 * track + report)) + len(packet).to_bytes(2)
+            connection.sendall(head + packet)
         elif track < len(clients):
-            self._media.sendto(packet, clients[track])
+            host, port = clients[track]
+            self._media.sendto(packet, (host, port + report))

@@ -586,6 +586,45 @@ async def test_a_camera_whose_encoder_becomes_another(then: Take, udp_only: bool
     assert sink.reasons == ["closed"]
 
 
+@pytest.mark.parametrize("udp_only", [False, True])
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+async def test_a_camera_that_changes_its_sender_again_and_again(codec: str, udp_only: bool) -> None:
+    """Its parameter sets come with each: no picture is lost, and it is asked for once."""
+    sink = RecordingSink()
+    takes = [
+        Take(codec, num_pictures=40, sender=(n, 9000 * n, n % 2 << 31), goodbye=n % 2 > 0)
+        for n in range(1, 6)
+    ]
+    with rtsp(takes=takes, udp_only=udp_only) as server:
+        url = f"rtsp://127.0.0.1:{server.port}/live"
+        source = FileSource(url, sink, limits=SHORT, egress=LOOPBACK)
+        await source.start()
+        await eventually(lambda: len(sink.pictures) >= 190)
+        await source.aclose()
+        assert sum(asked.startswith("PLAY") for asked in server.asked) == 1
+    assert not sink.notes["reconnect"]
+    assert not sink.drops
+    times = [one.capture_ns for one in sink.pictures]
+    assert len(set(times)) > 170
+    assert all(abs(one.at_ns - one.capture_ns) < 5 * SECOND_NS for one in sink.pictures)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+async def test_a_camera_that_only_describes_its_parameters(codec: str) -> None:
+    """They are in no packet. Another sender's are described anew."""
+    sink = RecordingSink()
+    before = Take(codec, num_pictures=60, described=True)
+    then = Take(codec, width=320, height=240, sender=(9, 9, 9), described=True)
+    with rtsp(takes=[before, then]) as server:
+        url = f"rtsp://127.0.0.1:{server.port}/live"
+        source = FileSource(url, sink, limits=FileLimits(backoff_s=0.05), egress=LOOPBACK)
+        await source.start()
+        await eventually(lambda: sum(one.width == 320 for one in list(sink.pictures)) >= 20)
+        await source.aclose()
+    assert sum(one.width == 160 for one in sink.pictures) > 30
+    assert not sink.drops["corrupt"]
+
+
 @pytest.mark.parametrize("stamp", [5, 900_000 + 45 * 90_000, 2**32 - 90_000])
 async def test_a_camera_whose_times_leap(stamp: int) -> None:
     """Each picture keeps a time of its own, which is near that of its coming."""

@@ -29,7 +29,7 @@ from sightline.errors import (
     SightlineError,
 )
 from tests.bombs import many_references, progressive_jpeg
-from tests.eventually import until_threads_end
+from tests.eventually import eventually, until_threads_end
 from tests.processes import free_port
 from tests.sources import START_NS, RecordingSink, Ring, encode_clip, picture_array, write_clip
 
@@ -409,6 +409,38 @@ async def test_a_live_url_is_opened_again_until_it_stays_away(tmp_path: Path) ->
     assert sink.notes["reconnect"] > 2
     times = [picture.capture_ns for picture in sink.pictures]
     assert times == sorted(times)
+
+
+async def test_a_source_that_opens_and_dies_is_not_hammered(tmp_path: Path) -> None:
+    """Pauses grow although each try is answered, until it has shown pictures for a while."""
+    data = await asyncio.to_thread(write_clip(tmp_path / "live.ts", seconds=2).read_bytes)
+    ended, pauses = 0.0, list[float]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal ended
+        await reader.readuntil(b"\r\n\r\n")
+        if ended:
+            pauses.append(time.monotonic() - ended)
+        writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
+        for number in range(2):
+            writer.write(data[number * len(data) // 2 : (number + 1) * len(data) // 2])
+            await writer.drain()
+            await asyncio.sleep(1.0 if len(pauses) == 6 else 0.0)
+        writer.close()
+        ended = time.monotonic()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    sink = RecordingSink()
+    limits = FileLimits(backoff_s=0.05, steady_s=0.7)
+    url = f"http://127.0.0.1:{port}/live.ts"
+    source = FileSource(url, sink, limits=limits, egress=LOOPBACK)
+    await source.start()
+    await eventually(lambda: len(pauses) >= 7)
+    await source.aclose()
+    server.close()
+    assert pauses[5] > 0.05 * 2**5 / 2
+    assert pauses[6] < 0.05 * 2**6 / 2
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "rtsp", "rtmp"])

@@ -70,6 +70,7 @@ _STILLS = (
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp_pipe"),
     (re.compile(rb"BM....\0\0\0\0", re.DOTALL), "bmp_pipe"),
 )
+_STILL_FORMATS = frozenset(name for _, name in _STILLS) - {"apng"}
 _HEAD_BYTES = 64 * 1024  # of a file, looked at for what it is
 # HEIC and AVIF whose picture is put together from others (ISO 23008-12, 6.6.2.3): libavformat gives
 # each of these, and one tile of it would be taken for the whole.
@@ -181,7 +182,8 @@ def _still_format(path: Path) -> str | None:
 class ContainerReader:
     """An open container whose first picture is decoded. `live`: it has no end that is known.
     `segmented`: its pictures come many at once, a segment of a playlist each time, so that only
-    their timestamps tell when to show them. It is `part` of `num_parts` that are opened one by one.
+    their timestamps tell when to show them. `still`: it is one picture, such as a camera shows to
+    whoever asks. It is `part` of `num_parts` that are opened one by one.
 
     `pictures` are (frame, presentation time in ns since the first one), of pixels of that `aspect`.
     Iterating raises InvalidArgumentError for what is beyond the sink's budget. Meanwhile
@@ -202,6 +204,7 @@ class ContainerReader:
         self._on_close = on_close
         self.live = live
         self.segmented = container.format.name == "hls"
+        self.still = container.format.name in _STILL_FORMATS
         self.part, self.num_parts = 0, 1
         self._sink = sink
         stream = container.streams.best("video")

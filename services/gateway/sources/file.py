@@ -33,13 +33,15 @@ FEW_PICTURES = 2  # after so few, a live URL that then says nothing may be a slo
 @dataclass(frozen=True, slots=True)
 class FileLimits:
     """Bounds of how long a URL may keep us waiting, and how long a live one that broke off is tried
-    again: for ever where `away_s` is 0."""
+    again: for ever where `away_s` is 0. Pauses between tries grow until it has shown pictures for
+    `steady_s`: one that opens and dies at once is not asked as often as it can be."""
 
     open_timeout_s: float = 10.0
     read_timeout_s: float = 10.0
     away_s: float = 0.0  # in a row, without a picture
     backoff_s: float = 0.5  # doubles, with jitter …
     max_backoff_s: float = 15.0  # … up to this
+    steady_s: float = 10.0
 
 
 class FileSource:
@@ -75,6 +77,7 @@ class FileSource:
         self._paced = paced
         self._limits = limits or FileLimits()
         self._read_timeout_s = self._limits.read_timeout_s  # longer where a camera is slow
+        self._backoff = Backoff(self._limits.backoff_s, self._limits.max_backoff_s)
         self._clock_ns = clock_ns
         self._stop = threading.Event()
         self._name = name
@@ -133,10 +136,12 @@ class FileSource:
     def _play(self) -> str:
         """Passes over the source until it is over; returns why."""
         while self._reading is not None:
-            self._shown_s = time.monotonic()
+            began_s = self._shown_s = time.monotonic()
             num_pictures, broken = self._parts(self._reading)
             reading = self._reading
             self._learn_pace(num_pictures)
+            if reading.still or self._shown_s - began_s >= self._limits.steady_s:
+                self._backoff.reset()
             if self._stop.is_set() or reading is None:
                 return "closed"
             if not reading.live and not (self._loop and num_pictures):
@@ -176,12 +181,11 @@ class FileSource:
     def _reopen(self, wait: bool) -> ContainerReader | None:
         """Open again, for a URL until it is there; None when it stays away too long."""
         limits = self._limits
-        backoff = Backoff(limits.backoff_s, limits.max_backoff_s)
         lost_s = time.monotonic()
         while not self._stop.is_set():
             if wait:
                 self._sink.noted("reconnect")
-                if self._stop.wait(backoff.next_s()):
+                if self._stop.wait(self._backoff.next_s()):
                     return None
             try:
                 return self._open()

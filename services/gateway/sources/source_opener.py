@@ -223,6 +223,7 @@ class SourceOpener:
                     "reorder_queue_size": "32",
                     "allowed_media_types": media,
                     "analyzeduration": "2000000",  # us; it waits for sound that may never come
+                    "fpsprobesize": "0",  # nor for the rate of the pictures, which nobody asks for
                 }
             else:
                 options |= {

@@ -16,11 +16,8 @@ from urllib.parse import quote
 from services.gateway.sources.patience import Patience
 from services.gateway.sources.remote.datagrams import Datagrams
 from services.gateway.sources.remote.egress_policy import EgressPolicy
-from services.gateway.sources.remote.rtsp import (
-    MAX_WAITING_BYTES,
-    RtspPipe,
-    SenderChangedError,
-)
+from services.gateway.sources.remote.rtp_sender import SenderChangedError
+from services.gateway.sources.remote.rtsp import MAX_WAITING_BYTES, RtspPipe
 from services.gateway.sources.remote.url import SourceUrl
 from services.gateway.sources.remote.web import secured
 
@@ -146,6 +143,8 @@ class Relay:
             if self._patience.is_over:
                 self._patience.tell()
                 return
+            if self._rtsp is not None:
+                self._rtsp.advance()
             readable = []
             if len(pipe.to_server) < MAX_WAITING_BYTES:
                 readable.append(player)

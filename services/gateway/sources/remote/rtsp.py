@@ -5,13 +5,15 @@ other things than it should is cut off.
 """
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.gateway.sources.remote.credentials import Credentials
 from services.gateway.sources.remote.datagrams import Datagrams
 from services.gateway.sources.remote.egress_policy import UnreachableError
-from services.gateway.sources.remote.rtp_sender import RtpSender
+from services.gateway.sources.remote.rtp_format import RtpFormat, formats_of
+from services.gateway.sources.remote.rtp_sender import RTCP, RtpSender
 from services.gateway.sources.remote.url import SourceUrl
 
 MAX_HEADER_BYTES = 16 * 1024
@@ -20,6 +22,7 @@ LEAST_PACKET_BYTES = 8  # of shorter ones libavformat reads what is inside as a 
 MAX_WAITING_BYTES = 4 * 1024 * 1024  # that the player has not read yet
 MAX_PENDING = 16  # requests without a reply
 MAX_TRACKS = 4  # by UDP: each has a pair of ports
+GOODBYE_S = 1.0  # a sender that said so and then is silent has left; others have but changed
 _INTERLEAVED = 0x24  # "$"
 _END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(r"RTSP/[12]\.[0-9] ([1-9][0-9]{2})(?: [\x20-\x7e]*)?")
@@ -37,11 +40,8 @@ _PASSED_ON = (
 # Of a Transport header: where packets come from and go to is not for the server to say.
 _TRANSPORT = re.compile(r"RTP/AVP/TCP|unicast|interleaved=\d{1,3}(-\d{1,3})?|ssrc=[0-9A-Fa-f]{1,8}")
 
+_SENDER_REPORT, _BYE = 200, 203  # of RTCP
 _SERVER_PORTS = re.compile(r"server_port=([0-9]{1,5})-([0-9]{1,5})")
-
-
-class SenderChangedError(UnreachableError):
-    """The packets come from another sender: what is known of them holds no longer."""
 
 
 @dataclass(slots=True)
@@ -84,10 +84,15 @@ class RtspPipe:
     on the ports that `open_datagrams` gives for each track; without it, it cannot be read.
     `datagrams` has those ports. `refused` is set when the server refuses a track. Both ways of
     packets raise SenderChangedError where they are another sender's, to be described anew.
+    `advance` is for time that passes.
     """
 
     def __init__(
-        self, url: SourceUrl, base: str, open_datagrams: Callable[[], Datagrams] | None = None
+        self,
+        url: SourceUrl,
+        base: str,
+        open_datagrams: Callable[[], Datagrams] | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.to_player, self.to_server = bytearray(), bytearray()
         self.moved: str | None = None
@@ -104,7 +109,10 @@ class RtspPipe:
         self._tracks = 0  # that were answered
         self.datagrams: list[Datagrams] = []
         self.refused = False
+        self._formats: dict[int, RtpFormat] = {}
         self._senders: dict[int, RtpSender] = {}  # by channel
+        self._goodbyes: dict[int, tuple[float, bytes]] = {}  # when they hold, by channel
+        self._clock_s = clock_s
         self._player, self._server = bytearray(), bytearray()
 
     def from_player(self, data: bytes) -> None:
@@ -122,9 +130,7 @@ class RtspPipe:
         self._server += data
         while (item := _next(self._server)) is not None:
             if isinstance(item, bytes):
-                if len(item) >= 4 + LEAST_PACKET_BYTES:
-                    self._check_sender(item[1], item[4:])
-                    self.to_player += item
+                self._packet(item[1], item[4:])
             elif status := _STATUS.fullmatch(item.first):
                 self._reply(int(status[1]), item)
             elif request := _REQUEST.fullmatch(item.first):
@@ -138,17 +144,39 @@ class RtspPipe:
     def from_datagrams(self, track: int, index: int, packet: bytes) -> None:
         """A track's packet of RTP (0) or RTCP (1). What no longer fits is lost, as it is on a
         network."""
-        channel = 2 * track + index
-        self._check_sender(channel, packet)
-        if len(packet) >= LEAST_PACKET_BYTES and len(self.to_player) < MAX_WAITING_BYTES:
-            self.to_player += bytes((_INTERLEAVED, channel)) + len(packet).to_bytes(2) + packet
+        if len(self.to_player) < MAX_WAITING_BYTES:
+            self._packet(2 * track + index, packet)
 
-    def _check_sender(self, channel: int, packet: bytes) -> None:
+    def advance(self) -> None:
+        """Pass on the goodbyes of senders that nobody has followed."""
+        now_s = self._clock_s()
+        for channel, (due_s, packet) in list(self._goodbyes.items()):
+            if now_s >= due_s:
+                del self._goodbyes[channel]
+                self._show(channel, packet)
+
+    def _packet(self, channel: int, packet: bytes) -> None:
+        """Pass a packet on as one of the sender that the player knows."""
+        if len(packet) < LEAST_PACKET_BYTES:
+            return
+        reports = _reports_of(packet)
+        if reports:
+            sender = self._senders.get(channel) or self._senders.get(channel - 1)
+            if _BYE in reports:
+                self._goodbyes[channel] = (self._clock_s() + GOODBYE_S, packet)
+            elif _SENDER_REPORT not in reports or sender is None or not sender.is_shifted:
+                self._show(channel, packet)
+            return
         if channel not in self._senders and len(self._senders) < 2 * MAX_TRACKS:
-            self._senders[channel] = RtpSender()
+            self._senders[channel] = RtpSender(self._formats, self._clock_s)
+        for each in (channel, channel + 1):
+            self._goodbyes.pop(each, None)
         sender = self._senders.get(channel)
-        if sender is not None and sender.is_another(packet):
-            raise SenderChangedError("the video comes from another sender")
+        for shown in [packet] if sender is None else sender.take(packet):
+            self._show(channel, shown)
+
+    def _show(self, channel: int, packet: bytes) -> None:
+        self.to_player += bytes((_INTERLEAVED, channel)) + len(packet).to_bytes(2) + packet
 
     def _request(self, message: _Message) -> None:
         found = _REQUEST.fullmatch(message.first)
@@ -208,6 +236,8 @@ class RtspPipe:
             self._by_udp = True
             self._send(asked)
             return
+        if asked.method == "DESCRIBE":
+            self._formats = formats_of(message.body.decode("latin-1"))
         if asked.method == "SETUP":
             self.refused = self.refused or status >= 400
             self._tracks += 1
@@ -225,6 +255,15 @@ class RtspPipe:
             parts = [part.strip() for part in transport.split(";")]
             headers.append(("Transport", ";".join(filter(_TRANSPORT.fullmatch, parts))))
         self.to_player += _Message(f"RTSP/1.0 {status} .", headers, message.body).written()
+
+
+def _reports_of(packet: bytes) -> list[int]:
+    """Types of the reports in a packet of RTCP (RFC 3550, section 6.1); none of any other."""
+    kinds: list[int] = []
+    while len(packet) >= 4 and packet[0] >> 6 == 2 and packet[1] in RTCP:
+        kinds.append(packet[1])
+        packet = packet[4 + 4 * int.from_bytes(packet[2:4]) :]
+    return kinds
 
 
 def _next(buffer: bytearray) -> bytes | _Message | None:
