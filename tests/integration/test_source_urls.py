@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.server
 import itertools
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,15 +17,18 @@ from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from services.common.jpeg import encode_jpeg
+from services.gateway.sources import file as file_source
 from services.gateway.sources.file import FileLimits, FileSource
+from services.gateway.sources.remote import secured as secured_module
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.source_opener import NOT_OPENED
 from sightline.errors import InvalidArgumentError
+from tests.certificates import Authority
 from tests.conftest import RedisServer
 from tests.eventually import eventually
 from tests.rtmp_player_server import RtmpPlayerServer
 from tests.rtsp_server import RtspServer, Take
-from tests.sources import RecordingSink, picture_array, write_clip
+from tests.sources import TONE_RATE, RecordingSink, picture_array, tone, write_clip
 
 SHORT = FileLimits(open_timeout_s=4.0, read_timeout_s=2.0, away_s=0.05, backoff_s=0.05)
 LOOPBACK = EgressPolicy(["127.0.0.1"])
@@ -35,7 +39,8 @@ KEY, IV = bytes(range(16)), bytes(range(16, 32))
 
 class Site:
     """A web server on every loopback address: `pages` by path; `asked` (address, path) of each
-    request. A page is bytes, with a type or a function of the request's header."""
+    request. A page is bytes and its headers: with `Needs` it asks for that, with `Without` it
+    knows no ranges, with `Endless` nobody is told how long it is."""
 
     def __init__(self) -> None:
         self.pages: dict[str, tuple[int, dict[str, str], bytes]] = {}
@@ -51,15 +56,18 @@ class Site:
                 status, headers, body = site.pages.get(self.path, (404, {}, b""))
                 if headers.get("Needs") and not self.headers.get("Authorization"):
                     status, headers, body = 401, {"WWW-Authenticate": headers["Needs"]}, b""
-                wanted = self.headers.get("Range", "")
+                ranges, endless = "Without" not in headers, "Endless" in headers
+                wanted = self.headers.get("Range", "") if ranges else ""
                 if status == 200 and wanted:
                     first = int(wanted.removeprefix("bytes=").partition("-")[0])
                     status, body = 206, body[first:]
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
-                self.send_header("Accept-Ranges", "bytes")
-                self.send_header("Content-Length", str(len(body)))
+                if ranges:
+                    self.send_header("Accept-Ranges", "bytes")
+                if not endless:
+                    self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 with contextlib.suppress(ConnectionError):
                     self.wfile.write(body)
@@ -84,6 +92,10 @@ class Site:
 
     def redirect(self, path: str, location: str) -> None:
         self.page(path, status=302, Location=location)
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from now on."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -405,6 +417,147 @@ async def test_a_camera_slower_than_a_read_may_take_is_not_opened_for_each_pictu
         await runner.cleanup()
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "asks for a user and a password"),
+        (403, "does not allow that"),
+        (404, "has nothing of that name"),
+        (410, "any longer"),
+        (429, "asked too often"),
+        (500, "answered 500"),
+        (503, "overloaded or away"),
+    ],
+)
+async def test_what_a_server_answers_is_told(site: Site, status: int, words: str) -> None:
+    site.page("/x", status=status)
+    told = await refusal(site.url("/x"), LOOPBACK)
+    assert words in told
+    assert "127.0.0.1" not in told
+
+
+async def test_a_wrong_password_is_told(site: Site) -> None:
+    site.page("/locked", status=401, WWW_Authenticate='Basic realm="x"')
+    url = f"http://user:secret@127.0.0.1:{site.port}/locked"
+    told = await refusal(url, LOOPBACK)
+    assert "does not take this user and password" in told
+    with rtsp(challenge='Digest realm="cam", nonce="abc"') as server:
+        told = await refusal(f"rtsp://127.0.0.1:{server.port}/live", LOOPBACK)
+    assert "asks for a user and a password" in told
+
+
+async def test_what_is_no_video_is_told(site: Site, tmp_path: Path) -> None:
+    clip = site.pages["/clip.mp4"][2]
+    site.page("/page", "\n<!DOCTYPE html><html>a camera's page</html>", Content_Type="text/html")
+    site.page("/empty.mp4")
+    site.page("/cut.mp4", clip[: len(clip) // 2])
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=TONE_RATE)
+        container.mux(stream.encode(tone(0, 44_100)))
+        container.mux(stream.encode(None))
+    site.page("/sound.mp4", (tmp_path / "sound.mp4").read_bytes())
+    for path, words in (
+        ("/page", "a web page"),
+        ("/empty.mp4", "is empty"),
+        ("/cut.mp4", "cut short"),
+        ("/sound.mp4", "has no video"),
+    ):
+        assert words in await refusal(site.url(path), LOOPBACK)
+
+
+@pytest.mark.parametrize(
+    ("days", "host", "known", "words"),
+    [
+        (-1, "localhost", True, "has expired"),
+        (1, "other.example", True, "is for another name"),
+        (1, "localhost", False, "somebody who is not"),
+    ],
+)
+async def test_certificates_of_public_servers_are_looked_at(
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    days: int,
+    host: str,
+    known: bool,
+    words: str,
+) -> None:
+    """As if loopback addresses were public; those of a private network write their own."""
+    certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    authority = Authority(tmp_path)
+    authority.sign(certificate, key, days=days)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    site.secure(context)
+    egress = EgressPolicy(["127.0.0.1"], resolve=lambda host, port: ["127.0.0.1"])
+    url = f"https://{host}:{site.port}/clip.mp4"
+    assert len((await play(url, egress)).pictures) == 15
+    monkeypatch.setattr(secured_module, "is_public", lambda address: True)
+    if known:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
+    told = await refusal(url, egress)
+    assert words in told
+    assert "127.0.0.1" not in told
+
+
+async def test_a_recording_whose_index_is_at_its_end_is_read_from_any_server(site: Site) -> None:
+    """Also from one that knows no ranges, by reading it again."""
+    site.page("/old.mp4", site.pages["/clip.mp4"][2], Without="ranges")
+    sink = await play(site.url("/old.mp4"), LOOPBACK)
+    assert len(sink.pictures) == 15
+    assert sink.reasons == ["end"]
+    assert len(site.asked) <= 4
+
+
+async def test_a_file_of_a_server_without_ranges_ends(site: Site) -> None:
+    """It is no live source, though nobody can tell how long it plays."""
+    for path in ("/segment.ts", "/clip.mkv"):
+        site.page(path, site.pages["/segment.ts"][2], Without="ranges")
+        sink = await play(site.url(path), LOOPBACK)
+        assert len(sink.pictures) == 15
+        assert sink.reasons == ["end"]
+        assert not sink.notes["reconnect"]
+
+
+async def test_a_camera_that_shows_one_picture_to_whoever_asks(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is asked again and again, as people do."""
+    monkeypatch.setattr(file_source, "STILL_S", 0.05)
+    jpegs = [
+        encode_jpeg(
+            av.VideoFrame.from_ndarray(picture_array(1, side, side)).reformat(format="yuvj420p")
+        )
+        for side in (160, 320)
+    ]
+    site.page("/snapshot.jpg", jpegs[0])
+    sink = RecordingSink()
+    source = FileSource(site.url("/snapshot.jpg"), sink, limits=SHORT, egress=LOOPBACK)
+    await source.start()
+    await asyncio.to_thread(sink.wait_for_pictures, 5)
+    site.page("/snapshot.jpg", jpegs[1], Content_Type="image/jpeg")
+    await eventually(lambda: sink.pictures[-1].width == 320)
+    await source.aclose()
+    assert not sink.notes["reconnect"]
+    times = [one.capture_ns for one in sink.pictures]
+    assert times == sorted(times)
+
+
+async def test_a_server_that_asks_to_be_left_alone_is(site: Site, tmp_path: Path) -> None:
+    """As long as it says, and not as often as others are asked."""
+    site.page("/live", site.pages["/segment.ts"][2], Endless="yes")
+    sink = RecordingSink()
+    limits = FileLimits(backoff_s=0.05, max_backoff_s=0.1)
+    source = FileSource(site.url("/live"), sink, limits=limits, egress=LOOPBACK)
+    await source.start()
+    site.page("/live", status=503, Retry_After="3600")
+    await asyncio.to_thread(sink.wait_for_note, "reconnect", 2)
+    asked = len(site.asked)
+    await asyncio.sleep(1.0)
+    assert len(site.asked) == asked
+    await source.aclose()
+
+
 async def test_no_playlist_leads_elsewhere(site: Site) -> None:
     allowed = EgressPolicy(["127.0.0.1"])
     far = site.url("/segment.ts", ELSEWHERE)
@@ -459,7 +612,8 @@ async def test_passwords_go_to_their_own_server_only(site: Site, challenge: str)
     site.authorized.clear()
     site.redirect("/away", site.url("/locked.mp4", ELSEWHERE))
     both = EgressPolicy(["127.0.0.0/8"])
-    assert await refusal(f"http://user:secret@127.0.0.1:{site.port}/away", both) == NOT_OPENED
+    told = await refusal(f"http://user:secret@127.0.0.1:{site.port}/away", both)
+    assert "asks for a user" in told
     assert not any(site.authorized)
 
 

@@ -7,10 +7,11 @@ import random
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import cast
 
+import av
 import pytest
 
 from services.gateway.sources.file import FileLimits, FileSource
@@ -21,7 +22,7 @@ from services.gateway.sources.srt.server import _Publication
 from services.gateway.sources.srt.stream import SrtStream
 from sightline.errors import InvalidArgumentError
 from tests.eventually import eventually
-from tests.sources import RecordingSink, write_clip
+from tests.sources import TONE_RATE, RecordingSink, tone, write_clip
 
 LIMITS = FileLimits(open_timeout_s=8.0, read_timeout_s=1.0, backoff_s=0.02, max_backoff_s=0.05)
 DATAGRAM_BYTES = 7 * 188
@@ -74,6 +75,36 @@ def sender(
     finally:
         over.set()
         thread.join()
+
+
+@contextlib.asynccontextmanager
+async def web_server(current: Callable[[], list[bytes]]) -> AsyncIterator[str]:
+    """The address of a live stream by HTTP: what is current, all of it in a second, again and
+    again."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                stream = current()
+                for datagram in stream:
+                    writer.write(datagram)
+                    await writer.drain()
+                    await asyncio.sleep(1 / len(stream))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/live"
+
+
+def sound_alone(path: Path) -> list[bytes]:
+    """Datagrams of a second of sound, in a programme that has no video yet."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=TONE_RATE)
+        container.mux(stream.encode(tone(0, TONE_RATE)))
+        container.mux(stream.encode(None))
+    return datagrams_of(path.read_bytes())
 
 
 def source_of(url: str, sink: RecordingSink, rule: str) -> FileSource:
@@ -138,6 +169,54 @@ async def test_a_video_that_becomes_another_is_read_anew(
     await source.aclose()
     assert sink.notes["reconnect"] == 1
     assert sink.reasons == ["closed"]
+
+
+async def test_so_is_what_comes_by_http(stream: list[bytes], tmp_path: Path) -> None:
+    other = write_clip(tmp_path / "other.ts", "mpeg2video", seconds=1, width=96, height=64)
+    now = stream
+    sink = RecordingSink()
+    async with web_server(lambda: now) as url:
+        source = source_of(url, sink, "127.0.0.1")
+        await source.start()
+        await asyncio.to_thread(sink.wait_for_pictures, 10)
+        now = datagrams_of(other.read_bytes())
+        await eventually(lambda: sink.pictures[-1].width == 96)
+        await source.aclose()
+    assert sink.notes["reconnect"] == 1
+    assert sink.reasons == ["closed"]
+
+
+async def test_sound_may_come_long_before_the_video(
+    stream: list[bytes], port: int, tmp_path: Path
+) -> None:
+    """In a programme that says later that it has video, too."""
+    alone = sound_alone(tmp_path / "sound.ts")
+    now = alone
+    sinks = [RecordingSink(), RecordingSink()]
+    async with web_server(lambda: now) as url:
+        sources = [
+            source_of(url, sinks[0], "127.0.0.1"),
+            source_of(f"udp://127.0.0.1:{port}", sinks[1], "127.0.0.1"),
+        ]
+        opening = [asyncio.create_task(source.start()) for source in sources]
+        with sender(alone, ("127.0.0.1", port)):
+            await asyncio.sleep(2.5)
+        assert not any(each.done() for each in opening)
+        now = stream
+        with sender(stream, ("127.0.0.1", port)):
+            await asyncio.gather(*opening)
+            for sink in sinks:
+                await asyncio.to_thread(sink.wait_for_pictures, 10)
+        for source in sources:
+            await source.aclose()
+
+
+async def test_sound_alone_is_no_video(port: int, tmp_path: Path) -> None:
+    source = source_of(f"udp://127.0.0.1:{port}", RecordingSink(), "127.0.0.1")
+    alone = sound_alone(tmp_path / "sound.ts")
+    refused = pytest.raises(InvalidArgumentError, match="has no video")
+    with sender(alone, ("127.0.0.1", port)), refused:
+        await source.start()
 
 
 def test_so_is_what_comes_by_srt(stream: list[bytes], tmp_path: Path) -> None:

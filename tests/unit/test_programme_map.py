@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.gateway.sources.programme_map import ProgrammeWatch, _checksum
+from services.gateway.sources.source import NoVideoError
 from tests.sources import write_clip
 
 H264, HEVC, AAC, MAP_PID = 0x1B, 0x24, 0x0F, 0x1000
@@ -83,6 +84,20 @@ def test_another_video_is_read_anew_with_its_tables(follows: bytes) -> None:
     lists = follows[:-188] or programmes(1)
     assert before == BEGUN + follows[:-188]
     assert after == lists + follows[-188:] + pictures()
+
+
+@pytest.mark.parametrize("others", [(AAC,), (AAC, 0x86), ()])
+def test_what_comes_before_the_video_is_passed_over(others: tuple[int, ...]) -> None:
+    alone = programmes(1) + streams(1, *((kind, 0x101) for kind in others)) + pictures(0x101)
+    (shown,) = read(alone + alone + BEGUN + pictures())
+    assert shown == BEGUN + pictures()
+    with pytest.raises(NoVideoError):
+        read(alone)
+
+
+def test_streams_that_nobody_knows_may_be_video() -> None:
+    private = programmes(1) + streams(1, (AAC, 0x101), (0x06, 0x102)) + pictures(0x102)
+    assert read(private) == [private]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import itertools
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,6 +15,13 @@ from av.stream import Discard
 
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.decode_guard import DecodeGuard
+from services.gateway.sources.formats import (
+    FILE_FORMATS,
+    HEAD_BYTES,
+    KINDS,
+    STILL_FORMATS,
+    still_format,
+)
 from services.gateway.sources.hardware import accelerator, use_threads
 from services.gateway.sources.patience import Patience, PatientFile
 from services.gateway.sources.sound import EncodedSound, sound_codec
@@ -24,6 +30,7 @@ from services.gateway.sources.source import (
     BeyondLimitsError,
     EncodedPacket,
     FrameSink,
+    NoVideoError,
     aspect_of,
     check_size,
 )
@@ -36,46 +43,6 @@ PROBE_PACKETS = 2000  # without a picture in this many, a file is unreadable
 # So many packets in a row, for so long, that give no picture: what is live has become another.
 BARREN_PACKETS, BARREN_S = 10, 5.0
 
-FILE_FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2",
-    "matroska,webm",
-    "avi",
-    "flv",
-    "mpegts",
-    "mpeg",
-    "mpegvideo",
-    "h264",
-    "hevc",
-    "obu",
-    "ivf",
-    "mjpeg",
-    "gif",
-    "ogg",
-    "asf",
-    "mxf",
-    "nut",
-    "yuv4mpegpipe",
-)
-_KINDS = (
-    "MP4, MOV, Matroska, WebM, AVI, FLV, MPEG, MXF, Ogg, ASF, NUT, Y4M, GIF, bare H.264, HEVC and "
-    "AV1, and pictures: JPEG, PNG, WebP and BMP"
-)
-# Still pictures, by how they begin. libavformat would take them for the first of a numbered series
-# of files.
-_STILLS = (
-    (re.compile(rb"\xff\xd8\xff"), "jpeg_pipe"),
-    # And animated ones: palettes, profiles and texts may come first, but no picture.
-    (re.compile(rb"\x89PNG\r\n\x1a\n(?:(?!IDAT).)*?acTL", re.DOTALL), "apng"),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "png_pipe"),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp_pipe"),
-    (re.compile(rb"BM....\0\0\0\0", re.DOTALL), "bmp_pipe"),
-)
-_STILL_FORMATS = frozenset(name for _, name in _STILLS) - {"apng"}
-_HEAD_BYTES = 64 * 1024  # of a file, looked at for what it is
-# HEIC and AVIF whose picture is put together from others (ISO 23008-12, 6.6.2.3): libavformat gives
-# each of these, and one tile of it would be taken for the whole.
-_TILED = re.compile(rb"infe(?:\x02.{7}|\x03.{9})grid", re.DOTALL)
-_EXTENDED_WEBP, _ANIMATED = re.compile(rb"RIFF....WEBPVP8X.....", re.DOTALL), 0x02
 # Of the hundreds that libavcodec has: what cameras, recorders and editors write.
 _CODECS = frozenset(
     {
@@ -126,7 +93,8 @@ PROBE_OPTIONS = {
 def open_file(path: Path, sink: FrameSink) -> "ContainerReader":
     """Open a file, and decode its first picture. Blocks. Raises InvalidArgumentError."""
     try:
-        still = _still_format(path)
+        with path.open("rb") as opened:
+            still = still_format(opened.read(HEAD_BYTES))
         options = PROBE_OPTIONS | {
             "protocol_whitelist": "file",  # a playlist must not name files of ours
             "format_whitelist": still or ",".join(FILE_FORMATS),
@@ -139,18 +107,26 @@ def open_file(path: Path, sink: FrameSink) -> "ContainerReader":
         raise InvalidArgumentError(f"cannot open the source: {_reason(error)}") from error
 
 
+def no_video(error: BaseException) -> NoVideoError | None:
+    """What is to be said of an error of libavformat's which is one of what it was given."""
+    if isinstance(error, av.error.ArgumentError | av.error.InvalidDataError):
+        return NoVideoError(f"cannot open the source: {_reason(error)}")
+    return None
+
+
 def open_transport_stream(
-    file: Any, sink: FrameSink, on_close: Callable[[], None]
+    file: Any, sink: FrameSink, on_close: Callable[[], None], patience: Patience | None = None
 ) -> "ContainerReader":
     """Open live MPEG-TS, read from a file-like object, and decode its first picture. Blocks. It
-    ends where the video becomes another (`ProgrammeWatch`). Raises InvalidArgumentError, and
-    libavformat's errors."""
+    ends where the video becomes another (`ProgrammeWatch`), or `patience` with it is over. Raises
+    InvalidArgumentError, and libavformat's errors."""
     options = PROBE_OPTIONS | {
         "skip_frame": "default",
         "format_whitelist": "mpegts",
         "analyzeduration": "2000000",  # us
+        "fpsprobesize": "0",  # the rate of the pictures is what nobody asks for
     }
-    patience = Patience(sink)
+    patience = patience or Patience(sink)
     patient, device = PatientFile(file, patience), device_of(sink)
     container = av.open(patient, "r", format="mpegts", options=options, hwaccel=device)
     return ContainerReader.of(container, True, sink, on_close, patience)
@@ -159,24 +135,6 @@ def open_transport_stream(
 def device_of(sink: FrameSink) -> HWAccel | None:
     """Settings of the device that decodes for a sink; None: the processor does."""
     return accelerator(sink.budget.device)
-
-
-def _still_format(path: Path) -> str | None:
-    """libavformat's name for the format of a still picture; None for what is none."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    if not head:
-        raise InvalidArgumentError("cannot open the source: the file is empty")
-    if _EXTENDED_WEBP.match(head) and head[20] & _ANIMATED:
-        raise InvalidArgumentError(
-            "cannot open the source: an animated WebP is not read here: GIF, PNG and video are"
-        )
-    if head[4:8] == b"ftyp" and _TILED.search(head):
-        raise InvalidArgumentError(
-            "cannot open the source: a HEIC or AVIF picture made of tiles, as telephones write, is "
-            "not read here: JPEG and PNG are"
-        )
-    return next((name for pattern, name in _STILLS if pattern.match(head)), None)
 
 
 class ContainerReader:
@@ -204,12 +162,12 @@ class ContainerReader:
         self._on_close = on_close
         self.live = live
         self.segmented = container.format.name == "hls"
-        self.still = container.format.name in _STILL_FORMATS
+        self.still = container.format.name in STILL_FORMATS
         self.part, self.num_parts = 0, 1
         self._sink = sink
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
-            raise InvalidArgumentError("the source has no video")
+            raise NoVideoError("the source has no video")
         self._stream = stream
         self._sound = _sound_of(container, stream)
         self.on_sound: Callable[[EncodedSound], None] | None = None
@@ -220,7 +178,7 @@ class ContainerReader:
         context = self._stream.codec_context
         if context is None or context.name not in _CODECS:
             codec = "of an unknown codec" if context is None else f"in {context.name}"
-            raise InvalidArgumentError(
+            raise NoVideoError(
                 f"the source's video is {codec}, which is not read here: H.264, HEVC, AV1, VP9, "
                 "VP8, MPEG-4, MPEG-2, ProRes, MJPEG and others of cameras and editors are"
             )
@@ -239,9 +197,11 @@ class ContainerReader:
         try:
             first = next(frames, None)
         except (av.FFmpegError, OSError) as error:
-            raise InvalidArgumentError(f"cannot read the source: {_reason(error)}") from error
+            raise no_video(error) or InvalidArgumentError(
+                f"cannot read the source: {_reason(error)}"
+            ) from error
         if first is None:
-            raise InvalidArgumentError("the source has no readable picture")
+            raise NoVideoError("the source has no readable picture")
         check_size(first.width, first.height)
         # The container's word goes before the bitstream's, as in players.
         self.aspect = aspect_of(stream.sample_aspect_ratio, context.sample_aspect_ratio)
@@ -402,7 +362,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, av.error.ExitError):
         return "no answer in time"
     if isinstance(error, av.error.ArgumentError):  # it is not in `format_whitelist`
-        return f"it is none of what is read here: {_KINDS}"
+        return f"it is none of what is read here: {KINDS}"
     if isinstance(error, av.error.InvalidDataError):
         return "it is damaged, cut short, or no video"
     return getattr(error, "strerror", None) or type(error).__name__

@@ -17,6 +17,7 @@ from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.container import SECOND_NS, ContainerReader
 from services.gateway.sources.decoder import FrameOutlet
 from services.gateway.sources.patience import NEXT_S
+from services.gateway.sources.remote.answers import NotOpenedError
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.sound import EncodedSound
 from services.gateway.sources.source import BeyondLimitsError, ClockSource, FrameSink
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LATE_NS = SECOND_NS // 2  # further behind than this, the timeline moves instead of racing after
 CLOSE_TIMEOUT_S = 5.0
+STILL_S = 1.0  # between two tries of what is one picture
 FEW_PICTURES = 2  # after so few, a live URL that then says nothing may be a slow one
 
 
@@ -147,7 +149,7 @@ class FileSource:
             if not reading.live and not (self._loop and num_pictures):
                 return "error" if broken else "end"
             reading.close()
-            self._reading = self._reopen(wait=reading.live)
+            self._reading = self._reopen(reading)
             if reading.live and self._reading is not None and not self._reading.live:
                 return "end"  # what was live is over, and could now be seen again
         return "closed" if self._stop.is_set() else "error"
@@ -178,22 +180,25 @@ class FileSource:
         if num_pictures <= FEW_PICTURES and silent_s >= 0.9 * self._read_timeout_s:
             self._read_timeout_s = min(NEXT_S, 2 * self._read_timeout_s)
 
-    def _reopen(self, wait: bool) -> ContainerReader | None:
-        """Open again, for a URL until it is there; None when it stays away too long."""
-        limits = self._limits
-        lost_s = time.monotonic()
+    def _reopen(self, over: ContainerReader) -> ContainerReader | None:
+        """Open again, for a URL until it is there; None when it stays away too long. Another
+        picture of a camera that shows one to whoever asks is no other connection."""
+        lost_s, least_s = time.monotonic(), STILL_S if over.still else 0.0
+        wait, known = over.live, over.still
         while not self._stop.is_set():
             if wait:
-                self._sink.noted("reconnect")
-                if self._stop.wait(self._backoff.next_s()):
+                if not known:
+                    self._sink.noted("reconnect")
+                if self._stop.wait(max(least_s, self._backoff.next_s())):
                     return None
             try:
                 return self._open()
             except InvalidArgumentError as error:
+                least_s = error.wait_s if isinstance(error, NotOpenedError) else 0.0
                 log.info("source stays away", extra={"reason": error.message})
-            if not self._is_url or 0 < limits.away_s <= time.monotonic() - lost_s:
+            if not self._is_url or 0 < self._limits.away_s <= time.monotonic() - lost_s:
                 return None
-            wait = True
+            wait, known = True, False
         return None
 
     def _pass(self, reading: ContainerReader) -> tuple[int, bool]:

@@ -4,12 +4,18 @@ libavformat reads a stream's programme once: a codec that changes under it is de
 one, and a video that moves to another PID is never seen.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
+
+from services.gateway.sources.source import NoVideoError
 
 _PACKET_BYTES, _SYNC = 188, 0x47
 _PROGRAMMES, _MAP = 0x00, 0x02  # table ids
 # MPEG-1, MPEG-2, MPEG-4, H.264, HEVC, VVC, AVS.
 _VIDEO_TYPES = frozenset((0x01, 0x02, 0x10, 0x1B, 0x24, 0x33, 0x42, 0xD1, 0xEA))
+
+# Sound and data, which may come long before the video does. Of others nobody knows what they are.
+_OTHER_TYPES = frozenset((0x03, 0x04, 0x05, 0x0F, 0x11, 0x15, 0x1C, 0x81, 0x86, 0x87))
 
 Videos = frozenset[tuple[int, int]]  # (type, PID) of each
 
@@ -19,8 +25,9 @@ class Readable(Protocol):
 
 
 class ProgrammeWatch:
-    """A file of live MPEG-TS, which ends where its video becomes another; `go_on` lets it be read
-    from there, by whoever opens it anew. Tables of more than a packet are not looked into."""
+    """A file of live MPEG-TS, which begins where it says that it has video, and ends where that
+    becomes another; `go_on` lets it be read from there, by whoever opens it anew. Tables of more
+    than a packet are not looked into."""
 
     def __init__(self, file: Readable) -> None:
         self._file = file
@@ -30,21 +37,39 @@ class ProgrammeWatch:
         self._videos: dict[int, Videos] = {}  # by programme
         self._seen: dict[int, bytes] = {}  # the section that a PID carried last
         self._programmes = b""  # the packet that lists them
+        self._without_video: set[int] = set()  # programmes
+        self._begins = False  # what is kept
         self.changed = False
 
     def go_on(self) -> None:
         self.changed = False
 
     def read(self, size: int) -> bytes:
-        """Read at most `size` bytes; b"" at the end, and once the video has `changed`."""
+        """Read at most `size` bytes; b"" at the end, and once the video has `changed`. Raises
+        NoVideoError at the end of what never had any."""
         if self.changed:
             return b""
+        while True:
+            data = self._looked_at(size)
+            if self._begins:
+                self._begins = False
+                continue
+            if not self._is_waiting:
+                return data
+            if not data:
+                raise NoVideoError("the source has no video")
+
+    @property
+    def _is_waiting(self) -> bool:
+        return bool(self._without_video) and not self._videos
+
+    def _looked_at(self, size: int) -> bytes:
         data = self._kept or self._file.read(size)
         data, self._kept = data[:size], data[size:]
         place = self._change_in(data)
         if place is None:
             return data
-        self.changed = True
+        self.changed = not self._begins
         self._kept = self._programmes + data[place:] + self._kept
         self._until_packet = 0
         return data[:place]
@@ -84,12 +109,15 @@ class ProgrammeWatch:
         if pid == 0 or section[0] != _MAP or not section[5] & 1 or len(section) < 16:
             return False
         programme, videos = section[3] << 8 | section[4], _videos_of(section)
+        if not videos and _types_of(section) <= _OTHER_TYPES:
+            self._without_video.add(programme)
         known = {number: had for number, had in self._videos.items() if number in self._pids}
         had = known.get(programme)
         other = bool(videos) and (had != videos if had else bool(self._videos) and not known)
         if videos:
+            self._begins = self._is_waiting
             self._videos = known | {programme: videos}
-        return other
+        return other or self._begins
 
 
 def _section_of(packet: bytes) -> bytes:
@@ -106,15 +134,20 @@ def _section_of(packet: bytes) -> bytes:
     return packet[start:end] if start + 12 <= end <= _PACKET_BYTES else b""
 
 
-def _videos_of(section: bytes) -> Videos:
+def _streams_of(section: bytes) -> Iterator[tuple[int, int]]:
+    """(type, PID) of each."""
     place = 12 + ((section[10] & 0x0F) << 8 | section[11])
-    videos = set()
     while place + 5 <= len(section) - 4:
-        kind, pid = section[place], (section[place + 1] & 0x1F) << 8 | section[place + 2]
-        if kind in _VIDEO_TYPES:
-            videos.add((kind, pid))
+        yield section[place], (section[place + 1] & 0x1F) << 8 | section[place + 2]
         place += 5 + ((section[place + 3] & 0x0F) << 8 | section[place + 4])
-    return frozenset(videos)
+
+
+def _videos_of(section: bytes) -> Videos:
+    return frozenset(one for one in _streams_of(section) if one[0] in _VIDEO_TYPES)
+
+
+def _types_of(section: bytes) -> set[int]:
+    return {kind for kind, _ in _streams_of(section)}
 
 
 def _checksum(section: bytes) -> int:

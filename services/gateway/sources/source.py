@@ -146,6 +146,10 @@ class BeyondLimitsError(InvalidArgumentError):
     """Video that is more than a session may take."""
 
 
+class NoVideoError(InvalidArgumentError):
+    """What came is no video, or none that is read here. The text says what, and not from where."""
+
+
 def check_size(width: int, height: int) -> None:
     """Raise BeyondLimitsError for a picture that no honest source sends."""
     if width < 1 or height < 1:

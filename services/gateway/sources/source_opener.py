@@ -1,6 +1,7 @@
 """The opener of what a caller named: a file below the media folder, or a URL within reach."""
 
 import logging
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -9,22 +10,24 @@ import av
 
 from services.common.redaction import redacted
 from services.gateway.sources.container import (
-    FILE_FORMATS,
     PROBE_OPTIONS,
     ContainerReader,
     device_of,
+    no_video,
     open_file,
     open_transport_stream,
 )
+from services.gateway.sources.formats import FILE_FORMATS, still_format
 from services.gateway.sources.patience import Patience
 from services.gateway.sources.programme_map import ProgrammeWatch
+from services.gateway.sources.remote.answers import NotOpenedError, words_of
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.remote.playlist import parts_of, variant_of
 from services.gateway.sources.remote.relay import Relay
 from services.gateway.sources.remote.transport_stream import TransportStream
 from services.gateway.sources.remote.url import SourceUrl
 from services.gateway.sources.remote.web import MAX_PLAYLIST_BYTES, WebFile, WebFiles
-from services.gateway.sources.source import BeyondLimitsError, FrameSink
+from services.gateway.sources.source import BeyondLimitsError, FrameSink, NoVideoError
 from services.gateway.sources.srt.library import SrtMissingError
 from services.gateway.sources.srt.stream import SrtCaller
 from sightline.errors import InvalidArgumentError, PermissionDeniedError
@@ -32,13 +35,15 @@ from sightline.errors import InvalidArgumentError, PermissionDeniedError
 log = logging.getLogger(__name__)
 
 MAX_MOVES = 3  # how often an RTSP server may send us elsewhere
-# Whatever kept a URL from being opened, its caller reads this: texts that told refused from silent
-# and silent from forbidden would make the gateway a scanner of its own network.
+# Whatever kept a URL from being opened, its caller reads this, unless a server answered in words of
+# its protocol or sent what is no video: texts that told refused from silent and silent from
+# forbidden would make the gateway a scanner of its own network.
 NOT_OPENED = (
     "cannot open the source: no video came from there, or this server's operator does not allow "
     "its address (GATEWAY_URL_ALLOW)"
 )
 _AT_ONCE = {"fpsprobesize": "0", "analyzeduration": "200000"}
+_TRANSPORT_STREAM = re.compile(rb"\x47.{187}\x47", re.DOTALL)
 _WEB_FORMATS = (*FILE_FORMATS, "hls", "mpjpeg", "jpeg_pipe")
 
 
@@ -107,13 +112,15 @@ class SourceOpener:
             if self._place.scheme == "srt":
                 return self._open_srt(self._place, sink)
             return self._open_relayed(self._place, sink)
-        except BeyondLimitsError:
+        except (BeyondLimitsError, NoVideoError):
             raise
         except SrtMissingError as error:
             raise InvalidArgumentError(f"this server reads no SRT: {error}") from None
         except (InvalidArgumentError, av.FFmpegError, OSError, ValueError) as error:
             reason = redacted(f"{type(error).__name__}: {error}")[:500]
             log.info("source not opened", extra={"reason": reason})
+            if (words := words_of(error)) is not None:
+                raise NotOpenedError(words, getattr(error, "wait_s", 0.0)) from error
             raise InvalidArgumentError(NOT_OPENED) from error
         except Exception as error:
             log.exception("source not opened")
@@ -156,14 +163,22 @@ class SourceOpener:
             raise
 
     def _open_web(self, url: SourceUrl, sink: FrameSink, part: int) -> ContainerReader:
-        missing = partial(sink.noted, "segment_missing")
+        missing, patience = partial(sink.noted, "segment_missing"), Patience(sink)
         self._files = files = WebFiles(self._egress, self._timeout_s, missing)
         if self._aborted:
             files.abort()
         parts: list[str] = []
+        still: str | None = None
+        is_playlist = False
         try:
             first = files.start(url)
-            if first.is_playlist or url.target.partition("?")[0].endswith(".m3u8"):
+            head = first.peek()
+            is_playlist = (
+                head.startswith(b"#EXTM3U")
+                or first.is_playlist
+                or url.target.partition("?")[0].endswith(".m3u8")
+            )
+            if is_playlist:
                 text = _text_of(first)
                 variant = variant_of(text)
                 if variant is not None:
@@ -175,6 +190,12 @@ class SourceOpener:
                 if len(parts) > 1:
                     files.put(url, parts[part % len(parts)])
                     first.close()
+            elif not first.content_type.startswith("multipart/"):
+                still = still_format(head)
+            if _TRANSPORT_STREAM.match(head) and not first.has_end:
+                reading = open_transport_stream(ProgrammeWatch(first), sink, files.abort, patience)
+                files.opened(patience)
+                return reading
             options = PROBE_OPTIONS | {
                 "protocol_whitelist": "http,https,crypto",
                 "format_whitelist": ",".join(_WEB_FORMATS),
@@ -189,13 +210,20 @@ class SourceOpener:
             container = av.open(
                 files.name(url),
                 "r",
-                format="hls" if first.is_playlist else None,
+                format="hls" if is_playlist else still,
                 options=options,
                 io_open=files.open,
                 hwaccel=device_of(sink),
             )
-            live, patience = container.duration is None, Patience(sink)
+            # A picture that a server has is of now, as cameras show theirs; a file of its is not.
+            is_file = still is None and not is_playlist and first.has_end
+            live = container.duration is None and not is_file
             reading = ContainerReader.of(container, live, sink, files.abort, patience)
+        except (av.FFmpegError, NoVideoError) as error:
+            files.abort()
+            if is_playlist:  # which leads to others, of whom nothing is told
+                raise OSError(str(error)) from error
+            raise no_video(error) or error from None
         except BaseException:
             files.abort()
             raise
@@ -249,7 +277,7 @@ class SourceOpener:
                     media = "video"
                     continue
                 if relay.moved is None:
-                    raise
+                    raise relay.not_served or error from error
             url = url.joined(relay.moved)
             if not url.scheme.startswith("rtsp"):
                 break

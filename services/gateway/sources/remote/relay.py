@@ -14,12 +14,13 @@ from typing import Protocol
 from urllib.parse import quote
 
 from services.gateway.sources.patience import Patience
+from services.gateway.sources.remote.answers import NotServedError
 from services.gateway.sources.remote.datagrams import Datagrams
 from services.gateway.sources.remote.egress_policy import EgressPolicy
 from services.gateway.sources.remote.rtp_sender import SenderChangedError
 from services.gateway.sources.remote.rtsp import MAX_WAITING_BYTES, RtspPipe
+from services.gateway.sources.remote.secured import secured
 from services.gateway.sources.remote.url import SourceUrl
-from services.gateway.sources.remote.web import secured
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,11 @@ class Relay:
     def refused(self) -> bool:
         """Whether an RTSP server refused a track."""
         return self._rtsp is not None and self._rtsp.refused
+
+    @property
+    def not_served(self) -> NotServedError | None:
+        """What an RTSP server answered that has no such video, or not for us."""
+        return self._rtsp.not_served if self._rtsp is not None else None
 
     @property
     def moved(self) -> str | None:

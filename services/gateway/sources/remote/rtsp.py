@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from services.gateway.sources.remote.answers import NotServedError
 from services.gateway.sources.remote.credentials import Credentials
 from services.gateway.sources.remote.datagrams import Datagrams
 from services.gateway.sources.remote.egress_policy import UnreachableError
@@ -82,9 +83,9 @@ class RtspPipe:
 
     libavformat always gets RTP over its connection. A server that refuses that is asked for UDP,
     on the ports that `open_datagrams` gives for each track; without it, it cannot be read.
-    `datagrams` has those ports. `refused` is set when the server refuses a track. Both ways of
-    packets raise SenderChangedError where they are another sender's, to be described anew.
-    `advance` is for time that passes.
+    `datagrams` has those ports. `refused` is set when the server refuses a track, `not_served` when
+    it describes no video. Both ways of packets raise SenderChangedError where they are of another
+    sender, who is to be described anew. `advance` is for time that passes.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class RtspPipe:
         self._tracks = 0  # that were answered
         self.datagrams: list[Datagrams] = []
         self.refused = False
+        self.not_served: NotServedError | None = None
         self._formats: dict[int, RtpFormat] = {}
         self._senders: dict[int, RtpSender] = {}  # by channel
         self._goodbyes: dict[int, tuple[float, bytes]] = {}  # when they hold, by channel
@@ -236,6 +238,8 @@ class RtspPipe:
             self._by_udp = True
             self._send(asked)
             return
+        if asked.method in ("OPTIONS", "DESCRIBE") and status >= 400:
+            self.not_served = NotServedError(status, asked_as_user=asked.answered > 0)
         if asked.method == "DESCRIBE":
             self._formats = formats_of(message.body.decode("latin-1"))
         if asked.method == "SETUP":

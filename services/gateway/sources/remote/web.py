@@ -4,18 +4,18 @@ segment or a key to any address at all."""
 import contextlib
 import http.client
 import io
-import ipaddress
 import os
 import re
 import socket
-import ssl
 import time
 from collections.abc import Callable, Mapping
 
 from services.gateway.sources.patience import Patience
+from services.gateway.sources.remote.answers import NotServedError, seconds_of
 from services.gateway.sources.remote.credentials import Credentials
 from services.gateway.sources.remote.decrypted import Decrypted
-from services.gateway.sources.remote.egress_policy import EgressPolicy, UnreachableError, is_public
+from services.gateway.sources.remote.egress_policy import EgressPolicy, UnreachableError
+from services.gateway.sources.remote.secured import secured
 from services.gateway.sources.remote.url import SourceUrl
 from sightline.errors import InvalidArgumentError
 
@@ -28,12 +28,14 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _PLAYLIST_TYPES = ("mpegurl", "m3u8")
 _PLAYLIST_START = b"#EXTM3U"
 _SEQUENCE = re.compile(rb"#EXT-X-MEDIA-SEQUENCE:([0-9]{1,18})\s")
+MAX_REWINDS = 8  # of a file whose server knows no ranges; each one fetches it again
+_PEEKED_BYTES, _SKIPPED_BYTES = 4096, 1024 * 1024
+# An MP4 (ISO 14496-12) whose pictures come before the index, which then is at its end.
+_ENDS_WITH_INDEX = re.compile(
+    rb".{4}(?:mdat|(?:ftyp|wide|free|skip)(?:(?!moov|moof).){0,512}?mdat)", re.DOTALL
+)
 _HEAD_BYTES = 4096  # of a playlist, before its segments
 _SECTION_BYTES = 64 * 1024  # of an initialisation section that is looked at
-
-
-class NotServedError(UnreachableError):
-    """The server answered, and has no such file."""
 
 
 def _nothing() -> None:
@@ -216,11 +218,30 @@ class WebFile:
         self._playlist = self._section = False
         self._head = b""  # of a playlist, or an initialisation section
         self._resumed = 0
+        self._rewinds = 0  # that are left, of a file that is sought in by reading it again
         self.content_type = ""
 
     @property
     def is_playlist(self) -> bool:
         return any(kind in self.content_type for kind in _PLAYLIST_TYPES)
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the server says where it ends, which is not believed of pictures that a camera
+        sends one after the other."""
+        return self._size is not None and not self.content_type.startswith("multipart/")
+
+    def peek(self) -> bytes:
+        """What it begins with, as far as it has come, and is read again. Waits for it. Raises
+        OSError."""
+        assert self._response is not None
+        try:
+            head = self._response.peek(_PEEKED_BYTES)
+        except http.client.HTTPException as error:
+            raise UnreachableError("broken off") from error
+        if not self._ranges and self._size is not None and _ENDS_WITH_INDEX.match(head):
+            self._rewinds = MAX_REWINDS
+        return head
 
     def request(self, position: int) -> None:
         """Ask for everything from `position` on, through redirects. Raises OSError."""
@@ -241,16 +262,25 @@ class WebFile:
                 challenges = response.headers.get_all("WWW-Authenticate") or []
                 authorization = credentials.answer(challenges, "GET", url.target)
                 if authorization is None:
-                    break
+                    self.close()
+                    raise NotServedError(response.status)
             elif response.status == 206 or (response.status == 200 and position == 0):
                 self._take(response, position)
                 return
+            elif response.status == 200 and self._rewinds:
+                self._take(response, 0)
+                self._skip(position)
+                return
             else:
                 self.close()
-                raise NotServedError(f"the server answered {response.status}")
+                raise NotServedError(
+                    response.status,
+                    asked_as_user=authorization is not None,
+                    wait_s=seconds_of(response.getheader("Retry-After")),
+                )
             self.close()
         self.close()
-        raise UnreachableError("too many redirects, or a challenge that is not understood")
+        raise UnreachableError("too many redirects")
 
     def _ask(
         self, url: SourceUrl, position: int, authorization: str | None
@@ -332,7 +362,7 @@ class WebFile:
         return data
 
     def seekable(self) -> bool:
-        return self._ranges
+        return self._ranges or self._rewinds > 0
 
     def tell(self) -> int:
         return self._position
@@ -362,6 +392,22 @@ class WebFile:
         if connection is not None:
             self._files.closed(connection)
 
+    def _skip(self, num_bytes: int) -> None:
+        """Read from the beginning up to where `num_bytes` are behind us, from a server that knows
+        no ranges. Raises OSError."""
+        self._rewinds -= 1
+        assert self._response is not None
+        assert self._connection is not None
+        while self._position < num_bytes:
+            self._connection.settimeout(self._files.left_s())
+            try:
+                data = self._response.read1(min(_SKIPPED_BYTES, num_bytes - self._position))
+            except http.client.HTTPException as error:
+                raise UnreachableError("broken off") from error
+            if not data:
+                break
+            self._position += len(data)
+
     def _at_end(self) -> bool:
         return self._size is not None and self._position >= self._size
 
@@ -369,13 +415,3 @@ class WebFile:
         """Whether a broken connection is taken up again: only where something is missing."""
         self._resumed += 1
         return self._size is not None and self._ranges and self._resumed <= MAX_RESUMED
-
-
-def secured(connection: socket.socket, host: str) -> ssl.SSLSocket:
-    """TLS over a connection. Certificates are checked on the public internet; a device in a private
-    network, which the operator has allowed, has written its own. Raises OSError."""
-    context = ssl.create_default_context()
-    if not is_public(ipaddress.ip_address(connection.getpeername()[0].partition("%")[0])):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context.wrap_socket(connection, server_hostname=host)
