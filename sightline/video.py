@@ -1,9 +1,10 @@
 """Video files and cameras on the client's side: packets as they are, or pictures. Needs PyAV.
 
-Packets of the codecs a gateway takes travel unchanged: no work here, no loss. Files of other
-codecs, and moments inside a stream with reordered frames (where the packets before a moment
-already hold pictures after it), are decoded here and travel as raw pictures. So are those of a
-camera, which travel as JPEG.
+Packets of the codecs a gateway takes travel unchanged, but for a note of how they are to be turned:
+no work here, no loss. Files of other codecs, those that are turned and have no room for such a
+note, files without times, and moments inside a stream with reordered frames (where the packets
+before a moment already hold pictures after it), are decoded here and travel as raw pictures. So are
+those of a camera, which travel as JPEG.
 """
 
 import importlib
@@ -16,6 +17,7 @@ from typing import Any
 
 from sightline.camera import Camera
 from sightline.closing import Closing
+from sightline.display import Shower, Turn
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import gateway_pb2 as pb
 
@@ -23,6 +25,10 @@ __all__ = ["VideoFile", "load_av"]
 
 PACKET_CODECS = frozenset(("h264", "hevc", "vp8", "vp9", "av1", "mjpeg"))
 LARGEST_SIDE = 640  # of decoded pictures; more than any model here looks at
+TURNED_CODECS = frozenset(("h264", "hevc"))
+PACKETS_LOOKED_AT = 300  # for the first picture
+ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+LEAP_S, REWIND_S = 60.0, 1.0  # in which times that go further begin anew: joined or damaged files
 JPEG_QUANTISER = 3  # of 1 to 31; 40 kB a picture
 
 
@@ -53,6 +59,7 @@ class VideoFile(Closing):
         self.live = isinstance(path, Camera)
         self.path = path.place if isinstance(path, Camera) else path
         self.last_s = 0.0
+        self._begun = False
         self._jpeg: Any = None
         try:
             self._container: Any = (
@@ -63,18 +70,29 @@ class VideoFile(Closing):
                 raise
             why = error.strerror or type(error).__name__
             raise InvalidArgumentError(f"{path} is not a video that can be read: {why}") from None
-        if not self._container.streams.video:
+        try:
+            self._stream = self._video_of(self._container)
+            context = self._stream.codec_context
+            codec = {"libdav1d": "av1"}.get(context.name, context.name)
+            turn, has_times = (Turn(), True) if self.live else self._look()
+        except BaseException:
             self._container.close()
-            raise InvalidArgumentError(f"{path} has no video in it")
-        self._stream = self._container.streams.best("video")  # a cover may be the first
-        context = self._stream.codec_context
-        self._as_packets = context.name in PACKET_CODECS and not (
-            until_s is not None and context.has_b_frames
+            raise
+        self._as_packets = (
+            codec in PACKET_CODECS
+            and has_times
+            and (turn == Turn() or codec in TURNED_CODECS)
+            and not (until_s is not None and context.has_b_frames)
         )
-        self.codec = context.name if self._as_packets else ""
+        self.codec = codec if self._as_packets else ""
         self.extradata = bytes(context.extradata or b"") if self._as_packets else b""
+        noted = self._as_packets and turn != Turn()
+        self._note = turn.message(codec, self.extradata) if noted else b""
+        aspect = self._stream.sample_aspect_ratio or context.sample_aspect_ratio or 1
+        self._shower = Shower(self._av, turn, float(aspect), LARGEST_SIDE)
         self.end_s = self._end_s()
-        self.frame_s = 1.0 / float(self._stream.average_rate or 25)
+        rate = float(self._stream.average_rate or 25)
+        self.frame_s = 1.0 / rate if 0 < rate < 1000 else 0.04
 
     def close(self) -> None:
         self._container.close()
@@ -87,16 +105,47 @@ class VideoFile(Closing):
         """
         if self.live:
             start_ns = time.time_ns()
-        elif self.last_s:
-            self._container.seek(0)
-            self.last_s = 0.0
         try:
+            if self._begun and not self.live:  # not by seeking, which not every format knows
+                self._container.close()
+                self._container = self._av.open(str(self.path))
+                self._stream = self._video_of(self._container)
+                self.last_s = 0.0
+            self._begun = True
             yield from self._packets(start_ns) if self._as_packets else self._pictures(start_ns)
         except self._av.FFmpegError as error:
             raise InvalidArgumentError(f"{self.path} is broken: {error}") from None
 
+    def _video_of(self, container: Any) -> Any:
+        """The video of a file; a cover is none. Raises InvalidArgumentError."""
+        stream = container.streams.best("video") if container.streams.video else None
+        if stream is None or stream.disposition & ATTACHED_PICTURE:
+            raise InvalidArgumentError(f"{self.path} has no video in it")
+        if stream.codec_context is None:
+            raise InvalidArgumentError(f"{self.path} has video of a codec that nobody here knows")
+        return stream
+
+    def _look(self) -> tuple[Turn, bool]:
+        """How the first picture is turned, and whether packets have times. Raises
+        InvalidArgumentError where there is no picture."""
+        times: list[bool] = []
+        try:
+            with self._av.open(str(self.path)) as container:
+                stream = self._video_of(container)
+                for packet in container.demux(stream):
+                    times.append(packet.pts is not None or packet.size == 0)
+                    for frame in packet.decode():
+                        return Turn.of(frame), all(times)
+                    if len(times) > PACKETS_LOOKED_AT:
+                        break
+        except (self._av.FFmpegError, OSError) as error:
+            why = error.strerror or type(error).__name__
+            raise InvalidArgumentError(f"{self.path} cannot be read: {why}") from None
+        raise InvalidArgumentError(f"{self.path} has no picture that can be read")
+
     def _packets(self, start_ns: int) -> Iterator[tuple[float, pb.PushFramesRequest]]:
         unit = float(self._stream.time_base)
+        times = _Times(self.frame_s)
         first: float | None = None
         for packet in self._container.demux(self._stream):
             if packet.pts is None or packet.size == 0:
@@ -104,7 +153,8 @@ class VideoFile(Closing):
             shown_s = packet.pts * unit
             due_s = shown_s if packet.dts is None else min(shown_s, packet.dts * unit)
             first = shown_s if first is None else first
-            shown_s, due_s = max(0.0, shown_s - first), max(0.0, due_s - first)
+            shift_s = times.lay(due_s) - due_s - first
+            shown_s, due_s = max(0.0, shown_s + shift_s), max(0.0, due_s + shift_s)
             if self._is_later(shown_s):
                 return
             self.last_s = max(self.last_s, shown_s)
@@ -112,7 +162,7 @@ class VideoFile(Closing):
                 due_s,
                 pb.PushFramesRequest(
                     packet=pb.PushPacket(
-                        data=bytes(packet),
+                        data=self._note + bytes(packet),
                         capture_ns=start_ns + round(shown_s * 1e9),
                         keyframe=packet.is_keyframe,
                     )
@@ -121,17 +171,16 @@ class VideoFile(Closing):
 
     def _pictures(self, start_ns: int) -> Iterator[tuple[float, pb.PushFramesRequest]]:
         unit = float(self._stream.time_base)
+        times = _Times(self.frame_s)
         first: float | None = None
         for frame in self._container.decode(self._stream):
-            if frame.pts is None:
-                continue
-            shown_s = frame.pts * unit
+            shown_s = times.lay(None if frame.pts is None else frame.pts * unit)
             first = shown_s if first is None else first
             shown_s = max(0.0, shown_s - first)
             if self._is_later(shown_s):
                 return
             self.last_s = shown_s
-            width, height = _fit(frame.width, frame.height)
+            frame, width, height = self._shower.shown(frame)
             capture_ns = start_ns + round(shown_s * 1e9)
             if self.live:
                 taken = pb.PushFrame(
@@ -177,7 +226,22 @@ class VideoFile(Closing):
         return duration_s if self._until_s is None else min(duration_s, self._until_s)
 
 
-def _fit(width: int, height: int) -> tuple[int, int]:
-    """Shrink to LARGEST_SIDE, keeping the shape and even sizes."""
-    scale = min(1.0, LARGEST_SIDE / max(width, height))
-    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+class _Times:
+    """Times of pictures or packets in order, without the leaps that joined files have; of those
+    that have none, one after the other."""
+
+    def __init__(self, frame_s: float) -> None:
+        self._frame_s = frame_s
+        self._last_s: float | None = None
+        self._shift_s = 0.0
+
+    def lay(self, stamp_s: float | None) -> float:
+        last_s = self._last_s
+        if stamp_s is None:
+            self._last_s = 0.0 if last_s is None else last_s + self._frame_s
+            return self._last_s
+        step_s = 0.0 if last_s is None else stamp_s + self._shift_s - last_s
+        if last_s is not None and not -REWIND_S <= step_s <= LEAP_S:
+            self._shift_s = last_s + self._frame_s - stamp_s
+        self._last_s = stamp_s + self._shift_s
+        return self._last_s

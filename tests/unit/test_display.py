@@ -1,6 +1,7 @@
 """Pictures as people see them: turned, of oblong pixels, of two fields, of high dynamic range."""
 
 import gc
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from services.common.jpeg import decode_jpeg, encode_jpeg
 from services.gateway.frames.display import Display, displayed_size
 from services.gateway.frames.picture_health import HealthLimits, PictureHealth
 from services.gateway.sources.container import open_file
@@ -78,6 +80,18 @@ def test_every_orientation_of_a_phone_is_seen_upright(
     with av.open(_file(tmp_path / "preview.jpg", preview)) as picture:
         seen = next(picture.decode(video=0)).to_ndarray(format="rgb24")
     assert np.abs(np.array(_corners(seen)) - CORNERS).max() < 40
+
+
+@pytest.mark.parametrize(("orientation", "quarters"), [(1, 0), (6, 1), (3, 2), (8, 3)])
+def test_a_photograph_is_seen_upright(orientation: int, quarters: int) -> None:
+    """As telephones write them: JPEG with EXIF, for which PyAV has no name."""
+    stored = np.ascontiguousarray(np.rot90(upright(), quarters))
+    jpeg = encode_jpeg(av.VideoFrame.from_ndarray(stored, "rgb24").reformat(format="yuvj420p"))
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\1\0" + entry + bytes(4)
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    frame = decode_jpeg(jpeg[:2] + segment + jpeg[2:])
+    assert np.abs(np.subtract(corners(frame), CORNERS)).max() < 40
 
 
 def _file(path: Path, data: bytes) -> str:

@@ -155,11 +155,23 @@ class Display:
         return field
 
 
+# By degrees against the clock. That something is mirrored, these do not say.
+_TURNS = {
+    90: _Turn(True, mirrored=False, upside_down=True),
+    -90: _Turn(True, mirrored=True, upside_down=False),
+    180: _Turn(False, mirrored=True, upside_down=True),
+    -180: _Turn(False, mirrored=True, upside_down=True),
+}
+
+
 def _turn_of(frame: av.VideoFrame) -> _Turn:
     """The turn that a display matrix [[a, b, u], [c, d, v], …] asks for: x' = ax + cy and
     y' = bx + dy, to the nearest quarter."""
     # Not `frame.side_data`: the frame would keep that, and so itself until garbage is collected.
-    matrix: Any = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+    try:
+        matrix: Any = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+    except ValueError:  # beside it is what PyAV has no name for, as the EXIF of a photograph
+        return _TURNS.get(frame.rotation, _AS_IT_IS)
     if matrix is None or matrix.buffer_size < 36:
         return _AS_IT_IS
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()

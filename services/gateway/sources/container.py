@@ -11,7 +11,7 @@ from typing import Any, Self
 import av
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
-from av.stream import Discard
+from av.stream import Discard, Disposition
 
 from services.gateway.sources.clock import ArrivalClock
 from services.gateway.sources.decode_guard import DecodeGuard
@@ -166,7 +166,7 @@ class ContainerReader:
         self.part, self.num_parts = 0, 1
         self._sink = sink
         stream = container.streams.best("video")
-        if not isinstance(stream, av.VideoStream):
+        if not isinstance(stream, av.VideoStream) or stream.disposition & Disposition.attached_pic:
             raise NoVideoError("the source has no video")
         self._stream = stream
         self._sound = _sound_of(container, stream)
