@@ -135,6 +135,14 @@ def test_a_port_to_listen_on_may_lack_its_address(text: str) -> None:
     assert SourceUrl.typed("udp://@239.1.2.3:5000").host == "239.1.2.3"
 
 
+@pytest.mark.parametrize(
+    ("text", "scheme"),
+    [("rtspt://cam/x", "rtsp"), ("RTSPU://u:p@ss@cam/x", "rtsp"), ("rtp://@:5000", "udp")],
+)
+def test_schemes_of_other_programs_are_understood(text: str, scheme: str) -> None:
+    assert SourceUrl.typed(text).scheme == scheme
+
+
 def master(*variants: str) -> str:
     lines = [f"#EXT-X-STREAM-INF:{told}\r\n{name}.m3u8" for name, told in enumerate(variants)]
     return "\r\n".join(["#EXTM3U", '#EXT-X-MEDIA:TYPE=AUDIO,URI="a.m3u8"', *lines, ""])

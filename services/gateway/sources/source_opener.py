@@ -258,6 +258,7 @@ class SourceOpener:
                     "protocol_whitelist": "rtmp,tcp",
                     "format_whitelist": "flv,live_flv",
                     "analyzeduration": "1000000",  # us; it waits for sound that may never come
+                    "fpsprobesize": "0",
                 }
             try:
                 timeout_s = (left_s, self._timeout_s[1])

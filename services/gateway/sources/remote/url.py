@@ -23,6 +23,9 @@ MAX_CHARACTERS = 2048
 # RFC 3986 without what only escapes may hold; brackets are common in queries.
 _ALLOWED = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%[01][0-9A-Fa-f]|%7[Ff]")
+# Schemes by which programs name a way of transport, which here is found out.
+_SCHEMES = {"rtspt://": "rtsp://", "rtspu://": "rtsp://", "rtp://": "udp://"}
+_OTHER_NAMES = re.compile(r"\A(?:rtsp[tu]|rtp)://", re.IGNORECASE)
 # How players write "whatever is sent to this port, or to this group".
 _LISTENING = re.compile(r"\Audp://@?((?=:[0-9]))?", re.IGNORECASE)
 # A password up to the last @ that a host, perhaps a port, and perhaps a path follow.
@@ -50,11 +53,12 @@ class SourceUrl:
 
     @classmethod
     def typed(cls, text: str) -> Self:
-        """URL as a person types it: a camera's password may hold @, / and # as they are, and a
-        port to listen on may lack its address.
+        """URL as a person types it: a camera's password may hold @, / and # as they are, a port to
+        listen on may lack its address, and a scheme may be one that other programs have.
 
         Raises InvalidArgumentError.
         """
+        text = _OTHER_NAMES.sub(lambda found: _SCHEMES[found[0].lower()], text)
         text = _LISTENING.sub(lambda found: "udp://" + ("0.0.0.0" * (found[1] is not None)), text)
         try:
             return cls.parse(text)
