@@ -32,14 +32,16 @@ _HEVC_OPTIONS = {"x265-params": "log-level=none:keyint=5:repeat-headers=1"}
 class Take:
     """What one encoder sends. Without `sender` its packets go on with the numbers and times of
     those before; with (source, first number, first time) they begin anew, as another sender's.
-    `goodbye`: it says so when it ends. `described`: its parameter sets are in the description, and
-    nowhere else."""
+    `b_frames`: so many pictures between two are sent after both. `goodbye`: it says so when it
+    ends. `described`: its parameter sets are in the description, and nowhere else.
+    """
 
     codec: str = "libx264"
     width: int = 160
     height: int = 120
     num_pictures: int = 200
     sender: tuple[int, int, int] | None = None
+    b_frames: int = 0
     goodbye: bool = False
     described: bool = False
 
@@ -51,6 +53,8 @@ class Take:
             context = stream.codec_context if isinstance(stream, av.VideoStream) else stream
             context.flags |= Flags.global_header
         stream.options = _OPTIONS | hevc
+        if self.b_frames:
+            stream.options = {"g": "50", "bf": str(self.b_frames), "x264-params": "rc-lookahead=5"}
         stream.time_base = Fraction(1, rate)
 
     def sets(self) -> list[bytes]:
@@ -224,7 +228,7 @@ class RtspServer:
                     stream.width = stream.height = 256
                 own.setblocking(False)
                 for position, frame in enumerate(self._pictures(take)):
-                    frame.pts, frame.time_base = position, stream.time_base
+                    frame.pts, frame.time_base = position, Fraction(1, rate)
                     rtp.mux(stream.encode(frame))
                     with contextlib.suppress(BlockingIOError):
                         while True:

@@ -763,6 +763,21 @@ async def test_a_camera_that_changes_its_sender_again_and_again(codec: str, udp_
     assert all(abs(one.at_ns - one.capture_ns) < 5 * SECOND_NS for one in sink.pictures)
 
 
+async def test_a_cameras_pictures_are_shown_in_their_order() -> None:
+    """Though they are sent in another, and their sender is renewed on the way."""
+    sink = RecordingSink()
+    takes = [Take(num_pictures=100, b_frames=3, sender=(n, 777 * n, n << 24)) for n in (1, 2)]
+    with rtsp(takes=takes) as server:
+        url = f"rtsp://127.0.0.1:{server.port}/live"
+        source = FileSource(url, sink, limits=SHORT, egress=LOOPBACK)
+        await source.start()
+        await eventually(lambda: len(sink.pictures) >= 170)
+        await source.aclose()
+    assert not sink.notes["reconnect"]
+    assert not sink.notes["non_monotonic"]
+    assert not sink.drops
+
+
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 async def test_a_camera_that_only_describes_its_parameters(codec: str) -> None:
     """They are in no packet. Another sender's are described anew."""

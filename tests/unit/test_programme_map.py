@@ -1,6 +1,7 @@
 """What MPEG-TS says of its video: noticed where it becomes another, and only there."""
 
 import io
+import itertools
 import random
 from pathlib import Path
 
@@ -93,6 +94,18 @@ def test_what_comes_before_the_video_is_passed_over(others: tuple[int, ...]) -> 
     assert shown == BEGUN + pictures()
     with pytest.raises(NoVideoError):
         read(alone)
+
+
+def test_the_video_is_not_waited_for_for_ever() -> None:
+    """A publisher of sound alone goes on and on."""
+    now_s = itertools.count(1.0)
+
+    class Endless:
+        def read(self, size: int) -> bytes:
+            return programmes(1) + streams(1, (AAC, 0x101)) + pictures(0x101)
+
+    with pytest.raises(NoVideoError):
+        ProgrammeWatch(Endless(), lambda: next(now_s)).read(4096)
 
 
 def test_streams_that_nobody_knows_may_be_video() -> None:

@@ -52,7 +52,7 @@ _CODECS = frozenset(
         "dnxhd",
         "dvvideo",
         "ffv1",
-        "flv1",
+        "flv",  # of FLV: Sorenson's
         "gif",
         "h263",
         "h264",

@@ -4,9 +4,11 @@ libavformat reads a stream's programme once: a codec that changes under it is de
 one, and a video that moves to another PID is never seen.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from services.gateway.sources.patience import FIRST_S
 from services.gateway.sources.source import NoVideoError
 
 _PACKET_BYTES, _SYNC = 188, 0x47
@@ -29,8 +31,10 @@ class ProgrammeWatch:
     becomes another; `go_on` lets it be read from there, by whoever opens it anew. Tables of more
     than a packet are not looked into."""
 
-    def __init__(self, file: Readable) -> None:
+    def __init__(self, file: Readable, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._file = file
+        self._clock_s = clock_s
+        self._waits_from_s: float | None = None
         self._kept = b""  # that is read next
         self._until_packet = 0  # bytes
         self._pids: dict[int, int] = {}  # of programmes' maps, by programme
@@ -46,7 +50,7 @@ class ProgrammeWatch:
 
     def read(self, size: int) -> bytes:
         """Read at most `size` bytes; b"" at the end, and once the video has `changed`. Raises
-        NoVideoError at the end of what never had any."""
+        NoVideoError for what has had none for too long, or to its end."""
         if self.changed:
             return b""
         while True:
@@ -56,7 +60,8 @@ class ProgrammeWatch:
                 continue
             if not self._is_waiting:
                 return data
-            if not data:
+            self._waits_from_s = self._waits_from_s or self._clock_s()
+            if not data or self._clock_s() - self._waits_from_s > FIRST_S:
                 raise NoVideoError("the source has no video")
 
     @property
