@@ -19,6 +19,7 @@ from services.gateway.playback.h264 import (
 from services.gateway.playback.subscription import MAX_PICTURES, NO_KEYFRAME, SLOW, Subscription
 from services.gateway.playback.transcoder import shown_size
 from services.gateway.sources.source import DecodedFrame, EncodedPacket
+from sightline.display import Turn
 from tests.sources import START_NS, encode_clip, picture_array
 
 
@@ -33,6 +34,16 @@ def test_only_what_is_shown_in_order_is_forwarded() -> None:
         assert all(ways) == forwarded
     high_10 = b"\x67\x6e\x00\x1f"
     assert not is_forwardable([high_10])
+
+
+def test_what_is_to_be_turned_is_not_forwarded() -> None:
+    """Browsers would show it as it lies."""
+    for quarters in range(4):
+        for mirrored in (False, True):
+            turn = Turn(mirrored, quarters)
+            note = turn.message("h264", b"").removeprefix(b"\0\0\0\1")
+            assert is_forwardable([note]) == (turn == Turn())
+    assert is_forwardable([b"\x06\x2f", b"\x06\x05\x03abc", b"\x06\x2f\x03\xff\xff\xff"])
 
 
 def test_payloads_hold_what_was_packed() -> None:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from services.gateway.sources.bitstream import length_bytes_of
 
 MAX_PAYLOAD_BYTES = 1200  # fits into every path's packets, with SRTP and UDP around it
-_SLICE, _IDR, _SPS, _PPS = 1, 5, 7, 8
-_NOT_SENT = (6, 9, 12)  # remarks, delimiters and filling: nothing that a decoder needs
+_SLICE, _IDR, _REMARK, _SPS, _PPS = 1, 5, 6, 7, 8
+_ORIENTATION = b"\x2f"  # how a picture is to be turned, as remarks say it (annex D)
+_NOT_SENT = (_REMARK, 9, 12)  # remarks, delimiters and filling: nothing that a decoder needs
 _FRAGMENT = 28
 _PROFILES = (66, 77, 100)  # Baseline, Main, High: what browsers decode
 
@@ -56,9 +57,13 @@ def configuration_of(extradata: bytes) -> tuple[int, list[bytes]]:
 
 def is_forwardable(units: list[bytes]) -> bool:
     """Whether browsers can show a picture of these units as it came: of a profile that they know,
-    and shown in the order of sending (no B slice)."""
+    shown in the order of sending (no B slice), and upright."""
     for unit in units:
         kind = unit[0] & 0x1F
+        if kind == _REMARK and unit[1:2] == _ORIENTATION:
+            flags = int.from_bytes(unit[3:6])  # cancelled, mirrored twice, turned by 16 bits
+            if not flags >> 23 and flags >> 5 & 0x3FFFF:
+                return False
         if kind == _SPS and len(unit) > 1 and unit[1] not in _PROFILES:
             return False
         # A picture's first slice begins with a set bit: first_mb_in_slice is 0 in Exp-Golomb code.
