@@ -26,6 +26,7 @@ from sightline.errors import InvalidArgumentError
 from tests.certificates import Authority
 from tests.conftest import RedisServer
 from tests.eventually import eventually
+from tests.integration.test_sources import written
 from tests.rtmp_player_server import RtmpPlayerServer
 from tests.rtsp_server import RtspServer, Take
 from tests.sources import TONE_RATE, RecordingSink, picture_array, tone, write_clip
@@ -541,6 +542,38 @@ async def test_a_camera_that_shows_one_picture_to_whoever_asks(
     assert not sink.notes["reconnect"]
     times = [one.capture_ns for one in sink.pictures]
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "pixel_format", "num_pictures"),
+    [
+        ("a.png", "png", "rgb24", 1),
+        ("a.webp", "libwebp", "yuv420p", 1),
+        ("a.bmp", "bmp", "bgr24", 1),
+        ("a.gif", "gif", "rgb8", 5),
+        ("a.apng", "apng", "rgb24", 5),
+    ],
+)
+async def test_pictures_of_other_kinds_come_from_servers_too(
+    site: Site, tmp_path: Path, name: str, encoder: str, pixel_format: str, num_pictures: int
+) -> None:
+    """What moves has an end; a still is shown again."""
+    path = written(
+        tmp_path / f"%d{name}" if num_pictures == 1 else tmp_path / name,
+        encoder,
+        pixel_format,
+        num_pictures,
+    )
+    site.page("/picture", (tmp_path / f"1{name}" if num_pictures == 1 else path).read_bytes())
+    sink = RecordingSink()
+    source = FileSource(site.url("/picture"), sink, limits=SHORT, egress=LOOPBACK)
+    await source.start()
+    await asyncio.to_thread(sink.wait_for_pictures, max(2, num_pictures))
+    if num_pictures > 1:
+        await asyncio.to_thread(sink.wait_for_end)
+        assert (len(sink.pictures), sink.reasons) == (num_pictures, ["end"])
+    await source.aclose()
+    assert {(one.width, one.height) for one in sink.pictures} == {(160, 120)}
 
 
 async def test_a_server_that_asks_to_be_left_alone_is(site: Site, tmp_path: Path) -> None:

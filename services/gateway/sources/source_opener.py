@@ -17,7 +17,7 @@ from services.gateway.sources.container import (
     open_file,
     open_transport_stream,
 )
-from services.gateway.sources.formats import FILE_FORMATS, still_format
+from services.gateway.sources.formats import FILE_FORMATS, STILL_FORMATS, still_format
 from services.gateway.sources.patience import Patience
 from services.gateway.sources.programme_map import ProgrammeWatch
 from services.gateway.sources.remote.answers import NotOpenedError, words_of
@@ -198,7 +198,7 @@ class SourceOpener:
                 return reading
             options = PROBE_OPTIONS | {
                 "protocol_whitelist": "http,https,crypto",
-                "format_whitelist": ",".join(_WEB_FORMATS),
+                "format_whitelist": still or ",".join(_WEB_FORMATS),
                 # Playlists: connections are ours. libavformat ends the process where it believes
                 # that it has one of its own to use again.
                 "analyzeduration": "2000000",  # us; of what is live, this is waiting
@@ -216,7 +216,7 @@ class SourceOpener:
                 hwaccel=device_of(sink),
             )
             # A picture that a server has is of now, as cameras show theirs; a file of its is not.
-            is_file = still is None and not is_playlist and first.has_end
+            is_file = still not in STILL_FORMATS and not is_playlist and first.has_end
             live = container.duration is None and not is_file
             reading = ContainerReader.of(container, live, sink, files.abort, patience)
         except (av.FFmpegError, NoVideoError) as error:
