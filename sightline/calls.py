@@ -16,6 +16,7 @@ from sightline.errors import (
 )
 from sightline.status import details_of
 from sightline.types import RatedRound, Round, Timeouts
+from sightline.unreachable import why_unreachable
 from sightline.v1 import dialogue_pb2, gateway_pb2_grpc
 from sightline.v1 import gateway_pb2 as pb
 from sightline.wire import is_of_transport, rated_round, round_of
@@ -48,6 +49,9 @@ def from_rpc(error: grpc.aio.AioRpcError, address: str) -> SightlineError:
             details = f"cannot reach {address}"
         elif is_of_transport(details):
             details = f"the connection to {address} broke"
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED and "http2 header" in details:  # of a proxy
+        details = f"cannot reach {address}: what answers there speaks HTTP, and no gRPC"
+        return UnavailableError(details)
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         details = f"{address} is of an earlier version, which cannot do this"
     reason, retry_after_s = details_of(error.trailing_metadata())
@@ -110,13 +114,15 @@ class Calls:
             await self._left.pop(0).close()
 
     async def wait_until_reachable(self) -> None:
-        """Raises UnavailableError when nobody answers at the address in `connect_s`."""
+        """Raises UnavailableError, which says why, when nobody answers at the address in
+        `connect_s`."""
+        waited_s = self.timeouts.connect_s
         try:
-            await asyncio.wait_for(self.channel.channel_ready(), self.timeouts.connect_s)
+            await asyncio.wait_for(self.channel.channel_ready(), waited_s)
         except TimeoutError:
-            raise UnavailableError(
-                f"cannot reach {self.address}: nobody answered in {self.timeouts.connect_s:g} s"
-            ) from None
+            encrypted = self._access.credentials is not None
+            why = await why_unreachable(self.address, encrypted=encrypted, waited_s=waited_s)
+            raise UnavailableError(f"cannot reach {self.address}: {why}") from None
 
     async def unary(
         self,

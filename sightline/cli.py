@@ -304,7 +304,7 @@ def _parser() -> _Parser:
         "look for what keeps Sightline from running here, and say what to do",
         as_json,
     )
-    rule_commands.add_commands(add, as_json, _not_negative, _label, _count)
+    rule_commands.add_commands(add, everywhere, as_json, _not_negative, _label, _count)
     mcp = add("mcp", mcp_server.serve, "let assistants look, ask and watch: a server of MCP")
     mcp.add_argument(
         "--http", type=_port, metavar="PORT", help="by streamable HTTP on this port, else by stdio"

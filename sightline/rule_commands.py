@@ -227,14 +227,18 @@ async def webhooks(client: aio.Client, options: argparse.Namespace) -> int:
     return 0
 
 
-def add_commands(add: Any, as_json: Any, number: Any, label: Any, count: Any) -> None:
-    """The commands on a parser. add: makes one of a name, what it runs and what it is for; the rest
-    are types of arguments."""
+def add_commands(
+    add: Any, everywhere: Any, as_json: Any, number: Any, label: Any, count: Any
+) -> None:
+    """The commands on a parser. add: makes one of a name, what it runs and what it is for;
+    everywhere, as_json: options that all take, and those that tell something; the rest are types of
+    arguments."""
+    common = [everywhere, as_json]
     parser = add("rules", rules, "what sessions are watched for, whoever looks")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listed = actions.add_parser("list", help="list them", parents=[as_json])
+    listed = actions.add_parser("list", help="list them", parents=common)
     listed.add_argument("session", nargs="?", help="of this session alone, by id or name")
-    made = actions.add_parser("add", help="watch a session for something", parents=[as_json])
+    made = actions.add_parser("add", help="watch a session for something", parents=common)
     made.add_argument("session", help="its id or name")
     made.add_argument("--condition", help='predicate: "a phone is there"')
     made.add_argument("--choice", metavar="STATEMENT", help='choice: "the light is {}"')
@@ -259,7 +263,7 @@ def add_commands(add: Any, as_json: Any, number: Any, label: Any, count: Any) ->
     )
     made.add_argument("--catalogue", metavar="FILE", help="products, as JSON or CSV")
     made.add_argument("--name")
-    changed = actions.add_parser("change", help="change when one tells", parents=[as_json])
+    changed = actions.add_parser("change", help="change when one tells", parents=common)
     changed.add_argument("rule", help="its id or name")
     for each in (made, changed):
         _add_terms(each, number, label)
@@ -272,9 +276,9 @@ def add_commands(add: Any, as_json: Any, number: Any, label: Any, count: Any) ->
         help="what is as usual for its kind again",
     )
     for action, text in (("pause", "check one no more for now"), ("resume", "check one again")):
-        each = actions.add_parser(action, help=text, parents=[as_json])
+        each = actions.add_parser(action, help=text, parents=common)
         each.add_argument("rule", help="its id or name")
-    ended = actions.add_parser("delete", help="end one; its events stay")
+    ended = actions.add_parser("delete", help="end one; its events stay", parents=[everywhere])
     ended.add_argument("rule", help="its id or name")
     ended.set_defaults(json=False)
 
@@ -291,13 +295,13 @@ def add_commands(add: Any, as_json: Any, number: Any, label: Any, count: Any) ->
 
     hooks = add("webhooks", webhooks, "where events are sent")
     kinds = hooks.add_subparsers(dest="action", required=True, metavar="ACTION")
-    kinds.add_parser("list", help="list them", parents=[as_json])
-    hook = kinds.add_parser("add", help="send events to an address", parents=[as_json])
+    kinds.add_parser("list", help="list them", parents=common)
+    hook = kinds.add_parser("add", help="send events to an address", parents=common)
     hook.add_argument("url", help="https://…")
     hook.add_argument("--severity", choices=SEVERITIES, help="events that are at least so severe")
     hook.add_argument("--session", help="events of this session alone, by id or name")
     for action, text in (("delete", "end one"), ("dead", "events that one did not take")):
-        each = kinds.add_parser(action, help=text, parents=[as_json])
+        each = kinds.add_parser(action, help=text, parents=common)
         each.add_argument("webhook", help="its id")
 
 

@@ -16,16 +16,41 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as pip builds it, from what git has and nothing else."""
-    folder = tmp_path_factory.mktemp("wheel")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What git has and nothing else, in a folder of the name that it is cloned into."""
+    folder = tmp_path_factory.mktemp("clone")
     archive = folder / "clone.tar"
     subprocess.run(["git", "archive", "-o", archive, "HEAD"], cwd=REPOSITORY, check=True)
-    with tarfile.open(archive) as clone:
-        clone.extractall(folder / "clone", filter="data")
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", folder, "./clone"]
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder / "sightline", filter="data")
+    return folder / "sightline"
+
+
+@pytest.fixture(scope="module")
+def wheel(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built as pip builds it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", folder, clone]
     subprocess.run(build, cwd=folder, check=True)
     return next(folder.glob("*.whl"))
+
+
+def test_a_program_beside_the_clone_finds_the_client_that_is_installed_in_place(
+    clone: Path, tmp_path: Path
+) -> None:
+    """As `make run` installs it. The clone's own folder is called as the package is."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    binaries = tmp_path / "venv" / "bin"
+    install = [binaries / "pip", "install", "-q", "--no-deps", "-e", clone]
+    subprocess.run(install, cwd=tmp_path, check=True)
+    program = clone.parent / "program.py"
+    program.write_text(
+        "from importlib.util import find_spec\nprint(find_spec('sightline').origin)\n"
+    )
+    done = subprocess.run(
+        [binaries / "python", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(clone / "sightline" / "__init__.py")
 
 
 def test_it_holds_the_client_and_its_stubs_and_nothing_else(wheel: Path) -> None:

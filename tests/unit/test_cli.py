@@ -1,10 +1,11 @@
 """The command line against a fake gateway: output, exit codes, what is left behind."""
 
+import argparse
 import asyncio
 import json
 import sys
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
@@ -144,6 +145,21 @@ async def test_a_server_away_is_its_own_code(tmp_path, capsys) -> None:
     arguments = ["--server", f"unix:{tmp_path}/none", "--timeout", "0.1", "sessions"]
     assert await cli.run(arguments) == 3
     assert "cannot reach" in capsys.readouterr().err
+
+
+def test_what_every_command_takes_is_taken_behind_every_command() -> None:
+    def leaves(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, str]]:
+        below = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+        for each in below:
+            for word, child in each.choices.items():
+                yield from leaves(child, f"{name} {word}")
+        if not below:
+            yield name, parser.format_help()
+
+    told = dict(leaves(cli._parser(), "sightline"))
+    assert "sightline rules pause" in told
+    for option in ("--server", "--token", "--insecure-token", "--ca", "--timeout"):
+        assert [name for name, text in told.items() if option not in text] == []
 
 
 async def test_a_draining_server_is_the_same_code(gateway, live, capsys) -> None:

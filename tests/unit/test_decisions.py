@@ -60,6 +60,7 @@ async def test_statements_choices_and_levels_are_decided_in_one_call() -> None:
         [{"statement": " "}],
         [{"statement": "x"}] * 401,
         [{"statement": "x" * 2000}],
+        [{"statement": "x is {}"}],  # a forgotten --choice would be scored as it stands
         [{"statement": "x", "choices": ["a"]}],
         [{"statement": "x", "choices": ["a", "a"]}],
         [{"statement": "x", "choices": ["a", "b"], "levels": ["a", "b"]}],

@@ -1,6 +1,7 @@
 """The HTTP interface: JSON, WebSocket, preview pictures, the page, and other sites' pages."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -72,6 +73,59 @@ async def test_bad_bodies_get_an_error_as_json(body: bytes, status: int) -> None
         assert error["code"] == "INVALID_ARGUMENT"
         assert error["message"]
         assert not parts.sessions.all()
+
+
+async def test_an_address_of_another_method_is_no_address_that_is_missing() -> None:
+    """Not only where something is read: whoever opens in a browser what a question is sent to."""
+    async with served() as (_, client):
+        for method, path, allowed in (
+            ("GET", "/api/sessions/demo/ask", "POST"),
+            ("DELETE", "/api/sessions", "GET, HEAD, POST"),
+            ("POST", "/api/info", "GET, HEAD"),
+        ):
+            reply = await client.request(method, path)
+            assert (reply.status, (await reply.json())["detail"]) == (
+                405,
+                f"{method} is not for this address, which takes {allowed}",
+            )
+            assert reply.headers["Allow"].replace(",", ", ") == allowed
+        for method in ("GET", "POST", "DELETE"):
+            reply = await client.request(method, "/api/nothing")
+            assert (reply.status, (await reply.json())["detail"]) == (
+                404,
+                "the API has nothing here",
+            )
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "part"),
+    [
+        ("/api/sessions", {"push": True}, "push field: it is an object, in braces"),
+        ("/api/sessions", 5, "JSON: it is an object, in braces"),
+        ("/api/sessions/cam/ask", {"question": 5}, "question field: it is an object, in braces"),
+        ("/api/sessions", {"options": {"window": -1}}, "window field: Value out of range: -1"),
+    ],
+)
+async def test_what_is_wrong_with_a_body_is_said_in_words_of_json(
+    path: str, body: Any, part: str
+) -> None:
+    async with served() as (parts, client):
+        await parts.push_session(name="cam", seen=True)
+        reply = await client.post(path, json=body)
+        assert (reply.status, (await reply.json())["detail"].endswith(part)) == (400, True)
+
+
+async def test_how_long_a_body_may_be_is_said() -> None:
+    async with served() as (_, client):
+        body = b'{"source": "' + b"x" * 100_000 + b'"}'
+        for sent in (body, chunks(body)):
+            reply = await client.post("/api/sessions", data=sent)
+            assert "longer than the 65536 bytes" in (await reply.json())["detail"]
+
+
+async def chunks(body: bytes) -> AsyncIterator[bytes]:
+    """Without a length beforehand."""
+    yield body
 
 
 async def test_errors_carry_the_status_of_their_code() -> None:

@@ -71,15 +71,13 @@ class Guard:
             if error.status < 400:
                 raise
             code = _CODE_OF_STATUS.get(error.status, "UNKNOWN")
+            message = _way_out(request, error)
             if gemini.speaks_so(request.path):
-                response = gemini.refusal(
-                    error.status, message=error.reason, code=code, reason=code
-                )
+                response = gemini.refusal(error.status, message=message, code=code, reason=code)
             elif request.path.startswith(PREFIX):
-                message = _way_out(request, error)
                 response = refusal(error.status, message=message, reason=code)
             else:
-                response = problem(error.status, code=code, message=error.reason)
+                response = problem(error.status, code=code, message=message)
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
         except (ConnectionError, asyncio.CancelledError):
@@ -156,11 +154,11 @@ def _refusal(request: web.Request, error: SightlineError) -> web.Response:
 
 
 def _way_out(request: web.Request, error: web.HTTPException) -> str:
-    """What to tell a client of OpenAI's that asks for what is not here: what is."""
+    """What to tell a client that asks for what is not here: what is."""
     if error.status == 405:
-        allowed = error.headers.get("Allow", "")
-        return f"{request.method} is not for this address: {allowed.replace(',', ', ')}"
-    if error.status != 404:
+        allowed = error.headers.get("Allow", "").replace(",", ", ")
+        return f"{request.method} is not for this address, which takes {allowed}"
+    if error.status != 404 or not request.path.startswith(PREFIX):
         return error.reason
     names = {each.canonical for each in request.app.router.resources()}
     ours = sorted(name for name in names if name.startswith(PREFIX) and "{" not in name)

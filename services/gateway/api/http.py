@@ -140,7 +140,7 @@ class HttpApi:
             *self._others,
         )
         self._openapi.describe(add_operations(app, *apis))
-        app.router.add_get("/api/{path:.*}", self._nothing)
+        app.router.add_route("*", "/api/{path:.*}", self._nothing)
         app.router.add_get("/", self._page)
         app.router.add_get("/{file}", self._page)
         app.router.add_get("/{file:client/[^/]+}", self._page)
@@ -267,6 +267,14 @@ class HttpApi:
         return await viewed_session(request, self._sessions, self._callers)
 
     async def _nothing(self, request: web.Request) -> web.StreamResponse:
+        """An address without an operation, or one of another method, which is named then: the page
+        that a browser opens is often an address that something is to be sent to."""
+        allowed: set[str] = set()
+        for resource in request.app.router.resources():
+            if resource is not request.match_info.route.resource:
+                allowed |= (await resource.resolve(request))[1]
+        if allowed:
+            raise web.HTTPMethodNotAllowed(request.method, sorted(allowed))
         raise NotFoundError("the API has nothing here")
 
     async def _page(self, request: web.Request) -> web.FileResponse:

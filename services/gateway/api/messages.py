@@ -1,5 +1,6 @@
 """HTTP's side of the contract's messages: protobuf JSON with the proto's field names."""
 
+import re
 from typing import Any
 
 from aiohttp import web
@@ -11,6 +12,8 @@ from services.common.places import Trusted
 from sightline.errors import InvalidArgumentError
 
 PICTURE_WIDTHS, PICTURE_WIDTH = (64, 1280), 640  # pixels
+# Protobuf's words for a number or the like in the place of a message.
+_NO_OBJECT = re.compile(r"(?:TypeError: )?'\w+' object is not iterable")
 
 
 def place_of_request(request: web.Request, trusted: Trusted) -> str:
@@ -28,8 +31,8 @@ def parsed(text: str | bytes, message: Any) -> Any:
     try:
         return json_format.Parse(text, message, max_recursion_depth=16)
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-        detail = str(error).splitlines()[0][:200]
-        raise InvalidArgumentError(f"not a valid message: {detail}") from None
+        said = _NO_OBJECT.sub("it is an object, in braces", str(error).splitlines()[0])
+        raise InvalidArgumentError(f"not a valid message: {said.rstrip('.')[:200]}") from None
 
 
 def as_json(message: Message, *, whole: bool = False) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from aiohttp import web
 
+from services.common.bodies import too_large
 from services.common.places import Trusted
 from services.gateway.api.addresses import Addresses
 from services.gateway.api.callers import Callers
@@ -89,7 +90,7 @@ class UploadsApi:
         if size is None:
             raise web.HTTPLengthRequired(reason="a file comes with its Content-Length")
         if 0 < self._uploads.file_bytes < size:
-            raise web.HTTPRequestEntityTooLarge(self._uploads.file_bytes, size)
+            raise too_large(self._uploads.file_bytes, size)
         place = place_of_request(request, self._trusted)
         self._uploads.check(size, place)
         self._sessions.check_room()

@@ -155,6 +155,10 @@ def _checked(request: gateway_pb2.DecideRequest) -> Sequence[gateway_pb2.DecideQ
         if each.choices and each.levels:
             raise InvalidArgumentError(f"question {number} has choices or levels, not both")
         options = each.choices or each.levels
+        if not options and PLACE in each.statement:
+            raise InvalidArgumentError(
+                f"question {number} has a place for choices or levels, {PLACE}, and none of them"
+            )
         if options and not 2 <= len(set(options)) == len(options) <= MAX_CHOICES:
             raise InvalidArgumentError(
                 f"question {number} has 2 to {MAX_CHOICES} choices or levels, all different"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
 
+from services.common.bodies import too_large
 from services.gateway.api.audio.recording import MAX_RECORDING_BYTES
 from services.gateway.api.audio.transcript import FORMATS
 from services.gateway.api.completions.errors import ParameterError
@@ -38,7 +39,7 @@ async def read_transcription(request: web.Request) -> TranscriptionRequest:
         raise web.HTTPUnsupportedMediaType(reason=f"a recording comes as {FORM}")
     most = MAX_RECORDING_BYTES + MAX_FIELDS * MAX_FIELD_BYTES
     if (request.content_length or 0) > most:
-        raise web.HTTPRequestEntityTooLarge(MAX_RECORDING_BYTES, request.content_length or 0)
+        raise too_large(MAX_RECORDING_BYTES, request.content_length or 0)
     recording: bytes | None = None
     fields: dict[str, list[str]] = {}
     try:
@@ -105,4 +106,4 @@ async def _content(part: BodyPartReader, most_bytes: int) -> bytes:
             return bytes(content)
         content += piece
         if len(content) > most_bytes:
-            raise web.HTTPRequestEntityTooLarge(most_bytes, len(content))
+            raise too_large(most_bytes, len(content))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
 
-from services.common.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES, read_text
+from services.common.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES, read_text, too_large
 from services.gateway.api.realtime.fields import Json, WireError, object_of
 from services.gateway.sources.whip.server import SDP
 from sightline.errors import DeadlineExceededError, InvalidArgumentError
@@ -30,7 +30,7 @@ async def read_call(request: web.Request) -> CallRequest:
     if request.content_type != FORM:
         raise web.HTTPUnsupportedMediaType(reason=f"an offer is {SDP} or {FORM}")
     if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
+        raise too_large(MAX_BODY_BYTES, request.content_length or 0)
     parts: dict[str, str] = {}
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -59,7 +59,7 @@ async def _content(part: BodyPartReader) -> bytes:
     while piece := await part.read_chunk():
         content += piece
         if len(content) > MAX_BODY_BYTES:
-            raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(content))
+            raise too_large(MAX_BODY_BYTES, len(content))
     return bytes(content)
 
 
