@@ -94,13 +94,15 @@ async def _interruptible(options: argparse.Namespace) -> int:
         code: int = options.command(options)
         return code
     command: Callable[[aio.Client, argparse.Namespace], Awaitable[int]] = options.command
-    async with aio.connect(
+    client = aio.connect(
         options.server,
         timeouts=timeouts,
         token=options.token,
         insecure_token=options.insecure_token,
         ca=options.ca,
-    ) as client:
+    )
+    # An assistant begins what it needs once, perhaps before the server: tools say if it is away.
+    async with contextlib.aclosing(client) if command is mcp_server.serve else client:
         return await command(client, options)
 
 

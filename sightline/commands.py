@@ -37,6 +37,8 @@ LOOK_S = 4.0  # how long a URL is watched before it is asked about, without --at
 async def ask(client: aio.Client, options: argparse.Namespace) -> int:
     source = options.source
     if Path(source).is_file():  # noqa: ASYNC240 - one look, and nothing else runs yet
+        if options.at is not None:
+            await asyncio.to_thread(_tell_end, Path(source), options.at)
         async with await _open_file(client, options) as session:
             progress = _Progress(session, options.json)
             await progress.follow(session.wait())
@@ -75,6 +77,15 @@ async def _open_file(client: aio.Client, options: argparse.Namespace) -> aio.Ses
         delegate=options.delegate,
         delegate_to=options.delegate_to,
     )
+
+
+def _tell_end(path: Path, at_s: float) -> None:
+    """Say of a moment beyond the end of a video that it is asked about its end."""
+    video = VideoFile(path)
+    video.close()
+    if video.end_s is not None and video.end_s < at_s:
+        end = f"{path.name} ends after {video.end_s:.1f} s, and is asked about there"
+        print(f"sightline: {end}", file=sys.stderr)
 
 
 async def _look(session: aio.Session, seconds: float) -> None:

@@ -4,9 +4,11 @@ import argparse
 import asyncio
 import json
 import sys
+import types
 import wave
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -92,6 +94,10 @@ async def test_at_asks_at_that_moment(gateway, tmp_path, capsys) -> None:
     times = [message.frame.capture_ns for message in gateway.pushed[1:]]
     assert len(times) == 16
     assert (times[-1] - times[0]) / 1e9 == pytest.approx(1.5)
+    assert capsys.readouterr().err == ""
+    assert await cli.run(["ask", str(tmp_path / "clip.mp4"), "q", "--at", "90"]) == 0
+    told = "sightline: clip.mp4 ends after 4.0 s, and is asked about there\n"
+    assert capsys.readouterr() == (ANSWER + "\n", told)
 
 
 async def test_a_url_is_watched_by_the_server_for_a_while(gateway, monkeypatch, capsys) -> None:
@@ -450,6 +456,38 @@ async def test_what_people_think_of_answers_is_exported(gateway, capsys) -> None
     assert await cli.run(pairs) == 2
     assert await cli.run(["feedback", "export", "--session", "s-2"]) == 0
     assert "cat" not in capsys.readouterr().out
+
+
+async def test_mcp_is_served_before_there_is_a_server(monkeypatch) -> None:
+    """Assistants begin what serves them once, when they begin themselves."""
+    served: dict[str, Any] = {}
+    later = FakeGateway()
+
+    class MCPServer:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.settings = types.SimpleNamespace()
+
+        def add_tool(self, tool: Any) -> None:
+            served[tool.__name__] = tool
+
+        async def run_stdio_async(self) -> None:
+            with pytest.raises(RuntimeError, match="cannot reach unix:"):
+                await served["list_sessions"]()
+            await later.start()
+            assert await served["list_sessions"]() == []
+
+    server, exceptions = types.ModuleType("mcp.server"), types.ModuleType("exceptions")
+    server.MCPServer = MCPServer  # type: ignore[attr-defined]
+    exceptions.ToolError = RuntimeError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mcp", types.ModuleType("mcp"))
+    monkeypatch.setitem(sys.modules, "mcp.server", server)
+    monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", types.ModuleType("mcpserver"))
+    monkeypatch.setitem(sys.modules, "mcp.server.mcpserver.exceptions", exceptions)
+    try:
+        assert await cli.run(["--server", later.address, "--timeout", "0.1", "mcp"]) == 0
+    finally:
+        await later.aclose()
+    assert "list_sessions" in served
 
 
 async def test_mcp_says_what_it_needs(gateway, capsys, monkeypatch) -> None:
