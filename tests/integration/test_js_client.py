@@ -52,6 +52,22 @@ def test_npm_would_publish_the_files_of_the_page_and_nothing_else(tmp_path: Path
     assert files == sources | {"LICENSE", "README.md", "package.json"}
 
 
+@pytest.mark.needs("node")
+def test_an_older_node_is_told_what_it_lacks() -> None:
+    program = (
+        f"import {{ Sightline }} from '{CLIENT / 'src' / 'index.js'}';\n"
+        "delete globalThis.WebSocket;\n"
+        "const server = new Sightline('http://localhost:9');\n"
+        "try { for await (const piece of server.ask('demo', 'hi')) console.log(piece); }\n"
+        "catch (error) { console.log(error.name, error.message); }\n"
+    )
+    command = [*NODE, "--input-type=module", "--eval", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.stdout == (
+        "SightlineError There is no WebSocket here: Node.js 22 or later has one.\n"
+    ), done.stderr
+
+
 @pytest.mark.needs("node", "redis")
 def test_a_program_of_node_converses(suite: Suite, clip: Clip, tmp_path: Path) -> None:
     condition = passing_condition(clip)

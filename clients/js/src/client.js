@@ -101,6 +101,7 @@ export class Sightline {
 
   /** A viewer's connection to a session; it comes back by itself. */
   connect(id, options = {}) {
+    if (!globalThis.WebSocket) throw new SightlineError("There is no WebSocket here: Node.js 22 or later has one.");
     const connection = new Connection(this, id, options);
     connection.open();
     return connection;
