@@ -1,11 +1,14 @@
 """Pages that are generated are the ones that are committed, and tables are whole."""
 
+import ast
 import importlib.util
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from types import ModuleType
 
+from sightline import cli
 from sightline.reasons import Reason
 from tests.processes import REPOSITORY
 
@@ -25,12 +28,7 @@ def test_the_table_of_reasons_is_whole_and_every_reason_is_given_somewhere() -> 
 def test_no_link_of_any_page_leads_nowhere() -> None:
     """The same that `make docs-site` refuses, without mkdocs."""
     site = _module("site.py")
-    listed = subprocess.run(
-        ["git", "ls-files", "*.md"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    pages = [REPOSITORY / name for name in listed.stdout.split()]
-    assert REPOSITORY / "README.md" in pages
-    assert {str(page): wrong for page in pages if (wrong := site.broken(page))} == {}
+    assert {str(page): wrong for page in _pages() if (wrong := site.broken(page))} == {}
 
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
@@ -54,6 +52,46 @@ def test_the_site_has_every_page_and_all_that_they_link_to(tmp_path: Path) -> No
     assert len(laid) >= len(site.listed())  # and pages that only others lead to
     assert {str(page): wrong for page in laid if (wrong := site.broken(page))} == {}
     assert (tmp_path / "docs" / "images" / "page.png").is_file()
+
+
+def test_every_command_and_program_that_a_page_shows_can_be_read() -> None:
+    """Commands by the command line's own parser, targets by the Makefile, programs by Python."""
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    read, wrong = 0, []
+    for page in _pages():
+        for language, block in _BLOCK.findall(page.read_text()):
+            if language == "python":
+                wrong += [f"{page.name}: {text}" for text in _not_python(block)]
+            if language not in ("", "sh", "console"):
+                continue
+            for line in block.replace("\\\n", " ").splitlines():
+                command = re.sub(r"^\$ ", "", line.strip())
+                if target := re.match(r"make ([a-z][a-z-]*)(?![\w=-])", command):
+                    wrong += [] if target[1] in targets else [f"{page.name}: {line}"]
+                if words := re.match(r"(?:\.venv/bin/)?sightline (.*)", command):
+                    read += 1
+                    wrong += [] if _is_command(words[1]) else [f"{page.name}: {line}"]
+    assert wrong == []
+    assert read > 30
+
+
+_BLOCK = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+
+
+def _not_python(block: str) -> list[str]:
+    try:
+        compile(block, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except SyntaxError as error:
+        return [str(error)]
+    return []
+
+
+def _is_command(words: str) -> bool:
+    try:
+        cli._parser().parse_args(shlex.split(words, comments=True))
+    except SystemExit as error:
+        return not error.code  # --help
+    return True
 
 
 def test_what_troubleshooting_quotes_is_what_is_said() -> None:
@@ -81,6 +119,15 @@ def test_the_page_has_words_for_all_that_ails_a_session() -> None:
     page = (gateway / "api" / "page" / "app.js").read_text()
     [worded] = re.findall(r"^const FLAGS = {\n(.*?)^};", page, re.DOTALL | re.MULTILINE)
     assert flags - set(re.findall(r"^  (\w+):", worded, re.MULTILINE)) == set()
+
+
+def _pages() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    pages = [REPOSITORY / name for name in listed.stdout.split()]
+    assert REPOSITORY / "README.md" in pages
+    return pages
 
 
 def _module(name: str) -> ModuleType:
