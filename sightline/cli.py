@@ -8,6 +8,7 @@ server or this program cannot read; 3 server away, draining or too slow; 4 no su
 import argparse
 import asyncio
 import contextlib
+import io
 import math
 import os
 import signal
@@ -59,6 +60,8 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its notices about connections are not ours
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal's encoding lacks is a "?" there
+        sys.stdout.reconfigure(errors="replace")
     try:
         return asyncio.run(run(arguments))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -76,6 +79,9 @@ async def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, ASYNC230 - for what is still to be flushed
         return 1
+    except UnicodeEncodeError:  # a shell hands on what it was given, and a contract takes UTF-8
+        print("sightline: what was written holds bytes that are no text in UTF-8", file=sys.stderr)
+        return 2
     except (SightlineError, OSError, ImportError) as error:
         print(f"sightline: {_message(error)}", file=sys.stderr)
         return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)

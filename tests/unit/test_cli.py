@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import json
+import os
+import subprocess
 import sys
 import types
 import wave
@@ -20,6 +22,7 @@ from sightline.v1 import gateway_pb2 as pb
 from sightline.v1.dialogue_pb2 import Round
 from sightline.version import __version__
 from tests.eventually import eventually
+from tests.processes import REPOSITORY
 from tests.unit.fake_gateway import ANSWER, FakeGateway
 from tests.unit.test_sdk_frames import write_video
 
@@ -166,6 +169,25 @@ def test_what_every_command_takes_is_taken_behind_every_command() -> None:
     assert "sightline rules pause" in told
     for option in ("--server", "--token", "--insecure-token", "--ca", "--timeout"):
         assert [name for name, text in told.items() if option not in text] == []
+
+
+def test_a_terminal_of_few_letters_is_told_the_rest() -> None:
+    """As Windows' are, where another program reads."""
+    told = subprocess.run(
+        [sys.executable, "-m", "sightline.cli", "--help"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        cwd=REPOSITORY,
+    )
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert b"`make run MODEL=?`" in told.stdout
+
+
+async def test_bytes_that_are_no_text_are_refused(gateway, live, capsys) -> None:
+    for command in (["ask", "desk", "what\udcff"], ["ask", "desk\udcff", "q"]):
+        assert await cli.run(command) == 2
+        assert "no text in UTF-8" in capsys.readouterr().err
+    assert not gateway.asked
 
 
 async def test_a_draining_server_is_the_same_code(gateway, live, capsys) -> None:
