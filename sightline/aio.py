@@ -25,7 +25,7 @@ from sightline.session import Session
 from sightline.types import Audio, RatedRound, Round, ServerInfo, SessionInfo, Timeouts, Voice
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
-from sightline.wire import delegate_mode, memory_kind, server_info, session_info
+from sightline.wire import delegate_mode, memory_kind, message_of, server_info, session_info
 
 __all__ = ["Answer", "Client", "Conversation", "Pusher", "Session", "Watch", "connect"]
 
@@ -148,7 +148,8 @@ class Client(AsyncClosing):
             file = await asyncio.to_thread(_local_file, Path(source), until_s)
         if lossless is None:
             lossless = file is not None and not realtime
-        options = pb.SessionOptions(
+        options = message_of(
+            pb.SessionOptions,
             name=name,
             fps=fps,
             window=window,

@@ -29,7 +29,7 @@ from sightline.types import (
 )
 from sightline.v1 import gateway_pb2 as pb
 from sightline.video import VideoFile
-from sightline.wire import decision_of, delegate_mode, moment_of, session_info
+from sightline.wire import decision_of, delegate_mode, message_of, moment_of, session_info
 
 __all__ = ["Session"]
 
@@ -108,7 +108,8 @@ class Session(AsyncLeaving):
         Raises ResourceExhaustedError where the model has no room for a longer window, and
         UnavailableError where nobody hears.
         """
-        request = pb.UpdateSessionRequest(
+        request = message_of(
+            pb.UpdateSessionRequest,
             session=self.id,
             name=name,
             fps=fps,

@@ -1,9 +1,10 @@
 """Translation between the contract's messages and the SDK's own types."""
 
 import re
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from sightline.errors import InvalidArgumentError, SightlineError, error_from_status
 from sightline.types import (
@@ -36,6 +37,7 @@ __all__ = [
     "event",
     "is_of_transport",
     "memory_kind",
+    "message_of",
     "moment_of",
     "round_of",
     "server_info",
@@ -43,6 +45,8 @@ __all__ = [
     "source_health",
     "watch_status",
 ]
+
+M = TypeVar("M", bound=Message)
 
 _TRANSPORT = re.compile(
     r"ipv[46]:|failed to connect|recvmsg|goaway|socket|stream removed|broken pipe"
@@ -273,6 +277,20 @@ def moment_of(message: dialogue_pb2.Moment) -> Moment:
         pictures=tuple(message.pictures),
         num_pictures=message.num_pictures,
     )
+
+
+def message_of(kind: type[M], **fields: Any) -> M:
+    """A message with these fields. Raises InvalidArgumentError, with the name of one that holds
+    what it cannot."""
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError):
+        for name, value in fields.items():
+            try:
+                kind(**{name: value})
+            except (TypeError, ValueError) as error:
+                raise InvalidArgumentError(f"{name} cannot be {value!r:.60}: {error}") from None
+        raise
 
 
 def memory_kind(name: str) -> pb.MemoryKind:

@@ -178,6 +178,14 @@ async def test_a_session_changes_while_it_runs() -> None:
         assert not changed.labels
 
 
+async def test_a_session_keeps_a_name() -> None:
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session(name="desk")
+        nameless = pb.UpdateSessionRequest(session="desk", name="", fps=5)
+        assert (await _refused(parts.stub.UpdateSession(nameless)))[0].name == "INVALID_ARGUMENT"
+        assert session.name == "desk"
+
+
 async def test_a_refused_window_changes_nothing() -> None:
     worker = FakeWorker()
     async with running(worker) as parts:

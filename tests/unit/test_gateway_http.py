@@ -102,6 +102,7 @@ async def test_an_address_of_another_method_is_no_address_that_is_missing() -> N
     [
         ("/api/sessions", {"push": True}, "push field: it is an object, in braces"),
         ("/api/sessions", 5, "JSON: it is an object, in braces"),
+        ("/api/sessions", [], "message: it is an object, in braces"),
         ("/api/sessions/cam/ask", {"question": 5}, "question field: it is an object, in braces"),
         ("/api/sessions", {"options": {"window": -1}}, "window field: Value out of range: -1"),
     ],

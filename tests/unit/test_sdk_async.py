@@ -118,6 +118,14 @@ async def test_a_wait_that_the_server_names_is_kept(gateway, monkeypatch) -> Non
     assert 2.0 in waits
 
 
+async def test_a_field_that_holds_what_it_cannot_is_named(gateway, client, session) -> None:
+    with pytest.raises(sightline.InvalidArgumentError, match="window cannot be -4"):
+        await client.open(push=True, window=-4)
+    with pytest.raises(sightline.InvalidArgumentError, match="fps cannot be 'slow'"):
+        await session.update(fps="slow")
+    assert not gateway.updates
+
+
 async def test_what_a_server_is(gateway, client) -> None:
     info = await client.info()
     assert (info.version, info.contract_version) == ("0.1.0", "1.1")

@@ -29,6 +29,8 @@ async def read_body(request: web.Request, message: Any, most_bytes: int = MAX_BO
 
 def parsed(text: str | bytes, message: Any) -> Any:
     try:
+        if text.lstrip()[:1] in ("[", b"["):  # an empty list would pass for an object
+            raise json_format.ParseError("it is an object, in braces")
         return json_format.Parse(text, message, max_recursion_depth=16)
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         said = _NO_OBJECT.sub("it is an object, in braces", str(error).splitlines()[0])

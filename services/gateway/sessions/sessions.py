@@ -36,6 +36,7 @@ from services.gateway.sessions.states import ENDED, WAITING
 from services.gateway.workers.workers import Workers
 from sightline.errors import (
     AlreadyExistsError,
+    InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
     UnauthenticatedError,
@@ -244,6 +245,8 @@ class Sessions:
         caller.check(Permission.ADMIN, session)
         given = request.HasField
         if given("name"):
+            if not request.name:  # who calls it by its name would lose it
+                raise InvalidArgumentError("a session keeps a name: an empty one is none")
             caller.check_name(request.name)
         check_options(request, self._config)
         labels = checked_labels(request.labels.labels) if given("labels") else None
