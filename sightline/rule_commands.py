@@ -114,7 +114,7 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
 
 def _schedule(options: argparse.Namespace) -> dict[str, Any]:
     return {
-        "time_zone": options.zone or "UTC",
+        "time_zone": options.zone or "",
         "hours": [hours(each) for each in options.hours],
     }
 
@@ -318,5 +318,7 @@ def _add_terms(parser: argparse.ArgumentParser, number: Any, label: Any) -> None
     parser.add_argument(
         "--hours", action="append", metavar="HOURS", help='only then: "mon-fri 22:00-06:00"'
     )
-    parser.add_argument("--zone", metavar="ZONE", help="time zone of --hours, Europe/Berlin (UTC)")
+    parser.add_argument(
+        "--zone", metavar="ZONE", help="time zone of --hours, Europe/Berlin (the server's)"
+    )
     parser.add_argument("--label", action="append", type=label, metavar="KEY=VALUE")

@@ -1,6 +1,7 @@
 """Ages and moments in words, as answers about the past say them."""
 
 import datetime
+from zoneinfo import ZoneInfo
 
 NS = 1_000_000_000
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -14,6 +15,15 @@ def ago(seconds: float) -> str:
     return f"{count} {unit}{'' if count == 1 else 's'} ago"
 
 
-def clock(ns: int) -> str:
-    """Time of day of a moment since the Unix epoch, in UTC: what reads it knows its own zone."""
-    return f"{datetime.datetime.fromtimestamp(ns // NS, datetime.UTC):%H:%M:%S} UTC"
+def zone_of(name: str) -> ZoneInfo:
+    """A time zone by its name of the IANA. Raises ValueError."""
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, LookupError):  # a path that is none, a folder, an unknown one
+        raise ValueError(f"{name[:64]!r} is no time zone, as Europe/Berlin is one") from None
+
+
+def clock(ns: int, zone: datetime.tzinfo = datetime.UTC) -> str:
+    """Time of day of a moment since the Unix epoch, and what the zone calls its time then, by which
+    the two hours of a night in which clocks are set back differ: "14:02:10 CET"."""
+    return f"{datetime.datetime.fromtimestamp(ns // NS, zone):%H:%M:%S %Z}"

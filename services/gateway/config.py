@@ -67,6 +67,7 @@ class GatewayConfig(  # from the last to the first, as fields are listed
         config.check_workers()
         config.check_sources()
         config.check_webhooks()
+        config.check_time_zone()
         config.check_sign_in(config.host)
         config.check_delegate()
         config.check_cluster()

@@ -38,8 +38,8 @@ AGAIN_S = 5.0  # between two tries to bring a session back
 LEAST_FREE_BYTES = 64 * 2**20  # for logs, the sample clip and an evening's conversations
 LONG_S = 24 * 3600.0  # how long the two sessions wait for their publishers
 REMEMBERS = (
-    "Both remember what they showed until you stop: ask what happened ten minutes ago. "
-    "GATEWAY_MEMORY=off: neither does."
+    "Sessions remember what they showed until you stop: ask what happened ten minutes ago. "
+    "GATEWAY_MEMORY=off: none does."
 )
 
 
@@ -83,6 +83,7 @@ class Launcher:
                 self._show.progress,
                 media,
                 self._https,
+                remembers=self._remembers,
             )
             code = 0
             try:
@@ -154,7 +155,7 @@ class Launcher:
             if self._options.exit_after_questions:
                 return code
             self._tell_addresses(camera)
-            if self._memory:
+            if self._remembers:
                 self._show.line(REMEMBERS, "dim")
             if self._config.worker_model == BUILTIN and (line := await relay_line()):
                 self._show.line(line, "dim")
@@ -180,9 +181,7 @@ class Launcher:
 
     async def _open_demo(self, client: aio.Client) -> aio.Session:
         if self._url is not None:
-            return await client.open(
-                self._url, name=DEMO, loop=True, fps=self._config.fps, memory=self._memory
-            )
+            return await client.open(self._url, name=DEMO, loop=True, fps=self._config.fps)
         return await self._open_push(client, DEMO, self._config.fps, loop=True)
 
     async def _open_camera(self, client: aio.Client) -> aio.Session:
@@ -200,15 +199,13 @@ class Launcher:
             key=self._keys[name],
             fps=fps,
             grace_s=LONG_S,
-            memory=self._memory,
         )
 
     @property
-    def _memory(self) -> str:
-        """What is kept of the video: on this machine, in the Redis that goes with the suite, lines
-        and pictures; in another, what its owner says."""
-        own = self._config.dialogue_redis_url is None and "GATEWAY_MEMORY" not in os.environ
-        return "pictures" if own else ""
+    def _remembers(self) -> bool:
+        """Whether lines and pictures are kept of what is shown: in the Redis that goes with the
+        suite they are, in another its owner says so."""
+        return self._config.dialogue_redis_url is None and "GATEWAY_MEMORY" not in os.environ
 
     async def _publish(self, suite: Suite, session: aio.Session, clip: Clip | None) -> None:
         if self._url is not None:

@@ -23,6 +23,7 @@ from services.local.process import (
     loading_words,
 )
 from services.local.redis import redis_process
+from services.local.time_zone import own_time_zone
 from services.local.wiring import PREFIXES, gateway_peers, worker_peers
 
 WATCHING, DELEGATE = "watching", "delegate"  # pools of workers, where there are two
@@ -52,7 +53,10 @@ class Suite:
         tell: Tell = lambda process, words: None,
         media: Path | None = None,
         https: Https | None = None,
+        *,
+        remembers: bool = False,
     ) -> None:
+        """remembers: sessions do that say nothing of it, unless GATEWAY_MEMORY does."""
         self.config = config
         self._report = report
         self._tell = tell
@@ -111,11 +115,9 @@ class Suite:
             )
         for worker in self.workers:
             worker.progress = partial(loading_words, worker.address)
-        root: dict[str, Any] = {}
-        if media is not None and "GATEWAY_MEDIA_ROOT" not in os.environ:
-            root["GATEWAY_MEDIA_ROOT"] = media
-        if "GATEWAY_UPLOADS" not in os.environ:
-            root["GATEWAY_UPLOADS"] = folder / "uploads"
+        root = _unless_set(GATEWAY_UPLOADS=folder / "uploads")
+        if media is not None:
+            root |= _unless_set(GATEWAY_MEDIA_ROOT=media)
         self.gateway = self._service(
             "gateway",
             config.gateway_grpc_port,
@@ -131,6 +133,8 @@ class Suite:
             ),
             GATEWAY_URL_ALLOW=_reach(config.source),
             **_delegation(config.delegate),
+            **_unless_set(GATEWAY_TIME_ZONE=own_time_zone()),
+            **(_unless_set(GATEWAY_MEMORY="pictures") if remembers else {}),
             **_rules(url),
             **root,
             **({} if https is None else https.environment()),
@@ -272,6 +276,11 @@ def _reach(source: str | None) -> str:
         return given
     host = f"[{name}]" if ":" in name else name
     return ",".join(filter(None, (given, f"{host}:{port}")))
+
+
+def _unless_set(**variables: object) -> dict[str, Any]:
+    """Variables that the operator has not set."""
+    return {name: value for name, value in variables.items() if name not in os.environ}
 
 
 def _delegation(model: str | None) -> dict[str, Any]:

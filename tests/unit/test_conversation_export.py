@@ -1,5 +1,6 @@
 """Exports of conversations: whole, page by page, and visibly cut where a page does not come."""
 
+import datetime
 import json
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -52,7 +53,7 @@ async def dialogue() -> AsyncIterator[tuple[_Dialogue, TestClient[Any, Any]]]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     conversations = Conversations(f"127.0.0.1:{port}", Turns(None))
-    routes = ConversationRoutes(conversations, cast(Callers, _Anybody()))
+    routes = ConversationRoutes(conversations, cast(Callers, _Anybody()), datetime.UTC)
     app = aiohttp.web.Application()
     app.router.add_get("/{conversation}/export", routes.export)
     async with TestClient(TestServer(app)) as client:

@@ -1,6 +1,7 @@
 """Memory: where moments end, which questions are of the past, and what is recalled for them."""
 
 import asyncio
+import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -296,10 +297,13 @@ def moment(age_s: int, line: str, pictures: Sequence[bytes] = ()) -> dialogue_pb
 
 
 def recalled(
-    text: str, journal: Journal, session: Session | None = None
+    text: str,
+    journal: Journal,
+    session: Session | None = None,
+    zone: datetime.tzinfo = datetime.UTC,
 ) -> tuple[inference_pb2.AnswerRequest, Any]:
     request = inference_pb2.AnswerRequest(session_id="s", question=pb.Question(text=text))
-    recaller = Recaller(journal)  # type: ignore[arg-type]
+    recaller = Recaller(journal, zone)  # type: ignore[arg-type]
     return request, asyncio.run(recaller.recall(session or Session(), request))
 
 
@@ -340,6 +344,13 @@ def test_when_something_showed_is_answered_with_the_moment_it_came() -> None:
     assert "a red circle" in request.recall.answer
     first, _ = recalled("When did the red circle first show?", Journal(STORY))
     assert "15 minutes ago" in first.recall.answer
+
+
+def test_a_recollection_names_the_time_of_those_who_ask() -> None:
+    summer = datetime.timezone(datetime.timedelta(hours=2), "CEST")
+    request, _ = recalled("what was there at 09:50?", Journal(STORY), zone=summer)  # 10:00 there
+    assert [each.clock for each in request.recall.moments] == ["09:50:00 CEST"]
+    assert "(09:50:00 CEST): a green star" in request.recall.answer
 
 
 def test_the_first_time_is_found_behind_whatever_was_said_since() -> None:

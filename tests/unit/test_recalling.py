@@ -169,6 +169,9 @@ def test_a_model_that_reads_no_words_is_shown_one_picture_or_recites() -> None:
     asked = recalled(recall, "what was it ten minutes ago", bench.model, room=100)
     assert (asked.text, len(asked.pictures), asked.alone) == ("what is it", 1, True)
     assert asked.prefix == "From memory, 10 minutes ago (00:00:00 UTC): "
+    recall.moments[0].clock = "01:00:00 CET"
+    asked = recalled(recall, "what was it ten minutes ago", bench.model, room=100)
+    assert asked.prefix == "From memory, 10 minutes ago (01:00:00 CET): "
     recall.question = ""
     assert recalled(recall, "what happened", bench.model, room=100).recited == "From memory."
     recall.question = "what is it"

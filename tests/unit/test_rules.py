@@ -361,7 +361,7 @@ def test_a_hint_is_not_believed_for_ever_and_confirms_what_is_about_to_be_told()
 def changed(before: pb.Rule, **wanted: Any) -> pb.Rule:
     after = pb.Rule()
     after.CopyFrom(before)
-    change_rule(pb.UpdateRuleRequest(rule="phones", **wanted), after)
+    change_rule(pb.UpdateRuleRequest(rule="phones", **wanted), "UTC", after)
     return after
 
 

@@ -29,9 +29,13 @@ _REFUSALS = (400, 401, 403, 404, 503)
 
 
 class ConversationRoutes:
-    """Whoever may ask and knows a conversation's id may read and delete it."""
+    """Whoever may ask and knows a conversation's id may read and delete it. zone: of the times in
+    what is written for people."""
 
-    def __init__(self, conversations: Conversations, callers: Callers) -> None:
+    def __init__(
+        self, conversations: Conversations, callers: Callers, zone: datetime.tzinfo
+    ) -> None:
+        self._zone = zone
         self._conversations = conversations
         self._callers = callers
 
@@ -85,9 +89,11 @@ class ConversationRoutes:
             }
         )
         await response.prepare(request)
-        write = _json_parts if kind == "json" else _text_parts
+        pages = self._pages(page, wanted, caller)
         try:
-            async for part in write(self._pages(page, wanted, caller)):
+            async for part in (
+                _json_parts(pages) if kind == "json" else _text_parts(pages, self._zone)
+            ):
                 await response.write(part.encode())
             await response.write_eof()
         except SightlineError:
@@ -160,13 +166,13 @@ async def _json_parts(pages: Pages) -> AsyncIterator[str]:
     yield "]}"
 
 
-async def _text_parts(pages: Pages) -> AsyncIterator[str]:
-    """A conversation for people. Times are UTC, and say so."""
+async def _text_parts(pages: Pages, zone: datetime.tzinfo) -> AsyncIterator[str]:
+    """A conversation for people. Times say of which zone they are."""
     async for page in pages:
-        yield "".join(_as_text(each) for each in page.rounds)
+        yield "".join(_as_text(each, zone) for each in page.rounds)
 
 
-def _as_text(said: dialogue_pb2.Round) -> str:
-    asked = datetime.datetime.fromtimestamp(said.asked_ns // NS, datetime.UTC)
+def _as_text(said: dialogue_pb2.Round, zone: datetime.tzinfo) -> str:
+    asked = datetime.datetime.fromtimestamp(said.asked_ns // NS, zone)
     broken_off = " …" if said.interrupted else ""
-    return f"{asked:%Y-%m-%d %H:%M:%S} UTC\n> {said.question}\n{said.answer}{broken_off}\n\n"
+    return f"{asked:%Y-%m-%d %H:%M:%S %Z}\n> {said.question}\n{said.answer}{broken_off}\n\n"

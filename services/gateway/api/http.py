@@ -104,7 +104,7 @@ class HttpApi:
         self._frames = FramesApi(sessions, callers)
         self._questions = QuestionsApi(config, sessions, viewers, callers)
         self._listening = ListeningApi(config, sessions, viewers, callers)
-        self._conversation_routes = ConversationRoutes(conversations, callers)
+        self._conversation_routes = ConversationRoutes(conversations, callers, config.zone())
         self._chat = ChatApi(config, sessions, viewers, callers, info)
         self._decisions = DecisionsApi(config, sessions, viewers, callers)
         self._recordings = RecordingsApi(sessions, callers)

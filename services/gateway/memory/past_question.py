@@ -4,6 +4,7 @@ English, and German as far as times go. A cheap rule before anything is looked u
 not take for one goes to the model as ever.
 """
 
+import datetime
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -106,18 +107,22 @@ class PastQuestion:
         return (self.from_ns + self.to_ns) // 2
 
 
-def past_question(text: str, now_ns: int) -> PastQuestion | None:
+def past_question(
+    text: str, now_ns: int, zone: datetime.tzinfo = datetime.UTC
+) -> PastQuestion | None:
     """The question as one about the past; None for one about the present. now_ns: capture time of
-    the newest frame."""
+    the newest frame; zone: of the hours and days that it names."""
     heard = _plain(text)
     said = in_english(heard)
     if said == heard:
-        return _understood(said, now_ns, _STOP)
-    asked = _understood(said, now_ns, _GERMAN_STOP)
+        return _understood(said, now_ns, zone, _STOP)
+    asked = _understood(said, now_ns, zone, _GERMAN_STOP)
     return None if asked is None else replace(asked, present="")
 
 
-def _understood(said: str, now_ns: int, stop: frozenset[str]) -> PastQuestion | None:
+def _understood(
+    said: str, now_ns: int, zone: datetime.tzinfo, stop: frozenset[str]
+) -> PastQuestion | None:
     first = re.search(r"\bfirst\b", said) is not None
     for pattern, clock in CLOCK_WORDS:
         said = pattern.sub(clock, said)
@@ -138,7 +143,7 @@ def _understood(said: str, now_ns: int, stop: frozenset[str]) -> PastQuestion | 
         return None
     if (found := CLOCK.search(said)) is not None:
         day = DAY.search(said)
-        at_ns = clock_ns(found, day[1] if day else "", now_ns)
+        at_ns = clock_ns(found, day[1] if day else "", now_ns, zone)
         if at_ns is not None and at_ns > now_ns:
             return None
         if at_ns is not None:
@@ -158,7 +163,7 @@ def _understood(said: str, now_ns: int, stop: frozenset[str]) -> PastQuestion | 
         words = _subject(_without(said, found), stop)
         return PastQuestion(Kind.SPAN, max(0, now_ns - age_ns), now_ns, words)
     if (found := DAY.search(said)) is not None:
-        begin_ns, end_ns = day_ns(found[1], now_ns)
+        begin_ns, end_ns = day_ns(found[1], now_ns, zone)
         if begin_ns >= now_ns > 0:  # it is yet to come
             return None
         return PastQuestion(Kind.SPAN, begin_ns, end_ns, _subject(_without(said, found), stop))

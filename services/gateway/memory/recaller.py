@@ -5,6 +5,7 @@ about one that the model's window still holds, goes as it came.
 """
 
 import asyncio
+import datetime
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,10 +60,12 @@ class Remembered(Protocol):
 
 
 class Recaller:
-    """Recalls for questions. `journal` None: nothing is remembered."""
+    """Recalls for questions. `journal` None: nothing is remembered. zone: of the hours that are
+    named in questions, and said in answers."""
 
-    def __init__(self, journal: Journal | None) -> None:
+    def __init__(self, journal: Journal | None, zone: datetime.tzinfo = datetime.UTC) -> None:
         self._journal = journal
+        self._zone = zone
 
     async def recall(self, session: Remembered, request: inference_pb2.AnswerRequest) -> Found:
         """Put into the request what its question is about, where that is past. Raises nothing."""
@@ -76,7 +79,7 @@ class Recaller:
         now_ns = about.stats.last_capture_ns
         if about.memory in (0, MEMORY_OFF) or not now_ns:
             return found
-        asked = past_question(text, now_ns)
+        asked = past_question(text, now_ns, self._zone)
         since_ns = now_ns - _window_ns(about)
         if asked is None or (asked.kind is Kind.AT and asked.at_ns > since_ns):
             return found
@@ -150,13 +153,14 @@ class Recaller:
         recall = request.recall
         recall.now_ns = now_ns
         recall.question = asked.present
-        recall.answer = told(asked, chosen, now_ns)
+        recall.answer = told(asked, chosen, now_ns, self._zone)
         for moment, pixels in zip(chosen, pictures, strict=True):
             recall.moments.add(
                 start_ns=moment.start_ns,
                 end_ns=moment.end_ns,
                 line=moment.line,
                 heard=moment.heard,
+                clock=clock(moment.start_ns, self._zone),
                 pixels=pixels,
                 width=about.frame_width if pixels else 0,
                 height=about.frame_height if pixels else 0,
@@ -274,14 +278,19 @@ def _distance_ns(moment: dialogue_pb2.Moment, at_ns: int) -> int:
     return max(moment.start_ns - at_ns, at_ns - moment.end_ns, 0)
 
 
-def told(asked: PastQuestion, moments: Sequence[dialogue_pb2.Moment], now_ns: int) -> str:
+def told(
+    asked: PastQuestion,
+    moments: Sequence[dialogue_pb2.Moment],
+    now_ns: int,
+    zone: datetime.tzinfo = datetime.UTC,
+) -> str:
     """An answer by the lines of memory alone."""
     in_order = moments if asked.kind in (Kind.WHEN, Kind.AT) else list(reversed(moments))
     if asked.kind is Kind.WHEN or asked.present:
         in_order = moments[:1]
     said = []
     for moment in in_order:
-        when = f"{ago(max(0.0, (now_ns - moment.start_ns) / NS))} ({clock(moment.start_ns)})"
+        when = f"{ago(max(0.0, (now_ns - moment.start_ns) / NS))} ({clock(moment.start_ns, zone)})"
         heard = f'; somebody said "{moment.heard}"' if moment.heard else ""
         said.append(f"{when}: {moment.line or 'nothing was noted'}{heard}")
     return f"From memory, {'. '.join(said)}."

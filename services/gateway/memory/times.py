@@ -44,7 +44,9 @@ SPAN = re.compile(
     rf"\b(?:(?:in|over|during|within|for|of) )?(?:(?:the |these |those )?(?:last|past) {_AMOUNT}|"
     rf"(?:the )?(?:last|past) (?P<one>minute|hour|day|week)(?P<more>{_HALF}))\b"
 )
-CLOCK = re.compile(r"\bat (\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?\s*(am|pm)?(?: utc)?\b")
+CLOCK = re.compile(
+    r"\bat (\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?(?:\s*(am|pm))?(?:\s*(?P<utc>utc|gmt|z))?\b"
+)
 _DAY = (
     r"(?:the day before yesterday|yesterday(?: (?:morning|afternoon|evening))?|today|"
     r"this (?:morning|afternoon|evening)|last night)"
@@ -89,9 +91,13 @@ def ns_of(found: re.Match[str]) -> int:
     return round(min(seconds, _LONGEST_S) * NS)
 
 
-def clock_ns(found: re.Match[str], day: str, now_ns: int) -> int | None:
-    """The last time that a clock in UTC showed this, or when it does on a day that is named. An
-    hour alone is one of twenty-four, but after noon where the part of the day is named so."""
+def clock_ns(
+    found: re.Match[str], day: str, now_ns: int, zone: datetime.tzinfo = datetime.UTC
+) -> int | None:
+    """The last time that a clock of the zone, or of UTC where that is said, showed this, or when it
+    does on a day that is named. An hour alone is one of twenty-four, but after noon where the part
+    of the day is named so. Of the two of a night in which clocks are set back it is the later one
+    that was; a time that they pass over is as long after the hour at which they were set."""
     hour, minute, second = int(found[1]), int(found[2]), int(found[3] or 0)
     if found[4]:
         hour = hour % 12 + (12 if found[4] == "pm" else 0)
@@ -99,20 +105,24 @@ def clock_ns(found: re.Match[str], day: str, now_ns: int) -> int | None:
         hour += 12
     if hour > 23 or minute > 59 or second > 59:
         return None
-    now = datetime.datetime.fromtimestamp(now_ns // NS, datetime.UTC)
-    at = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
+    now = datetime.datetime.fromtimestamp(now_ns // NS, datetime.UTC if found["utc"] else zone)
+    at = now.replace(hour=hour, minute=minute, second=second, microsecond=0, fold=0)
     if "yesterday" in day:
         at -= datetime.timedelta(days=2 if day.startswith("the") else 1)
-    elif at > now and day not in _OF_TODAY:
+    elif at.timestamp() > now.timestamp() and day not in _OF_TODAY:
         at -= datetime.timedelta(days=1)
-    return int(at.timestamp()) * NS
+    again_s, at_s = at.replace(fold=1).timestamp(), at.timestamp()
+    return int(again_s if at_s < again_s <= now.timestamp() else at_s) * NS
 
 
-def day_ns(name: str, now_ns: int) -> tuple[int, int]:
-    """When a day, or the part of one, begins and ends, by the clock in UTC."""
+def day_ns(name: str, now_ns: int, zone: datetime.tzinfo = datetime.UTC) -> tuple[int, int]:
+    """When a day, or the part of one, begins and ends, by the zone's clock: a day on which that is
+    set has an hour less or more."""
     if name == "so far":
         return 0, now_ns
-    now = datetime.datetime.fromtimestamp(now_ns // NS, datetime.UTC)
-    midnight_s = int(now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp())
-    begin_ns, end_ns = ((midnight_s + hours * 3600) * NS for hours in _HOURS[name])
+    now = datetime.datetime.fromtimestamp(now_ns // NS, zone)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    begin_ns, end_ns = (
+        int((midnight + datetime.timedelta(hours=hours)).timestamp()) * NS for hours in _HOURS[name]
+    )
     return max(0, begin_ns), max(0, min(now_ns, end_ns))

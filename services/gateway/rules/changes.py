@@ -1,14 +1,15 @@
 """Changes of a rule while it is watched for."""
 
 from services.gateway.rules.checks import check_rule
+from services.gateway.rules.schedule import settle_zone
 from services.gateway.sessions.labels import checked_labels
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import rules_pb2
 
 
-def change_rule(wanted: rules_pb2.UpdateRuleRequest, rule: rules_pb2.Rule) -> None:
-    """Change a rule, in place, as its owner wants it. Raises InvalidArgumentError where that makes
-    a rule that no session can have, or says nothing."""
+def change_rule(wanted: rules_pb2.UpdateRuleRequest, time_zone: str, rule: rules_pb2.Rule) -> None:
+    """Change a rule, in place, as its owner wants it. time_zone: of hours that name none. Raises
+    InvalidArgumentError where that makes a rule that no session can have, or says nothing."""
     asked = [field.name for field, _ in wanted.ListFields() if field.name != "rule"]
     if not asked:
         raise InvalidArgumentError("a change of a rule says what is to be otherwise")
@@ -28,3 +29,5 @@ def change_rule(wanted: rules_pb2.UpdateRuleRequest, rule: rules_pb2.Rule) -> No
         rule.labels.clear()
         rule.labels.update(labels)
     check_rule(rule)
+    if "schedule" in asked:
+        settle_zone(rule, time_zone)

@@ -25,6 +25,7 @@ from services.gateway.rules.events import Events
 from services.gateway.rules.kinds import KINDS
 from services.gateway.rules.records import Records
 from services.gateway.rules.rule_store import Kept, RuleStore
+from services.gateway.rules.schedule import settle_zone
 from services.gateway.rules.watchman import Watchman
 from services.gateway.rules.webhooks import Webhooks
 from services.gateway.sessions.labels import checked_labels
@@ -114,6 +115,7 @@ class Rules:
         rule.created_ns = time.time_ns()
         rule.severity = rule.severity or rules_pb2.SEVERITY_INFO
         rule.labels.update(checked_labels(given.labels))
+        settle_zone(rule, self._config.time_zone)
         await self._store.create(peer_pb2.RuleRecord(rule=rule, tenant=session.tenant))
         audit(caller, "create rule", session.id)
         self._woken.set()
@@ -137,7 +139,7 @@ class Rules:
         caller.check(Permission.WATCH)
         kept = await self.find(wanted.rule, caller)
         caller.check(Permission.WATCH, kept)
-        rule = await self._store.change(kept, partial(change_rule, wanted))
+        rule = await self._store.change(kept, partial(change_rule, wanted, self._config.time_zone))
         audit(caller, "update rule", rule.session)
         self._woken.set()
         return rule

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Self
 from zoneinfo import ZoneInfo
 
+from services.common.ages import zone_of
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import rules_pb2
 
@@ -47,12 +48,9 @@ class Hours:
         if len(schedule.hours) > MAX_HOURS:
             raise InvalidArgumentError(f"a schedule has at most {MAX_HOURS} hours")
         try:
-            zone = ZoneInfo(schedule.time_zone or "UTC")
-        except (ValueError, OSError, LookupError):  # a path that is none, a folder, an unknown one
-            name = schedule.time_zone[:64]
-            raise InvalidArgumentError(
-                f"{name!r} is no time zone, as Europe/Berlin is one"
-            ) from None
+            zone = zone_of(schedule.time_zone or "UTC")
+        except ValueError as error:
+            raise InvalidArgumentError(str(error)) from None
         return cls(zone, tuple(_hours(each) for each in schedule.hours))
 
     def hold(self, now_s: float) -> bool:
@@ -62,6 +60,13 @@ class Hours:
         there = datetime.fromtimestamp(now_s, self.zone)
         day, minute = there.weekday(), there.hour * 60 + there.minute
         return any(each.hold(day, minute) for each in self.hours)
+
+
+def settle_zone(rule: rules_pb2.Rule, time_zone: str) -> None:
+    """Have the hours of a rule that name no time zone name this one, so that they stay those that
+    were meant whatever a gateway is set to later."""
+    if rule.schedule.hours and not rule.schedule.time_zone:
+        rule.schedule.time_zone = time_zone
 
 
 def _hours(given: rules_pb2.Hours) -> _Hours:

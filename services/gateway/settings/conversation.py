@@ -1,8 +1,10 @@
 """Settings of how a gateway speaks, hears and remembers."""
 
 from dataclasses import dataclass
+from zoneinfo import ZoneInfo
 
-from services.common.config import setting
+from services.common.ages import zone_of
+from services.common.config import ConfigError, setting
 from services.gateway.voice.turn_detector import TurnRules
 
 
@@ -66,6 +68,25 @@ class ConversationSettings:
         minimum=5,
         maximum=300,
     )
+
+    time_zone: str = setting(
+        "UTC",
+        "Time zone of the people who ask, by its name of the IANA, such as Europe/Berlin: of hours "
+        "and days that questions name and answers say, of conversations as text, and of rules' "
+        "schedules that name none.",
+        filled=True,
+    )
+
+    def zone(self) -> ZoneInfo:
+        """Time zone of the people who ask."""
+        return zone_of(self.time_zone)
+
+    def check_time_zone(self) -> None:
+        """Raise ConfigError for a time zone that is none."""
+        try:
+            self.zone()
+        except ValueError as error:
+            raise ConfigError(f"GATEWAY_TIME_ZONE: {error}") from None
 
     def turn_rules(self) -> TurnRules:
         """When viewers have begun to speak, and when they have said what they wanted."""

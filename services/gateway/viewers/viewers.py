@@ -55,7 +55,7 @@ class Viewers:
         self._viewers: dict[str, Viewer] = {}
         self.turns = Turns(config.dialogue, identity)
         self.memories = Memories(sessions, config, identity)
-        self._recaller = Recaller(self.memories.journal)
+        self._recaller = Recaller(self.memories.journal, config.zone())
         self._delegation = Delegation(sessions, workers, config)
         self._stream = self._delegation.stream_answer
         self.asks = Asks(config, sessions.quotas, self.turns, self._recaller, self._stream)

@@ -112,4 +112,5 @@ def _told(recall: inference_pb2.Recall, num_pictures: int) -> str:
 
 
 def _when(moment: inference_pb2.RecalledMoment, now_ns: int) -> str:
-    return f"{ago(max(0.0, (now_ns - moment.start_ns) / NS))} ({clock(moment.start_ns)})"
+    age_s = max(0.0, (now_ns - moment.start_ns) / NS)
+    return f"{ago(age_s)} ({moment.clock or clock(moment.start_ns)})"
