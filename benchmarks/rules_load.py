@@ -88,9 +88,10 @@ class _Snapshot:
 
 
 async def measure_load(
-    folder: Path, seconds: float, stories: int, story_s: float, report: Report
+    folder: Path, seconds: float, violations: int, story_s: float, report: Report
 ) -> tuple[list[Load], RealTime]:
-    """Every case for so many seconds, and then stories of a shop in real time."""
+    """Every case for so many seconds, and then stories of a shop in real time, until they had so
+    many violations."""
     clip = folder / "clip.mp4"
     report("rendering a clip", 0.5)
     await asyncio.to_thread(write_h264, clip, FPS, 16)
@@ -102,7 +103,7 @@ async def measure_load(
                 report(case.title, 0.55 + 0.1 * number)
                 loads.append(await _load(suite, client, case, clip, seconds))
             report("a shop in real time", 0.8)
-            return loads, await play_stories(client, folder, stories, story_s)
+            return loads, await play_stories(client, folder, violations, story_s)
 
 
 async def _load(suite: Running, client: aio.Client, case: Case, clip: Path, seconds: float) -> Load:

@@ -18,6 +18,7 @@ from sightline import aio
 
 FOLDER = REPOSITORY / "examples" / "live_shop"
 SCALE, FPS = 3, 24  # of the stories' pictures
+MOST_STORIES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +30,23 @@ class RealTime:
     alarm_delays_s: list[float] = field(default_factory=list)
 
 
-async def play_stories(client: aio.Client, folder: Path, number: int, seconds: float) -> RealTime:
-    """Play so many stories of so many seconds, one after the other."""
-    stories = [folder / f"story-{index}.mp4" for index in range(number)]
-    for index, path in enumerate(stories):
-        await asyncio.to_thread(_write, path, SEED + index, seconds)
+async def play_stories(
+    client: aio.Client, folder: Path, violations: int, seconds: float
+) -> RealTime:
+    """Play stories of so many seconds, one after the other, until so many violations were shown."""
     with patch.object(sys, "path", [str(FOLDER), *sys.path]):
         import measure  # type: ignore[import-not-found]
         from catalogue import Catalogue  # type: ignore[import-not-found]
     goods, found = Catalogue(FOLDER / "catalogue.csv"), measure.Found()
-    for path in stories:
+    for index in range(MOST_STORIES):
+        path = folder / f"story-{index}.mp4"
+        await asyncio.to_thread(_write, path, SEED + index, seconds)
         heard = await measure.play(client, goods, path)
         truth = json.loads(path.with_suffix(".json").read_text())
         measure.judge(found, goods, truth, heard)
+        path.unlink()
+        if found.violations >= violations:
+            break
     return RealTime(measure.told(found), found.delays_s, found.alarm_delays_s)
 
 

@@ -7,6 +7,10 @@ Every story is played in real time. A product that was held for a second or more
 card comes before it is laid down; a card is right where the product was held within a second of the
 moment that it is about. Delay: from the first frame in which the truth has it held to the event at
 this program. Truth says nothing of the moments in which a hand opens or closes.
+
+A violation lasts until truth says that nothing prohibited is shown any more, and is found where the
+alarm stood while it lasted. An alarm is false where truth had said that there is nothing, a second
+or more before something was brought and after it was gone.
 """
 
 import argparse
@@ -44,6 +48,17 @@ class Found:
     false_alarms: int = 0
     alarm_delays_s: list[float] = field(default_factory=list)
     hours: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something prohibited, shown from `begin_s` on. `since_s`, `until_s`: the moments nearest to
+    it of which truth says that there was nothing; in between something was on its way."""
+
+    since_s: float
+    begin_s: float
+    end_s: float
+    until_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +124,48 @@ def judge(found: Found, goods: Catalogue, truth: dict[str, Any], heard: list[Hea
             found.shown += 1
             if last.at_s >= begin - NEAR_S:
                 found.delays_s.append(last.told_s - begin)
-    violations = [
-        (fact["time_s"], fact["until_s"])
-        for fact in truth["facts"]
-        if (fact["kind"], fact["answer"]) == ("prohibited", "yes")
-    ]
-    alarms = [each for each in heard if each.event.kind == "predicate" and each.event.active]
-    for begin, end in violations:
-        mine = [each for each in alarms if begin - NEAR_S <= each.at_s <= end + NEAR_S]
+    violations = violations_of(truth)
+    told = [each for each in heard if each.event.kind == "predicate"]
+    alarms = [each for each in told if each.event.active]
+    for violation in violations:
+        mine = [each for each in alarms if _is_about(each, violation)]
+        before = [each for each in told if each.at_s < violation.since_s - NEAR_S]
         found.violations += 1
-        found.alarmed += bool(mine)
-        found.alarm_delays_s += [each.told_s - begin for each in mine[:1]]
+        # One that is told already, and not ended, stands for this as well.
+        found.alarmed += bool(mine) or bool(before and before[-1].event.active)
+        found.alarm_delays_s += [each.told_s - violation.begin_s for each in mine[:1]]
     found.false_alarms += sum(
-        not any(begin - NEAR_S <= each.at_s <= end + NEAR_S for begin, end in violations)
-        for each in alarms
+        not any(_is_about(each, violation) for violation in violations) for each in alarms
     )
     found.hours += truth["seconds"] / 3600
+
+
+def violations_of(truth: dict[str, Any]) -> list[Violation]:
+    """The violations of a story, in their order."""
+    facts = sorted(
+        (fact["time_s"], fact["until_s"], fact["answer"] == "yes")
+        for fact in truth["facts"]
+        if fact["kind"] == "prohibited"
+    )
+    found: list[Violation] = []
+    clear_s, goes_on = 0.0, False
+    for begin_s, end_s, shown in facts:
+        if shown and goes_on:  # a hand moved meanwhile
+            last = found.pop()
+            found.append(Violation(last.since_s, last.begin_s, end_s, truth["seconds"]))
+        elif shown:
+            found.append(Violation(clear_s, begin_s, end_s, truth["seconds"]))
+        elif goes_on:
+            last = found.pop()
+            found.append(Violation(last.since_s, last.begin_s, last.end_s, begin_s))
+        if not shown:
+            clear_s = end_s
+        goes_on = shown
+    return found
+
+
+def _is_about(alarm: Heard, violation: Violation) -> bool:
+    return violation.since_s - NEAR_S <= alarm.at_s <= violation.until_s + NEAR_S
 
 
 def told(found: Found) -> dict[str, Any]:
@@ -148,6 +189,9 @@ def told(found: Found) -> dict[str, Any]:
         "violation_recall": share(found.alarmed, found.violations),
         "alarm_delay_s_p50_p95": middle(found.alarm_delays_s),
         "false_alarms": found.false_alarms,
+        "false_alarms_per_hour": round(found.false_alarms / found.hours, 1)
+        if found.hours
+        else None,
         "minutes": round(60 * found.hours, 1),
     }
 

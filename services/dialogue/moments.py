@@ -74,8 +74,9 @@ redis.call('PEXPIRE', hash, retention)
 return {outcome, size}
 """
 _FORGET = """
+local forgotten = redis.call('DEL', KEYS[1], KEYS[2]) -- first: then one that is full takes the rest
 redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
-return redis.call('DEL', KEYS[1], KEYS[2])
+return forgotten
 """
 
 

@@ -46,6 +46,7 @@ GONE_S = 3600  # for how long rounds of a deleted conversation may be on their w
 
 # KEYS: the conversation. In every script the first write is one that Redis refuses when it is out
 # of memory: after a first write it lets the rest of a script pass, so a refusal changes nothing.
+# Those that take something away begin with that, which a full one does, too.
 _OPEN = """
 local key, of_session = KEYS[1], KEYS[4]
 if redis.call('EXISTS', key) == 0 then
@@ -115,18 +116,24 @@ return {next - first, 0, trimmed}
 # KEYS[2]: what the name of a session's set begins with.
 _DELETE = """
 local session = redis.call('HGET', KEYS[1], 'session')
+local deleted = redis.call('DEL', KEYS[1]) -- first: then one that is full takes the rest
 redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
 if session and session ~= '' then redis.call('SREM', KEYS[2] .. session, ARGV[1]) end
 redis.call('ZREM', KEYS[4], ARGV[1])
-return redis.call('DEL', KEYS[1])
+return deleted
+"""
+# KEYS: what says that a session is gone.
+_SILENCE = """
+redis.call('DEL', KEYS[1])
+return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 """
 _RATE = """
 if redis.call('HEXISTS', KEYS[1], 't:' .. ARGV[1]) == 0 then return false end
-redis.call('ZADD', KEYS[2], 0, ARGV[4])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
 if ARGV[2] == '' then
   redis.call('HDEL', KEYS[1], 'v:' .. ARGV[1])
 else
+  redis.call('ZADD', KEYS[2], 0, ARGV[4])
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
   redis.call('HSET', KEYS[1], 'v:' .. ARGV[1], ARGV[2])
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
@@ -204,6 +211,7 @@ class RedisStore:
         self._append_script = self._servers.script(_APPEND)
         self._read_script = self._servers.script(_READ)
         self._delete_script = self._servers.script(_DELETE)
+        self._silence_script = self._servers.script(_SILENCE)
         self._rate_script = self._servers.script(_RATE)
 
     async def open(self, conversation: str, session: str) -> Opened:
@@ -255,9 +263,8 @@ class RedisStore:
         """Remove every conversation that began on a session, and keep away what is still on its
         way to others; how many there were."""
         with _translated("delete"):
-            await self._write(
-                lambda one: one.set(_gone_session(session), time.time_ns(), px=GONE_S * 1000)
-            )
+            silenced, until = [_gone_session(session)], [time.time_ns(), GONE_S * 1000]
+            await self._write(lambda one: self._silence_script(silenced, until, client=one))
             names = await self._servers.run(lambda client: client.smembers(OF_SESSION + session))
         deleted = [await self.delete(name.decode()) for name in names]
         with _translated("delete"):

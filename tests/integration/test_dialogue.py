@@ -423,6 +423,33 @@ def test_redis_out_of_memory_refuses_writes_whole_and_still_reads(
     assert _turns(stub, "c") == ["before", "during"]
 
 
+def test_what_is_deleted_is_gone_also_from_a_redis_that_is_full(
+    dialogue: Start, redis_server: RedisServer
+) -> None:
+    """And stays gone: what was on its way is kept away when there is room again."""
+    _, stub = dialogue()
+    for conversation, session in (("one", "s"), ("two", "s"), ("alone", "")):
+        stub.Open(pb.OpenConversationRequest(id=conversation, session=session), timeout=10)
+        _append(stub, conversation, "said")
+    rated = pb.RateTurnRequest(conversation="one", turn="said", rating=pb.RATING_UP)
+    stub.RateTurn(rated, timeout=10)
+    kept = pb.KeepMomentRequest(session="s", moment=_moment(1, picture=b"jpeg"))
+    stub.KeepMoment(kept, timeout=10)
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("maxmemory", "1")
+        rated.rating = pb.RATING_UNSPECIFIED  # it is taken back
+        stub.RateTurn(rated, timeout=10)
+        (said,) = stub.History(pb.HistoryRequest(conversation="one"), timeout=10).rounds
+        assert said.rating == pb.RATING_UNSPECIFIED
+        stub.ForgetMoments(pb.ForgetMomentsRequest(session="s"), timeout=10)
+        assert stub.Delete(pb.DeleteConversationRequest(conversation="alone"), timeout=10).existed
+        deleted = stub.DeleteOfSession(pb.DeleteOfSessionRequest(session="s"), timeout=10)
+        assert deleted.conversations == 2
+        client.config_set("maxmemory", "0")
+        assert stub.KeepMoment(kept, timeout=10).left_out
+        assert all("-gone:" in key.decode() for key in client.scan_iter())
+
+
 def test_redis_that_cannot_write_to_disk(dialogue: Start, redis_server: RedisServer) -> None:
     _, stub = dialogue()
     stub.Open(pb.OpenConversationRequest(id="c"), timeout=10)
