@@ -18,6 +18,7 @@ from services.gateway.api.messages import as_json, number_of, place_of_request, 
 from services.gateway.api.operations import JSON, SSE, Parameter, operation
 from services.gateway.api.rule_calls import not_configured
 from services.gateway.auth.caller import Caller, Permission
+from services.gateway.rules.checks import MAX_RULE_BYTES
 from services.gateway.sessions.sessions import Sessions
 from sightline.errors import NotFoundError, SightlineError
 from sightline.printing import cell
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from services.gateway.rules.rules import Rules
 
 TURN = 25  # events that are written at a stretch
-MAX_RULE_BYTES = 1024 * 1024  # with a catalogue
 CSV = "text/csv"
 COLUMNS = (
     *("event", "time_ns", "session", "session_name", "rule", "rule_name", "kind", "severity"),

@@ -1,6 +1,7 @@
 """Checks of what strangers say of a rule."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,10 +30,12 @@ from services.gateway.sessions.labels import checked_labels
 from sightline.errors import InvalidArgumentError
 from sightline.v1 import rules_pb2
 
+MAX_RULE_BYTES = 1024 * 1024  # with a catalogue
 MAX_NAME_CHARACTERS = 80
 MAX_OPTIONS, MAX_PRODUCTS, MAX_NAMES = 255, 400, 8
 MAX_TEXT_CHARACTERS = 2048  # of a link, of a price, of an address
 LEAST_INTERVAL_S = 0.1
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 SECRET = "an address in a rule holds no password or key: whoever may see the rule would see it"
 
 
@@ -42,8 +45,13 @@ def check_rule(rule: rules_pb2.Rule) -> None:
     if not kind:
         raise InvalidArgumentError("a rule has one of the kinds predicate, choice, …")
     check_name(rule.name)
-    if any(holds_secret(text) for text in _texts(rule)):
-        raise InvalidArgumentError(SECRET)
+    if rule.ByteSize() > MAX_RULE_BYTES:
+        raise InvalidArgumentError(f"a rule has at most {MAX_RULE_BYTES} bytes")
+    for text in _texts(rule):
+        if _CONTROL.search(text):
+            raise InvalidArgumentError("the texts of a rule hold no control characters")
+        if holds_secret(text):
+            raise InvalidArgumentError(SECRET)
     if rule.severity not in rules_pb2.Severity.values():
         raise InvalidArgumentError("unknown severity")
     checked_labels(rule.labels)

@@ -59,11 +59,12 @@ class Mqtt:
             return Outcome("no connection")
         try:
             told = _json(event)
-            await self._publish("events", told)
             if (rule := self._known.get(event.rule)) is not None:  # else nobody would take it back
                 await self._publish(f"rules/{event.rule}/attributes", told, retain=True)
                 state = state_of(rule, event)
                 await self._publish(f"rules/{event.rule}/state", state, retain=True)
+            # Last: where the broker goes away amid these, another try tells no event twice.
+            await self._publish("events", told)
         except (aiomqtt.MqttError, OSError) as error:
             await self.leave()
             return Outcome(f"no connection: {type(error).__name__}")

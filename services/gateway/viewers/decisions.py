@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import grpc
 
 from services.common.backoff import Backoff
-from services.common.checks import check_statements
+from services.common.checks import MAX_CONDITION_BYTES, MAX_STATEMENTS, check_statements
 from services.common.errors import error_of_peer
 from services.common.in_flight import InFlight
 from services.common.tracing import span, trace_headers
@@ -46,7 +46,10 @@ class Decisions:
         """Check and count a call, as one question. session: None for one that is made for this call
         alone. Raises what Decide may answer before there is a worker."""
         caller.check(Permission.ASK, session)
-        check_statements([text for each in _checked(request) for text in statements_of(each)])
+        questions = _checked(request)
+        if sum(len(each.choices or each.levels) or 1 for each in questions) > MAX_STATEMENTS:
+            raise InvalidArgumentError(f"1 to {MAX_STATEMENTS} statements at once")
+        check_statements([text for each in questions for text in statements_of(each)])
         self._quotas.question(caller.tenant)
         audit(caller, "decide", "" if session is None else session.id)
 
@@ -113,10 +116,18 @@ class Decisions:
 
 
 def statements_of(question: gateway_pb2.DecideQuestion) -> list[str]:
-    """What is scored for a question: its statement, or that with each of its choices or levels."""
+    """What is scored for a question: its statement, or that with each of its choices or levels.
+    Raises InvalidArgumentError for what would be longer than statements may be, before it is made:
+    many places for a long choice are as much as memory has."""
     options = question.choices or question.levels
     if not options:
         return [question.statement]
+    places = question.statement.count(PLACE) or 1
+    if (
+        len(question.statement) + places * (max(map(len, options)) - len(PLACE))
+        > MAX_CONDITION_BYTES
+    ):
+        raise InvalidArgumentError(f"a statement has at most {MAX_CONDITION_BYTES} bytes")
     if PLACE in question.statement:
         return [question.statement.replace(PLACE, option) for option in options]
     return [f"{question.statement} {option}".strip() for option in options]
