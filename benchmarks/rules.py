@@ -29,7 +29,7 @@ def run(report: Report, *, quick: bool) -> Result:
 
 
 async def _measure(report: Report, *, quick: bool) -> Result:
-    number, seconds, load_s = (1, 20.0, 5.0) if quick else (2, 60.0, 15.0)
+    number, seconds, load_s = (1, 20.0, 5.0) if quick else (6, 45.0, 15.0)
     violations, shop_s = (1, 20.0) if quick else (4, 45.0)
     with tempfile.TemporaryDirectory() as name:
         alone, together = Path(name) / "worker", Path(name) / "suite"

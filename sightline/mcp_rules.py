@@ -49,7 +49,8 @@ class RuleTools:
         or critical. `rule` has what else a rule may have, and its other kinds in the place of a
         condition: {"choice": {"statement": "the light is {}", "options": ["red", "green"]}},
         {"score": {"statement": "the queue is {}", "levels": ["empty", "short", "long"]}},
-        {"health": {}} (the picture is bad), {"commentary": {}} (what is new), with "threshold",
+        {"health": {}} (the picture is bad), {"commentary": {}} (what is new), {"product":
+        {"products": [{"sku": "C-1", "names": ["a red cup"]}]}} (which is shown), with "threshold",
         "interval_s", "debounce_s", "cooldown_s", "labels", "schedule"."""
         wanted = dict(rule or {})
         if condition:
@@ -57,7 +58,7 @@ class RuleTools:
         if name:
             wanted["name"] = name
         if severity:
-            wanted["severity"] = f"SEVERITY_{severity.upper()}"
+            wanted["severity"] = severity
         return _told(await self._rules.create(session, wanted))
 
     async def update_rule(

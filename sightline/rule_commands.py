@@ -1,6 +1,7 @@
 """The `sightline` commands about standing rules: rules, events, webhooks."""
 
 import argparse
+import asyncio
 import csv
 import dataclasses
 import json
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sightline import aio
-from sightline.errors import InvalidArgumentError
-from sightline.printing import cell, clock, print_json, print_table
+from sightline.errors import InvalidArgumentError, NotFoundError
+from sightline.event_table import COLUMNS, event_row
+from sightline.printing import clock, print_json, print_table
 from sightline.rules import Rule, RuleEvent
 
 __all__ = ["add_commands"]
@@ -19,10 +21,6 @@ __all__ = ["add_commands"]
 SEVERITIES = ("info", "warning", "critical")
 _HOURS = re.compile(r"(?:(?P<days>[a-z,-]+) )?(?P<begin>\d\d:\d\d)-(?P<end>\d\d:\d\d)")
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_COLUMNS = (
-    *("id", "time_ns", "session_name", "rule_name", "kind", "severity", "active", "value"),
-    *("probability", "score", "text", "acknowledged_by"),
-)
 
 
 async def rules(client: aio.Client, options: argparse.Namespace) -> int:
@@ -77,7 +75,7 @@ def _spec(options: argparse.Namespace) -> dict[str, Any]:
         "score": options.score and {"statement": options.score, "levels": options.option},
         "health": options.health and {"conditions": [each for each in options.health if each]},
         "commentary": options.commentary is not None and {"question": options.commentary},
-        "product": options.catalogue and {"products": catalogue(options.catalogue)},
+        "product": options.catalogue and _product_rule(options),
     }
     given = {kind: fields for kind, fields in kinds.items() if fields}
     if len(given) != 1:
@@ -89,7 +87,7 @@ def _spec(options: argparse.Namespace) -> dict[str, Any]:
         if (value := getattr(options, name)) is not None:
             spec[name] = value
     if options.severity:
-        spec["severity"] = f"SEVERITY_{options.severity.upper()}"
+        spec["severity"] = options.severity
     if options.label:
         spec["labels"] = dict(options.label)
     if options.hours:
@@ -134,6 +132,12 @@ def hours(text: str) -> dict[str, Any]:
     return {"days": days, "begin": match["begin"], "end": match["end"]}
 
 
+def _product_rule(options: argparse.Namespace) -> dict[str, Any]:
+    said = {"statement": options.statement, "idle": options.idle}
+    given = {name: text for name, text in said.items() if text is not None}
+    return {"products": catalogue(options.catalogue), **given}
+
+
 def catalogue(path: str | Path) -> list[dict[str, Any]]:
     """Products of a file: JSON, a list of objects with sku, names, link, price and picture; or CSV
     with such a heading, where several names have `|` between."""
@@ -164,7 +168,15 @@ def _product(row: dict[str, Any]) -> dict[str, Any]:
 
 async def events(client: aio.Client, options: argparse.Namespace) -> int:
     where = {"session": options.session or "", "rule": options.rule or "", "after": options.after}
-    if options.acknowledge:
+    if options.picture or options.clip:
+        for wanted, load in (
+            (options.picture, client.rules.picture),
+            (options.clip, client.rules.clip),
+        ):
+            if wanted:
+                event, path = wanted
+                await _save(await load(event), event, path)
+    elif options.acknowledge:
         told = await client.rules.acknowledge(options.acknowledge, note=options.note)
         _tell_event(told, options.json)
     elif options.follow:
@@ -175,12 +187,19 @@ async def events(client: aio.Client, options: argparse.Namespace) -> int:
         found.reverse()  # the newest is read last, where the prompt is
         if options.csv:
             writer = csv.writer(sys.stdout)
-            writer.writerow(_COLUMNS)
-            writer.writerows([cell(getattr(each, name)) for name in _COLUMNS] for each in found)
+            writer.writerow(COLUMNS)
+            for each in found:
+                writer.writerow(event_row({**dataclasses.asdict(each), "event": each.id}, None))
         else:
             for event in found:
                 _tell_event(event, options.json)
     return 0
+
+
+async def _save(content: bytes, event: str, path: str) -> None:
+    if not content:
+        raise NotFoundError(f"none is kept of {event}")
+    await asyncio.to_thread(Path(path).write_bytes, content)
 
 
 def _tell_event(event: RuleEvent, as_json: bool) -> None:
@@ -262,6 +281,12 @@ def add_commands(
         help="say what happens, where that is new",
     )
     made.add_argument("--catalogue", metavar="FILE", help="products, as JSON or CSV")
+    made.add_argument(
+        "--statement", help='of each product of the catalogue: "the hand is holding {}"'
+    )
+    made.add_argument(
+        "--idle", help='what holds while none is shown: "the hand is holding nothing"'
+    )
     made.add_argument("--name")
     changed = actions.add_parser("change", help="change when one tells", parents=common)
     changed.add_argument("rule", help="its id or name")
@@ -291,6 +316,11 @@ def add_commands(
     told.add_argument("--follow", action="store_true", help="those that come from now on")
     told.add_argument("--csv", action="store_true", help="as a table for spreadsheets")
     told.add_argument("--acknowledge", metavar="ID", help="say that somebody has seen to it")
+    for name, text in (
+        ("picture", "write the JPEG of its moment"),
+        ("clip", "write the MP4 of the seconds before and after"),
+    ):
+        told.add_argument(f"--{name}", nargs=2, metavar=("ID", "FILE"), help=text)
     told.add_argument("--note", default="", help="with --acknowledge")
 
     hooks = add("webhooks", webhooks, "where events are sent")

@@ -64,6 +64,7 @@ class RuleEvent:
     picture: bool  # whether one was taken
     clip: bool
     acknowledged_by: str | None  # None: nobody has
+    acknowledged_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +90,13 @@ class Rules:
 
     async def create(self, session: str, rule: Mapping[str, Any]) -> Rule:
         """Watch a session, by id or name, for something from now on, whoever looks. Raises
-        AlreadyExistsError for a name that is taken."""
+        AlreadyExistsError for a name that is taken. `severity` may be said as in events, too:
+        "critical"."""
+        wanted = dict(rule)
+        if isinstance(severity := wanted.get("severity"), str):
+            wanted["severity"] = _severity(severity)
         try:
-            message = json_format.ParseDict(dict(rule), rules_pb2.Rule())
+            message = json_format.ParseDict(wanted, rules_pb2.Rule())
         except json_format.ParseError as error:
             raise InvalidArgumentError(f"this is no rule: {error}") from None
         request = rules_pb2.CreateRuleRequest(session=session, rule=message)
@@ -250,9 +255,11 @@ _SEVERITIES = {
 
 
 def _severity(name: str) -> rules_pb2.Severity:
-    if name not in _SEVERITIES:
-        raise InvalidArgumentError(f"{name!r} is none of info, warning, critical")
-    return _SEVERITIES[name]
+    """By the word for it, or the name that it has in the contract."""
+    word = name.removeprefix("SEVERITY_").lower()
+    if word not in _SEVERITIES:
+        raise InvalidArgumentError(f"{name[:32]!r} is none of info, warning, critical")
+    return _SEVERITIES[word]
 
 
 def _severity_name(value: rules_pb2.Severity) -> str:
@@ -306,6 +313,7 @@ def _event(message: rules_pb2.RuleEvent) -> RuleEvent:
         picture=message.picture,
         clip=message.clip,
         acknowledged_by=acknowledged,
+        acknowledged_ns=message.acknowledged.time_ns,
     )
 
 

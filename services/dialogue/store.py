@@ -127,7 +127,11 @@ _SILENCE = """
 redis.call('DEL', KEYS[1])
 return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 """
+# Names of conversations that have expired go a few at a time, so that they do not pile up.
 _RATE = """
+for _, name in ipairs(redis.call('ZRANDMEMBER', KEYS[2], 4)) do
+  if redis.call('EXISTS', ARGV[5] .. name) == 0 then redis.call('ZREM', KEYS[2], name) end
+end
 if redis.call('HEXISTS', KEYS[1], 't:' .. ARGV[1]) == 0 then return false end
 if ARGV[2] == '' then
   redis.call('HDEL', KEYS[1], 'v:' .. ARGV[1])
@@ -273,7 +277,7 @@ class RedisStore:
 
     async def rate(self, conversation: str, turn: str, rating: bytes) -> bool:
         """Keep what somebody thinks of a turn, b"" to take it back; whether the turn is kept."""
-        arguments = [turn, rating, self._ttl_s * 1000, conversation]
+        arguments = [turn, rating, self._ttl_s * 1000, conversation, KEY]
         return bool(await self._run("rate", self._rate_script, conversation, arguments, [RATED]))
 
     async def rated_from(self, conversation: str) -> list[str]:

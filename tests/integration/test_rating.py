@@ -4,6 +4,7 @@ from typing import Any
 
 import grpc
 import pytest
+import redis
 
 from sightline.v1 import dialogue_pb2 as pb
 from tests.integration.test_dialogue import Start, _append, dialogue
@@ -57,7 +58,27 @@ def test_a_rating_lives_and_dies_with_its_turn(dialogue: Start, redis_server: Re
     for turn in "345":
         _append(stub, "a", turn)  # the first leaves, with what was thought of it
     assert _rated(stub) == []
+    with pytest.raises(grpc.RpcError) as refused:
+        rate("a", "5", pb.RATING_DOWN, "x" * 900_000)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     rate("a", "5", pb.RATING_UP)
     for conversation in "ab":
         stub.Delete(pb.DeleteConversationRequest(conversation=conversation), timeout=10)
     assert _rated(stub) == []
+
+
+def test_names_of_rated_conversations_that_expired_do_not_pile_up(
+    dialogue: Start, redis_server: RedisServer
+) -> None:
+    _, stub = dialogue()
+    with redis.Redis.from_url(redis_server.url) as client:
+        for number in range(60):
+            name = f"c-{number}"
+            stub.Open(pb.OpenConversationRequest(id=name), timeout=10)
+            _append(stub, name, "1")
+            rated = pb.RateTurnRequest(conversation=name, turn="1", rating=pb.RATING_UP)
+            stub.RateTurn(rated, timeout=10)
+            if number:  # as if its time were over
+                client.delete(f"sightline:dialogue:{name}")
+        assert 1 <= client.zcard("sightline:conversations-rated") < 30
+    assert [each[0] for each in _rated(stub)] == ["c-0"]

@@ -11,12 +11,14 @@ import grpc
 import pytest
 
 import sightline
+from services.gateway.api.rules import table_of
+from services.gateway.auth.caller import ANYBODY
 from services.gateway.frames.picture_health import Condition
 from services.gateway.rules.event_store import EventStore
 from services.gateway.rules.records import Records
 from services.gateway.rules.rule_store import RuleStore
 from sightline import cli
-from sightline.errors import UnavailableError
+from sightline.errors import InvalidArgumentError, UnavailableError
 from sightline.mcp_rules import RuleTools
 from sightline.v1 import gateway_pb2, peer_pb2
 from sightline.v1 import rules_pb2 as pb
@@ -472,11 +474,16 @@ async def test_rules_from_a_program_and_a_terminal(
     worker = FakeWorker()
     worker.scores |= {PHONE: 0.1, "a cup is held": 0.1}
     async with (
-        running(worker, **settings(redis_server)) as parts,
+        running(worker, **settings(redis_server, time_zone="Asia/Kolkata")) as parts,
         sightline.aio.connect(parts.address) as client,
     ):
         shown = Shown(parts, await parts.push_session(name="kitchen"))
         await shown.show()
+
+        async def said_by_server() -> str:
+            assert parts.rules is not None
+            wanted = pb.ListEventsRequest()
+            return await table_of(await parts.rules.events.listed(wanted, ANYBODY))
 
         async def said(*words: str) -> str:
             assert await cli.run(["--server", parts.address, *words]) == 0
@@ -488,10 +495,22 @@ async def test_rules_from_a_program_and_a_terminal(
         goods = tmp_path / "goods.csv"
         goods.write_text("sku,names,price\nC-1,a cup|a mug,9 €\n")
         options = ("--name", "goods", "--interval", "0.1", "--severity", "warning")
+        options += ("--statement", "{} is held", "--idle", "nothing is held")
         await said("rules", "add", "kitchen", "--catalogue", str(goods), *options)
         night = ("--hours", "fri-sun 22:00-06:00", "--zone", "Europe/Berlin")
         await said("rules", "add", "kitchen", "--health", "--name", "lens", *night)
         lens = await client.rules.get("lens")
+        assert lens.spec["schedule"]["time_zone"] == "Europe/Berlin"
+        day = ("--hours", "08:00-17:00", "--severity", "critical", "--name", "by day")
+        await said("rules", "add", "kitchen", "--condition", PHONE, *day)
+        by_day = (await client.rules.get("by day")).spec
+        assert by_day["schedule"]["time_zone"] == "Asia/Kolkata", "the server's"
+        assert by_day["severity"] == "SEVERITY_CRITICAL"
+        await client.rules.delete("by day")
+        with pytest.raises(InvalidArgumentError, match="none of info, warning, critical"):
+            await client.rules.create("kitchen", {**rule, "severity": "grave"})
+        goods_rule = (await client.rules.get("goods")).spec["product"]
+        assert goods_rule["idle"] == "nothing is held"
         (hours,) = lens.spec["schedule"]["hours"]
         assert hours == {"days": ["fri", "sat", "sun"], "begin": "22:00", "end": "06:00"}
 
@@ -507,6 +526,11 @@ async def test_rules_from_a_program_and_a_terminal(
         await events_of(parts, 2)
         assert (await client.rules.picture(event.id)).startswith(b"\xff\xd8")
         assert await client.rules.clip(event.id) == b""
+        jpeg = tmp_path / "moment.jpg"
+        await said("events", "--picture", event.id, str(jpeg))
+        assert jpeg.read_bytes() == await client.rules.picture(event.id)
+        film = ("events", "--clip", event.id, str(tmp_path / "moment.mp4"))
+        assert await cli.run(["--server", parts.address, *film]) == 4, "none is kept"
         await said("events", "--acknowledge", event.id, "--note", "packed")
         left = await client.rules.events(unacknowledged=True)
         assert [each.rule_name for each in left] == ["@phones"]
@@ -514,7 +538,10 @@ async def test_rules_from_a_program_and_a_terminal(
         assert "C-1" in listed
         assert "phones" in listed
         heading, *table = (await said("events", "--csv")).splitlines()
-        assert heading.startswith("id,time_ns")
+        server = await said_by_server()
+        assert heading == server.splitlines()[0], "the same as from the server"
+        assert heading.startswith("event,time_ns")
+        assert all(row.split(",")[0] in server for row in table)
         assert any(",'@phones," in row for row in table), "no formula"
         assert "phones  yes" in await said("events", "--rule", "@phones")
         await said("rules", "pause", "@phones")
@@ -552,7 +579,7 @@ async def test_an_assistant_makes_changes_and_ends_rules(redis_server: RedisServ
         assert (made["kind"], made["severity"]) == ("predicate", "SEVERITY_WARNING")
         options = {"choice": {"statement": "the light is {}", "options": ["red", "green"]}}
         assert (await tools.create_rule("kitchen", rule=options))["kind"] == "choice"
-        with pytest.raises(sightline.InvalidArgumentError, match="no rule"):
+        with pytest.raises(sightline.InvalidArgumentError, match="none of info"):
             await tools.create_rule("kitchen", PHONE, severity="grave")
 
         changed = await tools.update_rule("phones", threshold=0.8, severity="critical")

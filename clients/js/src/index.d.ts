@@ -142,6 +142,8 @@ export interface Rules {
   /** This reply alone has the `secret` that events are signed with. */
   createWebhook(webhook: Pick<contract.Webhook, "severity" | "session"> & { url: string }): Promise<contract.Webhook>;
   deleteWebhook(webhook: string): Promise<void>;
+  /** Events that an address did not take, and why; the newest first. */
+  deadLetters(webhook: string): Promise<{ event: string; reason: string }[]>;
 }
 
 /** What reload of a page needs to go on with a connection. */

@@ -95,6 +95,11 @@ export class Rules {
     await this.#client.request(`api/webhooks/${encodeURIComponent(webhook)}`, { method: "DELETE" });
   }
 
+  /** Events that an address did not take, `{event, reason}`, the newest first. */
+  async deadLetters(webhook) {
+    return (await this.#json(`api/webhooks/${encodeURIComponent(webhook)}/dead`)).letters ?? [];
+  }
+
   async #json(where, options) {
     return (await this.#client.request(where, options)).json();
   }

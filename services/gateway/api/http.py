@@ -108,7 +108,7 @@ class HttpApi:
         self._chat = ChatApi(config, sessions, viewers, callers, info)
         self._decisions = DecisionsApi(config, sessions, viewers, callers)
         self._recordings = RecordingsApi(sessions, callers)
-        self._rules = RulesApi(sessions, callers, rules, config.trusted())
+        self._rules = RulesApi(sessions, callers, rules, config.trusted(), config.zone())
         self._transcripts = TranscriptsApi(sessions, callers)
         self._codes = CodesApi(callers)
         self._openapi = OpenApi(callers.wanted)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import csv
+import datetime
 import io
 import json
 from collections.abc import AsyncIterator
@@ -21,7 +22,7 @@ from services.gateway.auth.caller import Caller, Permission
 from services.gateway.rules.checks import MAX_RULE_BYTES
 from services.gateway.sessions.sessions import Sessions
 from sightline.errors import NotFoundError, SightlineError
-from sightline.printing import cell
+from sightline.event_table import COLUMNS, event_row
 from sightline.reasons import Reason
 from sightline.v1 import gateway_pb2, rules_pb2
 
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 
 TURN = 25  # events that are written at a stretch
 CSV = "text/csv"
-COLUMNS = (
-    *("event", "time_ns", "session", "session_name", "rule", "rule_name", "kind", "severity"),
-    *("active", "value", "probability", "score", "text", "reason", "acknowledged_by"),
-    "acknowledged_ns",
-)
 OF_SESSION = Parameter(name="session", about="Only of this session, by id or name")
 OF_RULE = Parameter(name="rule", about="Only of this rule, by id or name")
 AFTER = Parameter(name="after", about="Only later events than the one with this id")
@@ -58,11 +54,18 @@ REFUSALS = (400, 401, 403, 404, 503)
 
 
 class RulesApi:
-    """Routes of rules. rules: None on a server without a Redis, which refuses."""
+    """Routes of rules. rules: None on a server without a Redis, which refuses; zone: of the times
+    in tables."""
 
     def __init__(
-        self, sessions: Sessions, callers: Callers, rules: "Rules | None", trusted: Trusted
+        self,
+        sessions: Sessions,
+        callers: Callers,
+        rules: "Rules | None",
+        trusted: Trusted,
+        zone: datetime.tzinfo,
     ) -> None:
+        self._zone = zone
         self._trusted = trusted
         self._sessions = sessions
         self._callers = callers
@@ -187,7 +190,7 @@ class RulesApi:
         found = await self._asked().events.listed(wanted, caller)
         if CSV in accept:
             return web.Response(
-                text=await table_of(found),
+                text=await table_of(found, self._zone),
                 content_type=CSV,
                 charset="utf-8",
                 headers=_link_to_next(request, found.next_page_token),
@@ -371,7 +374,9 @@ async def _in_turns(
         yield event
 
 
-async def table_of(found: rules_pb2.ListEventsResponse) -> str:
+async def table_of(
+    found: rules_pb2.ListEventsResponse, zone: datetime.tzinfo = datetime.UTC
+) -> str:
     """Events as CSV with a heading."""
     text = io.StringIO()
     writer = csv.writer(text)
@@ -381,7 +386,7 @@ async def table_of(found: rules_pb2.ListEventsResponse) -> str:
         row = {**as_json(event, whole=True), "severity": severity}
         row["acknowledged_by"] = event.acknowledged.by
         row["acknowledged_ns"] = event.acknowledged.time_ns or ""
-        writer.writerow([cell(row[name]) for name in COLUMNS])
+        writer.writerow(event_row(row, zone))
     return text.getvalue()
 
 
