@@ -124,7 +124,7 @@ async def _tell_answer(session: aio.Session, options: argparse.Namespace) -> int
 
 def _remembered(session: aio.Session, each: Recollection) -> str:
     """A moment that an answer is made of, and how its picture is looked at."""
-    told = f"from memory, {clock(each.start_ns)[:8]}: {each.line or 'no line'}"
+    told = f"from memory, {clock(each.start_ns, hundredths=False)}: {each.line or 'no line'}"
     heard = f' "{each.heard}"' if each.heard else ""
     name = session.info.name or session.id
     command = f"sightline memory {name} --moment {each.moment} --pictures FOLDER"

@@ -28,6 +28,10 @@ def cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULAS else value
 
 
-def clock(when_ns: int) -> str:
-    """The time of day here, to hundredths of a second."""
-    return datetime.fromtimestamp(when_ns / 1e9).strftime("%H:%M:%S.%f")[:-4]
+def clock(when_ns: int, *, hundredths: bool = True) -> str:
+    """The time of day here, after its date where that is not today's. A camera without a clock
+    begins in 1970, which tells nobody anything."""
+    moment = datetime.fromtimestamp(when_ns / 1e9)
+    time = f"{moment:%H:%M:%S.%f}"[:-4] if hundredths else f"{moment:%H:%M:%S}"
+    told = moment.year < 2000 or moment.date() == datetime.now().date()
+    return time if told else f"{moment:%Y-%m-%d} {time}"

@@ -197,7 +197,8 @@ async def memory(client: aio.Client, options: argparse.Namespace) -> int:
         print(f"sightline: {nothing}", file=sys.stderr)
     for moment in reversed(moments):
         line = moment.line + (f'  "{moment.heard}"' if moment.heard else "")
-        print(f"{clock(moment.start_ns)[:8]} - {clock(moment.end_ns)[:8]}  {line}")
+        times = [clock(each, hundredths=False) for each in (moment.start_ns, moment.end_ns)]
+        print(f"{' - '.join(times)}  {line}")
     return 0
 
 

@@ -16,6 +16,7 @@ from services.gateway.rules.changes import change_rule
 from services.gateway.rules.schedule import Hours
 from services.local.time_zone import own_time_zone
 from sightline.errors import InvalidArgumentError
+from sightline.printing import clock as printed
 from sightline.v1 import dialogue_pb2, rules_pb2
 
 NS = 1_000_000_000
@@ -158,3 +159,12 @@ def test_a_machines_own_zone_is_found(tmp_path: Path) -> None:
     assert own_time_zone({"TZ": "CET-1CEST"}, linked, named) == "Asia/Kolkata"
     assert own_time_zone({}, none, named) == "Europe/Paris"
     assert own_time_zone({}, none, none) == "UTC"
+
+
+def test_a_terminal_names_the_day_of_what_is_not_of_today() -> None:
+    now = datetime.now()
+    assert printed(int(now.timestamp() * 1e9)).count("-") in (0, 2), "midnight may be in between"
+    long_ago = datetime(2026, 3, 29, 14, 5, 10, 230_000)
+    assert printed(round(long_ago.timestamp() * 1e9)) == "2026-03-29 14:05:10.23"
+    assert printed(round(long_ago.timestamp() * 1e9), hundredths=False) == "2026-03-29 14:05:10"
+    assert printed(12 * NS).count("-") == 0, "a camera without a clock"

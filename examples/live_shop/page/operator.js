@@ -10,7 +10,7 @@ function add(alarm) {
   const base = `/alarms/${alarm.id}`;
   const picture = Object.assign(document.createElement("img"), { src: `${base}/picture`, alt: "" });
   const text = document.createElement("p");
-  const when = new Date(alarm.time_ns / 1e6).toLocaleTimeString();
+  const when = new Date(alarm.time_ns / 1e6).toLocaleString();
   text.textContent = `${when}  ${alarm.rule_name}${alarm.active ? "" : ": over"}`;
   line.append(picture, text);
   if (alarm.clip) {

@@ -26,10 +26,12 @@ export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** A capture time (ns since the epoch, a string in JSON) as local time of day. */
+/** A time (ns since the epoch, a string in JSON) as local time of day, after its date where that is not today's. A
+    camera without a clock begins in 1970, which tells nobody anything. */
 export function clock(ns, { tenths = false } = {}) {
   const date = new Date(Number(ns) / 1e6);
-  const time = date.toLocaleTimeString(undefined, { hour12: false });
+  const today = date.getFullYear() < 2000 || date.toDateString() === new Date().toDateString();
+  const time = `${today ? "" : `${date.toLocaleDateString()} `}${date.toLocaleTimeString(undefined, { hour12: false })}`;
   return tenths ? `${time}.${Math.floor(date.getMilliseconds() / 100)}` : time;
 }
 
