@@ -231,3 +231,49 @@ async def test_what_is_deleted_is_erased_also_when_the_store_was_away(
     made.session_deleted(forgetful, "requested")
     await made.forget(forgetful)
     assert journal.forgotten == ["s"], "nothing was kept"
+
+
+class Slow(Session):
+    """A session whose first line takes until it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = asyncio.Event()
+
+    async def _note(self, request: Any, timeout: float) -> inference_pb2.NoteResponse:
+        self.asked += 1
+        line = self.lines[self.asked - 1]
+        if self.asked == 1:
+            await self.first.wait()
+        return inference_pb2.NoteResponse(line=line, embedding=b"12")
+
+
+async def test_moments_are_written_in_their_order_whatever_their_lines_take() -> None:
+    """Each with what was said in it."""
+    session, journal = Slow(), Journal()
+    diary = diary_of(session, journal)
+    session.transcript = Transcript(600, 60)
+    for text, at_s in (("the first", 101), ("the second", 109)):
+        said = pb.Said(text=text, start_ns=at_s * NS, end_ns=(at_s + 2) * NS)
+        session.transcript.add(said)
+    await scenes(diary, [100, 160, 220])
+    assert session.asked == 3
+    assert not journal.kept, "the second waits for the first"
+    session.first.set()
+    await diary.settle()
+    assert [(each.line, each.heard) for each in journal.kept] == [
+        ("a red circle", "the first"),
+        ("a blue square", "the second"),
+    ]
+    await diary.aclose()
+
+
+async def test_one_that_is_never_described_keeps_no_other_back_when_all_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(diary_module, "GOODBYE_S", 0.2)
+    session, journal = Slow(), Journal()
+    diary = diary_of(session, journal)
+    await scenes(diary, [100, 160, 220])
+    await diary.leave()
+    assert [each.line for each in journal.kept] == ["a blue square", "a green star"]

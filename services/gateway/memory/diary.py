@@ -59,6 +59,8 @@ class Diary:
         self._moments = Moments(longest_s)
         self._page = self._noted = _Page()
         self._ending: set[asyncio.Task[None]] = set()
+        self._newest: asyncio.Task[None] | None = None  # of those
+        self._leaving = asyncio.Event()
         self._heard_ns = 0  # end of the newest sentence that is written down
         self._closed = False
         session.feed.witness = self.see
@@ -81,9 +83,7 @@ class Diary:
             if len(self._ending) >= MOST_ENDING:
                 metrics.MOMENTS.labels("too_many").inc()
                 return
-            ending = self._spawn(self._write(self._moments.ended, page), "write")
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
+            self._end(self._moments.ended, page)
 
     async def settle(self) -> None:
         """Wait until all moments that are over are written."""
@@ -98,13 +98,20 @@ class Diary:
     async def leave(self) -> None:
         """Write down what goes on, as far as it is known, and nothing more."""
         self._closed = True
+        self._leaving.set()
         now, page = self._moments.now, self._page
         await cancel_and_wait(page.describing)
         if now is not None and now.end_ns > now.start_ns and len(self._ending) < MOST_ENDING:
-            self._ending.add(self._spawn(self._write(now, page), "write"))
+            self._end(now, page)
         if self._ending:
             await asyncio.wait(set(self._ending), timeout=GOODBYE_S)
         await self.aclose()
+
+    def _end(self, moment: Moment, page: _Page) -> None:
+        ending = self._spawn(self._write(moment, page, self._newest), "write")
+        self._newest = ending
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         return spawn(work, name=f"{self._session.id}:memory:{name}")
@@ -166,8 +173,21 @@ class Diary:
         self._heard_ns = max((each.end_ns for each in said), default=self._heard_ns)
         return " ".join(each.text for each in said)[:MOST_HEARD_CHARACTERS]
 
-    async def _write(self, moment: Moment, page: _Page) -> None:
+    async def _turn(self, before: asyncio.Task[None] | None) -> None:
+        """Wait until the moment before is written: they are read in the order in which they were
+        written, and each has what was said since the one before. When all have to go, the first
+        that is known goes first."""
+        if before is None or before.done():
+            return
+        leaving = self._spawn(self._leaving.wait(), "leaving")
+        try:
+            await asyncio.wait({before, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+
+    async def _write(self, moment: Moment, page: _Page, before: asyncio.Task[None] | None) -> None:
         await page.described()
+        await self._turn(before)
         outcome = "store_away"
         try:
             reply = await self._journal.keep(
