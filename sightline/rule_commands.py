@@ -31,10 +31,12 @@ async def rules(client: aio.Client, options: argparse.Namespace) -> int:
         changed = await client.rules.update(options.rule, **_changes(options))
         _tell_rules([changed], options.json)
     elif options.action in ("pause", "resume"):
-        changed = await client.rules.update(options.rule, paused=options.action == "pause")
-        _tell_rules([changed], options.json)
+        paused = options.action == "pause"
+        changes = [await client.rules.update(each, paused=paused) for each in options.rules]
+        _tell_rules(changes, options.json)
     elif options.action == "delete":
-        await client.rules.delete(options.rule)
+        for each in options.rules:
+            await client.rules.delete(each)
     else:
         _tell_rules(await client.rules.all(options.session or ""), options.json)
     return 0
@@ -177,8 +179,9 @@ async def events(client: aio.Client, options: argparse.Namespace) -> int:
                 event, path = wanted
                 await _save(await load(event), event, path)
     elif options.acknowledge:
-        told = await client.rules.acknowledge(options.acknowledge, note=options.note)
-        _tell_event(told, options.json)
+        for event in options.acknowledge:
+            told = await client.rules.acknowledge(event, note=options.note)
+            _tell_event(told, options.json)
     elif options.follow:
         async for event in client.rules.follow(**where):
             _tell_event(event, options.json)
@@ -300,11 +303,11 @@ def add_commands(
         choices=("threshold", "interval_s"),
         help="what is as usual for its kind again",
     )
-    for action, text in (("pause", "check one no more for now"), ("resume", "check one again")):
+    for action, text in (("pause", "check some no more for now"), ("resume", "check them again")):
         each = actions.add_parser(action, help=text, parents=common)
-        each.add_argument("rule", help="its id or name")
-    ended = actions.add_parser("delete", help="end one; its events stay", parents=[everywhere])
-    ended.add_argument("rule", help="its id or name")
+        each.add_argument("rules", nargs="+", metavar="rule", help="their ids or names")
+    ended = actions.add_parser("delete", help="end some; their events stay", parents=[everywhere])
+    ended.add_argument("rules", nargs="+", metavar="rule", help="their ids or names")
     ended.set_defaults(json=False)
 
     told = add("events", events, "what rules have told", as_json)
@@ -315,7 +318,9 @@ def add_commands(
     told.add_argument("--limit", type=count, default=100, metavar="N", help="at most so many (100)")
     told.add_argument("--follow", action="store_true", help="those that come from now on")
     told.add_argument("--csv", action="store_true", help="as a table for spreadsheets")
-    told.add_argument("--acknowledge", metavar="ID", help="say that somebody has seen to it")
+    told.add_argument(
+        "--acknowledge", nargs="+", metavar="ID", help="say that somebody has seen to them"
+    )
     for name, text in (
         ("picture", "write the JPEG of its moment"),
         ("clip", "write the MP4 of the seconds before and after"),

@@ -531,6 +531,7 @@ async def test_rules_from_a_program_and_a_terminal(
         assert jpeg.read_bytes() == await client.rules.picture(event.id)
         film = ("events", "--clip", event.id, str(tmp_path / "moment.mp4"))
         assert await cli.run(["--server", parts.address, *film]) == 4, "none is kept"
+        one, other = [each.event for each in await events_of(parts, 2)]
         await said("events", "--acknowledge", event.id, "--note", "packed")
         left = await client.rules.events(unacknowledged=True)
         assert [each.rule_name for each in left] == ["@phones"]
@@ -544,7 +545,8 @@ async def test_rules_from_a_program_and_a_terminal(
         assert all(row.split(",")[0] in server for row in table)
         assert any(",'@phones," in row for row in table), "no formula"
         assert "phones  yes" in await said("events", "--rule", "@phones")
-        await said("rules", "pause", "@phones")
+        await said("rules", "pause", "@phones", "lens")
+        assert (await client.rules.get("lens")).paused
         assert (await client.rules.get("@phones")).paused
         assert "paused" in await said("rules", "list")
         await said("rules", "resume", "@phones")
@@ -558,6 +560,9 @@ async def test_rules_from_a_program_and_a_terminal(
         assert "schedule" not in spec
         assert "threshold" not in spec
         assert spec["cooldown_s"] == 60
+        assert (await said("events", "--acknowledge", one, other)).count("acknowledged") == 2
+        left = await client.rules.events(unacknowledged=True)
+        assert not {one, other} & {each.id for each in left}
         await said("rules", "delete", "@phones")
         assert {each.name for each in await client.rules.all()} == {"goods", "lens"}
         assert await cli.run(["--server", parts.address, "rules", "delete", "@phones"]) == 4

@@ -72,8 +72,8 @@ class ConversationSettings:
     time_zone: str = setting(
         "UTC",
         "Time zone of the people who ask, by its name of the IANA, such as Europe/Berlin: of hours "
-        "and days that questions name and answers say, of conversations as text, and of rules' "
-        "schedules that name none.",
+        "and days that questions name and answers say, of conversations as text, of tables of "
+        "events, and of rules' schedules that name none.",
         filled=True,
     )
 
