@@ -25,8 +25,13 @@ from tests import forking
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHAPES = REPOSITORY / "training" / "weights" / "shapes"  # a small model, quickly loaded
-# Voices that are installed speak where a test asks for them.
-DEFAULTS = {"GATEWAY_WEBRTC_PORT": "0", "TTS_ENGINE": "espeak-ng"}
+REDIS_TIMEOUT_S = 5.0  # a busy machine's Redis may be slow
+DEFAULTS = {
+    "GATEWAY_WEBRTC_PORT": "0",
+    "GATEWAY_REDIS_TIMEOUT_S": str(REDIS_TIMEOUT_S),
+    "DIALOGUE_REDIS_TIMEOUT_S": str(REDIS_TIMEOUT_S),
+    "TTS_ENGINE": "espeak-ng",  # voices that are installed speak where a test asks for them
+}
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from sightline.v1 import rules_pb2 as pb
 from tests.eventually import PATIENCE_S, eventually
-from tests.processes import RedisServer
+from tests.processes import REDIS_TIMEOUT_S, RedisServer
 from tests.unit.gateway_parts import Parts, picture
 
 SECRET = "a secret of thirty-two characters"
@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 
 def settings(redis: RedisServer, **more: Any) -> dict[str, Any]:
-    return {"redis_url": redis.url, "cluster_secret": SECRET, "redis_timeout_s": 5.0, **more}
+    own = {"redis_url": redis.url, "cluster_secret": SECRET, "redis_timeout_s": REDIS_TIMEOUT_S}
+    return own | more
 
 
 class Shown:

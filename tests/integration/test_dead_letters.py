@@ -24,7 +24,7 @@ from sightline.errors import UnavailableError
 from sightline.v1 import gateway_pb2_grpc, peer_pb2
 from sightline.v1 import rules_pb2 as pb
 from tests.eventually import eventually
-from tests.processes import RedisServer, ServiceProcess, free_port
+from tests.processes import REDIS_TIMEOUT_S, RedisServer, ServiceProcess, free_port
 from tests.rule_parts import PHONE, SECRET, Shown, phone, receiving, settings, until
 from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import running
@@ -291,7 +291,10 @@ async def test_a_killed_gateway_loses_no_count(redis_server: RedisServer, tmp_pa
         "GATEWAY_EVENTS": str(KEPT),
     }
     config = GatewayConfig(
-        redis_url=redis_server.url, cluster_secret=SECRET, events=KEPT, redis_timeout_s=5.0
+        redis_url=redis_server.url,
+        cluster_secret=SECRET,
+        events=KEPT,
+        redis_timeout_s=REDIS_TIMEOUT_S,
     )
     gateways = []
     try:

@@ -38,7 +38,6 @@ def dialogue(
     channels = []
 
     def start(**settings: object) -> Started:
-        settings = {"REDIS_TIMEOUT_S": 5} | settings  # Redis may be slow on a busy machine
         environment = {f"DIALOGUE_{name}": value for name, value in settings.items()}
         process = service_process(
             "dialogue", **{"DIALOGUE_REDIS_URL": redis_server.url, **environment}

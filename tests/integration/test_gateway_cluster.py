@@ -29,7 +29,7 @@ from sightline.status import details_of
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc, peer_pb2, peer_pb2_grpc
 from tests.eventually import eventually, wait_until
-from tests.processes import SHAPES, RedisServer, ServiceProcess, free_port
+from tests.processes import REDIS_TIMEOUT_S, SHAPES, RedisServer, ServiceProcess, free_port
 from tests.publish import RtmpPublisher
 from tests.sources import write_clip as write_tone
 from tests.suite import write_clip
@@ -466,7 +466,9 @@ def test_of_two_gateways_that_want_a_session_one_gets_it(gateways: Gateways) -> 
 
 
 async def _race(gateways: Gateways, session: str) -> None:
-    config = GatewayConfig(redis_url=gateways.redis.url, cluster_secret=SECRET, redis_timeout_s=5.0)
+    config = GatewayConfig(
+        redis_url=gateways.redis.url, cluster_secret=SECRET, redis_timeout_s=REDIS_TIMEOUT_S
+    )
     stores = [LeaseStore(config, owner=f"racer-{number}") for number in range(4)]
     for number, store in enumerate(stores):
         store.address = f"nowhere:{number}"

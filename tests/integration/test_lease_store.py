@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +18,14 @@ from services.gateway.config import GatewayConfig
 from sightline.errors import AlreadyExistsError, UnavailableError
 from sightline.v1 import gateway_pb2, peer_pb2
 from tests.eventually import PATIENCE_S, wait_until
-from tests.processes import RedisSentinel, RedisServer
+from tests.processes import REDIS_TIMEOUT_S, RedisSentinel, RedisServer
 from tests.rule_parts import until
 
 pytestmark = pytest.mark.needs("redis")
 
 LEASE_S = 3.0  # longer than a busy machine needs for the calls that find it running
 SECRET = "a secret of thirty-two characters"
+CONFIG = GatewayConfig(cluster_secret=SECRET, redis_timeout_s=REDIS_TIMEOUT_S)
 Stores = Callable[..., Awaitable[LeaseStore]]
 
 
@@ -55,7 +56,7 @@ async def stores(redis_server: RedisServer) -> AsyncIterator[Stores]:
     made: list[LeaseStore] = []
 
     async def store(owner: str, address: str = "", lease_s: float = 60.0) -> LeaseStore:
-        config = GatewayConfig(redis_url=redis_server.url, cluster_secret=SECRET, lease_s=lease_s)
+        config = replace(CONFIG, redis_url=redis_server.url, lease_s=lease_s)
         made.append(LeaseStore(config, owner))
         made[-1].address = address or f"{owner}:1"
         return made[-1]
@@ -249,7 +250,7 @@ async def test_the_second_address_has_the_leases_once_it_takes_writes(
 ) -> None:
     first, second = pair
     urls = f"{first.url},{second.url}"
-    config = GatewayConfig(redis_url=urls, cluster_secret=SECRET, lease_s=60.0)
+    config = replace(CONFIG, redis_url=urls, lease_s=60.0)
     one, other = LeaseStore(config, "one"), LeaseStore(config, "other")
     await one.register(session("a"), record(name="door"))
     with redis_client.Redis.from_url(first.url) as client:
@@ -275,7 +276,7 @@ async def test_the_primary_that_sentinels_name_has_the_leases(
     sentinel = RedisSentinel(tmp_path / "sentinel", first)
     sentinel.start()
     urls = f"redis://127.0.0.1:1/0,redis://127.0.0.1:{sentinel.port}/0"
-    config = GatewayConfig(redis_url=urls, redis_sentinel="sightline", cluster_secret=SECRET)
+    config = replace(CONFIG, redis_url=urls, redis_sentinel="sightline")
     store = LeaseStore(config, "one")
     try:
         with redis_client.Redis(port=sentinel.port) as client:

@@ -17,7 +17,7 @@ from services.gateway.memory.diary import Diary
 from services.gateway.voice.transcript import Transcript
 from sightline.v1 import dialogue_pb2, inference_pb2
 from sightline.v1 import gateway_pb2 as pb
-from tests.processes import RedisServer
+from tests.processes import REDIS_TIMEOUT_S, RedisServer
 from tests.unit import test_diary
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,11 @@ class Session(test_diary.Session):
 async def test_a_day_of_video_leaves_no_more_than_a_day_and_grows_nothing(
     redis_server: RedisServer,
 ) -> None:
-    config = DialogueConfig(redis_url=redis_server.url, memory_bytes_per_hour=PER_HOUR)
+    config = DialogueConfig(
+        redis_url=redis_server.url,
+        redis_timeout_s=REDIS_TIMEOUT_S,
+        memory_bytes_per_hour=PER_HOUR,
+    )
     store = RedisStore(config)
     calls = MomentCalls(MomentStore(config, store))
     journal, session = Journal(calls), Session()

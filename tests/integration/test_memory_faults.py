@@ -11,7 +11,7 @@ from services.dialogue.store import RedisStore
 from services.gateway import metrics
 from services.gateway.memory.diary import Diary
 from sightline.v1 import dialogue_pb2
-from tests.processes import RedisServer
+from tests.processes import REDIS_TIMEOUT_S, RedisServer
 from tests.unit import test_diary
 
 NS = 1_000_000_000
@@ -37,7 +37,7 @@ def moments(outcome: str) -> float:
 async def test_a_store_that_is_full_or_away_costs_the_moments_of_that_time_alone(
     redis_server: RedisServer,
 ) -> None:
-    config = DialogueConfig(redis_url=redis_server.url, redis_timeout_s=1.0)
+    config = DialogueConfig(redis_url=redis_server.url, redis_timeout_s=REDIS_TIMEOUT_S)
     store = RedisStore(config)
     calls = MomentCalls(MomentStore(config, store))
     session = test_diary.Session()
