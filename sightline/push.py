@@ -7,6 +7,7 @@ has received. Any other session takes what comes and drops what is too much.
 import asyncio
 import contextlib
 import time
+from collections import deque
 from typing import Any
 
 import grpc
@@ -65,6 +66,7 @@ class Pusher(AsyncLeaving):
         self._lossless = lossless
         self._allowed = FIRST_CREDIT
         self._received = 0  # by the server, over this stream
+        self._crossing: deque[pb.PushFramesRequest] = deque()  # sent over it, and not received yet
         self._call: grpc.aio.StreamStreamCall[pb.PushFramesRequest, pb.PushFramesResponse] | None
         self._call = None
         self._stub: Any = None
@@ -137,13 +139,17 @@ class Pusher(AsyncLeaving):
         """The next message opens another stream."""
         self._call = self._reader = self._error = None
         self._sent_before, self._allowed, self._received = self.sent, FIRST_CREDIT, 0
+        self._crossing.clear()
+        self._ended = False
+
+    def _let_go(self) -> None:
+        """Keep no message that the server has received."""
+        while len(self._crossing) > max(0, self.sent - self._sent_before - self._received):
+            self._crossing.popleft()
 
     def _was_idle(self) -> bool:
-        """Whether the server let go of the stream because there was nothing to send for long, and
-        a lossless one has lost nothing by it."""
-        if self._error is None or self._error.reason != Reason.PUBLISHER_IDLE:
-            return False
-        return not self._lossless or self._received >= self.sent - self._sent_before
+        """Whether the server let go of the stream because there was nothing to send for long."""
+        return self._error is not None and self._error.reason == Reason.PUBLISHER_IDLE
 
     async def _begin(self, message: pb.PushFramesRequest) -> None:
         """Open the stream that a message goes over, where there is none."""
@@ -160,14 +166,22 @@ class Pusher(AsyncLeaving):
             await self._calls.leave(self._stub)
             raise UnavailableError("the server is silent")
 
-    async def _send_message(self, message: pb.PushFramesRequest) -> None:
-        try:
-            await self._send_now(message)
-        except DeadlineExceededError:
-            if not self._was_idle():
-                raise
-            self._forget()
-            await self._send_now(message)
+    async def _send_message(self, *messages: pb.PushFramesRequest) -> None:
+        """Send them, over another stream where the server let go of an idle one: there after what
+        was on its way just then."""
+        waiting = deque(messages)
+        while waiting or self._was_idle():
+            try:
+                while waiting:
+                    await self._send_now(waiting[0])
+                    waiting.popleft()
+            except DeadlineExceededError:
+                if not self._was_idle():
+                    raise
+            if self._was_idle():
+                self.sent -= len(self._crossing)
+                waiting.extendleft(reversed(self._crossing))
+                self._forget()
 
     async def _send_now(self, message: pb.PushFramesRequest) -> None:
         await self._begin(message)
@@ -176,11 +190,26 @@ class Pusher(AsyncLeaving):
         for part in push_messages(message):
             await self._write(part)
         self.sent += 1
+        self._crossing.append(message)
+        self._let_go()  # its acknowledgement may have come while it was written
 
     async def end(self) -> PushReport:
         """No more frames. Returns once everything sent is understood or dropped. Idempotent."""
-        if self._call is None or self._reader is None or self._was_idle():
-            return self.report
+        while self._call is not None:
+            if self._was_idle():
+                if not self._crossing:
+                    break
+                await self._send_message()
+            try:
+                return await self._end()
+            except DeadlineExceededError:
+                if not self._was_idle():
+                    raise
+        return self.report
+
+    async def _end(self) -> PushReport:
+        assert self._call is not None
+        assert self._reader is not None
         if not self._ended:
             self._ended = True
             await self._write(pb.PushFramesRequest(end=pb.PushEnd()))
@@ -253,6 +282,7 @@ class Pusher(AsyncLeaving):
                 self._down_since_s, self._attempts = None, 0
                 self.report = push_report(message)
                 self._received = message.received
+                self._let_go()
                 self._allowed = message.received + message.credit
                 self._acked.set()
         except grpc.aio.AioRpcError as error:

@@ -13,6 +13,7 @@ from services.common.jpeg import encode_jpeg
 from services.gateway.api import push_stream
 from services.gateway.api.push_parts import joined
 from services.gateway.sessions.states import ENDED, LIVE, STALLED
+from services.gateway.sources.push import PushSource
 from sightline import aio
 from sightline.errors import InvalidArgumentError
 from sightline.frames import push_messages
@@ -22,6 +23,7 @@ from tests.unit.fake_worker import FakeWorker
 from tests.unit.gateway_parts import KEY, SECOND_NS, Parts, picture, running
 
 Code = grpc.StatusCode
+IDLE_S = 0.2  # that a pusher may show nothing, in tests of that
 
 
 def _frame(number: int, **kind: Any) -> pb.PushFramesRequest:
@@ -351,7 +353,7 @@ async def test_parts_before_the_key_are_refused() -> None:
 
 async def test_a_pusher_who_shows_nothing_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though its stream is open, and even where it sends something that gives no picture."""
-    monkeypatch.setattr(push_stream, "IDLE_S", 0.2)
+    monkeypatch.setattr(push_stream, "IDLE_S", IDLE_S)
     async with running(FakeWorker()) as parts:
         session = await parts.push_session(fps=1)
         silent = Pusher(parts)
@@ -380,7 +382,7 @@ async def test_a_pusher_who_shows_nothing_gives_way(monkeypatch: pytest.MonkeyPa
 async def test_a_pusher_whose_pictures_are_not_taken_is_not_idle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(push_stream, "IDLE_S", 0.2)
+    monkeypatch.setattr(push_stream, "IDLE_S", IDLE_S)
     monkeypatch.setattr(push_stream, "HEARTBEAT_S", 0.05)
     worker = FakeWorker()
     async with running(worker) as parts:
@@ -396,12 +398,60 @@ async def test_a_pusher_whose_pictures_are_not_taken_is_not_idle(
         await blocked
 
 
+async def test_a_picture_that_is_being_taken_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that came just before patience was over, at a machine that is busy."""
+    take = PushSource.jpeg
+
+    async def slowly(source: PushSource, data: bytes, capture_ns: int = 0) -> None:
+        await asyncio.sleep(3 * IDLE_S)
+        await take(source, data, capture_ns)
+
+    monkeypatch.setattr(PushSource, "jpeg", slowly)
+    monkeypatch.setattr(push_stream, "IDLE_S", IDLE_S)
+    async with running(FakeWorker()) as parts:
+        session = await parts.push_session(fps=1)
+        pusher = Pusher(parts)
+        await pusher.open(session.id)
+        await pusher.send(_frame(0, jpeg=_jpeg()), END)
+        assert (await pusher.rest()).understood == 1
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("another", [False, True])
+async def test_a_picture_that_crosses_the_servers_goodbye_is_sent_again(
+    lossless: bool, another: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was on its way when patience was over: the server has not taken it."""
+    streams: list[push_stream.PushStream] = []
+    take = push_stream.PushStream._take
+
+    async def late(stream: push_stream.PushStream, *given: Any) -> None:
+        streams.append(stream)
+        if len(streams) == 1:
+            await asyncio.Event().wait()
+        await take(stream, *given)
+
+    monkeypatch.setattr(push_stream.PushStream, "_take", late)
+    monkeypatch.setattr(push_stream, "IDLE_S", IDLE_S)
+    delivery = pb.DELIVERY_LOSSLESS if lossless else pb.DELIVERY_NEWEST
+    async with running(FakeWorker()) as parts, aio.connect(parts.address) as client:
+        session = await parts.push_session(fps=1, delivery=delivery)
+        pusher = (await client.session(session.id, key=KEY)).pusher()
+        await pusher.send(_jpeg(), SECOND_NS)
+        await eventually(lambda: pusher._reader is not None and pusher._reader.done())
+        if another:
+            await pusher.send(_jpeg(), 2 * SECOND_NS)
+        await pusher.end()
+        assert session.counts.processed == pusher.sent == 1 + another
+        assert session.state == ENDED
+
+
 @pytest.mark.parametrize("lossless", [False, True])
 async def test_a_program_with_rare_pictures_is_not_told_of_it(
     lossless: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The SDK pushes again when there is one."""
-    monkeypatch.setattr(push_stream, "IDLE_S", 0.2)
+    monkeypatch.setattr(push_stream, "IDLE_S", IDLE_S)
     delivery = pb.DELIVERY_LOSSLESS if lossless else pb.DELIVERY_NEWEST
     async with running(FakeWorker()) as parts, aio.connect(parts.address) as client:
         session = await parts.push_session(fps=1, delivery=delivery)

@@ -149,13 +149,13 @@ class PushStream:
 
     def _check_idle(self, source: PushSource, patience: Patience) -> None:
         """Raise DeadlineExceededError for a pusher who has shown nothing for too long, whose key
-        somebody else may have. It is not idle while we take no more than it has sent."""
+        somebody else may have. It is not idle while we take what it has sent."""
         picture_s, now_s = source.delivered_s, time.monotonic()
         held_up = self._taking_s is not None and now_s - self._taking_s > HEARTBEAT_S
         if held_up or picture_s != self._picture_s:
             self._picture_s = picture_s
             patience.shown()
-        elif patience.is_over:
+        elif patience.is_over and self._taking_s is None:
             patience.tell()
             raise DeadlineExceededError(
                 f"no picture for {IDLE_S:g} seconds: push again when there is one",
