@@ -177,7 +177,7 @@ BAD = [
     (_frame(1, rgb=pb.RawPicture(width=2**32 - 1, height=2**32 - 1)), "too large"),
     (_frame(1, jpeg=b""), "JPEG"),
     (_frame(1, jpeg=b"\xff\xd8\xff\xe0garbage"), "JPEG"),
-    (_frame(1, jpeg=_jpeg()[:60]), "JPEG"),
+    (_frame(1, jpeg=_jpeg().partition(b"\xff\xda")[0]), "JPEG"),  # its headers alone
     (pb.PushFramesRequest(frame=pb.PushFrame(capture_ns=5, jpeg=_jpeg())), "before"),
     (pb.PushFramesRequest(frame=pb.PushFrame(capture_ns=-5, jpeg=_jpeg())), "negative"),
     (pb.PushFramesRequest(frame=pb.PushFrame(capture_ns=5 * SECOND_NS)), "no picture"),
