@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, settings
 from tests import tools
 from tests.processes import RedisServer, ServiceProcess
 
-pytest_plugins = ("tests.suite", "tests.dealing")  # suite, fresh_suite, clip; processes
+# suite, fresh_suite, clip; processes; model_server
+pytest_plugins = ("tests.suite", "tests.dealing", "tests.model_server")
 
 if find_library("cuda") is None:  # read when triton is imported, by whoever is the first to
     os.environ.setdefault("TRITON_INTERPRET", "1")

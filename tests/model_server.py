@@ -9,13 +9,18 @@ import json
 import math
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from aiohttp import web
 
+from tests import forking
+
+KEY = "k-secret"
 MODEL = "tiny-vl:1b"
+SIDE = 64  # pixels, of the frames that a relay wants
 WORDS = ("A", " red", " square", " is", " there", ".")
 
 
@@ -167,3 +172,20 @@ async def _word_for_word(request: web.Request, reply: Reply) -> web.StreamRespon
     if reply.then == "hold":
         await asyncio.sleep(600)
     return response
+
+
+@pytest.fixture(scope="module")
+def model_server() -> Iterator[ModelServer]:
+    """A model server that wants KEY, for all tests of a file."""
+    server = ModelServer(KEY)
+    yield server
+    server.stop()
+
+
+def relaying(server: ModelServer) -> dict[str, str]:
+    """Variables of a worker that relays to a server, but for its key."""
+    return {
+        "WORKER_MODEL": f"openai:{server.url}#{MODEL}",
+        "WORKER_FRAME_PIXELS": str(SIDE * SIDE),
+        forking.IMPORTS: "anew",
+    }

@@ -3,7 +3,7 @@
 import base64
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -15,42 +15,24 @@ from services.local import model_servers
 from sightline.status import details_of
 from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import InferenceServiceStub
-from tests import forking
 from tests.eventually import wait_until
 from tests.integration.test_worker import Feeder
-from tests.model_server import MODEL, WORDS, ModelServer
+from tests.model_server import KEY, MODEL, SIDE, WORDS, ModelServer, relaying
 from tests.processes import ServiceProcess
 
-KEY = "k-secret"
-SIDE = 64
 TEXT = "".join(WORDS)
 S = 10**9
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ModelServer]:
-    server = ModelServer(KEY)
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def worker(
-    server: ModelServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServiceProcess]:
-    folder = tmp_path_factory.mktemp("relay")
-    key = folder / "key"
+    model_server: ModelServer,
+    shared_process: Callable[..., ServiceProcess],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> ServiceProcess:
+    key = tmp_path_factory.mktemp("relay") / "key"
     key.write_text(f"{KEY}\n")
-    environment = {
-        "WORKER_MODEL": f"openai:{server.url}#{MODEL}",
-        "WORKER_RELAY_KEY_FILE": str(key),
-        "WORKER_FRAME_PIXELS": str(SIDE * SIDE),
-        forking.IMPORTS: "anew",
-    }
-    process = ServiceProcess("inference_worker", environment, folder)
-    process.start(60)
-    yield process
-    process.stop()
+    return shared_process("inference_worker", WORKER_RELAY_KEY_FILE=key, **relaying(model_server))
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +43,12 @@ def stub(worker: ServiceProcess) -> Iterator[InferenceServiceStub]:
 
 @pytest.fixture
 def feeder(
-    stub: InferenceServiceStub, server: ModelServer, request: pytest.FixtureRequest
+    stub: InferenceServiceStub, model_server: ModelServer, request: pytest.FixtureRequest
 ) -> Iterator[Feeder]:
     """A session of the test's name that has seen six frames, each brighter than the last."""
-    server.faults.clear()
-    server.requests.clear()
-    server.yes = 0.9
+    model_server.faults.clear()
+    model_server.requests.clear()
+    model_server.yes = 0.9
     feeder = Feeder(stub, request.node.name, grace_s=0)
     for number in range(6):
         feeder.push(picture(40 * number), number * S)
@@ -118,33 +100,39 @@ def test_it_imports_no_torch(worker: ServiceProcess) -> None:
 
 
 def test_calls_and_schemas_are_passed_on(
-    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+    stub: InferenceServiceStub,
+    model_server: ModelServer,
+    feeder: Feeder,
+    request: pytest.FixtureRequest,
 ) -> None:
     tools = [gateway_pb2.Tool(name="set_lamp", parameters='{"properties": {}}')]
     wanted = asked(request.node.name, tools=tools, tool_choice="required")
     *_, last = stub.Answer(wanted, timeout=10)
     [call] = last.done.tool_calls
     assert (call.name, call.arguments, last.done.text) == ("set_lamp", '{"level": 3}', "")
-    assert server.requests[-1]["tool_choice"] == "required"
+    assert model_server.requests[-1]["tool_choice"] == "required"
     call.output = "it is on"
     wanted = asked(request.node.name, tools=tools, called=[call], answer_schema='{"type": "array"}')
     *_, last = stub.Answer(wanted, timeout=10)
     assert (last.done.text, list(last.done.degraded)) == (TEXT, ["schema_unenforced"])
-    body = server.requests[-1]
+    body = model_server.requests[-1]
     assert body["response_format"]["json_schema"]["schema"] == {"type": "array"}
     assert [message["role"] for message in body["messages"]] == [
         *("user", "assistant", "user", "assistant", "tool")
     ]
     assert body["messages"][-1]["content"] == "it is on"
-    server.faults.append("400")  # of a server that knows no schemas
+    model_server.faults.append("400")  # of a server that knows no schemas
     wanted = asked(request.node.name, answer_schema='{"type": "array"}')
     *_, last = stub.Answer(wanted, timeout=10)
     assert last.done.text == TEXT
-    assert ["response_format" in each for each in server.requests[-2:]] == [True, False]
+    assert ["response_format" in each for each in model_server.requests[-2:]] == [True, False]
 
 
 def test_an_answer_comes_from_the_newest_frames(
-    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+    stub: InferenceServiceStub,
+    model_server: ModelServer,
+    feeder: Feeder,
+    request: pytest.FixtureRequest,
 ) -> None:
     question = asked(request.node.name, instructions="Be brief.", temperature=0.5, seed=7)
     events = list(stub.Answer(question, timeout=30))
@@ -153,7 +141,7 @@ def test_an_answer_comes_from_the_newest_frames(
     assert sum(event.HasField("text_delta") for event in events) > 1
     assert (done.frames_seen, done.first_capture_ns, done.last_capture_ns) == (4, 2 * S, 5 * S)
     assert (done.prompt_tokens, done.finish_reason) == (321, gateway_pb2.FINISH_REASON_STOP)
-    [body] = server.requests
+    [body] = model_server.requests
     assert all(abs(a - b) <= 3 for a, b in zip(levels(body), (80, 120, 160, 200), strict=True))
     assert [each["role"] for each in body["messages"]] == ["user", "assistant", "user"]
     assert body["messages"][-1]["content"][-1]["text"] == "Be brief.\n\nWhat is there?"
@@ -175,14 +163,14 @@ def test_length_and_stop_strings_end_an_answer(
 @pytest.mark.parametrize("fault", ["500", "503", "429"])
 def test_a_passing_fault_is_waited_out(
     stub: InferenceServiceStub,
-    server: ModelServer,
+    model_server: ModelServer,
     feeder: Feeder,
     request: pytest.FixtureRequest,
     fault: str,
 ) -> None:
-    server.faults.append(fault)
+    model_server.faults.append(fault)
     assert list(stub.Answer(asked(request.node.name), timeout=30))[-1].done.text == TEXT
-    assert len(server.requests) == 2
+    assert len(model_server.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -198,14 +186,14 @@ def test_a_passing_fault_is_waited_out(
 )
 def test_a_lasting_fault_is_told_without_the_servers_words(
     stub: InferenceServiceStub,
-    server: ModelServer,
+    model_server: ModelServer,
     feeder: Feeder,
     request: pytest.FixtureRequest,
     faults: list[str],
     code: grpc.StatusCode,
     reason: str,
 ) -> None:
-    server.faults.extend(faults)
+    model_server.faults.extend(faults)
     with pytest.raises(grpc.RpcError) as caught:
         list(stub.Answer(asked(request.node.name), timeout=30))
     error = caught.value
@@ -217,11 +205,14 @@ def test_a_lasting_fault_is_told_without_the_servers_words(
 
 
 def test_cancelling_an_answer_closes_the_request(
-    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+    stub: InferenceServiceStub,
+    model_server: ModelServer,
+    feeder: Feeder,
+    request: pytest.FixtureRequest,
 ) -> None:
-    server.hung.clear()
-    server.left.clear()
-    server.faults.append("hang")
+    model_server.hung.clear()
+    model_server.left.clear()
+    model_server.faults.append("hang")
     call = stub.Answer(asked(request.node.name), timeout=30)
 
     def read() -> None:
@@ -230,22 +221,22 @@ def test_cancelling_an_answer_closes_the_request(
 
     reading = threading.Thread(target=read)
     reading.start()
-    assert server.hung.wait(30)
+    assert model_server.hung.wait(30)
     call.cancel()
-    assert server.left.wait(30)
+    assert model_server.left.wait(30)
     reading.join(30)
 
 
 @pytest.mark.parametrize(("yes", "expected"), [(0.8, 0.8 / 0.95), (0.0, 0.0)])
 def test_statements_are_scored_by_probabilities(
     stub: InferenceServiceStub,
-    server: ModelServer,
+    model_server: ModelServer,
     feeder: Feeder,
     request: pytest.FixtureRequest,
     yes: float,
     expected: float,
 ) -> None:
-    server.yes = yes
+    model_server.yes = yes
     scored = stub.ScoreStatements(
         inference_pb2.ScoreStatementsRequest(
             session_id=request.node.name, statements=["it is red", "it is there"]
@@ -254,18 +245,21 @@ def test_statements_are_scored_by_probabilities(
     )
     assert list(scored.probabilities) == pytest.approx([expected] * 2)
     assert (scored.frames_seen, scored.last_capture_ns) == (4, 5 * S)
-    assert all(body["max_tokens"] == 1 for body in server.requests)
+    assert all(body["max_tokens"] == 1 for body in model_server.requests)
 
 
 def test_a_watch_fires_when_its_answer_changes(
-    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+    stub: InferenceServiceStub,
+    model_server: ModelServer,
+    feeder: Feeder,
+    request: pytest.FixtureRequest,
 ) -> None:
-    server.yes = 0.1
+    model_server.yes = 0.1
     watch = gateway_pb2.Watch(watch="w", condition="it is red", interval_s=0.05)
     wanted = inference_pb2.WatchRequest(session_id=request.node.name, watch=watch)
     call = stub.WatchSession(wanted, timeout=60)
-    wait_until(lambda: server.requests, "the first check")
-    server.yes = 0.9
+    wait_until(lambda: model_server.requests, "the first check")
+    model_server.yes = 0.9
     feeder.push(picture(250), 6 * S)
     event = next(call)
     assert event.active
@@ -275,7 +269,10 @@ def test_a_watch_fires_when_its_answer_changes(
 
 
 def test_a_session_moves_with_its_fence_and_its_window(
-    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+    stub: InferenceServiceStub,
+    model_server: ModelServer,
+    feeder: Feeder,
+    request: pytest.FixtureRequest,
 ) -> None:
     name = f"{request.node.name}:moved"
     moved = Feeder(stub, name, grace_s=0, replays=3, fence=2)
@@ -292,18 +289,25 @@ def test_a_session_moves_with_its_fence_and_its_window(
 
 
 def test_a_server_without_probabilities_is_asked_for_words(
-    stub: InferenceServiceStub, server: ModelServer, feeder: Feeder, request: pytest.FixtureRequest
+    model_server: ModelServer, service_process: Callable[..., ServiceProcess]
 ) -> None:
-    """The last here: from then on the worker asks this server for words alone."""
-    server.yes, server.word = None, "<think>yes?</think>No, it is not."
-    wanted = inference_pb2.ScoreStatementsRequest(
-        session_id=request.node.name, statements=["it is red"]
-    )
-    assert list(stub.ScoreStatements(wanted, timeout=30).probabilities) == [0.0]
-    assert ["logprobs" in body for body in server.requests] == [True, False]
-    server.word = "Yes."
-    assert list(stub.ScoreStatements(wanted, timeout=30).probabilities) == [1.0]
-    assert len(server.requests) == 3
+    """By a worker of the test's own, which asks this server for words alone from then on."""
+    settings = relaying(model_server) | {"WORKER_RELAY_KEY": KEY}
+    with grpc.insecure_channel(service_process("inference_worker", **settings).address) as channel:
+        stub = InferenceServiceStub(channel)
+        feeder = Feeder(stub, "relayed", grace_s=0)
+        feeder.push(picture(40), S)
+        model_server.requests.clear()
+        model_server.yes, model_server.word = None, "<think>yes?</think>No, it is not."
+        wanted = inference_pb2.ScoreStatementsRequest(
+            session_id="relayed", statements=["it is red"]
+        )
+        assert list(stub.ScoreStatements(wanted, timeout=30).probabilities) == [0.0]
+        assert ["logprobs" in body for body in model_server.requests] == [True, False]
+        model_server.word = "Yes."
+        assert list(stub.ScoreStatements(wanted, timeout=30).probabilities) == [1.0]
+        assert len(model_server.requests) == 3
+        feeder.close()
 
 
 async def test_make_run_tells_of_a_server_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:

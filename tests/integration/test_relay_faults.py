@@ -4,7 +4,7 @@ sentence of ours, soon, and nobody else is disturbed."""
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from services.inference_worker.relay import upstream
 from sightline.status import details_of
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import InferenceServiceStub
-from tests import forking
 from tests.eventually import wait_until
-from tests.integration.test_relay import KEY, SIDE, TEXT, asked, picture
+from tests.integration.test_relay import TEXT, asked, picture
 from tests.integration.test_worker import Feeder
-from tests.model_server import MODEL, ModelServer, Reply
+from tests.model_server import KEY, ModelServer, Reply, relaying
 from tests.processes import ServiceProcess
 
 SILENT_S = 4.0
@@ -31,34 +30,18 @@ UNAVAILABLE, EXHAUSTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_E
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ModelServer]:
-    server = ModelServer(KEY)
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def worker(
-    server: ModelServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServiceProcess]:
-    environment = {
-        "WORKER_MODEL": f"openai:{server.url}#{MODEL}",
-        "WORKER_RELAY_KEY": KEY,
-        "WORKER_RELAY_TIMEOUT_S": str(SILENT_S),
-        "WORKER_FRAME_PIXELS": str(SIDE * SIDE),
-        forking.IMPORTS: "anew",
-    }
-    process = ServiceProcess("inference_worker", environment, tmp_path_factory.mktemp("relay"))
-    process.start(60)
-    yield process
-    process.stop()
+    model_server: ModelServer, shared_process: Callable[..., ServiceProcess]
+) -> ServiceProcess:
+    settings = {"WORKER_RELAY_KEY": KEY, "WORKER_RELAY_TIMEOUT_S": SILENT_S}
+    return shared_process("inference_worker", **settings, **relaying(model_server))
 
 
 @pytest.fixture
-def stub(worker: ServiceProcess, server: ModelServer) -> Iterator[InferenceServiceStub]:
+def stub(worker: ServiceProcess, model_server: ModelServer) -> Iterator[InferenceServiceStub]:
     """The relay, with a session that has seen a frame."""
-    server.faults.clear()
-    server.requests.clear()
+    model_server.faults.clear()
+    model_server.requests.clear()
     with grpc.insecure_channel(worker.address) as channel:
         stub = InferenceServiceStub(channel)
         feeder = Feeder(stub, "relayed", grace_s=0)
@@ -140,11 +123,11 @@ FAULTS: dict[str, tuple[Reply, grpc.StatusCode, str]] = {
 
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_a_fault_is_told_in_words_of_ours_and_disturbs_nobody(
-    stub: InferenceServiceStub, server: ModelServer, worker: ServiceProcess, name: str
+    stub: InferenceServiceStub, model_server: ModelServer, worker: ServiceProcess, name: str
 ) -> None:
     reply, code, words = FAULTS[name]
     before_kib = memory_kib(worker)
-    server.faults.append(reply)
+    model_server.faults.append(reply)
     failed: list[grpc.RpcError] = []
 
     def ask() -> None:
@@ -154,7 +137,7 @@ def test_a_fault_is_told_in_words_of_ours_and_disturbs_nobody(
 
     asking = threading.Thread(target=ask)
     asking.start()
-    wait_until(lambda: server.requests)
+    wait_until(lambda: model_server.requests)
     assert list(stub.Answer(asked("relayed"), timeout=120))[-1].done.text == TEXT
     asking.join(120)
     [error] = failed
@@ -169,14 +152,16 @@ def memory_kib(worker: ServiceProcess) -> int:
     return int(status.split("VmRSS:")[1].split()[0])
 
 
-def test_a_date_says_when_to_come_back(stub: InferenceServiceStub, server: ModelServer) -> None:
+def test_a_date_says_when_to_come_back(
+    stub: InferenceServiceStub, model_server: ModelServer
+) -> None:
     later = formatdate(time.time() + 900, usegmt=True)
-    server.faults.append(Reply(b"", 429, {"Retry-After": later}))
+    model_server.faults.append(Reply(b"", 429, {"Retry-After": later}))
     with pytest.raises(grpc.RpcError) as caught:
         list(stub.Answer(asked("relayed"), timeout=120))
     details = details_of(caught.value.trailing_metadata())
     assert 600 < details.retry_after_s <= 900
-    assert len(server.requests) == 1, "it is not waited for"
+    assert len(model_server.requests) == 1, "it is not waited for"
 
 
 @pytest.mark.parametrize(
@@ -218,16 +203,16 @@ def test_a_date_says_when_to_come_back(stub: InferenceServiceStub, server: Model
     ],
 )
 def test_an_answer_that_is_odd_is_an_answer(
-    stub: InferenceServiceStub, server: ModelServer, reply: Reply, text: str, finish: str
+    stub: InferenceServiceStub, model_server: ModelServer, reply: Reply, text: str, finish: str
 ) -> None:
-    server.faults.append(reply)
+    model_server.faults.append(reply)
     done = list(stub.Answer(asked("relayed"), timeout=120))[-1].done
     assert done.text == text
     assert gateway_pb2.FinishReason.Name(done.finish_reason) == f"FINISH_REASON_{finish}"
 
 
-def test_a_stream_without_end_ends(stub: InferenceServiceStub, server: ModelServer) -> None:
-    server.faults.append(Reply(delta(content="on and "), then="again"))
+def test_a_stream_without_end_ends(stub: InferenceServiceStub, model_server: ModelServer) -> None:
+    model_server.faults.append(Reply(delta(content="on and "), then="again"))
     done = list(stub.Answer(asked("relayed", max_tokens=16), timeout=120))[-1].done
     assert done.text.startswith("on and on and ")
     assert len(done.text) <= 64 * 17
@@ -236,9 +221,9 @@ def test_a_stream_without_end_ends(stub: InferenceServiceStub, server: ModelServ
 
 @pytest.mark.parametrize("reply", [Reply(HTML), Reply(REFUSAL), Reply(b'{"choices": []}')])
 def test_a_statement_is_not_judged_by_nonsense(
-    stub: InferenceServiceStub, server: ModelServer, reply: Reply
+    stub: InferenceServiceStub, model_server: ModelServer, reply: Reply
 ) -> None:
-    server.faults.append(reply)
+    model_server.faults.append(reply)
     request = inference_pb2.ScoreStatementsRequest(session_id="relayed", statements=["a cup"])
     with pytest.raises(grpc.RpcError) as caught:
         stub.ScoreStatements(request, timeout=120)
@@ -246,10 +231,10 @@ def test_a_statement_is_not_judged_by_nonsense(
 
 
 def test_the_log_has_the_servers_words_without_the_key(
-    stub: InferenceServiceStub, server: ModelServer, worker: ServiceProcess
+    stub: InferenceServiceStub, model_server: ModelServer, worker: ServiceProcess
 ) -> None:
     for reply in (Reply(REFUSAL, 403, JSON), Reply(b"data: " + REFUSAL + b"\n\n")):
-        server.faults.append(reply)
+        model_server.faults.append(reply)
         with pytest.raises(grpc.RpcError):
             list(stub.Answer(asked("relayed"), timeout=120))
     assert "does not like ***" in worker.log()
