@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from services.gateway.sources.rtmp import amf0
 from services.gateway.sources.rtmp.chunks import ChunkReader, ChunkWriter, Message
+from tests.eventually import PATIENCE_S
 
 
 @dataclass
@@ -55,9 +56,9 @@ class RtmpPeer:
         await self.call("publish", 5, None, key, "live", stream=1)
         return (await self.command("onStatus"))[3]
 
-    async def next(self, timeout_s: float = 10) -> Message | None:
+    async def next(self) -> Message | None:
         """The next message; None when the server has closed the connection."""
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(PATIENCE_S):
             while not self.received:
                 try:
                     data = await self.reader.read(65536)

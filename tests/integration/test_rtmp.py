@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -19,7 +20,7 @@ from services.gateway.sources.rtmp import amf0
 from services.gateway.sources.rtmp.chunks import ChunkLimits, ChunkWriter, Message
 from services.gateway.sources.rtmp.connection import RtmpLimits
 from services.gateway.sources.rtmp.server import RtmpServer
-from tests.eventually import eventually, until_threads_end
+from tests.eventually import PATIENCE_S, eventually, until_threads_end
 from tests.rtmp_peer import RtmpPeer
 from tests.sources import KEY, Clip, OneKeyGate, encode_clip, write_clip
 
@@ -37,14 +38,21 @@ class Harness:
         return f"rtmp://127.0.0.1:{self.server.port}/live/{key}"
 
 
+PATIENT = RtmpLimits(
+    handshake_s=PATIENCE_S,
+    setup_s=PATIENCE_S,
+    first_picture_s=PATIENCE_S,
+    idle_s=PATIENCE_S,
+    chunks=ChunkLimits(message_bytes=1_000_000),
+)
+
+
 @pytest.fixture
-async def rtmp() -> AsyncIterator[Harness]:
-    """A running server with short limits; at the end nothing may be left of it."""
-    limits = RtmpLimits(
-        setup_s=2.0, first_picture_s=2.0, idle_s=2.0, chunks=ChunkLimits(message_bytes=1_000_000)
-    )
+async def rtmp(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
+    """A running server that a busy machine does not put out of patience, but for what a test's
+    parameter says; at the end nothing may be left of it."""
     threads = set(threading.enumerate())
-    harness = Harness(limits)
+    harness = Harness(replace(PATIENT, **getattr(request, "param", {})))
     await harness.server.start()
     yield harness
     await harness.server.aclose()
@@ -125,7 +133,7 @@ async def test_gstreamer_publishes_slices_and_hears_why_not(rtmp: Harness) -> No
     assert len(sink.pictures) == 30
     assert not sink.drops
     refused = await start(pipeline("wrong").split())
-    _, errors = await asyncio.wait_for(refused.communicate(), 20)
+    _, errors = await asyncio.wait_for(refused.communicate(), PATIENCE_S)
     assert refused.returncode != 0
     assert rtmp.server.counts["refused_key"] == 1
 
@@ -136,7 +144,7 @@ async def test_a_wrong_key_and_a_second_publisher_are_told_apart(rtmp: Harness) 
     await eventually(lambda: rtmp.gate.sinks and rtmp.gate.sinks[0].pictures)
     for key, complaint in ((KEY, "somebody else is publishing"), ("wrong", "no session has")):
         other = await start(ffmpeg(*LIVE, "-t", "2", source=SOURCE, url=rtmp.url(key)))
-        _, errors = await asyncio.wait_for(other.communicate(), 15)
+        _, errors = await asyncio.wait_for(other.communicate(), PATIENCE_S)
         assert other.returncode != 0
         assert complaint in errors.decode()
     before = len(rtmp.gate.sinks[0].pictures)
@@ -181,7 +189,7 @@ async def test_pyav_publishes_and_leaves(rtmp: Harness, tmp_path: Path, codec: s
     """All but H.264 as Enhanced RTMP."""
     path = write_clip(tmp_path / "clip.mp4", codec, seconds=1)
     process = await start(pyav(path, rtmp.url(), 3))
-    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 0, errors
     await eventually(lambda: rtmp.gate.released_keys)
     (sink,) = rtmp.gate.sinks
@@ -194,7 +202,7 @@ async def test_pyav_publishes_and_leaves(rtmp: Harness, tmp_path: Path, codec: s
 async def test_pyav_hears_of_a_wrong_key(rtmp: Harness, tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", seconds=1)
     process = await start(pyav(path, rtmp.url("wrong"), 10))
-    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 1
     assert b"refused" in errors
     assert not rtmp.gate.sinks
@@ -320,14 +328,19 @@ async def test_acknowledgements_and_pings(rtmp: Harness) -> None:
 
 
 async def test_a_first_picture_is_decoded_at_once(rtmp: Harness, clip: Clip) -> None:
-    async with await RtmpPeer.open(rtmp.server.port) as peer:
-        await peer.publish(KEY)
-        await peer.media(9, 0, b"\x17\x00\x00\x00\x00" + clip.extradata)
-        sent_ns = time.time_ns()
-        await peer.media(9, 0, b"\x17\x01\x00\x00\x00" + clip.packets[0][0])
-        await eventually(lambda: rtmp.gate.sinks[0].pictures)
-    elapsed_ms = (rtmp.gate.sinks[0].pictures[0].at_ns - sent_ns) / 1e6
-    assert elapsed_ms < 900  # not two seconds, as players wait before they believe a stream
+    """Not after two seconds, as players wait before they believe a stream. The quickest of some
+    tries counts, since a machine may be busy."""
+    for number in range(10):
+        async with await RtmpPeer.open(rtmp.server.port) as peer:
+            await peer.publish(KEY)
+            await peer.media(9, 0, b"\x17\x00\x00\x00\x00" + clip.extradata)
+            sent_ns = time.time_ns()
+            await peer.media(9, 0, b"\x17\x01\x00\x00\x00" + clip.packets[0][0])
+            await eventually(lambda: rtmp.gate.sinks[-1].pictures)
+        if rtmp.gate.sinks[-1].pictures[0].at_ns - sent_ns < 900_000_000:
+            return
+        await eventually(lambda gone=number + 1: len(rtmp.gate.released_keys) == gone)
+    pytest.fail("no first picture came within 900 ms")
 
 
 async def test_a_key_is_looked_at_before_it_is_announced_as_good(rtmp: Harness) -> None:
@@ -360,13 +373,14 @@ SOUND = (8, b"\xaf\x01" + bytes(100))
 
 
 @pytest.mark.parametrize(
-    ("pictures", "blind", "told"),
+    ("rtmp", "pictures", "blind", "told"),
     [
-        (0, False, "only sound came"),
-        (0, True, "no picture could be decoded"),
-        (1, False, "no picture for 2 seconds"),
+        ({"first_picture_s": 3.0}, 0, False, "only sound came"),
+        ({"first_picture_s": 3.0}, 0, True, "no picture could be decoded"),
+        ({"idle_s": 2.0}, 1, False, "no picture for 2 seconds"),
     ],
     ids=["sound", "no header", "bytes without pictures"],
+    indirect=["rtmp"],
 )
 async def test_who_brings_no_picture_is_told_so(
     rtmp: Harness, clip: Clip, pictures: int, blind: bool, told: str
@@ -461,18 +475,23 @@ async def test_bad_metadata_and_broken_video_do_not_end_a_stream(rtmp: Harness, 
     assert sink.drops == {"no_sequence_header": 1, "corrupt": 1}
 
 
-async def test_those_who_never_publish_and_those_who_fall_silent_are_cut_off(rtmp: Harness) -> None:
+@pytest.mark.parametrize("rtmp", [{"setup_s": 5.0}], indirect=True)
+async def test_those_who_never_publish_are_cut_off(rtmp: Harness) -> None:
     async with (
         await RtmpPeer.open(rtmp.server.port, handshake=False) as mute,
         await RtmpPeer.open(rtmp.server.port) as idle,
-        await RtmpPeer.open(rtmp.server.port) as silent,
     ):
         await idle.connect()
-        await silent.publish(KEY)
         assert await mute.closed()
         assert await idle.closed()
-        assert await silent.closed()
     assert rtmp.server.counts["setup_timeout"] == 2
+
+
+@pytest.mark.parametrize("rtmp", [{"first_picture_s": 1.0}], indirect=True)
+async def test_those_who_fall_silent_are_cut_off(rtmp: Harness) -> None:
+    async with await RtmpPeer.open(rtmp.server.port) as silent:
+        await silent.publish(KEY)
+        assert await silent.closed()
     assert rtmp.server.counts["idle"] == 1
     assert rtmp.gate.sinks[0].reasons == ["idle"]
 
