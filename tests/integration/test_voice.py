@@ -19,7 +19,7 @@ from services.tts.voices import installed_voice
 from sightline import TalkEvent, TalkKind, aio
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually
 from tests.processes import ServiceProcess, free_port
 from tests.suite import Suite, write_clip
 from tests.unit.fake_worker import FakeWorker
@@ -249,14 +249,15 @@ async def test_what_is_said_in_a_video_is_heard_when_it_is_said(
         GATEWAY_RTMP_PORT="",
     )
     async with aio.connect(gateway.address) as client:
-        session = await client.open("host.mp4", on_server=True, listen=True)
         began_ns = time.time_ns()
+        session = await client.open("host.mp4", on_server=True, listen=True)
+        opened_ns = time.time_ns()
         while not (transcript := await session.transcript()):
             await asyncio.sleep(0.2)
-            assert time.time_ns() - began_ns < 60e9
+            assert time.time_ns() - opened_ns < PATIENCE_S * 1e9
         await session.ask("what did the host do").result()
     await worker.stop()
     assert words(" ".join(each.text for each in transcript)) == words(said.text)
-    start_s = (transcript[0].start_ns - began_ns) / 1e9
-    assert start_s == pytest.approx(1.5, abs=1.5)
+    # It began to be heard at some time in between, and is told when it was said, not recognised.
+    assert began_ns <= transcript[0].start_ns <= opened_ns + 3e9
     assert words(worker.asked[0].said).count("circle") == 1

@@ -112,7 +112,7 @@ async def test_a_context_takes_no_longer_than_its_deadline() -> None:
         fake.hang = True
         started = time.monotonic()
         assert await peer.context("c", 10) is None
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < PATIENCE_S
         fake.hang = False
 
 
@@ -127,7 +127,7 @@ async def test_many_contexts_at_once_do_not_time_each_other_out() -> None:
         fake.hang = True
         began = time.monotonic()
         assert await asyncio.gather(*(peer.context("c", 5) for _ in range(150))) == [None] * 150
-        assert time.monotonic() - began < 10.0  # not the sum of their deadlines
+        assert time.monotonic() - began < PATIENCE_S  # not the sum of their deadlines
         fake.hang = False
 
 

@@ -86,4 +86,4 @@ def test_client_secrets_are_asked_for_or_refused(body: dict[str, Any]) -> None:
 @settings(max_examples=50)
 @given(st.text(max_size=60))
 def test_what_is_no_json_is_refused(text: str) -> None:
-    _taken(lambda: client.parsed(text))
+    assert _taken(lambda: client.parsed(text)) is None

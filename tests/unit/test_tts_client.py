@@ -72,7 +72,7 @@ async def test_audio_comes_while_text_is_still_written() -> None:
         await heard.wait()  # without audio for the first piece this never ends
         yield "two."
 
-    async with _speech() as (peer, fake), asyncio.timeout(10):
+    async with _speech() as (peer, fake), asyncio.timeout(PATIENCE_S):
         chunks, said = [], []
         async for chunk in peer.speak(text(), "en"):
             chunks.append(chunk.pcm)
