@@ -73,7 +73,7 @@ class Driver:
         capabilities = {
             "goog:chromeOptions": {"binary": shutil.which(CHROMIUM), "args": flags},
             "goog:loggingPrefs": {"browser": "ALL"},
-            "timeouts": {"script": 30_000, "pageLoad": 30_000},
+            "timeouts": {"script": 60_000, "pageLoad": 60_000},
         }
         reply = self.call("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
         self._session = f"/session/{reply['sessionId']}"
@@ -114,7 +114,7 @@ class Driver:
             headers={"Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as reply:
+            with urllib.request.urlopen(request, timeout=90) as reply:
                 return json.load(reply)["value"]
         except urllib.error.HTTPError as error:
             value = json.load(error)["value"]

@@ -134,9 +134,7 @@ def live(driver: Driver, suite: Suite, clip: Clip) -> Iterator[Page]:
     assert not complaints, "\n".join(complaints)
 
 
-def wait_for_state(
-    suite: Suite, session: str, state: str, *, processed: int = 1, timeout_s: float = 30
-) -> dict[str, Any]:
+def wait_for_state(suite: Suite, session: str, state: str, *, processed: int = 1) -> dict[str, Any]:
     """Wait until the gateway reports a session in this state with so many frames understood."""
 
     def there() -> dict[str, Any] | None:
@@ -144,7 +142,7 @@ def wait_for_state(
         understood = int(found.get("stats", {}).get("frames_processed", 0))
         return found if found["state"] == state and understood >= processed else None
 
-    found = wait_until(there, f"{state} of {processed} frames", timeout_s=timeout_s)
+    found = wait_until(there, f"{state} of {processed} frames")
     assert found is not None
     return found
 
@@ -434,9 +432,18 @@ def test_a_closed_page_ends_its_publication(open_page: OpenPage, suite: Suite) -
     page.click("#camera")
     page.wait_text("#picture-state", "live")
     (session,) = suite.api("GET", "api/sessions")["sessions"]
+
+    def goodbyes() -> list[str]:
+        told = (
+            each for each in suite.gateway.log_entries() if "WHIP publisher left" in each["message"]
+        )
+        return [each["reason"] for each in told]
+
+    before = len(goodbyes())
     page.goto("about:blank")
-    # sooner than a publisher that just falls silent would be noticed
-    wait_for_state(suite, session["id"], "SESSION_STATE_STALLED", timeout_s=12)
+    wait_for_state(suite, session["id"], "SESSION_STATE_STALLED")
+    wait_until(lambda: len(goodbyes()) > before)
+    assert goodbyes()[before:] == ["publisher_left"], "one that falls silent is idle"
 
 
 def test_the_line_comes_back_with_its_conversation(

@@ -23,14 +23,13 @@ from services.common.jpeg import encode_jpeg
 from services.local.clip import Clip
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
-from tests.eventually import wait_until
+from tests.eventually import PATIENCE_S, wait_until
 from tests.garbage import throw_at_methods, throw_at_port
 from tests.processes import REPOSITORY, SHAPES, ServiceProcess, free_port
 from tests.publish import RtmpPublisher
 from tests.suite import write_clip
 
 FOOTAGE = REPOSITORY.parent / "shared" / "media"
-PATIENCE_S = 60.0
 WORKER = {
     "WORKER_MODEL": str(SHAPES),
     "WORKER_THREADS": "1",

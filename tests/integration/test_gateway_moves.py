@@ -16,13 +16,12 @@ import pytest
 from services.local.clip import Clip
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1 import gateway_pb2_grpc
-from tests.eventually import wait_until
+from tests.eventually import PATIENCE_S, wait_until
 from tests.processes import SHAPES, ServiceProcess
 from tests.suite import write_clip
 
 pytestmark = pytest.mark.option
 
-PATIENCE_S = 60.0
 WORKER = {
     "WORKER_MODEL": str(SHAPES),
     "WORKER_THREADS": "1",

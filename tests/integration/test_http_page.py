@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from services.local.clip import Clip
-from tests.eventually import wait_until
+from tests.eventually import PATIENCE_S, wait_until
 from tests.processes import REPOSITORY
 from tests.suite import Suite
 
 PAGE = REPOSITORY / "docs" / "http.md"
-PATIENCE_S = 60.0
 
 
 def _blocks() -> list[str]:

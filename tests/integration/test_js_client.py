@@ -12,13 +12,13 @@ from clients.js import contract
 from services.local.clip import Clip
 from sightline.version import __version__
 from tests.e2e.wire import Wire
+from tests.eventually import PATIENCE_S
 from tests.processes import REPOSITORY
 from tests.suite import Suite, passing_condition
 
 CLIENT = REPOSITORY / "clients" / "js"
 PROGRAM = REPOSITORY / "tests" / "integration" / "js_client.mjs"
 VOICE = PROGRAM.with_name("js_voice.mjs")
-PATIENCE_S = 60.0
 NODE = ("node", "--experimental-websocket", "--no-warnings")  # which Node 22 has anyway
 
 

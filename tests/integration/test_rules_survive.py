@@ -13,6 +13,7 @@ from aiohttp import web
 
 from sightline.v1 import gateway_pb2, gateway_pb2_grpc
 from sightline.v1 import rules_pb2 as pb
+from tests.eventually import PATIENCE_S
 from tests.processes import SHAPES, RedisServer, ServiceProcess, free_port
 from tests.suite import passing_condition, write_clip
 
@@ -24,7 +25,6 @@ WORKER = {
     "WORKER_KV_MEMORY_BYTES": str(256 << 20),
 }
 SECONDS = 12.0  # of the clip, in which the condition begins to hold once and ceases once
-PATIENCE_S = 60.0
 
 
 class Receiver:

@@ -14,14 +14,13 @@ import pytest
 
 import sightline
 from services.local.clip import Clip, Fact
-from tests.eventually import wait_until
+from tests.eventually import PATIENCE_S, wait_until
 from tests.processes import REPOSITORY
 from tests.suite import Suite, write_clip
 
 TRUE_SHARE = 0.75  # of single answers about a live stream; `make eval` measures the model itself
 KINDS = ("colour", "shape", "direction")  # of which the answer differs from moment to moment
 MARGIN_S = 0.4  # around a change of the truth, either answer is right
-PATIENCE_S = 60.0
 
 
 @pytest.fixture

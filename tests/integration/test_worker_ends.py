@@ -18,9 +18,9 @@ import pytest
 
 from sightline.v1 import gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import InferenceServiceStub
+from tests.eventually import PATIENCE_S
 from tests.processes import SHAPES, ServiceProcess
 
-PATIENCE_S = 60.0
 FEWEST = 20  # answers under way; a busy machine ends the first before the last are asked for
 ENVIRONMENT = {
     "WORKER_MODEL": str(SHAPES),

@@ -36,11 +36,10 @@ from sightline.v1.inference_pb2_grpc import (
     add_InferenceServiceServicer_to_server,
 )
 from tests.checkpoints import write_checkpoint
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually
 from tests.processes import ServiceProcess
 from tests.unit.tiny import Bench, random_picture, tiny_model
 
-PATIENCE_S = 20.0
 FAULT = 14  # "blue": the token that faults are tied to
 METHODS = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].methods_by_name
 
