@@ -16,9 +16,10 @@ from services.gateway import metrics
 from services.gateway.config import GatewayConfig
 from services.gateway.frames.pace import Pace
 from services.gateway.sessions import session as session_module
+from services.gateway.sessions.arrivals import STALL_S
 from services.gateway.sessions.key_gate import KeyGate
 from services.gateway.sessions.memory_trimmer import MemoryTrimmer
-from services.gateway.sessions.session import STALL_S, Session
+from services.gateway.sessions.session import Session
 from services.gateway.sessions.session_spec import SessionSpec
 from services.gateway.sessions.states import ENDED, LIVE, STALLED, WAITING
 from services.gateway.sources.source import DecodedFrame

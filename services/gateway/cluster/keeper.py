@@ -229,7 +229,7 @@ class Keeper:
         if used is None:
             await self._let_go(session)
             return
-        session.note_lease(time.monotonic() + self._config.lease_s)
+        session.lease.note(time.monotonic() + self._config.lease_s)
         if used:
             session.touch()
 
@@ -248,7 +248,7 @@ class Keeper:
     async def _let_go_of_superseded(self) -> None:
         """Redis is away, and workers have the last word about who has a session."""
         for session in self._sessions.all():
-            session.note_lease(float("inf"))
+            session.lease.note(float("inf"))
             if session.feed.placement.superseded:
                 metrics.SESSIONS_LOST.inc()
                 self._sessions.leave(session, self._remotes.of(self._lease_of(session)))

@@ -11,17 +11,18 @@ from functools import partial
 from services.common.in_flight import InFlight
 from services.common.redaction import redacted
 from services.gateway.config import GatewayConfig
-from services.gateway.frames.frame_counts import FAMILIAR, FrameCounts
-from services.gateway.frames.frame_meter import FrameMeter
+from services.gateway.frames.frame_counts import FrameCounts
 from services.gateway.frames.frame_size import FrameSize
 from services.gateway.frames.gaps import Gaps
-from services.gateway.frames.pace import Pace
-from services.gateway.frames.picture_health import Condition, HealthLimits
-from services.gateway.frames.sampler import RATE_LOWERED, Glimpse, SampledFrame, Sampler
+from services.gateway.frames.picture_health import Condition
+from services.gateway.frames.sampler import Glimpse, SampledFrame, Sampler
 from services.gateway.playback.broadcast import Broadcast
 from services.gateway.playback.recording import Recording
-from services.gateway.sessions.degradation import DEGRADED_S, UNFAMILIAR_PICTURE, Degradation
+from services.gateway.sessions.arrivals import Arrivals
+from services.gateway.sessions.bounds import decode_budget, health_limits
+from services.gateway.sessions.figures import Figures
 from services.gateway.sessions.frame_feed import FrameFeed
+from services.gateway.sessions.own_lease import OwnLease
 from services.gateway.sessions.own_source import OwnSource
 from services.gateway.sessions.publisher import Publisher
 from services.gateway.sessions.question_queue import QuestionQueue
@@ -29,8 +30,7 @@ from services.gateway.sessions.rate_steering import RateSteering
 from services.gateway.sessions.session_spec import NEVER, SessionSpec
 from services.gateway.sessions.source_condition import SourceCondition
 from services.gateway.sessions.states import ENDED, LIVE, STALLED, WAITING
-from services.gateway.sources.patience import NEXT_S
-from services.gateway.sources.source import DecodeBudget, FrameSink, Source
+from services.gateway.sources.source import FrameSink, Source
 from services.gateway.voice.transcript import Transcript, lines_of
 from services.gateway.workers.placement import Placement
 from services.gateway.workers.resizing import resize
@@ -46,9 +46,6 @@ DEFAULT_FPS = 8.0
 CREDIT = 64  # frames a lossless pusher may have on the way when nothing waits
 SILENT_S = 3.0  # without a picture, after which a publisher makes way for another with its key
 EVICT_S = 5.0  # what it gets to leave
-LEASE_S = 2.0  # that a question waits to hear whether the session still is this gateway's
-STALL_S = 5.0  # without a picture, after which a session is not live, …
-SLOW_STALL_S = NEXT_S  # … or up to this where its pictures are always far apart
 
 
 class Session:
@@ -82,8 +79,7 @@ class Session:
         self.viewers = 0
         self.alive = True
         self.moved = False  # to another gateway
-        self._lease_until_s = float("inf")
-        self._lease_told = asyncio.Event()
+        self.lease = OwnLease()
         self.source_kind = "file" if spec.source else ""
         self.counts = FrameCounts()
         self._publisher: Publisher | None = None  # who is publishing now
@@ -99,12 +95,7 @@ class Session:
             capacity=config.ring_frames,
             lossless=spec.lossless,
             counts=self.counts,
-            budget=DecodeBudget(
-                decoder_bytes=config.decoder_bytes,
-                picture_s=config.picture_s,
-                threads=config.decode_threads,
-                device=config.hwaccel,
-            ),
+            budget=decode_budget(config),
         )
         self._num_glimpses = config.delegate_frames
         if spec.delegate != NEVER:
@@ -112,14 +103,7 @@ class Session:
         steers = config.adaptive_rate and not spec.lossless
         self._rate = RateSteering(self.id, self.sampler, self.fps, steers=steers)
         self._source = SourceCondition(self.id)
-        self._health_limits = HealthLimits(
-            dark_level=config.dark_level,
-            dark_s=config.dark_s,
-            covered_level=config.covered_level,
-            covered_s=config.covered_s,
-            frozen_s=0.0 if spec.repeats else config.frozen_s,  # a photograph is, too
-            repeating_s=0.0 if spec.repeats else config.repeating_s,
-        )
+        self._health_limits = health_limits(config, repeats=spec.repeats)
         self.transcript: Transcript | None = None  # of what is said in it; None: nobody listens
         self._new_transcript = partial(Transcript, config.transcript_s, config.said_s)
         self.deaf = False  # what is said in it is not understood for now
@@ -155,12 +139,10 @@ class Session:
             reason=Reason.TOO_MANY_WATCHES,
         )
         self._resizing = asyncio.Lock()
-        self._degraded = Degradation()
+        self._figures = Figures(self.counts, self.feed, self._rate)
         self._source_failed = False
-        self._arrived_s = self.since_s  # when pictures were last seen to have come
-        self._pace = Pace(STALL_S, SLOW_STALL_S)
+        self._arrivals = Arrivals()
         self._left_s = self.since_s  # when the last publisher left
-        self._meter = FrameMeter(self.counts)
         if before is not None:
             self._go_on(before, stream)
 
@@ -205,7 +187,7 @@ class Session:
     def leave(self) -> None:
         """Take no more pictures: another gateway does. Questions go on; `aclose` follows."""
         self.moved = True
-        self.note_lease(float("inf"))
+        self.lease.note(float("inf"))
         if self._publisher is not None:
             self._publisher.refuse()
             self._publisher = None
@@ -233,16 +215,13 @@ class Session:
         """Be what it was, as far as the worker still knows it."""
         self.created_ns = before.created_ns
         self.source_kind = before.source_kind
-        self.counts.restore(before.stats, stream.last_capture_ns)
-        self._meter.skip()
+        self._figures.go_on(before.stats, stream)
         if before.stats.frames_received:
             self.sampler.settle_size(before.frame_width, before.frame_height)
         if before.state == ENDED:
             self.state = ENDED
         elif before.state in (LIVE, STALLED) and not self.spec.source:
             self.state = STALLED
-        if before.stats.frames_processed and not stream.resumed:
-            self._degraded.lose_window()
 
     # --- changes while it runs --------------------------------------------------------------
 
@@ -289,7 +268,7 @@ class Session:
         publisher = self._publisher
         if publisher is None or publisher.evict is None:
             return
-        if time.monotonic() - max(self._arrived_s, publisher.admitted_s) > SILENT_S:
+        if time.monotonic() - max(self._arrivals.last_s, publisher.admitted_s) > SILENT_S:
             log.info("publisher replaced", extra={"session": self.id, "kind": publisher.kind})
             publisher.evict()
             with contextlib.suppress(TimeoutError):
@@ -393,17 +372,8 @@ class Session:
     async def wait_placed(self, timeout_s: float) -> bool:
         """Wait while the session moves to another worker; False when none took it in time, or none
         is there that could."""
-        if time.monotonic() > self._lease_until_s:  # we slept: another gateway may have it by now
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(timeout_s, LEASE_S)):
-                    await self._lease_told.wait()
+        await self.lease.wait_told(timeout_s)
         return await self.feed.wait_placed(timeout_s)
-
-    def note_lease(self, until_s: float) -> None:
-        """The session is this gateway's until then (monotonic), as far as others know."""
-        self._lease_until_s = until_s
-        self._lease_told.set()
-        self._lease_told = asyncio.Event()
 
     @property
     def published(self) -> bool:
@@ -463,11 +433,11 @@ class Session:
     @property
     def unfamiliar(self) -> bool:
         """Whether its newest pictures are unlike those that its model was trained on."""
-        return self.counts.strangeness > FAMILIAR
+        return self._figures.unfamiliar
 
     def note_degraded(self, flags: list[str]) -> None:
         """Remember what an answer went without; an empty list says that all is well again."""
-        self._degraded.note(flags)
+        self._figures.note_degraded(flags)
 
     def touch(self) -> None:
         self.used_s = time.monotonic()
@@ -491,15 +461,9 @@ class Session:
 
     def tick(self, now_s: float) -> None:
         """Once a second: rates, and the counters that Prometheus reads."""
-        counts, before = self._meter.tick(now_s, self.source_kind or "none")
-        silent_s = now_s - max(self._arrived_s, self.since_s)
-        if counts.received != before.received:
-            if before.received:
-                self._pace.paused(now_s - self._arrived_s)
-            self._arrived_s = now_s
-        elif self.waiting_frames:
-            self._arrived_s = now_s
-        elif self.state == LIVE and silent_s > self._pace.patience_s:
+        counts, before = self._figures.tick(now_s, self.source_kind or "none")
+        self._arrivals.note(now_s, counts, before, waiting=bool(self.waiting_frames))
+        if self.state == LIVE and self._arrivals.stopped(now_s, self.since_s):
             self._enter(STALLED)  # a publisher or a camera that is there and shows nothing
         away = self.moving or self.feed.window.replaying
         busy = self.worker.load.device_busy
@@ -522,7 +486,7 @@ class Session:
             frame_height=self.sampler.size[1],
             worker=self.feed.placement.worker.name,
             created_ns=self.created_ns,
-            stats=self._stats(),
+            stats=self._figures.message(self._flags()),
             delivery=(
                 gateway_pb2.DELIVERY_LOSSLESS if self.spec.lossless else gateway_pb2.DELIVERY_NEWEST
             ),
@@ -537,41 +501,9 @@ class Session:
             delegate_to=self.spec.delegate_to,
         )
 
-    def _stats(self) -> gateway_pb2.SessionStats:
-        counts = self.counts.copy()
-        p50_ms, p95_ms = self.feed.latencies.percentiles_ms(time.monotonic(), (0.50, 0.95))
-        history = counts.reused_segments + counts.recomputed_segments
-        return gateway_pb2.SessionStats(
-            fps_in=self._meter.received_per_s,
-            fps_processed=self._meter.processed_per_s,
-            frames_received=counts.received,
-            frames_sampled=counts.sampled,
-            frames_processed=counts.processed,
-            dropped=counts.dropped,
-            frame_latency_p50_ms=p50_ms,
-            frame_latency_p95_ms=p95_ms,
-            kv_hit_ratio=counts.reused_segments / history if history else 1.0,
-            last_capture_ns=counts.understood_ns,
-            clock_source=counts.clock_source or "",
-            degraded=self._flags(),
-            source_width=counts.source_width,
-            source_height=counts.source_height,
-            fps_allowed=self._rate.fps,
-            strangeness=counts.strangeness,
-            frames_unfamiliar=counts.unfamiliar,
-        )
-
     def _flags(self) -> list[str]:
-        oldest_s = time.monotonic() - DEGRADED_S
-        flags = self._degraded.flags(oldest_s)
-        if self.unfamiliar:
-            flags.append(UNFAMILIAR_PICTURE)
-        if not self.feed.connected:
-            flags.append("worker_unavailable")
-        if self.feed.refused_s > oldest_s:
-            flags.append("worker_full")
-        if self._rate.lowered:
-            flags.append(RATE_LOWERED)
+        """What it goes without for a reason of its own."""
+        flags = []
         if self._source_failed:
             flags.append("source_failed")
         if self.deaf:
