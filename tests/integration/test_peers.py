@@ -87,7 +87,7 @@ def reached(address: str, credentials: grpc.ChannelCredentials | None) -> bool:
     with channel:
         stub = dialogue_pb2_grpc.DialogueServiceStub(channel)
         try:
-            stub.Open(dialogue_pb2.OpenConversationRequest(id="c"), timeout=3)
+            stub.Open(dialogue_pb2.OpenConversationRequest(id="c"), timeout=PATIENCE_S)
         except grpc.RpcError as error:
             return error.code() is not grpc.StatusCode.UNAVAILABLE
     return True
@@ -128,8 +128,9 @@ async def test_a_service_of_another_authority_or_name_is_not_talked_to(
         channel, _ = channel_to(dialogue.address, identity)
         async with channel:
             stub = dialogue_pb2_grpc.DialogueServiceStub(channel)
-            with pytest.raises(grpc.aio.AioRpcError):
-                await stub.Open(request, timeout=2)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.Open(request, timeout=PATIENCE_S)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     named = Identity(
         files.authority.ca, files.folder / "tls.crt", files.folder / "tls.key", "localhost"
     )

@@ -1,6 +1,7 @@
 """The relay worker, a real process, before a model server that speaks as the real ones do."""
 
 import base64
+import contextlib
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from services.local import model_servers
 from sightline.status import details_of
 from sightline.v1 import dialogue_pb2, gateway_pb2, inference_pb2
 from sightline.v1.inference_pb2_grpc import InferenceServiceStub
-from tests.eventually import wait_until
+from tests.eventually import PATIENCE_S, wait_until
 from tests.integration.test_worker import Feeder
 from tests.model_server import KEY, MODEL, SIDE, WORDS, ModelServer, relaying
 from tests.processes import ServiceProcess
@@ -213,18 +214,21 @@ def test_cancelling_an_answer_closes_the_request(
     model_server.hung.clear()
     model_server.left.clear()
     model_server.faults.append("hang")
-    call = stub.Answer(asked(request.node.name), timeout=30)
+    call = stub.Answer(asked(request.node.name), timeout=PATIENCE_S)
+    codes: list[grpc.StatusCode] = []
 
     def read() -> None:
-        with pytest.raises(grpc.RpcError):
+        with contextlib.suppress(grpc.RpcError):
             list(call)
+        codes.append(call.code())
 
     reading = threading.Thread(target=read)
     reading.start()
     assert model_server.hung.wait(30)
     call.cancel()
     assert model_server.left.wait(30)
-    reading.join(30)
+    reading.join(PATIENCE_S)
+    assert codes == [grpc.StatusCode.CANCELLED]
 
 
 @pytest.mark.parametrize(("yes", "expected"), [(0.8, 0.8 / 0.95), (0.0, 0.0)])

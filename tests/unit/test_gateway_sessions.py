@@ -751,8 +751,9 @@ async def test_an_absurd_capture_time_ends_nothing() -> None:
             await call.write(pb.PushFramesRequest(frame=frame))
             await call.write(pb.PushFramesRequest(end=pb.PushEnd()))
             if number % 2:
-                with pytest.raises(grpc.aio.AioRpcError):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await _read_all(call)
+                assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             else:
                 assert (await _read_all(call))[-1].understood == 1
         assert session.counts.processed == 3

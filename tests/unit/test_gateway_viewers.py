@@ -454,8 +454,9 @@ async def test_a_conversation_that_is_deleted_does_not_come_back() -> None:
         viewer = await _viewer(parts, conversation="c")
         await viewer.ask("what happened", "t1")
         await viewer.until("answer_done")
-        with pytest.raises(grpc.aio.AioRpcError):  # dialogue is away
+        with pytest.raises(grpc.aio.AioRpcError) as refused:  # dialogue is away
             await parts.stub.DeleteConversation(DeleteConversationRequest(conversation="c"))
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         dialogue.refuse = None
         await eventually(lambda: not parts.viewers.turns.num_waiting)
         assert dialogue.turns("c") == []
