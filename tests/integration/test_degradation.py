@@ -79,10 +79,12 @@ class Scripted:
 
     def _sample(self, logits: torch.Tensor, runs: list[Run]) -> list[RunOutput]:
         asked = [run for run in runs if not run.answered]  # for a score, or the first word
+        told = [self.say(len(run.answered)) for run in runs]
+        # After it: who has seen these numbers may change what is said, from the next look on.
         self.num_scored += len(asked)
         seen = [run.seen[-1].captured_ns[1] for run in asked if run.seen]
         self.newest_scored = max([self.newest_scored, *seen])
-        return [self.say(len(run.answered)) for run in runs]
+        return told
 
     @contextlib.asynccontextmanager
     async def serving(self, folder: Path, fallback: Any = None) -> AsyncIterator["Scripted"]:
