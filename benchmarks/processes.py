@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -56,11 +57,12 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Redis, dialogue, tts, one worker and the gateway, or that worker alone, until the context
     ends. The services' own variables reach them, so that `WORKER_THREADS=1 make bench` measures
-    that. media: folder that sessions may read. model: another than is configured.
+    that. media: folder that sessions may read. model: another than is configured, which is the
+    built-in one where nothing is.
     Raises ProcessError for what does not come up."""
     config = LocalConfig.from_env().on_free_ports().with_ports()
-    if model:
-        config = replace(config, worker_model=model)
+    if model or not {"MODEL", "WORKER_MODEL"} & os.environ.keys():
+        config = replace(config, worker_model=model or "builtin")
     redis = folder / "redis"
     redis.mkdir()
     suite = Suite(config, folder, redis, lambda process, what: None, media=media)

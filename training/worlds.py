@@ -293,10 +293,10 @@ class WideWorld:
 
 @dataclass(frozen=True)
 class GoodsWorld(WideWorld):
-    """A shop of real goods, photographs of them, and drawings that grow, in frames of `side`
-    pixels. Its pictures are of the drawn shop too."""
+    """A shop of real goods, the drawn shop, photographs of goods, and drawings that grow, in frames
+    of `side` pixels."""
 
-    scenes: tuple[wide.World, ...] = ("goods", "goods", "goods", "photographs", "sketch")
+    scenes: tuple[wide.World, ...] = ("goods", "goods", "goods", "shop", "photographs", "sketch")
     side: int = 192
     words: tuple[str, ...] = field(
         default_factory=lambda: tuple(
@@ -312,7 +312,7 @@ class GoodsWorld(WideWorld):
         return WideTake(clip, self.talk, self.withheld if split == "train" else ())
 
     def pictures(self, seed: int, rng: Generator, grid: int) -> tuple[Pixels, Truth]:
-        scene = pick(rng, ("shop", *dict.fromkeys(self.scenes), *_PICTURES))
+        scene = pick(rng, (*dict.fromkeys(self.scenes), *_PICTURES))
         pace = 0.5 if scene == "photographs" else 1.0  # another one each time, mostly
         clip = self._clip(seed, _PICTURES_PER_STORY, scene, "train", pace)
         truth = WideTake(clip, 0.0).truth(grid)

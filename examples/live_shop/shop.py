@@ -324,7 +324,7 @@ async def main() -> None:
     parser.add_argument("session", help="a live session's name")
     parser.add_argument("--server", help="$SIGHTLINE_SERVER, else localhost:50051")
     parser.add_argument("--http", default="http://localhost:8080", help="the server's HTTP port")
-    parser.add_argument("--catalogue", type=Path, default=HERE / "catalogue.csv")
+    parser.add_argument("--catalogue", type=Path, default=HERE / "goods.csv")
     parser.add_argument("--host", default="127.0.0.1", help="where viewers come from")
     parser.add_argument("--port", type=int, default=8090, help="of viewers; operators: the next")
     options = parser.parse_args()

@@ -30,10 +30,10 @@ class Story:
     shipped: bool = False
 
 
-STORY = Story("builtin", 90, "a live shop", "something prohibited is shown")
+STORY = Story("goods", 60, "a live shop of real goods", "something prohibited is shown", True)
 STORIES = (
     STORY,
-    Story("goods", 60, "a live shop of real goods", "something prohibited is shown", shipped=True),
+    Story("builtin", 90, "a live shop of drawn goods", "something prohibited is shown"),
 )
 SHIPPED = Path(__file__).with_name("clips")
 
@@ -65,7 +65,7 @@ class Clip:
 
 
 def story_of(model: str) -> Story:
-    """The story that a model knows; the built-in model's for one that knows none."""
+    """The story that a model knows; the usual one for one that knows none."""
     return next((story for story in STORIES if story.name == model), STORY)
 
 

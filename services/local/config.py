@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 from services.common.config import ConfigError, EnvConfig, setting, variable
+from services.local.clip import STORY
 from sightline.presets import PRESETS, model_of
 
 _UNASSIGNED = range(20_000, 32_000)  # below what systems give to connections
@@ -33,7 +34,8 @@ class LocalConfig(EnvConfig):
         choices=tuple(preset.name for preset in PRESETS),
     )
     worker_model: str = setting(
-        "builtin", "What watches, as in WORKER_MODEL; `builtin` is shown its world."
+        STORY.name,
+        "What watches, as in WORKER_MODEL; `goods` and `builtin` are shown their worlds.",
     )
     delegate: str | None = setting(
         None,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from services.common.config import ConfigError
 from services.common.redaction import redacted
 from services.local import tour
-from services.local.clip import Clip, publisher_command, sample_clip, story_of
+from services.local.clip import STORY, Clip, publisher_command, sample_clip, story_of
 from services.local.config import LocalConfig
 from services.local.https import Https, make_https
 from services.local.model_servers import relay_line
@@ -30,7 +30,6 @@ from sightline.types import Timeouts
 T = TypeVar("T")
 
 DEMO, CAMERA = "demo", "camera"
-BUILTIN = "builtin"
 REDIS = "sightline-redis-"
 PICTURE_S = 30.0
 LOOK_S = 8.0  # how long a video is watched before it is asked about, where its window is longer
@@ -157,7 +156,7 @@ class Launcher:
             self._tell_addresses(camera)
             if self._remembers:
                 self._show.line(REMEMBERS, "dim")
-            if self._config.worker_model == BUILTIN and (line := await relay_line()):
+            if self._config.worker_model == STORY.name and (line := await relay_line()):
                 self._show.line(line, "dim")
             await self._stay(client)
         return 0

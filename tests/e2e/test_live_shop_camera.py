@@ -85,6 +85,7 @@ def test_goods_before_a_camera(
 
     port = free_port()
     program = [sys.executable, str(FOLDER / "shop.py"), session["name"], "--port", str(port)]
+    program += ["--catalogue", str(FOLDER / "catalogue.csv")]
     program += ["--server", suite.address, "--http", suite.url.rstrip("/")]
     with (tmp_path / "shop.log").open("w") as log:
         shop = subprocess.Popen(program, cwd=REPOSITORY, stdout=log, stderr=log)

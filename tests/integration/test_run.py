@@ -19,7 +19,7 @@ import av
 import psutil
 import pytest
 
-from services.local.clip import STORY, Story, sample_clip, sample_path, story_of
+from services.local.clip import STORY, Story, sample_clip, story_of
 from tests import tools
 from tests.eventually import wait_until
 from tests.processes import REPOSITORY, SHAPES, free_port
@@ -30,7 +30,6 @@ pytestmark = pytest.mark.timeout(400)
 START_S = 240
 STOP_S = 60
 UP = "Ctrl-C stops everything."
-EVALUATION = REPOSITORY / "benchmarks" / "results" / "eval-builtin.json"
 
 
 class Launcher:
@@ -120,8 +119,9 @@ async def test_a_story_is_painted_once(tmp_path: Path) -> None:
     assert clip.path.stat().st_mtime_ns == when
 
 
-async def test_a_story_of_real_goods_comes_with_the_suite(tmp_path: Path) -> None:
+async def test_the_usual_story_comes_with_the_suite(tmp_path: Path) -> None:
     story = story_of("goods")
+    assert story is STORY
     clip = await sample_clip(tmp_path, story)
     assert clip.path.parent != tmp_path  # nothing was made
     assert clip.seconds == story.seconds
@@ -131,17 +131,7 @@ async def test_a_story_of_real_goods_comes_with_the_suite(tmp_path: Path) -> Non
     assert story_of("openai:http://127.0.0.1/v1#m") is STORY
 
 
-def tell_shorter(cache: Path) -> None:
-    """Put a shorter story in the place of the launcher's, which is painted for half a minute."""
-    told = sample_path(cache / "clips", STORY)
-    told.parent.mkdir()
-    made = write_clip(told.parent, seed=3, seconds=20, model="builtin").path
-    for file in (told, told.with_suffix(".json")):
-        made.with_suffix(file.suffix).rename(file)
-
-
 def test_a_newcomers_first_evening(launch: Callable[..., Launcher], tmp_path: Path) -> None:
-    tell_shorter(tmp_path)
     report = tmp_path / "answers.json"
     launcher = launch("--free-ports", "--report", str(report))
     text = launcher.wait_for(lambda text: UP in text)
@@ -156,9 +146,8 @@ def test_a_newcomers_first_evening(launch: Callable[..., Launcher], tmp_path: Pa
     # A busy machine may see a question late, when nobody can say what is true.
     known = [answer for answer in answers if answer["truth"] is not None]
     assert len(known) >= 2, answers
-    if EVALUATION.exists():
-        wrong = [answer for answer in known if not answer["right"]]
-        assert len(wrong) <= 1, wrong
+    wrong = [answer for answer in known if not answer["right"]]
+    assert len(wrong) <= 1, wrong
 
     address = re.search(r"^gRPC\s+(\S+)", text, re.MULTILINE)
     assert address is not None
