@@ -131,11 +131,10 @@ def test_a_shop_of_real_goods_shows_what_its_split_may_see(folder: Path) -> None
         assert seen, "nothing real was shown"
         assert seen <= {n for (_, whose), found in cut.cut.items() if whose == split for n in found}
     world = find_world("goods", trade, side=192)
-    rng = np.random.default_rng(1)
-    take, again = (world.film(5, 6, rng) for _ in range(2))
+    take, again = (world.film(5, 6, np.random.default_rng(1)) for _ in range(2))
     assert take.pixels.shape == (6, 192, 192, 3)
     assert (take.pixels == again.pixels).all()
-    pixels, truth = world.pictures(7, rng, 4)
+    pixels, truth = world.pictures(7, np.random.default_rng(1), 4)
     assert pixels.shape[1:] == (192, 192, 3)
     assert truth.labels.shape[:2] == (len(pixels), 16)
     assert {"tee", "yoghurt"} <= set(world.words)
