@@ -118,7 +118,8 @@ class Calls:
         `connect_s`."""
         waited_s = self.timeouts.connect_s
         try:
-            await asyncio.wait_for(self.channel.channel_ready(), waited_s)
+            async with asyncio.timeout(waited_s):
+                await self.channel.channel_ready()
         except TimeoutError:
             encrypted = self._access.credentials is not None
             why = await why_unreachable(self.address, encrypted=encrypted, waited_s=waited_s)

@@ -156,7 +156,8 @@ class Shop:
                 await reply.write(f"data: {json.dumps(told)}\n\n".encode())
             while True:
                 try:
-                    told = await asyncio.wait_for(page.get(), 15)
+                    async with asyncio.timeout(15):
+                        told = await page.get()
                     await reply.write(f"data: {json.dumps(told)}\n\n".encode())
                 except TimeoutError:
                     await reply.write(b": still here\n\n")

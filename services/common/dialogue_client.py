@@ -306,7 +306,8 @@ class DialogueClient:
             await asyncio.sleep(min(seconds, self._first_backoff_s))
         else:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._closing.wait()
 
     def _note_failure(self, operation: str, error: grpc.aio.AioRpcError) -> None:
         if self.available:

@@ -61,11 +61,17 @@ class RedisServers:
         """Result of `work` with the client of the primary. Raises what it raises, and
         TimeoutError; nothing is tried again after a timeout where there is one address."""
         refusal: Exception | None = None
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
         async with asyncio.timeout(self._timeout_s), self._turns:
             for client in list(self._clients):
                 try:
                     async with asyncio.timeout(self._timeout_s / len(self._clients)):
                         result = await work(client)
+                        if task.cancelling() > cancelled:
+                            # Python 3.11's wait_for, by which redis-py sends, has lost it.
+                            raise asyncio.CancelledError
                 except (redis_errors.RedisError, OSError, TimeoutError) as error:
                     if translate(error)[0] not in _TRY_NEXT:
                         raise

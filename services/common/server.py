@@ -253,7 +253,8 @@ class ServiceHost:
         log.info("draining")
         await self.set_serving(False)
         try:
-            await asyncio.wait_for(drain(), self.config.drain_s)
+            async with asyncio.timeout(self.config.drain_s):
+                await drain()
         except TimeoutError:
             log.warning("drain timed out")
         except Exception:  # the servers are stopped whatever happens

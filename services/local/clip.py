@@ -89,7 +89,8 @@ async def sample_clip(cache: Path, story: Story) -> Clip:
         maker = Process("clip", command, log)
         await maker.start()
         try:
-            code = await asyncio.wait_for(maker.wait(), MAKE_S)
+            async with asyncio.timeout(MAKE_S):
+                code = await maker.wait()
         finally:
             await maker.kill()
         if code != 0:

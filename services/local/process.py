@@ -95,7 +95,8 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
-            code = await asyncio.wait_for(self._process.wait(), self.drain_s)
+            async with asyncio.timeout(self.drain_s):
+                code = await self._process.wait()
         except TimeoutError:
             await self.kill()
             return f"{self.name} did not end {self.drain_s:g} s after SIGTERM and was killed"
@@ -106,7 +107,8 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), KILL_S)
+                async with asyncio.timeout(KILL_S):
+                    await self._process.wait()
 
     def last_words(self) -> str:
         """Last words of a service that cannot start: one line, by its name."""

@@ -62,7 +62,8 @@ async def _answers(path: Path) -> bool:
         return False
     try:
         writer.write(b"PING\r\n")
-        reply = await asyncio.wait_for(reader.read(64), 1.0)
+        async with asyncio.timeout(1.0):
+            reply = await reader.read(64)
     except (OSError, TimeoutError):
         return False
     finally:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from sightline.mcp_server import Tools
 from sightline.v1 import gateway_pb2 as pb
 from sightline.v1.dialogue_pb2 import Round
 from sightline.version import __version__
-from tests.eventually import eventually
+from tests.eventually import PATIENCE_S, eventually
 from tests.processes import REPOSITORY
 from tests.unit.fake_gateway import ANSWER, FakeGateway
 from tests.unit.test_sdk_frames import write_video
@@ -496,7 +497,11 @@ async def test_mcp_is_served_before_there_is_a_server(monkeypatch) -> None:
             with pytest.raises(RuntimeError, match="cannot reach unix:"):
                 await served["list_sessions"]()
             await later.start()
-            assert await served["list_sessions"]() == []
+            async with asyncio.timeout(PATIENCE_S):  # a try of 0.1 s may be too short
+                while True:
+                    with contextlib.suppress(RuntimeError):
+                        assert await served["list_sessions"]() == []
+                        return
 
     server, exceptions = types.ModuleType("mcp.server"), types.ModuleType("exceptions")
     server.MCPServer = MCPServer  # type: ignore[attr-defined]

@@ -146,7 +146,8 @@ async def _end(process: asyncio.subprocess.Process, drain_s: float) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
-        await asyncio.wait_for(process.wait(), drain_s)
+        async with asyncio.timeout(drain_s):
+            await process.wait()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

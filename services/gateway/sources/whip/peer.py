@@ -80,9 +80,12 @@ async def stop_transports(peer: RTCPeerConnection, timeout_s: float) -> None:
     for transceiver in peer.getTransceivers():
         transport = transceiver.receiver.transport
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(transceiver.stop(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await transceiver.stop()
         if transport is not None:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(transport.stop(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await transport.stop()
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(transport.transport.stop(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await transport.transport.stop()
