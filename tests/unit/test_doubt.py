@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from services.inference_worker.model.builtin import BuiltinModel
-from services.inference_worker.model.doubt import FILE, VAGUE, Doubt
+from services.inference_worker.model.doubt import FILE, VAGUE, Doubt, spoken
 from services.inference_worker.model.familiarity import Familiarity
 from tests.unit.tiny import Bench, random_picture, tiny_model
 from training import doubt
@@ -58,6 +58,11 @@ def test_the_engine_says_that_it_is_not_sure(folder: Path) -> None:
     bench.run()
     assert said.tokens
     assert VAGUE in read.text(said.tokens)
+
+
+def test_an_article_that_was_said_keeps_its_noun() -> None:
+    assert spoken(f"a hand holds an {VAGUE}") == "a hand holds an object i am not sure of"
+    assert spoken(f"a {VAGUE} is there") == f"a {VAGUE} is there"
 
 
 def test_bounds_are_as_low_as_most_names_are_right() -> None:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from services.inference_worker.model.card import NO_CARD
 from services.inference_worker.model.constraint import NO_TOOLS
 from services.inference_worker.model.decoder import Decoder, DecoderConfig, Layer
-from services.inference_worker.model.doubt import Doubt
+from services.inference_worker.model.doubt import Doubt, spoken
 from services.inference_worker.model.errors import ModelError
 from services.inference_worker.model.familiarity import Familiarity
 from services.inference_worker.model.family import Encoded, Round, StreamSpec
@@ -291,7 +291,7 @@ class BuiltinModel(nn.Module):
         return [word for word in found if word.isalnum()]
 
     def text(self, tokens: list[int]) -> str:
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        return spoken(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     # Folders
 

@@ -23,6 +23,11 @@ VAGUE = "thing i am not sure of"
 """Said in place of a name: one token, which no text that is asked becomes."""
 
 
+def spoken(text: str) -> str:
+    """The text as people say it: the name whose place is taken may have had another article."""
+    return text.replace(f"an {VAGUE}", f"an object{VAGUE.removeprefix('thing')}")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Doubt:
     """bounds: [vocabulary] log probabilities below which a token is not said, −inf for all that is
