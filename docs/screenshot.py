@@ -1,11 +1,12 @@
 """Takes the README's picture of the page: `python docs/screenshot.py [--output FILE]`.
 
-Starts a whole suite on free ports, lets it watch a generated clip, and asks and watches through a
-real browser as a person would, at moments whose truth is known. The picture is only taken when
-every answer is right. Needs Debian's chromium and chromium-driver.
+Starts a whole suite on free ports, lets it watch the clip of `make run`, and asks and watches
+through a real browser as a person would, at moments whose truth is known. The picture is only taken
+when every answer is right. Needs Debian's chromium and chromium-driver.
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -14,12 +15,11 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from services.local.clip import Clip, Fact  # noqa: E402
+from services.local.clip import STORY, Clip, Fact, read_clip, sample_path  # noqa: E402
 from tests import tools  # noqa: E402
 from tests.e2e.browser import ENTER, Driver, Page  # noqa: E402
-from tests.suite import Suite, write_clip  # noqa: E402
+from tests.suite import Suite  # noqa: E402
 
-SECONDS = 24
 TRIES = 3
 ANSWERED = "return document.querySelectorAll('.answer[data-state=done]').length === arguments[0]"
 
@@ -27,7 +27,6 @@ ANSWERED = "return document.querySelectorAll('.answer[data-state=done]').length 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs/images/page.png")
-    parser.add_argument("--seed", type=int, default=9, help="of the generated clip")
     parser.add_argument("--condition", help="of the watch; by default one that comes and goes")
     parser.add_argument("--width", type=int, default=1440)
     parser.add_argument("--height", type=int, default=1000)
@@ -37,16 +36,16 @@ def main() -> None:
     if missing := [tool.words for tool in browser if not tool.works]:
         sys.exit(f"needs {' and '.join(missing)}")
     with tempfile.TemporaryDirectory() as folder:
-        shown = {"inference_worker": {"WORKER_MODEL": "builtin"}}
+        shown = {"inference_worker": {"WORKER_MODEL": STORY.name}}
         suite = Suite(Path(folder) / "suite", environment=shown)
         driver = Driver(Path(folder))
         try:
             suite.start()
             driver.start()
-            clip = write_clip(
-                suite.media_root, seed=arguments.seed, seconds=SECONDS, model="builtin"
-            )
-            suite.open(clip.path.name, name="shop")
+            shown_clip = sample_path(Path(folder), STORY)
+            shutil.copy(shown_clip, suite.media_root)
+            clip = read_clip(shown_clip)
+            suite.open(clip.path.name, name="shop", loop=True)
             page = driver.page()
             page.look(width=arguments.width, height=arguments.height, dark=arguments.dark)
             condition = arguments.condition or f"the hand is holding {longest(clip, 'held').answer}"
