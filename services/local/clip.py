@@ -30,7 +30,9 @@ class Story:
     shipped: bool = False
 
 
-STORY = Story("goods", 60, "a live shop of real goods", "something prohibited is shown", True)
+STORY = Story(
+    "goods", 60, "a live shop of real goods", "something prohibited is shown", shipped=True
+)
 STORIES = (
     STORY,
     Story("builtin", 90, "a live shop of drawn goods", "something prohibited is shown"),

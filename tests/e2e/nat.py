@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.browser import Driver
+from tests.eventually import wait_until
 from tests.processes import SHAPES, ServiceProcess
 
 PUBLIC, HTTP_PORT = "203.0.113.7", 8080
@@ -127,8 +128,7 @@ def home(folder: Path) -> None:
         host.wait_text("#camera", "Use my camera", timeout_s=PATIENCE_S)
         host.click("#camera")
         host.wait_text("#camera", "Stop my camera", timeout_s=PATIENCE_S)
-        while not (understood := _understood()):
-            host.wait("return true")
+        understood = wait_until(_understood, timeout_s=PATIENCE_S)
         viewer = driver.page()
         viewer.goto(URL)
         viewer.wait(PLAYS, timeout_s=PATIENCE_S)

@@ -62,9 +62,3 @@ def words_of(error: BaseException) -> str | None:
     if error.status == 401:
         return "its server asks for a user and a password (401): scheme://user:password@host/…"
     return _WORDS.get(error.status, f"its server answered {error.status}")
-
-
-def seconds_of(retry_after: str | None) -> float:
-    """Seconds that a Retry-After header asks for; dates are not read."""
-    text = (retry_after or "").strip()
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0

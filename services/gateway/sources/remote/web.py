@@ -10,8 +10,9 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+from services.common.retry_after import seconds_of
 from services.gateway.sources.patience import Patience
-from services.gateway.sources.remote.answers import NotServedError, seconds_of
+from services.gateway.sources.remote.answers import NotServedError
 from services.gateway.sources.remote.credentials import Credentials
 from services.gateway.sources.remote.decrypted import Decrypted
 from services.gateway.sources.remote.egress_policy import EgressPolicy, UnreachableError
@@ -276,7 +277,7 @@ class WebFile:
                 raise NotServedError(
                     response.status,
                     asked_as_user=authorization is not None,
-                    wait_s=seconds_of(response.getheader("Retry-After")),
+                    wait_s=seconds_of(response.getheader("Retry-After", ""), time.time()),
                 )
             self.close()
         self.close()
